@@ -1,0 +1,44 @@
+# Two commands are all that a fresh machine needs: `make demo` and `make test`. Python 3.11 or newer is all they expect.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check lint bench faults clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP) ## .venv with nfinspect and everything it is tested with
+
+# Rebuilt whenever what is to be installed changes; the stamp is written last, so half an installation is done again.
+$(STAMP): pyproject.toml setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nfinspect needs Python 3.11 or newer: make PYTHON=python3.11")'
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## capture the sample model and open the app on it
+	@$(BIN)/nfinspect demo
+
+test: $(STAMP) ## the tests
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## ruff, types, imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test ## the gate: lint and test
+
+bench: $(STAMP) ## the measurements of tests/benchmarks, printed as ratios
+	$(BIN)/python -m tests.benchmarks
+
+faults: $(STAMP) ## crashes, full disks, hang-ups
+	$(BIN)/python -m pytest tests/faults
+
+clean: ## remove what make made
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,6 @@
+"""What a run says: health, neuron lists, one neuron, traces, overlap. Pure functions on a run; no torch, no
+terminal.
+
+Import the module that is needed (`nfinspect.analysis.trace`): nothing is imported here, so that the app's
+first paint does not pay for scipy.
+"""

@@ -1,0 +1,182 @@
+"""The class of a neuron: dead, saturated, sporadic, missing, weak or normal (methods §2). Pure functions on
+arrays.
+
+    statistics ──┐
+    layer scale ─┼─► classify ─► one word per neuron; the first rule that holds gives it
+    counts ──────┘
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from nfinspect_store.errors import RequestError
+from nfinspect_store.statistics import NeuronStatistics
+from numpy.typing import NDArray
+
+from nfinspect.analysis.counting import ROWS
+
+ThresholdScale = Literal["layer", "absolute"]
+
+CLASSES = ("dead", "saturated", "sporadic", "missing", "weak", "normal")
+"""In the order of the rules."""
+
+FAULTS = CLASSES[:-1]
+
+RELU_FAMILY = frozenset({"relu", "relu2", "relu6", "relu_squared"})
+"""Exactly 0 off their region: only for these does 0 on every token mean dead."""
+
+BOUNDED = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
+"""Activations with a floor and a ceiling, and where these are."""
+
+SATURATED_RHO = 0.95  # of ρ_B, methods §2
+SATURATED_SPREAD = 0.05  # std / |mean| of a neuron stuck at one value [own]
+SPORADIC_PERCENT = 1  # of the tokens, at most [own]
+SPORADIC_STRENGTH = 10.0  # max|a| in layer scales [own]
+RHO_BINS = 10
+
+
+@dataclass(frozen=True)
+class HealthOptions:
+    """What can be chosen of methods §2. The defaults are those of the tables `neurons` and `layer_health`.
+
+    threshold_missing, threshold_weak: on E|a| in layer scales, or on E|a| itself with threshold_scale
+    'absolute'. skip_first: leave out the tokens at position 0. threshold_activation_rate: below it a layer
+    has an issue. Raises RequestError for thresholds that cannot be.
+    """
+
+    threshold_missing: float = 0.01
+    threshold_weak: float = 0.1
+    threshold_scale: ThresholdScale = "layer"
+    skip_first: bool = False
+    threshold_activation_rate: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.threshold_scale not in get_args(ThresholdScale):
+            raise RequestError(f"threshold scale is layer or absolute, not {self.threshold_scale!r}")
+        if not 0 <= self.threshold_missing <= self.threshold_weak < float("inf"):
+            raise RequestError(
+                "thresholds must be 0 <= missing <= weak, found "
+                f"missing {self.threshold_missing:g} and weak {self.threshold_weak:g}"
+            )
+        if not 0 <= self.threshold_activation_rate <= 1:
+            raise RequestError(
+                "the threshold of the activation rate is a share from 0 to 1, "
+                f"found {self.threshold_activation_rate:g}"
+            )
+
+
+def layer_scale(stats: NeuronStatistics) -> float:
+    """Mean over the layer's neurons of E|a|; NaN when no token was counted. Neurons without a token are left
+    out.
+    """
+    counted = stats.n > 0
+    return float(stats.mean_abs[counted].mean()) if counted.any() else float("nan")
+
+
+def dormancy(stats: NeuronStatistics, scale: float) -> NDArray[np.float64]:
+    """s = E|a| / layer scale, float64[neurons] (Sokar et al. 2023); NaN where the scale is 0."""
+    return stats.mean_abs / scale if scale > 0 else np.full(stats.n.shape, np.nan)
+
+
+def largest_magnitude(stats: NeuronStatistics) -> NDArray[np.float64]:
+    """max|a|: float64[neurons]; 0 where there is no token."""
+    largest = np.maximum(np.abs(stats.minimum), np.abs(stats.maximum)).astype(np.float64)
+    return np.where(stats.n > 0, largest, 0.0)
+
+
+def is_sporadic_candidate(stats: NeuronStatistics, scale: float) -> NDArray[np.bool_]:
+    """bool[neurons]: strong enough to be sporadic, so that its tokens above the layer scale must be
+    counted.
+    """
+    return (
+        largest_magnitude(stats) >= SPORADIC_STRENGTH * scale
+        if scale > 0
+        else np.zeros(stats.n.shape, np.bool_)
+    )
+
+
+def saturation(
+    values: NDArray[np.float32], low: float, high: float, bins: int = RHO_BINS
+) -> NDArray[np.float64]:
+    """ρ_B of each neuron: float32[tokens, neurons] -> float64[neurons], from 0 (never extreme) to 1 (always).
+
+    Rakitianskaia & Engelbrecht 2015: ρ_B = Σ_b |ḡ'_b| f_b / Σ_b f_b, with f_b the values in bin b of B equal
+    bins over the activation's range [low, high] and ḡ'_b their mean after scaling that range to [-1, 1]. NaN
+    without a token.
+    """
+    tokens, neurons = values.shape
+    if not tokens:
+        return np.full(neurons, np.nan)
+    sums = np.zeros(neurons * bins)
+    for start in range(0, tokens, ROWS):
+        scaled = 2.0 * (values[start : start + ROWS].astype(np.float64) - low) / (high - low) - 1.0
+        which = np.clip(((scaled + 1.0) * (bins / 2)).astype(np.int64), 0, bins - 1)
+        flat = (which + np.arange(neurons) * bins).ravel()
+        sums += np.bincount(flat, weights=scaled.ravel(), minlength=neurons * bins)
+    # The absolute mean of a bin times its count is the absolute sum of the bin.
+    rho: NDArray[np.float64] = np.abs(sums).reshape(neurons, bins).sum(axis=1) / tokens
+    return rho
+
+
+def saturation_bounds(
+    stats: NeuronStatistics, low: float, high: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Between what ρ_B lies, from the moments alone: two float64[neurons], equal where the moments settle it.
+
+    For an even B no bin of ρ_B holds both signs of the scaled value g', so ρ_B = E|g'|; and as |g'| <= 1,
+    max(E g'^2, |E g'|) <= E|g'| <= sqrt(E g'^2) [own]. Where g' keeps one sign both are |E g'|, and on a
+    range that is symmetric about 0 they are E|a| / high.
+    """
+    half, centre = (high - low) / 2, (high + low) / 2
+    counted = np.where(stats.n > 0, stats.n, 1)
+    if centre == 0.0:
+        exact = np.where(stats.n > 0, stats.sum_abs / counted / half, np.nan)
+        return exact, exact
+    mean = (stats.mean - centre) / half
+    square = stats.m2 / counted / half**2 + mean**2
+    lowest, highest = np.maximum(square, np.abs(mean)), np.sqrt(square)
+    one_sign = (stats.minimum >= centre) | (stats.maximum <= centre)
+    return np.where(one_sign, np.abs(mean), np.minimum(lowest, highest)), np.where(
+        one_sign, np.abs(mean), highest
+    )
+
+
+def classify(
+    stats: NeuronStatistics,
+    activation: str,
+    scale: float,
+    above_scale: NDArray[np.int64] | NDArray[np.float64],
+    options: HealthOptions,
+    rho: NDArray[np.float64] | None = None,
+) -> NDArray[np.str_]:
+    """The class of each neuron of one layer: str[neurons].
+
+    stats: over the tokens counted. activation: of an `mlp` neuron, '' where the site has none. scale:
+    `layer_scale`. above_scale: on how many tokens |a| >= scale; read only where `is_sporadic_candidate`. rho:
+    ρ_B of neurons with a bounded activation; without it saturation is judged by the spread, as for the other
+    activations. A neuron that no token reached (n = 0) is dead [own].
+    """
+    mean_abs = np.where(stats.n > 0, stats.mean_abs, 0.0)
+    unit = scale if options.threshold_scale == "layer" else 1.0
+    if not scale > 0:
+        return np.full(stats.n.shape, "dead")
+    if activation in RELU_FAMILY:
+        dead = (stats.minimum == 0) & (stats.maximum == 0)
+    else:
+        dead = largest_magnitude(stats) < options.threshold_missing * unit
+    if rho is not None:
+        saturated = rho >= SATURATED_RHO
+    else:
+        # std is NaN for a single token, and then no spread can be called small.
+        still = stats.std <= SATURATED_SPREAD * np.abs(stats.mean)
+        saturated = still & (mean_abs >= options.threshold_weak * unit)
+    rare = (above_scale > 0) & (above_scale * 100 < stats.n * SPORADIC_PERCENT)
+    rules = (
+        dead | (stats.n == 0),
+        saturated,
+        rare & is_sporadic_candidate(stats, scale),
+        mean_abs < options.threshold_missing * unit,
+        mean_abs < options.threshold_weak * unit,
+    )
+    return np.select(rules, FAULTS, default="normal")

@@ -1,0 +1,174 @@
+"""Statistics of two groups of prompts, concept and baseline, for many neurons at once (methods §3).
+
+Groups are float[prompts, neurons], results float64[neurons]; NaN where a statistic is undefined. scipy.stats
+takes 0.6 s to import and is loaded when first needed: browsing does not pay for it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Group = NDArray[np.float32] | NDArray[np.float64]
+
+CHUNK = 1 << 21
+"""Values sorted at a time, so that a run of many prompts needs no copies of all of them."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """A group's size, and mean and variance (n - 1) of each neuron. variance is NaN for fewer than two
+    prompts.
+    """
+
+    n: int
+    mean: Floats
+    variance: Floats
+
+
+def moments(group: Group) -> Moments:
+    """Of each neuron over the prompts. A neuron that has one value throughout has variance 0 exactly, not its
+    rounding.
+    """
+    n, neurons = group.shape
+    if n == 0:
+        return Moments(0, np.full(neurons, np.nan), np.full(neurons, np.nan))
+    mean = group.mean(axis=0, dtype=np.float64)
+    if n == 1:
+        return Moments(1, mean, np.full(neurons, np.nan))
+    variance = group.var(axis=0, ddof=1, dtype=np.float64, mean=mean[None])
+    same = group.min(axis=0) == group.max(axis=0)
+    return Moments(n, np.where(same, group[0], mean), np.where(same, 0.0, variance))
+
+
+def hedges_g(concept: Moments, baseline: Moments) -> Floats:
+    """(m1 - m0) / s_pooled · (1 - 3 / (4(n1 + n0) - 9)), Hedges 1981. NaN for under two prompts or no
+    variance.
+    """
+    n = concept.n + baseline.n
+    if concept.n < 2 or baseline.n < 2:
+        return np.full(concept.mean.shape, np.nan)
+    squares = (concept.n - 1) * concept.variance + (baseline.n - 1) * baseline.variance
+    pooled = np.sqrt(squares / (n - 2))
+    correction = 1.0 - 3.0 / (4.0 * n - 9.0)
+    return correction * _divided(concept.mean - baseline.mean, pooled)
+
+
+def welch(concept: Moments, baseline: Moments) -> tuple[Floats, Floats]:
+    """Welch's t and its two-sided p. NaN for under two prompts, or where neither group has variance."""
+    from scipy import stats
+
+    undefined = np.full(concept.mean.shape, np.nan)
+    if concept.n < 2 or baseline.n < 2:
+        return undefined, undefined
+    ok = (concept.variance > 0) | (baseline.variance > 0)
+    t, p = undefined.copy(), undefined.copy()
+    result = stats.ttest_ind_from_stats(
+        concept.mean[ok],
+        np.sqrt(concept.variance[ok]),
+        concept.n,
+        baseline.mean[ok],
+        np.sqrt(baseline.variance[ok]),
+        baseline.n,
+        equal_var=False,
+    )
+    t[ok], p[ok] = result.statistic, result.pvalue
+    return t, p
+
+
+def benjamini_hochberg(p: Floats) -> Floats:
+    """q of every p that is defined, over all of these (Benjamini & Hochberg 1995); NaN elsewhere."""
+    from scipy import stats
+
+    q = np.full(p.shape, np.nan)
+    ok = np.isfinite(p)
+    if ok.any():
+        q[ok] = stats.false_discovery_control(p[ok], method="bh")
+    return q
+
+
+def auroc(concept: Group, baseline: Group) -> Floats:
+    """P(concept > baseline) + P(equal) / 2 of each neuron: the area under the ROC curve with midranks."""
+    return _by_chunks(concept, baseline, _auroc)
+
+
+def average_precision(concept: Group, baseline: Group) -> Floats:
+    """Σ (R_k - R_{k-1}) P_k over the distinct values from the largest down, concept prompts being the
+    positive ones.
+
+    Suau et al. 2022 rank the expert neurons of a concept by it.
+    """
+    return _by_chunks(concept, baseline, _average_precision)
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """Both groups' values of each neuron in ascending order: [neurons, prompts]. last: the last of a run of
+    ties.
+    """
+
+    positive: NDArray[np.bool_]
+    first: NDArray[np.bool_]
+    last: NDArray[np.bool_]
+
+
+def _by_chunks(concept: Group, baseline: Group, statistic: Callable[[_Ranked], Floats]) -> Floats:
+    neurons = concept.shape[1]
+    result = np.full(neurons, np.nan)
+    n = len(concept) + len(baseline)
+    if not len(concept) or not len(baseline):
+        return result
+    step = max(1, CHUNK // n)
+    for start in range(0, neurons, step):
+        part = slice(start, start + step)
+        result[part] = statistic(_ranked(concept[:, part], baseline[:, part]))
+    return result
+
+
+def _ranked(concept: Group, baseline: Group) -> _Ranked:
+    values = np.ascontiguousarray(np.concatenate([concept, baseline]).T)
+    order = np.argsort(values, axis=1)
+    values = np.take_along_axis(values, order, axis=1)
+    differs = values[:, 1:] != values[:, :-1]
+    edge = np.ones((len(values), 1), np.bool_)
+    return _Ranked(order < len(concept), np.hstack([edge, differs]), np.hstack([differs, edge]))
+
+
+def _auroc(ranked: _Ranked) -> Floats:
+    n = ranked.positive.shape[1]
+    positives = ranked.positive.sum(axis=1)
+    # Wins over negatives = the sum of the positives' places, less their places among themselves.
+    wins = ranked.positive @ np.arange(1.0, n + 1.0) - positives * (positives + 1) / 2
+    tied = ~ranked.first.all(axis=1)
+    wins[tied] = _wins_with_ties(ranked.positive[tied], ranked.first[tied], ranked.last[tied])
+    return np.asarray(wins / (positives * (n - positives)), np.float64)
+
+
+def _wins_with_ties(
+    positive: NDArray[np.bool_], first: NDArray[np.bool_], last: NDArray[np.bool_]
+) -> Floats:
+    """A positive beats the negatives below its ties and half of those in them."""
+    negative = np.cumsum(~positive, axis=1)  # up to and with each place
+    below = np.maximum.accumulate(np.where(first, negative - ~positive, 0), axis=1)
+    ends = np.where(last, negative, negative[:, -1:])
+    upto = np.minimum.accumulate(ends[:, ::-1], axis=1)[:, ::-1]
+    return np.asarray(((below + upto) * positive).sum(axis=1) / 2, np.float64)
+
+
+def _average_precision(ranked: _Ranked) -> Floats:
+    positive = ranked.positive[:, ::-1]  # from the largest down
+    ends = ranked.first[:, ::-1]  # the last of its ties on the way down
+    hits = np.cumsum(positive, axis=1)
+    precision = hits / np.arange(1, positive.shape[1] + 1)
+    at_end = np.where(ends, hits, 0)
+    reached = np.maximum.accumulate(at_end, axis=1)
+    earlier = np.hstack([np.zeros((len(hits), 1), np.int64), reached[:, :-1]])
+    gained = np.where(ends, hits - earlier, 0)
+    return np.asarray((gained * precision).sum(axis=1) / hits[:, -1], np.float64)
+
+
+def _divided(a: Floats, b: Floats) -> Floats:
+    result: Floats = np.divide(a, b, out=np.full(a.shape, np.nan), where=b > 0)
+    return result

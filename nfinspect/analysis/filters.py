@@ -1,0 +1,124 @@
+"""The filter of neuron lists: `max>4`, `class=dead`, `firing_rate<0.01 and max>3`, `sporadic`.
+
+    filter = term { "and" term };  term = column op value | class;  op = "=" | "!=" | "<" | "<=" | ">" | ">="
+
+Columns are looked up in a fixed list and values are bound, so that no text of the user's becomes SQL.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+
+from nfinspect_store.errors import RequestError
+from nfinspect_store.schema import quoted
+
+from nfinspect.analysis.classes import CLASSES
+
+NUMBERS = (
+    "layer",
+    "neuron",
+    "n",
+    "mean",
+    "std",
+    "min",
+    "max",
+    "mean_abs",
+    "firing_rate",
+    "dormancy",
+    "skewness",
+    "excess_kurtosis",
+    "rate_upper95",
+)
+WORDS = ("site", "class")
+FLAGS = ("near_dead", "approximate")
+COLUMNS = (
+    "site",
+    "layer",
+    "neuron",
+    "n",
+    "mean",
+    "std",
+    "min",
+    "max",
+    "mean_abs",
+    "firing_rate",
+    "class",
+    "dormancy",
+    "skewness",
+    "excess_kurtosis",
+    "near_dead",
+    "rate_upper95",
+    "approximate",
+)
+"""Those of the table `neurons`, in its order."""
+
+_TERM = re.compile(r"(?P<column>\w+)\s*(?P<operator><=|>=|!=|<|>|=)\s*(?P<value>.*)", re.DOTALL)
+_AND = re.compile(r"\s+and\s+", re.IGNORECASE)
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """SQL that can stand after WHERE, with `?` for each of its values."""
+
+    sql: str
+    values: tuple[object, ...]
+
+    def both(self, other: "Condition") -> "Condition":
+        return Condition(f"{self.sql} AND {other.sql}", (*self.values, *other.values))
+
+
+def parse_filter(text: str) -> Condition:
+    """Read a filter. Raises RequestError that names the columns, operators or classes there are."""
+    terms = _AND.split(text.strip())
+    conditions = [_term(term.strip()) for term in terms]
+    result = conditions[0]
+    for condition in conditions[1:]:
+        result = result.both(condition)
+    return result
+
+
+def check_column(name: str) -> str:
+    """`name` if there is such a column, in its own spelling; else RequestError naming those there are."""
+    if name.lower() not in COLUMNS:
+        raise RequestError(f"no column {name!r}: choose {', '.join(COLUMNS)}")
+    return name.lower()
+
+
+def check_class(name: str) -> str:
+    """`name` if there is such a class; else RequestError naming those there are."""
+    if name.lower() not in CLASSES:
+        raise RequestError(f"no class {name!r}: choose {', '.join(CLASSES)}")
+    return name.lower()
+
+
+def _term(term: str) -> Condition:
+    match = _TERM.fullmatch(term)
+    if match is None:
+        if re.fullmatch(r"\w+", term) and term.lower() not in COLUMNS:
+            return Condition('"class" = ?', (check_class(term),))
+        raise RequestError(
+            f"cannot read the filter {term!r}: write column, operator (= != < <= > >=) and value, "
+            "as in max>4 and class=dead, or a class"
+        )
+    column, operator = check_column(match["column"]), match["operator"]
+    value = match["value"].strip().strip("'\"")
+    return Condition(f"{quoted(column)} {operator} ?", (_value(column, operator, value),))
+
+
+def _value(column: str, operator: str, text: str) -> object:
+    if column in NUMBERS:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if math.isnan(value):
+            raise RequestError(f"{column} is compared with a number, found {text!r}")
+        return value
+    if operator not in ("=", "!="):
+        raise RequestError(f"{column} can be compared with = and !=, not with {operator}")
+    if column in FLAGS:
+        if text.lower() not in _TRUTH:
+            raise RequestError(f"{column} is true or false, found {text!r}")
+        return _TRUTH[text.lower()]
+    return check_class(text) if column == "class" else text

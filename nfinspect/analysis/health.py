@@ -1,0 +1,183 @@
+"""The health of a network: its layers' classes and scores, summed up (methods §2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from nfinspect_store.tables import RunTables
+from nfinspect_store.types import Layer
+
+from nfinspect.analysis.classes import FAULTS, HealthOptions, classify
+from nfinspect.analysis.distribution import Distribution, distribution
+from nfinspect.analysis.kept import kept_classification
+from nfinspect.analysis.recommendations import recommendations
+from nfinspect.analysis.scores import (
+    LayerHealth,
+    NetworkParts,
+    alerts,
+    make_layer_health,
+    network_parts,
+    reading,
+)
+from nfinspect.analysis.site_health import SiteHealth, classify_run
+
+__all__ = [
+    "HealthOptions",
+    "LayerHealth",
+    "NetworkReport",
+    "SiteHealth",
+    "classify",
+    "classify_run",
+    "network_report",
+    "report_of_layers",
+    "stored_layers",
+]
+
+DEFAULTS = HealthOptions()
+
+READ_LAYER_HEALTH = """
+SELECT layer, activation_rate, dead, missing, weak, saturated, sporadic, scale
+FROM layer_health WHERE site = $site ORDER BY layer
+"""
+
+READ_MOMENTS = """
+SELECT layer, n, coalesce(mean, 0) AS mean, coalesce(std, 0) AS std, coalesce(min, 'inf'::FLOAT) AS min,
+    coalesce(max, '-inf'::FLOAT) AS max, approximate
+FROM neurons WHERE site = $site ORDER BY layer, neuron
+"""
+
+
+@dataclass(frozen=True)
+class NetworkReport:
+    """The network report of one site. missing_firing_percentage runs 0-100, the scores 0-1; `reading` is one
+    word.
+    """
+
+    site: str
+    overall_health_score: float
+    parts: NetworkParts
+    reading: str
+    total_layers: int
+    problematic_layers: int
+    missing_firing_percentage: float
+    summary: str
+    interpretation: str
+    recommendations: tuple[str, ...]
+    alerts: tuple[str, ...]
+    layer_analyses: tuple[LayerHealth, ...]
+    approximate: bool
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "site": self.site,
+            "overall_health_score": self.overall_health_score,
+            "parts": self.parts.to_json(),
+            "total_layers": self.total_layers,
+            "problematic_layers": self.problematic_layers,
+            "missing_firing_percentage": self.missing_firing_percentage,
+            "summary": self.summary,
+            "interpretation": self.interpretation,
+            "recommendations": list(self.recommendations),
+            "alerts": list(self.alerts),
+            "layer_analyses": [layer.to_json() for layer in self.layer_analyses],
+            "approximate": self.approximate,
+        }
+
+
+def network_report(
+    run: RunTables, site: str | None = None, options: HealthOptions = DEFAULTS
+) -> NetworkReport:
+    """The health of one site of a run. With default options it is read from the run's own tables, else
+    recomputed.
+
+    Raises RequestError for an unknown site or when no token is left to count.
+    """
+    site = run.resolve_site(site)
+    layers = stored_layers(run, site) if options == DEFAULTS else ()
+    return report_of_layers(layers or kept_classification(run, site, options).layers)
+
+
+def report_of_layers(layers: Sequence[LayerHealth]) -> NetworkReport:
+    """The report of one site's layers, in order; at least one."""
+    parts = network_parts(layers)
+    word, words = reading(parts.score)
+    neurons = sum(layer.neurons for layer in layers)
+    counts = {name: sum(layer.count(name) for layer in layers) for name in FAULTS}
+    percentage = 100.0 * (counts["dead"] + counts["missing"]) / neurons
+    return NetworkReport(
+        site=layers[0].site,
+        overall_health_score=parts.score,
+        parts=parts,
+        reading=word,
+        total_layers=len(layers),
+        problematic_layers=sum(layer.problematic for layer in layers),
+        missing_firing_percentage=percentage,
+        summary=_summary(layers, counts, neurons),
+        interpretation=_interpretation(parts, words),
+        recommendations=recommendations(layers, parts),
+        alerts=alerts(layers, percentage),
+        layer_analyses=tuple(layers),
+        approximate=any(layer.approximate for layer in layers),
+    )
+
+
+def _summary(layers: Sequence[LayerHealth], counts: dict[str, int], neurons: int) -> str:
+    held = [
+        f"{counts[name]} {name} ({100 * counts[name] / neurons:.1f} %)" for name in FAULTS if counts[name]
+    ]
+    problematic = sum(layer.problematic for layer in layers)
+    found = ", ".join(held) if held else "all normal"
+    where = f"{neurons} neurons in {len(layers)} layers at {layers[0].site}"
+    return f"{where}: {found}; {problematic} of {len(layers)} layers problematic"
+
+
+def _interpretation(parts: NetworkParts, words: str) -> str:
+    return (
+        f"{words[0].upper()}{words[1:]}: {parts.score:.2f} = mean layer score {parts.mean_layer_score:.2f}"
+        f" - {parts.problematic_penalty:.2f} for problematic layers"
+        f" - {parts.degradation_penalty:.2f} for the fall from the first to the last layers"
+    )
+
+
+def stored_layers(run: RunTables, site: str) -> tuple[LayerHealth, ...]:
+    """A site's layers as the tables `layer_health` and `neurons` hold them; none if the capture did not come
+    so far.
+    """
+    rows = run.cursor().execute(READ_LAYER_HEALTH, {"site": site}).fetchall()
+    layers = {layer.layer: layer for layer in run.layers if layer.site == site}
+    if len(rows) != len(layers):
+        return ()
+    moments = run.cursor().execute(READ_MOMENTS, {"site": site}).fetchnumpy()
+    of_layer = np.asarray(moments["layer"])
+    found = []
+    for number, rate, dead, missing, weak, saturated, sporadic, scale in rows:
+        here = {name: np.asarray(column)[of_layer == number] for name, column in moments.items()}
+        found.append(
+            make_layer_health(
+                layer_name=layers[number].module or f"{site} L{number}",
+                site=site,
+                layer=number,
+                neurons=layers[number].neurons,
+                counts={
+                    "dead": dead,
+                    "missing": missing,
+                    "weak": weak,
+                    "saturated": saturated,
+                    "sporadic": sporadic,
+                },
+                activation_rate=rate,
+                threshold_activation_rate=DEFAULTS.threshold_activation_rate,
+                scale=scale,
+                activation=layers[number].activation,
+                approximate=bool(here["approximate"].any()),
+                distribution=_distribution(run, layers[number], here),
+            )
+        )
+    return tuple(found)
+
+
+def _distribution(run: RunTables, layer: Layer, columns: dict[str, np.ndarray]) -> Distribution:
+    n = columns["n"].astype(np.int64)
+    m2 = columns["std"] ** 2 * np.maximum(n - 1, 0)
+    counts = run.histograms(layer.site, layer.layer).sum(axis=0)
+    return distribution(n, columns["mean"], m2, columns["min"], columns["max"], counts)

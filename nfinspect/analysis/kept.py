@@ -1,0 +1,27 @@
+"""Classifications with other options than the defaults, computed once for as long as their run is open."""
+
+import threading
+from weakref import WeakKeyDictionary
+
+from nfinspect_store.tables import RunTables
+
+from nfinspect.analysis.classes import HealthOptions
+from nfinspect.analysis.site_health import SiteHealth, classify_run
+
+_kept: WeakKeyDictionary[RunTables, dict[tuple[str, HealthOptions], SiteHealth]] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def kept_classification(run: RunTables, site: str | None, options: HealthOptions) -> SiteHealth:
+    """`classify_run` of a finished run, computed once for each choice of options as long as the run stays
+    open.
+    """
+    key = (run.resolve_site(site), options)
+    with _lock:
+        known = _kept.setdefault(run, {})
+        if key in known:
+            return known[key]
+    found = classify_run(run, site, options)
+    with _lock:
+        known[key] = found
+    return found

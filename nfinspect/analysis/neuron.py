@@ -1,0 +1,242 @@
+"""One neuron: its statistics, its histogram, the text that sets it off, and its mean for each concept."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from nfinspect_store.addresses import Address
+from nfinspect_store.histogram import EDGES
+from nfinspect_store.tables import RunTables
+from nfinspect_store.types import Example, Layer, TokenRows
+from numpy.typing import NDArray
+
+from nfinspect.analysis.classes import HealthOptions
+from nfinspect.analysis.counting import at_least
+from nfinspect.analysis.neurons import NeuronRow, neuron_row
+from nfinspect.analysis.plain import number
+
+LINEAR_BINS = 60
+WINDOW = 12
+"""Tokens shown on either side of an example's."""
+
+READ_CONCEPTS = """
+SELECT concept, sum(n)::BIGINT, sum(n * mean) / sum(n), sum(fired) / sum(n), min(fired) >= 0, max(maximum)
+FROM statistics WHERE layer_id = $layer AND neuron = $neuron
+GROUP BY concept HAVING sum(n) > 0
+"""
+
+READ_SPANS = "SELECT concept, first_token, tokens FROM prompts WHERE tokens > 0 ORDER BY first_token"
+
+READ_SCALE = "SELECT scale FROM layer_health WHERE site = $site AND layer = $layer"
+
+COUNT_PROMPTS = "SELECT concept, count(*) FROM prompts GROUP BY concept"
+
+
+@dataclass(frozen=True)
+class NeuronHistogram:
+    """counts[i] values lie from edges[i] to edges[i+1].
+
+    linear: even bins from the lowest to the highest stored value; else the occupied stretch of the signed-log
+    bins, its outer edges being the lowest and the highest value.
+    """
+
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    linear: bool
+
+    def to_json(self) -> dict[str, object]:
+        return {"edges": list(self.edges), "counts": list(self.counts), "linear": self.linear}
+
+
+@dataclass(frozen=True)
+class WindowToken:
+    """A token near an example's, with this neuron's value on it (None if values were not kept)."""
+
+    token_idx: int
+    position: int
+    token: str
+    generated: bool
+    value: float | None
+
+    def to_json(self) -> dict[str, object]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class ExampleText:
+    """An example with its text: up to WINDOW tokens of its prompt on either side. window[at] is the example's
+    token.
+    """
+
+    token_idx: int
+    prompt_idx: int
+    concept: str
+    position: int
+    token: str
+    value: float
+    text: str
+    window: tuple[WindowToken, ...]
+    at: int
+
+    def to_json(self) -> dict[str, object]:
+        return {**vars(self), "window": [token.to_json() for token in self.window]}
+
+
+@dataclass(frozen=True)
+class ConceptMean:
+    """The neuron over all tokens of a concept's prompts; firing_rate is None where it cannot be known."""
+
+    concept: str
+    prompts: int
+    tokens: int
+    mean: float | None
+    firing_rate: float | None
+    max: float | None
+
+    def to_json(self) -> dict[str, object]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class NeuronDetail:
+    """Everything about one neuron; examples in order of rank, concepts in order of first appearance."""
+
+    row: NeuronRow
+    histogram: NeuronHistogram
+    top_examples: tuple[ExampleText, ...]
+    min_examples: tuple[ExampleText, ...]
+    random_examples: tuple[ExampleText, ...]
+    concepts: tuple[ConceptMean, ...]
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            **self.row.to_json(),
+            "histogram": self.histogram.to_json(),
+            "top_examples": [example.to_json() for example in self.top_examples],
+            "min_examples": [example.to_json() for example in self.min_examples],
+            "random_examples": [example.to_json() for example in self.random_examples],
+            "concepts": [concept.to_json() for concept in self.concepts],
+        }
+
+
+def neuron_detail(run: RunTables, address: Address | str) -> NeuronDetail:
+    """One neuron of a run. Raises RequestError when there is no such neuron."""
+    layer, neuron = run.resolve(address)
+    values = run.neuron(layer.layer, neuron, layer.site) if run.has_values else None
+    row = neuron_row(run, layer, neuron)
+    examples = run.examples(layer.site, layer.layer, neuron)
+    texts = example_texts(run, examples, values)
+    return NeuronDetail(
+        row=row,
+        histogram=_linear(values) if values is not None else _signed_log(run, layer, neuron, row),
+        top_examples=tuple(
+            text for example, text in zip(examples, texts, strict=True) if example.kind == "top"
+        ),
+        min_examples=tuple(
+            text for example, text in zip(examples, texts, strict=True) if example.kind == "min"
+        ),
+        random_examples=tuple(
+            text for example, text in zip(examples, texts, strict=True) if example.kind == "random"
+        ),
+        concepts=_concept_means(run, layer, neuron, values),
+    )
+
+
+def _linear(values: NDArray[np.float32]) -> NeuronHistogram:
+    """LINEAR_BINS even bins from the lowest to the highest value; one bin for a constant neuron."""
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        return NeuronHistogram((low, high), (len(values),), linear=True)
+    counts, edges = np.histogram(values.astype(np.float64), LINEAR_BINS, (low, high))
+    return NeuronHistogram(tuple(edges.tolist()), tuple(counts.tolist()), linear=True)
+
+
+def _signed_log(run: RunTables, layer: Layer, neuron: int, row: NeuronRow) -> NeuronHistogram:
+    counts = run.histogram(layer.site, layer.layer, neuron)
+    held = np.flatnonzero(counts)
+    if not len(held) or row.min is None or row.max is None:
+        return NeuronHistogram((), (), linear=False)
+    first, last = int(held[0]), int(held[-1])
+    edges = np.clip(EDGES[first : last + 2], row.min, row.max)
+    return NeuronHistogram(tuple(edges.tolist()), tuple(counts[first : last + 1].tolist()), linear=False)
+
+
+def example_texts(
+    run: RunTables, examples: Sequence[Example], values: NDArray[np.float32] | None
+) -> tuple[ExampleText, ...]:
+    """The examples with their text. values: the neuron on every token of the run, float32[tokens], or
+    None.
+    """
+    if not examples:
+        return ()
+    wanted = {i for example in examples for i in _around(example.token_idx, run.tokens)}
+    rows = run.tokens_at(sorted(wanted))
+    place = {int(token_idx): i for i, token_idx in enumerate(rows.token_idx)}
+    concepts: dict[int, str] = {}
+    texts = []
+    for example in examples:
+        at = place[example.token_idx]
+        prompt_idx = int(rows.prompt_idx[at])
+        if prompt_idx not in concepts:
+            concepts[prompt_idx] = run.prompt(prompt_idx).concept
+        near = [place[i] for i in _around(example.token_idx, run.tokens)]
+        window = [_window_token(rows, i, values) for i in near if rows.prompt_idx[i] == prompt_idx]
+        texts.append(
+            ExampleText(
+                token_idx=example.token_idx,
+                prompt_idx=prompt_idx,
+                concept=concepts[prompt_idx],
+                position=int(rows.position[at]),
+                token=rows.token[at],
+                value=float(example.value),
+                text="".join(token.token for token in window),
+                window=tuple(window),
+                at=[token.token_idx for token in window].index(example.token_idx),
+            )
+        )
+    return tuple(texts)
+
+
+def _around(token_idx: int, tokens: int) -> range:
+    return range(max(0, token_idx - WINDOW), min(tokens, token_idx + WINDOW + 1))
+
+
+def _window_token(rows: TokenRows, i: int, values: NDArray[np.float32] | None) -> WindowToken:
+    token_idx = int(rows.token_idx[i])
+    return WindowToken(
+        token_idx=token_idx,
+        position=int(rows.position[i]),
+        token=rows.token[i],
+        generated=bool(rows.generated[i]),
+        value=None if values is None else float(values[token_idx]),
+    )
+
+
+def _concept_means(
+    run: RunTables, layer: Layer, neuron: int, values: NDArray[np.float32] | None
+) -> tuple[ConceptMean, ...]:
+    cursor = run.cursor()
+    prompts = dict(cursor.execute(COUNT_PROMPTS).fetchall())
+    rows = cursor.execute(READ_CONCEPTS, {"layer": layer.layer_id, "neuron": neuron}).fetchall()
+    reaching = _firing_by_scale(run, layer, values) if layer.fires == "scale" and values is not None else {}
+    found = {}
+    for concept, n, mean, rate, known, highest in rows:
+        firing = reaching[concept] / n if concept in reaching else rate if known else None
+        found[concept] = ConceptMean(
+            concept, int(prompts[concept]), int(n), number(mean), number(firing), number(highest)
+        )
+    return tuple(found[concept] for concept in run.concepts if concept in found)
+
+
+def _firing_by_scale(run: RunTables, layer: Layer, values: NDArray[np.float32]) -> dict[str, int]:
+    """On how many tokens of each concept |a| >= 0.1 x layer scale: what fires at `resid` and `attn` (methods
+    §1).
+    """
+    row = run.cursor().execute(READ_SCALE, {"site": layer.site, "layer": layer.layer}).fetchone()
+    if row is None or row[0] is None:
+        return {}
+    fires = np.abs(values) >= at_least(HealthOptions().threshold_weak * float(row[0]))
+    totals: dict[str, int] = {}
+    for concept, start, size in run.cursor().execute(READ_SPANS).fetchall():
+        totals[concept] = totals.get(concept, 0) + int(np.count_nonzero(fires[start : start + size]))
+    return totals

@@ -1,0 +1,181 @@
+"""How much the traces of concepts share, against chance (methods §4)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from nfinspect_store.addresses import Address
+from nfinspect_store.errors import RequestError
+from nfinspect_store.tables import RunTables
+from nfinspect_store.types import Selection
+
+from nfinspect.analysis import contrasts
+from nfinspect.analysis.classes import HealthOptions
+from nfinspect.analysis.comparison import Rank, ask, read_groups
+from nfinspect.analysis.kept import kept_classification
+from nfinspect.analysis.plain import number
+from nfinspect.analysis.trace import rank_neurons
+
+COUNT_ALIVE = """
+SELECT count(*) AS neurons, count(*) FILTER (WHERE class != 'dead') AS alive FROM neurons WHERE site = $site
+"""
+
+
+@dataclass(frozen=True)
+class SharedNeuron:
+    """A neuron that stands in both traces, with its rank in each (from 1)."""
+
+    address: str
+    site: str
+    layer: int
+    neuron: int
+    rank_a: int
+    rank_b: int
+
+    def to_json(self) -> dict[str, object]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Chance:
+    """Two sets among `eligible` neurons. expected: shared by chance; p_value: P(X >= overlap); None where
+    undefined.
+    """
+
+    jaccard: float | None
+    expected: float | None
+    p_value: float | None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two concepts' traces. overlap: how many neurons stand in both; shared: these, in order of a's ranks."""
+
+    a: str
+    b: str
+    overlap: int
+    jaccard: float | None
+    expected: float | None
+    p_value: float | None
+    shared: tuple[SharedNeuron, ...]
+
+    def to_json(self) -> dict[str, object]:
+        return {**vars(self), "shared": [neuron.to_json() for neuron in self.shared]}
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Every pair of the concepts, in the order of these. eligible: N of the test, the alive neurons of the
+    site.
+    """
+
+    concepts: tuple[str, ...]
+    baseline: str | None
+    tokens: Selection
+    rank: Rank
+    site: str
+    top: int
+    eligible: int
+    pairs: tuple[Pair, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "concepts": list(self.concepts),
+            "baseline": self.baseline,
+            "tokens": self.tokens,
+            "rank": self.rank,
+            "site": self.site,
+            "top": self.top,
+            "eligible": self.eligible,
+            "pairs": [pair.to_json() for pair in self.pairs],
+        }
+
+    def pair(self, a: str, b: str) -> Pair:
+        """The pair of two concepts, in either order."""
+        return next(pair for pair in self.pairs if {pair.a, pair.b} == {a, b})
+
+
+def overlap(
+    run: RunTables,
+    concepts: Sequence[str],
+    baseline: str | None = None,
+    tokens: str | None = None,
+    top: int = 10,
+    rank: str = "difference",
+    site: str | None = None,
+) -> Overlap:
+    """What the traces of two or more concepts share, pair by pair; the options are those of `trace`.
+
+    Raises RequestError as `trace` does, and for fewer than two concepts or one named twice.
+    """
+    if len(concepts) < 2 or len(set(concepts)) < len(concepts):
+        raise RequestError(
+            f"an overlap needs two or more different concepts, found {', '.join(concepts) or 'none'}"
+        )
+    question = ask(run, concepts, baseline, tokens, top, rank, site)
+    groups, notes = read_groups(run, question)
+    base = contrasts.moments(groups.baseline) if groups.baseline is not None else None
+    ranks: dict[str, dict[int, int]] = {}
+    for concept in concepts:
+        order = rank_neurons(
+            groups.concepts[concept], groups.baseline, base, question.rank, question.top
+        ).order
+        ranks[concept] = {int(column): place + 1 for place, column in enumerate(order)}
+    eligible = count_alive(run, question.site)
+    named_site = None if question.site == run.default_site else question.site
+    pairs = []
+    for a, b in combinations(concepts, 2):
+        both = [column for column in ranks[a] if column in ranks[b]]
+        shared = []
+        for column in both:
+            layer, neuron = int(groups.index.layer[column]), int(groups.index.neuron[column])
+            shared.append(
+                SharedNeuron(
+                    address=str(Address(layer, neuron, named_site)),
+                    site=question.site,
+                    layer=layer,
+                    neuron=neuron,
+                    rank_a=ranks[a][column],
+                    rank_b=ranks[b][column],
+                )
+            )
+        chance = against_chance(len(both), len(ranks[a]), len(ranks[b]), eligible)
+        pairs.append(Pair(a, b, len(both), chance.jaccard, chance.expected, chance.p_value, tuple(shared)))
+    return Overlap(
+        concepts=tuple(concepts),
+        baseline=question.baseline,
+        tokens=question.tokens,
+        rank=question.rank,
+        site=question.site,
+        top=question.top,
+        eligible=eligible,
+        pairs=tuple(pairs),
+        notes=(*question.notes, *notes),
+    )
+
+
+def against_chance(shared: int, a: int, b: int, eligible: int) -> Chance:
+    """Jaccard, |A||B|/N and P(X >= shared) for sets of a and b of N eligible neurons that share so many.
+
+    Two empty sets: all None. A set larger than N: no p, for it cannot have been drawn from the eligible ones.
+    """
+    from scipy import stats
+
+    if a == 0 and b == 0:
+        return Chance(None, None, None)
+    drawn = max(a, b) <= eligible
+    p = number(stats.hypergeom.sf(shared - 1, eligible, a, b)) if drawn else None
+    return Chance(shared / (a + b - shared), a * b / eligible if eligible else None, p)
+
+
+def count_alive(run: RunTables, site: str) -> int:
+    """Neurons of the site that are not dead, from the run's table `neurons`, or computed where that is
+    empty.
+    """
+    row = run.cursor().execute(COUNT_ALIVE, {"site": site}).fetchone()
+    assert row is not None  # an aggregate has one row
+    if row[0]:
+        return int(row[1])
+    table = kept_classification(run, site, HealthOptions()).table
+    return sum(name != "dead" for name in table.column("class").to_pylist())

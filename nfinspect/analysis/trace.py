@@ -1,0 +1,222 @@
+"""Which neurons a concept sets off: each prompt's means against a baseline's (methods §3).
+
+The unit of replication is the prompt. For each concept prompt all neurons of the site are ranked by how far
+their mean over the prompt's tokens lies above the baseline's, and the top K are noted; a neuron's occurrences
+are the prompts that note it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from nfinspect_store.tables import RunTables
+from nfinspect_store.types import Selection
+from numpy.typing import NDArray
+
+from nfinspect.analysis import contrasts
+from nfinspect.analysis.comparison import Groups, Question, Rank, ask, read_groups
+from nfinspect.analysis.contrasts import Floats, Moments
+from nfinspect.analysis.plain import number
+
+
+@dataclass(frozen=True)
+class TraceRow:
+    """One neuron of a trace. rank counts from 1, percent runs 0-100; None where undefined."""
+
+    rank: int
+    site: str
+    layer: int
+    neuron: int
+    occurrences: int
+    samples: int
+    percent: float
+    concept_mean: float
+    baseline_mean: float | None
+    difference: float | None
+    effect_size: float | None
+    auroc: float | None
+    average_precision: float | None
+    t: float | None
+    p_value: float | None
+    q_value: float | None
+
+    @property
+    def address(self) -> str:
+        """`L5/N123`; the site stands in `site`."""
+        return f"L{self.layer}/N{self.neuron}"
+
+    def to_json(self) -> dict[str, object]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A concept's trace: `top` neurons in order. notes: what the user should be told (stderr); not in the
+    JSON.
+    """
+
+    concept: str
+    baseline: str | None
+    tokens: Selection
+    rank: Rank
+    site: str
+    top: int
+    samples: int
+    baseline_samples: int
+    neurons: tuple[TraceRow, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "concept": self.concept,
+            "baseline": self.baseline,
+            "tokens": self.tokens,
+            "rank": self.rank,
+            "site": self.site,
+            "top": self.top,
+            "samples": self.samples,
+            "baseline_samples": self.baseline_samples,
+            "neurons": [row.to_json() for row in self.neurons],
+        }
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A concept's table before its statistics. order: columns of the site's arrays, best first, `top` of
+    them.
+    """
+
+    order: NDArray[np.int64]
+    occurrences: NDArray[np.int64]  # [neurons]
+    concept: Moments
+    effect: Floats | None = None  # [neurons], where it was needed for the order
+    auroc: Floats | None = None
+
+
+def trace(
+    run: RunTables,
+    concept: str,
+    baseline: str | None = None,
+    tokens: str | None = None,
+    top: int = 10,
+    rank: str = "difference",
+    site: str | None = None,
+) -> Trace:
+    """The neurons that `concept` sets off more than `baseline`.
+
+    baseline: a concept of the run, by default the one called `baseline`. tokens: last, generated or all, by
+    default generated if the run has generated tokens, else all. rank: what the table is ordered by.
+    Raises RequestError for an unknown concept, site or choice, and where no prompt has such a token.
+    """
+    question = ask(run, (concept,), baseline, tokens, top, rank, site)
+    groups, notes = read_groups(run, question)
+    base = contrasts.moments(groups.baseline) if groups.baseline is not None else None
+    values = groups.concepts[concept]
+    ranking = rank_neurons(values, groups.baseline, base, question.rank, question.top)
+    return Trace(
+        concept=concept,
+        baseline=question.baseline,
+        tokens=question.tokens,
+        rank=question.rank,
+        site=question.site,
+        top=question.top,
+        samples=len(values),
+        baseline_samples=0 if groups.baseline is None else len(groups.baseline),
+        neurons=_rows(question, groups, values, ranking, base),
+        notes=(*question.notes, *notes),
+    )
+
+
+def top_mask(values: Floats, top: int) -> NDArray[np.bool_]:
+    """Which are the `top` largest of each row, ties to the earlier column: float64[prompts, neurons] -> bool
+    alike.
+    """
+    neurons = values.shape[1]
+    if top >= neurons:
+        return np.ones(values.shape, np.bool_)
+    smallest = np.partition(values, neurons - top, axis=1)[:, neurons - top, None]
+    chosen = values > smallest
+    ties = values == smallest
+    spare = top - chosen.sum(axis=1)
+    # Nearly always the tie is the one value itself, and every tie has its place.
+    for row in np.flatnonzero(ties.sum(axis=1) != spare):
+        ties[row, np.flatnonzero(ties[row])[spare[row] :]] = False
+    return np.asarray(chosen | ties, np.bool_)
+
+
+def rank_neurons(
+    concept: NDArray[np.float32],
+    baseline: NDArray[np.float32] | None,
+    base: Moments | None,
+    rank: Rank,
+    top: int,
+) -> Ranking:
+    """The `top` columns of a concept's prompts against a baseline's: float32[prompts, neurons] each.
+
+    Columns are in order of layer and neuron, which settles what is tied in everything else. With rank effect
+    or auroc, ties of the statistic go to the larger difference first [own]: with few prompts hundreds of
+    neurons have AUROC 1.
+    """
+    moments = contrasts.moments(concept)
+    centre = 0.0 if base is None else base.mean
+    occurrences = top_mask(concept.astype(np.float64) - centre, top).sum(axis=0)
+    difference = moments.mean - centre
+    effect = auroc = None
+    if rank == "effect" and base is not None:
+        effect = contrasts.hedges_g(moments, base)
+        first: Floats = effect
+    elif rank == "auroc" and baseline is not None:
+        auroc = contrasts.auroc(concept, baseline)
+        first = auroc
+    else:
+        first = occurrences.astype(np.float64)
+    undefined_last = np.where(np.isnan(first), -np.inf, first)
+    # lexsort is stable: equal rows stay in order of layer and neuron.
+    order = np.lexsort((-difference, -undefined_last))[:top]
+    return Ranking(order, occurrences, moments, effect, auroc)
+
+
+def _rows(
+    question: Question,
+    groups: Groups,
+    values: NDArray[np.float32],
+    ranking: Ranking,
+    base: Moments | None,
+) -> tuple[TraceRow, ...]:
+    order, mean = ranking.order, ranking.concept.mean
+    undefined = np.full(len(order), np.nan)
+    effect = auroc = precision = t = p = q = undefined
+    base_mean = undefined
+    if base is not None and groups.baseline is not None:
+        base_mean = base.mean[order]
+        effect = (contrasts.hedges_g(ranking.concept, base) if ranking.effect is None else ranking.effect)[
+            order
+        ]
+        every_t, every_p = contrasts.welch(ranking.concept, base)
+        t, p = every_t[order], every_p[order]
+        q = contrasts.benjamini_hochberg(every_p)[order]  # over all neurons of the site that have a p
+        auroc = contrasts.auroc(values[:, order], groups.baseline[:, order])
+        precision = contrasts.average_precision(values[:, order], groups.baseline[:, order])
+    rows = []
+    for i, column in enumerate(order):
+        occurrences = int(ranking.occurrences[column])
+        rows.append(
+            TraceRow(
+                rank=i + 1,
+                site=question.site,
+                layer=int(groups.index.layer[column]),
+                neuron=int(groups.index.neuron[column]),
+                occurrences=occurrences,
+                samples=len(values),
+                percent=100.0 * occurrences / len(values),
+                concept_mean=float(mean[column]),
+                baseline_mean=number(base_mean[i]),
+                difference=number(mean[column] - base_mean[i]),
+                effect_size=number(effect[i]),
+                auroc=number(auroc[i]),
+                average_precision=number(precision[i]),
+                t=number(t[i]),
+                p_value=number(p[i]),
+                q_value=number(q[i]),
+            )
+        )
+    return tuple(rows)

@@ -1,0 +1,92 @@
+"""A run from arrays instead of a model: for simulated networks, for tests, and for activations that came from elsewhere."""
+
+import datetime as dt
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nfinspect.capture.recorder import LayerValues, RecordedPrompt, Recorder
+from nfinspect_store.types import Keep, Layer, RunInfo
+from nfinspect_store.writer import RunWriter
+
+
+@dataclass(frozen=True)
+class ArrayPrompt:
+    """A prompt whose values are given: tokens from `prompt_tokens` on count as generated."""
+
+    concept: str
+    text: str
+    token_ids: list[int]
+    tokens: list[str]
+    prompt_tokens: int
+
+
+def write_run(
+    path: str | Path,
+    *,
+    layers: Sequence[Layer],
+    prompts: Sequence[ArrayPrompt],
+    values: Callable[[int, Layer], NDArray[np.float32]],
+    fired: Callable[[int, Layer], NDArray[np.bool_]] | None = None,
+    info: RunInfo | None = None,
+    keep: Keep = "all",
+    seed: int = 0,
+    batch: int = 8,
+) -> None:
+    """Write a complete run file, by the same recorder as a capture.
+
+    values(prompt_idx, layer) -> float32[tokens, neurons]; fired, of the same shape, for layers that fire by a gate.
+    Raises StoreError, RunExists.
+    """
+    path = Path(path)
+    info = replace(info or array_info(path.stem, seed), settings={**(info.settings if info else {}), "keep": keep})
+    writer = RunWriter.create(path, info, layers)
+    try:
+        recorder = Recorder(writer, seed, torch.device("cpu"))
+        for start in range(0, len(prompts), batch):
+            indices = range(start, min(start + batch, len(prompts)))
+            recorder.add(
+                [RecordedPrompt(**vars(prompts[i])) for i in indices],
+                {layer.layer_id: _joined(layer, indices, values, fired) for layer in layers},
+            )
+        recorder.commit({}, {"status": "complete", "finished_at": utc_now()}, final=True)
+    finally:
+        writer.close()
+
+
+def array_info(name: str, seed: int) -> RunInfo:
+    """The `run` row of a run that no model made."""
+    return RunInfo(
+        run_id=uuid.uuid4().hex,
+        name=name,
+        kind="arrays",
+        model="",
+        model_type="",
+        dtype="float32",
+        device="cpu",
+        seed=seed,
+        created_at=utc_now(),
+    )
+
+
+def utc_now() -> dt.datetime:
+    """Now in UTC, without a zone, as run files store it."""
+    return dt.datetime.now(dt.UTC).replace(tzinfo=None)
+
+
+def _joined(
+    layer: Layer,
+    indices: range,
+    values: Callable[[int, Layer], NDArray[np.float32]],
+    fired: Callable[[int, Layer], NDArray[np.bool_]] | None,
+) -> LayerValues:
+    joined = np.concatenate([np.asarray(values(i, layer), np.float32) for i in indices])
+    gates = None
+    if layer.fires == "gate" and fired is not None:
+        gates = torch.from_numpy(np.concatenate([np.asarray(fired(i, layer), np.bool_) for i in indices]))
+    return LayerValues(torch.from_numpy(joined), gates)

@@ -1,0 +1,35 @@
+"""What can go wrong in a capture, beside what models and the store raise.
+
+NfinspectError
+└── CaptureError              a capture that cannot begin or go on
+    ├── BadPrompts            prompts that cannot be read, are empty, or do not fit the model's context
+    ├── OutOfMemory           one prompt alone does not fit into memory
+    ├── CannotResume          the line does not match the run that it should resume
+    └── CaptureInterrupted    stopped on purpose; what was recorded is kept
+"""
+
+from nfinspect_store.errors import NfinspectError
+
+
+class CaptureError(NfinspectError):
+    """A capture that cannot begin or go on."""
+
+
+class BadPrompts(CaptureError):
+    """Prompts that cannot be read, are empty, or do not fit the model's context."""
+
+
+class OutOfMemory(CaptureError):
+    """One prompt alone does not fit into memory."""
+
+
+class CannotResume(CaptureError):
+    """The line does not match the run that it should resume."""
+
+    exit_status = 2
+
+
+class CaptureInterrupted(CaptureError):
+    """Stopped on purpose (Ctrl-C, a hang-up, a byte limit); what was recorded is kept and can be resumed."""
+
+    exit_status = 130

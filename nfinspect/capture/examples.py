@@ -1,0 +1,82 @@
+"""Which tokens stand for a neuron: its strongest, its weakest, and random ones. Memory does not grow with the tokens.
+
+Strongest and weakest: one per prompt, ties go to the earlier token, so that the result does not depend on how the tokens
+were batched. Random: every token draws a number from the run's seed and its index, and the tokens with the smallest
+numbers are kept — a sample without replacement that needs no state between batches (bottom-k sampling). One sample serves
+all neurons.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+KEPT = 10
+"""Examples of each kind [own]."""
+
+
+class ExtremeExamples:
+    """The KEPT strongest (sign 1) or weakest (sign -1) tokens of a layer's neurons, one per prompt."""
+
+    def __init__(self, neurons: int, sign: int) -> None:
+        self._sign = np.float32(sign)
+        self.token_idx = np.full((neurons, KEPT), -1, np.int64)
+        self._scores = np.full((neurons, KEPT), -np.inf, np.float32)
+
+    def restore(self, token_idx: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+        """Go on from what was stored, both [neurons, KEPT]; token_idx -1 where there was none."""
+        self.token_idx[:] = token_idx
+        self._scores[:] = np.where(token_idx >= 0, values * self._sign, -np.inf)
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        return self._scores * self._sign
+
+    def add(self, extreme: NDArray[np.float32], values: Tensor, first_token: int) -> None:
+        """Take one prompt. extreme: float32[neurons], the prompt's maxima (or minima); values: float32[tokens, neurons].
+
+        Only neurons whose extreme gets into the list are looked up in `values`: few, once the lists are full.
+        """
+        scores = extreme * self._sign
+        better = np.flatnonzero(scores > self._scores[:, -1])
+        if not len(better):
+            return
+        columns = values if len(better) == values.shape[1] else values[:, better]
+        where = (columns.argmax(0) if self._sign > 0 else columns.argmin(0)).cpu().numpy()
+        self._scores[better, -1] = scores[better]
+        self.token_idx[better, -1] = first_token + where
+        order = np.argsort(-self._scores[better], axis=1, kind="stable")  # stable: earlier tokens stay before equals
+        self._scores[better] = np.take_along_axis(self._scores[better], order, axis=1)
+        self.token_idx[better] = np.take_along_axis(self.token_idx[better], order, axis=1)
+
+
+class RandomTokens:
+    """The KEPT tokens of the run that drew the smallest numbers."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self.token_idx = np.empty(0, np.int64)
+
+    def restore(self, token_idx: NDArray[np.int64]) -> None:
+        self.token_idx = token_idx
+
+    def add(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Offer the tokens start <= token_idx < stop; returns the tokens now kept, the smallest number first."""
+        offered = np.concatenate([self.token_idx, np.arange(start, stop, dtype=np.int64)])
+        order = np.argsort(_drawn(self._seed, offered), kind="stable")[:KEPT]
+        self.token_idx = offered[order]
+        return self.token_idx
+
+
+def _drawn(seed: int, token_idx: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """A number for each token from the seed: the splitmix64 generator's output function (Steele et al. 2014)."""
+    with np.errstate(over="ignore"):
+        x = (token_idx.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        x = x ^ _mixed(np.uint64(seed & 0xFFFFFFFFFFFFFFFF) + np.uint64(0x9E3779B97F4A7C15))
+        return _mixed(x)
+
+
+def _mixed(x: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
+    with np.errstate(over="ignore"):
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.asarray(x ^ (x >> np.uint64(31)))

@@ -1,0 +1,112 @@
+"""Letting the model write: greedy or sampled, the same for a prompt whatever else is in its batch.
+
+Sampling uses the Gumbel-max identity: argmax(logits / temperature + Gumbel noise) is a draw from the softmax. The noise
+of a prompt comes from the seed and the prompt's index alone, so neither the batch nor a resumed capture changes it, and
+torch's global generator is left alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
+
+from nfinspect.models import forward_batch
+
+
+def generate(
+    model: PreTrainedModel,
+    sequences: Sequence[Sequence[int]],
+    *,
+    new_tokens: int,
+    prompt_indices: Sequence[int],
+    pad_id: int,
+    seed: int,
+    temperature: float,
+    read_last: bool = False,
+) -> list[list[int]]:
+    """Each sequence with what the model wrote after it: up to `new_tokens`, an end-of-sequence token included.
+
+    Sequences of different lengths are padded on the left: only for a model where that is exact. temperature 0 is greedy.
+    read_last: take one step more, whose token is dropped, so that the last token, too, passes
+    through the model (live capture needs that).
+    """
+    batch = forward_batch(model, sequences, pad_id=pad_id, padding_side="left")
+    ends = _end_ids(model)
+    processors = LogitsProcessorList()
+    if temperature > 0:
+        processors.append(_GumbelNoise(seed, prompt_indices, temperature))
+    width = batch.input_ids.shape[1]
+    with torch.no_grad(), _plain_generation_config(model):
+        output = model.generate(
+            batch.input_ids,
+            attention_mask=batch.valid.long(),
+            generation_config=GenerationConfig(
+                max_new_tokens=new_tokens + read_last, do_sample=False, pad_token_id=pad_id, eos_token_id=None
+            ),
+            logits_processor=processors,
+            stopping_criteria=StoppingCriteriaList([_AllEnded(ends, width, int(read_last))]),
+        )
+    written = output[:, width:].tolist()
+    return [list(s) + _until_end(w[:new_tokens], ends) for s, w in zip(sequences, written, strict=True)]
+
+
+class _GumbelNoise(LogitsProcessor):  # type: ignore[misc]
+    def __init__(self, seed: int, prompt_indices: Sequence[int], temperature: float) -> None:
+        self._temperature = temperature
+        # On the CPU, so that every device draws the same numbers.
+        self._generators = [torch.Generator().manual_seed(_seed_of(seed, i)) for i in prompt_indices]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        rows = [
+            -torch.empty(scores.shape[-1], dtype=torch.float32).exponential_(generator=g).log()
+            for g in self._generators
+        ]
+        return scores.float() / self._temperature + torch.stack(rows).to(scores.device)
+
+
+class _AllEnded(StoppingCriteria):  # type: ignore[misc]
+    """Stop when every row holds an end token, `after` tokens before the last one or earlier."""
+
+    def __init__(self, ends: frozenset[int], width: int, after: int) -> None:
+        self._ends = torch.tensor(sorted(ends), dtype=torch.long)
+        self._width = width
+        self._after = after
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
+        written = input_ids[:, self._width : input_ids.shape[1] - self._after]
+        ended: Tensor = torch.isin(written, self._ends.to(written.device)).any(dim=1)
+        return ended.all().expand(len(input_ids))
+
+
+def _seed_of(seed: int, prompt_idx: int) -> int:
+    return (seed * 0x9E3779B97F4A7C15 + prompt_idx * 0xBF58476D1CE4E5B9 + 1) % 2**63
+
+
+def _end_ids(model: PreTrainedModel) -> frozenset[int]:
+    ends = model.generation_config.eos_token_id if model.generation_config is not None else None
+    if ends is None:
+        ends = model.config.eos_token_id
+    if ends is None:
+        return frozenset()
+    return frozenset([ends] if isinstance(ends, int) else ends)
+
+
+def _until_end(written: list[int], ends: frozenset[int]) -> list[int]:
+    for i, token in enumerate(written):
+        if token in ends:
+            return written[: i + 1]
+    return written
+
+
+@contextmanager
+def _plain_generation_config(model: PreTrainedModel) -> Iterator[None]:
+    """Without the checkpoint's own defaults (top-k, penalties …): what the seed and temperature say, and nothing else."""
+    saved = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = saved

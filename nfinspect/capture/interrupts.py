@@ -1,0 +1,35 @@
+"""Stopping a capture between two batches when the user, the terminal or the system asks for it."""
+
+import signal
+import threading
+from types import FrameType
+
+SIGNALS = {"SIGINT": "Ctrl-C", "SIGTERM": "the system asked for it", "SIGHUP": "the terminal hung up"}
+
+
+class StopRequest:
+    """While entered, notes the first signal in `reason`; a second Ctrl-C raises KeyboardInterrupt.
+
+    Off the main thread Python delivers no signals, and nothing is installed.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._previous: dict[int, signal.Handlers] = {}
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():
+            for name in SIGNALS:
+                number = getattr(signal, name, None)
+                if number is not None:
+                    self._previous[number] = signal.signal(number, self._note)  # type: ignore[assignment]
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.reason is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.reason = SIGNALS[signal.Signals(number).name]

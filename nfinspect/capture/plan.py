@@ -1,0 +1,92 @@
+"""Which prompts go through the model together, and whether they fit its context."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nfinspect.capture.errors import BadPrompts
+from nfinspect.capture.prompts import PromptIds, corpus_windows, prompt_ids, read_prompts
+from nfinspect.capture.request import DEFAULT_CONTEXT, CaptureRequest
+from nfinspect.models import LoadedModel, forward_batch, rope_limit
+from nfinspect_store.types import Layer
+
+BATCH_BYTES = 128 * 2**20
+"""Values of one batch in memory, where --batch-size does not say how many prompts [own]."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts start … stop - 1 of a capture."""
+
+    start: int
+    stop: int
+
+
+def load_prompts(request: CaptureRequest, loaded: LoadedModel) -> list[PromptIds]:
+    """All prompts of a request in order: prompts files, then corpora. Raises BadPrompts."""
+    prompts: list[PromptIds] = []
+    for file in request.prompts:
+        prompts += prompt_ids(read_prompts(file.path, file.concept), loaded.tokenizer)
+    limit = loaded.max_context
+    prompts = [_fitting(prompt, request, limit) for prompt in prompts]
+    context = request.context or min(DEFAULT_CONTEXT, (limit or DEFAULT_CONTEXT) - request.generate)
+    if request.text and (context < 1 or (limit is not None and context + request.generate > limit)):
+        raise BadPrompts(
+            f"expected --context of at most {limit} tokens minus {request.generate} new ones, found {context}"
+        )
+    remaining = request.max_tokens
+    for path in request.text:
+        windows = corpus_windows(Path(path), loaded.tokenizer, context, remaining)
+        prompts += windows
+        if remaining is not None:
+            remaining -= sum(len(window.token_ids) for window in windows)
+            if remaining <= 0:
+                break
+    if not prompts:
+        raise BadPrompts("expected prompts, found none: give --prompts FILE or --text FILE")
+    return prompts
+
+
+def plan_batches(
+    prompts: Sequence[PromptIds], request: CaptureRequest, loaded: LoadedModel, layers: Sequence[Layer]
+) -> list[Batch]:
+    """Consecutive prompts, as many as fit: the same for the same request, so that a resumed capture batches alike."""
+    bytes_per_token = 4 * sum(layer.neurons for layer in layers)
+    most_tokens = max(1, BATCH_BYTES // bytes_per_token)
+    limit = rope_limit(loaded.model)
+    alike_only = request.generate > 0 and not _pads_left(loaded)
+    batches: list[Batch] = []
+    start = 0
+    while start < len(prompts):
+        stop, longest = start, 0
+        while stop < len(prompts):
+            size = len(prompts[stop].token_ids)
+            width = max(longest, size) + request.generate
+            count = stop - start + 1
+            too_many = count > request.batch_size if request.batch_size else width * count > most_tokens
+            mixed = size != len(prompts[start].token_ids) and (alike_only or (limit is not None and width > limit))
+            if stop > start and (too_many or mixed):
+                break
+            longest = max(longest, size)
+            stop += 1
+        batches.append(Batch(start, stop))
+        start = stop
+    return batches
+
+
+def _fitting(prompt: PromptIds, request: CaptureRequest, limit: int | None) -> PromptIds:
+    room = None if limit is None else limit - request.generate
+    if room is None or len(prompt.token_ids) <= room:
+        return prompt
+    if request.truncate and room > 0:
+        return replace(prompt, token_ids=prompt.token_ids[:room])
+    raise BadPrompts(
+        f"{prompt.origin} has {len(prompt.token_ids)} tokens, which with {request.generate} new ones do not fit the "
+        f"model's context of {limit}: shorten it, generate fewer, or pass --truncate"
+    )
+
+
+def _pads_left(loaded: LoadedModel) -> bool:
+    """Whether prompts of different lengths may be padded on the left for generation."""
+    ragged = [[loaded.pad_id], [loaded.pad_id] * 2]
+    return forward_batch(loaded.model, ragged, pad_id=loaded.pad_id, padding_side="left").padding_side == "left"

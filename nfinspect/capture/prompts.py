@@ -1,0 +1,131 @@
+"""From prompts files and corpora to token ids: what a capture reads, in order."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from nfinspect.capture.errors import BadPrompts
+
+
+@dataclass(frozen=True)
+class PromptText:
+    """A prompt as it was given. `origin` says where, for messages."""
+
+    concept: str
+    text: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class PromptIds:
+    """A prompt as the model reads it."""
+
+    concept: str
+    text: str
+    token_ids: tuple[int, ...]
+    origin: str
+
+
+def read_prompts(path: Path, concept: str | None = None) -> list[PromptText]:
+    """`{"prompts": […]}` JSON, JSONL of {"text", "concept"}, or text with one prompt a line.
+
+    Without `concept` a JSONL line's own concept, else the file's stem, is the concept. Raises BadPrompts.
+    """
+    content = _read(path)
+    label = concept or path.stem
+    if path.suffix == ".jsonl":
+        prompts = list(_from_lines(path, content, concept))
+    elif path.suffix == ".json":
+        prompts = [PromptText(label, text, f"{path} prompt {i + 1}") for i, text in enumerate(_from_json(path, content))]
+    else:
+        lines = content.splitlines()
+        prompts = [PromptText(label, line, f"{path}:{i + 1}") for i, line in enumerate(lines) if line.strip()]
+    if not prompts:
+        raise BadPrompts(f"expected prompts in {path}, found none: the file is empty")
+    return prompts
+
+
+def prompt_ids(prompts: Sequence[PromptText], tokenizer: PreTrainedTokenizerBase) -> list[PromptIds]:
+    """Tokenise prompts with the special tokens that the tokenizer puts around a text."""
+    found = []
+    for prompt in prompts:
+        ids = tokenizer(prompt.text)["input_ids"]
+        if not ids:
+            raise BadPrompts(f"expected text in {prompt.origin}, found an empty prompt (no token)")
+        found.append(PromptIds(prompt.concept, prompt.text, tuple(ids), prompt.origin))
+    return found
+
+
+def corpus_windows(
+    path: Path, tokenizer: PreTrainedTokenizerBase, context: int, max_tokens: int | None = None
+) -> list[PromptIds]:
+    """A corpus tokenised once and cut into disjoint windows of `context` tokens, the shorter last one kept.
+
+    The concept is the file's stem. max_tokens bounds the whole. Raises BadPrompts.
+    """
+    content = _read(path)
+    # A corpus is longer than any context on purpose: no warning about that.
+    ids = tokenizer(content, verbose=False)["input_ids"][:max_tokens]
+    if not ids:
+        raise BadPrompts(f"expected text in {path}, found none: the file is empty")
+    windows = []
+    for start in range(0, len(ids), context):
+        window = tuple(ids[start : start + context])
+        windows.append(PromptIds(path.stem, tokenizer.decode(window), window, f"{path} token {start}"))
+    return windows
+
+
+class TokenTexts:
+    """The text that each token id stands for, a leading space included."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._known: dict[int, str] = {}
+
+    def __call__(self, token_ids: Sequence[int]) -> list[str]:
+        return [self._known.get(i) or self._decode(i) for i in token_ids]
+
+    def _decode(self, token_id: int) -> str:
+        text = str(self._tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
+        piece = self._tokenizer.convert_ids_to_tokens(token_id)
+        # SentencePiece tokenizers drop the space before a word that stands alone.
+        if isinstance(piece, str) and piece.startswith("▁") and not text.startswith(" "):
+            text = " " + text
+        self._known[token_id] = text
+        return text
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadPrompts(f"expected UTF-8 text in {path}, found other bytes at position {error.start}") from error
+    except OSError as error:
+        raise BadPrompts(f"cannot read prompts from {path}: {error.strerror or error}") from error
+
+
+def _from_json(path: Path, content: str) -> list[str]:
+    try:
+        data = json.loads(content)
+    except ValueError as error:
+        raise BadPrompts(f"expected JSON in {path}, found an error: {error}") from error
+    texts = data.get("prompts") if isinstance(data, dict) else data
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise BadPrompts(f'expected {{"prompts": ["…", …]}} in {path}, found something else')
+    return texts
+
+
+def _from_lines(path: Path, content: str, concept: str | None) -> Iterator[PromptText]:
+    for number, line in enumerate(content.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise BadPrompts(f"expected one JSON object in {path}:{number}, found an error: {error}") from error
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+            raise BadPrompts(f'expected {{"text": "…", "concept": "…"}} in {path}:{number}, found {line[:60]!r}')
+        yield PromptText(concept or str(row.get("concept") or path.stem), row["text"], f"{path}:{number}")

@@ -1,0 +1,106 @@
+"""One batch of sequences through the model, and every layer's values on every real token.
+
+Two ways that agree within rounding. Replay: generate without hooks at full speed, then one teacher-forced pass over the
+finished sequences. Live: hooks in every decoding step. Either way the values of a sequence are those of one unpadded
+pass over it.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nfinspect.capture.recorder import LayerValues
+from nfinspect.models import LayerSite, LoadedModel, SiteReader, body, forward_batch
+
+Values = dict[int, LayerValues]
+"""By layer_id: all tokens of a batch, one sequence after the other, without padding."""
+
+
+class BatchReader:
+    """Hooks on a model, and what they gave of one batch. A context manager: the hooks go when it ends."""
+
+    def __init__(self, loaded: LoadedModel, sites: Sequence[LayerSite]) -> None:
+        self._loaded = loaded
+        self._ids = {site: layer_id for layer_id, site in enumerate(sites)}
+        self._reader = SiteReader(loaded.model, sites, self._take)
+        self._rows: Tensor | None = None
+        self._parts: dict[int, list[LayerValues]] = {}
+
+    def __enter__(self) -> "BatchReader":
+        self._reader.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._reader.__exit__(None, None, None)
+
+    def replay(self, sequences: Sequence[Sequence[int]], padding_side: str = "right") -> Values:
+        """Values of finished sequences, from one forward pass."""
+        model = self._loaded.model
+        batch = forward_batch(model, sequences, pad_id=self._loaded.pad_id, padding_side=padding_side)
+        width = batch.input_ids.shape[1]
+        device = batch.input_ids.device
+        self._parts = {}
+        self._rows = _rows([batch.columns(i) for i in range(len(sequences))], width).to(device)
+        self._reader.begin(len(sequences), width, batch.valid)
+        with torch.inference_mode():
+            body(model)(**batch.inputs())
+        self._reader.end()
+        return {layer_id: parts[0] for layer_id, parts in self._parts.items()}
+
+    def live(
+        self, generate: Callable[[], list[list[int]]], prompts: Sequence[Sequence[int]]
+    ) -> tuple[list[list[int]], Values]:
+        """The sequences that `generate` makes of `prompts`, padded on the left, and the values of every pass in it."""
+        width = max(len(prompt) for prompt in prompts)
+        valid = torch.stack([torch.arange(width) >= width - len(prompt) for prompt in prompts])
+        model = body(self._loaded.model)
+
+        def before(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+            batch, tokens = (args[0] if args else kwargs["input_ids"]).shape
+            self._reader.begin(batch, tokens, valid if tokens == width else None)
+
+        def after(module: nn.Module, args: object, output: object) -> None:
+            self._reader.end()
+
+        self._parts, self._rows = {}, None
+        handles = [
+            model.register_forward_pre_hook(before, with_kwargs=True),
+            model.register_forward_hook(after),
+        ]
+        try:
+            sequences = generate()
+        finally:
+            for handle in handles:
+                handle.remove()
+        places = [
+            slice(width - len(prompt), width - len(prompt) + len(sequence))
+            for prompt, sequence in zip(prompts, sequences, strict=True)
+        ]
+        return sequences, {layer_id: _joined(parts, places) for layer_id, parts in self._parts.items()}
+
+    def _take(self, site: LayerSite, values: Tensor, fired: Tensor | None) -> None:
+        part = LayerValues(self._own(values).float(), None if fired is None else self._own(fired))
+        self._parts.setdefault(self._ids[site], []).append(part)
+
+    def _own(self, values: Tensor) -> Tensor:
+        """A copy, as the model goes on using its own memory: of the real tokens alone where they are known."""
+        if self._rows is None:
+            return values.clone()
+        return values.reshape(-1, values.shape[-1]).index_select(0, self._rows)
+
+
+def _rows(columns: Sequence[slice], width: int) -> Tensor:
+    """Where the real tokens lie in a [batch · width] layout, sequence after sequence."""
+    return torch.cat([torch.arange(i * width + c.start, i * width + c.stop) for i, c in enumerate(columns)])
+
+
+def _joined(parts: Sequence[LayerValues], places: Sequence[slice]) -> LayerValues:
+    """Steps of a generation, [batch, tokens, neurons] each, as sequences one after the other."""
+
+    def joined(tensors: list[Tensor]) -> Tensor:
+        whole = torch.cat(tensors, dim=1)
+        return torch.cat([whole[i, place] for i, place in enumerate(places)])
+
+    fired = [part.fired for part in parts if part.fired is not None]
+    return LayerValues(joined([part.values for part in parts]), joined(fired) if fired else None)

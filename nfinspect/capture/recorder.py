@@ -1,0 +1,187 @@
+"""Between the hooks and the store: takes the values of finished prompts, keeps the statistics, hands the values on.
+
+The recorder knows nothing of models: capture_run feeds it from hooks, write_run from arrays.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nfinspect.capture.derive import derive
+from nfinspect.capture.examples import KEPT, ExtremeExamples, RandomTokens
+from nfinspect.capture.statistics import LayerStatistics
+from nfinspect_store.statistics import NeuronStatistics
+from nfinspect_store.tables import RunTables
+from nfinspect_store.types import Layer, Prompt, PromptMean, Selection, TokenRows
+from nfinspect_store.writer import LayerSnapshot, RunWriter
+
+
+@dataclass(frozen=True)
+class RecordedPrompt:
+    """A prompt with all its tokens, the first `prompt_tokens` of them read, the others generated."""
+
+    concept: str
+    text: str
+    token_ids: Sequence[int]
+    tokens: Sequence[str]
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class LayerValues:
+    """One layer on all tokens of a batch of prompts, one prompt after the other, without padding."""
+
+    values: Tensor  # float32[tokens, neurons]
+    fired: Tensor | None  # bool[tokens, neurons] where the layer fires by its gate
+
+
+class Recorder:
+    """Feeds one RunWriter. Use from one thread."""
+
+    def __init__(self, writer: RunWriter, seed: int, device: torch.device) -> None:
+        self.writer = writer
+        self._device = device
+        self._random = RandomTokens(seed)
+        self._layers = [_LayerRecord(layer, device) for layer in writer.layers]
+        self.tokens = writer.tokens
+        self.prompts = writer.prompts
+        if self.tokens:
+            self._restore(writer.tables())
+
+    def add(self, prompts: Sequence[RecordedPrompt], values: Mapping[int, LayerValues]) -> None:
+        """Record finished prompts. values: by layer_id. Raises StorageFull."""
+        placed: list[Prompt] = []
+        position = self.tokens
+        for i, prompt in enumerate(prompts):
+            size = len(prompt.token_ids)
+            placed.append(
+                Prompt(self.prompts + i, prompt.concept, prompt.text, position, prompt.prompt_tokens, size)
+            )
+            position += size
+        kept = self._random.add(self.tokens, position)
+        means: list[PromptMean] = []
+        for record in self._layers:
+            layer = values[record.layer.layer_id]
+            means.extend(record.add(placed, layer, self.tokens))
+            record.keep_random(kept, layer.values, self.tokens)
+        arrays = (
+            {layer_id: layer.values.cpu().numpy() for layer_id, layer in values.items()}
+            if self.writer.keeps_values
+            else {}
+        )
+        self.writer.add(placed, _token_rows(prompts, placed), arrays, means)
+        self.tokens = position
+        self.prompts += len(prompts)
+
+    def commit(self, resume: Mapping[str, bytes], info: Mapping[str, object], *, final: bool) -> None:
+        """End the segment. final: count exactly, from the values, what needs the layer scale first."""
+        layers = [record.snapshot(self._random) for record in self._layers]
+        exact = final and self.writer.keeps_values
+        self.writer.commit(layers, resume, lambda tables: derive(tables, exact=exact), info)
+
+    def _restore(self, tables: RunTables) -> None:
+        for record in self._layers:
+            record.restore(tables)
+        self._random.restore(self._layers[0].random_tokens)
+
+
+class _LayerRecord:
+    """What the recorder holds of one layer."""
+
+    def __init__(self, layer: Layer, device: torch.device) -> None:
+        self.layer = layer
+        self._statistics = LayerStatistics(layer.neurons, layer.fires, device)
+        self._top = ExtremeExamples(layer.neurons, 1)
+        self._bottom = ExtremeExamples(layer.neurons, -1)
+        self.random_tokens = np.empty(0, np.int64)
+        self._random_values = np.empty((0, layer.neurons), np.float32)
+
+    def add(self, prompts: Sequence[Prompt], layer: LayerValues, offset: int) -> list[PromptMean]:
+        """Take a batch whose first token has index `offset`; returns the prompts' means."""
+        means: list[PromptMean] = []
+        firsts: dict[str, list[int]] = {}
+        for prompt in prompts:
+            start = prompt.first_token - offset
+            stop = start + prompt.tokens
+            firsts.setdefault(prompt.concept, []).append(start)
+            values = layer.values[start:stop]
+            low = high = values[0].cpu().numpy()
+            if prompt.tokens > 1:
+                fired = None if layer.fired is None else layer.fired[start + 1 : stop]
+                chunk = self._statistics.add(prompt.concept, False, values[1:], fired)
+                low, high = np.minimum(low, chunk.minimum), np.maximum(high, chunk.maximum)
+                means.extend(self._means(prompt, values, chunk))
+            self._top.add(high, values, prompt.first_token)
+            self._bottom.add(low, values, prompt.first_token)
+        for concept, rows in firsts.items():
+            index = torch.tensor(rows, device=layer.values.device)
+            fired = None if layer.fired is None else layer.fired.index_select(0, index)
+            self._statistics.add(concept, True, layer.values.index_select(0, index), fired)
+        return means
+
+    def _means(self, prompt: Prompt, values: Tensor, chunk: NeuronStatistics) -> list[PromptMean]:
+        def mean(selection: Selection, n: int, of: Tensor | np.ndarray) -> PromptMean:
+            array = of.cpu().numpy() if isinstance(of, Tensor) else of
+            return PromptMean(self.layer.layer_id, prompt.prompt_idx, selection, n, array.astype(np.float32))
+
+        means = [mean("all", prompt.tokens - 1, chunk.mean), mean("last", 1, values[-1])]
+        generated = values[max(prompt.prompt_tokens, 1) :]  # position 0 never counts, generated or not
+        if len(generated):
+            means.append(mean("generated", len(generated), generated.sum(0, dtype=torch.float64) / len(generated)))
+        return means
+
+    def keep_random(self, kept: np.ndarray, values: Tensor, offset: int) -> None:
+        """Hold the values of the tokens in `kept`: those held already, and those of this batch."""
+        held = {int(token): row for token, row in zip(self.random_tokens, self._random_values, strict=True)}
+        rows = [held[int(t)] if int(t) in held else values[int(t) - offset].cpu().numpy() for t in kept]
+        self.random_tokens = kept
+        self._random_values = np.stack(rows)
+
+    def snapshot(self, random: RandomTokens) -> LayerSnapshot:
+        neurons = self.layer.neurons
+        return LayerSnapshot(
+            layer_id=self.layer.layer_id,
+            statistics=self._statistics.groups(),
+            histograms=self._statistics.histograms(),
+            examples={
+                "top": (self._top.token_idx, self._top.values),
+                "min": (self._bottom.token_idx, self._bottom.values),
+                "random": (np.tile(random.token_idx, (neurons, 1)), self._random_values.T),
+            },
+        )
+
+    def restore(self, tables: RunTables) -> None:
+        """Go on from the last segment."""
+        layer = self.layer
+        groups = {
+            (concept, first): tables.layer_group(layer, concept, first)
+            for concept, first in tables.groups(layer)
+        }
+        histograms = {
+            False: tables.histograms(layer.site, layer.layer, skip_first=True),
+        }
+        histograms[True] = tables.histograms(layer.site, layer.layer) - histograms[False]
+        self._statistics.restore(groups, histograms)
+        self._top.restore(*tables.layer_examples(layer, "top", KEPT))
+        self._bottom.restore(*tables.layer_examples(layer, "min", KEPT))
+        tokens, values = tables.layer_examples(layer, "random", KEPT)
+        there = tokens[0] >= 0
+        self.random_tokens = tokens[0][there]
+        self._random_values = values[:, there].T.copy()
+
+
+def _token_rows(prompts: Sequence[RecordedPrompt], placed: Sequence[Prompt]) -> TokenRows:
+    sizes = [prompt.tokens for prompt in placed]
+    position = np.concatenate([np.arange(size, dtype=np.int64) for size in sizes])
+    start = placed[0].first_token
+    return TokenRows(
+        token_idx=np.arange(start, start + len(position), dtype=np.int64),
+        prompt_idx=np.repeat([prompt.prompt_idx for prompt in placed], sizes).astype(np.int64),
+        position=position,
+        token_id=np.concatenate([np.asarray(prompt.token_ids, np.int64) for prompt in prompts]),
+        token=[token for prompt in prompts for token in prompt.tokens],
+        generated=position >= np.repeat([prompt.prompt_tokens for prompt in placed], sizes),
+    )

@@ -1,0 +1,48 @@
+"""What a capture is asked to do: one field for each option of `nfinspect capture`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nfinspect_store.types import Keep
+
+Mode = Literal["auto", "replay", "live"]
+
+DEFAULT_CONTEXT = 256
+"""Tokens in a corpus window where --context is not given and the model allows as many."""
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """A prompts file; concept None: the file's own, or its stem."""
+
+    path: Path
+    concept: str | None = None
+
+
+@dataclass(frozen=True)
+class CaptureRequest:
+    """Everything that decides what a run holds, and how it is made."""
+
+    model: str
+    store: Path
+    prompts: tuple[PromptFile, ...] = ()
+    text: tuple[Path, ...] = ()
+    generate: int = 0
+    sites: tuple[str, ...] | None = None  # None: mlp, or mixer for Mamba
+    layers: tuple[int, ...] | None = None
+    keep: Keep = "all"
+    run: str | None = None
+    batch_size: int | None = None  # prompts in a forward pass; None: what fits into BATCH_BYTES of values
+    context: int | None = None
+    max_tokens: int | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    seed: int = 0
+    temperature: float = 0.0
+    mode: Mode = "auto"
+    padding_side: Literal["left", "right"] = "right"
+    resume: bool = False
+    truncate: bool = False
+    limit_bytes: int | None = None
+    allow_pickle: bool = False

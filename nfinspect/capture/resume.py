@@ -1,0 +1,64 @@
+"""Which unfinished run a request goes on with, and whether it is the same capture."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from nfinspect.capture.errors import CannotResume
+from nfinspect.capture.prompts import PromptIds
+from nfinspect.capture.request import CaptureRequest
+from nfinspect_store.catalog import list_runs
+from nfinspect_store.errors import StoreError
+from nfinspect_store.reader import RunFile
+
+HOW_ONLY = {"store", "run", "device", "resume", "limit_bytes", "allow_pickle", "prompts", "text"}
+"""Fields of a request that do not decide what a run holds; prompts and texts are compared by their tokens."""
+
+
+def settings_of(request: CaptureRequest, prompts: Sequence[PromptIds]) -> dict[str, Any]:
+    """What decides a run's contents, as JSON values, for the column `run.settings`."""
+    settings: dict[str, Any] = {
+        field.name: _plain(getattr(request, field.name)) for field in fields(request) if field.name not in HOW_ONLY
+    }
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(repr((prompt.concept, prompt.text, prompt.token_ids)).encode())
+    files = [str(f.path) for f in request.prompts] + [str(path) for path in request.text]
+    return {**settings, "files": files, "prompts_sha256": digest.hexdigest()}
+
+
+def run_to_resume(store: Path, settings: Mapping[str, Any]) -> Path:
+    """The newest unfinished run in the store that the same line began. Raises CannotResume."""
+    candidates = []
+    for entry in list_runs(store):
+        if entry.status in ("complete", None) or entry.problem:
+            continue
+        try:
+            with RunFile.open(entry.path) as run:
+                if not _differences(run.info.settings, settings):
+                    candidates.append((run.info.created_at, entry.path))
+        except StoreError:
+            continue  # it cannot be opened, so it cannot be the one to go on with
+    if not candidates:
+        raise CannotResume(f"expected an unfinished run of this very line in {store}, found none: name it with --run")
+    return max(candidates)[1]
+
+
+def check_same_capture(run: RunFile, settings: Mapping[str, Any]) -> None:
+    """Raises CannotResume naming what differs, or when there is nothing left to do."""
+    if run.info.status == "complete":
+        raise CannotResume(f"{run.name} is complete: there is nothing to resume")
+    different = _differences(run.info.settings, settings)
+    if different:
+        said = "; ".join(f"{k}: {run.info.settings.get(k)!r} then, {settings.get(k)!r} now" for k in different[:3])
+        raise CannotResume(f"{run.name} was begun by another line ({said}): repeat that line plus --resume")
+
+
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return sorted(key for key in {*then, *now} - {"files"} if then.get(key) != now.get(key))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

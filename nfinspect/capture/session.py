@@ -1,0 +1,275 @@
+"""A capture from beginning to end: load, plan, read batch after batch, commit in segments, end cleanly however it ends."""
+
+import contextlib
+import datetime as dt
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+
+from nfinspect import __version__
+from nfinspect.capture.arrays import utc_now
+from nfinspect.capture.errors import CaptureInterrupted, OutOfMemory
+from nfinspect.capture.generation import generate
+from nfinspect.capture.interrupts import StopRequest
+from nfinspect.capture.memory import free_after_failure, is_out_of_memory
+from nfinspect.capture.plan import Batch, load_prompts, plan_batches
+from nfinspect.capture.prompts import PromptIds, TokenTexts
+from nfinspect.capture.reading import BatchReader, Values
+from nfinspect.capture.recorder import RecordedPrompt, Recorder
+from nfinspect.capture.request import CaptureRequest
+from nfinspect.capture.resume import check_same_capture, run_to_resume, settings_of
+from nfinspect.models import LayerSite, LoadedModel, find_sites, load_model
+from nfinspect_store.catalog import delete_run, new_run_path, store_path
+from nfinspect_store.errors import NfinspectError
+from nfinspect_store.heartbeat import Heartbeat
+from nfinspect_store.reader import RunFile
+from nfinspect_store.types import Layer, Progress, RunInfo, Status
+from nfinspect_store.writer import RunWriter
+
+SEGMENT_SECONDS = 30.0
+"""What a crash can cost, beside the batch under way [own]."""
+
+SEGMENT_BYTES = 2 * 2**30
+"""Values in one segment at most [own]."""
+
+STORED_PER_BYTE = 1.08
+"""Bytes of a run file for each byte of its values, measured (docs/decisions/0001)."""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Where a capture tells how it goes: progress after each batch, and messages of one line."""
+
+    progress: Callable[[Progress], None] = lambda progress: None
+    message: Callable[[str], None] = lambda text: None
+
+
+def capture_run(request: CaptureRequest, listener: Listener | None = None) -> Path:
+    """Make the run that `request` asks for; returns its path.
+
+    Raises ModelError, BadPrompts, RunExists, StorageFull, CaptureInterrupted (what was recorded is kept) and the other
+    NfinspectErrors. A run that fails before its first segment leaves no file.
+    """
+    return Capture(request, load(request), listener or Listener()).run()
+
+
+def load(request: CaptureRequest) -> LoadedModel:
+    """The model of a request, once the store and the run's name are known to be possible."""
+    store = store_path(request.store)
+    if request.run is not None:
+        path = new_run_path(store, request.run)
+        if path.exists() and not request.resume:
+            RunWriter.refuse_existing(path)
+    return load_model(
+        request.model, dtype=request.dtype, device=request.device, allow_pickle=request.allow_pickle
+    )
+
+
+class Capture:
+    """One capture: what it will read, and the reading of it."""
+
+    def __init__(self, request: CaptureRequest, loaded: LoadedModel, listener: Listener) -> None:
+        self.request = request
+        self.loaded = loaded
+        self._listener = listener
+        self._store = store_path(request.store)
+        self.sites = find_sites(loaded.model, request.sites, request.layers)
+        self.layers = store_layers(self.sites)
+        self.prompts = load_prompts(request, loaded)
+        self.batches = plan_batches(self.prompts, request, loaded, self.layers)
+        self.tokens = sum(len(p.token_ids) + request.generate for p in self.prompts)
+        self._settings = settings_of(request, self.prompts)
+        self._texts = TokenTexts(loaded.tokenizer)
+        self._most_prompts = max(batch.stop - batch.start for batch in self.batches)
+        self._started = time.monotonic()
+        self._tokens_before = 0
+        for note in dict.fromkeys(site.note for site in self.sites if site.note):
+            listener.message(note)
+
+    def run(self) -> Path:
+        """Capture everything that is not recorded yet. See capture_run."""
+        writer = self._writer()
+        heartbeat = Heartbeat(writer.path, model=self.request.model)
+        self._tokens_before = writer.tokens
+        self._started = time.monotonic()
+        try:
+            with StopRequest() as stop, BatchReader(self.loaded, self.sites) as reader:
+                recorder = Recorder(writer, self.request.seed, _statistics_device(self.loaded))
+                self._tell(recorder, heartbeat, "reading")
+                reason = self._record(recorder, reader, stop, heartbeat)
+                self._tell(recorder, heartbeat, "finishing")
+                status: Status = "interrupted" if reason else "complete"
+                recorder.commit({}, {"status": status, "finished_at": utc_now()}, final=True)
+            writer.close()
+        except BaseException as error:
+            _give_up(writer, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            raise
+        finally:
+            heartbeat.remove()
+        if reason:
+            raise CaptureInterrupted(
+                f"stopped ({reason}) after {recorder.tokens} of {self.tokens} tokens, kept in {writer.path.stem}: "
+                f"the same line plus --resume goes on"
+            )
+        return writer.path
+
+    def read_batch(self, reader: BatchReader, batch: Batch) -> tuple[list[RecordedPrompt], Values]:
+        """Generate after the batch's prompts, and read every value."""
+        prompts = self.prompts[batch.start : batch.stop]
+        read = [list(prompt.token_ids) for prompt in prompts]
+        live = self.request.mode == "live"
+
+        def write() -> list[list[int]]:
+            return generate(
+                self.loaded.model,
+                read,
+                new_tokens=self.request.generate,
+                prompt_indices=range(batch.start, batch.stop),
+                pad_id=self.loaded.pad_id,
+                seed=self.request.seed,
+                temperature=self.request.temperature,
+                read_last=live,
+            )
+
+        if live and self.request.generate:
+            sequences, values = reader.live(write, read)
+        else:
+            sequences = write() if self.request.generate else read
+            values = reader.replay(sequences, self.request.padding_side)
+        return [self._recorded(p, s) for p, s in zip(prompts, sequences, strict=True)], values
+
+    def _record(
+        self, recorder: Recorder, reader: BatchReader, stop: StopRequest, heartbeat: Heartbeat
+    ) -> str | None:
+        """Record what remains; returns why it stopped early, if it did."""
+        bytes_per_token = 4 * sum(layer.neurons for layer in self.layers)
+        segment_start, segment_tokens = time.monotonic(), recorder.tokens
+        for batch in self._remaining(recorder.prompts):
+            if stop.reason:
+                return stop.reason
+            limit = self.request.limit_bytes
+            coming = sum(len(p.token_ids) + self.request.generate for p in self.prompts[batch.start : batch.stop])
+            if limit is not None and (recorder.tokens + coming) * bytes_per_token * STORED_PER_BYTE > limit:
+                return f"--limit-bytes {limit} is reached"
+            for prompts, values in self._read_with_less(reader, batch):
+                recorder.add(prompts, values)
+            self._tell(recorder, heartbeat, "reading")
+            in_segment = (recorder.tokens - segment_tokens) * bytes_per_token
+            if time.monotonic() - segment_start > SEGMENT_SECONDS or in_segment > SEGMENT_BYTES:
+                recorder.commit({}, {"status": "capturing"}, final=False)
+                segment_start, segment_tokens = time.monotonic(), recorder.tokens
+        return None
+
+    def _remaining(self, recorded: int) -> Iterator[Batch]:
+        """The batches after the prompts already recorded; one that was cut by a lack of memory begins in its middle."""
+        for batch in self.batches:
+            if batch.stop > recorded:
+                yield Batch(max(batch.start, recorded), batch.stop)
+
+    def _read_with_less(self, reader: BatchReader, batch: Batch) -> Iterator[tuple[list[RecordedPrompt], Values]]:
+        """Read a batch, in halves and halves again where memory runs out."""
+        start = batch.start
+        while start < batch.stop:
+            part = Batch(start, min(start + self._most_prompts, batch.stop))
+            try:
+                read = self.read_batch(reader, part)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                size = part.stop - part.start
+                if size == 1:
+                    longest = len(self.prompts[part.start].token_ids) + self.request.generate
+                    raise OutOfMemory(
+                        f"one prompt of {longest} tokens does not fit into the memory of {self.loaded.device}: "
+                        "use a shorter --context, fewer --sites or --layers, or a smaller --dtype"
+                    ) from error
+                self._most_prompts = max(1, size // 2)
+                self._listener.message(f"out of memory: going on with batches of {self._most_prompts} prompts")
+            else:
+                yield read
+                start = part.stop
+                continue
+            free_after_failure()
+
+    def _recorded(self, prompt: PromptIds, sequence: Sequence[int]) -> RecordedPrompt:
+        return RecordedPrompt(
+            prompt.concept, prompt.text, sequence, self._texts(sequence), prompt_tokens=len(prompt.token_ids)
+        )
+
+    def _tell(self, recorder: Recorder, heartbeat: Heartbeat, phase: str) -> None:
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        rate = (recorder.tokens - self._tokens_before) / seconds
+        path = recorder.writer.path
+        size = sum(p.stat().st_size for p in (path, path.with_name(path.name + ".wal")) if p.exists())
+        heartbeat.beat(
+            tokens_done=recorder.tokens, tokens_total=self.tokens, tokens_per_second=rate, bytes=size, phase=phase
+        )
+        self._listener.progress(
+            Progress(
+                pid=0,
+                host="",
+                started_at=time.time() - seconds,
+                updated_at=time.time(),
+                tokens_done=recorder.tokens,
+                tokens_total=self.tokens,
+                tokens_per_second=rate,
+                bytes=size,
+                phase=phase,
+                alive=True,
+            )
+        )
+
+    def _writer(self) -> RunWriter:
+        if self.request.resume:
+            named = self.request.run
+            path = new_run_path(self._store, named) if named else run_to_resume(self._store, self._settings)
+            with RunFile.open(path) as run:
+                check_same_capture(run, self._settings)
+            return RunWriter.reopen(path)
+        name = self.request.run or f"{Path(self.request.model).name}-{dt.datetime.now():%Y%m%d-%H%M%S}"
+        info = RunInfo(
+            run_id=uuid.uuid4().hex,
+            name=name,
+            kind="capture",
+            model=self.request.model,
+            model_type=self.loaded.model_type,
+            dtype=self.loaded.dtype,
+            device=self.loaded.device,
+            seed=self.request.seed,
+            created_at=utc_now(),
+            nfinspect_version=__version__,
+            torch_version=torch.__version__,
+            transformers_version=transformers.__version__,
+            settings=self._settings,
+        )
+        return RunWriter.create(new_run_path(self._store, name), info, self.layers)
+
+
+def store_layers(sites: Sequence[LayerSite]) -> tuple[Layer, ...]:
+    """The sites of a model as a run's layers, in the same order."""
+    return tuple(
+        Layer(i, site.site, site.layer, site.module, site.neurons, site.activation, site.fires)
+        for i, site in enumerate(sites)
+    )
+
+
+def _statistics_device(loaded: LoadedModel) -> torch.device:
+    """Where statistics are kept: on a CUDA GPU beside the values; other accelerators have no float64."""
+    return torch.device(loaded.device if loaded.device.startswith("cuda") else "cpu")
+
+
+def _give_up(writer: RunWriter, status: Status) -> None:
+    """Drop the open segment. What was durable stays, marked; a run without anything durable is removed."""
+    with contextlib.suppress(NfinspectError):  # the error under way says more than this one would
+        writer.abandon()
+        if writer.tokens:
+            writer.mark(status)
+        writer.close()
+    if not writer.tokens:
+        with contextlib.suppress(NfinspectError):
+            delete_run(writer.path, force=True)

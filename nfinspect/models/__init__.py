@@ -1,0 +1,51 @@
+"""Load a model, know where its neurons are, read them while it runs.
+
+Imports torch and transformers, and nothing of ours but the errors.
+"""
+
+from .errors import (
+    BrokenCheckpoint,
+    HubUnreachable,
+    ModelError,
+    ModelNotFound,
+    NonFiniteActivations,
+    NonFiniteWeights,
+    PickleRefused,
+    SilentHook,
+    UnknownSite,
+    UnsupportedModel,
+    WrongSite,
+)
+from .forward import Batch, body, embedding_device, forward_batch, rope_limit
+from .hooks import SiteReader
+from .load import LoadedModel, load_model
+from .sites import BOUNDED, RELU_FAMILY, SITES, LayerSite, blocks, default_site, find_sites
+
+__all__ = [
+    "BOUNDED",
+    "RELU_FAMILY",
+    "SITES",
+    "Batch",
+    "BrokenCheckpoint",
+    "HubUnreachable",
+    "LayerSite",
+    "LoadedModel",
+    "ModelError",
+    "ModelNotFound",
+    "NonFiniteActivations",
+    "NonFiniteWeights",
+    "PickleRefused",
+    "SilentHook",
+    "SiteReader",
+    "UnknownSite",
+    "UnsupportedModel",
+    "WrongSite",
+    "blocks",
+    "body",
+    "default_site",
+    "embedding_device",
+    "find_sites",
+    "forward_batch",
+    "load_model",
+    "rope_limit",
+]

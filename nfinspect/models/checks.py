@@ -1,0 +1,203 @@
+"""The self-check of the first forward pass: is what was read what the model went on with?
+
+Wrong tensors have shipped in other tools for years (a wrong GELU, act(gate) instead of act(gate)·up, a
+block's output for an expert's neurons), so the first pass is checked layer by layer, and a wrong read is an
+error.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from .errors import WrongSite
+from .sites import LayerSite
+from .structure import width_in
+
+# Relative to the largest value compared. The recomputation repeats the very same operation, so float32 allows
+# for nothing but another reduction order; half precisions allow for a few units in the last place.
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.bfloat16: 3e-2, torch.float16: 5e-3}
+
+
+def first_tensor(output: object) -> Tensor | None:
+    """The hidden states in a module's output, which is a tensor or a tuple that starts with one."""
+    if isinstance(output, (tuple, list)) and output:
+        output = output[0]
+    return output if isinstance(output, Tensor) else None
+
+
+def first_input(args: tuple[object, ...], kwargs: dict[str, object]) -> Tensor | None:
+    """The hidden states that a module was called with, by position or by name."""
+    for value in (*args[:1], kwargs.get("hidden_states"), *kwargs.values()):
+        if isinstance(value, Tensor):
+            return value
+    return None
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """True where two tensors hold the same values up to their dtype's rounding; NaN equals NaN (padding)."""
+    if a.numel() != b.numel():
+        return False
+    a, b = a.detach().reshape(-1), b.detach().reshape(-1)
+    tolerance = max(_TOLERANCE.get(a.dtype, 1e-2), _TOLERANCE.get(b.dtype, 1e-2))
+    a, b = a.float(), b.to(a.device).float()
+    scale = float(torch.nan_to_num(b, nan=0.0, posinf=0.0, neginf=0.0).abs().max()) if b.numel() else 0.0
+    return torch.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+
+
+class FirstPassCheck:
+    """Hooks that live for one forward pass and raise WrongSite when a read does not stand up to the model.
+
+    For a projection site: the projection, applied again to what was read, gives the projection's output, and
+    the MLP or attention around it passes that output on (scaled, or with the residual it was given added, as
+    in BLOOM). For a fused gate: act(gate) x up is what was read. For `resid`: the next block starts from it;
+    the last block's output has no next block and stays unchecked. The outer check is left out in training
+    mode, where dropout stands between.
+    """
+
+    def __init__(self, model: nn.Module, sites: Sequence[LayerSite]) -> None:
+        self._handles: list[RemovableHandle] = []
+        self._read: dict[LayerSite, Tensor] = {}
+        self._gate_output: dict[LayerSite, Tensor] = {}
+        self._projected: dict[LayerSite, Tensor] = {}
+        names = dict(model.named_modules())
+        for site in sites:
+            if site.site == "resid":
+                head, _, index = site.module.rpartition(".")
+                follower = names.get(f"{head}.{int(index) + 1}") if index.isdigit() else None
+                if follower is not None:
+                    self._pre(follower, self._check_resid(site))
+            else:
+                self._after(names[site.module], self._check_projection(site))
+                parent = names[site.module.rpartition(".")[0]]
+                # OPT's projection stands in the block itself, whose output is another thing.
+                if (
+                    width_in(parent) is None
+                    and not site.module.rpartition(".")[0].rpartition(".")[2].isdigit()
+                ):
+                    self._after(parent, self._check_parent(site))
+
+    def remove(self) -> None:
+        """Takes the hooks off again and lets go of what they held."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._read.clear()
+        self._gate_output.clear()
+        self._projected.clear()
+
+    def saw(self, site: LayerSite, values: Tensor, gate_output: Tensor | None) -> None:
+        """Notes what the reader took from `site`, as the module was given it."""
+        self._read[site] = values
+        if gate_output is not None:
+            self._gate_output[site] = gate_output
+
+    def _pre(self, module: nn.Module, check: Callable[[Tensor], None]) -> None:
+        def hook(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+            hidden = first_input(args, kwargs)
+            if hidden is not None:
+                check(hidden)
+
+        self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+
+    def _after(
+        self,
+        module: nn.Module,
+        check: Callable[[nn.Module, tuple[object, ...], dict[str, object], object], None],
+    ) -> None:
+        self._handles.append(module.register_forward_hook(check, with_kwargs=True))
+
+    def _check_resid(self, site: LayerSite) -> Callable[[Tensor], None]:
+        def check(hidden: Tensor) -> None:
+            read = self._read.get(site)
+            if read is not None and not same(read, hidden):
+                raise WrongSite(
+                    f"expected the block after layer {site.layer} to start from the output of {site.module}, "
+                    "found other values: something changes the hidden states between these blocks"
+                )
+
+        return check
+
+    def _check_projection(
+        self, site: LayerSite
+    ) -> Callable[[nn.Module, tuple[object, ...], dict[str, object], object], None]:
+        def check(
+            module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object
+        ) -> None:
+            projected, read = first_tensor(output), self._read.get(site)
+            if projected is None or read is None:
+                return
+            self._projected[site] = projected.detach().clone()
+            # forward() and not the call: the call would run every hook again, this one too.
+            with torch.no_grad():
+                again = first_tensor(module.forward(read))
+            deterministic = not (module.training and any(True for _ in module.children()))
+            if deterministic and (again is None or not same(again, projected)):
+                raise WrongSite(
+                    f"expected {site.module} of layer {site.layer} applied to the values read to give its "
+                    "output, found another output: a later hook changes the input, or the module is not a "
+                    "projection"
+                )
+            self._check_gate(site, read)
+
+        return check
+
+    def _check_gate(self, site: LayerSite, read: Tensor) -> None:
+        whole = self._gate_output.get(site)
+        if (
+            whole is None
+            or site.site != "mlp"
+            or site.gate_slice is None
+            or whole.shape[-1] != 2 * site.neurons
+        ):
+            return
+        from transformers.activations import ACT2FN
+
+        if site.activation not in ACT2FN:
+            return
+        start, stop = site.gate_slice
+        gate = whole[..., start:stop]
+        up = whole[..., site.neurons :] if start == 0 else whole[..., : site.neurons]
+        if not same(ACT2FN[site.activation](gate) * up, read):
+            raise WrongSite(
+                f"expected layer {site.layer} to multiply {site.activation}(gate) by up, found other values "
+                f"at {site.module}: which part of {site.gate} is the gate is not known for this model"
+            )
+
+    def _check_parent(
+        self, site: LayerSite
+    ) -> Callable[[nn.Module, tuple[object, ...], dict[str, object], object], None]:
+        def check(
+            module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object
+        ) -> None:
+            out, projected = first_tensor(output), self._projected.get(site)
+            if module.training or out is None or projected is None:
+                return
+            if out.numel() == projected.numel():
+                out, projected = out.detach().reshape(-1), projected.reshape(-1)
+                residuals = [a.reshape(-1) for a in (*args, *kwargs.values()) if _like(a, out)]
+                if any(_proportional(out - r, projected) for r in (torch.zeros_like(out), *residuals)):
+                    return
+            raise WrongSite(
+                f"expected {type(module).__name__} of layer {site.layer} to return what {site.module} "
+                "projects, found other values: this is not the output projection"
+            )
+
+        return check
+
+
+def _like(value: object, flat: Tensor) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and value.numel() == flat.numel() and value.is_floating_point()
+
+
+def _proportional(a: Tensor, b: Tensor) -> bool:
+    """True where a = c·b for one number c: some families scale what the MLP returns."""
+    # What is not finite is another check's business, and NaN in padding rows is nobody's.
+    finite = a.isfinite() & b.isfinite()
+    a, b = a.detach()[finite].float(), b[finite].float()
+    square = float(b @ b)
+    factor = float(a @ b) / square if square > 0 else 1.0
+    error, size = float((a - factor * b).norm()), float(a.norm())
+    return error <= 3e-2 * size

@@ -1,0 +1,63 @@
+"""What can go wrong between a model's name and its neurons.
+
+    NfinspectError
+    └── ModelError                  anything this package refuses
+        ├── ModelNotFound           no such directory, or a directory that holds no model
+        ├── HubUnreachable          the model is not in the local cache and the hub does not answer
+        ├── PickleRefused           only pickle weights, and the caller did not allow them
+        ├── BrokenCheckpoint        weights, config or tokenizer cannot be read or do not fit together
+        ├── NonFiniteWeights        a weight is NaN or infinite
+        ├── UnsupportedModel        a kind of model whose neurons are not read (encoder-decoder, …)
+        ├── UnknownSite             a site or a layer that this model does not have
+        ├── SilentHook              a hook fired another number of times than once in a forward pass
+        ├── WrongSite               what was read is not what the model went on with
+        └── NonFiniteActivations    a recorded value is NaN or infinite
+
+Every message is one line: what was expected, what was found, the usual cause or what to do.
+"""
+
+from nfinspect_store.errors import NfinspectError
+
+
+class ModelError(NfinspectError):
+    """Anything that keeps a model from being loaded or read."""
+
+
+class ModelNotFound(ModelError):
+    """There is no such model, or the directory holds none."""
+
+
+class HubUnreachable(ModelError):
+    """The model is not in the local cache and the hub does not answer."""
+
+
+class PickleRefused(ModelError):
+    """The only weights are pickles, which can run code when they are read."""
+
+
+class BrokenCheckpoint(ModelError):
+    """Config, weights or tokenizer cannot be read, or do not fit together."""
+
+
+class NonFiniteWeights(ModelError):
+    """A weight is NaN or infinite."""
+
+
+class UnsupportedModel(ModelError):
+    """A model, or a part of one, whose neurons cannot be read."""
+
+
+class UnknownSite(ModelError):
+    """A site or a layer that the model does not have."""
+
+
+class SilentHook(ModelError):
+    """A site was not read exactly once in a forward pass."""
+
+
+class WrongSite(ModelError):
+    """The values read are not those that the model went on with."""
+
+
+class NonFiniteActivations(ModelError):
+    """A value read from a site is NaN or infinite."""

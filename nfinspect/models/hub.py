@@ -1,0 +1,124 @@
+"""From a hub name to a directory, quickly or not at all.
+
+A hub that does not answer is the usual case on a cluster's GPU box. Left to itself the hub client tries every
+file of a repository against its own timeouts; here one question is asked first, in a bounded time. What comes
+back is a directory in either case, so that loading has one path and never triggers the hub's pickle
+conversion bot.
+"""
+
+import re
+import threading
+from pathlib import Path
+
+from .errors import HubUnreachable, ModelNotFound
+
+_REPO = re.compile(r"[\w.\-]+(/[\w.\-]+)?", re.ASCII)
+# Files at the top of the repository only: sub-folders hold other formats. `consolidated` and the dtype
+# variants are second copies of the same weights.
+_WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
+_PICKLES = ["pytorch_model*.bin"]
+_UNWANTED = ["*/*", "consolidated*", "*.fp16.*", "*.bf16.*", "*.fp32.*", "*.non_ema.*"]
+
+
+def resolve(name_or_dir: str, *, allow_pickle: bool, timeout: float) -> Path:
+    """The directory that holds the model: the one named, the cached snapshot, or a fresh download.
+
+    `timeout` is how many seconds the hub has for its first answer; a cached copy is used without one. Raises
+    ModelNotFound and HubUnreachable.
+    """
+    path = Path(name_or_dir).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelNotFound(f"expected a model directory, found a file: {path}; name the directory it is in")
+    if name_or_dir.startswith((".", "/", "~")) or not _REPO.fullmatch(name_or_dir):
+        raise ModelNotFound(
+            f"expected a model directory or a hub name such as openai-community/gpt2, found no {path}"
+        )
+    return _snapshot(name_or_dir, allow_pickle=allow_pickle, timeout=timeout)
+
+
+def _snapshot(name: str, *, allow_pickle: bool, timeout: float) -> Path:
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    config = try_to_load_from_cache(name, "config.json")
+    cached = Path(config).parent if isinstance(config, str) else None
+    if constants.HF_HUB_OFFLINE:
+        if cached is None:
+            raise HubUnreachable(
+                f"expected '{name}' in the local cache because HF_HUB_OFFLINE is set, found none: unset it "
+                "where there is a network, or download the model elsewhere, copy its directory here and name "
+                "that"
+            )
+        return cached
+    trouble = probe(f"{constants.ENDPOINT}/api/models/{name}", timeout)
+    if trouble is not None:
+        if cached is None:
+            raise HubUnreachable(
+                f"expected '{name}' in the local cache or a hub that answers, found neither "
+                f"({constants.ENDPOINT}: {trouble}): download the model elsewhere, copy its directory here "
+                "and name that, or set HF_ENDPOINT"
+            )
+        return cached
+    return _download(name, allow_pickle=allow_pickle, cached=cached)
+
+
+def _download(name: str, *, allow_pickle: bool, cached: Path | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        found = Path(snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
+        if allow_pickle and not any(found.glob("*.safetensors")):
+            found = Path(
+                snapshot_download(name, allow_patterns=_WANTED + _PICKLES, ignore_patterns=_UNWANTED)
+            )
+        return found
+    except Exception as error:
+        if cached is not None:
+            return cached
+        if isinstance(error, GatedRepoError):
+            raise ModelNotFound(
+                f"expected access to '{name}', found it gated: accept its terms on the hub and log in (hf "
+                "auth login)"
+            ) from error
+        if isinstance(error, RepositoryNotFoundError):
+            raise ModelNotFound(
+                f"expected a directory or a hub model, found no '{name}': check the spelling; a private one "
+                "needs hf auth login"
+            ) from error
+        # Whatever else the HTTP client, a proxy or a full disk throws: one line here, the cause in the chain.
+        raise HubUnreachable(
+            f"expected to download '{name}', found {one_line(error)}: download it elsewhere, copy its "
+            "directory here and name that"
+        ) from error
+
+
+def probe(url: str, timeout: float) -> str | None:
+    """None when anything answers at `url` within `timeout` seconds, otherwise what went wrong.
+
+    Goes through the hub client's own session, so that proxies and certificates count. In a thread, because a
+    resolver that does not answer blocks for longer than any timeout of the HTTP client.
+    """
+    outcome: list[str | None] = []
+
+    def ask() -> None:
+        from huggingface_hub import get_session
+
+        try:
+            status = get_session().head(url, timeout=timeout).status_code
+            outcome.append(f"HTTP {status}" if status >= 500 else None)
+        except Exception as error:
+            outcome.append(one_line(error))
+
+    thread = threading.Thread(target=ask, name="nfinspect-hub-probe", daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return outcome[0] if outcome else f"no answer within {timeout:g} s"
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """An exception as one short line: its type and the first line of what it says."""
+    text = " ".join(str(error).split())
+    name = type(error).__name__
+    return f"{name}: {text[:limit]}" if text else name

@@ -1,0 +1,225 @@
+"""Where the neurons of each model type are read: one table, and the look-up in a live model.
+
+A site is one kind of thing (methods §1): `mlp` the input of the MLP's output projection, `mixer` the input of
+a Mamba mixer's `out_proj`, `attn` the input of the attention's output projection, `resid` a block's output
+(the last block's before the final norm).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from . import structure
+from .errors import UnknownSite, UnsupportedModel
+from .structure import Found
+
+SITES = ("mlp", "mixer", "attn", "resid")
+
+# Activations that are exactly 0 off their region: only for these does "0 on every token" mean dead (methods
+# §2).
+RELU_FAMILY = frozenset({"relu", "relu2", "relu6", "relu_squared"})
+# Activations with a ceiling and a floor: saturation is a matter of their extremes (methods §2).
+BOUNDED = frozenset({"tanh", "sigmoid"})
+
+
+@dataclass(frozen=True)
+class LayerSite:
+    """One site of one layer: what is hooked there and what its values mean.
+
+    `fires` is the rule of methods §1: 'positive' (a > 0), 'gate' (the gate's pre-activation > 0) or 'scale'
+    (|a| >= 0.1 x layer scale). `gate` names the module whose output gives the gate, `gate_slice` the part of
+    its last dimension that is the gate where it gives more than that. `note` says how the site was found if
+    it was not in the table.
+    """
+
+    site: str
+    layer: int
+    module: str
+    neurons: int
+    activation: str
+    fires: str
+    gate: str | None = None
+    gate_slice: tuple[int, int] | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Names inside a block, of one model type. None: the type has no such site."""
+
+    mlp: str | None = None
+    attn: str | None = None
+    mixer: str | None = None
+    gate: str | None = None  # of the MLP or the mixer
+    gate_part: str = (
+        "all"  # 'all', 'first' or 'second': which `neurons` coordinates of the gate module's output
+    )
+    activation: str | None = None  # where the config does not name it
+
+
+_LLAMA = Family(mlp="mlp.down_proj", gate="mlp.gate_proj", attn="self_attn.o_proj")
+_NEOX = Family(mlp="mlp.dense_4h_to_h", attn="attention.dense")
+# Both mixers gate with silu whatever config.hidden_act says: that one is the convolution's.
+_MAMBA = Family(mixer="mixer.out_proj", gate="mixer.in_proj", gate_part="second", activation="silu")
+
+FAMILIES: dict[str, Family] = {
+    "bloom": Family(mlp="mlp.dense_4h_to_h", attn="self_attention.dense", activation="gelu_new"),
+    "falcon": Family(mlp="mlp.dense_4h_to_h", attn="self_attention.dense"),
+    "falcon_mamba": _MAMBA,
+    "gemma": _LLAMA,
+    "gemma2": _LLAMA,
+    "gemma3_text": _LLAMA,
+    "gpt2": Family(mlp="mlp.c_proj", attn="attn.c_proj"),
+    "gpt_neo": Family(mlp="mlp.c_proj", attn="attn.attention.out_proj"),
+    "gpt_neox": _NEOX,
+    "gptj": Family(mlp="mlp.fc_out", attn="attn.out_proj"),
+    "llama": _LLAMA,
+    "mamba": _MAMBA,
+    # in_proj gives (z, x B C, dt); the neuron is read after the gated norm.
+    "mamba2": Family(mixer="mixer.out_proj", gate="mixer.in_proj", gate_part="first", activation="silu"),
+    "mistral": _LLAMA,
+    "opt": Family(mlp="fc2", attn="self_attn.out_proj"),
+    "phi": Family(mlp="mlp.fc2", attn="self_attn.dense"),
+    "phi3": Family(mlp="mlp.down_proj", gate="mlp.gate_up_proj", gate_part="first", attn="self_attn.o_proj"),
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+}
+
+
+def blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """Dotted name within `model`, and modules, of the stack of blocks.
+
+    Raises UnsupportedModel for models that have none, wrappers and encoder-decoders.
+    """
+    body = structure.decoder(model)
+    layers = getattr(structure.config_of(model), "num_hidden_layers", None)
+    name, stack = structure.block_list(body, layers)
+    prefix = next(n for n, m in model.named_modules() if m is body)
+    return ".".join(part for part in (prefix, name) if part), stack
+
+
+def default_site(model: nn.Module) -> str:
+    """'mlp' where the model has MLP neurons, else 'mixer', else 'resid'.
+
+    A mixture of experts has MLP neurons that cannot be read in at least one layer: 'resid'.
+    """
+    _, stack = blocks(model)
+    for site in ("mlp", "mixer"):
+        places = [_locate(model, block, site) for block in stack]
+        if any(isinstance(place, UnsupportedModel) for place in places):
+            continue
+        if any(place is not None for place in places):
+            return site
+    return "resid"
+
+
+def find_sites(
+    model: nn.Module, sites: Sequence[str] | None = None, layers: Sequence[int] | None = None
+) -> list[LayerSite]:
+    """Every asked site of every asked layer, ordered by layer, then as in `sites`.
+
+    `sites` None is the default site; `layers` None is every layer that has the site. Raises UnknownSite for a
+    site or a layer that the model does not have, UnsupportedModel for one that it has and that cannot be
+    read.
+    """
+    prefix, stack = blocks(model)
+    wanted = list(dict.fromkeys(sites)) if sites is not None else [default_site(model)]
+    chosen = list(range(len(stack))) if layers is None else sorted(set(layers))
+    for layer in chosen:
+        if not 0 <= layer < len(stack):
+            raise UnknownSite(
+                f"expected layers between 0 and {len(stack) - 1}, found {layer}: layers count from 0"
+            )
+    found: list[LayerSite] = []
+    for layer in chosen:
+        for site in wanted:
+            where = _locate(model, stack[layer], site)
+            if isinstance(where, UnsupportedModel):
+                raise where
+            if where is not None:
+                found.append(_describe(model, f"{prefix}.{layer}", stack[layer], site, layer, where))
+            elif layers is not None:
+                raise _unknown(model, stack, site, f" in layer {layer}")
+    for site in wanted:
+        if not any(s.site == site for s in found):
+            raise _unknown(model, stack, site, "")
+    return found
+
+
+def _locate(model: nn.Module, block: nn.Module, site: str) -> Found | UnsupportedModel | None:
+    """Where `site` is in `block`; None if it has none; the refusal if it has one that cannot be read."""
+    config = structure.config_of(model)
+    if site == "resid":
+        return Found("")
+    if site == "mlp" and structure.has_experts(block):
+        return UnsupportedModel(
+            "expected an MLP with one output projection, found a mixture of experts "
+            f"('{config.model_type}'): its experts are fused tensors without a module to hook; not supported "
+            "yet, read resid or attn instead"
+        )
+    family = FAMILIES.get(config.model_type)
+    if family is not None:
+        name = {"mlp": family.mlp, "attn": family.attn, "mixer": family.mixer}.get(site)
+        if name is None:
+            return None
+        gate = family.gate if site != "attn" else None
+        width = structure.width_in(block.get_submodule(name)) or 0
+        part = {"first": (0, width), "second": (width, 2 * width)}.get(family.gate_part)
+        return Found(name, gate, part if gate else None)
+    if site == "mlp":
+        return structure.find_mlp(block, config.hidden_size)
+    if site == "attn":
+        return structure.find_attn(block, config.hidden_size)
+    return structure.find_mixer(block) if site == "mixer" else None
+
+
+def _describe(
+    model: nn.Module, block_name: str, block: nn.Module, site: str, layer: int, where: Found
+) -> LayerSite:
+    config = structure.config_of(model)
+    family = FAMILIES.get(config.model_type, Family())
+    if site == "resid":
+        return LayerSite(site, layer, block_name, config.hidden_size, "", "scale")
+    neurons = structure.width_in(block.get_submodule(where.module))
+    if neurons is None:
+        raise UnsupportedModel(
+            f"expected a projection at {block_name}.{where.module}, found "
+            f"{type(block.get_submodule(where.module)).__name__}: how many neurons enter it cannot be told"
+        )
+    if site == "attn":
+        return LayerSite(site, layer, f"{block_name}.{where.module}", neurons, "", "scale", note=where.note)
+    return LayerSite(
+        site=site,
+        layer=layer,
+        module=f"{block_name}.{where.module}",
+        neurons=neurons,
+        activation="silu" if site == "mixer" else family.activation or activation_name(config),
+        fires="gate" if where.gate else "positive",
+        gate=f"{block_name}.{where.gate}" if where.gate else None,
+        gate_slice=where.gate_slice,
+        note=where.note,
+    )
+
+
+def activation_name(config: object) -> str:
+    """The MLP's activation as the config names it, 'swish' as 'silu'; '' where the config does not say."""
+    for attribute in (
+        "hidden_activation",
+        "hidden_act",
+        "activation_function",
+        "activation",
+        "mlp_hidden_act",
+    ):
+        value = getattr(config, attribute, None)
+        if isinstance(value, str) and value:
+            return {"swish": "silu"}.get(value.lower(), value.lower())
+    return ""
+
+
+def _unknown(model: nn.Module, stack: nn.ModuleList, site: str, place: str) -> UnknownSite:
+    has = [s for s in SITES if any(isinstance(_locate(model, block, s), Found) for block in stack)]
+    model_type = structure.config_of(model).model_type
+    return UnknownSite(
+        f"expected one of the sites {', '.join(has)}, found '{site}': '{model_type}' has none{place}"
+    )

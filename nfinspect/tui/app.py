@@ -1,0 +1,343 @@
+"""The app: one screen, a trail of panes on it, and what all panes share (messages, keys, the way in and out)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual import on
+from textual.app import App, ComposeResult, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.screen import Screen
+
+from nfinspect.tui import theme as colours
+from nfinspect.tui.cells import Cell
+from nfinspect.tui.chrome import Breadcrumbs, KeyLine, PromptLine, StatusLine
+from nfinspect.tui.glyphs import ASCII, UNICODE
+from nfinspect.tui.panes.base import Pane, one_line
+from nfinspect.tui.panes.runs import RunsPane
+from nfinspect.tui.trail import Stop, Trail
+
+if TYPE_CHECKING:
+    from nfinspect.tui.engine import Engine, Session
+
+BUSY_SECONDS = 0.25
+"""Work shorter than this is not announced: two repaints for nothing."""
+
+
+class NfinspectApp(App[int]):
+    """Panes are kept while a remembered trail holds them, so going back finds the cursor where it was."""
+
+    TITLE = "nfinspect"
+    ENABLE_COMMAND_PALETTE = True
+    NOTIFICATION_TIMEOUT = 4
+    CSS = """
+    Screen { background: $background; }
+    #body { height: 1fr; width: 1fr; }
+    #foot { height: 1; dock: bottom; offset-y: -1; }
+    Static { width: auto; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("question_mark,f1", "help", "Help", key_display="?", id="app.help"),
+        Binding("escape", "out", "Out", key_display="Esc", id="app.out"),
+        Binding("colon", "goto", "Go to", key_display=":", show=False, id="app.goto"),
+        Binding("left_square_bracket", "step(-1)", "Back", key_display="[", show=False, id="app.back"),
+        Binding("right_square_bracket", "step(1)", "Forward", key_display="]", show=False, id="app.forward"),
+        Binding("z", "zoom", "Zoom", show=False, id="app.zoom"),
+        Binding("tab", "app.focus_next", "Next panel", show=False, id="app.next_panel"),
+        Binding("shift+tab", "app.focus_previous", "Previous panel", show=False, id="app.previous_panel"),
+        Binding("q", "leave", "Quit", id="app.quit"),
+        Binding("ctrl+q", "leave", "Quit", show=False, priority=True, id="app.quit_always"),
+        Binding("ctrl+c", "interrupt", "Cancel", show=False, id="app.interrupt"),
+    ]
+
+    def __init__(self, engine: Engine, run: str | None = None, *, ascii: bool = False) -> None:
+        super().__init__()
+        self.engine = engine
+        self.glyphs = ASCII if ascii else UNICODE
+        self.animation_level = "none"
+        self.sessions: dict[str, Session] = {}
+        self.marks: dict[tuple[str, str], dict[tuple[int, int], None]] = {}
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._first_run = run
+        self._work: dict[tuple[int, str], str] = {}
+        self._trail = Trail(Stop(partial(RunsPane, "nfinspect")))
+        self._shown: Pane | None = None
+        self.register_theme(colours.OWN)
+        self._sixteen = colours.few_colours(os.environ)
+        self.theme = "ansi-dark" if self._sixteen else colours.NAME
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        return dict(colours.SIXTEEN)
+
+    def compose(self) -> ComposeResult:
+        yield Breadcrumbs()
+        yield Container(id="body")
+        with Container(id="foot"):
+            yield StatusLine()
+            yield PromptLine()
+        yield KeyLine()
+
+    async def on_mount(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        if self.glyphs is ASCII:
+            from nfinspect.tui.plain import use_ascii
+
+            use_ascii(self)
+        await self._show()
+        self.call_after_refresh(self._after_first_paint)
+
+    def _after_first_paint(self) -> None:
+        self._load_keys()
+        if self._first_run is not None:
+            self.open_run(self._first_run)
+
+    def _load_keys(self) -> None:
+        from nfinspect.tui.bindings import binding_ids
+        from nfinspect.tui.keymap import keys_file, read_keymap
+
+        keymap, line = read_keymap(keys_file(), binding_ids())
+        if keymap:
+            self.set_keymap(keymap)
+        if line:
+            self.say(line, "warn")
+
+    # -- what there is to say --------------------------------------------------------------------------------------
+
+    def say(self, text: str, tone: str = "") -> None:
+        """One line in the status line. `text` may hold foreign text."""
+        from nfinspect.tui.cells import foreign
+
+        self._base_screen.query_one(StatusLine).put(Cell(foreign(text, self.glyphs), tone))
+
+    def busy(self, pane: Pane, what: str, text: str) -> None:
+        key = (id(pane), what)
+        self._work[key] = text
+
+        def announce() -> None:
+            if self._work.get(key) == text and pane is self._shown:
+                self.say(text + self.glyphs.more, "dim")
+
+        self.set_timer(BUSY_SECONDS, announce)
+
+    def done(self, pane: Pane, what: str) -> None:
+        text = self._work.pop((id(pane), what), None)
+        if text is not None and self._base_screen.query_one(StatusLine).cell.text == text + self.glyphs.more:
+            self.say("")
+
+    @property
+    def _base_screen(self) -> Screen[Any]:
+        return self.screen_stack[0]
+
+    # -- places ----------------------------------------------------------------------------------------------------
+
+    @property
+    def pane(self) -> Pane:
+        assert self._shown is not None
+        return self._shown
+
+    def into(self, make: Callable[[], Pane], run: str | None = None) -> None:
+        """A step further in."""
+        self._trail.into(Stop(make, run))
+        self.call_later(self._show)
+
+    def jump(self, make: Callable[[], Pane], session: Session) -> None:
+        """To a place of a run from anywhere: runs › layers of the run › there."""
+        self._trail.go((*self._base_of(session), Stop(make, session.name)))
+        self.call_later(self._show)
+
+    def _base_of(self, session: Session) -> tuple[Stop, ...]:
+        first = self._trail.stops[0]
+        for stop in self._trail.stops[1:2]:
+            if stop.run == session.name:
+                return (first, stop)
+        return (first, Stop(partial(self._layers_pane, session), session.name))
+
+    def _layers_pane(self, session: Session) -> Pane:
+        from nfinspect.tui.panes.layers import LayersPane
+
+        return LayersPane(session)
+
+    async def _show(self) -> None:
+        stop = self._trail.here
+        if stop.pane is not None and stop.pane is self._shown:
+            return
+        body = self._base_screen.query_one("#body")
+        if self._shown is not None:
+            self._shown.left()
+            self._shown.display = False
+        if stop.pane is None:
+            stop.pane = stop.make()
+            self._shown = stop.pane
+            await body.mount(stop.pane)
+        self._shown = stop.pane
+        stop.pane.display = True
+        self.say("")
+        known = {s.pane for s in self._trail.known()}
+        for old in body.query(Pane):
+            if old not in known and old is not self._shown:
+                await old.remove()
+        for widget in stop.pane.query("*"):
+            if widget.focusable:
+                self._base_screen.set_focus(widget)
+                break
+        stop.pane.entered()
+        self.update_trail()
+
+    def update_trail(self) -> None:
+        """The breadcrumbs, after a pane's crumb or hint has changed."""
+        from nfinspect.tui.cells import foreign
+
+        names = [stop.pane.crumb if stop.pane is not None else (stop.run or "") for stop in self._trail.stops]
+        if self._shown is not None:
+            crumbs = self._base_screen.query_one(Breadcrumbs)
+            crumbs.put([foreign(name, self.glyphs) for name in names], foreign(self._shown.hint, self.glyphs))
+
+    def to_runs(self) -> None:
+        self._trail.go(self._trail.stops[:1])
+        self.call_later(self._show)
+
+    def to_layers(self, session: Session) -> None:
+        self._trail.go(self._base_of(session))
+        self.call_later(self._show)
+
+    async def action_out(self) -> None:
+        if self._trail.out():
+            await self._show()
+
+    async def action_step(self, step: int) -> None:
+        if self._trail.step(step):
+            await self._show()
+        else:
+            self.say("no earlier place" if step < 0 else "no later place", "dim")
+
+    def action_zoom(self) -> None:
+        self.pane.action_zoom()
+
+    # -- runs ------------------------------------------------------------------------------------------------------
+
+    def open_run(self, name: str) -> None:
+        """Open a run in a worker and go to its layers."""
+        if (session := self.sessions.get(name)) is not None:
+            self.opened(session)
+            return
+        self.pane.load("opened", partial(self.engine.open, name), busy=f"opening {name}")
+
+    def opened(self, session: Session) -> None:
+        kept = self.sessions.get(session.name)
+        if kept is not None and kept is not session:
+            session.close()
+            session = kept
+        self.sessions[session.name] = session
+        if self._trail.here.run is None:
+            self.into(partial(self._layers_pane, session), session.name)
+
+    def forget_run(self, name: str) -> None:
+        """A run is being deleted: close it and drop the places in it."""
+        if (session := self.sessions.pop(name, None)) is not None:
+            session.close()
+        self._trail.forget_run(name)
+        self.call_later(self._show)
+
+    def session_here(self) -> Session | None:
+        """The run that this place is in, or the only one that is open."""
+        run = self._trail.here.run
+        if run is not None:
+            return self.sessions.get(run)
+        return next(iter(self.sessions.values())) if len(self.sessions) == 1 else None
+
+    # -- keys ------------------------------------------------------------------------------------------------------
+
+    def action_help(self) -> None:
+        from nfinspect.tui.help import HelpScreen
+
+        self.push_screen(HelpScreen.of(self))
+
+    def action_goto(self) -> None:
+        self._base_screen.query_one(PromptLine).open("goto", ":")
+
+    def ask(self, kind: str, sign: str, text: str = "") -> None:
+        """Let the user type a line; the pane on screen gets it as `entered_<kind>`."""
+        self._base_screen.query_one(PromptLine).open(kind, sign, text)
+
+    @on(PromptLine.Entered)
+    def _entered(self, message: PromptLine.Entered) -> None:
+        if message.kind == "goto":
+            from nfinspect.tui.going import go_to
+
+            try:
+                go_to(self, message.text)
+            except Exception as error:  # a mistyped address is a line, whatever it trips over
+                self.say(one_line(error), "bad")
+        else:
+            getattr(self.pane, f"entered_{message.kind}")(message.text)
+
+    def copy(self, text: str) -> None:
+        """To the clipboard by OSC 52, which no terminal confirms, and to a file beside it: so it says "sent"."""
+        from nfinspect.tui.output import keep_copy
+
+        self.copy_to_clipboard(text)
+        path = keep_copy(text)
+        self.say(f"sent {len(text)} characters to the clipboard" + (f", also in {path}" if path else ""), "good")
+
+    def action_interrupt(self) -> None:
+        """ctrl+c cancels what runs; it never ends the app, so that a copied habit does not cost the place."""
+        if (session := self.session_here()) is not None:
+            session.interrupt()
+        self.say("q quits", "dim")
+
+    def action_leave(self) -> None:
+        self.exit(0)
+
+    async def action_quit(self) -> None:
+        self.exit(0)
+
+    def close_runs(self) -> None:
+        """Cancel every query, so that no worker thread keeps the process."""
+        for session in list(self.sessions.values()):
+            session.interrupt()
+
+    def on_unmount(self) -> None:
+        self.close_runs()
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """The palette: every key of this place, by name."""
+        seen = set()
+        for node, binding, enabled, _ in screen.active_bindings.values():
+            words = binding.description
+            if not words or not enabled or binding.action in seen or binding.action == "command_palette":
+                continue
+            seen.add(binding.action)
+            key = self.get_key_display(binding)
+            yield SystemCommand(words, f"key {key}", partial(self.run_action, binding.action, node))
+
+
+def run_app(store: Path, run: str | None = None, *, ascii: bool = False, mouse: bool = True) -> int:
+    """Open the app on a store, and on one of its runs if `run` is given. Returns the exit status.
+
+    The engine is bound late: DuckDB's import (0.1-0.2 s) happens in the first worker, behind the first paint.
+    """
+    from nfinspect.tui.hangup import watch_terminal
+    from nfinspect.tui.late import LateEngine
+
+    engine = LateEngine(Path(store))
+    app = NfinspectApp(engine, run, ascii=ascii)
+    if sys.__stdin__ is not None and sys.__stdin__.isatty():
+        watch_terminal(sys.__stdin__.fileno(), partial(_hang_up, app), app.close_runs)
+    status = app.run(mouse=mouse)
+    engine.close()
+    return app.return_code or status or 0
+
+
+def _hang_up(app: NfinspectApp) -> None:
+    """Called from a signal handler: the exit has to happen on the loop."""
+    from nfinspect.tui.hangup import HUNG_UP
+
+    if app.loop is not None:
+        app.loop.call_soon_threadsafe(partial(app.exit, HUNG_UP))

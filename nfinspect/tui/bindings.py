@@ -1,0 +1,25 @@
+"""Every binding id there is, so that a keymap with a misspelt one is told so."""
+
+from functools import cache
+
+from nfinspect.tui.keymap import known_ids
+
+
+@cache
+def binding_ids() -> frozenset[str]:
+    from nfinspect.tui.app import NfinspectApp
+    from nfinspect.tui.chrome import PromptInput
+    from nfinspect.tui.dialogs import Confirm, Picker
+    from nfinspect.tui.help import HelpScreen
+    from nfinspect.tui.panes.layers import LayersPane
+    from nfinspect.tui.panes.neuron import NeuronPane
+    from nfinspect.tui.panes.neurons import NeuronsPane
+    from nfinspect.tui.panes.overlap import OverlapPane
+    from nfinspect.tui.panes.runs import RunsPane
+    from nfinspect.tui.panes.sql import SqlPane
+    from nfinspect.tui.panes.trace import TracePane
+    from nfinspect.tui.widgets.paged_table import PagedTable
+    from nfinspect.tui.widgets.sql_editor import SqlEditor
+
+    panes = (RunsPane, LayersPane, NeuronsPane, NeuronPane, TracePane, OverlapPane, SqlPane)
+    return known_ids((NfinspectApp, PromptInput, Confirm, Picker, HelpScreen, PagedTable, SqlEditor, *panes))

@@ -1,0 +1,187 @@
+"""The three lines around every pane: where one is, what there is to say, and which keys work here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from rich.cells import cell_len
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.content import Content
+from textual.message import Message
+from textual.widget import Widget
+from textual.widgets import Input
+
+from nfinspect.tui.cells import Cell, content, fit
+
+if TYPE_CHECKING:
+    from nfinspect.tui.app import NfinspectApp
+
+
+class Breadcrumbs(Widget):
+    """The way from the list of runs to here; at the right end what the pane has to add."""
+
+    DEFAULT_CSS = "Breadcrumbs { height: 1; dock: top; background: $bar; }"
+
+    trail: tuple[str, ...] = ()
+    hint: str = ""
+
+    def put(self, trail: Sequence[str], hint: str) -> None:
+        if (tuple(trail), hint) != (self.trail, self.hint):
+            self.trail, self.hint = tuple(trail), hint
+            self.refresh()
+
+    def render(self) -> Content:
+        glyphs = cast("NfinspectApp", self.app).glyphs
+        width = self.size.width
+        between = f" {glyphs.crumb} "
+        hint = fit(self.hint, min(cell_len(self.hint), width // 2), glyphs) if self.hint else ""
+        room = width - cell_len(hint) - 3
+        trail = list(self.trail)
+        while len(trail) > 2 and cell_len(between.join(trail)) > room:
+            # the oldest steps can be guessed, the newest cannot
+            trail[:2] = [glyphs.more]
+        before = between.join(trail[:-1]) + (between if len(trail) > 1 else "")
+        here = trail[-1] if trail else ""
+        here = fit(here, max(1, min(cell_len(here), room - cell_len(before))), glyphs)
+        gap = " " * max(1, width - cell_len(before) - cell_len(here) - cell_len(hint) - 2)
+        return content(" ", Cell(before, "dim"), Cell(here, "bold"), gap, Cell(hint, "dim"))
+
+
+class StatusLine(Widget):
+    """One line: an error, an answer, or what is being worked on."""
+
+    DEFAULT_CSS = "StatusLine { height: 1; width: 1fr; }"
+
+    cell: Cell = Cell("")
+
+    def put(self, cell: Cell) -> None:
+        if cell != self.cell:
+            self.cell = cell
+            self.refresh()
+
+    def render(self) -> Content:
+        glyphs = cast("NfinspectApp", self.app).glyphs
+        sign = {"bad": "! ", "good": ""}.get(self.cell.tone, "")
+        text = fit(" " + sign + self.cell.text, self.size.width, glyphs)
+        return content(Cell(text, self.cell.tone))
+
+
+class KeyLine(Widget):
+    """The keys of this place, as many as fit; `?` shows the others."""
+
+    DEFAULT_CSS = "KeyLine { height: 1; dock: bottom; background: $bar; }"
+
+    def on_mount(self) -> None:
+        self.screen.bindings_updated_signal.subscribe(self, self._changed)
+
+    def _changed(self, screen: object) -> None:
+        self.refresh()
+
+    def render(self) -> Content:
+        shown: dict[str, tuple[str, str]] = {}
+        for _, binding, enabled, _ in self.screen.active_bindings.values():
+            if binding.show and enabled and binding.action not in shown:
+                shown[binding.action] = (self.app.get_key_display(binding), binding.description)
+        order = sorted(shown.values(), key=lambda item: item[1] != "Help")
+        cells: list[Cell | str] = [" "]
+        left = self.size.width - 1
+        for key, words in order:
+            need = cell_len(key) + 1 + cell_len(words) + 2
+            if need > left:
+                break
+            cells += [Cell(key, "bold"), Cell(f" {words}  ", "dim")]
+            left -= need
+        return content(*cells)
+
+
+class PromptInput(Input):
+    """The line's own input: Esc gives up, up and down recall what was typed before."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "give_up", "Give up", id="prompt.cancel"),
+        Binding("up", "recall(-1)", "Earlier", show=False, id="prompt.earlier"),
+        Binding("down", "recall(1)", "Later", show=False, id="prompt.later"),
+    ]
+
+    def action_give_up(self) -> None:
+        cast(PromptLine, self.parent).close()
+
+    def action_recall(self, step: int) -> None:
+        cast(PromptLine, self.parent).recall(step)
+
+
+class PromptLine(Widget):
+    """Where `/` and `:` are typed, in place of the status line."""
+
+    DEFAULT_CSS = """
+    PromptLine { height: 1; layout: horizontal; display: none; }
+    PromptLine.-open { display: block; }
+    PromptLine #sign { width: auto; padding: 0 1; color: $text-accent; text-style: bold; }
+    PromptLine Input, PromptLine Input:focus { border: none; height: 1; padding: 0; width: 1fr; background: $bar; }
+    """
+
+    class Entered(Message):
+        """The line as typed; `kind` says what for."""
+
+        def __init__(self, kind: str, text: str) -> None:
+            super().__init__()
+            self.kind = kind
+            self.text = text
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kind = ""
+        self._history: dict[str, list[str]] = {}
+        self._place = 0
+        self._back: Widget | None = None
+
+    def compose(self):  # type: ignore[no-untyped-def]
+        from textual.widgets import Static
+
+        yield Static("", id="sign", markup=False)
+        line = PromptInput(id="line", compact=True, select_on_focus=False)
+        line.cursor_blink = False  # a blinking cursor sends bytes twice a second for nothing
+        yield line
+
+    def open(self, kind: str, sign: str, text: str = "") -> None:
+        self.kind = kind
+        self._back = self.screen.focused
+        self._place = len(self._history.setdefault(kind, []))
+        from textual.widgets import Static
+
+        self.query_one("#sign", Static).update(sign)
+        line = self.query_one(PromptInput)
+        line.value = text
+        line.cursor_position = len(text)
+        self.add_class("-open")
+        self.screen.query_one(StatusLine).display = False
+        line.focus()
+
+    def close(self) -> None:
+        self.remove_class("-open")
+        self.screen.query_one(StatusLine).display = True
+        if self._back is not None and self._back.is_attached:
+            self._back.focus()
+        else:
+            self.screen.set_focus(None)
+
+    def recall(self, step: int) -> None:
+        earlier = self._history[self.kind]
+        self._place = max(0, min(len(earlier), self._place + step))
+        line = self.query_one(PromptInput)
+        line.value = earlier[self._place] if self._place < len(earlier) else ""
+        line.cursor_position = len(line.value)
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        text = event.value.strip()
+        earlier = self._history[self.kind]
+        if text and (not earlier or earlier[-1] != text):
+            earlier.append(text)
+        self.close()
+        self.post_message(self.Entered(self.kind, text))
+
+    def on_input_blurred(self, event: events.Event) -> None:
+        event.stop()

@@ -1,0 +1,116 @@
+"""Small questions on top of a pane: yes or no, and one of several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, cast
+
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from nfinspect.tui.cells import Cell, content, foreign
+from nfinspect.tui.glyphs import Glyphs
+from nfinspect.tui.widgets.paged_table import Column, PagedTable
+
+
+class Confirm(ModalScreen[bool]):
+    """A question that only `y` answers with yes."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y", "answer(True)", "Yes", id="confirm.yes"),
+        Binding("n,escape,enter,q", "answer(False)", "No", id="confirm.no"),
+    ]
+
+    DEFAULT_CSS = """
+    Confirm { align: center middle; background: $background 50%; }
+    Confirm Static { width: auto; max-width: 76; height: auto; padding: 1 2; background: $panel; }
+    """
+
+    def __init__(self, question: str) -> None:
+        super().__init__()
+        self._question = question
+
+    def compose(self) -> ComposeResult:
+        yield Static(content(self._question, "\n\n", Cell("y", "bold"), " yes   ", Cell("n", "bold"), " no"), markup=False)
+
+    def action_answer(self, yes: bool) -> None:
+        self.dismiss(yes)
+
+
+class Picker(ModalScreen[str | None]):
+    """One of several words: j and k or the arrows, or typing the beginning of a word; Enter takes it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "give_up", "Give up", id="picker.cancel"),
+        Binding("backspace", "erase", "Erase", show=False, id="picker.erase"),
+    ]
+
+    DEFAULT_CSS = """
+    Picker { align: center middle; background: $background 50%; }
+    Picker Vertical { width: 44; max-width: 100%; height: auto; max-height: 80%; padding: 0 1; background: $panel; }
+    Picker Static { width: 1fr; height: 1; }
+    Picker PagedTable { height: auto; max-height: 16; background: $panel; }
+    """
+
+    def __init__(self, title: str, options: Sequence[str], glyphs: Glyphs, chosen: str | None = None) -> None:
+        super().__init__()
+        self._title = title
+        self._options = list(options)
+        self._glyphs = glyphs
+        self._chosen = chosen
+        self._typed = ""
+
+    def compose(self) -> ComposeResult:
+        column = Column(self._title, 20, lambda row, width: Cell(foreign(row, self._glyphs)), flex=True)
+        with Vertical():
+            yield _PickerTable([column], glyphs=self._glyphs, empty="nothing begins like that")
+            yield Static(self._words(), markup=False)
+
+    def on_mount(self) -> None:
+        table = self.query_one(PagedTable)
+        table.styles.height = min(16, len(self._options) + 1)
+        table.put_rows(self._options)
+        if self._chosen in self._options:
+            table.call_after_refresh(table.move_to, self._options.index(cast(str, self._chosen)))
+
+    def _words(self) -> object:
+        return content(Cell(f"type to find: {self._typed}" if self._typed else "type to find, Enter takes it", "dim"))
+
+    def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
+        self.dismiss(cast(str, message.row))
+
+    def typed(self, character: str) -> None:
+        self._typed += character
+        self._narrow()
+
+    def action_erase(self) -> None:
+        self._typed = self._typed[:-1]
+        self._narrow()
+
+    def _narrow(self) -> None:
+        wanted = self._typed.lower()
+        starts = [o for o in self._options if o.lower().startswith(wanted)]
+        table = self.query_one(PagedTable)
+        table.cursor = 0
+        table.put_rows(starts or [o for o in self._options if wanted in o.lower()])
+        self.query_one(Static).update(self._words())
+
+    def action_give_up(self) -> None:
+        self.dismiss(None)
+
+
+class _PickerTable(PagedTable):
+    """Arrows move, letters search: so the letters that move elsewhere do not here."""
+
+    def on_key(self, event: events.Key) -> None:
+        if event.character and event.is_printable:
+            event.stop()
+            event.prevent_default()
+            cast(Picker, self.screen).typed(event.character)
+
+    def check_consume_key(self, key: str, character: str | None) -> bool:
+        return character is not None and character.isprintable()

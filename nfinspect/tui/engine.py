@@ -1,0 +1,118 @@
+"""All that the app asks of the store and the analyses, as one small protocol, so that panes are tested without either.
+
+Every method may be called from any worker thread, may block, and raises NfinspectError for whatever a user can meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from nfinspect_store.addresses import Address
+    from nfinspect_store.catalog import RunEntry
+    from nfinspect_store.types import Layer, RunInfo
+
+    from nfinspect.analysis.health import NetworkReport
+    from nfinspect.analysis.neuron import NeuronDetail
+    from nfinspect.analysis.neurons import NeuronPage
+    from nfinspect.analysis.overlap import Overlap
+    from nfinspect.analysis.trace import Trace
+
+CLASSES = ("dead", "saturated", "sporadic", "missing", "weak", "normal")
+RANKS = ("difference", "effect", "auroc")
+
+
+@dataclass(frozen=True)
+class NeuronQuery:
+    """Which neurons a list holds, and in which order."""
+
+    site: str
+    cls: str | None = None
+    layer: int | None = None
+    sort: str = "max"
+    descending: bool = True
+    filter: str | None = None
+
+
+@dataclass(frozen=True)
+class TraceRequest:
+    """What a trace, and each side of an overlap, is made from. `tokens` None: what the run has (methods §3)."""
+
+    site: str
+    concept: str
+    baseline: str | None
+    tokens: str | None = None
+    top: int = 10
+    rank: str = "difference"
+
+
+class SqlResult(Protocol):
+    """A checked statement whose rows are computed page by page; its methods block like the session's."""
+
+    @property
+    def columns(self) -> Sequence[SqlColumn]: ...
+    @property
+    def rows(self) -> int | None: ...
+    def count(self) -> int: ...
+    def page(self, offset: int = 0, limit: int = 100) -> list[tuple[Any, ...]]: ...
+    def __iter__(self) -> Iterator[tuple[Any, ...]]: ...
+
+
+class SqlColumn(Protocol):
+    """A column of a result, with DuckDB's name for its type."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def type(self) -> str: ...
+
+
+class Session(Protocol):
+    """One open run."""
+
+    name: str
+    info: RunInfo
+    layers: tuple[Layer, ...]
+    sites: tuple[str, ...]
+    default_site: str
+    concepts: tuple[str, ...]
+    tokens: int
+    prompts: int
+    has_values: bool
+    has_generated: bool
+
+    def health(self, site: str) -> NetworkReport: ...
+    def neurons(self, query: NeuronQuery, offset: int, limit: int) -> NeuronPage: ...
+    def neuron(self, address: Address) -> NeuronDetail: ...
+    def trace(self, request: TraceRequest) -> Trace: ...
+    def overlap(self, request: TraceRequest, concepts: tuple[str, ...]) -> Overlap: ...
+    def prompt(self, prompt_idx: int, address: Address) -> PromptReading: ...
+    def sql(self, statement: str) -> SqlResult: ...
+    def sql_tables(self) -> Mapping[str, tuple[str, ...]]: ...
+    def interrupt(self) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class PromptReading:
+    """A whole prompt as one neuron read it. `values` is empty where the run keeps no values."""
+
+    prompt_idx: int
+    concept: str
+    tokens: tuple[str, ...]
+    generated: tuple[bool, ...]
+    values: tuple[float, ...]
+
+
+class Engine(Protocol):
+    """One store."""
+
+    store: Path
+
+    def runs(self) -> tuple[RunEntry, ...]: ...
+    def open(self, run: str) -> Session: ...
+    def delete(self, run: str) -> None: ...
+    def close(self) -> None: ...

@@ -1,0 +1,87 @@
+"""Every drawn character that is not plain ASCII comes from here, so that `--ascii` can replace all of them at once."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Glyphs:
+    """One set of drawing characters. `levels` and `shades` run from nothing to full."""
+
+    levels: str
+    shades: str
+    eighths: str  # a horizontal bar's last cell, from one eighth to full
+    crumb: str
+    cursor: str
+    mark: str
+    more: str
+    up: str
+    down: str
+    none: str  # an undefined value
+    dot: str
+    opening: str  # around the token on which a neuron was read
+    closing: str
+    rule: str
+    column: str
+
+
+UNICODE = Glyphs(
+    levels=" ▁▂▃▄▅▆▇█",
+    shades=" ░▒▓█",
+    eighths="▏▎▍▌▋▊▉█",
+    crumb="›",
+    cursor="▌",
+    mark="●",
+    more="…",
+    up="▲",
+    down="▼",
+    none="–",
+    dot="·",
+    opening="⟦",
+    closing="⟧",
+    rule="─",
+    column="│",
+)
+
+ASCII = Glyphs(
+    levels=" ._-=+*%#",
+    shades=" .+*#",
+    eighths="#",
+    crumb=">",
+    cursor=">",
+    mark="*",
+    more="~",
+    up="^",
+    down="v",
+    none="-",
+    dot=".",
+    opening="[",
+    closing="]",
+    rule="-",
+    column="|",
+)
+
+
+def level(share: float, glyphs: Glyphs) -> str:
+    """The block whose height says `share` (0..1). Anything above nothing shows at least the lowest block."""
+    top = len(glyphs.levels) - 1
+    if not share > 0:  # also NaN
+        return glyphs.levels[0]
+    return glyphs.levels[min(top, max(1, round(share * top)))]
+
+
+def shade(share: float, glyphs: Glyphs) -> str:
+    """The filling whose density says `share` (0..1)."""
+    top = len(glyphs.shades) - 1
+    if not share > 0:
+        return glyphs.shades[0]
+    return glyphs.shades[min(top, max(1, round(share * top)))]
+
+
+def bar(share: float, width: int, glyphs: Glyphs) -> str:
+    """A horizontal bar of at most `width` cells, exact to an eighth of a cell where the glyphs allow."""
+    if not share > 0 or width <= 0:
+        return ""
+    parts = len(glyphs.eighths)
+    filled = min(width * parts, max(1, round(share * width * parts)))
+    whole, rest = divmod(filled, parts)
+    return glyphs.eighths[-1] * whole + (glyphs.eighths[rest - 1] if rest else "")

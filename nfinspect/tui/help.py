@@ -1,0 +1,68 @@
+"""The help screen, made from the bindings that work where it was asked for: it cannot be out of date."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from nfinspect.tui.cells import Cell, content, fit
+
+if TYPE_CHECKING:
+    from nfinspect.tui.app import NfinspectApp
+
+
+class HelpScreen(ModalScreen[None]):
+    """Keys of a place with their ids (for remapping), after a few words on what it shows."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,question_mark,f1", "dismiss", "Close", id="help.close"),
+        Binding("j,down", "scroll(1)", "Down", show=False, id="help.down"),
+        Binding("k,up", "scroll(-1)", "Up", show=False, id="help.up"),
+        Binding("ctrl+d,pagedown,space", "scroll(15)", "Page down", show=False, id="help.page_down"),
+        Binding("ctrl+u,pageup", "scroll(-15)", "Page up", show=False, id="help.page_up"),
+    ]
+
+    DEFAULT_CSS = """
+    HelpScreen { align: center middle; background: $background 50%; }
+    HelpScreen VerticalScroll { width: 76; max-width: 100%; height: auto; max-height: 100%; background: $panel; padding: 0 2; }
+    HelpScreen Static { width: 1fr; height: auto; }
+    """
+
+    def __init__(self, text: Content) -> None:
+        super().__init__()
+        self._text = text
+
+    @classmethod
+    def of(cls, app: NfinspectApp) -> HelpScreen:
+        groups: dict[str, dict[str, tuple[list[str], str, str]]] = {}
+        for node, binding, _, _ in app.screen.active_bindings.values():
+            if not binding.description or binding.id is None:
+                continue
+            place = "here" if node is not app and node is not app.screen else "everywhere"
+            keys, _, _ = groups.setdefault(place, {}).setdefault(binding.id, ([], binding.description, binding.id))
+            keys.append(app.get_key_display(binding))
+        pieces: list[Cell | str] = [Cell(app.pane.crumb, "bold"), "\n"]
+        if app.pane.help_text:
+            pieces += [app.pane.help_text, "\n"]
+        for place in ("here", "everywhere"):
+            pieces += ["\n", Cell(f"Keys {place}", "title"), "\n"]
+            for keys, words, name in groups.get(place, {}).values():
+                shown = " ".join(dict.fromkeys(keys))
+                pieces += [Cell(fit(shown, 17), "bold"), " ", fit(words, 32), " ", Cell(name, "dim"), "\n"]
+        pieces += ["\n", Cell("go to", "title"), "  :L12/N3071  :resid:L1/N4  :L12  :dead  :trace tulip  :overlap  :sql  :runs\n"]
+        pieces += [Cell("remap", "title"), "  ~/.config/nfinspect/keys.json: {\"id\": \"key,key\"}\n"]
+        pieces += [Cell("j k move, Esc closes", "dim")]
+        return cls(content(*pieces))
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll():
+            yield Static(self._text, markup=False)
+
+    def action_scroll(self, step: int) -> None:
+        self.query_one(VerticalScroll).scroll_relative(y=step, animate=False)

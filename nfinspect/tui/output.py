@@ -1,0 +1,57 @@
+"""What leaves the app: exported files, and the file beside the clipboard."""
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from nfinspect_store.errors import StorageFull
+
+
+def state_dir() -> Path:
+    """Where the app keeps what it remembers: $XDG_STATE_HOME/nfinspect, else ~/.local/state/nfinspect."""
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "nfinspect"
+
+
+def write_json(name: str, document: Any) -> str:
+    """Returns the line to show. Raises StorageFull when it cannot be written."""
+    return _written(name, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_rows(name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Rows as CSV, or as JSON where the name ends so."""
+    table = [list(row) for row in rows]
+    if name.endswith(".json"):
+        return write_json(name, [dict(zip(columns, row, strict=True)) for row in table])
+    path = Path(name).expanduser()
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(table)
+    except OSError as error:
+        raise StorageFull(f"cannot write {path}: {error.strerror or error}") from error
+    return f"wrote {len(table):,} rows to {path}"
+
+
+def _written(name: str, text: str) -> str:
+    path = Path(name).expanduser()
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StorageFull(f"cannot write {path}: {error.strerror or error}") from error
+    return f"wrote {path}"
+
+
+def keep_copy(text: str) -> Path | None:
+    """The copied text as a file, for terminals that drop OSC 52. None where it cannot be written."""
+    path = state_dir() / "clipboard.txt"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError:
+        return None
+    return path

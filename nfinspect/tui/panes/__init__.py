@@ -1,0 +1,1 @@
+"""One module per pane. A pane shows one place of the breadcrumbs and owns its state."""

@@ -1,0 +1,147 @@
+"""What all panes share, above all the one threading rule.
+
+`Pane.load(what, call)` runs `call` in an exclusive thread worker of group `what`; the worker only posts a frozen `Loaded`
+or `Failed`; the pane's handler `show_<what>` owns the state. An answer to a question that is no longer asked is dropped
+by its ticket. Nothing here, and nothing in a pane, waits for a thread.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from textual.message import Message
+from textual.widget import Widget
+
+from nfinspect.tui.engine import Session
+from nfinspect.tui.glyphs import Glyphs
+
+if TYPE_CHECKING:
+    from nfinspect.tui.app import NfinspectApp
+
+
+@dataclass
+class Loaded(Message, bubble=False):
+    """A worker's answer."""
+
+    what: str
+    ticket: int
+    value: Any
+
+
+@dataclass
+class Failed(Message, bubble=False):
+    """A worker's error, as one line."""
+
+    what: str
+    ticket: int
+    line: str
+
+
+def one_line(error: BaseException) -> str:
+    """An error as the app shows it. Ours say what to do; anything else is named, so that it can be reported."""
+    from nfinspect_store.errors import NfinspectError
+
+    text = " ".join(str(error).split())
+    if isinstance(error, NfinspectError):
+        return text
+    return f"unexpected {type(error).__name__}: {text}" if text else f"unexpected {type(error).__name__}"
+
+
+class Pane(Widget):
+    """A place in the app. `crumb` is its name in the breadcrumbs, `hint` what stands at their right end."""
+
+    DEFAULT_CSS = """
+    Pane { height: 1fr; width: 1fr; layout: vertical; }
+    Pane .panel { height: 1fr; }
+    Pane.-zoom .panel { display: none; }
+    Pane.-zoom .panel.-zoomed { display: block; height: 1fr; width: 1fr; max-height: 100%; }
+    """
+
+    help_text: ClassVar[str] = ""
+    """What this pane shows and how its figures are meant, for the help screen."""
+
+    def __init__(self, crumb: str, session: Session | None = None) -> None:
+        super().__init__()
+        self.crumb = crumb
+        self._session = session
+        self._tickets: Counter[str] = Counter()
+
+    @property
+    def hub(self) -> NfinspectApp:
+        return cast("NfinspectApp", self.app)
+
+    @property
+    def session(self) -> Session:
+        assert self._session is not None, "this pane belongs to no run"
+        return self._session
+
+    @property
+    def run_name(self) -> str | None:
+        return self._session.name if self._session is not None else None
+
+    @property
+    def glyphs(self) -> Glyphs:
+        return self.hub.glyphs
+
+    @property
+    def hint(self) -> str:
+        return ""
+
+    def entered(self) -> None:
+        """The pane has come on screen."""
+
+    def left(self) -> None:
+        """The pane has gone off screen; it may come back."""
+
+    # -- work ------------------------------------------------------------------------------------------------------
+
+    def load(self, what: str, call: Callable[[], Any], *, busy: str = "") -> None:
+        """Answer `what` in a worker; `show_<what>` gets the value. `busy` is shown if it takes a while."""
+        self._tickets[what] += 1
+        ticket = self._tickets[what]
+
+        def work() -> None:
+            try:
+                value = call()
+            except Exception as error:  # whatever a worker meets ends as one line, never as a dead app
+                self.post_message(Failed(what, ticket, one_line(error)))
+            else:
+                self.post_message(Loaded(what, ticket, value))
+
+        if busy:
+            self.hub.busy(self, what, busy)
+        self.run_worker(work, name=what, group=what, exclusive=True, thread=True, exit_on_error=False)
+
+    def on_loaded(self, message: Loaded) -> None:
+        if message.ticket != self._tickets[message.what]:
+            return
+        self.hub.done(self, message.what)
+        getattr(self, f"show_{message.what}")(message.value)
+
+    def on_failed(self, message: Failed) -> None:
+        if message.ticket != self._tickets[message.what]:
+            return
+        self.hub.done(self, message.what)
+        self.failed(message.what, message.line)
+
+    def failed(self, what: str, line: str) -> None:
+        """A piece of work ended in an error."""
+        self.hub.say(line, "bad")
+
+    # -- zoom ------------------------------------------------------------------------------------------------------
+
+    def action_zoom(self) -> None:
+        """The focused panel alone, or all panels again."""
+        focused = self.screen.focused
+        panel = next((w for w in focused.ancestors_with_self if isinstance(w, Widget) and w.has_class("panel")), None) \
+            if focused is not None else None
+        for widget in self.query(".panel"):
+            widget.remove_class("-zoomed")
+        if self.has_class("-zoom") or panel is None:
+            self.remove_class("-zoom")
+            return
+        panel.add_class("-zoomed")
+        self.add_class("-zoom")

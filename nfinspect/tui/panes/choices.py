@@ -1,0 +1,91 @@
+"""The choices that a trace and an overlap share: baseline, tokens, rank and how many neurons, changed in place."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from textual.binding import Binding, BindingType
+
+from nfinspect.tui.cells import Cell, foreign
+from nfinspect.tui.engine import RANKS, Session, TraceRequest
+from nfinspect.tui.panes.of_run import RunPane
+
+TOPS = (5, 10, 20, 50, 100, 200)
+TOKENS = ("last", "generated", "all")
+NO_BASELINE = "(none: raw values)"
+
+
+class TracedPane(RunPane):
+    """A pane that asks for traces. `changed` is called when a choice was made."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("b", "baseline", "Baseline", id="trace.baseline"),
+        Binding("T", "tokens", "Tokens", id="trace.tokens"),
+        Binding("r", "rank", "Rank", id="trace.rank"),
+        Binding("plus,equals_sign", "top(1)", "More neurons", key_display="+", show=False, id="trace.more"),
+        Binding("minus", "top(-1)", "Fewer neurons", key_display="-", show=False, id="trace.fewer"),
+        Binding("S", "site", "Site", show=False, id="trace.site"),
+    ]
+
+    request: TraceRequest
+
+    def first_request(self, session: Session, concept: str | None = None) -> TraceRequest:
+        """What to begin with: the concept under the cursor, or the first that is no baseline."""
+        baseline = "baseline" if "baseline" in session.concepts else None
+        others = [c for c in session.concepts if c != baseline] or list(session.concepts) or [""]
+        concept = concept if concept in session.concepts else others[0]
+        if concept == baseline:
+            baseline = None
+        return TraceRequest(self.site, str(concept), baseline, "generated" if session.has_generated else "all")
+
+    def changed(self) -> None:
+        raise NotImplementedError
+
+    def change(self, **changes: Any) -> None:
+        self.request = replace(self.request, **changes)
+        self.changed()
+
+    def choices(self) -> list[Cell | str]:
+        """The choices as one line; the key of each stands in front of it."""
+        r, g = self.request, self.glyphs
+        return [
+            Cell("b ", "bold"), "baseline ", Cell(foreign(r.baseline, g) if r.baseline else "none", "accent" if r.baseline else "warn"),
+            Cell("  T ", "bold"), "tokens ", Cell(str(r.tokens), "accent"),
+            Cell("  r ", "bold"), "rank ", Cell(r.rank, "accent"),
+            Cell("  +/- ", "bold"), "top ", Cell(str(r.top), "accent"),
+        ]
+
+    def action_baseline(self) -> None:
+        from nfinspect.tui.dialogs import Picker
+
+        options = [NO_BASELINE, *self.session.concepts]
+        self.app.push_screen(Picker("baseline", options, self.glyphs, self.request.baseline or NO_BASELINE), self._baseline)
+
+    def _baseline(self, name: str | None) -> None:
+        if name is not None:
+            self.change(baseline=None if name == NO_BASELINE else name)
+
+    def action_tokens(self) -> None:
+        order = TOKENS if self.session.has_generated else ("last", "all")
+        here = order.index(self.request.tokens) if self.request.tokens in order else 0
+        self.change(tokens=order[(here + 1) % len(order)])
+
+    def action_rank(self) -> None:
+        if self.request.baseline is None:
+            self.hub.say("effect and AUROC need a baseline: b chooses one", "warn")
+            return
+        self.change(rank=RANKS[(RANKS.index(self.request.rank) + 1) % len(RANKS)])
+
+    def action_top(self, step: int) -> None:
+        here = TOPS.index(self.request.top) if self.request.top in TOPS else 1
+        self.change(top=TOPS[max(0, min(len(TOPS) - 1, here + step))])
+
+    def action_site(self) -> None:
+        sites = self.session.sites
+        if len(sites) < 2:
+            self.hub.say(f"this run holds one site only: {self.site}", "dim")
+            return
+        self.site = sites[(sites.index(self.site) + 1) % len(sites)]
+        self.change(site=self.site)
+        self.hub.update_trail()

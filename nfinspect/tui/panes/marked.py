@@ -1,0 +1,78 @@
+"""The marked neurons against every concept: at which rank of its trace each of them stands."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from textual.app import ComposeResult
+from textual.widgets import Static
+
+from nfinspect.tui.cells import Cell, content, foreign
+from nfinspect.tui.engine import Session
+from nfinspect.tui.panes.choices import TracedPane
+from nfinspect.tui.widgets.paged_table import Column, PagedTable
+
+if TYPE_CHECKING:
+    from nfinspect.analysis.trace import Trace
+
+
+class MarkedPane(TracedPane):
+    """One row per marked neuron, one column per concept; a rank, or a dash outside the top K."""
+
+    help_text = "At which rank of each concept's trace the marked neurons stand; below, how many of each trace are marked."
+
+    DEFAULT_CSS = "MarkedPane #choices { height: 2; padding: 0 1; }"
+
+    def __init__(self, session: Session, site: str, marked: tuple[tuple[int, int], ...]) -> None:
+        super().__init__(f"{len(marked)} marked", session, site)
+        self._marked = marked
+        self.request = self.first_request(session)
+        self._ranks: dict[str, dict[tuple[int, int], int]] = {}
+
+    def compose(self) -> ComposeResult:
+        yield Static("", id="choices", markup=False)
+        table = PagedTable([], glyphs=self.glyphs, frozen=1, empty="nothing marked", id="marked")
+        table.add_class("panel")
+        yield table
+
+    @property
+    def table(self) -> PagedTable:
+        return self.query_one(PagedTable)
+
+    def on_mount(self) -> None:
+        self.changed()
+
+    def changed(self) -> None:
+        self.query_one("#choices", Static).update(content(*self.choices()))
+        concepts = tuple(c for c in self.session.concepts if c != self.request.baseline)
+        self.load("traces", partial(self._traces, concepts), busy="tracing the concepts")
+
+    def _traces(self, concepts: tuple[str, ...]) -> tuple[Trace, ...]:
+        if len(concepts) < 2:
+            from dataclasses import replace
+
+            return tuple(self.session.trace(replace(self.request, concept=c)) for c in concepts)
+        return self.session.overlap(self.request, concepts).traces
+
+    def show_traces(self, traces: tuple[Trace, ...]) -> None:
+        g = self.glyphs
+        self._ranks = {t.concept: {(r.layer, r.neuron): r.rank for r in t.neurons} for t in traces}
+
+        def rank(concept: str, row: tuple[int, int], width: int) -> Cell:
+            found = self._ranks[concept].get(row)
+            return Cell(f"#{found}", "bold") if found else Cell(g.none, "dim")
+
+        columns = [Column("neuron", 11, lambda r, w: Cell(f"L{r[0]}/N{r[1]}", "bold"))]
+        columns += [
+            Column(foreign(t.concept, g), 9, partial(rank, t.concept), "right") for t in traces
+        ]
+        self.table.set_columns(columns)
+        self.table.put_rows(self._marked)
+        held = [f"{foreign(c, g)} {sum(m in ranks for m in self._marked)}" for c, ranks in self._ranks.items()]
+        totals = f"of {len(self._marked)} marked neurons in the top {self.request.top}: {', '.join(held)}"
+        self.query_one("#choices", Static).update(content(*self.choices(), "\n", Cell(totals, "dim")))
+
+    def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
+        layer, neuron = message.row
+        self.open_neuron(layer, neuron, around=self._marked, row=self.table.cursor)

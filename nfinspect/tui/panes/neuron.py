@@ -1,0 +1,290 @@
+"""One neuron: its figures, its histogram, the text that sets it off, and what each concept does to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.widgets import Static
+
+from nfinspect.tui import cells
+from nfinspect.tui.cells import Cell, content, foreign, number, percent
+from nfinspect.tui.engine import NeuronQuery, Session
+from nfinspect.tui.glyphs import bar
+from nfinspect.tui.panes.of_run import RunPane
+from nfinspect.tui.widgets.paged_table import Column, PagedTable
+from nfinspect.tui.words import example_cell, why
+
+if TYPE_CHECKING:
+    from nfinspect_store.addresses import Address
+
+    from nfinspect.analysis.neuron import ConceptMean, ExampleText, NeuronDetail
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The list that the neuron came from, for J and K: a query and a row of it, or neighbours in a short list."""
+
+    query: NeuronQuery | None = None
+    around: tuple[tuple[int, int], ...] = ()
+    row: int | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A neuron, and where in its list it stands. `address` is what J or K led to."""
+
+    address: Address
+    row: int | None
+    total: int | None
+    detail: NeuronDetail
+
+
+class NeuronPane(RunPane):
+    """The detail of one neuron. J and K go on to its neighbours without a step in the breadcrumbs."""
+
+    help_text = (
+        "Tokens are toned by how strongly they set the neuron off, relative to the strongest on screen; the one that "
+        "the example is about stands in brackets. Concept bars are mean activations over all tokens of the concept; "
+        "bars of negative means are dim."
+    )
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("J", "step(1)", "Next neuron", id="neuron.next"),
+        Binding("K", "step(-1)", "Previous", id="neuron.previous"),
+        Binding("b", "log", "Histogram log or linear", show=False, id="neuron.log"),
+        Binding("space", "mark", "Mark", key_display="Space", show=False, id="neuron.mark"),
+        Binding("O", "marked", "Overlap of the marked", show=False, id="neuron.marked"),
+        Binding("y", "copy", "Copy", id="neuron.copy"),
+        Binding("e", "export", "Export", id="neuron.export"),
+    ]
+
+    DEFAULT_CSS = """
+    NeuronPane #figures { height: 3; padding: 0 1; }
+    NeuronPane #middle { layout: horizontal; height: 9; }
+    NeuronPane #chart { width: 1fr; height: 1fr; padding: 0 1; }
+    NeuronPane #concepts { width: 34; height: 1fr; }
+    NeuronPane.-tall #middle { height: 15; }
+    NeuronPane.-wide #concepts { width: 60; }
+    NeuronPane #examples { border-top: solid $secondary; }
+    """
+
+    _detail: NeuronDetail | None = None
+    _log: bool | None = None
+
+    def __init__(self, session: Session, address: Address, steps: Steps | None = None) -> None:
+        site = address.site or session.default_site
+        super().__init__(str(address), session, site)
+        self._address = address
+        self._steps = steps or Steps()
+        self._total: int | None = None
+
+    def compose(self) -> ComposeResult:
+        g = self.glyphs
+        yield Static("", id="figures", markup=False)
+        with Container(id="middle"):
+            yield Static("", id="chart", markup=False)
+            concepts = PagedTable(self._concept_columns(), glyphs=g, empty="no concepts", id="concepts")
+            concepts.add_class("panel")
+            yield concepts
+        examples = PagedTable(self._example_columns(), glyphs=g, empty="no examples kept", id="examples")
+        examples.add_class("panel")
+        yield examples
+
+    def _concept_columns(self) -> list[Column]:
+        g = self.glyphs
+
+        def strongest() -> float:
+            means = [abs(c.mean) for c in self._detail.concepts if c.mean is not None] if self._detail else []
+            return max(means, default=0.0)
+
+        def bars(row: ConceptMean, width: int) -> Cell:
+            if row.mean is None or not strongest():
+                return Cell("", "dim")
+            return Cell(bar(abs(row.mean) / strongest(), width, g), "heat3" if row.mean >= 0 else "dim")
+
+        return [
+            Column("concept", 10, lambda r, w: Cell(foreign(r.concept, g)), flex=False),
+            Column("mean", 8, lambda r, w: Cell(number(r.mean, g)), "right"),
+            Column("", 6, bars, flex=True),
+            Column("fires", 6, lambda r, w: Cell(percent(r.firing_rate, g)), "right"),
+            Column("max", 8, lambda r, w: Cell(number(r.max, g)), "right"),
+            Column("prompts", 7, lambda r, w: Cell(cells.count(r.prompts, g)), "right"),
+        ]
+
+    def _example_columns(self) -> list[Column]:
+        g = self.glyphs
+
+        def text(row: tuple[str, ExampleText], width: int) -> Cell:
+            return example_cell(row[1], width, self._strongest, g)
+
+        return [
+            Column("kind", 6, lambda r, w: Cell(r[0], "dim")),
+            Column("value", 8, lambda r, w: Cell(number(r[1].value, g), "bold"), "right"),
+            Column("concept", 9, lambda r, w: Cell(foreign(r[1].concept, g), "dim")),
+            Column("text around the token in brackets", 20, text, flex=True),
+        ]
+
+    @property
+    def hint(self) -> str:
+        here = f"{(self._steps.row or 0) + 1:,} of {self._total:,} " if self._total else ""
+        return f"{here}{self.glyphs.dot} {self.session.name} {self.glyphs.dot} {self.site}"
+
+    def on_mount(self) -> None:
+        self.call_after_refresh(lambda: self.query_one("#examples").focus())
+        self._read(0)
+
+    def on_resize(self) -> None:
+        self.set_class(self.size.height >= 34, "-tall")
+        self.set_class(self.size.width >= 120, "-wide")
+        if self._detail is not None:
+            self.call_after_refresh(self._draw_chart)
+
+    # -- answers ---------------------------------------------------------------------------------------------------
+
+    def _read(self, step: int) -> None:
+        self.load("neuron", partial(self._find, self._address, self._steps, step), busy=f"reading {self._address}")
+
+    def _find(self, address: Address, steps: Steps, step: int) -> Found:
+        """In the worker: the neuron that is `step` further in the list, and everything about it."""
+        from nfinspect_store.addresses import Address
+
+        row, total = steps.row, None
+        site = address.site
+        if steps.query is not None and row is not None:
+            row = max(0, row + step)
+            page = self.session.neurons(steps.query, row, 1)
+            total = page.total
+            if not page.rows:
+                row = max(0, total - 1)
+                page = self.session.neurons(steps.query, row, 1)
+            if step and page.rows:
+                address = Address(page.rows[0].layer, page.rows[0].neuron, site)
+        elif steps.around and row is not None:
+            row, total = max(0, min(len(steps.around) - 1, row + step)), len(steps.around)
+            address = Address(*steps.around[row], site)
+        elif step:
+            neurons = next(x.neurons for x in self.session.layers if (x.site, x.layer) == (self.site, address.layer))
+            address = Address(address.layer, max(0, min(neurons - 1, address.neuron + step)), site)
+        return Found(address, row, total, self.session.neuron(address))
+
+    def show_neuron(self, found: Found) -> None:
+        self._address, self._total, self._detail = found.address, found.total, found.detail
+        self._steps = Steps(self._steps.query, self._steps.around, found.row)
+        self.crumb = str(found.address)
+        self._draw_figures()
+        detail = found.detail
+        kinds = (("top", detail.top_examples), ("min", detail.min_examples), ("random", detail.random_examples))
+        rows = [(kind, example) for kind, examples in kinds for example in examples]
+        values = [abs(t.value) for _, e in rows for t in e.window if t.value is not None]
+        self._strongest = max(values, default=0.0)
+        examples = self.query_one("#examples", PagedTable)
+        examples.put_rows(rows)
+        examples.move_to(0)
+        self.query_one("#concepts", PagedTable).put_rows(sorted(detail.concepts, key=lambda c: -(c.mean or 0.0)))
+        self._draw_chart()
+        self.hub.update_trail()
+
+    _strongest = 0.0
+
+    def _draw_figures(self) -> None:
+        if self._detail is None:
+            return
+        g, r = self.glyphs, self._detail.row
+        mark = f" {g.mark} marked" if (r.layer, r.neuron) in self.marks else ""
+        tone = "good" if r.cls == "normal" else "warn"
+        near = ", near-dead" if r.near_dead and r.cls != "dead" else ""
+        roughly = " (approximate)" if r.approximate else ""
+        self.query_one("#figures", Static).update(content(
+            Cell(f"{self._address} {r.cls}", tone), f"{near}{roughly}: {why(r, g)}", Cell(mark, "accent"), "\n",
+            f"mean {number(r.mean, g)}  std {number(r.std, g)}  min {number(r.min, g)}  max {number(r.max, g)}  "
+            f"mean|a| {number(r.mean_abs, g)}\n",
+            f"fires {percent(r.firing_rate, g)} of {cells.count(r.n, g)}  dormancy {number(r.dormancy, g)}  "
+            f"skew {number(r.skewness, g)}  excess kurtosis {number(r.excess_kurtosis, g)}",
+        ))
+
+    def _draw_chart(self) -> None:
+        if self._detail is None:
+            return
+        size = self.query_one("#chart").content_size
+        if size.width < 1:
+            return
+        self.load("chart", partial(_chart, self._detail, size.width, size.height, self._log, self.glyphs.crumb == ">"))
+
+    def show_chart(self, lines: tuple[str, ...]) -> None:
+        self.query_one("#chart", Static).update(content(Cell("\n".join(lines), "title")))
+
+    # -- keys ------------------------------------------------------------------------------------------------------
+
+    def entered(self) -> None:
+        self._draw_figures()
+
+    def action_step(self, step: int) -> None:
+        self._read(step)
+
+    def action_log(self) -> None:
+        from nfinspect.tui.widgets.chart import wants_log
+
+        if self._detail is not None:
+            now = wants_log(self._detail.histogram.counts) if self._log is None else self._log
+            self._log = not now
+            self.hub.say("histogram: " + ("logarithmic" if self._log else "linear"), "dim")
+            self._draw_chart()
+
+    def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
+        if message.table.id == "examples":
+            from nfinspect.tui.panes.prompt import PromptPane
+
+            example = message.row[1]
+            make = partial(PromptPane, self.session, self._address, example.prompt_idx, example.token_idx)
+            self.hub.into(make, self.session.name)
+        else:
+            self.action_trace(message.row.concept)
+
+    def action_trace(self, concept: str | None = None) -> None:
+        from nfinspect.tui.panes.trace import TracePane
+
+        self.hub.into(partial(TracePane, self.session, self.site, concept), self.session.name)
+
+    def action_mark(self) -> None:
+        if self._detail is not None:
+            self.toggle_mark(self._detail.row.layer, self._detail.row.neuron)
+            self._draw_figures()
+
+    def action_marked(self) -> None:
+        self.open_marked()
+
+    def action_copy(self) -> None:
+        if self._detail is not None:
+            r = self._detail.row
+            tops = [f"{number(e.value)}\t{e.concept}\t{e.text}" for e in self._detail.top_examples]
+            self.hub.copy("\n".join([f"{self.session.name} {self._address} {r.cls} mean {r.mean} max {r.max}", *tops]))
+
+    def action_export(self) -> None:
+        name = str(self._address).replace("/", "-").replace(":", "-")
+        self.hub.ask("export", "export to", f"{self.session.name}-{name}.json")
+
+    def entered_export(self, text: str) -> None:
+        if text and self._detail is not None:
+            self.load("exported", partial(_write, text, self._detail))
+
+    def show_exported(self, line: str) -> None:
+        self.hub.say(line, "good")
+
+
+def _chart(detail: NeuronDetail, width: int, height: int, log: bool | None, ascii: bool) -> tuple[str, ...]:
+    """In the worker: plotext is imported here, not with the pane."""
+    from nfinspect.tui.widgets.chart import histogram, wants_log
+
+    h = detail.histogram
+    return histogram(h.edges, h.counts, h.linear, width, height, wants_log(h.counts) if log is None else log, ascii)
+
+
+def _write(name: str, detail: Any) -> str:
+    from nfinspect.tui.output import write_json
+
+    return write_json(name, detail.to_json())

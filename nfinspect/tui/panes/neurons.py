@@ -1,0 +1,278 @@
+"""Lists of neurons: by class, by layer, filtered, sorted; a hundred thousand as quickly as ten."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.widgets import Static
+
+from nfinspect.tui import cells
+from nfinspect.tui.cells import Cell, content, foreign, number, percent
+from nfinspect.tui.engine import CLASSES, NeuronQuery, Session
+from nfinspect.tui.panes.of_run import RunPane
+from nfinspect.tui.widgets.paged_table import PAGE, Column, PagedTable
+
+if TYPE_CHECKING:
+    from nfinspect.analysis.neurons import NeuronPage, NeuronRow
+
+CLASS_TONES = {"dead": "bad", "saturated": "bad", "sporadic": "warn", "missing": "warn", "weak": "dim", "normal": ""}
+
+
+def neuron_columns(pane: RunPane) -> list[Column]:
+    """The columns of the table `neurons`. The first eight fit in 80 cells."""
+    g = pane.glyphs
+
+    def figure(title: str, name: str, width: int = 8) -> Column:
+        return Column(title, width, lambda r, w: Cell(number(getattr(r, name), g)), "right", key=name)
+
+    def address(row: NeuronRow, width: int) -> Cell:
+        return Cell(f"L{row.layer}/N{row.neuron}", "bold")
+
+    return [
+        Column("neuron", 11, address, key="layer"),
+        Column("class", 9, lambda r, w: Cell(r.cls, CLASS_TONES.get(r.cls, "")), key="class"),
+        Column("fires", 6, lambda r, w: Cell(percent(r.firing_rate, g)), "right", key="firing_rate"),
+        figure("max", "max"),
+        figure("min", "min"),
+        figure("mean", "mean"),
+        figure("std", "std"),
+        figure("dormancy", "dormancy", 9),
+        figure("mean|a|", "mean_abs"),
+        figure("skew", "skewness"),
+        figure("kurtosis", "excess_kurtosis", 9),
+        Column("tokens", 7, lambda r, w: Cell(cells.count(r.n, g)), "right", key="n"),
+        Column("rate<=", 6, lambda r, w: Cell(percent(r.rate_upper95, g)), "right", key="rate_upper95"),
+    ]
+
+
+class NeuronsPane(RunPane):
+    """One list. What it holds and how it is ordered is a `NeuronQuery`; pages of it come from the store."""
+
+    help_text = (
+        "Dormancy is a neuron's mean |a| in units of its layer's. Filter with columns of the table neurons: max>4, "
+        "class=dead, firing_rate<0.01 and max>3. Keys 0 to 6 choose all, dead, saturated, sporadic, missing, weak, "
+        "normal. rate<= is the 95 % upper bound on the rate of a dead neuron."
+    )
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("slash", "filter", "Filter", key_display="/", id="neurons.filter"),
+        Binding("s", "sort", "Sort", id="neurons.sort"),
+        Binding("full_stop", "sort_step(1)", "Sort by the next column", key_display=".", show=False, id="neurons.sort_next"),
+        Binding("comma", "sort_step(-1)", "Sort by the column before", key_display=",", show=False,
+                id="neurons.sort_previous"),
+        Binding("I", "invert", "Invert the order", show=False, id="neurons.invert"),
+        Binding("c", "class_step(1)", "Class", id="neurons.class_next"),
+        Binding("C", "class_step(-1)", "Class before", show=False, id="neurons.class_previous"),
+        *(Binding(str(i), f"class({i})", name, show=False, id=f"neurons.class_{name}")
+          for i, name in enumerate(("all", *CLASSES))),
+        Binding("L", "layer", "Layer", id="neurons.layer"),
+        Binding("space", "mark", "Mark", key_display="Space", show=False, id="neurons.mark"),
+        Binding("O", "marked", "Overlap of the marked", show=False, id="neurons.marked"),
+        Binding("y", "copy", "Copy the address", show=False, id="neurons.copy"),
+        Binding("e", "export", "Export the list", show=False, id="neurons.export"),
+    ]
+
+    DEFAULT_CSS = """
+    NeuronsPane #tabs { height: 1; padding: 0 1; }
+    NeuronsPane #query { height: 1; padding: 0 1; }
+    """
+
+    def __init__(self, session: Session, site: str, *, cls: str | None = None, layer: int | None = None) -> None:
+        super().__init__("neurons", session, site)
+        self._query = NeuronQuery(self.site, cls, layer)
+        self._counts: dict[str, int] | None = None
+        self._under_way: dict[str, int] = {}
+        self._name()
+
+    def _name(self) -> None:
+        q = self._query
+        words = [q.cls or "", "neurons", f"of L{q.layer}" if q.layer is not None else ""]
+        self.crumb = " ".join(word for word in words if word)
+
+    def compose(self) -> ComposeResult:
+        yield Static("", id="tabs", markup=False)
+        yield Static("", id="query", markup=False)
+        table = PagedTable(neuron_columns(self), glyphs=self.glyphs, frozen=1, empty="no such neuron", id="neurons")
+        table.add_class("panel")
+        table.marked = lambda row: (row.layer, row.neuron) in self.marks
+        yield table
+
+    @property
+    def table(self) -> PagedTable:
+        return self.query_one(PagedTable)
+
+    @property
+    def hint(self) -> str:
+        return f"{self.session.name} {self.glyphs.dot} {self.site}"
+
+    def on_mount(self) -> None:
+        self._ask_again()
+
+    def entered(self) -> None:
+        self._tabs()
+        self.table.refresh()  # marks may have changed elsewhere
+
+    def _ask_again(self) -> None:
+        self._name()
+        self.table.sorted_by = (self._query.sort, self._query.descending)
+        self.table.reset()
+        self.load("counts", partial(self.session.health, self.site))
+        self._tabs()
+        self.hub.update_trail()
+
+    # -- answers ---------------------------------------------------------------------------------------------------
+
+    def on_paged_table_page_wanted(self, message: PagedTable.PageWanted) -> None:
+        what = f"page_{(message.offset // PAGE) % 2}"  # the page on screen and the one ahead do not push each other out
+        query, offset = self._query, message.offset
+        if (pushed_out := self._under_way.get(what)) is not None and pushed_out != offset:
+            self.table.lost(pushed_out)
+        self._under_way[what] = offset
+
+        def page() -> tuple[NeuronQuery, int, NeuronPage]:
+            return query, offset, self.session.neurons(query, offset, message.limit)
+
+        self.load(what, page, busy="reading neurons")
+
+    def show_page_0(self, answer: tuple[NeuronQuery, int, NeuronPage]) -> None:
+        query, offset, page = answer
+        if query == self._query:
+            self.table.put_page(offset, page.rows, page.total)
+            self._tabs()
+
+    show_page_1 = show_page_0
+
+    def failed(self, what: str, line: str) -> None:
+        super().failed(what, line)
+        if what.startswith("page") and self._good_query is not None and self._query != self._good_query:
+            # a filter that cannot be read leaves the list that was there
+            self._query = self._good_query
+            self._name()
+            self.load("page_0", partial(self._page_zero, self._query))
+
+    _good_query: NeuronQuery | None = None
+
+    def _page_zero(self, query: NeuronQuery) -> Any:
+        return query, 0, self.session.neurons(query, 0, PAGE)
+
+    def show_counts(self, report: Any) -> None:
+        layers = [r for r in report.layer_analyses if self._query.layer in (None, r.layer)]
+        self._counts = {name: sum(r.count(name) for r in layers) for name in CLASSES}
+        self._tabs()
+
+    def _tabs(self) -> None:
+        g, q = self.glyphs, self._query
+        pieces: list[Cell | str] = []
+        for place, name in enumerate((None, *CLASSES)):
+            held = None if self._counts is None else sum(self._counts.values()) if name is None else self._counts[name]
+            short = "all" if name is None else name
+            words = f"{place} {short} {cells.count(held, g)}" if held is not None else f"{place} {short}"
+            if self.size.width < 100 and self.size.width:
+                words = f"{place}{short[:5]} {cells.count(held, g)}" if held is not None else f"{place} {short[:5]}"
+            pieces += [Cell(f"{g.opening}{words}{g.closing}" if name == q.cls else f" {words} ", "hit" if name == q.cls else "dim")]
+        self.query_one("#tabs", Static).update(content(*pieces))
+        order = f"{self.table.total:,} neurons by {q.sort} {g.down if q.descending else g.up}"
+        where = f"  of L{q.layer}" if q.layer is not None else ""
+        wanted = f"  where {foreign(q.filter, g)}" if q.filter else ""
+        marked = f"  {len(self.marks)} marked" if self.marks else ""
+        at = f"  row {self.table.cursor + 1:,}" if self.table.total else ""
+        self.query_one("#query", Static).update(content(order, where, Cell(wanted, "accent"), marked, Cell(at, "dim")))
+
+    # -- keys ------------------------------------------------------------------------------------------------------
+
+    def on_paged_table_moved(self) -> None:
+        self._tabs()
+
+    def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
+        row = message.row
+        self.open_neuron(row.layer, row.neuron, query=self._query, row=self.table.cursor)
+
+    def _change(self, **changes: Any) -> None:
+        from dataclasses import replace
+
+        self._good_query = self._query
+        self._query = replace(self._query, **changes)
+        self._ask_again()
+
+    def action_filter(self) -> None:
+        self.hub.ask("filter", "/", self._query.filter or "")
+
+    def entered_filter(self, text: str) -> None:
+        self.hub.say("")
+        self._change(filter=text or None)
+
+    def action_sort(self) -> None:
+        from nfinspect.tui.dialogs import Picker
+
+        keys = [c.key for c in self.table.columns if c.key]
+        self.app.push_screen(Picker("sort by", keys, self.glyphs, self._query.sort), self._sorted)
+
+    def _sorted(self, key: str | None) -> None:
+        if key is not None:
+            self._change(sort=key, descending=key not in ("layer", "class"))
+
+    def action_sort_step(self, step: int) -> None:
+        keys = [c.key for c in self.table.columns if c.key]
+        place = keys.index(self._query.sort) if self._query.sort in keys else 0
+        self._sorted(keys[(place + step) % len(keys)])
+
+    def action_invert(self) -> None:
+        self._change(descending=not self._query.descending)
+
+    def action_class(self, place: int) -> None:
+        self._change(cls=(None, *CLASSES)[place])
+
+    def action_class_step(self, step: int) -> None:
+        order = (None, *CLASSES)
+        self._change(cls=order[(order.index(self._query.cls) + step) % len(order)])
+
+    def action_layer(self) -> None:
+        from nfinspect.tui.dialogs import Picker
+
+        names = ["all", *(f"L{layer.layer}" for layer in self.session.layers if layer.site == self.site)]
+        here = f"L{self._query.layer}" if self._query.layer is not None else "all"
+        self.app.push_screen(Picker("layer", names, self.glyphs, here), self._layer_chosen)
+
+    def _layer_chosen(self, name: str | None) -> None:
+        if name is not None:
+            self._counts = None
+            self._change(layer=None if name == "all" else int(name[1:]))
+
+    def action_mark(self) -> None:
+        if (row := self.table.current) is not None:
+            self.toggle_mark(row.layer, row.neuron)
+            self.table.action_cursor(1)
+            self.table.refresh()
+            self._tabs()
+
+    def action_marked(self) -> None:
+        self.open_marked()
+
+    def action_copy(self) -> None:
+        if (row := self.table.current) is not None:
+            self.hub.copy(str(self.address(row.layer, row.neuron)))
+
+    def action_export(self) -> None:
+        self.hub.ask("export", "export to (.csv or .json)", f"{self.session.name}-neurons.csv")
+
+    def entered_export(self, text: str) -> None:
+        if text:
+            self.load("exported", partial(self._write, text, self._query), busy="exporting")
+
+    def _write(self, text: str, query: NeuronQuery) -> str:
+        from dataclasses import asdict
+
+        from nfinspect.tui.output import write_rows
+
+        rows: list[dict[str, Any]] = []
+        while page := self.session.neurons(query, len(rows), 10_000).rows:
+            rows += [asdict(row) for row in page]
+        columns = list(rows[0]) if rows else []
+        names = ["class" if name == "cls" else name for name in columns]
+        return write_rows(text, names, ([row[name] for name in columns] for row in rows))
+
+    def show_exported(self, line: str) -> None:
+        self.hub.say(line, "good")

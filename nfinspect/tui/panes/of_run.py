@@ -1,0 +1,95 @@
+"""What all panes inside a run share: the keys to its other panes, its site, its marked neurons."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.binding import Binding, BindingType
+
+from nfinspect.tui.panes.base import Pane
+
+if TYPE_CHECKING:
+    from nfinspect_store.addresses import Address
+
+    from nfinspect.tui.engine import NeuronQuery, Session
+
+
+class RunPane(Pane):
+    """A pane of an open run, at one site of it."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("n", "neurons", "Neurons", id="run.neurons"),
+        Binding("t", "trace", "Trace", id="run.trace"),
+        Binding("o", "overlap", "Overlap", id="run.overlap"),
+        Binding("Q", "sql", "SQL", id="run.sql"),
+    ]
+
+    def __init__(self, crumb: str, session: Session, site: str | None = None) -> None:
+        super().__init__(crumb, session)
+        self.site = site or session.default_site
+
+    @property
+    def run_session(self) -> Session:
+        return self.session
+
+    def address(self, layer: int, neuron: int, site: str | None = None) -> Address:
+        """How a neuron is written here: with its site in front when it is not the run's default one."""
+        from nfinspect_store.addresses import Address
+
+        site = site or self.site
+        return Address(layer, neuron, None if site == self.session.default_site else site)
+
+    @property
+    def marks(self) -> dict[tuple[int, int], None]:
+        """Marked neurons of this run and site, in the order of marking; shared by all panes of the run."""
+        return self.hub.marks.setdefault((self.session.name, self.site), {})
+
+    def toggle_mark(self, layer: int, neuron: int) -> None:
+        key = (layer, neuron)
+        if key in self.marks:
+            del self.marks[key]
+        else:
+            self.marks[key] = None
+        self.hub.say(f"{len(self.marks)} marked; O shows in which concepts' traces they are" if self.marks else "", "dim")
+
+    def open_neuron(self, layer: int, neuron: int, *, query: NeuronQuery | None = None, row: int | None = None,
+                    around: tuple[tuple[int, int], ...] = (), site: str | None = None) -> None:
+        """To a neuron's pane. It steps through `query` from `row` on, or through the neurons `around`."""
+        from nfinspect.tui.panes.neuron import NeuronPane, Steps
+
+        address = self.address(layer, neuron, site)
+        steps = Steps(query, around, row)
+        self.hub.into(partial(NeuronPane, self.session, address, steps), self.session.name)
+
+    def open_neurons(self, *, cls: str | None = None, layer: int | None = None) -> None:
+        from nfinspect.tui.panes.neurons import NeuronsPane
+
+        self.hub.into(partial(NeuronsPane, self.session, self.site, cls=cls, layer=layer), self.session.name)
+
+    def action_neurons(self) -> None:
+        self.open_neurons()
+
+    def action_trace(self) -> None:
+        from nfinspect.tui.panes.trace import TracePane
+
+        self.hub.into(partial(TracePane, self.session, self.site), self.session.name)
+
+    def action_overlap(self) -> None:
+        from nfinspect.tui.panes.overlap import OverlapPane
+
+        self.hub.into(partial(OverlapPane, self.session, self.site), self.session.name)
+
+    def action_sql(self) -> None:
+        from nfinspect.tui.panes.sql import SqlPane
+
+        self.hub.into(partial(SqlPane, self.session), self.session.name)
+
+    def open_marked(self) -> None:
+        """The marked neurons against every concept's trace."""
+        if not self.marks:
+            self.hub.say("mark neurons with Space first", "warn")
+            return
+        from nfinspect.tui.panes.marked import MarkedPane
+
+        self.hub.into(partial(MarkedPane, self.session, self.site, tuple(self.marks)), self.session.name)

@@ -1,0 +1,214 @@
+"""What the traces of concepts share: a heat map, a table of pairs, and the shared neurons of the pair under the cursor."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.widgets import Static
+
+from nfinspect.tui.cells import Cell, content, foreign, lines, number
+from nfinspect.tui.engine import Session
+from nfinspect.tui.panes.choices import TracedPane
+from nfinspect.tui.widgets.heat_map import heat_map
+from nfinspect.tui.widgets.paged_table import Column, PagedTable
+
+if TYPE_CHECKING:
+    from nfinspect.analysis.overlap import Overlap, Pair, SharedNeuron
+
+
+class OverlapPane(TracedPane):
+    """Pairs on the left, what the chosen pair shares on the right; Tab or Enter goes over, Enter again to the neuron."""
+
+    help_text = (
+        "Shared: neurons in both top-K traces. expected: how many chance would give, p: how likely chance gives that "
+        "many or more (hypergeometric, over the alive neurons of the site). #a and #b: ranks in the two traces."
+    )
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("c", "concepts", "Concepts", id="overlap.concepts"),
+        Binding("y", "copy", "Copy the table", show=False, id="overlap.copy"),
+        Binding("e", "export", "Export", show=False, id="overlap.export"),
+        Binding("space", "mark", "Mark", key_display="Space", show=False, id="overlap.mark"),
+        Binding("O", "marked", "Overlap of the marked", show=False, id="overlap.marked"),
+    ]
+
+    DEFAULT_CSS = """
+    OverlapPane #choices { height: 1; padding: 0 1; }
+    OverlapPane #map { height: auto; max-height: 12; padding: 0 1; }
+    OverlapPane #below { layout: horizontal; height: 1fr; border-top: solid $secondary; }
+    OverlapPane #pairs { width: 1fr; }
+    OverlapPane #shared { width: 26; border-left: solid $secondary; }
+    """
+
+    _overlap: Overlap | None = None
+
+    def __init__(self, session: Session, site: str) -> None:
+        super().__init__("overlap", session, site)
+        self.request = self.first_request(session)
+        self._concepts = [c for c in session.concepts if c != self.request.baseline]
+
+    def compose(self) -> ComposeResult:
+        g = self.glyphs
+        yield Static("", id="choices", markup=False)
+        yield Static("", id="map", markup=False)
+        with Container(id="below"):
+            pairs = PagedTable(self._pair_columns(), glyphs=g, empty="no pairs", id="pairs")
+            pairs.add_class("panel")
+            yield pairs
+            shared = PagedTable(self._shared_columns(), glyphs=g, empty="nothing shared", id="shared")
+            shared.add_class("panel")
+            shared.marked = lambda row: (row.layer, row.neuron) in self.marks
+            yield shared
+
+    def _pair_columns(self) -> list[Column]:
+        g = self.glyphs
+
+        def figure(title: str, name: str, width: int) -> Column:
+            return Column(title, width, lambda r, w: Cell(number(getattr(r, name), g, 3)), "right")
+
+        return [
+            Column("a", 9, lambda r, w: Cell(foreign(r.a, g), "bold"), flex=True),
+            Column("b", 9, lambda r, w: Cell(foreign(r.b, g), "bold"), flex=True),
+            Column("shared", 6, lambda r, w: Cell(str(r.overlap), "bold"), "right"),
+            figure("jacc.", "jaccard", 5),
+            figure("expect", "expected", 6),
+            figure("p", "p_value", 7),
+        ]
+
+    def _shared_columns(self) -> list[Column]:
+        return [
+            Column("neuron", 10, lambda r, w: Cell(f"L{r.layer}/N{r.neuron}", "bold")),
+            Column("#a", 3, lambda r, w: Cell(str(r.rank_a)), "right"),
+            Column("#b", 3, lambda r, w: Cell(str(r.rank_b)), "right"),
+        ]
+
+    @property
+    def pairs(self) -> PagedTable:
+        return self.query_one("#pairs", PagedTable)
+
+    @property
+    def shared(self) -> PagedTable:
+        return self.query_one("#shared", PagedTable)
+
+    @property
+    def hint(self) -> str:
+        return f"{self.session.name} {self.glyphs.dot} {self.site}"
+
+    def on_mount(self) -> None:
+        self.changed()
+
+    def on_resize(self) -> None:
+        self._draw_map()
+
+    def changed(self) -> None:
+        self.query_one("#choices", Static).update(content(
+            Cell("c ", "bold"), Cell(f"{len(self._concepts)}", "accent"), " concepts ", *self.choices()))
+        concepts = tuple(c for c in self._concepts if c != self.request.baseline)
+        if len(concepts) < 2:
+            self._overlap = None
+            self.hub.say("an overlap needs two concepts beside the baseline: c chooses them, b the baseline", "warn")
+            self._draw()
+            return
+        self.load("overlap", partial(self.session.overlap, self.request, concepts), busy="tracing the concepts")
+
+    def show_overlap(self, overlap: Overlap) -> None:
+        self._overlap = overlap
+        self._draw()
+        if overlap.notes:
+            self.hub.say(overlap.notes[0], "warn")
+
+    def failed(self, what: str, line: str) -> None:
+        super().failed(what, line)
+        if what == "overlap":
+            self._overlap = None
+            self._draw()
+
+    def _draw(self) -> None:
+        pairs = self._overlap.pairs if self._overlap is not None else ()
+        self.pairs.put_rows(sorted(pairs, key=lambda p: (-p.overlap, p.a, p.b)))
+        self._draw_map()
+        self._draw_shared()
+
+    def _draw_map(self) -> None:
+        if self._overlap is None:
+            self.query_one("#map", Static).update("")
+            return
+        o, g = self._overlap, self.glyphs
+        pair: Pair | None = self.pairs.current
+        names = {c: foreign(c, g) for c in o.concepts}
+        shared = {(names[p.a], names[p.b]): p.overlap for p in o.pairs}
+        chosen = (names[pair.a], names[pair.b]) if pair is not None else None
+        rows = heat_map(list(names.values()), shared, o.top, self.size.width - 2, g, chosen)
+        self.query_one("#map", Static).update(lines(rows))
+
+    def _draw_shared(self) -> None:
+        pair: Pair | None = self.pairs.current
+        self.shared.cursor = 0
+        self.shared.put_rows(pair.shared if pair is not None else ())
+
+    # -- keys ------------------------------------------------------------------------------------------------------
+
+    def on_paged_table_moved(self, message: PagedTable.Moved) -> None:
+        if message.table is self.pairs:
+            self._draw_map()
+            self._draw_shared()
+
+    def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
+        if message.table is self.pairs:
+            if message.row.shared:
+                self.shared.focus()
+            else:
+                self.hub.say(f"{message.row.a} and {message.row.b} share no neuron of their top {self.request.top}", "dim")
+            return
+        rows: tuple[SharedNeuron, ...] = self.pairs.current.shared if self.pairs.current is not None else ()
+        around = tuple((row.layer, row.neuron) for row in rows)
+        self.open_neuron(message.row.layer, message.row.neuron, around=around, row=self.shared.cursor)
+
+    def action_overlap(self) -> None:
+        self.action_concepts()
+
+    def action_concepts(self) -> None:
+        from nfinspect.tui.dialogs import Picker
+
+        options = [("- " if c in self._concepts else "+ ") + c for c in self.session.concepts]
+        self.app.push_screen(Picker("- leaves out, + takes in", options, self.glyphs), self._toggled)
+
+    def _toggled(self, option: str | None) -> None:
+        if option is None:
+            return
+        name = option[2:]
+        chosen = set(self._concepts) ^ {name}
+        self._concepts = [c for c in self.session.concepts if c in chosen]
+        self.changed()
+
+    def action_mark(self) -> None:
+        row = self.shared.current
+        if self.shared.has_focus and row is not None:
+            self.toggle_mark(row.layer, row.neuron)
+            self.shared.action_cursor(1)
+            self.shared.refresh()
+        else:
+            self.hub.say("Tab to the shared neurons, then Space marks one", "dim")
+
+    def action_marked(self) -> None:
+        self.open_marked()
+
+    def action_copy(self) -> None:
+        if self._overlap is not None:
+            self.hub.copy("\n".join(f"{p.a}\t{p.b}\t{p.overlap}\t{p.jaccard}\t{p.p_value}" for p in self._overlap.pairs))
+
+    def action_export(self) -> None:
+        self.hub.ask("export", "export to", f"{self.session.name}-overlap.json")
+
+    def entered_export(self, text: str) -> None:
+        if text and self._overlap is not None:
+            from nfinspect.tui.output import write_json
+
+            self.load("exported", partial(write_json, text, self._overlap.to_json()))
+
+    def show_exported(self, line: str) -> None:
+        self.hub.say(line, "good")

@@ -1,0 +1,46 @@
+"""A whole prompt as one neuron read it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from textual.app import ComposeResult
+
+from nfinspect.tui.cells import Cell, content, foreign
+from nfinspect.tui.engine import PromptReading, Session
+from nfinspect.tui.panes.of_run import RunPane
+from nfinspect.tui.widgets.text_panel import TextPanel
+from nfinspect.tui.words import reading
+
+if TYPE_CHECKING:
+    from nfinspect_store.addresses import Address
+
+
+class PromptPane(RunPane):
+    """Tokens toned by strength; what the model wrote stands behind a double line."""
+
+    help_text = "Every token of the prompt, toned by how strongly it sets the neuron off; the strongest stand in brackets."
+
+    def __init__(self, session: Session, address: Address, prompt_idx: int, token_idx: int) -> None:
+        super().__init__(f"prompt {prompt_idx}", session, address.site or session.default_site)
+        self._address = address
+        self._prompt_idx = prompt_idx
+
+    def compose(self) -> ComposeResult:
+        yield TextPanel(id="prompt")
+
+    @property
+    def hint(self) -> str:
+        return f"as {self._address} read it"
+
+    def on_mount(self) -> None:
+        self.load("prompt", partial(self.session.prompt, self._prompt_idx, self._address), busy="reading the prompt")
+
+    def show_prompt(self, read: PromptReading) -> None:
+        g = self.glyphs
+        kept = "" if read.values else "  (values were not kept: no strengths)"
+        written = sum(read.generated)
+        head = f"concept {foreign(read.concept, g)}, {len(read.tokens)} tokens, {written} of them written by the model{kept}"
+        pieces = [Cell(head, "dim"), "\n\n", *reading(read.tokens, read.values, read.generated, g)]
+        self.query_one(TextPanel).put(content(*pieces))

@@ -1,0 +1,257 @@
+"""The runs of the store: what is there, what is being captured and how far it is."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.timer import Timer
+from textual.widgets import Static
+
+from nfinspect.tui import cells
+from nfinspect.tui.cells import Cell, content, foreign
+from nfinspect.tui.glyphs import bar
+from nfinspect.tui.panes.base import Pane
+from nfinspect.tui.widgets.paged_table import Column, PagedTable
+
+if TYPE_CHECKING:
+    from nfinspect_store.catalog import RunEntry
+
+    from nfinspect.tui.engine import Session
+
+LIVE_SECONDS = 0.5
+QUIET_SECONDS = 3.0
+
+TONES = {"complete": "good", "capturing": "accent", "interrupted": "warn", "failed": "bad"}
+
+ORDERS = ("created", "name", "model", "tokens", "bytes")
+
+
+def share_done(run: RunEntry) -> float | None:
+    progress = run.progress
+    return progress.tokens_done / progress.tokens_total if progress and progress.tokens_total else None
+
+
+class RunsPane(Pane):
+    """A table of runs, and one line about the one under the cursor."""
+
+    help_text = (
+        "Each run is one capture of one model: one DuckDB file in the store. A run that is being captured shows its "
+        "progress; it can be opened when it has finished."
+    )
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("slash", "filter", "Filter by name", key_display="/", id="runs.filter"),
+        Binding("s", "order(1)", "Sort", id="runs.sort"),
+        Binding("full_stop", "order(1)", "Sort by the next column", key_display=".", show=False, id="runs.sort_next"),
+        Binding("comma", "order(-1)", "Sort by the previous column", key_display=",", show=False, id="runs.sort_previous"),
+        Binding("I", "invert", "Invert the order", show=False, id="runs.invert"),
+        Binding("r", "reload", "Read the store again", show=False, id="runs.reload"),
+        Binding("d", "delete", "Delete", id="runs.delete"),
+    ]
+
+    DEFAULT_CSS = """
+    RunsPane #about { height: 2; padding: 0 1; }
+    RunsPane #empty { height: auto; padding: 1 2; display: none; }
+    RunsPane.-empty #empty { display: block; }
+    RunsPane.-empty PagedTable { display: none; }
+    """
+
+    _runs: tuple[RunEntry, ...] | None = None
+    _filter = ""
+    _order = ("created", True)
+    _timer: Timer | None = None
+
+    def compose(self) -> ComposeResult:
+        table = PagedTable(self._columns(), glyphs=self.glyphs, empty="no run matches the filter", id="runs")
+        table.add_class("panel")
+        table.sorted_by = self._order
+        yield table
+        yield Static("", id="empty", markup=False)
+        yield Static("", id="about", markup=False)
+
+    def _columns(self) -> list[Column]:
+        g = self.glyphs
+
+        def status(run: RunEntry, width: int) -> Cell:
+            if run.problem and run.status != "capturing":
+                return Cell("unreadable", "bad")
+            share = share_done(run)
+            if share is None:
+                return Cell(run.status, TONES.get(run.status, ""))
+            return Cell(f"{cells.fit(bar(share, 6, g), 6)} {100 * share:3.0f}%", "accent")
+
+        def created(run: RunEntry, width: int) -> Cell:
+            return Cell(run.created_at.strftime("%y-%m-%d %H:%M") if run.created_at else g.none, "dim")
+
+        return [
+            Column("run", 16, lambda r, w: Cell(foreign(r.name, g), "bold"), flex=True, key="name"),
+            Column("model", 16, lambda r, w: Cell(foreign(r.model, g)), flex=True, key="model"),
+            Column("status", 11, status),
+            Column("tokens", 6, lambda r, w: Cell(cells.count(r.tokens, g)), "right", key="tokens"),
+            Column("size", 8, lambda r, w: Cell(cells.size(r.bytes, g)), "right", key="bytes"),
+            Column("created UTC", 14, created, key="created"),
+        ]
+
+    @property
+    def table(self) -> PagedTable:
+        return self.query_one(PagedTable)
+
+    @property
+    def hint(self) -> str:
+        return str(self.hub.engine.store)
+
+    def entered(self) -> None:
+        self.action_reload()
+        self._pace(LIVE_SECONDS)
+
+    def left(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+
+    def _pace(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+        self._timer = self.set_interval(seconds, self._look)
+
+    def _look(self) -> None:
+        if self.app.screen is self.screen:
+            self.load("runs", self.hub.engine.runs)
+
+    # -- answers ---------------------------------------------------------------------------------------------------
+
+    def show_runs(self, runs: tuple[RunEntry, ...]) -> None:
+        """A new listing; drawn only if something changed, so that an idle store sends nothing."""
+        if runs == self._runs:
+            return
+        live = any(run.status == "capturing" for run in runs)
+        if self._timer is not None and live != (self._timer._interval == LIVE_SECONDS):
+            self._pace(LIVE_SECONDS if live else QUIET_SECONDS)
+        self._runs = runs
+        self._draw()
+
+    def _draw(self) -> None:
+        here = self.table.current
+        rows = [r for r in self._runs or () if self._filter.lower() in f"{r.name} {r.model} {r.status}".lower()]
+        key, descending = self._order
+
+        def value(run: RunEntry) -> tuple[bool, object]:
+            found = run.created_at if key == "created" else getattr(run, key)
+            return (found is not None, found if found is not None else 0)
+
+        rows.sort(key=value, reverse=descending)
+        self.set_class(not self._runs, "-empty")
+        if not self._runs:
+            self.query_one("#empty", Static).update(self._welcome())
+        if here is not None:
+            place = next((i for i, run in enumerate(rows) if run.name == here.name), None)
+            if place is not None:
+                self.table.cursor = place
+        self.table.sorted_by = self._order
+        self.table.put_rows(rows)
+        self._about()
+
+    def _welcome(self) -> object:
+        store = foreign(self.hub.engine.store, self.glyphs)
+        return content(
+            Cell("No runs here yet", "bold"), f" ({store}).\n\n",
+            "A run records what every neuron of a model did on every token. To make one, type in a shell:\n\n",
+            Cell("  nfinspect demo", "accent"), "\n",
+            Cell("      the sample model over the sample concepts, about a minute", "dim"), "\n",
+            Cell("  nfinspect capture gpt2 --prompts prompts.json", "accent"), "\n",
+            Cell("      a model of yours: a hub name or a directory", "dim"), "\n\n",
+            "It appears here by itself, with its progress.  ", Cell("?", "bold"), " help  ", Cell("q", "bold"), " quit",
+        )
+
+    def _about(self) -> None:
+        run = self.table.current
+        self.query_one("#about", Static).update(content(*self._words(run)) if run is not None else "")
+
+    def _words(self, run: RunEntry) -> list[Cell | str]:
+        g = self.glyphs
+        progress = run.progress
+        if progress is not None:
+            share = share_done(run)
+            left = (progress.tokens_total or 0) - progress.tokens_done
+            eta = left / progress.tokens_per_second if share is not None and progress.tokens_per_second > 0 else None
+            total = f" of {cells.count(progress.tokens_total, g)}" if progress.tokens_total else ""
+            alive = "" if progress.alive else ", its process is gone"
+            ago = time.time() - progress.updated_at
+            late = f", no news for {cells.duration(ago, g)}" if ago > 10 else ""
+            return [
+                Cell(f"{progress.phase}{alive}{late}", "accent"),
+                f"  {cells.count(progress.tokens_done, g)}{total} tokens at {progress.tokens_per_second:,.0f}/s, "
+                f"ETA {cells.duration(eta, g)}\n",
+                Cell(f"{cells.size(progress.bytes, g)} so far, process {progress.pid} on {foreign(progress.host, g)}", "dim"),
+            ]
+        if run.problem:
+            return [Cell(foreign(run.problem, g), "bad")]
+        return [Cell(foreign(run.path, g), "dim")]
+
+    def show_opened(self, session: Session) -> None:
+        self.hub.opened(session)
+
+    def show_deleted(self, name: str) -> None:
+        self.hub.say(f"deleted {name}", "good")
+        self._runs = None
+        self.action_reload()
+
+    # -- keys ------------------------------------------------------------------------------------------------------
+
+    def on_paged_table_moved(self) -> None:
+        self._about()
+
+    def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
+        run = message.row
+        if run.status == "capturing":
+            share = share_done(run)
+            done = f", {100 * share:.0f}% done" if share is not None else ""
+            self.hub.say(f"{run.name} is being captured{done}: it opens when it has finished", "warn")
+        elif run.problem:
+            self.hub.say(run.problem, "bad")
+        else:
+            self.hub.open_run(run.name)
+
+    def action_reload(self) -> None:
+        self.load("runs", self.hub.engine.runs, busy="reading the store" if self._runs is None else "")
+
+    def action_filter(self) -> None:
+        self.hub.ask("filter", "/", self._filter)
+
+    def entered_filter(self, text: str) -> None:
+        self._filter = text
+        self._draw()
+        self.hub.say(f"runs with {text!r}; / and Enter shows all" if text else "", "dim")
+
+    def action_order(self, step: int) -> None:
+        key = ORDERS[(ORDERS.index(self._order[0]) + step) % len(ORDERS)]
+        self._order = (key, key not in ("name", "model"))
+        self._draw()
+
+    def action_invert(self) -> None:
+        self._order = (self._order[0], not self._order[1])
+        self._draw()
+
+    def action_delete(self) -> None:
+        run = self.table.current
+        if run is None:
+            return
+        from nfinspect.tui.dialogs import Confirm
+
+        question = f"Delete the run {foreign(run.name, self.glyphs)} ({cells.size(run.bytes, self.glyphs)})? It cannot be undone."
+        self.app.push_screen(Confirm(question), partial(self._confirmed, run.name))
+
+    def _confirmed(self, name: str, yes: bool | None) -> None:
+        if not yes:
+            self.hub.say("nothing deleted", "dim")
+            return
+        self.hub.forget_run(name)
+
+        def delete() -> str:
+            self.hub.engine.delete(name)
+            return name
+
+        self.load("deleted", delete, busy=f"deleting {name}")

@@ -1,0 +1,177 @@
+"""Which neurons a concept sets off, against a baseline that is chosen in place."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.widgets import Static
+
+from nfinspect.tui.cells import Cell, content, foreign, number
+from nfinspect.tui.engine import Session
+from nfinspect.tui.panes.choices import TracedPane
+from nfinspect.tui.widgets.paged_table import Column, PagedTable
+
+if TYPE_CHECKING:
+    from nfinspect.analysis.trace import Trace, TraceRow
+
+
+class TracePane(TracedPane):
+    """The table of a trace, with the choices that made it above."""
+
+    help_text = (
+        "occ: in how many of the concept's prompts the neuron is among the top K. difference: concept mean minus "
+        "baseline mean. g: Hedges' g. q: p after Benjamini-Hochberg over all neurons of the site. Without a baseline "
+        "the same outlier neurons lead for every concept."
+    )
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("c", "concept", "Concept", id="trace.concept"),
+        Binding("C", "concept_step(1)", "Next concept", show=False, id="trace.concept_next"),
+        Binding("space", "mark", "Mark", key_display="Space", show=False, id="trace.mark"),
+        Binding("O", "marked", "Overlap of the marked", show=False, id="trace.marked"),
+        Binding("y", "copy", "Copy the neurons", show=False, id="trace.copy"),
+        Binding("e", "export", "Export the trace", show=False, id="trace.export"),
+    ]
+
+    DEFAULT_CSS = """
+    TracePane #choices { height: 2; padding: 0 1; }
+    """
+
+    _trace: Trace | None = None
+
+    def __init__(self, session: Session, site: str, concept: str | None = None) -> None:
+        super().__init__("trace", session, site)
+        self.request = self.first_request(session, concept)
+        self.crumb = f"trace {self.request.concept}"
+
+    def compose(self) -> ComposeResult:
+        yield Static("", id="choices", markup=False)
+        table = PagedTable(self._columns(), glyphs=self.glyphs, frozen=2, empty="no neurons", id="trace")
+        table.add_class("panel")
+        table.marked = lambda row: (row.layer, row.neuron) in self.marks
+        yield table
+
+    def _columns(self) -> list[Column]:
+        g = self.glyphs
+
+        def figure(title: str, name: str, width: int, digits: int = 3, tone: str = "") -> Column:
+            return Column(title, width, lambda r, w: Cell(number(getattr(r, name), g, digits), tone), "right")
+
+        def occurrences(row: TraceRow, width: int) -> Cell:
+            return Cell(f"{row.occurrences}/{row.samples}", "bold" if row.percent >= 50 else "")
+
+        return [
+            Column("#", 3, lambda r, w: Cell(str(r.rank), "dim"), "right"),
+            Column("neuron", 10, lambda r, w: Cell(f"L{r.layer}/N{r.neuron}", "bold")),
+            Column("occ", 5, occurrences, "right"),
+            Column("%", 4, lambda r, w: Cell(f"{r.percent:.0f}%"), "right"),
+            figure("concept", "concept_mean", 7),
+            figure("base", "baseline_mean", 7),
+            figure("differ.", "difference", 7, tone="bold"),
+            figure("g", "effect_size", 5, 2),
+            figure("auroc", "auroc", 5),
+            figure("p", "p_value", 7),
+            figure("q", "q_value", 7),
+            figure("AP", "average_precision", 6),
+            figure("t", "t", 7),
+        ]
+
+    @property
+    def table(self) -> PagedTable:
+        return self.query_one(PagedTable)
+
+    @property
+    def hint(self) -> str:
+        return f"{self.session.name} {self.glyphs.dot} {self.site}"
+
+    def on_mount(self) -> None:
+        self.changed()
+
+    def changed(self) -> None:
+        self.crumb = f"trace {self.request.concept}"
+        self.hub.update_trail()
+        self._draw_choices()
+        self.load("trace", partial(self.session.trace, self.request), busy=f"tracing {self.request.concept}")
+
+    def show_trace(self, trace: Trace) -> None:
+        self._trace = trace
+        self.table.put_rows(trace.neurons)
+        self._draw_choices()
+        if trace.notes:
+            self.hub.say(trace.notes[0], "warn")
+
+    def failed(self, what: str, line: str) -> None:
+        super().failed(what, line)
+        if what == "trace":
+            self._trace = None
+            self.table.put_rows(())
+            self._draw_choices()
+
+    def _draw_choices(self) -> None:
+        g, t = self.glyphs, self._trace
+        first: list[Cell | str] = [Cell("c ", "bold"), "concept ", Cell(foreign(self.request.concept, g), "accent"), " "]
+        second = ""
+        if t is not None:
+            against = f" against {t.baseline_samples}" if t.baseline is not None else ", raw values"
+            second = f"{t.samples} prompts{against}"
+            if len(t.notes) > 1:
+                second += f"; {foreign(t.notes[1], g)}"
+        self.query_one("#choices", Static).update(content(*first, *self.choices(), "\n", Cell(second, "dim")))
+
+    # -- keys ------------------------------------------------------------------------------------------------------
+
+    def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
+        if self._trace is not None:
+            around = tuple((row.layer, row.neuron) for row in self._trace.neurons)
+            row = message.row
+            self.open_neuron(row.layer, row.neuron, around=around, row=self.table.cursor)
+
+    def action_trace(self) -> None:
+        self.action_concept()
+
+    def action_concept(self) -> None:
+        from nfinspect.tui.dialogs import Picker
+
+        picker = Picker("concept", self.session.concepts, self.glyphs, self.request.concept)
+        self.app.push_screen(picker, self._concept)
+
+    def _concept(self, name: str | None) -> None:
+        if name is not None:
+            self.change(concept=name)
+
+    def action_concept_step(self, step: int) -> None:
+        names = self.session.concepts
+        if self.request.concept in names:
+            self.change(concept=names[(names.index(self.request.concept) + step) % len(names)])
+
+    def action_mark(self) -> None:
+        if (row := self.table.current) is not None:
+            self.toggle_mark(row.layer, row.neuron)
+            self.table.action_cursor(1)
+            self.table.refresh()
+
+    def action_marked(self) -> None:
+        """The marked neurons against all traces; with nothing marked, the concepts against each other."""
+        if self.marks:
+            self.open_marked()
+        else:
+            self.action_overlap()
+
+    def action_copy(self) -> None:
+        if self._trace is not None:
+            self.hub.copy("\n".join(str(self.address(r.layer, r.neuron)) for r in self._trace.neurons))
+
+    def action_export(self) -> None:
+        self.hub.ask("export", "export to", f"{self.session.name}-trace-{self.request.concept}.json")
+
+    def entered_export(self, text: str) -> None:
+        if text and self._trace is not None:
+            from nfinspect.tui.output import write_json
+
+            self.load("exported", partial(write_json, text, self._trace.to_json()))
+
+    def show_exported(self, line: str) -> None:
+        self.hub.say(line, "good")

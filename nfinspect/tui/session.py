@@ -1,0 +1,121 @@
+"""A run file as the app's `Session`: every answer comes from the store or from the analyses, none is made here."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nfinspect.analysis import health, neuron, neurons
+from nfinspect.tui.engine import NeuronQuery, PromptReading, TraceRequest
+from nfinspect_store.addresses import Address
+from nfinspect_store.console import Console
+from nfinspect_store.heartbeat import being_written, read_heartbeat
+from nfinspect_store.errors import RunBusy
+from nfinspect_store.query_result import QueryResult
+from nfinspect_store.reader import RunFile
+
+if TYPE_CHECKING:
+    from nfinspect.analysis.overlap import Overlap
+    from nfinspect.analysis.trace import Trace
+
+
+class RunSession:
+    """One open run. The console, a second and shut-in connection, is opened when it is first asked for."""
+
+    def __init__(self, run: RunFile) -> None:
+        self._run = run
+        self._console: Console | None = None
+        self._lock = threading.Lock()
+        self.name = run.name
+        self.info = run.info
+        self.layers = run.layers
+        self.sites = run.sites
+        self.default_site = run.default_site
+        self.concepts = run.concepts
+        self.tokens = run.tokens
+        self.prompts = run.prompts
+        self.has_values = run.has_values
+        self.has_generated = run.has_generated
+
+    @classmethod
+    def open(cls, path: Path) -> RunSession:
+        """Raises RunBusy with its progress while the run is being captured; NotARun, SchemaTooNew."""
+        if being_written(path):
+            progress = read_heartbeat(path)
+            done = ""
+            if progress is not None and progress.tokens_total:
+                done = f", {100 * progress.tokens_done / progress.tokens_total:.0f}% done"
+            raise RunBusy(f"{path.stem} is being captured{done}: it opens when it has finished")
+        return cls(RunFile.open(path))
+
+    def health(self, site: str) -> health.NetworkReport:
+        return health.network_report(self._run, site)
+
+    def neurons(self, query: NeuronQuery, offset: int, limit: int) -> neurons.NeuronPage:
+        return neurons.list_neurons(
+            self._run,
+            site=query.site,
+            cls=query.cls,
+            layer=query.layer,
+            sort=query.sort,
+            descending=query.descending,
+            filter=query.filter,
+            limit=limit,
+            offset=offset,
+        )
+
+    def neuron(self, address: Address) -> neuron.NeuronDetail:
+        return neuron.neuron_detail(self._run, address)
+
+    def trace(self, request: TraceRequest) -> Trace:
+        from nfinspect.analysis.trace import trace  # scipy.stats takes 0.8 s: only who asks for a trace waits for it
+
+        return trace(self._run, request.concept, **_choices(request))
+
+    def overlap(self, request: TraceRequest, concepts: tuple[str, ...]) -> Overlap:
+        from nfinspect.analysis.overlap import overlap
+
+        return overlap(self._run, concepts, **_choices(request))
+
+    def prompt(self, prompt_idx: int, address: Address) -> PromptReading:
+        prompt = self._run.prompt(prompt_idx)
+        rows = self._run.prompt_tokens(prompt_idx)
+        values: tuple[float, ...] = ()
+        if self._run.has_values:
+            layer, number = self._run.resolve(address)
+            read = self._run.neuron(layer.layer, number, layer.site)
+            values = tuple(read[rows.token_idx].tolist())
+        return PromptReading(prompt_idx, prompt.concept, tuple(rows.token), tuple(rows.generated.tolist()), values)
+
+    def sql(self, statement: str) -> QueryResult:
+        return self._shut_in().run(statement)
+
+    def sql_tables(self) -> Mapping[str, tuple[str, ...]]:
+        return self._shut_in().tables()
+
+    def _shut_in(self) -> Console:
+        with self._lock:
+            if self._console is None:
+                self._console = Console({self.name: self._run.path})
+            return self._console
+
+    def interrupt(self) -> None:
+        if self._console is not None:
+            self._console.interrupt()
+
+    def close(self) -> None:
+        if self._console is not None:
+            self._console.close()
+        self._run.close()
+
+
+def _choices(request: TraceRequest) -> dict[str, Any]:
+    return {
+        "baseline": request.baseline,
+        "tokens": request.tokens,
+        "top": request.top,
+        "rank": request.rank,
+        "site": request.site,
+    }

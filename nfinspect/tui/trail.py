@@ -1,0 +1,75 @@
+"""Where one is and where one was: the breadcrumbs, and a history of them for `[` and `]`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nfinspect.tui.panes.base import Pane
+
+KEPT = 30
+"""Trails remembered. Panes that no remembered trail holds are removed."""
+
+
+@dataclass(eq=False)
+class Stop:
+    """One place of the breadcrumbs. Its pane is made when it is first shown."""
+
+    make: Callable[[], Pane]
+    run: str | None = None
+    pane: Pane | None = field(default=None, repr=False)
+
+
+class Trail:
+    """The current breadcrumbs and the ones before and after them, like a browser's."""
+
+    def __init__(self, first: Stop) -> None:
+        self._past: list[tuple[Stop, ...]] = [(first,)]
+        self._place = 0
+
+    @property
+    def stops(self) -> tuple[Stop, ...]:
+        return self._past[self._place]
+
+    @property
+    def here(self) -> Stop:
+        return self.stops[-1]
+
+    def go(self, stops: tuple[Stop, ...]) -> None:
+        """To another place; what lay after this one is forgotten."""
+        del self._past[self._place + 1 :]
+        self._past.append(stops)
+        del self._past[:-KEPT]
+        self._place = len(self._past) - 1
+
+    def into(self, stop: Stop) -> None:
+        self.go((*self.stops, stop))
+
+    def out(self) -> bool:
+        if len(self.stops) < 2:
+            return False
+        self.go(self.stops[:-1])
+        return True
+
+    def step(self, step: int) -> bool:
+        """Back (-1) or forward (1) in the history."""
+        place = self._place + step
+        if not 0 <= place < len(self._past):
+            return False
+        self._place = place
+        return True
+
+    def forget_run(self, run: str) -> None:
+        """Drop every trail through a run that is gone."""
+        here = self.stops
+        kept = [stops for stops in self._past if all(stop.run != run for stop in stops)]
+        if here not in kept:
+            here = tuple(stop for stop in here if stop.run != run)
+            kept.append(here)
+        self._past = kept
+        self._place = len(kept) - 1 - kept[::-1].index(here)
+
+    def known(self) -> set[Stop]:
+        return {stop for stops in self._past for stop in stops}

@@ -1,0 +1,100 @@
+"""Histograms by plotext, as plain lines of text. Called in workers only: plotext's import and drawing take their time.
+
+plotext has one global figure, so one chart is drawn at a time; drawn charts are kept.
+"""
+
+import math
+import threading
+from collections.abc import Sequence
+from functools import lru_cache
+
+from nfinspect.tui.cells import number
+from nfinspect.tui.glyphs import ASCII, UNICODE, Glyphs
+
+_LOCK = threading.Lock()
+LOG_FROM = 30.0
+"""A tallest bar this many times the median bar hides the others on a linear axis."""
+
+_TO_ASCII = str.maketrans({
+    "┌": "+", "┐": "+", "└": "+", "┘": "+", "─": "-", "│": "|", "┤": "|", "├": "|", "┬": "+", "┴": "+", "┼": "+", "█": "#",
+})
+
+
+def wants_log(counts: Sequence[int]) -> bool:
+    filled = sorted(c for c in counts if c)
+    return bool(filled) and filled[-1] > LOG_FROM * filled[len(filled) // 2]
+
+
+@lru_cache(maxsize=64)
+def histogram(
+    edges: tuple[float, ...], counts: tuple[int, ...], linear: bool, width: int, height: int, log: bool, ascii: bool
+) -> tuple[str, ...]:
+    """A histogram as `height` lines of at most `width` cells. Bars of uneven bins stand at even distances."""
+    import plotext
+
+    glyphs = ASCII if ascii else UNICODE
+    edges, counts = _filled(edges, counts)
+    if not counts or width < 20 or height < 5:
+        return ("too little room" if counts else "no values",)
+    counts_, places = _squeezed(edges, counts, width - 10)
+    heights = [math.log10(c) + 0.3 if log and c else float(c) for c in counts_]
+    with _LOCK:
+        figure = plotext.figure
+        figure.clear()
+        figure.theme("colorless")
+        figure.plot_size(width, height)
+        held = [i for i, height_ in enumerate(heights) if height_ > 0]  # a bar of height 0 would still draw a row
+        bars = figure.bar(held, [heights[i] for i in held], width=1, marker="#" if ascii else "full")
+        figure.draw(bars)
+        figure.ruler("x").lim(-0.5, len(counts_) - 0.5)
+        ticks = _x_ticks(places, width, glyphs)
+        figure.ruler("x").ticks([t for t, _ in ticks], [label for _, label in ticks])
+        figure.ruler("y").lim(0, max(heights) * 1.02 or 1)
+        if log:
+            powers = range(int(math.log10(max(counts_))) + 1)
+            figure.ruler("y").ticks([p + 0.3 for p in powers], [_short(10**p) for p in powers])
+        else:
+            top = max(counts_)
+            marks = sorted({0, top // 2, top})
+            figure.ruler("y").ticks(marks, [_short(m) for m in marks])
+        text = figure.build().string(True)
+        figure.clear()
+    lines = text.split("\n")[:height]
+    return tuple(line.translate(_TO_ASCII) if ascii else line for line in lines)
+
+
+def _short(count: int) -> str:
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            return f"{count / size:.3g}{unit}"
+    return str(count)
+
+
+def _filled(edges: tuple[float, ...], counts: tuple[int, ...]) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Without the empty bins at both ends: signed-log histograms reach from -inf to inf."""
+    held = [i for i, c in enumerate(counts) if c]
+    if not held:
+        return (), ()
+    first, last = held[0], held[-1]
+    return edges[first : last + 2], counts[first : last + 1]
+
+
+def _squeezed(edges: tuple[float, ...], counts: tuple[int, ...], room: int) -> tuple[list[int], list[float]]:
+    """Neighbouring bins joined until they fit in `room` bars; the places are the bins' edges."""
+    step = max(1, math.ceil(len(counts) / max(1, room)))
+    joined = [sum(counts[i : i + step]) for i in range(0, len(counts), step)]
+    return joined, [*(edges[i] for i in range(0, len(counts), step)), edges[-1]]
+
+
+def _x_ticks(places: list[float], width: int, glyphs: Glyphs) -> list[tuple[float, str]]:
+    wanted = max(2, min(6, width // 13))
+    last = len(places) - 1
+    chosen = sorted({round(i * last / (wanted - 1)) for i in range(wanted)})
+    # bar i reaches from i - 0.5 to i + 0.5, so edge i stands half a bar before it
+    return [(i - 0.5, _edge(places[i], glyphs)) for i in chosen]
+
+
+def _edge(value: float, glyphs: Glyphs) -> str:
+    if math.isinf(value):
+        return "-inf" if value < 0 else "inf"
+    return number(value, glyphs, 3)

@@ -1,0 +1,97 @@
+"""What the app says about a neuron's class, and how a text is drawn as one neuron read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len
+
+from nfinspect.tui.cells import Cell, count, foreign, number, percent
+from nfinspect.tui.glyphs import Glyphs
+
+if TYPE_CHECKING:
+    from nfinspect.analysis.neuron import ExampleText
+    from nfinspect.analysis.neurons import NeuronRow
+
+
+def why(row: NeuronRow, glyphs: Glyphs) -> str:
+    """Why the neuron has its class, in the terms of methods §2 and with its own figures."""
+    share = percent(row.dormancy, glyphs)
+    tokens = f"{count(row.n, glyphs)} tokens"
+    if row.cls == "dead":
+        bound = f"; if it ever fires, then on less than {percent(row.rate_upper95, glyphs)} of tokens" if row.rate_upper95 else ""
+        return f"nothing sets it off in {tokens}{bound}"
+    if row.cls == "saturated":
+        return f"stuck: std {number(row.std, glyphs)} beside a mean of {number(row.mean, glyphs)} over {tokens}"
+    if row.cls == "sporadic":
+        return f"rare and strong: reaches {number(row.max, glyphs)}, above its layer's scale on less than 1% of {tokens}"
+    if row.cls == "missing":
+        return f"its mean |a| is {share} of its layer's, below 1%"
+    if row.cls == "weak":
+        return f"its mean |a| is {share} of its layer's, below 10%"
+    return f"its mean |a| is {share} of its layer's"
+
+
+def strength_tone(value: float | None, strongest: float) -> str:
+    """How strongly a token sets the neuron off, in four steps of the strongest on screen."""
+    if value is None or strongest <= 0:
+        return ""
+    share = abs(value) / strongest
+    return "" if share < 0.1 else "heat1" if share < 0.25 else "heat2" if share < 0.5 else "heat3" if share < 0.8 else "heat4"
+
+
+def example_cell(example: ExampleText, width: int, strongest: float, glyphs: Glyphs) -> Cell:
+    """The example's text in `width` cells with its token in brackets, near the middle when the text is too long."""
+    pieces = [foreign(token.token, glyphs) for token in example.window]
+    at = example.at
+    pieces[at] = glyphs.opening + pieces[at] + glyphs.closing
+    first, last = _around([cell_len(piece) for piece in pieces], at, width - 2)
+    text = glyphs.more if first > 0 else ""
+    spans: list[tuple[int, int, str]] = []
+    for place in range(first, last + 1):
+        start = len(text)
+        text += pieces[place]
+        if place == at:
+            spans.append((start, len(text), "hit"))
+        elif tone := strength_tone(example.window[place].value, strongest):
+            spans.append((start, len(text), tone))
+    if last < len(pieces) - 1:
+        text += glyphs.more
+    return Cell(text, "", tuple(spans))
+
+
+def _around(widths: Sequence[int], at: int, room: int) -> tuple[int, int]:
+    """The longest stretch of tokens around `at` that fits: two before for every one after, text is read forward."""
+    first = last = at
+    left = room - widths[at]
+    while True:
+        before = widths[first - 1] if first > 0 else None
+        after = widths[last + 1] if last < len(widths) - 1 else None
+        take_before = before is not None and (after is None or (at - first) <= 2 * (last - at))
+        if take_before and before is not None and before <= left:
+            first, left = first - 1, left - before
+        elif after is not None and after <= left:
+            last, left = last + 1, left - after
+        elif before is not None and before <= left:
+            first, left = first - 1, left - before
+        else:
+            return first, last
+
+
+def reading(tokens: Sequence[str], values: Sequence[float], generated: Sequence[bool], glyphs: Glyphs) -> list[Cell | str]:
+    """A whole prompt, each token toned by its strength; the strong ones carry a mark, so they are seen without colour."""
+    strongest = max((abs(v) for v in values), default=0.0)
+    pieces: list[Cell | str] = []
+    told = False
+    for place, token in enumerate(tokens):
+        if generated[place] and not told:
+            told = True
+            pieces.append(Cell(f" {glyphs.column}{glyphs.column} ", "accent"))
+        text = foreign(token, glyphs)
+        value = values[place] if values else None
+        tone = strength_tone(value, strongest)
+        if tone == "heat4":
+            text = glyphs.opening + text + glyphs.closing
+        pieces.append(Cell(text, tone))
+    return pieces

@@ -1,0 +1,152 @@
+"""From the values of passing tokens to value blocks: one streamed INSERT a segment, fed by a bounded queue.
+
+DuckDB pulls record batches in a thread of its own while the capture goes on; the queue is bounded in bytes, so a slow
+disk slows the capture and never fills memory. An INSERT per batch would double the file and halve the speed
+(docs/decisions/0001).
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nfinspect_store.connect import store_error
+from nfinspect_store.schema import BLOCK
+from nfinspect_store.types import Layer
+
+QUEUE_BYTES = 256 * 2**20
+
+BLOCK_SCHEMA = pa.schema(
+    [
+        ("layer_id", pa.int16()),
+        ("neuron", pa.int32()),
+        ("block", pa.int32()),
+        ("values", pa.list_(pa.field("item", pa.float32(), nullable=False), BLOCK)),
+    ]
+)
+
+
+class BlockBuffer:
+    """The unfinished block of one layer, neuron by neuron."""
+
+    def __init__(self, layer: Layer, block: int = 0) -> None:
+        self.layer = layer
+        self.block = block
+        self.filled = 0
+        self._values = np.zeros((layer.neurons, BLOCK), np.float32)
+
+    def restore(self, values: NDArray[np.float32], filled: int) -> None:
+        """Go on from a padded block that was stored: float32[neurons, 256]."""
+        self._values[:] = values
+        self.filled = filled
+
+    def add(self, values: NDArray[np.float32]) -> Iterator[pa.RecordBatch]:
+        """Take float32[tokens, neurons]; yield each block that it completes."""
+        start = 0
+        while start < len(values):
+            take = min(BLOCK - self.filled, len(values) - start)
+            self._values[:, self.filled : self.filled + take] = values[start : start + take].T
+            self.filled += take
+            start += take
+            if self.filled == BLOCK:
+                yield self._batch()
+                # A new array: DuckDB may still be reading the one just handed over.
+                self._values = np.zeros_like(self._values)
+                self.block += 1
+                self.filled = 0
+
+    def padded(self) -> pa.RecordBatch:
+        """The unfinished block as it stands, zeros behind it; the buffer goes on unchanged."""
+        return self._batch(self._values.copy())
+
+    def _batch(self, values: NDArray[np.float32] | None = None) -> pa.RecordBatch:
+        flat = (self._values if values is None else values).reshape(-1)
+        neurons = self.layer.neurons
+        return pa.RecordBatch.from_arrays(
+            [
+                pa.array(np.full(neurons, self.layer.layer_id, np.int16)),
+                pa.array(np.arange(neurons, dtype=np.int32)),
+                pa.array(np.full(neurons, self.block, np.int32)),
+                pa.FixedSizeListArray.from_arrays(pa.array(flat), type=BLOCK_SCHEMA.field("values").type),
+            ],
+            schema=BLOCK_SCHEMA,
+        )
+
+
+class BlockStream:
+    """One segment's INSERT, running in a thread until `finish`."""
+
+    def __init__(
+        self, path: Path, connection: duckdb.DuckDBPyConnection, buffers: Sequence[BlockBuffer]
+    ) -> None:
+        self._path = path
+        self._connection = connection
+        self._buffers = {buffer.layer.layer_id: buffer for buffer in buffers}
+        self._queue: deque[tuple[int, NDArray[np.float32]]] = deque()
+        self._queued = 0
+        self._ended = False
+        self._changed = threading.Condition()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._insert, name="nfinspect-writer", daemon=True)
+        self._thread.start()
+
+    def put(self, layer_id: int, values: NDArray[np.float32]) -> None:
+        """Hand over float32[tokens, neurons]; waits while the queue is full. Raises the writer's StoreError."""
+        with self._changed:
+            while self._error is None and self._queued and self._queued + values.nbytes > QUEUE_BYTES:
+                self._changed.wait()
+            if self._error is not None:
+                raise store_error(self._path, self._error) from self._error
+            self._queue.append((layer_id, values))
+            self._queued += values.nbytes
+            self._changed.notify_all()
+
+    def finish(self) -> None:
+        """Wait until everything handed over is in the transaction, unfinished blocks padded."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        self._thread.join()
+        if self._error is not None:
+            raise store_error(self._path, self._error) from self._error
+
+    def abandon(self) -> None:
+        """End the thread; what it inserted goes with the rollback of its transaction."""
+        with self._changed:
+            self._queue.clear()
+            self._ended = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _insert(self) -> None:
+        reader = pa.RecordBatchReader.from_batches(BLOCK_SCHEMA, self._batches())
+        try:
+            self._connection.register("incoming_blocks", reader)
+            self._connection.execute("INSERT INTO blocks SELECT * FROM incoming_blocks")
+            self._connection.unregister("incoming_blocks")
+        except BaseException as error:  # whatever it is, it belongs to the thread that captures
+            with self._changed:
+                self._error = error
+                self._queue.clear()
+                self._changed.notify_all()
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        while True:
+            with self._changed:
+                while not self._queue and not self._ended:
+                    self._changed.wait()
+                if not self._queue:
+                    break
+                layer_id, values = self._queue.popleft()
+            yield from self._buffers[layer_id].add(values)
+            with self._changed:
+                self._queued -= values.nbytes
+                self._changed.notify_all()
+        for buffer in self._buffers.values():
+            if buffer.filled:
+                yield buffer.padded()

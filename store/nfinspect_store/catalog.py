@@ -1,0 +1,200 @@
+"""A store: a directory of run files. What runs there are, where a run of some name lies, and how one is deleted.
+
+Listing must be quick (it stands before the app's first paint), and opening a DuckDB file costs 2–20 ms. So the facts
+of every closed run are kept in a small cache file, valid as long as the run's size and time of change stay the same;
+with it a listing opens no database and does not even import duckdb.
+"""
+
+import datetime as dt
+import difflib
+import os
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+from nfinspect_store.errors import BadName, NotARun, RunBusy, RunNotFound, StorageFull, StoreError
+from nfinspect_store.facts import FactsCache
+from nfinspect_store.heartbeat import SUFFIX, HeartbeatFile, being_written, read_heartbeat_file
+from nfinspect_store.types import Progress
+
+RUN_SUFFIX = ".duckdb"
+DEFAULT_STORE = "nfinspect-store"
+ENVIRONMENT = "NFINSPECT_STORE"
+NAME_BYTES = 128
+"""Longest run name in bytes: file systems take 255, and companions add a suffix."""
+
+
+@dataclass(frozen=True)
+class RunEntry:
+    """One line of the list of runs. Unknown facts of a file that cannot be read are None or empty."""
+
+    name: str
+    path: Path
+    status: str  # capturing | complete | interrupted | failed; empty where unknown
+    model: str
+    created_at: dt.datetime | None  # UTC, without a zone
+    tokens: int | None
+    bytes: int
+    progress: Progress | None  # of a capture that is running
+    problem: str | None = None  # why the file cannot be read as a run, in one line
+
+
+def store_path(explicit: str | Path | None = None) -> Path:
+    """The store: `explicit`, else $NFINSPECT_STORE, else ./nfinspect-store. It need not exist yet.
+
+    Raises StoreError when it is a file.
+    """
+    path = Path(explicit or os.environ.get(ENVIRONMENT) or DEFAULT_STORE).expanduser()
+    if path.exists() and not path.is_dir():
+        raise StoreError(
+            f"expected a directory of runs, found a file: {path} (a run file is named where a command takes RUN)"
+        )
+    return path
+
+
+def check_name(name: str) -> str:
+    """`name`, if it can be a run's. Raises BadName saying what is wrong with it."""
+    problem = None
+    if not name or not name.strip():
+        problem = "it is empty"
+    elif re.search(r"[/\\]", name):
+        problem = "it contains a slash"
+    elif name.startswith((".", "-", "~")):
+        problem = f"it starts with {name[0]!r}"
+    elif any(unicodedata.category(c)[0] == "C" or unicodedata.category(c) in ("Zl", "Zp") for c in name):
+        problem = "it contains control or invisible characters"
+    elif name != name.strip():
+        problem = "it starts or ends with a space"
+    elif RUN_SUFFIX in name.lower():
+        problem = f"it contains {RUN_SUFFIX}, which is added by itself"
+    elif len(name.encode()) > NAME_BYTES:
+        problem = f"it has {len(name.encode())} bytes, {NAME_BYTES} at most"
+    if problem:
+        raise BadName(f"expected a run name such as gpt2-tulips, found {name[:60]!r}: {problem}")
+    return name
+
+
+def new_run_path(store: Path, name: str) -> Path:
+    """Where a run of that name lies or will lie. Raises BadName."""
+    return store / (check_name(name) + RUN_SUFFIX)
+
+
+def run_path(store: Path, name_or_path: str | Path) -> Path:
+    """The file of a run, given its name in the store or a path. Raises RunNotFound naming the closest names."""
+    text = str(name_or_path)
+    in_store = store / (text + RUN_SUFFIX)
+    is_name = bool(text) and "/" not in text and "\0" not in text
+    if is_name and _is_file(in_store):
+        return in_store
+    if "\0" not in text and _is_file(Path(text).expanduser()):
+        return Path(text).expanduser()
+    if is_name and being_written(in_store):
+        raise RunBusy(f"{text} is being captured and has nothing to read yet: wait until it has finished")
+    names = _names(store)
+    close = difflib.get_close_matches(text, names, n=3, cutoff=0.5) or sorted(names)[:5]
+    if not names:
+        hint = f"{store} holds no runs: see --store, or capture one" if store.is_dir() else f"there is no store at {store}"
+    else:
+        hint = f"{store} holds {', '.join(close)}" + (" …" if len(names) > len(close) else "")
+    raise RunNotFound(f"no run {text!r}: {hint}")
+
+
+def list_runs(store: Path) -> list[RunEntry]:
+    """Every run of the store, the newest first. Files that are no runs are listed with their problem.
+
+    Raises StoreError when the store cannot be read. A store that does not exist holds no runs.
+    """
+    if store.exists() and not store.is_dir():
+        raise StoreError(f"expected a directory of runs, found a file: {store}")
+    with FactsCache(store) as cache:
+        entries = [_entry(store / (name + RUN_SUFFIX), cache) for name in _names(store)]
+    oldest = dt.datetime.min
+    return sorted(entries, key=lambda e: (e.created_at is None, -((e.created_at or oldest) - oldest).total_seconds(), e.name))
+
+
+def _entry(path: Path, cache: FactsCache) -> RunEntry:
+    beat = read_heartbeat_file(path)
+    if beat and beat.progress.alive:
+        return _from_heartbeat(path, beat)
+    try:
+        facts = cache.facts(path)
+    except RunBusy as error:  # a writer without a heartbeat, or one that began this moment
+        return RunEntry(path.stem, path, "capturing", "", None, None, _size(path), None, str(error))
+    # A process that is gone, by kill or by a lost machine, could not write down that it was interrupted.
+    status = "interrupted" if facts.status == "capturing" else facts.status
+    return RunEntry(
+        path.stem, path, status, facts.model, facts.created_at, facts.tokens, _size(path), None, facts.problem
+    )
+
+
+def _from_heartbeat(path: Path, beat: HeartbeatFile) -> RunEntry:
+    started = dt.datetime.fromtimestamp(beat.progress.started_at, dt.UTC).replace(tzinfo=None)
+    size = max(_size(path), beat.progress.bytes)
+    return RunEntry(path.stem, path, "capturing", beat.model, started, beat.progress.tokens_done, size, beat.progress)
+
+
+def _names(store: Path) -> list[str]:
+    """Names with a run file, or with a heartbeat of a capture that has not made its file yet."""
+    if not store.is_dir():
+        return []
+    names = set()
+    try:
+        with os.scandir(store) as files:
+            for file in files:
+                beating = file.name.endswith(RUN_SUFFIX + SUFFIX)
+                stem = file.name.removesuffix(SUFFIX) if beating else file.name
+                if not stem.endswith(RUN_SUFFIX) or stem.startswith(".") or file.is_dir():
+                    continue
+                if not beating or being_written(store / stem):
+                    names.add(stem.removesuffix(RUN_SUFFIX))
+    except OSError as error:
+        raise StoreError(f"the store {store} cannot be read: {error.strerror or error}") from error
+    return sorted(names)
+
+
+def companions(path: Path) -> list[Path]:
+    """Files that belong to a run: heartbeat, write-ahead log, notes (`<run>.duckdb.*`)."""
+    try:
+        beside = list(path.parent.iterdir())
+    except OSError:
+        return []
+    return sorted(p for p in beside if p.name.startswith(path.name + ".") and not p.name.endswith(RUN_SUFFIX))
+
+
+def delete_run(path: Path, *, force: bool = False) -> None:
+    """Delete a run with its companions. Raises RunBusy while its writer is alive, RunNotFound, NotARun.
+
+    A file that cannot be read as a run is deleted with `force` only: a mistyped path must not cost someone a file.
+    """
+    if not path.is_file():
+        raise RunNotFound(f"no run file at {path}")
+    if being_written(path):
+        raise RunBusy(f"{path.stem} is being captured: stop the capture (Ctrl-C) before deleting its run")
+    with FactsCache(None) as cache:
+        facts = cache.facts(path)  # RunBusy: some process writes to it without a heartbeat
+    if facts.problem and not force:
+        raise NotARun(f"{facts.problem} (--force deletes it nevertheless)")
+    try:
+        path.unlink()
+        for companion in companions(path):
+            companion.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageFull(f"cannot delete {path}: {error.strerror or error}") from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for the file system
+        return False
+
+
+def _size(path: Path) -> int:
+    total = 0
+    for part in (path, path.with_name(path.name + ".wal")):
+        try:
+            total += part.stat().st_size
+        except OSError:
+            continue
+    return total

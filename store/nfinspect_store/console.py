@@ -1,0 +1,230 @@
+"""Read-only SQL over runs, shut in: whoever types or pastes a query can read the runs and nothing else.
+
+Three walls, each enough for most of what could go wrong: the runs are attached read-only; DuckDB itself is cut off from
+files, network, extensions and Python variables, and its settings are locked; and only statements that read are let
+through, one at a time.
+"""
+
+import contextlib
+import re
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import duckdb
+
+from nfinspect_store.connect import first_line, translated
+from nfinspect_store.errors import QueryError, RunBusy, RunNotFound, StoreError
+from nfinspect_store.heartbeat import being_written
+from nfinspect_store.query_result import Column, QueryResult
+from nfinspect_store.schema import INTERNAL, PUBLIC, quoted
+
+ALLOWED = "SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE, PIVOT or EXPLAIN"
+READING = (duckdb.StatementType.SELECT, duckdb.StatementType.MULTI)  # a PIVOT without IN is parsed as several
+RESERVED = ("memory", "system", "temp", "main")
+
+LOCKS = (
+    "SET autoinstall_known_extensions = false",
+    "SET autoload_known_extensions = false",
+    "SET allow_community_extensions = false",
+    "SET enable_external_access = false",
+    "SET lock_configuration = true",  # the last: nothing can be set after it
+)
+
+_EXPLAIN = re.compile(
+    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*EXPLAIN\b(?:\s*\bANALYZE\b)?(?:\s*\([^)]*\))?", re.IGNORECASE | re.DOTALL
+)
+
+
+class Console:
+    """SQL over one run or several. Threads may share a console: every query has a cursor of its own.
+
+    A single statement per call, without parameters. The first run is the default catalog, so `FROM neurons` is its
+    table; the others are named in front: `FROM "other-run".neurons`.
+    """
+
+    def __init__(self, runs: str | Path | Mapping[str, Path]) -> None:
+        """runs: one run file, or run files by the names under which they are attached.
+
+        Raises RunNotFound, NotARun, RunBusy.
+        """
+        paths = runs if isinstance(runs, Mapping) else {Path(runs).stem: Path(runs)}
+        if not paths:
+            raise ValueError("a console needs at least one run")
+        self._spill = tempfile.TemporaryDirectory(prefix="nfinspect-sql-")  # large sorts go here, not to the user's folder
+        self._lock = threading.Lock()
+        self._running: set[duckdb.DuckDBPyConnection] = set()
+        self._connection = duckdb.connect(
+            config={"python_enable_replacements": "false", "temp_directory": self._spill.name, "memory_limit": "50%"}
+        )
+        try:
+            self.names = tuple(self._attach(name, Path(path)) for name, path in paths.items())
+            for statement in LOCKS:
+                self._connection.execute(statement)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def default(self) -> str:
+        """The run that is meant when a table is named without one."""
+        return self.names[0]
+
+    def _attach(self, name: str, path: Path) -> str:
+        if being_written(path):
+            raise RunBusy(f"{path.stem} is being captured: wait until it has finished")
+        if not path.is_file():
+            raise RunNotFound(f"no run file at {path}")
+        name = f"{name}_run" if name.lower() in RESERVED else name
+        literal = "'" + str(path).replace("'", "''") + "'"
+        with translated(path):
+            self._connection.execute(f"ATTACH {literal} AS {quoted(name)} (READ_ONLY)")
+        return name
+
+    def run(self, sql: str, *, timeout: float | None = None) -> QueryResult:
+        """Check and prepare one statement. Its rows are computed when a page of them is asked for.
+
+        timeout: seconds that each page may take. Raises QueryError: a refused statement, or one that DuckDB does not
+        understand.
+        """
+        statement = self._only_statement(sql)
+        with self.cursor(timeout) as cursor:
+            relation = cursor.sql(statement)
+            columns = tuple(Column(n, str(t)) for n, t in zip(relation.columns, relation.types, strict=True))
+        return QueryResult(self, statement, columns, timeout)
+
+    def interrupt(self) -> None:
+        """Cancel every query that is running; each raises QueryError in its thread."""
+        with self._lock:
+            for cursor in self._running:
+                cursor.interrupt()
+
+    def tables(self) -> dict[str, tuple[str, ...]]:
+        """Columns by table, for completion: the public tables first. Tables of further runs carry the run's name."""
+        query = "SELECT database_name, table_name, column_name FROM duckdb_columns() WHERE NOT internal ORDER BY ALL"
+        with self.cursor(None) as cursor:
+            query = query.replace("ORDER BY ALL", "ORDER BY database_name, table_name, column_index")
+            rows = cursor.execute(query).fetchall()
+        found: dict[str, tuple[str, ...]] = {}
+        for run in self.names:
+            for table in (*PUBLIC, *INTERNAL):
+                columns = tuple(column for database, name, column in rows if (database, name) == (run, table))
+                if columns:
+                    found[table if run == self.default else f"{quoted(run)}.{table}"] = columns
+        return found
+
+    def close(self) -> None:
+        self.interrupt()
+        self._connection.close()
+        self._spill.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def cursor(self, timeout: float | None) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A cursor on the default run that `interrupt` and the timeout reach; DuckDB's errors as QueryErrors."""
+        late = threading.Event()
+        with self._errors(late, timeout):
+            cursor = self._connection.cursor()
+            cursor.execute(f"USE {quoted(self.default)}")  # a cursor does not inherit it
+
+            def stop() -> None:
+                late.set()
+                cursor.interrupt()
+
+            timer = threading.Timer(timeout, stop) if timeout is not None else None
+            with self._lock:
+                self._running.add(cursor)
+            try:
+                if timer is not None:
+                    timer.daemon = True
+                    timer.start()
+                yield cursor
+            finally:
+                if timer is not None:
+                    timer.cancel()
+                with self._lock:
+                    self._running.discard(cursor)
+                cursor.close()
+
+    @contextlib.contextmanager
+    def _errors(self, late: threading.Event, timeout: float | None) -> Iterator[None]:
+        try:
+            yield
+        except duckdb.ConnectionException as error:
+            raise QueryError("the console has been closed") from error
+        except (duckdb.Error, OSError, MemoryError, RuntimeError, ValueError) as error:
+            # Arrow readers pass DuckDB's errors on as OSError, and Ctrl-C ends a statement with RuntimeError.
+            text = first_line(error)
+            if "nterrupt" in text:
+                reason = f"took longer than {timeout:g} s and was stopped" if late.is_set() else "was interrupted"
+                raise QueryError(f"the query {reason}") from error
+            raise QueryError(_message(error)) from error
+
+    def _only_statement(self, sql: str) -> str:
+        """The one statement in `sql`, without the semicolon. Raises QueryError unless it only reads."""
+        statements = self._parse(sql)
+        if not statements:
+            raise QueryError(f"expected a query ({ALLOWED}), found nothing")
+        if len(statements) > 1:
+            raise QueryError(f"expected one statement at a time, found {len(statements)}")
+        self._check_reading(statements[0], sql)
+        return _without_semicolon(sql)
+
+    def _check_reading(self, statement: duckdb.Statement, sql: str) -> None:
+        try:
+            kind = statement.type
+        except ValueError:  # a kind that this version of the Python client has no name for
+            raise QueryError(f"only queries are run here ({ALLOWED})") from None
+        if kind == duckdb.StatementType.EXPLAIN:  # EXPLAIN ANALYZE runs what it explains
+            match = _EXPLAIN.match(sql)
+            inner = self._parse(sql[match.end() :]) if match else []
+            if len(inner) == 1:
+                self._check_reading(inner[0], sql[match.end() :] if match else "")
+                return
+        if kind not in READING:
+            raise QueryError(f"only queries are run here ({ALLOWED}): found {kind.name}")
+
+    def _parse(self, sql: str) -> list[duckdb.Statement]:
+        try:
+            return self._connection.cursor().extract_statements(sql)
+        except duckdb.Error as error:
+            raise QueryError(_message(error)) from error
+        except (TypeError, UnicodeEncodeError):  # half a surrogate pair, as a terminal's bytes may decode to
+            raise QueryError("the query is not valid text: it holds characters that UTF-8 cannot") from None
+
+
+def _without_semicolon(sql: str) -> str:
+    """One statement without what follows it, so that it can stand inside another."""
+    text = sql.encode()
+    end = len(text)
+    for start, kind in reversed(duckdb.tokenize(sql)):  # offsets in bytes
+        if kind != duckdb.token_type.comment and text[start : start + 1] != b";":
+            break
+        end = start
+    return text[:end].decode() + "\n"  # a comment at the end must not swallow what follows
+
+
+def _message(error: BaseException) -> str:
+    """DuckDB's first line and its suggestion, without the excerpt and the caret."""
+    hint = next((line for line in str(error).splitlines()[1:] if line.startswith("Did you mean")), "")
+    return f"{first_line(error)} {hint}".strip()
+
+
+def open_console(runs: Mapping[str, Path]) -> Console:
+    """A console over runs by name; the same file named twice is attached once. Raises StoreError."""
+    if not runs:
+        raise StoreError("expected at least one run")
+    files: dict[Path, str] = {}
+    for name, path in runs.items():
+        files.setdefault(path.resolve(), name)
+    return Console({name: runs[name] for name in files.values()})

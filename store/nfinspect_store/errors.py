@@ -1,0 +1,66 @@
+"""The tree of errors that a user can meet. Everything below NfinspectError is printed as one line.
+
+NfinspectError
+├── StoreError
+│   ├── NotARun          a file that is no run, or a damaged one
+│   ├── RunNotFound      no run of that name in the store
+│   ├── RunExists        a run of that name is there already
+│   ├── RunBusy          another process writes to the run
+│   ├── SchemaTooNew     written by a newer nfinspect
+│   ├── BadName          a run name that cannot be a file name
+│   └── StorageFull      the disk is full, or the store cannot be written
+├── QueryError           SQL that is refused, or that DuckDB cannot run
+└── RequestError         an unknown concept, layer, site, neuron, column or option: wrong usage, exit status 2
+
+Each message says what was expected, what was found and what to do about it, in one line.
+"""
+
+
+class NfinspectError(Exception):
+    """Root of all errors that nfinspect raises on purpose. `str(error)` is one line for the user."""
+
+    exit_status = 1
+
+
+class StoreError(NfinspectError):
+    """Something about the files of a store."""
+
+
+class NotARun(StoreError):
+    """A file that is not a run, or a damaged one."""
+
+
+class RunNotFound(StoreError):
+    """No run of that name in the store, and no such file."""
+
+
+class RunExists(StoreError):
+    """A run of that name is there already."""
+
+
+class RunBusy(StoreError):
+    """Another process is writing to the run."""
+
+
+class SchemaTooNew(StoreError):
+    """The file was written by a newer nfinspect."""
+
+
+class BadName(StoreError):
+    """A run name that cannot be a file name."""
+
+    exit_status = 2
+
+
+class StorageFull(StoreError):
+    """The disk is full, or the store cannot be written."""
+
+
+class QueryError(NfinspectError):
+    """SQL that is refused, or that DuckDB cannot run."""
+
+
+class RequestError(NfinspectError):
+    """Wrong usage: an unknown concept, layer, site, neuron, column or option."""
+
+    exit_status = 2

@@ -1,0 +1,148 @@
+"""The small file beside a run that is being written: `<run>.duckdb.heartbeat`.
+
+DuckDB lets one process write a file and no other even read it meanwhile, so whoever lists the store learns from the
+heartbeat what the capture is doing, and whether the process is still there at all.
+"""
+
+import json
+import os
+import socket
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nfinspect_store.types import Progress
+
+SUFFIX = ".heartbeat"
+
+STALE = 30.0
+"""Seconds without a beat after which a capture on another host counts as gone: its process cannot be looked up."""
+
+
+def heartbeat_path(run_path: Path) -> Path:
+    return run_path.with_name(run_path.name + SUFFIX)
+
+
+class Heartbeat:
+    """The writer's side. Written through a rename, so that a reader never sees half a file."""
+
+    def __init__(self, run_path: str | Path, *, model: str = "", min_interval: float = 0.5) -> None:
+        """min_interval: seconds under which a beat without a change of phase is skipped."""
+        self.path = heartbeat_path(Path(run_path))
+        self._model = model
+        self._min_interval = min_interval
+        self._started_at = time.time()
+        self._last: Progress | None = None
+
+    def beat(
+        self,
+        *,
+        tokens_done: int = 0,
+        tokens_total: int | None = None,
+        tokens_per_second: float = 0.0,
+        bytes: int = 0,
+        phase: str = "reading",
+    ) -> None:
+        """Say how far the capture is. Never raises: a full disk must not end a capture by way of its heartbeat."""
+        now = time.time()
+        if self._last and self._last.phase == phase and now - self._last.updated_at < self._min_interval:
+            return
+        self._last = Progress(
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            started_at=self._started_at,
+            updated_at=now,
+            tokens_done=int(tokens_done),
+            tokens_total=None if tokens_total is None else int(tokens_total),
+            tokens_per_second=float(tokens_per_second),
+            bytes=int(bytes),
+            phase=phase,
+            alive=True,
+        )
+        facts = {**vars(self._last), "model": self._model, "process_started": process_start(os.getpid())}
+        del facts["alive"]  # the reader finds out
+        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
+        try:
+            temporary.write_text(json.dumps(facts), encoding="utf-8")
+            os.replace(temporary, self.path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """The run is finished, or given up: nobody is writing to it."""
+        self.path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class HeartbeatFile:
+    """What a heartbeat file says."""
+
+    progress: Progress
+    model: str
+
+
+def read_heartbeat(run_path: str | Path) -> Progress | None:
+    """The progress of the capture that writes to `run_path`; None without a (readable) heartbeat file.
+
+    `alive` says whether that process is still there: on this host by its pid and start time, on another by a beat
+    within the last 30 seconds.
+    """
+    found = read_heartbeat_file(run_path)
+    return found.progress if found else None
+
+
+def read_heartbeat_file(run_path: str | Path) -> HeartbeatFile | None:
+    """`read_heartbeat` and the name of the model that is being captured."""
+    try:
+        facts = json.loads(heartbeat_path(Path(run_path)).read_text(encoding="utf-8"))
+        progress = Progress(
+            pid=int(facts["pid"]),
+            host=str(facts["host"]),
+            started_at=float(facts["started_at"]),
+            updated_at=float(facts["updated_at"]),
+            tokens_done=int(facts["tokens_done"]),
+            tokens_total=None if facts["tokens_total"] is None else int(facts["tokens_total"]),
+            tokens_per_second=float(facts["tokens_per_second"]),
+            bytes=int(facts["bytes"]),
+            phase=str(facts["phase"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return HeartbeatFile(replace(progress, alive=_alive(progress, facts)), str(facts.get("model", "")))
+
+
+def being_written(run_path: str | Path) -> bool:
+    """Whether a living process writes to the run.
+
+    Ask before opening a run: inside the writing process itself DuckDB's file lock would not object, and closing the
+    second handle would release the writer's lock (POSIX locks belong to the process).
+    """
+    progress = read_heartbeat(run_path)
+    return progress is not None and progress.alive
+
+
+def _alive(progress: Progress, facts: dict[str, Any]) -> bool:
+    if progress.host != socket.gethostname():
+        return abs(time.time() - progress.updated_at) <= STALE
+    if progress.pid <= 0:
+        return False
+    try:
+        os.kill(progress.pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass  # another user's process, or no pid at all: the start time below decides
+    started = process_start(progress.pid)
+    recorded = facts.get("process_started")
+    return recorded is None or started is None or started == recorded
+
+
+def process_start(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; None where /proc does not say. A zombie counts as gone: -1."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    state, *rest = stat[stat.rindex(")") + 1 :].split()  # the command's name in front may hold spaces
+    return -1 if state in "ZX" else int(rest[18])

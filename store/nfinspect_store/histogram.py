@@ -1,0 +1,48 @@
+"""The signed-log histogram that every neuron keeps: fixed edges, so histograms of any two parts merge exactly by adding.
+
+Two bins an octave between 2^-14 and 2^10 on either side of zero, one bin in the middle for |a| < 2^-14 (zero among
+them), and one at each end for what lies beyond. The edges are float32 values whose lower 22 bits are zero, so the bin of
+a value is read off its bits: sign, exponent and the first bit of the mantissa.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+SMALLEST_EXPONENT = -14
+LARGEST_EXPONENT = 10
+SIDE = 2 * (LARGEST_EXPONENT - SMALLEST_EXPONENT)
+"""Bins on one side of zero, the overflow bin not counted."""
+
+MIDDLE = SIDE + 1
+BINS = 2 * SIDE + 3
+SHIFT = 22
+FIRST_KEY = (127 + SMALLEST_EXPONENT) << 1
+"""Exponent and first mantissa bit of the smallest magnitude outside the middle bin."""
+
+_magnitudes = np.array(
+    [2.0**e * m for e in range(SMALLEST_EXPONENT, LARGEST_EXPONENT) for m in (1.0, 1.5)] + [2.0**LARGEST_EXPONENT]
+)
+EDGES: NDArray[np.float64] = np.concatenate([[-np.inf], -_magnitudes[::-1], _magnitudes, [np.inf]])
+"""float64[BINS + 1]; the first is -inf, the last +inf. A magnitude that equals an edge belongs to the bin farther from zero."""
+
+
+def bin_of(values: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The bin of each value, any shape. The same arithmetic runs in torch during a capture."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.int32)
+    magnitude = np.clip(((bits & 0x7FFFFFFF) >> SHIFT) - FIRST_KEY, -1, SIDE).astype(np.int64) + 1
+    return MIDDLE + np.where(bits < 0, -magnitude, magnitude)
+
+
+def share_beyond(counts: NDArray[np.int64], threshold: float) -> NDArray[np.float64]:
+    """About how many values have |a| >= threshold: int64[..., BINS] -> float64[...].
+
+    Whole bins are counted; within the bin that the threshold cuts, values are taken as evenly spread.
+    """
+    weights = np.zeros(BINS)
+    for i in range(BINS):
+        low, high = sorted((abs(EDGES[i]), abs(EDGES[i + 1]))) if i != MIDDLE else (0.0, EDGES[MIDDLE + 1])
+        if threshold <= low:
+            weights[i] = 1.0
+        elif threshold < high:
+            weights[i] = (high - threshold) / (high - low) if np.isfinite(high) else 1.0
+    return counts @ weights

@@ -1,0 +1,73 @@
+"""From the writer's values to Arrow tables, one function for each table of a run that is written in bulk."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nfinspect_store.statistics import NeuronStatistics
+from nfinspect_store.types import Prompt, PromptMean, TokenRows
+
+
+def prompts_table(prompts: Sequence[Prompt]) -> pa.Table:
+    return pa.table({f.name: [getattr(p, f.name) for p in prompts] for f in fields(Prompt)})
+
+
+def tokens_table(tokens: TokenRows) -> pa.Table:
+    return pa.table({f.name: getattr(tokens, f.name) for f in fields(TokenRows)})
+
+
+def means_table(means: Sequence[PromptMean]) -> pa.Table:
+    names = ("layer_id", "prompt_idx", "selection", "n")
+    columns: dict[str, Any] = {name: [getattr(m, name) for m in means] for name in names}
+    return pa.table({**columns, "values": _lists([m.values for m in means])})
+
+
+def statistics_table(layer_id: int, concept: str, first: bool, statistics: NeuronStatistics) -> pa.Table:
+    neurons = len(statistics.n)
+    return pa.table(
+        {
+            "layer_id": np.full(neurons, layer_id, np.int16),
+            "concept": [concept] * neurons,
+            "first": np.full(neurons, first),
+            "neuron": np.arange(neurons, dtype=np.int32),
+            **{f.name: getattr(statistics, f.name) for f in fields(NeuronStatistics)},
+        }
+    )
+
+
+def histograms_table(layer_id: int, first: bool, counts: NDArray[np.int64]) -> pa.Table:
+    """counts: int64[neurons, BINS]."""
+    return pa.table(
+        {
+            "layer_id": np.full(len(counts), layer_id, np.int16),
+            "first": np.full(len(counts), first),
+            "neuron": np.arange(len(counts), dtype=np.int32),
+            "counts": _lists(list(counts)),
+        }
+    )
+
+
+def examples_table(layer_id: int, kind: str, token_idx: NDArray[np.int64], values: NDArray[np.float32]) -> pa.Table:
+    """Both [neurons, kept]; a token_idx of -1 says that there is no example of that rank."""
+    there = token_idx >= 0
+    neuron, rank = np.nonzero(there)
+    return pa.table(
+        {
+            "layer_id": np.full(len(neuron), layer_id, np.int16),
+            "neuron": neuron.astype(np.int32),
+            "kind": [kind] * len(neuron),
+            "rank": rank.astype(np.int32),
+            "token_idx": token_idx[there],
+            "value": values[there],
+        }
+    )
+
+
+def _lists(arrays: Sequence[NDArray[Any]]) -> pa.ListArray:
+    """A column of lists, each array a row."""
+    offsets = np.concatenate([[0], np.cumsum([len(a) for a in arrays])]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(arrays)))

@@ -1,0 +1,68 @@
+"""What stands in a run file: the tables and the public view over them. migrations.py numbers the versions.
+
+Public names (the project's contract): run, layers, prompts, tokens, activations, neurons, layer_health.
+The other tables hold sufficient statistics, so that everything but raw values is answered without the blocks.
+"""
+
+BLOCK = 256
+"""Tokens in a value block; docs/decisions/0001 has the measurements."""
+
+TABLES = f"""
+CREATE TABLE run (
+    run_id VARCHAR, name VARCHAR, kind VARCHAR, model VARCHAR, model_type VARCHAR, dtype VARCHAR, device VARCHAR,
+    seed BIGINT, created_at TIMESTAMP, finished_at TIMESTAMP, status VARCHAR, nfinspect_version VARCHAR,
+    torch_version VARCHAR, transformers_version VARCHAR, schema_version INTEGER, settings JSON);
+
+CREATE TABLE layers (
+    layer_id SMALLINT, site VARCHAR, layer INTEGER, module VARCHAR, neurons INTEGER, activation VARCHAR, fires VARCHAR);
+
+CREATE TABLE prompts (
+    prompt_idx INTEGER, concept VARCHAR, text VARCHAR, first_token BIGINT, prompt_tokens INTEGER, tokens INTEGER);
+
+CREATE TABLE tokens (
+    token_idx BIGINT, prompt_idx INTEGER, position INTEGER, token_id INTEGER, token VARCHAR, generated BOOLEAN);
+
+-- One row: one neuron on {BLOCK} consecutive tokens. The last block is padded; the view `activations` hides the padding.
+CREATE TABLE blocks (layer_id SMALLINT, neuron INTEGER, block INTEGER, "values" FLOAT[{BLOCK}]);
+
+-- Sufficient statistics, apart for each concept and for tokens at position 0 (`first`) and the others.
+CREATE TABLE statistics (
+    layer_id SMALLINT, concept VARCHAR, first BOOLEAN, neuron INTEGER, n BIGINT, fired BIGINT, mean DOUBLE, m2 DOUBLE,
+    m3 DOUBLE, m4 DOUBLE, minimum FLOAT, maximum FLOAT, sum_abs DOUBLE);
+
+-- counts[i] belongs to the bin between edges i-1 and i of the signed-log edges in nfinspect_store.histogram.
+CREATE TABLE histograms (layer_id SMALLINT, first BOOLEAN, neuron INTEGER, counts BIGINT[]);
+
+-- Mean activation of every neuron of a layer over a selection of one prompt's tokens, position 0 left out.
+CREATE TABLE prompt_means (layer_id SMALLINT, prompt_idx INTEGER, selection VARCHAR, n INTEGER, "values" FLOAT[]);
+
+-- kind: top | min | random; rank counts from 0.
+CREATE TABLE examples (layer_id SMALLINT, neuron INTEGER, kind VARCHAR, rank INTEGER, token_idx BIGINT, value FLOAT);
+
+CREATE TABLE neurons (
+    site VARCHAR, layer INTEGER, neuron INTEGER, n BIGINT, mean DOUBLE, std DOUBLE, min FLOAT, max FLOAT, mean_abs DOUBLE,
+    firing_rate DOUBLE, class VARCHAR, dormancy DOUBLE, skewness DOUBLE, excess_kurtosis DOUBLE, near_dead BOOLEAN,
+    rate_upper95 DOUBLE, approximate BOOLEAN);
+
+CREATE TABLE layer_health (
+    site VARCHAR, layer INTEGER, neurons INTEGER, activation_rate DOUBLE, pattern VARCHAR, dead INTEGER, missing INTEGER,
+    weak INTEGER, saturated INTEGER, sporadic INTEGER, score DOUBLE, issues VARCHAR[], scale DOUBLE);
+
+-- What a capture needs to go on after its last durable segment.
+CREATE TABLE resume (key VARCHAR, value BLOB);
+
+CREATE VIEW activations AS
+SELECT l.site, l.layer, b.neuron, t.token_idx, b."values"[(t.token_idx & {BLOCK - 1}) + 1] AS value
+FROM blocks b
+JOIN layers l ON l.layer_id = b.layer_id
+JOIN tokens t ON (t.token_idx // {BLOCK})::INTEGER = b.block;
+"""
+
+PUBLIC = ("run", "layers", "prompts", "tokens", "activations", "neurons", "layer_health")
+
+INTERNAL = ("blocks", "statistics", "histograms", "prompt_means", "examples", "resume")
+
+
+def quoted(identifier: str) -> str:
+    """The one place where an identifier is put into SQL text."""
+    return '"' + identifier.replace('"', '""') + '"'

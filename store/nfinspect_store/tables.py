@@ -1,0 +1,377 @@
+"""What can be read from a run's tables through any connection: the finished file's, or the writer's own.
+
+Every method takes a fresh cursor, so threads may share one RunTables.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from functools import cached_property
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nfinspect_store.addresses import Address, parse_address
+from nfinspect_store.connect import CATALOG
+from nfinspect_store.errors import NotARun, RequestError, StoreError
+from nfinspect_store.histogram import BINS
+from nfinspect_store.schema import BLOCK
+from nfinspect_store.statistics import NeuronStatistics
+from nfinspect_store.types import (
+    Example,
+    Layer,
+    NeuronIndex,
+    Prompt,
+    PromptMeans,
+    RunInfo,
+    Selection,
+    TokenRows,
+)
+
+STATISTICS_COLUMNS = tuple(f.name for f in fields(NeuronStatistics))
+
+READ_STATISTICS = f"""
+SELECT concept, "first", {", ".join(STATISTICS_COLUMNS)}
+FROM statistics
+WHERE layer_id BETWEEN $low AND $high AND ($concept IS NULL OR concept = $concept) AND NOT ("first" AND $skip_first)
+ORDER BY concept, "first", layer_id, neuron
+"""
+
+READ_PROMPT_MEANS = """
+SELECT m.prompt_idx, p.concept, m."values"
+FROM prompt_means m JOIN prompts p USING (prompt_idx)
+WHERE m.selection = $selection AND m.layer_id BETWEEN $low AND $high
+  AND ($concepts IS NULL OR list_contains($concepts, p.concept))
+ORDER BY m.prompt_idx, m.layer_id
+"""
+
+
+class RunTables:
+    """A run as its tables tell it. `connection` has the run attached (nfinspect_store.connect).
+
+    in_transaction: read what the connection's own open transaction has written, from its one thread.
+    hide_values: behave as a run that kept statistics only.
+    """
+
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, *, in_transaction: bool = False, hide_values: bool = False
+    ) -> None:
+        self._connection = connection
+        self._in_transaction = in_transaction
+        self._hide_values = hide_values
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A connection of the caller's own to the same run, one per thread: `FROM neurons` finds the run's table."""
+        if self._in_transaction:
+            return self._connection
+        cursor = self._connection.cursor()
+        cursor.execute(f"USE {CATALOG}")  # a cursor starts in the in-memory catalog
+        return cursor
+
+    def _arrow(self, query: str, parameters: Mapping[str, object]) -> pa.Table:
+        # A relation streams into Arrow; the result of execute() would be copied once more.
+        return self.cursor().sql(query, params=dict(parameters)).to_arrow_table()
+
+    def without_values(self) -> "RunTables":
+        """The same run, read as if it had kept statistics only."""
+        return RunTables(self._connection, in_transaction=self._in_transaction, hide_values=True)
+
+    # What the run is
+
+    @cached_property
+    def info(self) -> RunInfo:
+        names = [f.name for f in fields(RunInfo)]
+        rows = self.cursor().execute(f"SELECT {', '.join(names)} FROM run").fetchall()
+        if not rows:
+            raise NotARun("expected one row in the table run, found none: the file was never finished being made")
+        values = dict(zip(names, rows[0], strict=True))
+        values["settings"] = json.loads(values["settings"] or "{}")
+        return RunInfo(**values)
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        query = "SELECT layer_id, site, layer, module, neurons, activation, fires FROM layers ORDER BY layer_id"
+        return tuple(Layer(*row) for row in self.cursor().execute(query).fetchall())
+
+    @cached_property
+    def sites(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(layer.site for layer in self.layers))
+
+    @property
+    def default_site(self) -> str:
+        """mlp, or mixer for Mamba; else the first; resid only if the run holds nothing else."""
+        order = [*("mlp", "mixer"), *(s for s in self.sites if s != "resid"), "resid"]
+        return next(site for site in order if site in self.sites)
+
+    @cached_property
+    def concepts(self) -> tuple[str, ...]:
+        """In order of first appearance."""
+        query = "SELECT concept FROM prompts GROUP BY concept ORDER BY min(prompt_idx)"
+        return tuple(row[0] for row in self.cursor().execute(query).fetchall())
+
+    @cached_property
+    def tokens(self) -> int:
+        return int(self._one("SELECT count(*) FROM tokens"))
+
+    @cached_property
+    def prompts(self) -> int:
+        return int(self._one("SELECT count(*) FROM prompts"))
+
+    @property
+    def has_values(self) -> bool:
+        """Whether every value was kept (`--keep all`), not the statistics alone."""
+        return not self._hide_values and self.info.settings.get("keep", "all") == "all"
+
+    @cached_property
+    def has_generated(self) -> bool:
+        return bool(self._one("SELECT count(*) > 0 FROM tokens WHERE generated"))
+
+    def _one(self, query: str) -> int | bool:
+        # All rows are fetched everywhere: a connection takes nothing else while a result is unfinished.
+        value: int | bool = self.cursor().execute(query).fetchall()[0][0]
+        return value
+
+    # Finding layers and neurons
+
+    def resolve_site(self, site: str | None) -> str:
+        """`site`, or the default one. Raises RequestError naming the sites there are."""
+        if site is None:
+            return self.default_site
+        if site not in self.sites:
+            raise RequestError(f"no site {site!r} in this run: it holds {', '.join(self.sites)}")
+        return site
+
+    def site_layers(self, site: str | None = None) -> tuple[Layer, ...]:
+        """The layers of a site, in order."""
+        site = self.resolve_site(site)
+        return tuple(layer for layer in self.layers if layer.site == site)
+
+    def resolve_layer(self, layer: int, site: str | None = None) -> Layer:
+        """Raises RequestError naming the layers there are."""
+        layers = self.site_layers(site)
+        for candidate in layers:
+            if candidate.layer == layer:
+                return candidate
+        numbers = [candidate.layer for candidate in layers]
+        contiguous = numbers == list(range(numbers[0], numbers[-1] + 1))
+        held = f"{numbers[0]}-{numbers[-1]}" if contiguous else ", ".join(map(str, numbers))
+        raise RequestError(f"no layer {layer} at site {self.resolve_site(site)}: the run holds layers {held}")
+
+    def resolve(self, address: Address | str) -> tuple[Layer, int]:
+        """The layer and the neuron's number. Raises RequestError when there is no such neuron."""
+        if isinstance(address, str):
+            address = parse_address(address)
+        layer = self.resolve_layer(address.layer, address.site)
+        if address.neuron >= layer.neurons:
+            raise RequestError(
+                f"no neuron {address.neuron} in layer {layer.layer} at site {layer.site}: it has neurons 0-{layer.neurons - 1}"
+            )
+        return layer, address.neuron
+
+    def index(self, site: str | None = None) -> NeuronIndex:
+        """Which neuron stands in which column of site-wide arrays."""
+        layers = self.site_layers(site)
+        return NeuronIndex(
+            layer=np.repeat([x.layer for x in layers], [x.neurons for x in layers]).astype(np.int64),
+            neuron=np.concatenate([np.arange(x.neurons, dtype=np.int64) for x in layers]),
+        )
+
+    def _id_range(self, layers: Sequence[Layer]) -> dict[str, int]:
+        """A site's layers have neighbouring ids."""
+        return {"low": layers[0].layer_id, "high": layers[-1].layer_id}
+
+    # Values
+
+    def activations(self, site: str | None, layer: int) -> NDArray[np.float32]:
+        """Every value of a layer: float32[tokens, neurons]. Raises StoreError when only statistics were kept."""
+        found = self.resolve_layer(layer, site)
+        self._need_values()
+        query = 'SELECT "values" FROM blocks WHERE layer_id = $layer ORDER BY block, neuron'
+        table = self._arrow(query, {"layer": found.layer_id})
+        flat = _flat(table.column(0))
+        blocks = flat.reshape(-1, found.neurons, BLOCK)  # [blocks, neurons, 256]
+        return np.ascontiguousarray(blocks.transpose(0, 2, 1)).reshape(-1, found.neurons)[: self.tokens]
+
+    def neuron(self, layer: int, neuron: int, site: str | None = None) -> NDArray[np.float32]:
+        """One neuron on every token: float32[tokens]. Raises StoreError when only statistics were kept."""
+        found, neuron = self.resolve(Address(layer, neuron, site))
+        self._need_values()
+        query = 'SELECT "values" FROM blocks WHERE layer_id = $layer AND neuron = $neuron ORDER BY block'
+        table = self._arrow(query, {"layer": found.layer_id, "neuron": neuron})
+        return _flat(table.column(0))[: self.tokens]
+
+    def block(self, layer: Layer, block: int) -> NDArray[np.float32]:
+        """One block of a layer as it is stored, padding included: float32[neurons, 256]."""
+        query = 'SELECT "values" FROM blocks WHERE layer_id = $layer AND block = $block ORDER BY neuron'
+        table = self._arrow(query, {"layer": layer.layer_id, "block": block})
+        return _flat(table.column(0)).reshape(layer.neurons, BLOCK)
+
+    def token_values(self, token_idx: int, site: str | None = None) -> NDArray[np.float32]:
+        """Every neuron of a site at one token: float32[neurons of the site]."""
+        layers = self.site_layers(site)
+        self._need_values()
+        if not 0 <= token_idx < self.tokens:
+            raise RequestError(f"no token {token_idx} in this run: it holds tokens 0-{self.tokens - 1}")
+        block, slot = divmod(token_idx, BLOCK)
+        query = """SELECT "values"[$slot] FROM blocks WHERE block = $block AND layer_id BETWEEN $low AND $high
+                   ORDER BY layer_id, neuron"""
+        values = {"slot": slot + 1, "block": block, **self._id_range(layers)}
+        column = self._arrow(query, values).column(0)
+        return np.asarray(column.to_numpy(), dtype=np.float32)
+
+    def _need_values(self) -> None:
+        if not self.has_values:
+            raise StoreError("this run holds statistics only (it was captured with --keep stats): no single values to read")
+
+    # Statistics
+
+    def statistics(
+        self,
+        site: str | None = None,
+        *,
+        concept: str | None = None,
+        skip_first: bool = False,
+        layer: int | None = None,
+    ) -> NeuronStatistics:
+        """Statistics of a site's neurons in the order of `index`, or of one layer's.
+
+        concept: the tokens of that concept only. skip_first: without the tokens at position 0.
+        """
+        layers = self.site_layers(site) if layer is None else (self.resolve_layer(layer, site),)
+        if concept is not None:
+            self.resolve_concept(concept)
+        neurons = sum(x.neurons for x in layers)
+        parameters = {"concept": concept, "skip_first": skip_first, **self._id_range(layers)}
+        columns = self.cursor().execute(READ_STATISTICS, parameters).fetchnumpy()
+        arrays = {name: np.asarray(columns[name]) for name in STATISTICS_COLUMNS}
+        total = NeuronStatistics.empty(neurons)
+        for start in range(0, len(arrays["n"]), neurons):
+            part = {name: array[start : start + neurons] for name, array in arrays.items()}
+            total = total.merge(NeuronStatistics(**part))
+        return total
+
+    def groups(self, layer: Layer) -> list[tuple[str, bool]]:
+        """The (concept, at position 0) groups in which a layer's statistics are kept apart."""
+        query = 'SELECT DISTINCT concept, "first" FROM statistics WHERE layer_id = ? ORDER BY ALL'
+        return self.cursor().execute(query, [layer.layer_id]).fetchall()
+
+    def layer_group(self, layer: Layer, concept: str, first: bool) -> NeuronStatistics:
+        """One layer's statistics over one group of tokens."""
+        query = f"""SELECT {", ".join(STATISTICS_COLUMNS)} FROM statistics
+                    WHERE layer_id = ? AND concept = ? AND "first" = ? ORDER BY neuron"""
+        columns = self.cursor().execute(query, [layer.layer_id, concept, first]).fetchnumpy()
+        return NeuronStatistics(**{name: np.asarray(columns[name]) for name in STATISTICS_COLUMNS})
+
+    def resolve_concept(self, concept: str) -> str:
+        """Raises RequestError naming the concepts there are."""
+        if concept not in self.concepts:
+            raise RequestError(f"no concept {concept!r} in this run: it holds {', '.join(self.concepts)}")
+        return concept
+
+    def histograms(self, site: str | None, layer: int, *, skip_first: bool = False) -> NDArray[np.int64]:
+        """Signed-log histograms of a layer: int64[neurons, BINS]; the edges are nfinspect_store.histogram.EDGES."""
+        found = self.resolve_layer(layer, site)
+        return self._histograms(found, "", {"layer": found.layer_id, "skip_first": skip_first}, found.neurons)
+
+    def histogram(self, site: str | None, layer: int, neuron: int, *, skip_first: bool = False) -> NDArray[np.int64]:
+        """Signed-log histogram of one neuron: int64[BINS]."""
+        found, neuron = self.resolve(Address(layer, neuron, site))
+        parameters = {"layer": found.layer_id, "skip_first": skip_first, "neuron": neuron}
+        counts: NDArray[np.int64] = self._histograms(found, "AND neuron = $neuron", parameters, 1)[0]
+        return counts
+
+    def _histograms(
+        self, layer: Layer, condition: str, parameters: dict[str, object], neurons: int
+    ) -> NDArray[np.int64]:
+        query = f"""SELECT counts FROM histograms
+                    WHERE layer_id = $layer AND NOT ("first" AND $skip_first) {condition} ORDER BY "first", neuron"""
+        table = self._arrow(query, parameters)
+        flat = np.asarray(table.column(0).combine_chunks().flatten().to_numpy(), dtype=np.int64)
+        return flat.reshape(-1, neurons, BINS).sum(axis=0)
+
+    def prompt_means(
+        self, selection: Selection, site: str | None = None, concepts: Sequence[str] | None = None
+    ) -> PromptMeans:
+        """Each prompt's mean over its last token, its generated tokens or all of them, position 0 left out."""
+        layers = self.site_layers(site)
+        parameters = {
+            "selection": selection,
+            "concepts": None if concepts is None else list(concepts),
+            **self._id_range(layers),
+        }
+        table = self._arrow(READ_PROMPT_MEANS, parameters)
+        every = len(layers)
+        neurons = sum(x.neurons for x in layers)
+        return PromptMeans(
+            prompt_idx=table.column("prompt_idx").to_numpy()[::every].astype(np.int64),
+            concept=np.array(table.column("concept").to_pylist()[::every], dtype=np.str_),
+            values=_flat(table.column("values")).reshape(-1, neurons),
+        )
+
+    # Prompts, tokens, examples
+
+    def prompt(self, prompt_idx: int) -> Prompt:
+        query = "SELECT prompt_idx, concept, text, first_token, prompt_tokens, tokens FROM prompts WHERE prompt_idx = ?"
+        rows = self.cursor().execute(query, [prompt_idx]).fetchall()
+        if not rows:
+            raise RequestError(f"no prompt {prompt_idx} in this run: it holds prompts 0-{self.prompts - 1}")
+        return Prompt(*rows[0])
+
+    def prompt_tokens(self, prompt_idx: int) -> TokenRows:
+        """The tokens of one prompt, in order."""
+        prompt = self.prompt(prompt_idx)
+        return self.tokens_between(prompt.first_token, prompt.first_token + prompt.tokens)
+
+    def tokens_between(self, start: int, stop: int) -> TokenRows:
+        """The tokens start <= token_idx < stop, in order."""
+        return self._token_rows("token_idx >= $start AND token_idx < $stop", {"start": start, "stop": stop})
+
+    def tokens_at(self, indices: Sequence[int]) -> TokenRows:
+        """The tokens of those indices, in order of their index."""
+        return self._token_rows("list_contains($indices, token_idx)", {"indices": [int(i) for i in indices]})
+
+    def _token_rows(self, condition: str, parameters: dict[str, object]) -> TokenRows:
+        query = f"""SELECT token_idx, prompt_idx, position, token_id, token, generated
+                    FROM tokens WHERE {condition} ORDER BY token_idx"""
+        table = self._arrow(query, parameters)
+
+        def column(name: str) -> NDArray[np.int64]:
+            return np.asarray(table.column(name).to_numpy(), dtype=np.int64)
+
+        return TokenRows(
+            token_idx=column("token_idx"),
+            prompt_idx=column("prompt_idx"),
+            position=column("position"),
+            token_id=column("token_id"),
+            token=table.column("token").to_pylist(),
+            generated=np.asarray(table.column("generated").to_numpy(zero_copy_only=False), dtype=np.bool_),
+        )
+
+    def examples(self, site: str | None, layer: int, neuron: int) -> list[Example]:
+        """The kept examples of a neuron: top, min and random ones, each in order of rank."""
+        found, neuron = self.resolve(Address(layer, neuron, site))
+        query = """SELECT kind, token_idx, value FROM examples WHERE layer_id = ? AND neuron = ?
+                   ORDER BY CASE kind WHEN 'top' THEN 0 WHEN 'min' THEN 1 ELSE 2 END, rank"""
+        return [Example(*row) for row in self.cursor().execute(query, [found.layer_id, neuron]).fetchall()]
+
+    def layer_examples(
+        self, layer: Layer, kind: str, kept: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """token_idx and value of all neurons' examples of a kind: [neurons, kept], token_idx -1 where there is none."""
+        query = "SELECT neuron, rank, token_idx, value FROM examples WHERE layer_id = ? AND kind = ?"
+        rows = self.cursor().execute(query, [layer.layer_id, kind]).fetchnumpy()
+        token_idx = np.full((layer.neurons, kept), -1, np.int64)
+        values = np.zeros((layer.neurons, kept), np.float32)
+        place = (rows["neuron"], rows["rank"])
+        token_idx[place], values[place] = rows["token_idx"], rows["value"]
+        return token_idx, values
+
+
+def _flat(column: pa.ChunkedArray) -> NDArray[np.float32]:
+    """All values of a column of lists, one after the other."""
+    chunks = [np.asarray(chunk.flatten().to_numpy(zero_copy_only=False), np.float32) for chunk in column.chunks]
+    if not chunks:
+        return np.empty(0, np.float32)
+    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)

@@ -1,0 +1,118 @@
+"""Is a run file what its capture wrote? Every count and sum that can be had twice is had twice, and compared.
+
+Damage is reported, never raised: whatever DuckDB says of a broken file becomes a problem in the list.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from nfinspect_store.connect import first_line
+from nfinspect_store.errors import NfinspectError, RunBusy, RunNotFound
+from nfinspect_store.heartbeat import being_written
+from nfinspect_store.reader import RunFile
+from nfinspect_store.schema import INTERNAL, PUBLIC, quoted
+from nfinspect_store.verify_blocks import check_blocks
+from nfinspect_store.verify_tables import (
+    check_derived,
+    check_examples,
+    check_histograms,
+    check_prompts,
+    check_statistics,
+    check_tokens,
+)
+
+PROBLEMS_SHOWN = 50
+"""Problems of one check that are listed; a damaged file can have one for every neuron."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """`checked`: what was compared, in words. `problems`: what did not agree, one line each."""
+
+    checked: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def to_json(self) -> dict[str, object]:
+        return {"ok": self.ok, "checked": list(self.checked), "problems": list(self.problems)}
+
+
+READ_NAMES = """
+SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()
+UNION SELECT view_name FROM duckdb_views() WHERE database_name = current_database()
+"""
+
+Check = Callable[[RunFile], list[str]]
+
+def check_tables(run: RunFile) -> list[str]:
+    there = {row[0] for row in run.cursor().execute(READ_NAMES).fetchall()}
+    return [f"tables: {name} is missing" for name in (*PUBLIC, *INTERNAL) if name not in there]
+
+
+def check_readable(run: RunFile) -> list[str]:
+    """Read what no other check looks at: DuckDB compares each disk block with its checksum when it is read."""
+    problems = []
+    for table in (*PUBLIC, *INTERNAL):
+        if table not in ("activations", "blocks"):  # a view, and what has been read already
+            try:
+                run.cursor().execute(f"SELECT bit_xor(hash(t)) FROM {quoted(table)} t").fetchone()
+            except duckdb.Error as error:
+                problems.append(f"{table}: cannot be read: {first_line(error)}")
+    return problems
+
+
+def _caught(what: str, check: Check, run: RunFile) -> list[str]:
+    try:
+        return check(run)
+    except (duckdb.Error, pa.ArrowException, NfinspectError, OSError, ValueError, TypeError, IndexError) as error:
+        return [f"{what}: cannot be read: {first_line(error)}"]
+
+
+CHECKS: tuple[tuple[str, Check], ...] = (
+    ("tokens: numbered from 0 without a gap, each in its prompt", check_tokens),
+    ("prompts: first token and number of tokens", check_prompts),
+    ("statistics: as many tokens as the run has, for every neuron", check_statistics),
+    ("blocks: all there, finite, agreeing with the statistics and with the checksums", check_blocks),
+    ("examples: the values that the blocks hold", check_examples),
+    ("histograms: they count every token", check_histograms),
+    ("reading: every column of every table, past DuckDB's own checksums", check_readable),
+    ("neurons and layer_health: every neuron has a class, and the classes add up", check_derived),
+)
+
+
+def verify_run(path: str | Path) -> Verification:
+    """Check a run file against its own counts and checksums. Reads all of it; memory stays flat.
+
+    Raises RunNotFound when there is no file, and RunBusy while a capture writes to it: both are no fault of the file.
+    """
+    path = Path(path)
+    if being_written(path):
+        raise RunBusy(f"{path.stem} is being captured: it can be checked when it has finished")
+    opened = "file: DuckDB opens it, the schema's version is known"
+    try:
+        run = RunFile.open(path)
+    except (RunBusy, RunNotFound):
+        raise
+    except NfinspectError as error:
+        return Verification((opened,), (str(error),))
+    checked, problems = [opened], []
+    try:
+        checked.append("tables: all there")
+        missing = _caught("tables", check_tables, run)
+        problems += missing
+        for what, check in CHECKS if not missing else ():
+            checked.append(what)
+            found = _caught(what.split(":")[0], check, run)
+            problems += found[:PROBLEMS_SHOWN]
+            if len(found) > PROBLEMS_SHOWN:
+                problems.append(f"{what.split(':')[0]}: {len(found) - PROBLEMS_SHOWN} problems more")
+    finally:
+        run.close()
+    return Verification(tuple(checked), tuple(problems))

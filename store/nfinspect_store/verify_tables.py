@@ -1,0 +1,155 @@
+"""The checks of `verify` that compare tables with each other in SQL. Each yields its problems, one line each."""
+
+from nfinspect_store.reader import RunFile
+from nfinspect_store.schema import BLOCK
+
+TOKENS = """
+SELECT count(*), min(token_idx), max(token_idx), count(DISTINCT token_idx) FROM tokens
+"""
+
+TOKENS_ASTRAY = """
+SELECT t.token_idx, t.prompt_idx FROM tokens t LEFT JOIN prompts p USING (prompt_idx)
+WHERE p.prompt_idx IS NULL OR t.position <> t.token_idx - p.first_token OR t.position >= p.tokens
+   OR t.generated <> (t.position >= p.prompt_tokens)
+ORDER BY t.token_idx LIMIT 20
+"""
+
+PROMPTS = """
+SELECT prompt_idx, row_number() OVER (ORDER BY prompt_idx) - 1 AS expected_idx, first_token,
+       coalesce(sum(tokens) OVER (ORDER BY prompt_idx ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS expected_first
+FROM prompts QUALIFY prompt_idx <> expected_idx OR first_token <> expected_first
+ORDER BY prompt_idx LIMIT 20
+"""
+
+STATISTICS = """
+SELECT l.site, l.layer, l.neurons, count(s.neuron) AS neurons_counted,
+       count(*) FILTER (s.n <> $tokens) AS wrong, min(s.n), max(s.n)
+FROM layers l LEFT JOIN (
+    SELECT layer_id, neuron, sum(n)::BIGINT AS n FROM statistics GROUP BY layer_id, neuron) s USING (layer_id)
+GROUP BY ALL HAVING neurons_counted <> l.neurons OR wrong > 0
+ORDER BY l.site, l.layer
+"""
+
+CONCEPT_STATISTICS = """
+SELECT s.concept, s.expected, s.n FROM (
+    SELECT concept, any_value(tokens) AS expected, min(n) AS n, max(n) AS most FROM (
+        SELECT layer_id, neuron, concept, sum(n)::BIGINT AS n FROM statistics GROUP BY ALL) per_neuron
+    JOIN (SELECT concept, sum(tokens)::BIGINT AS tokens FROM prompts GROUP BY concept) p USING (concept)
+    GROUP BY concept) s
+WHERE s.n <> s.expected OR s.most <> s.expected
+"""
+
+EXAMPLES = f"""
+SELECT l.site, l.layer, e.neuron, e.kind, e.token_idx, e.value, b."values"[(e.token_idx & {BLOCK - 1}) + 1] AS stored
+FROM examples e JOIN layers l USING (layer_id)
+LEFT JOIN blocks b ON b.layer_id = e.layer_id AND b.neuron = e.neuron AND b.block = (e.token_idx // {BLOCK})::INTEGER
+WHERE stored IS NULL OR stored <> e.value
+ORDER BY ALL LIMIT 20
+"""
+
+EXAMPLES_OUTSIDE = """
+SELECT count(*) FROM examples WHERE token_idx < 0 OR token_idx >= $tokens
+"""
+
+HISTOGRAMS = """
+SELECT l.site, l.layer, l.neurons, count(h.neuron) AS there, count(*) FILTER (h.n <> $tokens) AS wrong
+FROM layers l LEFT JOIN (
+    SELECT layer_id, neuron, sum(list_sum(counts))::BIGINT AS n FROM histograms GROUP BY layer_id, neuron) h
+  USING (layer_id)
+GROUP BY ALL HAVING there <> l.neurons OR wrong > 0
+ORDER BY l.site, l.layer
+"""
+
+CLASSES = """
+SELECT l.site, l.layer, l.neurons, h.neurons AS held, c.counted,
+       [h.dead, h.missing, h.weak, h.saturated, h.sporadic] AS told,
+       [c.dead, c.missing, c.weak, c.saturated, c.sporadic] AS found
+FROM layers l
+LEFT JOIN layer_health h ON h.site = l.site AND h.layer = l.layer
+LEFT JOIN (
+    SELECT site, layer, count(*) AS counted,
+           count(*) FILTER (class = 'dead') AS dead, count(*) FILTER (class = 'missing') AS missing,
+           count(*) FILTER (class = 'weak') AS weak, count(*) FILTER (class = 'saturated') AS saturated,
+           count(*) FILTER (class = 'sporadic') AS sporadic
+    FROM neurons GROUP BY site, layer) c ON c.site = l.site AND c.layer = l.layer
+WHERE held IS DISTINCT FROM l.neurons OR c.counted IS DISTINCT FROM l.neurons OR told IS DISTINCT FROM found
+ORDER BY l.site, l.layer
+"""
+
+CLASS_NAMES = ("dead", "saturated", "sporadic", "missing", "weak", "normal")
+
+
+def check_tokens(run: RunFile) -> list[str]:
+    row = run.cursor().execute(TOKENS).fetchone()
+    count, low, high, distinct = row if row else (0, None, None, 0)
+    if count == 0:
+        return [] if run.info.status != "complete" else ["tokens: the run holds none"]
+    problems = []
+    if (low, high, distinct) != (0, count - 1, count):
+        problems.append(f"tokens: expected 0 to {count - 1}, found {distinct} different ones from {low} to {high}")
+    astray = run.cursor().execute(TOKENS_ASTRAY).fetchall()
+    problems += [f"tokens: token {token} does not fit its prompt {prompt}" for token, prompt in astray]
+    return problems
+
+
+def check_prompts(run: RunFile) -> list[str]:
+    wrong = run.cursor().execute(PROMPTS).fetchall()
+    problems = [f"prompts: prompt {idx} begins at token {first}, expected {expected}" for idx, _, first, expected in wrong]
+    total = run.cursor().execute("SELECT coalesce(sum(tokens), 0)::BIGINT FROM prompts").fetchone()
+    if total and total[0] != run.tokens:
+        problems.append(f"prompts: they count {total[0]} tokens together, the run holds {run.tokens}")
+    return problems
+
+
+def check_statistics(run: RunFile) -> list[str]:
+    if run.tokens == 0:
+        return []
+    problems = []
+    for site, layer, neurons, counted, wrong, low, high in run.cursor().execute(STATISTICS, {"tokens": run.tokens}).fetchall():
+        if counted != neurons:
+            problems.append(f"statistics: {site} layer {layer} has {counted} neurons, expected {neurons}")
+        if wrong:
+            problems.append(
+                f"statistics: {site} layer {layer}: {wrong} neurons count {low} to {high} tokens, the run holds {run.tokens}"
+            )
+    for concept, expected, found in run.cursor().execute(CONCEPT_STATISTICS).fetchall():
+        problems.append(f"statistics: concept {concept!r} counts {found} tokens, its prompts have {expected}")
+    return problems
+
+
+def check_examples(run: RunFile) -> list[str]:
+    outside = run.cursor().execute(EXAMPLES_OUTSIDE, {"tokens": run.tokens}).fetchone()
+    problems = [f"examples: {outside[0]} name tokens that the run does not hold"] if outside and outside[0] else []
+    if run.has_values:
+        for site, layer, neuron, kind, token, value, stored in run.cursor().execute(EXAMPLES).fetchall():
+            problems.append(
+                f"examples: {site}:L{layer}/N{neuron} {kind} at token {token} is {value}, the blocks hold {stored}"
+            )
+    return problems
+
+
+def check_histograms(run: RunFile) -> list[str]:
+    if run.tokens == 0:
+        return []
+    rows = run.cursor().execute(HISTOGRAMS, {"tokens": run.tokens}).fetchall()
+    return [
+        f"histograms: {site} layer {layer}: {wrong} of {there} do not count {run.tokens} tokens, expected {neurons} that do"
+        for site, layer, neurons, there, wrong in rows
+    ]
+
+
+def check_derived(run: RunFile) -> list[str]:
+    if run.tokens == 0 or run.info.status == "capturing":  # both tables come with the first segment
+        return []
+    problems = []
+    for site, layer, neurons, held, counted, told, found in run.cursor().execute(CLASSES).fetchall():
+        if counted != neurons or held != neurons:
+            problems.append(
+                f"neurons: {site} layer {layer} has {neurons} neurons, the table neurons {counted or 0}, layer_health {held or 0}"
+            )
+        else:
+            problems.append(f"layer_health: {site} layer {layer} counts {told}, the table neurons {found}")
+    names = ", ".join(f"'{name}'" for name in CLASS_NAMES)
+    odd = run.cursor().execute(f"SELECT DISTINCT class FROM neurons WHERE class IS NULL OR class NOT IN ({names})").fetchall()
+    problems += [f"neurons: unknown class {row[0]!r}" for row in odd]
+    return problems

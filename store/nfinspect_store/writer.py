@@ -1,0 +1,244 @@
+"""Writing one run: values streamed, everything else committed with them, segment by segment.
+
+A segment is one transaction: the blocks of its tokens, the tokens and prompts themselves, and the statistics of all
+tokens so far. A process that dies leaves the run as of its last segment, complete in itself, and a capture resumes from
+there with identical values.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import astuple, dataclass, field, fields, replace
+from pathlib import Path
+from typing import NoReturn, Self
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nfinspect_store.blocks import BlockBuffer, BlockStream
+from nfinspect_store.connect import attach, translated
+from nfinspect_store.errors import RunExists, StorageFull
+from nfinspect_store.migrations import MIGRATIONS, SCHEMA_VERSION
+from nfinspect_store.rows import (
+    examples_table,
+    histograms_table,
+    means_table,
+    prompts_table,
+    statistics_table,
+    tokens_table,
+)
+from nfinspect_store.schema import BLOCK, quoted
+from nfinspect_store.statistics import NeuronStatistics
+from nfinspect_store.tables import RunTables
+from nfinspect_store.types import Layer, Prompt, PromptMean, RunInfo, Status, TokenRows
+
+
+@dataclass(frozen=True)
+class LayerSnapshot:
+    """All that is known of one layer's neurons after the tokens so far."""
+
+    layer_id: int
+    statistics: Mapping[tuple[str, bool], NeuronStatistics]  # by (concept, at position 0)
+    histograms: Mapping[bool, NDArray[np.int64]]  # by (at position 0): int64[neurons, BINS]
+    examples: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float32]]]
+    """By kind: token_idx and value, [neurons, kept], in order of rank; token_idx -1 where there is none."""
+
+
+Derive = Callable[[RunTables], tuple[pa.Table, pa.Table]]
+"""From a run's tables to the contents of `neurons` and `layer_health`."""
+
+
+@dataclass
+class _Segment:
+    prompts: list[Prompt] = field(default_factory=list)
+    tokens: list[TokenRows] = field(default_factory=list)
+    means: list[PromptMean] = field(default_factory=list)
+
+
+class RunWriter:
+    """The only writer of a run file. Use from one thread."""
+
+    def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection, tables: RunTables) -> None:
+        self.path = path
+        self._connection = connection
+        self.layers = tables.layers
+        self.keeps_values = tables.has_values
+        self.tokens = tables.tokens
+        self.prompts = tables.prompts
+        self._segment = _Segment()
+        self._stream: BlockStream | None = None
+        self._buffers = [BlockBuffer(layer, self.tokens // BLOCK) for layer in self.layers] if self.keeps_values else []
+        self._restore_tail(tables)
+
+    @classmethod
+    def create(cls, path: Path, info: RunInfo, layers: Sequence[Layer]) -> Self:
+        """A new file. `info.settings["keep"]` says whether values are stored. Raises RunExists, StorageFull."""
+        if path.exists():
+            cls.refuse_existing(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageFull(f"cannot make the store {path.parent}: {error.strerror or error}") from error
+        connection = _open(path)
+        with translated(path):
+            connection.execute("BEGIN")
+            for step in MIGRATIONS:
+                step(connection)
+            _insert_run(connection, replace(info, schema_version=SCHEMA_VERSION))
+            connection.executemany(
+                "INSERT INTO layers VALUES (?, ?, ?, ?, ?, ?, ?)", [list(astuple(layer)) for layer in layers]
+            )
+            connection.execute("COMMIT")
+        return cls(path, connection, RunTables(connection))
+
+    @staticmethod
+    def refuse_existing(path: Path) -> NoReturn:
+        """Raises RunExists."""
+        raise RunExists(f"a run named {path.stem} is there already: choose another --run, delete it, or --resume it")
+
+    @classmethod
+    def reopen(cls, path: Path) -> Self:
+        """Go on with an unfinished run after its last segment. Raises NotARun, RunBusy."""
+        connection = _open(path)
+        return cls(path, connection, RunTables(connection))
+
+    def tables(self) -> RunTables:
+        """The run as committed so far."""
+        return RunTables(self._connection)
+
+    def resume_state(self) -> dict[str, bytes]:
+        """What the last segment left for the capture to go on from."""
+        return dict(self._connection.execute("SELECT key, value FROM resume").fetchall())
+
+    # A segment
+
+    def add(
+        self,
+        prompts: Sequence[Prompt],
+        tokens: TokenRows,
+        values: Mapping[int, NDArray[np.float32]],
+        means: Sequence[PromptMean],
+    ) -> None:
+        """Add prompts with all their tokens. values: float32[tokens, neurons] by layer_id; the arrays are taken over.
+
+        Raises StorageFull when the disk is full: the segment is lost, earlier ones stay.
+        """
+        self._segment.prompts.extend(prompts)
+        self._segment.tokens.append(tokens)
+        self._segment.means.extend(means)
+        if self.keeps_values:
+            if self._stream is None:
+                self._begin()
+                self._connection.execute("SET force_compression = 'uncompressed'")
+                self._stream = BlockStream(self.path, self._connection, self._buffers)
+            for layer_id, array in values.items():
+                self._stream.put(layer_id, array)
+
+    def commit(
+        self,
+        layers: Sequence[LayerSnapshot],
+        resume: Mapping[str, bytes],
+        derive: Derive,
+        info: Mapping[str, object],
+    ) -> None:
+        """Make everything added so far durable. info: columns of `run` to set, the status among them."""
+        if self._stream is not None:
+            self._stream.finish()
+            self._stream = None
+            # Everything but the blocks is small and repetitive: let DuckDB compress it.
+            self._connection.execute("SET force_compression = 'auto'")
+        else:
+            self._begin()
+        with translated(self.path):
+            self._insert_segment()
+            self._replace_statistics(layers)
+            self._replace("resume", pa.table({"key": list(resume), "value": pa.array(resume.values(), pa.binary())}))
+            for column, value in info.items():
+                self._connection.execute(f"UPDATE run SET {quoted(column)} = ?", [value])
+            neurons, health = derive(RunTables(self._connection, in_transaction=True))
+            self._replace("neurons", neurons)
+            self._replace("layer_health", health)
+            self._connection.execute("COMMIT")
+        self.tokens += sum(len(t.token_idx) for t in self._segment.tokens)
+        self.prompts += len(self._segment.prompts)
+        self._segment = _Segment()
+
+    def abandon(self) -> None:
+        """Drop the open segment; the run is as it was after the last commit."""
+        if self._stream is not None:
+            self._stream.abandon()
+            self._stream = None
+        self._segment = _Segment()
+        with suppress(duckdb.Error):  # there may be no transaction to roll back
+            self._connection.execute("ROLLBACK")
+
+    def mark(self, status: Status) -> None:
+        """Say how the run ended, outside a segment."""
+        with translated(self.path):
+            self._connection.execute("UPDATE run SET status = ?", [status])
+
+    def close(self) -> None:
+        """Fold the log into the file and let go of it. An open segment is dropped."""
+        self.abandon()
+        try:
+            with translated(self.path):
+                self._connection.execute("CHECKPOINT")
+        finally:
+            self._connection.close()
+
+    def _begin(self) -> None:
+        with translated(self.path):
+            self._connection.execute("BEGIN")
+            # The padded block that the last segment ended with comes again, fuller.
+            self._connection.execute("DELETE FROM blocks WHERE block = ?", [self.tokens // BLOCK])
+
+    def _insert_segment(self) -> None:
+        self._append("prompts", prompts_table(self._segment.prompts))
+        for tokens in self._segment.tokens:
+            self._append("tokens", tokens_table(tokens))
+        if self._segment.means:
+            self._append("prompt_means", means_table(self._segment.means))
+
+    def _replace_statistics(self, layers: Sequence[LayerSnapshot]) -> None:
+        for table in ("statistics", "histograms", "examples"):
+            self._connection.execute(f"DELETE FROM {table}")
+        for layer in layers:
+            for (concept, first), statistics in layer.statistics.items():
+                self._append("statistics", statistics_table(layer.layer_id, concept, first, statistics))
+            for first, counts in layer.histograms.items():
+                self._append("histograms", histograms_table(layer.layer_id, first, counts))
+            for kind, (tokens, values) in layer.examples.items():
+                self._append("examples", examples_table(layer.layer_id, kind, tokens, values))
+
+    def _replace(self, table: str, rows: pa.Table) -> None:
+        self._connection.execute(f"DELETE FROM {quoted(table)}")
+        self._append(table, rows)
+
+    def _append(self, table: str, rows: pa.Table) -> None:
+        if rows.num_rows:
+            self._connection.register("incoming", rows)
+            self._connection.execute(f"INSERT INTO {quoted(table)} BY NAME SELECT * FROM incoming")
+            self._connection.unregister("incoming")
+
+    def _restore_tail(self, tables: RunTables) -> None:
+        filled = self.tokens % BLOCK
+        if not filled:
+            return
+        for buffer in self._buffers:
+            buffer.restore(tables.block(buffer.layer, buffer.block), filled)
+
+
+def _open(path: Path) -> duckdb.DuckDBPyConnection:
+    # One thread writes at the speed of two for half the processor time, which the model needs (docs/decisions/0001).
+    connection = attach(path, read_only=False, threads=1)
+    connection.execute("SET memory_limit = '2GB'")
+    return connection
+
+
+def _insert_run(connection: duckdb.DuckDBPyConnection, info: RunInfo) -> None:
+    row = {f.name: getattr(info, f.name) for f in fields(RunInfo)}
+    row["settings"] = json.dumps(dict(info.settings))
+    columns, places = ", ".join(row), ", ".join("?" * len(row))
+    connection.execute(f"INSERT INTO run ({columns}) VALUES ({places})", list(row.values()))
