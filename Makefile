@@ -35,7 +35,7 @@ lint: $(STAMP) ## ruff, types, imports
 check: lint test ## the gate: lint and test
 
 bench: $(STAMP) ## the measurements of tests/benchmarks, printed as ratios
-	$(BIN)/python -m tests.benchmarks
+	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
 faults: $(STAMP) ## crashes, full disks, hang-ups
 	$(BIN)/python -m pytest tests/faults

@@ -1,4 +1,6 @@
-"""The list of packages, which pyproject.toml cannot give: found in two places, and one that is named otherwise there."""
+"""The list of packages, which pyproject.toml cannot give: found in two places, and one that is named
+otherwise there.
+"""
 
 from setuptools import find_packages, setup
 

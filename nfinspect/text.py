@@ -1,13 +1,15 @@
 """Text from models, files and tokenizers is hostile: it is shown, never interpreted.
 
-Escape sequences would move the cursor or retitle the terminal, bidi controls would reorder a table, zero-width
-characters would hide. Everything that prints text (commands, the app, reports) sends it through `visible` first.
+Escape sequences would move the cursor or retitle the terminal, bidi controls would reorder a table,
+zero-width characters would hide. Everything that prints text (commands, the app, reports) sends it through
+`visible` first.
 """
 
 import re
 import unicodedata
 
-# Letters by category, yet drawn as nothing: Unicode's Default_Ignorable_Code_Point outside Cf, and the blank braille cell.
+# Letters by category, yet drawn as nothing: Unicode's Default_Ignorable_Code_Point outside Cf, and the blank
+# braille cell.
 _BLANK = frozenset(
     [0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0]
     + [*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]
@@ -15,7 +17,9 @@ _BLANK = frozenset(
 _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _MARKS = frozenset({"Mn", "Me"})
 _STACK = 3
-"""Combining marks drawn on one character; Vietnamese needs two, "zalgo" text has dozens and climbs over other lines."""
+"""Combining marks drawn on one character; Vietnamese needs two, "zalgo" text has dozens and climbs over other
+lines.
+"""
 
 _PLAIN = re.compile(r"[\x20-\x7e]*")
 
@@ -36,12 +40,14 @@ def _control(character: str) -> str:
 
 
 def visible(text: str, *, ascii_only: bool = False) -> str:
-    """`text` with everything that a terminal would act on or hide turned into visible characters, on one line.
+    """`text` with everything that a terminal would act on or hide turned into visible characters, on one
+    line.
 
-    C0 controls become control pictures (`\\x1b` → `␛`, `\\n` → `␊`); bidi and other format controls, zero-width
-    characters, C1 controls, surrogates, private-use and unassigned characters become `\\u202e`-style escapes.
-    Letters of every script, wide characters and ordinary combining marks stay. With `ascii_only` everything outside
-    printable ASCII is escaped. Rich markup is not this function's business: pass the result as plain text.
+    C0 controls become control pictures (`\\x1b` → `␛`, `\\n` → `␊`); bidi and other format controls,
+    zero-width characters, C1 controls, surrogates, private-use and unassigned characters become
+    `\\u202e`-style escapes. Letters of every script, wide characters and ordinary combining marks stay. With
+    `ascii_only` everything outside printable ASCII is escaped. Rich markup is not this function's business:
+    pass the result as plain text.
     """
     if _PLAIN.fullmatch(text):
         return text

@@ -14,8 +14,6 @@ import json
 import logging
 import math
 import os
-import random
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +21,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from mamba_scan import selective_scan
+from texts import END, Text, read
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import (
@@ -36,20 +36,7 @@ from transformers import (
 )
 from transformers.models.mamba import modeling_mamba
 
-END = "<|endoftext|>"
-DOCUMENT_CHARS = 600  # shorter blocks are joined with the ones after them
 log = logging.getLogger("train")
-
-
-@dataclass(frozen=True)
-class Text:
-    """One text file, cut into documents and split into a training and a held-out part."""
-
-    name: str
-    size: int  # bytes of the file
-    repeat: int
-    train: list[str]
-    held_out: list[str]
 
 
 @dataclass(frozen=True)
@@ -70,55 +57,18 @@ class Score:
         return f"{self.loss:.3f} | {math.exp(self.loss):.2f} | {bits:.3f}"
 
 
-def documents(text: str) -> list[str]:
-    """Cut at END where the file has it, else at blank lines; undo the hard line breaks of books."""
-    text = text.replace("\r\n", "\n")
-    if END in text:
-        return [part.strip() for part in text.split(END) if part.strip()]
-    text = re.sub(r"(?m)^(.{50,80})\n(?=\S)", r"\1 ", text)
-    found, block = [], ""
-    for paragraph in re.split(r"\n\s*\n", text):
-        block = f"{block}\n{paragraph.strip()}".strip()
-        if len(block) >= DOCUMENT_CHARS:
-            found.append(block)
-            block = ""
-    return [*found, block] if block else found
-
-
-def read(spec: str, share: float, seed: int) -> Text:
-    """Read `FILE` or `FILE:REPEAT` and hold out `share` of its documents, drawn by the seed and the file's name."""
-    path, colon, count = spec.rpartition(":")
-    if not (colon and count.isdigit()):
-        path, count = spec, "1"
-    raw = Path(path).read_bytes()
-    found = documents(raw.decode("utf-8"))
-    order = list(range(len(found)))
-    random.Random(f"{seed} {Path(path).name}").shuffle(order)
-    out = set(order[: max(1, round(share * len(found)))])
-    return Text(
-        name=Path(path).name,
-        size=len(raw),
-        repeat=int(count),
-        train=[d for i, d in enumerate(found) if i not in out],
-        held_out=[d for i, d in enumerate(found) if i in out],
-    )
-
-
 def train_tokenizer(texts: list[Text], vocabulary: int, context: int) -> PreTrainedTokenizerFast:
     """Byte-level BPE over the training parts, repeats included."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=[END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+        vocab_size=vocabulary, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
     )
     bpe.train_from_iterator((d for t in texts for _ in range(t.repeat) for d in t.train), trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=END, model_max_length=context
-    )
+    ends = {"bos_token": END, "eos_token": END, "pad_token": END}
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, model_max_length=context, **ends)
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, docs: list[str]) -> Tensor:
@@ -129,57 +79,23 @@ def encode(tokenizer: PreTrainedTokenizerFast, docs: list[str]) -> Tensor:
 
 def build(args: argparse.Namespace, vocabulary: int, end: int) -> PreTrainedModel:
     """A freshly initialised model of the wanted architecture."""
-    ends = {"bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
-    if args.arch == "gpt2":
-        return GPT2LMHeadModel(
-            GPT2Config(
-                vocab_size=vocabulary, n_positions=args.context, n_embd=args.hidden, n_layer=args.layers,
-                n_head=args.hidden // 32, activation_function="relu", initializer_range=0.06,
-                embd_pdrop=0.0, resid_pdrop=0.0, attn_pdrop=0.0, **ends,
-            )
-        )  # fmt: skip
-    modeling_mamba.mamba_selective_scan = selective_scan
-    return MambaForCausalLM(
-        MambaConfig(
-            vocab_size=vocabulary, hidden_size=args.hidden, num_hidden_layers=args.layers, state_size=8, **ends
+    shared = {"vocab_size": vocabulary, "bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
+    if args.arch == "mamba":
+        modeling_mamba.mamba_selective_scan = selective_scan
+        return MambaForCausalLM(
+            MambaConfig(hidden_size=args.hidden, num_hidden_layers=args.layers, state_size=8, **shared)
         )
+    shape = {
+        "n_embd": args.hidden,
+        "n_layer": args.layers,
+        "n_head": args.hidden // 32,
+        "n_positions": args.context,
+    }
+    no_dropout = {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0}
+    # At this width 0.06 in place of 0.02 bears a higher learning rate: loss 4.98, not 5.16, after 300 steps.
+    return GPT2LMHeadModel(
+        GPT2Config(activation_function="relu", initializer_range=0.06, **shape, **no_dropout, **shared)
     )
-
-
-class Recurrence(torch.autograd.Function):
-    """s_t = decay_t · s_{t-1} + inject_t, both float32[time, batch, channel, state]."""
-
-    @staticmethod
-    def forward(ctx, decay: Tensor, inject: Tensor) -> Tensor:  # type: ignore[override]
-        states = inject.clone()
-        for t in range(1, len(states)):
-            states[t].addcmul_(decay[t], states[t - 1])
-        ctx.save_for_backward(decay, states)
-        return states
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        decay, states = ctx.saved_tensors
-        grad = grad.clone()
-        for t in range(len(grad) - 2, -1, -1):
-            grad[t].addcmul_(decay[t + 1], grad[t + 1])
-        to_decay = torch.zeros_like(decay)
-        torch.mul(grad[1:], states[:-1], out=to_decay[1:])
-        return to_decay, grad
-
-
-def selective_scan(u, dt, A, B, C, D, z, delta_bias, return_last_state=False, **_):
-    """What transformers' `mamba_selective_scan` returns, for training without its CUDA kernels.
-
-    Its plain loop slices a 4-D tensor at every position, so the backward pass costs O(length²): with 128
-    positions this one trains about ten times as fast. Nothing of it is saved; the shipped model is a plain Mamba.
-    """
-    dt = F.softplus(dt + delta_bias[:, None]).permute(2, 0, 1)[..., None]  # [time, batch, channel, 1]
-    inject = dt * u.permute(2, 0, 1)[..., None] * B.permute(2, 0, 1)[:, :, None]
-    states = Recurrence.apply(torch.exp(dt * A), inject)
-    out = (states @ C.permute(2, 0, 1)[..., None])[..., 0].permute(1, 2, 0)
-    out = (out + u * D[:, None]) * F.silu(z)
-    return (out, states[-1]) if return_last_state else out
 
 
 def windows(stream: Tensor, args: argparse.Namespace) -> Iterator[Tensor]:
@@ -192,13 +108,13 @@ def windows(stream: Tensor, args: argparse.Namespace) -> Iterator[Tensor]:
 
 
 def cross_entropy(model: PreTrainedModel, batch: Tensor, reduction: str) -> Tensor:
-    logits = model(batch[:, :-1], use_cache=False).logits
+    logits = model(batch[:, :-1], use_cache=False).logits.float()
     return F.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten(), reduction=reduction)
 
 
 @torch.no_grad()
 def score(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: Text, context: int) -> Score:
-    """Loss on the held-out part in windows that do not overlap; every token but the first is predicted once."""
+    """Loss on the held-out part, cut into windows; every token but the first is predicted once."""
     model.eval()
     ids = encode(tokenizer, text.held_out)
     nats = 0.0
@@ -210,9 +126,14 @@ def score(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: Text
 
 def fit(model: PreTrainedModel, stream: Tensor, args: argparse.Namespace, save) -> None:
     """AdamW with warm-up and a cosine down to a tenth; matrices decay, everything else does not."""
-    matrices = {n for n, p in model.named_parameters() if p.ndim >= 2 and "A_log" not in n and "conv" not in n}
+    matrices = {
+        n for n, p in model.named_parameters() if p.ndim >= 2 and "A_log" not in n and "conv" not in n
+    }
     groups = [
-        {"params": [p for n, p in model.named_parameters() if (n in matrices) == decays], "weight_decay": decay}
+        {
+            "params": [p for n, p in model.named_parameters() if (n in matrices) == decays],
+            "weight_decay": decay,
+        }
         for decays, decay in ((True, args.weight_decay), (False, 0.0))
     ]
     optimiser = torch.optim.AdamW(groups, lr=args.lr, betas=(0.9, 0.95))
@@ -226,7 +147,8 @@ def fit(model: PreTrainedModel, stream: Tensor, args: argparse.Namespace, save) 
     model.train()
     began, mean = time.monotonic(), math.nan
     for step, batch in zip(range(1, args.steps + 1), windows(stream, args), strict=False):
-        loss = cross_entropy(model, batch, "mean")
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bfloat16):
+            loss = cross_entropy(model, batch, "mean")
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
@@ -242,14 +164,16 @@ def fit(model: PreTrainedModel, stream: Tensor, args: argparse.Namespace, save) 
 
 def save_weights(model: PreTrainedModel, out: Path) -> None:
     """float16 on disk; the configuration says float32, so `from_pretrained` gives float32."""
-    weights = {name: value.half() for name, value in model.state_dict().items()}
+    weights = {name: value.half() for name, value in model.named_parameters()}  # the tied output once
     model.generation_config.pad_token_id = model.config.eos_token_id
     model.save_pretrained(out, state_dict=weights)
     config = json.loads((out / "config.json").read_text())
     (out / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
 
 
-def card(args: argparse.Namespace, texts: list[Text], scores: list[Score], parameters: int, seconds: float) -> str:
+def card(
+    args: argparse.Namespace, texts: list[Text], scores: list[Score], parameters: int, seconds: float
+) -> str:
     """The model card, in Markdown."""
     total = Score(*(sum(getattr(s, part) for s in scores) for part in ("nats", "tokens", "size")))
     rows = [f"| {t.name} | {t.size:,} | {t.repeat} | {s} |" for t, s in zip(texts, scores, strict=True)]
@@ -263,8 +187,9 @@ def card(args: argparse.Namespace, texts: list[Text], scores: list[Score], param
         f" ({args.steps * args.batch * args.context:,} tokens seen), AdamW, peak learning rate {args.lr:g},"
         f" weight decay {args.weight_decay:g}, cosine to a tenth, seed {args.seed}",
         f"- context in training: {args.context} tokens",
-        f"- time: {seconds / 60:.0f} minutes, {torch.get_num_threads()} thread(s), {os.cpu_count()} CPU cores",
-        "- weights: float16 on disk, loaded as float32; trained in float32",
+        f"- time: {seconds / 60:.0f} minutes on {os.cpu_count()} CPU cores, {torch.get_num_threads()} used",
+        "- weights: float16 on disk, loaded as float32; trained in float32"
+        + (", matrix products in bfloat16" if args.bfloat16 else ""),
         f"- held out: {args.held_out:.0%} of the documents of every file, never trained on\n",
         "Held-out loss is measured on the weights as saved.\n",
         "| text | bytes | repeat | held-out loss, nats per token | perplexity per token | bits per byte |",
@@ -275,15 +200,20 @@ def card(args: argparse.Namespace, texts: list[Text], scores: list[Score], param
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Train a small language model and its tokenizer from text files.")
+    parser = argparse.ArgumentParser(
+        description="Train a small language model and its tokenizer from text files."
+    )
     parser.add_argument("texts", nargs="+", metavar="TEXT[:REPEAT]")
     parser.add_argument("--arch", choices=("gpt2", "mamba"), required=True)
     parser.add_argument("--out", type=Path, required=True)
-    for option, default in (("layers", 4), ("hidden", 192), ("vocabulary", 4096), ("context", 256), ("batch", 8),
-                            ("steps", 3000), ("seed", 0), ("threads", 1), ("save-every", 0)):  # fmt: skip
-        parser.add_argument(f"--{option}", type=int, default=default, help="default %(default)s")
-    for option, rate in (("lr", 1e-3), ("weight-decay", 0.1), ("held-out", 0.1)):
-        parser.add_argument(f"--{option}", type=float, default=rate, help="default %(default)s")
+    sizes = {"layers": 4, "hidden": 192, "vocabulary": 4096, "context": 256, "batch": 4, "steps": 7000}
+    others = {"seed": 0, "threads": 1, "save-every": 0}
+    rates = {"lr": 2e-3, "weight-decay": 0.1, "held-out": 0.1}
+    for name, default in (sizes | others | rates).items():
+        parser.add_argument(f"--{name}", type=type(default), default=default, help="default %(default)s")
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="matrix products in bfloat16: 1.6 times as fast"
+    )
     return parser.parse_args()
 
 
@@ -304,7 +234,9 @@ def main() -> None:
     saved = AutoModelForCausalLM.from_pretrained(args.out)
     scores = [score(saved, tokenizer, text, args.context) for text in texts]
     seconds = time.monotonic() - began
-    (args.out / "README.md").write_text(card(args, texts, scores, saved.num_parameters(), seconds), encoding="utf-8")
+    (args.out / "README.md").write_text(
+        card(args, texts, scores, saved.num_parameters(), seconds), encoding="utf-8"
+    )
     for text, result in zip(texts, scores, strict=True):
         log.info("%s: held-out %s", text.name, result)
 

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from nfinspect_store.errors import RequestError
-from nfinspect_store.statistics import NeuronStatistics
 from numpy.typing import NDArray
 
-from nfinspect.analysis.counting import ROWS
+from nfinspect_store.errors import RequestError
+from nfinspect_store.statistics import NeuronStatistics
 
 ThresholdScale = Literal["layer", "absolute"]
 
@@ -96,26 +95,34 @@ def is_sporadic_candidate(stats: NeuronStatistics, scale: float) -> NDArray[np.b
     )
 
 
-def saturation(
-    values: NDArray[np.float32], low: float, high: float, bins: int = RHO_BINS
-) -> NDArray[np.float64]:
-    """ρ_B of each neuron: float32[tokens, neurons] -> float64[neurons], from 0 (never extreme) to 1 (always).
+def bin_sums(
+    sums: NDArray[np.float64],
+    place: NDArray[np.int64],
+    values: NDArray[np.float32],
+    counted: NDArray[np.bool_],
+    low: float,
+    high: float,
+) -> None:
+    """Add to float64[neurons, bins] the values of each bin, scaled from [low, high] to [-1, 1].
+
+    values: float32[rows, tokens] of which those `counted` count; place: the neuron of each row.
+    """
+    neurons, bins = sums.shape
+    scaled = 2.0 * (values.astype(np.float64) - low) / (high - low) - 1.0
+    which = np.clip(((scaled + 1.0) * (bins / 2)).astype(np.int64), 0, bins - 1) + place[:, None] * bins
+    sums += np.bincount(which[counted], weights=scaled[counted], minlength=sums.size).reshape(neurons, bins)
+
+
+def saturation(sums: NDArray[np.float64], n: NDArray[np.int64]) -> NDArray[np.float64]:
+    """ρ_B of each neuron from its `bin_sums` over n tokens: float64[neurons], 0 (never extreme) to 1
+    (always).
 
     Rakitianskaia & Engelbrecht 2015: ρ_B = Σ_b |ḡ'_b| f_b / Σ_b f_b, with f_b the values in bin b of B equal
-    bins over the activation's range [low, high] and ḡ'_b their mean after scaling that range to [-1, 1]. NaN
-    without a token.
+    bins over the activation's range and ḡ'_b their mean after scaling that range to [-1, 1]; a bin's absolute
+    mean times its count is its absolute sum. NaN without a token.
     """
-    tokens, neurons = values.shape
-    if not tokens:
-        return np.full(neurons, np.nan)
-    sums = np.zeros(neurons * bins)
-    for start in range(0, tokens, ROWS):
-        scaled = 2.0 * (values[start : start + ROWS].astype(np.float64) - low) / (high - low) - 1.0
-        which = np.clip(((scaled + 1.0) * (bins / 2)).astype(np.int64), 0, bins - 1)
-        flat = (which + np.arange(neurons) * bins).ravel()
-        sums += np.bincount(flat, weights=scaled.ravel(), minlength=neurons * bins)
-    # The absolute mean of a bin times its count is the absolute sum of the bin.
-    rho: NDArray[np.float64] = np.abs(sums).reshape(neurons, bins).sum(axis=1) / tokens
+    total = np.abs(sums).sum(axis=1)
+    rho: NDArray[np.float64] = np.divide(total, n, out=np.full(n.shape, np.nan), where=n > 0)
     return rho
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
+
 from nfinspect_store.errors import RequestError
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import SELECTIONS, NeuronIndex, Selection
-from numpy.typing import NDArray
 
 Rank = Literal["difference", "effect", "auroc"]
 BASELINE = "baseline"

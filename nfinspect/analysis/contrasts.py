@@ -146,9 +146,7 @@ def _auroc(ranked: _Ranked) -> Floats:
     return np.asarray(wins / (positives * (n - positives)), np.float64)
 
 
-def _wins_with_ties(
-    positive: NDArray[np.bool_], first: NDArray[np.bool_], last: NDArray[np.bool_]
-) -> Floats:
+def _wins_with_ties(positive: NDArray[np.bool_], first: NDArray[np.bool_], last: NDArray[np.bool_]) -> Floats:
     """A positive beats the negatives below its ties and half of those in them."""
     negative = np.cumsum(~positive, axis=1)  # up to and with each place
     below = np.maximum.accumulate(np.where(first, negative - ~positive, 0), axis=1)

@@ -1,16 +1,76 @@
 """How often a neuron's magnitude reaches a threshold that is known only after all tokens were read.
 
-Exact from stored values. Without them the signed-log histogram answers, and the answer is approximate. With
-them the histogram still helps: its whole bins decide most neurons, and a layer is read only for those that
-its cut bin leaves open.
+Exact from stored values, which are streamed in blocks: memory stays the same however many tokens there are.
+Without them the signed-log histogram answers, and the answer is approximate. With them the histogram still
+helps: its whole bins decide most neurons, and values are read only of those that its cut bin leaves open.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
-from nfinspect_store.histogram import EDGES, MIDDLE
 from numpy.typing import NDArray
 
-ROWS = 1024
-"""Tokens compared at a time, so that no second copy of a layer is made."""
+from nfinspect_store.histogram import EDGES, MIDDLE
+from nfinspect_store.schema import BLOCK
+from nfinspect_store.tables import RunTables
+from nfinspect_store.types import Layer
+
+ROWS = 4096
+"""Blocks read at a time: 4 MiB of values."""
+
+READ_LAYER = 'SELECT neuron, block, "values" FROM blocks WHERE layer_id = $layer'
+READ_NEURONS = f"{READ_LAYER} AND neuron IN (SELECT unnest($neurons))"
+READ_FIRST = 'SELECT token_idx FROM tokens WHERE "position" = 0 ORDER BY token_idx'
+
+
+@dataclass(frozen=True)
+class BlockRows:
+    """Some blocks of some neurons, in no order. place: of each block's neuron among those asked for."""
+
+    place: NDArray[np.int64]  # [rows]
+    values: NDArray[np.float32]  # [rows, BLOCK]
+    counted: NDArray[np.bool_]  # [rows, BLOCK]
+
+
+def counted_tokens(run: RunTables, skip_first: bool) -> NDArray[np.bool_]:
+    """Which places of each block hold a token that counts: bool[blocks, BLOCK]. Padding and left-out tokens
+    do not.
+    """
+    counted = np.zeros(-(-run.tokens // BLOCK) * BLOCK, np.bool_)
+    counted[: run.tokens] = True
+    if skip_first:
+        counted[run.cursor().execute(READ_FIRST).fetchnumpy()["token_idx"]] = False
+    return counted.reshape(-1, BLOCK)
+
+
+def read_blocks(
+    run: RunTables, layer: Layer, chosen: NDArray[np.bool_], counted: NDArray[np.bool_]
+) -> Iterator[BlockRows]:
+    """Stream the stored values of the chosen neurons (bool[neurons]) of a layer."""
+    neurons = np.flatnonzero(chosen)
+    parameters: dict[str, object] = {"layer": layer.layer_id}
+    if not chosen.all():
+        parameters["neurons"] = neurons.tolist()
+    query = READ_LAYER if chosen.all() else READ_NEURONS
+    place = np.cumsum(chosen) - 1
+    for batch in run.cursor().sql(query, params=parameters).to_arrow_reader(ROWS):
+        values = batch.column("values").flatten().to_numpy(zero_copy_only=False).reshape(-1, BLOCK)
+        yield BlockRows(
+            place[batch.column("neuron").to_numpy()], values, counted[batch.column("block").to_numpy()]
+        )
+
+
+def count_reaching(
+    run: RunTables, layer: Layer, chosen: NDArray[np.bool_], counted: NDArray[np.bool_], threshold: float
+) -> NDArray[np.int64]:
+    """On how many counted tokens |a| >= threshold, of the chosen neurons: int64[chosen]. Exact."""
+    limit = at_least(threshold)
+    total = np.zeros(int(chosen.sum()), np.int64)
+    for rows in read_blocks(run, layer, chosen, counted):
+        reaches = (np.abs(rows.values) >= limit) & rows.counted
+        np.add.at(total, rows.place, np.count_nonzero(reaches, axis=1))
+    return total
 
 
 def at_least(threshold: float) -> np.float32:
@@ -19,15 +79,6 @@ def at_least(threshold: float) -> np.float32:
     """
     nearest = np.float32(threshold)
     return nearest if float(nearest) >= threshold else np.nextafter(nearest, np.float32(np.inf))
-
-
-def count_reaching(values: NDArray[np.float32], threshold: float) -> NDArray[np.int64]:
-    """On how many tokens |a| >= threshold: float32[tokens, neurons] -> int64[neurons]."""
-    limit = at_least(threshold)
-    total = np.zeros(values.shape[1], np.int64)
-    for start in range(0, len(values), ROWS):
-        total += np.count_nonzero(np.abs(values[start : start + ROWS]) >= limit, axis=0)
-    return total
 
 
 def bounds_reaching(

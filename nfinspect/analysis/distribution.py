@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from nfinspect_store.histogram import EDGES, MIDDLE
 from numpy.typing import NDArray
 
 from nfinspect.analysis.plain import number
+from nfinspect_store.histogram import EDGES, MIDDLE
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from nfinspect_store.tables import RunTables
-from nfinspect_store.types import Layer
 
 from nfinspect.analysis.classes import FAULTS, HealthOptions, classify
 from nfinspect.analysis.distribution import Distribution, distribution
@@ -20,6 +18,8 @@ from nfinspect.analysis.scores import (
     reading,
 )
 from nfinspect.analysis.site_health import SiteHealth, classify_run
+from nfinspect_store.tables import RunTables
+from nfinspect_store.types import Layer
 
 __all__ = [
     "HealthOptions",

@@ -3,10 +3,9 @@
 import threading
 from weakref import WeakKeyDictionary
 
-from nfinspect_store.tables import RunTables
-
 from nfinspect.analysis.classes import HealthOptions
 from nfinspect.analysis.site_health import SiteHealth, classify_run
+from nfinspect_store.tables import RunTables
 
 _kept: WeakKeyDictionary[RunTables, dict[tuple[str, HealthOptions], SiteHealth]] = WeakKeyDictionary()
 _lock = threading.Lock()

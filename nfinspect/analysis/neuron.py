@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from nfinspect_store.addresses import Address
-from nfinspect_store.histogram import EDGES
-from nfinspect_store.tables import RunTables
-from nfinspect_store.types import Example, Layer, TokenRows
 from numpy.typing import NDArray
 
 from nfinspect.analysis.classes import HealthOptions
 from nfinspect.analysis.counting import at_least
 from nfinspect.analysis.neurons import NeuronRow, neuron_row
 from nfinspect.analysis.plain import number
+from nfinspect_store.addresses import Address
+from nfinspect_store.histogram import EDGES
+from nfinspect_store.tables import RunTables
+from nfinspect_store.types import Example, Layer, TokenRows
 
 LINEAR_BINS = 60
 WINDOW = 12
@@ -28,6 +28,8 @@ GROUP BY concept HAVING sum(n) > 0
 READ_SPANS = "SELECT concept, first_token, tokens FROM prompts WHERE tokens > 0 ORDER BY first_token"
 
 READ_SCALE = "SELECT scale FROM layer_health WHERE site = $site AND layer = $layer"
+
+READ_PROMPT_CONCEPTS = "SELECT prompt_idx, concept FROM prompts WHERE list_contains($prompts, prompt_idx)"
 
 COUNT_PROMPTS = "SELECT concept, count(*) FROM prompts GROUP BY concept"
 
@@ -172,13 +174,12 @@ def example_texts(
     wanted = {i for example in examples for i in _around(example.token_idx, run.tokens)}
     rows = run.tokens_at(sorted(wanted))
     place = {int(token_idx): i for i, token_idx in enumerate(rows.token_idx)}
-    concepts: dict[int, str] = {}
+    prompts = {"prompts": sorted({int(prompt_idx) for prompt_idx in rows.prompt_idx})}
+    concepts = dict(run.cursor().execute(READ_PROMPT_CONCEPTS, prompts).fetchall())
     texts = []
     for example in examples:
         at = place[example.token_idx]
         prompt_idx = int(rows.prompt_idx[at])
-        if prompt_idx not in concepts:
-            concepts[prompt_idx] = run.prompt(prompt_idx).concept
         near = [place[i] for i in _around(example.token_idx, run.tokens)]
         window = [_window_token(rows, i, values) for i in near if rows.prompt_idx[i] == prompt_idx]
         texts.append(

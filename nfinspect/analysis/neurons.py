@@ -5,15 +5,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import duckdb
-from nfinspect_store.errors import RequestError
-from nfinspect_store.schema import quoted
-from nfinspect_store.tables import RunTables
-from nfinspect_store.types import Layer
 
 from nfinspect.analysis.classes import HealthOptions
 from nfinspect.analysis.filters import COLUMNS, Condition, check_class, check_column, parse_filter
 from nfinspect.analysis.kept import kept_classification
 from nfinspect.analysis.plain import number
+from nfinspect_store.errors import RequestError
+from nfinspect_store.schema import quoted
+from nfinspect_store.tables import RunTables
+from nfinspect_store.types import Layer
 
 RECOMPUTED = "recomputed_neurons"
 """The name under which a table computed with other options than the run's own stands in DuckDB."""

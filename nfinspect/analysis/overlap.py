@@ -4,17 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from nfinspect_store.addresses import Address
-from nfinspect_store.errors import RequestError
-from nfinspect_store.tables import RunTables
-from nfinspect_store.types import Selection
-
 from nfinspect.analysis import contrasts
 from nfinspect.analysis.classes import HealthOptions
 from nfinspect.analysis.comparison import Rank, ask, read_groups
 from nfinspect.analysis.kept import kept_classification
 from nfinspect.analysis.plain import number
 from nfinspect.analysis.trace import rank_neurons
+from nfinspect_store.addresses import Address
+from nfinspect_store.errors import RequestError
+from nfinspect_store.tables import RunTables
+from nfinspect_store.types import Selection
 
 COUNT_ALIVE = """
 SELECT count(*) AS neurons, count(*) FILTER (WHERE class != 'dead') AS alive FROM neurons WHERE site = $site

@@ -1,21 +1,14 @@
 """Every neuron of a site with its class, and every layer with its health: what the tables `neurons` and
 `layer_health` hold.
 
-One layer at a time: memory is that of one layer's values at most, and these are read only where the
-statistics and the histograms leave something open.
+One layer at a time; values are streamed, and only where the statistics and the histograms leave something
+open.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import pyarrow as pa
-from nfinspect_store.errors import RequestError, StoreError
-from nfinspect_store.histogram import share_beyond
-from nfinspect_store.statistics import NeuronStatistics
-from nfinspect_store.tables import RunTables
-from nfinspect_store.types import Layer
 from numpy.typing import NDArray
 
 from nfinspect.analysis import classes, counting
@@ -23,6 +16,11 @@ from nfinspect.analysis.classes import FAULTS, HealthOptions
 from nfinspect.analysis.distribution import distribution
 from nfinspect.analysis.plain import nullable
 from nfinspect.analysis.scores import LayerHealth, make_layer_health
+from nfinspect_store.errors import RequestError, StoreError
+from nfinspect_store.histogram import share_beyond
+from nfinspect_store.statistics import NeuronStatistics
+from nfinspect_store.tables import RunTables
+from nfinspect_store.types import Layer
 
 NEAR_DEAD_RATE = 1e-3  # methods §2
 RULE_OF_THREE = 3.0  # 95 % upper bound on the rate of what was never seen in n tokens: 3/n
@@ -109,13 +107,13 @@ def classify_run(run: RunTables, site: str | None = None, options: HealthOptions
     """
     options = options or HealthOptions()
     site = run.resolve_site(site)
-    first = _first_tokens(run) if options.skip_first and run.has_values else np.empty(0, np.int64)
+    counted = counting.counted_tokens(run, options.skip_first)
     tables, layers = [], []
     for layer in run.layers:
         if layer.site != site:
             continue
         counts = run.histograms(site, layer.layer, skip_first=options.skip_first)
-        found = classify_layer(run, layer, options, counts, first)
+        found = classify_layer(run, layer, options, counts, counted)
         tables.append(found.table())
         layers.append(_layer_health(found, counts, options))
     return SiteHealth(site, options, pa.concat_tables(tables).combine_chunks(), tuple(layers))
@@ -126,18 +124,16 @@ def classify_layer(
     layer: Layer,
     options: HealthOptions,
     counts: NDArray[np.int64],
-    first: NDArray[np.int64],
+    counted: NDArray[np.bool_],
 ) -> LayerClasses:
-    """Classify one layer. counts: its histograms int64[neurons, BINS]; first: token_idx of the tokens left
-    out.
+    """Classify one layer. counts: its histograms int64[neurons, BINS]; counted: see
+    `counting.counted_tokens`.
 
     The layer's values are read where they were kept and the histograms do not settle a count.
     """
     stats = run.statistics(layer.site, layer=layer.layer, skip_first=options.skip_first)
     _check(layer, stats, options)
     scale = classes.layer_scale(stats)
-    # Read at most once, and only if something below asks for it.
-    values = cache(lambda: run.activations(layer.site, layer.layer))
     approximate = np.zeros(layer.neurons, np.bool_)
 
     def reaching(threshold: float, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -145,21 +141,20 @@ def classify_layer(
         if not run.has_values:
             approximate[chosen] = True
             return share_beyond(counts[chosen], threshold)
-        read = values() if chosen.all() else values()[:, chosen]
-        count = counting.count_reaching(read, threshold) - counting.count_reaching(read[first], threshold)
-        return count.astype(np.float64)
+        return counting.count_reaching(run, layer, chosen, counted, threshold).astype(np.float64)
 
     fired = stats.fired.astype(np.float64)
     if layer.fires == "scale":
         fired = np.zeros(layer.neurons)
         threshold = options.threshold_weak * scale
-        reached = (classes.largest_magnitude(stats) >= threshold) & (stats.n > 0)
+        # In a layer of nothing but zeros nothing fires, though 0 >= 0.1 x 0.
+        reached = (classes.largest_magnitude(stats) >= threshold) & (threshold > 0)
         fired[reached] = reaching(threshold, reached)
         approximate[:] = not run.has_values
 
     rho = None
     if layer.activation in classes.BOUNDED and layer.fires == "positive":
-        rho, unsure = _saturation(layer, stats, run.has_values, values, first)
+        rho, unsure = _saturation(run, layer, stats, counted)
         approximate |= unsure
 
     # Only neurons that no earlier rule takes can turn on the count above the layer scale.
@@ -180,22 +175,20 @@ def classify_layer(
 
 
 def _saturation(
-    layer: Layer,
-    stats: NeuronStatistics,
-    exact: bool,
-    values: Callable[[], NDArray[np.float32]],
-    first: NDArray[np.int64],
+    run: RunTables, layer: Layer, stats: NeuronStatistics, counted: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """ρ_B of a layer with a bounded activation, and where it is only an estimate: float64[neurons],
+    """ρ_B of a layer with a bounded activation, and where it is only an estimate: float64 and
     bool[neurons].
     """
     low, high = classes.BOUNDED[layer.activation]
     lowest, highest = classes.saturation_bounds(stats, low, high)
     rho = (lowest + highest) / 2
     undecided = (lowest < classes.SATURATED_RHO) & (highest >= classes.SATURATED_RHO)
-    if exact and undecided.any():
-        counted = np.delete(values()[:, undecided], first, axis=0)
-        rho[undecided] = classes.saturation(counted, low, high)
+    if run.has_values and undecided.any():
+        sums = np.zeros((int(undecided.sum()), classes.RHO_BINS))
+        for rows in counting.read_blocks(run, layer, undecided, counted):
+            classes.bin_sums(sums, rows.place, rows.values, rows.counted, low, high)
+        rho[undecided] = classes.saturation(sums, stats.n[undecided])
         undecided = np.zeros_like(undecided)
     return rho, undecided
 
@@ -234,8 +227,3 @@ def _check(layer: Layer, stats: NeuronStatistics, options: HealthOptions) -> Non
 def _share(part: NDArray[np.float64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
     result: NDArray[np.float64] = np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
     return result
-
-
-def _first_tokens(run: RunTables) -> NDArray[np.int64]:
-    query = "SELECT token_idx FROM tokens WHERE position = 0 ORDER BY token_idx"
-    return np.asarray(run.cursor().execute(query).fetchnumpy()["token_idx"], dtype=np.int64)

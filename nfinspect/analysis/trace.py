@@ -8,14 +8,14 @@ are the prompts that note it.
 from dataclasses import dataclass
 
 import numpy as np
-from nfinspect_store.tables import RunTables
-from nfinspect_store.types import Selection
 from numpy.typing import NDArray
 
 from nfinspect.analysis import contrasts
 from nfinspect.analysis.comparison import Groups, Question, Rank, ask, read_groups
 from nfinspect.analysis.contrasts import Floats, Moments
 from nfinspect.analysis.plain import number
+from nfinspect_store.tables import RunTables
+from nfinspect_store.types import Selection
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ Values = dict[int, LayerValues]
 
 
 class BatchReader:
-    """Hooks on a model, and what they gave of one batch. A context manager: the hooks go when it ends."""
+    """Reads batches through hooks that are there only while a batch is read: a generation to be replayed runs without."""
 
     def __init__(self, loaded: LoadedModel, sites: Sequence[LayerSite]) -> None:
         self._loaded = loaded
@@ -26,13 +26,6 @@ class BatchReader:
         self._reader = SiteReader(loaded.model, sites, self._take)
         self._rows: Tensor | None = None
         self._parts: dict[int, list[LayerValues]] = {}
-
-    def __enter__(self) -> "BatchReader":
-        self._reader.__enter__()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._reader.__exit__(None, None, None)
 
     def replay(self, sequences: Sequence[Sequence[int]], padding_side: str = "right") -> Values:
         """Values of finished sequences, from one forward pass."""
@@ -42,10 +35,10 @@ class BatchReader:
         device = batch.input_ids.device
         self._parts = {}
         self._rows = _rows([batch.columns(i) for i in range(len(sequences))], width).to(device)
-        self._reader.begin(len(sequences), width, batch.valid)
-        with torch.inference_mode():
+        with self._reader, torch.inference_mode():
+            self._reader.begin(len(sequences), width, batch.valid)
             body(model)(**batch.inputs())
-        self._reader.end()
+            self._reader.end()
         return {layer_id: parts[0] for layer_id, parts in self._parts.items()}
 
     def live(
@@ -69,7 +62,8 @@ class BatchReader:
             model.register_forward_hook(after),
         ]
         try:
-            sequences = generate()
+            with self._reader:
+                sequences = generate()
         finally:
             for handle in handles:
                 handle.remove()

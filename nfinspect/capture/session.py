@@ -18,7 +18,7 @@ from nfinspect.capture.generation import generate
 from nfinspect.capture.interrupts import StopRequest
 from nfinspect.capture.memory import free_after_failure, is_out_of_memory
 from nfinspect.capture.plan import Batch, load_prompts, plan_batches
-from nfinspect.capture.prompts import PromptIds, TokenTexts
+from nfinspect.capture.prompts import PromptIds, TokenTexts, read_prompts
 from nfinspect.capture.reading import BatchReader, Values
 from nfinspect.capture.recorder import RecordedPrompt, Recorder
 from nfinspect.capture.request import CaptureRequest
@@ -61,6 +61,8 @@ def capture_run(request: CaptureRequest, listener: Listener | None = None) -> Pa
 def load(request: CaptureRequest) -> LoadedModel:
     """The model of a request, once the store and the run's name are known to be possible."""
     store = store_path(request.store)
+    for file in request.prompts:
+        read_prompts(file.path, file.concept)  # an unreadable file is said before minutes of loading
     if request.run is not None:
         path = new_run_path(store, request.run)
         if path.exists() and not request.resume:
@@ -80,7 +82,7 @@ class Capture:
         self._store = store_path(request.store)
         self.sites = find_sites(loaded.model, request.sites, request.layers)
         self.layers = store_layers(self.sites)
-        self.prompts = load_prompts(request, loaded)
+        self.prompts = self._load_prompts()
         self.batches = plan_batches(self.prompts, request, loaded, self.layers)
         self.tokens = sum(len(p.token_ids) + request.generate for p in self.prompts)
         self._settings = settings_of(request, self.prompts)
@@ -91,6 +93,9 @@ class Capture:
         for note in dict.fromkeys(site.note for site in self.sites if site.note):
             listener.message(note)
 
+    def _load_prompts(self) -> list[PromptIds]:
+        return load_prompts(self.request, self.loaded)
+
     def run(self) -> Path:
         """Capture everything that is not recorded yet. See capture_run."""
         writer = self._writer()
@@ -98,7 +103,8 @@ class Capture:
         self._tokens_before = writer.tokens
         self._started = time.monotonic()
         try:
-            with StopRequest() as stop, BatchReader(self.loaded, self.sites) as reader:
+            reader = BatchReader(self.loaded, self.sites)
+            with StopRequest() as stop:
                 recorder = Recorder(writer, self.request.seed, _statistics_device(self.loaded))
                 self._tell(recorder, heartbeat, "reading")
                 reason = self._record(recorder, reader, stop, heartbeat)

@@ -1,4 +1,7 @@
-"""The app: one screen, a trail of panes on it, and what all panes share (messages, keys, the way in and out)."""
+"""The app:
+
+one screen, a trail of panes on it, and what all panes share (messages, keys, the way in and out).
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,25 @@ BUSY_SECONDS = 0.25
 """Work shorter than this is not announced: two repaints for nothing."""
 
 
+KEY_NAMES = {
+    "enter": "Enter",
+    "tab": "Tab",
+    "shift+tab": "S-Tab",
+    "up": "Up",
+    "down": "Down",
+    "left": "Left",
+    "right": "Right",
+    "home": "Home",
+    "end": "End",
+    "pageup": "PgUp",
+    "pagedown": "PgDn",
+    "space": "Space",
+    "backspace": "Bksp",
+    "escape": "Esc",
+    "question_mark": "?",
+}
+
+
 class NfinspectApp(App[int]):
     """Panes are kept while a remembered trail holds them, so going back finds the cursor where it was."""
 
@@ -40,8 +62,9 @@ class NfinspectApp(App[int]):
     CSS = """
     Screen { background: $background; }
     #body { height: 1fr; width: 1fr; }
-    #foot { height: 1; dock: bottom; offset-y: -1; }
-    Static { width: auto; }
+    #foot { height: auto; }
+    .ruled-top { border-top: solid $secondary; }
+    .ruled-left { border-left: solid $secondary; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("question_mark,f1", "help", "Help", key_display="?", id="app.help"),
@@ -57,10 +80,12 @@ class NfinspectApp(App[int]):
         Binding("ctrl+c", "interrupt", "Cancel", show=False, id="app.interrupt"),
     ]
 
-    def __init__(self, engine: Engine, run: str | None = None, *, ascii: bool = False) -> None:
-        super().__init__()
+    def __init__(self, engine: Engine, run: str | None = None, *, plain: bool = False) -> None:
+        sixteen = colours.few_colours(os.environ)
+        # said here, not by the theme below: Textual picks its NO_COLOR filter while it is being made
+        super().__init__(ansi_color=True if sixteen else None)
         self.engine = engine
-        self.glyphs = ASCII if ascii else UNICODE
+        self.glyphs = ASCII if plain else UNICODE
         self.animation_level = "none"
         self.sessions: dict[str, Session] = {}
         self.marks: dict[tuple[str, str], dict[tuple[int, int], None]] = {}
@@ -70,8 +95,13 @@ class NfinspectApp(App[int]):
         self._trail = Trail(Stop(partial(RunsPane, "nfinspect")))
         self._shown: Pane | None = None
         self.register_theme(colours.OWN)
-        self._sixteen = colours.few_colours(os.environ)
-        self.theme = "ansi-dark" if self._sixteen else colours.NAME
+        self.theme = "ansi-dark" if sixteen else colours.NAME
+
+    def get_key_display(self, binding: Binding) -> str:
+        """Keys by name, the way they are written in the documentation; no arrows or return signs."""
+        if binding.key_display:
+            return binding.key_display
+        return KEY_NAMES.get(binding.key) or super().get_key_display(binding)
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         return dict(colours.SIXTEEN)
@@ -108,7 +138,7 @@ class NfinspectApp(App[int]):
         if line:
             self.say(line, "warn")
 
-    # -- what there is to say --------------------------------------------------------------------------------------
+    # what there is to say
 
     def say(self, text: str, tone: str = "") -> None:
         """One line in the status line. `text` may hold foreign text."""
@@ -135,7 +165,7 @@ class NfinspectApp(App[int]):
     def _base_screen(self) -> Screen[Any]:
         return self.screen_stack[0]
 
-    # -- places ----------------------------------------------------------------------------------------------------
+    # places
 
     @property
     def pane(self) -> Pane:
@@ -220,7 +250,7 @@ class NfinspectApp(App[int]):
     def action_zoom(self) -> None:
         self.pane.action_zoom()
 
-    # -- runs ------------------------------------------------------------------------------------------------------
+    # runs
 
     def open_run(self, name: str) -> None:
         """Open a run in a worker and go to its layers."""
@@ -252,7 +282,7 @@ class NfinspectApp(App[int]):
             return self.sessions.get(run)
         return next(iter(self.sessions.values())) if len(self.sessions) == 1 else None
 
-    # -- keys ------------------------------------------------------------------------------------------------------
+    # keys
 
     def action_help(self) -> None:
         from nfinspect.tui.help import HelpScreen
@@ -279,12 +309,23 @@ class NfinspectApp(App[int]):
             getattr(self.pane, f"entered_{message.kind}")(message.text)
 
     def copy(self, text: str) -> None:
-        """To the clipboard by OSC 52, which no terminal confirms, and to a file beside it: so it says "sent"."""
+        """To the clipboard by OSC 52, which no terminal confirms, and to a file beside it:
+
+        so it says "sent".
+        """
         from nfinspect.tui.output import keep_copy
 
         self.copy_to_clipboard(text)
         path = keep_copy(text)
-        self.say(f"sent {len(text)} characters to the clipboard" + (f", also in {path}" if path else ""), "good")
+        self.say(
+            f"sent {len(text)} characters to the clipboard" + (f", also in {path}" if path else ""), "good"
+        )
+
+    def action_command_palette(self) -> None:
+        from textual.command import CommandPalette
+
+        if not CommandPalette.is_open(self):
+            self.push_screen(CommandPalette(placeholder="find a command", id="--command-palette"))
 
     def action_interrupt(self) -> None:
         """ctrl+c cancels what runs; it never ends the app, so that a copied habit does not cost the place."""
@@ -311,14 +352,21 @@ class NfinspectApp(App[int]):
         seen = set()
         for node, binding, enabled, _ in screen.active_bindings.values():
             words = binding.description
-            if not words or not enabled or binding.action in seen or binding.action == "command_palette":
+            moving = binding.id is None or binding.id.startswith(("table.", "text."))
+            if not words or not enabled or moving or binding.action in seen:
                 continue
             seen.add(binding.action)
             key = self.get_key_display(binding)
             yield SystemCommand(words, f"key {key}", partial(self.run_action, binding.action, node))
 
 
-def run_app(store: Path, run: str | None = None, *, ascii: bool = False, mouse: bool = True) -> int:
+def run_app(
+    store: Path,
+    run: str | None = None,
+    *,
+    ascii: bool = False,  # noqa: A002 (named like the option)
+    mouse: bool = True,
+) -> int:
     """Open the app on a store, and on one of its runs if `run` is given. Returns the exit status.
 
     The engine is bound late: DuckDB's import (0.1-0.2 s) happens in the first worker, behind the first paint.
@@ -327,11 +375,16 @@ def run_app(store: Path, run: str | None = None, *, ascii: bool = False, mouse: 
     from nfinspect.tui.late import LateEngine
 
     engine = LateEngine(Path(store))
-    app = NfinspectApp(engine, run, ascii=ascii)
+    app = NfinspectApp(engine, run, plain=ascii)
+    stop_watching = None
     if sys.__stdin__ is not None and sys.__stdin__.isatty():
-        watch_terminal(sys.__stdin__.fileno(), partial(_hang_up, app), app.close_runs)
-    status = app.run(mouse=mouse)
-    engine.close()
+        stop_watching = watch_terminal(sys.__stdin__.fileno(), partial(_hang_up, app), app.close_runs)
+    try:
+        status = app.run(mouse=mouse)
+    finally:
+        if stop_watching is not None:
+            stop_watching()
+        engine.close()
     return app.return_code or status or 0
 
 

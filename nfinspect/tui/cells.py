@@ -1,7 +1,7 @@
 """Text for the screen: what a table cell is, how figures are written, and how foreign text is made harmless.
 
-Foreign text (tokens, prompts, names of files) enters the app through `foreign` and nowhere else; it becomes plain
-characters in a `Cell` or a `Content`, never a markup string.
+Foreign text (tokens, prompts, names of files) enters the app through `foreign` and nowhere else; it becomes
+plain characters in a `Cell` or a `Content`, never a markup string.
 """
 
 import math
@@ -29,7 +29,10 @@ TONES = {
     "heat4": "bold underline $heat4",
     "hit": "bold reverse",
 }
-"""What a piece of text means, and how that is drawn. No two meanings differ by hue alone: the text says it as well."""
+"""What a piece of text means, and how that is drawn.
+
+No two meanings differ by hue alone: the text says it as well.
+"""
 
 
 @dataclass(frozen=True)

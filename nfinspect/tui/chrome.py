@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Breadcrumbs(Widget):
     """The way from the list of runs to here; at the right end what the pane has to add."""
 
-    DEFAULT_CSS = "Breadcrumbs { height: 1; dock: top; background: $bar; }"
+    DEFAULT_CSS = "Breadcrumbs { height: 1; background: $bar; }"
 
     trail: tuple[str, ...] = ()
     hint: str = ""
@@ -50,28 +50,31 @@ class Breadcrumbs(Widget):
 
 
 class StatusLine(Widget):
-    """One line: an error, an answer, or what is being worked on."""
+    """One line:
 
-    DEFAULT_CSS = "StatusLine { height: 1; width: 1fr; }"
+    an error, an answer, or what is being worked on. A long one takes a second row rather than lose its end.
+    """
+
+    DEFAULT_CSS = "StatusLine { height: auto; min-height: 1; max-height: 3; width: 1fr; padding: 0 1; }"
 
     cell: Cell = Cell("")
 
     def put(self, cell: Cell) -> None:
         if cell != self.cell:
+            width = max(1, self.size.width)
+            taller = cell_len(cell.text) + 2 > width or cell_len(self.cell.text) + 2 > width
             self.cell = cell
-            self.refresh()
+            self.refresh(layout=taller)
 
     def render(self) -> Content:
-        glyphs = cast("NfinspectApp", self.app).glyphs
-        sign = {"bad": "! ", "good": ""}.get(self.cell.tone, "")
-        text = fit(" " + sign + self.cell.text, self.size.width, glyphs)
-        return content(Cell(text, self.cell.tone))
+        sign = "! " if self.cell.tone == "bad" else ""
+        return content(Cell(sign + self.cell.text, self.cell.tone))
 
 
 class KeyLine(Widget):
     """The keys of this place, as many as fit; `?` shows the others."""
 
-    DEFAULT_CSS = "KeyLine { height: 1; dock: bottom; background: $bar; }"
+    DEFAULT_CSS = "KeyLine { height: 1; background: $bar; }"
 
     def on_mount(self) -> None:
         self.screen.bindings_updated_signal.subscribe(self, self._changed)
@@ -80,11 +83,14 @@ class KeyLine(Widget):
         self.refresh()
 
     def render(self) -> Content:
-        shown: dict[str, tuple[str, str]] = {}
+        shown: dict[str, tuple[int, tuple[str, str]]] = {}
         for _, binding, enabled, _ in self.screen.active_bindings.values():
             if binding.show and enabled and binding.action not in shown:
-                shown[binding.action] = (self.app.get_key_display(binding), binding.description)
-        order = sorted(shown.values(), key=lambda item: item[1] != "Help")
+                shown[binding.action] = (
+                    _rank(binding),
+                    (self.app.get_key_display(binding), binding.description),
+                )
+        order = [words for _, words in sorted(shown.values(), key=lambda item: item[0])]
         cells: list[Cell | str] = [" "]
         left = self.size.width - 1
         for key, words in order:
@@ -94,6 +100,14 @@ class KeyLine(Widget):
             cells += [Cell(key, "bold"), Cell(f" {words}  ", "dim")]
             left -= need
         return content(*cells)
+
+
+def _rank(binding: Binding) -> int:
+    """Help first, then what only this pane can do, then the ways on, then the app's own."""
+    place = (binding.id or "").split(".")[0]
+    if binding.id == "app.help":
+        return 0
+    return {"table": 1, "run": 3, "app": 4}.get(place, 2)
 
 
 class PromptInput(Input):
@@ -119,7 +133,8 @@ class PromptLine(Widget):
     PromptLine { height: 1; layout: horizontal; display: none; }
     PromptLine.-open { display: block; }
     PromptLine #sign { width: auto; padding: 0 1; color: $text-accent; text-style: bold; }
-    PromptLine Input, PromptLine Input:focus { border: none; height: 1; padding: 0; width: 1fr; background: $bar; }
+    PromptLine Input, PromptLine Input:focus { border: none; height: 1; padding: 0; width: 1fr; background:
+    $bar; }
     """
 
     class Entered(Message):
@@ -154,7 +169,7 @@ class PromptLine(Widget):
         self.query_one("#sign", Static).update(sign)
         line = self.query_one(PromptInput)
         line.value = text
-        line.cursor_position = len(text)
+        line.select_all()  # typing replaces what is there, arrows edit it
         self.add_class("-open")
         self.screen.query_one(StatusLine).display = False
         line.focus()

@@ -35,7 +35,10 @@ class Confirm(ModalScreen[bool]):
         self._question = question
 
     def compose(self) -> ComposeResult:
-        yield Static(content(self._question, "\n\n", Cell("y", "bold"), " yes   ", Cell("n", "bold"), " no"), markup=False)
+        yield Static(
+            content(self._question, "\n\n", Cell("y", "bold"), " yes   ", Cell("n", "bold"), " no"),
+            markup=False,
+        )
 
     def action_answer(self, yes: bool) -> None:
         self.dismiss(yes)
@@ -51,9 +54,9 @@ class Picker(ModalScreen[str | None]):
 
     DEFAULT_CSS = """
     Picker { align: center middle; background: $background 50%; }
-    Picker Vertical { width: 44; max-width: 100%; height: auto; max-height: 80%; padding: 0 1; background: $panel; }
-    Picker Static { width: 1fr; height: 1; }
-    Picker PagedTable { height: auto; max-height: 16; background: $panel; }
+    Picker Vertical { width: 44; max-width: 100%; height: auto; max-height: 80%; padding: 0 1; background:
+    $panel; } Picker Static { width: 1fr; height: 1; } Picker PagedTable { height: auto; max-height: 16;
+    background: $panel; }
     """
 
     def __init__(self, title: str, options: Sequence[str], glyphs: Glyphs, chosen: str | None = None) -> None:
@@ -78,7 +81,9 @@ class Picker(ModalScreen[str | None]):
             table.call_after_refresh(table.move_to, self._options.index(cast(str, self._chosen)))
 
     def _words(self) -> object:
-        return content(Cell(f"type to find: {self._typed}" if self._typed else "type to find, Enter takes it", "dim"))
+        return content(
+            Cell(f"type to find: {self._typed}" if self._typed else "type to find, Enter takes it", "dim")
+        )
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
         self.dismiss(cast(str, message.row))

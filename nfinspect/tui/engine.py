@@ -1,6 +1,8 @@
-"""All that the app asks of the store and the analyses, as one small protocol, so that panes are tested without either.
+"""All that the app asks of the store and the analyses, as one small protocol, so that panes are tested
+without either.
 
-Every method may be called from any worker thread, may block, and raises NfinspectError for whatever a user can meet.
+Every method may be called from any worker thread, may block, and raises NfinspectError for whatever a user
+can meet.
 """
 
 from __future__ import annotations
@@ -11,15 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from nfinspect_store.addresses import Address
-    from nfinspect_store.catalog import RunEntry
-    from nfinspect_store.types import Layer, RunInfo
-
     from nfinspect.analysis.health import NetworkReport
     from nfinspect.analysis.neuron import NeuronDetail
     from nfinspect.analysis.neurons import NeuronPage
     from nfinspect.analysis.overlap import Overlap
     from nfinspect.analysis.trace import Trace
+    from nfinspect_store.addresses import Address
+    from nfinspect_store.catalog import RunEntry
+    from nfinspect_store.types import Layer, RunInfo
 
 CLASSES = ("dead", "saturated", "sporadic", "missing", "weak", "normal")
 RANKS = ("difference", "effect", "auroc")
@@ -39,7 +40,10 @@ class NeuronQuery:
 
 @dataclass(frozen=True)
 class TraceRequest:
-    """What a trace, and each side of an overlap, is made from. `tokens` None: what the run has (methods §3)."""
+    """What a trace, and each side of an overlap, is made from.
+
+    `tokens` None: what the run has (methods §3).
+    """
 
     site: str
     concept: str
@@ -92,6 +96,7 @@ class Session(Protocol):
     def prompt(self, prompt_idx: int, address: Address) -> PromptReading: ...
     def sql(self, statement: str) -> SqlResult: ...
     def sql_tables(self) -> Mapping[str, tuple[str, ...]]: ...
+    def warm_up(self) -> None: ...
     def interrupt(self) -> None: ...
     def close(self) -> None: ...
 

@@ -1,4 +1,6 @@
-"""Every drawn character that is not plain ASCII comes from here, so that `--ascii` can replace all of them at once."""
+"""Every drawn character that is not plain ASCII comes from here, so that `--ascii` can replace all of
+them at once.
+"""
 
 from dataclasses import dataclass
 

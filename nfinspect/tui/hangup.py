@@ -1,7 +1,9 @@
-"""A dropped SSH link must end the app: Textual installs no SIGHUP handler, and its threads would spin on the dead tty.
+"""A dropped SSH link must end the app: Textual installs no SIGHUP handler, and its threads would spin on
+the dead tty.
 
-When the terminal is gone, nothing can be drawn or restored, and Textual's own way out writes to the terminal and joins
-threads that wait for it. So the way out is short: `farewell` (interrupt queries, close files), then leave the process.
+When the terminal is gone, nothing can be drawn or restored, and Textual's own way out writes to the
+terminal and joins threads that wait for it. So the way out is short: `farewell` (interrupt queries, close
+files), then leave the process.
 """
 
 import contextlib
@@ -49,10 +51,13 @@ def leave(farewell: Callable[[], None]) -> None:
     os._exit(HUNG_UP)
 
 
-def watch_terminal(fd: int, quit_app: Callable[[], None], farewell: Callable[[], None]) -> None:
-    """Install the SIGHUP handler (main thread only) and a thread that looks whether the terminal is still there.
+def watch_terminal(fd: int, quit_app: Callable[[], None], farewell: Callable[[], None]) -> Callable[[], None]:
+    """Returns what ends the watch: a thread left running would hold the app, and its database, past the end.
 
-    A SIGHUP with the terminal still alive (kill -HUP) leaves through `quit_app`, so that the screen is restored.
+    Install the SIGHUP handler (main thread only) and a thread that looks whether the terminal is still there.
+
+    A SIGHUP with the terminal still alive (kill -HUP) leaves through `quit_app`, so that the screen is
+    restored.
     """
 
     def on_hangup(signum: int, frame: FrameType | None) -> None:
@@ -63,12 +68,23 @@ def watch_terminal(fd: int, quit_app: Callable[[], None], farewell: Callable[[],
         watchdog.start()
         quit_app()
 
+    over = threading.Event()
+
     def look() -> None:
-        pause = threading.Event()
-        while not pause.wait(POLL_SECONDS):
+        while not over.wait(POLL_SECONDS):
             if terminal_lost(fd):
                 leave(farewell)
 
+    before = None
     with contextlib.suppress(ValueError):  # not the main thread: someone else owns the signals
-        signal.signal(signal.SIGHUP, on_hangup)
-    threading.Thread(target=look, name="nfinspect-terminal", daemon=True).start()
+        before = signal.signal(signal.SIGHUP, on_hangup)
+    thread = threading.Thread(target=look, name="nfinspect-terminal", daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        over.set()
+        thread.join()
+        if before is not None:
+            signal.signal(signal.SIGHUP, before)
+
+    return stop

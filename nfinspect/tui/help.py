@@ -30,8 +30,8 @@ class HelpScreen(ModalScreen[None]):
 
     DEFAULT_CSS = """
     HelpScreen { align: center middle; background: $background 50%; }
-    HelpScreen VerticalScroll { width: 76; max-width: 100%; height: auto; max-height: 100%; background: $panel; padding: 0 2; }
-    HelpScreen Static { width: 1fr; height: auto; }
+    HelpScreen VerticalScroll { width: 76; max-width: 100%; height: auto; max-height: 100%; background:
+    $panel; padding: 0 2; } HelpScreen Static { width: 1fr; height: auto; }
     """
 
     def __init__(self, text: Content) -> None:
@@ -41,22 +41,30 @@ class HelpScreen(ModalScreen[None]):
     @classmethod
     def of(cls, app: NfinspectApp) -> HelpScreen:
         groups: dict[str, dict[str, tuple[list[str], str, str]]] = {}
-        for node, binding, _, _ in app.screen.active_bindings.values():
+        for _, binding, _, _ in app.screen.active_bindings.values():
             if not binding.description or binding.id is None:
                 continue
-            place = "here" if node is not app and node is not app.screen else "everywhere"
-            keys, _, _ = groups.setdefault(place, {}).setdefault(binding.id, ([], binding.description, binding.id))
+            kind = binding.id.split(".")[0]
+            moving = kind in ("table", "text")
+            place = "in tables and texts" if moving else "everywhere" if kind in ("app", "run") else "here"
+            keys, _, _ = groups.setdefault(place, {}).setdefault(
+                binding.id, ([], binding.description, binding.id)
+            )
             keys.append(app.get_key_display(binding))
         pieces: list[Cell | str] = [Cell(app.pane.crumb, "bold"), "\n"]
         if app.pane.help_text:
             pieces += [app.pane.help_text, "\n"]
-        for place in ("here", "everywhere"):
+        for place in ("here", "everywhere", "in tables and texts"):
             pieces += ["\n", Cell(f"Keys {place}", "title"), "\n"]
             for keys, words, name in groups.get(place, {}).values():
                 shown = " ".join(dict.fromkeys(keys))
                 pieces += [Cell(fit(shown, 17), "bold"), " ", fit(words, 32), " ", Cell(name, "dim"), "\n"]
-        pieces += ["\n", Cell("go to", "title"), "  :L12/N3071  :resid:L1/N4  :L12  :dead  :trace tulip  :overlap  :sql  :runs\n"]
-        pieces += [Cell("remap", "title"), "  ~/.config/nfinspect/keys.json: {\"id\": \"key,key\"}\n"]
+        pieces += [
+            "\n",
+            Cell("go to", "title"),
+            "  :L12/N3071  :resid:L1/N4  :L12  :dead  :trace tulip  :overlap  :sql  :runs\n",
+        ]
+        pieces += [Cell("remap", "title"), '  ~/.config/nfinspect/keys.json: {"id": "key,key"}\n']
         pieces += [Cell("j k move, Esc closes", "dim")]
         return cls(content(*pieces))
 

@@ -1,4 +1,7 @@
-"""The engine on a real store, imported by the first worker that needs it: the frame is on screen before DuckDB is."""
+"""The engine on a real store, imported by the first worker that needs it:
+
+the frame is on screen before DuckDB is.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nfinspect_store.catalog import RunEntry
-
     from nfinspect.tui.engine import Session
+    from nfinspect_store.catalog import RunEntry
 
 
 class LateEngine:

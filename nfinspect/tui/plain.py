@@ -18,7 +18,8 @@ def use_ascii(app: App[int]) -> None:
     ScrollBar.renderer = AsciiScrollBar
     app.stylesheet.add_source(
         "SearchIcon { display: none; } CommandPalette #--input { border: ascii $border; } "
-        "CommandPalette LoadingIndicator { border: none; } CommandList { border: none; }",
+        "CommandPalette LoadingIndicator { border: none; } CommandList { border: none; } "
+        ".ruled-top { border-top: ascii $secondary; } .ruled-left { border-left: ascii $secondary; }",
         read_from=("nfinspect", "ascii"),
     )
     app.refresh_css(animate=False)

@@ -1,4 +1,7 @@
-"""A run file as the app's `Session`: every answer comes from the store or from the analyses, none is made here."""
+"""A run file as the app's `Session`:
+
+every answer comes from the store or from the analyses, none is made here.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,8 @@ from nfinspect.analysis import health, neuron, neurons
 from nfinspect.tui.engine import NeuronQuery, PromptReading, TraceRequest
 from nfinspect_store.addresses import Address
 from nfinspect_store.console import Console
-from nfinspect_store.heartbeat import being_written, read_heartbeat
 from nfinspect_store.errors import RunBusy
+from nfinspect_store.heartbeat import being_written, read_heartbeat
 from nfinspect_store.query_result import QueryResult
 from nfinspect_store.reader import RunFile
 
@@ -70,7 +73,9 @@ class RunSession:
         return neuron.neuron_detail(self._run, address)
 
     def trace(self, request: TraceRequest) -> Trace:
-        from nfinspect.analysis.trace import trace  # scipy.stats takes 0.8 s: only who asks for a trace waits for it
+        from nfinspect.analysis.trace import (
+            trace,  # scipy.stats takes 0.8 s: only who asks for a trace waits for it
+        )
 
         return trace(self._run, request.concept, **_choices(request))
 
@@ -87,7 +92,9 @@ class RunSession:
             layer, number = self._run.resolve(address)
             read = self._run.neuron(layer.layer, number, layer.site)
             values = tuple(read[rows.token_idx].tolist())
-        return PromptReading(prompt_idx, prompt.concept, tuple(rows.token), tuple(rows.generated.tolist()), values)
+        return PromptReading(
+            prompt_idx, prompt.concept, tuple(rows.token), tuple(rows.generated.tolist()), values
+        )
 
     def sql(self, statement: str) -> QueryResult:
         return self._shut_in().run(statement)
@@ -100,6 +107,10 @@ class RunSession:
             if self._console is None:
                 self._console = Console({self.name: self._run.path})
             return self._console
+
+    def warm_up(self) -> None:
+        """Import what the first trace will need, while the user reads the layers: scipy.stats takes 0.8 s."""
+        import scipy.stats  # noqa: F401
 
     def interrupt(self) -> None:
         if self._console is not None:

@@ -1,4 +1,7 @@
-"""Colours. One theme of our own, and the terminal's own sixteen where it has no more, or where NO_COLOR is set."""
+"""Colours.
+
+One theme of our own, and the terminal's own sixteen where it has no more, or where NO_COLOR is set.
+"""
 
 import os
 

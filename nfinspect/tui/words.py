@@ -17,20 +17,27 @@ if TYPE_CHECKING:
 
 def why(row: NeuronRow, glyphs: Glyphs) -> str:
     """Why the neuron has its class, in the terms of methods §2 and with its own figures."""
-    share = percent(row.dormancy, glyphs)
+    share = (
+        percent(row.dormancy, glyphs)
+        if (row.dormancy or 0) < 1
+        else f"{number(row.dormancy, glyphs, 3)} times"
+    )
+    of = "" if (row.dormancy or 0) >= 1 else " of"
     tokens = f"{count(row.n, glyphs)} tokens"
     if row.cls == "dead":
-        bound = f"; if it ever fires, then on less than {percent(row.rate_upper95, glyphs)} of tokens" if row.rate_upper95 else ""
-        return f"nothing sets it off in {tokens}{bound}"
+        bound = f" (95 % bound on its rate {percent(row.rate_upper95, glyphs)})" if row.rate_upper95 else ""
+        return f"silent on all {tokens}{bound}"
     if row.cls == "saturated":
-        return f"stuck: std {number(row.std, glyphs)} beside a mean of {number(row.mean, glyphs)} over {tokens}"
+        return (
+            f"stuck: std {number(row.std, glyphs)} beside a mean of {number(row.mean, glyphs)} over {tokens}"
+        )
     if row.cls == "sporadic":
-        return f"rare and strong: reaches {number(row.max, glyphs)}, above its layer's scale on less than 1% of {tokens}"
+        return f"rare and strong: reaches {number(row.max, glyphs)}, yet on under 1% of {tokens}"
     if row.cls == "missing":
         return f"its mean |a| is {share} of its layer's, below 1%"
     if row.cls == "weak":
         return f"its mean |a| is {share} of its layer's, below 10%"
-    return f"its mean |a| is {share} of its layer's"
+    return f"its mean |a| is {share}{of} its layer's"
 
 
 def strength_tone(value: float | None, strongest: float) -> str:
@@ -38,11 +45,23 @@ def strength_tone(value: float | None, strongest: float) -> str:
     if value is None or strongest <= 0:
         return ""
     share = abs(value) / strongest
-    return "" if share < 0.1 else "heat1" if share < 0.25 else "heat2" if share < 0.5 else "heat3" if share < 0.8 else "heat4"
+    return (
+        ""
+        if share < 0.1
+        else "heat1"
+        if share < 0.25
+        else "heat2"
+        if share < 0.5
+        else "heat3"
+        if share < 0.8
+        else "heat4"
+    )
 
 
 def example_cell(example: ExampleText, width: int, strongest: float, glyphs: Glyphs) -> Cell:
-    """The example's text in `width` cells with its token in brackets, near the middle when the text is too long."""
+    """The example's text in `width` cells with its token in brackets, near the middle when the text is
+    too long.
+    """
     pieces = [foreign(token.token, glyphs) for token in example.window]
     at = example.at
     pieces[at] = glyphs.opening + pieces[at] + glyphs.closing
@@ -62,7 +81,10 @@ def example_cell(example: ExampleText, width: int, strongest: float, glyphs: Gly
 
 
 def _around(widths: Sequence[int], at: int, room: int) -> tuple[int, int]:
-    """The longest stretch of tokens around `at` that fits: two before for every one after, text is read forward."""
+    """The longest stretch of tokens around `at` that fits:
+
+    two before for every one after, text is read forward.
+    """
     first = last = at
     left = room - widths[at]
     while True:
@@ -79,8 +101,12 @@ def _around(widths: Sequence[int], at: int, room: int) -> tuple[int, int]:
             return first, last
 
 
-def reading(tokens: Sequence[str], values: Sequence[float], generated: Sequence[bool], glyphs: Glyphs) -> list[Cell | str]:
-    """A whole prompt, each token toned by its strength; the strong ones carry a mark, so they are seen without colour."""
+def reading(
+    tokens: Sequence[str], values: Sequence[float], generated: Sequence[bool], glyphs: Glyphs
+) -> list[Cell | str]:
+    """A whole prompt, each token toned by its strength; the strong ones carry a mark, so they are seen
+    without colour.
+    """
     strongest = max((abs(v) for v in values), default=0.0)
     pieces: list[Cell | str] = []
     told = False

@@ -1,8 +1,9 @@
-"""A store: a directory of run files. What runs there are, where a run of some name lies, and how one is deleted.
+"""A store: a directory of run files. What runs there are, where a run of some name lies, and how one is
+deleted.
 
-Listing must be quick (it stands before the app's first paint), and opening a DuckDB file costs 2–20 ms. So the facts
-of every closed run are kept in a small cache file, valid as long as the run's size and time of change stay the same;
-with it a listing opens no database and does not even import duckdb.
+Listing must be quick (it stands before the app's first paint), and opening a DuckDB file costs 2–20 ms. So
+the facts of every closed run are kept in a small cache file, valid as long as the run's size and time of
+change stay the same; with it a listing opens no database and does not even import duckdb.
 """
 
 import datetime as dt
@@ -48,7 +49,7 @@ def store_path(explicit: str | Path | None = None) -> Path:
     path = Path(explicit or os.environ.get(ENVIRONMENT) or DEFAULT_STORE).expanduser()
     if path.exists() and not path.is_dir():
         raise StoreError(
-            f"expected a directory of runs, found a file: {path} (a run file is named where a command takes RUN)"
+            f"expected a directory of runs, found a file: {path} (a run file goes where a command takes RUN)"
         )
     return path
 
@@ -81,7 +82,7 @@ def new_run_path(store: Path, name: str) -> Path:
 
 
 def run_path(store: Path, name_or_path: str | Path) -> Path:
-    """The file of a run, given its name in the store or a path. Raises RunNotFound naming the closest names."""
+    """A run's file, given its name in the store or a path. Raises RunNotFound naming the closest names."""
     text = str(name_or_path)
     in_store = store / (text + RUN_SUFFIX)
     is_name = bool(text) and "/" not in text and "\0" not in text
@@ -94,7 +95,11 @@ def run_path(store: Path, name_or_path: str | Path) -> Path:
     names = _names(store)
     close = difflib.get_close_matches(text, names, n=3, cutoff=0.5) or sorted(names)[:5]
     if not names:
-        hint = f"{store} holds no runs: see --store, or capture one" if store.is_dir() else f"there is no store at {store}"
+        hint = (
+            f"{store} holds no runs: see --store, or capture one"
+            if store.is_dir()
+            else f"there is no store at {store}"
+        )
     else:
         hint = f"{store} holds {', '.join(close)}" + (" …" if len(names) > len(close) else "")
     raise RunNotFound(f"no run {text!r}: {hint}")
@@ -110,7 +115,10 @@ def list_runs(store: Path) -> list[RunEntry]:
     with FactsCache(store) as cache:
         entries = [_entry(store / (name + RUN_SUFFIX), cache) for name in _names(store)]
     oldest = dt.datetime.min
-    return sorted(entries, key=lambda e: (e.created_at is None, -((e.created_at or oldest) - oldest).total_seconds(), e.name))
+    return sorted(
+        entries,
+        key=lambda e: (e.created_at is None, -((e.created_at or oldest) - oldest).total_seconds(), e.name),
+    )
 
 
 def _entry(path: Path, cache: FactsCache) -> RunEntry:
@@ -131,7 +139,9 @@ def _entry(path: Path, cache: FactsCache) -> RunEntry:
 def _from_heartbeat(path: Path, beat: HeartbeatFile) -> RunEntry:
     started = dt.datetime.fromtimestamp(beat.progress.started_at, dt.UTC).replace(tzinfo=None)
     size = max(_size(path), beat.progress.bytes)
-    return RunEntry(path.stem, path, "capturing", beat.model, started, beat.progress.tokens_done, size, beat.progress)
+    return RunEntry(
+        path.stem, path, "capturing", beat.model, started, beat.progress.tokens_done, size, beat.progress
+    )
 
 
 def _names(store: Path) -> list[str]:
@@ -165,7 +175,8 @@ def companions(path: Path) -> list[Path]:
 def delete_run(path: Path, *, force: bool = False) -> None:
     """Delete a run with its companions. Raises RunBusy while its writer is alive, RunNotFound, NotARun.
 
-    A file that cannot be read as a run is deleted with `force` only: a mistyped path must not cost someone a file.
+    A file that cannot be read as a run is deleted with `force` only: a mistyped path must not cost someone a
+    file.
     """
     if not path.is_file():
         raise RunNotFound(f"no run file at {path}")

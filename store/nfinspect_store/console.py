@@ -1,8 +1,8 @@
 """Read-only SQL over runs, shut in: whoever types or pastes a query can read the runs and nothing else.
 
-Three walls, each enough for most of what could go wrong: the runs are attached read-only; DuckDB itself is cut off from
-files, network, extensions and Python variables, and its settings are locked; and only statements that read are let
-through, one at a time.
+Three walls, each enough for most of what could go wrong: the runs are attached read-only; DuckDB itself is
+cut off from files, network, extensions and Python variables, and its settings are locked; and only statements
+that read are let through, one at a time.
 """
 
 import contextlib
@@ -34,6 +34,11 @@ LOCKS = (
     "SET lock_configuration = true",  # the last: nothing can be set after it
 )
 
+READ_COLUMNS = """
+SELECT database_name, table_name, column_name FROM duckdb_columns() WHERE NOT internal
+ORDER BY database_name, table_name, column_index
+"""
+
 _EXPLAIN = re.compile(
     r"(?:\s|--[^\n]*\n|/\*.*?\*/)*EXPLAIN\b(?:\s*\bANALYZE\b)?(?:\s*\([^)]*\))?", re.IGNORECASE | re.DOTALL
 )
@@ -42,8 +47,8 @@ _EXPLAIN = re.compile(
 class Console:
     """SQL over one run or several. Threads may share a console: every query has a cursor of its own.
 
-    A single statement per call, without parameters. The first run is the default catalog, so `FROM neurons` is its
-    table; the others are named in front: `FROM "other-run".neurons`.
+    A single statement per call, without parameters. The first run is the default catalog, so `FROM neurons`
+    is its table; the others are named in front: `FROM "other-run".neurons`.
     """
 
     def __init__(self, runs: str | Path | Mapping[str, Path]) -> None:
@@ -54,11 +59,17 @@ class Console:
         paths = runs if isinstance(runs, Mapping) else {Path(runs).stem: Path(runs)}
         if not paths:
             raise ValueError("a console needs at least one run")
-        self._spill = tempfile.TemporaryDirectory(prefix="nfinspect-sql-")  # large sorts go here, not to the user's folder
+        self._spill = tempfile.TemporaryDirectory(
+            prefix="nfinspect-sql-"
+        )  # large sorts go here, not to the user's folder
         self._lock = threading.Lock()
         self._running: set[duckdb.DuckDBPyConnection] = set()
         self._connection = duckdb.connect(
-            config={"python_enable_replacements": "false", "temp_directory": self._spill.name, "memory_limit": "50%"}
+            config={
+                "python_enable_replacements": "false",
+                "temp_directory": self._spill.name,
+                "memory_limit": "50%",
+            }
         )
         try:
             self.names = tuple(self._attach(name, Path(path)) for name, path in paths.items())
@@ -87,8 +98,8 @@ class Console:
     def run(self, sql: str, *, timeout: float | None = None) -> QueryResult:
         """Check and prepare one statement. Its rows are computed when a page of them is asked for.
 
-        timeout: seconds that each page may take. Raises QueryError: a refused statement, or one that DuckDB does not
-        understand.
+        timeout: seconds that each page may take. Raises QueryError: a refused statement, or one that DuckDB
+        does not understand.
         """
         statement = self._only_statement(sql)
         with self.cursor(timeout) as cursor:
@@ -103,11 +114,11 @@ class Console:
                 cursor.interrupt()
 
     def tables(self) -> dict[str, tuple[str, ...]]:
-        """Columns by table, for completion: the public tables first. Tables of further runs carry the run's name."""
-        query = "SELECT database_name, table_name, column_name FROM duckdb_columns() WHERE NOT internal ORDER BY ALL"
+        """Columns by table, for completion: the public tables first. Tables of further runs carry the run's
+        name.
+        """
         with self.cursor(None) as cursor:
-            query = query.replace("ORDER BY ALL", "ORDER BY database_name, table_name, column_index")
-            rows = cursor.execute(query).fetchall()
+            rows = cursor.execute(READ_COLUMNS).fetchall()
         found: dict[str, tuple[str, ...]] = {}
         for run in self.names:
             for table in (*PUBLIC, *INTERNAL):
@@ -131,7 +142,7 @@ class Console:
 
     @contextlib.contextmanager
     def cursor(self, timeout: float | None) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A cursor on the default run that `interrupt` and the timeout reach; DuckDB's errors as QueryErrors."""
+        """A cursor on the default run that `interrupt` and the timeout reach; errors as QueryErrors."""
         late = threading.Event()
         with self._errors(late, timeout):
             cursor = self._connection.cursor()
@@ -166,7 +177,9 @@ class Console:
             # Arrow readers pass DuckDB's errors on as OSError, and Ctrl-C ends a statement with RuntimeError.
             text = first_line(error)
             if "nterrupt" in text:
-                reason = f"took longer than {timeout:g} s and was stopped" if late.is_set() else "was interrupted"
+                reason = (
+                    f"took longer than {timeout:g} s and was stopped" if late.is_set() else "was interrupted"
+                )
                 raise QueryError(f"the query {reason}") from error
             raise QueryError(_message(error)) from error
 

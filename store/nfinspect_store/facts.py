@@ -36,8 +36,8 @@ class Facts:
 class FactsCache:
     """Facts by file, read once per version of the file. Save by leaving the `with` block.
 
-    A version is the size and the time of change of the file and of its write-ahead log. A store that cannot be written
-    (a colleague's, read-only) is listed all the same, only slower.
+    A version is the size and the time of change of the file and of its write-ahead log. A store that cannot
+    be written (a colleague's, read-only) is listed all the same, only slower.
     """
 
     def __init__(self, store: Path | None) -> None:
@@ -68,7 +68,9 @@ class FactsCache:
                 self._seen[path.name] = known
                 return facts
         facts = self._read(path)
-        if facts.problem is None and version == _version(path):  # a problem may go away with the next nfinspect
+        if facts.problem is None and version == _version(
+            path
+        ):  # a problem may go away with the next nfinspect
             self._seen[path.name] = {"file": version, "facts": _to_json(facts)}
         return facts
 
@@ -80,17 +82,23 @@ class FactsCache:
         except NfinspectError as error:
             return Facts("", "", None, None, str(error))
         if row is None:
-            return Facts("", "", None, None, f"{path} holds no run: its capture stopped before anything was saved")
+            return Facts(
+                "", "", None, None, f"{path} holds no run: its capture stopped before anything was saved"
+            )
         from nfinspect_store.migrations import SCHEMA_VERSION
 
         status, model, created_at, tokens, version = row
         problem = None
         if version > SCHEMA_VERSION:
-            problem = f"{path} was written by a newer nfinspect (schema {version}, this one reads {SCHEMA_VERSION})"
+            problem = (
+                f"{path} was written by a newer nfinspect (schema {version}, this one reads {SCHEMA_VERSION})"
+            )
         return Facts(status, model, created_at, tokens, problem)
 
     def _row(self, path: Path) -> tuple[Any, ...] | None:
-        """One in-memory database takes one run after the other: a database of its own for each costs ten times as much."""
+        """One in-memory database takes one run after the other: a database of its own for each costs ten
+        times as much.
+        """
         import duckdb  # takes 0.1 s: not spent where the cache knows everything
 
         from nfinspect_store.connect import translated
@@ -103,7 +111,9 @@ class FactsCache:
             try:
                 return self._connection.execute(READ_FACTS).fetchone()
             except (duckdb.CatalogException, duckdb.BinderException) as error:
-                raise NotARun(f"{path} is a DuckDB file, but no run of nfinspect: it has no table run") from error
+                raise NotARun(
+                    f"{path} is a DuckDB file, but no run of nfinspect: it has no table run"
+                ) from error
             finally:
                 self._connection.execute("DETACH run_file")
 

@@ -1,7 +1,7 @@
 """The small file beside a run that is being written: `<run>.duckdb.heartbeat`.
 
-DuckDB lets one process write a file and no other even read it meanwhile, so whoever lists the store learns from the
-heartbeat what the capture is doing, and whether the process is still there at all.
+DuckDB lets one process write a file and no other even read it meanwhile, so whoever lists the store learns
+from the heartbeat what the capture is doing, and whether the process is still there at all.
 """
 
 import json
@@ -17,7 +17,9 @@ from nfinspect_store.types import Progress
 SUFFIX = ".heartbeat"
 
 STALE = 30.0
-"""Seconds without a beat after which a capture on another host counts as gone: its process cannot be looked up."""
+"""Seconds without a beat after which a capture on another host counts as gone: its process cannot be looked
+up.
+"""
 
 
 def heartbeat_path(run_path: Path) -> Path:
@@ -41,10 +43,12 @@ class Heartbeat:
         tokens_done: int = 0,
         tokens_total: int | None = None,
         tokens_per_second: float = 0.0,
-        bytes: int = 0,
+        bytes: int = 0,  # noqa: A002 -- the name it has everywhere
         phase: str = "reading",
     ) -> None:
-        """Say how far the capture is. Never raises: a full disk must not end a capture by way of its heartbeat."""
+        """Say how far the capture is. Never raises: a full disk must not end a capture by way of its
+        heartbeat.
+        """
         now = time.time()
         if self._last and self._last.phase == phase and now - self._last.updated_at < self._min_interval:
             return
@@ -85,8 +89,8 @@ class HeartbeatFile:
 def read_heartbeat(run_path: str | Path) -> Progress | None:
     """The progress of the capture that writes to `run_path`; None without a (readable) heartbeat file.
 
-    `alive` says whether that process is still there: on this host by its pid and start time, on another by a beat
-    within the last 30 seconds.
+    `alive` says whether that process is still there: on this host by its pid and start time, on another by a
+    beat within the last 30 seconds.
     """
     found = read_heartbeat_file(run_path)
     return found.progress if found else None
@@ -115,8 +119,8 @@ def read_heartbeat_file(run_path: str | Path) -> HeartbeatFile | None:
 def being_written(run_path: str | Path) -> bool:
     """Whether a living process writes to the run.
 
-    Ask before opening a run: inside the writing process itself DuckDB's file lock would not object, and closing the
-    second handle would release the writer's lock (POSIX locks belong to the process).
+    Ask before opening a run: inside the writing process itself DuckDB's file lock would not object, and
+    closing the second handle would release the writer's lock (POSIX locks belong to the process).
     """
     progress = read_heartbeat(run_path)
     return progress is not None and progress.alive
@@ -139,7 +143,9 @@ def _alive(progress: Progress, facts: dict[str, Any]) -> bool:
 
 
 def process_start(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None where /proc does not say. A zombie counts as gone: -1."""
+    """When a process started, in clock ticks since boot; None where /proc does not say. A zombie counts as
+    gone: -1.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

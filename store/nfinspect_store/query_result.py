@@ -17,7 +17,9 @@ CHUNK = 1_000
 """Rows that one page request computes at least: scrolling by a line must not run the query again."""
 
 HELD = 10_000
-"""Rows computed with the first page. Shorter results are held whole, so that their order cannot change between pages."""
+"""Rows computed with the first page. Shorter results are held whole, so that their order cannot change
+between pages.
+"""
 
 KEPT_CHUNKS = 32
 
@@ -37,12 +39,15 @@ class Cursors(Protocol):
 
 
 class QueryResult:
-    """Rows of a checked statement. Computed on demand, so each method may raise QueryError; threads may share it.
+    """Rows of a checked statement. Computed on demand, so each method may raise QueryError; threads may share
+    it.
 
     Without ORDER BY the rows of a result of more than 10,000 may come in another order with every page.
     """
 
-    def __init__(self, console: Cursors, sql: str, columns: tuple[Column, ...], timeout: float | None) -> None:
+    def __init__(
+        self, console: Cursors, sql: str, columns: tuple[Column, ...], timeout: float | None
+    ) -> None:
         self._console = console
         self.sql = sql
         self.columns = columns
@@ -63,8 +68,8 @@ class QueryResult:
             self.page(0, 1)
         if self._rows is None:
             with self._console.cursor(self._timeout) as cursor:
-                row = cursor.sql(self.sql).count("*").fetchone()
-            self._rows = int(row[0]) if row else 0
+                counted = cursor.sql(self.sql).aggregate("count(*)").to_arrow_table()
+            self._rows = int(counted.column(0)[0].as_py())
         return self._rows
 
     def page(self, offset: int = 0, limit: int = 100) -> list[tuple[Any, ...]]:
@@ -77,12 +82,15 @@ class QueryResult:
                     self._rows = len(rows)
                 self._first = rows[:HELD]
             found = self._first[offset : offset + limit]
-            while len(found) < limit and offset + len(found) >= HELD and not self._past_end(offset + len(found)):
+            while (
+                len(found) < limit and offset + len(found) >= HELD and not self._past_end(offset + len(found))
+            ):
                 number, skip = divmod(offset + len(found), CHUNK)
                 chunk = self._chunk(number)
                 found = found + chunk[skip : skip + limit - len(found)]
-                if len(chunk) < CHUNK:
-                    self._rows = number * CHUNK + len(chunk) if chunk else self._rows
+                if len(chunk) < CHUNK:  # the end, unless the page begins behind it
+                    if chunk or found:
+                        self._rows = number * CHUNK + len(chunk)
                     break
             return found
 
@@ -141,7 +149,11 @@ def _python_column(column: pa.ChunkedArray) -> list[Any]:
         column = column.cast(pa.timestamp("us", column.type.tz), safe=False)  # Python has no nanoseconds
     try:
         values: list[Any] = column.to_pylist(maps_as_pydicts="lossy")
-    except (ValueError, OverflowError, pa.ArrowException):  # 'infinity'::TIMESTAMP, years before 1: Python has neither
+    except (
+        ValueError,
+        OverflowError,
+        pa.ArrowException,
+    ):  # 'infinity'::TIMESTAMP, years before 1: Python has neither
         values = column.cast(pa.string()).to_pylist()
     if pa.types.is_decimal(column.type) and column.type.scale == 0:  # sums of whole numbers come as HUGEINT
         return [None if value is None else int(value) for value in values]
@@ -149,7 +161,7 @@ def _python_column(column: pa.ChunkedArray) -> list[Any]:
 
 
 def plain_value(value: Any) -> Any:
-    """A value as JSON can hold it: NaN and infinities null, times ISO 8601, decimals numbers, blobs base64."""
+    """A value as JSON can hold it: NaN and infinities null, times ISO, decimals numbers, blobs base64."""
     match value:
         case None | bool() | int() | str():
             return value
@@ -165,9 +177,7 @@ def plain_value(value: Any) -> Any:
             return base64.b64encode(value).decode("ascii")
         case dict():
             return {str(key): plain_value(item) for key, item in value.items()}
-        case tuple() if hasattr(value, "_asdict"):
-            return str(value)  # intervals
-        case list() | tuple():
+        case list():
             return [plain_value(item) for item in value]
         case _:
             return str(value)

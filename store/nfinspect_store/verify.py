@@ -51,13 +51,14 @@ UNION SELECT view_name FROM duckdb_views() WHERE database_name = current_databas
 
 Check = Callable[[RunFile], list[str]]
 
+
 def check_tables(run: RunFile) -> list[str]:
     there = {row[0] for row in run.cursor().execute(READ_NAMES).fetchall()}
     return [f"tables: {name} is missing" for name in (*PUBLIC, *INTERNAL) if name not in there]
 
 
 def check_readable(run: RunFile) -> list[str]:
-    """Read what no other check looks at: DuckDB compares each disk block with its checksum when it is read."""
+    """Read what no other check looks at: DuckDB checks the checksum of a disk block when it reads it."""
     problems = []
     for table in (*PUBLIC, *INTERNAL):
         if table not in ("activations", "blocks"):  # a view, and what has been read already
@@ -71,7 +72,15 @@ def check_readable(run: RunFile) -> list[str]:
 def _caught(what: str, check: Check, run: RunFile) -> list[str]:
     try:
         return check(run)
-    except (duckdb.Error, pa.ArrowException, NfinspectError, OSError, ValueError, TypeError, IndexError) as error:
+    except (
+        duckdb.Error,
+        pa.ArrowException,
+        NfinspectError,
+        OSError,
+        ValueError,
+        TypeError,
+        IndexError,
+    ) as error:
         return [f"{what}: cannot be read: {first_line(error)}"]
 
 
@@ -90,7 +99,8 @@ CHECKS: tuple[tuple[str, Check], ...] = (
 def verify_run(path: str | Path) -> Verification:
     """Check a run file against its own counts and checksums. Reads all of it; memory stays flat.
 
-    Raises RunNotFound when there is no file, and RunBusy while a capture writes to it: both are no fault of the file.
+    Raises RunNotFound when there is no file, and RunBusy while a capture writes to it: both are no fault of
+    the file.
     """
     path = Path(path)
     if being_written(path):

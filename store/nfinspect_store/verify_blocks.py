@@ -38,7 +38,9 @@ class _Layer:
     def add(self, neuron: NDArray[np.int64], values: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
         """values, valid: [rows, 256]; what is not valid is padding."""
         np.add.at(self.blocks, neuron, 1)
-        np.add.at(self.infinite, neuron, (valid & ~np.isfinite(values)).sum(axis=1))
+        finite = np.isfinite(values)
+        np.add.at(self.infinite, neuron, (valid & ~finite).sum(axis=1))
+        valid = valid & finite
         np.minimum.at(self.minimum, neuron, np.where(valid, values, np.inf).min(axis=1).astype(np.float32))
         np.maximum.at(self.maximum, neuron, np.where(valid, values, -np.inf).max(axis=1).astype(np.float32))
         counted = np.where(valid, values, 0).astype(np.float64)
@@ -47,8 +49,8 @@ class _Layer:
 
 
 def check_blocks(run: RunFile) -> list[str]:
-    """All blocks there, once each; no NaN or infinity; minimum, maximum and mean as the statistics have them; the
-    ledger of checksums agrees.
+    """All blocks there, once each; no NaN or infinity; minimum, maximum and mean as the statistics have them;
+    the ledger of checksums agrees.
     """
     if not run.has_values:
         row = run.cursor().execute("SELECT count(*) FROM blocks").fetchone()
@@ -61,12 +63,19 @@ def check_blocks(run: RunFile) -> list[str]:
     for batch in run.cursor().sql(READ_BLOCKS).to_arrow_reader(BATCH):
         rows += batch.num_rows
         total += batch_checksum(batch)
-        layer_ids, neurons = batch.column("layer_id").to_numpy(), batch.column("neuron").to_numpy().astype(np.int64)
+        layer_ids, neurons = (
+            batch.column("layer_id").to_numpy(),
+            batch.column("neuron").to_numpy().astype(np.int64),
+        )
         blocks, values = batch.column("block").to_numpy().astype(np.int64), block_values(batch)
         for layer_id in np.unique(layer_ids):
             here = layer_ids == layer_id
             layer = layers.get(int(layer_id))
-            known = np.zeros_like(here) if layer is None else here & (neurons >= 0) & (neurons < len(layer.blocks))
+            known = (
+                np.zeros_like(here)
+                if layer is None
+                else here & (neurons >= 0) & (neurons < len(layer.blocks))
+            )
             known &= (blocks >= 0) & (blocks < expected_blocks)
             strangers += int((here & ~known).sum())
             if layer is not None and known.any():
@@ -80,7 +89,8 @@ def check_blocks(run: RunFile) -> list[str]:
         wrong = int((found.blocks != expected_blocks).sum())
         if wrong:
             problems.append(
-                f"blocks: {place}: {wrong} neurons have {found.blocks.min()} to {found.blocks.max()} blocks, expected {expected_blocks}"
+                f"blocks: {place}: {wrong} neurons have {found.blocks.min()} to {found.blocks.max()} blocks, "
+                f"expected {expected_blocks}"
             )
         elif run.tokens:
             problems += _against_statistics(run, described.site, described.layer, place, found)
@@ -92,7 +102,9 @@ def _against_statistics(run: RunFile, site: str, layer: int, place: str, found: 
     problems = []
     if found.infinite.any():
         neuron = int(np.flatnonzero(found.infinite)[0])
-        problems.append(f"blocks: {place}: {int(found.infinite.sum())} values are NaN or infinite, the first in N{neuron}")
+        problems.append(
+            f"blocks: {place}: {int(found.infinite.sum())} values are NaN or infinite, the first in N{neuron}"
+        )
     statistics = run.statistics(site, layer=layer)
     mean, mean_abs = found.total / run.tokens, found.total_abs / run.tokens
     tolerance = MEAN_TOLERANCE * np.maximum(mean_abs, np.finfo(np.float32).tiny)
@@ -107,7 +119,8 @@ def _against_statistics(run: RunFile, site: str, layer: int, place: str, found: 
             neuron = int(np.flatnonzero(differs)[0])
             count = int(differs.sum())
             problems.append(
-                f"blocks: {place}: the {what} of {count} neurons is not that of the statistics, the first is N{neuron}"
+                f"blocks: {place}: the {what} of {count} neurons is not that of the statistics, "
+                f"the first is N{neuron}"
             )
     return problems
 
@@ -119,4 +132,8 @@ def _against_ledger(run: RunFile, rows: int, checksum: int) -> list[str]:
     told_rows, told = ledger["blocks"]
     if told_rows != rows:
         return [f"checksums: the capture wrote {told_rows} blocks, the file holds {rows}"]
-    return [] if told == checksum else [f"checksums: the blocks sum to {checksum:016x}, the capture wrote {told:016x}"]
+    return (
+        []
+        if told == checksum
+        else [f"checksums: the blocks sum to {checksum:016x}, the capture wrote {told:016x}"]
+    )

@@ -1,4 +1,4 @@
-"""The checks of `verify` that compare tables with each other in SQL. Each yields its problems, one line each."""
+"""The checks of `verify` that compare tables with each other in SQL. Each yields one line per problem."""
 
 from nfinspect_store.reader import RunFile
 from nfinspect_store.schema import BLOCK
@@ -16,8 +16,9 @@ ORDER BY t.token_idx LIMIT 20
 
 PROMPTS = """
 SELECT prompt_idx, row_number() OVER (ORDER BY prompt_idx) - 1 AS expected_idx, first_token,
-       coalesce(sum(tokens) OVER (ORDER BY prompt_idx ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS expected_first
-FROM prompts QUALIFY prompt_idx <> expected_idx OR first_token <> expected_first
+       coalesce(sum(tokens) OVER before, 0) AS expected_first
+FROM prompts WINDOW before AS (ORDER BY prompt_idx ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+QUALIFY prompt_idx <> expected_idx OR first_token <> expected_first
 ORDER BY prompt_idx LIMIT 20
 """
 
@@ -40,10 +41,12 @@ WHERE s.n <> s.expected OR s.most <> s.expected
 """
 
 EXAMPLES = f"""
-SELECT l.site, l.layer, e.neuron, e.kind, e.token_idx, e.value, b."values"[(e.token_idx & {BLOCK - 1}) + 1] AS stored
+SELECT l.site, l.layer, e.neuron, e.kind, e.token_idx, e.value,
+       b."values"[(e.token_idx & {BLOCK - 1}) + 1] AS stored
 FROM examples e JOIN layers l USING (layer_id)
-LEFT JOIN blocks b ON b.layer_id = e.layer_id AND b.neuron = e.neuron AND b.block = (e.token_idx // {BLOCK})::INTEGER
-WHERE stored IS NULL OR stored <> e.value
+JOIN blocks b
+  ON b.layer_id = e.layer_id AND b.neuron = e.neuron AND b.block = (e.token_idx // {BLOCK})::INTEGER
+WHERE stored <> e.value
 ORDER BY ALL LIMIT 20
 """
 
@@ -86,7 +89,9 @@ def check_tokens(run: RunFile) -> list[str]:
         return [] if run.info.status != "complete" else ["tokens: the run holds none"]
     problems = []
     if (low, high, distinct) != (0, count - 1, count):
-        problems.append(f"tokens: expected 0 to {count - 1}, found {distinct} different ones from {low} to {high}")
+        problems.append(
+            f"tokens: expected 0 to {count - 1}, found {distinct} different ones from {low} to {high}"
+        )
     astray = run.cursor().execute(TOKENS_ASTRAY).fetchall()
     problems += [f"tokens: token {token} does not fit its prompt {prompt}" for token, prompt in astray]
     return problems
@@ -94,7 +99,10 @@ def check_tokens(run: RunFile) -> list[str]:
 
 def check_prompts(run: RunFile) -> list[str]:
     wrong = run.cursor().execute(PROMPTS).fetchall()
-    problems = [f"prompts: prompt {idx} begins at token {first}, expected {expected}" for idx, _, first, expected in wrong]
+    problems = [
+        f"prompts: prompt {idx} begins at token {first}, expected {expected}"
+        for idx, _, first, expected in wrong
+    ]
     total = run.cursor().execute("SELECT coalesce(sum(tokens), 0)::BIGINT FROM prompts").fetchone()
     if total and total[0] != run.tokens:
         problems.append(f"prompts: they count {total[0]} tokens together, the run holds {run.tokens}")
@@ -105,12 +113,15 @@ def check_statistics(run: RunFile) -> list[str]:
     if run.tokens == 0:
         return []
     problems = []
-    for site, layer, neurons, counted, wrong, low, high in run.cursor().execute(STATISTICS, {"tokens": run.tokens}).fetchall():
+    for site, layer, neurons, counted, wrong, low, high in (
+        run.cursor().execute(STATISTICS, {"tokens": run.tokens}).fetchall()
+    ):
         if counted != neurons:
             problems.append(f"statistics: {site} layer {layer} has {counted} neurons, expected {neurons}")
         if wrong:
             problems.append(
-                f"statistics: {site} layer {layer}: {wrong} neurons count {low} to {high} tokens, the run holds {run.tokens}"
+                f"statistics: {site} layer {layer}: {wrong} neurons count {low} to {high} tokens, "
+                f"the run holds {run.tokens}"
             )
     for concept, expected, found in run.cursor().execute(CONCEPT_STATISTICS).fetchall():
         problems.append(f"statistics: concept {concept!r} counts {found} tokens, its prompts have {expected}")
@@ -119,11 +130,14 @@ def check_statistics(run: RunFile) -> list[str]:
 
 def check_examples(run: RunFile) -> list[str]:
     outside = run.cursor().execute(EXAMPLES_OUTSIDE, {"tokens": run.tokens}).fetchone()
-    problems = [f"examples: {outside[0]} name tokens that the run does not hold"] if outside and outside[0] else []
+    problems = (
+        [f"examples: {outside[0]} name tokens that the run does not hold"] if outside and outside[0] else []
+    )
     if run.has_values:
         for site, layer, neuron, kind, token, value, stored in run.cursor().execute(EXAMPLES).fetchall():
             problems.append(
-                f"examples: {site}:L{layer}/N{neuron} {kind} at token {token} is {value}, the blocks hold {stored}"
+                f"examples: {site}:L{layer}/N{neuron} {kind} at token {token} is {value}, "
+                f"the blocks hold {stored}"
             )
     return problems
 
@@ -133,7 +147,8 @@ def check_histograms(run: RunFile) -> list[str]:
         return []
     rows = run.cursor().execute(HISTOGRAMS, {"tokens": run.tokens}).fetchall()
     return [
-        f"histograms: {site} layer {layer}: {wrong} of {there} do not count {run.tokens} tokens, expected {neurons} that do"
+        f"histograms: {site} layer {layer}: {wrong} of {there} do not count {run.tokens} tokens, "
+        f"expected {neurons} that do"
         for site, layer, neurons, there, wrong in rows
     ]
 
@@ -145,11 +160,16 @@ def check_derived(run: RunFile) -> list[str]:
     for site, layer, neurons, held, counted, told, found in run.cursor().execute(CLASSES).fetchall():
         if counted != neurons or held != neurons:
             problems.append(
-                f"neurons: {site} layer {layer} has {neurons} neurons, the table neurons {counted or 0}, layer_health {held or 0}"
+                f"neurons: {site} layer {layer} has {neurons} neurons, the table neurons {counted or 0}, "
+                f"layer_health {held or 0}"
             )
         else:
             problems.append(f"layer_health: {site} layer {layer} counts {told}, the table neurons {found}")
     names = ", ".join(f"'{name}'" for name in CLASS_NAMES)
-    odd = run.cursor().execute(f"SELECT DISTINCT class FROM neurons WHERE class IS NULL OR class NOT IN ({names})").fetchall()
+    odd = (
+        run.cursor()
+        .execute(f"SELECT DISTINCT class FROM neurons WHERE class IS NULL OR class NOT IN ({names})")
+        .fetchall()
+    )
     problems += [f"neurons: unknown class {row[0]!r}" for row in odd]
     return problems

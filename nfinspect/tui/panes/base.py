@@ -1,8 +1,8 @@
 """What all panes share, above all the one threading rule.
 
-`Pane.load(what, call)` runs `call` in an exclusive thread worker of group `what`; the worker only posts a frozen `Loaded`
-or `Failed`; the pane's handler `show_<what>` owns the state. An answer to a question that is no longer asked is dropped
-by its ticket. Nothing here, and nothing in a pane, waits for a thread.
+`Pane.load(what, call)` runs `call` in an exclusive thread worker of group `what`; the worker only posts a
+frozen `Loaded` or `Failed`; the pane's handler `show_<what>` owns the state. An answer to a question that
+is no longer asked is dropped by its ticket. Nothing here, and nothing in a pane, waits for a thread.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ class Failed(Message, bubble=False):
 
 
 def one_line(error: BaseException) -> str:
-    """An error as the app shows it. Ours say what to do; anything else is named, so that it can be reported."""
+    """An error as the app shows it.
+
+    Ours say what to do; anything else is named, so that it can be reported.
+    """
     from nfinspect_store.errors import NfinspectError
 
     text = " ".join(str(error).split())
@@ -96,7 +99,7 @@ class Pane(Widget):
     def left(self) -> None:
         """The pane has gone off screen; it may come back."""
 
-    # -- work ------------------------------------------------------------------------------------------------------
+    # work
 
     def load(self, what: str, call: Callable[[], Any], *, busy: str = "") -> None:
         """Answer `what` in a worker; `show_<what>` gets the value. `busy` is shown if it takes a while."""
@@ -131,13 +134,19 @@ class Pane(Widget):
         """A piece of work ended in an error."""
         self.hub.say(line, "bad")
 
-    # -- zoom ------------------------------------------------------------------------------------------------------
+    # zoom
 
     def action_zoom(self) -> None:
         """The focused panel alone, or all panels again."""
         focused = self.screen.focused
-        panel = next((w for w in focused.ancestors_with_self if isinstance(w, Widget) and w.has_class("panel")), None) \
-            if focused is not None else None
+        panel = (
+            next(
+                (w for w in focused.ancestors_with_self if isinstance(w, Widget) and w.has_class("panel")),
+                None,
+            )
+            if focused is not None
+            else None
+        )
         for widget in self.query(".panel"):
             widget.remove_class("-zoomed")
         if self.has_class("-zoom") or panel is None:

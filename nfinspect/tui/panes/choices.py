@@ -1,4 +1,7 @@
-"""The choices that a trace and an overlap share: baseline, tokens, rank and how many neurons, changed in place."""
+"""The choices that a trace and an overlap share:
+
+baseline, tokens, rank and how many neurons, changed in place.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,9 @@ class TracedPane(RunPane):
         concept = concept if concept in session.concepts else others[0]
         if concept == baseline:
             baseline = None
-        return TraceRequest(self.site, str(concept), baseline, "generated" if session.has_generated else "all")
+        return TraceRequest(
+            self.site, str(concept), baseline, "generated" if session.has_generated else "all"
+        )
 
     def changed(self) -> None:
         raise NotImplementedError
@@ -50,17 +55,26 @@ class TracedPane(RunPane):
         """The choices as one line; the key of each stands in front of it."""
         r, g = self.request, self.glyphs
         return [
-            Cell("b ", "bold"), "baseline ", Cell(foreign(r.baseline, g) if r.baseline else "none", "accent" if r.baseline else "warn"),
-            Cell("  T ", "bold"), "tokens ", Cell(str(r.tokens), "accent"),
-            Cell("  r ", "bold"), "rank ", Cell(r.rank, "accent"),
-            Cell("  +/- ", "bold"), "top ", Cell(str(r.top), "accent"),
+            Cell("  b", "bold"),
+            Cell(f" vs {foreign(r.baseline, g)}", "accent") if r.baseline else Cell(" no baseline", "warn"),
+            Cell("  T", "bold"),
+            Cell(f" {r.tokens}", "accent"),
+            " tokens",
+            Cell("  r", "bold"),
+            " by ",
+            Cell(r.rank, "accent"),
+            Cell("  +/-", "bold"),
+            " top ",
+            Cell(str(r.top), "accent"),
         ]
 
     def action_baseline(self) -> None:
         from nfinspect.tui.dialogs import Picker
 
         options = [NO_BASELINE, *self.session.concepts]
-        self.app.push_screen(Picker("baseline", options, self.glyphs, self.request.baseline or NO_BASELINE), self._baseline)
+        self.app.push_screen(
+            Picker("baseline", options, self.glyphs, self.request.baseline or NO_BASELINE), self._baseline
+        )
 
     def _baseline(self, name: str | None) -> None:
         if name is not None:

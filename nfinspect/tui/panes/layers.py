@@ -36,9 +36,9 @@ class LayersPane(RunPane):
     """The strip, the table, and in words what the score of the layer under the cursor is made of."""
 
     help_text = (
-        "A layer's score is 1 minus what its dead (x1), saturated (x0.75), missing (x0.5), weak and sporadic (x0.25) "
-        "neurons take. The strip has one block per layer, as tall as its score; the letter below names the "
-        "firing pattern: D dead, S saturated, P sporadic, M missing, W weak."
+        "A layer's score is 1 minus what its dead (x1), saturated (x0.75), missing (x0.5), weak and "
+        "sporadic (x0.25) neurons take. The strip has one block per layer, as tall as its score; the "
+        "letter below names the firing pattern: D dead, S saturated, P sporadic, M missing, W weak."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -51,9 +51,10 @@ class LayersPane(RunPane):
     LayersPane #score { height: 2; padding: 0 1; }
     LayersPane #strip { height: auto; max-height: 6; padding: 0 1; }
     LayersPane #rest { layout: vertical; height: 1fr; }
-    LayersPane #why { height: 8; border-top: solid $secondary; }
+    LayersPane #why { height: 8; }
     LayersPane.-wide #rest { layout: horizontal; }
-    LayersPane.-wide #why { width: 64; height: 1fr; border-top: none; border-left: solid $secondary; }
+    LayersPane.-wide #layers { width: 94; }
+    LayersPane.-wide #why { width: 1fr; height: 1fr; }
     """
 
     _report: NetworkReport | None = None
@@ -65,7 +66,9 @@ class LayersPane(RunPane):
         yield Static("", id="score", markup=False)
         yield Static("", id="strip", markup=False)
         with Container(id="rest"):
-            table = PagedTable(self._columns(), glyphs=self.glyphs, empty="no layers at this site", id="layers", frozen=1)
+            table = PagedTable(
+                self._columns(), glyphs=self.glyphs, empty="no layers at this site", id="layers", frozen=1
+            )
             table.add_class("panel")
             yield table
             yield TextPanel(id="why")
@@ -76,7 +79,10 @@ class LayersPane(RunPane):
         def of_class(name: str, title: str) -> Column:
             def cell(layer: LayerHealth, width: int) -> Cell:
                 held = layer.count(name)
-                return Cell(cells.count(held, g) if held else g.dot, "bad" if layer.has_issue(name) else "" if held else "dim")
+                return Cell(
+                    cells.count(held, g) if held else g.dot,
+                    "bad" if layer.has_issue(name) else "" if held else "dim",
+                )
 
             return Column(title, 5, cell, "right")
 
@@ -87,10 +93,22 @@ class LayersPane(RunPane):
         return [
             Column("layer", 5, lambda r, w: Cell(f"L{r.layer}", "bold")),
             Column("score", 5, lambda r, w: Cell(f"{r.health_score:.3f}", tone_of(r.health_score)), "right"),
-            Column("pattern", 9, lambda r, w: Cell(r.firing_pattern, "" if r.firing_pattern == "normal" else "warn")),
+            Column(
+                "pattern",
+                9,
+                lambda r, w: Cell(r.firing_pattern, "" if r.firing_pattern == "normal" else "warn"),
+            ),
             Column("active", 6, lambda r, w: Cell(percent(r.activation_rate, g)), "right"),
-            *(of_class(name, title) for name, title in
-              (("dead", "dead"), ("saturated", "satur"), ("sporadic", "spor."), ("missing", "miss."), ("weak", "weak"))),
+            *(
+                of_class(name, title)
+                for name, title in (
+                    ("dead", "dead"),
+                    ("saturated", "satur"),
+                    ("sporadic", "spor."),
+                    ("missing", "miss."),
+                    ("weak", "weak"),
+                )
+            ),
             Column("neurons", 7, lambda r, w: Cell(cells.count(r.neurons, g)), "right"),
             Column("issues", 9, issues, flex=True),
         ]
@@ -106,7 +124,9 @@ class LayersPane(RunPane):
         return f"{s.info.model} {self.glyphs.dot} {self.site}{sites}"
 
     def on_resize(self) -> None:
-        self.set_class(self.size.width >= 130, "-wide")
+        wide = self.size.width >= 130
+        self.set_class(wide, "-wide")
+        self.query_one("#why").set_class(not wide, "ruled-top").set_class(wide, "ruled-left")
         self._draw_strip()
 
     def entered(self) -> None:
@@ -123,16 +143,31 @@ class LayersPane(RunPane):
         s = self.session
         about = f"approximate {g.dot} " if report.approximate else ""
         kept = "" if s.has_values else f" {g.dot} statistics only"
-        self.query_one("#score", Static).update(content(
-            "Health ", Cell(f"{report.overall_health_score:.3f} {report.reading}", tone_of(report.overall_health_score)),
-            f" = layers {p.mean_layer_score:.3f} - {p.problematic_penalty:.3f} problematic - {p.degradation_penalty:.3f} fall\n",
-            Cell(f"{about}{report.problematic_layers} of {report.total_layers} layers with issues {g.dot} "
-                 f"{s.prompts:,} prompts {g.dot} {s.tokens:,} tokens {g.dot} {len(s.concepts)} concepts{kept}", "dim"),
-        ))
+        self.query_one("#score", Static).update(
+            content(
+                "Health ",
+                Cell(
+                    f"{report.overall_health_score:.3f} {report.reading}",
+                    tone_of(report.overall_health_score),
+                ),
+                f" = layers {p.mean_layer_score:.3f} - {p.problematic_penalty:.3f} problematic"
+                f" - {p.degradation_penalty:.3f} fall\n",
+                Cell(
+                    f"{about}{report.problematic_layers} of {report.total_layers} layers with issues {g.dot} "
+                    f"{s.prompts:,} prompts {g.dot} {s.tokens:,} tokens {g.dot} "
+                    f"{len(s.concepts)} concepts{kept}",
+                    "dim",
+                ),
+            )
+        )
         self._draw_strip()
         self.table.put_rows(report.layer_analyses)
         self._explain()
         self.hub.update_trail()
+        self.load("warmed", self.session.warm_up)
+
+    def show_warmed(self, nothing: None) -> None:
+        """What the next pane needs is imported."""
 
     def _draw_strip(self) -> None:
         if self._report is None:
@@ -165,28 +200,37 @@ class LayersPane(RunPane):
         g = self.glyphs
         pieces: list[Cell | str] = [Cell(f"L{layer.layer} {foreign(layer.layer_name, g)}", "title"), "\n"]
         terms = "".join(
-            f" - {WEIGHTS[name]}x{percent(layer.share(name), g)} {name}" for name in CLASSES[:-1] if layer.count(name)
+            f" - {WEIGHTS[name]}x{percent(layer.share(name), g)} {name}"
+            for name in CLASSES[:-1]
+            if layer.count(name)
         )
         pieces += [f"score {layer.health_score:.3f} = 1{terms or ', nothing lost'}\n"]
         for issue in layer.issues:
             pieces += [Cell("! " + issue, "bad"), "\n"]
         spread = layer.activation_distribution
         if spread is not None:
-            pieces += [Cell(
-                f"values: mean {number(spread.mean, g)}, std {number(spread.std, g)}, min {number(spread.min, g)}, "
-                f"median {number(spread.percentiles.get('50'), g)}, p95 {number(spread.percentiles.get('95'), g)}, "
-                f"max {number(spread.max, g)}; layer scale {number(layer.scale, g)}"
-                f"{', ' + foreign(layer.activation, g) if layer.activation else ''}\n", "dim")]
+            pieces += [
+                Cell(
+                    f"values: mean {number(spread.mean, g)}, std {number(spread.std, g)}, "
+                    f"min {number(spread.min, g)}, median {number(spread.percentiles.get('50'), g)}, "
+                    f"p95 {number(spread.percentiles.get('95'), g)}, "
+                    f"max {number(spread.max, g)}; layer scale {number(layer.scale, g)}"
+                    f"{', ' + foreign(layer.activation, g) if layer.activation else ''}\n",
+                    "dim",
+                )
+            ]
         pieces += ["\n", Cell("Network", "title"), "\n", foreign(report.summary, g), "\n"]
         for alert in report.alerts:
             pieces += [Cell("! " + alert, "bad"), "\n"]
         for line in report.recommendations:
             pieces += [f"{g.crumb} {line}\n"]
         p = report.parts
-        pieces += [Cell(f"mean score of the first third {p.first_third:.3f}, of the last {p.last_third:.3f}", "dim")]
+        pieces += [
+            Cell(f"mean score of the first third {p.first_third:.3f}, of the last {p.last_third:.3f}", "dim")
+        ]
         return content(*pieces)
 
-    # -- keys ------------------------------------------------------------------------------------------------------
+    # keys
 
     def on_paged_table_moved(self) -> None:
         self._explain()
@@ -204,7 +248,9 @@ class LayersPane(RunPane):
 
     def action_copy(self) -> None:
         if self._report is not None:
-            self.hub.copy("\n".join((self._report.interpretation, self._report.summary, *self._report.alerts)))
+            self.hub.copy(
+                "\n".join((self._report.interpretation, self._report.summary, *self._report.alerts))
+            )
 
     def action_export(self) -> None:
         self.hub.ask("export", "export to", f"{self.session.name}-health.json")

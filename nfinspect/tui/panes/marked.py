@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 class MarkedPane(TracedPane):
     """One row per marked neuron, one column per concept; a rank, or a dash outside the top K."""
 
-    help_text = "At which rank of each concept's trace the marked neurons stand; below, how many of each trace are marked."
+    help_text = (
+        "At which rank of each concept's trace the marked neurons stand; above, how many of each "
+        "trace are marked."
+    )
 
     DEFAULT_CSS = "MarkedPane #choices { height: 2; padding: 0 1; }"
 
@@ -49,11 +53,7 @@ class MarkedPane(TracedPane):
         self.load("traces", partial(self._traces, concepts), busy="tracing the concepts")
 
     def _traces(self, concepts: tuple[str, ...]) -> tuple[Trace, ...]:
-        if len(concepts) < 2:
-            from dataclasses import replace
-
-            return tuple(self.session.trace(replace(self.request, concept=c)) for c in concepts)
-        return self.session.overlap(self.request, concepts).traces
+        return tuple(self.session.trace(replace(self.request, concept=c)) for c in concepts)
 
     def show_traces(self, traces: tuple[Trace, ...]) -> None:
         g = self.glyphs
@@ -64,12 +64,12 @@ class MarkedPane(TracedPane):
             return Cell(f"#{found}", "bold") if found else Cell(g.none, "dim")
 
         columns = [Column("neuron", 11, lambda r, w: Cell(f"L{r[0]}/N{r[1]}", "bold"))]
-        columns += [
-            Column(foreign(t.concept, g), 9, partial(rank, t.concept), "right") for t in traces
-        ]
+        columns += [Column(foreign(t.concept, g), 9, partial(rank, t.concept), "right") for t in traces]
         self.table.set_columns(columns)
         self.table.put_rows(self._marked)
-        held = [f"{foreign(c, g)} {sum(m in ranks for m in self._marked)}" for c, ranks in self._ranks.items()]
+        held = [
+            f"{foreign(c, g)} {sum(m in ranks for m in self._marked)}" for c, ranks in self._ranks.items()
+        ]
         totals = f"of {len(self._marked)} marked neurons in the top {self.request.top}: {', '.join(held)}"
         self.query_one("#choices", Static).update(content(*self.choices(), "\n", Cell(totals, "dim")))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
+from textual.message import Message
 from textual.widgets import Static
 
 from nfinspect.tui import cells
@@ -20,14 +21,16 @@ from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.words import example_cell, why
 
 if TYPE_CHECKING:
-    from nfinspect_store.addresses import Address
-
     from nfinspect.analysis.neuron import ConceptMean, ExampleText, NeuronDetail
+    from nfinspect_store.addresses import Address
 
 
 @dataclass(frozen=True)
 class Steps:
-    """The list that the neuron came from, for J and K: a query and a row of it, or neighbours in a short list."""
+    """The list that the neuron came from, for J and K:
+
+    a query and a row of it, or neighbours in a short list.
+    """
 
     query: NeuronQuery | None = None
     around: tuple[tuple[int, int], ...] = ()
@@ -44,13 +47,25 @@ class Found:
     detail: NeuronDetail
 
 
+class ChartBox(Static):
+    """Where the histogram stands. It is drawn anew, in a worker, for whatever size the layout gives it."""
+
+    DEFAULT_CSS = "ChartBox { width: 1fr; height: 1fr; padding: 0 1; text-wrap: nowrap; }"
+
+    class Resized(Message):
+        """There is another size to draw for."""
+
+    def on_resize(self) -> None:
+        self.post_message(self.Resized())
+
+
 class NeuronPane(RunPane):
     """The detail of one neuron. J and K go on to its neighbours without a step in the breadcrumbs."""
 
     help_text = (
-        "Tokens are toned by how strongly they set the neuron off, relative to the strongest on screen; the one that "
-        "the example is about stands in brackets. Concept bars are mean activations over all tokens of the concept; "
-        "bars of negative means are dim."
+        "Tokens are toned by how strongly they set the neuron off, relative to the strongest on "
+        "screen; the one that the example is about stands in brackets. Concept bars are mean "
+        "activations over all tokens of the concept; bars of negative means are dim."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -66,15 +81,13 @@ class NeuronPane(RunPane):
     DEFAULT_CSS = """
     NeuronPane #figures { height: 3; padding: 0 1; }
     NeuronPane #middle { layout: horizontal; height: 9; }
-    NeuronPane #chart { width: 1fr; height: 1fr; padding: 0 1; }
     NeuronPane #concepts { width: 34; height: 1fr; }
     NeuronPane.-tall #middle { height: 15; }
     NeuronPane.-wide #concepts { width: 60; }
-    NeuronPane #examples { border-top: solid $secondary; }
     """
 
     _detail: NeuronDetail | None = None
-    _log: bool | None = None
+    _log_scale: bool | None = None
 
     def __init__(self, session: Session, address: Address, steps: Steps | None = None) -> None:
         site = address.site or session.default_site
@@ -87,12 +100,12 @@ class NeuronPane(RunPane):
         g = self.glyphs
         yield Static("", id="figures", markup=False)
         with Container(id="middle"):
-            yield Static("", id="chart", markup=False)
+            yield ChartBox("", id="chart", markup=False)
             concepts = PagedTable(self._concept_columns(), glyphs=g, empty="no concepts", id="concepts")
             concepts.add_class("panel")
             yield concepts
         examples = PagedTable(self._example_columns(), glyphs=g, empty="no examples kept", id="examples")
-        examples.add_class("panel")
+        examples.add_class("panel", "ruled-top")
         yield examples
 
     def _concept_columns(self) -> list[Column]:
@@ -141,13 +154,16 @@ class NeuronPane(RunPane):
     def on_resize(self) -> None:
         self.set_class(self.size.height >= 34, "-tall")
         self.set_class(self.size.width >= 120, "-wide")
-        if self._detail is not None:
-            self.call_after_refresh(self._draw_chart)
 
-    # -- answers ---------------------------------------------------------------------------------------------------
+    def on_chart_box_resized(self) -> None:
+        self._draw_chart()
+
+    # answers
 
     def _read(self, step: int) -> None:
-        self.load("neuron", partial(self._find, self._address, self._steps, step), busy=f"reading {self._address}")
+        self.load(
+            "neuron", partial(self._find, self._address, self._steps, step), busy=f"reading {self._address}"
+        )
 
     def _find(self, address: Address, steps: Steps, step: int) -> Found:
         """In the worker: the neuron that is `step` further in the list, and everything about it."""
@@ -168,7 +184,9 @@ class NeuronPane(RunPane):
             row, total = max(0, min(len(steps.around) - 1, row + step)), len(steps.around)
             address = Address(*steps.around[row], site)
         elif step:
-            neurons = next(x.neurons for x in self.session.layers if (x.site, x.layer) == (self.site, address.layer))
+            neurons = next(
+                x.neurons for x in self.session.layers if (x.site, x.layer) == (self.site, address.layer)
+            )
             address = Address(address.layer, max(0, min(neurons - 1, address.neuron + step)), site)
         return Found(address, row, total, self.session.neuron(address))
 
@@ -178,14 +196,20 @@ class NeuronPane(RunPane):
         self.crumb = str(found.address)
         self._draw_figures()
         detail = found.detail
-        kinds = (("top", detail.top_examples), ("min", detail.min_examples), ("random", detail.random_examples))
+        kinds = (
+            ("top", detail.top_examples),
+            ("min", detail.min_examples),
+            ("random", detail.random_examples),
+        )
         rows = [(kind, example) for kind, examples in kinds for example in examples]
         values = [abs(t.value) for _, e in rows for t in e.window if t.value is not None]
         self._strongest = max(values, default=0.0)
         examples = self.query_one("#examples", PagedTable)
         examples.put_rows(rows)
         examples.move_to(0)
-        self.query_one("#concepts", PagedTable).put_rows(sorted(detail.concepts, key=lambda c: -(c.mean or 0.0)))
+        self.query_one("#concepts", PagedTable).put_rows(
+            sorted(detail.concepts, key=lambda c: -(c.mean or 0.0))
+        )
         self._draw_chart()
         self.hub.update_trail()
 
@@ -199,13 +223,19 @@ class NeuronPane(RunPane):
         tone = "good" if r.cls == "normal" else "warn"
         near = ", near-dead" if r.near_dead and r.cls != "dead" else ""
         roughly = " (approximate)" if r.approximate else ""
-        self.query_one("#figures", Static).update(content(
-            Cell(f"{self._address} {r.cls}", tone), f"{near}{roughly}: {why(r, g)}", Cell(mark, "accent"), "\n",
-            f"mean {number(r.mean, g)}  std {number(r.std, g)}  min {number(r.min, g)}  max {number(r.max, g)}  "
-            f"mean|a| {number(r.mean_abs, g)}\n",
-            f"fires {percent(r.firing_rate, g)} of {cells.count(r.n, g)}  dormancy {number(r.dormancy, g)}  "
-            f"skew {number(r.skewness, g)}  excess kurtosis {number(r.excess_kurtosis, g)}",
-        ))
+        self.query_one("#figures", Static).update(
+            content(
+                Cell(f"{self._address} {r.cls}", tone),
+                f"{near}{roughly}: {why(r, g)}",
+                Cell(mark, "accent"),
+                "\n",
+                f"mean {number(r.mean, g)}  std {number(r.std, g)}  min {number(r.min, g)}  "
+                f"max {number(r.max, g)}  mean|a| {number(r.mean_abs, g)}\n",
+                f"fires {percent(r.firing_rate, g)} of {cells.count(r.n, g)}  "
+                f"dormancy {number(r.dormancy, g)}  "
+                f"skew {number(r.skewness, g)}  excess kurtosis {number(r.excess_kurtosis, g)}",
+            )
+        )
 
     def _draw_chart(self) -> None:
         if self._detail is None:
@@ -213,12 +243,15 @@ class NeuronPane(RunPane):
         size = self.query_one("#chart").content_size
         if size.width < 1:
             return
-        self.load("chart", partial(_chart, self._detail, size.width, size.height, self._log, self.glyphs.crumb == ">"))
+        self.load(
+            "chart",
+            partial(_chart, self._detail, size.width, size.height, self._log_scale, self.glyphs.crumb == ">"),
+        )
 
     def show_chart(self, lines: tuple[str, ...]) -> None:
         self.query_one("#chart", Static).update(content(Cell("\n".join(lines), "title")))
 
-    # -- keys ------------------------------------------------------------------------------------------------------
+    # keys
 
     def entered(self) -> None:
         self._draw_figures()
@@ -230,9 +263,9 @@ class NeuronPane(RunPane):
         from nfinspect.tui.widgets.chart import wants_log
 
         if self._detail is not None:
-            now = wants_log(self._detail.histogram.counts) if self._log is None else self._log
-            self._log = not now
-            self.hub.say("histogram: " + ("logarithmic" if self._log else "linear"), "dim")
+            now = wants_log(self._detail.histogram.counts) if self._log_scale is None else self._log_scale
+            self._log_scale = not now
+            self.hub.say("histogram: " + ("logarithmic" if self._log_scale else "linear"), "dim")
             self._draw_chart()
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
@@ -262,7 +295,9 @@ class NeuronPane(RunPane):
         if self._detail is not None:
             r = self._detail.row
             tops = [f"{number(e.value)}\t{e.concept}\t{e.text}" for e in self._detail.top_examples]
-            self.hub.copy("\n".join([f"{self.session.name} {self._address} {r.cls} mean {r.mean} max {r.max}", *tops]))
+            self.hub.copy(
+                "\n".join([f"{self.session.name} {self._address} {r.cls} mean {r.mean} max {r.max}", *tops])
+            )
 
     def action_export(self) -> None:
         name = str(self._address).replace("/", "-").replace(":", "-")
@@ -276,12 +311,14 @@ class NeuronPane(RunPane):
         self.hub.say(line, "good")
 
 
-def _chart(detail: NeuronDetail, width: int, height: int, log: bool | None, ascii: bool) -> tuple[str, ...]:
+def _chart(detail: NeuronDetail, width: int, height: int, log: bool | None, plain: bool) -> tuple[str, ...]:
     """In the worker: plotext is imported here, not with the pane."""
     from nfinspect.tui.widgets.chart import histogram, wants_log
 
     h = detail.histogram
-    return histogram(h.edges, h.counts, h.linear, width, height, wants_log(h.counts) if log is None else log, ascii)
+    return histogram(
+        h.edges, h.counts, h.linear, width, height, wants_log(h.counts) if log is None else log, plain
+    )
 
 
 def _write(name: str, detail: Any) -> str:

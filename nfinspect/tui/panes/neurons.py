@@ -18,7 +18,17 @@ from nfinspect.tui.widgets.paged_table import PAGE, Column, PagedTable
 if TYPE_CHECKING:
     from nfinspect.analysis.neurons import NeuronPage, NeuronRow
 
-CLASS_TONES = {"dead": "bad", "saturated": "bad", "sporadic": "warn", "missing": "warn", "weak": "dim", "normal": ""}
+SHORT = ("all", "dead", "sat", "spo", "mis", "weak", "ok")
+"""The tabs in 80 cells; the digit in front of each is its key."""
+
+CLASS_TONES = {
+    "dead": "bad",
+    "saturated": "bad",
+    "sporadic": "warn",
+    "missing": "warn",
+    "weak": "dim",
+    "normal": "",
+}
 
 
 def neuron_columns(pane: RunPane) -> list[Column]:
@@ -52,22 +62,38 @@ class NeuronsPane(RunPane):
     """One list. What it holds and how it is ordered is a `NeuronQuery`; pages of it come from the store."""
 
     help_text = (
-        "Dormancy is a neuron's mean |a| in units of its layer's. Filter with columns of the table neurons: max>4, "
-        "class=dead, firing_rate<0.01 and max>3. Keys 0 to 6 choose all, dead, saturated, sporadic, missing, weak, "
-        "normal. rate<= is the 95 % upper bound on the rate of a dead neuron."
+        "Dormancy is a neuron's mean |a| in units of its layer's. Filter with columns of the table "
+        "neurons: max>4, class=dead, firing_rate<0.01 and max>3. Keys 0 to 6 choose all, dead, "
+        "saturated, sporadic, missing, weak, normal. rate<= is the 95 % upper bound on the rate of a "
+        "dead neuron."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "Filter", key_display="/", id="neurons.filter"),
         Binding("s", "sort", "Sort", id="neurons.sort"),
-        Binding("full_stop", "sort_step(1)", "Sort by the next column", key_display=".", show=False, id="neurons.sort_next"),
-        Binding("comma", "sort_step(-1)", "Sort by the column before", key_display=",", show=False,
-                id="neurons.sort_previous"),
+        Binding(
+            "full_stop",
+            "sort_step(1)",
+            "Sort by the next column",
+            key_display=".",
+            show=False,
+            id="neurons.sort_next",
+        ),
+        Binding(
+            "comma",
+            "sort_step(-1)",
+            "Sort by the column before",
+            key_display=",",
+            show=False,
+            id="neurons.sort_previous",
+        ),
         Binding("I", "invert", "Invert the order", show=False, id="neurons.invert"),
         Binding("c", "class_step(1)", "Class", id="neurons.class_next"),
         Binding("C", "class_step(-1)", "Class before", show=False, id="neurons.class_previous"),
-        *(Binding(str(i), f"class({i})", name, show=False, id=f"neurons.class_{name}")
-          for i, name in enumerate(("all", *CLASSES))),
+        *(
+            Binding(str(i), f"class({i})", name, show=False, id=f"neurons.class_{name}")
+            for i, name in enumerate(("all", *CLASSES))
+        ),
         Binding("L", "layer", "Layer", id="neurons.layer"),
         Binding("space", "mark", "Mark", key_display="Space", show=False, id="neurons.mark"),
         Binding("O", "marked", "Overlap of the marked", show=False, id="neurons.marked"),
@@ -80,14 +106,16 @@ class NeuronsPane(RunPane):
     NeuronsPane #query { height: 1; padding: 0 1; }
     """
 
-    def __init__(self, session: Session, site: str, *, cls: str | None = None, layer: int | None = None) -> None:
+    def __init__(
+        self, session: Session, site: str, *, cls: str | None = None, layer: int | None = None
+    ) -> None:
         super().__init__("neurons", session, site)
         self._query = NeuronQuery(self.site, cls, layer)
         self._counts: dict[str, int] | None = None
         self._under_way: dict[str, int] = {}
-        self._name()
+        self._title()
 
-    def _name(self) -> None:
+    def _title(self) -> None:
         q = self._query
         words = [q.cls or "", "neurons", f"of L{q.layer}" if q.layer is not None else ""]
         self.crumb = " ".join(word for word in words if word)
@@ -95,7 +123,9 @@ class NeuronsPane(RunPane):
     def compose(self) -> ComposeResult:
         yield Static("", id="tabs", markup=False)
         yield Static("", id="query", markup=False)
-        table = PagedTable(neuron_columns(self), glyphs=self.glyphs, frozen=1, empty="no such neuron", id="neurons")
+        table = PagedTable(
+            neuron_columns(self), glyphs=self.glyphs, frozen=1, empty="no such neuron", id="neurons"
+        )
         table.add_class("panel")
         table.marked = lambda row: (row.layer, row.neuron) in self.marks
         yield table
@@ -116,17 +146,18 @@ class NeuronsPane(RunPane):
         self.table.refresh()  # marks may have changed elsewhere
 
     def _ask_again(self) -> None:
-        self._name()
+        self._title()
         self.table.sorted_by = (self._query.sort, self._query.descending)
         self.table.reset()
         self.load("counts", partial(self.session.health, self.site))
         self._tabs()
         self.hub.update_trail()
 
-    # -- answers ---------------------------------------------------------------------------------------------------
+    # answers
 
     def on_paged_table_page_wanted(self, message: PagedTable.PageWanted) -> None:
-        what = f"page_{(message.offset // PAGE) % 2}"  # the page on screen and the one ahead do not push each other out
+        # two groups: the page on screen and the one ahead do not push each other out
+        what = f"page_{(message.offset // PAGE) % 2}"
         query, offset = self._query, message.offset
         if (pushed_out := self._under_way.get(what)) is not None and pushed_out != offset:
             self.table.lost(pushed_out)
@@ -150,7 +181,7 @@ class NeuronsPane(RunPane):
         if what.startswith("page") and self._good_query is not None and self._query != self._good_query:
             # a filter that cannot be read leaves the list that was there
             self._query = self._good_query
-            self._name()
+            self._title()
             self.load("page_0", partial(self._page_zero, self._query))
 
     _good_query: NeuronQuery | None = None
@@ -167,21 +198,30 @@ class NeuronsPane(RunPane):
         g, q = self.glyphs, self._query
         pieces: list[Cell | str] = []
         for place, name in enumerate((None, *CLASSES)):
-            held = None if self._counts is None else sum(self._counts.values()) if name is None else self._counts[name]
-            short = "all" if name is None else name
-            words = f"{place} {short} {cells.count(held, g)}" if held is not None else f"{place} {short}"
-            if self.size.width < 100 and self.size.width:
-                words = f"{place}{short[:5]} {cells.count(held, g)}" if held is not None else f"{place} {short[:5]}"
-            pieces += [Cell(f"{g.opening}{words}{g.closing}" if name == q.cls else f" {words} ", "hit" if name == q.cls else "dim")]
+            held = (
+                None
+                if self._counts is None
+                else sum(self._counts.values())
+                if name is None
+                else self._counts[name]
+            )
+            short = (name or "all") if self.size.width >= 100 else SHORT[place]
+            words = f"{place} {short}" + (f" {cells.count(held, g)}" if held is not None else "")
+            chosen = name == q.cls
+            pieces += [
+                Cell(f"{g.opening}{words}{g.closing}" if chosen else f" {words}", "hit" if chosen else "dim")
+            ]
         self.query_one("#tabs", Static).update(content(*pieces))
         order = f"{self.table.total:,} neurons by {q.sort} {g.down if q.descending else g.up}"
         where = f"  of L{q.layer}" if q.layer is not None else ""
         wanted = f"  where {foreign(q.filter, g)}" if q.filter else ""
         marked = f"  {len(self.marks)} marked" if self.marks else ""
         at = f"  row {self.table.cursor + 1:,}" if self.table.total else ""
-        self.query_one("#query", Static).update(content(order, where, Cell(wanted, "accent"), marked, Cell(at, "dim")))
+        self.query_one("#query", Static).update(
+            content(order, where, Cell(wanted, "accent"), marked, Cell(at, "dim"))
+        )
 
-    # -- keys ------------------------------------------------------------------------------------------------------
+    # keys
 
     def on_paged_table_moved(self) -> None:
         self._tabs()

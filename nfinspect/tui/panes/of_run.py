@@ -10,9 +10,8 @@ from textual.binding import Binding, BindingType
 from nfinspect.tui.panes.base import Pane
 
 if TYPE_CHECKING:
-    from nfinspect_store.addresses import Address
-
     from nfinspect.tui.engine import NeuronQuery, Session
+    from nfinspect_store.addresses import Address
 
 
 class RunPane(Pane):
@@ -51,10 +50,21 @@ class RunPane(Pane):
             del self.marks[key]
         else:
             self.marks[key] = None
-        self.hub.say(f"{len(self.marks)} marked; O shows in which concepts' traces they are" if self.marks else "", "dim")
+        self.hub.say(
+            f"{len(self.marks)} marked; O shows in which concepts' traces they are" if self.marks else "",
+            "dim",
+        )
 
-    def open_neuron(self, layer: int, neuron: int, *, query: NeuronQuery | None = None, row: int | None = None,
-                    around: tuple[tuple[int, int], ...] = (), site: str | None = None) -> None:
+    def open_neuron(
+        self,
+        layer: int,
+        neuron: int,
+        *,
+        query: NeuronQuery | None = None,
+        row: int | None = None,
+        around: tuple[tuple[int, int], ...] = (),
+        site: str | None = None,
+    ) -> None:
         """To a neuron's pane. It steps through `query` from `row` on, or through the neurons `around`."""
         from nfinspect.tui.panes.neuron import NeuronPane, Steps
 

@@ -1,4 +1,7 @@
-"""What the traces of concepts share: a heat map, a table of pairs, and the shared neurons of the pair under the cursor."""
+"""What the traces of concepts share:
+
+a heat map, a table of pairs, and the shared neurons of the pair under the cursor.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,14 @@ if TYPE_CHECKING:
 
 
 class OverlapPane(TracedPane):
-    """Pairs on the left, what the chosen pair shares on the right; Tab or Enter goes over, Enter again to the neuron."""
+    """Pairs on the left, what the chosen pair shares on the right; Tab or Enter goes over, Enter again
+    to the neuron.
+    """
 
     help_text = (
-        "Shared: neurons in both top-K traces. expected: how many chance would give, p: how likely chance gives that "
-        "many or more (hypergeometric, over the alive neurons of the site). #a and #b: ranks in the two traces."
+        "Shared: neurons in both top-K traces. expected: how many chance would give, p: how likely "
+        "chance gives that many or more (hypergeometric, over the alive neurons of the site). #a and "
+        "#b: ranks in the two traces."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -39,9 +45,9 @@ class OverlapPane(TracedPane):
     DEFAULT_CSS = """
     OverlapPane #choices { height: 1; padding: 0 1; }
     OverlapPane #map { height: auto; max-height: 12; padding: 0 1; }
-    OverlapPane #below { layout: horizontal; height: 1fr; border-top: solid $secondary; }
-    OverlapPane #pairs { width: 1fr; }
-    OverlapPane #shared { width: 26; border-left: solid $secondary; }
+    OverlapPane #below { layout: horizontal; height: 1fr; }
+    OverlapPane #pairs { width: 1fr; max-width: 90; }
+    OverlapPane #shared { width: 26; min-width: 26; }
     """
 
     _overlap: Overlap | None = None
@@ -55,12 +61,12 @@ class OverlapPane(TracedPane):
         g = self.glyphs
         yield Static("", id="choices", markup=False)
         yield Static("", id="map", markup=False)
-        with Container(id="below"):
+        with Container(id="below", classes="ruled-top"):
             pairs = PagedTable(self._pair_columns(), glyphs=g, empty="no pairs", id="pairs")
             pairs.add_class("panel")
             yield pairs
             shared = PagedTable(self._shared_columns(), glyphs=g, empty="nothing shared", id="shared")
-            shared.add_class("panel")
+            shared.add_class("panel", "ruled-left")
             shared.marked = lambda row: (row.layer, row.neuron) in self.marks
             yield shared
 
@@ -105,15 +111,22 @@ class OverlapPane(TracedPane):
         self._draw_map()
 
     def changed(self) -> None:
-        self.query_one("#choices", Static).update(content(
-            Cell("c ", "bold"), Cell(f"{len(self._concepts)}", "accent"), " concepts ", *self.choices()))
+        self.query_one("#choices", Static).update(
+            content(
+                Cell("c", "bold"), Cell(f" {len(self._concepts)}", "accent"), " concepts", *self.choices()
+            )
+        )
         concepts = tuple(c for c in self._concepts if c != self.request.baseline)
         if len(concepts) < 2:
             self._overlap = None
-            self.hub.say("an overlap needs two concepts beside the baseline: c chooses them, b the baseline", "warn")
+            self.hub.say(
+                "an overlap needs two concepts beside the baseline: c chooses them, b the baseline", "warn"
+            )
             self._draw()
             return
-        self.load("overlap", partial(self.session.overlap, self.request, concepts), busy="tracing the concepts")
+        self.load(
+            "overlap", partial(self.session.overlap, self.request, concepts), busy="tracing the concepts"
+        )
 
     def show_overlap(self, overlap: Overlap) -> None:
         self._overlap = overlap
@@ -150,7 +163,7 @@ class OverlapPane(TracedPane):
         self.shared.cursor = 0
         self.shared.put_rows(pair.shared if pair is not None else ())
 
-    # -- keys ------------------------------------------------------------------------------------------------------
+    # keys
 
     def on_paged_table_moved(self, message: PagedTable.Moved) -> None:
         if message.table is self.pairs:
@@ -162,7 +175,10 @@ class OverlapPane(TracedPane):
             if message.row.shared:
                 self.shared.focus()
             else:
-                self.hub.say(f"{message.row.a} and {message.row.b} share no neuron of their top {self.request.top}", "dim")
+                self.hub.say(
+                    f"{message.row.a} and {message.row.b} share no neuron of their top {self.request.top}",
+                    "dim",
+                )
             return
         rows: tuple[SharedNeuron, ...] = self.pairs.current.shared if self.pairs.current is not None else ()
         around = tuple((row.layer, row.neuron) for row in rows)
@@ -199,7 +215,9 @@ class OverlapPane(TracedPane):
 
     def action_copy(self) -> None:
         if self._overlap is not None:
-            self.hub.copy("\n".join(f"{p.a}\t{p.b}\t{p.overlap}\t{p.jaccard}\t{p.p_value}" for p in self._overlap.pairs))
+            self.hub.copy(
+                "\n".join(f"{p.a}\t{p.b}\t{p.overlap}\t{p.jaccard}\t{p.p_value}" for p in self._overlap.pairs)
+            )
 
     def action_export(self) -> None:
         self.hub.ask("export", "export to", f"{self.session.name}-overlap.json")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from textual.app import ComposeResult
 
-from nfinspect.tui.cells import Cell, content, foreign
+from nfinspect.tui import cells
+from nfinspect.tui.cells import Cell, content, foreign, number
 from nfinspect.tui.engine import PromptReading, Session
 from nfinspect.tui.panes.of_run import RunPane
 from nfinspect.tui.widgets.text_panel import TextPanel
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 class PromptPane(RunPane):
     """Tokens toned by strength; what the model wrote stands behind a double line."""
 
-    help_text = "Every token of the prompt, toned by how strongly it sets the neuron off; the strongest stand in brackets."
+    help_text = (
+        "Every token of the prompt, toned by how strongly it sets the neuron off; the strongest stand "
+        "in brackets."
+    )
 
     def __init__(self, session: Session, address: Address, prompt_idx: int, token_idx: int) -> None:
         super().__init__(f"prompt {prompt_idx}", session, address.site or session.default_site)
@@ -35,12 +39,21 @@ class PromptPane(RunPane):
         return f"as {self._address} read it"
 
     def on_mount(self) -> None:
-        self.load("prompt", partial(self.session.prompt, self._prompt_idx, self._address), busy="reading the prompt")
+        self.load(
+            "prompt", partial(self.session.prompt, self._prompt_idx, self._address), busy="reading the prompt"
+        )
 
     def show_prompt(self, read: PromptReading) -> None:
         g = self.glyphs
         kept = "" if read.values else "  (values were not kept: no strengths)"
         written = sum(read.generated)
-        head = f"concept {foreign(read.concept, g)}, {len(read.tokens)} tokens, {written} of them written by the model{kept}"
+        count = f"{len(read.tokens)} tokens, {written} of them written by the model{kept}"
+        head = f"concept {foreign(read.concept, g)}, {count}"
         pieces = [Cell(head, "dim"), "\n\n", *reading(read.tokens, read.values, read.generated, g)]
+        if read.values:
+            strongest = sorted(range(len(read.values)), key=lambda i: (-abs(read.values[i]), i))[:12]
+            pieces += ["\n\n", Cell("strongest", "title"), "\n"]
+            for i in strongest:
+                token = cells.fit(foreign(read.tokens[i], g), 24, g)
+                pieces.append(f"{number(read.values[i], g):>9}  {token} at position {i}\n")
         self.query_one(TextPanel).put(content(*pieces))

@@ -18,9 +18,8 @@ from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 
 if TYPE_CHECKING:
-    from nfinspect_store.catalog import RunEntry
-
     from nfinspect.tui.engine import Session
+    from nfinspect_store.catalog import RunEntry
 
 LIVE_SECONDS = 0.5
 QUIET_SECONDS = 3.0
@@ -39,15 +38,29 @@ class RunsPane(Pane):
     """A table of runs, and one line about the one under the cursor."""
 
     help_text = (
-        "Each run is one capture of one model: one DuckDB file in the store. A run that is being captured shows its "
-        "progress; it can be opened when it has finished."
+        "Each run is one capture of one model: one DuckDB file in the store. A run that is being "
+        "captured shows its progress; it can be opened when it has finished."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "Filter by name", key_display="/", id="runs.filter"),
         Binding("s", "order(1)", "Sort", id="runs.sort"),
-        Binding("full_stop", "order(1)", "Sort by the next column", key_display=".", show=False, id="runs.sort_next"),
-        Binding("comma", "order(-1)", "Sort by the previous column", key_display=",", show=False, id="runs.sort_previous"),
+        Binding(
+            "full_stop",
+            "order(1)",
+            "Sort by the next column",
+            key_display=".",
+            show=False,
+            id="runs.sort_next",
+        ),
+        Binding(
+            "comma",
+            "order(-1)",
+            "Sort by the previous column",
+            key_display=",",
+            show=False,
+            id="runs.sort_previous",
+        ),
         Binding("I", "invert", "Invert the order", show=False, id="runs.invert"),
         Binding("r", "reload", "Read the store again", show=False, id="runs.reload"),
         Binding("d", "delete", "Delete", id="runs.delete"),
@@ -93,7 +106,7 @@ class RunsPane(Pane):
             Column("status", 11, status),
             Column("tokens", 6, lambda r, w: Cell(cells.count(r.tokens, g)), "right", key="tokens"),
             Column("size", 8, lambda r, w: Cell(cells.size(r.bytes, g)), "right", key="bytes"),
-            Column("created UTC", 14, created, key="created"),
+            Column("created (UTC)", 14, created, key="created"),
         ]
 
     @property
@@ -121,7 +134,7 @@ class RunsPane(Pane):
         if self.app.screen is self.screen:
             self.load("runs", self.hub.engine.runs)
 
-    # -- answers ---------------------------------------------------------------------------------------------------
+    # answers
 
     def show_runs(self, runs: tuple[RunEntry, ...]) -> None:
         """A new listing; drawn only if something changed, so that an idle store sends nothing."""
@@ -135,7 +148,9 @@ class RunsPane(Pane):
 
     def _draw(self) -> None:
         here = self.table.current
-        rows = [r for r in self._runs or () if self._filter.lower() in f"{r.name} {r.model} {r.status}".lower()]
+        rows = [
+            r for r in self._runs or () if self._filter.lower() in f"{r.name} {r.model} {r.status}".lower()
+        ]
         key, descending = self._order
 
         def value(run: RunEntry) -> tuple[bool, object]:
@@ -157,13 +172,23 @@ class RunsPane(Pane):
     def _welcome(self) -> object:
         store = foreign(self.hub.engine.store, self.glyphs)
         return content(
-            Cell("No runs here yet", "bold"), f" ({store}).\n\n",
-            "A run records what every neuron of a model did on every token. To make one, type in a shell:\n\n",
-            Cell("  nfinspect demo", "accent"), "\n",
-            Cell("      the sample model over the sample concepts, about a minute", "dim"), "\n",
-            Cell("  nfinspect capture gpt2 --prompts prompts.json", "accent"), "\n",
-            Cell("      a model of yours: a hub name or a directory", "dim"), "\n\n",
-            "It appears here by itself, with its progress.  ", Cell("?", "bold"), " help  ", Cell("q", "bold"), " quit",
+            Cell("No runs here yet", "bold"),
+            f" ({store}).\n\n",
+            "A run records what every neuron of a model did on every token. ",
+            "To make one, type in a shell:\n\n",
+            Cell("  nfinspect demo", "accent"),
+            "\n",
+            Cell("      the sample model over the sample concepts, about a minute", "dim"),
+            "\n",
+            Cell("  nfinspect capture gpt2 --prompts prompts.json", "accent"),
+            "\n",
+            Cell("      a model of yours: a hub name or a directory", "dim"),
+            "\n\n",
+            "It appears here by itself, with its progress.  ",
+            Cell("?", "bold"),
+            " help  ",
+            Cell("q", "bold"),
+            " quit",
         )
 
     def _about(self) -> None:
@@ -176,16 +201,25 @@ class RunsPane(Pane):
         if progress is not None:
             share = share_done(run)
             left = (progress.tokens_total or 0) - progress.tokens_done
-            eta = left / progress.tokens_per_second if share is not None and progress.tokens_per_second > 0 else None
+            eta = (
+                left / progress.tokens_per_second
+                if share is not None and progress.tokens_per_second > 0
+                else None
+            )
             total = f" of {cells.count(progress.tokens_total, g)}" if progress.tokens_total else ""
             alive = "" if progress.alive else ", its process is gone"
             ago = time.time() - progress.updated_at
             late = f", no news for {cells.duration(ago, g)}" if ago > 10 else ""
             return [
                 Cell(f"{progress.phase}{alive}{late}", "accent"),
-                f"  {cells.count(progress.tokens_done, g)}{total} tokens at {progress.tokens_per_second:,.0f}/s, "
+                f"  {cells.count(progress.tokens_done, g)}{total} tokens "
+                f"at {progress.tokens_per_second:,.0f}/s, "
                 f"ETA {cells.duration(eta, g)}\n",
-                Cell(f"{cells.size(progress.bytes, g)} so far, process {progress.pid} on {foreign(progress.host, g)}", "dim"),
+                Cell(
+                    f"{cells.size(progress.bytes, g)} so far, "
+                    f"process {progress.pid} on {foreign(progress.host, g)}",
+                    "dim",
+                ),
             ]
         if run.problem:
             return [Cell(foreign(run.problem, g), "bad")]
@@ -199,7 +233,7 @@ class RunsPane(Pane):
         self._runs = None
         self.action_reload()
 
-    # -- keys ------------------------------------------------------------------------------------------------------
+    # keys
 
     def on_paged_table_moved(self) -> None:
         self._about()
@@ -241,7 +275,8 @@ class RunsPane(Pane):
             return
         from nfinspect.tui.dialogs import Confirm
 
-        question = f"Delete the run {foreign(run.name, self.glyphs)} ({cells.size(run.bytes, self.glyphs)})? It cannot be undone."
+        what = f"{foreign(run.name, self.glyphs)} ({cells.size(run.bytes, self.glyphs)})"
+        question = f"Delete the run {what}? It cannot be undone."
         self.app.push_screen(Confirm(question), partial(self._confirmed, run.name))
 
     def _confirmed(self, name: str, yes: bool | None) -> None:

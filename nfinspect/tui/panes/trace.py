@@ -22,9 +22,9 @@ class TracePane(TracedPane):
     """The table of a trace, with the choices that made it above."""
 
     help_text = (
-        "occ: in how many of the concept's prompts the neuron is among the top K. difference: concept mean minus "
-        "baseline mean. g: Hedges' g. q: p after Benjamini-Hochberg over all neurons of the site. Without a baseline "
-        "the same outlier neurons lead for every concept."
+        "occ: in how many of the concept's prompts the neuron is among the top K. difference: concept "
+        "mean minus baseline mean. g: Hedges' g. q: p after Benjamini-Hochberg over all neurons of "
+        "the site. Without a baseline the same outlier neurons lead for every concept."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -112,7 +112,7 @@ class TracePane(TracedPane):
 
     def _draw_choices(self) -> None:
         g, t = self.glyphs, self._trace
-        first: list[Cell | str] = [Cell("c ", "bold"), "concept ", Cell(foreign(self.request.concept, g), "accent"), " "]
+        first: list[Cell | str] = [Cell("c", "bold"), Cell(" " + foreign(self.request.concept, g), "accent")]
         second = ""
         if t is not None:
             against = f" against {t.baseline_samples}" if t.baseline is not None else ", raw values"
@@ -121,7 +121,7 @@ class TracePane(TracedPane):
                 second += f"; {foreign(t.notes[1], g)}"
         self.query_one("#choices", Static).update(content(*first, *self.choices(), "\n", Cell(second, "dim")))
 
-    # -- keys ------------------------------------------------------------------------------------------------------
+    # keys
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
         if self._trace is not None:

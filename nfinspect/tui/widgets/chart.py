@@ -1,4 +1,5 @@
-"""Histograms by plotext, as plain lines of text. Called in workers only: plotext's import and drawing take their time.
+"""Histograms by plotext, as plain lines of text. Called in workers only: plotext's import and drawing take
+their time.
 
 plotext has one global figure, so one chart is drawn at a time; drawn charts are kept.
 """
@@ -15,9 +16,22 @@ _LOCK = threading.Lock()
 LOG_FROM = 30.0
 """A tallest bar this many times the median bar hides the others on a linear axis."""
 
-_TO_ASCII = str.maketrans({
-    "┌": "+", "┐": "+", "└": "+", "┘": "+", "─": "-", "│": "|", "┤": "|", "├": "|", "┬": "+", "┴": "+", "┼": "+", "█": "#",
-})
+_TO_ASCII = str.maketrans(
+    {
+        "┌": "+",
+        "┐": "+",
+        "└": "+",
+        "┘": "+",
+        "─": "-",
+        "│": "|",
+        "┤": "|",
+        "├": "|",
+        "┬": "+",
+        "┴": "+",
+        "┼": "+",
+        "█": "#",
+    }
+)
 
 
 def wants_log(counts: Sequence[int]) -> bool:
@@ -27,12 +41,18 @@ def wants_log(counts: Sequence[int]) -> bool:
 
 @lru_cache(maxsize=64)
 def histogram(
-    edges: tuple[float, ...], counts: tuple[int, ...], linear: bool, width: int, height: int, log: bool, ascii: bool
+    edges: tuple[float, ...],
+    counts: tuple[int, ...],
+    linear: bool,
+    width: int,
+    height: int,
+    log: bool,
+    plain: bool,
 ) -> tuple[str, ...]:
     """A histogram as `height` lines of at most `width` cells. Bars of uneven bins stand at even distances."""
     import plotext
 
-    glyphs = ASCII if ascii else UNICODE
+    glyphs = ASCII if plain else UNICODE
     edges, counts = _filled(edges, counts)
     if not counts or width < 20 or height < 5:
         return ("too little room" if counts else "no values",)
@@ -43,8 +63,10 @@ def histogram(
         figure.clear()
         figure.theme("colorless")
         figure.plot_size(width, height)
-        held = [i for i, height_ in enumerate(heights) if height_ > 0]  # a bar of height 0 would still draw a row
-        bars = figure.bar(held, [heights[i] for i in held], width=1, marker="#" if ascii else "full")
+        held = [
+            i for i, height_ in enumerate(heights) if height_ > 0
+        ]  # a bar of height 0 would still draw a row
+        bars = figure.bar(held, [heights[i] for i in held], width=1, marker="#" if plain else "full")
         figure.draw(bars)
         figure.ruler("x").lim(-0.5, len(counts_) - 0.5)
         ticks = _x_ticks(places, width, glyphs)
@@ -60,7 +82,7 @@ def histogram(
         text = figure.build().string(True)
         figure.clear()
     lines = text.split("\n")[:height]
-    return tuple(line.translate(_TO_ASCII) if ascii else line for line in lines)
+    return tuple(line.translate(_TO_ASCII) if plain else line for line in lines)
 
 
 def _short(count: int) -> str:

@@ -16,7 +16,10 @@ def heat_map(
     glyphs: Glyphs,
     chosen: tuple[str, str] | None = None,
 ) -> list[list[Cell | str]]:
-    """Rows of cells. `shared` holds each pair once; the diagonal is the whole trace. Columns that do not fit are left out."""
+    """Rows of cells.
+
+    `shared` holds each pair once; the diagonal is the whole trace. Columns that do not fit are left out.
+    """
     label = min(12, max((len(n) for n in names), default=4))
     wide = max(5, min(11, (width - label - 1) // max(1, len(names)) - 1))
     shown = list(names)[: max(1, (width - label - 1) // (wide + 1))]

@@ -1,8 +1,9 @@
 """A table of any length: only the lines on screen exist, and rows come in pages from whoever owns them.
 
-Textual's DataTable takes 30 s for 100,000 rows (docs/design: the terminal). This one draws visible lines, keeps a few
-pages, and asks for the ones it lacks with `PageWanted`; the pane fetches them in a worker and hands them to `put_page`.
-The row before the first is the header; the cursor row carries a glyph beside its colour, so it is seen without colour.
+Textual's DataTable takes 30 s for 100,000 rows (docs/design: the terminal). This one draws visible lines,
+keeps a few pages, and asks for the ones it lacks with `PageWanted`; the pane fetches them in a worker and
+hands them to `put_page`. The row before the first is the header; the cursor row carries a glyph beside its
+colour, so it is seen without colour.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,7 +52,7 @@ class PagedTable(ScrollView, can_focus=True):
         Binding("pageup,ctrl+u", "page(-1)", "Page up", show=False, id="table.page_up"),
         Binding("h,left", "columns(-1)", "Columns to the left", show=False, id="table.left"),
         Binding("l,right", "columns(1)", "Columns to the right", show=False, id="table.right"),
-        Binding("enter", "choose", "Open", show=True, id="table.enter"),
+        Binding("enter", "choose", "Open", id="table.enter"),
     ]
 
     DEFAULT_CSS = """
@@ -99,7 +100,7 @@ class PagedTable(ScrollView, can_focus=True):
         glyphs: Glyphs = UNICODE,
         frozen: int = 0,
         empty: str = "nothing here",
-        id: str | None = None,
+        id: str | None = None,  # noqa: A002 (Textual's own name)
     ) -> None:
         super().__init__(id=id)
         self.columns = tuple(columns)
@@ -116,7 +117,7 @@ class PagedTable(ScrollView, can_focus=True):
         self._loaded = False
         self._styles: dict[tuple[str, bool], RichStyle] = {}
 
-    # -- rows ------------------------------------------------------------------------------------------------------
+    # rows
 
     def put_rows(self, rows: Sequence[Any]) -> None:
         """All rows at once, for short lists. The cursor stays where it is."""
@@ -142,6 +143,15 @@ class PagedTable(ScrollView, can_focus=True):
         self.cursor = 0
         self.scroll_to(y=0, animate=False)
         self._want(0)
+
+    def forget(self) -> None:
+        """Forget every row; the owner puts the next ones by itself."""
+        self._pages.clear()
+        self._asked.clear()
+
+    def grow(self, total: int) -> None:
+        """The number of rows is known now."""
+        self._set_total(total)
 
     def lost(self, offset: int) -> None:
         """A page could not be had: it may be asked for again."""
@@ -178,7 +188,7 @@ class PagedTable(ScrollView, can_focus=True):
         self._asked.add(offset)
         self.post_message(self.PageWanted(self, offset, PAGE))
 
-    # -- movement --------------------------------------------------------------------------------------------------
+    # movement
 
     @property
     def body_height(self) -> int:
@@ -249,7 +259,7 @@ class PagedTable(ScrollView, can_focus=True):
         event.stop()
         self._move_to(self.cursor - 3)
 
-    # -- drawing ---------------------------------------------------------------------------------------------------
+    # drawing
 
     _cut_right = False
 
@@ -304,7 +314,10 @@ class PagedTable(ScrollView, can_focus=True):
         flexible = [place for place, (column, _) in enumerate(drawn) if column.flex]
         for number, place in enumerate(flexible):
             column, old = drawn[place]
-            drawn[place] = (column, old + left // len(flexible) + (left % len(flexible) if number == 0 else 0))
+            drawn[place] = (
+                column,
+                old + left // len(flexible) + (left % len(flexible) if number == 0 else 0),
+            )
         return drawn
 
     def render_line(self, y: int) -> Strip:
@@ -359,5 +372,5 @@ class PagedTable(ScrollView, can_focus=True):
             text += (" " if place else "") + fit(title, cells, self.glyphs, column.align)
         text = fit(text, width, self.glyphs)
         if self._cut_right:
-            text = fit(text, width - 1) + self.glyphs.crumb
+            text = text[:-1] + self.glyphs.crumb
         return Strip([Segment(text, self._style("title", False))], width)

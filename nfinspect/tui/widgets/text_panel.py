@@ -28,7 +28,7 @@ class TextPanel(VerticalScroll, can_focus=True):
     TextPanel > Static { width: 1fr; height: auto; }
     """
 
-    def __init__(self, *, id: str | None = None) -> None:
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 (Textual's own name)
         super().__init__(id=id, classes="panel")
         self._shown: Content | None = None
 

@@ -1,0 +1,7 @@
+"""`python -m nfinspect`."""
+
+import sys
+
+from nfinspect.cli import main
+
+sys.exit(main())

@@ -1,0 +1,41 @@
+"""The command line: parse, call, print. `main` is the entry point and returns the exit status.
+
+0 done, 1 the job failed, 2 wrong usage, 130 interrupted. Whatever goes wrong ends in one line on stderr; a
+traceback is shown with --debug only. Heavy packages are imported inside the commands that need them.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from nfinspect import output
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. arguments: without the program's name; None: the process's own."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    end = given.index("--") if "--" in given else len(given)
+    debug = "--debug" in given[:end]
+    given = [a for i, a in enumerate(given) if a != "--debug" or i >= end]
+    output.prepare()
+    try:
+        from nfinspect.cli.group import nfinspect
+
+        status = nfinspect.main(args=given, prog_name="nfinspect", standalone_mode=False)
+        output.flush()
+    except BrokenPipeError:
+        output.swallow_broken_pipe()
+        return 0
+    except BaseException as error:
+        from nfinspect.cli.errors import explained
+
+        if debug:
+            raise
+        message, status = explained(error)
+        try:
+            output.note(message)
+        except BrokenPipeError:
+            output.swallow_broken_pipe()
+        return status
+    return int(status or 0)

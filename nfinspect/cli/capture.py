@@ -1,0 +1,278 @@
+"""Making runs: capture a model of one's own, or the sample model."""
+
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nfinspect import output
+from nfinspect.cli.options import json_option, store_option
+from nfinspect.cli.tables import duration, size
+from nfinspect_store.catalog import list_runs, store_path
+from nfinspect_store.errors import RequestError
+
+if TYPE_CHECKING:
+    from nfinspect.capture.request import CaptureRequest, PromptFile
+    from nfinspect_store.reader import RunFile
+    from nfinspect_store.types import Progress
+
+SITES = ("mlp", "mixer", "attn", "resid")
+UNITS = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
+
+DEMO_RUN = "demo"
+DEMO_MODEL = "gpt2-relu"
+DEMO_TOKENS = 16
+"""New tokens for each of the demo's prompts."""
+
+
+@click.command()
+@click.argument("model", metavar="MODEL")
+@click.option(
+    "--prompts",
+    metavar="[CONCEPT=]FILE",
+    multiple=True,
+    help='Prompts: {"prompts": […]} JSON, JSONL of {"text", "concept"}, or text, one a line. Repeatable.',
+)
+@click.option("--text", metavar="FILE", multiple=True, help="A corpus, cut into windows of --context tokens.")
+@click.option("--generate", metavar="N", type=click.IntRange(min=0), default=0, show_default=True,
+              help="New tokens for each prompt; 0 reads only.")  # fmt: skip
+@click.option(
+    "--sites", metavar="LIST", help="Of mlp, mixer, attn, resid; mlp (mixer for Mamba) if not given."
+)
+@click.option("--layers", metavar="LIST", help="Such as 0-3,11; all if not given.")
+@click.option("--keep", type=click.Choice(["all", "stats"]), default="all", show_default=True,
+              help="Every value, or statistics and examples only.")  # fmt: skip
+@click.option("--run", "name", metavar="NAME", help="The run's name; the model's and the time if not given.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), help="Prompts in a forward pass; what fits if not given."
+)
+@click.option("--context", metavar="N", type=click.IntRange(min=1), help="Tokens in a window of --text.")
+@click.option("--max-tokens", metavar="N", type=click.IntRange(min=1), help="Tokens of --text at most.")
+@click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy."
+)
+@click.option("--mode", type=click.Choice(["auto", "replay", "live"]), default="auto", show_default=True,
+              help="Read values while generating, or in one pass afterwards.")  # fmt: skip
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run: the same line again, plus this.")
+@click.option("--truncate", is_flag=True, help="Cut prompts that do not fit the model's context.")
+@click.option("--limit-bytes", metavar="SIZE", help="Stop when the run reaches SIZE, such as 20G.")
+@click.option(
+    "--allow-pickle", is_flag=True, help="Load pickled weights, which can run code; safetensors need none."
+)
+@click.option(
+    "--estimate", "only_estimate", is_flag=True, help="Print bytes, memory and time; capture nothing."
+)
+@store_option
+@json_option
+def capture(
+    model: str,
+    prompts: tuple[str, ...],
+    text: tuple[str, ...],
+    sites: str | None,
+    layers: str | None,
+    name: str | None,
+    limit_bytes: str | None,
+    only_estimate: bool,
+    store: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Run MODEL, a hub name or a local directory, and record what every neuron does on every token."""
+    from nfinspect.capture.request import CaptureRequest
+
+    if not prompts and not text:
+        raise RequestError("expected something to read: give --prompts FILE or --text FILE")
+    request = CaptureRequest(
+        model=model,
+        store=store_path(store),
+        prompts=tuple(prompt_file(value) for value in prompts),
+        text=tuple(Path(value) for value in text),
+        sites=site_list(sites),
+        layers=layer_list(layers),
+        run=name,
+        limit_bytes=None if limit_bytes is None else byte_count(limit_bytes),
+        **options,
+    )
+    if only_estimate:
+        _estimate(request, as_json)
+    else:
+        path = captured(request)
+        if as_json:
+            output.document({"run": path.stem, "path": str(path), "bytes": path.stat().st_size})
+        else:
+            output.note(f"captured {path.stem} ({size(path.stat().st_size)}): nfinspect health {path.stem}")
+
+
+def captured(request: "CaptureRequest") -> Path:
+    """Make the run, with its progress on stderr."""
+    from nfinspect.capture.session import Listener, capture_run
+
+    line = output.ProgressLine()
+
+    def message(text: str) -> None:
+        line.end()
+        output.note(text)
+
+    listener: Listener = Listener(
+        progress=lambda p: line.show(progress_text(p), time.monotonic()), message=message
+    )
+    try:
+        return capture_run(request, listener)
+    finally:
+        line.end()
+
+
+def progress_text(progress: "Progress") -> str:
+    """How far a capture is, in one line."""
+    done, total, rate = progress.tokens_done, progress.tokens_total, progress.tokens_per_second
+    text = f"{progress.phase}  {done} tokens"
+    if total:
+        text = f"{progress.phase}  {done}/{total} tokens ({100 * done / total:.0f}%)"
+    text += f"  {rate:.0f}/s  {size(progress.bytes)}"
+    if total and rate > 0 and done < total:
+        text += f"  {duration((total - done) / rate)} left"
+    return text
+
+
+def _estimate(request: "CaptureRequest", as_json: bool) -> None:
+    from nfinspect.capture import estimate
+
+    found = vars(estimate(request))
+    if as_json:
+        output.document(found)
+        return
+    output.line(f"tokens  {found['tokens']}")
+    output.line(f"values  {found['values']}")
+    output.line(f"disk    {size(found['bytes'])}")
+    output.line(f"memory  {size(found['memory_bytes'])}")
+    output.line(f"time    {duration(found['seconds'])}")
+
+
+def prompt_file(value: str) -> "PromptFile":
+    """[CONCEPT=]FILE. A file whose name holds an equals sign is meant if it is there."""
+    from nfinspect.capture.request import PromptFile
+
+    concept, equals, path = value.partition("=")
+    if not equals or Path(value).exists():
+        return PromptFile(Path(value))
+    if not concept or not path:
+        raise RequestError(f"expected --prompts FILE or CONCEPT=FILE, found {value!r}")
+    return PromptFile(Path(path), concept)
+
+
+def site_list(text: str | None) -> tuple[str, ...] | None:
+    """`mlp,resid`. Raises RequestError naming the sites there are."""
+    if text is None:
+        return None
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    unknown = [name for name in names if name not in SITES]
+    if unknown or not names:
+        raise RequestError(
+            f"expected --sites of {', '.join(SITES)}, found {unknown[0] if unknown else text!r}"
+        )
+    return names
+
+
+def layer_list(text: str | None) -> tuple[int, ...] | None:
+    """`0-3,11`. Raises RequestError."""
+    if text is None:
+        return None
+    layers: set[int] = set()
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,5})\s*(?:-\s*(\d{1,5})\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first:
+            raise RequestError(f"expected --layers such as 0-3,11, found {text!r}")
+        layers.update(range(first, last + 1))
+    return tuple(sorted(layers))
+
+
+def byte_count(text: str) -> int:
+    """`20G`, `512MiB`, `1000000`. Raises RequestError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", text.strip().lower())
+    count = int(float(match[1]) * UNITS[match[2] or ""]) if match else 0
+    if count <= 0:
+        raise RequestError(f"expected a size such as 20G or 512MiB, found {text!r}")
+    return count
+
+
+@click.command()
+@click.option("--headless", is_flag=True, help="Print health, trace and overlap instead of opening the app.")
+@store_option
+def demo(headless: bool, store: str | None) -> int:
+    """Capture the sample model over the sample concepts, then open the app on it.
+
+    Without a terminal it prints health, trace and overlap. A demo that was captured before is opened at once.
+    """
+    directory = store_path(store)
+    done = any(entry.name == DEMO_RUN and entry.status == "complete" for entry in list_runs(directory))
+    if not done:
+        _capture_demo(directory)
+    if headless or not output.has_terminal():
+        _print_demo(directory)
+        return 0
+    from nfinspect.cli.group import open_app
+
+    return open_app(str(directory), DEMO_RUN)
+
+
+def _capture_demo(directory: Path) -> None:
+    import nfinspect_samples
+
+    from nfinspect.capture.request import CaptureRequest, PromptFile
+    from nfinspect_store.catalog import delete_run, new_run_path
+
+    unfinished = new_run_path(directory, DEMO_RUN)
+    if unfinished.exists():
+        delete_run(unfinished, force=True)
+    concepts = nfinspect_samples.CONCEPTS
+    output.note(f"capturing the sample model {DEMO_MODEL} over {', '.join(concepts)} into {directory}")
+    captured(
+        CaptureRequest(
+            model=str(nfinspect_samples.path(DEMO_MODEL)),
+            store=directory,
+            prompts=tuple(PromptFile(nfinspect_samples.path("prompts", f"{c}.json"), c) for c in concepts),
+            generate=DEMO_TOKENS,
+            sites=("mlp", "resid"),
+            run=DEMO_RUN,
+        )
+    )
+
+
+def _print_demo(directory: Path) -> None:
+    from nfinspect.analysis.health import network_report
+    from nfinspect.analysis.overlap import overlap
+    from nfinspect.analysis.trace import trace
+    from nfinspect.cli.concepts import overlap_lines, trace_lines
+    from nfinspect.cli.health import health_lines
+    from nfinspect_store.reader import RunFile
+
+    with RunFile.open(directory / f"{DEMO_RUN}.duckdb") as file:
+        concepts = _concepts(file)
+        output.lines(health_lines(network_report(file)))
+        for concept in concepts:
+            output.line()
+            output.lines(trace_lines(trace(file, concept, top=5)))
+        output.line()
+        output.lines(overlap_lines(overlap(file, concepts)))
+    output.line()
+    output.line(f"In a terminal, nfinspect {directory} opens the app on this run.")
+
+
+def _concepts(file: "RunFile") -> list[str]:
+    return [concept for concept in file.concepts if concept != "baseline"]

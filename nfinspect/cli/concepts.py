@@ -1,0 +1,179 @@
+"""Concept traces and their overlap."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from nfinspect import output
+from nfinspect.cli.options import (
+    RANKS,
+    SELECTIONS,
+    json_option,
+    opened,
+    run_argument,
+    site_option,
+    store_option,
+)
+from nfinspect.cli.tables import Column, figure, percent, table
+from nfinspect.text import visible
+from nfinspect_store.errors import RequestError
+
+if TYPE_CHECKING:
+    from nfinspect.analysis.overlap import Overlap
+    from nfinspect.analysis.trace import Trace
+
+_baseline = click.option(
+    "--baseline",
+    metavar="B",
+    help="Concept to compare with; without it the one called baseline, if the run has it.",
+)
+_tokens = click.option(
+    "--tokens",
+    type=click.Choice(SELECTIONS),
+    help="Which tokens of a prompt count: generated if any were generated, else all.",
+)
+_top = click.option("--top", metavar="K", type=click.IntRange(min=1), default=10, show_default=True)
+_rank = click.option(
+    "--rank", type=click.Choice(RANKS), default="difference", show_default=True, help="Order."
+)
+
+
+@click.command()
+@run_argument
+@click.option("--concept", metavar="C", required=True, help="Concept whose neurons are wanted.")
+@_baseline
+@_tokens
+@_top
+@_rank
+@site_option
+@store_option
+@json_option
+def trace(
+    run: str,
+    concept: str,
+    baseline: str | None,
+    tokens: str | None,
+    top: int,
+    rank: str,
+    site: str | None,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Rank neurons by what a concept does to them against a baseline."""
+    from nfinspect.analysis.trace import trace as analyse
+
+    with opened(store, run) as file:
+        found = analyse(file, concept, baseline=baseline, tokens=tokens, top=top, rank=rank, site=site)
+    for text in found.notes:
+        output.note(text)
+    if as_json:
+        output.document(found.to_json())
+    else:
+        output.lines(trace_lines(found))
+
+
+def trace_lines(found: "Trace") -> list[str]:
+    """A trace for people."""
+    against = (
+        f"against {found.baseline} ({found.baseline_samples} prompts)"
+        if found.baseline
+        else "without a baseline"
+    )
+    columns = [
+        Column("#"),
+        Column("neuron", text=True),
+        Column("in top"),
+        Column("%", spare=3),
+        Column("mean"),
+        Column("baseline", spare=2),
+        Column("difference"),
+        Column("effect"),
+        Column("AUROC"),
+        Column("q", spare=1),
+    ]
+    rows = [
+        (
+            row.rank,
+            row.address,
+            f"{row.occurrences}/{row.samples}",
+            f"{row.percent:.0f}",
+            row.concept_mean,
+            row.baseline_mean,
+            row.difference,
+            figure(row.effect_size, 3),
+            figure(row.auroc, 3),
+            figure(row.q_value, 2),
+        )
+        for row in found.neurons
+    ]
+    which = f"{found.tokens} tokens at {found.site}, by {found.rank}"
+    title = f"{found.concept} ({found.samples} prompts) {against}, {which}"
+    return [visible(title), *table(columns, rows)]
+
+
+@click.command()
+@run_argument
+@click.option("--concepts", metavar="A,B,C", required=True, help="Two concepts or more.")
+@_baseline
+@_tokens
+@_top
+@_rank
+@site_option
+@store_option
+@json_option
+def overlap(
+    run: str,
+    concepts: str,
+    baseline: str | None,
+    tokens: str | None,
+    top: int,
+    rank: str,
+    site: str | None,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """How many neurons the traces of concepts share, against chance."""
+    from nfinspect.analysis.overlap import overlap as analyse
+
+    names = [name.strip() for name in concepts.split(",") if name.strip()]
+    if len(set(names)) < 2:
+        raise RequestError(f"expected two concepts or more, as in --concepts tulip,hanoi; found {concepts!r}")
+    with opened(store, run) as file:
+        found = analyse(file, names, baseline=baseline, tokens=tokens, top=top, rank=rank, site=site)
+    for text in found.notes:
+        output.note(text)
+    if as_json:
+        output.document(found.to_json())
+    else:
+        output.lines(overlap_lines(found))
+
+
+def overlap_lines(found: "Overlap") -> list[str]:
+    """An overlap for people."""
+    columns = [
+        Column("a", text=True),
+        Column("b", text=True),
+        Column("shared"),
+        Column("Jaccard"),
+        Column("by chance", spare=1),
+        Column("p"),
+        Column("neurons", text=True),
+    ]
+    rows = [
+        (
+            pair.a,
+            pair.b,
+            pair.overlap,
+            figure(pair.jaccard, 3),
+            figure(pair.expected, 2),
+            figure(pair.p_value, 2),
+            " ".join(neuron.address for neuron in pair.shared),
+        )
+        for pair in found.pairs
+    ]
+    against = f"against {found.baseline}" if found.baseline else "without a baseline"
+    share = percent(found.top / found.eligible if found.eligible else None, 2)
+    title = (
+        f"Shared by the top {found.top} ({share} of {found.eligible} live neurons) at {found.site}, {against}"
+    )
+    return [visible(title), *table(columns, rows)]

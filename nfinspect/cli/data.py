@@ -1,0 +1,188 @@
+"""Getting at the data: SQL, and export to files."""
+
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nfinspect import output
+from nfinspect.cli.options import complete_run, find_run, json_option, run_argument, store_option
+from nfinspect.cli.tables import Column, figure, fitted, size
+
+if TYPE_CHECKING:
+    from nfinspect_store.console import Console
+    from nfinspect_store.query_result import QueryResult
+
+SHOWN = 1000
+"""Rows of a table for people; the other formats have all of them."""
+
+
+@click.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, shell_complete=complete_run)
+@click.argument("query", metavar="SQL")
+@click.option(
+    "--format",
+    "fmt",
+    type=click.Choice(["table", "csv", "json", "parquet"]),
+    default="table",
+    show_default=True,
+)
+@click.option("--out", metavar="FILE", help="Write to FILE instead of stdout; parquet needs it.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Stop a query that takes longer."
+)
+@store_option
+@json_option
+def sql(
+    runs: tuple[str, ...],
+    query: str,
+    fmt: str,
+    out: str | None,
+    timeout: float | None,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Read-only SQL over a run, one statement; SQL of - is read from stdin.
+
+    Several RUNs are attached by name: the first one's tables are meant where none is named, as in FROM
+    neurons; the others are written "other-run".neurons.
+    """
+    from nfinspect_store.console import open_console
+
+    fmt = "json" if as_json else fmt
+    if fmt == "parquet" and not out:
+        raise click.UsageError("parquet is written to a file: give --out FILE")
+    if fmt == "table" and out:
+        raise click.UsageError("--out takes --format csv, json or parquet")
+    text = sys.stdin.read() if query == "-" else query
+    paths: dict[str, Path] = {}
+    for run in runs:
+        path = find_run(store, run)
+        name = path.stem
+        while name in paths and paths[name] != path:
+            name += "_"  # two files of the same name in different stores
+        paths[name] = path
+    with open_console(paths) as console:
+        result = console.run(text, timeout=timeout)
+        _interruptible(console, lambda: _write(result, fmt, out))
+
+
+def _write(result: "QueryResult", fmt: str, out: str | None) -> None:
+    from nfinspect_store.write_result import write_csv, write_json, write_result
+
+    if out:
+        rows = write_result(result, "csv" if fmt == "csv" else "json" if fmt == "json" else "parquet", out)
+        output.note(f"{rows} rows in {out}")
+    elif fmt == "csv":
+        write_csv(result, output.text())
+    elif fmt == "json":
+        write_json(result, output.text())
+    else:
+        _show(result)
+
+
+def _show(result: "QueryResult") -> None:
+    rows = result.page(0, SHOWN)
+    figures = ("INT", "DOUBLE", "FLOAT", "DECIMAL", "HUGE")
+    columns = [
+        Column(column.name, text=not any(kind in column.type for kind in figures), spare=index)
+        for index, column in enumerate(result.columns)
+    ]
+    if len(columns) == 2 and columns[0].header == "explain_key":  # a plan is a drawing of many lines
+        for _key, drawing in rows:
+            output.lines(str(drawing).splitlines())
+        return
+    cells = [[cell if isinstance(cell, str) else _cell(cell) for cell in row] for row in rows]
+    lines, hidden = fitted(columns, cells)
+    output.lines(lines)
+    if hidden:
+        output.note(
+            f"no room for {hidden} of {len(columns)} columns: --format csv, json or parquet has all of them"
+        )
+    total = result.count()
+    if total > len(rows):
+        output.note(f"{len(rows)} of {total} rows: --format csv, json or parquet has all of them")
+
+
+def _cell(value: Any) -> str:
+    from nfinspect_store.query_result import plain_value
+
+    plain = plain_value(value)
+    if isinstance(plain, float | int) and not isinstance(plain, bool):
+        return figure(plain, 6)
+    return "NULL" if value is None else "NaN" if plain is None else str(plain)
+
+
+def _interruptible(console: "Console", work: Callable[[], None]) -> None:
+    """Run `work` in a thread, so that Ctrl-C reaches Python while DuckDB computes, and cancels the query."""
+    failures: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=guarded, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.1)
+    except KeyboardInterrupt:
+        console.interrupt()
+        thread.join(5)
+        raise
+    if failures:
+        raise failures[0]
+
+
+@click.command()
+@run_argument
+@click.option("--out", metavar="DIR", required=True, help="Directory to write; made if it is not there.")
+@click.option(
+    "--formats",
+    default="parquet,safetensors",
+    show_default=True,
+    metavar="LIST",
+    help="Of parquet, csv, safetensors.",
+)
+@click.option("--tables", metavar="LIST", help="Tables to write; all public ones if not given.")
+@click.option("--no-activations", is_flag=True, help="Tables only.")
+@click.option(
+    "--force", is_flag=True, help="Write into a directory that holds files, replacing those of the same name."
+)
+@store_option
+@json_option
+def export(
+    run: str,
+    out: str,
+    formats: str,
+    tables: str | None,
+    no_activations: bool,
+    force: bool,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Write a run's tables and activations as Parquet, CSV and safetensors."""
+    from nfinspect_store.export import TABLES, export_run
+
+    done = export_run(
+        find_run(store, run),
+        out,
+        formats=_list(formats),
+        tables=TABLES if tables is None else _list(tables),
+        activations=not no_activations,
+        force=force,
+        tell=output.note,
+    )
+    if as_json:
+        output.document({"directory": str(done.directory), "files": done.files, "bytes": done.bytes})
+    else:
+        output.note(f"{len(done.files)} files, {size(done.bytes)}, in {done.directory}")
+
+
+def _list(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]

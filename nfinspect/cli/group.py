@@ -1,0 +1,99 @@
+"""The commands by name, each imported when it is called, and `nfinspect [STORE]`, which opens the app."""
+
+import difflib
+import importlib
+from pathlib import Path
+
+import click
+
+from nfinspect import output
+
+COMMANDS = {
+    "demo": "capture",
+    "capture": "capture",
+    "runs": "runs",
+    "info": "runs",
+    "verify": "runs",
+    "delete": "runs",
+    "health": "health",
+    "neurons": "neurons",
+    "neuron": "neurons",
+    "trace": "concepts",
+    "overlap": "concepts",
+    "sql": "data",
+    "export": "data",
+}
+"""Command to the module of nfinspect.cli that has it."""
+
+
+class Commands(click.Group):
+    """Imports a command's module when the command is asked for; a first argument that is none is a store."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"nfinspect.cli.{COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        position = next((i for i, a in enumerate(args) if not a.startswith("-")), None)
+        if position is not None and args[position] not in COMMANDS:
+            given, rest = args[position], [a for a in args[position + 1 :] if not a.startswith("-")]
+            if rest or not Path(given).expanduser().exists():
+                close = difflib.get_close_matches(given, COMMANDS, n=1)
+                meant = (
+                    f": did you mean {close[0]}?" if close else f": the commands are {', '.join(COMMANDS)}"
+                )
+                raise click.UsageError(f"no command and no store is called {given!r}{meant}", ctx)
+            args = [*args[:position], *args[position + 1 :], "--store", given]
+        return super().parse_args(ctx, args)
+
+
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    subcommand_metavar="[STORE | COMMAND [ARGS]...]",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit status: 0 done, 1 the job failed, 2 wrong usage, 130 interrupted. --debug shows tracebacks.",
+)
+@click.version_option(None, "--version", package_name="nfinspect", message="nfinspect %(version)s")
+@click.option("--store", help="Directory of runs to open; else $NFINSPECT_STORE, else ./nfinspect-store.")
+@click.option("--ascii", "ascii_only", is_flag=True, help="Draw the app with ASCII characters only.")
+@click.option("--no-mouse", is_flag=True, help="Leave the mouse to the terminal.")
+@click.pass_context
+def nfinspect(ctx: click.Context, store: str | None, ascii_only: bool, no_mouse: bool) -> int | None:
+    """Inspect the neurons of language models.
+
+    Without a command: open the terminal app on STORE, a directory of runs, or on one run file.
+    """
+    if ctx.invoked_subcommand is not None:
+        if store or ascii_only or no_mouse:
+            raise click.UsageError(
+                f"options of the app go without a command; found {ctx.invoked_subcommand}", ctx
+            )
+        return None
+    return open_app(store, ascii_only=ascii_only, no_mouse=no_mouse)
+
+
+def open_app(
+    store: str | None, run: str | None = None, *, ascii_only: bool = False, no_mouse: bool = False
+) -> int:
+    """The app on a store, or on the store of a run file. Needs a terminal."""
+    from nfinspect_store.catalog import RUN_SUFFIX, store_path
+
+    if not output.has_terminal():
+        raise click.UsageError(
+            "the app needs a terminal for keys and screen, and there is none: use a command such as "
+            "`nfinspect runs --json`, or ssh -t"
+        )
+    given = Path(store).expanduser() if store else None
+    if given is not None and given.is_file() and given.name.endswith(RUN_SUFFIX):
+        given, run = given.absolute().parent, given.name.removesuffix(RUN_SUFFIX)
+    directory = store_path(given)
+    from nfinspect.tui.app import run_app
+
+    return run_app(directory, run, ascii=ascii_only, mouse=not no_mouse)

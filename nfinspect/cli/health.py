@@ -1,0 +1,96 @@
+"""Layer health and the network report."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from nfinspect import output
+from nfinspect.cli.options import (
+    health_options,
+    json_option,
+    make_health_options,
+    opened,
+    run_argument,
+    site_option,
+    store_option,
+)
+from nfinspect.cli.tables import Column, figure, percent, table, wrapped
+from nfinspect.text import visible
+
+if TYPE_CHECKING:
+    from nfinspect.analysis.health import NetworkReport
+
+
+@click.command()
+@run_argument
+@site_option
+@health_options
+@store_option
+@json_option
+def health(
+    run: str,
+    site: str | None,
+    skip_first: bool,
+    threshold_scale: str,
+    threshold_missing: float,
+    threshold_weak: float,
+    threshold_activation_rate: float,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Layer health and the network report of a run."""
+    from nfinspect.analysis.health import network_report
+
+    options = make_health_options(
+        skip_first, threshold_scale, threshold_missing, threshold_weak, threshold_activation_rate
+    )
+    with opened(store, run) as file:
+        report = network_report(file, site, options)
+    if as_json:
+        output.document(report.to_json())
+    else:
+        output.lines(health_lines(report))
+
+
+def health_lines(report: "NetworkReport") -> list[str]:
+    """The report for people."""
+    columns = [
+        Column("layer"),
+        Column("neurons"),
+        Column("firing"),
+        Column("pattern", text=True),
+        *(Column(name) for name in ("dead", "missing", "weak", "satur.", "sporad.", "score")),
+    ]
+    rows = [
+        (
+            layer.layer,
+            layer.neurons,
+            percent(layer.activation_rate),
+            layer.firing_pattern,
+            layer.dead_neurons,
+            layer.missing_neurons,
+            layer.weak_neurons,
+            layer.saturated_neurons,
+            layer.sporadic_neurons,
+            f"{layer.health_score:.3f}",
+        )
+        for layer in report.layer_analyses
+    ]
+    lines = wrapped(
+        f"Health {figure(report.overall_health_score, 3)} at {report.site}. {report.interpretation}."
+    )
+    lines += [*wrapped(f"{report.summary}."), "", *table(columns, rows)]
+    issues = [f"L{layer.layer}  {issue}" for layer in report.layer_analyses for issue in layer.issues]
+    for title, texts in (
+        ("Issues", issues),
+        ("Alerts", report.alerts),
+        ("What may help", report.recommendations),
+    ):
+        if texts:
+            lines += ["", title, *(line for text in texts for line in wrapped(text, "  "))]
+    if report.approximate:
+        lines += [
+            "",
+            visible("Some figures rest on histograms: the run was kept without its values (--keep stats)."),
+        ]
+    return lines

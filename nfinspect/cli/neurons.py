@@ -1,0 +1,202 @@
+"""Lists of neurons, and one neuron."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from nfinspect import output
+from nfinspect.cli.options import (
+    health_options,
+    json_option,
+    make_health_options,
+    opened,
+    run_argument,
+    site_option,
+    store_option,
+)
+from nfinspect.cli.tables import Column, figure, percent, table
+from nfinspect.text import visible
+
+if TYPE_CHECKING:
+    from nfinspect.analysis.neuron import ExampleText, NeuronDetail
+
+BARS = " ▁▂▃▄▅▆▇█"
+CONTEXT = 8
+"""Tokens shown on either side of an example's."""
+
+
+@click.command()
+@run_argument
+@click.option("--class", "cls", metavar="CLASS", help="dead, saturated, sporadic, missing, weak or normal.")
+@click.option("--layer", type=int, help="One layer only.")
+@click.option(
+    "--filter", "condition", metavar="TEXT", help="Such as 'max>4', or 'firing_rate<0.01 and max>3'."
+)
+@click.option(
+    "--sort", default="max", show_default=True, metavar="COLUMN", help="A column of the table neurons."
+)
+@click.option("--asc", is_flag=True, help="The lowest first.")
+@click.option("--top", type=click.IntRange(min=0), default=20, show_default=True, help="How many.")
+@click.option(
+    "--offset", type=click.IntRange(min=0), default=0, show_default=True, help="Leave out the first ones."
+)
+@site_option
+@health_options
+@store_option
+@json_option
+def neurons(
+    run: str,
+    cls: str | None,
+    layer: int | None,
+    condition: str | None,
+    sort: str,
+    asc: bool,
+    top: int,
+    offset: int,
+    site: str | None,
+    skip_first: bool,
+    threshold_scale: str,
+    threshold_missing: float,
+    threshold_weak: float,
+    threshold_activation_rate: float,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """List neurons by class, layer or filter."""
+    from nfinspect.analysis.neurons import list_neurons
+
+    options = make_health_options(
+        skip_first, threshold_scale, threshold_missing, threshold_weak, threshold_activation_rate
+    )
+    with opened(store, run) as file:
+        page = list_neurons(
+            file,
+            site,
+            cls=cls,
+            layer=layer,
+            sort=sort,
+            descending=not asc,
+            filter=condition,
+            limit=top,
+            offset=offset,
+            options=options,
+        )
+    if as_json:
+        output.document(page.to_json())
+        return
+    columns = [
+        Column("neuron", text=True),
+        Column("class", text=True),
+        Column("firing"),
+        Column("max"),
+        Column("mean"),
+        Column("std", spare=2),
+        Column("min", spare=1),
+        Column("mean |a|", spare=3),
+        Column("kurtosis-3", spare=5),
+        Column("dormancy", spare=4),
+    ]
+    rows = [
+        (
+            row.address,
+            row.cls,
+            percent(row.firing_rate, 2),
+            row.max,
+            row.mean,
+            row.std,
+            row.min,
+            row.mean_abs,
+            row.excess_kurtosis,
+            row.dormancy,
+        )
+        for row in page.rows
+    ]
+    output.lines(table(columns, rows))
+    shown = f"{offset + 1}-{offset + len(page.rows)} of " if page.rows else "none of "
+    output.note(f"{shown}{page.total} neurons, by {sort}, the {'lowest' if asc else 'highest'} first")
+
+
+@click.command()
+@run_argument
+@click.argument("address", metavar="L5/N123")
+@click.option(
+    "--examples", type=click.IntRange(min=0), default=5, show_default=True, help="How many of each kind."
+)
+@site_option
+@store_option
+@json_option
+def neuron(run: str, address: str, examples: int, site: str | None, store: str | None, as_json: bool) -> None:
+    """One neuron: statistics, histogram, the text that sets it off, its mean for each concept."""
+    from dataclasses import replace
+
+    from nfinspect.analysis.neuron import neuron_detail
+    from nfinspect_store.addresses import parse_address
+
+    parsed = parse_address(address)
+    with opened(store, run) as file:
+        detail = neuron_detail(file, replace(parsed, site=parsed.site or site))
+    if as_json:
+        output.document(detail.to_json())
+    else:
+        output.lines(_lines(detail, examples))
+
+
+def _lines(detail: "NeuronDetail", examples: int) -> list[str]:
+    row = detail.row
+    figures = {
+        "tokens": row.n,
+        "mean": row.mean,
+        "std": row.std,
+        "min": row.min,
+        "max": row.max,
+        "mean |a|": row.mean_abs,
+        "skewness": row.skewness,
+        "excess kurtosis": row.excess_kurtosis,
+        "dormancy": row.dormancy,
+    }
+    lines = [
+        visible(f"{row.site}:{row.address}  {row.cls}, fires on {percent(row.firing_rate, 2)} of the tokens")
+    ]
+    cells = [f"{name} {figure(value)}" for name, value in figures.items()]
+    lines += ["  ".join(cells[i : i + 5]) for i in range(0, len(cells), 5)]
+    histogram = detail.histogram
+    scale = "even bins" if histogram.linear else "signed-log bins"
+    lines += [
+        "",
+        f"Histogram, {figure(histogram.edges[0])} to {figure(histogram.edges[-1])}, {scale}, "
+        "heights by the root of counts",
+        _strip(histogram.counts),
+    ]
+    for title, found in (
+        ("Highest", detail.top_examples),
+        ("Lowest", detail.min_examples),
+        ("At random", detail.random_examples),
+    ):
+        if found and examples:
+            columns = [Column("value"), Column("concept", text=True), Column("text", text=True)]
+            rows = [(figure(e.value), e.concept, _in_context(e)) for e in found[:examples]]
+            lines += ["", title, *table(columns, rows)]
+    columns = [
+        Column("concept", text=True),
+        *(Column(n) for n in ("prompts", "tokens", "mean", "max", "firing")),
+    ]
+    means = [(c.concept, c.prompts, c.tokens, c.mean, c.max, percent(c.firing_rate)) for c in detail.concepts]
+    return [*lines, "", "Concepts", *table(columns, means)]
+
+
+def _in_context(example: "ExampleText") -> str:
+    """The tokens around an example's, with it in brackets."""
+    near = range(max(0, example.at - CONTEXT), min(len(example.window), example.at + CONTEXT + 1))
+    return "".join(
+        f"[{t}]" if i == example.at else t for i in near for t in (example.window[i].token,)
+    ).strip()
+
+
+def _strip(counts: tuple[int, ...]) -> str:
+    """One character a bin. Roots, so that rare bins beside the one at zero can be seen at all; none is
+    hidden.
+    """
+    highest = max(counts, default=0) or 1
+    return "".join(
+        BARS[0 if not c else max(1, round((len(BARS) - 1) * (c / highest) ** 0.5))] for c in counts
+    )

@@ -1,0 +1,161 @@
+"""Runs as files: list, describe, check, delete."""
+
+import json
+from typing import Any
+
+import click
+
+from nfinspect import output
+from nfinspect.cli.options import complete_run, find_run, json_option, opened, run_argument, store_option
+from nfinspect.cli.tables import Column, duration, size, table
+from nfinspect.text import visible
+from nfinspect_store.catalog import RunEntry, companions, delete_run, list_runs, run_path, store_path
+
+
+@click.command()
+@store_option
+@json_option
+def runs(store: str | None, as_json: bool) -> None:
+    """List the runs of the store, the newest first."""
+    directory = store_path(store)
+    entries = list_runs(directory)
+    if as_json:
+        output.document([_entry(entry) for entry in entries])
+        return
+    if not entries:
+        output.note(
+            f"no runs in {directory}: nfinspect demo makes one, nfinspect capture MODEL makes your own"
+        )
+        return
+    columns = [
+        Column("run", text=True),
+        Column("status", text=True),
+        Column("model", text=True, spare=1),
+        Column("tokens"),
+        Column("size"),
+        Column("created (UTC)", text=True, spare=2),
+    ]
+    rows = [
+        (
+            e.name,
+            _status(e),
+            e.model,
+            e.tokens,
+            size(e.bytes),
+            f"{e.created_at:%Y-%m-%d %H:%M}" if e.created_at else "-",
+        )
+        for e in entries
+    ]
+    output.lines(table(columns, rows))
+    for entry in entries:
+        if entry.problem:
+            output.note(f"{entry.name}: {entry.problem}")
+
+
+def _status(entry: RunEntry) -> str:
+    progress = entry.progress
+    if progress is None:
+        return entry.status or "no run"
+    if not progress.tokens_total:
+        return f"capturing: {progress.phase}"
+    left = progress.tokens_total - progress.tokens_done
+    eta = f", {duration(left / progress.tokens_per_second)} left" if progress.tokens_per_second > 0 else ""
+    return f"capturing {100 * progress.tokens_done / progress.tokens_total:.0f}%{eta}"
+
+
+def _entry(entry: RunEntry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "status": entry.status,
+        "model": entry.model,
+        "created_at": entry.created_at,
+        "tokens": entry.tokens,
+        "bytes": entry.bytes,
+        "progress": vars(entry.progress) if entry.progress else None,
+        "problem": entry.problem,
+    }
+
+
+@click.command()
+@run_argument
+@store_option
+@json_option
+def info(run: str, store: str | None, as_json: bool) -> None:
+    """Describe a run: model, versions, sites, sizes, status."""
+    with opened(store, run) as file:
+        columns = vars(file.info)
+        sites = [
+            {
+                "site": site,
+                "layers": len(layers := file.site_layers(site)),
+                "neurons": sum(layer.neurons for layer in layers),
+                "activation": layers[0].activation,
+            }
+            for site in file.sites
+        ]
+        bytes_on_disk = file.path.stat().st_size
+        counts = {
+            "layers": len(file.layers),
+            "prompts": file.prompts,
+            "tokens": file.tokens,
+            "bytes": bytes_on_disk,
+        }
+        concepts = file.concepts
+    if as_json:
+        output.document({**columns, **counts, "sites": sites, "concepts": concepts})
+        return
+    shown = {name: value for name, value in columns.items() if name != "settings" and value not in (None, "")}
+    shown |= {**counts, "bytes": f"{bytes_on_disk} ({size(bytes_on_disk)})", "concepts": ", ".join(concepts)}
+    for name, value in shown.items():
+        output.line(f"{name:<21} {visible(str(value))}")
+    for site in sites:
+        activation = f", {site['activation']}" if site["activation"] else ""
+        output.line(
+            f"{'site ' + str(site['site']):<21} {site['layers']} layers, {site['neurons']} neurons"
+            f"{visible(activation)}"
+        )
+    output.line(f"{'settings':<21} {visible(json.dumps(dict(columns['settings']), ensure_ascii=False))}")
+
+
+@click.command()
+@run_argument
+@store_option
+@json_option
+def verify(run: str, store: str | None, as_json: bool) -> int:
+    """Check a run file against its own counts and checksums; exit status 1 if something is wrong."""
+    from nfinspect_store.verify import verify_run
+
+    path = find_run(store, run)
+    found = verify_run(path)
+    if as_json:
+        output.document(found.to_json())
+    else:
+        output.lines([f"checked  {visible(what)}" for what in found.checked])
+        output.lines([f"PROBLEM  {visible(problem)}" for problem in found.problems])
+        output.line(
+            f"{visible(path.stem)} is "
+            + ("sound" if found.ok else "damaged: capture it again, or go back to a copy")
+        )
+    return 0 if found.ok else 1
+
+
+@click.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, shell_complete=complete_run)
+@store_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--force", is_flag=True, help="Delete a file that cannot be read as a run, too.")
+def delete(runs: tuple[str, ...], store: str | None, yes: bool, force: bool) -> None:
+    """Delete runs with all files that belong to them. Asks first where there is a terminal to ask."""
+    directory = store_path(store)
+    paths = [run_path(directory, run) for run in runs]  # all or none: a mistyped name deletes nothing
+    for path in paths:
+        freed = sum(part.stat().st_size for part in [path, *companions(path)] if part.exists())
+        if (
+            not yes
+            and output.has_terminal()
+            and not click.confirm(f"Delete {visible(str(path))} ({size(freed)})?", err=True)
+        ):
+            output.note(f"{path.stem} was kept")
+            continue
+        delete_run(path, force=force)
+        output.note(f"deleted {path.stem} ({size(freed)})")

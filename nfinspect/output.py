@@ -1,0 +1,134 @@
+"""The one module that writes to stdout and stderr. Results go to stdout, everything else to stderr.
+
+No colours and no cursor movement: a command's output is the same on a terminal, in a pipe and in a file, but
+for the progress line, which only a terminal sees.
+"""
+
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, BinaryIO, TextIO
+
+from nfinspect.text import visible
+
+NARROW = 80
+
+
+def prepare() -> None:
+    """Let text that the terminal's encoding lacks be written as escapes instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def line(text: str = "") -> None:
+    """A line of a result that is already safe to show."""
+    sys.stdout.write(text + "\n")
+
+
+def note(text: str) -> None:
+    """A message beside the result, on stderr, made safe to show."""
+    flush()
+    sys.stderr.write(visible(text) + "\n")
+    sys.stderr.flush()
+
+
+def document(value: object) -> None:
+    """One JSON document: NaN and infinities as null, everything outside ASCII escaped."""
+    json.dump(plain(value), sys.stdout, indent=2, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, str | bool | int) or value is None:
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    if hasattr(value, "tolist"):  # numpy's scalars and arrays
+        return plain(value.tolist())
+    if isinstance(value, Iterable):
+        return [plain(item) for item in value]
+    return str(value)
+
+
+def binary() -> BinaryIO:
+    """Stdout for bytes."""
+    return sys.stdout.buffer
+
+
+def text() -> TextIO:
+    """Stdout for text that is written by others (CSV, JSON)."""
+    return sys.stdout
+
+
+def flush() -> None:
+    sys.stdout.flush()
+
+
+def is_terminal() -> bool:
+    """Whether results go to a terminal."""
+    return sys.stdout.isatty()
+
+
+def has_terminal() -> bool:
+    """Whether an app can run: keys come from a terminal and the screen goes to one."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def width() -> int:
+    """Columns to fit tables into: the terminal's, or 80 where there is none."""
+    return max(40, shutil.get_terminal_size((NARROW, 24)).columns)
+
+
+def swallow_broken_pipe() -> None:
+    """Whoever read stdout (`| head`) has gone: let what is still buffered go nowhere, quietly."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)
+
+
+class ProgressLine:
+    """One line on stderr: rewritten in place on a terminal, printed now and then elsewhere."""
+
+    EVERY = 10.0
+    """Seconds between lines where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._shown = ""
+        self._last = -math.inf
+
+    def show(self, message: str, now: float, *, last: bool = False) -> None:
+        """now: seconds on any clock that only goes forward. last: show it whatever was shown before."""
+        if not last and now - self._last < (0.2 if self._terminal else self.EVERY):
+            return
+        self._last = now
+        message = visible(message)
+        if self._terminal:
+            message = message[: width() - 1]
+            sys.stderr.write("\r" + message.ljust(len(self._shown)))
+            self._shown = message
+        else:
+            sys.stderr.write(message + "\n")
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        """Leave the line; what is written next starts on its own."""
+        if self._terminal and self._shown:
+            sys.stderr.write("\n")
+            sys.stderr.flush()
+        self._shown = ""
+
+
+def lines(texts: Sequence[str]) -> None:
+    for shown in texts:
+        line(shown)

@@ -1,0 +1,321 @@
+"""SQL over the run, shut in and read-only: an editor, and the result a page at a time."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.widgets import Static
+
+from nfinspect.tui.cells import Cell, content, foreign, number
+from nfinspect.tui.completion import complete
+from nfinspect.tui.engine import Session, SqlColumn, SqlResult
+from nfinspect.tui.panes.of_run import RunPane
+from nfinspect.tui.sql_history import append_history, history_file, read_history
+from nfinspect.tui.widgets.paged_table import PAGE, Column, PagedTable
+from nfinspect.tui.widgets.sql_editor import SqlEditor
+
+if TYPE_CHECKING:
+    from nfinspect.tui.glyphs import Glyphs
+
+FIRST = (
+    "SELECT site, class, count(*) AS neurons, max(max) AS strongest FROM neurons GROUP BY ALL ORDER BY ALL;"
+)
+
+WIDEST = 40
+
+
+class SqlPane(RunPane):
+    """Esc cancels a query that is running, else leaves the editor, else the pane."""
+
+    help_text = (
+        "One reading statement (SELECT, FROM, DESCRIBE, SUMMARIZE, PIVOT ...). Tables: run, layers, "
+        "prompts, tokens, activations(site, layer, neuron, token_idx, value), neurons, layer_health. "
+        "Enter after a semicolon runs; ctrl+r runs anywhere."
+    )
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "back_off", "Out", key_display="Esc", id="sql.escape"),
+        Binding("ctrl+c", "cancel", "Cancel the query", show=False, id="sql.cancel"),
+        Binding("i", "edit", "Edit", id="sql.edit"),
+        Binding("y", "copy", "Copy the row", show=False, id="sql.copy"),
+        Binding("e", "export", "Export", id="sql.export"),
+    ]
+
+    DEFAULT_CSS = """
+    SqlPane #editor { height: 5; }
+    SqlPane.-tall #editor { height: 10; }
+    SqlPane #found { height: 1; padding: 0 1; background: $bar; }
+    """
+
+    _result: SqlResult | None = None
+    _busy = False
+    _started = 0.0
+    _seconds = 0.0
+    _tables: Mapping[str, tuple[str, ...]] | None = None
+
+    def __init__(self, session: Session, statement: str = "") -> None:
+        super().__init__("sql", session)
+        self._statement = statement
+        self._history: list[str] = []
+        self._place = 0
+        self._offered: list[str] = []
+        self._tab = 0
+        self._under_way: dict[str, int] = {}
+
+    def compose(self) -> ComposeResult:
+        editor = SqlEditor(self._statement or FIRST, id="editor")
+        editor.add_class("panel")
+        yield editor
+        yield Static("", id="found", markup=False)
+        table = PagedTable([], glyphs=self.glyphs, frozen=1, empty="no rows", id="rows")
+        table.add_class("panel")
+        yield table
+
+    @property
+    def editor(self) -> SqlEditor:
+        return self.query_one(SqlEditor)
+
+    @property
+    def table(self) -> PagedTable:
+        return self.query_one(PagedTable)
+
+    @property
+    def hint(self) -> str:
+        return f"{self.session.name} {self.glyphs.dot} read-only"
+
+    def on_mount(self) -> None:
+        self.editor.move_cursor(self.editor.document.end)
+        self.load("history", partial(read_history, history_file()))
+        self.load("tables", self.session.sql_tables)
+        self._tell("Enter after ; runs    ^r runs    Tab completes    Up, Down: earlier statements")
+        if self._statement:
+            self._run()
+
+    def on_resize(self) -> None:
+        self.set_class(self.size.height >= 34, "-tall")
+
+    def _tell(self, text: str, tone: str = "dim") -> None:
+        self.query_one("#found", Static).update(content(Cell(text, tone)))
+
+    # running
+
+    def on_sql_editor_run(self) -> None:
+        self._run()
+
+    def _run(self) -> None:
+        statement = self.editor.text.strip()
+        if not statement:
+            return
+        if not self._history or self._history[-1] != statement:
+            self._history.append(statement)
+        self._place = len(self._history)
+        if self._busy:
+            self.session.interrupt()
+        self._busy, self._started = True, time.monotonic()
+        self._tell("running: Esc cancels", "accent")
+        self.load("result", partial(self._answer, statement))
+
+    def _answer(self, statement: str) -> tuple[SqlResult, list[tuple[Any, ...]]]:
+        append_history(history_file(), statement)
+        result = self.session.sql(statement)
+        return result, result.page(0, PAGE)
+
+    def show_result(self, answer: tuple[SqlResult, list[tuple[Any, ...]]]) -> None:
+        result, rows = answer
+        self._busy = False
+        self._seconds = time.monotonic() - self._started
+        self._result = result
+        self._under_way.clear()
+        table = self.table
+        table.set_columns(_columns(result.columns, rows, self.glyphs))
+        table.cursor = 0
+        table.scroll_to(y=0, animate=False)
+        table.forget()
+        table.put_page(0, rows, self._total(result, len(rows)))
+        self._count_up()
+        if result.rows is None:
+            self.load("counted", result.count)
+
+    @staticmethod
+    def _total(result: SqlResult, seen: int) -> int:
+        """Until the rows are counted, one page more than was seen: scrolling down finds the rest."""
+        return result.rows if result.rows is not None else seen + 1
+
+    def show_counted(self, total: int) -> None:
+        self.table.grow(total)
+        self._count_up()
+
+    def _count_up(self) -> None:
+        if self._result is None:
+            return
+        rows = f"{self._result.rows:,}" if self._result.rows is not None else "more than 10,000"
+        at = f", row {self.table.cursor + 1:,}" if self.table.total else ""
+        self._tell(f"{rows} rows in {self._seconds:.2f} s{at}")
+
+    def on_paged_table_page_wanted(self, message: PagedTable.PageWanted) -> None:
+        result = self._result
+        if result is None:
+            return
+        what = f"page_{(message.offset // PAGE) % 2}"
+        offset, limit = message.offset, message.limit
+        if (pushed_out := self._under_way.get(what)) is not None and pushed_out != offset:
+            self.table.lost(pushed_out)
+        self._under_way[what] = offset
+        self.load(what, lambda: (result, offset, result.page(offset, limit)))
+
+    def show_page_0(self, answer: tuple[SqlResult, int, list[tuple[Any, ...]]]) -> None:
+        result, offset, rows = answer
+        if result is self._result:
+            self.table.put_page(
+                offset, rows, self._total(result, max(self.table.total - 1, offset + len(rows)))
+            )
+
+    show_page_1 = show_page_0
+
+    def failed(self, what: str, line: str) -> None:
+        if what == "result":
+            self._busy = False
+            self._tell("no result: the statement stands above")
+        super().failed(what, line)
+
+    # editing
+
+    def show_history(self, statements: list[str]) -> None:
+        self._history = statements + self._history
+        self._place = len(self._history)
+
+    def show_tables(self, tables: Mapping[str, tuple[str, ...]]) -> None:
+        self._tables = tables
+
+    def on_sql_editor_recall(self, message: SqlEditor.Recall) -> None:
+        place = self._place + message.step
+        if 0 <= place < len(self._history):
+            self._place = place
+            self.editor.put(self._history[place])
+        elif place >= len(self._history):
+            self._place = len(self._history)
+            self.editor.put("")
+
+    def on_sql_editor_complete(self) -> None:
+        """Tab:
+
+        the longest common beginning first, then one candidate after the other; nothing to complete moves
+        on.
+        """
+        editor = self.editor
+        before = editor.text_before_cursor
+        if self._offered and before.endswith(self._offered[self._tab]):
+            old = self._offered[self._tab]
+            self._tab = (self._tab + 1) % len(self._offered)
+        else:
+            old, self._offered = complete(before, self._tables or {})
+            self._tab = 0
+            if not self._offered:
+                if before.split() and before[-1:].isspace() or not before:
+                    self.screen.focus_next()
+                else:
+                    self._tell("nothing to complete here")
+                return
+        row, column = editor.cursor_location
+        editor.replace(self._offered[self._tab], (row, column - len(old)), (row, column))
+        g = self.glyphs
+        shown = [
+            f"{g.opening}{foreign(w, g)}{g.closing}" if i == self._tab else foreign(w, g)
+            for i, w in enumerate(self._offered)
+        ]
+        self._tell("  ".join(shown[self._tab :] + shown[: self._tab]))
+
+    def on_text_area_changed(self) -> None:
+        if self._offered and not self.editor.text_before_cursor.endswith(self._offered[self._tab]):
+            self._offered = []
+
+    # keys
+
+    def on_paged_table_moved(self) -> None:
+        if self._result is not None and not self._busy:
+            self._count_up()
+
+    def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
+        """A row that names a neuron leads to it."""
+        names = [c.name for c in self._result.columns] if self._result is not None else []
+        if "layer" in names and "neuron" in names:
+            row = dict(zip(names, message.row, strict=False))
+            self.open_neuron(int(row["layer"]), int(row["neuron"]), site=row.get("site"))
+        else:
+            self.hub.say("a row with the columns layer and neuron opens that neuron", "dim")
+
+    async def action_back_off(self) -> None:
+        if self._busy:
+            self.action_cancel()
+        elif self.editor.has_focus and self._result is not None:
+            self.table.focus()
+        else:
+            await self.hub.action_out()
+
+    def action_cancel(self) -> None:
+        if self._busy:
+            self.session.interrupt()
+            self.hub.say("cancelling", "dim")
+        elif self.editor.has_focus and self.editor.selected_text:
+            self.hub.copy(self.editor.selected_text)
+
+    def action_edit(self) -> None:
+        self.editor.focus()
+
+    def action_copy(self) -> None:
+        if (row := self.table.current) is not None:
+            self.hub.copy("\t".join("" if value is None else str(value) for value in row))
+
+    def action_export(self) -> None:
+        if self._result is None:
+            self.hub.say("run a statement first", "warn")
+        else:
+            self.hub.ask("export", "export to (.csv or .json)", f"{self.session.name}-result.csv")
+
+    def entered_export(self, text: str) -> None:
+        if text and self._result is not None:
+            self.load("exported", partial(_export, text, self._result), busy="exporting")
+
+    def show_exported(self, line: str) -> None:
+        self.hub.say(line, "good")
+
+
+def _export(name: str, result: SqlResult) -> str:
+    from nfinspect.tui.output import write_rows
+
+    return write_rows(str(Path(name).expanduser()), [c.name for c in result.columns], result)
+
+
+def _columns(
+    columns: tuple[SqlColumn, ...] | Any, rows: list[tuple[Any, ...]], glyphs: Glyphs
+) -> list[Column]:
+    """A column per column of the result, as wide as its first rows need."""
+    made = []
+    for place, column in enumerate(columns):
+        figures = any(column.type.startswith(t) for t in ("DOUBLE", "FLOAT", "DECIMAL"))
+        whole = "INT" in column.type
+        cell = partial(_cell, place, glyphs)
+        title = foreign(column.name, glyphs)
+        widest = max([len(title), *(len(cell(row, WIDEST).text) for row in rows[:50])])
+        align = "right" if figures or whole else "left"
+        made.append(Column(title, max(3, min(WIDEST, widest)), cell, align))
+    return made
+
+
+def _cell(place: int, glyphs: Glyphs, row: tuple[Any, ...], width: int) -> Cell:
+    value = row[place]
+    if value is None:
+        return Cell("NULL", "dim")
+    if isinstance(value, float):
+        return Cell(number(value, glyphs, 6) if math.isfinite(value) else str(value))
+    if isinstance(value, bool | int):
+        return Cell(str(value))
+    # a cell of a million characters must not be cleaned whole for forty
+    return Cell(foreign(str(value)[: 4 * WIDEST], glyphs))

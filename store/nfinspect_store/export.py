@@ -1,0 +1,172 @@
+"""A run as files for other programs: tables as Parquet or CSV, activations as safetensors or Parquet."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from nfinspect_store.atomic import new_directory
+from nfinspect_store.errors import RequestError, StoreError
+from nfinspect_store.reader import RunFile
+from nfinspect_store.schema import BLOCK, PUBLIC, quoted
+from nfinspect_store.types import Layer
+
+FORMATS = ("parquet", "csv", "safetensors")
+TABLES = tuple(name for name in PUBLIC if name != "activations")
+BATCH = 65_536
+
+NESTED_AS_TEXT = {"layer_health": ("issues",)}
+"""Columns that a CSV file cannot hold as they are; there they are texts, joined by '; '."""
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written, and how large it is."""
+
+    directory: Path
+    files: tuple[str, ...]
+    bytes: int
+
+
+def export_run(
+    path: str | Path,
+    out_dir: str | Path,
+    *,
+    formats: Iterable[str] = FORMATS,
+    tables: Iterable[str] = TABLES,
+    activations: bool = True,
+    force: bool = False,
+    tell: Tell = lambda text: None,
+) -> Export:
+    """Write a run's tables and activations into a directory, which appears when all of it is there.
+
+    Tables go to `<table>.parquet` and `<table>.csv`. Activations go to
+    `activations-<site>-L<layer>.safetensors`, one tensor `activations` of float32[tokens, neurons], and to
+    `activations-<site>-L<layer>.parquet`, a row per block with `neuron, first_token, values`; CSV holds none
+    (ten times the bytes). Memory stays that of a few blocks. Raises RequestError, StoreError, StorageFull.
+    """
+    wanted, names = set(formats), list(dict.fromkeys(tables))
+    _check(wanted, FORMATS, "format")
+    _check(set(names), TABLES, "table")
+    if not wanted:
+        raise RequestError(f"expected a format or more of {', '.join(FORMATS)}, found none")
+    out = Path(out_dir)
+    with RunFile.open(path) as run:
+        if activations and not run.has_values and wanted & {"safetensors"}:
+            if wanted == {"safetensors"}:
+                raise StoreError(
+                    f"{run.name} holds statistics only (--keep stats): there are no activations to export"
+                )
+            tell(f"{run.name} holds statistics only (--keep stats): no activations are exported")
+        with new_directory(out, force=force) as directory:
+            for name in names:
+                if "parquet" in wanted:
+                    _table_to_parquet(run, name, directory / f"{name}.parquet")
+                if "csv" in wanted:
+                    _table_to_csv(run, name, directory / f"{name}.csv")
+            if activations and run.has_values:
+                for layer in run.layers:
+                    stem = f"activations-{layer.site}-L{layer.layer}"
+                    tell(f"{stem}: {run.tokens} tokens, {layer.neurons} neurons")
+                    if "safetensors" in wanted:
+                        _write_safetensors(run, layer, directory / f"{stem}.safetensors")
+                    if "parquet" in wanted:
+                        _blocks_to_parquet(run, layer, directory / f"{stem}.parquet")
+            written = sorted(directory.iterdir())
+            result = Export(out, tuple(file.name for file in written), sum(f.stat().st_size for f in written))
+    return result
+
+
+def _check(found: set[str], allowed: tuple[str, ...], what: str) -> None:
+    unknown = sorted(found - set(allowed))
+    if unknown:
+        raise RequestError(f"no {what} {unknown[0]!r}: choose {', '.join(allowed)}")
+
+
+def _table_to_parquet(run: RunFile, name: str, path: Path) -> None:
+    relation = run.cursor().sql(f"FROM {quoted(name)}")
+    reader = relation.to_arrow_reader(BATCH)
+    with pq.ParquetWriter(path, reader.schema, compression="zstd") as writer:
+        for batch in reader:
+            writer.write_batch(batch)
+
+
+def _table_to_csv(run: RunFile, name: str, path: Path) -> None:
+    texts = [f"array_to_string({c}, '; ') AS {c}" for c in NESTED_AS_TEXT.get(name, ())]
+    columns = f"* REPLACE ({', '.join(texts)})" if texts else "*"
+    reader = run.cursor().sql(f"SELECT {columns} FROM {quoted(name)}").to_arrow_reader(BATCH)
+    with pyarrow.csv.CSVWriter(path, reader.schema) as writer:
+        for batch in reader:
+            writer.write_batch(batch)
+
+
+def _rows(run: RunFile, layer: Layer) -> Iterator[NDArray[np.float32]]:
+    """A layer's values block by block: float32[up to 256 tokens, neurons], padding left out."""
+    query = 'SELECT "values" FROM blocks WHERE layer_id = $layer AND block = $block ORDER BY neuron'
+    cursor = run.cursor()
+    for block in range(-(-run.tokens // BLOCK)):
+        column = (
+            cursor.sql(query, params={"layer": layer.layer_id, "block": block}).to_arrow_table().column(0)
+        )
+        flat = np.asarray(column.combine_chunks().flatten().to_numpy(zero_copy_only=False), np.float32)
+        if flat.size != layer.neurons * BLOCK:
+            raise StoreError(
+                f"{run.name} is damaged: block {block} of {layer.site} layer {layer.layer} is not whole"
+            )
+        yield np.ascontiguousarray(flat.reshape(layer.neurons, BLOCK).T[: run.tokens - block * BLOCK])
+
+
+def _write_safetensors(run: RunFile, layer: Layer, path: Path) -> None:
+    """One tensor through a memory-mapped scratch file: safetensors takes a whole array, which may be larger
+    than memory.
+
+    Twice the disk traffic is the price of leaving the format to the library that owns it.
+    """
+    from safetensors.numpy import save_file
+
+    scratch = path.with_suffix(".scratch")
+    shape = (run.tokens, layer.neurons)
+    metadata = {
+        "run": run.name,
+        "model": run.info.model,
+        "site": layer.site,
+        "layer": str(layer.layer),
+        "module": layer.module,
+    }
+    values = np.memmap(scratch, np.float32, "w+", shape=shape) if run.tokens else np.empty(shape, np.float32)
+    try:
+        start = 0
+        for rows in _rows(run, layer):
+            values[start : start + len(rows)] = rows
+            start += len(rows)
+        save_file({"activations": values}, path, metadata)
+    finally:
+        del values
+        scratch.unlink(missing_ok=True)
+
+
+BLOCK_FILE = pa.schema(
+    [
+        ("neuron", pa.int32()),
+        ("first_token", pa.int64()),
+        ("values", pa.list_(pa.field("item", pa.float32(), nullable=False))),
+    ]
+)
+
+
+def _blocks_to_parquet(run: RunFile, layer: Layer, path: Path) -> None:
+    neurons = np.arange(layer.neurons, dtype=np.int32)
+    with pq.ParquetWriter(path, BLOCK_FILE, compression="zstd") as writer:
+        for number, rows in enumerate(_rows(run, layer)):
+            offsets = pa.array(np.arange(layer.neurons + 1, dtype=np.int32) * len(rows))
+            values = pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(rows.T).reshape(-1)))
+            first = np.full(layer.neurons, number * BLOCK, np.int64)
+            columns = [pa.array(neurons), pa.array(first), values.cast(BLOCK_FILE.field("values").type)]
+            writer.write_batch(pa.record_batch(columns, schema=BLOCK_FILE))

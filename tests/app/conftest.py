@@ -1,0 +1,56 @@
+"""Fixtures of the app's tests: a driver that presses keys and reads the screen, in both sizes that must work."""
+
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from app_driver import Driven  # noqa: E402  (its folder has just been put on the path)
+from fake_engine import FakeEngine  # noqa: E402
+
+from nfinspect.tui.app import NfinspectApp  # noqa: E402
+from nfinspect.tui.engine import Engine  # noqa: E402
+
+SMALL, LARGE = (80, 24), (200, 50)
+
+Start = Callable[..., AbstractAsyncContextManager[Driven]]
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the developer's own keys, history or clipboard file."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def start() -> Start:
+    """`async with start(engine, run, size=…) as app:` — the app on an engine, headless."""
+
+    @asynccontextmanager
+    async def begin(
+        engine: Engine | None = None,
+        run: str | None = "demo",
+        *,
+        size: tuple[int, int] = SMALL,
+        plain: bool = False,
+    ) -> AsyncIterator[Driven]:
+        app = NfinspectApp(engine or FakeEngine(), run, plain=plain)
+        async with app.run_test(size=size) as pilot:
+            driven = Driven(app, pilot)
+            await driven.settle()
+            yield driven
+
+    return begin
+
+
+@pytest.fixture(params=[SMALL, LARGE], ids=["80x24", "200x50"])
+def size(request: pytest.FixtureRequest) -> tuple[int, int]:
+    return request.param  # type: ignore[no-any-return]

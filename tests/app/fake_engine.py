@@ -1,0 +1,235 @@
+"""A small engine with known answers, so that the app's behaviour is tested without a store."""
+
+import datetime as dt
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nfinspect_store.catalog import RunEntry
+from nfinspect_store.errors import NotARun, QueryError, RequestError, RunBusy
+from nfinspect_store.types import Layer, Progress, RunInfo
+
+from nfinspect.analysis.health import NetworkReport, report_of_layers
+from nfinspect.analysis.neuron import ConceptMean, ExampleText, NeuronDetail, NeuronHistogram, WindowToken
+from nfinspect.analysis.neurons import NeuronPage, NeuronRow
+from nfinspect.analysis.overlap import Overlap, Pair, SharedNeuron
+from nfinspect.analysis.scores import make_layer_health
+from nfinspect.analysis.trace import Trace, TraceRow
+from nfinspect.tui.engine import NeuronQuery, PromptReading, TraceRequest
+
+HOSTILE = "\x1b[31mred\x1b[0m [/red] \u202eabc\u200b\x07 漢"
+CREATED = dt.datetime(2026, 11, 20, 12, 30)
+
+
+def entry(name: str, **changes: Any) -> RunEntry:
+    values: dict[str, Any] = {
+        "path": Path(f"/store/{name}.duckdb"),
+        "status": "complete",
+        "model": "gpt2",
+        "created_at": CREATED,
+        "tokens": 12_345,
+        "bytes": 40_000_000,
+        "progress": None,
+        "problem": None,
+    }
+    return RunEntry(name, **{**values, **changes})
+
+
+def progress(done: int = 430, total: int | None = 1000) -> Progress:
+    now = time.time()
+    return Progress(4711, "gpubox", now - 60, now, done, total, 10.0, 5_000_000, "reading", True)
+
+
+def row(layer: int, neuron: int, cls: str = "normal", site: str = "mlp") -> NeuronRow:
+    value = 10.0 - neuron / 20_000
+    return NeuronRow(
+        site, layer, neuron, 500, 0.5, 1.0, 0.0, value, 0.5, 0.25, cls, 0.9, 1.5, 3.0, False, None, False
+    )
+
+
+def example(value: float, token: str = " tulip", prompt_idx: int = 0) -> ExampleText:
+    words = [" the", " red", token, " fields", " of", " Holland"]
+    window = tuple(WindowToken(i, i, w, i > 3, value if i == 2 else 0.1 * i) for i, w in enumerate(words))
+    return ExampleText(2, prompt_idx, "tulip", 2, token, value, "".join(words), window, 2)
+
+
+class FakeResult:
+    """A result of `total` rows (i, "row i")."""
+
+    def __init__(self, total: int) -> None:
+        self.columns = (FakeColumn("i", "BIGINT"), FakeColumn("text", "VARCHAR"))
+        self._total = total
+
+    @property
+    def rows(self) -> int | None:
+        return self._total
+
+    def count(self) -> int:
+        return self._total
+
+    def page(self, offset: int = 0, limit: int = 100) -> list[tuple[Any, ...]]:
+        return [(i, f"row {i}") for i in range(offset, min(self._total, offset + limit))]
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(self.page(0, self._total))
+
+
+@dataclass(frozen=True)
+class FakeColumn:
+    name: str
+    type: str  # noqa: A003
+
+
+@dataclass
+class FakeSession:
+    """`total` neurons of class normal in layer order, and twelve of each other class."""
+
+    name: str = "demo"
+    sites: tuple[str, ...] = ("mlp", "resid")
+    default_site: str = "mlp"
+    concepts: tuple[str, ...] = ("tulip", "vietnam", "hanoi", "baseline")
+    tokens: int = 12_345
+    prompts: int = 48
+    has_values: bool = True
+    has_generated: bool = True
+    total: int = 120_000
+    token: str = " tulip"
+    calls: list[Any] = field(default_factory=list)
+    interrupted: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.info = RunInfo("id", self.name, "capture", "gpt2", "gpt2", "float32", "cpu", 0, CREATED)
+        self.layers = tuple(
+            Layer(i, site, i % 4, f"h.{i % 4}.{site}", 40_000, "relu", "positive")
+            for i, site in enumerate(["mlp"] * 4 + ["resid"] * 4)
+        )
+
+    def health(self, site: str) -> NetworkReport:
+        self.calls.append(("health", site))
+        layers = [
+            make_layer_health(
+                layer_name=f"h.{i}.{site}",
+                site=site,
+                layer=i,
+                neurons=100,
+                counts={"dead": dead, "saturated": 0, "sporadic": 1, "missing": 2, "weak": 3},
+                activation_rate=0.3,
+                threshold_activation_rate=0.01,
+                scale=0.5,
+                activation="relu",
+            )
+            for i, dead in enumerate((0, 5, 60, 12))
+        ]
+        return report_of_layers(layers)
+
+    def neurons(self, query: NeuronQuery, offset: int, limit: int) -> NeuronPage:
+        self.calls.append(("neurons", query, offset))
+        if query.filter == "foo>1":
+            raise RequestError("no column 'foo': choose max, min, mean")
+        total = 12 if query.cls or query.filter else self.total
+        places = range(offset, min(total, offset + limit))
+        rows = tuple(
+            row(query.layer or 0, i if query.descending else total - 1 - i, query.cls or "normal", query.site)
+            for i in places
+        )
+        return NeuronPage(rows, total, offset)
+
+    def neuron(self, address: Any) -> NeuronDetail:
+        self.calls.append(("neuron", str(address)))
+        r = row(address.layer, address.neuron, site=address.site or "mlp")
+        means = tuple(ConceptMean(c, 12, 300, m, 0.2, 4.0) for c, m in zip(self.concepts, (3.0, 1.0, -0.5, 0.2)))
+        return NeuronDetail(
+            r,
+            NeuronHistogram(tuple(i / 10 for i in range(41)), tuple(range(40, 0, -1)), True),
+            (example(9.0, self.token), example(8.0)),
+            (example(0.0),),
+            (example(1.5),),
+            means,
+        )
+
+    def trace(self, request: TraceRequest) -> Trace:
+        self.calls.append(("trace", request))
+        raw = request.baseline is None
+        none = None if raw else 0.5
+        rows = tuple(
+            TraceRow(i + 1, request.site, 3, 100 + i, 12 - i, 12, 100 * (12 - i) / 12, 2.0, none, none, none, none,
+                     none, none, none, none)
+            for i in range(min(request.top, 12))
+        )
+        notes = ("no baseline: raw values find the same outliers for every concept",) if raw else ()
+        return Trace(
+            concept=request.concept, baseline=request.baseline, tokens=request.tokens or "all", rank=request.rank,
+            site=request.site, top=request.top, samples=12, baseline_samples=0 if raw else 12, neurons=rows, notes=notes,
+        )
+
+    def overlap(self, request: TraceRequest, concepts: tuple[str, ...]) -> Overlap:
+        self.calls.append(("overlap", request, concepts))
+        pairs = []
+        for i, a in enumerate(concepts):
+            for b in concepts[i + 1 :]:
+                count = 6 if {a, b} == {"vietnam", "hanoi"} else 0
+                shared = tuple(SharedNeuron(f"L3/N{n}", request.site, 3, n, n + 1, n + 2) for n in range(count))
+                pairs.append(Pair(a, b, count, count / 14, 0.1, 0.001, shared))
+        return Overlap(
+            concepts=concepts, baseline=request.baseline, tokens=request.tokens or "all", rank=request.rank,
+            site=request.site, top=request.top, eligible=4000, pairs=tuple(pairs), notes=(),
+        )
+
+    def prompt(self, prompt_idx: int, address: Any) -> PromptReading:
+        return PromptReading(prompt_idx, "tulip", (" the", self.token, " x"), (False, False, True), (0.0, 9.0, 1.0))
+
+    def sql(self, statement: str) -> FakeResult:
+        self.calls.append(("sql", statement))
+        if "nonsense" in statement:
+            raise QueryError("Catalog Error: Table with name nonsense does not exist!")
+        if "slow" in statement:
+            self.interrupted.clear()
+            self.interrupted.wait(5)
+            raise QueryError("the query was interrupted")
+        return FakeResult(1000)
+
+    def sql_tables(self) -> dict[str, tuple[str, ...]]:
+        return {"neurons": ("layer", "neuron", "max"), "tokens": ("token_idx", "token"), "layers": ("site", "layer")}
+
+    def warm_up(self) -> None:
+        self.calls.append(("warm_up",))
+
+    def interrupt(self) -> None:
+        self.interrupted.set()
+
+    def close(self) -> None:
+        self.calls.append(("close",))
+
+
+class FakeEngine:
+    """A store of whatever entries it is given."""
+
+    def __init__(self, *entries: RunEntry, session: FakeSession | None = None) -> None:
+        self.store = Path("/store")
+        self.entries = entries or (
+            entry("demo"),
+            entry("other", model="mamba", created_at=CREATED - dt.timedelta(days=1)),
+            entry("live", status="capturing", tokens=430, progress=progress()),
+            entry("broken", status="", model="", created_at=None, tokens=None, problem="broken.duckdb is no run file"),
+        )
+        self.session = session or FakeSession()
+        self.deleted: list[str] = []
+
+    def runs(self) -> tuple[RunEntry, ...]:
+        return tuple(e for e in self.entries if e.name not in self.deleted)
+
+    def open(self, run: str) -> FakeSession:
+        if run == "live":
+            raise RunBusy("live is being captured")
+        if run == "broken":
+            raise NotARun("broken.duckdb is no run file, or a damaged one")
+        self.session.name = run
+        return self.session
+
+    def delete(self, run: str) -> None:
+        self.deleted.append(run)
+
+    def close(self) -> None:
+        pass

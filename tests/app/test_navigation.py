@@ -1,0 +1,156 @@
+"""Going places: breadcrumbs, history, go-to, help, palette, remapped keys."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Start
+from fake_engine import FakeEngine
+from nfinspect_store.errors import RequestError
+
+from nfinspect.tui.goto import parse_target
+from nfinspect.tui.help import HelpScreen
+
+
+async def test_enter_in_and_esc_out(start: Start) -> None:
+    async with start() as app:
+        await app.press("enter", "enter")
+        assert app.crumbs == "nfinspect > demo > neurons of L0 > L0/N0"
+        await app.press("escape", "escape", "escape", "escape")
+        assert app.crumbs == "nfinspect"
+
+
+async def test_back_and_forward_find_the_place_as_it_was(start: Start) -> None:
+    async with start() as app:
+        await app.press("n", "j", "j", "escape", "left_square_bracket")
+        assert app.crumbs.endswith("neurons")
+        assert app.pane.table.cursor == 2
+        await app.press("right_square_bracket")
+        assert app.crumbs == "nfinspect > demo"
+        await app.press("right_square_bracket")
+        assert app.status == "no later place"
+
+
+@pytest.mark.parametrize(
+    ("typed", "crumbs"),
+    [
+        ("L3/N7", "nfinspect > demo > L3/N7"),
+        ("resid:L1/N4", "nfinspect > demo > resid:L1/N4"),
+        ("L2", "nfinspect > demo > neurons of L2"),
+        ("dead", "nfinspect > demo > dead neurons"),
+        ("trace hanoi", "nfinspect > demo > trace hanoi"),
+        ("overlap", "nfinspect > demo > overlap"),
+        ("sql", "nfinspect > demo > sql"),
+        ("layers", "nfinspect > demo"),
+        ("runs", "nfinspect"),
+    ],
+)
+async def test_go_to(start: Start, typed: str, crumbs: str) -> None:
+    async with start() as app:
+        await app.press("n", "colon")
+        await app.type(typed)
+        await app.press("enter")
+        assert app.crumbs == crumbs
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("L9/N1", "no layer L9 at mlp: this run has L0 to L3"),
+        ("L1/N40000", "no neuron N40000 in L1: it has N0 to N39999"),
+        ("attn:L1/N0", "no site 'attn': this run has mlp, resid"),
+        ("L1/Nx", "a neuron is written L5/N123 or resid:L11/N447; found 'L1/Nx'"),
+        ("trace nobody", "no concept 'nobody': this run has tulip, vietnam, hanoi, baseline"),
+        ("[/red]", "a neuron is written L5/N123 or resid:L11/N447; found '[/red]'"),
+    ],
+)
+async def test_a_bad_address_is_a_line(start: Start, typed: str, line: str) -> None:
+    async with start() as app:
+        await app.press("colon")
+        await app.type(typed)
+        await app.press("enter")
+        assert app.status == line
+        assert app.crumbs == "nfinspect > demo"
+
+
+async def test_go_to_without_a_run(start: Start) -> None:
+    async with start(run=None) as app:
+        await app.press("colon")
+        await app.type("L1/N2")
+        await app.press("enter")
+        assert app.status.startswith("open a run first")
+
+
+def test_targets_say_what_is_expected() -> None:
+    with pytest.raises(RequestError, match="expected L12/N3071"):
+        parse_target("nowhere")
+
+
+async def test_help_is_made_from_the_bindings(start: Start, size: tuple[int, int]) -> None:
+    async with start(size=size) as app:
+        await app.press("n", "question_mark")
+        assert isinstance(app.app.screen, HelpScreen)
+        text = app.app.screen._text.plain
+        for binding in ("neurons.filter", "run.trace", "app.goto", "table.down"):
+            assert binding in text
+        await app.press("escape")
+        assert app.crumbs.endswith("neurons")
+
+
+async def test_keys_are_remapped_by_id(start: Start, tmp_path: Path) -> None:
+    keys = tmp_path / "config/nfinspect/keys.json"
+    keys.parent.mkdir(parents=True)
+    keys.write_text(json.dumps({"run.trace": "ctrl+t", "no.such": "x"}))
+    async with start() as app:
+        assert "no binding has the id 'no.such'" in app.status
+        await app.press("t")
+        assert app.crumbs == "nfinspect > demo"
+        await app.press("ctrl+t")
+        assert app.crumbs.endswith("trace tulip")
+
+
+async def test_a_broken_keys_file_is_a_line(start: Start, tmp_path: Path) -> None:
+    keys = tmp_path / "config/nfinspect/keys.json"
+    keys.parent.mkdir(parents=True)
+    keys.write_text("{")
+    async with start(run=None) as app:
+        assert "is not JSON" in app.status
+
+
+def test_every_binding_has_an_id_and_no_terminal_trap() -> None:
+    from textual.binding import Binding
+
+    from nfinspect.tui import app, chrome, dialogs, help
+    from nfinspect.tui.panes import choices, layers, neuron, neurons, of_run, overlap, runs, sql, trace
+    from nfinspect.tui.widgets import paged_table, sql_editor, text_panel
+
+    traps = {f"ctrl+{c}" for c in "abshijm"}
+    modules = (app, chrome, dialogs, help, choices, layers, neuron, neurons, of_run, overlap, runs, sql, trace)
+    seen = 0
+    for module in (*modules, paged_table, sql_editor, text_panel):
+        for thing in vars(module).values():
+            if isinstance(thing, type) and thing.__module__ == module.__name__:
+                for binding in thing.__dict__.get("BINDINGS", ()):
+                    assert isinstance(binding, Binding)
+                    assert binding.id, binding
+                    assert not traps & {key.strip() for key in binding.key.split(",")}, binding
+                    seen += 1
+    assert seen > 80
+
+
+async def test_the_palette_lists_what_can_be_done_here(start: Start) -> None:
+    async with start() as app:
+        names = [c.title for c in app.app.get_system_commands(app.app.screen)]
+        assert {"Neurons", "Trace", "Overlap", "SQL", "Help", "Quit"} <= set(names)
+        await app.press("ctrl+p")
+        assert "find a command" in app.text
+        await app.type("overl")
+        await app.press("enter")
+        assert app.crumbs.endswith("overlap")
+
+
+async def test_panes_that_no_history_holds_are_removed(start: Start) -> None:
+    async with start(FakeEngine()) as app:
+        for _ in range(20):
+            await app.press("n", "escape")
+        assert len(app.app.screen.query("NeuronsPane")) <= 16

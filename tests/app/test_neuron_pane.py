@@ -1,0 +1,106 @@
+"""One neuron: its figures, chart, examples and concepts, and the way to its neighbours."""
+
+import json
+from pathlib import Path
+
+from conftest import Start
+from fake_engine import FakeEngine, FakeSession
+
+from nfinspect.tui.widgets.paged_table import PagedTable
+
+
+async def test_everything_about_a_neuron(start: Start, size: tuple[int, int]) -> None:
+    async with start(size=size) as app:
+        await app.press("n", "j", "enter")
+        assert app.crumbs.endswith("neurons > L0/N1")
+        assert "2 of 120,000" in app.lines[0]
+        assert "L0/N1 normal: its mean |a| is 90.0% of its layer's" in app.text
+        assert "fires 25.0% of 500" in app.text
+        assert "┤" in app.text, "the histogram is drawn"
+        assert "⟦ tulip⟧" in app.text, "the activating token stands in brackets"
+        tulip = next(line for line in app.lines if "tulip" in line and "█" in line)
+        assert "3.000" in tulip
+
+
+async def test_the_chart_fits_its_place(start: Start, size: tuple[int, int]) -> None:
+    async with start(size=size) as app:
+        await app.press("n", "enter")
+        box = app.pane.query_one("#chart")
+        drawn = box.content.plain.split("\n")
+        assert len(drawn) == box.content_size.height
+        assert max(map(len, drawn)) <= box.content_size.width
+
+
+async def test_j_and_k_walk_the_list(start: Start) -> None:
+    async with start() as app:
+        await app.press("n", "enter", "J", "J")
+        assert app.crumbs.endswith("L0/N2")
+        await app.press("K", "K", "K")
+        assert app.crumbs.endswith("L0/N0")
+        await app.press("escape")
+        assert app.crumbs.endswith("neurons"), "walking made no steps in the breadcrumbs"
+
+
+async def test_j_and_k_walk_a_trace(start: Start) -> None:
+    async with start() as app:
+        await app.press("t", "j", "enter")
+        assert app.crumbs.endswith("L3/N101")
+        await app.press("J")
+        assert app.crumbs.endswith("L3/N102")
+        assert "3 of 10" in app.lines[0]
+
+
+async def test_without_a_list_the_neighbours_are_the_layers(start: Start) -> None:
+    async with start() as app:
+        await app.press("colon")
+        await app.type("L1/N39998")
+        await app.press("enter", "J", "J")
+        assert app.crumbs.endswith("L1/N39999")
+
+
+async def test_strong_tokens_are_marked_without_colour(start: Start) -> None:
+    async with start() as app:
+        await app.press("n", "enter", "enter")
+        assert app.crumbs.endswith("prompt 0")
+        assert "the⟦ tulip⟧" in app.text
+        assert "││" in app.text, "where the model's own tokens begin"
+
+
+async def test_concept_leads_to_its_trace(start: Start) -> None:
+    async with start() as app:
+        await app.press("n", "enter")
+        app.pane.query_one("#concepts", PagedTable).focus()
+        await app.press("j", "enter")
+        assert app.crumbs.endswith("trace vietnam")
+
+
+async def test_copy_says_sent_and_writes_a_file(start: Start, tmp_path: Path) -> None:
+    async with start() as app:
+        await app.press("n", "enter", "y")
+        assert app.status.startswith("sent ")
+        assert "to the clipboard, also in" in app.status
+        assert "demo L0/N0 normal" in (tmp_path / "state/nfinspect/clipboard.txt").read_text()
+        assert "demo L0/N0" in app.app.clipboard
+
+
+async def test_export(start: Start, tmp_path: Path) -> None:
+    async with start() as app:
+        await app.press("n", "enter", "e", "enter")
+        assert app.status == "wrote demo-L0-N0.json"
+        assert json.loads((tmp_path / "demo-L0-N0.json").read_text())["top_examples"][0]["token"] == " tulip"
+
+
+async def test_zoom_shows_one_panel(start: Start) -> None:
+    async with start() as app:
+        await app.press("n", "enter", "z")
+        assert app.pane.query_one("#examples").size.height >= 18
+        await app.press("z")
+        assert app.pane.query_one("#examples").size.height < 12
+
+
+async def test_a_neuron_at_another_site_is_addressed_with_it(start: Start) -> None:
+    engine = FakeEngine(session=FakeSession())
+    async with start(engine) as app:
+        await app.press("S", "n", "enter")
+        assert app.crumbs.endswith("resid:L0/N0")
+        assert ("neuron", "resid:L0/N0") in engine.session.calls

@@ -1,0 +1,102 @@
+"""The SQL console: running, cancelling, completing, recalling, paging."""
+
+from pathlib import Path
+
+from conftest import Start
+from fake_engine import FakeEngine
+
+from nfinspect.tui.completion import complete
+from nfinspect.tui.sql_history import append_history, read_history
+from nfinspect.tui.widgets.paged_table import PagedTable
+from nfinspect.tui.widgets.sql_editor import SqlEditor
+
+TABLES = {"neurons": ("layer", "neuron", "max"), "tokens": ("token_idx", "token"), "layers": ("site", "layer")}
+
+
+async def test_enter_after_a_semicolon_runs(start: Start, size: tuple[int, int]) -> None:
+    engine = FakeEngine()
+    async with start(engine, size=size) as app:
+        await app.press("Q", "enter")
+        assert engine.session.calls[-1][0] == "sql"
+        assert "1,000 rows in" in app.text
+        assert "row 3" in app.text
+        await app.press("escape", "G")
+        assert "row 999" in app.text
+
+
+async def test_an_error_is_one_line_and_the_statement_stays(start: Start) -> None:
+    async with start() as app:
+        await app.press("colon")
+        await app.type("sql from nonsense")
+        await app.press("enter")
+        assert app.status == "Catalog Error: Table with name nonsense does not exist!"
+        assert app.pane.query_one(SqlEditor).text == "from nonsense"
+
+
+async def test_esc_cancels_then_leaves_the_editor_then_the_pane(start: Start) -> None:
+    async with start() as app:
+        await app.press("Q", "ctrl+r")
+        app.pane.query_one(SqlEditor).put("from slow;")
+        await app.pilot.press("enter")
+        await app.pilot.pause()
+        assert app.pane._busy
+        await app.press("escape")
+        assert not app.pane._busy
+        assert app.status == "the query was interrupted"
+        await app.press("escape")
+        assert app.pane.query_one(PagedTable).has_focus
+        await app.press("escape")
+        assert app.crumbs == "nfinspect > demo"
+
+
+async def test_history_is_kept_across_sessions(start: Start, tmp_path: Path) -> None:
+    async with start() as app:
+        await app.press("Q")
+        app.pane.query_one(SqlEditor).put("from tokens;")
+        await app.press("enter")
+    async with start() as app:
+        await app.press("Q", "up")
+        assert app.pane.query_one(SqlEditor).text == "from tokens;"
+        await app.press("down")
+        assert app.pane.query_one(SqlEditor).text == ""
+
+
+def test_history_survives_what_is_broken(tmp_path: Path) -> None:
+    file = tmp_path / "x" / "history.jsonl"
+    append_history(file, "select 'ü\n2'")
+    file.write_bytes(file.read_bytes() + b"\xff not json\n[1]\n")
+    append_history(file, "two")
+    assert read_history(file) == ["select 'ü\n2'", "two"]
+    assert read_history(tmp_path / "none") == []
+
+
+async def test_tab_completes_and_goes_through_the_candidates(start: Start) -> None:
+    async with start() as app:
+        await app.press("Q")
+        editor = app.pane.query_one(SqlEditor)
+        editor.put("from neurons select l")
+        await app.press("tab")
+        assert editor.text == "from neurons select layer"
+        await app.press("tab")
+        assert editor.text == "from neurons select layers"
+        editor.put("from to")
+        await app.press("tab")
+        assert editor.text == "from tokens"
+
+
+def test_completion_knows_where_it_stands() -> None:
+    assert complete("select * from ne", TABLES)[1] == ["neurons"]
+    assert complete("select tok", TABLES)[1] == ["token_idx", "token", "tokens"]
+    assert complete("select n.m", {**TABLES})[1] == []
+    assert complete("from neurons n where n.m", TABLES)[1] == ["n.max"]
+    assert complete("wh", TABLES)[1] == ["WHERE"]
+
+
+async def test_single_keys_are_typed_not_obeyed(start: Start) -> None:
+    async with start() as app:
+        await app.press("Q")
+        editor = app.pane.query_one(SqlEditor)
+        editor.put("")
+        await app.type("q?:zn")
+        assert editor.text == "q?:zn"
+        assert app.crumbs.endswith("sql")

@@ -1,0 +1,71 @@
+"""Traces and overlaps, with their choices made in place."""
+
+from conftest import Start
+from fake_engine import FakeEngine, FakeSession
+
+from nfinspect.tui.widgets.paged_table import PagedTable
+
+
+async def test_the_trace_has_the_columns_of_the_contract_in_80(start: Start, size: tuple[int, int]) -> None:
+    async with start(size=size) as app:
+        await app.press("t")
+        header = next(line for line in app.lines if "auroc" in line)
+        for title in ("#", "neuron", "occ", "%", "concept", "base", "differ.", "g", "auroc", "p", "q"):
+            assert title in header.replace("›", " ").split() or title == "q" and header.rstrip("›").endswith("q")
+        first = next(line for line in app.lines if "L3/N100" in line)
+        assert "12/12" in first
+        assert "100%" in first
+
+
+async def test_concept_baseline_tokens_rank_and_top_are_chosen_in_place(start: Start) -> None:
+    engine = FakeEngine()
+    async with start(engine) as app:
+        await app.press("t")
+        request = app.pane.request
+        assert (request.concept, request.baseline, request.tokens, request.top) == ("tulip", "baseline", "generated", 10)
+        await app.press("c")
+        await app.type("ha")
+        await app.press("enter", "T", "r", "plus")
+        request = app.pane.request
+        assert (request.concept, request.tokens, request.rank, request.top) == ("hanoi", "all", "effect", 20)
+        assert engine.session.calls[-1] == ("trace", request)
+        await app.press("b", "enter")
+        assert app.crumbs.endswith("trace hanoi")
+
+
+async def test_without_a_baseline_there_is_a_warning(start: Start) -> None:
+    session = FakeSession(concepts=("tulip", "vietnam"))
+    async with start(FakeEngine(session=session)) as app:
+        await app.press("t")
+        assert "no baseline" in app.text
+        assert app.status.startswith("no baseline: raw values")
+        await app.press("r")
+        assert "need a baseline" in app.status
+
+
+async def test_overlap_heat_map_pairs_and_shared_neurons(start: Start, size: tuple[int, int]) -> None:
+    async with start(size=size) as app:
+        await app.press("o")
+        heat = app.pane.query_one("#map").content.plain.split("\n")
+        assert heat[0].split() == ["tulip", "vietnam", "hanoi"]
+        vietnam = next(line for line in heat if line.startswith("vietnam"))
+        assert vietnam.split()[-1] == "6"
+        assert "▒" in vietnam, "the filling says it as well as the number"
+        pairs, shared = app.pane.query_one("#pairs", PagedTable), app.pane.query_one("#shared", PagedTable)
+        assert (pairs.current.a, pairs.current.b) == ("vietnam", "hanoi")
+        assert shared.total == 6
+        await app.press("enter")
+        assert shared.has_focus
+        await app.press("j", "enter")
+        assert app.crumbs.endswith("overlap > L3/N1")
+        assert "2 of 6" in app.lines[0]
+
+
+async def test_overlap_leaves_concepts_out(start: Start) -> None:
+    engine = FakeEngine()
+    async with start(engine) as app:
+        await app.press("o", "c", "enter")
+        assert engine.session.calls[-1][2] == ("vietnam", "hanoi")
+        await app.press("c", "down", "enter")
+        assert "needs two concepts" in app.status
+        assert app.app.is_running

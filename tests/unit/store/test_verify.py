@@ -1,0 +1,135 @@
+import os
+import random
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from nfinspect_store.errors import RunBusy, RunNotFound
+from nfinspect_store.heartbeat import Heartbeat
+from nfinspect_store.verify import verify_run
+
+
+def damage(path: Path, *statements: str) -> list[str]:
+    """Change a run by SQL, as no capture would, and say what `verify` finds."""
+    with duckdb.connect(str(path)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+    found = verify_run(path)
+    assert found.ok is not bool(found.problems)
+    return list(found.problems)
+
+
+@pytest.mark.parametrize("name", ["planted", "stats"])
+def test_a_run_as_written_is_sound(store: Path, name: str) -> None:
+    found = verify_run(store / f"{name}.duckdb")
+    assert found.problems == ()
+    assert found.to_json() == {"ok": True, "checked": list(found.checked), "problems": []}
+    assert len(found.checked) >= 8
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("DELETE FROM tokens WHERE token_idx = 7", "tokens: expected 0 to 1198"),
+        ("INSERT INTO tokens SELECT * FROM tokens WHERE token_idx = 7", "tokens: expected 0 to 1200"),
+        ("UPDATE tokens SET position = 3 WHERE token_idx = 7", "token 7 does not fit its prompt 0"),
+        ("UPDATE tokens SET generated = true WHERE token_idx = 7", "token 7 does not fit its prompt 0"),
+        ("UPDATE tokens SET prompt_idx = 77 WHERE token_idx = 7", "token 7 does not fit its prompt 77"),
+        (
+            "UPDATE prompts SET first_token = 41 WHERE prompt_idx = 1",
+            "prompt 1 begins at token 41, expected 40",
+        ),
+        ("UPDATE prompts SET tokens = 39 WHERE prompt_idx = 29", "they count 1199 tokens together"),
+        ("UPDATE statistics SET n = n + 1 WHERE layer_id = 1 AND neuron = 3", "mlp layer 1: 1 neurons count"),
+        ("DELETE FROM statistics WHERE layer_id = 1 AND neuron = 3", "mlp layer 1 has 63 neurons"),
+        ("UPDATE statistics SET concept = 'tulip' WHERE concept = 'vietnam'", "concept 'tulip' counts 800"),
+        (
+            "DELETE FROM blocks WHERE layer_id = 1 AND neuron = 3 AND block = 2",
+            "mlp layer 1: 1 neurons have 4 to 5",
+        ),
+        ("UPDATE blocks SET neuron = 900 WHERE layer_id = 1 AND neuron = 3", "5 belong to no neuron"),
+        (
+            "UPDATE statistics SET minimum = -1 WHERE layer_id = 1 AND neuron = 3",
+            "the minimum of 1 neurons is not that of the statistics, the first is N3",
+        ),
+        (
+            "UPDATE statistics SET mean = mean + 0.001 WHERE layer_id = 1 AND neuron = 3",
+            "the mean of 1 neurons is not that of the statistics, the first is N3",
+        ),
+        ("UPDATE examples SET value = 99 WHERE layer_id = 1 AND neuron = 3 AND rank = 0", "mlp:L1/N3"),
+        ("UPDATE examples SET token_idx = 5000 WHERE rank = 0", "name tokens that the run does not hold"),
+        ("UPDATE histograms SET counts = [1]", "histograms: mlp layer 0"),
+        (
+            "UPDATE neurons SET class = 'weak' WHERE layer = 1 AND neuron = 3 AND site = 'mlp'",
+            "mlp layer 1 counts",
+        ),
+        (
+            "UPDATE neurons SET class = 'odd' WHERE layer = 1 AND neuron = 3 AND site = 'mlp'",
+            "unknown class 'odd'",
+        ),
+        ("DELETE FROM neurons WHERE layer = 1", "mlp layer 1 has 64 neurons, the table neurons 0"),
+        ("DELETE FROM layer_health WHERE layer = 1", "layer_health 0"),
+        ("DROP TABLE histograms", "tables: histograms is missing"),
+        ("DROP VIEW activations", "tables: activations is missing"),
+        ("UPDATE run SET schema_version = 999", "schema version 999"),
+        ("DELETE FROM run", "holds no run"),
+        ("DROP TABLE run", "no table run"),
+    ],
+)
+def test_what_does_not_agree_is_found(store: Path, statement: str, expected: str) -> None:
+    problems = damage(store / "planted.duckdb", statement)
+    assert any(expected in problem for problem in problems), problems
+    assert all("\n" not in problem for problem in problems)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_value_that_is_no_number_is_found(store: Path, value: str) -> None:
+    values = f"list_transform(range(256), lambda i: '{value}'::FLOAT)::FLOAT[256]"
+    change = f"""UPDATE blocks SET "values" = {values}
+                 WHERE layer_id = 1 AND neuron = 3 AND block = 0"""
+    problems = damage(store / "planted.duckdb", change)
+    assert any("256 values are NaN or infinite, the first in N3" in problem for problem in problems), problems
+
+
+def test_values_that_changed_places_are_found(store: Path) -> None:
+    """Minimum, maximum and mean stay; the examples and the order do not."""
+    change = """UPDATE blocks SET "values" = list_reverse("values"::FLOAT[])::FLOAT[256] WHERE block = 0"""
+    assert damage(store / "planted.duckdb", change)
+
+
+def test_no_flipped_bit_and_no_cut_goes_unseen_or_crashes(store: Path) -> None:
+    path = store / "planted.duckdb"
+    whole = path.read_bytes()
+    rng = random.Random(7)
+    for round_number in range(24):
+        if round_number < 6:
+            path.write_bytes(whole[: rng.randrange(len(whole))])
+        else:
+            place = rng.randrange(len(whole))
+            path.write_bytes(
+                whole[:place] + bytes([whole[place] ^ (1 << rng.randrange(8))]) + whole[place + 1 :]
+            )
+        assert not verify_run(path).ok, f"round {round_number}"
+
+
+def test_many_problems_are_cut_short(store: Path) -> None:
+    change = "UPDATE layer_health SET dead = 9"
+    problems = damage(store / "planted.duckdb", change, "UPDATE tokens SET position = 9")
+    assert len(problems) < 100
+
+
+def test_what_is_no_run_is_a_problem_not_a_crash(tmp_path: Path) -> None:
+    for content in (b"", b"text", os.urandom(20_000)):
+        file = tmp_path / "x.duckdb"
+        file.write_bytes(content)
+        found = verify_run(file)
+        assert not found.ok and "\n" not in found.problems[0]
+
+
+def test_a_run_that_is_missing_or_being_written_is_no_verdict(store: Path) -> None:
+    with pytest.raises(RunNotFound):
+        verify_run(store / "none.duckdb")
+    Heartbeat(store / "planted.duckdb").beat()
+    with pytest.raises(RunBusy):
+        verify_run(store / "planted.duckdb")
