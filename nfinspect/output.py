@@ -17,6 +17,10 @@ from nfinspect.text import visible
 NARROW = 80
 
 
+class ReaderGone(Exception):
+    """Whoever read stdout (`| head`) has seen enough."""
+
+
 def prepare() -> None:
     """Let text that the terminal's encoding lacks be written as escapes instead of failing."""
     for stream in (sys.stdout, sys.stderr):
@@ -90,7 +94,7 @@ def width() -> int:
 
 
 def swallow_broken_pipe() -> None:
-    """Whoever read stdout (`| head`) has gone: let what is still buffered go nowhere, quietly."""
+    """Let what is still buffered for a reader that has gone go nowhere, quietly."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, sys.stdout.fileno())
     os.close(devnull)

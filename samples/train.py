@@ -187,7 +187,7 @@ def card(
         f" ({args.steps * args.batch * args.context:,} tokens seen), AdamW, peak learning rate {args.lr:g},"
         f" weight decay {args.weight_decay:g}, cosine to a tenth, seed {args.seed}",
         f"- context in training: {args.context} tokens",
-        f"- time: {seconds / 60:.0f} minutes on {os.cpu_count()} CPU cores, {torch.get_num_threads()} used",
+        f"- time: {seconds / 60:.0f} minutes of CPU time, {torch.get_num_threads()} of {os.cpu_count()} CPU cores",
         "- weights: float16 on disk, loaded as float32; trained in float32"
         + (", matrix products in bfloat16" if args.bfloat16 else ""),
         f"- held out: {args.held_out:.0%} of the documents of every file, never trained on\n",
@@ -222,7 +222,7 @@ def main() -> None:
     args = arguments()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    began = time.monotonic()
+    began = time.process_time()
     texts = [read(spec, args.held_out, args.seed) for spec in args.texts]
     tokenizer = train_tokenizer(texts, args.vocabulary, args.context)
     tokenizer.save_pretrained(args.out)
@@ -233,7 +233,7 @@ def main() -> None:
     save_weights(model, args.out)
     saved = AutoModelForCausalLM.from_pretrained(args.out)
     scores = [score(saved, tokenizer, text, args.context) for text in texts]
-    seconds = time.monotonic() - began
+    seconds = time.process_time() - began
     (args.out / "README.md").write_text(
         card(args, texts, scores, saved.num_parameters(), seconds), encoding="utf-8"
     )

@@ -36,7 +36,7 @@ def planted_values(prompt: int, layer: Layer) -> NDArray[np.float32]:
 @pytest.fixture(scope="session")
 def planted_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the runs `planted` (all values) and `stats` (statistics only). Not to be changed."""
-    from nfinspect.capture.arrays import ArrayPrompt, write_run
+    from nfinspect.capturing.arrays import ArrayPrompt, write_run
 
     store = tmp_path_factory.mktemp("planted")
     tokens = [HOSTILE if j == 3 else f" w{j}" for j in range(TOKENS)]

@@ -24,10 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         status = nfinspect.main(args=given, prog_name="nfinspect", standalone_mode=False)
         output.flush()
-    except BrokenPipeError:
-        output.swallow_broken_pipe()
-        return 0
     except BaseException as error:
+        if isinstance(error, BrokenPipeError | output.ReaderGone):
+            output.swallow_broken_pipe()
+            return 0
         from nfinspect.cli.errors import explained
 
         if debug:

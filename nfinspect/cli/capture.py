@@ -14,7 +14,7 @@ from nfinspect_store.catalog import list_runs, store_path
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
-    from nfinspect.capture.request import CaptureRequest, PromptFile
+    from nfinspect.capturing.request import CaptureRequest, PromptFile
     from nfinspect_store.reader import RunFile
     from nfinspect_store.types import Progress
 
@@ -93,7 +93,7 @@ def capture(
     **options: Any,
 ) -> None:
     """Run MODEL, a hub name or a local directory, and record what every neuron does on every token."""
-    from nfinspect.capture.request import CaptureRequest
+    from nfinspect.capturing.request import CaptureRequest
 
     if not prompts and not text:
         raise RequestError("expected something to read: give --prompts FILE or --text FILE")
@@ -120,8 +120,9 @@ def capture(
 
 def captured(request: "CaptureRequest") -> Path:
     """Make the run, with its progress on stderr."""
-    from nfinspect.capture.session import Listener, capture_run
+    from nfinspect.capturing.session import Listener, capture_run
 
+    quiet_transformers()
     line = output.ProgressLine()
 
     def message(text: str) -> None:
@@ -137,6 +138,13 @@ def captured(request: "CaptureRequest") -> Path:
         line.end()
 
 
+def quiet_transformers() -> None:
+    """No progress bars of its own: the line on stderr is ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
 def progress_text(progress: "Progress") -> str:
     """How far a capture is, in one line."""
     done, total, rate = progress.tokens_done, progress.tokens_total, progress.tokens_per_second
@@ -150,7 +158,7 @@ def progress_text(progress: "Progress") -> str:
 
 
 def _estimate(request: "CaptureRequest", as_json: bool) -> None:
-    from nfinspect.capture import estimate
+    from nfinspect.capturing.estimation import estimate
 
     found = vars(estimate(request))
     if as_json:
@@ -165,7 +173,7 @@ def _estimate(request: "CaptureRequest", as_json: bool) -> None:
 
 def prompt_file(value: str) -> "PromptFile":
     """[CONCEPT=]FILE. A file whose name holds an equals sign is meant if it is there."""
-    from nfinspect.capture.request import PromptFile
+    from nfinspect.capturing.request import PromptFile
 
     concept, equals, path = value.partition("=")
     if not equals or Path(value).exists():
@@ -234,7 +242,7 @@ def demo(headless: bool, store: str | None) -> int:
 def _capture_demo(directory: Path) -> None:
     import nfinspect_samples
 
-    from nfinspect.capture.request import CaptureRequest, PromptFile
+    from nfinspect.capturing.request import CaptureRequest, PromptFile
     from nfinspect_store.catalog import delete_run, new_run_path
 
     unfinished = new_run_path(directory, DEMO_RUN)
@@ -248,7 +256,6 @@ def _capture_demo(directory: Path) -> None:
             store=directory,
             prompts=tuple(PromptFile(nfinspect_samples.path("prompts", f"{c}.json"), c) for c in concepts),
             generate=DEMO_TOKENS,
-            sites=("mlp", "resid"),
             run=DEMO_RUN,
         )
     )

@@ -14,8 +14,7 @@ from nfinspect.cli.options import (
     site_option,
     store_option,
 )
-from nfinspect.cli.tables import Column, figure, percent, table
-from nfinspect.text import visible
+from nfinspect.cli.tables import Column, figure, percent, table, wrapped
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ def trace_lines(found: "Trace") -> list[str]:
     ]
     which = f"{found.tokens} tokens at {found.site}, by {found.rank}"
     title = f"{found.concept} ({found.samples} prompts) {against}, {which}"
-    return [visible(title), *table(columns, rows)]
+    return [*wrapped(title), *table(columns, rows)]
 
 
 @click.command()
@@ -176,4 +175,4 @@ def overlap_lines(found: "Overlap") -> list[str]:
     title = (
         f"Shared by the top {found.top} ({share} of {found.eligible} live neurons) at {found.site}, {against}"
     )
-    return [visible(title), *table(columns, rows)]
+    return [*wrapped(title), *table(columns, rows)]

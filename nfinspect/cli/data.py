@@ -132,8 +132,8 @@ def _interruptible(console: "Console", work: Callable[[], None]) -> None:
         while thread.is_alive():
             thread.join(0.1)
     except KeyboardInterrupt:
-        console.interrupt()
-        thread.join(5)
+        console.close()  # waits until the query has stopped
+        thread.join(1)
         raise
     if failures:
         raise failures[0]

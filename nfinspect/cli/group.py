@@ -3,6 +3,7 @@
 import difflib
 import importlib
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -38,6 +39,12 @@ class Commands(click.Group):
         module = importlib.import_module(f"nfinspect.cli.{COMMANDS[cmd_name]}")
         command: click.Command = getattr(module, cmd_name)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise output.ReaderGone from error  # click would make it exit status 1
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         position = next((i for i, a in enumerate(args) if not a.startswith("-")), None)

@@ -18,8 +18,8 @@ from .errors import (
 )
 from .forward import Batch, body, embedding_device, forward_batch, rope_limit
 from .hooks import SiteReader
-from .load import LoadedModel, load_model
-from .sites import BOUNDED, RELU_FAMILY, SITES, LayerSite, blocks, default_site, find_sites
+from .load import LoadedModel, in_memory, load_model
+from .sites import BOUNDED, RELU_FAMILY, SITES, LayerSite, blocks, by_site, default_site, find_sites
 
 __all__ = [
     "BOUNDED",
@@ -42,10 +42,12 @@ __all__ = [
     "WrongSite",
     "blocks",
     "body",
+    "by_site",
     "default_site",
     "embedding_device",
     "find_sites",
     "forward_batch",
+    "in_memory",
     "load_model",
     "rope_limit",
 ]

@@ -98,14 +98,21 @@ def load_model(
         model = move(model, place)
     _refuse_non_finite(model)
     model.train(False)
+    return in_memory(model, tokenizer, str(name_or_dir))
+
+
+def in_memory(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None = None
+) -> LoadedModel:
+    """A model that the caller has loaded, as a run describes it. name: the one it was loaded by, if not given."""
     _, stack = blocks(model)
-    parameter = next(model.parameters())
+    config = model.config
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
-        name=str(name_or_dir),
+        name=name or config.name_or_path or type(model).__name__,
         model_type=config.model_type,
-        device=str(parameter.device),
+        device=str(next(model.parameters()).device),
         dtype=str(model.dtype).removeprefix("torch."),
         max_context=max_context(config),
         layers=len(stack),

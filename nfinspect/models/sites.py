@@ -223,3 +223,8 @@ def _unknown(model: nn.Module, stack: nn.ModuleList, site: str, place: str) -> U
     return UnknownSite(
         f"expected one of the sites {', '.join(has)}, found '{site}': '{model_type}' has none{place}"
     )
+
+
+def by_site(sites: Sequence[LayerSite]) -> list[LayerSite]:
+    """A site's layers side by side, sites in the order of SITES: the order in which a run numbers its layers."""
+    return sorted(sites, key=lambda found: (SITES.index(found.site), found.layer))

@@ -91,6 +91,7 @@ class NfinspectApp(App[int]):
         self.marks: dict[tuple[str, str], dict[tuple[int, int], None]] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
         self._first_run = run
+        self._keep_line = False
         self._work: dict[tuple[int, str], str] = {}
         self._trail = Trail(Stop(partial(RunsPane, "nfinspect")))
         self._shown: Pane | None = None
@@ -136,14 +137,15 @@ class NfinspectApp(App[int]):
         if keymap:
             self.set_keymap(keymap)
         if line:
-            self.say(line, "warn")
+            self.say(line, "warn", keep=True)
 
     # what there is to say
 
-    def say(self, text: str, tone: str = "") -> None:
-        """One line in the status line. `text` may hold foreign text."""
+    def say(self, text: str, tone: str = "", *, keep: bool = False) -> None:
+        """One line in the status line. `text` may hold foreign text. `keep` it beyond the next change of place."""
         from nfinspect.tui.cells import foreign
 
+        self._keep_line = keep
         self._base_screen.query_one(StatusLine).put(Cell(foreign(text, self.glyphs), tone))
 
     def busy(self, pane: Pane, what: str, text: str) -> None:
@@ -198,6 +200,10 @@ class NfinspectApp(App[int]):
         stop = self._trail.here
         if stop.pane is not None and stop.pane is self._shown:
             return
+        if self._keep_line:
+            self._keep_line = False
+        else:  # before the pane is mounted: it may have something to say at once
+            self.say("")
         body = self._base_screen.query_one("#body")
         if self._shown is not None:
             self._shown.left()
@@ -208,7 +214,6 @@ class NfinspectApp(App[int]):
             await body.mount(stop.pane)
         self._shown = stop.pane
         stop.pane.display = True
-        self.say("")
         known = {s.pane for s in self._trail.known()}
         for old in body.query(Pane):
             if old not in known and old is not self._shown:

@@ -20,6 +20,7 @@ def binding_ids() -> frozenset[str]:
     from nfinspect.tui.panes.trace import TracePane
     from nfinspect.tui.widgets.paged_table import PagedTable
     from nfinspect.tui.widgets.sql_editor import SqlEditor
+    from nfinspect.tui.widgets.text_panel import TextPanel
 
     panes = (RunsPane, LayersPane, NeuronsPane, NeuronPane, TracePane, OverlapPane, SqlPane)
-    return known_ids((NfinspectApp, PromptInput, Confirm, Picker, HelpScreen, PagedTable, SqlEditor, *panes))
+    return known_ids((NfinspectApp, PromptInput, Confirm, Picker, HelpScreen, PagedTable, TextPanel, SqlEditor, *panes))

@@ -20,11 +20,12 @@ def keys_file() -> Path:
 
 
 def known_ids(classes: Iterable[type[DOMNode]]) -> frozenset[str]:
-    """The ids of every binding of these classes."""
+    """The ids of every binding of these classes and of what they inherit from."""
     return frozenset(
         binding.id
         for cls in classes
-        for binding in cls.__dict__.get("BINDINGS", ())
+        for base in cls.__mro__
+        for binding in base.__dict__.get("BINDINGS", ())
         if isinstance(binding, Binding) and binding.id is not None
     )
 

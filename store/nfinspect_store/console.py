@@ -9,6 +9,7 @@ import contextlib
 import re
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,9 @@ from nfinspect_store.schema import INTERNAL, PUBLIC, quoted
 ALLOWED = "SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE, PIVOT or EXPLAIN"
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.MULTI)  # a PIVOT without IN is parsed as several
 RESERVED = ("memory", "system", "temp", "main")
+
+CLOSING = 10.0
+"""Seconds that closing waits for cancelled queries; DuckDB stops within milliseconds."""
 
 LOCKS = (
     "SET autoinstall_known_extensions = false",
@@ -128,9 +132,18 @@ class Console:
         return found
 
     def close(self) -> None:
-        self.interrupt()
-        self._connection.close()
+        """Cancel what is running, wait until it has stopped, and let go of the runs."""
+        deadline = time.monotonic() + CLOSING
+        while self._busy() and time.monotonic() < deadline:
+            self.interrupt()
+            time.sleep(0.01)
+        with contextlib.suppress(duckdb.Error):  # still busy: whatever it is ends with the process
+            self._connection.close()
         self._spill.cleanup()
+
+    def _busy(self) -> bool:
+        with self._lock:
+            return bool(self._running)
 
     def __enter__(self) -> Self:
         return self

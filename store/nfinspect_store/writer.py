@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, field, fields, replace
+from itertools import groupby
 from pathlib import Path
 from typing import NoReturn, Self
 
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from nfinspect_store.blocks import BlockBuffer, BlockStream
 from nfinspect_store.connect import attach, translated
-from nfinspect_store.errors import RunExists, StorageFull
+from nfinspect_store.errors import RunExists, StorageFull, StoreError
 from nfinspect_store.migrations import MIGRATIONS, SCHEMA_VERSION
 from nfinspect_store.rows import (
     examples_table,
@@ -74,7 +75,13 @@ class RunWriter:
 
     @classmethod
     def create(cls, path: Path, info: RunInfo, layers: Sequence[Layer]) -> Self:
-        """A new file. `info.settings["keep"]` says whether values are stored. Raises RunExists, StorageFull."""
+        """A new file. `info.settings["keep"]` says whether values are stored. Raises RunExists, StorageFull.
+
+        `layers` come with layer_id 0, 1, 2 …, the layers of a site side by side: readers take them by ranges of ids.
+        """
+        sites = [site for site, _ in groupby(layer.site for layer in layers)]
+        if len(sites) != len(set(sites)) or [layer.layer_id for layer in layers] != list(range(len(layers))):
+            raise StoreError(f"expected the layers of a site side by side, numbered from 0; found {', '.join(sites)}")
         if path.exists():
             cls.refuse_existing(path)
         try:

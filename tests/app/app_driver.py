@@ -17,12 +17,14 @@ class Driven:
     pilot: Pilot[Any]
 
     async def settle(self) -> None:
-        for _ in range(3):
+        """Until no worker is busy and what they posted has been handled; a pane may ask again while it is mounted."""
+        quiet = 0
+        while quiet < 2:
             await self.pilot.pause()
             pending = [w for w in self.app.workers if not w.is_finished]
+            quiet = 0 if pending else quiet + 1
             if pending:
                 await self.app.workers.wait_for_complete(pending)
-        await self.pilot.pause()
 
     async def press(self, *keys: str) -> None:
         for key in keys:

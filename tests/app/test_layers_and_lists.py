@@ -70,10 +70,12 @@ async def test_a_long_list_is_paged(start: Start, size: tuple[int, int]) -> None
         await app.press("g")
         assert "L0/N0 " in app.text
         table = app.pane.query_one(PagedTable)
-        for _ in range(20):
-            await app.press("pagedown")
+        for page in range(0, 4000, 200):
+            table.move_to(page)
+            await app.pilot.pause()
+        await app.settle()
         assert len(table._pages) <= KEPT_PAGES
-        assert f"L0/N{20 * table.body_height} " in app.text
+        assert "L0/N3800 " in app.text
 
 
 async def test_classes_by_key(start: Start) -> None:

@@ -8,6 +8,7 @@ from conftest import Start
 from fake_engine import FakeEngine
 from nfinspect_store.errors import RequestError
 
+from nfinspect.tui import trail
 from nfinspect.tui.goto import parse_target
 from nfinspect.tui.help import HelpScreen
 
@@ -149,8 +150,9 @@ async def test_the_palette_lists_what_can_be_done_here(start: Start) -> None:
         assert app.crumbs.endswith("overlap")
 
 
-async def test_panes_that_no_history_holds_are_removed(start: Start) -> None:
+async def test_panes_that_no_history_holds_are_removed(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     async with start(FakeEngine()) as app:
-        for _ in range(20):
-            await app.press("n", "escape")
-        assert len(app.app.screen.query("NeuronsPane")) <= 16
+        monkeypatch.setattr(trail, "KEPT", 4)
+        for _ in range(4):
+            await app.press("o", "escape")
+        assert len(app.app.screen.query("OverlapPane")) <= 2

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
-from nfinspect.capture.prompts import PromptIds
-from nfinspect.capture.request import CaptureRequest
-from nfinspect.capture.session import Capture, Listener
+from nfinspect.capturing.prompts import PromptIds
+from nfinspect.capturing.request import CaptureRequest
+from nfinspect.capturing.session import Capture, Listener
 from nfinspect.models import LoadedModel
 
 ROUNDS = 3
@@ -38,7 +38,7 @@ class GivenPrompts(Capture):
         self._given = prompts
         super().__init__(request, loaded, Listener())
 
-    def _load_prompts(self) -> list[PromptIds]:
+    def read_prompts(self) -> list[PromptIds]:
         return self._given
 
 

@@ -59,8 +59,8 @@ class Pane(Widget):
     DEFAULT_CSS = """
     Pane { height: 1fr; width: 1fr; layout: vertical; }
     Pane .panel { height: 1fr; }
-    Pane.-zoom .panel { display: none; }
-    Pane.-zoom .panel.-zoomed { display: block; height: 1fr; width: 1fr; max-height: 100%; }
+    Pane.-zoom .-beside { display: none !important; }
+    Pane.-zoom .-zoomed { height: 1fr !important; width: 1fr !important; max-width: 100% !important; }
     """
 
     help_text: ClassVar[str] = ""
@@ -137,20 +137,19 @@ class Pane(Widget):
     # zoom
 
     def action_zoom(self) -> None:
-        """The focused panel alone, or all panels again."""
+        """The focused panel alone, or all panels again: what stands beside it, at every level, is hidden."""
+        zoomed = self.has_class("-zoom")
+        self.set_class(not zoomed, "-zoom")
+        for widget in self.query(".-zoomed, .-beside"):
+            widget.remove_class("-zoomed", "-beside")
         focused = self.screen.focused
-        panel = (
-            next(
-                (w for w in focused.ancestors_with_self if isinstance(w, Widget) and w.has_class("panel")),
-                None,
-            )
-            if focused is not None
-            else None
-        )
-        for widget in self.query(".panel"):
-            widget.remove_class("-zoomed")
-        if self.has_class("-zoom") or panel is None:
+        if zoomed or focused is None or self not in focused.ancestors:
             self.remove_class("-zoom")
             return
-        panel.add_class("-zoomed")
-        self.add_class("-zoom")
+        for node in focused.ancestors_with_self:
+            if node is self:
+                break
+            node.add_class("-zoomed")
+            if node.parent is not None:
+                for sibling in node.parent.children:
+                    sibling.set_class(sibling is not node, "-beside")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.content import Content
 from textual.timer import Timer
 from textual.widgets import Static
 
@@ -16,6 +17,7 @@ from nfinspect.tui.cells import Cell, content, foreign
 from nfinspect.tui.glyphs import bar
 from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
+from nfinspect.tui.widgets.text_panel import TextPanel
 
 if TYPE_CHECKING:
     from nfinspect.tui.engine import Session
@@ -68,7 +70,7 @@ class RunsPane(Pane):
 
     DEFAULT_CSS = """
     RunsPane #about { height: 2; padding: 0 1; }
-    RunsPane #empty { height: auto; padding: 1 2; display: none; }
+    RunsPane #empty { padding: 1 2; display: none; }
     RunsPane.-empty #empty { display: block; }
     RunsPane.-empty PagedTable { display: none; }
     """
@@ -83,7 +85,7 @@ class RunsPane(Pane):
         table.add_class("panel")
         table.sorted_by = self._order
         yield table
-        yield Static("", id="empty", markup=False)
+        yield TextPanel(id="empty")
         yield Static("", id="about", markup=False)
 
     def _columns(self) -> list[Column]:
@@ -158,9 +160,13 @@ class RunsPane(Pane):
             return (found is not None, found if found is not None else 0)
 
         rows.sort(key=value, reverse=descending)
-        self.set_class(not self._runs, "-empty")
-        if not self._runs:
-            self.query_one("#empty", Static).update(self._welcome())
+        empty = not self._runs
+        if empty != self.has_class("-empty"):
+            self.set_class(empty, "-empty")
+            if self.display:  # keys work in what has the focus, so it must be what is shown
+                self.call_after_refresh((self.query_one(TextPanel) if empty else self.table).focus)
+        if empty:
+            self.query_one(TextPanel).put(self._welcome())
         if here is not None:
             place = next((i for i, run in enumerate(rows) if run.name == here.name), None)
             if place is not None:
@@ -169,7 +175,7 @@ class RunsPane(Pane):
         self.table.put_rows(rows)
         self._about()
 
-    def _welcome(self) -> object:
+    def _welcome(self) -> Content:
         store = foreign(self.hub.engine.store, self.glyphs)
         return content(
             Cell("No runs here yet", "bold"),

@@ -303,9 +303,11 @@ def _columns(
         whole = "INT" in column.type
         cell = partial(_cell, place, glyphs)
         title = foreign(column.name, glyphs)
-        widest = max([len(title), *(len(cell(row, WIDEST).text) for row in rows[:50])])
+        widest = max([len(title), *(len(cell(row, WIDEST).text) for row in rows)])
         align = "right" if figures or whole else "left"
-        made.append(Column(title, max(3, min(WIDEST, widest)), cell, align))
+        least = 7 if figures or whole else 3  # later rows may hold longer figures
+        last = place == len(columns) - 1 and align == "left"
+        made.append(Column(title, max(least, min(WIDEST, widest)), cell, align, flex=last))
     return made
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nfinspect.capture.arrays import ArrayPrompt
+from nfinspect.capturing.arrays import ArrayPrompt
 from nfinspect_store.reader import RunFile
 from nfinspect_store.statistics import NeuronStatistics
 from nfinspect_store.types import Layer

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from analysis_runs import MakeRun  # noqa: E402  (its folder has just been put on the path)
 
-from nfinspect.capture.arrays import ArrayPrompt, write_run  # noqa: E402
+from nfinspect.capturing.arrays import ArrayPrompt, write_run  # noqa: E402
 from nfinspect_store.reader import RunFile  # noqa: E402
 from nfinspect_store.types import Keep, Layer  # noqa: E402
 

@@ -82,6 +82,12 @@ def test_dormancy_is_undefined_where_the_scale_is_zero() -> None:
     assert np.isnan(dormancy(stats, layer_scale(stats))).all()
 
 
+def test_a_threshold_between_two_float32_values_is_not_rounded_down() -> None:
+    below = np.float32(0.7)
+    assert float(below) < 0.7 <= float(at_least(0.7))
+    assert at_least(float(below)) == below
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_histogram_bounds_hold_the_exact_count(seed: int) -> None:
     rng = np.random.default_rng(seed)

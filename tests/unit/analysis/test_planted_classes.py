@@ -100,6 +100,35 @@ def test_counts_near_the_layer_scale_are_exact(make_run: MakeRun, seed: int) -> 
     assert not any(row.approximate for row in list_neurons(run, limit=None).rows)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_saturation_that_the_moments_leave_open_is_counted_in_the_values(
+    make_run: MakeRun, seed: int
+) -> None:
+    """rho 0.93 with the extremes in 93 % of the tokens, and 0.96 all along: the moments leave both open."""
+    rng = np.random.default_rng(seed)
+    tokens = 300  # not a whole number of blocks: padding must not count
+    sides = rng.random((tokens, 2)) < 0.5
+    values = rng.uniform(0.2, 0.8, size=(tokens, 20)).astype(np.float32)
+    values[:, :2] = np.where(sides, 0.0005, 0.9995)
+    values[rng.choice(tokens, 21, replace=False), 0] = 0.5
+    values[:, 1] = np.where(sides[:, 1], 0.02, 0.98)
+    values[np.arange(tokens) % 30 == 0, :2] = 0.5  # with position 0 both are below 0.95
+    layer = Layer(0, "mlp", 0, "m", 20, "sigmoid", "positive")
+    prompts = [array_prompt("a", 30) for _ in range(10)]
+    run = make_run([layer], prompts, {0: values})
+    later = np.arange(tokens) % 30 > 0
+    for counted, options in ((later, HealthOptions(skip_first=True)), (slice(None), HealthOptions())):
+        expected = reference_classes(values[counted], "sigmoid")
+        assert classify_run(run, "mlp", options).table.column("class").to_pylist() == expected
+        assert expected[1] == ("normal" if isinstance(counted, slice) else "saturated")
+        assert expected[0] == "normal"
+    assert not any(row.approximate for row in list_neurons(run, limit=None).rows)
+    about = classify_run(
+        make_run([layer], prompts, {0: values}, keep="stats"), "mlp", HealthOptions(skip_first=True)
+    )
+    assert about.table.column("approximate").to_pylist() == [True, True, *[False] * 18]
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_saturation_is_the_published_measure_and_lies_within_its_bounds(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -1,27 +1,18 @@
-"""Tiny models of every family, saved as directories with a tokenizer of words w3 … w100."""
+"""Tiny models of every family, saved as directories with a tokenizer of words."""
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
-MODELS = Path(__file__).parent.parent / "models"
-if str(MODELS) not in sys.path:
-    sys.path.insert(0, str(MODELS))
+HERE = Path(__file__).parent
+for folder in (HERE, HERE.parent / "models"):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
 
-from families import FAMILIES, VOCAB  # noqa: E402  (its folder has just been put on the path)
-
-
-def word_tokenizer() -> PreTrainedTokenizerFast:
-    """Words w3 … w100 separated by spaces, each its own id."""
-    # Special tokens are found inside words too: they must not be the beginning of one.
-    words = {"<pad>": 0, "<bos>": 1, "<eos>": 2, **{f"w{i}": i for i in range(3, VOCAB)}}
-    inner = Tokenizer(models.WordLevel(words, unk_token="w3"))
-    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
+from families import FAMILIES  # noqa: E402  (its folder has just been put on the path)
+from words import word_tokenizer  # noqa: E402
 
 
 @pytest.fixture(scope="session")

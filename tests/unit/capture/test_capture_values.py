@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import word_tokenizer
+
 from families import FAMILIES
 from test_padding import NAMES, plain
 from transformers import AutoModelForCausalLM
+from words import word_tokenizer
 
-from nfinspect.capture.request import CaptureRequest, PromptFile
-from nfinspect.capture.session import Capture, Listener, load
+from nfinspect.capturing.request import CaptureRequest, PromptFile
+from nfinspect.capturing.session import Capture, Listener, load
 from nfinspect_store.reader import RunFile
 
 TOLERANCE = 1e-6

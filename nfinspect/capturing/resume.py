@@ -6,9 +6,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from nfinspect.capture.errors import CannotResume
-from nfinspect.capture.prompts import PromptIds
-from nfinspect.capture.request import CaptureRequest
+from nfinspect.capturing.errors import CannotResume
+from nfinspect.capturing.prompts import PromptIds
+from nfinspect.capturing.request import CaptureRequest
 from nfinspect_store.catalog import list_runs
 from nfinspect_store.errors import StoreError
 from nfinspect_store.reader import RunFile

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nfinspect.capture.errors import BadPrompts
-from nfinspect.capture.prompts import PromptIds, corpus_windows, prompt_ids, read_prompts
-from nfinspect.capture.request import DEFAULT_CONTEXT, CaptureRequest
+from nfinspect.capturing.errors import BadPrompts
+from nfinspect.capturing.prompts import PromptIds, corpus_windows, prompt_ids, read_prompts
+from nfinspect.capturing.request import DEFAULT_CONTEXT, CaptureRequest
 from nfinspect.models import LoadedModel, forward_batch, rope_limit
 from nfinspect_store.types import Layer
 

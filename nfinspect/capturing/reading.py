@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from nfinspect.capture.recorder import LayerValues
+from nfinspect.capturing.recorder import LayerValues
 from nfinspect.models import LayerSite, LoadedModel, SiteReader, body, forward_batch
 
 Values = dict[int, LayerValues]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nfinspect.capture.recorder import LayerValues, RecordedPrompt, Recorder
+from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
 from nfinspect_store.types import Keep, Layer, RunInfo
 from nfinspect_store.writer import RunWriter
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nfinspect.capture.derive import derive
-from nfinspect.capture.examples import KEPT, ExtremeExamples, RandomTokens
-from nfinspect.capture.statistics import LayerStatistics
+from nfinspect.capturing.derive import derive
+from nfinspect.capturing.examples import KEPT, ExtremeExamples, RandomTokens
+from nfinspect.capturing.statistics import LayerStatistics
 from nfinspect_store.statistics import NeuronStatistics
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer, Prompt, PromptMean, Selection, TokenRows

@@ -4,26 +4,27 @@ import contextlib
 import datetime as dt
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 
 from nfinspect import __version__
-from nfinspect.capture.arrays import utc_now
-from nfinspect.capture.errors import CaptureInterrupted, OutOfMemory
-from nfinspect.capture.generation import generate
-from nfinspect.capture.interrupts import StopRequest
-from nfinspect.capture.memory import free_after_failure, is_out_of_memory
-from nfinspect.capture.plan import Batch, load_prompts, plan_batches
-from nfinspect.capture.prompts import PromptIds, TokenTexts, read_prompts
-from nfinspect.capture.reading import BatchReader, Values
-from nfinspect.capture.recorder import RecordedPrompt, Recorder
-from nfinspect.capture.request import CaptureRequest
-from nfinspect.capture.resume import check_same_capture, run_to_resume, settings_of
-from nfinspect.models import LayerSite, LoadedModel, find_sites, load_model
+from nfinspect.capturing.arrays import utc_now
+from nfinspect.capturing.errors import CaptureInterrupted, OutOfMemory
+from nfinspect.capturing.generation import generate
+from nfinspect.capturing.interrupts import StopRequest
+from nfinspect.capturing.memory import free_after_failure, is_out_of_memory
+from nfinspect.capturing.plan import Batch, load_prompts, plan_batches
+from nfinspect.capturing.prompts import PromptIds, TokenTexts, read_prompts
+from nfinspect.capturing.reading import BatchReader, Values
+from nfinspect.capturing.recorder import RecordedPrompt, Recorder
+from nfinspect.capturing.request import CaptureRequest
+from nfinspect.capturing.resume import check_same_capture, run_to_resume, settings_of
+from nfinspect.models import LayerSite, LoadedModel, by_site, find_sites, load_model
 from nfinspect_store.catalog import delete_run, new_run_path, store_path
 from nfinspect_store.errors import NfinspectError
 from nfinspect_store.heartbeat import Heartbeat
@@ -80,9 +81,9 @@ class Capture:
         self.loaded = loaded
         self._listener = listener
         self._store = store_path(request.store)
-        self.sites = find_sites(loaded.model, request.sites, request.layers)
+        self.sites = by_site(find_sites(loaded.model, request.sites, request.layers))
         self.layers = store_layers(self.sites)
-        self.prompts = self._load_prompts()
+        self.prompts = self.read_prompts()
         self.batches = plan_batches(self.prompts, request, loaded, self.layers)
         self.tokens = sum(len(p.token_ids) + request.generate for p in self.prompts)
         self._settings = settings_of(request, self.prompts)
@@ -93,7 +94,8 @@ class Capture:
         for note in dict.fromkeys(site.note for site in self.sites if site.note):
             listener.message(note)
 
-    def _load_prompts(self) -> list[PromptIds]:
+    def read_prompts(self) -> list[PromptIds]:
+        """What to read, in order. A capture of other prompts than files overrides it."""
         return load_prompts(self.request, self.loaded)
 
     def run(self) -> Path:
@@ -105,7 +107,7 @@ class Capture:
         try:
             reader = BatchReader(self.loaded, self.sites)
             with StopRequest() as stop:
-                recorder = Recorder(writer, self.request.seed, _statistics_device(self.loaded))
+                recorder = self._recorder(writer)
                 self._tell(recorder, heartbeat, "reading")
                 reason = self._record(recorder, reader, stop, heartbeat)
                 self._tell(recorder, heartbeat, "finishing")
@@ -113,7 +115,7 @@ class Capture:
                 recorder.commit({}, {"status": status, "finished_at": utc_now()}, final=True)
             writer.close()
         except BaseException as error:
-            _give_up(writer, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            give_up(writer, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
         finally:
             heartbeat.remove()
@@ -123,6 +125,20 @@ class Capture:
                 f"the same line plus --resume goes on"
             )
         return writer.path
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[Recorder]:
+        """A recorder of a new run that is thrown away at the end, for measuring."""
+        writer = self._writer()
+        try:
+            yield self._recorder(writer)
+        finally:
+            writer.abandon()
+            writer.close()
+            delete_run(writer.path, force=True)
+
+    def _recorder(self, writer: RunWriter) -> Recorder:
+        return Recorder(writer, self.request.seed, statistics_device(self.loaded))
 
     def read_batch(self, reader: BatchReader, batch: Batch) -> tuple[list[RecordedPrompt], Values]:
         """Generate after the batch's prompts, and read every value."""
@@ -237,23 +253,35 @@ class Capture:
             with RunFile.open(path) as run:
                 check_same_capture(run, self._settings)
             return RunWriter.reopen(path)
-        name = self.request.run or f"{Path(self.request.model).name}-{dt.datetime.now():%Y%m%d-%H%M%S}"
-        info = RunInfo(
-            run_id=uuid.uuid4().hex,
-            name=name,
-            kind="capture",
-            model=self.request.model,
-            model_type=self.loaded.model_type,
-            dtype=self.loaded.dtype,
-            device=self.loaded.device,
-            seed=self.request.seed,
-            created_at=utc_now(),
-            nfinspect_version=__version__,
-            torch_version=torch.__version__,
-            transformers_version=transformers.__version__,
-            settings=self._settings,
-        )
+        name = self.request.run or default_name(self.request.model)
+        info = new_run_info("capture", name, self.loaded, self.request.model, self.request.seed, self._settings)
         return RunWriter.create(new_run_path(self._store, name), info, self.layers)
+
+
+def default_name(model: str) -> str:
+    """The model's name and the time."""
+    return f"{Path(model).name}-{dt.datetime.now():%Y%m%d-%H%M%S}"
+
+
+def new_run_info(
+    kind: str, name: str, loaded: LoadedModel, model: str, seed: int, settings: Mapping[str, Any]
+) -> RunInfo:
+    """The `run` row of a run that begins now."""
+    return RunInfo(
+        run_id=uuid.uuid4().hex,
+        name=name,
+        kind=kind,
+        model=model,
+        model_type=loaded.model_type,
+        dtype=loaded.dtype,
+        device=loaded.device,
+        seed=seed,
+        created_at=utc_now(),
+        nfinspect_version=__version__,
+        torch_version=torch.__version__,
+        transformers_version=transformers.__version__,
+        settings=settings,
+    )
 
 
 def store_layers(sites: Sequence[LayerSite]) -> tuple[Layer, ...]:
@@ -264,12 +292,12 @@ def store_layers(sites: Sequence[LayerSite]) -> tuple[Layer, ...]:
     )
 
 
-def _statistics_device(loaded: LoadedModel) -> torch.device:
+def statistics_device(loaded: LoadedModel) -> torch.device:
     """Where statistics are kept: on a CUDA GPU beside the values; other accelerators have no float64."""
     return torch.device(loaded.device if loaded.device.startswith("cuda") else "cpu")
 
 
-def _give_up(writer: RunWriter, status: Status) -> None:
+def give_up(writer: RunWriter, status: Status) -> None:
     """Drop the open segment. What was durable stays, marked; a run without anything durable is removed."""
     with contextlib.suppress(NfinspectError):  # the error under way says more than this one would
         writer.abandon()

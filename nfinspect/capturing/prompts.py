@@ -7,7 +7,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from nfinspect.capture.errors import BadPrompts
+from nfinspect.capturing.errors import BadPrompts
 
 
 @dataclass(frozen=True)

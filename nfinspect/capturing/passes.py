@@ -1,0 +1,94 @@
+"""Recording the forward passes of somebody else's code: each row of input_ids becomes a prompt."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nfinspect.capturing.errors import CaptureError
+from nfinspect.capturing.prompts import TokenTexts
+from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
+from nfinspect.models import LayerSite, SiteReader, body
+
+
+@contextmanager
+def recorded_passes(
+    model: nn.Module, sites: Sequence[LayerSite], recorder: Recorder, texts: TokenTexts, concept: str
+) -> Iterator[None]:
+    """While entered, every forward pass of `model` is recorded. Raises, inside the pass, what SiteReader raises.
+
+    attention_mask says which tokens are real. A pass that goes on from a cache is refused with CaptureError: its tokens
+    alone are no sequence.
+    """
+    passes = _Passes(sites, recorder, texts, concept)
+    inner = body(model)
+    passes.names = list(inspect.signature(inner.forward).parameters)
+    with SiteReader(model, sites, passes.take) as passes.reader:
+        handles = [
+            inner.register_forward_pre_hook(passes.before, with_kwargs=True),
+            inner.register_forward_hook(passes.after),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+class _Passes:
+    """One pass at a time: announced before it runs, recorded after."""
+
+    reader: SiteReader
+    names: list[str]
+
+    def __init__(
+        self, sites: Sequence[LayerSite], recorder: Recorder, texts: TokenTexts, concept: str
+    ) -> None:
+        self._ids = {site: layer_id for layer_id, site in enumerate(sites)}
+        self._recorder = recorder
+        self._texts = texts
+        self._concept = concept
+        self._input_ids = torch.empty(0)
+        self._valid = torch.empty(0)
+        self._values: dict[int, LayerValues] = {}
+
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = {**dict(zip(self.names, args, strict=False)), **kwargs}
+        ids = given.get("input_ids")
+        if ids is None:
+            raise CaptureError("expected a forward pass over input_ids, found one over embeddings: pass token ids")
+        mask = given.get("attention_mask")
+        if _goes_on(given) or (mask is not None and mask.shape != ids.shape):
+            raise CaptureError(
+                "expected forward passes over whole sequences, found a decoding step that goes on from a cache: "
+                "record generations with nfinspect.capturing(…, generate=N)"
+            )
+        self._input_ids = ids.detach()
+        self._valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+        self._values = {}
+        self.reader.begin(*ids.shape, self._valid)
+
+    def take(self, site: LayerSite, values: Tensor, fired: Tensor | None) -> None:
+        real = self._valid.to(values.device)
+        self._values[self._ids[site]] = LayerValues(
+            values[real].float(), None if fired is None else fired[real]
+        )
+
+    def after(self, module: nn.Module, args: object, output: object) -> None:
+        self.reader.end()
+        rows = [ids[valid].tolist() for ids, valid in zip(self._input_ids, self._valid, strict=True)]
+        prompts = []
+        for row in rows:
+            words = self._texts(row)
+            prompts.append(RecordedPrompt(self._concept, "".join(words), row, words, prompt_tokens=len(row)))
+        self._recorder.add([p for p in prompts if p.token_ids], self._values)
+        self._values = {}
+
+
+def _goes_on(given: dict[str, Any]) -> bool:
+    cache = given.get("past_key_values")
+    length = getattr(cache, "get_seq_length", lambda: 0)()
+    return bool(length) or given.get("cache_params") is not None

@@ -1,0 +1,131 @@
+"""The app in a real terminal: hang-up, idle bytes, repaints, exit, and what it imports."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from terminal import Terminal
+
+HUNG_UP = 128 + signal.SIGHUP
+
+
+@contextmanager
+def opened(store: Path, run: str = "planted", **options: object) -> Iterator[Terminal]:
+    terminal = Terminal(store, run, **options)  # type: ignore[arg-type]
+    try:
+        terminal.wait_for("Health" if run else "tokens")
+        terminal.settle()
+        yield terminal
+    finally:
+        terminal.close()
+
+
+def test_a_dropped_link_ends_the_process(store: Path) -> None:
+    with opened(store) as terminal:
+        terminal.hang_up()
+        assert terminal.process.wait(timeout=8) == HUNG_UP
+
+
+def test_a_lost_terminal_is_noticed_without_a_signal(store: Path) -> None:
+    """As when SIGHUP is ignored (nohup): the app must not spin on a dead terminal."""
+    with opened(store) as terminal:
+        subprocess.run([sys.executable, "-c", "pass"], check=True)
+        terminal.process.send_signal(signal.SIGSTOP)  # the signal of the hang-up comes while it cannot act on it
+        terminal.hang_up()
+        terminal.process.send_signal(signal.SIGCONT)
+        assert terminal.process.wait(timeout=8) == HUNG_UP
+
+
+def test_sighup_with_a_living_terminal_restores_the_screen(store: Path) -> None:
+    with opened(store) as terminal:
+        terminal.process.send_signal(signal.SIGHUP)
+        terminal.read(3)
+        assert terminal.process.wait(timeout=5) == HUNG_UP
+        assert b"\x1b[?1049l" in terminal.raw
+
+
+@pytest.mark.parametrize("keys", ["", "n", "n\r", "Q"])
+def test_nothing_is_sent_while_idle(store: Path, keys: str) -> None:
+    with opened(store) as terminal:
+        terminal.send(keys)
+        terminal.settle(1.0)
+        assert terminal.read(2.0) == b""
+
+
+def test_a_key_is_answered_with_few_bytes(store: Path) -> None:
+    with opened(store, size=(200, 50)) as terminal:
+        terminal.send("n")
+        terminal.settle(0.8)
+        terminal.send("j")
+        answer = terminal.read(0.5)
+        assert 0 < len(answer) < 2500
+
+
+def test_keys_lead_through_a_real_run(store: Path) -> None:
+    with opened(store, "") as terminal:
+        assert "planted" in terminal.text
+        assert "stats" in terminal.text
+        terminal.send("/planted\r")
+        terminal.settle()
+        terminal.send("\r")
+        terminal.wait_for("Health")
+        terminal.send("1")  # no key here: nothing happens
+        terminal.send(":dead\r")
+        terminal.wait_for("3 neurons by max")
+        terminal.send("\r")
+        terminal.wait_for("L0/N0 dead")
+        terminal.send(":trace tulip\r")
+        terminal.wait_for("L0/N5")
+        terminal.send("q")
+        assert terminal.process.wait(timeout=10) == 0
+
+
+def test_every_pane_of_a_run_without_values(store: Path) -> None:
+    with opened(store, "stats") as terminal:
+        for keys, expected in (("n", "neurons by max"), ("\r", "fires"), ("\r", "values were not kept"),
+                               ("\x1b", "fires"), ("t", "auroc"), ("o", "shared"), ("Q\x12", "rows in")):
+            terminal.send(keys)
+            terminal.wait_for(expected)
+            assert "unexpected" not in terminal.text
+
+
+def test_ascii_and_no_colour(store: Path) -> None:
+    with opened(store, options="{'ascii': True, 'mouse': False}", NO_COLOR="1") as terminal:
+        terminal.send("n\r")
+        terminal.wait_for("fires")
+        terminal.settle()
+        assert terminal.text.isascii()
+        assert b"\x1b[?1000h" not in terminal.raw
+        colours = [c for row in terminal.screen.buffer.values() for cell in row.values() for c in (cell.fg, cell.bg)]
+        assert set(colours) <= {"default"}
+
+
+def test_quitting_cancels_a_query(store: Path) -> None:
+    with opened(store) as terminal:
+        terminal.send(":sql from range(100000000000) select sum(range * random())\r")
+        terminal.wait_for("running")
+        started = time.perf_counter()
+        terminal.send("\x11")
+        assert terminal.process.wait(timeout=10) == 0
+        assert time.perf_counter() - started < 8
+
+
+def test_browsing_never_imports_torch() -> None:
+    code = (
+        "import sys; import nfinspect.tui.app, nfinspect.tui.late, nfinspect.tui.session, nfinspect.tui.bindings; "
+        "nfinspect.tui.bindings.binding_ids(); import nfinspect.tui.widgets.chart, nfinspect.tui.panes.marked; "
+        "import nfinspect.tui.panes.prompt, nfinspect.analysis.trace, nfinspect.analysis.overlap; "
+        "assert not {'torch', 'transformers', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_first_paint_waits_for_no_heavy_import() -> None:
+    heavy = "{'duckdb', 'numpy', 'pyarrow', 'scipy', 'plotext', 'torch', 'transformers'}"
+    code = f"import sys, nfinspect.tui.app, nfinspect.tui.late; found = {heavy} & set(sys.modules); assert not found, found"
+    subprocess.run([sys.executable, "-c", code], check=True)

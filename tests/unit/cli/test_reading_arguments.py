@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import pytest
+
+from nfinspect.cli.capture import byte_count, layer_list, progress_text, prompt_file, site_list
+from nfinspect.cli.tables import Column, duration, figure, size, table
+from nfinspect_store.errors import RequestError
+from nfinspect_store.types import Progress
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("0", (0,)), ("0-3,11", (0, 1, 2, 3, 11)), ("5, 1-2 ,1", (1, 2, 5)), (None, None)]
+)
+def test_layers(text: str | None, expected: tuple[int, ...] | None) -> None:
+    assert layer_list(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "1-", "-1", "1,,2", "0x1", "999999"])
+def test_wrong_layers(text: str) -> None:
+    with pytest.raises(RequestError):
+        layer_list(text)
+
+
+def test_sites() -> None:
+    assert site_list("resid, mlp,resid") == ("resid", "mlp")
+    assert site_list(None) is None
+    for wrong in ("", "mpl", "mlp,heads"):
+        with pytest.raises(RequestError):
+            site_list(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("20G", 20 * 10**9), ("512MiB", 512 * 2**20), ("1.5k", 1500), ("7", 7), ("2 TB", 2 * 10**12)],
+)
+def test_sizes(text: str, expected: int) -> None:
+    assert byte_count(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "G", "1X", "1e9"])
+def test_wrong_sizes(text: str) -> None:
+    with pytest.raises(RequestError):
+        byte_count(text)
+
+
+def test_prompt_files(tmp_path: Path) -> None:
+    assert prompt_file("tulip=a.txt").concept == "tulip"
+    assert prompt_file("a.txt").concept is None
+    odd = tmp_path / "a=b.txt"
+    odd.write_text("x")
+    assert prompt_file(str(odd)).path == odd
+    for wrong in ("=a.txt", "tulip="):
+        with pytest.raises(RequestError):
+            prompt_file(wrong)
+
+
+def test_progress_in_one_line() -> None:
+    progress = Progress(1, "h", 0.0, 1.0, 50, 200, 10.0, 5_000_000, "reading", True)
+    assert progress_text(progress) == "reading  50/200 tokens (25%)  10/s  5.0 MB  15 s left"
+
+
+def test_figures() -> None:
+    assert [figure(x) for x in (None, 3, 0.123456, float("nan"), 1e-9)] == ["-", "3", "0.1235", "-", "1e-09"]
+    assert [size(x) for x in (0, 999, 1500, 20_459_520, 3 * 10**12)] == [
+        "0 B",
+        "999 B",
+        "1.5 kB",
+        "20.5 MB",
+        "3.0 TB",
+    ]
+    assert [duration(x) for x in (1, 75, 3700)] == ["1 s", "1 min 15 s", "1 h 01 min"]
+
+
+def test_tables_fit_wide_characters_and_all() -> None:
+    columns = [Column("name", text=True), Column("n"), Column("spare", spare=1)]
+    rows = [("日本語のとても長い名前", 1, 2.5), ("b\x1b", 22, None)]
+    assert table(columns, rows, 40)[1:] == [
+        "日本語のとても長い名前   1    2.5",
+        "b␛                      22      -",
+    ]
+    narrow = table(columns, rows, 16)
+    assert all("2.5" not in line for line in narrow)
+    assert narrow[1].startswith("日本語") and "…" in narrow[1]
