@@ -180,14 +180,14 @@ def card(
     kind = "GPT-2 with ReLU" if args.arch == "gpt2" else "Mamba"
     return "\n".join([
         f"# {args.out.name}\n",
-        f"A {kind} of {args.layers} layers × {args.hidden} hidden, {parameters:,} parameters, trained by",
-        "`samples/train.py` for looking at neurons. It writes simple English and knows nothing reliably.\n",
+        f"A {kind} of {args.layers} layers × {args.hidden} hidden, {parameters:,} parameters,",
+        "trained by `samples/train.py`.\n",
         f"- tokenizer: byte-level BPE, {args.vocabulary:,} tokens, trained on the same texts",
         f"- training: {args.steps:,} steps of {args.batch} × {args.context} tokens"
         f" ({args.steps * args.batch * args.context:,} tokens seen), AdamW, peak learning rate {args.lr:g},"
         f" weight decay {args.weight_decay:g}, cosine to a tenth, seed {args.seed}",
         f"- context in training: {args.context} tokens",
-        f"- time: {seconds / 60:.0f} minutes of CPU time, {torch.get_num_threads()} of {os.cpu_count()} CPU cores",
+        f"- time: {seconds / 60:.0f} CPU minutes, {torch.get_num_threads()} of {os.cpu_count()} CPU cores",
         "- weights: float16 on disk, loaded as float32; trained in float32"
         + (", matrix products in bfloat16" if args.bfloat16 else ""),
         f"- held out: {args.held_out:.0%} of the documents of every file, never trained on\n",

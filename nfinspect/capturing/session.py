@@ -25,7 +25,7 @@ from nfinspect.capturing.recorder import RecordedPrompt, Recorder
 from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.resume import check_same_capture, run_to_resume, settings_of
 from nfinspect.models import LayerSite, LoadedModel, by_site, find_sites, load_model
-from nfinspect_store.catalog import delete_run, new_run_path, store_path
+from nfinspect_store.catalog import new_run_path, store_path
 from nfinspect_store.errors import NfinspectError
 from nfinspect_store.heartbeat import Heartbeat
 from nfinspect_store.reader import RunFile
@@ -133,9 +133,7 @@ class Capture:
         try:
             yield self._recorder(writer)
         finally:
-            writer.abandon()
-            writer.close()
-            delete_run(writer.path, force=True)
+            writer.discard()
 
     def _recorder(self, writer: RunWriter) -> Recorder:
         return Recorder(writer, self.request.seed, statistics_device(self.loaded))
@@ -299,11 +297,10 @@ def statistics_device(loaded: LoadedModel) -> torch.device:
 
 def give_up(writer: RunWriter, status: Status) -> None:
     """Drop the open segment. What was durable stays, marked; a run without anything durable is removed."""
+    if not writer.tokens:
+        writer.discard()
+        return
     with contextlib.suppress(NfinspectError):  # the error under way says more than this one would
         writer.abandon()
-        if writer.tokens:
-            writer.mark(status)
+        writer.mark(status)
         writer.close()
-    if not writer.tokens:
-        with contextlib.suppress(NfinspectError):
-            delete_run(writer.path, force=True)

@@ -142,7 +142,7 @@ def quiet_transformers() -> None:
     """No progress bars of its own: the line on stderr is ours."""
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def progress_text(progress: "Progress") -> str:

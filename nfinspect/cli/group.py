@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from nfinspect import output
+from nfinspect import __version__, output
 
 COMMANDS = {
     "demo": "capture",
@@ -45,6 +45,8 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError as error:
             raise output.ReaderGone from error  # click would make it exit status 1
+        except KeyboardInterrupt as error:
+            raise click.Abort from error  # click would print an empty line
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         position = next((i for i, a in enumerate(args) if not a.startswith("-")), None)
@@ -67,7 +69,7 @@ class Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit status: 0 done, 1 the job failed, 2 wrong usage, 130 interrupted. --debug shows tracebacks.",
 )
-@click.version_option(None, "--version", package_name="nfinspect", message="nfinspect %(version)s")
+@click.version_option(__version__, "--version", message="nfinspect %(version)s")
 @click.option("--store", help="Directory of runs to open; else $NFINSPECT_STORE, else ./nfinspect-store.")
 @click.option("--ascii", "ascii_only", is_flag=True, help="Draw the app with ASCII characters only.")
 @click.option("--no-mouse", is_flag=True, help="Leave the mouse to the terminal.")

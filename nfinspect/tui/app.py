@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textual import on
+from textual import events, on
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.containers import Container
@@ -26,6 +26,7 @@ from nfinspect.tui.glyphs import ASCII, UNICODE
 from nfinspect.tui.panes.base import Pane, one_line
 from nfinspect.tui.panes.runs import RunsPane
 from nfinspect.tui.trail import Stop, Trail
+from nfinspect.tui.typeahead import STUCK_SECONDS, KeyDone, TypeAhead
 
 if TYPE_CHECKING:
     from nfinspect.tui.engine import Engine, Session
@@ -91,6 +92,7 @@ class NfinspectApp(App[int]):
         self.marks: dict[tuple[str, str], dict[tuple[int, int], None]] = {}
         self.loop: asyncio.AbstractEventLoop | None = None
         self._first_run = run
+        self._typed = TypeAhead()
         self._keep_line = False
         self._work: dict[tuple[int, str], str] = {}
         self._trail = Trail(Stop(partial(RunsPane, "nfinspect")))
@@ -288,6 +290,25 @@ class NfinspectApp(App[int]):
         return next(iter(self.sessions.values())) if len(self.sessions) == 1 else None
 
     # keys
+
+    async def on_event(self, event: events.Event) -> None:
+        if not isinstance(event, events.Key) or event.is_forwarded:
+            await super().on_event(event)
+        elif self._typed.hold(event):
+            self.set_timer(STUCK_SECONDS, self._let_in_if_stuck)
+        else:
+            target = self.focused or self.screen
+            await super().on_event(event)
+            self._typed.follow(target)
+
+    async def on_key_done(self, message: KeyDone) -> None:
+        message.stop()
+        if (event := self._typed.done(message)) is not None:
+            await self.on_event(event)
+
+    async def _let_in_if_stuck(self) -> None:
+        if (event := self._typed.stuck()) is not None:
+            await self.on_event(event)
 
     def action_help(self) -> None:
         from nfinspect.tui.help import HelpScreen

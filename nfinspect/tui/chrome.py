@@ -131,7 +131,6 @@ class PromptLine(Widget):
 
     DEFAULT_CSS = """
     PromptLine { height: 1; layout: horizontal; display: none; }
-    PromptLine.-open { display: block; }
     PromptLine #sign { width: auto; padding: 0 1; color: $text-accent; text-style: bold; }
     PromptLine Input, PromptLine Input:focus { border: none; height: 1; padding: 0; width: 1fr; background:
     $bar; }
@@ -170,17 +169,15 @@ class PromptLine(Widget):
         line = self.query_one(PromptInput)
         line.value = text
         line.select_all()  # typing replaces what is there, arrows edit it
-        self.add_class("-open")
+        # not by a class: styles follow classes only when idle, and what is not displayed takes no focus
+        self.display = True
         self.screen.query_one(StatusLine).display = False
-        line.focus()
+        self.screen.set_focus(line)
 
     def close(self) -> None:
-        self.remove_class("-open")
+        self.display = False
         self.screen.query_one(StatusLine).display = True
-        if self._back is not None and self._back.is_attached:
-            self._back.focus()
-        else:
-            self.screen.set_focus(None)
+        self.screen.set_focus(self._back if self._back is not None and self._back.is_attached else None)
 
     def recall(self, step: int) -> None:
         earlier = self._history[self.kind]

@@ -45,7 +45,7 @@ class Confirm(ModalScreen[bool]):
 
 
 class Picker(ModalScreen[str | None]):
-    """One of several words: j and k or the arrows, or typing the beginning of a word; Enter takes it."""
+    """One of several words: the arrows, or typing the beginning of a word; Enter takes it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "give_up", "Give up", id="picker.cancel"),
@@ -54,9 +54,11 @@ class Picker(ModalScreen[str | None]):
 
     DEFAULT_CSS = """
     Picker { align: center middle; background: $background 50%; }
-    Picker Vertical { width: 44; max-width: 100%; height: auto; max-height: 80%; padding: 0 1; background:
-    $panel; } Picker Static { width: 1fr; height: 1; } Picker PagedTable { height: auto; max-height: 16;
-    background: $panel; }
+    Picker Vertical {
+        width: 44; max-width: 100%; height: auto; max-height: 80%; padding: 0 1; background: $panel;
+    }
+    Picker Static { width: 1fr; height: 1; }
+    Picker PagedTable { height: auto; max-height: 16; background: $panel; }
     """
 
     def __init__(self, title: str, options: Sequence[str], glyphs: Glyphs, chosen: str | None = None) -> None:

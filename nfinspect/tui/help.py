@@ -30,8 +30,10 @@ class HelpScreen(ModalScreen[None]):
 
     DEFAULT_CSS = """
     HelpScreen { align: center middle; background: $background 50%; }
-    HelpScreen VerticalScroll { width: 76; max-width: 100%; height: auto; max-height: 100%; background:
-    $panel; padding: 0 2; } HelpScreen Static { width: 1fr; height: auto; }
+    HelpScreen VerticalScroll {
+        width: 76; max-width: 100%; height: auto; max-height: 100%; background: $panel; padding: 0 2;
+    }
+    HelpScreen Static { width: 1fr; height: auto; }
     """
 
     def __init__(self, text: Content) -> None:

@@ -330,7 +330,7 @@ class RunTables:
 
     def tokens_at(self, indices: Sequence[int]) -> TokenRows:
         """The tokens of those indices, in order of their index."""
-        return self._token_rows("list_contains($indices, token_idx)", {"indices": [int(i) for i in indices]})
+        return self._token_rows("token_idx IN (SELECT unnest($indices))", {"indices": [int(i) for i in indices]})
 
     def _token_rows(self, condition: str, parameters: dict[str, object]) -> TokenRows:
         query = f"""SELECT token_idx, prompt_idx, position, token_id, token, generated

@@ -89,6 +89,18 @@ class RunWriter:
         except OSError as error:
             raise StorageFull(f"cannot make the store {path.parent}: {error.strerror or error}") from error
         connection = _open(path)
+        try:
+            cls._lay_out(path, connection, info, layers)
+        except BaseException:
+            connection.close()
+            _remove(path)
+            raise
+        return cls(path, connection, RunTables(connection))
+
+    @staticmethod
+    def _lay_out(
+        path: Path, connection: duckdb.DuckDBPyConnection, info: RunInfo, layers: Sequence[Layer]
+    ) -> None:
         with translated(path):
             connection.execute("BEGIN")
             for step in MIGRATIONS:
@@ -98,7 +110,6 @@ class RunWriter:
                 "INSERT INTO layers VALUES (?, ?, ?, ?, ?, ?, ?)", [list(astuple(layer)) for layer in layers]
             )
             connection.execute("COMMIT")
-        return cls(path, connection, RunTables(connection))
 
     @staticmethod
     def refuse_existing(path: Path) -> NoReturn:
@@ -137,8 +148,11 @@ class RunWriter:
         self._segment.means.extend(means)
         if self.keeps_values:
             if self._stream is None:
-                self._begin()
-                self._connection.execute("SET force_compression = 'uncompressed'")
+                with translated(self.path):
+                    self._connection.execute("BEGIN")
+                    # The padded block that the last segment ended with comes again, fuller.
+                    self._connection.execute("DELETE FROM blocks WHERE block = ?", [self.tokens // BLOCK])
+                    self._connection.execute("SET force_compression = 'uncompressed'")
                 self._stream = BlockStream(self.path, self._connection, self._buffers)
             for layer_id, array in values.items():
                 self._stream.put(layer_id, array)
@@ -157,7 +171,7 @@ class RunWriter:
             # Everything but the blocks is small and repetitive: let DuckDB compress it.
             self._connection.execute("SET force_compression = 'auto'")
         else:
-            self._begin()
+            self._connection.execute("BEGIN")
         with translated(self.path):
             self._insert_segment()
             self._replace_statistics(layers)
@@ -195,11 +209,11 @@ class RunWriter:
         finally:
             self._connection.close()
 
-    def _begin(self) -> None:
-        with translated(self.path):
-            self._connection.execute("BEGIN")
-            # The padded block that the last segment ended with comes again, fuller.
-            self._connection.execute("DELETE FROM blocks WHERE block = ?", [self.tokens // BLOCK])
+    def discard(self) -> None:
+        """Drop the whole run: its file goes."""
+        self.abandon()
+        self._connection.close()
+        _remove(self.path)
 
     def _insert_segment(self) -> None:
         self._append("prompts", prompts_table(self._segment.prompts))
@@ -242,6 +256,12 @@ def _open(path: Path) -> duckdb.DuckDBPyConnection:
     connection = attach(path, read_only=False, threads=1)
     connection.execute("SET memory_limit = '2GB'")
     return connection
+
+
+def _remove(path: Path) -> None:
+    for file in (path, path.with_name(path.name + ".wal")):
+        with suppress(OSError):  # the error that led here says more
+            file.unlink(missing_ok=True)
 
 
 def _insert_run(connection: duckdb.DuckDBPyConnection, info: RunInfo) -> None:

@@ -33,7 +33,14 @@ class Driven:
 
     async def type(self, text: str) -> None:
         """Characters into an input that has the focus, without waiting after each."""
-        names = {" ": "space", "/": "slash", ":": "colon", ";": "semicolon", "=": "equals_sign", ">": "greater_than_sign"}
+        names = {
+            " ": "space",
+            "/": "slash",
+            ":": "colon",
+            ";": "semicolon",
+            "=": "equals_sign",
+            ">": "greater_than_sign",
+        }
         await self.pilot.press(*(names.get(c, c) for c in text))
         await self.settle()
 

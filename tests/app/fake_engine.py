@@ -7,10 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nfinspect_store.catalog import RunEntry
-from nfinspect_store.errors import NotARun, QueryError, RequestError, RunBusy
-from nfinspect_store.types import Layer, Progress, RunInfo
-
 from nfinspect.analysis.health import NetworkReport, report_of_layers
 from nfinspect.analysis.neuron import ConceptMean, ExampleText, NeuronDetail, NeuronHistogram, WindowToken
 from nfinspect.analysis.neurons import NeuronPage, NeuronRow
@@ -18,6 +14,9 @@ from nfinspect.analysis.overlap import Overlap, Pair, SharedNeuron
 from nfinspect.analysis.scores import make_layer_health
 from nfinspect.analysis.trace import Trace, TraceRow
 from nfinspect.tui.engine import NeuronQuery, PromptReading, TraceRequest
+from nfinspect_store.catalog import RunEntry
+from nfinspect_store.errors import NotARun, QueryError, RequestError, RunBusy
+from nfinspect_store.types import Layer, Progress, RunInfo
 
 HOSTILE = "\x1b[31mred\x1b[0m [/red] \u202eabc\u200b\x07 漢"
 CREATED = dt.datetime(2026, 11, 20, 12, 30)
@@ -139,7 +138,9 @@ class FakeSession:
     def neuron(self, address: Any) -> NeuronDetail:
         self.calls.append(("neuron", str(address)))
         r = row(address.layer, address.neuron, site=address.site or "mlp")
-        means = tuple(ConceptMean(c, 12, 300, m, 0.2, 4.0) for c, m in zip(self.concepts, (3.0, 1.0, -0.5, 0.2)))
+        means = tuple(
+            ConceptMean(c, 12, 300, m, 0.2, 4.0) for c, m in zip(self.concepts, (3.0, 1.0, -0.5, 0.2))
+        )
         return NeuronDetail(
             r,
             NeuronHistogram(tuple(i / 10 for i in range(41)), tuple(range(40, 0, -1)), True),
@@ -154,14 +155,38 @@ class FakeSession:
         raw = request.baseline is None
         none = None if raw else 0.5
         rows = tuple(
-            TraceRow(i + 1, request.site, 3, 100 + i, 12 - i, 12, 100 * (12 - i) / 12, 2.0, none, none, none, none,
-                     none, none, none, none)
+            TraceRow(
+                i + 1,
+                request.site,
+                3,
+                100 + i,
+                12 - i,
+                12,
+                100 * (12 - i) / 12,
+                2.0,
+                none,
+                none,
+                none,
+                none,
+                none,
+                none,
+                none,
+                none,
+            )
             for i in range(min(request.top, 12))
         )
         notes = ("no baseline: raw values find the same outliers for every concept",) if raw else ()
         return Trace(
-            concept=request.concept, baseline=request.baseline, tokens=request.tokens or "all", rank=request.rank,
-            site=request.site, top=request.top, samples=12, baseline_samples=0 if raw else 12, neurons=rows, notes=notes,
+            concept=request.concept,
+            baseline=request.baseline,
+            tokens=request.tokens or "all",
+            rank=request.rank,
+            site=request.site,
+            top=request.top,
+            samples=12,
+            baseline_samples=0 if raw else 12,
+            neurons=rows,
+            notes=notes,
         )
 
     def overlap(self, request: TraceRequest, concepts: tuple[str, ...]) -> Overlap:
@@ -170,15 +195,26 @@ class FakeSession:
         for i, a in enumerate(concepts):
             for b in concepts[i + 1 :]:
                 count = 6 if {a, b} == {"vietnam", "hanoi"} else 0
-                shared = tuple(SharedNeuron(f"L3/N{n}", request.site, 3, n, n + 1, n + 2) for n in range(count))
+                shared = tuple(
+                    SharedNeuron(f"L3/N{n}", request.site, 3, n, n + 1, n + 2) for n in range(count)
+                )
                 pairs.append(Pair(a, b, count, count / 14, 0.1, 0.001, shared))
         return Overlap(
-            concepts=concepts, baseline=request.baseline, tokens=request.tokens or "all", rank=request.rank,
-            site=request.site, top=request.top, eligible=4000, pairs=tuple(pairs), notes=(),
+            concepts=concepts,
+            baseline=request.baseline,
+            tokens=request.tokens or "all",
+            rank=request.rank,
+            site=request.site,
+            top=request.top,
+            eligible=4000,
+            pairs=tuple(pairs),
+            notes=(),
         )
 
     def prompt(self, prompt_idx: int, address: Any) -> PromptReading:
-        return PromptReading(prompt_idx, "tulip", (" the", self.token, " x"), (False, False, True), (0.0, 9.0, 1.0))
+        return PromptReading(
+            prompt_idx, "tulip", (" the", self.token, " x"), (False, False, True), (0.0, 9.0, 1.0)
+        )
 
     def sql(self, statement: str) -> FakeResult:
         self.calls.append(("sql", statement))
@@ -191,7 +227,11 @@ class FakeSession:
         return FakeResult(1000)
 
     def sql_tables(self) -> dict[str, tuple[str, ...]]:
-        return {"neurons": ("layer", "neuron", "max"), "tokens": ("token_idx", "token"), "layers": ("site", "layer")}
+        return {
+            "neurons": ("layer", "neuron", "max"),
+            "tokens": ("token_idx", "token"),
+            "layers": ("site", "layer"),
+        }
 
     def warm_up(self) -> None:
         self.calls.append(("warm_up",))
@@ -212,7 +252,14 @@ class FakeEngine:
             entry("demo"),
             entry("other", model="mamba", created_at=CREATED - dt.timedelta(days=1)),
             entry("live", status="capturing", tokens=430, progress=progress()),
-            entry("broken", status="", model="", created_at=None, tokens=None, problem="broken.duckdb is no run file"),
+            entry(
+                "broken",
+                status="",
+                model="",
+                created_at=None,
+                tokens=None,
+                problem="broken.duckdb is no run file",
+            ),
         )
         self.session = session or FakeSession()
         self.deleted: list[str] = []

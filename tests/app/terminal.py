@@ -25,7 +25,13 @@ class Terminal:
     """A child process with `run_app` on the other side of a pseudo-terminal, and a screen that follows its output."""
 
     def __init__(
-        self, store: Path, run: str = "", *, size: tuple[int, int] = (80, 24), options: str = "{}", **environment: str
+        self,
+        store: Path,
+        run: str = "",
+        *,
+        size: tuple[int, int] = (80, 24),
+        options: str = "{}",
+        **environment: str,
     ) -> None:
         self.master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from conftest import Start
 from fake_engine import FakeEngine
-from nfinspect_store.errors import RequestError
 
 from nfinspect.tui import trail
 from nfinspect.tui.goto import parse_target
 from nfinspect.tui.help import HelpScreen
+from nfinspect_store.errors import RequestError
 
 
 async def test_enter_in_and_esc_out(start: Start) -> None:
@@ -126,7 +126,21 @@ def test_every_binding_has_an_id_and_no_terminal_trap() -> None:
     from nfinspect.tui.widgets import paged_table, sql_editor, text_panel
 
     traps = {f"ctrl+{c}" for c in "abshijm"}
-    modules = (app, chrome, dialogs, help, choices, layers, neuron, neurons, of_run, overlap, runs, sql, trace)
+    modules = (
+        app,
+        chrome,
+        dialogs,
+        help,
+        choices,
+        layers,
+        neuron,
+        neurons,
+        of_run,
+        overlap,
+        runs,
+        sql,
+        trace,
+    )
     seen = 0
     for module in (*modules, paged_table, sql_editor, text_panel):
         for thing in vars(module).values():

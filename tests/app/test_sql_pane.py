@@ -10,7 +10,11 @@ from nfinspect.tui.sql_history import append_history, read_history
 from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect.tui.widgets.sql_editor import SqlEditor
 
-TABLES = {"neurons": ("layer", "neuron", "max"), "tokens": ("token_idx", "token"), "layers": ("site", "layer")}
+TABLES = {
+    "neurons": ("layer", "neuron", "max"),
+    "tokens": ("token_idx", "token"),
+    "layers": ("site", "layer"),
+}
 
 
 async def test_enter_after_a_semicolon_runs(start: Start, size: tuple[int, int]) -> None:

@@ -35,7 +35,9 @@ def test_a_lost_terminal_is_noticed_without_a_signal(store: Path) -> None:
     """As when SIGHUP is ignored (nohup): the app must not spin on a dead terminal."""
     with opened(store) as terminal:
         subprocess.run([sys.executable, "-c", "pass"], check=True)
-        terminal.process.send_signal(signal.SIGSTOP)  # the signal of the hang-up comes while it cannot act on it
+        terminal.process.send_signal(
+            signal.SIGSTOP
+        )  # the signal of the hang-up comes while it cannot act on it
         terminal.hang_up()
         terminal.process.send_signal(signal.SIGCONT)
         assert terminal.process.wait(timeout=8) == HUNG_UP
@@ -87,8 +89,15 @@ def test_keys_lead_through_a_real_run(store: Path) -> None:
 
 def test_every_pane_of_a_run_without_values(store: Path) -> None:
     with opened(store, "stats") as terminal:
-        for keys, expected in (("n", "neurons by max"), ("\r", "fires"), ("\r", "values were not kept"),
-                               ("\x1b", "fires"), ("t", "auroc"), ("o", "shared"), ("Q\x12", "rows in")):
+        for keys, expected in (
+            ("n", "neurons by max"),
+            ("\r", "excess kurtosis"),
+            ("\r", "no strengths"),
+            ("\x1b", "excess kurtosis"),
+            ("t", "auroc"),
+            ("o", "shared"),
+            ("Q\x12", "rows in"),
+        ):
             terminal.send(keys)
             terminal.wait_for(expected)
             assert "unexpected" not in terminal.text
@@ -97,11 +106,13 @@ def test_every_pane_of_a_run_without_values(store: Path) -> None:
 def test_ascii_and_no_colour(store: Path) -> None:
     with opened(store, options="{'ascii': True, 'mouse': False}", NO_COLOR="1") as terminal:
         terminal.send("n\r")
-        terminal.wait_for("fires")
+        terminal.wait_for("excess kurtosis")
         terminal.settle()
         assert terminal.text.isascii()
         assert b"\x1b[?1000h" not in terminal.raw
-        colours = [c for row in terminal.screen.buffer.values() for cell in row.values() for c in (cell.fg, cell.bg)]
+        colours = [
+            c for row in terminal.screen.buffer.values() for cell in row.values() for c in (cell.fg, cell.bg)
+        ]
         assert set(colours) <= {"default"}
 
 

@@ -11,7 +11,9 @@ async def test_the_trace_has_the_columns_of_the_contract_in_80(start: Start, siz
         await app.press("t")
         header = next(line for line in app.lines if "auroc" in line)
         for title in ("#", "neuron", "occ", "%", "concept", "base", "differ.", "g", "auroc", "p", "q"):
-            assert title in header.replace("›", " ").split() or title == "q" and header.rstrip("›").endswith("q")
+            assert (
+                title in header.replace("›", " ").split() or title == "q" and header.rstrip("›").endswith("q")
+            )
         first = next(line for line in app.lines if "L3/N100" in line)
         assert "12/12" in first
         assert "100%" in first
@@ -22,7 +24,12 @@ async def test_concept_baseline_tokens_rank_and_top_are_chosen_in_place(start: S
     async with start(engine) as app:
         await app.press("t")
         request = app.pane.request
-        assert (request.concept, request.baseline, request.tokens, request.top) == ("tulip", "baseline", "generated", 10)
+        assert (request.concept, request.baseline, request.tokens, request.top) == (
+            "tulip",
+            "baseline",
+            "generated",
+            10,
+        )
         await app.press("c")
         await app.type("ha")
         await app.press("enter", "T", "r", "plus")

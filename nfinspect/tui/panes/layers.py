@@ -9,7 +9,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.content import Content
-from textual.widgets import Static
 
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell, content, foreign, number, percent
@@ -17,6 +16,7 @@ from nfinspect.tui.engine import CLASSES, Session
 from nfinspect.tui.glyphs import level
 from nfinspect.tui.panes.of_run import RunPane
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
+from nfinspect.tui.widgets.text_block import TextBlock
 from nfinspect.tui.widgets.text_panel import TextPanel
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ class LayersPane(RunPane):
         super().__init__(session.name, session, site)
 
     def compose(self) -> ComposeResult:
-        yield Static("", id="score", markup=False)
-        yield Static("", id="strip", markup=False)
+        yield TextBlock(id="score")
+        yield TextBlock(id="strip")
         with Container(id="rest"):
             table = PagedTable(
                 self._columns(), glyphs=self.glyphs, empty="no layers at this site", id="layers", frozen=1
@@ -143,7 +143,7 @@ class LayersPane(RunPane):
         s = self.session
         about = f"approximate {g.dot} " if report.approximate else ""
         kept = "" if s.has_values else f" {g.dot} statistics only"
-        self.query_one("#score", Static).update(
+        self.query_one("#score", TextBlock).put(
             content(
                 "Health ",
                 Cell(
@@ -189,7 +189,7 @@ class LayersPane(RunPane):
                 number_here = str(layer.layer) if wide > 1 or layer.layer % 10 == 0 else g.dot
                 pieces.append(Cell((letter or number_here)[:wide].ljust(wide), "bad" if letter else "dim"))
             pieces.append("\n")
-        self.query_one("#strip", Static).update(content(*pieces[:-1]))
+        self.query_one("#strip", TextBlock).put(content(*pieces[:-1]))
 
     def _explain(self) -> None:
         report, layer = self._report, self.table.current

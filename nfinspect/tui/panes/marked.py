@@ -7,12 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from textual.app import ComposeResult
-from textual.widgets import Static
 
 from nfinspect.tui.cells import Cell, content, foreign
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.choices import TracedPane
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
+from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
     from nfinspect.analysis.trace import Trace
@@ -35,7 +35,7 @@ class MarkedPane(TracedPane):
         self._ranks: dict[str, dict[tuple[int, int], int]] = {}
 
     def compose(self) -> ComposeResult:
-        yield Static("", id="choices", markup=False)
+        yield TextBlock(id="choices")
         table = PagedTable([], glyphs=self.glyphs, frozen=1, empty="nothing marked", id="marked")
         table.add_class("panel")
         yield table
@@ -48,7 +48,7 @@ class MarkedPane(TracedPane):
         self.changed()
 
     def changed(self) -> None:
-        self.query_one("#choices", Static).update(content(*self.choices()))
+        self.query_one("#choices", TextBlock).put(content(*self.choices()))
         concepts = tuple(c for c in self.session.concepts if c != self.request.baseline)
         self.load("traces", partial(self._traces, concepts), busy="tracing the concepts")
 
@@ -71,7 +71,7 @@ class MarkedPane(TracedPane):
             f"{foreign(c, g)} {sum(m in ranks for m in self._marked)}" for c, ranks in self._ranks.items()
         ]
         totals = f"of {len(self._marked)} marked neurons in the top {self.request.top}: {', '.join(held)}"
-        self.query_one("#choices", Static).update(content(*self.choices(), "\n", Cell(totals, "dim")))
+        self.query_one("#choices", TextBlock).put(content(*self.choices(), "\n", Cell(totals, "dim")))
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
         layer, neuron = message.row

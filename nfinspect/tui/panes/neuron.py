@@ -10,7 +10,6 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.message import Message
-from textual.widgets import Static
 
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell, content, foreign, number, percent
@@ -18,6 +17,7 @@ from nfinspect.tui.engine import NeuronQuery, Session
 from nfinspect.tui.glyphs import bar
 from nfinspect.tui.panes.of_run import RunPane
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
+from nfinspect.tui.widgets.text_block import TextBlock
 from nfinspect.tui.words import example_cell, why
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Found:
     detail: NeuronDetail
 
 
-class ChartBox(Static):
+class ChartBox(TextBlock):
     """Where the histogram stands. It is drawn anew, in a worker, for whatever size the layout gives it."""
 
     DEFAULT_CSS = "ChartBox { width: 1fr; height: 1fr; padding: 0 1; text-wrap: nowrap; }"
@@ -98,9 +98,9 @@ class NeuronPane(RunPane):
 
     def compose(self) -> ComposeResult:
         g = self.glyphs
-        yield Static("", id="figures", markup=False)
+        yield TextBlock(id="figures")
         with Container(id="middle"):
-            yield ChartBox("", id="chart", markup=False)
+            yield ChartBox(id="chart")
             concepts = PagedTable(self._concept_columns(), glyphs=g, empty="no concepts", id="concepts")
             concepts.add_class("panel")
             yield concepts
@@ -223,7 +223,7 @@ class NeuronPane(RunPane):
         tone = "good" if r.cls == "normal" else "warn"
         near = ", near-dead" if r.near_dead and r.cls != "dead" else ""
         roughly = " (approximate)" if r.approximate else ""
-        self.query_one("#figures", Static).update(
+        self.query_one("#figures", TextBlock).put(
             content(
                 Cell(f"{self._address} {r.cls}", tone),
                 f"{near}{roughly}: {why(r, g)}",
@@ -249,7 +249,7 @@ class NeuronPane(RunPane):
         )
 
     def show_chart(self, lines: tuple[str, ...]) -> None:
-        self.query_one("#chart", Static).update(content(Cell("\n".join(lines), "title")))
+        self.query_one("#chart", TextBlock).put(content(Cell("\n".join(lines), "title")))
 
     # keys
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.widgets import Static
 
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell, content, foreign, number, percent
 from nfinspect.tui.engine import CLASSES, NeuronQuery, Session
 from nfinspect.tui.panes.of_run import RunPane
 from nfinspect.tui.widgets.paged_table import PAGE, Column, PagedTable
+from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
     from nfinspect.analysis.neurons import NeuronPage, NeuronRow
@@ -121,8 +121,8 @@ class NeuronsPane(RunPane):
         self.crumb = " ".join(word for word in words if word)
 
     def compose(self) -> ComposeResult:
-        yield Static("", id="tabs", markup=False)
-        yield Static("", id="query", markup=False)
+        yield TextBlock(id="tabs")
+        yield TextBlock(id="query")
         table = PagedTable(
             neuron_columns(self), glyphs=self.glyphs, frozen=1, empty="no such neuron", id="neurons"
         )
@@ -211,13 +211,13 @@ class NeuronsPane(RunPane):
             pieces += [
                 Cell(f"{g.opening}{words}{g.closing}" if chosen else f" {words}", "hit" if chosen else "dim")
             ]
-        self.query_one("#tabs", Static).update(content(*pieces))
+        self.query_one("#tabs", TextBlock).put(content(*pieces))
         order = f"{self.table.total:,} neurons by {q.sort} {g.down if q.descending else g.up}"
         where = f"  of L{q.layer}" if q.layer is not None else ""
         wanted = f"  where {foreign(q.filter, g)}" if q.filter else ""
         marked = f"  {len(self.marks)} marked" if self.marks else ""
         at = f"  row {self.table.cursor + 1:,}" if self.table.total else ""
-        self.query_one("#query", Static).update(
+        self.query_one("#query", TextBlock).put(
             content(order, where, Cell(wanted, "accent"), marked, Cell(at, "dim"))
         )
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
-from textual.widgets import Static
+from textual.content import Content
 
 from nfinspect.tui.cells import Cell, content, foreign, lines, number
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.choices import TracedPane
 from nfinspect.tui.widgets.heat_map import heat_map
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
+from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
     from nfinspect.analysis.overlap import Overlap, Pair, SharedNeuron
@@ -59,8 +60,8 @@ class OverlapPane(TracedPane):
 
     def compose(self) -> ComposeResult:
         g = self.glyphs
-        yield Static("", id="choices", markup=False)
-        yield Static("", id="map", markup=False)
+        yield TextBlock(id="choices")
+        yield TextBlock(id="map")
         with Container(id="below", classes="ruled-top"):
             pairs = PagedTable(self._pair_columns(), glyphs=g, empty="no pairs", id="pairs")
             pairs.add_class("panel")
@@ -111,7 +112,7 @@ class OverlapPane(TracedPane):
         self._draw_map()
 
     def changed(self) -> None:
-        self.query_one("#choices", Static).update(
+        self.query_one("#choices", TextBlock).put(
             content(
                 Cell("c", "bold"), Cell(f" {len(self._concepts)}", "accent"), " concepts", *self.choices()
             )
@@ -148,7 +149,7 @@ class OverlapPane(TracedPane):
 
     def _draw_map(self) -> None:
         if self._overlap is None:
-            self.query_one("#map", Static).update("")
+            self.query_one("#map", TextBlock).put(Content(""))
             return
         o, g = self._overlap, self.glyphs
         pair: Pair | None = self.pairs.current
@@ -156,7 +157,7 @@ class OverlapPane(TracedPane):
         shared = {(names[p.a], names[p.b]): p.overlap for p in o.pairs}
         chosen = (names[pair.a], names[pair.b]) if pair is not None else None
         rows = heat_map(list(names.values()), shared, o.top, self.size.width - 2, g, chosen)
-        self.query_one("#map", Static).update(lines(rows))
+        self.query_one("#map", TextBlock).put(lines(rows))
 
     def _draw_shared(self) -> None:
         pair: Pair | None = self.pairs.current

@@ -10,13 +10,13 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.timer import Timer
-from textual.widgets import Static
 
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell, content, foreign
 from nfinspect.tui.glyphs import bar
 from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
+from nfinspect.tui.widgets.text_block import TextBlock
 from nfinspect.tui.widgets.text_panel import TextPanel
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class RunsPane(Pane):
         table.sorted_by = self._order
         yield table
         yield TextPanel(id="empty")
-        yield Static("", id="about", markup=False)
+        yield TextBlock(id="about")
 
     def _columns(self) -> list[Column]:
         g = self.glyphs
@@ -199,7 +199,9 @@ class RunsPane(Pane):
 
     def _about(self) -> None:
         run = self.table.current
-        self.query_one("#about", Static).update(content(*self._words(run)) if run is not None else "")
+        self.query_one("#about", TextBlock).put(
+            content(*self._words(run)) if run is not None else Content("")
+        )
 
     def _words(self, run: RunEntry) -> list[Cell | str]:
         g = self.glyphs

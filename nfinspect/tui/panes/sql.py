@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.widgets import Static
 
 from nfinspect.tui.cells import Cell, content, foreign, number
 from nfinspect.tui.completion import complete
@@ -20,6 +19,7 @@ from nfinspect.tui.panes.of_run import RunPane
 from nfinspect.tui.sql_history import append_history, history_file, read_history
 from nfinspect.tui.widgets.paged_table import PAGE, Column, PagedTable
 from nfinspect.tui.widgets.sql_editor import SqlEditor
+from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
     from nfinspect.tui.glyphs import Glyphs
@@ -73,7 +73,7 @@ class SqlPane(RunPane):
         editor = SqlEditor(self._statement or FIRST, id="editor")
         editor.add_class("panel")
         yield editor
-        yield Static("", id="found", markup=False)
+        yield TextBlock(id="found")
         table = PagedTable([], glyphs=self.glyphs, frozen=1, empty="no rows", id="rows")
         table.add_class("panel")
         yield table
@@ -102,7 +102,7 @@ class SqlPane(RunPane):
         self.set_class(self.size.height >= 34, "-tall")
 
     def _tell(self, text: str, tone: str = "dim") -> None:
-        self.query_one("#found", Static).update(content(Cell(text, tone)))
+        self.query_one("#found", TextBlock).put(content(Cell(text, tone)))
 
     # running
 

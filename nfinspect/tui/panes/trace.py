@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.widgets import Static
 
 from nfinspect.tui.cells import Cell, content, foreign, number
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.choices import TracedPane
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
+from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
     from nfinspect.analysis.trace import Trace, TraceRow
@@ -48,7 +48,7 @@ class TracePane(TracedPane):
         self.crumb = f"trace {self.request.concept}"
 
     def compose(self) -> ComposeResult:
-        yield Static("", id="choices", markup=False)
+        yield TextBlock(id="choices")
         table = PagedTable(self._columns(), glyphs=self.glyphs, frozen=2, empty="no neurons", id="trace")
         table.add_class("panel")
         table.marked = lambda row: (row.layer, row.neuron) in self.marks
@@ -119,7 +119,7 @@ class TracePane(TracedPane):
             second = f"{t.samples} prompts{against}"
             if len(t.notes) > 1:
                 second += f"; {foreign(t.notes[1], g)}"
-        self.query_one("#choices", Static).update(content(*first, *self.choices(), "\n", Cell(second, "dim")))
+        self.query_one("#choices", TextBlock).put(content(*first, *self.choices(), "\n", Cell(second, "dim")))
 
     # keys
 

@@ -163,6 +163,8 @@ class PagedTable(ScrollView, can_focus=True):
         self.virtual_size = Size(self.size.width, total + 1)
         self._move_to(min(self.cursor, max(0, total - 1)), always=True)
         self.refresh()
+        if self._choose_later and self.current is not None:
+            self.action_choose()
 
     _kept_all = False
 
@@ -201,6 +203,7 @@ class PagedTable(ScrollView, can_focus=True):
         index = max(0, min(index, self.total - 1))
         if index == self.cursor and not always:
             return
+        self._choose_later = self._choose_later and always
         old, self.cursor = self.cursor, index
         top = round(self.scroll_y)
         if index < top:
@@ -240,8 +243,14 @@ class PagedTable(ScrollView, can_focus=True):
             self.refresh()
 
     def action_choose(self) -> None:
+        """Enter on a row. Typed before the rows have come, it is kept for when they do."""
         if (row := self.current) is not None:
+            self._choose_later = False
             self.post_message(self.Chosen(self, row))
+        else:
+            self._choose_later = not self._loaded or self.total > 0
+
+    _choose_later = False
 
     def on_click(self, event: events.Click) -> None:
         index = event.y - 1 + round(self.scroll_y)
@@ -335,19 +344,16 @@ class PagedTable(ScrollView, can_focus=True):
             text = fit(head + " " + self.glyphs.more, width)
             return Strip([Segment(text, self._style("dim", on_cursor))], width)
         marked = self.glyphs.mark if self.marked(row) else " "
-        segments = [
-            Segment(head, self._style("accent", on_cursor)),
-            Segment(marked, self._style("accent", on_cursor)),
-        ]
-        for place, (column, cells) in enumerate(self._layout(width)):
-            if place:
-                segments.append(Segment(" ", self._style("", on_cursor)))
+        segments = [Segment(head + marked, self._style("accent", on_cursor))]
+        for column, cells in self._layout(width):
             segments += self._segments(column.cell(row, cells), cells, column.align, on_cursor)
-        return Strip(segments).adjust_cell_length(width, self._style("", on_cursor))
+        # every segment costs about 40 bytes of styles, so neighbours of one style become one
+        return Strip(segments).adjust_cell_length(width, self._style("", on_cursor)).simplify()
 
     def _segments(self, cell: Cell, width: int, align: str, on_cursor: bool) -> list[Segment]:
-        text = fit(cell.text, width, self.glyphs, align)
+        text = fit(cell.text, width, self.glyphs, align) + " "
         if not cell.spans:
+            # figures in plain text join the space before the next column
             return [Segment(text, self._style(cell.tone, on_cursor))]
         segments: list[Segment] = []
         position = 0

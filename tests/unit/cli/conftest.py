@@ -1,5 +1,6 @@
-"""Commands are run as users run them: in a process of their own, with no terminal."""
+"""Commands on a store with the planted runs: in this process, or in one of their own."""
 
+import io
 import os
 import subprocess
 import sys
@@ -8,14 +9,37 @@ from pathlib import Path
 
 import pytest
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+Finished = subprocess.CompletedProcess[str]
+Run = Callable[..., Finished]
 
 
 @pytest.fixture
-def nfinspect(store: Path, tmp_path: Path) -> Run:
-    """Run a command on the store with the planted runs; returns the finished process."""
+def nfinspect(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
+    """Call the entry point; returns what a finished process would show."""
+    from nfinspect.cli import main
 
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NFINSPECT_STORE", str(store))
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+
+    def run(*arguments: str, **environment: str) -> Finished:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        capsys.readouterr()
+        status = main(arguments)
+        shown = capsys.readouterr()
+        return subprocess.CompletedProcess(list(arguments), status, shown.out, shown.err)
+
+    return run
+
+
+@pytest.fixture
+def process(store: Path, tmp_path: Path) -> Run:
+    """Run a command as users run it, in a process of its own without a terminal."""
+
+    def run(*arguments: str, **environment: str) -> Finished:
         return subprocess.run(
             [sys.executable, "-m", "nfinspect", *arguments],
             cwd=tmp_path,

@@ -84,9 +84,24 @@ def test_hostile_names_are_shown_not_obeyed(nfinspect: Run) -> None:
     assert "\x1b" not in done.stderr and "\u202e" not in done.stderr
 
 
-def test_debug_shows_the_traceback(nfinspect: Run) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (("info", "nothing"), 1),
+        (("trace", "planted", "--concept", "rose"), 2),
+        ((), 2),
+        (("runs", "--store", "x"), 0),
+    ],
+)
+def test_a_process_exits_with_the_status(process: Run, arguments: tuple[str, ...], status: int) -> None:
+    done = process(*arguments)
+    assert done.returncode == status
+    assert done.stdout == "" and len(done.stderr.splitlines()) == 1
+
+
+def test_debug_shows_the_traceback(process: Run) -> None:
     for arguments in (("--debug", "info", "nothing"), ("info", "nothing", "--debug")):
-        done = nfinspect(*arguments)
+        done = process(*arguments)
         assert done.returncode == 1
         assert "Traceback" in done.stderr and "RunNotFound" in done.stderr
 

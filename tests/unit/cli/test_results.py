@@ -162,9 +162,9 @@ def test_text_for_people_is_narrow_and_harmless(nfinspect: Run, arguments: tuple
     assert not any(hostile in done.stdout + done.stderr for hostile in ("\x1b", "\u202e", "\u200b"))
 
 
-def test_no_command_that_reads_a_run_imports_torch(nfinspect: Run) -> None:
+def test_no_command_that_reads_a_run_imports_torch(process: Run) -> None:
     for arguments in (("runs", "--json"), ("health", "planted"), ("trace", "planted", "--concept", "tulip")):
-        done = nfinspect(*arguments, PYTHONPROFILEIMPORTTIME="1")
+        done = process(*arguments, PYTHONPROFILEIMPORTTIME="1")
         assert done.returncode == 0
         modules = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
         assert "nfinspect" in modules

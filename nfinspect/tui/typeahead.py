@@ -1,0 +1,67 @@
+"""Keys typed faster than the app moves: each goes to what the one before it has brought on screen.
+
+Textual hands a key to whatever has the focus when the key arrives. Over a slow link `:sql` or `n` `Enter` arrives at
+once, and its second half would be obeyed by the pane that is being left. So one key is under way at a time: after it,
+a marker takes the same road (focused widget, its ancestors, the app), twice, because an action may post a message to
+its pane, which then changes the place. Only when the second marker has arrived is the next key let in.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+
+from textual import events
+from textual.message import Message
+from textual.message_pump import MessagePump
+
+STUCK_SECONDS = 1.0
+"""A marker can get lost with a widget that is removed: then keys are let in again after this."""
+
+
+class KeyDone(Message):
+    """Follows a key. `target` is the widget that the key was handed to."""
+
+    def __init__(self, target: MessagePump, serial: int, again: bool) -> None:
+        super().__init__()
+        self.target = target
+        self.serial = serial
+        self.again = again
+
+
+class TypeAhead:
+    """Which key is under way, and the ones that wait."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[events.Key] = deque()
+        self._since: float | None = None
+        self._serial = 0
+
+    def hold(self, event: events.Key) -> bool:
+        """Whether the key has to wait; otherwise it is under way now."""
+        if self._since is not None and time.monotonic() - self._since < STUCK_SECONDS:
+            self._waiting.append(event)
+            return True
+        self._since = time.monotonic()
+        self._serial += 1
+        return False
+
+    def follow(self, target: MessagePump) -> None:
+        """Send the first marker after the key."""
+        target.post_message(KeyDone(target, self._serial, again=True))
+
+    def done(self, marker: KeyDone) -> events.Key | None:
+        """A marker has arrived: the key that may go now, if one waits."""
+        if marker.serial != self._serial:
+            return None
+        if marker.again and marker.target.post_message(KeyDone(marker.target, marker.serial, again=False)):
+            return None
+        self._since = None
+        return self._waiting.popleft() if self._waiting else None
+
+    def stuck(self) -> events.Key | None:
+        """The next key, if the marker of the one before it never came."""
+        if self._waiting and (self._since is None or time.monotonic() - self._since >= STUCK_SECONDS):
+            self._since = None
+            return self._waiting.popleft()
+        return None

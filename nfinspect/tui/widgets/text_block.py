@@ -1,0 +1,18 @@
+"""A few lines of text that change often: drawn anew only when they differ, laid out anew only when they grow."""
+
+from textual.content import Content
+from textual.widgets import Static
+
+
+class TextBlock(Static):
+    """Content, never a markup string."""
+
+    def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 (Textual's own name)
+        super().__init__("", id=id, markup=False)
+        self._shown = Content("")
+
+    def put(self, text: Content) -> None:
+        old, self._shown = self._shown, text
+        if (old.plain, old.spans) != (text.plain, text.spans):
+            grown = self.styles.is_auto_height and old.plain.count("\n") != text.plain.count("\n")
+            self.update(text, layout=grown or not old.plain)

@@ -1,0 +1,112 @@
+"""The store against one np.save of the same array: 100.7 M float32 values, 4 layers x 3072 neurons x 8192 tokens.
+
+Ingest speed and memory, bytes per value, and how long a warm question takes. Everything in one run, printed as ratios.
+"""
+
+import resource
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from nfinspect.analysis.overlap import overlap
+from nfinspect.analysis.trace import trace
+from nfinspect.capturing.arrays import ArrayPrompt, array_info, write_run
+from nfinspect_store.reader import RunFile
+from nfinspect_store.types import Layer, Prompt, TokenRows
+from nfinspect_store.writer import RunWriter
+
+LAYERS, NEURONS, TOKENS, BATCH = 4, 3072, 8192, 512
+ROUNDS = 3
+CONCEPTS = ("tulip", "vietnam", "hanoi", "violent", "baseline")
+
+
+def layers() -> list[Layer]:
+    return [Layer(i, "mlp", i, f"h.{i}.mlp", NEURONS, "gelu_new", "positive") for i in range(LAYERS)]
+
+
+def values() -> np.ndarray:
+    """float32[layers, tokens, neurons]."""
+    return np.random.default_rng(0).standard_normal((LAYERS, TOKENS, NEURONS), dtype=np.float32)
+
+
+def ingest(path: Path, array: np.ndarray) -> None:
+    """The values through the writer alone, as a capture hands them over."""
+    writer = RunWriter.create(path, array_info("ingest", 0), layers())
+    for index, start in enumerate(range(0, TOKENS, BATCH)):
+        tokens = np.arange(start, start + BATCH)
+        rows = TokenRows(tokens, np.full(BATCH, index), tokens - start, tokens * 0, ["t"] * BATCH, tokens < 0)
+        batch = {layer: array[layer, start : start + BATCH] for layer in range(LAYERS)}
+        writer.add([Prompt(index, "corpus", "", start, BATCH, BATCH)], rows, batch, [])
+    writer.commit([], {}, lambda tables: (_nothing("neurons", tables), _nothing("layer_health", tables)), {"status": "complete"})
+    writer.close()
+
+
+def _nothing(table: str, tables):  # type: ignore[no-untyped-def]
+    return tables.cursor().sql(f"FROM {table}").to_arrow_table()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def warm(name: str, work: Callable[[], object], asked: float) -> None:
+    for _ in range(3):
+        work()
+    times = [seconds(work) * 1e3 for _ in range(21)]
+    print(f"{name}: median {statistics.median(times):.1f} ms, worst of 21 {max(times):.1f} ms (asked <= {asked})", flush=True)
+
+
+def peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    folder = Path(tempfile.mkdtemp())
+    try:
+        array = values()
+        before = peak()
+        pairs = []
+        for round_ in range(ROUNDS):
+            saved = seconds(lambda: np.save(folder / "array.npy", array))
+            (folder / "array.npy").unlink()
+            path = folder / f"ingest{round_}.duckdb"
+            ingested = seconds(lambda path=path: ingest(path, array))
+            pairs.append((saved, ingested))
+            stored = path.stat().st_size / array.size
+            if round_:
+                path.unlink()
+        ratios = [a / b for a, b in pairs]
+        rates = ", ".join(f"{array.size / b / 1e6:.0f}" for _, b in pairs)
+        print(f"ingest: {rates} M values/s, {statistics.median(ratios):.2f} x np.save (asked >= 0.3), "
+              f"{stored:.3f} bytes/value (asked <= 4.4), memory +{peak() - before:.0f} MB over the array", flush=True)
+
+        with RunFile.open(folder / "ingest0.duckdb") as run:
+            warm("one neuron, 8192 values", lambda: run.neuron(2, 1234), 10)
+            warm("all neurons at one token", lambda: run.token_values(5000), 20)
+            one = "SELECT token_idx, value FROM activations WHERE layer = 2 AND neuron = 1234 ORDER BY token_idx"
+            warm("one neuron, SQL view", lambda: run.sql(one).fetchnumpy(), 10)
+            token = "SELECT layer, neuron, value FROM activations WHERE token_idx = 5000"
+            warm("all neurons at one token, SQL view", lambda: run.sql(token).fetchnumpy(), 20)
+        (folder / "ingest0.duckdb").unlink()
+
+        prompts = [ArrayPrompt(CONCEPTS[i % 5], f"prompt {i}", [1] * 32, ["t"] * 32, 12) for i in range(60)]
+        rng = np.random.default_rng(1)
+        big = [Layer(i, "mlp", i, f"h.{i}.mlp", NEURONS, "gelu_new", "positive") for i in range(12)]
+        drawn = rng.standard_normal((32, NEURONS), dtype=np.float32)
+        write_run(folder / "gpt2.duckdb", layers=big, prompts=prompts, values=lambda p, layer: drawn * (1 + (p * 7 + layer.layer) % 11))
+        with RunFile.open(folder / "gpt2.duckdb") as run:
+            warm("trace, 36864 neurons x 60 prompts", lambda: trace(run, "tulip"), 100)
+            warm("overlap of 4 concepts", lambda: overlap(run, CONCEPTS[:4]), 100)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""How quick the terminal app is: first paint on a store of 50 runs, and key to repaint beside a busy process.
+
+    python -m tests.benchmarks.bench_tui
+
+Goals (issue 2): first paint <= 0.5 s with torch never imported, key to repaint p95 <= 80 ms while a capture runs.
+"""
+
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "app"))
+
+from terminal import Terminal  # noqa: E402  (its folder has just been put on the path)
+
+RUNS = 50
+STARTS = 7
+KEYS = 60
+
+WRITER = """
+import sys, itertools
+import numpy as np
+from pathlib import Path
+from nfinspect.capturing.arrays import ArrayPrompt, write_run
+from nfinspect_store.types import Layer
+
+def write(path, layers, neurons, prompts, tokens):
+    rows = [Layer(i, "mlp", i, f"h.{i}", neurons, "relu", "positive") for i in range(layers)]
+    words = [f" w{j}" for j in range(tokens)]
+    texts = [ArrayPrompt(("tulip", "vietnam", "baseline")[i % 3], "x", list(range(tokens)), words, tokens - 8)
+             for i in range(prompts)]
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(tokens, neurons)).astype(np.float32)
+    write_run(Path(path), layers=rows, prompts=texts, values=lambda p, layer: np.maximum(values + p % 7 - 3, 0))
+
+if sys.argv[2] == "large":
+    write(sys.argv[1], 12, 3072, 30, 40)
+elif sys.argv[2] == "small":
+    write(sys.argv[1], 4, 256, 30, 40)
+else:
+    for number in itertools.count():
+        path = Path(sys.argv[1]) / f"busy{number}.duckdb"
+        write(path, 4, 3072, 64, 128)
+        path.unlink()
+"""
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "store"
+        store.mkdir()
+        first = store / "run00.duckdb"
+        second = store / "run01.duckdb"
+        for path, kind in ((first, "large"), (second, "small")):
+            subprocess.run([sys.executable, "-c", WRITER, str(path), kind], check=True, capture_output=True)
+        for number in range(2, RUNS):
+            shutil.copy(second, store / f"run{number:02d}.duckdb")
+        _first_paint(store)
+        _keys(store, "an idle machine")
+        busy = Path(folder) / "busy"
+        busy.mkdir()
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(busy), "forever"], stdout=subprocess.DEVNULL
+        )
+        try:
+            time.sleep(4)
+            _keys(store, "a run being written")
+        finally:
+            writer.kill()
+            writer.wait()
+
+
+def _first_paint(store: Path) -> None:
+    frames, lists = [], []
+    for _ in range(STARTS):
+        terminal = Terminal(store, size=(80, 24))
+        frames.append(terminal.wait_for("Help"))
+        lists.append(terminal.wait_for("run01"))
+        terminal.close()
+    # the very first start reads all fifty files and writes the catalog's cache
+    print(
+        f"first paint, {RUNS} runs: median {statistics.median(frames):.3f} s, worst {max(frames):.3f} s (goal 0.5)"
+    )
+    print(f"list of runs filled: median {statistics.median(lists):.3f} s, the first time {lists[0]:.3f} s")
+
+
+def _keys(store: Path, beside: str) -> None:
+    terminal = Terminal(store, "run00", size=(200, 50))
+    terminal.wait_for("Health")
+    terminal.settle(1.5)
+    for name, before, key in (
+        ("j in a list of 36,864 neurons", "n", "j"),
+        ("page down in it", "", "\x04"),
+        ("J to the next neuron, 36,864 x 1,200 values", "g\r", "J"),
+    ):
+        terminal.send(before)
+        terminal.settle(1.5)
+        waits, sizes = [], []
+        for _ in range(KEYS):
+            sent = time.perf_counter()
+            terminal.send(key)
+            got = b""
+            while not got:
+                got = _some(terminal)
+            waits.append(time.perf_counter() - sent)
+            got += terminal.read(0.05)
+            sizes.append(len(got))
+            time.sleep(0.02)
+        p50, p95 = (1000 * float(np.quantile(waits, q)) for q in (0.5, 0.95))
+        print(
+            f"{name}, beside {beside}: p50 {p50:.0f} ms, p95 {p95:.0f} ms (goal 80), {statistics.median(sizes):.0f} bytes"
+        )
+    terminal.settle()
+    started = time.perf_counter()
+    idle = terminal.read(3.0)
+    print(f"bytes sent in {time.perf_counter() - started:.0f} s of idling: {len(idle)}")
+    terminal.close()
+
+
+def _some(terminal: Terminal) -> bytes:
+    """The first bytes that come."""
+    import os
+    import select
+
+    if not select.select([terminal.master], [], [], 5)[0]:
+        raise SystemExit("no answer to a key in 5 s")
+    return os.read(terminal.master, 65536)
+
+
+if __name__ == "__main__":
+    main()

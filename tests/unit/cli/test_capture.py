@@ -1,0 +1,89 @@
+"""`capture` and `demo` on the sample model."""
+
+import json
+from pathlib import Path
+
+import nfinspect_samples
+import pytest
+from conftest import Run
+
+from nfinspect_store.catalog import list_runs
+from nfinspect_store.verify import verify_run
+
+MODEL = str(nfinspect_samples.path(nfinspect_samples.MODELS[0]))
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    file = tmp_path / "tulip.txt"
+    file.write_text("The tulips in the garden\nShe bought tulips\n")
+    return file
+
+
+def test_a_capture_makes_a_sound_run_and_never_replaces_one(
+    nfinspect: Run, store: Path, prompts: Path
+) -> None:
+    line = ("capture", MODEL, "--prompts", str(prompts), "--generate", "2", "--run", "mine")
+    done = nfinspect(*line, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["run"] == "mine"
+    path = store / "mine.duckdb"
+    assert verify_run(path).problems == ()
+    found = json.loads(nfinspect("info", "mine", "--json").stdout)
+    assert (found["prompts"], found["concepts"], found["status"]) == (2, ["tulip"], "complete")
+    before = path.read_bytes()
+    done = nfinspect(*line)
+    assert done.returncode == 1 and "there already" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert path.read_bytes() == before
+
+
+def test_an_estimate_captures_nothing(nfinspect: Run, store: Path, prompts: Path) -> None:
+    done = nfinspect("capture", MODEL, "--prompts", f"tulip={prompts}", "--estimate", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert set(found) == {"tokens", "values", "bytes", "seconds", "memory_bytes"}
+    assert found["values"] == found["tokens"] * found["values"] // found["tokens"] > 0
+    assert {entry.name for entry in list_runs(store)} == {"planted", "stats"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("capture", "no/such-directory/model"), "model"),
+        (("capture", MODEL, "--prompts", "nowhere.txt"), "nowhere.txt"),
+        (("capture", MODEL, "--prompts", "empty.txt"), "empty.txt"),
+        (("capture", MODEL, "--prompts", "broken.json"), "broken.json"),
+        (("capture", MODEL, "--prompts", "tulip.txt", "--run", "a/b"), "slash"),
+        (("capture", MODEL, "--prompts", "tulip.txt", "--sites", "mixer"), "mixer"),
+        (("capture", MODEL, "--prompts", "tulip.txt", "--layers", "99"), "99"),
+        (("capture", MODEL, "--prompts", "tulip.txt", "--dtype", "float7"), "float7"),
+        (("capture", MODEL, "--prompts", "tulip.txt", "--device", "abacus"), "abacus"),
+    ],
+    ids=lambda value: " ".join(value[2:]) if isinstance(value, tuple) else None,
+)
+def test_what_cannot_be_captured_is_said_in_one_line(
+    nfinspect: Run, store: Path, tmp_path: Path, prompts: Path, arguments: tuple[str, ...], expected: str
+) -> None:
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "broken.json").write_text('{"prompts": [')
+    extra = () if "--prompts" in arguments else ("--prompts", str(prompts))
+    done = nfinspect(*arguments, *extra, HF_HUB_OFFLINE="1")
+    assert done.returncode in (1, 2)
+    assert done.stdout == "" and len(done.stderr.splitlines()) == 1, done.stderr
+    assert expected in done.stderr
+    assert "unexpected" not in done.stderr
+    assert {file.name for file in store.glob("*.duckdb*")} == {"planted.duckdb", "stats.duckdb"}
+
+
+def test_the_demo_prints_health_traces_and_overlap_without_a_terminal(nfinspect: Run, store: Path) -> None:
+    done = nfinspect("demo", COLUMNS="80")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Health ")
+    for concept in ("tulip", "vietnam", "hanoi", "violent"):
+        assert f"\n{concept} (" in done.stdout
+    assert "Shared by the top" in done.stdout
+    assert max(map(len, done.stdout.splitlines()[:-1])) <= 80  # the last line ends with a path
+    written = (store / "demo.duckdb").stat().st_mtime_ns
+    assert nfinspect("demo", "--headless").returncode == 0
+    assert (store / "demo.duckdb").stat().st_mtime_ns == written  # opened, not captured again

@@ -1,0 +1,71 @@
+"""The documents tell of every command and every public SQL name, and of none that is not there."""
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from nfinspect.cli.group import COMMANDS, nfinspect
+from nfinspect_store.console import Console
+from nfinspect_store.reader import RunFile
+from nfinspect_store.schema import PUBLIC
+
+ROOT = Path(__file__).parents[3]
+PAGES = {
+    name: (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "docs/commands.md", "docs/sql.md")
+}
+TEXT = "\n".join(PAGES.values())
+INTERNAL_COLUMNS = {"layer_id", "fires", "scale"}
+"""Columns of public tables that are no promise."""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_documented(name: str) -> None:
+    assert re.search(rf"\bnfinspect {name}\b|· `{name}`", PAGES["README.md"])
+    assert f"nfinspect {name}" in PAGES["docs/commands.md"] or f"`{name}`" in PAGES["docs/commands.md"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_documented(name: str) -> None:
+    command = nfinspect.get_command(click.Context(nfinspect), name)
+    assert command is not None
+    assert command.help
+    options = {o for parameter in command.params for o in parameter.opts if o.startswith("--")}
+    general = {"--examples", "--tables", "--no-activations"}  # told by -h alone
+    assert not {option for option in options - general if option not in TEXT}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_documented_commands_exist(page: str) -> None:
+    for name in re.findall(r"(?:^ {4}|`)nfinspect +([a-z]+)\b", PAGES[page], re.MULTILINE):
+        assert name in COMMANDS
+
+
+def test_every_public_name_is_documented(planted_runs: Path) -> None:
+    with RunFile.open(planted_runs / "planted.duckdb") as run:
+        for table in PUBLIC:
+            row = next(
+                line for line in PAGES["docs/sql.md"].splitlines() if line.startswith(f"| `{table}` |")
+            )
+            documented = re.findall(r"\w+", row.split("|")[3])
+            columns = [name for name, *_ in run.sql(f"DESCRIBE {table}").fetchall()]
+            assert documented == [name for name in columns if name not in INTERNAL_COLUMNS]
+            assert f"`{table}`" in PAGES["README.md"]
+
+
+def test_the_queries_of_the_documents_run(planted_runs: Path) -> None:
+    queries = re.findall(r"```sql\n(.*?)```", PAGES["docs/sql.md"], re.DOTALL)
+    assert len(queries) >= 4
+    runs = {name: planted_runs / f"{name}.duckdb" for name in ("planted", "stats")}
+    with Console(runs) as console:
+        for query in queries:
+            assert console.run(query).page()
+
+
+def test_links_lead_somewhere() -> None:
+    for page, text in PAGES.items():
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            if target != "docs/app.svg":  # made by the app
+                assert ((ROOT / page).parent / target).exists(), f"{page}: {target}"
