@@ -12,11 +12,12 @@ help: ## this list
 
 install: $(STAMP) ## .venv with nfinspect and everything it is tested with
 
-# Rebuilt whenever what is to be installed changes; the stamp is written last, so half an installation is done again.
+# Brought up to date whenever what is to be installed changes; the stamp comes last, so that half an
+# installation is done again.
 $(STAMP): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nfinspect needs Python 3.11 or newer: make PYTHON=python3.11")'
-	rm -rf $(VENV)
-	$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): a few minutes the first time"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 

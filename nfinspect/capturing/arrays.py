@@ -88,5 +88,5 @@ def _joined(
     joined = np.concatenate([np.asarray(values(i, layer), np.float32) for i in indices])
     gates = None
     if layer.fires == "gate" and fired is not None:
-        gates = torch.from_numpy(np.concatenate([np.asarray(fired(i, layer), np.bool_) for i in indices]))
-    return LayerValues(torch.from_numpy(joined), gates)
+        gates = np.concatenate([np.asarray(fired(i, layer), np.bool_) for i in indices])
+    return LayerValues(joined, gates)

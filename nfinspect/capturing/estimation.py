@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nfinspect.capturing.examples import KEPT
-from nfinspect.capturing.reading import BatchReader
 from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.session import STORED_PER_BYTE, Capture, Listener, load
 from nfinspect_store.blocks import QUEUE_BYTES
@@ -64,7 +63,7 @@ def _estimate(capture: Capture) -> Estimate:
 
 def _seconds_per_token(capture: Capture) -> float:
     """Of the first batch, generated, read and recorded. It is taken twice: the first pass pays for warming up."""
-    reader = BatchReader(capture.loaded, capture.sites)
+    reader = capture.reader()
     batch = capture.batches[0]
     prompts, _ = capture.read_batch(reader, batch)
     with capture.recording() as recorder:

@@ -8,7 +8,8 @@ all neurons.
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+
+from nfinspect.capturing.statistics import Array, to_host
 
 KEPT = 10
 """Examples of each kind [own]."""
@@ -31,7 +32,7 @@ class ExtremeExamples:
     def values(self) -> NDArray[np.float32]:
         return self._scores * self._sign
 
-    def add(self, extreme: NDArray[np.float32], values: Tensor, first_token: int) -> None:
+    def add(self, extreme: NDArray[np.float32], values: Array, first_token: int) -> None:
         """Take one prompt. extreme: float32[neurons], the prompt's maxima (or minima); values: float32[tokens, neurons].
 
         Only neurons whose extreme gets into the list are looked up in `values`: few, once the lists are full.
@@ -41,7 +42,7 @@ class ExtremeExamples:
         if not len(better):
             return
         columns = values if len(better) == values.shape[1] else values[:, better]
-        where = (columns.argmax(0) if self._sign > 0 else columns.argmin(0)).cpu().numpy()
+        where = to_host(columns.argmax(0) if self._sign > 0 else columns.argmin(0))
         self._scores[better, -1] = scores[better]
         self.token_idx[better, -1] = first_token + where
         order = np.argsort(-self._scores[better], axis=1, kind="stable")  # stable: earlier tokens stay before equals

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nfinspect.capturing.errors import CaptureError
 from nfinspect.capturing.prompts import TokenTexts
 from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
+from nfinspect.capturing.statistics import to_workplace
 from nfinspect.models import LayerSite, SiteReader, body
 
 
@@ -73,8 +74,10 @@ class _Passes:
 
     def take(self, site: LayerSite, values: Tensor, fired: Tensor | None) -> None:
         real = self._valid.to(values.device)
+        place = self._recorder.device
         self._values[self._ids[site]] = LayerValues(
-            values[real].float(), None if fired is None else fired[real]
+            to_workplace(values[real].float(), place),
+            None if fired is None else to_workplace(fired[real], place),
         )
 
     def after(self, module: nn.Module, args: object, output: object) -> None:

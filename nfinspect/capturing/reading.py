@@ -6,26 +6,38 @@ pass over it.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from nfinspect.capturing.recorder import LayerValues
+from nfinspect.capturing.statistics import to_workplace
 from nfinspect.models import LayerSite, LoadedModel, SiteReader, body, forward_batch
 
 Values = dict[int, LayerValues]
 """By layer_id: all tokens of a batch, one sequence after the other, without padding."""
 
 
+@dataclass(frozen=True)
+class _Part:
+    """What one pass gave of one layer."""
+
+    values: Tensor
+    fired: Tensor | None
+
+
 class BatchReader:
     """Reads batches through hooks that are there only while a batch is read: a generation to be replayed runs without."""
 
-    def __init__(self, loaded: LoadedModel, sites: Sequence[LayerSite]) -> None:
+    def __init__(self, loaded: LoadedModel, sites: Sequence[LayerSite], device: torch.device) -> None:
+        """device: where statistics are computed, and so where the values go."""
         self._loaded = loaded
+        self._device = device
         self._ids = {site: layer_id for layer_id, site in enumerate(sites)}
         self._reader = SiteReader(loaded.model, sites, self._take)
         self._rows: Tensor | None = None
-        self._parts: dict[int, list[LayerValues]] = {}
+        self._parts: dict[int, list[_Part]] = {}
 
     def replay(self, sequences: Sequence[Sequence[int]], padding_side: str = "right") -> Values:
         """Values of finished sequences, from one forward pass."""
@@ -39,7 +51,7 @@ class BatchReader:
             self._reader.begin(len(sequences), width, batch.valid)
             body(model)(**batch.inputs())
             self._reader.end()
-        return {layer_id: parts[0] for layer_id, parts in self._parts.items()}
+        return {layer_id: self._placed(part) for layer_id, (part,) in self._parts.items()}
 
     def live(
         self, generate: Callable[[], list[list[int]]], prompts: Sequence[Sequence[int]]
@@ -71,11 +83,17 @@ class BatchReader:
             slice(width - len(prompt), width - len(prompt) + len(sequence))
             for prompt, sequence in zip(prompts, sequences, strict=True)
         ]
-        return sequences, {layer_id: _joined(parts, places) for layer_id, parts in self._parts.items()}
+        return sequences, {
+            layer_id: self._placed(_joined(parts, places)) for layer_id, parts in self._parts.items()
+        }
 
     def _take(self, site: LayerSite, values: Tensor, fired: Tensor | None) -> None:
-        part = LayerValues(self._own(values).float(), None if fired is None else self._own(fired))
+        part = _Part(self._own(values).float(), None if fired is None else self._own(fired))
         self._parts.setdefault(self._ids[site], []).append(part)
+
+    def _placed(self, part: _Part) -> LayerValues:
+        fired = None if part.fired is None else to_workplace(part.fired, self._device)
+        return LayerValues(to_workplace(part.values, self._device), fired)
 
     def _own(self, values: Tensor) -> Tensor:
         """A copy, as the model goes on using its own memory: of the real tokens alone where they are known."""
@@ -89,7 +107,7 @@ def _rows(columns: Sequence[slice], width: int) -> Tensor:
     return torch.cat([torch.arange(i * width + c.start, i * width + c.stop) for i, c in enumerate(columns)])
 
 
-def _joined(parts: Sequence[LayerValues], places: Sequence[slice]) -> LayerValues:
+def _joined(parts: Sequence[_Part], places: Sequence[slice]) -> _Part:
     """Steps of a generation, [batch, tokens, neurons] each, as sequences one after the other."""
 
     def joined(tensors: list[Tensor]) -> Tensor:
@@ -97,4 +115,4 @@ def _joined(parts: Sequence[LayerValues], places: Sequence[slice]) -> LayerValue
         return torch.cat([whole[i, place] for i, place in enumerate(places)])
 
     fired = [part.fired for part in parts if part.fired is not None]
-    return LayerValues(joined([part.values for part in parts]), joined(fired) if fired else None)
+    return _Part(joined([part.values for part in parts]), joined(fired) if fired else None)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from nfinspect.capturing.derive import derive
 from nfinspect.capturing.examples import KEPT, ExtremeExamples, RandomTokens
-from nfinspect.capturing.statistics import LayerStatistics
+from nfinspect.capturing.statistics import Array, LayerStatistics, chunk_mean, to_host
 from nfinspect_store.statistics import NeuronStatistics
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer, Prompt, PromptMean, Selection, TokenRows
@@ -34,8 +34,8 @@ class RecordedPrompt:
 class LayerValues:
     """One layer on all tokens of a batch of prompts, one prompt after the other, without padding."""
 
-    values: Tensor  # float32[tokens, neurons]
-    fired: Tensor | None  # bool[tokens, neurons] where the layer fires by its gate
+    values: Array  # float32[tokens, neurons]: a numpy array, or a tensor on a GPU
+    fired: Array | None  # bool[tokens, neurons] where the layer fires by its gate
 
 
 class Recorder:
@@ -43,7 +43,7 @@ class Recorder:
 
     def __init__(self, writer: RunWriter, seed: int, device: torch.device) -> None:
         self.writer = writer
-        self._device = device
+        self.device = device
         self._random = RandomTokens(seed)
         self._layers = [_LayerRecord(layer, device) for layer in writer.layers]
         self.tokens = writer.tokens
@@ -68,7 +68,7 @@ class Recorder:
             means.extend(record.add(placed, layer, self.tokens))
             record.keep_random(kept, layer.values, self.tokens)
         arrays = (
-            {layer_id: layer.values.cpu().numpy() for layer_id, layer in values.items()}
+            {layer_id: to_host(layer.values) for layer_id, layer in values.items()}
             if self.writer.keeps_values
             else {}
         )
@@ -108,7 +108,7 @@ class _LayerRecord:
             stop = start + prompt.tokens
             firsts.setdefault(prompt.concept, []).append(start)
             values = layer.values[start:stop]
-            low = high = values[0].cpu().numpy()
+            low = high = to_host(values[0])
             if prompt.tokens > 1:
                 fired = None if layer.fired is None else layer.fired[start + 1 : stop]
                 chunk = self._statistics.add(prompt.concept, False, values[1:], fired)
@@ -117,26 +117,25 @@ class _LayerRecord:
             self._top.add(high, values, prompt.first_token)
             self._bottom.add(low, values, prompt.first_token)
         for concept, rows in firsts.items():
-            index = torch.tensor(rows, device=layer.values.device)
-            fired = None if layer.fired is None else layer.fired.index_select(0, index)
-            self._statistics.add(concept, True, layer.values.index_select(0, index), fired)
+            fired = None if layer.fired is None else layer.fired[rows]
+            self._statistics.add(concept, True, layer.values[rows], fired)
         return means
 
-    def _means(self, prompt: Prompt, values: Tensor, chunk: NeuronStatistics) -> list[PromptMean]:
-        def mean(selection: Selection, n: int, of: Tensor | np.ndarray) -> PromptMean:
-            array = of.cpu().numpy() if isinstance(of, Tensor) else of
-            return PromptMean(self.layer.layer_id, prompt.prompt_idx, selection, n, array.astype(np.float32))
+    def _means(self, prompt: Prompt, values: Array, chunk: NeuronStatistics) -> list[PromptMean]:
+        def mean(selection: Selection, n: int, of: Array) -> PromptMean:
+            array = to_host(of).astype(np.float32)
+            return PromptMean(self.layer.layer_id, prompt.prompt_idx, selection, n, array)
 
         means = [mean("all", prompt.tokens - 1, chunk.mean), mean("last", 1, values[-1])]
         generated = values[max(prompt.prompt_tokens, 1) :]  # position 0 never counts, generated or not
         if len(generated):
-            means.append(mean("generated", len(generated), generated.sum(0, dtype=torch.float64) / len(generated)))
+            means.append(mean("generated", len(generated), chunk_mean(generated)))
         return means
 
-    def keep_random(self, kept: np.ndarray, values: Tensor, offset: int) -> None:
+    def keep_random(self, kept: NDArray[np.int64], values: Array, offset: int) -> None:
         """Hold the values of the tokens in `kept`: those held already, and those of this batch."""
         held = {int(token): row for token, row in zip(self.random_tokens, self._random_values, strict=True)}
-        rows = [held[int(t)] if int(t) in held else values[int(t) - offset].cpu().numpy() for t in kept]
+        rows = [held[int(t)] if int(t) in held else to_host(values[int(t) - offset]) for t in kept]
         self.random_tokens = kept
         self._random_values = np.stack(rows)
 

@@ -105,7 +105,7 @@ class Capture:
         self._tokens_before = writer.tokens
         self._started = time.monotonic()
         try:
-            reader = BatchReader(self.loaded, self.sites)
+            reader = self.reader()
             with StopRequest() as stop:
                 recorder = self._recorder(writer)
                 self._tell(recorder, heartbeat, "reading")
@@ -134,6 +134,10 @@ class Capture:
             yield self._recorder(writer)
         finally:
             writer.discard()
+
+    def reader(self) -> BatchReader:
+        """Hooks for this capture's sites."""
+        return BatchReader(self.loaded, self.sites, statistics_device(self.loaded))
 
     def _recorder(self, writer: RunWriter) -> Recorder:
         return Recorder(writer, self.request.seed, statistics_device(self.loaded))

@@ -1,10 +1,11 @@
-"""Statistics of one layer while tokens pass, computed where the values are (a GPU, or the CPU).
+"""Statistics of one layer while tokens pass, computed where the values are.
 
 The chunk is one prompt: its moments, its mean and its extremes fall out of the same passes over the values, and chunks
-merge exactly (nfinspect_store.statistics).
+merge exactly (nfinspect_store.statistics). Values on a GPU are torch tensors and stay there; values on the CPU are numpy
+arrays, because torch's thread pool would fight with the writer for the cores (docs/decisions/0003).
 """
 
-from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -12,92 +13,118 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nfinspect_store.histogram import BINS, FIRST_KEY, MIDDLE, SHIFT, SIDE
+from nfinspect_store.histogram import bin_of as bin_of_values
 from nfinspect_store.statistics import UNKNOWN, NeuronStatistics
 
-ROWS = 64
-"""Rows reduced at a time: 64 x 3072 float64 values stay in the processor's cache, which halves the time of a prompt's
-256 rows at once."""
+Array: TypeAlias = NDArray[Any] | Tensor
+
+ROWS = 32
+"""Rows reduced at a time: 32 x 3072 float64 values stay in the processor's cache."""
+
+STRIPE = 64
+"""Neurons counted at a time on the CPU: 64 x 99 counters stay in the processor's first cache."""
 
 
-@dataclass(frozen=True)
-class ChunkStatistics:
-    """Float64 power sums about the chunk's own mean, still on the device: [9, neurons]."""
-
-    rows: Tensor
-
-    def fetch(self) -> NeuronStatistics:
-        """To the CPU. The only point where a GPU is waited for."""
-        n, fired, mean, m2, m3, m4, low, high, sum_abs = self.rows.cpu().numpy()
-        return NeuronStatistics(
-            n=n.astype(np.int64),
-            fired=fired.astype(np.int64),
-            mean=mean,
-            m2=m2,
-            m3=m3,
-            m4=m4,
-            minimum=low.astype(np.float32),
-            maximum=high.astype(np.float32),
-            sum_abs=sum_abs,
-        )
+def to_host(array: Array) -> NDArray[Any]:
+    """A numpy array of the same values; the only point where a GPU is waited for."""
+    return array.cpu().numpy() if isinstance(array, Tensor) else array
 
 
-def chunk_statistics(values: Tensor, fired: Tensor | None, fires: str) -> ChunkStatistics:
-    """Statistics of float[tokens, neurons]. fired: bool[tokens, neurons] where the layer fires by its gate.
+def to_workplace(tensor: Tensor, device: torch.device) -> Array:
+    """A tensor where its statistics are computed: on its GPU as a tensor, on the CPU as a numpy array."""
+    return tensor.to(device) if device.type != "cpu" else tensor.cpu().numpy()
 
-    Two passes about the exact mean, in float64 (Pébay 2008 merges them); minimum and maximum are exact.
+
+def chunk_mean(values: Array) -> Array:
+    """Mean over tokens in float64: [tokens, neurons] -> [neurons]."""
+    xp: Any = torch if isinstance(values, Tensor) else np
+    return values.sum(0, dtype=xp.float64) / len(values)
+
+
+def chunk_statistics(values: Array, fired: Array | None, fires: str) -> NeuronStatistics:
+    """Statistics of float32[tokens, neurons]. fired: bool[tokens, neurons] where the layer fires by its gate.
+
+    Two passes about the mean, in float64 (Pébay 2008 merges them); minimum and maximum are exact.
     """
+    xp: Any = torch if isinstance(values, Tensor) else np
     n, neurons = values.shape
-    double = torch.float64
-    mean = values.sum(0, dtype=double) / n
-    powers = torch.zeros((3, neurons), dtype=double, device=values.device)
+    mean: Any = chunk_mean(values)
+    powers = [xp.zeros_like(mean) for _ in range(3)]
     for start in range(0, n, ROWS):
-        deviation = values[start : start + ROWS].to(double)
-        deviation -= mean
-        square = deviation * deviation
-        powers[0] += square.sum(0)
-        deviation *= square
+        deviation = values[start : start + ROWS] - mean  # float64
+        power = deviation * deviation
+        powers[0] += power.sum(0)
+        deviation *= power
         powers[1] += deviation.sum(0)
-        square *= square
-        powers[2] += square.sum(0)
-    low, high = values.amin(0).to(double), values.amax(0).to(double)
-    # A neuron that never varied has no variance, whatever rounding of its mean would say.
-    powers *= low != high
+        power *= power
+        powers[2] += power.sum(0)
+    low, high = xp.amin(values, 0), xp.amax(values, 0)
+    sum_abs = xp.abs(values).sum(0, dtype=xp.float64)
     if fires == "gate":
         assert fired is not None  # the reader gives it for these layers
-        count = fired.sum(0).to(double)
+        counted = to_host(fired.sum(0))
     elif fires == "positive":
-        count = (values > 0).sum(0).to(double)
+        counted = to_host((values > 0).sum(0))
     else:
-        count = torch.full((neurons,), UNKNOWN, dtype=double, device=values.device)
-    size = torch.full((neurons,), n, dtype=double, device=values.device)
-    sum_abs = values.abs().sum(0, dtype=double)
-    exact_mean = torch.where(low == high, low, mean)
-    return ChunkStatistics(torch.stack([size, count, exact_mean, *powers, low, high, sum_abs]))
+        counted = np.full(neurons, UNKNOWN)
+    minimum, maximum = to_host(low), to_host(high)
+    # A neuron that never varied has no variance, whatever rounding of its mean would say.
+    varied = minimum != maximum
+    m2, m3, m4 = (to_host(power) * varied for power in powers)
+    return NeuronStatistics(
+        n=np.full(neurons, n, np.int64),
+        fired=counted.astype(np.int64),
+        mean=np.where(varied, to_host(mean), minimum),
+        m2=m2,
+        m3=m3,
+        m4=m4,
+        minimum=minimum,
+        maximum=maximum,
+        sum_abs=to_host(sum_abs),
+    )
 
 
 class HistogramCounter:
-    """Counts values of one layer into the signed-log bins: int64[neurons, BINS] on the values' device."""
+    """Counts values of one layer into the signed-log bins."""
 
     def __init__(self, neurons: int, device: torch.device) -> None:
-        self._counts = torch.zeros((neurons, BINS), dtype=torch.int64, device=device)
+        shape = (neurons, BINS)
+        self._counts: Array = (
+            np.zeros(shape, np.int64)
+            if device.type == "cpu"
+            else torch.zeros(shape, dtype=torch.int64, device=device)
+        )
 
     def restore(self, counts: NDArray[np.int64]) -> None:
-        self._counts += torch.from_numpy(np.ascontiguousarray(counts)).to(self._counts.device)
+        self._counts += counts if isinstance(self._counts, np.ndarray) else torch.from_numpy(counts).to(self._counts.device)
 
-    def add(self, values: Tensor) -> None:
-        """float32[tokens, neurons]; the same bins as nfinspect_store.histogram.bin_of."""
+    def add(self, values: Array) -> None:
+        """float32[tokens, neurons]."""
+        if isinstance(values, Tensor):
+            self._add_tensor(values)
+            return
+        assert isinstance(self._counts, np.ndarray)
+        for start in range(0, values.shape[1], STRIPE):
+            bins = bin_of_values(values[:, start : start + STRIPE])
+            width = bins.shape[1]
+            bins += np.arange(width) * BINS
+            counted = np.bincount(bins.ravel(), minlength=width * BINS)
+            self._counts[start : start + width] += counted.reshape(width, BINS)
+
+    def _add_tensor(self, values: Tensor) -> None:
+        """The bins of nfinspect_store.histogram.bin_of, computed where the values are."""
+        assert isinstance(self._counts, Tensor)
         # [neurons, tokens]: each neuron's bins lie together. Always a copy, as it is worked on in place.
         bits = values.t().clone(memory_format=torch.contiguous_format).view(torch.int32)
         sign = bits >> 31  # -1 where negative, else 0
-        # In place: a fresh array for each step costs three times the arithmetic.
         bits.bitwise_and_(0x7FFFFFFF).bitwise_right_shift_(SHIFT).sub_(FIRST_KEY - 1).clamp_(0, SIDE + 1)
         bins = bits.bitwise_xor_(sign).sub_(sign).add_(MIDDLE).long()
         one = torch.ones((), dtype=torch.int64, device=bins.device)
         self._counts.scatter_add_(1, bins, one.expand(bins.shape))
 
     def fetch(self) -> NDArray[np.int64]:
-        counts: NDArray[np.int64] = self._counts.cpu().numpy().copy()
-        return counts
+        """int64[neurons, BINS], a copy."""
+        return to_host(self._counts).copy()
 
 
 class LayerStatistics:
@@ -117,9 +144,9 @@ class LayerStatistics:
         for first, counts in histograms.items():
             self._histograms[first].restore(counts)
 
-    def add(self, concept: str, first: bool, values: Tensor, fired: Tensor | None) -> NeuronStatistics:
+    def add(self, concept: str, first: bool, values: Array, fired: Array | None) -> NeuronStatistics:
         """Take one chunk, float32[tokens, neurons], of a concept; returns the chunk's own statistics."""
-        chunk = chunk_statistics(values, fired, self._fires).fetch()
+        chunk = chunk_statistics(values, fired, self._fires)
         self._histograms[first].add(values)
         key = (concept, first)
         before = self._groups.get(key)
@@ -131,4 +158,3 @@ class LayerStatistics:
 
     def histograms(self) -> dict[bool, NDArray[np.int64]]:
         return {first: counter.fetch() for first, counter in self._histograms.items()}
-

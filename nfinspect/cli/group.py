@@ -10,7 +10,7 @@ import click
 from nfinspect import __version__, output
 
 COMMANDS = {
-    "demo": "capture",
+    "demo": "demo",
     "capture": "capture",
     "runs": "runs",
     "info": "runs",

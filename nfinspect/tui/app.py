@@ -144,7 +144,10 @@ class NfinspectApp(App[int]):
     # what there is to say
 
     def say(self, text: str, tone: str = "", *, keep: bool = False) -> None:
-        """One line in the status line. `text` may hold foreign text. `keep` it beyond the next change of place."""
+        """One line in the status line.
+
+        `text` may hold foreign text. `keep` it beyond the next change of place.
+        """
         from nfinspect.tui.cells import foreign
 
         self._keep_line = keep

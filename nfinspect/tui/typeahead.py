@@ -1,9 +1,10 @@
 """Keys typed faster than the app moves: each goes to what the one before it has brought on screen.
 
-Textual hands a key to whatever has the focus when the key arrives. Over a slow link `:sql` or `n` `Enter` arrives at
-once, and its second half would be obeyed by the pane that is being left. So one key is under way at a time: after it,
-a marker takes the same road (focused widget, its ancestors, the app), twice, because an action may post a message to
-its pane, which then changes the place. Only when the second marker has arrived is the next key let in.
+Textual hands a key to whatever has the focus when the key arrives. Over a slow link `:sql` or `n` `Enter`
+arrives at once, and its second half would be obeyed by the pane that is being left. So one key is under way
+at a time: after it, a marker takes the same road (focused widget, its ancestors, the app), twice, because
+an action may post a message to its pane, which then changes the place. Only when the second marker has
+arrived is the next key let in.
 """
 
 from __future__ import annotations

@@ -26,11 +26,16 @@ EDGES: NDArray[np.float64] = np.concatenate([[-np.inf], -_magnitudes[::-1], _mag
 """float64[BINS + 1]; the first is -inf, the last +inf. A magnitude that equals an edge belongs to the bin farther from zero."""
 
 
+_KEYS = np.arange(1 << (32 - SHIFT))
+_MAGNITUDES = np.clip((_KEYS & ((1 << (31 - SHIFT)) - 1)) - FIRST_KEY, -1, SIDE) + 1
+_BIN_OF_KEY: NDArray[np.int64] = MIDDLE + np.where(_KEYS >> (31 - SHIFT), -_MAGNITUDES, _MAGNITUDES)
+"""The bin for each of the 1024 beginnings that a float32 can have: a look-up takes a third of the arithmetic's time."""
+
+
 def bin_of(values: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The bin of each value, any shape. The same arithmetic runs in torch during a capture."""
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.int32)
-    magnitude = np.clip(((bits & 0x7FFFFFFF) >> SHIFT) - FIRST_KEY, -1, SIDE).astype(np.int64) + 1
-    return MIDDLE + np.where(bits < 0, -magnitude, magnitude)
+    """The bin of each value, any shape; the last axis must be contiguous."""
+    found: NDArray[np.int64] = _BIN_OF_KEY[values.view(np.uint32) >> np.uint32(SHIFT)]
+    return found
 
 
 def share_beyond(counts: NDArray[np.int64], threshold: float) -> NDArray[np.float64]:

@@ -17,7 +17,9 @@ class Driven:
     pilot: Pilot[Any]
 
     async def settle(self) -> None:
-        """Until no worker is busy and what they posted has been handled; a pane may ask again while it is mounted."""
+        """Until no worker is busy and what they posted has been handled; a pane may ask again while it
+        is mounted.
+        """
         quiet = 0
         while quiet < 2:
             await self.pilot.pause()

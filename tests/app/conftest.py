@@ -1,4 +1,7 @@
-"""Fixtures of the app's tests: a driver that presses keys and reads the screen, in both sizes that must work."""
+"""Fixtures of the app's tests:
+
+a driver that presses keys and reads the screen, in both sizes that must work.
+"""
 
 import sys
 from collections.abc import AsyncIterator, Callable

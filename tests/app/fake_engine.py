@@ -139,7 +139,8 @@ class FakeSession:
         self.calls.append(("neuron", str(address)))
         r = row(address.layer, address.neuron, site=address.site or "mlp")
         means = tuple(
-            ConceptMean(c, 12, 300, m, 0.2, 4.0) for c, m in zip(self.concepts, (3.0, 1.0, -0.5, 0.2))
+            ConceptMean(c, 12, 300, m, 0.2, 4.0)
+            for c, m in zip(self.concepts, (3.0, 1.0, -0.5, 0.2), strict=False)
         )
         return NeuronDetail(
             r,

@@ -1,4 +1,7 @@
-"""The app in a real pseudo-terminal: what it sends, how soon, and what it does when the terminal goes away."""
+"""The app in a real pseudo-terminal:
+
+what it sends, how soon, and what it does when the terminal goes away.
+"""
 
 import contextlib
 import fcntl
@@ -21,8 +24,16 @@ RUN = (
 )
 
 
+def _own_terminal() -> None:
+    """In the child: a session of its own whose controlling terminal is stdin, so that a hang-up reaches it."""
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 class Terminal:
-    """A child process with `run_app` on the other side of a pseudo-terminal, and a screen that follows its output."""
+    """A child process with `run_app` on the other side of a pseudo-terminal, and a screen that follows
+    its output.
+    """
 
     def __init__(
         self,
@@ -45,7 +56,7 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             env=variables,
-            preexec_fn=lambda: (os.setsid(), fcntl.ioctl(0, termios.TIOCSCTTY, 0)),  # type: ignore[func-returns-value]
+            preexec_fn=_own_terminal,
         )
         os.close(slave)
         self.screen = pyte.Screen(*size)

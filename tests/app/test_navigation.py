@@ -121,7 +121,8 @@ async def test_a_broken_keys_file_is_a_line(start: Start, tmp_path: Path) -> Non
 def test_every_binding_has_an_id_and_no_terminal_trap() -> None:
     from textual.binding import Binding
 
-    from nfinspect.tui import app, chrome, dialogs, help
+    from nfinspect.tui import app, chrome, dialogs
+    from nfinspect.tui import help as help_screen
     from nfinspect.tui.panes import choices, layers, neuron, neurons, of_run, overlap, runs, sql, trace
     from nfinspect.tui.widgets import paged_table, sql_editor, text_panel
 
@@ -130,7 +131,7 @@ def test_every_binding_has_an_id_and_no_terminal_trap() -> None:
         app,
         chrome,
         dialogs,
-        help,
+        help_screen,
         choices,
         layers,
         neuron,

@@ -1,4 +1,7 @@
-"""A few lines of text that change often: drawn anew only when they differ, laid out anew only when they grow."""
+"""A few lines of text that change often:
+
+drawn anew only when they differ, laid out anew only when they grow.
+"""
 
 from textual.content import Content
 from textual.widgets import Static
