@@ -49,6 +49,12 @@ def foreign(text: object, glyphs: Glyphs = UNICODE) -> str:
     return visible(str(text), ascii_only=glyphs is ASCII)
 
 
+def model_name(model: str, glyphs: Glyphs = UNICODE) -> str:
+    """A hub name as it is; of a local directory its last part, which is what tells models apart."""
+    local = model.startswith(("/", ".", "~"))
+    return foreign((model.rstrip("/").rpartition("/")[2] or model) if local else model, glyphs)
+
+
 def fit(text: str, width: int, glyphs: Glyphs = UNICODE, align: str = "left") -> str:
     """`text` in exactly `width` cells: padded, or cut with a sign that something is missing."""
     length = cell_len(text)

@@ -38,6 +38,11 @@ class TypeAhead:
         self._since: float | None = None
         self._serial = 0
 
+    @property
+    def busy(self) -> bool:
+        """Whether a key is under way or waits."""
+        return bool(self._waiting) or self._since is not None
+
     def hold(self, event: events.Key) -> bool:
         """Whether the key has to wait; otherwise it is under way now."""
         if self._since is not None and time.monotonic() - self._since < STUCK_SECONDS:

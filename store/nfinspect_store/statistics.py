@@ -91,33 +91,42 @@ class NeuronStatistics:
     @property
     def variance(self) -> Floats:
         """Of a sample (n - 1); NaN for fewer than two tokens."""
-        return np.divide(self.m2, self.n - 1, out=np.full(self.m2.shape, np.nan), where=self.n > 1)
+        return _quotient(self.m2, self.n - 1, self.n > 1)
 
     @property
     def std(self) -> Floats:
         """Of a sample (n - 1); NaN for fewer than two tokens."""
-        return np.sqrt(self.variance)
+        std: Floats = np.sqrt(self.variance)
+        return std
 
     @property
     def mean_abs(self) -> Floats:
         """E|a|; NaN for no tokens."""
-        return np.divide(self.sum_abs, self.n, out=np.full(self.sum_abs.shape, np.nan), where=self.n > 0)
+        return _quotient(self.sum_abs, self.n, self.n > 0)
 
     @property
     def firing_rate(self) -> Floats:
         """Share of tokens on which the neuron fires; NaN where it is not known from these statistics."""
-        return np.divide(self.fired, self.n, out=np.full(self.n.shape, np.nan), where=(self.n > 0) & (self.fired >= 0))
+        return _quotient(self.fired, self.n, (self.n > 0) & (self.fired >= 0))
 
     @property
     def skewness(self) -> Floats:
         """Biased (population) skewness √n·M3 / M2^1.5; NaN where the variance is zero."""
         ok = self.m2 > 0
         safe = np.where(ok, self.m2, 1.0)
-        return np.where(ok, np.sqrt(self.n) * self.m3 / safe**1.5, np.nan)
+        skewness: Floats = np.where(ok, np.sqrt(self.n) * self.m3 / safe**1.5, np.nan)
+        return skewness
 
     @property
     def excess_kurtosis(self) -> Floats:
         """Biased (population) kurtosis n·M4 / M2² minus 3; NaN where the variance is zero."""
         ok = self.m2 > 0
         safe = np.where(ok, self.m2, 1.0)
-        return np.where(ok, self.n * self.m4 / safe**2 - 3.0, np.nan)
+        kurtosis: Floats = np.where(ok, self.n * self.m4 / safe**2 - 3.0, np.nan)
+        return kurtosis
+
+
+def _quotient(part: Floats | Counts, whole: Counts, where: NDArray[np.bool_]) -> Floats:
+    """part / whole, NaN where it is undefined."""
+    quotient: Floats = np.divide(part, whole, out=np.full(part.shape, np.nan), where=where)
+    return quotient

@@ -283,13 +283,14 @@ class RunTables:
         return counts
 
     def _histograms(
-        self, layer: Layer, condition: str, parameters: dict[str, object], neurons: int
+        self, layer: Layer, condition: str, parameters: Mapping[str, object], neurons: int
     ) -> NDArray[np.int64]:
         query = f"""SELECT counts FROM histograms
                     WHERE layer_id = $layer AND NOT ("first" AND $skip_first) {condition} ORDER BY "first", neuron"""
         table = self._arrow(query, parameters)
         flat = np.asarray(table.column(0).combine_chunks().flatten().to_numpy(), dtype=np.int64)
-        return flat.reshape(-1, neurons, BINS).sum(axis=0)
+        total: NDArray[np.int64] = flat.reshape(-1, neurons, BINS).sum(axis=0)
+        return total
 
     def prompt_means(
         self, selection: Selection, site: str | None = None, concepts: Sequence[str] | None = None

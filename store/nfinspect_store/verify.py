@@ -88,7 +88,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("tokens: numbered from 0 without a gap, each in its prompt", check_tokens),
     ("prompts: first token and number of tokens", check_prompts),
     ("statistics: as many tokens as the run has, for every neuron", check_statistics),
-    ("blocks: all there, finite, agreeing with the statistics and with the checksums", check_blocks),
+    ("blocks: all there, finite, agreeing with the statistics of the capture", check_blocks),
     ("examples: the values that the blocks hold", check_examples),
     ("histograms: they count every token", check_histograms),
     ("reading: every column of every table, past DuckDB's own checksums", check_readable),

@@ -1,8 +1,11 @@
 """Pressing keys in the app and reading what is on the screen."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
+from textual import events
+from textual.keys import _character_to_key, key_to_character
 from textual.pilot import Pilot
 
 from nfinspect.tui.app import NfinspectApp
@@ -17,34 +20,45 @@ class Driven:
     pilot: Pilot[Any]
 
     async def settle(self) -> None:
-        """Until no worker is busy and what they posted has been handled; a pane may ask again while it
-        is mounted.
+        """Until no worker is busy, no message waits and nothing is left to draw.
+
+        Textual's own pause looks at the processor time of the process, which costs 40 ms a key and, on a busy
+        machine, is not enough.
         """
         quiet = 0
-        while quiet < 2:
-            await self.pilot.pause()
-            pending = [w for w in self.app.workers if not w.is_finished]
-            quiet = 0 if pending else quiet + 1
-            if pending:
-                await self.app.workers.wait_for_complete(pending)
+        while quiet < 3:
+            await asyncio.sleep(0.002)
+            quiet = 0 if self._at_work() else quiet + 1
+
+    def _at_work(self) -> bool:
+        screen = self.app.screen
+        nodes = [
+            self.app,
+            *self.app.screen_stack,
+            *(n for s in self.app.screen_stack for n in s.walk_children()),
+        ]
+        return (
+            any(not worker.is_finished for worker in self.app.workers)
+            or any(not node._message_queue.empty() for node in nodes)
+            or bool(screen._layout_required or screen._dirty_widgets or screen._repaint_required)
+            or self.app._typed.busy
+        )
 
     async def press(self, *keys: str) -> None:
         for key in keys:
-            await self.pilot.press(key)
+            self._send(key)
             await self.settle()
 
     async def type(self, text: str) -> None:
         """Characters into an input that has the focus, without waiting after each."""
-        names = {
-            " ": "space",
-            "/": "slash",
-            ":": "colon",
-            ";": "semicolon",
-            "=": "equals_sign",
-            ">": "greater_than_sign",
-        }
-        await self.pilot.press(*(names.get(c, c) for c in text))
+        for character in text:
+            self._send(character)
         await self.settle()
+
+    def _send(self, key: str) -> None:
+        name = _character_to_key(key) if len(key) == 1 else key
+        character = key if len(key) == 1 else key_to_character(name)
+        self.app.post_message(events.Key(name, character))
 
     @property
     def lines(self) -> list[str]:

@@ -25,7 +25,7 @@ RUN = (
 
 
 def _own_terminal() -> None:
-    """In the child: a session of its own whose controlling terminal is stdin, so that a hang-up reaches it."""
+    """In the child: a session of its own with stdin as its terminal, so that a hang-up reaches it."""
     os.setsid()
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 

@@ -121,7 +121,10 @@ class LayersPane(RunPane):
     def hint(self) -> str:
         s = self.session
         sites = f" of {len(s.sites)} sites" if len(s.sites) > 1 else ""
-        return f"{s.info.model} {self.glyphs.dot} {self.site}{sites}"
+        return f"{cells.model_name(s.info.model)} {self.glyphs.dot} {self.site}{sites}"
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action != "site" or len(self.session.sites) > 1
 
     def on_resize(self) -> None:
         wide = self.size.width >= 130

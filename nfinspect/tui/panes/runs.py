@@ -104,7 +104,7 @@ class RunsPane(Pane):
 
         return [
             Column("run", 16, lambda r, w: Cell(foreign(r.name, g), "bold"), flex=True, key="name"),
-            Column("model", 16, lambda r, w: Cell(foreign(r.model, g)), flex=True, key="model"),
+            Column("model", 16, lambda r, w: Cell(cells.model_name(r.model, g)), flex=True, key="model"),
             Column("status", 11, status),
             Column("tokens", 6, lambda r, w: Cell(cells.count(r.tokens, g)), "right", key="tokens"),
             Column("size", 8, lambda r, w: Cell(cells.size(r.bytes, g)), "right", key="bytes"),
@@ -231,7 +231,7 @@ class RunsPane(Pane):
             ]
         if run.problem:
             return [Cell(foreign(run.problem, g), "bad")]
-        return [Cell(foreign(run.path, g), "dim")]
+        return [Cell(foreign(run.path, g), "dim"), "\n", Cell(foreign(run.model, g), "dim")]
 
     def show_opened(self, session: Session) -> None:
         self.hub.opened(session)
