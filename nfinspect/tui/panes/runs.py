@@ -79,6 +79,7 @@ class RunsPane(Pane):
     _filter = ""
     _order = ("created", True)
     _timer: Timer | None = None
+    _seconds = 0.0
 
     def compose(self) -> ComposeResult:
         table = PagedTable(self._columns(), glyphs=self.glyphs, empty="no run matches the filter", id="runs")
@@ -126,10 +127,15 @@ class RunsPane(Pane):
     def left(self) -> None:
         if self._timer is not None:
             self._timer.stop()
+        self._seconds = 0.0
 
     def _pace(self, seconds: float) -> None:
+        """How often to look: twice a second while a capture runs."""
+        if seconds == self._seconds:
+            return
         if self._timer is not None:
             self._timer.stop()
+        self._seconds = seconds
         self._timer = self.set_interval(seconds, self._look)
 
     def _look(self) -> None:
@@ -143,8 +149,7 @@ class RunsPane(Pane):
         if runs == self._runs:
             return
         live = any(run.status == "capturing" for run in runs)
-        if self._timer is not None and live != (self._timer._interval == LIVE_SECONDS):
-            self._pace(LIVE_SECONDS if live else QUIET_SECONDS)
+        self._pace(LIVE_SECONDS if live else QUIET_SECONDS)
         self._runs = runs
         self._draw()
 
