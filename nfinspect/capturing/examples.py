@@ -9,7 +9,7 @@ all neurons.
 import numpy as np
 from numpy.typing import NDArray
 
-from nfinspect.capturing.statistics import Array, to_host
+from nfinspect.capturing.transfer import Array, to_host
 
 KEPT = 10
 """Examples of each kind [own]."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nfinspect.capturing.errors import CaptureError
 from nfinspect.capturing.prompts import TokenTexts
 from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
-from nfinspect.capturing.statistics import to_workplace
+from nfinspect.capturing.transfer import to_workplace
 from nfinspect.models import LayerSite, SiteReader, body
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nfinspect.capturing.recorder import LayerValues
-from nfinspect.capturing.statistics import to_workplace
+from nfinspect.capturing.transfer import to_workplace
 from nfinspect.models import LayerSite, LoadedModel, SiteReader, body, forward_batch
 
 Values = dict[int, LayerValues]

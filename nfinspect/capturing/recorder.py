@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from nfinspect.capturing.derive import derive
 from nfinspect.capturing.examples import KEPT, ExtremeExamples, RandomTokens
-from nfinspect.capturing.statistics import Array, LayerStatistics, chunk_mean, to_host
+from nfinspect.capturing.statistics import LayerStatistics, chunk_mean
+from nfinspect.capturing.transfer import Array, begin_copy, to_host
 from nfinspect_store.statistics import NeuronStatistics
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer, Prompt, PromptMean, Selection, TokenRows
@@ -61,17 +62,19 @@ class Recorder:
                 Prompt(self.prompts + i, prompt.concept, prompt.text, position, prompt.prompt_tokens, size)
             )
             position += size
+        # Under way before the statistics, so that a GPU computes these while it copies.
+        copies = (
+            {layer_id: begin_copy(layer.values) for layer_id, layer in values.items()}
+            if self.writer.keeps_values
+            else {}
+        )
         kept = self._random.add(self.tokens, position)
         means: list[PromptMean] = []
         for record in self._layers:
             layer = values[record.layer.layer_id]
             means.extend(record.add(placed, layer, self.tokens))
             record.keep_random(kept, layer.values, self.tokens)
-        arrays = (
-            {layer_id: to_host(layer.values) for layer_id, layer in values.items()}
-            if self.writer.keeps_values
-            else {}
-        )
+        arrays = {layer_id: copied() for layer_id, copied in copies.items()}
         self.writer.add(placed, _token_rows(prompts, placed), arrays, means)
         self.tokens = position
         self.prompts += len(prompts)

@@ -5,34 +5,23 @@ merge exactly (nfinspect_store.statistics). Values on a GPU are torch tensors an
 arrays, because torch's thread pool would fight with the writer for the cores (docs/decisions/0003).
 """
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nfinspect.capturing.transfer import Array, to_host
 from nfinspect_store.histogram import BINS, FIRST_KEY, MIDDLE, SHIFT, SIDE
 from nfinspect_store.histogram import bin_of as bin_of_values
 from nfinspect_store.statistics import UNKNOWN, NeuronStatistics
-
-Array: TypeAlias = NDArray[Any] | Tensor
 
 ROWS = 32
 """Rows reduced at a time: 32 x 3072 float64 values stay in the processor's cache."""
 
 STRIPE = 64
 """Neurons counted at a time on the CPU: 64 x 99 counters stay in the processor's first cache."""
-
-
-def to_host(array: Array) -> NDArray[Any]:
-    """A numpy array of the same values; the only point where a GPU is waited for."""
-    return array.cpu().numpy() if isinstance(array, Tensor) else array
-
-
-def to_workplace(tensor: Tensor, device: torch.device) -> Array:
-    """A tensor where its statistics are computed: on its GPU as a tensor, on the CPU as a numpy array."""
-    return tensor.to(device) if device.type != "cpu" else tensor.cpu().numpy()
 
 
 def chunk_mean(values: Array) -> Array:
@@ -58,29 +47,25 @@ def chunk_statistics(values: Array, fired: Array | None, fires: str) -> NeuronSt
         powers[1] += deviation.sum(0)
         power *= power
         powers[2] += power.sum(0)
-    low, high = xp.amin(values, 0), xp.amax(values, 0)
-    sum_abs = xp.abs(values).sum(0, dtype=xp.float64)
-    if fires == "gate":
-        assert fired is not None  # the reader gives it for these layers
-        counted = to_host(fired.sum(0))
-    elif fires == "positive":
-        counted = to_host((values > 0).sum(0))
-    else:
-        counted = np.full(neurons, UNKNOWN)
-    minimum, maximum = to_host(low), to_host(high)
+    found = [mean, *powers, xp.amin(values, 0), xp.amax(values, 0), xp.abs(values).sum(0, dtype=xp.float64)]
+    if fires != "scale":
+        # Where a layer fires by its gate the reader gives `fired`; elsewhere a > 0 is the definition.
+        found.append((values > 0 if fired is None else fired).sum(0))
+    # One transfer: each one would wait for the GPU.
+    rows = to_host(xp.stack([xp.asarray(row, dtype=xp.float64) for row in found]))
+    mean, m2, m3, m4, low, high, sum_abs = rows[:7]
     # A neuron that never varied has no variance, whatever rounding of its mean would say.
-    varied = minimum != maximum
-    m2, m3, m4 = (to_host(power) * varied for power in powers)
+    varied = low != high
     return NeuronStatistics(
         n=np.full(neurons, n, np.int64),
-        fired=counted.astype(np.int64),
-        mean=np.where(varied, to_host(mean), minimum),
-        m2=m2,
-        m3=m3,
-        m4=m4,
-        minimum=minimum,
-        maximum=maximum,
-        sum_abs=to_host(sum_abs),
+        fired=rows[7].astype(np.int64) if fires != "scale" else np.full(neurons, UNKNOWN),
+        mean=np.where(varied, mean, low),
+        m2=m2 * varied,
+        m3=m3 * varied,
+        m4=m4 * varied,
+        minimum=low.astype(np.float32),
+        maximum=high.astype(np.float32),
+        sum_abs=sum_abs,
     )
 
 

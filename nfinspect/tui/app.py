@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual import events, on
 from textual.app import App, ComposeResult, SystemCommand
@@ -346,14 +346,12 @@ class NfinspectApp(App[int]):
 
         self.copy_to_clipboard(text)
         path = keep_copy(text)
-        self.say(
-            f"sent {len(text)} characters to the clipboard" + (f", also in {path}" if path else ""), "good"
-        )
+        self.say(f"sent {len(text)} characters to the clipboard" + (f", also in {path}" if path else ""), "good")
 
     def action_command_palette(self) -> None:
         from textual.command import CommandPalette
 
-        if not CommandPalette.is_open(self):
+        if not CommandPalette.is_open(cast("App[object]", self)):
             self.push_screen(CommandPalette(placeholder="find a command", id="--command-palette"))
 
     def action_interrupt(self) -> None:

@@ -23,6 +23,4 @@ def binding_ids() -> frozenset[str]:
     from nfinspect.tui.widgets.text_panel import TextPanel
 
     panes = (RunsPane, LayersPane, NeuronsPane, NeuronPane, TracePane, OverlapPane, SqlPane)
-    return known_ids(
-        (NfinspectApp, PromptInput, Confirm, Picker, HelpScreen, PagedTable, TextPanel, SqlEditor, *panes)
-    )
+    return known_ids((NfinspectApp, PromptInput, Confirm, Picker, HelpScreen, PagedTable, TextPanel, SqlEditor, *panes))

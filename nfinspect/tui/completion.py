@@ -51,8 +51,8 @@ def complete(text: str, tables: Mapping[str, tuple[str, ...]]) -> tuple[str, lis
     if not word:
         return word, []
     named = [name for name in tables if re.search(rf"\b{re.escape(name)}\b", text, re.IGNORECASE)]
-    columns = dict.fromkeys(c for name in named or tables for c in tables[name])
-    found = [c for c in columns if c.lower().startswith(lowered)]
+    known = dict.fromkeys(c for name in named or tables for c in tables[name])
+    found = [c for c in known if c.lower().startswith(lowered)]
     found += [name for name in tables if name.lower().startswith(lowered) and name not in found]
     found += [w for w in WORDS if w.lower().startswith(lowered)]
     return word, found

@@ -9,6 +9,7 @@ from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
@@ -80,12 +81,10 @@ class Picker(ModalScreen[str | None]):
         table.styles.height = min(16, len(self._options) + 1)
         table.put_rows(self._options)
         if self._chosen in self._options:
-            table.call_after_refresh(table.move_to, self._options.index(cast(str, self._chosen)))
+            table.call_after_refresh(table.move_to, self._options.index(self._chosen))
 
-    def _words(self) -> object:
-        return content(
-            Cell(f"type to find: {self._typed}" if self._typed else "type to find, Enter takes it", "dim")
-        )
+    def _words(self) -> Content:
+        return content(Cell(f"type to find: {self._typed}" if self._typed else "type to find, Enter takes it", "dim"))
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
         self.dismiss(cast(str, message.row))

@@ -38,16 +38,12 @@ def _in_run(app: NfinspectApp, session: Session, word: str, text: str) -> None:
 
     target = parse_target(text)
     site = (
-        getattr(app.pane, "site", session.default_site)
-        if app.pane.run_name == session.name
-        else session.default_site
+        getattr(app.pane, "site", session.default_site) if app.pane.run_name == session.name else session.default_site
     )
     if word == "neuron" and target.address is not None:
         from nfinspect.tui.panes.neuron import NeuronPane
 
-        _check(
-            session, target.address.site or session.default_site, target.address.layer, target.address.neuron
-        )
+        _check(session, target.address.site or session.default_site, target.address.layer, target.address.neuron)
         app.jump(partial(NeuronPane, session, target.address), session)
     elif word == "layer":
         site = target.site or site

@@ -49,9 +49,7 @@ class HelpScreen(ModalScreen[None]):
             kind = binding.id.split(".")[0]
             moving = kind in ("table", "text")
             place = "in tables and texts" if moving else "everywhere" if kind in ("app", "run") else "here"
-            keys, _, _ = groups.setdefault(place, {}).setdefault(
-                binding.id, ([], binding.description, binding.id)
-            )
+            keys, _, _ = groups.setdefault(place, {}).setdefault(binding.id, ([], binding.description, binding.id))
             keys.append(app.get_key_display(binding))
         pieces: list[Cell | str] = [Cell(app.pane.crumb, "bold"), "\n"]
         if app.pane.help_text:

@@ -92,9 +92,7 @@ class RunSession:
             layer, number = self._run.resolve(address)
             read = self._run.neuron(layer.layer, number, layer.site)
             values = tuple(read[rows.token_idx].tolist())
-        return PromptReading(
-            prompt_idx, prompt.concept, tuple(rows.token), tuple(rows.generated.tolist()), values
-        )
+        return PromptReading(prompt_idx, prompt.concept, tuple(rows.token), tuple(rows.generated.tolist()), values)
 
     def sql(self, statement: str) -> QueryResult:
         return self._shut_in().run(statement)

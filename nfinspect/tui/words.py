@@ -17,20 +17,14 @@ if TYPE_CHECKING:
 
 def why(row: NeuronRow, glyphs: Glyphs) -> str:
     """Why the neuron has its class, in the terms of methods §2 and with its own figures."""
-    share = (
-        percent(row.dormancy, glyphs)
-        if (row.dormancy or 0) < 1
-        else f"{number(row.dormancy, glyphs, 3)} times"
-    )
+    share = percent(row.dormancy, glyphs) if (row.dormancy or 0) < 1 else f"{number(row.dormancy, glyphs, 3)} times"
     of = "" if (row.dormancy or 0) >= 1 else " of"
     tokens = f"{count(row.n, glyphs)} tokens"
     if row.cls == "dead":
         bound = f" (95 % bound on its rate {percent(row.rate_upper95, glyphs)})" if row.rate_upper95 else ""
         return f"silent on all {tokens}{bound}"
     if row.cls == "saturated":
-        return (
-            f"stuck: std {number(row.std, glyphs)} beside a mean of {number(row.mean, glyphs)} over {tokens}"
-        )
+        return f"stuck: std {number(row.std, glyphs)} beside a mean of {number(row.mean, glyphs)} over {tokens}"
     if row.cls == "sporadic":
         return f"rare and strong: reaches {number(row.max, glyphs)}, yet on under 1% of {tokens}"
     if row.cls == "missing":

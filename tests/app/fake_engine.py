@@ -43,9 +43,7 @@ def progress(done: int = 430, total: int | None = 1000) -> Progress:
 
 def row(layer: int, neuron: int, cls: str = "normal", site: str = "mlp") -> NeuronRow:
     value = 10.0 - neuron / 20_000
-    return NeuronRow(
-        site, layer, neuron, 500, 0.5, 1.0, 0.0, value, 0.5, 0.25, cls, 0.9, 1.5, 3.0, False, None, False
-    )
+    return NeuronRow(site, layer, neuron, 500, 0.5, 1.0, 0.0, value, 0.5, 0.25, cls, 0.9, 1.5, 3.0, False, None, False)
 
 
 def example(value: float, token: str = " tulip", prompt_idx: int = 0) -> ExampleText:
@@ -139,8 +137,7 @@ class FakeSession:
         self.calls.append(("neuron", str(address)))
         r = row(address.layer, address.neuron, site=address.site or "mlp")
         means = tuple(
-            ConceptMean(c, 12, 300, m, 0.2, 4.0)
-            for c, m in zip(self.concepts, (3.0, 1.0, -0.5, 0.2), strict=False)
+            ConceptMean(c, 12, 300, m, 0.2, 4.0) for c, m in zip(self.concepts, (3.0, 1.0, -0.5, 0.2), strict=False)
         )
         return NeuronDetail(
             r,
@@ -196,9 +193,7 @@ class FakeSession:
         for i, a in enumerate(concepts):
             for b in concepts[i + 1 :]:
                 count = 6 if {a, b} == {"vietnam", "hanoi"} else 0
-                shared = tuple(
-                    SharedNeuron(f"L3/N{n}", request.site, 3, n, n + 1, n + 2) for n in range(count)
-                )
+                shared = tuple(SharedNeuron(f"L3/N{n}", request.site, 3, n, n + 1, n + 2) for n in range(count))
                 pairs.append(Pair(a, b, count, count / 14, 0.1, 0.001, shared))
         return Overlap(
             concepts=concepts,
@@ -213,9 +208,7 @@ class FakeSession:
         )
 
     def prompt(self, prompt_idx: int, address: Any) -> PromptReading:
-        return PromptReading(
-            prompt_idx, "tulip", (" the", self.token, " x"), (False, False, True), (0.0, 9.0, 1.0)
-        )
+        return PromptReading(prompt_idx, "tulip", (" the", self.token, " x"), (False, False, True), (0.0, 9.0, 1.0))
 
     def sql(self, statement: str) -> FakeResult:
         self.calls.append(("sql", statement))

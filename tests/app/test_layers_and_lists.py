@@ -26,16 +26,11 @@ async def test_the_strip_is_read_without_colour(start: Start) -> None:
         assert strip[1].split() == ["0", "1", "D", "D"]
 
 
-async def test_the_score_of_the_layer_under_the_cursor_is_explained(
-    start: Start, size: tuple[int, int]
-) -> None:
+async def test_the_score_of_the_layer_under_the_cursor_is_explained(start: Start, size: tuple[int, int]) -> None:
     async with start(size=size) as app:
         await app.press("j", "j")
         why = app.pane.query_one("#why").query_one("Static").content.plain
-        assert (
-            "score 0.380 = 1 - 1x60.0% dead - 0.25x1.00% sporadic - 0.5x2.00% missing - 0.25x3.00% weak"
-            in why
-        )
+        assert "score 0.380 = 1 - 1x60.0% dead - 0.25x1.00% sporadic - 0.5x2.00% missing - 0.25x3.00% weak" in why
         assert "dead: 60 of 100 neurons (60.0 %)" in why
         assert "Warning: many problematic layers, 2 of 4" in why
 

@@ -34,9 +34,7 @@ def test_a_lost_terminal_is_noticed_without_a_signal(store: Path) -> None:
     """As when SIGHUP is ignored (nohup): the app must not spin on a dead terminal."""
     with opened(store) as terminal:
         subprocess.run([sys.executable, "-c", "pass"], check=True)
-        terminal.process.send_signal(
-            signal.SIGSTOP
-        )  # the signal of the hang-up comes while it cannot act on it
+        terminal.process.send_signal(signal.SIGSTOP)  # the signal of the hang-up comes while it cannot act on it
         terminal.hang_up()
         terminal.process.send_signal(signal.SIGCONT)
         assert terminal.process.wait(timeout=8) == HUNG_UP
@@ -109,9 +107,7 @@ def test_ascii_and_no_colour(store: Path) -> None:
         terminal.settle()
         assert terminal.text.isascii()
         assert b"\x1b[?1000h" not in terminal.raw
-        colours = [
-            c for row in terminal.screen.buffer.values() for cell in row.values() for c in (cell.fg, cell.bg)
-        ]
+        colours = [c for row in terminal.screen.buffer.values() for cell in row.values() for c in (cell.fg, cell.bg)]
         assert set(colours) <= {"default"}
 
 

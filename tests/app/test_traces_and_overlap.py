@@ -11,9 +11,7 @@ async def test_the_trace_has_the_columns_of_the_contract_in_80(start: Start, siz
         await app.press("t")
         header = next(line for line in app.lines if "auroc" in line)
         for title in ("#", "neuron", "occ", "%", "concept", "base", "differ.", "g", "auroc", "p", "q"):
-            assert (
-                title in header.replace("›", " ").split() or title == "q" and header.rstrip("›").endswith("q")
-            )
+            assert title in header.replace("›", " ").split() or title == "q" and header.rstrip("›").endswith("q")
         first = next(line for line in app.lines if "L3/N100" in line)
         assert "12/12" in first
         assert "100%" in first

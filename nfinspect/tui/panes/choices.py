@@ -40,9 +40,7 @@ class TracedPane(RunPane):
         concept = concept if concept in session.concepts else others[0]
         if concept == baseline:
             baseline = None
-        return TraceRequest(
-            self.site, str(concept), baseline, "generated" if session.has_generated else "all"
-        )
+        return TraceRequest(self.site, str(concept), baseline, "generated" if session.has_generated else "all")
 
     def changed(self) -> None:
         raise NotImplementedError

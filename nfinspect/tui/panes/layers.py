@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
-from textual.content import Content
 
 from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, content, foreign, number, percent
-from nfinspect.tui.engine import CLASSES, Session
+from nfinspect.tui.cells import Cell, content
+from nfinspect.tui.columns.layers import explanation, layer_columns, tone_of
+from nfinspect.tui.engine import Session
 from nfinspect.tui.glyphs import level
-from nfinspect.tui.panes.of_run import RunPane
-from nfinspect.tui.widgets.paged_table import Column, PagedTable
+from nfinspect.tui.panes.of_run import RunPane, json_writer
+from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 from nfinspect.tui.widgets.text_panel import TextPanel
 
 if TYPE_CHECKING:
-    from nfinspect.analysis.health import LayerHealth, NetworkReport
+    from nfinspect.analysis.health import NetworkReport
 
 LETTERS = {"dead": "D", "saturated": "S", "sporadic": "P", "missing": "M", "weak": "W", "normal": ""}
 """What stands under a layer's block in the strip, so that the block's colour is not needed."""
-
-WEIGHTS = {"dead": "1", "saturated": "0.75", "sporadic": "0.25", "missing": "0.5", "weak": "0.25"}
-
-
-def tone_of(score: float) -> str:
-    return "good" if score >= 0.8 else "warn" if score >= 0.4 else "bad"
 
 
 class LayersPane(RunPane):
@@ -67,51 +62,11 @@ class LayersPane(RunPane):
         yield TextBlock(id="strip")
         with Container(id="rest"):
             table = PagedTable(
-                self._columns(), glyphs=self.glyphs, empty="no layers at this site", id="layers", frozen=1
+                layer_columns(self.glyphs), glyphs=self.glyphs, empty="no layers at this site", id="layers", frozen=1
             )
             table.add_class("panel")
             yield table
             yield TextPanel(id="why")
-
-    def _columns(self) -> list[Column]:
-        g = self.glyphs
-
-        def of_class(name: str, title: str) -> Column:
-            def cell(layer: LayerHealth, width: int) -> Cell:
-                held = layer.count(name)
-                return Cell(
-                    cells.count(held, g) if held else g.dot,
-                    "bad" if layer.has_issue(name) else "" if held else "dim",
-                )
-
-            return Column(title, 5, cell, "right")
-
-        def issues(layer: LayerHealth, width: int) -> Cell:
-            names = ", ".join(issue.split(":")[0] for issue in layer.issues)
-            return Cell(names or "none", "bad" if names else "dim")
-
-        return [
-            Column("layer", 5, lambda r, w: Cell(f"L{r.layer}", "bold")),
-            Column("score", 5, lambda r, w: Cell(f"{r.health_score:.3f}", tone_of(r.health_score)), "right"),
-            Column(
-                "pattern",
-                9,
-                lambda r, w: Cell(r.firing_pattern, "" if r.firing_pattern == "normal" else "warn"),
-            ),
-            Column("active", 6, lambda r, w: Cell(percent(r.activation_rate, g)), "right"),
-            *(
-                of_class(name, title)
-                for name, title in (
-                    ("dead", "dead"),
-                    ("saturated", "satur"),
-                    ("sporadic", "spor."),
-                    ("missing", "miss."),
-                    ("weak", "weak"),
-                )
-            ),
-            Column("neurons", 7, lambda r, w: Cell(cells.count(r.neurons, g)), "right"),
-            Column("issues", 9, issues, flex=True),
-        ]
 
     @property
     def table(self) -> PagedTable:
@@ -197,41 +152,7 @@ class LayersPane(RunPane):
     def _explain(self) -> None:
         report, layer = self._report, self.table.current
         if report is not None and layer is not None:
-            self.query_one(TextPanel).put(self._words(report, layer))
-
-    def _words(self, report: NetworkReport, layer: LayerHealth) -> Content:
-        g = self.glyphs
-        pieces: list[Cell | str] = [Cell(f"L{layer.layer} {foreign(layer.layer_name, g)}", "title"), "\n"]
-        terms = "".join(
-            f" - {WEIGHTS[name]}x{percent(layer.share(name), g)} {name}"
-            for name in CLASSES[:-1]
-            if layer.count(name)
-        )
-        pieces += [f"score {layer.health_score:.3f} = 1{terms or ', nothing lost'}\n"]
-        for issue in layer.issues:
-            pieces += [Cell("! " + issue, "bad"), "\n"]
-        spread = layer.activation_distribution
-        if spread is not None:
-            pieces += [
-                Cell(
-                    f"values: mean {number(spread.mean, g)}, std {number(spread.std, g)}, "
-                    f"min {number(spread.min, g)}, median {number(spread.percentiles.get('50'), g)}, "
-                    f"p95 {number(spread.percentiles.get('95'), g)}, "
-                    f"max {number(spread.max, g)}; layer scale {number(layer.scale, g)}"
-                    f"{', ' + foreign(layer.activation, g) if layer.activation else ''}\n",
-                    "dim",
-                )
-            ]
-        pieces += ["\n", Cell("Network", "title"), "\n", foreign(report.summary, g), "\n"]
-        for alert in report.alerts:
-            pieces += [Cell("! " + alert, "bad"), "\n"]
-        for line in report.recommendations:
-            pieces += [f"{g.crumb} {line}\n"]
-        p = report.parts
-        pieces += [
-            Cell(f"mean score of the first third {p.first_third:.3f}, of the last {p.last_third:.3f}", "dim")
-        ]
-        return content(*pieces)
+            self.query_one(TextPanel).put(explanation(report, layer, self.glyphs))
 
     # keys
 
@@ -251,18 +172,11 @@ class LayersPane(RunPane):
 
     def action_copy(self) -> None:
         if self._report is not None:
-            self.hub.copy(
-                "\n".join((self._report.interpretation, self._report.summary, *self._report.alerts))
-            )
+            self.hub.copy("\n".join((self._report.interpretation, self._report.summary, *self._report.alerts)))
 
-    def action_export(self) -> None:
-        self.hub.ask("export", "export to", f"{self.session.name}-health.json")
+    @property
+    def export_name(self) -> str:
+        return f"{self.session.name}-health.json"
 
-    def entered_export(self, text: str) -> None:
-        if text and self._report is not None:
-            from nfinspect.tui.output import write_json
-
-            self.load("exported", partial(write_json, text, self._report.to_json()))
-
-    def show_exported(self, line: str) -> None:
-        self.hub.say(line, "good")
+    def exporter(self) -> Callable[[str], str] | None:
+        return json_writer(self._report)

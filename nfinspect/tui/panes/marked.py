@@ -22,8 +22,7 @@ class MarkedPane(TracedPane):
     """One row per marked neuron, one column per concept; a rank, or a dash outside the top K."""
 
     help_text = (
-        "At which rank of each concept's trace the marked neurons stand; above, how many of each "
-        "trace are marked."
+        "At which rank of each concept's trace the marked neurons stand; above, how many of each trace are marked."
     )
 
     DEFAULT_CSS = "MarkedPane #choices { height: 2; padding: 0 1; }"
@@ -67,9 +66,7 @@ class MarkedPane(TracedPane):
         columns += [Column(foreign(t.concept, g), 9, partial(rank, t.concept), "right") for t in traces]
         self.table.set_columns(columns)
         self.table.put_rows(self._marked)
-        held = [
-            f"{foreign(c, g)} {sum(m in ranks for m in self._marked)}" for c, ranks in self._ranks.items()
-        ]
+        held = [f"{foreign(c, g)} {sum(m in ranks for m in self._marked)}" for c, ranks in self._ranks.items()]
         totals = f"of {len(self._marked)} marked neurons in the top {self.request.top}: {', '.join(held)}"
         self.query_one("#choices", TextBlock).put(content(*self.choices(), "\n", Cell(totals, "dim")))
 

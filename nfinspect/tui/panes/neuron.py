@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
-from textual.message import Message
 
 from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, content, foreign, number, percent
+from nfinspect.tui.cells import Cell, content, number, percent
+from nfinspect.tui.columns.neuron import concept_columns, example_columns
 from nfinspect.tui.engine import NeuronQuery, Session
-from nfinspect.tui.glyphs import bar
-from nfinspect.tui.panes.of_run import RunPane
-from nfinspect.tui.widgets.paged_table import Column, PagedTable
+from nfinspect.tui.panes.of_run import RunPane, json_writer
+from nfinspect.tui.widgets.chart_box import ChartBox
+from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
-from nfinspect.tui.words import example_cell, why
+from nfinspect.tui.words import why
 
 if TYPE_CHECKING:
-    from nfinspect.analysis.neuron import ConceptMean, ExampleText, NeuronDetail
+    from nfinspect.analysis.neuron import ConceptMean, NeuronDetail
     from nfinspect_store.addresses import Address
 
 
@@ -45,18 +46,6 @@ class Found:
     row: int | None
     total: int | None
     detail: NeuronDetail
-
-
-class ChartBox(TextBlock):
-    """Where the histogram stands. It is drawn anew, in a worker, for whatever size the layout gives it."""
-
-    DEFAULT_CSS = "ChartBox { width: 1fr; height: 1fr; padding: 0 1; text-wrap: nowrap; }"
-
-    class Resized(Message):
-        """There is another size to draw for."""
-
-    def on_resize(self) -> None:
-        self.post_message(self.Resized())
 
 
 class NeuronPane(RunPane):
@@ -101,46 +90,20 @@ class NeuronPane(RunPane):
         yield TextBlock(id="figures")
         with Container(id="middle"):
             yield ChartBox(id="chart")
-            concepts = PagedTable(self._concept_columns(), glyphs=g, empty="no concepts", id="concepts")
+            concepts = PagedTable(concept_columns(self._concepts, g), glyphs=g, empty="no concepts", id="concepts")
             concepts.add_class("panel")
             yield concepts
-        examples = PagedTable(self._example_columns(), glyphs=g, empty="no examples kept", id="examples")
+        examples = PagedTable(
+            example_columns(self._strongest_value, g), glyphs=g, empty="no examples kept", id="examples"
+        )
         examples.add_class("panel", "ruled-top")
         yield examples
 
-    def _concept_columns(self) -> list[Column]:
-        g = self.glyphs
+    def _concepts(self) -> tuple[ConceptMean, ...]:
+        return self._detail.concepts if self._detail is not None else ()
 
-        def strongest() -> float:
-            means = [abs(c.mean) for c in self._detail.concepts if c.mean is not None] if self._detail else []
-            return max(means, default=0.0)
-
-        def bars(row: ConceptMean, width: int) -> Cell:
-            if row.mean is None or not strongest():
-                return Cell("", "dim")
-            return Cell(bar(abs(row.mean) / strongest(), width, g), "heat3" if row.mean >= 0 else "dim")
-
-        return [
-            Column("concept", 10, lambda r, w: Cell(foreign(r.concept, g)), flex=False),
-            Column("mean", 8, lambda r, w: Cell(number(r.mean, g)), "right"),
-            Column("", 6, bars, flex=True),
-            Column("fires", 6, lambda r, w: Cell(percent(r.firing_rate, g)), "right"),
-            Column("max", 8, lambda r, w: Cell(number(r.max, g)), "right"),
-            Column("prompts", 7, lambda r, w: Cell(cells.count(r.prompts, g)), "right"),
-        ]
-
-    def _example_columns(self) -> list[Column]:
-        g = self.glyphs
-
-        def text(row: tuple[str, ExampleText], width: int) -> Cell:
-            return example_cell(row[1], width, self._strongest, g)
-
-        return [
-            Column("kind", 6, lambda r, w: Cell(r[0], "dim")),
-            Column("value", 8, lambda r, w: Cell(number(r[1].value, g), "bold"), "right"),
-            Column("concept", 9, lambda r, w: Cell(foreign(r[1].concept, g), "dim")),
-            Column("text around the token in brackets", 20, text, flex=True),
-        ]
+    def _strongest_value(self) -> float:
+        return self._strongest
 
     @property
     def hint(self) -> str:
@@ -161,9 +124,7 @@ class NeuronPane(RunPane):
     # answers
 
     def _read(self, step: int) -> None:
-        self.load(
-            "neuron", partial(self._find, self._address, self._steps, step), busy=f"reading {self._address}"
-        )
+        self.load("neuron", partial(self._find, self._address, self._steps, step), busy=f"reading {self._address}")
 
     def _find(self, address: Address, steps: Steps, step: int) -> Found:
         """In the worker: the neuron that is `step` further in the list, and everything about it."""
@@ -184,9 +145,7 @@ class NeuronPane(RunPane):
             row, total = max(0, min(len(steps.around) - 1, row + step)), len(steps.around)
             address = Address(*steps.around[row], site)
         elif step:
-            neurons = next(
-                x.neurons for x in self.session.layers if (x.site, x.layer) == (self.site, address.layer)
-            )
+            neurons = next(x.neurons for x in self.session.layers if (x.site, x.layer) == (self.site, address.layer))
             address = Address(address.layer, max(0, min(neurons - 1, address.neuron + step)), site)
         return Found(address, row, total, self.session.neuron(address))
 
@@ -207,9 +166,7 @@ class NeuronPane(RunPane):
         examples = self.query_one("#examples", PagedTable)
         examples.put_rows(rows)
         examples.move_to(0)
-        self.query_one("#concepts", PagedTable).put_rows(
-            sorted(detail.concepts, key=lambda c: -(c.mean or 0.0))
-        )
+        self.query_one("#concepts", PagedTable).put_rows(sorted(detail.concepts, key=lambda c: -(c.mean or 0.0)))
         self._draw_chart()
         self.hub.update_trail()
 
@@ -295,20 +252,14 @@ class NeuronPane(RunPane):
         if self._detail is not None:
             r = self._detail.row
             tops = [f"{number(e.value)}\t{e.concept}\t{e.text}" for e in self._detail.top_examples]
-            self.hub.copy(
-                "\n".join([f"{self.session.name} {self._address} {r.cls} mean {r.mean} max {r.max}", *tops])
-            )
+            self.hub.copy("\n".join([f"{self.session.name} {self._address} {r.cls} mean {r.mean} max {r.max}", *tops]))
 
-    def action_export(self) -> None:
-        name = str(self._address).replace("/", "-").replace(":", "-")
-        self.hub.ask("export", "export to", f"{self.session.name}-{name}.json")
+    @property
+    def export_name(self) -> str:
+        return f"{self.session.name}-{self._address}.json"
 
-    def entered_export(self, text: str) -> None:
-        if text and self._detail is not None:
-            self.load("exported", partial(_write, text, self._detail))
-
-    def show_exported(self, line: str) -> None:
-        self.hub.say(line, "good")
+    def exporter(self) -> Callable[[str], str] | None:
+        return json_writer(self._detail)
 
 
 def _chart(detail: NeuronDetail, width: int, height: int, log: bool | None, plain: bool) -> tuple[str, ...]:
@@ -316,12 +267,4 @@ def _chart(detail: NeuronDetail, width: int, height: int, log: bool | None, plai
     from nfinspect.tui.widgets.chart import histogram, wants_log
 
     h = detail.histogram
-    return histogram(
-        h.edges, h.counts, h.linear, width, height, wants_log(h.counts) if log is None else log, plain
-    )
-
-
-def _write(name: str, detail: Any) -> str:
-    from nfinspect.tui.output import write_json
-
-    return write_json(name, detail.to_json())
+    return histogram(h.edges, h.counts, h.linear, width, height, wants_log(h.counts) if log is None else log, plain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -9,53 +10,18 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, content, foreign, number, percent
+from nfinspect.tui.cells import Cell, content, foreign
+from nfinspect.tui.columns.neurons import neuron_columns
 from nfinspect.tui.engine import CLASSES, NeuronQuery, Session
 from nfinspect.tui.panes.of_run import RunPane
-from nfinspect.tui.widgets.paged_table import PAGE, Column, PagedTable
+from nfinspect.tui.widgets.paged_table import PAGE, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
-    from nfinspect.analysis.neurons import NeuronPage, NeuronRow
+    from nfinspect.analysis.neurons import NeuronPage
 
 SHORT = ("all", "dead", "sat", "spo", "mis", "weak", "ok")
 """The tabs in 80 cells; the digit in front of each is its key."""
-
-CLASS_TONES = {
-    "dead": "bad",
-    "saturated": "bad",
-    "sporadic": "warn",
-    "missing": "warn",
-    "weak": "dim",
-    "normal": "",
-}
-
-
-def neuron_columns(pane: RunPane) -> list[Column]:
-    """The columns of the table `neurons`. The first eight fit in 80 cells."""
-    g = pane.glyphs
-
-    def figure(title: str, name: str, width: int = 8) -> Column:
-        return Column(title, width, lambda r, w: Cell(number(getattr(r, name), g)), "right", key=name)
-
-    def address(row: NeuronRow, width: int) -> Cell:
-        return Cell(f"L{row.layer}/N{row.neuron}", "bold")
-
-    return [
-        Column("neuron", 11, address, key="layer"),
-        Column("class", 9, lambda r, w: Cell(r.cls, CLASS_TONES.get(r.cls, "")), key="class"),
-        Column("fires", 6, lambda r, w: Cell(percent(r.firing_rate, g)), "right", key="firing_rate"),
-        figure("max", "max"),
-        figure("min", "min"),
-        figure("mean", "mean"),
-        figure("std", "std"),
-        figure("dormancy", "dormancy", 9),
-        figure("mean|a|", "mean_abs"),
-        figure("skew", "skewness"),
-        figure("kurtosis", "excess_kurtosis", 9),
-        Column("tokens", 7, lambda r, w: Cell(cells.count(r.n, g)), "right", key="n"),
-        Column("rate<=", 6, lambda r, w: Cell(percent(r.rate_upper95, g)), "right", key="rate_upper95"),
-    ]
 
 
 class NeuronsPane(RunPane):
@@ -106,9 +72,7 @@ class NeuronsPane(RunPane):
     NeuronsPane #query { height: 1; padding: 0 1; }
     """
 
-    def __init__(
-        self, session: Session, site: str, *, cls: str | None = None, layer: int | None = None
-    ) -> None:
+    def __init__(self, session: Session, site: str, *, cls: str | None = None, layer: int | None = None) -> None:
         super().__init__("neurons", session, site)
         self._query = NeuronQuery(self.site, cls, layer)
         self._counts: dict[str, int] | None = None
@@ -124,7 +88,7 @@ class NeuronsPane(RunPane):
         yield TextBlock(id="tabs")
         yield TextBlock(id="query")
         table = PagedTable(
-            neuron_columns(self), glyphs=self.glyphs, frozen=1, empty="no such neuron", id="neurons"
+            neuron_columns(self.glyphs), glyphs=self.glyphs, frozen=1, empty="no such neuron", id="neurons"
         )
         table.add_class("panel")
         table.marked = lambda row: (row.layer, row.neuron) in self.marks
@@ -198,28 +162,18 @@ class NeuronsPane(RunPane):
         g, q = self.glyphs, self._query
         pieces: list[Cell | str] = []
         for place, name in enumerate((None, *CLASSES)):
-            held = (
-                None
-                if self._counts is None
-                else sum(self._counts.values())
-                if name is None
-                else self._counts[name]
-            )
+            held = None if self._counts is None else sum(self._counts.values()) if name is None else self._counts[name]
             short = (name or "all") if self.size.width >= 100 else SHORT[place]
             words = f"{place} {short}" + (f" {cells.count(held, g)}" if held is not None else "")
             chosen = name == q.cls
-            pieces += [
-                Cell(f"{g.opening}{words}{g.closing}" if chosen else f" {words}", "hit" if chosen else "dim")
-            ]
+            pieces += [Cell(f"{g.opening}{words}{g.closing}" if chosen else f" {words}", "hit" if chosen else "dim")]
         self.query_one("#tabs", TextBlock).put(content(*pieces))
         order = f"{self.table.total:,} neurons by {q.sort} {g.down if q.descending else g.up}"
         where = f"  of L{q.layer}" if q.layer is not None else ""
         wanted = f"  where {foreign(q.filter, g)}" if q.filter else ""
         marked = f"  {len(self.marks)} marked" if self.marks else ""
         at = f"  row {self.table.cursor + 1:,}" if self.table.total else ""
-        self.query_one("#query", TextBlock).put(
-            content(order, where, Cell(wanted, "accent"), marked, Cell(at, "dim"))
-        )
+        self.query_one("#query", TextBlock).put(content(order, where, Cell(wanted, "accent"), marked, Cell(at, "dim")))
 
     # keys
 
@@ -295,12 +249,12 @@ class NeuronsPane(RunPane):
         if (row := self.table.current) is not None:
             self.hub.copy(str(self.address(row.layer, row.neuron)))
 
-    def action_export(self) -> None:
-        self.hub.ask("export", "export to (.csv or .json)", f"{self.session.name}-neurons.csv")
+    @property
+    def export_name(self) -> str:
+        return f"{self.session.name}-neurons.csv"
 
-    def entered_export(self, text: str) -> None:
-        if text:
-            self.load("exported", partial(self._write, text, self._query), busy="exporting")
+    def exporter(self) -> Callable[[str], str]:
+        return partial(self._write, query=self._query)
 
     def _write(self, text: str, query: NeuronQuery) -> str:
         from dataclasses import asdict
@@ -313,6 +267,3 @@ class NeuronsPane(RunPane):
         columns = list(rows[0]) if rows else []
         names = ["class" if name == "cls" else name for name in columns]
         return write_rows(text, names, ([row[name] for name in columns] for row in rows))
-
-    def show_exported(self, line: str) -> None:
-        self.hub.say(line, "good")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from textual.binding import Binding, BindingType
 
@@ -12,6 +14,25 @@ from nfinspect.tui.panes.base import Pane
 if TYPE_CHECKING:
     from nfinspect.tui.engine import NeuronQuery, Session
     from nfinspect_store.addresses import Address
+
+
+class Document(Protocol):
+    """A result with a JSON form."""
+
+    def to_json(self) -> dict[str, object]: ...
+
+
+def json_writer(document: Document | None) -> Callable[[str], str] | None:
+    """What writes a result as JSON; None while there is none."""
+    if document is None:
+        return None
+
+    def write(name: str) -> str:
+        from nfinspect.tui.output import write_json
+
+        return write_json(name, document.to_json())
+
+    return write
 
 
 class RunPane(Pane):
@@ -94,6 +115,30 @@ class RunPane(Pane):
         from nfinspect.tui.panes.sql import SqlPane
 
         self.hub.into(partial(SqlPane, self.session), self.session.name)
+
+    @property
+    def export_name(self) -> str:
+        """The file name that is offered."""
+        raise NotImplementedError
+
+    def exporter(self) -> Callable[[str], str] | None:
+        """What writes this pane's data to a file of a given name, in a worker, and returns the line to show."""
+        raise NotImplementedError
+
+    def action_export(self) -> None:
+        if self.exporter() is None:
+            self.hub.say("there is nothing to export yet", "warn")
+        else:
+            name = re.sub(r"[^\w.-]+", "-", self.export_name)
+            self.hub.ask("export", "export to", name)
+
+    def entered_export(self, text: str) -> None:
+        write = self.exporter()
+        if text and write is not None:
+            self.load("exported", partial(write, text), busy="exporting")
+
+    def show_exported(self, line: str) -> None:
+        self.hub.say(line, "good")
 
     def open_marked(self) -> None:
         """The marked neurons against every concept's trace."""

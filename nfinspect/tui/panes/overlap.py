@@ -5,6 +5,7 @@ a heat map, a table of pairs, and the shared neurons of the pair under the curso
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,6 +17,7 @@ from textual.content import Content
 from nfinspect.tui.cells import Cell, content, foreign, lines, number
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.choices import TracedPane
+from nfinspect.tui.panes.of_run import json_writer
 from nfinspect.tui.widgets.heat_map import heat_map
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
@@ -113,21 +115,15 @@ class OverlapPane(TracedPane):
 
     def changed(self) -> None:
         self.query_one("#choices", TextBlock).put(
-            content(
-                Cell("c", "bold"), Cell(f" {len(self._concepts)}", "accent"), " concepts", *self.choices()
-            )
+            content(Cell("c", "bold"), Cell(f" {len(self._concepts)}", "accent"), " concepts", *self.choices())
         )
         concepts = tuple(c for c in self._concepts if c != self.request.baseline)
         if len(concepts) < 2:
             self._overlap = None
-            self.hub.say(
-                "an overlap needs two concepts beside the baseline: c chooses them, b the baseline", "warn"
-            )
+            self.hub.say("an overlap needs two concepts beside the baseline: c chooses them, b the baseline", "warn")
             self._draw()
             return
-        self.load(
-            "overlap", partial(self.session.overlap, self.request, concepts), busy="tracing the concepts"
-        )
+        self.load("overlap", partial(self.session.overlap, self.request, concepts), busy="tracing the concepts")
 
     def show_overlap(self, overlap: Overlap) -> None:
         self._overlap = overlap
@@ -220,14 +216,9 @@ class OverlapPane(TracedPane):
                 "\n".join(f"{p.a}\t{p.b}\t{p.overlap}\t{p.jaccard}\t{p.p_value}" for p in self._overlap.pairs)
             )
 
-    def action_export(self) -> None:
-        self.hub.ask("export", "export to", f"{self.session.name}-overlap.json")
+    @property
+    def export_name(self) -> str:
+        return f"{self.session.name}-overlap.json"
 
-    def entered_export(self, text: str) -> None:
-        if text and self._overlap is not None:
-            from nfinspect.tui.output import write_json
-
-            self.load("exported", partial(write_json, text, self._overlap.to_json()))
-
-    def show_exported(self, line: str) -> None:
-        self.hub.say(line, "good")
+    def exporter(self) -> Callable[[str], str] | None:
+        return json_writer(self._overlap)

@@ -22,8 +22,7 @@ class PromptPane(RunPane):
     """Tokens toned by strength; what the model wrote stands behind a double line."""
 
     help_text = (
-        "Every token of the prompt, toned by how strongly it sets the neuron off; the strongest stand "
-        "in brackets."
+        "Every token of the prompt, toned by how strongly it sets the neuron off; the strongest stand in brackets."
     )
 
     def __init__(self, session: Session, address: Address, prompt_idx: int, token_idx: int) -> None:
@@ -39,9 +38,7 @@ class PromptPane(RunPane):
         return f"as {self._address} read it"
 
     def on_mount(self) -> None:
-        self.load(
-            "prompt", partial(self.session.prompt, self._prompt_idx, self._address), busy="reading the prompt"
-        )
+        self.load("prompt", partial(self.session.prompt, self._prompt_idx, self._address), busy="reading the prompt")
 
     def show_prompt(self, read: PromptReading) -> None:
         g = self.glyphs

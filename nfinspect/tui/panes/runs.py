@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,10 +11,10 @@ from textual.content import Content
 from textual.timer import Timer
 
 from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, content, foreign
-from nfinspect.tui.glyphs import bar
+from nfinspect.tui.cells import content, foreign
+from nfinspect.tui.columns.runs import about_run, run_columns, share_done, welcome
 from nfinspect.tui.panes.base import Pane
-from nfinspect.tui.widgets.paged_table import Column, PagedTable
+from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 from nfinspect.tui.widgets.text_panel import TextPanel
 
@@ -26,14 +25,7 @@ if TYPE_CHECKING:
 LIVE_SECONDS = 0.5
 QUIET_SECONDS = 3.0
 
-TONES = {"complete": "good", "capturing": "accent", "interrupted": "warn", "failed": "bad"}
-
 ORDERS = ("created", "name", "model", "tokens", "bytes")
-
-
-def share_done(run: RunEntry) -> float | None:
-    progress = run.progress
-    return progress.tokens_done / progress.tokens_total if progress and progress.tokens_total else None
 
 
 class RunsPane(Pane):
@@ -82,35 +74,12 @@ class RunsPane(Pane):
     _seconds = 0.0
 
     def compose(self) -> ComposeResult:
-        table = PagedTable(self._columns(), glyphs=self.glyphs, empty="no run matches the filter", id="runs")
+        table = PagedTable(run_columns(self.glyphs), glyphs=self.glyphs, empty="no run matches the filter", id="runs")
         table.add_class("panel")
         table.sorted_by = self._order
         yield table
         yield TextPanel(id="empty")
         yield TextBlock(id="about")
-
-    def _columns(self) -> list[Column]:
-        g = self.glyphs
-
-        def status(run: RunEntry, width: int) -> Cell:
-            if run.problem and run.status != "capturing":
-                return Cell("unreadable", "bad")
-            share = share_done(run)
-            if share is None:
-                return Cell(run.status, TONES.get(run.status, ""))
-            return Cell(f"{cells.fit(bar(share, 6, g), 6)} {100 * share:3.0f}%", "accent")
-
-        def created(run: RunEntry, width: int) -> Cell:
-            return Cell(run.created_at.strftime("%y-%m-%d %H:%M") if run.created_at else g.none, "dim")
-
-        return [
-            Column("run", 16, lambda r, w: Cell(foreign(r.name, g), "bold"), flex=True, key="name"),
-            Column("model", 16, lambda r, w: Cell(cells.model_name(r.model, g)), flex=True, key="model"),
-            Column("status", 11, status),
-            Column("tokens", 6, lambda r, w: Cell(cells.count(r.tokens, g)), "right", key="tokens"),
-            Column("size", 8, lambda r, w: Cell(cells.size(r.bytes, g)), "right", key="bytes"),
-            Column("created (UTC)", 14, created, key="created"),
-        ]
 
     @property
     def table(self) -> PagedTable:
@@ -155,9 +124,7 @@ class RunsPane(Pane):
 
     def _draw(self) -> None:
         here = self.table.current
-        rows = [
-            r for r in self._runs or () if self._filter.lower() in f"{r.name} {r.model} {r.status}".lower()
-        ]
+        rows = [r for r in self._runs or () if self._filter.lower() in f"{r.name} {r.model} {r.status}".lower()]
         key, descending = self._order
 
         def value(run: RunEntry) -> tuple[bool, object]:
@@ -171,7 +138,7 @@ class RunsPane(Pane):
             if self.display:  # keys work in what has the focus, so it must be what is shown
                 self.call_after_refresh((self.query_one(TextPanel) if empty else self.table).focus)
         if empty:
-            self.query_one(TextPanel).put(self._welcome())
+            self.query_one(TextPanel).put(welcome(self.hub.engine.store, self.glyphs))
         if here is not None:
             place = next((i for i, run in enumerate(rows) if run.name == here.name), None)
             if place is not None:
@@ -180,63 +147,11 @@ class RunsPane(Pane):
         self.table.put_rows(rows)
         self._about()
 
-    def _welcome(self) -> Content:
-        store = foreign(self.hub.engine.store, self.glyphs)
-        return content(
-            Cell("No runs here yet", "bold"),
-            f" ({store}).\n\n",
-            "A run records what every neuron of a model did on every token. ",
-            "To make one, type in a shell:\n\n",
-            Cell("  nfinspect demo", "accent"),
-            "\n",
-            Cell("      the sample model over the sample concepts, about a minute", "dim"),
-            "\n",
-            Cell("  nfinspect capture gpt2 --prompts prompts.json", "accent"),
-            "\n",
-            Cell("      a model of yours: a hub name or a directory", "dim"),
-            "\n\n",
-            "It appears here by itself, with its progress.  ",
-            Cell("?", "bold"),
-            " help  ",
-            Cell("q", "bold"),
-            " quit",
-        )
-
     def _about(self) -> None:
         run = self.table.current
         self.query_one("#about", TextBlock).put(
-            content(*self._words(run)) if run is not None else Content("")
+            content(*about_run(run, self.glyphs)) if run is not None else Content("")
         )
-
-    def _words(self, run: RunEntry) -> list[Cell | str]:
-        g = self.glyphs
-        progress = run.progress
-        if progress is not None:
-            share = share_done(run)
-            left = (progress.tokens_total or 0) - progress.tokens_done
-            eta = (
-                left / progress.tokens_per_second
-                if share is not None and progress.tokens_per_second > 0
-                else None
-            )
-            total = f" of {cells.count(progress.tokens_total, g)}" if progress.tokens_total else ""
-            alive = "" if progress.alive else ", its process is gone"
-            ago = time.time() - progress.updated_at
-            late = f", no news for {cells.duration(ago, g)}" if ago > 10 else ""
-            return [
-                Cell(f"{progress.phase}{alive}{late}", "accent"),
-                f"  {cells.count(progress.tokens_done, g)}{total} tokens "
-                f"at {progress.tokens_per_second:,.0f}/s, "
-                f"ETA {cells.duration(eta, g)}\n",
-                Cell(
-                    f"{cells.size(progress.bytes, g)} so far, "
-                    f"process {progress.pid} on {foreign(progress.host, g)}",
-                    "dim",
-                ),
-            ]
-        if run.problem:
-            return [Cell(foreign(run.problem, g), "bad")]
-        return [Cell(foreign(run.path, g), "dim"), "\n", Cell(foreign(run.model, g), "dim")]
 
     def show_opened(self, session: Session) -> None:
         self.hub.opened(session)

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from nfinspect.tui.cells import Cell, content, foreign, number
+from nfinspect.tui.cells import Cell, content, foreign
+from nfinspect.tui.columns.results import result_columns
 from nfinspect.tui.completion import complete
-from nfinspect.tui.engine import Session, SqlColumn, SqlResult
+from nfinspect.tui.engine import Session, SqlResult
 from nfinspect.tui.panes.of_run import RunPane
 from nfinspect.tui.sql_history import append_history, history_file, read_history
-from nfinspect.tui.widgets.paged_table import PAGE, Column, PagedTable
+from nfinspect.tui.widgets.paged_table import PAGE, PagedTable
 from nfinspect.tui.widgets.sql_editor import SqlEditor
 from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
-    from nfinspect.tui.glyphs import Glyphs
+    pass
 
-FIRST = (
-    "SELECT site, class, count(*) AS neurons, max(max) AS strongest FROM neurons GROUP BY ALL ORDER BY ALL;"
-)
-
-WIDEST = 40
+FIRST = "SELECT site, class, count(*) AS neurons, max(max) AS strongest FROM neurons GROUP BY ALL ORDER BY ALL;"
 
 
 class SqlPane(RunPane):
@@ -134,7 +129,7 @@ class SqlPane(RunPane):
         self._result = result
         self._under_way.clear()
         table = self.table
-        table.set_columns(_columns(result.columns, rows, self.glyphs))
+        table.set_columns(result_columns(result.columns, rows, self.glyphs))
         table.cursor = 0
         table.scroll_to(y=0, animate=False)
         table.forget()
@@ -173,9 +168,7 @@ class SqlPane(RunPane):
     def show_page_0(self, answer: tuple[SqlResult, int, list[tuple[Any, ...]]]) -> None:
         result, offset, rows = answer
         if result is self._result:
-            self.table.put_page(
-                offset, rows, self._total(result, max(self.table.total - 1, offset + len(rows)))
-            )
+            self.table.put_page(offset, rows, self._total(result, max(self.table.total - 1, offset + len(rows))))
 
     show_page_1 = show_page_0
 
@@ -273,51 +266,15 @@ class SqlPane(RunPane):
         if (row := self.table.current) is not None:
             self.hub.copy("\t".join("" if value is None else str(value) for value in row))
 
-    def action_export(self) -> None:
-        if self._result is None:
-            self.hub.say("run a statement first", "warn")
-        else:
-            self.hub.ask("export", "export to (.csv or .json)", f"{self.session.name}-result.csv")
+    @property
+    def export_name(self) -> str:
+        return f"{self.session.name}-result.csv"
 
-    def entered_export(self, text: str) -> None:
-        if text and self._result is not None:
-            self.load("exported", partial(_export, text, self._result), busy="exporting")
-
-    def show_exported(self, line: str) -> None:
-        self.hub.say(line, "good")
+    def exporter(self) -> Callable[[str], str] | None:
+        return partial(_export, result=self._result) if self._result is not None else None
 
 
 def _export(name: str, result: SqlResult) -> str:
     from nfinspect.tui.output import write_rows
 
-    return write_rows(str(Path(name).expanduser()), [c.name for c in result.columns], result)
-
-
-def _columns(
-    columns: tuple[SqlColumn, ...] | Any, rows: list[tuple[Any, ...]], glyphs: Glyphs
-) -> list[Column]:
-    """A column per column of the result, as wide as its first rows need."""
-    made = []
-    for place, column in enumerate(columns):
-        figures = any(column.type.startswith(t) for t in ("DOUBLE", "FLOAT", "DECIMAL"))
-        whole = "INT" in column.type
-        cell = partial(_cell, place, glyphs)
-        title = foreign(column.name, glyphs)
-        widest = max([len(title), *(len(cell(row, WIDEST).text) for row in rows)])
-        align = "right" if figures or whole else "left"
-        least = 7 if figures or whole else 3  # later rows may hold longer figures
-        last = place == len(columns) - 1 and align == "left"
-        made.append(Column(title, max(least, min(WIDEST, widest)), cell, align, flex=last))
-    return made
-
-
-def _cell(place: int, glyphs: Glyphs, row: tuple[Any, ...], width: int) -> Cell:
-    value = row[place]
-    if value is None:
-        return Cell("NULL", "dim")
-    if isinstance(value, float):
-        return Cell(number(value, glyphs, 6) if math.isfinite(value) else str(value))
-    if isinstance(value, bool | int):
-        return Cell(str(value))
-    # a cell of a million characters must not be cleaned whole for forty
-    return Cell(foreign(str(value)[: 4 * WIDEST], glyphs))
+    return write_rows(name, [c.name for c in result.columns], result)

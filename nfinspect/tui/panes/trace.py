@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -11,6 +12,7 @@ from textual.binding import Binding, BindingType
 from nfinspect.tui.cells import Cell, content, foreign, number
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.choices import TracedPane
+from nfinspect.tui.panes.of_run import json_writer
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 
@@ -164,14 +166,9 @@ class TracePane(TracedPane):
         if self._trace is not None:
             self.hub.copy("\n".join(str(self.address(r.layer, r.neuron)) for r in self._trace.neurons))
 
-    def action_export(self) -> None:
-        self.hub.ask("export", "export to", f"{self.session.name}-trace-{self.request.concept}.json")
+    @property
+    def export_name(self) -> str:
+        return f"{self.session.name}-trace-{self.request.concept}.json"
 
-    def entered_export(self, text: str) -> None:
-        if text and self._trace is not None:
-            from nfinspect.tui.output import write_json
-
-            self.load("exported", partial(write_json, text, self._trace.to_json()))
-
-    def show_exported(self, line: str) -> None:
-        self.hub.say(line, "good")
+    def exporter(self) -> Callable[[str], str] | None:
+        return json_writer(self._trace)

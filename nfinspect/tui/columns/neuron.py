@@ -1,0 +1,51 @@
+"""The columns of a neuron's two tables: what each concept does to it, and the text that sets it off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from nfinspect.tui import cells
+from nfinspect.tui.cells import Cell, foreign, number, percent
+from nfinspect.tui.glyphs import Glyphs, bar
+from nfinspect.tui.widgets.paged_table import Column
+from nfinspect.tui.words import example_cell
+
+if TYPE_CHECKING:
+    from nfinspect.analysis.neuron import ConceptMean, ExampleText
+
+
+def concept_columns(concepts: Callable[[], Sequence[ConceptMean]], g: Glyphs) -> list[Column]:
+    """A bar per concept, as long as its mean is beside the strongest one's."""
+
+    def strongest() -> float:
+        means = [abs(c.mean) for c in concepts() if c.mean is not None]
+        return max(means, default=0.0)
+
+    def bars(row: ConceptMean, width: int) -> Cell:
+        if row.mean is None or not strongest():
+            return Cell("", "dim")
+        return Cell(bar(abs(row.mean) / strongest(), width, g), "heat3" if row.mean >= 0 else "dim")
+
+    return [
+        Column("concept", 10, lambda r, w: Cell(foreign(r.concept, g)), flex=False),
+        Column("mean", 8, lambda r, w: Cell(number(r.mean, g)), "right"),
+        Column("", 6, bars, flex=True),
+        Column("fires", 6, lambda r, w: Cell(percent(r.firing_rate, g)), "right"),
+        Column("max", 8, lambda r, w: Cell(number(r.max, g)), "right"),
+        Column("prompts", 7, lambda r, w: Cell(cells.count(r.prompts, g)), "right"),
+    ]
+
+
+def example_columns(strongest: Callable[[], float], g: Glyphs) -> list[Column]:
+    """An example with as much of its text as fits around its token."""
+
+    def text(row: tuple[str, ExampleText], width: int) -> Cell:
+        return example_cell(row[1], width, strongest(), g)
+
+    return [
+        Column("kind", 6, lambda r, w: Cell(r[0], "dim")),
+        Column("value", 8, lambda r, w: Cell(number(r[1].value, g), "bold"), "right"),
+        Column("concept", 9, lambda r, w: Cell(foreign(r[1].concept, g), "dim")),
+        Column("text around the token in brackets", 20, text, flex=True),
+    ]

@@ -1,0 +1,43 @@
+"""The columns of a query's result, made from its types and from its first rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from nfinspect.tui.cells import Cell, foreign, number
+from nfinspect.tui.engine import SqlColumn
+from nfinspect.tui.glyphs import Glyphs
+from nfinspect.tui.widgets.paged_table import Column
+
+WIDEST = 40
+
+
+def result_columns(columns: Sequence[SqlColumn], rows: list[tuple[Any, ...]], glyphs: Glyphs) -> list[Column]:
+    """A column per column of the result, as wide as its first rows need."""
+    made = []
+    for place, column in enumerate(columns):
+        figures = any(column.type.startswith(t) for t in ("DOUBLE", "FLOAT", "DECIMAL"))
+        whole = "INT" in column.type
+        cell = partial(_cell, place, glyphs)
+        title = foreign(column.name, glyphs)
+        widest = max([len(title), *(len(cell(row, WIDEST).text) for row in rows)])
+        align = "right" if figures or whole else "left"
+        least = 7 if figures or whole else 3  # later rows may hold longer figures
+        last = place == len(columns) - 1 and align == "left"
+        made.append(Column(title, max(least, min(WIDEST, widest)), cell, align, flex=last))
+    return made
+
+
+def _cell(place: int, glyphs: Glyphs, row: tuple[Any, ...], width: int) -> Cell:
+    value = row[place]
+    if value is None:
+        return Cell("NULL", "dim")
+    if isinstance(value, float):
+        return Cell(number(value, glyphs, 6) if math.isfinite(value) else str(value))
+    if isinstance(value, bool | int):
+        return Cell(str(value))
+    # a cell of a million characters must not be cleaned whole for forty
+    return Cell(foreign(str(value)[: 4 * WIDEST], glyphs))

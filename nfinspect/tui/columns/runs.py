@@ -1,0 +1,98 @@
+"""The columns of the list of runs, and what is said about the one under the cursor."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from textual.content import Content
+
+from nfinspect.tui import cells
+from nfinspect.tui.cells import Cell, content, foreign
+from nfinspect.tui.glyphs import Glyphs, bar
+from nfinspect.tui.widgets.paged_table import Column
+
+if TYPE_CHECKING:
+    from nfinspect_store.catalog import RunEntry
+
+TONES = {"complete": "good", "capturing": "accent", "interrupted": "warn", "failed": "bad"}
+
+
+def share_done(run: RunEntry) -> float | None:
+    progress = run.progress
+    return progress.tokens_done / progress.tokens_total if progress and progress.tokens_total else None
+
+
+def run_columns(g: Glyphs) -> list[Column]:
+    """The table of runs; all of it fits in 80 cells."""
+
+    def status(run: RunEntry, width: int) -> Cell:
+        if run.problem and run.status != "capturing":
+            return Cell("unreadable", "bad")
+        share = share_done(run)
+        if share is None:
+            return Cell(run.status, TONES.get(run.status, ""))
+        return Cell(f"{cells.fit(bar(share, 6, g), 6)} {100 * share:3.0f}%", "accent")
+
+    def created(run: RunEntry, width: int) -> Cell:
+        return Cell(run.created_at.strftime("%y-%m-%d %H:%M") if run.created_at else g.none, "dim")
+
+    return [
+        Column("run", 16, lambda r, w: Cell(foreign(r.name, g), "bold"), flex=True, key="name"),
+        Column("model", 16, lambda r, w: Cell(cells.model_name(r.model, g)), flex=True, key="model"),
+        Column("status", 11, status),
+        Column("tokens", 6, lambda r, w: Cell(cells.count(r.tokens, g)), "right", key="tokens"),
+        Column("size", 8, lambda r, w: Cell(cells.size(r.bytes, g)), "right", key="bytes"),
+        Column("created (UTC)", 14, created, key="created"),
+    ]
+
+
+def welcome(path: Path, g: Glyphs) -> Content:
+    """What an empty store says: what a run is, and what to type to get one."""
+    store = foreign(path, g)
+    return content(
+        Cell("No runs here yet", "bold"),
+        f" ({store}).\n\n",
+        "A run records what every neuron of a model did on every token. ",
+        "To make one, type in a shell:\n\n",
+        Cell("  nfinspect demo", "accent"),
+        "\n",
+        Cell("      the sample model over the sample concepts, about a minute", "dim"),
+        "\n",
+        Cell("  nfinspect capture gpt2 --prompts prompts.json", "accent"),
+        "\n",
+        Cell("      a model of yours: a hub name or a directory", "dim"),
+        "\n\n",
+        "It appears here by itself, with its progress.  ",
+        Cell("?", "bold"),
+        " help  ",
+        Cell("q", "bold"),
+        " quit",
+    )
+
+
+def about_run(run: RunEntry, g: Glyphs) -> list[Cell | str]:
+    """Two lines about a run: its progress, or what is wrong with it, or where it is."""
+    progress = run.progress
+    if progress is not None:
+        share = share_done(run)
+        left = (progress.tokens_total or 0) - progress.tokens_done
+        eta = left / progress.tokens_per_second if share is not None and progress.tokens_per_second > 0 else None
+        total = f" of {cells.count(progress.tokens_total, g)}" if progress.tokens_total else ""
+        alive = "" if progress.alive else ", its process is gone"
+        ago = time.time() - progress.updated_at
+        late = f", no news for {cells.duration(ago, g)}" if ago > 10 else ""
+        return [
+            Cell(f"{progress.phase}{alive}{late}", "accent"),
+            f"  {cells.count(progress.tokens_done, g)}{total} tokens "
+            f"at {progress.tokens_per_second:,.0f}/s, "
+            f"ETA {cells.duration(eta, g)}\n",
+            Cell(
+                f"{cells.size(progress.bytes, g)} so far, process {progress.pid} on {foreign(progress.host, g)}",
+                "dim",
+            ),
+        ]
+    if run.problem:
+        return [Cell(foreign(run.problem, g), "bad")]
+    return [Cell(foreign(run.path, g), "dim"), "\n", Cell(foreign(run.model, g), "dim")]
