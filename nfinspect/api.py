@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nfinspect.capturing.arrays import utc_now
+from nfinspect.capturing.errors import BadPrompts
 from nfinspect.capturing.passes import recorded_passes
 from nfinspect.capturing.prompts import PromptIds, PromptText, TokenTexts, prompt_ids
 from nfinspect.capturing.recorder import Recorder
@@ -43,6 +44,9 @@ def capture(
     captured in eval mode and put back. Raises what `nfinspect capture` reports: ModelError, BadPrompts, StoreError.
     """
     by_concept = prompts if isinstance(prompts, Mapping) else {"prompts": prompts}
+    for group in by_concept.values():
+        if isinstance(group, str):  # a string is a sequence, too: of its letters
+            raise BadPrompts(f"expected a list of prompts, found the text {group[:40]!r}: put it into a list")
     texts = [
         PromptText(concept, text, f"{concept} prompt {i + 1}")
         for concept, group in by_concept.items()

@@ -41,7 +41,7 @@ def write_run(
     """Write a complete run file, by the same recorder as a capture.
 
     values(prompt_idx, layer) -> float32[tokens, neurons]; fired, of the same shape, for layers that fire by a gate.
-    Raises StoreError, RunExists.
+    Raises StoreError, RunExists; then no file is left.
     """
     path = Path(path)
     info = replace(info or array_info(path.stem, seed), settings={**(info.settings if info else {}), "keep": keep})
@@ -55,8 +55,10 @@ def write_run(
                 {layer.layer_id: _joined(layer, indices, values, fired) for layer in layers},
             )
         recorder.commit({}, {"status": "complete", "finished_at": utc_now()}, final=True)
-    finally:
         writer.close()
+    except BaseException:
+        writer.discard()
+        raise
 
 
 def array_info(name: str, seed: int) -> RunInfo:

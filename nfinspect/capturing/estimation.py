@@ -5,16 +5,11 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nfinspect.capturing.examples import KEPT
 from nfinspect.capturing.request import CaptureRequest
-from nfinspect.capturing.session import STORED_PER_BYTE, Capture, Listener, load
+from nfinspect.capturing.session import Capture, Listener, load
+from nfinspect.capturing.sizes import EXAMPLE_BYTES, STATISTICS_BYTES, run_bytes
 from nfinspect_store.blocks import QUEUE_BYTES
 from nfinspect_store.histogram import BINS
-
-STATISTICS_BYTES = 9 * 8
-"""Of one neuron, for each concept, at position 0 and past it."""
-
-EXAMPLE_BYTES = 3 * KEPT * 12
 
 
 @dataclass(frozen=True)
@@ -40,22 +35,26 @@ def _estimate(capture: Capture) -> Estimate:
     request = capture.request
     neurons = sum(layer.neurons for layer in capture.layers)
     values = capture.tokens * neurons
-    groups = 2 * len({prompt.concept for prompt in capture.prompts})
-    selections = 3 if request.generate else 2
-    kept = neurons * (groups * STATISTICS_BYTES + 2 * BINS + EXAMPLE_BYTES)
-    means = len(capture.prompts) * selections * neurons * 4
-    stored = int(4 * values * STORED_PER_BYTE) if request.keep == "all" else 0
+    concepts = len({prompt.concept for prompt in capture.prompts})
+    size = run_bytes(
+        capture.layers,
+        request.keep,
+        tokens=capture.tokens,
+        prompts=len(capture.prompts),
+        concepts=concepts,
+        generates=request.generate > 0,
+    )
     widest = max(
-        (batch.stop - batch.start) * (len(capture.prompts[batch.start].token_ids) + request.generate)
+        (batch.stop - batch.start) * max(len(p.token_ids) + request.generate for p in capture.prompts[batch.start : batch.stop])
         for batch in capture.batches
     )
     weights = sum(p.numel() * p.element_size() for p in capture.loaded.model.parameters())
     batch_bytes = widest * neurons * 4
-    state = neurons * (groups * STATISTICS_BYTES + 2 * BINS * 8 + EXAMPLE_BYTES)
+    state = neurons * (2 * concepts * STATISTICS_BYTES + 2 * BINS * 8 + EXAMPLE_BYTES)
     return Estimate(
         tokens=capture.tokens,
         values=values,
-        bytes=stored + kept + means,
+        bytes=size,
         seconds=capture.tokens * _seconds_per_token(capture),
         memory_bytes=weights + 2 * batch_bytes + state + (QUEUE_BYTES if request.keep == "all" else 0),
     )
@@ -65,10 +64,11 @@ def _seconds_per_token(capture: Capture) -> float:
     """Of the first batch, generated, read and recorded. It is taken twice: the first pass pays for warming up."""
     reader = capture.reader()
     batch = capture.batches[0]
-    prompts, _ = capture.read_batch(reader, batch)
+    for _ in capture.read_with_less(reader, batch):
+        pass
     with capture.recording() as recorder:
         start = time.perf_counter()
-        again, values = capture.read_batch(reader, batch)
-        recorder.add(again, values)
+        for prompts, values in capture.read_with_less(reader, batch):
+            recorder.add(prompts, values)
         seconds = time.perf_counter() - start
-    return seconds / sum(len(prompt.token_ids) for prompt in prompts)
+        return seconds / recorder.tokens

@@ -10,7 +10,7 @@ SIGNALS = {"SIGINT": "Ctrl-C", "SIGTERM": "the system asked for it", "SIGHUP": "
 class StopRequest:
     """While entered, notes the first signal in `reason`; a second Ctrl-C raises KeyboardInterrupt.
 
-    Off the main thread Python delivers no signals, and nothing is installed.
+    A signal that is ignored stays so: `nohup` lets a capture outlive its terminal. Off the main thread Python delivers no signals, and nothing is installed.
     """
 
     def __init__(self) -> None:
@@ -21,7 +21,7 @@ class StopRequest:
         if threading.current_thread() is threading.main_thread():
             for name in SIGNALS:
                 number = getattr(signal, name, None)
-                if number is not None:
+                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
                     self._previous[number] = signal.signal(number, self._note)  # type: ignore[assignment]
         return self
 

@@ -65,7 +65,7 @@ class _Passes:
         if _goes_on(given) or (mask is not None and mask.shape != ids.shape):
             raise CaptureError(
                 "expected forward passes over whole sequences, found a decoding step that goes on from a cache: "
-                "record generations with nfinspect.capturing(…, generate=N)"
+                "record generations with nfinspect.capture(…, generate=N)"
             )
         self._input_ids = ids.detach()
         self._valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()

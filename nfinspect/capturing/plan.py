@@ -23,13 +23,14 @@ class Batch:
 
 
 def load_prompts(request: CaptureRequest, loaded: LoadedModel) -> list[PromptIds]:
-    """All prompts of a request in order: prompts files, then corpora. Raises BadPrompts."""
+    """All prompts of a request in order: prompts files, then corpora. They may be too long. Raises BadPrompts."""
     prompts: list[PromptIds] = []
     for file in request.prompts:
         prompts += prompt_ids(read_prompts(file.path, file.concept), loaded.tokenizer)
     limit = loaded.max_context
-    prompts = [_fitting(prompt, request, limit) for prompt in prompts]
-    context = request.context or min(DEFAULT_CONTEXT, (limit or DEFAULT_CONTEXT) - request.generate)
+    context = request.context or (
+        DEFAULT_CONTEXT if limit is None else min(DEFAULT_CONTEXT, limit - request.generate)
+    )
     if request.text and (context < 1 or (limit is not None and context + request.generate > limit)):
         raise BadPrompts(
             f"expected --context of at most {limit} tokens minus {request.generate} new ones, found {context}"
@@ -42,9 +43,21 @@ def load_prompts(request: CaptureRequest, loaded: LoadedModel) -> list[PromptIds
             remaining -= sum(len(window.token_ids) for window in windows)
             if remaining <= 0:
                 break
+    return prompts
+
+
+def fitting(prompts: Sequence[PromptIds], request: CaptureRequest, loaded: LoadedModel) -> list[PromptIds]:
+    """The prompts as the model can read them with the new tokens after them. Raises BadPrompts naming one that cannot."""
     if not prompts:
         raise BadPrompts("expected prompts, found none: give --prompts FILE or --text FILE")
-    return prompts
+    vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
+    for prompt in prompts:
+        if max(prompt.token_ids) >= vocabulary:
+            raise BadPrompts(
+                f"expected token ids below {vocabulary}, the size of the model's vocabulary, found {max(prompt.token_ids)} "
+                f"in {prompt.origin}: the tokenizer belongs to another model"
+            )
+    return [_fitting(prompt, request, loaded.max_context) for prompt in prompts]
 
 
 def plan_batches(
@@ -64,8 +77,10 @@ def plan_batches(
             width = max(longest, size) + request.generate
             count = stop - start + 1
             too_many = count > request.batch_size if request.batch_size else width * count > most_tokens
-            mixed = size != len(prompts[start].token_ids) and (alike_only or (limit is not None and width > limit))
-            if stop > start and (too_many or mixed):
+            mixed = alike_only and size != len(prompts[start].token_ids)
+            # Beyond the limit a batch has to be of one length, and an end of sequence may make any prompt's shorter.
+            beyond = limit is not None and width > limit and (request.generate > 0 or size != len(prompts[start].token_ids))
+            if stop > start and (too_many or mixed or beyond):
                 break
             longest = max(longest, size)
             stop += 1

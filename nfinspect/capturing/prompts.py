@@ -41,7 +41,7 @@ def read_prompts(path: Path, concept: str | None = None) -> list[PromptText]:
     elif path.suffix == ".json":
         prompts = [PromptText(label, text, f"{path} prompt {i + 1}") for i, text in enumerate(_from_json(path, content))]
     else:
-        lines = content.splitlines()
+        lines = _lines(content)
         prompts = [PromptText(label, line, f"{path}:{i + 1}") for i, line in enumerate(lines) if line.strip()]
     if not prompts:
         raise BadPrompts(f"expected prompts in {path}, found none: the file is empty")
@@ -52,6 +52,8 @@ def prompt_ids(prompts: Sequence[PromptText], tokenizer: PreTrainedTokenizerBase
     """Tokenise prompts with the special tokens that the tokenizer puts around a text."""
     found = []
     for prompt in prompts:
+        if not _is_text(prompt.text) or not _is_text(prompt.concept):
+            raise BadPrompts(f"expected text in {prompt.origin}, found half a surrogate pair, which no text file can hold")
         ids = tokenizer(prompt.text)["input_ids"]
         if not ids:
             raise BadPrompts(f"expected text in {prompt.origin}, found an empty prompt (no token)")
@@ -74,7 +76,8 @@ def corpus_windows(
     windows = []
     for start in range(0, len(ids), context):
         window = tuple(ids[start : start + context])
-        windows.append(PromptIds(path.stem, tokenizer.decode(window), window, f"{path} token {start}"))
+        text = str(tokenizer.decode(list(window)))
+        windows.append(PromptIds(path.stem, text, window, f"{path} token {start}"))
     return windows
 
 
@@ -98,19 +101,40 @@ class TokenTexts:
         return text
 
 
+def check_readable(path: Path) -> None:
+    """Raises BadPrompts where a corpus cannot be opened."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> BadPrompts:
+    return BadPrompts(f"cannot read prompts from {path}: {error.strerror or error}")
+
+
+def _lines(content: str) -> list[str]:
+    """Split at line feeds alone: str.splitlines would also cut at U+2028 and form feeds, which JSON and text may hold."""
+    return content.split("\n")
+
+
+def _is_text(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadPrompts(f"expected UTF-8 text in {path}, found other bytes at position {error.start}") from error
     except OSError as error:
-        raise BadPrompts(f"cannot read prompts from {path}: {error.strerror or error}") from error
+        raise _unreadable(path, error) from error
 
 
 def _from_json(path: Path, content: str) -> list[str]:
     try:
         data = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadPrompts(f"expected JSON in {path}, found an error: {error}") from error
     texts = data.get("prompts") if isinstance(data, dict) else data
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
@@ -119,12 +143,12 @@ def _from_json(path: Path, content: str) -> list[str]:
 
 
 def _from_lines(path: Path, content: str, concept: str | None) -> Iterator[PromptText]:
-    for number, line in enumerate(content.splitlines(), start=1):
+    for number, line in enumerate(_lines(content), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadPrompts(f"expected one JSON object in {path}:{number}, found an error: {error}") from error
         if not isinstance(row, dict) or not isinstance(row.get("text"), str):
             raise BadPrompts(f'expected {{"text": "…", "concept": "…"}} in {path}:{number}, found {line[:60]!r}')

@@ -54,6 +54,8 @@ class Recorder:
 
     def add(self, prompts: Sequence[RecordedPrompt], values: Mapping[int, LayerValues]) -> None:
         """Record finished prompts. values: by layer_id. Raises StorageFull."""
+        if not prompts:
+            return
         placed: list[Prompt] = []
         position = self.tokens
         for i, prompt in enumerate(prompts):

@@ -18,18 +18,19 @@ from nfinspect.capturing.errors import CaptureInterrupted, OutOfMemory
 from nfinspect.capturing.generation import generate
 from nfinspect.capturing.interrupts import StopRequest
 from nfinspect.capturing.memory import free_after_failure, is_out_of_memory
-from nfinspect.capturing.plan import Batch, load_prompts, plan_batches
-from nfinspect.capturing.prompts import PromptIds, TokenTexts, read_prompts
+from nfinspect.capturing.plan import Batch, fitting, load_prompts, plan_batches
+from nfinspect.capturing.prompts import PromptIds, TokenTexts, check_readable, read_prompts
 from nfinspect.capturing.reading import BatchReader, Values
 from nfinspect.capturing.recorder import RecordedPrompt, Recorder
 from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.resume import check_same_capture, run_to_resume, settings_of
-from nfinspect.models import LayerSite, LoadedModel, by_site, find_sites, load_model
+from nfinspect.capturing.sizes import run_bytes
+from nfinspect.models import LayerSite, LoadedModel, by_site, find_sites, load_model, rope_limit
 from nfinspect_store.catalog import new_run_path, store_path
 from nfinspect_store.errors import NfinspectError
 from nfinspect_store.heartbeat import Heartbeat
 from nfinspect_store.reader import RunFile
-from nfinspect_store.types import Layer, Progress, RunInfo, Status
+from nfinspect_store.types import SELECTIONS, Layer, Progress, RunInfo, Status
 from nfinspect_store.writer import RunWriter
 
 SEGMENT_SECONDS = 30.0
@@ -38,8 +39,8 @@ SEGMENT_SECONDS = 30.0
 SEGMENT_BYTES = 2 * 2**30
 """Values in one segment at most [own]."""
 
-STORED_PER_BYTE = 1.08
-"""Bytes of a run file for each byte of its values, measured (docs/decisions/0001)."""
+SEGMENT_MEANS = 256 * 2**20
+"""Bytes of prompt means in one segment at most: they wait in memory for its end [own]."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def load(request: CaptureRequest) -> LoadedModel:
     store = store_path(request.store)
     for file in request.prompts:
         read_prompts(file.path, file.concept)  # an unreadable file is said before minutes of loading
+    for path in request.text:
+        check_readable(path)
     if request.run is not None:
         path = new_run_path(store, request.run)
         if path.exists() and not request.resume:
@@ -83,7 +86,7 @@ class Capture:
         self._store = store_path(request.store)
         self.sites = by_site(find_sites(loaded.model, request.sites, request.layers))
         self.layers = store_layers(self.sites)
-        self.prompts = self.read_prompts()
+        self.prompts = fitting(self.read_prompts(), request, loaded)
         self.batches = plan_batches(self.prompts, request, loaded, self.layers)
         self.tokens = sum(len(p.token_ids) + request.generate for p in self.prompts)
         self._settings = settings_of(request, self.prompts)
@@ -110,6 +113,8 @@ class Capture:
                 recorder = self._recorder(writer)
                 self._tell(recorder, heartbeat, "reading")
                 reason = self._record(recorder, reader, stop, heartbeat)
+                if reason and not recorder.tokens:
+                    raise CaptureInterrupted(f"stopped ({reason}) before anything was recorded: no run is kept")
                 self._tell(recorder, heartbeat, "finishing")
                 status: Status = "interrupted" if reason else "complete"
                 recorder.commit({}, {"status": status, "finished_at": utc_now()}, final=True)
@@ -146,7 +151,10 @@ class Capture:
         """Generate after the batch's prompts, and read every value."""
         prompts = self.prompts[batch.start : batch.stop]
         read = [list(prompt.token_ids) for prompt in prompts]
-        live = self.request.mode == "live"
+        longest = max(len(prompt) for prompt in read) + self.request.generate
+        limit = rope_limit(self.loaded.model)
+        # Beyond that limit the model starts over with other rotary angles: only a replay gives a single pass's values.
+        live = self.request.mode == "live" and self.request.generate > 0 and (limit is None or longest <= limit)
 
         def write() -> list[list[int]]:
             return generate(
@@ -160,7 +168,7 @@ class Capture:
                 read_last=live,
             )
 
-        if live and self.request.generate:
+        if live:
             sequences, values = reader.live(write, read)
         else:
             sequences = write() if self.request.generate else read
@@ -172,22 +180,36 @@ class Capture:
     ) -> str | None:
         """Record what remains; returns why it stopped early, if it did."""
         bytes_per_token = 4 * sum(layer.neurons for layer in self.layers)
-        segment_start, segment_tokens = time.monotonic(), recorder.tokens
+        segment_start, segment_tokens, segment_prompts = time.monotonic(), recorder.tokens, recorder.prompts
         for batch in self._remaining(recorder.prompts):
             if stop.reason:
                 return stop.reason
             limit = self.request.limit_bytes
-            coming = sum(len(p.token_ids) + self.request.generate for p in self.prompts[batch.start : batch.stop])
-            if limit is not None and (recorder.tokens + coming) * bytes_per_token * STORED_PER_BYTE > limit:
-                return f"--limit-bytes {limit} is reached"
-            for prompts, values in self._read_with_less(reader, batch):
+            if limit is not None and (expected := self._bytes_with(batch, recorder)) > limit:
+                return f"--limit-bytes {limit}: with the next batch the file would take about {expected}"
+            for prompts, values in self.read_with_less(reader, batch):
                 recorder.add(prompts, values)
             self._tell(recorder, heartbeat, "reading")
             in_segment = (recorder.tokens - segment_tokens) * bytes_per_token
-            if time.monotonic() - segment_start > SEGMENT_SECONDS or in_segment > SEGMENT_BYTES:
+            means = (recorder.prompts - segment_prompts) * len(SELECTIONS) * bytes_per_token
+            late = time.monotonic() - segment_start > SEGMENT_SECONDS
+            if late or in_segment > SEGMENT_BYTES or means > SEGMENT_MEANS:
                 recorder.commit({}, {"status": "capturing"}, final=False)
-                segment_start, segment_tokens = time.monotonic(), recorder.tokens
+                segment_start, segment_tokens, segment_prompts = time.monotonic(), recorder.tokens, recorder.prompts
         return None
+
+    def _bytes_with(self, batch: Batch, recorder: Recorder) -> int:
+        """About the size of the file once `batch` is in it."""
+        prompts = self.prompts[: batch.stop]
+        coming = sum(len(p.token_ids) + self.request.generate for p in prompts[batch.start :])
+        return run_bytes(
+            self.layers,
+            self.request.keep,
+            tokens=recorder.tokens + coming,
+            prompts=batch.stop,
+            concepts=len({p.concept for p in prompts}),
+            generates=self.request.generate > 0,
+        )
 
     def _remaining(self, recorded: int) -> Iterator[Batch]:
         """The batches after the prompts already recorded; one that was cut by a lack of memory begins in its middle."""
@@ -195,7 +217,7 @@ class Capture:
             if batch.stop > recorded:
                 yield Batch(max(batch.start, recorded), batch.stop)
 
-    def _read_with_less(self, reader: BatchReader, batch: Batch) -> Iterator[tuple[list[RecordedPrompt], Values]]:
+    def read_with_less(self, reader: BatchReader, batch: Batch) -> Iterator[tuple[list[RecordedPrompt], Values]]:
         """Read a batch, in halves and halves again where memory runs out."""
         start = batch.start
         while start < batch.stop:
@@ -261,8 +283,9 @@ class Capture:
 
 
 def default_name(model: str) -> str:
-    """The model's name and the time."""
-    return f"{Path(model).name}-{dt.datetime.now():%Y%m%d-%H%M%S}"
+    """The model's name and the time. A directory may be given as `.`, or have a name that a run cannot have."""
+    name = Path(model).resolve().name.lstrip(".-~ ")[:60] or "run"
+    return f"{name}-{dt.datetime.now():%Y%m%d-%H%M%S}"
 
 
 def new_run_info(

@@ -86,7 +86,8 @@ class HistogramCounter:
     def add(self, values: Array) -> None:
         """float32[tokens, neurons]."""
         if isinstance(values, Tensor):
-            self._add_tensor(values)
+            assert isinstance(self._counts, Tensor)
+            count_tensor(self._counts, values)
             return
         assert isinstance(self._counts, np.ndarray)
         for start in range(0, values.shape[1], STRIPE):
@@ -96,20 +97,21 @@ class HistogramCounter:
             counted = np.bincount(bins.ravel(), minlength=width * BINS)
             self._counts[start : start + width] += counted.reshape(width, BINS)
 
-    def _add_tensor(self, values: Tensor) -> None:
-        """The bins of nfinspect_store.histogram.bin_of, computed where the values are."""
-        assert isinstance(self._counts, Tensor)
-        # [neurons, tokens]: each neuron's bins lie together. Always a copy, as it is worked on in place.
-        bits = values.t().clone(memory_format=torch.contiguous_format).view(torch.int32)
-        sign = bits >> 31  # -1 where negative, else 0
-        bits.bitwise_and_(0x7FFFFFFF).bitwise_right_shift_(SHIFT).sub_(FIRST_KEY - 1).clamp_(0, SIDE + 1)
-        bins = bits.bitwise_xor_(sign).sub_(sign).add_(MIDDLE).long()
-        one = torch.ones((), dtype=torch.int64, device=bins.device)
-        self._counts.scatter_add_(1, bins, one.expand(bins.shape))
-
     def fetch(self) -> NDArray[np.int64]:
         """int64[neurons, BINS], a copy."""
         return to_host(self._counts).copy()
+
+
+def count_tensor(counts: Tensor, values: Tensor) -> None:
+    """Add float32[tokens, neurons] to int64[neurons, BINS]: the bins of nfinspect_store.histogram.bin_of, found where the
+    values are."""
+    # [neurons, tokens]: each neuron's bins lie together. Always a copy, as it is worked on in place.
+    bits = values.t().clone(memory_format=torch.contiguous_format).view(torch.int32)
+    sign = bits >> 31  # -1 where negative, else 0
+    bits.bitwise_and_(0x7FFFFFFF).bitwise_right_shift_(SHIFT).sub_(FIRST_KEY - 1).clamp_(0, SIDE + 1)
+    bins = bits.bitwise_xor_(sign).sub_(sign).add_(MIDDLE).long()
+    one = torch.ones((), dtype=torch.int64, device=bins.device)
+    counts.scatter_add_(1, bins, one.expand(bins.shape))
 
 
 class LayerStatistics:

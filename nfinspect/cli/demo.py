@@ -56,6 +56,7 @@ def _capture_demo(directory: Path) -> None:
             store=directory,
             prompts=tuple(PromptFile(nfinspect_samples.path("prompts", f"{c}.json"), c) for c in concepts),
             generate=DEMO_TOKENS,
+            sites=("mlp", "resid"),
             run=DEMO_RUN,
         )
     )

@@ -48,7 +48,9 @@ class UnsupportedModel(ModelError):
 
 
 class UnknownSite(ModelError):
-    """A site or a layer that the model does not have."""
+    """A site or a layer that the model does not have: wrong usage."""
+
+    exit_status = 2
 
 
 class SilentHook(ModelError):

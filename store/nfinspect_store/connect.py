@@ -33,6 +33,8 @@ def attach(path: Path, *, read_only: bool, threads: int | None = None) -> duckdb
     connection = duckdb.connect()
     try:
         with translated(path):
+            # In a REPL DuckDB would draw its progress over the screen.
+            connection.execute("SET enable_progress_bar = false")
             if threads is not None:
                 connection.execute(f"SET threads = {int(threads)}")
             options = "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {ROW_GROUP_SIZE}"
@@ -65,7 +67,7 @@ def store_error(path: Path, error: BaseException) -> StoreError:
         holder = re.search(r"PID (\d+)", text)
         who = f" (process {holder[1]})" if holder else ""
         return RunBusy(f"{path.name} is being written by another process{who}: wait until it has finished, or stop it")
-    if "not a valid duckdb" in lowered or "corrupt" in lowered or "checksum" in lowered or "serializ" in lowered:
+    if "not a valid duckdb" in lowered or "corrupt" in lowered or "checksum" in lowered or "serializ" in lowered or "could not read enough bytes" in lowered:
         return NotARun(f"{path} is no run file, or a damaged one: {text}")
     if "read-only file system" in lowered or "permission denied" in lowered:
         return StorageFull(f"cannot write {path}: {text}")

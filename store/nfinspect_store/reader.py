@@ -7,10 +7,14 @@ from typing import Any, Self
 
 import duckdb
 
-from nfinspect_store.connect import attach, query_errors, translated
+from nfinspect_store.connect import CATALOG, attach, query_errors, translated
 from nfinspect_store.errors import NotARun, SchemaTooNew
 from nfinspect_store.migrations import SCHEMA_VERSION, migrate
 from nfinspect_store.tables import RunTables
+
+
+FILE_HEADERS = 3 * 4096
+"""Bytes before the first block of a DuckDB file."""
 
 
 class RunFile(RunTables):
@@ -26,6 +30,7 @@ class RunFile(RunTables):
         path = Path(path)
         connection = attach(path, read_only=True)
         try:
+            _refuse_cut_short(path, connection)
             version = _version(path, connection)
         except BaseException:
             connection.close()
@@ -34,8 +39,10 @@ class RunFile(RunTables):
             connection.close()
             with translated(path):
                 upgrading = attach(path, read_only=False)
-                migrate(upgrading, version)
-                upgrading.close()
+                try:
+                    migrate(upgrading, version)
+                finally:
+                    upgrading.close()
             connection = attach(path, read_only=True)
         return cls(path, connection)
 
@@ -66,13 +73,25 @@ class RunFile(RunTables):
         self.close()
 
 
+def _refuse_cut_short(path: Path, connection: duckdb.DuckDBPyConnection) -> None:
+    """A file that was not copied whole would fail only where its missing end is read."""
+    if path.with_name(path.name + ".wal").exists():
+        return  # what is in the log is not yet in the file
+    query = f"SELECT {FILE_HEADERS} + block_size * total_blocks FROM pragma_database_size() WHERE database_name = ?"
+    with translated(path):
+        expected = connection.execute(query, [CATALOG]).fetchall()[0][0]
+        found = path.stat().st_size
+    if found < expected:
+        raise NotARun(f"{path} is damaged: expected {expected} bytes, found {found}; copy it again")
+
+
 def _version(path: Path, connection: duckdb.DuckDBPyConnection) -> int:
     with translated(path):
         try:
             rows = connection.execute("SELECT schema_version FROM run").fetchall()
         except (duckdb.CatalogException, duckdb.BinderException) as error:
             raise NotARun(f"{path} is a DuckDB file, but no run of nfinspect: it has no table run") from error
-    if not rows:
+    if not rows or not isinstance(rows[0][0], int):
         raise NotARun(f"{path} holds no run: the capture that made it stopped before its first segment; delete it")
     if rows[0][0] > SCHEMA_VERSION:
         raise SchemaTooNew(

@@ -187,7 +187,7 @@ class RunWriter:
         self._segment = _Segment()
 
     def abandon(self) -> None:
-        """Drop the open segment; the run is as it was after the last commit."""
+        """Drop the open segment: the file is as it was after the last commit. Then only `mark`, `close` and `discard`."""
         if self._stream is not None:
             self._stream.abandon()
             self._stream = None

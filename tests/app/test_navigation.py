@@ -8,6 +8,7 @@ from conftest import Start
 from fake_engine import FakeEngine
 
 from nfinspect.tui import trail
+from nfinspect.tui.bindings import binding_ids
 from nfinspect.tui.goto import parse_target
 from nfinspect.tui.help import HelpScreen
 from nfinspect_store.errors import RequestError
@@ -171,3 +172,9 @@ async def test_panes_that_no_history_holds_are_removed(start: Start, monkeypatch
         for _ in range(4):
             await app.press("o", "escape")
         assert len(app.app.screen.query("OverlapPane")) <= 2
+
+
+def test_every_binding_is_documented() -> None:
+    documented = (Path(__file__).parents[2] / "docs/keys.md").read_text(encoding="utf-8")
+    missing = [name for name in binding_ids() if f"`{name}`" not in documented]
+    assert not missing

@@ -104,3 +104,14 @@ async def test_a_neuron_at_another_site_is_addressed_with_it(start: Start) -> No
         await app.press("S", "n", "enter")
         assert app.crumbs.endswith("resid:L0/N0")
         assert ("neuron", "resid:L0/N0") in engine.session.calls
+
+
+async def test_the_next_neuron_is_read_ahead(start: Start) -> None:
+    engine = FakeEngine()
+    async with start(engine) as app:
+        await app.press("n", "enter")
+        assert ("neuron", "L0/N1") in engine.session.calls
+        read = len(engine.session.calls)
+        await app.press("J")
+        assert app.crumbs.endswith("L0/N1")
+        assert [call[1] for call in engine.session.calls[read:] if call[0] == "neuron"] == ["L0/N2"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,8 +13,9 @@ from textual.containers import Container
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell, content, number, percent
 from nfinspect.tui.columns.neuron import concept_columns, example_columns
-from nfinspect.tui.engine import NeuronQuery, Session
+from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.of_run import RunPane, json_writer
+from nfinspect.tui.steps import Found, Step, Steps, find
 from nfinspect.tui.widgets.chart_box import ChartBox
 from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
@@ -26,26 +26,8 @@ if TYPE_CHECKING:
     from nfinspect_store.addresses import Address
 
 
-@dataclass(frozen=True)
-class Steps:
-    """The list that the neuron came from, for J and K:
-
-    a query and a row of it, or neighbours in a short list.
-    """
-
-    query: NeuronQuery | None = None
-    around: tuple[tuple[int, int], ...] = ()
-    row: int | None = None
-
-
-@dataclass(frozen=True)
-class Found:
-    """A neuron, and where in its list it stands. `address` is what J or K led to."""
-
-    address: Address
-    row: int | None
-    total: int | None
-    detail: NeuronDetail
+AHEAD = 8
+"""Neighbours kept."""
 
 
 class NeuronPane(RunPane):
@@ -84,6 +66,10 @@ class NeuronPane(RunPane):
         self._address = address
         self._steps = steps or Steps()
         self._total: int | None = None
+        self._ahead: dict[Step, Found] = {}
+        self._looking_for: Step | None = None
+        self._wanted: Step | None = None
+        self._direction = 1
 
     def compose(self) -> ComposeResult:
         g = self.glyphs
@@ -124,30 +110,37 @@ class NeuronPane(RunPane):
     # answers
 
     def _read(self, step: int) -> None:
-        self.load("neuron", partial(self._find, self._address, self._steps, step), busy=f"reading {self._address}")
+        question = Step(self._address, self._steps, step)
+        if (found := self._ahead.get(question)) is not None:
+            self.show_neuron(found)
+        elif question == self._looking_for:
+            self._wanted = question  # it is on its way already
+        else:
+            self.load("neuron", partial(find, self.session, question), busy=f"reading {self._address}")
+        self._direction = step or 1
 
-    def _find(self, address: Address, steps: Steps, step: int) -> Found:
-        """In the worker: the neuron that is `step` further in the list, and everything about it."""
-        from nfinspect_store.addresses import Address
+    def _look_ahead(self) -> None:
+        """The next neuron in the same direction, before it is asked for: holding J then costs a repaint only."""
+        question = Step(self._address, self._steps, self._direction)
+        if question not in self._ahead and question != self._looking_for:
+            self._looking_for = question
+            self.load("ahead", lambda: (question, find(self.session, question)))
 
-        row, total = steps.row, None
-        site = address.site
-        if steps.query is not None and row is not None:
-            row = max(0, row + step)
-            page = self.session.neurons(steps.query, row, 1)
-            total = page.total
-            if not page.rows:
-                row = max(0, total - 1)
-                page = self.session.neurons(steps.query, row, 1)
-            if step and page.rows:
-                address = Address(page.rows[0].layer, page.rows[0].neuron, site)
-        elif steps.around and row is not None:
-            row, total = max(0, min(len(steps.around) - 1, row + step)), len(steps.around)
-            address = Address(*steps.around[row], site)
-        elif step:
-            neurons = next(x.neurons for x in self.session.layers if (x.site, x.layer) == (self.site, address.layer))
-            address = Address(address.layer, max(0, min(neurons - 1, address.neuron + step)), site)
-        return Found(address, row, total, self.session.neuron(address))
+    def show_ahead(self, answer: tuple[Step, Found]) -> None:
+        question, found = answer
+        self._ahead[question] = found
+        while len(self._ahead) > AHEAD:
+            self._ahead.pop(next(iter(self._ahead)))
+        self._looking_for = None
+        if question == self._wanted:
+            self._wanted = None
+            self.show_neuron(found)
+
+    def failed(self, what: str, line: str) -> None:
+        if what == "ahead":  # nobody has asked for it yet; whoever does will be told
+            self._looking_for = self._wanted = None
+        else:
+            super().failed(what, line)
 
     def show_neuron(self, found: Found) -> None:
         self._address, self._total, self._detail = found.address, found.total, found.detail
@@ -169,6 +162,7 @@ class NeuronPane(RunPane):
         self.query_one("#concepts", PagedTable).put_rows(sorted(detail.concepts, key=lambda c: -(c.mean or 0.0)))
         self._draw_chart()
         self.hub.update_trail()
+        self._look_ahead()
 
     _strongest = 0.0
 

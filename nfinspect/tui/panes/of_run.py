@@ -87,7 +87,8 @@ class RunPane(Pane):
         site: str | None = None,
     ) -> None:
         """To a neuron's pane. It steps through `query` from `row` on, or through the neurons `around`."""
-        from nfinspect.tui.panes.neuron import NeuronPane, Steps
+        from nfinspect.tui.panes.neuron import NeuronPane
+        from nfinspect.tui.steps import Steps
 
         address = self.address(layer, neuron, site)
         steps = Steps(query, around, row)

@@ -1,0 +1,66 @@
+"""The list that a neuron came from, and the way along it: J and K."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nfinspect.tui.engine import NeuronQuery, Session
+
+if TYPE_CHECKING:
+    from nfinspect.analysis.neuron import NeuronDetail
+    from nfinspect_store.addresses import Address
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A query and a row of it, or neighbours in a short list; with neither, the neurons of the layer."""
+
+    query: NeuronQuery | None = None
+    around: tuple[tuple[int, int], ...] = ()
+    row: int | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A neuron, and where in its list it stands."""
+
+    address: Address
+    row: int | None
+    total: int | None
+    detail: NeuronDetail
+
+
+@dataclass(frozen=True)
+class Step:
+    """A question that `find` answers: what stands `step` further than this neuron."""
+
+    address: Address
+    steps: Steps
+    step: int
+
+
+def find(session: Session, question: Step) -> Found:
+    """In a worker: the neuron that is meant, and everything about it. At the ends of a list it stays where it is."""
+    from nfinspect_store.addresses import Address
+
+    address, steps, step = question.address, question.steps, question.step
+    row, total = steps.row, None
+    site = address.site
+    if steps.query is not None and row is not None:
+        row = max(0, row + step)
+        page = session.neurons(steps.query, row, 1)
+        total = page.total
+        if not page.rows:
+            row = max(0, total - 1)
+            page = session.neurons(steps.query, row, 1)
+        if step and page.rows:
+            address = Address(page.rows[0].layer, page.rows[0].neuron, site)
+    elif steps.around and row is not None:
+        row, total = max(0, min(len(steps.around) - 1, row + step)), len(steps.around)
+        address = Address(*steps.around[row], site)
+    elif step:
+        here = site or session.default_site
+        neurons = next(x.neurons for x in session.layers if (x.site, x.layer) == (here, address.layer))
+        address = Address(address.layer, max(0, min(neurons - 1, address.neuron + step)), site)
+    return Found(address, row, total, session.neuron(address))

@@ -1,0 +1,95 @@
+"""The examples kept of a neuron are those of their definition, whatever came in which batch."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+
+from nfinspect.capturing.examples import KEPT, ExtremeExamples, RandomTokens
+
+NEURONS = 9
+
+
+def prompts_with_ties(seed: int, prompts: int) -> list[NDArray[np.float32]]:
+    """Few distinct values, so that most comparisons are ties; neuron 0 is always 0."""
+    rng = np.random.default_rng(seed)
+    values = [rng.integers(-3, 4, (rng.integers(1, 7), NEURONS)).astype(np.float32) for _ in range(prompts)]
+    for array in values:
+        array[:, 0] = 0
+    return values
+
+
+def by_definition(prompts: list[NDArray[np.float32]], neuron: int, sign: int) -> list[tuple[int, float]]:
+    """One token per prompt, the strongest and earliest; prompts by strength, then by token."""
+    best, first = [], 0
+    for values in prompts:
+        ranked = sorted((-sign * float(v), first + i) for i, v in enumerate(values[:, neuron]))
+        best.append(ranked[0])
+        first += len(values)
+    return [(token, -sign * score) for score, token in sorted(best)[:KEPT]]
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("seed", "prompts"), [(0, 3), (1, 10), (2, 60), (3, 60)])
+def test_extremes_are_those_of_the_definition(seed: int, prompts: int, sign: int, library: str) -> None:
+    values = prompts_with_ties(seed, prompts)
+    kept, first = ExtremeExamples(NEURONS, sign), 0
+    for i, array in enumerate(values):
+        if i == prompts // 2:  # as a resumed capture goes on
+            resumed = ExtremeExamples(NEURONS, sign)
+            resumed.restore(kept.token_idx, kept.values)
+            kept = resumed
+        extreme = array.max(axis=0) if sign > 0 else array.min(axis=0)
+        kept.add(extreme, array if library == "numpy" else torch.from_numpy(array), first)
+        first += len(array)
+    for neuron in range(NEURONS):
+        there = kept.token_idx[neuron] >= 0
+        found = list(zip(kept.token_idx[neuron][there].tolist(), kept.values[neuron][there].tolist(), strict=True))
+        assert found == by_definition(values, neuron, sign)
+
+
+def kept_of(seed: int, tokens: int, batches: list[int]) -> list[int]:
+    random, start = RandomTokens(seed), 0
+    for size in [*batches, tokens - sum(batches)]:
+        random.add(start, start + size)
+        start += size
+    return random.token_idx.tolist()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**63, -5])
+def test_random_tokens_do_not_depend_on_the_batches(seed: int) -> None:
+    whole = kept_of(seed, 500, [])
+    assert len(whole) == len(set(whole)) == KEPT
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        assert kept_of(seed, 500, rng.integers(0, 90, 5).tolist()) == whole
+    assert kept_of(seed, 500, [1] * 499) == whole
+    half = RandomTokens(seed)
+    resumed = RandomTokens(seed)
+    resumed.restore(half.add(0, 250))
+    assert resumed.add(250, 500).tolist() == whole
+
+
+def test_fewer_tokens_than_are_kept_are_all_kept() -> None:
+    assert sorted(kept_of(3, 4, [])) == [0, 1, 2, 3]
+
+
+def test_random_tokens_are_uniform_and_differ_between_seeds() -> None:
+    tokens, seeds = 60, 3000
+    drawn = np.array([kept_of(seed, tokens, []) for seed in range(seeds)])
+    assert len({tuple(sorted(row)) for row in drawn.tolist()}) == seeds
+    share = KEPT / tokens
+    counts = np.bincount(drawn.ravel(), minlength=tokens)
+    # Without replacement the counts of a draw exclude one another: their covariance shrinks the statistic by this.
+    chi2 = ((counts - seeds * share) ** 2).sum() / (seeds * share * (1 - share)) * (tokens - 1) / tokens
+    assert 1e-3 < stats.chi2.sf(chi2, tokens - 1) < 1 - 1e-3
+    # No token goes with another: the pairs are as even.
+    pairs = np.zeros((tokens, tokens))
+    for row in drawn:
+        pairs[np.ix_(row, row)] += 1
+    together = pairs[np.triu_indices(tokens, 1)]
+    expected = seeds * share * (KEPT - 1) / (tokens - 1)
+    assert abs(together.mean() - expected) < 1e-9
+    assert together.var() / expected < 1.3 and together.max() < expected + 6 * expected**0.5

@@ -1,0 +1,249 @@
+"""A run file gives back the arrays that were written, and is refused in one line where it is none."""
+
+import sys
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "capture"))
+
+from recorded import LAYERS, Arrays, make_arrays, record_arrays  # noqa: E402
+
+from nfinspect.capturing.arrays import array_info
+from nfinspect_store import migrations, reader
+from nfinspect_store.errors import NotARun, RequestError, RunExists, RunNotFound, SchemaTooNew, StoreError
+from nfinspect_store.reader import RunFile
+from nfinspect_store.schema import BLOCK, PUBLIC
+from nfinspect_store.types import Layer
+from nfinspect_store.writer import RunWriter
+
+SIZES = {
+    "one token": [1],
+    "a prompt of one token among others": [5, 1, 3],
+    "one short of a block": [255],
+    "a block": [100, 156],
+    "one more than a block": [257],
+    "two blocks": [512],
+    "no multiple of a block": [200, 1, 300, 99, 100],
+}
+
+
+@pytest.fixture(scope="module", params=sorted(SIZES))
+def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Arrays, Path]:
+    arrays = make_arrays(SIZES[request.param], seed=3)
+    return arrays, record_arrays(tmp_path_factory.mktemp("stored") / "run.duckdb", arrays, batch=2)
+
+
+def test_every_way_to_read_values_gives_the_arrays(stored: tuple[Arrays, Path]) -> None:
+    arrays, path = stored
+    with RunFile.open(path) as run:
+        tokens = len(arrays.layer(0))
+        assert (run.tokens, run.prompts) == (tokens, len(arrays.prompts))
+        for layer in LAYERS:
+            expected = arrays.layer(layer.layer_id)
+            found = run.activations(layer.site, layer.layer)
+            assert found.dtype == np.float32 and found.flags.c_contiguous
+            np.testing.assert_array_equal(found, expected)
+            for neuron in range(layer.neurons):
+                np.testing.assert_array_equal(run.neuron(layer.layer, neuron, layer.site), expected[:, neuron])
+            for block in range(-(-tokens // BLOCK)):
+                padded = np.zeros((layer.neurons, BLOCK), np.float32)
+                part = expected[block * BLOCK : (block + 1) * BLOCK]
+                padded[:, : len(part)] = part.T
+                np.testing.assert_array_equal(run.block(layer, block), padded)
+        for token in {0, tokens // 2, min(255, tokens - 1), min(256, tokens - 1), tokens - 1}:
+            every = np.concatenate([arrays.layer(0)[token], arrays.layer(1)[token]])
+            np.testing.assert_array_equal(run.token_values(token), every)
+            np.testing.assert_array_equal(run.token_values(token, "resid"), arrays.layer(2)[token])
+        for token in (-1, tokens):
+            with pytest.raises(RequestError, match=f"no token {token} in this run: it holds tokens 0-{tokens - 1}"):
+                run.token_values(token)
+
+
+def test_tokens_and_prompts_come_back(stored: tuple[Arrays, Path]) -> None:
+    arrays, path = stored
+    with RunFile.open(path) as run:
+        first = 0
+        for i, prompt in enumerate(arrays.prompts):
+            rows = run.prompt_tokens(i)
+            size = len(prompt.token_ids)
+            assert rows.token_idx.tolist() == list(range(first, first + size))
+            assert rows.position.tolist() == list(range(size)) and set(rows.prompt_idx.tolist()) == {i}
+            assert rows.token_id.tolist() == prompt.token_ids and rows.token == prompt.tokens
+            assert rows.generated.tolist() == [j >= prompt.prompt_tokens for j in range(size)]
+            about = run.prompt(i)
+            assert (about.concept, about.text, about.first_token, about.tokens) == (prompt.concept, prompt.text, first, size)
+            first += size
+        assert run.tokens_between(first - 1, first + 5).token_idx.tolist() == [first - 1]
+        assert run.tokens_at([first - 1, 0]).token_idx.tolist() == sorted({0, first - 1})
+        with pytest.raises(RequestError, match="no prompt 99"):
+            run.prompt(99)
+
+
+def test_the_view_has_each_value_once_and_no_padding(stored: tuple[Arrays, Path]) -> None:
+    arrays, path = stored
+    tokens = len(arrays.layer(0))
+    with RunFile.open(path) as run:
+        neurons = sum(layer.neurons for layer in LAYERS)
+        assert run.sql("SELECT count(*) FROM activations").fetchall() == [(tokens * neurons,)]
+        distinct = "SELECT count(DISTINCT (site, layer, neuron, token_idx)) FROM activations"
+        assert run.sql(distinct).fetchall() == [(tokens * neurons,)]
+        rows = run.sql("SELECT value FROM activations WHERE site = 'mlp' AND layer = 1 AND neuron = 4 ORDER BY token_idx")
+        np.testing.assert_array_equal(rows.fetchnumpy()["value"], arrays.layer(1)[:, 4])
+        last = run.sql("SELECT site, layer, neuron, value FROM activations WHERE token_idx = ?", [tokens - 1]).fetchall()
+        expected = {(x.site, x.layer, j): v for x in LAYERS for j, v in enumerate(arrays.layer(x.layer_id)[-1].tolist())}
+        assert {(site, layer, neuron): value for site, layer, neuron, value in last} == expected
+        big = "SELECT count(*) FROM activations WHERE site = 'resid' AND value > 0.5 AND token_idx BETWEEN 3 AND 300"
+        assert run.sql(big).fetchall() == [(int((arrays.layer(2)[3:301] > 0.5).sum()),)]
+        joined = """SELECT max(a.value) FROM activations a JOIN tokens t USING (token_idx)
+                    WHERE a.site = 'mlp' AND a.layer = 0 AND t.position = 0"""
+        assert run.sql(joined).fetchall() == [(float(arrays.layer(0)[arrays.first].max()),)]
+
+
+def test_a_plain_duckdb_reads_the_public_names(stored: tuple[Arrays, Path]) -> None:
+    _, path = stored
+    with duckdb.connect(str(path), read_only=True) as connection:
+        for name in PUBLIC:
+            assert connection.execute(f"SELECT count(*) > 0 FROM {name}").fetchall() == [(True,)], name
+
+
+def test_statistics_alone_refuse_single_values_and_answer_the_rest(tmp_path: Path) -> None:
+    arrays = make_arrays([300, 7, 1], seed=4)
+    whole = record_arrays(tmp_path / "all.duckdb", arrays)
+    path = record_arrays(tmp_path / "stats.duckdb", arrays, keep="stats")
+    with RunFile.open(path) as run, RunFile.open(whole) as kept:
+        assert not run.has_values and kept.has_values and not kept.without_values().has_values
+        for read in (lambda: run.activations("mlp", 0), lambda: run.neuron(0, 1), lambda: run.token_values(0)):
+            with pytest.raises(StoreError, match="holds statistics only .*--keep stats") as caught:
+                read()
+            assert "\n" not in str(caught.value)
+        assert run.sql("SELECT count(*) FROM activations").fetchall() == [(0,)]
+        for table in ("tokens", "prompts", "statistics", "histograms", "examples", "prompt_means"):
+            rows = f"SELECT * FROM {table} ORDER BY ALL"
+            assert run.sql(rows).fetchall() == kept.sql(rows).fetchall(), table
+
+
+def test_layers_are_given_by_site_and_side_by_side(tmp_path: Path) -> None:
+    mixed = [LAYERS[0], Layer(1, "resid", 0, "h.0", 3, "", "scale"), Layer(2, "mlp", 1, "h.1", 5, "relu", "positive")]
+    misnumbered = [Layer(1, "mlp", 0, "h.0", 5, "relu", "positive")]
+    for layers in (mixed, misnumbered):
+        with pytest.raises(StoreError, match="side by side"):
+            RunWriter.create(tmp_path / "r.duckdb", array_info("r", 0), layers)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_run_is_not_written_over(tmp_path: Path) -> None:
+    path = record_arrays(tmp_path / "r.duckdb", make_arrays([3]))
+    before = path.read_bytes()
+    with pytest.raises(RunExists, match="a run named r is there already"):
+        RunWriter.create(path, array_info("r", 0), LAYERS)
+    assert path.read_bytes() == before
+
+
+def test_a_log_left_behind_does_not_get_into_a_new_run(tmp_path: Path) -> None:
+    """Somebody removes r.duckdb after a crash, and not r.duckdb.wal."""
+    path = tmp_path / "r.duckdb"
+    log = path.with_name("r.duckdb.wal")
+    writer = RunWriter.create(path, array_info("r", 0), LAYERS)
+    left = log.read_bytes()
+    writer.discard()
+    assert not path.exists() and not log.exists()
+    log.write_bytes(left)
+    arrays = make_arrays([5])
+    with RunFile.open(record_arrays(path, arrays)) as run:
+        assert run.sql("SELECT count(*) FROM run").fetchall() == [(1,)]
+        np.testing.assert_array_equal(run.activations("mlp", 1), arrays.layer(1))
+
+
+# Versions
+
+
+@pytest.fixture
+def old_run(tmp_path: Path) -> Path:
+    return record_arrays(tmp_path / "old.duckdb", make_arrays([30]))
+
+
+def use_migrations(monkeypatch: pytest.MonkeyPatch, *steps: migrations.Callable[[duckdb.DuckDBPyConnection], None]) -> None:
+    every = (*migrations.MIGRATIONS, *steps)
+    monkeypatch.setattr(migrations, "MIGRATIONS", every)
+    monkeypatch.setattr(reader, "SCHEMA_VERSION", len(every))
+
+
+def test_an_older_run_is_upgraded_when_it_is_opened(old_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def add_mood(connection: duckdb.DuckDBPyConnection) -> None:
+        connection.execute("ALTER TABLE prompts ADD COLUMN mood VARCHAR DEFAULT 'calm'")
+
+    use_migrations(monkeypatch, add_mood)
+    for _ in range(2):  # the second time there is nothing left to do
+        with RunFile.open(old_run) as run:
+            assert run.info.schema_version == 2
+            assert run.sql("SELECT mood FROM prompts").fetchall() == [("calm",)]
+            assert run.activations("mlp", 0).shape == (30, 5)
+    assert sorted(p.name for p in old_run.parent.iterdir()) == ["old.duckdb"]
+
+
+def test_a_failed_upgrade_leaves_the_run_as_it_was(old_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(connection: duckdb.DuckDBPyConnection) -> None:
+        connection.execute("DROP TABLE examples")
+        connection.execute("ALTER TABLE nothing ADD COLUMN x INTEGER")
+
+    with monkeypatch.context() as patched:
+        use_migrations(patched, half)
+        with pytest.raises(StoreError) as caught:
+            RunFile.open(old_run)
+        assert "\n" not in str(caught.value) and str(old_run) in str(caught.value)
+    with RunFile.open(old_run) as run:
+        assert run.info.schema_version == 1 and run.examples("mlp", 0, 0)
+
+
+def test_a_newer_run_is_refused(old_run: Path) -> None:
+    with duckdb.connect(str(old_run)) as connection:
+        connection.execute("UPDATE run SET schema_version = 99")
+    with pytest.raises(SchemaTooNew, match="has schema version 99, .*upgrade nfinspect"):
+        RunFile.open(old_run)
+
+
+# Files that are no runs
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE x (a INTEGER)",
+        "CREATE TABLE run (a INTEGER)",
+        "CREATE TABLE run (schema_version INTEGER)",
+        "CREATE TABLE run AS SELECT 'abc' AS schema_version",
+        "CREATE TABLE run AS SELECT NULL::INTEGER AS schema_version",
+    ],
+)
+def test_another_duckdb_file_is_refused(statement: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.duckdb"
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(statement)
+    before = path.read_bytes()
+    assert_refused(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.003, 0.02, 0.5, 0.9, 0.999])
+def test_a_file_that_was_not_copied_whole_is_refused(share: float, old_run: Path) -> None:
+    content = old_run.read_bytes()
+    old_run.write_bytes(content[: int(share * len(content))])
+    assert_refused(old_run)
+
+
+def test_text_directories_and_nothing_are_refused(tmp_path: Path) -> None:
+    text = tmp_path / "text.duckdb"
+    text.write_text("hello\n" * 5000)
+    assert_refused(text)
+    assert_refused(tmp_path)
+    with pytest.raises(RunNotFound, match="no run file at"):
+        RunFile.open(tmp_path / "nothing.duckdb")
+
+
+def assert_refused(path: Path) -> None:
+    with pytest.raises(NotARun) as caught:
+        RunFile.open(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
