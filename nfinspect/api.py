@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nfinspect.capturing.arrays import utc_now
-from nfinspect.capturing.errors import BadPrompts
+from nfinspect.capturing.errors import BadPrompts, CaptureError
 from nfinspect.capturing.passes import recorded_passes
 from nfinspect.capturing.prompts import PromptIds, PromptText, TokenTexts, prompt_ids
 from nfinspect.capturing.recorder import Recorder
@@ -114,6 +114,8 @@ def record(
         recorder = Recorder(writer, seed, statistics_device(loaded))
         with recorded_passes(model, found, recorder, TokenTexts(tokenizer), concept):
             yield Recording(path)
+        if not recorder.tokens:
+            raise CaptureError("expected forward passes inside the block, found no forward pass over a token: nothing to record")
         recorder.commit({}, {"status": "complete", "finished_at": utc_now()}, final=True)
         writer.close()
     except BaseException:

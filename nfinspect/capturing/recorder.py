@@ -64,7 +64,7 @@ class Recorder:
                 Prompt(self.prompts + i, prompt.concept, prompt.text, position, prompt.prompt_tokens, size)
             )
             position += size
-        # Under way before the statistics, so that a GPU computes these while it copies.
+        # All copies are under way before the first is waited for, so that a GPU copies while it computes.
         copies = (
             {layer_id: begin_copy(layer.values) for layer_id, layer in values.items()}
             if self.writer.keeps_values
@@ -74,10 +74,15 @@ class Recorder:
         means: list[PromptMean] = []
         for record in self._layers:
             layer = values[record.layer.layer_id]
+            if copies:
+                self.writer.put(record.layer.layer_id, copies[record.layer.layer_id]())
             means.extend(record.add(placed, layer, self.tokens))
             record.keep_random(kept, layer.values, self.tokens)
-        arrays = {layer_id: copied() for layer_id, copied in copies.items()}
-        self.writer.add(placed, _token_rows(prompts, placed), arrays, means)
+        self.writer.add(placed, _token_rows(prompts, placed), means)
+        if self.device.type == "cpu":
+            # The model's threads wait for each other: one core taken by the writer would halve them both
+            # (docs/decisions/0003).
+            self.writer.settle()
         self.tokens = position
         self.prompts += len(prompts)
 

@@ -39,7 +39,7 @@ SEGMENT_SECONDS = 30.0
 SEGMENT_BYTES = 2 * 2**30
 """Values in one segment at most [own]."""
 
-SEGMENT_MEANS = 256 * 2**20
+SEGMENT_MEANS = 64 * 2**20
 """Bytes of prompt means in one segment at most: they wait in memory for its end [own]."""
 
 

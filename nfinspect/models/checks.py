@@ -129,12 +129,13 @@ class FirstPassCheck:
             projected, read = first_tensor(output), self._read.get(site)
             if projected is None or read is None:
                 return
-            self._projected[site] = projected.detach().clone()
+            sample = _sample(projected)
+            self._projected[site] = sample.clone()
             # forward() and not the call: the call would run every hook again, this one too.
             with torch.no_grad():
-                again = first_tensor(module.forward(read))
+                again = first_tensor(module.forward(_sample(read)))
             deterministic = not (module.training and any(True for _ in module.children()))
-            if deterministic and (again is None or not same(again, projected)):
+            if deterministic and (again is None or not same(again, sample)):
                 raise WrongSite(
                     f"expected {site.module} of layer {site.layer} applied to the values read to give its "
                     "output, found another output: a later hook changes the input, or the module is not a "
@@ -175,9 +176,9 @@ class FirstPassCheck:
             out, projected = first_tensor(output), self._projected.get(site)
             if module.training or out is None or projected is None:
                 return
-            if out.numel() == projected.numel():
-                out, projected = out.detach().reshape(-1), projected.reshape(-1)
-                residuals = [a.reshape(-1) for a in (*args, *kwargs.values()) if _like(a, out)]
+            whole, out = out.numel(), _sample(out)
+            if out.shape == projected.shape:
+                residuals = [_sample(a) for a in (*args, *kwargs.values()) if _like(a, whole)]
                 if any(_proportional(out - r, projected) for r in (torch.zeros_like(out), *residuals)):
                     return
             raise WrongSite(
@@ -188,15 +189,24 @@ class FirstPassCheck:
         return check
 
 
-def _like(value: object, flat: Tensor) -> TypeGuard[Tensor]:
-    return isinstance(value, Tensor) and value.numel() == flat.numel() and value.is_floating_point()
+SAMPLE = 256
+"""Tokens that are checked: another module than the right one differs on the first, and a large batch costs seconds."""
+
+
+def _sample(values: Tensor) -> Tensor:
+    """The first tokens of [..., tokens, features]: [SAMPLE or fewer, features]."""
+    return values.detach().reshape(-1, values.shape[-1])[:SAMPLE]
+
+
+def _like(value: object, elements: int) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and value.numel() == elements and value.is_floating_point()
 
 
 def _proportional(a: Tensor, b: Tensor) -> bool:
     """True where a = c·b for one number c: some families scale what the MLP returns."""
     # What is not finite is another check's business, and NaN in padding rows is nobody's.
     finite = a.isfinite() & b.isfinite()
-    a, b = a.detach()[finite].float(), b[finite].float()
+    a, b = a[finite].float(), b[finite].float()
     square = float(b @ b)
     factor = float(a @ b) / square if square > 0 else 1.0
     error, size = float((a - factor * b).norm()), float(a.norm())

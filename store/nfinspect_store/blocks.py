@@ -7,7 +7,7 @@ disk slows the capture and never fills memory. An INSERT per batch would double 
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import duckdb
@@ -79,15 +79,16 @@ class BlockBuffer:
 
 
 class BlockStream:
-    """One segment's INSERT, running in a thread until `finish`."""
+    """One segment's INSERT, running in a thread until `finish`.
 
-    def __init__(
-        self, path: Path, connection: duckdb.DuckDBPyConnection, buffers: Sequence[BlockBuffer]
-    ) -> None:
+    The blocks are laid out on the caller's thread, so that the two share the work: the layout here, DuckDB there.
+    """
+
+    def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection, buffers: Sequence[BlockBuffer]) -> None:
         self._path = path
         self._connection = connection
         self._buffers = {buffer.layer.layer_id: buffer for buffer in buffers}
-        self._queue: deque[tuple[int, NDArray[np.float32]]] = deque()
+        self._queue: deque[pa.RecordBatch] = deque()
         self._queued = 0
         self._ended = False
         self._changed = threading.Condition()
@@ -96,22 +97,24 @@ class BlockStream:
         self._thread.start()
 
     def put(self, layer_id: int, values: NDArray[np.float32]) -> None:
-        """Hand over float32[tokens, neurons]; waits while the queue is full. Raises the writer's StoreError."""
+        """Add float32[tokens, neurons]; waits while the queue is full. Raises the writer's StoreError."""
+        for batch in self._buffers[layer_id].add(values):
+            with self._changed:
+                self._wait_while(lambda batch=batch: self._queued > 0 and self._queued + batch.nbytes > QUEUE_BYTES)
+                self._queue.append(batch)
+                self._queued += batch.nbytes
+                self._changed.notify_all()
+
+    def settle(self) -> None:
+        """Wait until the queue is empty. Raises the writer's StoreError."""
         with self._changed:
-            while self._error is None and self._queued and self._queued + values.nbytes > QUEUE_BYTES:
-                self._changed.wait()
-            if self._error is not None:
-                raise store_error(self._path, self._error) from self._error
-            self._queue.append((layer_id, values))
-            self._queued += values.nbytes
-            self._changed.notify_all()
+            self._wait_while(lambda: self._queued > 0)
 
     def finish(self) -> None:
-        """Wait until everything handed over is in the transaction, unfinished blocks padded."""
+        """Wait until everything put is in the transaction, unfinished blocks padded. Raises the writer's StoreError."""
         with self._changed:
-            self._ended = True
-            self._changed.notify_all()
-        self._thread.join()
+            self._queue.extend(buffer.padded() for buffer in self._buffers.values() if buffer.filled)
+        self._end()
         if self._error is not None:
             raise store_error(self._path, self._error) from self._error
 
@@ -119,9 +122,20 @@ class BlockStream:
         """End the thread; what it inserted goes with the rollback of its transaction."""
         with self._changed:
             self._queue.clear()
+        self._end()
+
+    def _end(self) -> None:
+        with self._changed:
             self._ended = True
             self._changed.notify_all()
         self._thread.join()
+
+    def _wait_while(self, busy: Callable[[], bool]) -> None:
+        """With the lock held: wait for the thread, and raise what it met."""
+        while self._error is None and busy():
+            self._changed.wait()
+        if self._error is not None:
+            raise store_error(self._path, self._error) from self._error
 
     def _insert(self) -> None:
         reader = pa.RecordBatchReader.from_batches(BLOCK_SCHEMA, self._batches())
@@ -136,17 +150,15 @@ class BlockStream:
                 self._changed.notify_all()
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
+        """What is put, as it comes, until the end. A batch counts as queued until DuckDB asks for the next one."""
         while True:
             with self._changed:
                 while not self._queue and not self._ended:
                     self._changed.wait()
                 if not self._queue:
-                    break
-                layer_id, values = self._queue.popleft()
-            yield from self._buffers[layer_id].add(values)
+                    return
+                batch = self._queue.popleft()
+            yield batch
             with self._changed:
-                self._queued -= values.nbytes
+                self._queued -= batch.nbytes
                 self._changed.notify_all()
-        for buffer in self._buffers.values():
-            if buffer.filled:
-                yield buffer.padded()

@@ -36,6 +36,11 @@ from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer, Prompt, PromptMean, RunInfo, Status, TokenRows
 
 
+MEMORY = "256MB"
+"""What DuckDB may hold while it writes. It keeps written blocks as long as there is room, so that a capture would grow to
+this with its tokens; 350,000 neurons are written within it, no slower than within 2 GB, measured."""
+
+
 @dataclass(frozen=True)
 class LayerSnapshot:
     """All that is known of one layer's neurons after the tokens so far."""
@@ -132,30 +137,31 @@ class RunWriter:
 
     # A segment
 
-    def add(
-        self,
-        prompts: Sequence[Prompt],
-        tokens: TokenRows,
-        values: Mapping[int, NDArray[np.float32]],
-        means: Sequence[PromptMean],
-    ) -> None:
-        """Add prompts with all their tokens. values: float32[tokens, neurons] by layer_id; the arrays are taken over.
+    def put(self, layer_id: int, values: NDArray[np.float32]) -> None:
+        """Hand over the next tokens of a layer, float32[tokens, neurons]; the array is taken over.
 
-        Raises StorageFull when the disk is full: the segment is lost, earlier ones stay.
+        They are written while the caller goes on. Raises StorageFull when the disk is full: the segment is lost, earlier
+        ones stay.
         """
+        if self._stream is None:
+            with translated(self.path):
+                self._connection.execute("BEGIN")
+                # The padded block that the last segment ended with comes again, fuller.
+                self._connection.execute("DELETE FROM blocks WHERE block = ?", [self.tokens // BLOCK])
+                self._connection.execute("SET force_compression = 'uncompressed'")
+            self._stream = BlockStream(self.path, self._connection, self._buffers)
+        self._stream.put(layer_id, values)
+
+    def settle(self) -> None:
+        """Wait until what was put is written, as far as the blocks are full."""
+        if self._stream is not None:
+            self._stream.settle()
+
+    def add(self, prompts: Sequence[Prompt], tokens: TokenRows, means: Sequence[PromptMean]) -> None:
+        """Add prompts with all their tokens, whose values were put."""
         self._segment.prompts.extend(prompts)
         self._segment.tokens.append(tokens)
         self._segment.means.extend(means)
-        if self.keeps_values:
-            if self._stream is None:
-                with translated(self.path):
-                    self._connection.execute("BEGIN")
-                    # The padded block that the last segment ended with comes again, fuller.
-                    self._connection.execute("DELETE FROM blocks WHERE block = ?", [self.tokens // BLOCK])
-                    self._connection.execute("SET force_compression = 'uncompressed'")
-                self._stream = BlockStream(self.path, self._connection, self._buffers)
-            for layer_id, array in values.items():
-                self._stream.put(layer_id, array)
 
     def commit(
         self,
@@ -254,7 +260,7 @@ class RunWriter:
 def _open(path: Path) -> duckdb.DuckDBPyConnection:
     # One thread writes at the speed of two for half the processor time, which the model needs (docs/decisions/0001).
     connection = attach(path, read_only=False, threads=1)
-    connection.execute("SET memory_limit = '2GB'")
+    connection.execute(f"SET memory_limit = '{MEMORY}'")
     return connection
 
 

@@ -76,7 +76,7 @@ def main() -> None:
     store = Path(tempfile.mkdtemp())
     try:
         for sites in (("mlp",), ("mlp", "resid")):
-            given = prompts(16, 256)
+            given = prompts(32, 256)
 
             def bare() -> None:
                 with torch.inference_mode():

@@ -40,8 +40,9 @@ def ingest(path: Path, array: np.ndarray) -> None:
     for index, start in enumerate(range(0, TOKENS, BATCH)):
         tokens = np.arange(start, start + BATCH)
         rows = TokenRows(tokens, np.full(BATCH, index), tokens - start, tokens * 0, ["t"] * BATCH, tokens < 0)
-        batch = {layer: array[layer, start : start + BATCH] for layer in range(LAYERS)}
-        writer.add([Prompt(index, "corpus", "", start, BATCH, BATCH)], rows, batch, [])
+        for layer in range(LAYERS):
+            writer.put(layer, array[layer, start : start + BATCH])
+        writer.add([Prompt(index, "corpus", "", start, BATCH, BATCH)], rows, [])
     writer.commit([], {}, lambda tables: (_nothing("neurons", tables), _nothing("layer_health", tables)), {"status": "complete"})
     writer.close()
 

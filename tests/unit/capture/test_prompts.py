@@ -1,0 +1,218 @@
+"""Prompts files and corpora as they are meant, and every way in which they can be wrong in one line."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from families import FAMILIES
+from words import word_tokenizer
+
+import nfinspect as nf
+from nfinspect.capturing.errors import BadPrompts
+from nfinspect.capturing.plan import fitting, load_prompts
+from nfinspect.capturing.prompts import PromptText, corpus_windows, prompt_ids, read_prompts
+from nfinspect.capturing.request import CaptureRequest, PromptFile
+from nfinspect.capturing.session import load
+from nfinspect.models import LoadedModel, in_memory
+
+TOKENIZER = word_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def gpt2() -> LoadedModel:
+    return in_memory(FAMILIES["gpt2"](), TOKENIZER)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[..., Path]:
+    def make(name: str, content: str | bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return make
+
+
+def texts(path: Path, concept: str | None = None) -> list[tuple[str, str]]:
+    return [(p.concept, p.text) for p in read_prompts(path, concept)]
+
+
+def test_json_with_a_byte_order_mark_and_without(file: Callable[..., Path]) -> None:
+    content = json.dumps({"prompts": ["w3 w4", "wß5\nw6"]}, ensure_ascii=False)
+    expected = [("tulip", "w3 w4"), ("tulip", "wß5\nw6")]
+    assert texts(file("tulip.json", content)) == expected
+    assert texts(file("tulip.json", b"\xef\xbb\xbf" + content.encode())) == expected
+    assert texts(file("x.json", json.dumps(["a", "b"])), "mine") == [("mine", "a"), ("mine", "b")]
+
+
+def test_lines_of_json_have_concepts_of_their_own(file: Callable[..., Path]) -> None:
+    content = '{"text": "a", "concept": "one"}\r\n\r\n{"text": "b"}\n{"text": "c", "concept": "two", "more": 1}'
+    path = file("mixed.jsonl", b"\xef\xbb\xbf" + content.encode())
+    assert texts(path) == [("one", "a"), ("mixed", "b"), ("two", "c")]
+    assert texts(path, "all") == [("all", "a"), ("all", "b"), ("all", "c")]
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.txt"])
+def test_only_line_feeds_end_a_line(name: str, file: Callable[..., Path]) -> None:
+    """U+2028, U+0085, form feeds and the like stand inside a text, in JSON as well."""
+    inside = "one\u2028two\u0085three\x0cfour" if name == "p.txt" else "one\u2028two\u0085three"
+    line = inside if name == "p.txt" else json.dumps({"text": inside}, ensure_ascii=False)
+    assert [p.text for p in read_prompts(file(name, f"{line}\r\n{line}\r"))] == [inside, inside]
+
+
+def test_text_has_a_prompt_a_line(file: Callable[..., Path]) -> None:
+    path = file("tulip.txt", b"\xef\xbb\xbfw3 w4\r\n\r\n  \r\nw5\r\n")
+    assert texts(path) == [("tulip", "w3 w4"), ("tulip", "w5")]
+    assert [p.origin for p in read_prompts(path)] == [f"{path}:1", f"{path}:4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.txt", "", "found none: the file is empty"),
+        ("a.txt", " \n\n", "found none: the file is empty"),
+        ("a.json", '{"prompts": []}', "found none: the file is empty"),
+        ("a.jsonl", "\n", "found none: the file is empty"),
+        ("a.json", "", "expected JSON in"),
+        ("a.json", '{"prompts": ["a"', "expected JSON in"),
+        ("a.json", "[" * 100_000, "expected JSON in"),
+        ("a.json", '{"texts": ["a"]}', "found something else"),
+        ("a.json", '{"prompts": ["a", 3]}', "found something else"),
+        ("a.json", '{"prompts": "a"}', "found something else"),
+        ("a.json", "7", "found something else"),
+        ("a.jsonl", '{"text": "a"}\n{"text": ', ":2, found an error"),
+        ("a.jsonl", '{"text": "a"}\n\n{"concept": "b"}', ":3, found "),
+        ("a.jsonl", '["a"]', ":1, found "),
+        ("a.jsonl", '{"text": 5}', ":1, found "),
+        ("a.txt", b"\x89PNG\r\n\x1a\n\x00\xff\xfe", "expected UTF-8 text in"),
+        ("a.json", '{"prompts": ["a"]}'.encode("utf-16"), "expected UTF-8 text in"),
+    ],
+)
+def test_a_wrong_file_is_one_line(name: str, content: str | bytes, said: str, file: Callable[..., Path]) -> None:
+    path = file(name, content)
+    with pytest.raises(BadPrompts) as caught:
+        read_prompts(path)
+    assert said in str(caught.value) and str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("what", ["missing", "directory"])
+@pytest.mark.parametrize("option", ["prompts", "text"])
+def test_what_cannot_be_read_is_said_before_the_model_is_loaded(what: str, option: str, tmp_path: Path) -> None:
+    path = tmp_path / "missing.txt" if what == "missing" else tmp_path
+    given = {"prompts": (PromptFile(path),)} if option == "prompts" else {"text": (path,)}
+    request = CaptureRequest("no-such-model-anywhere", tmp_path / "store", **given)  # type: ignore[arg-type]
+    with pytest.raises(BadPrompts, match=f"cannot read prompts from {re.escape(str(path))}: ") as caught:
+        load(request)
+    assert "\n" not in str(caught.value) and not (tmp_path / "store").exists()
+
+
+def test_an_empty_prompt_is_named() -> None:
+    with pytest.raises(BadPrompts, match=r"there:7, found an empty prompt \(no token\)"):
+        prompt_ids([PromptText("a", "w3", "there:6"), PromptText("a", "", "there:7")], TOKENIZER)
+
+
+def test_half_a_surrogate_pair_is_refused() -> None:
+    """JSON can spell it, but neither a tokenizer nor a file can hold it."""
+    with pytest.raises(BadPrompts, match="half a surrogate pair"):
+        prompt_ids([PromptText("a", json.loads('"w3 \\ud800"'), "there:1")], TOKENIZER)
+
+
+# Corpora
+
+
+def corpus(first: int, count: int) -> list[int]:
+    return [3 + (first + 7 * i) % 97 for i in range(count)]
+
+
+def words(ids: list[int]) -> str:
+    return " ".join(f"w{i}" for i in ids)
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (16, [16]), (17, [16, 1]), (40, [16, 16, 8])])
+def test_windows_are_disjoint_and_the_last_is_kept(count: int, sizes: list[int], file: Callable[..., Path]) -> None:
+    ids = corpus(0, count)
+    windows = corpus_windows(file("book.txt", words(ids)), TOKENIZER, 16)
+    assert [len(w.token_ids) for w in windows] == sizes
+    assert [i for w in windows for i in w.token_ids] == ids
+    assert {w.concept for w in windows} == {"book"} and windows[0].text == words(ids[:16])
+
+
+def test_max_tokens_bounds_all_files_together(file: Callable[..., Path], gpt2: LoadedModel) -> None:
+    one, two, three = (file(f"{n}.txt", words(corpus(n, 25))) for n in range(3))
+    request = CaptureRequest("m", Path("s"), text=(one, two, three), context=10)
+    for limit, sizes in [
+        (None, [10, 10, 5, 10, 10, 5, 10, 10, 5]),
+        (75, [10, 10, 5, 10, 10, 5, 10, 10, 5]),
+        (38, [10, 10, 5, 10, 3]),
+        (25, [10, 10, 5]),
+        (7, [7]),
+    ]:
+        found = load_prompts(replace(request, max_tokens=limit), gpt2)
+        assert [len(p.token_ids) for p in found] == sizes
+    assert [p.concept for p in load_prompts(replace(request, max_tokens=38), gpt2)] == ["0", "0", "0", "1", "1"]
+
+
+def test_windows_leave_room_for_new_tokens(file: Callable[..., Path], gpt2: LoadedModel) -> None:
+    text = file("book.txt", words(corpus(0, 200)))
+    request = CaptureRequest("m", Path("s"), text=(text,), generate=10)
+    assert max(len(p.token_ids) for p in load_prompts(request, gpt2)) == 54  # of a context of 64
+    for context in (55, 64):
+        with pytest.raises(BadPrompts, match=f"at most 64 tokens minus 10 new ones, found {context}"):
+            load_prompts(replace(request, context=context), gpt2)
+    with pytest.raises(BadPrompts, match="minus 64 new ones"):
+        load_prompts(replace(request, generate=64), gpt2)
+
+
+def test_a_model_without_a_context_limit_may_write_as_much_as_it_likes(file: Callable[..., Path]) -> None:
+    text = file("book.txt", words(corpus(0, 600)))
+    mamba = in_memory(FAMILIES["mamba"](), TOKENIZER)
+    found = load_prompts(CaptureRequest("m", Path("s"), text=(text,), generate=300), mamba)
+    assert [len(p.token_ids) for p in found] == [256, 256, 88]
+
+
+def test_an_empty_corpus_is_one_line(file: Callable[..., Path]) -> None:
+    with pytest.raises(BadPrompts, match="expected text in .*, found none: the file is empty"):
+        corpus_windows(file("book.txt", ""), TOKENIZER, 16)
+
+
+# Prompts and the model
+
+
+def test_a_prompt_that_does_not_fit_is_named_or_cut(gpt2: LoadedModel) -> None:
+    given = prompt_ids([PromptText("a", "w3 w4", "there:1"), PromptText("a", words(corpus(0, 61)), "there:2")], TOKENIZER)
+    request = CaptureRequest("m", Path("s"), generate=3)
+    assert fitting(given, request, gpt2) == given
+    with pytest.raises(BadPrompts, match="there:2 has 61 tokens, which with 4 new ones .* context of 64: .*--truncate"):
+        fitting(given, replace(request, generate=4), gpt2)
+    cut = fitting(given, replace(request, generate=4, truncate=True), gpt2)
+    assert [p.token_ids for p in cut] == [given[0].token_ids, given[1].token_ids[:60]]
+    with pytest.raises(BadPrompts, match="there:1 has 2 tokens"):  # no room for even one
+        fitting(given, replace(request, generate=64, truncate=True), gpt2)
+
+
+def test_a_tokenizer_of_another_model_is_found_out(gpt2: LoadedModel) -> None:
+    given = prompt_ids([PromptText("a", "w3", "there:1")], TOKENIZER)
+    stranger = [replace(given[0], token_ids=(3, 101))]
+    with pytest.raises(BadPrompts, match="below 101, .* found 101 in there:1: the tokenizer belongs to another model"):
+        fitting(stranger, CaptureRequest("m", Path("s")), gpt2)
+
+
+def test_prompts_in_memory_are_held_to_the_same(tmp_path: Path) -> None:
+    model = FAMILIES["gpt2"]()
+    long = words(corpus(0, 65))
+    for prompts, said in [
+        ([long], "prompts prompt 1 has 65 tokens"),
+        ({"a": ["w3"], "b": ["w4", long]}, "b prompt 2 has 65 tokens"),
+        ({"a": ["w3", ""]}, "a prompt 2, found an empty prompt"),
+        ([], "found none"),
+        ({}, "found none"),
+        ("w3 w4", "expected a list of prompts, found the text 'w3 w4'"),
+        ({"a": "w3 w4"}, "expected a list of prompts"),
+    ]:
+        with pytest.raises(BadPrompts, match=re.escape(said)):
+            nf.capture(model, TOKENIZER, prompts, store=tmp_path, run="r")  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+    assert nf.capture(model, TOKENIZER, [long], store=tmp_path, run="r", truncate=True).tokens == 64

@@ -1,0 +1,129 @@
+"""nf.record: any forward pass, padding on any side, statistics alone, and nothing left behind when it fails."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from families import FAMILIES
+from test_padding import NAMES, plain
+from transformers import PreTrainedModel
+from words import word_tokenizer
+
+import nfinspect as nf
+from nfinspect_store.errors import NfinspectError, RunExists
+from nfinspect_store.reader import RunFile
+
+
+def hooks_of(model: PreTrainedModel) -> int:
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "mamba"])
+def test_each_row_is_a_prompt_whatever_the_padding(family: str, side: str, tmp_path: Path) -> None:
+    model = FAMILIES[family]()
+    rows = [[5, 6, 7, 8, 9], [10], [], [11, 12, 13]]
+    ids, mask = torch.zeros(4, 5, dtype=torch.long), torch.zeros(4, 5, dtype=torch.long)
+    for i, row in enumerate(rows):
+        place = slice(0, len(row)) if side == "right" else slice(5 - len(row), 5)
+        ids[i, place], mask[i, place] = torch.tensor(row, dtype=torch.long), 1
+    positions = {} if family == "mamba" else {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+    with nf.record(model, word_tokenizer(), store=tmp_path, run="r") as recording, torch.no_grad():
+        model(ids, attention_mask=mask, **positions)
+    assert hooks_of(model) == 0
+    run = recording.run
+    real = [row for row in rows if row]
+    assert run.prompts == len(real) and run.concepts == ("recorded",)
+    for i, row in enumerate(real):
+        tokens = run.prompt_tokens(i)
+        assert tokens.token_id.tolist() == row and not tokens.generated.any()
+        values, gates = plain(model, NAMES[family], row)
+        for layer in run.layers:
+            stored = run.activations(layer.site, layer.layer)[tokens.token_idx]
+            np.testing.assert_allclose(stored, values[layer.site, layer.layer].detach().numpy(), rtol=0, atol=1e-6)
+
+
+def test_statistics_alone_of_passes_in_training(tmp_path: Path) -> None:
+    """With gradients, in the middle of somebody's training loop; the backward pass is not disturbed."""
+    model = FAMILIES["gpt2"]().train()
+    ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
+    with nf.record(
+        model, word_tokenizer(), store=tmp_path, run="r", keep="stats", layers=[1], sites=["mlp", "resid"]
+    ) as recording:
+        for _ in range(3):
+            model(ids, labels=ids).loss.backward()
+    assert model.training and model.transformer.h[0].mlp.c_fc.weight.grad is not None
+    run = recording.run
+    assert [(layer.site, layer.layer) for layer in run.layers] == [("mlp", 1), ("resid", 1)]
+    assert run.tokens == 18 and run.statistics("mlp").n.tolist() == [18] * 64
+    with pytest.raises(NfinspectError, match="statistics only"):
+        run.activations("mlp", 1)
+
+
+def test_a_pass_over_padding_alone_adds_nothing(tmp_path: Path) -> None:
+    model = FAMILIES["gpt2"]()
+    ids = torch.tensor([[5, 6, 7]])
+    with nf.record(model, word_tokenizer(), store=tmp_path, run="r") as recording, torch.no_grad():
+        model(ids, attention_mask=torch.zeros_like(ids))
+        model(ids)
+    assert recording.run.tokens == 3 and recording.run.prompts == 1
+
+
+def test_an_error_in_the_block_leaves_nothing(tmp_path: Path) -> None:
+    model = FAMILIES["gpt2"]()
+    with (
+        pytest.raises(KeyError, match="mine"),
+        nf.record(model, word_tokenizer(), store=tmp_path, run="r"),
+        torch.no_grad(),
+    ):
+        model(torch.tensor([[5, 6, 7]]))
+        raise KeyError("mine")
+    assert list(tmp_path.iterdir()) == [] and hooks_of(model) == 0
+
+
+def test_a_block_without_a_pass_leaves_nothing_and_says_so(tmp_path: Path) -> None:
+    model = FAMILIES["gpt2"]()
+    with pytest.raises(NfinspectError, match="no forward pass") as caught, nf.record(model, word_tokenizer(), store=tmp_path):
+        pass
+    assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == []
+
+
+def test_an_error_that_the_block_handles_does_not_spoil_what_follows(tmp_path: Path) -> None:
+    model = FAMILIES["gpt2"]()
+    with nf.record(model, word_tokenizer(), store=tmp_path, run="r") as recording, torch.no_grad():
+        with pytest.raises(IndexError):
+            model(torch.tensor([[5, 6, 500]]))  # no such token
+        model(torch.tensor([[5, 6, 7]]))
+    assert recording.run.tokens == 3
+
+
+@pytest.mark.parametrize("wrong", ["embeddings", "cache"])
+def test_passes_that_are_no_sequences_are_refused(wrong: str, tmp_path: Path) -> None:
+    model = FAMILIES["gpt2"]()
+    ids = torch.tensor([[5, 6]])
+    with (
+        pytest.raises(NfinspectError, match="embeddings" if wrong == "embeddings" else "goes on from a cache"),
+        nf.record(model, word_tokenizer(), store=tmp_path, run="r"),
+        torch.no_grad(),
+    ):
+        if wrong == "embeddings":
+            model(inputs_embeds=model.transformer.wte(ids))
+        else:
+            cache = model(ids, use_cache=True).past_key_values
+            model(torch.tensor([[7]]), past_key_values=cache)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_run_stays(tmp_path: Path) -> None:
+    model = FAMILIES["gpt2"]()
+    for _ in range(2):
+        try:
+            with nf.record(model, word_tokenizer(), store=tmp_path, run="r"), torch.no_grad():
+                model(torch.tensor([[5, 6, 7]]))
+        except RunExists:
+            break
+    else:
+        raise AssertionError("written over")
+    with RunFile.open(tmp_path / "r.duckdb") as run:
+        assert run.tokens == 3
