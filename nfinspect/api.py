@@ -39,9 +39,10 @@ def capture(
 ) -> Run:
     """Capture a model that is in memory over prompts, and open the run.
 
-    prompts: texts by concept, or texts alone (their concept is "prompts"). options: generate, sites, layers, keep, run,
-    batch_size, seed, temperature, mode, truncate, limit_bytes, resume, as in CaptureRequest. A model in training mode is
-    captured in eval mode and put back. Raises what `nfinspect capture` reports: ModelError, BadPrompts, StoreError.
+    prompts: texts by concept, or texts alone (their concept is "prompts"). options: generate, sites, layers, keep,
+    run, batch_size, seed, temperature, mode, truncate, limit_bytes, resume, as in CaptureRequest. A model in training
+    mode is captured in eval mode and put back. Raises what `nfinspect capture` reports: ModelError, BadPrompts,
+    StoreError.
     """
     by_concept = prompts if isinstance(prompts, Mapping) else {"prompts": prompts}
     for group in by_concept.values():
@@ -54,7 +55,7 @@ def capture(
     ]
     loaded = in_memory(model, tokenizer)
     was_training = model.training
-    model.eval()
+    model.train(False)
     try:
         path = _GivenTexts(CaptureRequest(loaded.name, store_path(store), **options), loaded, texts).run()
     finally:
@@ -115,7 +116,7 @@ def record(
         with recorded_passes(model, found, recorder, TokenTexts(tokenizer), concept):
             yield Recording(path)
         if not recorder.tokens:
-            raise CaptureError("expected forward passes inside the block, found no forward pass over a token: nothing to record")
+            raise CaptureError("expected forward passes inside the block, found no forward pass over a token")
         recorder.commit({}, {"status": "complete", "finished_at": utc_now()}, final=True)
         writer.close()
     except BaseException:

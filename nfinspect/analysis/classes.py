@@ -60,8 +60,7 @@ class HealthOptions:
             )
         if not 0 <= self.threshold_activation_rate <= 1:
             raise RequestError(
-                "the threshold of the activation rate is a share from 0 to 1, "
-                f"found {self.threshold_activation_rate:g}"
+                f"the threshold of the activation rate is a share from 0 to 1, found {self.threshold_activation_rate:g}"
             )
 
 
@@ -88,11 +87,7 @@ def is_sporadic_candidate(stats: NeuronStatistics, scale: float) -> NDArray[np.b
     """bool[neurons]: strong enough to be sporadic, so that its tokens above the layer scale must be
     counted.
     """
-    return (
-        largest_magnitude(stats) >= SPORADIC_STRENGTH * scale
-        if scale > 0
-        else np.zeros(stats.n.shape, np.bool_)
-    )
+    return largest_magnitude(stats) >= SPORADIC_STRENGTH * scale if scale > 0 else np.zeros(stats.n.shape, np.bool_)
 
 
 def bin_sums(
@@ -144,9 +139,7 @@ def saturation_bounds(
     square = stats.m2 / counted / half**2 + mean**2
     lowest, highest = np.maximum(square, np.abs(mean)), np.sqrt(square)
     one_sign = (stats.minimum >= centre) | (stats.maximum <= centre)
-    return np.where(one_sign, np.abs(mean), np.minimum(lowest, highest)), np.where(
-        one_sign, np.abs(mean), highest
-    )
+    return np.where(one_sign, np.abs(mean), np.minimum(lowest, highest)), np.where(one_sign, np.abs(mean), highest)
 
 
 def classify(

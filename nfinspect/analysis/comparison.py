@@ -70,8 +70,7 @@ def ask(
     if chosen is not None and chosen in concepts:
         others = [name for name in run.concepts if name != chosen]
         raise RequestError(
-            f"{chosen!r} is the baseline and cannot be compared with itself: "
-            f"the other concepts are {', '.join(others)}"
+            f"{chosen!r} is the baseline and cannot be compared with itself: the other concepts are {', '.join(others)}"
         )
     if chosen is None:
         if rank != "difference":
@@ -88,9 +87,7 @@ def _selection(run: RunTables, tokens: str | None) -> Selection:
     for selection in SELECTIONS:
         if tokens == selection:
             if selection == "generated" and not run.has_generated:
-                raise RequestError(
-                    "this run has no generated tokens (it only read its prompts): choose last or all"
-                )
+                raise RequestError("this run has no generated tokens (it only read its prompts): choose last or all")
             return selection
     raise RequestError(f"cannot take tokens {tokens!r}: choose {', '.join(SELECTIONS)}")
 
@@ -110,9 +107,7 @@ def read_groups(run: RunTables, question: Question) -> tuple[Groups, tuple[str, 
         groups[name] = means.values[means.concept == name]
         missing = held[name] - len(groups[name])
         if not len(groups[name]):
-            raise RequestError(
-                f"no prompt of {name!r} has a {kind} past position 0: there is nothing to compare"
-            )
+            raise RequestError(f"no prompt of {name!r} has a {kind} past position 0: there is nothing to compare")
         if missing:
             left_out = f"{missing} of {held[name]} prompts of {name!r} are left out"
             notes.append(f"{left_out}: they have no {kind} past position 0")

@@ -56,9 +56,7 @@ def read_blocks(
     place = np.cumsum(chosen) - 1
     for batch in run.cursor().sql(query, params=parameters).to_arrow_reader(ROWS):
         values = batch.column("values").flatten().to_numpy(zero_copy_only=False).reshape(-1, BLOCK)
-        yield BlockRows(
-            place[batch.column("neuron").to_numpy()], values, counted[batch.column("block").to_numpy()]
-        )
+        yield BlockRows(place[batch.column("neuron").to_numpy()], values, counted[batch.column("block").to_numpy()])
 
 
 def count_reaching(
@@ -81,9 +79,7 @@ def at_least(threshold: float) -> np.float32:
     return nearest if float(nearest) >= threshold else np.nextafter(nearest, np.float32(np.inf))
 
 
-def bounds_reaching(
-    counts: NDArray[np.int64], threshold: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def bounds_reaching(counts: NDArray[np.int64], threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Fewest and most values with |a| >= threshold that a histogram allows: int64[neurons, BINS] -> two
     int64[neurons].
     """

@@ -84,9 +84,7 @@ class NetworkReport:
         }
 
 
-def network_report(
-    run: RunTables, site: str | None = None, options: HealthOptions = DEFAULTS
-) -> NetworkReport:
+def network_report(run: RunTables, site: str | None = None, options: HealthOptions = DEFAULTS) -> NetworkReport:
     """The health of one site of a run. With default options it is read from the run's own tables, else
     recomputed.
 
@@ -122,9 +120,7 @@ def report_of_layers(layers: Sequence[LayerHealth]) -> NetworkReport:
 
 
 def _summary(layers: Sequence[LayerHealth], counts: dict[str, int], neurons: int) -> str:
-    held = [
-        f"{counts[name]} {name} ({100 * counts[name] / neurons:.1f} %)" for name in FAULTS if counts[name]
-    ]
+    held = [f"{counts[name]} {name} ({100 * counts[name] / neurons:.1f} %)" for name in FAULTS if counts[name]]
     problematic = sum(layer.problematic for layer in layers)
     found = ", ".join(held) if held else "all normal"
     where = f"{neurons} neurons in {len(layers)} layers at {layers[0].site}"

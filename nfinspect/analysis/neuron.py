@@ -131,15 +131,9 @@ def neuron_detail(run: RunTables, address: Address | str) -> NeuronDetail:
     return NeuronDetail(
         row=row,
         histogram=_linear(values) if values is not None else _signed_log(run, layer, neuron, row),
-        top_examples=tuple(
-            text for example, text in zip(examples, texts, strict=True) if example.kind == "top"
-        ),
-        min_examples=tuple(
-            text for example, text in zip(examples, texts, strict=True) if example.kind == "min"
-        ),
-        random_examples=tuple(
-            text for example, text in zip(examples, texts, strict=True) if example.kind == "random"
-        ),
+        top_examples=tuple(text for example, text in zip(examples, texts, strict=True) if example.kind == "top"),
+        min_examples=tuple(text for example, text in zip(examples, texts, strict=True) if example.kind == "min"),
+        random_examples=tuple(text for example, text in zip(examples, texts, strict=True) if example.kind == "random"),
         concepts=_concept_means(run, layer, neuron, values),
     )
 

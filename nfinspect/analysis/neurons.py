@@ -90,9 +90,7 @@ def list_neurons(
     if filter is not None and filter.strip():
         where = where.both(parse_filter(filter))
     if offset < 0 or (limit is not None and limit < 0):
-        raise RequestError(
-            f"a page starts at 0 or later and has 0 rows or more, found offset {offset}, limit {limit}"
-        )
+        raise RequestError(f"a page starts at 0 or later and has 0 rows or more, found offset {offset}, limit {limit}")
     order = f"{quoted(check_column(sort))} {'DESC' if descending else 'ASC'} NULLS LAST"
     with _neurons(run, site, options) as (cursor, source):
         count = f"SELECT count(*) FROM {source} WHERE {where.sql}"

@@ -109,17 +109,13 @@ def overlap(
     Raises RequestError as `trace` does, and for fewer than two concepts or one named twice.
     """
     if len(concepts) < 2 or len(set(concepts)) < len(concepts):
-        raise RequestError(
-            f"an overlap needs two or more different concepts, found {', '.join(concepts) or 'none'}"
-        )
+        raise RequestError(f"an overlap needs two or more different concepts, found {', '.join(concepts) or 'none'}")
     question = ask(run, concepts, baseline, tokens, top, rank, site)
     groups, notes = read_groups(run, question)
     base = contrasts.moments(groups.baseline) if groups.baseline is not None else None
     ranks: dict[str, dict[int, int]] = {}
     for concept in concepts:
-        order = rank_neurons(
-            groups.concepts[concept], groups.baseline, base, question.rank, question.top
-        ).order
+        order = rank_neurons(groups.concepts[concept], groups.baseline, base, question.rank, question.top).order
         ranks[concept] = {int(column): place + 1 for place, column in enumerate(order)}
     eligible = count_alive(run, question.site)
     named_site = None if question.site == run.default_site else question.site

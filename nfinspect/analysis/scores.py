@@ -90,9 +90,7 @@ class LayerHealth:
             "activation_rate": self.activation_rate,
             "firing_pattern": self.firing_pattern,
             **{f"{name}_neurons": self.count(name) for name in CLASSES},
-            "activation_distribution": self.activation_distribution.to_json()
-            if self.activation_distribution
-            else None,
+            "activation_distribution": self.activation_distribution.to_json() if self.activation_distribution else None,
             "health_score": self.health_score,
             "parts": dict(self.parts),
             "issues": list(self.issues),
@@ -228,7 +226,6 @@ def alerts(layers: Sequence[LayerHealth], missing_percentage: float) -> tuple[st
     problematic = sum(layer.problematic for layer in layers)
     if 100 * problematic > PROBLEM_ALERT_PERCENT * len(layers):
         lines.append(
-            f"Warning: many problematic layers, {problematic} of {len(layers)} "
-            f"(above {PROBLEM_ALERT_PERCENT} %)"
+            f"Warning: many problematic layers, {problematic} of {len(layers)} (above {PROBLEM_ALERT_PERCENT} %)"
         )
     return tuple(lines)

@@ -165,9 +165,7 @@ def classify_layer(
         fewest, most = counting.bounds_reaching(counts, scale)
         above[candidates] = most[candidates]
         percent = classes.SPORADIC_PERCENT * stats.n
-        undecided = (
-            candidates & (fewest * 100 < percent) & (most * 100 >= percent) if run.has_values else candidates
-        )
+        undecided = candidates & (fewest * 100 < percent) & (most * 100 >= percent) if run.has_values else candidates
         if undecided.any():
             above[undecided] = np.maximum(reaching(scale, undecided), 1.0)
     found = classes.classify(stats, layer.activation, scale, above, options, rho)
@@ -206,9 +204,7 @@ def _layer_health(found: LayerClasses, counts: NDArray[np.int64], options: Healt
         scale=found.scale,
         activation=layer.activation,
         approximate=bool(found.approximate.any()),
-        distribution=distribution(
-            stats.n, stats.mean, stats.m2, stats.minimum, stats.maximum, counts.sum(axis=0)
-        ),
+        distribution=distribution(stats.n, stats.mean, stats.m2, stats.minimum, stats.maximum, counts.sum(axis=0)),
     )
 
 

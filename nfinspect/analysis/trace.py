@@ -188,9 +188,7 @@ def _rows(
     base_mean = undefined
     if base is not None and groups.baseline is not None:
         base_mean = base.mean[order]
-        effect = (contrasts.hedges_g(ranking.concept, base) if ranking.effect is None else ranking.effect)[
-            order
-        ]
+        effect = (contrasts.hedges_g(ranking.concept, base) if ranking.effect is None else ranking.effect)[order]
         every_t, every_p = contrasts.welch(ranking.concept, base)
         t, p = every_t[order], every_p[order]
         q = contrasts.benjamini_hochberg(every_p)[order]  # over all neurons of the site that have a p

@@ -1,4 +1,4 @@
-"""A run from arrays instead of a model: for simulated networks, for tests, and for activations that came from elsewhere."""
+"""A run from arrays instead of a model: for simulated networks, for tests, for activations that came from elsewhere."""
 
 import datetime as dt
 import uuid

@@ -44,10 +44,8 @@ def _estimate(capture: Capture) -> Estimate:
         concepts=concepts,
         generates=request.generate > 0,
     )
-    widest = max(
-        (batch.stop - batch.start) * max(len(p.token_ids) + request.generate for p in capture.prompts[batch.start : batch.stop])
-        for batch in capture.batches
-    )
+    sizes = [len(prompt.token_ids) + request.generate for prompt in capture.prompts]
+    widest = max((batch.stop - batch.start) * max(sizes[batch.start : batch.stop]) for batch in capture.batches)
     weights = sum(p.numel() * p.element_size() for p in capture.loaded.model.parameters())
     batch_bytes = widest * neurons * 4
     state = neurons * (2 * concepts * STATISTICS_BYTES + 2 * BINS * 8 + EXAMPLE_BYTES)

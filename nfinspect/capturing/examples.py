@@ -1,9 +1,9 @@
 """Which tokens stand for a neuron: its strongest, its weakest, and random ones. Memory does not grow with the tokens.
 
-Strongest and weakest: one per prompt, ties go to the earlier token, so that the result does not depend on how the tokens
-were batched. Random: every token draws a number from the run's seed and its index, and the tokens with the smallest
-numbers are kept — a sample without replacement that needs no state between batches (bottom-k sampling). One sample serves
-all neurons.
+Strongest and weakest: one per prompt, ties go to the earlier token, so that the result does not depend on how the
+tokens were batched. Random: every token draws a number from the run's seed and its index, and the tokens with the
+smallest numbers are kept — a sample without replacement that needs no state between batches (bottom-k sampling). One
+sample serves all neurons.
 """
 
 import numpy as np
@@ -33,7 +33,7 @@ class ExtremeExamples:
         return self._scores * self._sign
 
     def add(self, extreme: NDArray[np.float32], values: Array, first_token: int) -> None:
-        """Take one prompt. extreme: float32[neurons], the prompt's maxima (or minima); values: float32[tokens, neurons].
+        """Take one prompt. extreme: float32[neurons], its maxima (or minima); values: float32[tokens, neurons].
 
         Only neurons whose extreme gets into the list are looked up in `values`: few, once the lists are full.
         """

@@ -7,6 +7,7 @@ torch's global generator is left alone.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,9 +30,9 @@ def generate(
 ) -> list[list[int]]:
     """Each sequence with what the model wrote after it: up to `new_tokens`, an end-of-sequence token included.
 
-    Sequences of different lengths are padded on the left: only for a model where that is exact. temperature 0 is greedy.
-    read_last: take one step more, whose token is dropped, so that the last token, too, passes
-    through the model (live capture needs that).
+    Sequences of different lengths are padded on the left: only for a model where that is exact. temperature 0 is
+    greedy. read_last: take one step more, whose token is dropped, so that the last token, too, passes through the model
+    (live capture needs that).
     """
     batch = forward_batch(model, sequences, pad_id=pad_id, padding_side="left")
     ends = _end_ids(model)
@@ -40,10 +41,11 @@ def generate(
         processors.append(_GumbelNoise(seed, prompt_indices, temperature))
     width = batch.input_ids.shape[1]
     with torch.no_grad(), _plain_generation_config(model):
-        output = model.generate(
+        write: Any = model.generate
+        output = write(
             batch.input_ids,
             attention_mask=batch.valid.long(),
-            generation_config=GenerationConfig(
+            generation_config=_settings(
                 max_new_tokens=new_tokens + read_last, do_sample=False, pad_token_id=pad_id, eos_token_id=None
             ),
             logits_processor=processors,
@@ -53,7 +55,7 @@ def generate(
     return [list(s) + _until_end(w[:new_tokens], ends) for s, w in zip(sequences, written, strict=True)]
 
 
-class _GumbelNoise(LogitsProcessor):  # type: ignore[misc]
+class _GumbelNoise(LogitsProcessor):
     def __init__(self, seed: int, prompt_indices: Sequence[int], temperature: float) -> None:
         self._temperature = temperature
         # On the CPU, so that every device draws the same numbers.
@@ -67,7 +69,7 @@ class _GumbelNoise(LogitsProcessor):  # type: ignore[misc]
         return scores.float() / self._temperature + torch.stack(rows).to(scores.device)
 
 
-class _AllEnded(StoppingCriteria):  # type: ignore[misc]
+class _AllEnded(StoppingCriteria):
     """Stop when every row holds an end token, `after` tokens before the last one or earlier."""
 
     def __init__(self, ends: frozenset[int], width: int, after: int) -> None:
@@ -101,11 +103,15 @@ def _until_end(written: list[int], ends: frozenset[int]) -> list[int]:
     return written
 
 
+def _settings(**given: Any) -> GenerationConfig:
+    return GenerationConfig(**given)  # type: ignore[no-untyped-call]
+
+
 @contextmanager
 def _plain_generation_config(model: PreTrainedModel) -> Iterator[None]:
-    """Without the checkpoint's own defaults (top-k, penalties …): what the seed and temperature say, and nothing else."""
+    """Without the checkpoint's own defaults (top-k, penalties …): what seed and temperature say, and nothing else."""
     saved = model.generation_config
-    model.generation_config = GenerationConfig()
+    model.generation_config = _settings()
     try:
         yield
     finally:

@@ -10,7 +10,8 @@ SIGNALS = {"SIGINT": "Ctrl-C", "SIGTERM": "the system asked for it", "SIGHUP": "
 class StopRequest:
     """While entered, notes the first signal in `reason`; a second Ctrl-C raises KeyboardInterrupt.
 
-    A signal that is ignored stays so: `nohup` lets a capture outlive its terminal. Off the main thread Python delivers no signals, and nothing is installed.
+    A signal that is ignored stays so: `nohup` lets a capture outlive its terminal. Off the main thread Python delivers
+    no signals, and nothing is installed.
     """
 
     def __init__(self) -> None:

@@ -70,7 +70,8 @@ class _Passes:
         self._input_ids = ids.detach()
         self._valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         self._values = {}
-        self.reader.begin(*ids.shape, self._valid)
+        batch, tokens = ids.shape
+        self.reader.begin(batch, tokens, self._valid)
 
     def take(self, site: LayerSite, values: Tensor, fired: Tensor | None) -> None:
         real = self._valid.to(values.device)

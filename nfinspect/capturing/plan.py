@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from nfinspect.capturing.errors import BadPrompts
 from nfinspect.capturing.prompts import PromptIds, corpus_windows, prompt_ids, read_prompts
 from nfinspect.capturing.request import DEFAULT_CONTEXT, CaptureRequest
@@ -47,15 +49,16 @@ def load_prompts(request: CaptureRequest, loaded: LoadedModel) -> list[PromptIds
 
 
 def fitting(prompts: Sequence[PromptIds], request: CaptureRequest, loaded: LoadedModel) -> list[PromptIds]:
-    """The prompts as the model can read them with the new tokens after them. Raises BadPrompts naming one that cannot."""
+    """The prompts as the model can read them, new tokens after them. Raises BadPrompts naming one that it cannot."""
     if not prompts:
         raise BadPrompts("expected prompts, found none: give --prompts FILE or --text FILE")
-    vocabulary = loaded.model.get_input_embeddings().weight.shape[0]
+    vocabulary = _vocabulary(loaded)
     for prompt in prompts:
-        if max(prompt.token_ids) >= vocabulary:
+        largest = max(prompt.token_ids)
+        if largest >= vocabulary:
             raise BadPrompts(
-                f"expected token ids below {vocabulary}, the size of the model's vocabulary, found {max(prompt.token_ids)} "
-                f"in {prompt.origin}: the tokenizer belongs to another model"
+                f"expected token ids below {vocabulary}, the size of the model's vocabulary, found {largest} in "
+                f"{prompt.origin}: the tokenizer belongs to another model"
             )
     return [_fitting(prompt, request, loaded.max_context) for prompt in prompts]
 
@@ -77,9 +80,10 @@ def plan_batches(
             width = max(longest, size) + request.generate
             count = stop - start + 1
             too_many = count > request.batch_size if request.batch_size else width * count > most_tokens
-            mixed = alike_only and size != len(prompts[start].token_ids)
+            unlike = size != len(prompts[start].token_ids)
+            mixed = alike_only and unlike
             # Beyond the limit a batch has to be of one length, and an end of sequence may make any prompt's shorter.
-            beyond = limit is not None and width > limit and (request.generate > 0 or size != len(prompts[start].token_ids))
+            beyond = limit is not None and width > limit and (unlike or request.generate > 0)
             if stop > start and (too_many or mixed or beyond):
                 break
             longest = max(longest, size)
@@ -99,6 +103,13 @@ def _fitting(prompt: PromptIds, request: CaptureRequest, limit: int | None) -> P
         f"{prompt.origin} has {len(prompt.token_ids)} tokens, which with {request.generate} new ones do not fit the "
         f"model's context of {limit}: shorten it, generate fewer, or pass --truncate"
     )
+
+
+def _vocabulary(loaded: LoadedModel) -> int:
+    """How many token ids the model's embeddings know."""
+    weight = loaded.model.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    return weight.shape[0]
 
 
 def _pads_left(loaded: LoadedModel) -> bool:

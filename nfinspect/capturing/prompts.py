@@ -39,7 +39,8 @@ def read_prompts(path: Path, concept: str | None = None) -> list[PromptText]:
     if path.suffix == ".jsonl":
         prompts = list(_from_lines(path, content, concept))
     elif path.suffix == ".json":
-        prompts = [PromptText(label, text, f"{path} prompt {i + 1}") for i, text in enumerate(_from_json(path, content))]
+        texts = _from_json(path, content)
+        prompts = [PromptText(label, text, f"{path} prompt {i + 1}") for i, text in enumerate(texts)]
     else:
         lines = _lines(content)
         prompts = [PromptText(label, line, f"{path}:{i + 1}") for i, line in enumerate(lines) if line.strip()]
@@ -53,7 +54,7 @@ def prompt_ids(prompts: Sequence[PromptText], tokenizer: PreTrainedTokenizerBase
     found = []
     for prompt in prompts:
         if not _is_text(prompt.text) or not _is_text(prompt.concept):
-            raise BadPrompts(f"expected text in {prompt.origin}, found half a surrogate pair, which no text file can hold")
+            raise BadPrompts(f"expected text in {prompt.origin}, found half a surrogate pair, which no file can hold")
         ids = tokenizer(prompt.text)["input_ids"]
         if not ids:
             raise BadPrompts(f"expected text in {prompt.origin}, found an empty prompt (no token)")
@@ -114,7 +115,7 @@ def _unreadable(path: Path, error: OSError) -> BadPrompts:
 
 
 def _lines(content: str) -> list[str]:
-    """Split at line feeds alone: str.splitlines would also cut at U+2028 and form feeds, which JSON and text may hold."""
+    """Split at line feeds alone: str.splitlines also cuts at U+2028 and form feeds, which JSON and text may hold."""
     return content.split("\n")
 
 

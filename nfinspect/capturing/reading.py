@@ -28,7 +28,7 @@ class _Part:
 
 
 class BatchReader:
-    """Reads batches through hooks that are there only while a batch is read: a generation to be replayed runs without."""
+    """Reads batches through hooks that are there only meanwhile: a generation to be replayed runs without them."""
 
     def __init__(self, loaded: LoadedModel, sites: Sequence[LayerSite], device: torch.device) -> None:
         """device: where statistics are computed, and so where the values go."""

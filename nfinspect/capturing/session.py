@@ -1,4 +1,4 @@
-"""A capture from beginning to end: load, plan, read batch after batch, commit in segments, end cleanly however it ends."""
+"""A capture from beginning to end: load, plan, read batch after batch, commit in segments, end cleanly in any case."""
 
 import contextlib
 import datetime as dt

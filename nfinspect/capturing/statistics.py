@@ -1,8 +1,8 @@
 """Statistics of one layer while tokens pass, computed where the values are.
 
 The chunk is one prompt: its moments, its mean and its extremes fall out of the same passes over the values, and chunks
-merge exactly (nfinspect_store.statistics). Values on a GPU are torch tensors and stay there; values on the CPU are numpy
-arrays, because torch's thread pool would fight with the writer for the cores (docs/decisions/0003).
+merge exactly (nfinspect_store.statistics). Values on a GPU are torch tensors and stay there; values on the CPU are
+numpy arrays, because torch's thread pool would fight with the writer for the cores (docs/decisions/0003).
 """
 
 from typing import Any
@@ -81,7 +81,9 @@ class HistogramCounter:
         )
 
     def restore(self, counts: NDArray[np.int64]) -> None:
-        self._counts += counts if isinstance(self._counts, np.ndarray) else torch.from_numpy(counts).to(self._counts.device)
+        """Go on from int64[neurons, BINS]."""
+        here = self._counts
+        here += counts if isinstance(here, np.ndarray) else torch.from_numpy(counts).to(here.device)
 
     def add(self, values: Array) -> None:
         """float32[tokens, neurons]."""
@@ -103,8 +105,7 @@ class HistogramCounter:
 
 
 def count_tensor(counts: Tensor, values: Tensor) -> None:
-    """Add float32[tokens, neurons] to int64[neurons, BINS]: the bins of nfinspect_store.histogram.bin_of, found where the
-    values are."""
+    """Count float32[tokens, neurons] into int64[neurons, BINS], where the values are: bins as of histogram.bin_of."""
     # [neurons, tokens]: each neuron's bins lie together. Always a copy, as it is worked on in place.
     bits = values.t().clone(memory_format=torch.contiguous_format).view(torch.int32)
     sign = bits >> 31  # -1 where negative, else 0

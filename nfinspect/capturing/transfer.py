@@ -26,13 +26,14 @@ def to_host(array: Array) -> NDArray[Any]:
 def begin_copy(array: Array) -> Callable[[], NDArray[Any]]:
     """Start copying to the CPU; the function returned waits for it and gives the array.
 
-    From a CUDA GPU the copy runs beside what is computed there meanwhile, into pinned memory that torch keeps and reuses.
+    From a CUDA GPU the copy runs beside what is computed there meanwhile, into pinned memory that torch keeps and
+    reuses.
     """
     if not isinstance(array, Tensor) or array.device.type != "cuda":
         return lambda: to_host(array)
     host = torch.empty(array.shape, dtype=array.dtype, pin_memory=True)
     host.copy_(array, non_blocking=True)
-    copied = torch.cuda.Event()
+    copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
     copied.record(torch.cuda.current_stream(array.device))
 
     def wait() -> NDArray[Any]:

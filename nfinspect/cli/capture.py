@@ -42,35 +42,25 @@ UNITS = {
 @click.option("--text", metavar="FILE", multiple=True, help="A corpus, cut into windows of --context tokens.")
 @click.option("--generate", metavar="N", type=click.IntRange(min=0), default=0, show_default=True,
               help="New tokens for each prompt; 0 reads only.")  # fmt: skip
-@click.option(
-    "--sites", metavar="LIST", help="Of mlp, mixer, attn, resid; mlp (mixer for Mamba) if not given."
-)
+@click.option("--sites", metavar="LIST", help="Of mlp, mixer, attn, resid; mlp (mixer for Mamba) if not given.")
 @click.option("--layers", metavar="LIST", help="Such as 0-3,11; all if not given.")
 @click.option("--keep", type=click.Choice(["all", "stats"]), default="all", show_default=True,
               help="Every value, or statistics and examples only.")  # fmt: skip
 @click.option("--run", "name", metavar="NAME", help="The run's name; the model's and the time if not given.")
-@click.option(
-    "--batch-size", type=click.IntRange(min=1), help="Prompts in a forward pass; what fits if not given."
-)
+@click.option("--batch-size", type=click.IntRange(min=1), help="Prompts in a forward pass; what fits if not given.")
 @click.option("--context", metavar="N", type=click.IntRange(min=1), help="Tokens in a window of --text.")
 @click.option("--max-tokens", metavar="N", type=click.IntRange(min=1), help="Tokens of --text at most.")
 @click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option(
-    "--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy."
-)
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--mode", type=click.Choice(["auto", "replay", "live"]), default="auto", show_default=True,
               help="Read values while generating, or in one pass afterwards.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run: the same line again, plus this.")
 @click.option("--truncate", is_flag=True, help="Cut prompts that do not fit the model's context.")
 @click.option("--limit-bytes", metavar="SIZE", help="Stop when the run reaches SIZE, such as 20G.")
-@click.option(
-    "--allow-pickle", is_flag=True, help="Load pickled weights, which can run code; safetensors need none."
-)
-@click.option(
-    "--estimate", "only_estimate", is_flag=True, help="Print bytes, memory and time; capture nothing."
-)
+@click.option("--allow-pickle", is_flag=True, help="Load pickled weights, which can run code; safetensors need none.")
+@click.option("--estimate", "only_estimate", is_flag=True, help="Print bytes, memory and time; capture nothing.")
 @store_option
 @json_option
 def capture(
@@ -123,9 +113,7 @@ def captured(request: "CaptureRequest") -> Path:
         line.end()
         output.note(text)
 
-    listener: Listener = Listener(
-        progress=lambda p: line.show(progress_text(p), time.monotonic()), message=message
-    )
+    listener: Listener = Listener(progress=lambda p: line.show(progress_text(p), time.monotonic()), message=message)
     try:
         return capture_run(request, listener)
     finally:
@@ -184,9 +172,7 @@ def site_list(text: str | None) -> tuple[str, ...] | None:
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     unknown = [name for name in names if name not in SITES]
     if unknown or not names:
-        raise RequestError(
-            f"expected --sites of {', '.join(SITES)}, found {unknown[0] if unknown else text!r}"
-        )
+        raise RequestError(f"expected --sites of {', '.join(SITES)}, found {unknown[0] if unknown else text!r}")
     return names
 
 

@@ -32,9 +32,7 @@ _tokens = click.option(
     help="Which tokens of a prompt count: generated if any were generated, else all.",
 )
 _top = click.option("--top", metavar="K", type=click.IntRange(min=1), default=10, show_default=True)
-_rank = click.option(
-    "--rank", type=click.Choice(RANKS), default="difference", show_default=True, help="Order."
-)
+_rank = click.option("--rank", type=click.Choice(RANKS), default="difference", show_default=True, help="Order.")
 
 
 @click.command()
@@ -73,11 +71,7 @@ def trace(
 
 def trace_lines(found: "Trace") -> list[str]:
     """A trace for people."""
-    against = (
-        f"against {found.baseline} ({found.baseline_samples} prompts)"
-        if found.baseline
-        else "without a baseline"
-    )
+    against = f"against {found.baseline} ({found.baseline_samples} prompts)" if found.baseline else "without a baseline"
     columns = [
         Column("#"),
         Column("neuron", text=True),
@@ -172,7 +166,5 @@ def overlap_lines(found: "Overlap") -> list[str]:
     ]
     against = f"against {found.baseline}" if found.baseline else "without a baseline"
     share = percent(found.top / found.eligible if found.eligible else None, 2)
-    title = (
-        f"Shared by the top {found.top} ({share} of {found.eligible} live neurons) at {found.site}, {against}"
-    )
+    title = f"Shared by the top {found.top} ({share} of {found.eligible} live neurons) at {found.site}, {against}"
     return [*wrapped(title), *table(columns, rows)]

@@ -31,9 +31,7 @@ SHOWN = 1000
     show_default=True,
 )
 @click.option("--out", metavar="FILE", help="Write to FILE instead of stdout; parquet needs it.")
-@click.option(
-    "--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Stop a query that takes longer."
-)
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Stop a query that takes longer.")
 @store_option
 @json_option
 def sql(
@@ -99,9 +97,7 @@ def _show(result: "QueryResult") -> None:
     lines, hidden = fitted(columns, cells)
     output.lines(lines)
     if hidden:
-        output.note(
-            f"no room for {hidden} of {len(columns)} columns: --format csv, json or parquet has all of them"
-        )
+        output.note(f"no room for {hidden} of {len(columns)} columns: --format csv, json or parquet has all of them")
     total = result.count()
     if total > len(rows):
         output.note(f"{len(rows)} of {total} rows: --format csv, json or parquet has all of them")

@@ -54,9 +54,7 @@ class Commands(click.Group):
             given, rest = args[position], [a for a in args[position + 1 :] if not a.startswith("-")]
             if rest or not Path(given).expanduser().exists():
                 close = difflib.get_close_matches(given, COMMANDS, n=1)
-                meant = (
-                    f": did you mean {close[0]}?" if close else f": the commands are {', '.join(COMMANDS)}"
-                )
+                meant = f": did you mean {close[0]}?" if close else f": the commands are {', '.join(COMMANDS)}"
                 raise click.UsageError(f"no command and no store is called {given!r}{meant}", ctx)
             args = [*args[:position], *args[position + 1 :], "--store", given]
         return super().parse_args(ctx, args)
@@ -81,16 +79,12 @@ def nfinspect(ctx: click.Context, store: str | None, ascii_only: bool, no_mouse:
     """
     if ctx.invoked_subcommand is not None:
         if store or ascii_only or no_mouse:
-            raise click.UsageError(
-                f"options of the app go without a command; found {ctx.invoked_subcommand}", ctx
-            )
+            raise click.UsageError(f"options of the app go without a command; found {ctx.invoked_subcommand}", ctx)
         return None
     return open_app(store, ascii_only=ascii_only, no_mouse=no_mouse)
 
 
-def open_app(
-    store: str | None, run: str | None = None, *, ascii_only: bool = False, no_mouse: bool = False
-) -> int:
+def open_app(store: str | None, run: str | None = None, *, ascii_only: bool = False, no_mouse: bool = False) -> int:
     """The app on a store, or on the store of a run file. Needs a terminal."""
     from nfinspect_store.catalog import RUN_SUFFIX, store_path
 

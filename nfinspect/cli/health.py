@@ -76,9 +76,7 @@ def health_lines(report: "NetworkReport") -> list[str]:
         )
         for layer in report.layer_analyses
     ]
-    lines = wrapped(
-        f"Health {figure(report.overall_health_score, 3)} at {report.site}. {report.interpretation}."
-    )
+    lines = wrapped(f"Health {figure(report.overall_health_score, 3)} at {report.site}. {report.interpretation}.")
     lines += [*wrapped(f"{report.summary}."), "", *table(columns, rows)]
     issues = [f"L{layer.layer}  {issue}" for layer in report.layer_analyses for issue in layer.issues]
     for title, texts in (

@@ -29,17 +29,11 @@ CONTEXT = 8
 @run_argument
 @click.option("--class", "cls", metavar="CLASS", help="dead, saturated, sporadic, missing, weak or normal.")
 @click.option("--layer", type=int, help="One layer only.")
-@click.option(
-    "--filter", "condition", metavar="TEXT", help="Such as 'max>4', or 'firing_rate<0.01 and max>3'."
-)
-@click.option(
-    "--sort", default="max", show_default=True, metavar="COLUMN", help="A column of the table neurons."
-)
+@click.option("--filter", "condition", metavar="TEXT", help="Such as 'max>4', or 'firing_rate<0.01 and max>3'.")
+@click.option("--sort", default="max", show_default=True, metavar="COLUMN", help="A column of the table neurons.")
 @click.option("--asc", is_flag=True, help="The lowest first.")
 @click.option("--top", type=click.IntRange(min=0), default=20, show_default=True, help="How many.")
-@click.option(
-    "--offset", type=click.IntRange(min=0), default=0, show_default=True, help="Leave out the first ones."
-)
+@click.option("--offset", type=click.IntRange(min=0), default=0, show_default=True, help="Leave out the first ones.")
 @site_option
 @health_options
 @store_option
@@ -119,9 +113,7 @@ def neurons(
 @click.command()
 @run_argument
 @click.argument("address", metavar="L5/N123")
-@click.option(
-    "--examples", type=click.IntRange(min=0), default=5, show_default=True, help="How many of each kind."
-)
+@click.option("--examples", type=click.IntRange(min=0), default=5, show_default=True, help="How many of each kind.")
 @site_option
 @store_option
 @json_option
@@ -154,9 +146,7 @@ def _lines(detail: "NeuronDetail", examples: int) -> list[str]:
         "excess kurtosis": row.excess_kurtosis,
         "dormancy": row.dormancy,
     }
-    lines = [
-        visible(f"{row.site}:{row.address}  {row.cls}, fires on {percent(row.firing_rate, 2)} of the tokens")
-    ]
+    lines = [visible(f"{row.site}:{row.address}  {row.cls}, fires on {percent(row.firing_rate, 2)} of the tokens")]
     cells = [f"{name} {figure(value)}" for name, value in figures.items()]
     lines += ["  ".join(cells[i : i + 5]) for i in range(0, len(cells), 5)]
     histogram = detail.histogram
@@ -187,9 +177,7 @@ def _lines(detail: "NeuronDetail", examples: int) -> list[str]:
 def _in_context(example: "ExampleText") -> str:
     """The tokens around an example's, with it in brackets."""
     near = range(max(0, example.at - CONTEXT), min(len(example.window), example.at + CONTEXT + 1))
-    return "".join(
-        f"[{t}]" if i == example.at else t for i in near for t in (example.window[i].token,)
-    ).strip()
+    return "".join(f"[{t}]" if i == example.at else t for i in near for t in (example.window[i].token,)).strip()
 
 
 def _strip(counts: tuple[int, ...]) -> str:
@@ -197,6 +185,4 @@ def _strip(counts: tuple[int, ...]) -> str:
     hidden.
     """
     highest = max(counts, default=0) or 1
-    return "".join(
-        BARS[0 if not c else max(1, round((len(BARS) - 1) * (c / highest) ** 0.5))] for c in counts
-    )
+    return "".join(BARS[0 if not c else max(1, round((len(BARS) - 1) * (c / highest) ** 0.5))] for c in counts)

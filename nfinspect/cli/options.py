@@ -35,9 +35,7 @@ store_option = click.option(
     "--store", metavar="DIR", help="Directory of runs; else $NFINSPECT_STORE, else ./nfinspect-store."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-site_option = click.option(
-    "--site", help="Where neurons are read: mlp, mixer, attn or resid, as the run has them."
-)
+site_option = click.option("--site", help="Where neurons are read: mlp, mixer, attn or resid, as the run has them.")
 
 
 def health_options(command: Command) -> Command:
@@ -84,9 +82,7 @@ def find_run(store: str | None, run: str) -> Path:
     """The file of RUN. Raises RunNotFound, RunBusy."""
     path = run_path(store_path(store), run)
     if being_written(path):
-        raise RunBusy(
-            f"{path.stem} is being captured: wait until it has finished (nfinspect runs shows how far it is)"
-        )
+        raise RunBusy(f"{path.stem} is being captured: wait until it has finished (nfinspect runs shows how far it is)")
     return path
 
 

@@ -23,9 +23,7 @@ def runs(store: str | None, as_json: bool) -> None:
         output.document([_entry(entry) for entry in entries])
         return
     if not entries:
-        output.note(
-            f"no runs in {directory}: nfinspect demo makes one, nfinspect capture MODEL makes your own"
-        )
+        output.note(f"no runs in {directory}: nfinspect demo makes one, nfinspect capture MODEL makes your own")
         return
     columns = [
         Column("run", text=True),
@@ -111,8 +109,7 @@ def info(run: str, store: str | None, as_json: bool) -> None:
     for site in sites:
         activation = f", {site['activation']}" if site["activation"] else ""
         output.line(
-            f"{'site ' + str(site['site']):<21} {site['layers']} layers, {site['neurons']} neurons"
-            f"{visible(activation)}"
+            f"{'site ' + str(site['site']):<21} {site['layers']} layers, {site['neurons']} neurons{visible(activation)}"
         )
     output.line(f"{'settings':<21} {visible(json.dumps(dict(columns['settings']), ensure_ascii=False))}")
 
@@ -133,8 +130,7 @@ def verify(run: str, store: str | None, as_json: bool) -> int:
         output.lines([f"checked  {visible(what)}" for what in found.checked])
         output.lines([f"PROBLEM  {visible(problem)}" for problem in found.problems])
         output.line(
-            f"{visible(path.stem)} is "
-            + ("sound" if found.ok else "damaged: capture it again, or go back to a copy")
+            f"{visible(path.stem)} is " + ("sound" if found.ok else "damaged: capture it again, or go back to a copy")
         )
     return 0 if found.ok else 1
 

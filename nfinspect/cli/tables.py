@@ -84,9 +84,7 @@ def fitted(
         return sum(widths[i] for i in kept) + len(GAP) * (len(kept) - 1) - room
 
     while excess() > 0:
-        texts = [
-            i for i in kept if columns[i].text and widths[i] > max(SHORTEST, cell_len(columns[i].header))
-        ]
+        texts = [i for i in kept if columns[i].text and widths[i] > max(SHORTEST, cell_len(columns[i].header))]
         spare = [i for i in kept if columns[i].spare]
         longest = max(texts, key=lambda i: widths[i], default=None)
         if longest is not None and (widths[longest] > 2 * SHORTEST or not spare):

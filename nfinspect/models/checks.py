@@ -73,10 +73,7 @@ class FirstPassCheck:
                 self._after(names[site.module], self._check_projection(site))
                 parent = names[site.module.rpartition(".")[0]]
                 # OPT's projection stands in the block itself, whose output is another thing.
-                if (
-                    width_in(parent) is None
-                    and not site.module.rpartition(".")[0].rpartition(".")[2].isdigit()
-                ):
+                if width_in(parent) is None and not site.module.rpartition(".")[0].rpartition(".")[2].isdigit():
                     self._after(parent, self._check_parent(site))
 
     def remove(self) -> None:
@@ -123,9 +120,7 @@ class FirstPassCheck:
     def _check_projection(
         self, site: LayerSite
     ) -> Callable[[nn.Module, tuple[object, ...], dict[str, object], object], None]:
-        def check(
-            module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object
-        ) -> None:
+        def check(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object) -> None:
             projected, read = first_tensor(output), self._read.get(site)
             if projected is None or read is None:
                 return
@@ -147,12 +142,7 @@ class FirstPassCheck:
 
     def _check_gate(self, site: LayerSite, read: Tensor) -> None:
         whole = self._gate_output.get(site)
-        if (
-            whole is None
-            or site.site != "mlp"
-            or site.gate_slice is None
-            or whole.shape[-1] != 2 * site.neurons
-        ):
+        if whole is None or site.site != "mlp" or site.gate_slice is None or whole.shape[-1] != 2 * site.neurons:
             return
         from transformers.activations import ACT2FN
 
@@ -170,9 +160,7 @@ class FirstPassCheck:
     def _check_parent(
         self, site: LayerSite
     ) -> Callable[[nn.Module, tuple[object, ...], dict[str, object], object], None]:
-        def check(
-            module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object
-        ) -> None:
+        def check(module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object) -> None:
             out, projected = first_tensor(output), self._projected.get(site)
             if module.training or out is None or projected is None:
                 return

@@ -132,6 +132,5 @@ def rope_limit(model: nn.Module) -> int | None:
 def _left_is_exact(model: nn.Module) -> bool:
     """False where a state-space mixer's in_proj has a bias."""
     return not any(
-        hasattr(m, "A_log") and getattr(getattr(m, "in_proj", None), "bias", None) is not None
-        for m in model.modules()
+        hasattr(m, "A_log") and getattr(getattr(m, "in_proj", None), "bias", None) is not None for m in model.modules()
     )

@@ -58,9 +58,7 @@ class SiteReader:
 
     def __enter__(self) -> "SiteReader":
         if self._handles:
-            raise ModelError(
-                "expected a reader that is not in use, found it entered already: make a second one"
-            )
+            raise ModelError("expected a reader that is not in use, found it entered already: make a second one")
         self._modules = dict(self._model.named_modules())
         try:
             for site in self._sites:
@@ -165,9 +163,7 @@ class SiteReader:
 
     def _take(self, site: LayerSite, raw: Tensor | None) -> None:
         if self._shape is None:
-            raise ModelError(
-                "expected begin() before a forward pass inside the reader, found a pass without it"
-            )
+            raise ModelError("expected begin() before a forward pass inside the reader, found a pass without it")
         self._seen[site] = self._seen.get(site, 0) + 1
         if self._seen[site] > 1:
             raise _silent(site, self._seen[site])

@@ -32,9 +32,7 @@ def resolve(name_or_dir: str, *, allow_pickle: bool, timeout: float) -> Path:
     if path.exists():
         raise ModelNotFound(f"expected a model directory, found a file: {path}; name the directory it is in")
     if name_or_dir.startswith((".", "/", "~")) or not _REPO.fullmatch(name_or_dir):
-        raise ModelNotFound(
-            f"expected a model directory or a hub name such as openai-community/gpt2, found no {path}"
-        )
+        raise ModelNotFound(f"expected a model directory or a hub name such as openai-community/gpt2, found no {path}")
     return _snapshot(name_or_dir, allow_pickle=allow_pickle, timeout=timeout)
 
 
@@ -70,17 +68,14 @@ def _download(name: str, *, allow_pickle: bool, cached: Path | None) -> Path:
     try:
         found = Path(snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
         if allow_pickle and not any(found.glob("*.safetensors")):
-            found = Path(
-                snapshot_download(name, allow_patterns=_WANTED + _PICKLES, ignore_patterns=_UNWANTED)
-            )
+            found = Path(snapshot_download(name, allow_patterns=_WANTED + _PICKLES, ignore_patterns=_UNWANTED))
         return found
     except Exception as error:
         if cached is not None:
             return cached
         if isinstance(error, GatedRepoError):
             raise ModelNotFound(
-                f"expected access to '{name}', found it gated: accept its terms on the hub and log in (hf "
-                "auth login)"
+                f"expected access to '{name}', found it gated: accept its terms on the hub and log in (hf auth login)"
             ) from error
         if isinstance(error, RepositoryNotFoundError):
             raise ModelNotFound(

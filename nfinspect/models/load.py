@@ -101,9 +101,7 @@ def load_model(
     return in_memory(model, tokenizer, str(name_or_dir))
 
 
-def in_memory(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None = None
-) -> LoadedModel:
+def in_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None = None) -> LoadedModel:
     """A model that the caller has loaded, as a run describes it. name: the one it was loaded by, if not given."""
     _, stack = blocks(model)
     config = model.config
@@ -161,9 +159,7 @@ def _read_config(directory: Path) -> Any:
                 f"{directory / 'config.json'}: code from checkpoints is not run; a newer transformers may "
                 "know it"
             ) from error
-        raise BrokenCheckpoint(
-            f"expected a readable config.json in {directory}, found {one_line(error)}"
-        ) from error
+        raise BrokenCheckpoint(f"expected a readable config.json in {directory}, found {one_line(error)}") from error
     if config.is_encoder_decoder:
         raise UnsupportedModel(
             f"expected a decoder-only language model, found the encoder-decoder '{config.model_type}'"

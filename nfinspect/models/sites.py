@@ -52,9 +52,7 @@ class Family:
     attn: str | None = None
     mixer: str | None = None
     gate: str | None = None  # of the MLP or the mixer
-    gate_part: str = (
-        "all"  # 'all', 'first' or 'second': which `neurons` coordinates of the gate module's output
-    )
+    gate_part: str = "all"  # 'all', 'first' or 'second': which `neurons` coordinates of the gate module's output
     activation: str | None = None  # where the config does not name it
 
 
@@ -128,9 +126,7 @@ def find_sites(
     chosen = list(range(len(stack))) if layers is None else sorted(set(layers))
     for layer in chosen:
         if not 0 <= layer < len(stack):
-            raise UnknownSite(
-                f"expected layers between 0 and {len(stack) - 1}, found {layer}: layers count from 0"
-            )
+            raise UnknownSite(f"expected layers between 0 and {len(stack) - 1}, found {layer}: layers count from 0")
     found: list[LayerSite] = []
     for layer in chosen:
         for site in wanted:
@@ -174,9 +170,7 @@ def _locate(model: nn.Module, block: nn.Module, site: str) -> Found | Unsupporte
     return structure.find_mixer(block) if site == "mixer" else None
 
 
-def _describe(
-    model: nn.Module, block_name: str, block: nn.Module, site: str, layer: int, where: Found
-) -> LayerSite:
+def _describe(model: nn.Module, block_name: str, block: nn.Module, site: str, layer: int, where: Found) -> LayerSite:
     config = structure.config_of(model)
     family = FAMILIES.get(config.model_type, Family())
     if site == "resid":
@@ -220,9 +214,7 @@ def activation_name(config: object) -> str:
 def _unknown(model: nn.Module, stack: nn.ModuleList, site: str, place: str) -> UnknownSite:
     has = [s for s in SITES if any(isinstance(_locate(model, block, s), Found) for block in stack)]
     model_type = structure.config_of(model).model_type
-    return UnknownSite(
-        f"expected one of the sites {', '.join(has)}, found '{site}': '{model_type}' has none{place}"
-    )
+    return UnknownSite(f"expected one of the sites {', '.join(has)}, found '{site}': '{model_type}' has none{place}")
 
 
 def by_site(sites: Sequence[LayerSite]) -> list[LayerSite]:

@@ -131,9 +131,7 @@ def _mlp_in(prefix: str, projections: list[tuple[str, nn.Module]], hidden: int) 
     others = [(n, m) for n, m in projections if n != name]
     for n, m in others:
         if n.rsplit(".", 1)[-1] in _FUSED_NAMES or (len(others) == 1 and width_out(m) == 2 * neurons):
-            return Found(
-                prefix + name, prefix + n, (0, neurons), f"{note}, gate the first half of {prefix}{n}"
-            )
+            return Found(prefix + name, prefix + n, (0, neurons), f"{note}, gate the first half of {prefix}{n}")
     wide = [(n, m) for n, m in others if width_out(m) == neurons]
     if len(wide) >= 2:
         for n, _ in wide:

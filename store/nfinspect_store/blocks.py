@@ -7,7 +7,7 @@ disk slows the capture and never fills memory. An INSERT per batch would double 
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import duckdb
@@ -100,7 +100,7 @@ class BlockStream:
         """Add float32[tokens, neurons]; waits while the queue is full. Raises the writer's StoreError."""
         for batch in self._buffers[layer_id].add(values):
             with self._changed:
-                self._wait_while(lambda batch=batch: self._queued > 0 and self._queued + batch.nbytes > QUEUE_BYTES)
+                self._wait_until_at_most(max(0, QUEUE_BYTES - batch.nbytes))
                 self._queue.append(batch)
                 self._queued += batch.nbytes
                 self._changed.notify_all()
@@ -108,7 +108,7 @@ class BlockStream:
     def settle(self) -> None:
         """Wait until the queue is empty. Raises the writer's StoreError."""
         with self._changed:
-            self._wait_while(lambda: self._queued > 0)
+            self._wait_until_at_most(0)
 
     def finish(self) -> None:
         """Wait until everything put is in the transaction, unfinished blocks padded. Raises the writer's StoreError."""
@@ -130,9 +130,9 @@ class BlockStream:
             self._changed.notify_all()
         self._thread.join()
 
-    def _wait_while(self, busy: Callable[[], bool]) -> None:
-        """With the lock held: wait for the thread, and raise what it met."""
-        while self._error is None and busy():
+    def _wait_until_at_most(self, queued: int) -> None:
+        """With the lock held: wait for the thread to get that far, and raise what it met."""
+        while self._error is None and self._queued > queued:
             self._changed.wait()
         if self._error is not None:
             raise store_error(self._path, self._error) from self._error

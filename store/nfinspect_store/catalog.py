@@ -96,9 +96,7 @@ def run_path(store: Path, name_or_path: str | Path) -> Path:
     close = difflib.get_close_matches(text, names, n=3, cutoff=0.5) or sorted(names)[:5]
     if not names:
         hint = (
-            f"{store} holds no runs: see --store, or capture one"
-            if store.is_dir()
-            else f"there is no store at {store}"
+            f"{store} holds no runs: see --store, or capture one" if store.is_dir() else f"there is no store at {store}"
         )
     else:
         hint = f"{store} holds {', '.join(close)}" + (" …" if len(names) > len(close) else "")
@@ -139,9 +137,7 @@ def _entry(path: Path, cache: FactsCache) -> RunEntry:
 def _from_heartbeat(path: Path, beat: HeartbeatFile) -> RunEntry:
     started = dt.datetime.fromtimestamp(beat.progress.started_at, dt.UTC).replace(tzinfo=None)
     size = max(_size(path), beat.progress.bytes)
-    return RunEntry(
-        path.stem, path, "capturing", beat.model, started, beat.progress.tokens_done, size, beat.progress
-    )
+    return RunEntry(path.stem, path, "capturing", beat.model, started, beat.progress.tokens_done, size, beat.progress)
 
 
 def _names(store: Path) -> list[str]:

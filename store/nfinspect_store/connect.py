@@ -19,6 +19,9 @@ CATALOG = "run_file"
 
 ROW_GROUP_SIZE = 8192
 
+DAMAGE = ("not a valid duckdb", "corrupt", "checksum", "serializ", "could not read enough bytes")
+"""What DuckDB says of a file that is none of its own, or is damaged."""
+
 
 def _literal(path: Path) -> str:
     return "'" + str(path).replace("'", "''") + "'"
@@ -67,7 +70,7 @@ def store_error(path: Path, error: BaseException) -> StoreError:
         holder = re.search(r"PID (\d+)", text)
         who = f" (process {holder[1]})" if holder else ""
         return RunBusy(f"{path.name} is being written by another process{who}: wait until it has finished, or stop it")
-    if "not a valid duckdb" in lowered or "corrupt" in lowered or "checksum" in lowered or "serializ" in lowered or "could not read enough bytes" in lowered:
+    if any(sign in lowered for sign in DAMAGE):
         return NotARun(f"{path} is no run file, or a damaged one: {text}")
     if "read-only file system" in lowered or "permission denied" in lowered:
         return StorageFull(f"cannot write {path}: {text}")

@@ -190,9 +190,7 @@ class Console:
             # Arrow readers pass DuckDB's errors on as OSError, and Ctrl-C ends a statement with RuntimeError.
             text = first_line(error)
             if "nterrupt" in text:
-                reason = (
-                    f"took longer than {timeout:g} s and was stopped" if late.is_set() else "was interrupted"
-                )
+                reason = f"took longer than {timeout:g} s and was stopped" if late.is_set() else "was interrupted"
                 raise QueryError(f"the query {reason}") from error
             raise QueryError(_message(error)) from error
 

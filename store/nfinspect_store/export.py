@@ -61,9 +61,7 @@ def export_run(
     with RunFile.open(path) as run:
         if activations and not run.has_values and wanted & {"safetensors"}:
             if wanted == {"safetensors"}:
-                raise StoreError(
-                    f"{run.name} holds statistics only (--keep stats): there are no activations to export"
-                )
+                raise StoreError(f"{run.name} holds statistics only (--keep stats): there are no activations to export")
             tell(f"{run.name} holds statistics only (--keep stats): no activations are exported")
         with new_directory(out, force=force) as directory:
             for name in names:
@@ -112,14 +110,10 @@ def _rows(run: RunFile, layer: Layer) -> Iterator[NDArray[np.float32]]:
     query = 'SELECT "values" FROM blocks WHERE layer_id = $layer AND block = $block ORDER BY neuron'
     cursor = run.cursor()
     for block in range(-(-run.tokens // BLOCK)):
-        column = (
-            cursor.sql(query, params={"layer": layer.layer_id, "block": block}).to_arrow_table().column(0)
-        )
+        column = cursor.sql(query, params={"layer": layer.layer_id, "block": block}).to_arrow_table().column(0)
         flat = np.asarray(column.combine_chunks().flatten().to_numpy(zero_copy_only=False), np.float32)
         if flat.size != layer.neurons * BLOCK:
-            raise StoreError(
-                f"{run.name} is damaged: block {block} of {layer.site} layer {layer.layer} is not whole"
-            )
+            raise StoreError(f"{run.name} is damaged: block {block} of {layer.site} layer {layer.layer} is not whole")
         yield np.ascontiguousarray(flat.reshape(layer.neurons, BLOCK).T[: run.tokens - block * BLOCK])
 
 

@@ -68,9 +68,7 @@ class FactsCache:
                 self._seen[path.name] = known
                 return facts
         facts = self._read(path)
-        if facts.problem is None and version == _version(
-            path
-        ):  # a problem may go away with the next nfinspect
+        if facts.problem is None and version == _version(path):  # a problem may go away with the next nfinspect
             self._seen[path.name] = {"file": version, "facts": _to_json(facts)}
         return facts
 
@@ -82,17 +80,13 @@ class FactsCache:
         except NfinspectError as error:
             return Facts("", "", None, None, str(error))
         if row is None:
-            return Facts(
-                "", "", None, None, f"{path} holds no run: its capture stopped before anything was saved"
-            )
+            return Facts("", "", None, None, f"{path} holds no run: its capture stopped before anything was saved")
         from nfinspect_store.migrations import SCHEMA_VERSION
 
         status, model, created_at, tokens, version = row
         problem = None
         if version > SCHEMA_VERSION:
-            problem = (
-                f"{path} was written by a newer nfinspect (schema {version}, this one reads {SCHEMA_VERSION})"
-            )
+            problem = f"{path} was written by a newer nfinspect (schema {version}, this one reads {SCHEMA_VERSION})"
         return Facts(status, model, created_at, tokens, problem)
 
     def _row(self, path: Path) -> tuple[Any, ...] | None:
@@ -111,9 +105,7 @@ class FactsCache:
             try:
                 return self._connection.execute(READ_FACTS).fetchone()
             except (duckdb.CatalogException, duckdb.BinderException) as error:
-                raise NotARun(
-                    f"{path} is a DuckDB file, but no run of nfinspect: it has no table run"
-                ) from error
+                raise NotARun(f"{path} is a DuckDB file, but no run of nfinspect: it has no table run") from error
             finally:
                 self._connection.execute("DETACH run_file")
 

@@ -1,8 +1,8 @@
-"""The signed-log histogram that every neuron keeps: fixed edges, so histograms of any two parts merge exactly by adding.
+"""The signed-log histogram that every neuron keeps: fixed edges, so that two parts merge exactly by adding.
 
 Two bins an octave between 2^-14 and 2^10 on either side of zero, one bin in the middle for |a| < 2^-14 (zero among
-them), and one at each end for what lies beyond. The edges are float32 values whose lower 22 bits are zero, so the bin of
-a value is read off its bits: sign, exponent and the first bit of the mantissa.
+them), and one at each end for what lies beyond. The edges are float32 values whose lower 22 bits are zero, so the bin
+of a value is read off its bits: sign, exponent and the first bit of the mantissa.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ _magnitudes = np.array(
     [2.0**e * m for e in range(SMALLEST_EXPONENT, LARGEST_EXPONENT) for m in (1.0, 1.5)] + [2.0**LARGEST_EXPONENT]
 )
 EDGES: NDArray[np.float64] = np.concatenate([[-np.inf], -_magnitudes[::-1], _magnitudes, [np.inf]])
-"""float64[BINS + 1]; the first is -inf, the last +inf. A magnitude that equals an edge belongs to the bin farther from zero."""
+"""float64[BINS + 1], from -inf to +inf. A magnitude that equals an edge belongs to the bin farther from zero."""
 
 
 _KEYS = np.arange(1 << (32 - SHIFT))

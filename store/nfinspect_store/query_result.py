@@ -45,9 +45,7 @@ class QueryResult:
     Without ORDER BY the rows of a result of more than 10,000 may come in another order with every page.
     """
 
-    def __init__(
-        self, console: Cursors, sql: str, columns: tuple[Column, ...], timeout: float | None
-    ) -> None:
+    def __init__(self, console: Cursors, sql: str, columns: tuple[Column, ...], timeout: float | None) -> None:
         self._console = console
         self.sql = sql
         self.columns = columns
@@ -82,9 +80,7 @@ class QueryResult:
                     self._rows = len(rows)
                 self._first = rows[:HELD]
             found = self._first[offset : offset + limit]
-            while (
-                len(found) < limit and offset + len(found) >= HELD and not self._past_end(offset + len(found))
-            ):
+            while len(found) < limit and offset + len(found) >= HELD and not self._past_end(offset + len(found)):
                 number, skip = divmod(offset + len(found), CHUNK)
                 chunk = self._chunk(number)
                 found = found + chunk[skip : skip + limit - len(found)]

@@ -12,7 +12,6 @@ from nfinspect_store.errors import NotARun, SchemaTooNew
 from nfinspect_store.migrations import SCHEMA_VERSION, migrate
 from nfinspect_store.tables import RunTables
 
-
 FILE_HEADERS = 3 * 4096
 """Bytes before the first block of a DuckDB file."""
 

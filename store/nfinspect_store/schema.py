@@ -22,7 +22,7 @@ CREATE TABLE prompts (
 CREATE TABLE tokens (
     token_idx BIGINT, prompt_idx INTEGER, position INTEGER, token_id INTEGER, token VARCHAR, generated BOOLEAN);
 
--- One row: one neuron on {BLOCK} consecutive tokens. The last block is padded; the view `activations` hides the padding.
+-- One row: one neuron on {BLOCK} consecutive tokens. The last block is padded; the view `activations` hides that.
 CREATE TABLE blocks (layer_id SMALLINT, neuron INTEGER, block INTEGER, "values" FLOAT[{BLOCK}]);
 
 -- Sufficient statistics, apart for each concept and for tokens at position 0 (`first`) and the others.
@@ -40,13 +40,13 @@ CREATE TABLE prompt_means (layer_id SMALLINT, prompt_idx INTEGER, selection VARC
 CREATE TABLE examples (layer_id SMALLINT, neuron INTEGER, kind VARCHAR, rank INTEGER, token_idx BIGINT, value FLOAT);
 
 CREATE TABLE neurons (
-    site VARCHAR, layer INTEGER, neuron INTEGER, n BIGINT, mean DOUBLE, std DOUBLE, min FLOAT, max FLOAT, mean_abs DOUBLE,
-    firing_rate DOUBLE, class VARCHAR, dormancy DOUBLE, skewness DOUBLE, excess_kurtosis DOUBLE, near_dead BOOLEAN,
+    site VARCHAR, layer INTEGER, neuron INTEGER, n BIGINT, mean DOUBLE, std DOUBLE, min FLOAT, max FLOAT,
+    mean_abs DOUBLE, firing_rate DOUBLE, class VARCHAR, dormancy DOUBLE, skewness DOUBLE, excess_kurtosis DOUBLE, near_dead BOOLEAN,
     rate_upper95 DOUBLE, approximate BOOLEAN);
 
 CREATE TABLE layer_health (
-    site VARCHAR, layer INTEGER, neurons INTEGER, activation_rate DOUBLE, pattern VARCHAR, dead INTEGER, missing INTEGER,
-    weak INTEGER, saturated INTEGER, sporadic INTEGER, score DOUBLE, issues VARCHAR[], scale DOUBLE);
+    site VARCHAR, layer INTEGER, neurons INTEGER, activation_rate DOUBLE, pattern VARCHAR, dead INTEGER,
+    missing INTEGER, weak INTEGER, saturated INTEGER, sporadic INTEGER, score DOUBLE, issues VARCHAR[], scale DOUBLE);
 
 -- What a capture needs to go on after its last durable segment.
 CREATE TABLE resume (key VARCHAR, value BLOB);

@@ -62,12 +62,7 @@ class NeuronStatistics:
         by_n = delta / total
         ab = a * b
         m2 = self.m2 + other.m2 + delta * by_n * ab
-        m3 = (
-            self.m3
-            + other.m3
-            + delta * by_n**2 * ab * (a - b)
-            + 3.0 * by_n * (a * other.m2 - b * self.m2)
-        )
+        m3 = self.m3 + other.m3 + delta * by_n**2 * ab * (a - b) + 3.0 * by_n * (a * other.m2 - b * self.m2)
         m4 = (
             self.m4
             + other.m4

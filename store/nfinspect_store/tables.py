@@ -166,7 +166,8 @@ class RunTables:
         layer = self.resolve_layer(address.layer, address.site)
         if address.neuron >= layer.neurons:
             raise RequestError(
-                f"no neuron {address.neuron} in layer {layer.layer} at site {layer.site}: it has neurons 0-{layer.neurons - 1}"
+                f"no neuron {address.neuron} in layer {layer.layer} at site {layer.site}: "
+                f"it has neurons 0-{layer.neurons - 1}"
             )
         return layer, address.neuron
 
@@ -223,7 +224,9 @@ class RunTables:
 
     def _need_values(self) -> None:
         if not self.has_values:
-            raise StoreError("this run holds statistics only (it was captured with --keep stats): no single values to read")
+            raise StoreError(
+                "this run holds statistics only (it was captured with --keep stats): no single values to read"
+            )
 
     # Statistics
 
@@ -357,9 +360,7 @@ class RunTables:
                    ORDER BY CASE kind WHEN 'top' THEN 0 WHEN 'min' THEN 1 ELSE 2 END, rank"""
         return [Example(*row) for row in self.cursor().execute(query, [found.layer_id, neuron]).fetchall()]
 
-    def layer_examples(
-        self, layer: Layer, kind: str, kept: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def layer_examples(self, layer: Layer, kind: str, kept: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """token_idx and value of all neurons' examples of a kind: [neurons, kept], token_idx -1 where there is none."""
         query = "SELECT neuron, rank, token_idx, value FROM examples WHERE layer_id = ? AND kind = ?"
         rows = self.cursor().execute(query, [layer.layer_id, kind]).fetchnumpy()

@@ -76,11 +76,7 @@ def check_blocks(run: RunFile) -> list[str]:
         for layer_id in np.unique(layer_ids):
             here = layer_ids == layer_id
             layer = layers.get(int(layer_id))
-            known = (
-                np.zeros_like(here)
-                if layer is None
-                else here & (neurons >= 0) & (neurons < len(layer.blocks))
-            )
+            known = np.zeros_like(here) if layer is None else here & (neurons >= 0) & (neurons < len(layer.blocks))
             known &= (blocks >= 0) & (blocks < expected_blocks)
             strangers += int((here & ~known).sum())
             if layer is not None and known.any():
@@ -123,8 +119,7 @@ def _against_statistics(run: RunFile, site: str, layer: int, place: str, found: 
             neuron = int(np.flatnonzero(differs)[0])
             count = int(differs.sum())
             problems.append(
-                f"blocks: {place}: the {what} of {count} neurons is not that of the statistics, "
-                f"the first is N{neuron}"
+                f"blocks: {place}: the {what} of {count} neurons is not that of the statistics, the first is N{neuron}"
             )
     return problems
 

@@ -89,9 +89,7 @@ def check_tokens(run: RunFile) -> list[str]:
         return [] if run.info.status != "complete" else ["tokens: the run holds none"]
     problems = []
     if (low, high, distinct) != (0, count - 1, count):
-        problems.append(
-            f"tokens: expected 0 to {count - 1}, found {distinct} different ones from {low} to {high}"
-        )
+        problems.append(f"tokens: expected 0 to {count - 1}, found {distinct} different ones from {low} to {high}")
     astray = run.cursor().execute(TOKENS_ASTRAY).fetchall()
     problems += [f"tokens: token {token} does not fit its prompt {prompt}" for token, prompt in astray]
     return problems
@@ -100,8 +98,7 @@ def check_tokens(run: RunFile) -> list[str]:
 def check_prompts(run: RunFile) -> list[str]:
     wrong = run.cursor().execute(PROMPTS).fetchall()
     problems = [
-        f"prompts: prompt {idx} begins at token {first}, expected {expected}"
-        for idx, _, first, expected in wrong
+        f"prompts: prompt {idx} begins at token {first}, expected {expected}" for idx, _, first, expected in wrong
     ]
     total = run.cursor().execute("SELECT coalesce(sum(tokens), 0)::BIGINT FROM prompts").fetchone()
     if total and total[0] != run.tokens:
@@ -130,14 +127,11 @@ def check_statistics(run: RunFile) -> list[str]:
 
 def check_examples(run: RunFile) -> list[str]:
     outside = run.cursor().execute(EXAMPLES_OUTSIDE, {"tokens": run.tokens}).fetchone()
-    problems = (
-        [f"examples: {outside[0]} name tokens that the run does not hold"] if outside and outside[0] else []
-    )
+    problems = [f"examples: {outside[0]} name tokens that the run does not hold"] if outside and outside[0] else []
     if run.has_values:
         for site, layer, neuron, kind, token, value, stored in run.cursor().execute(EXAMPLES).fetchall():
             problems.append(
-                f"examples: {site}:L{layer}/N{neuron} {kind} at token {token} is {value}, "
-                f"the blocks hold {stored}"
+                f"examples: {site}:L{layer}/N{neuron} {kind} at token {token} is {value}, the blocks hold {stored}"
             )
     return problems
 

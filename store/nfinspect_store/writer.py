@@ -35,10 +35,9 @@ from nfinspect_store.statistics import NeuronStatistics
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer, Prompt, PromptMean, RunInfo, Status, TokenRows
 
-
 MEMORY = "256MB"
-"""What DuckDB may hold while it writes. It keeps written blocks as long as there is room, so that a capture would grow to
-this with its tokens; 350,000 neurons are written within it, no slower than within 2 GB, measured."""
+"""What DuckDB may hold while it writes. It keeps written blocks as long as there is room, so that a capture would grow
+to this with its tokens; 350,000 neurons are written within it, no slower than within 2 GB, measured."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +102,7 @@ class RunWriter:
         return cls(path, connection, RunTables(connection))
 
     @staticmethod
-    def _lay_out(
-        path: Path, connection: duckdb.DuckDBPyConnection, info: RunInfo, layers: Sequence[Layer]
-    ) -> None:
+    def _lay_out(path: Path, connection: duckdb.DuckDBPyConnection, info: RunInfo, layers: Sequence[Layer]) -> None:
         with translated(path):
             connection.execute("BEGIN")
             for step in MIGRATIONS:
@@ -140,8 +137,8 @@ class RunWriter:
     def put(self, layer_id: int, values: NDArray[np.float32]) -> None:
         """Hand over the next tokens of a layer, float32[tokens, neurons]; the array is taken over.
 
-        They are written while the caller goes on. Raises StorageFull when the disk is full: the segment is lost, earlier
-        ones stay.
+        They are written while the caller goes on. Raises StorageFull when the disk is full: the segment is lost,
+        earlier ones stay.
         """
         if self._stream is None:
             with translated(self.path):
@@ -193,7 +190,7 @@ class RunWriter:
         self._segment = _Segment()
 
     def abandon(self) -> None:
-        """Drop the open segment: the file is as it was after the last commit. Then only `mark`, `close` and `discard`."""
+        """Drop the open segment: the file is as after the last commit. Then only `mark`, `close` and `discard`."""
         if self._stream is not None:
             self._stream.abandon()
             self._stream = None

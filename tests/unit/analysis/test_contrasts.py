@@ -67,9 +67,7 @@ def test_false_discovery_rates_from_their_definition(seed: int) -> None:
 def test_auroc_is_the_share_of_pairs_won(seed: int) -> None:
     concept, baseline = groups(seed)
     expected = [
-        sum((a > b) + 0.5 * (a == b) for a in concept[:, i] for b in baseline[:, i])
-        / len(concept)
-        / len(baseline)
+        sum((a > b) + 0.5 * (a == b) for a in concept[:, i] for b in baseline[:, i]) / len(concept) / len(baseline)
         for i in range(concept.shape[1])
     ]
     found = auroc(concept, baseline)
@@ -94,9 +92,7 @@ def test_average_precision_threshold_by_threshold(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_welch_agrees_with_scipy(seed: int) -> None:
-    concept, baseline = (
-        group.astype(float) + 1e-3 * np.arange(len(group))[:, None] for group in groups(seed)
-    )
+    concept, baseline = (group.astype(float) + 1e-3 * np.arange(len(group))[:, None] for group in groups(seed))
     t, p = welch(moments(concept), moments(baseline))
     expected = stats.ttest_ind(concept, baseline, equal_var=False)
     assert t == pytest.approx(expected.statistic)
@@ -105,9 +101,7 @@ def test_welch_agrees_with_scipy(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_hedges_g_from_its_formula(seed: int) -> None:
-    concept, baseline = (
-        group.astype(float) + 1e-3 * np.arange(len(group))[:, None] for group in groups(seed)
-    )
+    concept, baseline = (group.astype(float) + 1e-3 * np.arange(len(group))[:, None] for group in groups(seed))
     n1, n0 = len(concept), len(baseline)
     for i, found in enumerate(hedges_g(moments(concept), moments(baseline))):
         m1, m0 = concept[:, i].sum() / n1, baseline[:, i].sum() / n0

@@ -105,9 +105,7 @@ def test_filters(make_run: MakeRun, text: str, keeps: object) -> None:
         ("class=dead' OR '1'='1", "no class"),
     ],
 )
-def test_wrong_filters_are_refused_and_none_becomes_sql(
-    make_run: MakeRun, text: str, message: str | None
-) -> None:
+def test_wrong_filters_are_refused_and_none_becomes_sql(make_run: MakeRun, text: str, message: str | None) -> None:
     run, _ = case(make_run)
     if message is None:
         assert list_neurons(run, filter=text).total == 0  # a value like any other: no such site
@@ -189,9 +187,7 @@ def test_detail_of_a_neuron(make_run: MakeRun) -> None:
         assert example.concept == ("tulip", "baseline")[example.prompt_idx % 2]
         near = range(max(0, position - WINDOW), min(40, position + WINDOW + 1))
         assert [token.position for token in example.window] == list(near)
-        assert [token.value for token in example.window] == column[
-            [t.token_idx for t in example.window]
-        ].tolist()
+        assert [token.value for token in example.window] == column[[t.token_idx for t in example.window]].tolist()
         assert example.window[example.at].token_idx == example.token_idx
         assert example.text == "".join(f" w{i}" for i in near)
         assert [token.generated for token in example.window] == [i >= 30 for i in near]

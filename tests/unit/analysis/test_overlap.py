@@ -35,9 +35,7 @@ def test_fixture() -> None:
     assert chance.jaccard == pytest.approx(3 / 97)
 
 
-@pytest.mark.parametrize(
-    ("shared", "a", "b", "n"), [(0, 3, 4, 20), (2, 3, 4, 20), (3, 3, 4, 20), (4, 4, 4, 4)]
-)
+@pytest.mark.parametrize(("shared", "a", "b", "n"), [(0, 3, 4, 20), (2, 3, 4, 20), (3, 3, 4, 20), (4, 4, 4, 4)])
 def test_chance_by_counting_draws(shared: int, a: int, b: int, n: int) -> None:
     tail = sum(comb(a, k) * comb(n - a, b - k) for k in range(shared, min(a, b) + 1)) / comb(n, b)
     assert against_chance(shared, a, b, n).p_value == pytest.approx(tail)
@@ -65,8 +63,7 @@ def test_pairs_are_the_intersections_of_the_traces(make_run: MakeRun) -> None:
         ("vietnam", "hanoi"),
     ]
     ranks = {
-        concept: {(r.layer, r.neuron): r.rank for r in trace(run, concept, top=6).neurons}
-        for concept in found.concepts
+        concept: {(r.layer, r.neuron): r.rank for r in trace(run, concept, top=6).neurons} for concept in found.concepts
     }
     for pair in found.pairs:
         both = ranks[pair.a].keys() & ranks[pair.b].keys()

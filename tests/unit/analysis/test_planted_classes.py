@@ -101,9 +101,7 @@ def test_counts_near_the_layer_scale_are_exact(make_run: MakeRun, seed: int) -> 
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_saturation_that_the_moments_leave_open_is_counted_in_the_values(
-    make_run: MakeRun, seed: int
-) -> None:
+def test_saturation_that_the_moments_leave_open_is_counted_in_the_values(make_run: MakeRun, seed: int) -> None:
     """rho 0.93 with the extremes in 93 % of the tokens, and 0.96 all along: the moments leave both open."""
     rng = np.random.default_rng(seed)
     tokens = 300  # not a whole number of blocks: padding must not count
@@ -123,9 +121,7 @@ def test_saturation_that_the_moments_leave_open_is_counted_in_the_values(
         assert expected[1] == ("normal" if isinstance(counted, slice) else "saturated")
         assert expected[0] == "normal"
     assert not any(row.approximate for row in list_neurons(run, limit=None).rows)
-    about = classify_run(
-        make_run([layer], prompts, {0: values}, keep="stats"), "mlp", HealthOptions(skip_first=True)
-    )
+    about = classify_run(make_run([layer], prompts, {0: values}, keep="stats"), "mlp", HealthOptions(skip_first=True))
     assert about.table.column("approximate").to_pylist() == [True, True, *[False] * 18]
 
 

@@ -21,12 +21,9 @@ class Case:
     def __init__(self, make_run: MakeRun, seed: int, *, generated: bool = True, grid: bool = False):
         rng = np.random.default_rng(seed)
         # A prompt of one token, one that generated nothing, one that read nothing past position 0.
-        shapes = [(1, 1), (4, 4), (1, 5)] + [
-            (int(rng.integers(2, 6)), int(rng.integers(6, 12))) for _ in range(21)
-        ]
+        shapes = [(1, 1), (4, 4), (1, 5)] + [(int(rng.integers(2, 6)), int(rng.integers(6, 12))) for _ in range(21)]
         self.prompts = [
-            array_prompt(CONCEPTS[i % 3], total, read if generated else total)
-            for i, (read, total) in enumerate(shapes)
+            array_prompt(CONCEPTS[i % 3], total, read if generated else total) for i, (read, total) in enumerate(shapes)
         ]
         layers = [*mlp_layers(3, 7), Layer(3, "resid", 0, "h.0", 5, "", "scale")]
         tokens = sum(len(p.token_ids) for p in self.prompts)
@@ -57,15 +54,11 @@ class Case:
             positions = [k for k in positions if k > 0]
             if positions:
                 where = self.starts[i] + np.array(positions)
-                rows.append(
-                    [float(x) for n in range(3) for x in self.values[n][where].astype(float).mean(axis=0)]
-                )
+                rows.append([float(x) for n in range(3) for x in self.values[n][where].astype(float).mean(axis=0)])
         return rows
 
 
-def reference(
-    concept: list[list[float]], baseline: list[list[float]] | None, top: int
-) -> list[tuple[int, int]]:
+def reference(concept: list[list[float]], baseline: list[list[float]] | None, top: int) -> list[tuple[int, int]]:
     """(column, occurrences) of the trace, ordered."""
     neurons = range(len(concept[0]))
     base = [0.0 if baseline is None else sum(row[n] for row in baseline) / len(baseline) for n in neurons]
@@ -218,9 +211,7 @@ def test_sites_are_never_mixed(make_run: MakeRun) -> None:
         ({"concept": "tulip", "site": "attn"}, "mlp, resid"),
     ],
 )
-def test_wrong_requests_name_what_there_is(
-    make_run: MakeRun, arguments: dict[str, object], message: str
-) -> None:
+def test_wrong_requests_name_what_there_is(make_run: MakeRun, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         trace(Case(make_run, 0).run, **arguments)  # type: ignore[arg-type]
 

@@ -45,12 +45,15 @@ class Arrays:
 
 
 def make_arrays(sizes: Sequence[int], seed: int = 0) -> Arrays:
-    """Prompts of these sizes, concepts in turn. Values are quarters, so that many tie; the last third is generated."""
+    """Prompts of these sizes, concepts in turn. Values are quarters, so that many tie.
+
+    The last third of a prompt is generated, and the whole of the sixth.
+    """
     rng = np.random.default_rng(seed)
     prompts, values, fired = [], [], []
     for i, size in enumerate(sizes):
         ids = rng.integers(0, 50, size).tolist()
-        read = max(1, size - size // 3)
+        read = 0 if i == 5 else max(1, size - size // 3)
         prompts.append(RecordedPrompt(CONCEPTS[i % 2], f"prompt {i}", ids, [f" t{t}" for t in ids], read))
         values.append(
             {x.layer_id: (np.round(rng.normal(size=(size, x.neurons)) * 4) / 4).astype(np.float32) for x in LAYERS}
@@ -63,7 +66,7 @@ def make_arrays(sizes: Sequence[int], seed: int = 0) -> Arrays:
 def record_arrays(
     path: Path, arrays: Arrays, *, batch: int = 8, segment: int | None = None, keep: Keep = "all", seed: int = 0
 ) -> Path:
-    """Write a run: `batch` prompts at a time, a segment after every `segment` batches; a segment may reopen the file."""
+    """Write a run: `batch` prompts at a time, a segment after every `segment` batches."""
     info = array_info(path.stem, seed)
     writer = RunWriter.create(path, replace(info, settings={"keep": keep}), LAYERS)
     recorder = Recorder(writer, seed, torch.device("cpu"))

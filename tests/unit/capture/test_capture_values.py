@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from families import FAMILIES
 from test_padding import NAMES, plain
 from transformers import AutoModelForCausalLM

@@ -97,7 +97,7 @@ def assert_drawn_from(tokens: np.ndarray, model: PreTrainedModel, prompt: list[i
     f_exp = np.append(expected[:apart], expected[apart:].sum())
     f_obs = np.append(counts[:apart], counts[apart:].sum())
     assert apart >= 2
-    assert 1e-3 < stats.chisquare(f_obs, f_exp).pvalue
+    assert stats.chisquare(f_obs, f_exp).pvalue > 1e-3
 
 
 # The end of a sequence
@@ -123,7 +123,9 @@ def test_an_end_token_is_kept_and_nothing_after_it(family: str, read_last: bool)
         stop = new.index(end) + 1 if end in new else len(new)
         assert one == prompt + new[:stop]
         assert one == own_greedy(model, prompt)
-    assert len(found[1]) <= len(PROMPTS[1]) + 3 and len({len(s) - len(p) for s, p in zip(found, PROMPTS, strict=True)}) > 1
+    assert (
+        len(found[1]) <= len(PROMPTS[1]) + 3 and len({len(s) - len(p) for s, p in zip(found, PROMPTS, strict=True)}) > 1
+    )
     assert free != found
 
 

@@ -19,10 +19,12 @@ from nfinspect.capturing import session
 from nfinspect_store import blocks, writer
 # What may fill up is made small, so that the process cannot hide growth below it.
 blocks.QUEUE_BYTES, writer.MEMORY, session.SEGMENT_SECONDS = 8 * 2**20, "64MB", 0.3
-model = GPT2LMHeadModel(GPT2Config(vocab_size=101, n_embd=16, n_layer=2, n_head=4, n_positions=64, n_inner={NEURONS // 2}))
+shape = GPT2Config(vocab_size=101, n_embd=16, n_layer=2, n_head=4, n_positions=64, n_inner={NEURONS // 2})
+model = GPT2LMHeadModel(shape)
 for tokens in ({SHORT}, {LONG}):
     prompts = ["w5 w6 w7 w8 " * 16] * (tokens // 64)
-    run = nf.capture(model, word_tokenizer(), prompts, store=sys.argv[1], run=str(tokens), keep=sys.argv[2], batch_size=8)
+    options = {{"store": sys.argv[1], "run": str(tokens), "keep": sys.argv[2], "batch_size": 8}}
+    run = nf.capture(model, word_tokenizer(), prompts, **options)
     assert run.tokens == tokens
     run.close()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

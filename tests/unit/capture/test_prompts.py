@@ -182,7 +182,9 @@ def test_an_empty_corpus_is_one_line(file: Callable[..., Path]) -> None:
 
 
 def test_a_prompt_that_does_not_fit_is_named_or_cut(gpt2: LoadedModel) -> None:
-    given = prompt_ids([PromptText("a", "w3 w4", "there:1"), PromptText("a", words(corpus(0, 61)), "there:2")], TOKENIZER)
+    given = prompt_ids(
+        [PromptText("a", "w3 w4", "there:1"), PromptText("a", words(corpus(0, 61)), "there:2")], TOKENIZER
+    )
     request = CaptureRequest("m", Path("s"), generate=3)
     assert fitting(given, request, gpt2) == given
     with pytest.raises(BadPrompts, match="there:2 has 61 tokens, which with 4 new ones .* context of 64: .*--truncate"):

@@ -84,7 +84,10 @@ def test_an_error_in_the_block_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_block_without_a_pass_leaves_nothing_and_says_so(tmp_path: Path) -> None:
     model = FAMILIES["gpt2"]()
-    with pytest.raises(NfinspectError, match="no forward pass") as caught, nf.record(model, word_tokenizer(), store=tmp_path):
+    with (
+        pytest.raises(NfinspectError, match="no forward pass") as caught,
+        nf.record(model, word_tokenizer(), store=tmp_path),
+    ):
         pass
     assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == []
 

@@ -30,8 +30,8 @@ def test_batches_and_segments_change_nothing(batch: int, segment: int | None, wh
             rows = f"SELECT * FROM {table} ORDER BY ALL"
             assert a.sql(rows).fetchall() == b.sql(rows).fetchall(), table
         for table in ROUNDED:
-            # The key comes first in a derived table.
-            rows = f"SELECT * FROM {table} ORDER BY {'layer_id, concept, first, neuron' if table == 'statistics' else 'ALL'}"
+            key = "layer_id, concept, first, neuron" if table == "statistics" else "ALL"  # the others begin with theirs
+            rows = f"SELECT * FROM {table} ORDER BY {key}"
             pairs = zip(a.sql(rows).fetchall(), b.sql(rows).fetchall(), strict=True)
             assert all(alike(x, y) for one, other in pairs for x, y in zip(one, other, strict=True)), table
 
@@ -111,7 +111,9 @@ def test_statistics_and_histograms_are_those_of_the_values(whole: Path) -> None:
                     else:
                         fires = fired_by_gate[chosen] if layer.fires == "gate" else part > 0
                         assert found.fired.tolist() == fires.sum(axis=0).tolist()
-                    counts = np.stack([np.bincount(bin_of(values[chosen, j]), minlength=BINS) for j in range(layer.neurons)])
+                    counts = np.stack(
+                        [np.bincount(bin_of(values[chosen, j]), minlength=BINS) for j in range(layer.neurons)]
+                    )
                     if concept is None:
                         stored = run.histograms(layer.site, layer.layer, skip_first=skip_first)
                         np.testing.assert_array_equal(stored, counts)
@@ -129,7 +131,9 @@ def test_prompt_means_are_those_of_the_selected_tokens(whole: Path) -> None:
             indices = []
             for i, prompt in enumerate(ARRAYS.prompts):
                 tokens = np.arange(len(prompt.token_ids))
-                of = {"all": tokens >= 1, "last": tokens == tokens[-1], "generated": tokens >= prompt.prompt_tokens}[selection]
+                of = {"all": tokens >= 1, "last": tokens == tokens[-1], "generated": tokens >= prompt.prompt_tokens}[
+                    selection
+                ]
                 of = of & (tokens > 0)  # position 0 never counts
                 if of.any():
                     indices.append(i)

@@ -157,7 +157,8 @@ def test_counts_go_beyond_float32_and_int32() -> None:
     one = chunk_statistics(np.ones((1, 1), np.float32), None, "positive")
     for many in (2**24, 2**31 - 1, 2**53):
         crowd = NeuronStatistics(
-            **{f.name: getattr(one, f.name) for f in fields(NeuronStatistics)} | {"n": np.array([many]), "fired": np.array([many])}
+            **{f.name: getattr(one, f.name) for f in fields(NeuronStatistics)}
+            | {"n": np.array([many]), "fired": np.array([many])}
         )
         total = crowd.merge(one)
         assert total.n.dtype == total.fired.dtype == np.int64
@@ -228,7 +229,12 @@ def test_both_counters_count_by_the_same_bins(layout: str) -> None:
 
 def test_layer_statistics_keep_concepts_and_position_zero_apart_and_go_on_where_they_were() -> None:
     values = sample(90)
-    parts = [("a", False, values[:40]), ("b", True, values[40:43]), ("a", False, values[43:70]), ("a", True, values[70:])]
+    parts = [
+        ("a", False, values[:40]),
+        ("b", True, values[40:43]),
+        ("a", False, values[43:70]),
+        ("a", True, values[70:]),
+    ]
     whole, begun, resumed = (LayerStatistics(NEURONS, "positive", CPU) for _ in range(3))
     for part in parts:
         whole.add(*part, None)

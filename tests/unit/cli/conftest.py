@@ -14,9 +14,7 @@ Run = Callable[..., Finished]
 
 
 @pytest.fixture
-def nfinspect(
-    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Run:
+def nfinspect(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Call the entry point; returns what a finished process would show."""
     from nfinspect.cli import main
 

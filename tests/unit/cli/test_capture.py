@@ -20,9 +20,7 @@ def prompts(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_capture_makes_a_sound_run_and_never_replaces_one(
-    nfinspect: Run, store: Path, prompts: Path
-) -> None:
+def test_a_capture_makes_a_sound_run_and_never_replaces_one(nfinspect: Run, store: Path, prompts: Path) -> None:
     line = ("capture", MODEL, "--prompts", str(prompts), "--generate", "2", "--run", "mine")
     done = nfinspect(*line, "--json")
     assert done.returncode == 0, done.stderr

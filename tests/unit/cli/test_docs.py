@@ -12,10 +12,7 @@ from nfinspect_store.reader import RunFile
 from nfinspect_store.schema import PUBLIC
 
 ROOT = Path(__file__).parents[3]
-PAGES = {
-    name: (ROOT / name).read_text(encoding="utf-8")
-    for name in ("README.md", "docs/commands.md", "docs/sql.md")
-}
+PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/commands.md", "docs/sql.md")}
 TEXT = "\n".join(PAGES.values())
 INTERNAL_COLUMNS = {"layer_id", "fires", "scale"}
 """Columns of public tables that are no promise."""
@@ -46,9 +43,7 @@ def test_documented_commands_exist(page: str) -> None:
 def test_every_public_name_is_documented(planted_runs: Path) -> None:
     with RunFile.open(planted_runs / "planted.duckdb") as run:
         for table in PUBLIC:
-            row = next(
-                line for line in PAGES["docs/sql.md"].splitlines() if line.startswith(f"| `{table}` |")
-            )
+            row = next(line for line in PAGES["docs/sql.md"].splitlines() if line.startswith(f"| `{table}` |"))
             documented = re.findall(r"\w+", row.split("|")[3])
             columns = [name for name, *_ in run.sql(f"DESCRIBE {table}").fetchall()]
             assert documented == [name for name in columns if name not in INTERNAL_COLUMNS]

@@ -54,9 +54,7 @@ def test_neurons(nfinspect: Run) -> None:
     dead = document(nfinspect, "neurons", "planted", "--class", "dead")
     assert [(row["layer"], row["neuron"]) for row in dead] == [(0, 0), (1, 0), (2, 0)]
     assert dead[0]["class"] == "dead" and dead[0]["max"] == 0 and dead[0]["skewness"] is None
-    highest = document(
-        nfinspect, "neurons", "planted", "--sort", "mean", "--top", "2", "--offset", "1", "--layer", "1"
-    )
+    highest = document(nfinspect, "neurons", "planted", "--sort", "mean", "--top", "2", "--offset", "1", "--layer", "1")
     assert [row["neuron"] for row in highest][0] == 5  # neuron 1 is stuck at 3
     lowest = document(nfinspect, "neurons", "planted", "--sort", "mean", "--asc", "--filter", "mean>2")
     assert {row["neuron"] for row in lowest} == {1}
@@ -82,9 +80,7 @@ def test_trace_and_overlap(nfinspect: Run) -> None:
     assert found["baseline"] == "baseline" and found["tokens"] == "generated" and found["samples"] == 10
     assert {(row["layer"], row["neuron"]) for row in found["neurons"]} == {(0, 5), (1, 5), (2, 5)}
     assert found["neurons"][0]["rank"] == 1 and found["neurons"][0]["percent"] == 100
-    ranked = document(
-        nfinspect, "trace", "planted", "--concept", "tulip", "--rank", "auroc", "--tokens", "last"
-    )
+    ranked = document(nfinspect, "trace", "planted", "--concept", "tulip", "--rank", "auroc", "--tokens", "last")
     assert ranked["neurons"][0]["auroc"] == 1
     shared = document(nfinspect, "overlap", "planted", "--concepts", "tulip,vietnam", "--top", "5")
     assert shared["concepts"] == ["tulip", "vietnam"] and shared["top"] == 5
@@ -113,9 +109,7 @@ def test_sql_in_every_format(nfinspect: Run, tmp_path: Path) -> None:
     text = nfinspect("sql", "planted", query, "--format", "csv").stdout
     assert list(csv.reader(io.StringIO(text)))[0] == ["neuron", "nothing"]
     assert nfinspect("sql", "planted", query).stdout.splitlines()[0].split() == ["neuron", "nothing"]
-    done = nfinspect(
-        "sql", "planted", "FROM activations", "--format", "parquet", "--out", str(tmp_path / "a.parquet")
-    )
+    done = nfinspect("sql", "planted", "FROM activations", "--format", "parquet", "--out", str(tmp_path / "a.parquet"))
     assert done.returncode == 0 and (tmp_path / "a.parquet").stat().st_size > 1000
 
 

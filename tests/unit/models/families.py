@@ -22,11 +22,7 @@ def _build(config: Any) -> PreTrainedModel:
             parameter.add_(torch.randn_like(parameter) * 0.1)
             # Norms that end a sublayer blow it up to size 1, and float32 rounding with it: keep them small,
             # so that 1e-6 is a tolerance that rounding never reaches.
-            if (
-                "gemma" in config.model_type
-                and "layernorm" in name
-                and name.split(".")[-2].startswith("post_")
-            ):
+            if "gemma" in config.model_type and "layernorm" in name and name.split(".")[-2].startswith("post_"):
                 parameter.sub_(0.8)  # Gemma's norms multiply by 1 + weight
             if name.endswith("mixer.norm.weight"):
                 parameter.mul_(0.2)
@@ -47,9 +43,7 @@ _ROPE = {
 
 
 def gpt2(activation: str = "gelu_new") -> PreTrainedModel:
-    return _build(
-        tf.GPT2Config(**_IDS, n_embd=16, n_layer=3, n_head=4, n_positions=64, activation_function=activation)
-    )
+    return _build(tf.GPT2Config(**_IDS, n_embd=16, n_layer=3, n_head=4, n_positions=64, activation_function=activation))
 
 
 def opt() -> PreTrainedModel:
@@ -142,16 +136,12 @@ def _falcon(**settings: Any) -> PreTrainedModel:
 
 def falcon_old() -> PreTrainedModel:
     """Falcon-7B's shape: multi-query, parallel attention, rotary."""
-    return _falcon(
-        multi_query=True, parallel_attn=True, new_decoder_architecture=False, alibi=False, bias=False
-    )
+    return _falcon(multi_query=True, parallel_attn=True, new_decoder_architecture=False, alibi=False, bias=False)
 
 
 def falcon_alibi() -> PreTrainedModel:
     """Falcon-RW's shape: ALiBi, sequential, biases."""
-    return _falcon(
-        multi_query=False, parallel_attn=False, new_decoder_architecture=False, alibi=True, bias=True
-    )
+    return _falcon(multi_query=False, parallel_attn=False, new_decoder_architecture=False, alibi=True, bias=True)
 
 
 def falcon_new() -> PreTrainedModel:
@@ -233,9 +223,7 @@ FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
     "falcon_mamba": falcon_mamba,
 }
 
-_PLAIN = {k: v for k, v in _ROPE.items() if k not in ("bos_token_id", "eos_token_id")} | {
-    "num_hidden_layers": 2
-}
+_PLAIN = {k: v for k, v in _ROPE.items() if k not in ("bos_token_id", "eos_token_id")} | {"num_hidden_layers": 2}
 _GPT = {"vocab_size": VOCAB, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64}
 
 # Types outside the table of sites, which are found by structure.

@@ -288,9 +288,7 @@ def test_types_found_by_structure_stand_up_to_the_self_check(config: PreTrainedC
 def test_a_structure_that_was_misread_is_caught() -> None:
     """RWKV's feed-forward multiplies its output projection by a gate: that is not what it looks like."""
     torch.manual_seed(2)
-    model = AutoModelForCausalLM.from_config(
-        RwkvConfig(vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2)
-    ).eval()
+    model = AutoModelForCausalLM.from_config(RwkvConfig(vocab_size=VOCAB, hidden_size=16, num_hidden_layers=2)).eval()
     with pytest.raises(WrongSite, match="RwkvFeedForward of layer 0"):
         one_pass(model, find_sites(model, ["mlp"]))
 

@@ -62,9 +62,7 @@ NAMES = {
 Key = tuple[str, int]
 
 
-def plain(
-    model: PreTrainedModel, names: Names, tokens: list[int]
-) -> tuple[dict[Key, Tensor], dict[int, Tensor]]:
+def plain(model: PreTrainedModel, names: Names, tokens: list[int]) -> tuple[dict[Key, Tensor], dict[int, Tensor]]:
     """Values [tokens, neurons] per (site, layer) and the gate's per layer, of one sequence."""
     values: dict[Key, Tensor] = {}
     gates: dict[int, Tensor] = {}
@@ -75,9 +73,7 @@ def plain(
         return lambda m, args: values.__setitem__(key, args[0].reshape(len(tokens), -1).clone())
 
     def keep_output(key: Key):
-        return lambda m, args, out: values.__setitem__(
-            key, (out if isinstance(out, Tensor) else out[0])[0].clone()
-        )
+        return lambda m, args, out: values.__setitem__(key, (out if isinstance(out, Tensor) else out[0])[0].clone())
 
     def keep_gate(layer: int):
         return lambda m, args, out: gates.__setitem__(layer, out[0][..., slice(*names.part)].clone())
@@ -87,9 +83,7 @@ def plain(
         handles.append(block.register_forward_hook(keep_output(("resid", layer))))
         handles.append(block.get_submodule(names.neuron).register_forward_pre_hook(keep_input((site, layer))))
         if names.attn:
-            handles.append(
-                block.get_submodule(names.attn).register_forward_pre_hook(keep_input(("attn", layer)))
-            )
+            handles.append(block.get_submodule(names.attn).register_forward_pre_hook(keep_input(("attn", layer))))
         if names.gate:
             handles.append(block.get_submodule(names.gate).register_forward_hook(keep_gate(layer)))
     with torch.no_grad():
@@ -99,9 +93,7 @@ def plain(
     return values, gates
 
 
-def captured(
-    model: PreTrainedModel, sites: list[LayerSite], **how
-) -> list[dict[Key, tuple[Tensor, Tensor | None]]]:
+def captured(model: PreTrainedModel, sites: list[LayerSite], **how) -> list[dict[Key, tuple[Tensor, Tensor | None]]]:
     """The same through SiteReader, one padded pass, cut back to each sequence."""
     batch = forward_batch(model, SEQUENCES, pad_id=3, **how)
     rows: list[dict[Key, tuple[Tensor, Tensor | None]]] = [{} for _ in SEQUENCES]

@@ -42,9 +42,7 @@ SIZES = {
         ("mamba2", "mixer", 32, "silu", "gate"),
     ],
 )
-def test_the_default_site_of_a_family(
-    family: str, site: str, neurons: int, activation: str, fires: str
-) -> None:
+def test_the_default_site_of_a_family(family: str, site: str, neurons: int, activation: str, fires: str) -> None:
     found = find_sites(FAMILIES[family]())
     assert [s.layer for s in found] == [0, 1, 2]
     for s in found:
@@ -100,9 +98,7 @@ def test_structure_alone_finds_what_the_table_says(family: str, monkeypatch: pyt
     ],
     ids=lambda v: getattr(v, "model_type", None),
 )
-def test_types_outside_the_table_are_found_by_structure_and_say_so(
-    config: object, module: str, fires: str
-) -> None:
+def test_types_outside_the_table_are_found_by_structure_and_say_so(config: object, module: str, fires: str) -> None:
     for s in find_sites(tiny(config), ["mlp", "attn"]):
         assert s.note.startswith("found by structure")
         if s.site == "mlp":
