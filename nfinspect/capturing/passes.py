@@ -45,9 +45,7 @@ class _Passes:
     reader: SiteReader
     names: list[str]
 
-    def __init__(
-        self, sites: Sequence[LayerSite], recorder: Recorder, texts: TokenTexts, concept: str
-    ) -> None:
+    def __init__(self, sites: Sequence[LayerSite], recorder: Recorder, texts: TokenTexts, concept: str) -> None:
         self._ids = {site: layer_id for layer_id, site in enumerate(sites)}
         self._recorder = recorder
         self._texts = texts

@@ -30,9 +30,7 @@ def load_prompts(request: CaptureRequest, loaded: LoadedModel) -> list[PromptIds
     for file in request.prompts:
         prompts += prompt_ids(read_prompts(file.path, file.concept), loaded.tokenizer)
     limit = loaded.max_context
-    context = request.context or (
-        DEFAULT_CONTEXT if limit is None else min(DEFAULT_CONTEXT, limit - request.generate)
-    )
+    context = request.context or (DEFAULT_CONTEXT if limit is None else min(DEFAULT_CONTEXT, limit - request.generate))
     if request.text and (context < 1 or (limit is not None and context + request.generate > limit)):
         raise BadPrompts(
             f"expected --context of at most {limit} tokens minus {request.generate} new ones, found {context}"

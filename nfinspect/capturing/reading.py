@@ -83,9 +83,7 @@ class BatchReader:
             slice(width - len(prompt), width - len(prompt) + len(sequence))
             for prompt, sequence in zip(prompts, sequences, strict=True)
         ]
-        return sequences, {
-            layer_id: self._placed(_joined(parts, places)) for layer_id, parts in self._parts.items()
-        }
+        return sequences, {layer_id: self._placed(_joined(parts, places)) for layer_id, parts in self._parts.items()}
 
     def _take(self, site: LayerSite, values: Tensor, fired: Tensor | None) -> None:
         part = _Part(self._own(values).float(), None if fired is None else self._own(fired))

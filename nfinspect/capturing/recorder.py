@@ -60,9 +60,7 @@ class Recorder:
         position = self.tokens
         for i, prompt in enumerate(prompts):
             size = len(prompt.token_ids)
-            placed.append(
-                Prompt(self.prompts + i, prompt.concept, prompt.text, position, prompt.prompt_tokens, size)
-            )
+            placed.append(Prompt(self.prompts + i, prompt.concept, prompt.text, position, prompt.prompt_tokens, size))
             position += size
         # All copies are under way before the first is waited for, so that a GPU copies while it computes.
         copies = (
@@ -166,8 +164,7 @@ class _LayerRecord:
         """Go on from the last segment."""
         layer = self.layer
         groups = {
-            (concept, first): tables.layer_group(layer, concept, first)
-            for concept, first in tables.groups(layer)
+            (concept, first): tables.layer_group(layer, concept, first) for concept, first in tables.groups(layer)
         }
         histograms = {
             False: tables.histograms(layer.site, layer.layer, skip_first=True),

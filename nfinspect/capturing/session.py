@@ -71,9 +71,7 @@ def load(request: CaptureRequest) -> LoadedModel:
         path = new_run_path(store, request.run)
         if path.exists() and not request.resume:
             RunWriter.refuse_existing(path)
-    return load_model(
-        request.model, dtype=request.dtype, device=request.device, allow_pickle=request.allow_pickle
-    )
+    return load_model(request.model, dtype=request.dtype, device=request.device, allow_pickle=request.allow_pickle)
 
 
 class Capture:
@@ -175,9 +173,7 @@ class Capture:
             values = reader.replay(sequences, self.request.padding_side)
         return [self._recorded(p, s) for p, s in zip(prompts, sequences, strict=True)], values
 
-    def _record(
-        self, recorder: Recorder, reader: BatchReader, stop: StopRequest, heartbeat: Heartbeat
-    ) -> str | None:
+    def _record(self, recorder: Recorder, reader: BatchReader, stop: StopRequest, heartbeat: Heartbeat) -> str | None:
         """Record what remains; returns why it stopped early, if it did."""
         bytes_per_token = 4 * sum(layer.neurons for layer in self.layers)
         segment_start, segment_tokens, segment_prompts = time.monotonic(), recorder.tokens, recorder.prompts

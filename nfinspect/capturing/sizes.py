@@ -21,9 +21,7 @@ COMPRESSED = 0.6
 """What DuckDB's compression leaves of statistics, histograms and examples, measured."""
 
 
-def run_bytes(
-    layers: Sequence[Layer], keep: Keep, *, tokens: int, prompts: int, concepts: int, generates: bool
-) -> int:
+def run_bytes(layers: Sequence[Layer], keep: Keep, *, tokens: int, prompts: int, concepts: int, generates: bool) -> int:
     """About the size of a finished run: within 25 % of the file from 20 MB on (a test holds it to that)."""
     neurons = sum(layer.neurons for layer in layers)
     values = 4 * tokens * neurons * STORED_PER_BYTE if keep == "all" else 0.0

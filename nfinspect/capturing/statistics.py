@@ -75,9 +75,7 @@ class HistogramCounter:
     def __init__(self, neurons: int, device: torch.device) -> None:
         shape = (neurons, BINS)
         self._counts: Array = (
-            np.zeros(shape, np.int64)
-            if device.type == "cpu"
-            else torch.zeros(shape, dtype=torch.int64, device=device)
+            np.zeros(shape, np.int64) if device.type == "cpu" else torch.zeros(shape, dtype=torch.int64, device=device)
         )
 
     def restore(self, counts: NDArray[np.int64]) -> None:

@@ -49,9 +49,7 @@ class RunFile(RunTables):
     def name(self) -> str:
         return self.path.stem
 
-    def sql(
-        self, query: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None
-    ) -> duckdb.DuckDBPyConnection:
+    def sql(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> duckdb.DuckDBPyConnection:
         """The result of a statement, to be fetched as rows, numpy, Arrow or pandas. Raises QueryError."""
         with query_errors():
             return self.cursor().execute(query, parameters)

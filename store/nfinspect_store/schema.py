@@ -41,8 +41,8 @@ CREATE TABLE examples (layer_id SMALLINT, neuron INTEGER, kind VARCHAR, rank INT
 
 CREATE TABLE neurons (
     site VARCHAR, layer INTEGER, neuron INTEGER, n BIGINT, mean DOUBLE, std DOUBLE, min FLOAT, max FLOAT,
-    mean_abs DOUBLE, firing_rate DOUBLE, class VARCHAR, dormancy DOUBLE, skewness DOUBLE, excess_kurtosis DOUBLE, near_dead BOOLEAN,
-    rate_upper95 DOUBLE, approximate BOOLEAN);
+    mean_abs DOUBLE, firing_rate DOUBLE, class VARCHAR, dormancy DOUBLE, skewness DOUBLE, excess_kurtosis DOUBLE,
+    near_dead BOOLEAN, rate_upper95 DOUBLE, approximate BOOLEAN);
 
 CREATE TABLE layer_health (
     site VARCHAR, layer INTEGER, neurons INTEGER, activation_rate DOUBLE, pattern VARCHAR, dead INTEGER,

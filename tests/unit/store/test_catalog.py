@@ -175,12 +175,8 @@ def test_delete_refuses_while_a_capture_writes(store: Path) -> None:
 
 def test_delete_refuses_what_another_process_has_locked(store: Path) -> None:
     path = store / "planted.duckdb"
-    code = (
-        f"import duckdb, sys; c = duckdb.connect({str(path)!r}); print('open', flush=True); sys.stdin.read()"
-    )
-    writer = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    code = f"import duckdb, sys; c = duckdb.connect({str(path)!r}); print('open', flush=True); sys.stdin.read()"
+    writer = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert writer.stdin is not None and writer.stdout is not None
     try:
         assert writer.stdout.readline() == "open\n"

@@ -120,9 +120,7 @@ def test_everything_else_is_refused_in_one_line(path: Path, tmp_path: Path, stat
     with Console(path) as console:
         with pytest.raises(QueryError) as caught:
             console.run(
-                statement.replace("{file}", str(file))
-                .replace("{other}", str(other))
-                .replace("{out}", str(out))
+                statement.replace("{file}", str(file)).replace("{other}", str(other)).replace("{out}", str(out))
             ).page()
         assert "\n" not in str(caught.value)
         assert console.run("SELECT count(*) FROM neurons").page() == [(240,)]
@@ -235,9 +233,7 @@ def test_threads_share_a_console(path: Path) -> None:
     results: list[object] = []
     with Console(path) as console:
         threads = [
-            threading.Thread(
-                target=lambda: results.append(console.run("SELECT sum(neuron) FROM neurons").page())
-            )
+            threading.Thread(target=lambda: results.append(console.run("SELECT sum(neuron) FROM neurons").page()))
             for _ in range(8)
         ]
         for thread in threads:
@@ -255,9 +251,7 @@ def test_a_closed_console_says_so(path: Path) -> None:
         result.page()
 
 
-def test_nothing_is_left_in_the_working_directory(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_left_in_the_working_directory(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     monkeypatch.chdir(empty)

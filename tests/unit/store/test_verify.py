@@ -107,9 +107,7 @@ def test_no_flipped_bit_and_no_cut_goes_unseen_or_crashes(store: Path) -> None:
             path.write_bytes(whole[: rng.randrange(len(whole))])
         else:
             place = rng.randrange(len(whole))
-            path.write_bytes(
-                whole[:place] + bytes([whole[place] ^ (1 << rng.randrange(8))]) + whole[place + 1 :]
-            )
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << rng.randrange(8))]) + whole[place + 1 :])
         assert not verify_run(path).ok, f"round {round_number}"
 
 
