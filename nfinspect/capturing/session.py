@@ -33,7 +33,7 @@ from nfinspect_store.reader import RunFile
 from nfinspect_store.types import SELECTIONS, Layer, Progress, RunInfo, Status
 from nfinspect_store.writer import RunWriter
 
-SEGMENT_SECONDS = 30.0
+SEGMENT_SECONDS = 60.0
 """What a crash can cost, beside the batch under way [own]."""
 
 SEGMENT_BYTES = 2 * 2**30
