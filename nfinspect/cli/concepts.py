@@ -61,12 +61,7 @@ def trace(
 
     with opened(store, run) as file:
         found = analyse(file, concept, baseline=baseline, tokens=tokens, top=top, rank=rank, site=site)
-    for text in found.notes:
-        output.note(text)
-    if as_json:
-        output.document(found.to_json())
-    else:
-        output.lines(trace_lines(found))
+    _show(found, trace_lines(found), as_json)
 
 
 def trace_lines(found: "Trace") -> list[str]:
@@ -133,12 +128,7 @@ def overlap(
         raise RequestError(f"expected two concepts or more, as in --concepts tulip,hanoi; found {concepts!r}")
     with opened(store, run) as file:
         found = analyse(file, names, baseline=baseline, tokens=tokens, top=top, rank=rank, site=site)
-    for text in found.notes:
-        output.note(text)
-    if as_json:
-        output.document(found.to_json())
-    else:
-        output.lines(overlap_lines(found))
+    _show(found, overlap_lines(found), as_json)
 
 
 def overlap_lines(found: "Overlap") -> list[str]:
@@ -168,3 +158,13 @@ def overlap_lines(found: "Overlap") -> list[str]:
     share = percent(found.top / found.eligible if found.eligible else None, 2)
     title = f"Shared by the top {found.top} ({share} of {found.eligible} live neurons) at {found.site}, {against}"
     return [*wrapped(title), *table(columns, rows)]
+
+
+def _show(found: "Trace | Overlap", lines: list[str], as_json: bool) -> None:
+    """The notes on stderr, then the result as JSON or as lines for people."""
+    for text in found.notes:
+        output.note(text)
+    if as_json:
+        output.document(found.to_json())
+    else:
+        output.lines(lines)
