@@ -117,7 +117,7 @@ def record(
             yield Recording(path)
         if not recorder.tokens:
             raise CaptureError("expected forward passes inside the block, found no forward pass over a token")
-        recorder.commit({}, {"status": "complete", "finished_at": utc_now()}, final=True)
+        recorder.commit({"status": "complete", "finished_at": utc_now()}, final=True)
         writer.close()
     except BaseException:
         give_up(writer, "failed")

@@ -54,7 +54,7 @@ def write_run(
                 [RecordedPrompt(**vars(prompts[i])) for i in indices],
                 {layer.layer_id: _joined(layer, indices, values, fired) for layer in layers},
             )
-        recorder.commit({}, {"status": "complete", "finished_at": utc_now()}, final=True)
+        recorder.commit({"status": "complete", "finished_at": utc_now()}, final=True)
         writer.close()
     except BaseException:
         writer.discard()

@@ -84,11 +84,11 @@ class Recorder:
         self.tokens = position
         self.prompts += len(prompts)
 
-    def commit(self, resume: Mapping[str, bytes], info: Mapping[str, object], *, final: bool) -> None:
+    def commit(self, info: Mapping[str, object], *, final: bool) -> None:
         """End the segment. final: count exactly, from the values, what needs the layer scale first."""
         layers = [record.snapshot(self._random) for record in self._layers]
         exact = final and self.writer.keeps_values
-        self.writer.commit(layers, resume, lambda tables: derive(tables, exact=exact), info)
+        self.writer.commit(layers, lambda tables: derive(tables, exact=exact), info)
 
     def _restore(self, tables: RunTables) -> None:
         for record in self._layers:

@@ -115,7 +115,7 @@ class Capture:
                     raise CaptureInterrupted(f"stopped ({reason}) before anything was recorded: no run is kept")
                 self._tell(recorder, heartbeat, "finishing")
                 status: Status = "interrupted" if reason else "complete"
-                recorder.commit({}, {"status": status, "finished_at": utc_now()}, final=True)
+                recorder.commit({"status": status, "finished_at": utc_now()}, final=True)
             writer.close()
         except BaseException as error:
             give_up(writer, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
@@ -190,7 +190,7 @@ class Capture:
             means = (recorder.prompts - segment_prompts) * len(SELECTIONS) * bytes_per_token
             late = time.monotonic() - segment_start > SEGMENT_SECONDS
             if late or in_segment > SEGMENT_BYTES or means > SEGMENT_MEANS:
-                recorder.commit({}, {"status": "capturing"}, final=False)
+                recorder.commit({"status": "capturing"}, final=False)
                 segment_start, segment_tokens, segment_prompts = time.monotonic(), recorder.tokens, recorder.prompts
         return None
 

@@ -48,9 +48,6 @@ CREATE TABLE layer_health (
     site VARCHAR, layer INTEGER, neurons INTEGER, activation_rate DOUBLE, pattern VARCHAR, dead INTEGER,
     missing INTEGER, weak INTEGER, saturated INTEGER, sporadic INTEGER, score DOUBLE, issues VARCHAR[], scale DOUBLE);
 
--- What a capture needs to go on after its last durable segment.
-CREATE TABLE resume (key VARCHAR, value BLOB);
-
 CREATE VIEW activations AS
 SELECT l.site, l.layer, b.neuron, t.token_idx, b."values"[(t.token_idx & {BLOCK - 1}) + 1] AS value
 FROM blocks b
@@ -60,7 +57,7 @@ JOIN tokens t ON (t.token_idx // {BLOCK})::INTEGER = b.block;
 
 PUBLIC = ("run", "layers", "prompts", "tokens", "activations", "neurons", "layer_health")
 
-INTERNAL = ("blocks", "statistics", "histograms", "prompt_means", "examples", "resume")
+INTERNAL = ("blocks", "statistics", "histograms", "prompt_means", "examples")
 
 
 def quoted(identifier: str) -> str:

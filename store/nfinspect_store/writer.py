@@ -128,10 +128,6 @@ class RunWriter:
         """The run as committed so far."""
         return RunTables(self._connection)
 
-    def resume_state(self) -> dict[str, bytes]:
-        """What the last segment left for the capture to go on from."""
-        return dict(self._connection.execute("SELECT key, value FROM resume").fetchall())
-
     # A segment
 
     def put(self, layer_id: int, values: NDArray[np.float32]) -> None:
@@ -163,7 +159,6 @@ class RunWriter:
     def commit(
         self,
         layers: Sequence[LayerSnapshot],
-        resume: Mapping[str, bytes],
         derive: Derive,
         info: Mapping[str, object],
     ) -> None:
@@ -178,7 +173,6 @@ class RunWriter:
         with translated(self.path):
             self._insert_segment()
             self._replace_statistics(layers)
-            self._replace("resume", pa.table({"key": list(resume), "value": pa.array(resume.values(), pa.binary())}))
             for column, value in info.items():
                 self._connection.execute(f"UPDATE run SET {quoted(column)} = ?", [value])
             neurons, health = derive(RunTables(self._connection, in_transaction=True))

@@ -44,7 +44,7 @@ def ingest(path: Path, array: np.ndarray) -> None:
             writer.put(layer, array[layer, start : start + BATCH])
         writer.add([Prompt(index, "corpus", "", start, BATCH, BATCH)], rows, [])
     writer.commit(
-        [], {}, lambda tables: (_nothing("neurons", tables), _nothing("layer_health", tables)), {"status": "complete"}
+        [], lambda tables: (_nothing("neurons", tables), _nothing("layer_health", tables)), {"status": "complete"}
     )
     writer.close()
 

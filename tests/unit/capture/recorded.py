@@ -73,7 +73,7 @@ def record_arrays(
     for number, start in enumerate(range(0, len(arrays.prompts), batch)):
         chosen = range(start, min(start + batch, len(arrays.prompts)))
         if segment and number and number % segment == 0:
-            recorder.commit({}, {"status": "capturing"}, final=False)
+            recorder.commit({"status": "capturing"}, final=False)
         recorder.add(
             [arrays.prompts[i] for i in chosen],
             {
@@ -84,6 +84,6 @@ def record_arrays(
                 for x in LAYERS
             },
         )
-    recorder.commit({}, {"status": "complete", "finished_at": utc_now()}, final=True)
+    recorder.commit({"status": "complete", "finished_at": utc_now()}, final=True)
     writer.close()
     return path

@@ -63,8 +63,8 @@ def test_reopening_in_the_middle_changes_nothing(whole: Path, tmp_path: Path) ->
         gates = ARRAYS.fired[i]
         recorder.add([prompt], {k: LayerValues(v.copy(), gates.get(k)) for k, v in ARRAYS.values[i].items()})
         if i % 11 in (9, 10):
-            recorder.commit({}, {"status": "capturing"}, final=False)
-    recorder.commit({}, {"status": "complete", "finished_at": utc_now()}, final=True)
+            recorder.commit({"status": "capturing"}, final=False)
+    recorder.commit({"status": "complete", "finished_at": utc_now()}, final=True)
     writer.close()
     with RunFile.open(whole) as a, RunFile.open(path) as b:
         for table in EXACT:
