@@ -22,7 +22,14 @@ class ReaderGone(Exception):
 
 
 def prepare() -> None:
-    """Let text that the terminal's encoding lacks be written as escapes instead of failing."""
+    """Let text that the terminal's encoding lacks be written as escapes instead of failing.
+
+    A stream that was closed before the start (`>&-`) is None in Python: what is written to it goes nowhere.
+    """
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (open as long as the process)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

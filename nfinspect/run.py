@@ -7,10 +7,13 @@ from nfinspect_store.addresses import Address
 from nfinspect_store.reader import RunFile
 
 if TYPE_CHECKING:
+    from nfinspect.analysis.delta import Delta
     from nfinspect.analysis.health import NetworkReport
     from nfinspect.analysis.neuron import NeuronDetail
     from nfinspect.analysis.neurons import NeuronPage
+    from nfinspect.analysis.ngrams import NgramAnalysis
     from nfinspect.analysis.overlap import Overlap
+    from nfinspect.analysis.positions import PositionAnalysis
     from nfinspect.analysis.trace import Trace
 
 
@@ -47,6 +50,24 @@ class Run(RunFile):
         from nfinspect.analysis.overlap import overlap
 
         return overlap(self, concepts, **options)
+
+    def ngrams(self, n: int = 1, **options: Any) -> "NgramAnalysis":
+        """Neurons that detect tokens (n = 1), bigrams or trigrams. options: those of nfinspect.analysis.ngrams.ngrams."""
+        from nfinspect.analysis.ngrams import ngrams
+
+        return ngrams(self, n, **options)
+
+    def positions(self, length: int | None = None, **options: Any) -> "PositionAnalysis":
+        """Positional neurons and their profiles. options: those of nfinspect.analysis.positions.positions."""
+        from nfinspect.analysis.positions import positions
+
+        return positions(self, length, **options)
+
+    def delta(self, site: str | None = None, **options: Any) -> "Delta":
+        """How neurons change from token to token; Mamba's Δ. options: those of nfinspect.analysis.delta.delta."""
+        from nfinspect.analysis.delta import delta
+
+        return delta(self, site, **options)
 
 
 def open_run(path: str | Path) -> Run:

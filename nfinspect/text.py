@@ -21,6 +21,14 @@ _STACK = 3
 lines.
 """
 
+
+
+def model_name(model: str) -> str:
+    """A hub name as it is; of a local directory its last part, which is what tells models apart."""
+    local = model.startswith(("/", ".", "~"))
+    return (model.rstrip("/").rpartition("/")[2] or model) if local else model
+
+
 _PLAIN = re.compile(r"[\x20-\x7e]*")
 
 

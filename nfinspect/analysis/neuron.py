@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nfinspect.analysis.classes import HealthOptions
-from nfinspect.analysis.counting import at_least
+from nfinspect.analysis.firing import firing_threshold
 from nfinspect.analysis.neurons import NeuronRow, neuron_row
 from nfinspect.analysis.plain import number
 from nfinspect_store.addresses import Address
@@ -26,8 +25,6 @@ GROUP BY concept HAVING sum(n) > 0
 """
 
 READ_SPANS = "SELECT concept, first_token, tokens FROM prompts WHERE tokens > 0 ORDER BY first_token"
-
-READ_SCALE = "SELECT scale FROM layer_health WHERE site = $site AND layer = $layer"
 
 READ_PROMPT_CONCEPTS = "SELECT prompt_idx, concept FROM prompts WHERE list_contains($prompts, prompt_idx)"
 
@@ -227,10 +224,7 @@ def _firing_by_scale(run: RunTables, layer: Layer, values: NDArray[np.float32]) 
     """On how many tokens of each concept |a| >= 0.1 x layer scale: what fires at `resid` and `attn` (methods
     §1).
     """
-    row = run.cursor().execute(READ_SCALE, {"site": layer.site, "layer": layer.layer}).fetchone()
-    if row is None or row[0] is None:
-        return {}
-    fires = np.abs(values) >= at_least(HealthOptions().threshold_weak * float(row[0]))
+    fires = np.abs(values) >= firing_threshold(run, layer)
     totals: dict[str, int] = {}
     for concept, start, size in run.cursor().execute(READ_SPANS).fetchall():
         totals[concept] = totals.get(concept, 0) + int(np.count_nonzero(fires[start : start + size]))

@@ -17,6 +17,9 @@ from nfinspect.analysis.plain import number
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Selection
 
+GROUP = 16
+"""Columns of which only the largest is looked at first; see near_top."""
+
 
 @dataclass(frozen=True)
 class TraceRow:
@@ -126,21 +129,23 @@ def trace(
     )
 
 
-def top_mask(values: Floats, top: int) -> NDArray[np.bool_]:
-    """Which are the `top` largest of each row, ties to the earlier column: float64[prompts, neurons] -> bool
-    alike.
+def top_columns(values: Floats, top: int) -> NDArray[np.int64]:
+    """The `top` largest of float64[neurons], best first, ties to the earlier column."""
+    near = near_top(values, top)
+    return near[np.argsort(-values[near], kind="stable")[:top]]
+
+
+def near_top(values: Floats, top: int) -> NDArray[np.int64]:
+    """Columns, ascending, among which the `top` largest are, with every tie of the last of them.
+
+    Take the largest of every GROUP columns: at least `top` columns reach the `top`-th of these maxima, so what is
+    below it is out. One pass, and an order over few columns, where a partition of all takes ten times as long.
     """
-    neurons = values.shape[1]
-    if top >= neurons:
-        return np.ones(values.shape, np.bool_)
-    smallest = np.partition(values, neurons - top, axis=1)[:, neurons - top, None]
-    chosen = values > smallest
-    ties = values == smallest
-    spare = top - chosen.sum(axis=1)
-    # Nearly always the tie is the one value itself, and every tie has its place.
-    for row in np.flatnonzero(ties.sum(axis=1) != spare):
-        ties[row, np.flatnonzero(ties[row])[spare[row] :]] = False
-    return np.asarray(chosen | ties, np.bool_)
+    groups = len(values) // GROUP
+    if groups < top:
+        return np.arange(len(values))
+    maxima = values[: groups * GROUP].reshape(GROUP, groups).max(axis=0)
+    return np.flatnonzero(values >= np.partition(maxima, groups - top)[groups - top])
 
 
 def rank_neurons(
@@ -157,8 +162,10 @@ def rank_neurons(
     neurons have AUROC 1.
     """
     moments = contrasts.moments(concept)
-    centre = 0.0 if base is None else base.mean
-    occurrences = top_mask(concept.astype(np.float64) - centre, top).sum(axis=0)
+    centre = np.zeros(concept.shape[1]) if base is None else base.mean
+    occurrences = np.zeros(concept.shape[1], np.int64)
+    for prompt in concept:
+        occurrences[top_columns(prompt - centre, top)] += 1
     difference = moments.mean - centre
     effect = auroc = None
     if rank == "effect" and base is not None:
@@ -170,8 +177,9 @@ def rank_neurons(
     else:
         first = occurrences.astype(np.float64)
     undefined_last = np.where(np.isnan(first), -np.inf, first)
+    near = near_top(undefined_last, top)
     # lexsort is stable: equal rows stay in order of layer and neuron.
-    order = np.lexsort((-difference, -undefined_last))[:top]
+    order = near[np.lexsort((-difference[near], -undefined_last[near]))[:top]]
     return Ranking(order, occurrences, moments, effect, auroc)
 
 

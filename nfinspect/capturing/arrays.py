@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
+from nfinspect_store.errors import RequestError
 from nfinspect_store.types import Keep, Layer, RunInfo
 from nfinspect_store.writer import RunWriter
 
@@ -41,9 +42,15 @@ def write_run(
     """Write a complete run file, by the same recorder as a capture.
 
     values(prompt_idx, layer) -> float32[tokens, neurons]; fired, of the same shape, for layers that fire by a gate.
-    Raises StoreError, RunExists; then no file is left.
+    Raises StoreError, RunExists, and RequestError where `fired` is needed and not given; then no file is left.
     """
     path = Path(path)
+    gated = [f"{layer.site} L{layer.layer}" for layer in layers if layer.fires == "gate"]
+    if gated and fired is None:
+        raise RequestError(
+            f"expected `fired` for layers that fire by a gate ({', '.join(gated)}), found none: "
+            "the values alone do not tell when they fire"
+        )
     info = replace(info or array_info(path.stem, seed), settings={**(info.settings if info else {}), "keep": keep})
     writer = RunWriter.create(path, info, layers)
     try:
@@ -89,6 +96,7 @@ def _joined(
 ) -> LayerValues:
     joined = np.concatenate([np.asarray(values(i, layer), np.float32) for i in indices])
     gates = None
-    if layer.fires == "gate" and fired is not None:
+    if layer.fires == "gate":
+        assert fired is not None
         gates = np.concatenate([np.asarray(fired(i, layer), np.bool_) for i in indices])
     return LayerValues(joined, gates)

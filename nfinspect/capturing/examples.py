@@ -33,7 +33,7 @@ class ExtremeExamples:
         return self._scores * self._sign
 
     def add(self, extreme: NDArray[np.float32], values: Array, first_token: int) -> None:
-        """Take one prompt. extreme: float32[neurons], its maxima (or minima); values: float32[tokens, neurons].
+        """Take one prompt. extreme: float32[neurons], its maxima (or minima); values: float32[neurons, tokens].
 
         Only neurons whose extreme gets into the list are looked up in `values`: few, once the lists are full.
         """
@@ -41,8 +41,8 @@ class ExtremeExamples:
         better = np.flatnonzero(scores > self._scores[:, -1])
         if not len(better):
             return
-        columns = values if len(better) == values.shape[1] else values[:, better]
-        where = to_host(columns.argmax(0) if self._sign > 0 else columns.argmin(0))
+        rows = values if len(better) == len(values) else values[better]
+        where = to_host(rows.argmax(1) if self._sign > 0 else rows.argmin(1))
         self._scores[better, -1] = scores[better]
         self.token_idx[better, -1] = first_token + where
         order = np.argsort(-self._scores[better], axis=1, kind="stable")  # stable: earlier tokens stay before equals

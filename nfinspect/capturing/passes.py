@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nfinspect.capturing.errors import CaptureError
+from nfinspect.capturing.mamba_delta import DeltaReader, with_delta
 from nfinspect.capturing.prompts import TokenTexts
 from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
 from nfinspect.capturing.transfer import to_workplace
@@ -27,7 +28,7 @@ def recorded_passes(
     passes = _Passes(sites, recorder, texts, concept)
     inner = body(model)
     passes.names = list(inspect.signature(inner.forward).parameters)
-    with SiteReader(model, sites, passes.take) as passes.reader:
+    with SiteReader(model, sites, passes.take) as passes.reader, DeltaReader(model, sites) as passes.delta:
         handles = [
             inner.register_forward_pre_hook(passes.before, with_kwargs=True),
             inner.register_forward_hook(passes.after),
@@ -43,6 +44,7 @@ class _Passes:
     """One pass at a time: announced before it runs, recorded after."""
 
     reader: SiteReader
+    delta: DeltaReader
     names: list[str]
 
     def __init__(self, sites: Sequence[LayerSite], recorder: Recorder, texts: TokenTexts, concept: str) -> None:
@@ -69,6 +71,7 @@ class _Passes:
         self._valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         self._values = {}
         batch, tokens = ids.shape
+        self.delta.begin()
         self.reader.begin(batch, tokens, self._valid)
 
     def take(self, site: LayerSite, values: Tensor, fired: Tensor | None) -> None:
@@ -86,7 +89,8 @@ class _Passes:
         for row in rows:
             words = self._texts(row)
             prompts.append(RecordedPrompt(self._concept, "".join(words), row, words, prompt_tokens=len(row)))
-        self._recorder.add([p for p in prompts if p.token_ids], self._values)
+        values = with_delta(self._values, self.delta.moments(self._input_ids, self._valid))
+        self._recorder.add([p for p in prompts if p.token_ids], values)
         self._values = {}
 
 

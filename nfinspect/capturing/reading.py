@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nfinspect.capturing.mamba_delta import DeltaReader, with_delta
 from nfinspect.capturing.recorder import LayerValues
 from nfinspect.capturing.transfer import to_workplace
 from nfinspect.models import LayerSite, LoadedModel, SiteReader, body, forward_batch
@@ -21,7 +22,7 @@ Values = dict[int, LayerValues]
 
 @dataclass(frozen=True)
 class _Part:
-    """What one pass gave of one layer."""
+    """What one pass gave of one layer: [tokens, neurons], or a step of a generation, [batch, tokens, neurons]."""
 
     values: Tensor
     fired: Tensor | None
@@ -36,8 +37,10 @@ class BatchReader:
         self._device = device
         self._ids = {site: layer_id for layer_id, site in enumerate(sites)}
         self._reader = SiteReader(loaded.model, sites, self._take)
+        self._delta = DeltaReader(loaded.model, sites)
         self._rows: Tensor | None = None
-        self._parts: dict[int, list[_Part]] = {}
+        self._values: Values = {}
+        self._steps: dict[int, list[_Part]] = {}
 
     def replay(self, sequences: Sequence[Sequence[int]], padding_side: str = "right") -> Values:
         """Values of finished sequences, from one forward pass."""
@@ -45,13 +48,16 @@ class BatchReader:
         batch = forward_batch(model, sequences, pad_id=self._loaded.pad_id, padding_side=padding_side)
         width = batch.input_ids.shape[1]
         device = batch.input_ids.device
-        self._parts = {}
+        self._values = {}
         self._rows = _rows([batch.columns(i) for i in range(len(sequences))], width).to(device)
-        with self._reader, torch.inference_mode():
+        with self._reader, self._delta, torch.inference_mode():
+            self._delta.begin()
             self._reader.begin(len(sequences), width, batch.valid)
             body(model)(**batch.inputs())
             self._reader.end()
-        return {layer_id: self._placed(part) for layer_id, (part,) in self._parts.items()}
+            moments = self._delta.moments(batch.input_ids, batch.valid)
+        values, self._values = self._values, {}
+        return with_delta(values, moments)
 
     def live(
         self, generate: Callable[[], list[list[int]]], prompts: Sequence[Sequence[int]]
@@ -68,13 +74,14 @@ class BatchReader:
         def after(module: nn.Module, args: object, output: object) -> None:
             self._reader.end()
 
-        self._parts, self._rows = {}, None
+        self._steps, self._rows = {}, None
         handles = [
             model.register_forward_pre_hook(before, with_kwargs=True),
             model.register_forward_hook(after),
         ]
+        self._delta.begin()
         try:
-            with self._reader:
+            with self._reader, self._delta:
                 sequences = generate()
         finally:
             for handle in handles:
@@ -83,20 +90,26 @@ class BatchReader:
             slice(width - len(prompt), width - len(prompt) + len(sequence))
             for prompt, sequence in zip(prompts, sequences, strict=True)
         ]
-        return sequences, {layer_id: self._placed(_joined(parts, places)) for layer_id, parts in self._parts.items()}
+        steps, self._steps = self._steps, {}
+        values = {layer_id: self._placed(_joined(parts, places)) for layer_id, parts in steps.items()}
+        return sequences, with_delta(values, self._delta.moments_of(sequences, places))
 
     def _take(self, site: LayerSite, values: Tensor, fired: Tensor | None) -> None:
-        part = _Part(self._own(values).float(), None if fired is None else self._own(fired))
-        self._parts.setdefault(self._ids[site], []).append(part)
+        """What a hook saw is copied, as the model goes on using its own memory."""
+        layer_id = self._ids[site]
+        if self._rows is None:
+            part = _Part(values.clone(), None if fired is None else fired.clone())
+            self._steps.setdefault(layer_id, []).append(part)
+        else:
+            self._values[layer_id] = self._placed(_Part(self._real(values), None if fired is None else self._real(fired)))
 
     def _placed(self, part: _Part) -> LayerValues:
         fired = None if part.fired is None else to_workplace(part.fired, self._device)
-        return LayerValues(to_workplace(part.values, self._device), fired)
+        return LayerValues(to_workplace(part.values.float(), self._device), fired)
 
-    def _own(self, values: Tensor) -> Tensor:
-        """A copy, as the model goes on using its own memory: of the real tokens alone where they are known."""
-        if self._rows is None:
-            return values.clone()
+    def _real(self, values: Tensor) -> Tensor:
+        """[batch, tokens, neurons] -> a copy of the real tokens' values, [tokens, neurons]."""
+        assert self._rows is not None
         return values.reshape(-1, values.shape[-1]).index_select(0, self._rows)
 
 

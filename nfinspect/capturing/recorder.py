@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from nfinspect.capturing.derive import derive
 from nfinspect.capturing.examples import KEPT, ExtremeExamples, RandomTokens
 from nfinspect.capturing.statistics import LayerStatistics, chunk_mean
-from nfinspect.capturing.transfer import Array, begin_copy, to_host
+from nfinspect.capturing.transfer import Array, begin_turn, to_host
+from nfinspect_store.mamba_delta import DeltaMoments, read_mamba_delta
 from nfinspect_store.statistics import NeuronStatistics
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer, Prompt, PromptMean, Selection, TokenRows
@@ -37,6 +38,7 @@ class LayerValues:
 
     values: Array  # float32[tokens, neurons]: a numpy array, or a tensor on a GPU
     fired: Array | None  # bool[tokens, neurons] where the layer fires by its gate
+    delta: DeltaMoments | None = None  # of a Mamba's mixer: its Δ over these tokens
 
 
 class Recorder:
@@ -63,24 +65,19 @@ class Recorder:
             placed.append(Prompt(self.prompts + i, prompt.concept, prompt.text, position, prompt.prompt_tokens, size))
             position += size
         # All copies are under way before the first is waited for, so that a GPU copies while it computes.
-        copies = (
-            {layer_id: begin_copy(layer.values) for layer_id, layer in values.items()}
-            if self.writer.keeps_values
-            else {}
-        )
+        turned = {layer_id: begin_turn(layer.values) for layer_id, layer in values.items()}
+        gates = {layer_id: begin_turn(layer.fired) for layer_id, layer in values.items() if layer.fired is not None}
         kept = self._random.add(self.tokens, position)
         means: list[PromptMean] = []
         for record in self._layers:
-            layer = values[record.layer.layer_id]
-            if copies:
-                self.writer.put(record.layer.layer_id, copies[record.layer.layer_id]())
-            means.extend(record.add(placed, layer, self.tokens))
+            layer_id = record.layer.layer_id
+            layer, by_neuron = values[layer_id], turned[layer_id]()
+            if self.writer.keeps_values:
+                fired = gates[layer_id]().on_host() if layer_id in gates else None
+                self.writer.put(layer_id, by_neuron.on_host(), fired)
+            means.extend(record.add(placed, layer, by_neuron.values, self.tokens))
             record.keep_random(kept, layer.values, self.tokens)
         self.writer.add(placed, _token_rows(prompts, placed), means)
-        if self.device.type == "cpu":
-            # The model's threads wait for each other: one core taken by the writer would halve them both
-            # (docs/decisions/0003).
-            self.writer.settle()
         self.tokens = position
         self.prompts += len(prompts)
 
@@ -106,9 +103,16 @@ class _LayerRecord:
         self._bottom = ExtremeExamples(layer.neurons, -1)
         self.random_tokens = np.empty(0, np.int64)
         self._random_values = np.empty((0, layer.neurons), np.float32)
+        self._delta: DeltaMoments | None = None
+        self._counts_delta = True
 
-    def add(self, prompts: Sequence[Prompt], layer: LayerValues, offset: int) -> list[PromptMean]:
-        """Take a batch whose first token has index `offset`; returns the prompts' means."""
+    def add(self, prompts: Sequence[Prompt], layer: LayerValues, by_neuron: Array, offset: int) -> list[PromptMean]:
+        """Take a batch whose first token has index `offset`; returns the prompts' means.
+
+        by_neuron: the layer's values again, float32[neurons, tokens].
+        """
+        if layer.delta is not None and self._counts_delta:
+            self._delta = layer.delta if self._delta is None else self._delta.merge(layer.delta)
         means: list[PromptMean] = []
         firsts: dict[str, list[int]] = {}
         for prompt in prompts:
@@ -122,8 +126,8 @@ class _LayerRecord:
                 chunk = self._statistics.add(prompt.concept, False, values[1:], fired)
                 low, high = np.minimum(low, chunk.minimum), np.maximum(high, chunk.maximum)
                 means.extend(self._means(prompt, values, chunk))
-            self._top.add(high, values, prompt.first_token)
-            self._bottom.add(low, values, prompt.first_token)
+            self._top.add(high, by_neuron[:, start:stop], prompt.first_token)
+            self._bottom.add(low, by_neuron[:, start:stop], prompt.first_token)
         for concept, rows in firsts.items():
             fired = None if layer.fired is None else layer.fired[rows]
             self._statistics.add(concept, True, layer.values[rows], fired)
@@ -158,6 +162,7 @@ class _LayerRecord:
                 "min": (self._bottom.token_idx, self._bottom.values),
                 "random": (np.tile(random.token_idx, (neurons, 1)), self._random_values.T),
             },
+            delta=self._delta,
         )
 
     def restore(self, tables: RunTables) -> None:
@@ -177,6 +182,9 @@ class _LayerRecord:
         there = tokens[0] >= 0
         self.random_tokens = tokens[0][there]
         self._random_values = values[:, there].T.copy()
+        if layer.site == "mixer":
+            self._delta = read_mamba_delta(tables.cursor()).get(layer.layer)
+            self._counts_delta = self._delta is not None  # else begun by a version that did not
 
 
 def _token_rows(prompts: Sequence[RecordedPrompt], placed: Sequence[Prompt]) -> TokenRows:

@@ -36,9 +36,6 @@ from nfinspect_store.writer import RunWriter
 SEGMENT_SECONDS = 60.0
 """What a crash can cost, beside the batch under way [own]."""
 
-SEGMENT_BYTES = 2 * 2**30
-"""Values in one segment at most [own]."""
-
 SEGMENT_MEANS = 64 * 2**20
 """Bytes of prompt means in one segment at most: they wait in memory for its end [own]."""
 
@@ -151,8 +148,10 @@ class Capture:
         read = [list(prompt.token_ids) for prompt in prompts]
         longest = max(len(prompt) for prompt in read) + self.request.generate
         limit = rope_limit(self.loaded.model)
+        # On the CPU the hooks cost less than a second pass, on a GPU a step waits for them (docs/decisions/0005).
+        wanted = self.request.mode == "live" or (self.request.mode == "auto" and self.loaded.device == "cpu")
         # Beyond that limit the model starts over with other rotary angles: only a replay gives a single pass's values.
-        live = self.request.mode == "live" and self.request.generate > 0 and (limit is None or longest <= limit)
+        live = wanted and self.request.generate > 0 and (limit is None or longest <= limit)
 
         def write() -> list[list[int]]:
             return generate(
@@ -175,8 +174,8 @@ class Capture:
 
     def _record(self, recorder: Recorder, reader: BatchReader, stop: StopRequest, heartbeat: Heartbeat) -> str | None:
         """Record what remains; returns why it stopped early, if it did."""
-        bytes_per_token = 4 * sum(layer.neurons for layer in self.layers)
-        segment_start, segment_tokens, segment_prompts = time.monotonic(), recorder.tokens, recorder.prompts
+        means_of_prompt = 4 * len(SELECTIONS) * sum(layer.neurons for layer in self.layers)
+        segment_start, segment_prompts = time.monotonic(), recorder.prompts
         for batch in self._remaining(recorder.prompts):
             if stop.reason:
                 return stop.reason
@@ -186,12 +185,10 @@ class Capture:
             for prompts, values in self.read_with_less(reader, batch):
                 recorder.add(prompts, values)
             self._tell(recorder, heartbeat, "reading")
-            in_segment = (recorder.tokens - segment_tokens) * bytes_per_token
-            means = (recorder.prompts - segment_prompts) * len(SELECTIONS) * bytes_per_token
-            late = time.monotonic() - segment_start > SEGMENT_SECONDS
-            if late or in_segment > SEGMENT_BYTES or means > SEGMENT_MEANS:
+            means = (recorder.prompts - segment_prompts) * means_of_prompt
+            if time.monotonic() - segment_start > SEGMENT_SECONDS or means > SEGMENT_MEANS:
                 recorder.commit({"status": "capturing"}, final=False)
-                segment_start, segment_tokens, segment_prompts = time.monotonic(), recorder.tokens, recorder.prompts
+                segment_start, segment_prompts = time.monotonic(), recorder.prompts
         return None
 
     def _bytes_with(self, batch: Batch, recorder: Recorder) -> int:

@@ -1,6 +1,8 @@
 """Making runs of a model of one's own."""
 
+import math
 import re
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,6 +81,8 @@ def capture(
     """Run MODEL, a hub name or a local directory, and record what every neuron does on every token."""
     from nfinspect.capturing.request import CaptureRequest
 
+    if not math.isfinite(options["temperature"]):  # click lets NaN pass as "at least 0"
+        raise RequestError(f"expected a --temperature of 0 or more, found {options['temperature']}")
     if not prompts and not text:
         raise RequestError("expected something to read: give --prompts FILE or --text FILE")
     request = CaptureRequest(
@@ -99,7 +103,9 @@ def capture(
         if as_json:
             output.document({"run": path.stem, "path": str(path), "bytes": path.stat().st_size})
         else:
-            output.note(f"captured {path.stem} ({size(path.stat().st_size)}): nfinspect health {path.stem}")
+            output.note(
+                f"captured {path.stem} ({size(path.stat().st_size)}): nfinspect health {shlex.quote(path.stem)}"
+            )
 
 
 def captured(request: "CaptureRequest") -> Path:
@@ -121,9 +127,10 @@ def captured(request: "CaptureRequest") -> Path:
 
 
 def quiet_transformers() -> None:
-    """No progress bars of its own: the line on stderr is ours."""
+    """No progress bars and no advice of its own: the line on stderr is ours, and what matters is an error of ours."""
     from transformers.utils import logging
 
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
@@ -142,6 +149,7 @@ def progress_text(progress: "Progress") -> str:
 def _estimate(request: "CaptureRequest", as_json: bool) -> None:
     from nfinspect.capturing.estimation import estimate
 
+    quiet_transformers()
     found = vars(estimate(request))
     if as_json:
         output.document(found)

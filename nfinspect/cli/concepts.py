@@ -66,7 +66,9 @@ def trace(
 
 def trace_lines(found: "Trace") -> list[str]:
     """A trace for people."""
-    against = f"against {found.baseline} ({found.baseline_samples} prompts)" if found.baseline else "without a baseline"
+    against = (
+        f"against {found.baseline} ({_prompts(found.baseline_samples)})" if found.baseline else "without a baseline"
+    )
     columns = [
         Column("#"),
         Column("neuron", text=True),
@@ -94,9 +96,14 @@ def trace_lines(found: "Trace") -> list[str]:
         )
         for row in found.neurons
     ]
-    which = f"{found.tokens} tokens at {found.site}, by {found.rank}"
-    title = f"{found.concept} ({found.samples} prompts) {against}, {which}"
+    tokens = "last token" if found.tokens == "last" else f"{found.tokens} tokens"
+    which = f"{tokens} at {found.site}, by {found.rank if found.baseline else 'raw mean'}"
+    title = f"{found.concept} ({_prompts(found.samples)}) {against}, {which}"
     return [*wrapped(title), *table(columns, rows)]
+
+
+def _prompts(count: int) -> str:
+    return f"{count} prompt" + ("" if count == 1 else "s")
 
 
 @click.command()

@@ -21,6 +21,12 @@ COMMANDS = {
     "neuron": "neurons",
     "trace": "concepts",
     "overlap": "concepts",
+    "ngrams": "ngrams",
+    "positions": "positions",
+    "delta": "delta",
+    "attention": "attention",
+    "logits": "logits",
+    "ablate": "ablate",
     "sql": "data",
     "export": "data",
 }

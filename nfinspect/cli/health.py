@@ -8,7 +8,6 @@ from nfinspect import output
 from nfinspect.cli.options import (
     health_options,
     json_option,
-    make_health_options,
     opened,
     run_argument,
     site_option,
@@ -18,6 +17,7 @@ from nfinspect.cli.tables import Column, figure, percent, table, wrapped
 from nfinspect.text import visible
 
 if TYPE_CHECKING:
+    from nfinspect.analysis.classes import HealthOptions
     from nfinspect.analysis.health import NetworkReport
 
 
@@ -30,20 +30,13 @@ if TYPE_CHECKING:
 def health(
     run: str,
     site: str | None,
-    skip_first: bool,
-    threshold_scale: str,
-    threshold_missing: float,
-    threshold_weak: float,
-    threshold_activation_rate: float,
+    options: "HealthOptions",
     store: str | None,
     as_json: bool,
 ) -> None:
     """Layer health and the network report of a run."""
     from nfinspect.analysis.health import network_report
 
-    options = make_health_options(
-        skip_first, threshold_scale, threshold_missing, threshold_weak, threshold_activation_rate
-    )
     with opened(store, run) as file:
         report = network_report(file, site, options)
     if as_json:

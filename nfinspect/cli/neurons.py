@@ -8,7 +8,6 @@ from nfinspect import output
 from nfinspect.cli.options import (
     health_options,
     json_option,
-    make_health_options,
     opened,
     run_argument,
     site_option,
@@ -16,8 +15,10 @@ from nfinspect.cli.options import (
 )
 from nfinspect.cli.tables import Column, figure, percent, table
 from nfinspect.text import visible
+from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
+    from nfinspect.analysis.classes import HealthOptions
     from nfinspect.analysis.neuron import ExampleText, NeuronDetail
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -48,20 +49,13 @@ def neurons(
     top: int,
     offset: int,
     site: str | None,
-    skip_first: bool,
-    threshold_scale: str,
-    threshold_missing: float,
-    threshold_weak: float,
-    threshold_activation_rate: float,
+    options: "HealthOptions",
     store: str | None,
     as_json: bool,
 ) -> None:
     """List neurons by class, layer or filter."""
     from nfinspect.analysis.neurons import list_neurons
 
-    options = make_health_options(
-        skip_first, threshold_scale, threshold_missing, threshold_weak, threshold_activation_rate
-    )
     with opened(store, run) as file:
         page = list_neurons(
             file,
@@ -125,6 +119,8 @@ def neuron(run: str, address: str, examples: int, site: str | None, store: str |
     from nfinspect_store.addresses import parse_address
 
     parsed = parse_address(address)
+    if parsed.site and site and parsed.site != site:
+        raise RequestError(f"expected one site, found two: {address} and --site {site}")
     with opened(store, run) as file:
         detail = neuron_detail(file, replace(parsed, site=parsed.site or site))
     if as_json:

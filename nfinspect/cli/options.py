@@ -1,5 +1,6 @@
 """Options that several commands share, and how a command gets at its run."""
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,12 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from nfinspect import output
 from nfinspect_store.catalog import list_runs, run_path, store_path
 from nfinspect_store.errors import RunBusy, StoreError
 from nfinspect_store.heartbeat import being_written
 
 if TYPE_CHECKING:
-    from nfinspect.analysis.classes import HealthOptions
     from nfinspect_store.reader import RunFile
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -38,8 +39,43 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 site_option = click.option("--site", help="Where neurons are read: mlp, mixer, attn or resid, as the run has them.")
 
 
-def health_options(command: Command) -> Command:
-    """The thresholds of `health` and `neurons`; see make_health_options."""
+def model_options(command: Command) -> Command:
+    """How a model is loaded: --dtype, --device, --allow-pickle."""
+    for option in reversed(
+        [
+            click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16."),
+            click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps."),
+            click.option("--allow-pickle", is_flag=True, help="Load pickled weights, which can run code."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def health_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The thresholds of `health` and `neurons`; the command gets them as one `options: HealthOptions`."""
+
+    @functools.wraps(command)
+    def with_options(
+        skip_first: bool,
+        threshold_scale: str,
+        threshold_missing: float,
+        threshold_weak: float,
+        threshold_activation_rate: float,
+        **others: Any,
+    ) -> Any:
+        from nfinspect.analysis.classes import HealthOptions
+
+        options = HealthOptions(
+            threshold_missing=threshold_missing,
+            threshold_weak=threshold_weak,
+            threshold_scale="absolute" if threshold_scale == "absolute" else "layer",
+            skip_first=skip_first,
+            threshold_activation_rate=threshold_activation_rate,
+        )
+        return command(options=options, **others)
+
+    decorated: Callable[..., Any] = with_options
     for option in reversed(
         [
             click.option("--skip-first", is_flag=True, help="Leave out the tokens at position 0."),
@@ -55,27 +91,8 @@ def health_options(command: Command) -> Command:
             click.option("--threshold-activation-rate", type=float, default=0.01, show_default=True),
         ]
     ):
-        command = option(command)
-    return command
-
-
-def make_health_options(
-    skip_first: bool,
-    threshold_scale: str,
-    threshold_missing: float,
-    threshold_weak: float,
-    threshold_activation_rate: float,
-) -> "HealthOptions":
-    """The options of the command line as the analyses take them. Raises RequestError."""
-    from nfinspect.analysis.classes import HealthOptions
-
-    return HealthOptions(
-        threshold_missing=threshold_missing,
-        threshold_weak=threshold_weak,
-        threshold_scale="absolute" if threshold_scale == "absolute" else "layer",
-        skip_first=skip_first,
-        threshold_activation_rate=threshold_activation_rate,
-    )
+        decorated = option(decorated)
+    return decorated
 
 
 def find_run(store: str | None, run: str) -> Path:
@@ -88,8 +105,21 @@ def find_run(store: str | None, run: str) -> Path:
 
 @contextmanager
 def opened(store: str | None, run: str) -> "Iterator[RunFile]":
-    """RUN, open for reading."""
+    """RUN, open for reading. That it holds less than was asked for is said on stderr.
+
+    Raises StoreError for a run whose capture was cut short before anything was written.
+    """
     from nfinspect_store.reader import RunFile
 
     with RunFile.open(find_run(store, run)) as file:
+        if file.info.status != "complete":
+            resume = "the same capture line plus --resume goes on"
+            if not file.tokens:
+                raise StoreError(f"{file.name} holds nothing yet: its capture was cut short; {resume}")
+            output.note(f"{file.name} is {status_of(file.info.status)}: it holds {file.tokens} tokens; {resume}")
         yield file
+
+
+def status_of(status: str) -> str:
+    """A run's status as it is: who was killed could not write down that it was interrupted."""
+    return "interrupted" if status == "capturing" else status

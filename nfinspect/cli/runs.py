@@ -6,9 +6,9 @@ from typing import Any
 import click
 
 from nfinspect import output
-from nfinspect.cli.options import complete_run, find_run, json_option, opened, run_argument, store_option
+from nfinspect.cli.options import complete_run, find_run, json_option, run_argument, status_of, store_option
 from nfinspect.cli.tables import Column, duration, size, table
-from nfinspect.text import visible
+from nfinspect.text import model_name, visible
 from nfinspect_store.catalog import RunEntry, companions, delete_run, list_runs, run_path, store_path
 
 
@@ -27,7 +27,7 @@ def runs(store: str | None, as_json: bool) -> None:
         return
     columns = [
         Column("run", text=True),
-        Column("status", text=True),
+        Column("status", text=True, whole=True),
         Column("model", text=True, spare=1),
         Column("tokens"),
         Column("size"),
@@ -37,7 +37,7 @@ def runs(store: str | None, as_json: bool) -> None:
         (
             e.name,
             _status(e),
-            e.model,
+            model_name(e.model),
             e.tokens,
             size(e.bytes),
             f"{e.created_at:%Y-%m-%d %H:%M}" if e.created_at else "-",
@@ -53,7 +53,7 @@ def runs(store: str | None, as_json: bool) -> None:
 def _status(entry: RunEntry) -> str:
     progress = entry.progress
     if progress is None:
-        return entry.status or "no run"
+        return entry.status or "unreadable"
     if not progress.tokens_total:
         return f"capturing: {progress.phase}"
     left = progress.tokens_total - progress.tokens_done
@@ -80,8 +80,10 @@ def _entry(entry: RunEntry) -> dict[str, Any]:
 @json_option
 def info(run: str, store: str | None, as_json: bool) -> None:
     """Describe a run: model, versions, sites, sizes, status."""
-    with opened(store, run) as file:
-        columns = vars(file.info)
+    from nfinspect_store.reader import RunFile
+
+    with RunFile.open(find_run(store, run)) as file:  # a run cut short before its first token is described, too
+        columns = {**vars(file.info), "status": status_of(file.info.status)}
         sites = [
             {
                 "site": site,

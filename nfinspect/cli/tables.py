@@ -16,10 +16,11 @@ SHORTEST = 8
 
 @dataclass(frozen=True)
 class Column:
-    """text: cells are aligned left and may be shortened; figures are aligned right and never are."""
+    """text: cells are aligned left and, unless `whole`, may be shortened; figures are aligned right and never are."""
 
     header: str
     text: bool = False
+    whole: bool = False  # a text that says too little when shortened
     spare: int = 0  # the columns with the highest number go first where the terminal is too narrow
 
 
@@ -84,7 +85,11 @@ def fitted(
         return sum(widths[i] for i in kept) + len(GAP) * (len(kept) - 1) - room
 
     while excess() > 0:
-        texts = [i for i in kept if columns[i].text and widths[i] > max(SHORTEST, cell_len(columns[i].header))]
+        texts = [
+            i
+            for i in kept
+            if columns[i].text and not columns[i].whole and widths[i] > max(SHORTEST, cell_len(columns[i].header))
+        ]
         spare = [i for i in kept if columns[i].spare]
         longest = max(texts, key=lambda i: widths[i], default=None)
         if longest is not None and (widths[longest] > 2 * SHORTEST or not spare):

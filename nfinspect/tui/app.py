@@ -94,6 +94,8 @@ class NfinspectApp(App[int]):
         self._first_run = run
         self._typed = TypeAhead()
         self._keep_line = False
+        self._said = 0
+        self._said_before_key = 0
         self._work: dict[tuple[int, str], str] = {}
         self._trail = Trail(Stop(partial(RunsPane, "nfinspect")))
         self._shown: Pane | None = None
@@ -102,6 +104,8 @@ class NfinspectApp(App[int]):
 
     def get_key_display(self, binding: Binding) -> str:
         """Keys by name, the way they are written in the documentation; no arrows or return signs."""
+        if binding.id == "app.help" and self.focused is not None and self.focused.check_consume_key("?", "?"):
+            return "F1"  # where text is typed, `?` is text
         if binding.key_display:
             return binding.key_display
         return KEY_NAMES.get(binding.key) or super().get_key_display(binding)
@@ -151,6 +155,7 @@ class NfinspectApp(App[int]):
         from nfinspect.tui.cells import foreign
 
         self._keep_line = keep
+        self._said += 1
         self._base_screen.query_one(StatusLine).put(Cell(foreign(text, self.glyphs), tone))
 
     def busy(self, pane: Pane, what: str, text: str) -> None:
@@ -211,6 +216,9 @@ class NfinspectApp(App[int]):
             self.say("")
         body = self._base_screen.query_one("#body")
         if self._shown is not None:
+            focused = self._base_screen.focused
+            if focused is not None and self._shown in focused.ancestors:
+                self._shown.last_focus = focused
             self._shown.left()
             self._shown.display = False
         if stop.pane is None:
@@ -223,8 +231,8 @@ class NfinspectApp(App[int]):
         for old in body.query(Pane):
             if old not in known and old is not self._shown:
                 await old.remove()
-        for widget in stop.pane.query("*"):
-            if widget.focusable:
+        for widget in (stop.pane.last_focus, *stop.pane.query(stop.pane.first_focus)):
+            if widget is not None and widget.is_attached and widget.focusable:
                 self._base_screen.set_focus(widget)
                 break
         stop.pane.entered()
@@ -263,20 +271,33 @@ class NfinspectApp(App[int]):
     # runs
 
     def open_run(self, name: str) -> None:
-        """Open a run in a worker and go to its layers."""
+        """Open a run in a worker and go to its layers, or to its progress while it is being captured."""
         if (session := self.sessions.get(name)) is not None:
             self.opened(session)
             return
-        self.pane.load("opened", partial(self.engine.open, name), busy=f"opening {name}")
 
-    def opened(self, session: Session) -> None:
+        def opened() -> Session | None:
+            progress = self.engine.progress(name)
+            return None if progress is not None and progress.alive else self.engine.open(name)
+
+        self.pane.load("opened_or_live", lambda: (name, opened()), busy=f"opening {name}")
+
+    def follow(self, name: str) -> None:
+        """To the progress of a run that is being captured."""
+        from nfinspect.tui.panes.live import LivePane
+
+        self._trail.go((self._trail.stops[0], Stop(partial(LivePane, name))))
+        self.call_later(self._show)
+
+    def opened(self, session: Session, *, show: bool = True) -> None:
+        """A run is open; `show` its layers."""
         kept = self.sessions.get(session.name)
         if kept is not None and kept is not session:
             session.close()
             session = kept
         self.sessions[session.name] = session
-        if self._trail.here.run is None:
-            self.into(partial(self._layers_pane, session), session.name)
+        if show:
+            self.to_layers(session)
 
     def forget_run(self, name: str) -> None:
         """A run is being deleted: close it and drop the places in it."""
@@ -300,14 +321,23 @@ class NfinspectApp(App[int]):
         elif self._typed.hold(event):
             self.set_timer(STUCK_SECONDS, self._let_in_if_stuck)
         else:
+            self._said_before_key = self._said
             target = self.focused or self.screen
             await super().on_event(event)
             self._typed.follow(target)
 
     async def on_key_done(self, message: KeyDone) -> None:
         message.stop()
-        if (event := self._typed.done(message)) is not None:
+        event = self._typed.done(message)
+        if event is not None or not self._typed.busy:
+            self._drop_old_line()
+        if event is not None:
             await self.on_event(event)
+
+    def _drop_old_line(self) -> None:
+        """After a key that had nothing to say: what an earlier one said is no longer about what is on screen."""
+        if self._said == self._said_before_key and not self._keep_line and not self._work:
+            self.say("")
 
     async def _let_in_if_stuck(self) -> None:
         if (event := self._typed.stuck()) is not None:
@@ -374,6 +404,10 @@ class NfinspectApp(App[int]):
     def on_unmount(self) -> None:
         self.close_runs()
 
+    def _fatal_error(self) -> None:
+        """Textual's own prints a traceback with every local variable; ours is a line, and run_app raises for it."""
+        self._close_messages_no_wait()
+
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """The palette: every key of this place, by name."""
         seen = set()
@@ -396,6 +430,7 @@ def run_app(
 ) -> int:
     """Open the app on a store, and on one of its runs if `run` is given. Returns the exit status.
 
+    A defect ends the app: what was raised is raised here, once the terminal is as it was before.
     The engine is bound late: DuckDB's import (0.1-0.2 s) happens in the first worker, behind the first paint.
     """
     from nfinspect.tui.hangup import watch_terminal
@@ -412,6 +447,8 @@ def run_app(
         if stop_watching is not None:
             stop_watching()
         engine.close()
+    if app._exception is not None:
+        raise app._exception
     return app.return_code or status or 0
 
 

@@ -12,6 +12,7 @@ def binding_ids() -> frozenset[str]:
     from nfinspect.tui.dialogs import Confirm, Picker
     from nfinspect.tui.help import HelpScreen
     from nfinspect.tui.panes.layers import LayersPane
+    from nfinspect.tui.panes.live import LivePane
     from nfinspect.tui.panes.neuron import NeuronPane
     from nfinspect.tui.panes.neurons import NeuronsPane
     from nfinspect.tui.panes.overlap import OverlapPane
@@ -22,5 +23,5 @@ def binding_ids() -> frozenset[str]:
     from nfinspect.tui.widgets.sql_editor import SqlEditor
     from nfinspect.tui.widgets.text_panel import TextPanel
 
-    panes = (RunsPane, LayersPane, NeuronsPane, NeuronPane, TracePane, OverlapPane, SqlPane)
+    panes = (RunsPane, LivePane, LayersPane, NeuronsPane, NeuronPane, TracePane, OverlapPane, SqlPane)
     return known_ids((NfinspectApp, PromptInput, Confirm, Picker, HelpScreen, PagedTable, TextPanel, SqlEditor, *panes))

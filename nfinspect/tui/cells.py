@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from rich.cells import cell_len, set_cell_size
 from textual.content import Content, Span
 
+from nfinspect.text import model_name as name_of_model
 from nfinspect.text import visible
 from nfinspect.tui.glyphs import ASCII, UNICODE, Glyphs
 
@@ -50,9 +51,8 @@ def foreign(text: object, glyphs: Glyphs = UNICODE) -> str:
 
 
 def model_name(model: str, glyphs: Glyphs = UNICODE) -> str:
-    """A hub name as it is; of a local directory its last part, which is what tells models apart."""
-    local = model.startswith(("/", ".", "~"))
-    return foreign((model.rstrip("/").rpartition("/")[2] or model) if local else model, glyphs)
+    """The name that tells models apart."""
+    return foreign(name_of_model(model), glyphs)
 
 
 def fit(text: str, width: int, glyphs: Glyphs = UNICODE, align: str = "left") -> str:
@@ -105,6 +105,11 @@ def count(value: int | None, glyphs: Glyphs = UNICODE) -> str:
             scaled = value / size
             return f"{scaled:.0f}{unit}" if scaled >= 100 else f"{scaled:.1f}{unit}"
     return f"{value:.1e}"
+
+
+def counted(value: int, of: str) -> str:
+    """`1 prompt`, `1,172 prompts`."""
+    return f"{value:,} {of}" + ("" if value == 1 else "s")
 
 
 def size(value: int | None, glyphs: Glyphs = UNICODE) -> str:

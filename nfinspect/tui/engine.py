@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nfinspect.analysis.trace import Trace
     from nfinspect_store.addresses import Address
     from nfinspect_store.catalog import RunEntry
-    from nfinspect_store.types import Layer, RunInfo
+    from nfinspect_store.types import Layer, Progress, RunInfo
 
 CLASSES = ("dead", "saturated", "sporadic", "missing", "weak", "normal")
 RANKS = ("difference", "effect", "auroc")
@@ -118,6 +118,7 @@ class Engine(Protocol):
     store: Path
 
     def runs(self) -> tuple[RunEntry, ...]: ...
+    def progress(self, run: str) -> Progress | None: ...
     def open(self, run: str) -> Session: ...
     def delete(self, run: str) -> None: ...
     def close(self) -> None: ...

@@ -14,6 +14,7 @@ class Glyphs:
     eighths: str  # a horizontal bar's last cell, from one eighth to full
     crumb: str
     cursor: str
+    cursor_away: str  # in a panel that has not the keys
     mark: str
     more: str
     up: str
@@ -32,6 +33,7 @@ UNICODE = Glyphs(
     eighths="▏▎▍▌▋▊▉█",
     crumb="›",
     cursor="▌",
+    cursor_away="▏",
     mark="●",
     more="…",
     up="▲",
@@ -50,6 +52,7 @@ ASCII = Glyphs(
     eighths="#",
     crumb=">",
     cursor=">",
+    cursor_away=":",
     mark="*",
     more="~",
     up="^",

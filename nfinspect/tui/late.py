@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nfinspect.tui.engine import Session
     from nfinspect_store.catalog import RunEntry
+    from nfinspect_store.types import Progress
 
 
 class LateEngine:
@@ -35,6 +36,13 @@ class LateEngine:
         session = RunSession.open(run_path(self.store, run))
         self._open.append(session)
         return session
+
+    def progress(self, run: str) -> Progress | None:
+        """How far the capture of `run` is; None when nothing is being captured under that name."""
+        from nfinspect_store.catalog import RUN_SUFFIX
+        from nfinspect_store.heartbeat import read_heartbeat
+
+        return read_heartbeat(self.store / (run + RUN_SUFFIX))
 
     def delete(self, run: str) -> None:
         from nfinspect_store.catalog import delete_run, run_path

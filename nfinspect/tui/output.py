@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from nfinspect.output import plain
 from nfinspect_store.errors import StorageFull
 
 
@@ -18,23 +19,26 @@ def state_dir() -> Path:
 
 def write_json(name: str, document: Any) -> str:
     """Returns the line to show. Raises StorageFull when it cannot be written."""
-    return _written(name, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(plain(document), indent=1, ensure_ascii=False, allow_nan=False)
+    return _written(name, text + "\n")
 
 
 def write_rows(name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Rows as CSV, or as JSON where the name ends so."""
-    table = [list(row) for row in rows]
     if name.endswith(".json"):
-        return write_json(name, [dict(zip(columns, row, strict=True)) for row in table])
+        return write_json(name, [dict(zip(columns, row, strict=True)) for row in rows])
     path = Path(name).expanduser()
+    written = 0
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(columns)
-            writer.writerows(table)
+            for row in rows:  # one by one: a result may be larger than memory
+                writer.writerow(row)
+                written += 1
     except OSError as error:
         raise StorageFull(f"cannot write {path}: {error.strerror or error}") from error
-    return f"wrote {len(table):,} rows to {path}"
+    return f"wrote {written:,} rows to {path}"
 
 
 def _written(name: str, text: str) -> str:

@@ -26,7 +26,8 @@ def why(row: NeuronRow, glyphs: Glyphs) -> str:
     if row.cls == "saturated":
         return f"stuck: std {number(row.std, glyphs)} beside a mean of {number(row.mean, glyphs)} over {tokens}"
     if row.cls == "sporadic":
-        return f"rare and strong: reaches {number(row.max, glyphs)}, yet on under 1% of {tokens}"
+        reached = f"reaches {number(row.max, glyphs)}"
+        return f"rare and strong: {reached}, yet at or above its layer's mean |a| on under 1% of {tokens}"
     if row.cls == "missing":
         return f"its mean |a| is {share} of its layer's, below 1%"
     if row.cls == "weak":
@@ -58,6 +59,8 @@ def example_cell(example: ExampleText, width: int, strongest: float, glyphs: Gly
     """
     pieces = [foreign(token.token, glyphs) for token in example.window]
     at = example.at
+    if example.window[0].position > 0:  # the kept window begins later than the prompt
+        pieces[0] = glyphs.more + pieces[0]
     pieces[at] = glyphs.opening + pieces[at] + glyphs.closing
     first, last = _around([cell_len(piece) for piece in pieces], at, width - 2)
     text = glyphs.more if first > 0 else ""

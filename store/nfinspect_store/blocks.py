@@ -27,6 +27,7 @@ BLOCK_SCHEMA = pa.schema(
         ("neuron", pa.int32()),
         ("block", pa.int32()),
         ("values", pa.list_(pa.field("item", pa.float32(), nullable=False), BLOCK)),
+        ("fired", pa.binary(BLOCK // 8)),
     ]
 )
 
@@ -39,43 +40,66 @@ class BlockBuffer:
         self.block = block
         self.filled = 0
         self._values = np.zeros((layer.neurons, BLOCK), np.float32)
+        # Which values fired, where they do not tell it themselves.
+        self._fired = np.zeros((layer.neurons, BLOCK), np.bool_) if layer.fires == "gate" else None
 
-    def restore(self, values: NDArray[np.float32], filled: int) -> None:
-        """Go on from a padded block that was stored: float32[neurons, 256]."""
+    def restore(self, values: NDArray[np.float32], fired: NDArray[np.bool_] | None, filled: int) -> None:
+        """Go on from a padded block that was stored: float32[neurons, 256], bool[neurons, 256]."""
         self._values[:] = values
+        if self._fired is not None and fired is not None:
+            self._fired[:] = fired
         self.filled = filled
 
-    def add(self, values: NDArray[np.float32]) -> Iterator[pa.RecordBatch]:
-        """Take float32[tokens, neurons]; yield each block that it completes."""
-        start = 0
-        while start < len(values):
-            take = min(BLOCK - self.filled, len(values) - start)
-            self._values[:, self.filled : self.filled + take] = values[start : start + take].T
+    def add(self, values: NDArray[np.float32], fired: NDArray[np.bool_] | None) -> Iterator[pa.RecordBatch]:
+        """Take float32[neurons, tokens], bool[neurons, tokens]; yield each block that it completes."""
+        start, tokens = 0, values.shape[1]
+        while start < tokens:
+            take = min(BLOCK - self.filled, tokens - start)
+            place, part = slice(self.filled, self.filled + take), slice(start, start + take)
+            self._values[:, place] = values[:, part]
+            if self._fired is not None and fired is not None:
+                self._fired[:, place] = fired[:, part]
             self.filled += take
             start += take
             if self.filled == BLOCK:
-                yield self._batch()
+                yield self._batch(self._values, self._fired)
                 # A new array: DuckDB may still be reading the one just handed over.
-                self._values = np.zeros_like(self._values)
+                self._values = np.empty_like(self._values)
                 self.block += 1
                 self.filled = 0
 
     def padded(self) -> pa.RecordBatch:
         """The unfinished block as it stands, zeros behind it; the buffer goes on unchanged."""
-        return self._batch(self._values.copy())
+        self._values[:, self.filled :] = 0
+        if self._fired is not None:
+            self._fired[:, self.filled :] = False
+        return self._batch(self._values.copy(), self._fired)
 
-    def _batch(self, values: NDArray[np.float32] | None = None) -> pa.RecordBatch:
-        flat = (self._values if values is None else values).reshape(-1)
+    def _batch(self, values: NDArray[np.float32], fired: NDArray[np.bool_] | None) -> pa.RecordBatch:
         neurons = self.layer.neurons
+        bits = BLOCK_SCHEMA.field("fired").type
         return pa.RecordBatch.from_arrays(
             [
                 pa.array(np.full(neurons, self.layer.layer_id, np.int16)),
                 pa.array(np.arange(neurons, dtype=np.int32)),
                 pa.array(np.full(neurons, self.block, np.int32)),
-                pa.FixedSizeListArray.from_arrays(pa.array(flat), type=BLOCK_SCHEMA.field("values").type),
+                pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=BLOCK_SCHEMA.field("values").type),
+                pa.nulls(neurons, bits) if fired is None else packed(fired),
             ],
             schema=BLOCK_SCHEMA,
         )
+
+
+def packed(fired: NDArray[np.bool_]) -> pa.Array:
+    """bool[neurons, 256] -> 32 bytes a neuron, the first token in the lowest bit of the first byte."""
+    bits = np.packbits(fired, axis=1, bitorder="little")
+    return pa.FixedSizeBinaryArray.from_buffers(BLOCK_SCHEMA.field("fired").type, len(bits), [None, pa.py_buffer(bits)])
+
+
+def unpacked(column: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
+    """The column `fired` of rows of blocks, none of them NULL: bool[rows, 256]."""
+    bits = np.frombuffer(b"".join(column.to_pylist()), np.uint8).reshape(-1, BLOCK // 8)
+    return np.unpackbits(bits, axis=1, bitorder="little").astype(np.bool_)
 
 
 class BlockStream:
@@ -96,19 +120,14 @@ class BlockStream:
         self._thread = threading.Thread(target=self._insert, name="nfinspect-writer", daemon=True)
         self._thread.start()
 
-    def put(self, layer_id: int, values: NDArray[np.float32]) -> None:
-        """Add float32[tokens, neurons]; waits while the queue is full. Raises the writer's StoreError."""
-        for batch in self._buffers[layer_id].add(values):
+    def put(self, layer_id: int, values: NDArray[np.float32], fired: NDArray[np.bool_] | None) -> None:
+        """Add [neurons, tokens]; waits while the queue is full. Raises the writer's StoreError."""
+        for batch in self._buffers[layer_id].add(values, fired):
             with self._changed:
                 self._wait_until_at_most(max(0, QUEUE_BYTES - batch.nbytes))
                 self._queue.append(batch)
                 self._queued += batch.nbytes
                 self._changed.notify_all()
-
-    def settle(self) -> None:
-        """Wait until the queue is empty. Raises the writer's StoreError."""
-        with self._changed:
-            self._wait_until_at_most(0)
 
     def finish(self) -> None:
         """Wait until everything put is in the transaction, unfinished blocks padded. Raises the writer's StoreError."""

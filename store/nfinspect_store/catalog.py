@@ -169,7 +169,7 @@ def companions(path: Path) -> list[Path]:
 
 
 def delete_run(path: Path, *, force: bool = False) -> None:
-    """Delete a run with its companions. Raises RunBusy while its writer is alive, RunNotFound, NotARun.
+    """Delete a run with its companions and results. Raises RunBusy while its writer is alive, RunNotFound, NotARun.
 
     A file that cannot be read as a run is deleted with `force` only: a mistyped path must not cost someone a
     file.
@@ -186,6 +186,9 @@ def delete_run(path: Path, *, force: bool = False) -> None:
         path.unlink()
         for companion in companions(path):
             companion.unlink(missing_ok=True)
+        from nfinspect_store.results import delete_results, run_results  # imports duckdb, which a listing does not need
+
+        delete_results(run_results(path))
     except OSError as error:
         raise StorageFull(f"cannot delete {path}: {error.strerror or error}") from error
 

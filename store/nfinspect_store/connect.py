@@ -23,7 +23,8 @@ DAMAGE = ("not a valid duckdb", "corrupt", "checksum", "serializ", "could not re
 """What DuckDB says of a file that is none of its own, or is damaged."""
 
 
-def _literal(path: Path) -> str:
+def literal(path: Path) -> str:
+    """A path as SQL text."""
     return "'" + str(path).replace("'", "''") + "'"
 
 
@@ -41,7 +42,7 @@ def attach(path: Path, *, read_only: bool, threads: int | None = None) -> duckdb
             if threads is not None:
                 connection.execute(f"SET threads = {int(threads)}")
             options = "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {ROW_GROUP_SIZE}"
-            connection.execute(f"ATTACH {_literal(path)} AS {CATALOG} ({options})")
+            connection.execute(f"ATTACH {literal(path)} AS {CATALOG} ({options})")
             connection.execute(f"USE {quoted(CATALOG)}")
     except BaseException:
         connection.close()
@@ -83,6 +84,14 @@ def first_line(error: BaseException) -> str:
     return lines[0].strip() if lines else type(error).__name__
 
 
+def query_message(error: BaseException) -> str:
+    """What DuckDB says of a statement; of a damaged file, that it is no fault of the statement."""
+    text = first_line(error)
+    if "corrupt database" in text.lower():
+        return f"the run file is damaged: {text} (nfinspect verify RUN says more)"
+    return text
+
+
 @contextmanager
 def query_errors() -> Iterator[None]:
     """DuckDB's errors about a statement, as QueryErrors of one line."""
@@ -91,4 +100,4 @@ def query_errors() -> Iterator[None]:
     except duckdb.InterruptException as error:
         raise QueryError("the query was cancelled") from error
     except duckdb.Error as error:
-        raise QueryError(first_line(error)) from error
+        raise QueryError(query_message(error)) from error

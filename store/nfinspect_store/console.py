@@ -17,7 +17,7 @@ from typing import Self
 
 import duckdb
 
-from nfinspect_store.connect import first_line, translated
+from nfinspect_store.connect import first_line, query_message, translated
 from nfinspect_store.errors import QueryError, RunBusy, RunNotFound, StoreError
 from nfinspect_store.heartbeat import being_written
 from nfinspect_store.query_result import Column, QueryResult
@@ -241,7 +241,7 @@ def _without_semicolon(sql: str) -> str:
 def _message(error: BaseException) -> str:
     """DuckDB's first line and its suggestion, without the excerpt and the caret."""
     hint = next((line for line in str(error).splitlines()[1:] if line.startswith("Did you mean")), "")
-    return f"{first_line(error)} {hint}".strip()
+    return f"{query_message(error)} {hint}".strip()
 
 
 def open_console(runs: Mapping[str, Path]) -> Console:

@@ -31,7 +31,7 @@ def statistics_table(layer_id: int, concept: str, first: bool, statistics: Neuro
     return pa.table(
         {
             "layer_id": np.full(neurons, layer_id, np.int16),
-            "concept": [concept] * neurons,
+            "concept": _repeated(concept, neurons),
             "first": np.full(neurons, first),
             "neuron": np.arange(neurons, dtype=np.int32),
             **{f.name: getattr(statistics, f.name) for f in fields(NeuronStatistics)},
@@ -46,25 +46,36 @@ def histograms_table(layer_id: int, first: bool, counts: NDArray[np.int64]) -> p
             "layer_id": np.full(len(counts), layer_id, np.int16),
             "first": np.full(len(counts), first),
             "neuron": np.arange(len(counts), dtype=np.int32),
-            "counts": _lists(list(counts)),
+            "counts": _equal_lists(counts),
         }
     )
 
 
 def examples_table(layer_id: int, kind: str, token_idx: NDArray[np.int64], values: NDArray[np.float32]) -> pa.Table:
-    """Both [neurons, kept]; a token_idx of -1 says that there is no example of that rank."""
+    """Both [neurons, kept]; a token_idx of -1 says that there is no example of that rank, nor of the ranks after it."""
     there = token_idx >= 0
-    neuron, rank = np.nonzero(there)
+    neurons = len(token_idx)
+    offsets = np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int32)
     return pa.table(
         {
-            "layer_id": np.full(len(neuron), layer_id, np.int16),
-            "neuron": neuron.astype(np.int32),
-            "kind": [kind] * len(neuron),
-            "rank": rank.astype(np.int32),
-            "token_idx": token_idx[there],
-            "value": values[there],
+            "layer_id": np.full(neurons, layer_id, np.int16),
+            "neuron": np.arange(neurons, dtype=np.int32),
+            "kind": _repeated(kind, neurons),
+            "token_idx": pa.ListArray.from_arrays(offsets, pa.array(token_idx[there])),
+            "values": pa.ListArray.from_arrays(offsets, pa.array(values[there])),
         }
     )
+
+
+def _repeated(text: str, rows: int) -> pa.Array:
+    """A column of one text."""
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int8)), pa.array([text]))
+
+
+def _equal_lists(values: NDArray[Any]) -> pa.ListArray:
+    """A column of lists, each row of a matrix a row."""
+    rows, width = values.shape
+    return pa.ListArray.from_arrays(np.arange(0, (rows + 1) * width, width, dtype=np.int32), pa.array(values.reshape(-1)))
 
 
 def _lists(arrays: Sequence[NDArray[Any]]) -> pa.ListArray:

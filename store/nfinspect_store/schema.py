@@ -23,7 +23,8 @@ CREATE TABLE tokens (
     token_idx BIGINT, prompt_idx INTEGER, position INTEGER, token_id INTEGER, token VARCHAR, generated BOOLEAN);
 
 -- One row: one neuron on {BLOCK} consecutive tokens. The last block is padded; the view `activations` hides that.
-CREATE TABLE blocks (layer_id SMALLINT, neuron INTEGER, block INTEGER, "values" FLOAT[{BLOCK}]);
+-- fired: a bit for each token, the first in the lowest bit of the first byte; NULL where the values themselves tell it.
+CREATE TABLE blocks (layer_id SMALLINT, neuron INTEGER, block INTEGER, "values" FLOAT[{BLOCK}], fired BLOB);
 
 -- Sufficient statistics, apart for each concept and for tokens at position 0 (`first`) and the others.
 CREATE TABLE statistics (
@@ -36,8 +37,13 @@ CREATE TABLE histograms (layer_id SMALLINT, first BOOLEAN, neuron INTEGER, count
 -- Mean activation of every neuron of a layer over a selection of one prompt's tokens, position 0 left out.
 CREATE TABLE prompt_means (layer_id SMALLINT, prompt_idx INTEGER, selection VARCHAR, n INTEGER, "values" FLOAT[]);
 
--- kind: top | min | random; rank counts from 0.
-CREATE TABLE examples (layer_id SMALLINT, neuron INTEGER, kind VARCHAR, rank INTEGER, token_idx BIGINT, value FLOAT);
+-- kind: top | min | random; both lists in order of rank.
+CREATE TABLE examples (layer_id SMALLINT, neuron INTEGER, kind VARCHAR, token_idx BIGINT[], "values" FLOAT[]);
+
+-- Sufficient statistics of Mamba's step size per layer and channel, with the tokens' surprisal; position 0 left out.
+CREATE TABLE mamba_delta (
+    layer INTEGER, channel INTEGER, n BIGINT, mean DOUBLE, m2 DOUBLE, surprisal_mean DOUBLE, surprisal_m2 DOUBLE,
+    comoment DOUBLE);
 
 CREATE TABLE neurons (
     site VARCHAR, layer INTEGER, neuron INTEGER, n BIGINT, mean DOUBLE, std DOUBLE, min FLOAT, max FLOAT,
@@ -57,7 +63,7 @@ JOIN tokens t ON (t.token_idx // {BLOCK})::INTEGER = b.block;
 
 PUBLIC = ("run", "layers", "prompts", "tokens", "activations", "neurons", "layer_health")
 
-INTERNAL = ("blocks", "statistics", "histograms", "prompt_means", "examples")
+INTERNAL = ("blocks", "statistics", "histograms", "prompt_means", "examples", "mamba_delta")
 
 
 def quoted(identifier: str) -> str:

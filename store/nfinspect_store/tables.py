@@ -4,8 +4,8 @@ Every method takes a fresh cursor, so threads may share one RunTables.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import duckdb
@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nfinspect_store.addresses import Address, parse_address
+from nfinspect_store.blocks import unpacked
 from nfinspect_store.connect import CATALOG
 from nfinspect_store.errors import NotARun, RequestError, StoreError
 from nfinspect_store.histogram import BINS
@@ -46,6 +47,20 @@ WHERE m.selection = $selection AND m.layer_id BETWEEN $low AND $high
   AND ($concepts IS NULL OR list_contains($concepts, p.concept))
 ORDER BY m.prompt_idx, m.layer_id
 """
+
+
+BLOCKS_READ = 4096
+"""Blocks streamed at a time: 4 MiB of values."""
+
+
+@dataclass(frozen=True)
+class NeuronBlocks:
+    """Some blocks of some neurons of a layer, padding included."""
+
+    neuron: NDArray[np.int32]  # [rows]
+    block: NDArray[np.int32]  # [rows]
+    values: NDArray[np.float32]  # [rows, BLOCK]
+    fired: NDArray[np.bool_] | None  # [rows, BLOCK] where the layer fires by its gate
 
 
 class RunTables:
@@ -203,11 +218,35 @@ class RunTables:
         table = self._arrow(query, {"layer": found.layer_id, "neuron": neuron})
         return _flat(table.column(0))[: self.tokens]
 
-    def block(self, layer: Layer, block: int) -> NDArray[np.float32]:
-        """One block of a layer as it is stored, padding included: float32[neurons, 256]."""
-        query = 'SELECT "values" FROM blocks WHERE layer_id = $layer AND block = $block ORDER BY neuron'
+    def neuron_blocks(self, layer: Layer, start: int, stop: int) -> Iterator[NeuronBlocks]:
+        """The value blocks of the neurons start <= neuron < stop of a layer, streamed in no order.
+
+        Raises StoreError when only statistics were kept, or when the layer fires by its gate and the run does not hold
+        when.
+        """
+        self._need_values()
+        gated = layer.fires == "gate"
+        query = f"""SELECT neuron, block, "values"{", fired" if gated else ""} FROM blocks
+                    WHERE layer_id = $layer AND neuron >= $start AND neuron < $stop"""
+        parameters = {"layer": layer.layer_id, "start": start, "stop": stop}
+        for batch in self.cursor().sql(query, params=parameters).to_arrow_reader(BLOCKS_READ):
+            if gated and batch.column("fired").null_count:
+                raise StoreError(
+                    f"layer {layer.layer} at site {layer.site} fires by its gate, and this run does not hold when: "
+                    "it was captured by an older nfinspect; capture it again"
+                )
+            values = batch.column("values").flatten().to_numpy(zero_copy_only=False).reshape(-1, BLOCK)
+            fired = unpacked(batch.column("fired")) if gated else None
+            yield NeuronBlocks(batch.column("neuron").to_numpy(), batch.column("block").to_numpy(), values, fired)
+
+    def block(self, layer: Layer, block: int) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+        """One block of a layer as it is stored, padding included: float32[neurons, 256], and bool[neurons, 256] of which
+        values fired where the layer fires by its gate.
+        """
+        query = 'SELECT "values", fired FROM blocks WHERE layer_id = $layer AND block = $block ORDER BY neuron'
         table = self._arrow(query, {"layer": layer.layer_id, "block": block})
-        return _flat(table.column(0)).reshape(layer.neurons, BLOCK)
+        fired = unpacked(table.column(1)) if layer.fires == "gate" else None
+        return _flat(table.column(0)).reshape(layer.neurons, BLOCK), fired
 
     def token_values(self, token_idx: int, site: str | None = None) -> NDArray[np.float32]:
         """Every neuron of a site at one token: float32[neurons of the site]."""
@@ -356,18 +395,21 @@ class RunTables:
     def examples(self, site: str | None, layer: int, neuron: int) -> list[Example]:
         """The kept examples of a neuron: top, min and random ones, each in order of rank."""
         found, neuron = self.resolve(Address(layer, neuron, site))
-        query = """SELECT kind, token_idx, value FROM examples WHERE layer_id = ? AND neuron = ?
-                   ORDER BY CASE kind WHEN 'top' THEN 0 WHEN 'min' THEN 1 ELSE 2 END, rank"""
-        return [Example(*row) for row in self.cursor().execute(query, [found.layer_id, neuron]).fetchall()]
+        query = """SELECT kind, token_idx, "values" FROM examples WHERE layer_id = ? AND neuron = ?
+                   ORDER BY CASE kind WHEN 'top' THEN 0 WHEN 'min' THEN 1 ELSE 2 END"""
+        rows = self.cursor().execute(query, [found.layer_id, neuron]).fetchall()
+        return [Example(kind, *example) for kind, *lists in rows for example in zip(*lists, strict=True)]
 
     def layer_examples(self, layer: Layer, kind: str, kept: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """token_idx and value of all neurons' examples of a kind: [neurons, kept], token_idx -1 where there is none."""
-        query = "SELECT neuron, rank, token_idx, value FROM examples WHERE layer_id = ? AND kind = ?"
-        rows = self.cursor().execute(query, [layer.layer_id, kind]).fetchnumpy()
+        query = """SELECT token_idx, "values" FROM examples WHERE layer_id = $layer AND kind = $kind ORDER BY neuron"""
+        table = self._arrow(query, {"layer": layer.layer_id, "kind": kind})
+        columns = [table.column(name).combine_chunks() for name in ("token_idx", "values")]
+        held = np.asarray(columns[0].value_lengths().to_numpy(zero_copy_only=False), np.int64)
+        place = np.arange(kept) < held[:, None]  # row by row, as the lists lie one after the other
         token_idx = np.full((layer.neurons, kept), -1, np.int64)
         values = np.zeros((layer.neurons, kept), np.float32)
-        place = (rows["neuron"], rows["rank"])
-        token_idx[place], values[place] = rows["token_idx"], rows["value"]
+        token_idx[place], values[place] = (column.flatten().to_numpy() for column in columns)
         return token_idx, values
 
 

@@ -20,6 +20,7 @@ from nfinspect_store.verify_tables import (
     check_derived,
     check_examples,
     check_histograms,
+    check_mamba_delta,
     check_prompts,
     check_statistics,
     check_tokens,
@@ -91,6 +92,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("blocks: all there, finite, agreeing with the statistics of the capture", check_blocks),
     ("examples: the values that the blocks hold", check_examples),
     ("histograms: they count every token", check_histograms),
+    ("mamba_delta: it counts every token past position 0", check_mamba_delta),
     ("reading: every column of every table, past DuckDB's own checksums", check_readable),
     ("neurons and layer_health: every neuron has a class, and the classes add up", check_derived),
 )

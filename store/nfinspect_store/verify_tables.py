@@ -40,18 +40,23 @@ SELECT s.concept, s.expected, s.n FROM (
 WHERE s.n <> s.expected OR s.most <> s.expected
 """
 
+EACH_EXAMPLE = """
+SELECT layer_id, neuron, kind, unnest(token_idx) AS token_idx, unnest("values") AS value FROM examples
+"""
+
 EXAMPLES = f"""
+WITH each_example AS ({EACH_EXAMPLE})
 SELECT l.site, l.layer, e.neuron, e.kind, e.token_idx, e.value,
        b."values"[(e.token_idx & {BLOCK - 1}) + 1] AS stored
-FROM examples e JOIN layers l USING (layer_id)
+FROM each_example e JOIN layers l USING (layer_id)
 JOIN blocks b
   ON b.layer_id = e.layer_id AND b.neuron = e.neuron AND b.block = (e.token_idx // {BLOCK})::INTEGER
 WHERE stored <> e.value
 ORDER BY ALL LIMIT 20
 """
 
-EXAMPLES_OUTSIDE = """
-SELECT count(*) FROM examples WHERE token_idx < 0 OR token_idx >= $tokens
+EXAMPLES_OUTSIDE = f"""
+SELECT count(*) FROM ({EACH_EXAMPLE}) WHERE token_idx < 0 OR token_idx >= $tokens
 """
 
 HISTOGRAMS = """
@@ -61,6 +66,11 @@ FROM layers l LEFT JOIN (
   USING (layer_id)
 GROUP BY ALL HAVING there <> l.neurons OR wrong > 0
 ORDER BY l.site, l.layer
+"""
+
+MAMBA_DELTA = """
+SELECT layer, min(n), max(n), (SELECT count(*) FROM tokens WHERE "position" > 0) AS expected
+FROM mamba_delta GROUP BY layer HAVING min(n) <> expected OR max(n) <> expected ORDER BY layer
 """
 
 CLASSES = """
@@ -144,6 +154,14 @@ def check_histograms(run: RunFile) -> list[str]:
         f"histograms: {site} layer {layer}: {wrong} of {there} do not count {run.tokens} tokens, "
         f"expected {neurons} that do"
         for site, layer, neurons, there, wrong in rows
+    ]
+
+
+def check_mamba_delta(run: RunFile) -> list[str]:
+    rows = run.cursor().execute(MAMBA_DELTA).fetchall()
+    return [
+        f"mamba_delta: layer {layer} counts {low} to {high} tokens, the run holds {expected} past position 0"
+        for layer, low, high, expected in rows
     ]
 
 

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from nfinspect_store.blocks import BlockBuffer, BlockStream
 from nfinspect_store.connect import attach, translated
 from nfinspect_store.errors import RunExists, StorageFull, StoreError
-from nfinspect_store.migrations import MIGRATIONS, SCHEMA_VERSION
+from nfinspect_store.mamba_delta import DeltaMoments, mamba_delta_table
+from nfinspect_store.migrations import SCHEMA_VERSION
 from nfinspect_store.rows import (
     examples_table,
     histograms_table,
@@ -30,7 +31,7 @@ from nfinspect_store.rows import (
     statistics_table,
     tokens_table,
 )
-from nfinspect_store.schema import BLOCK, quoted
+from nfinspect_store.schema import BLOCK, TABLES, quoted
 from nfinspect_store.statistics import NeuronStatistics
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer, Prompt, PromptMean, RunInfo, Status, TokenRows
@@ -49,6 +50,7 @@ class LayerSnapshot:
     histograms: Mapping[bool, NDArray[np.int64]]  # by (at position 0): int64[neurons, BINS]
     examples: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float32]]]
     """By kind: token_idx and value, [neurons, kept], in order of rank; token_idx -1 where there is none."""
+    delta: DeltaMoments | None = None  # of a Mamba's mixer
 
 
 Derive = Callable[[RunTables], tuple[pa.Table, pa.Table]]
@@ -105,8 +107,7 @@ class RunWriter:
     def _lay_out(path: Path, connection: duckdb.DuckDBPyConnection, info: RunInfo, layers: Sequence[Layer]) -> None:
         with translated(path):
             connection.execute("BEGIN")
-            for step in MIGRATIONS:
-                step(connection)
+            connection.execute(TABLES)
             _insert_run(connection, replace(info, schema_version=SCHEMA_VERSION))
             connection.executemany(
                 "INSERT INTO layers VALUES (?, ?, ?, ?, ?, ?, ?)", [list(astuple(layer)) for layer in layers]
@@ -130,8 +131,9 @@ class RunWriter:
 
     # A segment
 
-    def put(self, layer_id: int, values: NDArray[np.float32]) -> None:
-        """Hand over the next tokens of a layer, float32[tokens, neurons]; the array is taken over.
+    def put(self, layer_id: int, values: NDArray[np.float32], fired: NDArray[np.bool_] | None = None) -> None:
+        """Hand over the next tokens of a layer: float32[neurons, tokens], and which of them fired where the layer fires
+        by its gate.
 
         They are written while the caller goes on. Raises StorageFull when the disk is full: the segment is lost,
         earlier ones stay.
@@ -143,12 +145,7 @@ class RunWriter:
                 self._connection.execute("DELETE FROM blocks WHERE block = ?", [self.tokens // BLOCK])
                 self._connection.execute("SET force_compression = 'uncompressed'")
             self._stream = BlockStream(self.path, self._connection, self._buffers)
-        self._stream.put(layer_id, values)
-
-    def settle(self) -> None:
-        """Wait until what was put is written, as far as the blocks are full."""
-        if self._stream is not None:
-            self._stream.settle()
+        self._stream.put(layer_id, values, fired)
 
     def add(self, prompts: Sequence[Prompt], tokens: TokenRows, means: Sequence[PromptMean]) -> None:
         """Add prompts with all their tokens, whose values were put."""
@@ -220,7 +217,7 @@ class RunWriter:
             self._append("prompt_means", means_table(self._segment.means))
 
     def _replace_statistics(self, layers: Sequence[LayerSnapshot]) -> None:
-        for table in ("statistics", "histograms", "examples"):
+        for table in ("statistics", "histograms", "examples", "mamba_delta"):
             self._connection.execute(f"DELETE FROM {table}")
         for layer in layers:
             for (concept, first), statistics in layer.statistics.items():
@@ -229,6 +226,8 @@ class RunWriter:
                 self._append("histograms", histograms_table(layer.layer_id, first, counts))
             for kind, (tokens, values) in layer.examples.items():
                 self._append("examples", examples_table(layer.layer_id, kind, tokens, values))
+            if layer.delta is not None:
+                self._append("mamba_delta", mamba_delta_table(self.layers[layer.layer_id].layer, layer.delta))
 
     def _replace(self, table: str, rows: pa.Table) -> None:
         self._connection.execute(f"DELETE FROM {quoted(table)}")
@@ -245,7 +244,7 @@ class RunWriter:
         if not filled:
             return
         for buffer in self._buffers:
-            buffer.restore(tables.block(buffer.layer, buffer.block), filled)
+            buffer.restore(*tables.block(buffer.layer, buffer.block), filled)
 
 
 def _open(path: Path) -> duckdb.DuckDBPyConnection:

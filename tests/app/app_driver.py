@@ -1,6 +1,8 @@
 """Pressing keys in the app and reading what is on the screen."""
 
 import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,8 @@ from textual.pilot import Pilot
 
 from nfinspect.tui.app import NfinspectApp
 from nfinspect.tui.chrome import Breadcrumbs, StatusLine
+
+SMALL, LARGE = (80, 24), (200, 50)
 
 
 @dataclass
@@ -79,3 +83,7 @@ class Driven:
     @property
     def pane(self) -> Any:
         return self.app.pane
+
+
+Start = Callable[..., AbstractAsyncContextManager[Driven]]
+"""The fixture `start` of conftest.py."""

@@ -4,23 +4,19 @@ a driver that presses keys and reads the screen, in both sizes that must work.
 """
 
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from app_driver import Driven  # noqa: E402  (its folder has just been put on the path)
+from app_driver import LARGE, SMALL, Driven, Start  # noqa: E402  (its folder has just been put on the path)
 from fake_engine import FakeEngine  # noqa: E402
 
 from nfinspect.tui.app import NfinspectApp  # noqa: E402
 from nfinspect.tui.engine import Engine  # noqa: E402
-
-SMALL, LARGE = (80, 24), (200, 50)
-
-Start = Callable[..., AbstractAsyncContextManager[Driven]]
 
 
 @pytest.fixture(autouse=True)

@@ -46,9 +46,9 @@ def row(layer: int, neuron: int, cls: str = "normal", site: str = "mlp") -> Neur
     return NeuronRow(site, layer, neuron, 500, 0.5, 1.0, 0.0, value, 0.5, 0.25, cls, 0.9, 1.5, 3.0, False, None, False)
 
 
-def example(value: float, token: str = " tulip", prompt_idx: int = 0) -> ExampleText:
+def example(value: float, token: str = " tulip", prompt_idx: int = 0, start: int = 0) -> ExampleText:
     words = [" the", " red", token, " fields", " of", " Holland"]
-    window = tuple(WindowToken(i, i, w, i > 3, value if i == 2 else 0.1 * i) for i, w in enumerate(words))
+    window = tuple(WindowToken(i, start + i, w, i > 3, value if i == 2 else 0.1 * i) for i, w in enumerate(words))
     return ExampleText(2, prompt_idx, "tulip", 2, token, value, "".join(words), window, 2)
 
 
@@ -93,11 +93,12 @@ class FakeSession:
     has_generated: bool = True
     total: int = 120_000
     token: str = " tulip"
+    result: Any = None
     calls: list[Any] = field(default_factory=list)
     interrupted: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self.info = RunInfo("id", self.name, "capture", "gpt2", "gpt2", "float32", "cpu", 0, CREATED)
+        self.info = RunInfo("id", self.name, "capture", "gpt2", "gpt2", "float32", "cpu", 0, CREATED, status="complete")
         self.layers = tuple(
             Layer(i, site, i % 4, f"h.{i % 4}.{site}", 40_000, "relu", "positive")
             for i, site in enumerate(["mlp"] * 4 + ["resid"] * 4)
@@ -218,7 +219,7 @@ class FakeSession:
             self.interrupted.clear()
             self.interrupted.wait(5)
             raise QueryError("the query was interrupted")
-        return FakeResult(1000)
+        return self.result or FakeResult(1000)
 
     def sql_tables(self) -> dict[str, tuple[str, ...]]:
         return {
@@ -260,6 +261,9 @@ class FakeEngine:
 
     def runs(self) -> tuple[RunEntry, ...]:
         return tuple(e for e in self.entries if e.name not in self.deleted)
+
+    def progress(self, run: str) -> Progress | None:
+        return next((e.progress for e in self.entries if e.name == run), None)
 
     def open(self, run: str) -> FakeSession:
         if run == "live":

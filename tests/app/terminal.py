@@ -42,6 +42,7 @@ class Terminal:
         *,
         size: tuple[int, int] = (80, 24),
         options: str = "{}",
+        code: str = RUN,
         **environment: str,
     ) -> None:
         self.master, slave = pty.openpty()
@@ -51,7 +52,7 @@ class Terminal:
         variables.pop("LINES", None)
         self.started = time.perf_counter()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", RUN, str(store), run, options],
+            [sys.executable, "-c", code, str(store), run, options],
             stdin=slave,
             stdout=slave,
             stderr=slave,

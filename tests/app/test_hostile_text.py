@@ -2,7 +2,7 @@
 
 import re
 
-from conftest import Start
+from app_driver import Start
 from fake_engine import HOSTILE, FakeEngine, FakeSession, entry
 
 UNSAFE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u202e]")

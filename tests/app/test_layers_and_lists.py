@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from conftest import SMALL, Start
+from app_driver import SMALL, Start
 from fake_engine import FakeEngine, FakeSession
 
 from nfinspect.tui.engine import NeuronQuery

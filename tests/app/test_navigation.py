@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Start
+from app_driver import Start
 from fake_engine import FakeEngine
 
 from nfinspect.tui import trail
@@ -178,3 +178,21 @@ def test_every_binding_is_documented() -> None:
     documented = (Path(__file__).parents[2] / "docs/keys.md").read_text(encoding="utf-8")
     missing = [name for name in binding_ids() if f"`{name}`" not in documented]
     assert not missing
+
+
+async def test_another_run_is_opened_by_name_from_within_one(start: Start) -> None:
+    async with start(FakeEngine()) as app:
+        await app.press("n", "colon")
+        await app.type("runs other")
+        await app.press("enter")
+        assert app.crumbs == "nfinspect > other"
+
+
+async def test_a_line_goes_when_it_is_no_longer_about_what_is_done(start: Start) -> None:
+    async with start(FakeEngine()) as app:
+        await app.press("colon")
+        await app.type("L99")
+        await app.press("enter")
+        assert app.status.startswith("no layer L99")
+        await app.press("j")
+        assert app.status == ""

@@ -1,12 +1,15 @@
 """One neuron: its figures, chart, examples and concepts, and the way to its neighbours."""
 
+import dataclasses
 import json
 from pathlib import Path
 
-from conftest import Start
-from fake_engine import FakeEngine, FakeSession
+from app_driver import Start
+from fake_engine import FakeEngine, FakeSession, example
 
+from nfinspect.tui.glyphs import UNICODE
 from nfinspect.tui.widgets.paged_table import PagedTable
+from nfinspect.tui.words import example_cell
 
 
 async def test_everything_about_a_neuron(start: Start, size: tuple[int, int]) -> None:
@@ -115,3 +118,56 @@ async def test_the_next_neuron_is_read_ahead(start: Start) -> None:
         await app.press("J")
         assert app.crumbs.endswith("L0/N1")
         assert [call[1] for call in engine.session.calls[read:] if call[0] == "neuron"] == ["L0/N2"]
+
+
+async def test_figures_of_two_lines_hide_none(start: Start) -> None:
+    """Why a neuron is sporadic takes two lines in 80 cells; the figures below it stay."""
+    engine = FakeEngine()
+    neuron = engine.session.neuron
+
+    def sporadic(address: object) -> object:
+        found = neuron(address)
+        return dataclasses.replace(found, row=dataclasses.replace(found.row, cls="sporadic"))
+
+    engine.session.neuron = sporadic  # type: ignore[method-assign]
+    async with start(engine) as app:
+        await app.press("n", "enter")
+        assert "rare and strong" in app.text
+        assert "excess kurtosis 3.000" in app.text
+
+
+async def test_back_from_the_prompt_the_examples_have_the_keys(start: Start) -> None:
+    async with start() as app:
+        await app.press("n", "enter", "j", "enter", "escape", "j")
+        examples = app.pane.query_one("#examples", PagedTable)
+        assert examples.has_focus
+        assert examples.cursor == 2
+
+
+async def test_the_panel_without_the_keys_has_another_cursor(start: Start) -> None:
+    async with start() as app:
+        await app.press("n", "enter")
+        kinds = next(line for line in app.lines if " top " in line)
+        concept = next(line for line in app.lines if "tulip" in line and "█" in line)
+        assert kinds.startswith("▌")
+        assert "▏ tulip" in concept
+        await app.press("tab")
+        assert "▌ tulip" in next(line for line in app.lines if "tulip" in line and "█" in line)
+
+
+async def test_export_asks_before_it_replaces_a_file(start: Start, tmp_path: Path) -> None:
+    kept = tmp_path / "demo-L0-N0.json"
+    kept.write_text("mine")
+    async with start() as app:
+        await app.press("n", "enter", "e", "enter")
+        assert app.status == "demo-L0-N0.json is there already: e and the same name again replaces it"
+        assert kept.read_text() == "mine"
+        await app.press("e", "enter")
+        assert app.status == "wrote demo-L0-N0.json"
+        assert kept.read_text() != "mine"
+
+
+def test_a_text_that_begins_before_its_window_says_so() -> None:
+    for start, begins in ((0, " the"), (5, "… the")):
+        cell = example_cell(example(9.0, start=start), 80, 9.0, UNICODE)
+        assert cell.text.startswith(begins)

@@ -2,7 +2,7 @@
 
 import datetime as dt
 
-from conftest import Start
+from app_driver import Start
 from fake_engine import CREATED, FakeEngine, entry, progress
 
 from nfinspect.tui.widgets.paged_table import PagedTable
@@ -11,19 +11,24 @@ from nfinspect.tui.widgets.paged_table import PagedTable
 async def test_every_run_with_its_facts(start: Start, size: tuple[int, int]) -> None:
     async with start(run=None, size=size) as app:
         demo = next(line for line in app.lines if line.startswith("▌") or " demo " in line)
-        for fact in ("demo", "gpt2", "complete", "12.3k", "40.0MB", "26-11-20 12:30"):
+        for fact in ("demo", "gpt2", "complete", "12.3k", "40.0MB", "2026-11-20 12:30"):
             assert fact in demo
         assert "unreadable" in next(line for line in app.lines if "broken" in line)
         assert " 43%" in next(line for line in app.lines if "live" in line)
 
 
-async def test_a_running_capture_shows_progress_and_does_not_open(start: Start) -> None:
+async def test_a_running_capture_shows_progress(start: Start) -> None:
     engine = FakeEngine(entry("live", status="capturing", progress=progress(), created_at=CREATED))
     async with start(engine, run=None) as app:
         assert "430 of 1000 tokens at 10/s, ETA 57s" in app.text
-        await app.press("enter")
-        assert app.crumbs == "nfinspect"
-        assert "live is being captured, 43% done: it opens when it has finished" in app.status
+
+
+async def test_a_filter_that_hides_runs_is_seen(start: Start) -> None:
+    async with start(run=None) as app:
+        await app.press("/")
+        await app.type("other")
+        await app.press("enter", "j", "enter", "escape")
+        assert "only 'other'" in app.lines[0]
 
 
 async def test_progress_is_followed(start: Start) -> None:

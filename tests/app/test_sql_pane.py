@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from conftest import Start
-from fake_engine import FakeEngine
+from app_driver import Start
+from fake_engine import FakeColumn, FakeEngine, FakeResult
 
 from nfinspect.tui.completion import complete
 from nfinspect.tui.sql_history import append_history, read_history
@@ -104,3 +104,69 @@ async def test_single_keys_are_typed_not_obeyed(start: Start) -> None:
         await app.type("q?:zn")
         assert editor.text == "q?:zn"
         assert app.crumbs.endswith("sql")
+
+
+class Rows(FakeResult):
+    """A result of rows that a test gives."""
+
+    def __init__(self, columns: dict[str, str], *rows: tuple[object, ...]) -> None:
+        super().__init__(len(rows))
+        self.columns = tuple(FakeColumn(name, kind) for name, kind in columns.items())
+        self._rows = list(rows)
+
+    def page(self, offset: int = 0, limit: int = 100) -> list[tuple[object, ...]]:
+        return self._rows[offset : offset + limit]
+
+
+async def test_a_row_leads_to_its_neuron(start: Start) -> None:
+    engine = FakeEngine()
+    engine.session.result = Rows({"layer": "INTEGER", "neuron": "INTEGER"}, (2, 7))
+    async with start(engine) as app:
+        await app.press("Q", "enter", "escape", "enter")
+        assert app.crumbs.endswith("sql > L2/N7")
+
+
+async def test_a_row_that_names_no_neuron_opens_none(start: Start) -> None:
+    """`layer` and `neuron` may be columns of anything."""
+    for row in (("x", 1, "mlp"), (1, None, "mlp"), (1, 1.5, "mlp"), (1, 2, "nosite")):
+        engine = FakeEngine()
+        engine.session.result = Rows({"layer": "VARCHAR", "neuron": "INTEGER", "site": "VARCHAR"}, row)
+        async with start(engine) as app:
+            await app.press("Q", "enter", "escape", "enter")
+            assert app.crumbs.endswith("sql"), row
+            assert app.status == "a row with the columns layer and neuron opens that neuron"
+
+
+async def test_one_row_is_one_row(start: Start) -> None:
+    engine = FakeEngine()
+    engine.session.result = Rows({"i": "INTEGER"}, (1,))
+    async with start(engine) as app:
+        await app.press("Q", "enter")
+        assert "1 row in" in app.text
+
+
+async def test_an_error_goes_with_the_next_statement(start: Start) -> None:
+    async with start() as app:
+        await app.press("colon")
+        await app.type("sql from nonsense")
+        await app.press("enter")
+        app.pane.query_one(SqlEditor).put("from tokens;")
+        await app.press("enter")
+        assert app.status == ""
+
+
+async def test_columns_widen_for_later_rows(start: Start) -> None:
+    engine = FakeEngine()
+    rows = [("mlp", 1.5)] * 400 + [("residual", -0.0123456)]
+    engine.session.result = Rows({"site": "VARCHAR", "value": "FLOAT"}, *rows)
+    async with start(engine) as app:
+        await app.press("Q", "enter", "escape", "G")
+        assert "residual" in app.text
+        assert "-0.012346" in app.text
+
+
+async def test_help_has_a_key_where_text_is_typed(start: Start) -> None:
+    async with start() as app:
+        assert "? Help" in app.lines[-1]
+        await app.press("Q")
+        assert "F1 Help" in app.lines[-1]

@@ -141,3 +141,22 @@ found = {"duckdb", "numpy", "pyarrow", "scipy", "plotext", "torch", "transformer
 assert not found, found
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+BROKEN = """
+import sys
+from nfinspect.cli import main
+from nfinspect.tui.panes.layers import LayersPane
+LayersPane.action_copy = lambda pane: 1 / 0
+sys.exit(main([sys.argv[1] + "/planted.duckdb"]))
+"""
+
+
+def test_a_defect_ends_in_one_line_and_restores_the_screen(store: Path) -> None:
+    with opened(store, code=BROKEN) as terminal:
+        terminal.send("y")
+        terminal.read(3)
+        assert terminal.process.wait(timeout=10) == 1
+        assert b"\x1b[?1049l" in terminal.raw
+        assert "nfinspect: unexpected ZeroDivisionError: division by zero (this is a defect" in terminal.text
+        assert "Traceback" not in terminal.text

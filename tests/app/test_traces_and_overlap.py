@@ -1,6 +1,6 @@
 """Traces and overlaps, with their choices made in place."""
 
-from conftest import Start
+from app_driver import Start
 from fake_engine import FakeEngine, FakeSession
 
 from nfinspect.tui.widgets.paged_table import PagedTable

@@ -36,15 +36,15 @@ def run_columns(g: Glyphs) -> list[Column]:
         return Cell(f"{cells.fit(bar(share, 6, g), 6)} {100 * share:3.0f}%", "accent")
 
     def created(run: RunEntry, width: int) -> Cell:
-        return Cell(run.created_at.strftime("%y-%m-%d %H:%M") if run.created_at else g.none, "dim")
+        return Cell(run.created_at.strftime("%Y-%m-%d %H:%M") if run.created_at else g.none, "dim")
 
     return [
-        Column("run", 16, lambda r, w: Cell(foreign(r.name, g), "bold"), flex=True, key="name"),
-        Column("model", 16, lambda r, w: Cell(cells.model_name(r.model, g)), flex=True, key="model"),
+        Column("run", 15, lambda r, w: Cell(foreign(r.name, g), "bold"), flex=True, key="name"),
+        Column("model", 15, lambda r, w: Cell(cells.model_name(r.model, g)), flex=True, key="model"),
         Column("status", 11, status),
         Column("tokens", 6, lambda r, w: Cell(cells.count(r.tokens, g)), "right", key="tokens"),
         Column("size", 8, lambda r, w: Cell(cells.size(r.bytes, g)), "right", key="bytes"),
-        Column("created (UTC)", 14, created, key="created"),
+        Column("created (UTC)", 16, created, key="created"),
     ]
 
 

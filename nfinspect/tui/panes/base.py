@@ -66,6 +66,11 @@ class Pane(Widget):
     help_text: ClassVar[str] = ""
     """What this pane shows and how its figures are meant, for the help screen."""
 
+    first_focus: ClassVar[str] = "*"
+    """Which widget has the keys when the pane first comes on screen; later the one that had them when it left."""
+
+    last_focus: Widget | None = None
+
     def __init__(self, crumb: str, session: Session | None = None) -> None:
         super().__init__()
         self.crumb = crumb
@@ -133,6 +138,18 @@ class Pane(Widget):
     def failed(self, what: str, line: str) -> None:
         """A piece of work ended in an error."""
         self.hub.say(line, "bad")
+
+    def show_opened_or_live(self, answer: tuple[str, Session | None]) -> None:
+        """A run that was asked for here is open, or being captured."""
+        name, session = answer
+        if session is not None:
+            self.show_opened(session)
+        elif self.hub.pane is self:
+            self.hub.follow(name)
+
+    def show_opened(self, session: Session) -> None:
+        """A run that was asked for here is open. Whoever has gone elsewhere meanwhile stays there."""
+        self.hub.opened(session, show=self.hub.pane is self)
 
     # zoom
 

@@ -57,10 +57,10 @@ class TracedPane(RunPane):
             Cell(f" vs {foreign(r.baseline, g)}", "accent") if r.baseline else Cell(" no baseline", "warn"),
             Cell("  T", "bold"),
             Cell(f" {r.tokens}", "accent"),
-            " tokens",
+            " token" if r.tokens == "last" else " tokens",
             Cell("  r", "bold"),
             " by ",
-            Cell(r.rank, "accent"),
+            Cell(r.rank if r.baseline else "raw mean", "accent"),
             Cell("  +/-", "bold"),
             " top ",
             Cell(str(r.top), "accent"),
@@ -76,7 +76,8 @@ class TracedPane(RunPane):
 
     def _baseline(self, name: str | None) -> None:
         if name is not None:
-            self.change(baseline=None if name == NO_BASELINE else name)
+            raw = name == NO_BASELINE  # effect and AUROC need a baseline
+            self.change(baseline=None if raw else name, rank="difference" if raw else self.request.rank)
 
     def action_tokens(self) -> None:
         order = TOKENS if self.session.has_generated else ("last", "all")

@@ -43,7 +43,7 @@ class LayersPane(RunPane):
     ]
 
     DEFAULT_CSS = """
-    LayersPane #score { height: 2; padding: 0 1; }
+    LayersPane #score { height: auto; max-height: 4; padding: 0 1; }
     LayersPane #strip { height: auto; max-height: 6; padding: 0 1; }
     LayersPane #rest { layout: vertical; height: 1fr; }
     LayersPane #why { height: 8; }
@@ -99,7 +99,8 @@ class LayersPane(RunPane):
         g = self.glyphs
         p = report.parts
         s = self.session
-        about = f"approximate {g.dot} " if report.approximate else ""
+        about = f"{s.info.status}, not all was captured {g.dot} " if s.info.status != "complete" else ""
+        about += f"approximate {g.dot} " if report.approximate else ""
         kept = "" if s.has_values else f" {g.dot} statistics only"
         self.query_one("#score", TextBlock).put(
             content(
@@ -112,8 +113,8 @@ class LayersPane(RunPane):
                 f" - {p.degradation_penalty:.3f} fall\n",
                 Cell(
                     f"{about}{report.problematic_layers} of {report.total_layers} layers with issues {g.dot} "
-                    f"{s.prompts:,} prompts {g.dot} {s.tokens:,} tokens {g.dot} "
-                    f"{len(s.concepts)} concepts{kept}",
+                    f"{cells.counted(s.prompts, 'prompt')} {g.dot} {cells.counted(s.tokens, 'token')} {g.dot} "
+                    f"{cells.counted(len(s.concepts), 'concept')}{kept}",
                     "dim",
                 ),
             )

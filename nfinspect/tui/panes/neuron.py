@@ -39,6 +39,8 @@ class NeuronPane(RunPane):
         "activations over all tokens of the concept; bars of negative means are dim."
     )
 
+    first_focus = "#examples"
+
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("J", "step(1)", "Next neuron", id="neuron.next"),
         Binding("K", "step(-1)", "Previous", id="neuron.previous"),
@@ -50,7 +52,7 @@ class NeuronPane(RunPane):
     ]
 
     DEFAULT_CSS = """
-    NeuronPane #figures { height: 3; padding: 0 1; }
+    NeuronPane #figures { height: auto; max-height: 6; padding: 0 1; }
     NeuronPane #middle { layout: horizontal; height: 9; }
     NeuronPane #concepts { width: 34; height: 1fr; }
     NeuronPane.-tall #middle { height: 15; }
@@ -93,11 +95,10 @@ class NeuronPane(RunPane):
 
     @property
     def hint(self) -> str:
-        here = f"{(self._steps.row or 0) + 1:,} of {self._total:,} " if self._total else ""
-        return f"{here}{self.glyphs.dot} {self.session.name} {self.glyphs.dot} {self.site}"
+        here = f"{(self._steps.row or 0) + 1:,} of {self._total:,} {self.glyphs.dot} " if self._total else ""
+        return f"{here}{self.session.name} {self.glyphs.dot} {self.site}"
 
     def on_mount(self) -> None:
-        self.call_after_refresh(lambda: self.query_one("#examples").focus())
         self._read(0)
 
     def on_resize(self) -> None:
@@ -182,7 +183,7 @@ class NeuronPane(RunPane):
                 "\n",
                 f"mean {number(r.mean, g)}  std {number(r.std, g)}  min {number(r.min, g)}  "
                 f"max {number(r.max, g)}  mean|a| {number(r.mean_abs, g)}\n",
-                f"fires {percent(r.firing_rate, g)} of {cells.count(r.n, g)}  "
+                f"fires {percent(r.firing_rate, g)} of {cells.count(r.n, g)} tokens  "
                 f"dormancy {number(r.dormancy, g)}  "
                 f"skew {number(r.skewness, g)}  excess kurtosis {number(r.excess_kurtosis, g)}",
             )

@@ -160,13 +160,17 @@ class NeuronsPane(RunPane):
 
     def _tabs(self) -> None:
         g, q = self.glyphs, self._query
-        pieces: list[Cell | str] = []
+        pieces: list[Cell] = []
         for place, name in enumerate((None, *CLASSES)):
             held = None if self._counts is None else sum(self._counts.values()) if name is None else self._counts[name]
             short = (name or "all") if self.size.width >= 100 else SHORT[place]
-            words = f"{place} {short}" + (f" {cells.count(held, g)}" if held is not None else "")
-            chosen = name == q.cls
-            pieces += [Cell(f"{g.opening}{words}{g.closing}" if chosen else f" {words}", "hit" if chosen else "dim")]
+            words = f" {short}" + (f" {cells.count(held, g)}" if held is not None else "")
+            if name == q.cls:
+                pieces += [Cell(f"{g.opening}{place}{words}{g.closing}", "hit")]
+            else:
+                pieces += [Cell(f" {place}", "bold"), Cell(f"{words} ", "dim")]
+        if sum(len(piece.text) for piece in pieces) > self.size.width - 2:  # the room between them goes first
+            pieces = [Cell(piece.text.rstrip(), piece.tone) for piece in pieces]
         self.query_one("#tabs", TextBlock).put(content(*pieces))
         order = f"{self.table.total:,} neurons by {q.sort} {g.down if q.descending else g.up}"
         where = f"  of L{q.layer}" if q.layer is not None else ""

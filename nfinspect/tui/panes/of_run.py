@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from textual.binding import Binding, BindingType
@@ -130,13 +131,21 @@ class RunPane(Pane):
         if self.exporter() is None:
             self.hub.say("there is nothing to export yet", "warn")
         else:
-            name = re.sub(r"[^\w.-]+", "-", self.export_name)
+            name = self._may_replace or re.sub(r"[^\w.-]+", "-", self.export_name)
             self.hub.ask("export", "export to", name)
 
     def entered_export(self, text: str) -> None:
         write = self.exporter()
-        if text and write is not None:
-            self.load("exported", partial(write, text), busy="exporting")
+        if not text or write is None:
+            return
+        if text != self._may_replace and Path(text).expanduser().exists():
+            self._may_replace = text
+            self.hub.say(f"{text} is there already: e and the same name again replaces it", "warn")
+            return
+        self._may_replace = None
+        self.load("exported", partial(write, text), busy="exporting")
+
+    _may_replace: str | None = None
 
     def show_exported(self, line: str) -> None:
         self.hub.say(line, "good")

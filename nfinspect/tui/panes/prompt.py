@@ -22,7 +22,8 @@ class PromptPane(RunPane):
     """Tokens toned by strength; what the model wrote stands behind a double line."""
 
     help_text = (
-        "Every token of the prompt, toned by how strongly it sets the neuron off; the strongest stand in brackets."
+        "Every token of the prompt, toned by how strongly it sets the neuron off; the strongest stand in "
+        "brackets. What stands after the double line was written by the model. Below, the strongest values."
     )
 
     def __init__(self, session: Session, address: Address, prompt_idx: int, token_idx: int) -> None:
@@ -44,11 +45,14 @@ class PromptPane(RunPane):
         g = self.glyphs
         kept = "" if read.values else "  (values were not kept: no strengths)"
         written = sum(read.generated)
-        count = f"{len(read.tokens)} tokens, {written} of them written by the model{kept}"
+        count = f"{cells.counted(len(read.tokens), 'token')}, {written} of them written by the model{kept}"
         head = f"concept {foreign(read.concept, g)}, {count}"
         pieces = [Cell(head, "dim"), "\n\n", *reading(read.tokens, read.values, read.generated, g)]
-        if read.values:
-            strongest = sorted(range(len(read.values)), key=lambda i: (-abs(read.values[i]), i))[:12]
+        strongest = [i for i in range(len(read.values)) if read.values[i]]
+        if read.values and not strongest:
+            pieces += ["\n\n", Cell("the neuron is 0 on every token of this prompt", "dim")]
+        elif strongest:
+            strongest = sorted(strongest, key=lambda i: (-abs(read.values[i]), i))[:12]
             pieces += ["\n\n", Cell("strongest", "title"), "\n"]
             for i in strongest:
                 token = cells.fit(foreign(read.tokens[i], g), 24, g)

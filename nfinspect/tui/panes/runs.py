@@ -12,14 +12,13 @@ from textual.timer import Timer
 
 from nfinspect.tui import cells
 from nfinspect.tui.cells import content, foreign
-from nfinspect.tui.columns.runs import about_run, run_columns, share_done, welcome
+from nfinspect.tui.columns.runs import about_run, run_columns, welcome
 from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 from nfinspect.tui.widgets.text_panel import TextPanel
 
 if TYPE_CHECKING:
-    from nfinspect.tui.engine import Session
     from nfinspect_store.catalog import RunEntry
 
 LIVE_SECONDS = 0.5
@@ -33,7 +32,7 @@ class RunsPane(Pane):
 
     help_text = (
         "Each run is one capture of one model: one DuckDB file in the store. A run that is being "
-        "captured shows its progress; it can be opened when it has finished."
+        "captured shows its progress, and more of it behind Enter; it opens when it has finished."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -87,7 +86,7 @@ class RunsPane(Pane):
 
     @property
     def hint(self) -> str:
-        return str(self.hub.engine.store)
+        return (f"only {self._filter!r} {self.glyphs.dot} " if self._filter else "") + str(self.hub.engine.store)
 
     def entered(self) -> None:
         self.action_reload()
@@ -153,9 +152,6 @@ class RunsPane(Pane):
             content(*about_run(run, self.glyphs)) if run is not None else Content("")
         )
 
-    def show_opened(self, session: Session) -> None:
-        self.hub.opened(session)
-
     def show_deleted(self, name: str) -> None:
         self.hub.say(f"deleted {name}", "good")
         self._runs = None
@@ -168,11 +164,7 @@ class RunsPane(Pane):
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
         run = message.row
-        if run.status == "capturing":
-            share = share_done(run)
-            done = f", {100 * share:.0f}% done" if share is not None else ""
-            self.hub.say(f"{run.name} is being captured{done}: it opens when it has finished", "warn")
-        elif run.problem:
+        if run.problem:
             self.hub.say(run.problem, "bad")
         else:
             self.hub.open_run(run.name)
@@ -186,6 +178,7 @@ class RunsPane(Pane):
     def entered_filter(self, text: str) -> None:
         self._filter = text
         self._draw()
+        self.hub.update_trail()
         self.hub.say(f"runs with {text!r}; / and Enter shows all" if text else "", "dim")
 
     def action_order(self, step: int) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from nfinspect.tui.cells import Cell, content, foreign
+from nfinspect.tui.cells import Cell, content, counted, foreign
 from nfinspect.tui.columns.results import result_columns
 from nfinspect.tui.completion import complete
 from nfinspect.tui.engine import Session, SqlResult
@@ -113,6 +113,7 @@ class SqlPane(RunPane):
         self._place = len(self._history)
         if self._busy:
             self.session.interrupt()
+        self.hub.say("")  # an error was about the statement before
         self._busy, self._started = True, time.monotonic()
         self._tell("running: Esc cancels", "accent")
         self.load("result", partial(self._answer, statement))
@@ -150,9 +151,9 @@ class SqlPane(RunPane):
     def _count_up(self) -> None:
         if self._result is None:
             return
-        rows = f"{self._result.rows:,}" if self._result.rows is not None else "more than 10,000"
+        rows = counted(self._result.rows, "row") if self._result.rows is not None else "more than 10,000 rows"
         at = f", row {self.table.cursor + 1:,}" if self.table.total else ""
-        self._tell(f"{rows} rows in {self._seconds:.2f} s{at}")
+        self._tell(f"{rows} in {self._seconds:.2f} s{at}")
 
     def on_paged_table_page_wanted(self, message: PagedTable.PageWanted) -> None:
         result = self._result
@@ -168,6 +169,7 @@ class SqlPane(RunPane):
     def show_page_0(self, answer: tuple[SqlResult, int, list[tuple[Any, ...]]]) -> None:
         result, offset, rows = answer
         if result is self._result:
+            self.table.widen(result_columns(result.columns, rows, self.glyphs))
             self.table.put_page(offset, rows, self._total(result, max(self.table.total - 1, offset + len(rows))))
 
     show_page_1 = show_page_0
@@ -238,9 +240,10 @@ class SqlPane(RunPane):
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
         """A row that names a neuron leads to it."""
         names = [c.name for c in self._result.columns] if self._result is not None else []
-        if "layer" in names and "neuron" in names:
-            row = dict(zip(names, message.row, strict=False))
-            self.open_neuron(int(row["layer"]), int(row["neuron"]), site=row.get("site"))
+        row = dict(zip(names, message.row, strict=False))
+        layer, neuron, site = row.get("layer"), row.get("neuron"), row.get("site", self.site)
+        if isinstance(layer, int) and isinstance(neuron, int) and site in self.session.sites:
+            self.open_neuron(layer, neuron, site=site)
         else:
             self.hub.say("a row with the columns layer and neuron opens that neuron", "dim")
 

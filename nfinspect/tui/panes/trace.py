@@ -24,9 +24,11 @@ class TracePane(TracedPane):
     """The table of a trace, with the choices that made it above."""
 
     help_text = (
-        "occ: in how many of the concept's prompts the neuron is among the top K. difference: concept "
-        "mean minus baseline mean. g: Hedges' g. q: p after Benjamini-Hochberg over all neurons of "
-        "the site. Without a baseline the same outlier neurons lead for every concept."
+        "A prompt counts once, by the mean over its chosen tokens. occ, %: in how many of the concept's prompts the "
+        "neuron is among the top K. differ.: concept mean minus baseline mean. g: Hedges' g. auroc: how well the "
+        "neuron tells the concept's prompts from the baseline's (0.5: not at all). p, t: Welch's test. q: p after "
+        "Benjamini-Hochberg over all neurons of the site. AP: average precision. Without a baseline the same "
+        "outlier neurons lead for every concept."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [

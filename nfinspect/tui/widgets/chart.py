@@ -63,8 +63,8 @@ def histogram(
         figure.clear()
         figure.theme("colorless")
         figure.plot_size(width, height)
-        held = [i for i, height_ in enumerate(heights) if height_ > 0]  # a bar of height 0 would still draw a row
-        bars = figure.bar(held, [heights[i] for i in held], width=1, marker="#" if plain else "full")
+        # empty bins too: plotext draws nothing for them, and takes the smallest distance between bars for their width
+        bars = figure.bar(list(range(len(heights))), heights, width=1, marker="#" if plain else "full")
         figure.draw(bars)
         figure.ruler("x").lim(-0.5, len(counts_) - 0.5)
         ticks = _x_ticks(places, width, glyphs)

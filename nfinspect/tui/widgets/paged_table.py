@@ -277,6 +277,13 @@ class PagedTable(ScrollView, can_focus=True):
         self._first_column = 0
         self.refresh()
 
+    def widen(self, columns: Sequence[Column]) -> None:
+        """The same columns, as wide as they are or as these: later rows may hold longer figures."""
+        wider = tuple(new if new.width > old.width else old for old, new in zip(self.columns, columns, strict=True))
+        if wider != self.columns:
+            self.columns = wider
+            self.refresh()
+
     def notify_style_update(self) -> None:
         super().notify_style_update()
         self._styles.clear()
@@ -339,7 +346,8 @@ class PagedTable(ScrollView, can_focus=True):
             return Strip([Segment(fit("  " + text, width, self.glyphs), self._style("dim", False))], width)
         row = self.row_at(index)
         on_cursor = index == self.cursor
-        head = self.glyphs.cursor if on_cursor else " "
+        cursor = self.glyphs.cursor if self.has_focus else self.glyphs.cursor_away
+        head = cursor if on_cursor else " "
         if row is None:
             text = fit(head + " " + self.glyphs.more, width)
             return Strip([Segment(text, self._style("dim", on_cursor))], width)

@@ -63,8 +63,10 @@ def test_false_discovery_rates_from_their_definition(seed: int) -> None:
             assert q == pytest.approx(least)
 
 
+@pytest.mark.parametrize("pairs", [0, contrasts.PAIRS], ids=["sorted", "pair by pair"])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_auroc_is_the_share_of_pairs_won(seed: int) -> None:
+def test_auroc_is_the_share_of_pairs_won(seed: int, pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contrasts, "PAIRS", pairs)
     concept, baseline = groups(seed)
     expected = [
         sum((a > b) + 0.5 * (a == b) for a in concept[:, i] for b in baseline[:, i]) / len(concept) / len(baseline)

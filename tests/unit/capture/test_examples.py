@@ -42,7 +42,7 @@ def test_extremes_are_those_of_the_definition(seed: int, prompts: int, sign: int
             resumed.restore(kept.token_idx, kept.values)
             kept = resumed
         extreme = array.max(axis=0) if sign > 0 else array.min(axis=0)
-        kept.add(extreme, array if library == "numpy" else torch.from_numpy(array), first)
+        kept.add(extreme, array.T if library == "numpy" else torch.from_numpy(array).t(), first)
         first += len(array)
     for neuron in range(NEURONS):
         there = kept.token_idx[neuron] >= 0

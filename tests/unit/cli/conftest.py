@@ -4,13 +4,13 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-Finished = subprocess.CompletedProcess[str]
-Run = Callable[..., Finished]
+sys.path.insert(0, str(Path(__file__).parent))
+
+from command_line import Finished, Run  # noqa: E402  (its folder has just been put on the path)
 
 
 @pytest.fixture

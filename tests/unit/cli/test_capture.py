@@ -5,7 +5,7 @@ from pathlib import Path
 
 import nfinspect_samples
 import pytest
-from conftest import Run
+from command_line import Run
 
 from nfinspect_store.catalog import list_runs
 from nfinspect_store.verify import verify_run

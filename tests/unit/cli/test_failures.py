@@ -1,5 +1,6 @@
 """Whatever a user gets wrong ends in one line on stderr and exit status 1 or 2, and costs no run."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,9 +11,10 @@ from pathlib import Path
 import click
 import duckdb
 import pytest
-from conftest import Run
+from command_line import Run
 
 from nfinspect.cli.errors import explained
+from nfinspect_store.connect import query_message
 from nfinspect_store.errors import RequestError, RunNotFound
 from nfinspect_store.heartbeat import Heartbeat
 
@@ -36,6 +38,7 @@ from nfinspect_store.heartbeat import Heartbeat
         (("neuron", "planted", "5"), 2, "L5/N123"),
         (("neuron", "planted", "L1/N64"), 2, "neurons 0-63"),
         (("neuron", "planted", "L9/N1"), 2, "layers 0-2"),
+        (("neuron", "planted", "resid:L1/N1", "--site", "mlp"), 2, "expected one site"),
         (("trace", "planted"), 2, "--concept"),
         (("trace", "planted", "--concept", "rose"), 2, "tulip"),
         (("trace", "planted", "--concept", "tulip", "--baseline", "rose"), 2, "tulip"),
@@ -53,6 +56,7 @@ from nfinspect_store.heartbeat import Heartbeat
         (("capture", "gpt2", "--prompts", "a.txt", "--sites", "head"), 2, "mixer"),
         (("capture", "gpt2", "--prompts", "a.txt", "--layers", "3-1"), 2, "0-3,11"),
         (("capture", "gpt2", "--prompts", "a.txt", "--limit-bytes", "lots"), 2, "20G"),
+        (("capture", "gpt2", "--prompts", "a.txt", "--temperature", "nan"), 2, "found nan"),
         (("capture", "gpt2", "--prompts", "a.txt", "--store", "x.txt"), 1, "found a file"),
         ((), 2, "needs a terminal"),
         (("healht",), 2, "did you mean health"),
@@ -181,3 +185,42 @@ def test_every_exception_is_one_line(error: BaseException, status: int, expected
     assert found == status
     assert expected in line
     assert "\n" not in line
+
+
+def _set(store: Path, statement: str) -> None:
+    with duckdb.connect(str(store / "planted.duckdb")) as connection:
+        connection.execute(statement)
+
+
+@pytest.mark.parametrize("status", ["interrupted", "capturing", "failed"])
+def test_a_run_that_was_cut_short_says_so(nfinspect: Run, store: Path, status: str) -> None:
+    """`capturing` stays in the file of a capture that was killed; without its process it is an interrupted one."""
+    _set(store, f"UPDATE run SET status = '{status}'")
+    shown = "interrupted" if status == "capturing" else status
+    done = nfinspect("health", "planted")
+    assert done.returncode == 0 and done.stdout.startswith("Health")
+    assert done.stderr == f"planted is {shown}: it holds 1200 tokens; the same capture line plus --resume goes on\n"
+    assert json.loads(nfinspect("info", "planted", "--json").stdout)["status"] == shown
+
+
+def test_a_run_cut_short_before_its_first_token_is_described_and_no_more(nfinspect: Run, store: Path) -> None:
+    _set(store, "UPDATE run SET status = 'capturing'; DELETE FROM tokens")
+    for arguments in (("health", "planted"), ("neurons", "planted"), ("trace", "planted", "--concept", "tulip")):
+        done = nfinspect(*arguments)
+        assert done.returncode == 1
+        assert done.stderr.startswith("nfinspect: planted holds nothing yet: its capture was cut short;")
+    assert nfinspect("info", "planted").returncode == 0
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_end_in_no_traceback(store: Path, closed: str) -> None:
+    line = f'"$0" -m nfinspect runs --store "$1" {closed}'
+    done = subprocess.run(["sh", "-c", line, sys.executable, str(store)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+def test_damage_is_told_from_a_wrong_query() -> None:
+    assert query_message(duckdb.IOException("Corrupt database file: computed checksum 1")).startswith("the run file is")
+    wrong = duckdb.CatalogException("Catalog Error: Table with name checksum does not exist!\nLINE 1")
+    assert query_message(wrong) == "Catalog Error: Table with name checksum does not exist!"

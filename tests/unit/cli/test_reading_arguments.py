@@ -4,6 +4,7 @@ import pytest
 
 from nfinspect.cli.capture import byte_count, layer_list, progress_text, prompt_file, site_list
 from nfinspect.cli.tables import Column, duration, figure, size, table
+from nfinspect.text import model_name
 from nfinspect_store.errors import RequestError
 from nfinspect_store.types import Progress
 
@@ -81,3 +82,24 @@ def test_tables_fit_wide_characters_and_all() -> None:
     narrow = table(columns, rows, 16)
     assert all("2.5" not in line for line in narrow)
     assert narrow[1].startswith("日本語") and "…" in narrow[1]
+
+
+def test_a_whole_text_is_not_shortened() -> None:
+    columns = [Column("run", text=True), Column("status", text=True, whole=True), Column("model", text=True, spare=1)]
+    shown = table(columns, [("a" * 30, "capturing 43%, 12 min 03 s left", "m" * 40)], width=60)
+    assert "capturing 43%, 12 min 03 s left" in shown[1]
+    assert all(len(line) <= 60 for line in shown)
+
+
+@pytest.mark.parametrize(
+    ("model", "shown"),
+    [
+        ("openai-community/gpt2", "openai-community/gpt2"),
+        ("/data/models/mine", "mine"),
+        ("./mine/", "mine"),
+        ("gpt2", "gpt2"),
+        ("/", "/"),
+    ],
+)
+def test_a_local_model_is_called_by_its_directory(model: str, shown: str) -> None:
+    assert model_name(model) == shown

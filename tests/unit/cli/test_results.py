@@ -7,8 +7,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
-from conftest import Run
+from command_line import Run
 
 
 def no_constant(name: str) -> float:
@@ -163,3 +164,11 @@ def test_no_command_that_reads_a_run_imports_torch(process: Run) -> None:
         modules = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
         assert "nfinspect" in modules
         assert not modules & {"torch", "transformers", "textual"}
+
+
+def test_a_trace_without_a_baseline_is_not_called_a_difference(nfinspect: Run, store: Path) -> None:
+    with duckdb.connect(str(store / "planted.duckdb")) as connection:
+        connection.execute("UPDATE prompts SET concept = 'other' WHERE concept = 'baseline'")
+        connection.execute("UPDATE statistics SET concept = 'other' WHERE concept = 'baseline'")
+    title = nfinspect("trace", "planted", "--concept", "tulip").stdout.split("#")[0]
+    assert "without a baseline" in title and "by raw mean" in title.replace("\n", " ")

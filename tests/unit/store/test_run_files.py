@@ -52,7 +52,9 @@ def test_every_way_to_read_values_gives_the_arrays(stored: tuple[Arrays, Path]) 
                 padded = np.zeros((layer.neurons, BLOCK), np.float32)
                 part = expected[block * BLOCK : (block + 1) * BLOCK]
                 padded[:, : len(part)] = part.T
-                np.testing.assert_array_equal(run.block(layer, block), padded)
+                values, fired = run.block(layer, block)
+                np.testing.assert_array_equal(values, padded)
+                assert (fired is not None) == (layer.fires == "gate")
         for token in {0, tokens // 2, min(255, tokens - 1), min(256, tokens - 1), tokens - 1}:
             every = np.concatenate([arrays.layer(0)[token], arrays.layer(1)[token]])
             np.testing.assert_array_equal(run.token_values(token), every)
@@ -181,7 +183,7 @@ def use_migrations(
 ) -> None:
     every = (*migrations.MIGRATIONS, *steps)
     monkeypatch.setattr(migrations, "MIGRATIONS", every)
-    monkeypatch.setattr(reader, "SCHEMA_VERSION", len(every))
+    monkeypatch.setattr(reader, "SCHEMA_VERSION", migrations.FIRST_VERSION + len(every))
 
 
 def test_an_older_run_is_upgraded_when_it_is_opened(old_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,7 +193,7 @@ def test_an_older_run_is_upgraded_when_it_is_opened(old_run: Path, monkeypatch: 
     use_migrations(monkeypatch, add_mood)
     for _ in range(2):  # the second time there is nothing left to do
         with RunFile.open(old_run) as run:
-            assert run.info.schema_version == 2
+            assert run.info.schema_version == migrations.SCHEMA_VERSION + 1
             assert run.sql("SELECT mood FROM prompts").fetchall() == [("calm",)]
             assert run.activations("mlp", 0).shape == (30, 5)
     assert sorted(p.name for p in old_run.parent.iterdir()) == ["old.duckdb"]
@@ -208,7 +210,7 @@ def test_a_failed_upgrade_leaves_the_run_as_it_was(old_run: Path, monkeypatch: p
             RunFile.open(old_run)
         assert "\n" not in str(caught.value) and str(old_run) in str(caught.value)
     with RunFile.open(old_run) as run:
-        assert run.info.schema_version == 1 and run.examples("mlp", 0, 0)
+        assert run.info.schema_version == migrations.SCHEMA_VERSION and run.examples("mlp", 0, 0)
 
 
 def test_a_newer_run_is_refused(old_run: Path) -> None:

@@ -1,0 +1,264 @@
+"""Delta-sensitive neurons: those that change with every token (methods §7), and Mamba's own Δ.
+
+Delta-sensitive [own, the literature has no threshold]: the von Neumann ratio is at least that of white noise, 2: the
+neuron keeps nothing of the token before. And the step sensitivity is at least 0.2, that of a neuron which is on for 1 %
+of the tokens, independently of each other, and else off (2·√(p(1 − p))): a neuron that hardly ever fires has the ratio
+of white noise, too.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nfinspect.analysis.chosen import chosen_layers
+from nfinspect.analysis.plain import number
+from nfinspect.analysis.steps import Steps, measure_steps
+from nfinspect.analysis.substitution import Substitution
+from nfinspect.analysis.ticks import Tick, silent
+from nfinspect_store.errors import RequestError
+from nfinspect_store.mamba_delta import read_mamba_delta
+from nfinspect_store.tables import RunTables
+from nfinspect_store.types import Layer
+
+MIN_RATIO = 2.0
+"""Von Neumann ratio from which a neuron counts as delta-sensitive: white noise's [own]."""
+
+MIN_STEP = 0.2
+"""Step sensitivity from which a neuron counts as delta-sensitive [own]."""
+
+ORDERS = ("step_sensitivity", "von_neumann_ratio")
+
+
+@dataclass(frozen=True)
+class DeltaRow:
+    """One neuron. None where a measure is undefined: it never varied.
+
+    substitution_sensitivity: mean |Δa| / std at each lag of Delta.substitution; None where that was not asked for.
+    """
+
+    site: str
+    layer: int
+    neuron: int
+    step_sensitivity: float | None
+    von_neumann_ratio: float | None
+    delta_sensitive: bool
+    substitution_sensitivity: tuple[float | None, ...] | None = None
+
+    @property
+    def address(self) -> str:
+        """`L5/N123`; the site stands in `site`."""
+        return f"L{self.layer}/N{self.neuron}"
+
+    def to_json(self) -> dict[str, object]:
+        document = dict(vars(self))
+        if self.substitution_sensitivity is None:
+            del document["substitution_sensitivity"]
+        return document
+
+
+@dataclass(frozen=True)
+class DeltaLayer:
+    """A layer's neurons together. constant: how many never varied; the medians are over the others."""
+
+    site: str
+    layer: int
+    neurons: int
+    constant: int
+    delta_sensitive: int
+    median_step_sensitivity: float | None
+    median_von_neumann_ratio: float | None
+
+    def to_json(self) -> dict[str, object]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class ChannelRow:
+    """Mamba's Δ in one channel (Mamba-2: head) over n tokens, position 0 left out.
+
+    cv: std / mean; surprisal_correlation: with the −ln p of the token that Δ belongs to; None where undefined.
+    """
+
+    layer: int
+    channel: int
+    n: int
+    mean: float | None
+    cv: float | None
+    surprisal_correlation: float | None
+
+    def to_json(self) -> dict[str, object]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Delta:
+    """Every neuron of the site in order, the largest first and the undefined last (ties: layer, neuron).
+
+    pairs: neighbouring tokens of one prompt that were compared.
+    """
+
+    site: str
+    pairs: int
+    sort: str
+    min_ratio: float
+    min_step: float
+    layers: tuple[DeltaLayer, ...]
+    neurons: tuple[DeltaRow, ...]
+    mamba_delta: tuple[ChannelRow, ...]
+    substitution: Substitution | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should be told (stderr); not in the JSON."""
+        if not self.neurons:
+            return ("this run kept statistics only (--keep stats): there is Mamba's own Δ, and nothing on its neurons",)
+        if self.site == "mixer" and not self.mamba_delta:
+            return (
+                "this run holds nothing of Mamba's own Δ: captures of Mamba, Mamba-2 and FalconMamba record it since "
+                "this version of nfinspect",
+            )
+        return ()
+
+    @property
+    def delta_sensitive(self) -> tuple[DeltaRow, ...]:
+        """The neurons that count as delta-sensitive."""
+        return tuple(row for row in self.neurons if row.delta_sensitive)
+
+    def to_json(self) -> dict[str, object]:
+        document: dict[str, object] = {
+            "site": self.site,
+            "pairs": self.pairs,
+            "sort": self.sort,
+            "min_ratio": self.min_ratio,
+            "min_step": self.min_step,
+            "delta_sensitive": len(self.delta_sensitive),
+            "layers": [layer.to_json() for layer in self.layers],
+            "neurons": [row.to_json() for row in self.neurons],
+        }
+        if self.mamba_delta:
+            document["mamba_delta"] = [row.to_json() for row in self.mamba_delta]
+        if self.substitution is not None:
+            document["substitution"] = self.substitution.summary()
+        return document
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "Delta":
+        """What `to_json` gave, without the substitution."""
+        return cls(
+            **{name: document[name] for name in ("site", "pairs", "sort", "min_ratio", "min_step")},
+            layers=tuple(DeltaLayer(**row) for row in document["layers"]),
+            neurons=tuple(DeltaRow(**row) for row in document["neurons"]),
+            mamba_delta=tuple(ChannelRow(**row) for row in document.get("mamba_delta", ())),
+        )
+
+    def sorted_by(self, sort: str) -> "Delta":
+        """The same in another order. Raises RequestError."""
+        return replace(self, sort=sort, neurons=_in_order(self.neurons, check_order(sort)))
+
+    def with_substitution(self, substitution: Substitution) -> "Delta":
+        """With each neuron's sensitivity to substituted tokens."""
+        known = substitution.by_neuron()
+        undefined = (None,) * len(substitution.lags)
+        rows = tuple(
+            replace(row, substitution_sensitivity=known.get((row.layer, row.neuron), undefined)) for row in self.neurons
+        )
+        return replace(self, neurons=rows, substitution=substitution)
+
+
+def delta(
+    run: RunTables,
+    site: str | None = None,
+    layers: Sequence[int] | None = None,
+    sort: str = "step_sensitivity",
+    min_ratio: float = MIN_RATIO,
+    min_step: float = MIN_STEP,
+    tick: Tick = silent,
+) -> Delta:
+    """How the neurons of a site change from token to token, and for a Mamba's mixers its Δ.
+
+    Exact, from the stored values. Of a Mamba's run that kept statistics only there is Δ alone. Raises RequestError for
+    a site, a layer or an order that there is not, StoreError for another run that kept statistics only.
+    """
+    check_order(sort)
+    chosen = chosen_layers(run, site, layers)
+    name = chosen[0].site
+    channels = _channels(run, chosen)
+    if not run.has_values and channels:
+        return Delta(name, 0, sort, min_ratio, min_step, (), (), channels)
+    steps = measure_steps(run, chosen, tick)
+    sensitive = is_sensitive(steps, min_ratio, min_step)
+    rows = tuple(
+        DeltaRow(name, int(layer), int(neuron), number(step), number(ratio), bool(counts))
+        for layer, neuron, step, ratio, counts in zip(
+            steps.layer, steps.neuron, steps.step_sensitivity, steps.von_neumann_ratio, sensitive, strict=True
+        )
+    )
+    return Delta(
+        site=name,
+        pairs=steps.pairs,
+        sort=sort,
+        min_ratio=min_ratio,
+        min_step=min_step,
+        layers=tuple(_layer_row(layer, steps, sensitive) for layer in chosen),
+        neurons=_in_order(rows, sort),
+        mamba_delta=channels,
+    )
+
+
+def is_sensitive(steps: Steps, min_ratio: float = MIN_RATIO, min_step: float = MIN_STEP) -> NDArray[np.bool_]:
+    """Which neurons count as delta-sensitive: bool[neurons]. What is undefined does not."""
+    enough: NDArray[np.bool_] = (steps.von_neumann_ratio >= min_ratio) & (steps.step_sensitivity >= min_step)
+    return enough
+
+
+def check_order(sort: str) -> str:
+    """`sort`. Raises RequestError naming the orders there are."""
+    if sort not in ORDERS:
+        raise RequestError(f"no order {sort!r}: choose {' or '.join(ORDERS)}")
+    return sort
+
+
+def _in_order(rows: Sequence[DeltaRow], sort: str) -> tuple[DeltaRow, ...]:
+    def key(row: DeltaRow) -> tuple[float, int, int]:
+        value: float | None = getattr(row, sort)
+        return (np.inf if value is None else -value, row.layer, row.neuron)
+
+    return tuple(sorted(rows, key=key))
+
+
+def _layer_row(layer: Layer, steps: Steps, sensitive: NDArray[np.bool_]) -> DeltaLayer:
+    here = steps.layer == layer.layer
+    varied = here & ~np.isnan(steps.step_sensitivity)
+    return DeltaLayer(
+        site=layer.site,
+        layer=layer.layer,
+        neurons=layer.neurons,
+        constant=int(here.sum() - varied.sum()),
+        delta_sensitive=int(sensitive[here].sum()),
+        median_step_sensitivity=_median(steps.step_sensitivity[varied]),
+        median_von_neumann_ratio=_median(steps.von_neumann_ratio[varied]),
+    )
+
+
+def _median(values: NDArray[np.float64]) -> float | None:
+    return number(np.median(values)) if len(values) else None
+
+
+def _channels(run: RunTables, layers: Sequence[Layer]) -> tuple[ChannelRow, ...]:
+    """Mamba's Δ in these layers, as far as the run holds it."""
+    if layers[0].site != "mixer":
+        return ()
+    every = read_mamba_delta(run.cursor())
+    rows: list[ChannelRow] = []
+    for layer in layers:
+        moments = every.get(layer.layer)
+        if moments is not None:
+            columns = zip(moments.n, moments.mean, moments.cv, moments.surprisal_correlation, strict=True)
+            rows += [
+                ChannelRow(layer.layer, channel, int(n), number(mean) if n else None, number(cv), number(correlation))
+                for channel, (n, mean, cv, correlation) in enumerate(columns)
+            ]
+    return tuple(rows)

@@ -1,0 +1,83 @@
+"""The n-gram that ends at each token of a run, as a number (methods §5).
+
+N-grams never reach across prompts. One that ends at position k is counted where k >= max(1, n - 1); it may contain
+the prompt's first token.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nfinspect_store.errors import RequestError
+from nfinspect_store.tables import RunTables
+
+SIZES = (1, 2, 3)
+
+READ_TOKENS = 'SELECT token_id, "position" FROM tokens ORDER BY token_idx'
+READ_TEXTS = """
+SELECT token_id, arg_min(token, token_idx) FROM tokens WHERE token_id IN (SELECT unnest($ids)) GROUP BY token_id
+"""
+
+
+@dataclass(frozen=True)
+class NgramIndex:
+    """The distinct n-grams of a run, numbered in the order of their token ids.
+
+    ids: the number of the n-gram that ends at each token, `distinct` where none is counted. seen: how often each
+    n-gram is counted.
+    """
+
+    n: int
+    ids: NDArray[np.intp]  # [tokens]
+    token_ids: NDArray[np.int64]  # [distinct, n]
+    seen: NDArray[np.int64]  # [distinct]
+
+    @property
+    def distinct(self) -> int:
+        return len(self.seen)
+
+    @property
+    def positions(self) -> int:
+        """At how many tokens an n-gram is counted."""
+        return int(self.seen.sum())
+
+
+def read_ngrams(run: RunTables, n: int) -> NgramIndex:
+    """The n-grams of a run. Raises RequestError for another n than 1, 2 or 3, and where no prompt is long enough."""
+    if n not in SIZES:
+        raise RequestError(f"n-grams are counted for n = 1, 2 or 3, found {n}")
+    columns = run.cursor().execute(READ_TOKENS).fetchnumpy()
+    index = index_ngrams(np.asarray(columns["token_id"], np.int64), np.asarray(columns["position"], np.int64), n)
+    if not index.distinct:
+        raise RequestError(
+            f"expected a prompt of {max(1, n - 1) + 1} tokens or more, found none: no {n}-gram ends past position 0"
+        )
+    return index
+
+
+def index_ngrams(token_ids: NDArray[np.int64], positions: NDArray[np.int64], n: int) -> NgramIndex:
+    """Number the n-grams of tokens in order: token_ids and positions int64[tokens], prompts one after the other."""
+    words, word = np.unique(token_ids, return_inverse=True)
+    number, grams = word, words[:, None]
+    for size in range(2, n + 1):
+        # number: of the (size - 1)-gram that ends at each token.
+        longer = np.flatnonzero(positions >= size - 1)
+        pairs, of_pair = np.unique(number[longer - 1] * len(words) + word[longer], return_inverse=True)
+        grams = np.column_stack([grams[pairs // len(words)], words[pairs % len(words)]])
+        number = np.full(len(token_ids), len(pairs))
+        number[longer] = of_pair
+    counted = positions >= max(1, n - 1)
+    seen = np.bincount(number[counted], minlength=len(grams))
+    # A token that stands at position 0 only is no trigger.
+    kept = seen > 0
+    renumbered = np.append(np.cumsum(kept) - 1, 0)
+    ids = np.where(counted, renumbered[number], int(kept.sum()))
+    return NgramIndex(n, ids.astype(np.intp), grams[kept], seen[kept].astype(np.int64))
+
+
+def token_texts(run: RunTables, token_ids: Iterable[int]) -> dict[int, str]:
+    """The text of each token id where the run shows it first: a piece of a character may be written otherwise later."""
+    ids = sorted(set(token_ids))
+    return dict(run.cursor().execute(READ_TEXTS, {"ids": ids}).fetchall()) if ids else {}

@@ -1,0 +1,166 @@
+"""Neurons that detect tokens, bigrams or trigrams, and what each layer adds (methods §5).
+
+    tokens ─► ngram_ids: a number for the n-gram that ends at each token
+                 │
+    one layer, some neurons at a time ─► triggers: K_n and V_n of each neuron ─► ngram_layers: what is new
+
+Voita, Ferrando & Nalmpantis 2023, arXiv 2309.04827, §4. How strongly a detector suppresses its own triggers needs the
+model's unembedding and is added by nfinspect.experiments.suppression.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from nfinspect.analysis.chosen import chosen_layers
+from nfinspect.analysis.firing import fired_chunks
+from nfinspect.analysis.ngram_ids import NgramIndex, read_ngrams, token_texts
+from nfinspect.analysis.ngram_layers import LayerCover, LayerNgrams
+from nfinspect.analysis.small_cache import small_cache
+from nfinspect.analysis.ticks import Tick, silent
+from nfinspect.analysis.triggers import Triggers, find_triggers
+from nfinspect_store.tables import RunTables
+from nfinspect_store.types import Layer
+
+
+@dataclass(frozen=True)
+class CoveredNgram:
+    """An n-gram on which a detector fires nearly always. occurrences: how often it was counted."""
+
+    token_ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    activations: int
+    occurrences: int
+
+    def to_json(self) -> dict[str, object]:
+        return {**vars(self), "token_ids": list(self.token_ids), "tokens": list(self.tokens)}
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A neuron whose activations fall on a few n-grams. coverage: share of the activations on `ngrams`, 0-1.
+
+    suppression: mean effect of its output on the logits of the n-grams' last tokens, negative where it suppresses
+    them; None where no model was asked.
+    """
+
+    site: str
+    layer: int
+    neuron: int
+    k: int
+    activations: int
+    coverage: float
+    suppression: float | None
+    ngrams: tuple[CoveredNgram, ...]
+
+    @property
+    def address(self) -> str:
+        """`L5/N123`; the site stands in `site`."""
+        return f"L{self.layer}/N{self.neuron}"
+
+    def to_json(self) -> dict[str, object]:
+        return {**vars(self), "ngrams": [ngram.to_json() for ngram in self.ngrams]}
+
+
+@dataclass(frozen=True)
+class NgramAnalysis:
+    """The detectors of a site, in order of layer and neuron, and its layers.
+
+    positions: tokens at which an n-gram was counted; distinct: different n-grams. suppression_model: whose
+    unembedding gave the suppressions, None while they are unknown.
+    """
+
+    n: int
+    site: str
+    positions: int
+    distinct: int
+    suppression_model: str | None
+    detectors: tuple[Detector, ...]
+    layers: tuple[LayerNgrams, ...]
+
+    def to_json(self) -> dict[str, object]:
+        detectors = [detector.to_json() for detector in self.detectors]
+        return {**vars(self), "detectors": detectors, "layers": [layer.to_json() for layer in self.layers]}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """From the document of a kept result."""
+        detectors = tuple(
+            Detector(**{**found, "ngrams": tuple(_covered(ngram) for ngram in found["ngrams"])})
+            for found in document["detectors"]
+        )
+        layers = tuple(LayerNgrams(**layer) for layer in document["layers"])
+        return cls(**{**document, "detectors": detectors, "layers": layers})
+
+
+def ngrams(
+    run: RunTables,
+    n: int = 1,
+    site: str | None = None,
+    layers: Sequence[int] | None = None,
+    tick: Tick = silent,
+) -> NgramAnalysis:
+    """The neurons of a site that detect tokens (n = 1), bigrams or trigrams. layers: all of them if not given.
+
+    Memory is bounded by one chunk of neurons: no table of neurons by n-grams is made. tick: neurons done, of all.
+    Raises RequestError for an unknown site, layer or n, and where no prompt is long enough; StoreError for a run
+    without values.
+    """
+    chosen = chosen_layers(run, site, layers)
+    index = read_ngrams(run, n)
+    total = sum(layer.neurons for layer in chosen)
+    found: list[tuple[Layer, int, Triggers]] = []
+    summaries: list[LayerNgrams] = []
+    cover = LayerCover()
+    done = 0
+    with small_cache(run):
+        for layer in chosen:
+            k = np.zeros(layer.neurons, np.int64)
+            detectors: list[Triggers] = []
+            for chunk in fired_chunks(run, layer):
+                for neuron, fired in enumerate(chunk.fired, chunk.first):
+                    triggers = find_triggers(fired, index)
+                    k[neuron] = triggers.k
+                    if triggers.detects:
+                        detectors.append(triggers)
+                        found.append((layer, neuron, triggers))
+                done += len(chunk.fired)
+                tick(done, total)
+            summaries.append(cover.add(layer, k, detectors))
+    return NgramAnalysis(
+        n=n,
+        site=chosen[0].site,
+        positions=index.positions,
+        distinct=index.distinct,
+        suppression_model=None,
+        detectors=_detectors(run, index, found),
+        layers=tuple(summaries),
+    )
+
+
+def _detectors(run: RunTables, index: NgramIndex, found: Sequence[tuple[Layer, int, Triggers]]) -> tuple[Detector, ...]:
+    texts = token_texts(run, {i for *_, triggers in found for i in index.token_ids[triggers.covered].ravel().tolist()})
+
+    def covered(number: int, activations: int) -> CoveredNgram:
+        ids = index.token_ids[number].tolist()
+        return CoveredNgram(tuple(ids), tuple(texts[i] for i in ids), activations, int(index.seen[number]))
+
+    return tuple(
+        Detector(
+            site=layer.site,
+            layer=layer.layer,
+            neuron=neuron,
+            k=triggers.k,
+            activations=triggers.activations,
+            coverage=triggers.coverage,
+            suppression=None,
+            ngrams=tuple(map(covered, triggers.covered.tolist(), triggers.counts.tolist())),
+        )
+        for layer, neuron, triggers in found
+    )
+
+
+def _covered(ngram: Mapping[str, Any]) -> CoveredNgram:
+    return CoveredNgram(**{**ngram, "token_ids": tuple(ngram["token_ids"]), "tokens": tuple(ngram["tokens"])})

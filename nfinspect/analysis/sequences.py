@@ -1,0 +1,56 @@
+"""Sequences of one length, so that every position is seen equally often (methods §6)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nfinspect_store.errors import RequestError
+from nfinspect_store.tables import RunTables
+
+ENOUGH = 100
+"""Sequences that the mutual information needs. With S of them its bias, 1/(2S), is a tenth of the threshold."""
+
+READ_PROMPTS = "SELECT first_token, tokens FROM prompts ORDER BY prompt_idx"
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Sequences of `length` tokens, position 0 included. starts: the first token_idx of each, int64[sequences]."""
+
+    length: int
+    starts: NDArray[np.int64]
+    notes: tuple[str, ...]
+
+    @property
+    def number(self) -> int:
+        return len(self.starts)
+
+    def count(self, fired: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """In how many sequences each neuron fired at each position: bool[neurons, tokens] -> int64[neurons, length]."""
+        counts = np.zeros((len(fired), self.length), np.int64)
+        for start in self.starts:
+            counts += fired[:, start : start + self.length]
+        return counts
+
+
+def read_sequences(run: RunTables, length: int | None) -> Sequences:
+    """The sequences of a run's greatest length, or all at least `length` long, cut to it. Raises RequestError."""
+    columns = run.cursor().execute(READ_PROMPTS).fetchnumpy()
+    first, tokens = np.asarray(columns["first_token"], np.int64), np.asarray(columns["tokens"], np.int64)
+    greatest = int(tokens.max(initial=0))
+    wanted = greatest if length is None else length
+    if not 1 <= wanted <= greatest:
+        raise RequestError(f"--length counts tokens from 1 to {greatest}, the longest sequence; found {wanted}")
+    starts = first[tokens >= wanted]
+    return Sequences(wanted, starts, _notes(wanted, len(starts), len(first), tokens))
+
+
+def _notes(length: int, found: int, prompts: int, tokens: NDArray[np.int64]) -> tuple[str, ...]:
+    if found >= ENOUGH:
+        return ()
+    said = (
+        f"only {found} of {prompts} sequences have {length} tokens, and it takes {ENOUGH}: what is found may be chance"
+    )
+    enough = np.sort(tokens)[::-1][ENOUGH - 1] if prompts >= ENOUGH else 0
+    return (f"{said}; --length {enough} takes {ENOUGH} or more" if enough > 1 else said,)

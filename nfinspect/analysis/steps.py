@@ -1,0 +1,121 @@
+"""How much neurons change from one token to the next, from the stored values (methods §7).
+
+Values are streamed some blocks of tokens at a time, so memory stays the same however many tokens there are.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nfinspect.analysis.counting import ROWS
+from nfinspect.analysis.ticks import Tick, silent
+from nfinspect_store.errors import StoreError
+from nfinspect_store.schema import BLOCK
+from nfinspect_store.statistics import Floats
+from nfinspect_store.tables import RunTables
+from nfinspect_store.types import Layer
+
+CHUNK_BYTES = 32 * 2**20
+"""Values held at a time."""
+
+STRIPE = 64
+"""Neurons worked on at a time: their float64 differences over a chunk of a wide layer stay near the processor."""
+
+READ_BLOCKS = """
+SELECT neuron, block, "values" FROM blocks WHERE layer_id = $layer AND block >= $start AND block < $stop
+"""
+READ_PAIRS = 'SELECT "position" >= 2 AS pair FROM tokens ORDER BY token_idx'
+# Positions 0 and 1 end no pair: the first has no token before it, the second only the one at position 0.
+
+
+@dataclass(frozen=True)
+class Steps:
+    """One entry per neuron in layer, neuron and the two measures, [neurons]; NaN where a measure is undefined.
+
+    pairs: neighbouring tokens of one prompt, position 0 left out.
+    """
+
+    pairs: int
+    layer: NDArray[np.int64]
+    neuron: NDArray[np.int64]
+    step_sensitivity: Floats
+    von_neumann_ratio: Floats
+
+
+def measure_steps(run: RunTables, layers: Sequence[Layer], tick: Tick = silent) -> Steps:
+    """Step sensitivity and von Neumann ratio of every neuron of some layers of one site.
+
+    D = E_t|a_t − a_{t−1}| / std and E(a_t − a_{t−1})² / Var(a): the pairs within a prompt, position 0 left out of the
+    pairs, the std and the Var alike, which are a sample's. Undefined for a neuron that never varied, and where there is
+    no pair. tick counts blocks of values, of all layers together. Raises StoreError for a run of statistics only.
+    """
+    if not run.has_values:
+        raise StoreError(
+            "how a neuron changes from token to token is told by its values, and this run kept statistics only "
+            "(--keep stats): capture it with --keep all"
+        )
+    pairs = np.asarray(run.cursor().execute(READ_PAIRS).fetchnumpy()["pair"], np.bool_)
+    blocks = -(-run.tokens // BLOCK)
+    parts = []
+    for number, layer in enumerate(layers):
+
+        def said(done: int, _: int, before: int = number * blocks) -> None:
+            tick(before + done, blocks * len(layers))
+
+        absolute, square = _sum_steps(run, layer, pairs, said)
+        variance = run.statistics(layer.site, layer=layer.layer, skip_first=True).variance
+        parts.append(np.stack([absolute, square, variance]))
+    absolute, square, variance = np.concatenate(parts, axis=1)
+    count = int(pairs.sum())
+    defined = (variance > 0) & (count > 0)
+    return Steps(
+        pairs=count,
+        layer=np.repeat([layer.layer for layer in layers], [layer.neurons for layer in layers]).astype(np.int64),
+        neuron=np.concatenate([np.arange(layer.neurons, dtype=np.int64) for layer in layers]),
+        step_sensitivity=_divide(absolute, count * np.sqrt(variance), defined),
+        von_neumann_ratio=_divide(square, count * variance, defined),
+    )
+
+
+def _sum_steps(run: RunTables, layer: Layer, pairs: NDArray[np.bool_], tick: Tick) -> tuple[Floats, Floats]:
+    """Σ|a_t − a_{t−1}| and Σ(a_t − a_{t−1})² over the pairs that end where `pairs` is true: float64[neurons] each."""
+    absolute, square = np.zeros(layer.neurons), np.zeros(layer.neurons)
+    last = np.zeros(layer.neurons, np.float32)  # of the chunk before; nothing counts before token 2
+    for first, values in _chunks(run, layer, tick):
+        counted = pairs[first : first + values.shape[1]].astype(np.float64)
+        for start in range(0, layer.neurons, STRIPE):
+            stripe = slice(start, start + STRIPE)
+            step = np.diff(values[stripe].astype(np.float64), prepend=last[stripe, None])
+            step *= counted
+            square[stripe] += np.einsum("nt,nt->n", step, step)
+            absolute[stripe] += np.abs(step, out=step).sum(axis=1)
+        last = values[:, -1].copy()
+    return absolute, square
+
+
+def _chunks(run: RunTables, layer: Layer, tick: Tick) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """A layer's values in order of tokens: the first token's index and float32[neurons, tokens]."""
+    blocks = -(-run.tokens // BLOCK)
+    step = max(1, CHUNK_BYTES // (4 * BLOCK * layer.neurons))
+    for start in range(0, blocks, step):
+        stop = min(start + step, blocks)
+        values = np.empty((layer.neurons, stop - start, BLOCK), np.float32)
+        parameters = {"layer": layer.layer_id, "start": start, "stop": stop}
+        rows = 0
+        for batch in run.cursor().sql(READ_BLOCKS, params=parameters).to_arrow_reader(ROWS):
+            place = batch.column("neuron").to_numpy(), batch.column("block").to_numpy() - start
+            values[place] = batch.column("values").flatten().to_numpy(zero_copy_only=False).reshape(-1, BLOCK)
+            rows += batch.num_rows
+        if rows != layer.neurons * (stop - start):
+            raise StoreError(
+                f"blocks {start} to {stop - 1} of {layer.site} layer {layer.layer} are not whole: nfinspect verify"
+            )
+        yield start * BLOCK, values.reshape(layer.neurons, -1)[:, : run.tokens - start * BLOCK]
+        tick(stop, blocks)
+
+
+def _divide(part: Floats, whole: Floats, where: NDArray[np.bool_]) -> Floats:
+    quotient: Floats = np.divide(part, whole, out=np.full(part.shape, np.nan), where=where)
+    return quotient

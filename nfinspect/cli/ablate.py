@@ -1,0 +1,183 @@
+"""What a model's perplexity is without sets of its neurons."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nfinspect import output
+from nfinspect.cli.capture import quiet_transformers
+from nfinspect.cli.long_work import Made, Tick, again_option, kept_or_made
+from nfinspect.cli.options import json_option, model_options, opened, site_option, store_option
+from nfinspect.cli.stamps import model_stamp
+from nfinspect.cli.tables import Column, figure, table, wrapped
+from nfinspect_store.catalog import store_path
+from nfinspect_store.errors import RequestError
+
+if TYPE_CHECKING:
+    from nfinspect_store.reader import RunFile
+
+
+@click.command()
+@click.argument("model", metavar="MODEL")
+@click.option("--text", metavar="FILE", required=True, type=Path, help="The text that is predicted.")
+@click.option("--neurons", metavar="FILE", multiple=True, type=Path,
+              help="A set: one address such as L5/N123 a line. Repeatable.")  # fmt: skip
+@click.option("--from", "source", metavar="RUN", help="The run that --class, --trace and --mode mean refer to.")
+@click.option("--class", "kinds", metavar="C", multiple=True,
+              help="A set: the run's neurons of a class or kind: dead, dead+positional. Repeatable.")  # fmt: skip
+@click.option("--trace", "concepts", metavar="CONCEPT", multiple=True,
+              help="A set: the neurons of the concept's trace. Repeatable.")  # fmt: skip
+@click.option("--baseline", metavar="B", help="Of the traces; without it the concept called baseline.")
+@click.option("--top", metavar="K", type=click.IntRange(min=1), default=10, show_default=True, help="Of the traces.")
+@click.option("--mode", type=click.Choice(["zero", "mean"]), default="zero", show_default=True,
+              help="What values become: 0, or the neuron's mean over the run.")  # fmt: skip
+@click.option("--controls", metavar="R", type=click.IntRange(min=0), default=20, show_default=True,
+              help="Random sets of the same size and count per layer, 20 or more; 0 for none.")  # fmt: skip
+@click.option("--context", metavar="N", type=click.IntRange(min=2), help="Tokens in a window; the model's, up to 1024.")
+@click.option("--stride", metavar="N", type=click.IntRange(min=1), help="Tokens between windows; half the context.")
+@click.option("--max-tokens", metavar="N", type=click.IntRange(min=2), help="Tokens of --text at most.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Windows in a forward pass; what fits if not given.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@site_option
+@model_options
+@again_option
+@store_option
+@json_option
+def ablate(
+    model: str,
+    text: Path,
+    neurons: tuple[Path, ...],
+    source: str | None,
+    kinds: tuple[str, ...],
+    concepts: tuple[str, ...],
+    baseline: str | None,
+    top: int,
+    mode: str,
+    controls: int,
+    context: int | None,
+    stride: int | None,
+    max_tokens: int | None,
+    batch_size: int | None,
+    seed: int,
+    site: str | None,
+    dtype: str,
+    device: str,
+    allow_pickle: bool,
+    again: bool,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Cut sets of neurons out of MODEL: its perplexity on a text without them, beside random sets."""
+    from nfinspect.analysis.neuron_sets import set_from_file, set_of_kinds, set_of_trace
+    from nfinspect.experiments.ablation_table import ablate as analyse
+    from nfinspect.experiments.ablation_table import check_controls, check_sets
+    from nfinspect.experiments.documents import read_text, text_hash, tokenised
+    from nfinspect.models import load_model
+    from nfinspect_store.results import model_results, run_results
+
+    if source is None and (kinds or concepts or mode == "mean"):
+        raise RequestError("--class, --trace and --mode mean take their neurons or means from a run: give --from RUN")
+    check_controls(controls)
+    content = read_text(text)
+    with ExitStack() as stack:
+        run = stack.enter_context(opened(store, source)) if source is not None else None
+        sets = [set_from_file(path) for path in neurons]
+        if run is not None:
+            sets += [set_of_kinds(run, kind, site) for kind in kinds]
+            sets += [set_of_trace(run, concept, baseline, top, site) for concept in concepts]
+            _note_other_model(run, model)
+        check_sets(sets)
+        for said in dict.fromkeys(said for one in sets for said in one.notes):
+            output.note(said)
+        settings = {
+            "model": model,
+            "weights": model_stamp(model),
+            "text": text.name,
+            "sha256": text_hash(content),
+            "sets": {one.name: [str(address) for address in one.addresses] for one in sets},
+            "mode": mode,
+            "controls": controls,
+            "context": context,
+            "stride": stride,
+            "max_tokens": max_tokens,
+            "batch_size": batch_size,
+            "seed": seed,
+            "dtype": dtype,
+        }
+
+        def make(tick: Tick) -> Made:
+            quiet_transformers()
+            loaded = load_model(model, dtype=dtype, device=device, allow_pickle=allow_pickle)
+            found = analyse(
+                loaded,
+                tokenised(content, text.name, loaded.tokenizer, max_tokens),
+                sets,
+                mode="mean" if mode == "mean" else "zero",
+                run=run,
+                controls=controls,
+                context=context,
+                stride=stride,
+                seed=seed,
+                batch_size=batch_size,
+                tick=tick,
+            )
+            return found.to_json(), {}
+
+        folder = run_results(run.path) if run is not None else model_results(store_path(store), model)
+        run_id = run.info.run_id if run is not None else None
+        kept = kept_or_made(folder, "ablation", settings, run_id, make, again=again, what="perplexity")
+    for said in kept.document["notes"]:
+        output.note(said)
+    if as_json:
+        output.document(kept.document)
+    else:
+        output.lines(ablation_lines(kept.document))
+
+
+def ablation_lines(document: Mapping[str, Any]) -> list[str]:
+    """The table for people. document: as `--json` prints it."""
+    base = document["baseline"]
+    drawn = document["bootstrap"]
+    columns = [
+        Column("set", text=True),
+        Column("neurons"),
+        Column("perplexity"),
+        Column("ΔNLL"),
+        Column("95 %", text=True),
+        Column("controls", spare=1),
+        Column("z"),
+        Column("p"),
+    ]
+    rows: list[Sequence[object]] = [("(none)", 0, figure(base["perplexity"], 5), "", "", "", "", "")]
+    for one in document["sets"]:
+        control = one["control"]
+        low, high = one["ci95"]
+        rows.append(
+            (
+                one["name"],
+                one["neurons"],
+                figure(one["perplexity"], 5),
+                figure(one["delta_nll"], 3),
+                "-" if low is None else f"{figure(low, 2)} to {figure(high, 2)}",
+                figure(control["mean_delta_nll"], 2),
+                figure(control["z"], 3),
+                figure(control["p_value"], 2),
+            )
+        )
+    mode = document["sets"][0]["mode"]
+    title = (
+        f"{document['model']} on {document['tokens']} tokens of {document['text']} (windows of {document['context']}, "
+        f"stride {document['stride']}), values set to {'0' if mode == 'zero' else 'their mean'}; "
+        f"ΔNLL in nats per token, its interval over {drawn['units']} {drawn['resampled']}; controls: mean ΔNLL of "
+        "random sets of the same size and count per layer"
+    )
+    return [*wrapped(title), *table(columns, rows)]
+
+
+def _note_other_model(run: "RunFile", model: str) -> None:
+    captured = run.info.model
+    if captured != model and Path(captured).expanduser().resolve() != Path(model).expanduser().resolve():
+        output.note(f"the run is of {captured}, the model is {model}: its neurons are taken for those of the model")

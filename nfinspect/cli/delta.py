@@ -1,0 +1,223 @@
+"""Neurons that are sensitive to a change of the input."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from nfinspect import output
+from nfinspect.cli.capture import layer_list, quiet_transformers
+from nfinspect.cli.long_work import Made, Tick, again_option, kept_or_made
+from nfinspect.cli.options import json_option, opened, run_argument, site_option, store_option
+from nfinspect.cli.tables import Column, figure, table, wrapped
+from nfinspect_store.errors import NfinspectError, RequestError
+
+if TYPE_CHECKING:
+    from nfinspect.analysis.delta import ChannelRow, Delta
+    from nfinspect.analysis.substitution import Substitution
+    from nfinspect.models import LoadedModel
+    from nfinspect_store.reader import RunFile
+    from nfinspect_store.types import Layer
+
+ORDERS = ("step_sensitivity", "von_neumann_ratio")
+
+
+@click.command()
+@run_argument
+@click.option("--layers", metavar="LIST", help="Such as 0-3,11; all if not given.")
+@click.option("--sort", type=click.Choice(ORDERS), default=ORDERS[0], show_default=True, help="Order.")
+@click.option("--top", metavar="K", type=click.IntRange(min=0), default=20, show_default=True, help="Neurons shown.")
+@click.option("--min-ratio", type=float, default=2.0, show_default=True,
+              help="Von Neumann ratio from which a neuron counts as delta-sensitive.")  # fmt: skip
+@click.option("--min-step", type=float, default=0.2, show_default=True,
+              help="Step sensitivity from which it does.")  # fmt: skip
+@click.option("--substitute", is_flag=True, help="Also replace tokens and read the neurons anew: needs the model.")
+@click.option("--model", metavar="M", help="The run's model, for --substitute; where the run says if not given.")
+@click.option("--draws", metavar="N", type=click.IntRange(min=1), default=256, show_default=True,
+              help="Tokens replaced.")  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Which tokens are replaced, and by which.")
+@site_option
+@again_option
+@store_option
+@json_option
+def delta(
+    run: str,
+    layers: str | None,
+    sort: str,
+    top: int,
+    min_ratio: float,
+    min_step: float,
+    substitute: bool,
+    model: str | None,
+    draws: int,
+    seed: int,
+    site: str | None,
+    again: bool,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Neurons that change with every token, and Mamba's step size."""
+    from nfinspect.analysis.chosen import chosen_layers
+    from nfinspect.analysis.delta import Delta
+    from nfinspect.analysis.delta import delta as analyse
+    from nfinspect_store.results import run_results
+
+    if model and not substitute:
+        raise RequestError("--model goes with --substitute: everything else is told by the run")
+    with opened(store, run) as file:
+        asked = layer_list(layers)
+        chosen = chosen_layers(file, site, asked)
+        where = {"site": chosen[0].site, "layers": [layer.layer for layer in chosen]}
+
+        def make(tick: Tick) -> Made:
+            found = analyse(file, site, asked, min_ratio=min_ratio, min_step=min_step, tick=tick)
+            return found.to_json(), {}
+
+        settings = {**where, "min_ratio": min_ratio, "min_step": min_step}
+        folder, run_id = run_results(file.path), file.info.run_id
+        kept = kept_or_made(folder, "delta", settings, run_id, make, again=again, what="delta-sensitive neurons")
+        found = Delta.from_json(kept.document).sorted_by(sort)
+        if substitute:
+            found = found.with_substitution(_substitution(file, chosen, model, draws, seed, again))
+    for text in found.notes:
+        output.note(text)
+    if as_json:
+        output.document(found.to_json())
+    else:
+        output.lines(delta_lines(found, top))
+
+
+def _substitution(
+    file: "RunFile", layers: "Sequence[Layer]", model: str | None, draws: int, seed: int, again: bool
+) -> "Substitution":
+    from nfinspect.analysis.substitution import LAGS, Substitution
+    from nfinspect_store.results import run_results
+
+    name = model or file.info.model
+    if not name:
+        raise RequestError("substitution needs the model, and this run names none: pass --model")
+    site, numbers = layers[0].site, [layer.layer for layer in layers]
+
+    def make(tick: Tick) -> Made:
+        from nfinspect.experiments.substitution import substitution_sensitivity
+
+        loaded = _load(name, file.info.dtype)
+        found = substitution_sensitivity(file, loaded, site, numbers, draws=draws, seed=seed, tick=tick)
+        return found.summary(), {"neurons": found.table()}
+
+    settings = {"site": site, "layers": numbers, "model": name, "draws": draws, "seed": seed, "lags": list(LAGS)}
+    folder, run_id = run_results(file.path), file.info.run_id
+    kept = kept_or_made(folder, "substitution", settings, run_id, make, again=again, what="substituted tokens")
+    return Substitution.from_parts(kept.document, kept.table("neurons"))
+
+
+def _load(name: str, dtype: str) -> "LoadedModel":
+    """The model in the run's own precision, so that its values are the run's."""
+    from nfinspect.models import ModelError, load_model
+    from nfinspect.models.load import DTYPES
+
+    quiet_transformers()
+    try:
+        return load_model(name, dtype=dtype if dtype in DTYPES else "auto")
+    except NfinspectError as error:
+        raise ModelError(f"substitution needs the run's model: {error} (--model says where it is)") from error
+
+
+def delta_lines(found: "Delta", top: int) -> list[str]:
+    """The analysis for people, with the first `top` neurons."""
+    parts = [_neuron_lines(found, top)] if found.neurons else []
+    if found.mamba_delta:
+        parts.append(_mamba_lines(found.mamba_delta))
+    return [line for i, part in enumerate(parts) for line in (["", *part] if i else part)]
+
+
+def _neuron_lines(found: "Delta", top: int) -> list[str]:
+    title = (
+        f"{len(found.delta_sensitive)} delta-sensitive of {len(found.neurons)} neurons at {found.site}, from "
+        f"{found.pairs} steps (ratio at least {figure(found.min_ratio)}, step at least {figure(found.min_step)})"
+    )
+    columns = [
+        Column("layer"),
+        Column("neurons", spare=1),
+        Column("delta-sensitive"),
+        Column("never vary"),
+        Column("median step"),
+        Column("median ratio"),
+    ]
+    rows = [
+        (
+            layer.layer,
+            layer.neurons,
+            layer.delta_sensitive,
+            layer.constant,
+            figure(layer.median_step_sensitivity, 3),
+            figure(layer.median_von_neumann_ratio, 3),
+        )
+        for layer in found.layers
+    ]
+    lines = [*wrapped(title), *table(columns, rows)]
+    listed = found.neurons[:top]
+    if not listed:
+        return lines
+    lags = () if found.substitution is None else found.substitution.lags
+    columns = [Column("neuron", text=True), Column("step"), Column("ratio"), Column("delta-sensitive", text=True)]
+    columns += [Column(f"lag {lag}") for lag in lags]
+    cells = [
+        (
+            row.address,
+            figure(row.step_sensitivity, 3),
+            figure(row.von_neumann_ratio, 3),
+            "yes" if row.delta_sensitive else "",
+            *(figure(value, 3) for value in row.substitution_sensitivity or ()),
+        )
+        for row in listed
+    ]
+    about = [] if found.substitution is None else wrapped(_about(found.substitution))
+    more = len(found.neurons) - len(listed)
+    ending = [f"and {more} more (--top {len(found.neurons)})"] if more else []
+    return [*lines, "", *about, *table(columns, cells), *ending]
+
+
+def _about(found: "Substitution") -> str:
+    fewest = f", {min(found.samples)} of them at lag {found.lags[found.samples.index(min(found.samples))]}"
+    return (
+        f"lag: mean |Δa| / std so many tokens after a token that was replaced, {found.draws} draws"
+        f"{fewest if min(found.samples) < found.draws else ''} ({found.unchanged} drew the same token again)"
+    )
+
+
+def _mamba_lines(rows: "Sequence[ChannelRow]") -> list[str]:
+    """Mamba's Δ layer by layer."""
+    import statistics
+
+    def median(values: "Sequence[float | None]") -> float | None:
+        defined = [value for value in values if value is not None]
+        return statistics.median(defined) if defined else None
+
+    columns = [
+        Column("layer"),
+        Column("channels"),
+        Column("median Δ"),
+        Column("median CV"),
+        Column("surprisal, median", spare=1),
+        Column("strongest"),
+        Column("in channel"),
+    ]
+    cells = []
+    for layer in dict.fromkeys(row.layer for row in rows):
+        here = [row for row in rows if row.layer == layer]
+        correlated = [row for row in here if row.surprisal_correlation is not None]
+        strongest = max(correlated, key=lambda row: abs(row.surprisal_correlation or 0), default=None)
+        cells.append(
+            (
+                layer,
+                len(here),
+                figure(median([row.mean for row in here]), 3),
+                figure(median([row.cv for row in here]), 3),
+                figure(median([row.surprisal_correlation for row in here]), 3),
+                figure(strongest.surprisal_correlation if strongest else None, 3),
+                strongest.channel if strongest else "-",
+            )
+        )
+    title = f"Mamba's step size Δ over {rows[0].n} tokens, and its correlation with the token's surprisal"
+    return [*wrapped(title), *table(columns, cells)]

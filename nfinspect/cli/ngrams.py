@@ -1,0 +1,158 @@
+"""Neurons that detect tokens, bigrams or trigrams."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from nfinspect import output
+from nfinspect.cli.capture import layer_list
+from nfinspect.cli.long_work import Made, Tick, again_option, kept_or_made
+from nfinspect.cli.options import json_option, opened, run_argument, site_option, store_option
+from nfinspect.cli.tables import Column, figure, percent, table, wrapped
+from nfinspect_store.errors import NfinspectError
+
+if TYPE_CHECKING:
+    from nfinspect.analysis.ngrams import CoveredNgram, NgramAnalysis
+    from nfinspect_store.reader import RunFile
+
+WORDS = {1: "token", 2: "bigram", 3: "trigram"}
+
+
+@click.command()
+@run_argument
+@click.option("--n", type=click.IntRange(1, 3), default=1, show_default=True, help="Tokens, bigrams or trigrams.")
+@click.option("--layers", metavar="LIST", help="Such as 0-3,11; all if not given.")
+@click.option("--model", metavar="M", help="The run's model, for the suppression; where the run says if not given.")
+@click.option("--top", metavar="K", type=click.IntRange(min=0), default=20, show_default=True, help="Detectors shown.")
+@site_option
+@again_option
+@store_option
+@json_option
+def ngrams(
+    run: str,
+    n: int,
+    layers: str | None,
+    model: str | None,
+    top: int,
+    site: str | None,
+    again: bool,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Neurons that detect tokens, bigrams or trigrams, and what each layer adds."""
+    from nfinspect.analysis.chosen import chosen_layers
+    from nfinspect.analysis.ngrams import NgramAnalysis
+    from nfinspect.analysis.ngrams import ngrams as analyse
+    from nfinspect_store.results import keep_result, run_results
+
+    with opened(store, run) as file:
+        asked = layer_list(layers)
+        chosen = chosen_layers(file, site, asked)
+        settings = {"n": n, "site": chosen[0].site, "layers": [layer.layer for layer in chosen]}
+        folder, run_id = run_results(file.path), file.info.run_id
+
+        def make(tick: Tick) -> Made:
+            return analyse(file, n, site, asked, tick).to_json(), {}
+
+        what = f"{WORDS[n]} detectors"
+        kept = kept_or_made(folder, "ngrams", settings, run_id, make, again=again, what=what)
+        found = NgramAnalysis.from_json(kept.document)
+        suppressing = _with_suppression(file, found, model)
+        if suppressing is not found:
+            keep_result(folder, "ngrams", settings, output.plain(suppressing.to_json()), run_id=run_id)
+    if as_json:
+        output.document(suppressing.to_json())
+    else:
+        output.lines(ngram_lines(suppressing, top))
+
+
+def _with_suppression(file: "RunFile", found: "NgramAnalysis", model: str | None) -> "NgramAnalysis":
+    """The analysis with suppressions, or itself where they are known, or where the run's own model cannot be had."""
+    known = found.suppression_model
+    if not found.detectors or (known is not None and model in (None, known)):
+        return found
+    name = model or file.info.model
+    if not name:
+        output.note("suppression is left out: it needs the model, and the run names none; pass --model")
+        return found
+    from nfinspect.experiments.suppression import with_suppression
+    from nfinspect.models import load_model
+
+    try:
+        return with_suppression(found, load_model(name))
+    except NfinspectError as error:
+        if model is not None:
+            raise
+        output.note(f"suppression is left out: {error} (--model says where the run's model is)")
+        return found
+
+
+def ngram_lines(found: "NgramAnalysis", top: int) -> list[str]:
+    """The analysis for people, with the first `top` detectors."""
+    word = WORDS[found.n]
+    neurons = sum(layer.neurons for layer in found.layers)
+    title = (
+        f"{len(found.detectors)} {word} detector{'' if len(found.detectors) == 1 else 's'} among {neurons} neurons "
+        f"at {found.site}, "
+        f"from {found.positions} tokens with {found.distinct} different {word}s"
+    )
+    columns = [
+        Column("layer"),
+        Column("neurons", spare=2),
+        Column("firing", spare=1),
+        Column("detectors"),
+        Column(f"{word}s"),
+        Column("up to here"),
+        Column("new"),
+        Column("new to last"),
+    ]
+    rows = [
+        (
+            layer.layer,
+            layer.neurons,
+            layer.active,
+            layer.detectors,
+            layer.covered,
+            layer.cumulative,
+            layer.new_overall,
+            layer.new_vs_previous,
+        )
+        for layer in found.layers
+    ]
+    lines = [*wrapped(title), *table(columns, rows), "", *_bucket_lines(found)]
+    return lines + (["", *_detector_lines(found, top)] if found.detectors and top else [])
+
+
+def _bucket_lines(found: "NgramAnalysis") -> list[str]:
+    names = list(found.layers[0].buckets)
+    rows = [(layer.layer, *layer.buckets.values()) for layer in found.layers]
+    title = f"Neurons by the fewest {WORDS[found.n]}s that hold 95% of their activations"
+    return [*wrapped(title), *table([Column("layer"), *(Column(name) for name in names)], rows)]
+
+
+def _detector_lines(found: "NgramAnalysis", top: int) -> list[str]:
+    columns = [
+        Column("neuron", text=True),
+        Column("fewest"),
+        Column("covered"),
+        Column("fired", spare=1),
+        Column("suppression", spare=2),
+        Column(f"{WORDS[found.n]}s", text=True),
+    ]
+    rows = [
+        (
+            detector.address,
+            detector.k,
+            percent(detector.coverage),
+            detector.activations,
+            figure(detector.suppression, 3),
+            " ".join(map(_quoted, detector.ngrams)),
+        )
+        for detector in found.detectors[:top]
+    ]
+    more = len(found.detectors) - len(rows)
+    return [*table(columns, rows), *([f"and {more} more (--top {len(found.detectors)})"] if more else [])]
+
+
+def _quoted(ngram: "CoveredNgram") -> str:
+    return f'"{"".join(ngram.tokens)}"'

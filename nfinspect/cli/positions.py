@@ -1,0 +1,103 @@
+"""Neurons whose firing depends on the position."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from nfinspect import output
+from nfinspect.cli.capture import layer_list
+from nfinspect.cli.long_work import Made, Tick, again_option, kept_or_made
+from nfinspect.cli.options import json_option, opened, run_argument, site_option, store_option
+from nfinspect.cli.tables import Column, percent, table, wrapped
+
+if TYPE_CHECKING:
+    from nfinspect.analysis.positions import PositionAnalysis
+
+
+@click.command()
+@run_argument
+@click.option(
+    "--length",
+    metavar="T",
+    type=click.IntRange(min=1),
+    help="Take every sequence of T tokens or more, cut to T; else those of the run's greatest length.",
+)
+@click.option("--layers", metavar="LIST", help="Such as 0-3,11; all if not given.")
+@click.option("--top", metavar="K", type=click.IntRange(min=0), default=20, show_default=True, help="Neurons shown.")
+@site_option
+@again_option
+@store_option
+@json_option
+def positions(
+    run: str,
+    length: int | None,
+    layers: str | None,
+    top: int,
+    site: str | None,
+    again: bool,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Neurons whose firing tells where in the sequence a token stands."""
+    from nfinspect.analysis.chosen import chosen_layers
+    from nfinspect.analysis.positions import PositionAnalysis
+    from nfinspect.analysis.positions import positions as analyse
+    from nfinspect.analysis.sequences import read_sequences
+    from nfinspect_store.results import run_results
+
+    with opened(store, run) as file:
+        asked = layer_list(layers)
+        chosen = chosen_layers(file, site, asked)
+        taken = read_sequences(file, length).length
+        settings = {"length": taken, "site": chosen[0].site, "layers": [layer.layer for layer in chosen]}
+
+        def make(tick: Tick) -> Made:
+            found = analyse(file, length, site, asked, tick)
+            return found.to_json(), {"profiles": found.profile_table()}
+
+        kept = kept_or_made(
+            run_results(file.path),
+            "positions",
+            settings,
+            file.info.run_id,
+            make,
+            again=again,
+            what="positional neurons",
+        )
+    found = PositionAnalysis.from_json(kept.document, kept.table("profiles"))
+    for text in found.notes:
+        output.note(text)
+    if as_json:
+        output.document(found.to_json())
+    else:
+        output.lines(position_lines(found, top))
+
+
+def position_lines(found: "PositionAnalysis", top: int) -> list[str]:
+    """The analysis for people, with the first `top` neurons."""
+    title = (
+        f"{len(found.neurons)} positional neuron{'' if len(found.neurons) == 1 else 's'} at {found.site} "
+        f"in {found.sequences} sequences of {found.length} tokens"
+    )
+    types = list(found.layers[0].types)
+    columns = [Column("layer"), Column("neurons", spare=2), Column("positional"), Column("strong", spare=1)]
+    rows = [
+        (layer.layer, layer.neurons, layer.positional, layer.strong, *layer.types.values()) for layer in found.layers
+    ]
+    lines = [*wrapped(title), *table([*columns, *(Column(name) for name in types)], rows)]
+    if not found.neurons or not top:
+        return lines
+    columns = [
+        Column("neuron", text=True),
+        Column("information"),
+        Column("type", text=True),
+        Column("strength", text=True),
+        Column("firing"),
+    ]
+    listed = [
+        (row.address, row.mutual_information, row.type, row.strength, percent(row.firing_rate))
+        for row in found.neurons[:top]
+    ]
+    more = len(found.neurons) - len(listed)
+    ending = [f"and {more} more (--top {len(found.neurons)})"] if more else []
+    return [*lines, "", *table(columns, listed), *ending]

@@ -1,0 +1,226 @@
+"""Attention neurons: how a neuron's values go with what the model attends to, and with its loss (methods §8).
+
+    attention_weighted   s_n = Σ_j r_j a_jn / Σ_j r_j − mean_j a_jn, r_j the mean attention that j receives [own]
+    rollout              the same with the last token's rollout through the later layers (Abnar & Zuidema 2020)
+    gradient_guided      s_n = Σ_t |a_tn · ∂NLL/∂a_tn| [own]
+
+Position 0, the sink of idle heads, is left out of every score and reported apart. One prompt in a pass, so that nothing
+is attended to but the prompt's own tokens; a score is the mean over the prompts of two tokens or more.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from nfinspect.analysis.attention_scores import (
+    METHODS,
+    AttentionLayer,
+    AttentionScores,
+    Floats,
+    LayerScores,
+    Method,
+    distribution_of,
+    ranked,
+)
+from nfinspect.analysis.attention_weights import attended, rollout
+from nfinspect.analysis.plain import number
+from nfinspect.analysis.ticks import Tick, silent
+from nfinspect.experiments.attention_maps import eager_attention
+from nfinspect.experiments.attention_sources import AttentionSource, attention_source
+from nfinspect.experiments.layer_attention import LayerAttention
+from nfinspect.experiments.value_gradients import read_gradients
+from nfinspect.models import LayerSite, LoadedModel, SiteReader, body, default_site, find_sites, forward_batch
+from nfinspect_store.errors import RequestError
+
+MAP_TOKENS = 64
+"""Positions of the longest prompt whose attention is kept as a map."""
+
+Texts = Callable[[Sequence[int]], Sequence[str]]
+
+
+def attention(
+    loaded: LoadedModel,
+    sequences: Sequence[Sequence[int]],
+    method: Method = "attention_weighted",
+    site: str | None = None,
+    layers: Sequence[int] | None = None,
+    texts: Texts | None = None,
+    tick: Tick = silent,
+) -> AttentionScores:
+    """Score every neuron of a site over prompts, given as token ids.
+
+    site, layers: the model's default site and all layers if not given. texts: from token ids to the labels of the map.
+    tick: prompts done, of all. Where attention is read, a transformer is switched to eager attention meanwhile. Memory:
+    8 · layers · tokens² bytes for the maps of one prompt (attention_weighted, rollout), a backward pass's for
+    gradient_guided.
+    Raises RequestError for an unknown method, prompts that do not fit the model, and where none has two tokens;
+    AttentionUnavailable, GradientUnavailable; UnknownSite and what else SiteReader raises.
+    """
+    if method not in METHODS:
+        raise RequestError(f"expected one of the methods {', '.join(METHODS)}, found {method!r}")
+    name = site or default_site(loaded.model)
+    sites = find_sites(loaded.model, [name], layers)
+    used = _usable(loaded, sequences)
+    scoring = _Scoring(loaded, sites, method)
+    by_gradients = method == "gradient_guided"
+    with nullcontext() if by_gradients else eager_attention(loaded.model):
+        source = None if by_gradients else attention_source(loaded)
+        longest = max(used, key=len)
+        for done, ids in enumerate(used):
+            if source is None:
+                scoring.add_gradients(ids)
+            else:
+                scoring.add_attention(source, ids, longest=ids is longest)
+            tick(done + 1, len(used))
+    label = texts or (lambda ids: [str(loaded.tokenizer.decode([i])) for i in ids])
+    left_out = len(sequences) - len(used)
+    return AttentionScores(
+        method=method,
+        site=name,
+        prompts=len(sequences),
+        samples=len(used),
+        tokens=sum(map(len, used)),
+        layers=scoring.layers(),
+        notes=(f"left out, as they have a single token: {left_out} of {len(sequences)} prompts",) if left_out else (),
+        scores=ranked(name, scoring.means()),
+        heads=scoring.head_table(),
+        attention_map=scoring.map_table(),
+        map_tokens=_token_table(label(longest[:MAP_TOKENS]) if source is not None else []),
+    )
+
+
+def _usable(loaded: LoadedModel, sequences: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+    limit = loaded.max_context
+    for number_, ids in enumerate(sequences):
+        if limit is not None and len(ids) > limit:
+            raise RequestError(
+                f"prompt {number_ + 1} has {len(ids)} tokens, the model's context {limit}: cut it (--max-length)"
+            )
+    used = [ids for ids in sequences if len(ids) > 1]
+    if not used:
+        raise RequestError(
+            f"expected a prompt of two tokens or more, found none among {len(sequences)}: position 0 counts in no score"
+        )
+    return used
+
+
+class _Scoring:
+    """Adds up one prompt after the other, in float64."""
+
+    def __init__(self, loaded: LoadedModel, sites: Sequence[LayerSite], method: Method) -> None:
+        self._loaded = loaded
+        self._sites = sites
+        self._method = method
+        self._samples = 0
+        # Rows: score, mean activation, activation at position 0, score at position 0.
+        self._sums = {site.layer: np.zeros((4, site.neurons)) for site in sites}
+        self._heads: dict[int, Floats] = {}  # layer: sums of entropy and sink, [2, heads]
+        self._diversity: dict[int, float] = {}
+        self._maps: dict[int, Floats] = {}
+
+    def add_attention(self, source: AttentionSource, ids: Sequence[int], *, longest: bool) -> None:
+        found = source.read(ids)
+        weights = self._weights(found)
+        loaded = self._loaded
+        self._samples += 1
+        for site in self._sites:
+            layer = found[site.layer]
+            self._heads[site.layer] = self._heads.get(site.layer, 0.0) + np.stack([layer.entropy, layer.sink])
+            self._diversity[site.layer] = self._diversity.get(site.layer, 0.0) + layer.diversity
+            if longest:
+                self._maps[site.layer] = layer.weights[:MAP_TOKENS, :MAP_TOKENS].copy()
+
+        # A pass of its own, whose values are reduced as they come: all of them at once would be layers x tokens x
+        # neurons.
+        def sink(site: LayerSite, values: Tensor, fired: Tensor | None) -> None:
+            a = _exact(values[0])
+            beyond = torch.from_numpy(weights[site.layer][1:] - 1 / (len(ids) - 1)).to(a)
+            self._sums[site.layer][:3] += torch.stack([beyond @ a[1:], a[1:].mean(0), a[0]]).cpu().numpy()
+
+        batch = forward_batch(loaded.model, [ids], pad_id=loaded.pad_id)
+        with SiteReader(loaded.model, self._sites, sink) as reader, torch.inference_mode():
+            reader.begin(1, len(ids), batch.valid)
+            body(loaded.model)(**batch.inputs())
+            reader.end()
+
+    def add_gradients(self, ids: Sequence[int]) -> None:
+        self._samples += 1
+
+        def sink(site: LayerSite, values: Tensor, gradients: Tensor) -> None:
+            a, effect = _exact(values), (_exact(values) * _exact(gradients)).abs()
+            parts = [effect[1:].sum(0), a[1:].mean(0), a[0], effect[0]]
+            self._sums[site.layer] += torch.stack(parts).cpu().numpy()
+
+        read_gradients(self._loaded, self._sites, ids, sink)
+
+    def means(self) -> list[LayerScores]:
+        found = []
+        for layer, sums in self._sums.items():
+            score, activation, first, first_score = sums / self._samples
+            if self._method != "gradient_guided":
+                first_score = np.full(len(score), np.nan)
+            found.append(LayerScores(layer, score, activation, first, first_score))
+        return found
+
+    def layers(self) -> tuple[AttentionLayer, ...]:
+        found = []
+        for site, means in zip(self._sites, self.means(), strict=True):
+            heads = self._heads.get(site.layer)
+            entropy, sink = (None, None) if heads is None else (heads / self._samples).mean(axis=1)
+            diversity = self._diversity.get(site.layer)
+            found.append(
+                AttentionLayer(
+                    site=site.site,
+                    layer=site.layer,
+                    neurons=site.neurons,
+                    scores=distribution_of(means.score),
+                    heads=None if heads is None else heads.shape[1],
+                    sink=number(sink),
+                    entropy=number(entropy),
+                    diversity=None if diversity is None else number(diversity / self._samples),
+                )
+            )
+        return tuple(found)
+
+    def head_table(self) -> pa.Table:
+        sizes = [heads.shape[1] for heads in self._heads.values()]
+        means = np.concatenate([heads / self._samples for heads in self._heads.values()] or [np.zeros((2, 0))], axis=1)
+        return pa.table(
+            {
+                "layer": np.repeat(np.array(list(self._heads), np.int32), sizes),
+                "head": np.concatenate([np.arange(n, dtype=np.int32) for n in sizes] or [np.zeros(0, np.int32)]),
+                "sink": means[1],
+                "entropy": means[0],
+            }
+        )
+
+    def map_table(self) -> pa.Table:
+        size = len(next(iter(self._maps.values()))) if self._maps else 0
+        query, key = np.tril_indices(size)
+        count = len(self._maps)
+        return pa.table(
+            {
+                "layer": np.repeat(np.array(list(self._maps), np.int32), len(query)),
+                "query": np.tile(query.astype(np.int32), count),
+                "key": np.tile(key.astype(np.int32), count),
+                "weight": np.concatenate([m[query, key] for m in self._maps.values()] or [np.zeros(0)]),
+            }
+        )
+
+    def _weights(self, found: Sequence[LayerAttention]) -> list[Floats]:
+        """What each layer's positions weigh, from the attention of all layers."""
+        maps = [layer.weights for layer in found]
+        return rollout(maps) if self._method == "rollout" else [attended(attention) for attention in maps]
+
+
+def _exact(values: Tensor) -> Tensor:
+    """As float64, on the CPU where the device has none."""
+    return (values.cpu() if values.device.type == "mps" else values).double()
+
+
+def _token_table(texts: Sequence[str]) -> pa.Table:
+    return pa.table({"position": np.arange(len(texts), dtype=np.int32), "token": pa.array(list(texts), pa.string())})

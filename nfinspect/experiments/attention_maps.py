@@ -1,0 +1,109 @@
+"""The attention weights of transformers, read from the attention modules while the model runs.
+
+Fused attention never makes the weights, so the model has to run its `eager` attention. What is read is checked, as some
+models hand out weights that they did not use: Falcon made for `sdpa` gives weights without the causal mask when asked
+for them (transformers 5.23).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from nfinspect.experiments.errors import AttentionUnavailable
+from nfinspect.experiments.layer_attention import Gather, LayerAttention
+from nfinspect.models import LayerSite, LoadedModel, body, forward_batch
+
+ROW_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
+"""How far a row of weights may be from the sum 1."""
+
+HALF_TOLERANCE = 2e-2
+"""The same in half precision: bfloat16 rounds each weight by up to 0.4 %."""
+
+
+@contextmanager
+def eager_attention(model: PreTrainedModel) -> Iterator[None]:
+    """While entered, `model` computes its attention weights, where it can be switched; then as before."""
+    before = model.config._attn_implementation
+    if before in (None, "eager"):
+        yield
+        return
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+class AttentionMaps:
+    """Reads the attention of a transformer, one sequence in a pass, so that no padding is attended to."""
+
+    def __init__(self, loaded: LoadedModel, sites: Sequence[LayerSite]) -> None:
+        """sites: the `attn` site of every block in order. Raises AttentionUnavailable where there are no weights."""
+        self._loaded = loaded
+        self._modules = [loaded.model.get_submodule(site.module.rpartition(".")[0]) for site in sites]
+        self._asking: dict[str, bool] = {}
+        try:
+            self.read([loaded.pad_id] * 3)
+        except AttentionUnavailable:
+            # Some modules give weights only when asked; then the model keeps those of all layers at once.
+            self._asking = {"output_attentions": True}
+            self.read([loaded.pad_id] * 3)
+
+    def read(self, token_ids: Sequence[int]) -> list[LayerAttention]:
+        """The attention of every layer over one sequence. Raises AttentionUnavailable."""
+        model, tokens = self._loaded.model, len(token_ids)
+        found: dict[int, LayerAttention] = {}
+
+        def hook_of(layer: int) -> object:
+            def hook(module: nn.Module, args: object, output: object) -> None:
+                found[layer] = _gathered(layer, _weights_in(output, tokens))
+
+            return hook
+
+        handles = [m.register_forward_hook(hook_of(layer)) for layer, m in enumerate(self._modules)]  # type: ignore[arg-type]
+        inputs = forward_batch(model, [token_ids], pad_id=self._loaded.pad_id).inputs()
+        try:
+            with torch.inference_mode():
+                body(model)(**inputs, **self._asking)
+        finally:
+            for handle in handles:
+                handle.remove()
+        for layer in range(len(self._modules)):
+            if layer not in found:
+                raise AttentionUnavailable(
+                    f"expected a call of the attention of layer {layer}, found none: a fused kernel passes it by"
+                )
+        return [found[layer] for layer in range(len(self._modules))]
+
+
+def _weights_in(output: object, tokens: int) -> Tensor | None:
+    """The weights [1, heads, tokens, tokens] in what an attention module returns, None where there are none."""
+    for part in output if isinstance(output, tuple) else ():
+        if isinstance(part, Tensor) and part.ndim == 4 and part.shape[0] == 1 and part.shape[2:] == (tokens, tokens):
+            return part
+    return None
+
+
+def _gathered(layer: int, weights: Tensor | None) -> LayerAttention:
+    if weights is None:
+        raise AttentionUnavailable(
+            f"expected attention weights from layer {layer}, found none: this model has no softmax attention there, or "
+            "cannot be switched to its eager attention; --method gradient_guided needs none"
+        )
+    off = float((weights.sum(-1, dtype=torch.float32) - 1).abs().max())
+    if not off <= ROW_TOLERANCE.get(weights.dtype, HALF_TOLERANCE):
+        raise AttentionUnavailable(
+            f"expected rows of attention weights that sum to 1, found one off by {off:.2g} in layer {layer}: this "
+            "model's attention goes elsewhere, too (a learned sink, dropout); --method gradient_guided needs none"
+        )
+    if bool(weights.triu(1).any()):
+        raise AttentionUnavailable(
+            f"expected no attention to later tokens, found some in layer {layer}: the weights handed out are not those "
+            "used; load the model with attn_implementation='eager'"
+        )
+    gather = Gather(weights.shape[1], weights.shape[2], weights.device)
+    gather.add(weights[0].float())
+    return gather.result()

@@ -1,0 +1,163 @@
+"""The logit lens: what the model would answer if it stopped after each block (nostalgebraist 2020).
+
+Every block's output at the prompt's last token goes through the final norm and the head, by the model's own code, so
+the last block's row is the model's output.
+"""
+
+import inspect
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nfinspect.experiments.direct_path import find_tail
+from nfinspect.experiments.logits import token_texts
+from nfinspect.experiments.perplexity import vocabulary_size
+from nfinspect.models import LoadedModel, find_sites, forward_batch
+from nfinspect.models.checks import first_input, first_tensor
+from nfinspect_store.errors import RequestError
+
+LOGIT_BYTES = 64 * 2**20
+"""Logits of one pass through the head, as float32: the layers go through it in groups of as many as fit [own]."""
+
+
+@dataclass(frozen=True)
+class LensToken:
+    """A token with its probability, 0-1."""
+
+    token_id: int
+    token: str | None
+    probability: float
+
+    def to_json(self) -> dict[str, object]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class LensLayer:
+    """What follows the prompt by one block's output. entropy in nats.
+
+    top: the likeliest tokens. answer_rank (from 1) and answer_log_prob (nats): of the token that the whole model finds
+    likeliest.
+    """
+
+    layer: int
+    entropy: float
+    answer_rank: int
+    answer_log_prob: float
+    top: tuple[LensToken, ...]
+
+    def to_json(self) -> dict[str, object]:
+        return {**vars(self), "top": [token.to_json() for token in self.top]}
+
+
+@dataclass(frozen=True)
+class LogitLens:
+    """A prompt seen through the lens, layer after layer. answer: what the whole model finds likeliest next."""
+
+    model: str
+    prompt: str
+    tokens: int
+    answer: LensToken
+    layers: tuple[LensLayer, ...]
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            **vars(self),
+            "answer": self.answer.to_json(),
+            "layers": [layer.to_json() for layer in self.layers],
+        }
+
+
+def logit_lens(loaded: LoadedModel, prompt: str, top: int = 5) -> LogitLens:
+    """The `top` likeliest next tokens by each block's output, and how the model's answer stands there.
+
+    Ties of rank go to the smaller token_id. Raises RequestError for a prompt without a token or longer than the model's
+    context, UnsupportedModel where the way from the blocks to the logits cannot be told.
+    """
+    if top < 1:
+        raise RequestError(f"--top counts tokens from 1 up, found {top}")
+    ids = loaded.tokenizer(prompt, verbose=False)["input_ids"]
+    limit = loaded.max_context
+    if not ids or (limit is not None and len(ids) > limit):
+        most = "" if limit is None else f", {limit} at most, the model's context"
+        raise RequestError(f"expected a prompt of one token or more{most}; found {len(ids)}")
+    log_probs = torch.log_softmax(lens_logits(loaded, ids).double(), dim=-1)  # [layers, vocabulary]
+    answer = int(log_probs[-1].argmax())
+    rows = log_probs.numpy()
+    layers = []
+    for layer, row in enumerate(rows):
+        probabilities = np.exp(row)
+        layers.append(
+            LensLayer(
+                layer=layer,
+                entropy=float(-(probabilities * np.where(probabilities > 0, row, 0.0)).sum()),
+                answer_rank=1 + int((row > row[answer]).sum()) + int((row[:answer] == row[answer]).sum()),
+                answer_log_prob=float(row[answer]),
+                top=_likeliest(loaded, probabilities, top),
+            )
+        )
+    return LogitLens(loaded.name, prompt, len(ids), _likeliest(loaded, np.exp(rows[-1]), 1)[0], tuple(layers))
+
+
+def lens_logits(loaded: LoadedModel, token_ids: list[int]) -> Tensor:
+    """The logits after the last token by each block's output: float32[layers, vocabulary], on the CPU.
+
+    One pass keeps the blocks' outputs; then the model runs on copies of the prompt, a group of layers at a time, and
+    just before the final norm each copy gets another block's output. What the model does from there on (a projection, a
+    scale, a soft cap) is done by itself.
+    """
+    model = loaded.model
+    entry = find_tail(loaded).entry.module
+    outputs: list[Tensor] = []
+
+    def keep(module: nn.Module, args: object, output: object) -> None:
+        hidden = first_tensor(output)
+        assert hidden is not None  # every block gives hidden states
+        outputs.append(hidden.detach())
+
+    handles = [model.get_submodule(s.module).register_forward_hook(keep) for s in find_sites(model, ["resid"])]
+    try:
+        _run(loaded, [token_ids])
+    finally:
+        for handle in handles:
+            handle.remove()
+    blocks = torch.cat(outputs)  # [layers, tokens, hidden]
+    rows = max(1, LOGIT_BYTES // (4 * len(token_ids) * vocabulary_size(loaded)))
+    return torch.cat([_from_entry(loaded, entry, token_ids, group) for group in torch.split(blocks, rows)])
+
+
+def _from_entry(loaded: LoadedModel, entry: nn.Module, token_ids: list[int], hidden: Tensor) -> Tensor:
+    """float32[rows, vocabulary]: the last token's logits where `hidden` [rows, tokens, hidden] enters `entry`."""
+
+    def replace(
+        module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]]:
+        given = first_input(args, kwargs)
+        assert given is not None  # find_tail has seen it called with hidden states
+        # A head that is the entry itself is given the last tokens alone.
+        values = hidden[:, -given.shape[1] :].to(given.device, given.dtype)
+        return (values, *args[1:]), {} if args else {k: v for k, v in kwargs.items() if v is not given}
+
+    handle = entry.register_forward_pre_hook(replace, with_kwargs=True)
+    try:
+        return _run(loaded, [token_ids] * len(hidden))
+    finally:
+        handle.remove()
+
+
+def _run(loaded: LoadedModel, sequences: list[list[int]]) -> Tensor:
+    """The logits after each sequence: float32[sequences, vocabulary], on the CPU."""
+    model = loaded.model
+    inputs = forward_batch(model, sequences, pad_id=loaded.pad_id).inputs()
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        inputs["logits_to_keep"] = 1
+    with torch.inference_mode():
+        return model(**inputs).logits[:, -1].float().cpu()  # type: ignore[no-any-return]
+
+
+def _likeliest(loaded: LoadedModel, probabilities: "np.ndarray", top: int) -> tuple[LensToken, ...]:
+    ids = [int(i) for i in np.argsort(-probabilities, kind="stable")[:top]]
+    texts = token_texts(loaded.tokenizer, ids)
+    return tuple(LensToken(i, text, float(probabilities[i])) for i, text in zip(ids, texts, strict=True))

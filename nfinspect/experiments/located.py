@@ -1,0 +1,29 @@
+"""Addresses of neurons in a live model."""
+
+from collections.abc import Iterable
+
+from nfinspect.models import LayerSite, LoadedModel, default_site, find_sites
+from nfinspect_store.addresses import Address
+from nfinspect_store.errors import RequestError
+
+
+def located(loaded: LoadedModel, addresses: Iterable[Address]) -> dict[LayerSite, tuple[int, ...]]:
+    """The neurons by where they are read, in order of first appearance, each once.
+
+    An address without a site is one of the model's default site. Raises UnknownSite for a site or a layer that the
+    model does not have, RequestError for a neuron.
+    """
+    usual = default_site(loaded.model)
+    groups: dict[tuple[str, int], list[int]] = {}
+    for address in addresses:
+        groups.setdefault((address.site or usual, address.layer), []).append(address.neuron)
+    found: dict[LayerSite, tuple[int, ...]] = {}
+    for (name, layer), neurons in groups.items():
+        (site,) = find_sites(loaded.model, [name], [layer])
+        if max(neurons) >= site.neurons:
+            raise RequestError(
+                f"no neuron {max(neurons)} in layer {layer} at site {name} of {loaded.name}: "
+                f"it has neurons 0-{site.neurons - 1}"
+            )
+        found[site] = tuple(dict.fromkeys(neurons))
+    return found

@@ -1,0 +1,101 @@
+"""The tokens that a neuron's output weights promote and suppress."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from nfinspect.experiments.located import located
+from nfinspect.experiments.output_weights import output_effects
+from nfinspect.models import LoadedModel
+from nfinspect_store.addresses import Address, parse_address
+from nfinspect_store.errors import RequestError
+
+
+@dataclass(frozen=True)
+class TokenEffect:
+    """A token and what one unit of the neuron's value adds to its logit, less the mean over the vocabulary.
+
+    token is None for a row of the unembedding that the tokenizer has no token for.
+    """
+
+    token_id: int
+    token: str | None
+    effect: float
+
+    def to_json(self) -> dict[str, object]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class NeuronLogits:
+    """A neuron's direct effect on the logits: the `top` tokens at either end, and the spread over the vocabulary.
+
+    std: of the effect over all tokens.
+    """
+
+    model: str
+    site: str
+    layer: int
+    neuron: int
+    vocabulary: int
+    std: float
+    promoted: tuple[TokenEffect, ...]
+    suppressed: tuple[TokenEffect, ...]
+
+    @property
+    def address(self) -> str:
+        """`L5/N123`; the site stands in `site`."""
+        return f"L{self.layer}/N{self.neuron}"
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            **vars(self),
+            "promoted": [effect.to_json() for effect in self.promoted],
+            "suppressed": [effect.to_json() for effect in self.suppressed],
+        }
+
+
+def neuron_logits(loaded: LoadedModel, address: Address | str, top: int = 10) -> NeuronLogits:
+    """What a neuron promotes and suppresses, the strongest first, ties in order of token_id (output_weights).
+
+    At `resid` the direction is the unit vector of the coordinate. Raises RequestError, UnknownSite and
+    UnsupportedModel as output_effects does.
+    """
+    if top < 1:
+        raise RequestError(f"--top counts tokens from 1 up, found {top}")
+    address = parse_address(address) if isinstance(address, str) else address
+    ((site, neurons),) = located(loaded, [address]).items()
+    effects = output_effects(loaded, site, neurons)[0]
+    ascending = np.argsort(effects, kind="stable")
+    descending = np.argsort(-effects, kind="stable")
+
+    def shown(order: np.ndarray) -> tuple[TokenEffect, ...]:
+        ids = [int(i) for i in order[:top]]
+        tokens = token_texts(loaded.tokenizer, ids)
+        return tuple(TokenEffect(i, t, float(effects[i])) for i, t in zip(ids, tokens, strict=True))
+
+    return NeuronLogits(
+        model=loaded.name,
+        site=site.site,
+        layer=site.layer,
+        neuron=neurons[0],
+        vocabulary=len(effects),
+        std=float(effects.std(ddof=1, dtype=np.float64)),
+        promoted=shown(descending),
+        suppressed=shown(ascending),
+    )
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> list[str | None]:
+    """The text of each token, a leading space included; None where the tokenizer has none of that id."""
+    found: list[str | None] = []
+    for token_id in token_ids:
+        if token_id >= len(tokenizer):
+            found.append(None)
+            continue
+        text = str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
+        piece = tokenizer.convert_ids_to_tokens(token_id)
+        # SentencePiece tokenizers drop the space before a word that stands alone.
+        found.append(" " + text if isinstance(piece, str) and piece.startswith("▁") and text[:1] != " " else text)
+    return found

@@ -1,0 +1,56 @@
+"""What a neuron's output weights do to the logits, directly (methods §5).
+
+A neuron writes value × w_out into the residual stream. Its direct effect on the logits is what the final norm, its
+scale left out, and the unembedding make of w_out: W_U · diag(γ_final) · w_out, w_out centred first where the norm is a
+LayerNorm, mean over the vocabulary removed. It leaves out what later layers make of w_out, the norm's scale, which
+depends on the text, and what a model does to finished logits (a constant factor in Cohere and Granite, a soft cap in
+Gemma 2), which keeps their order.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nfinspect.experiments.direct_path import path_to_logits, projection_weight, through
+from nfinspect.models import LayerSite, LoadedModel
+from nfinspect_store.errors import RequestError
+
+VOCABULARY_CHUNK = 16384
+"""Rows of the unembedding that are turned into float32 at a time: 256 MB at a width of 4,096."""
+
+
+def output_effects(loaded: LoadedModel, site: LayerSite, neurons: Sequence[int]) -> NDArray[np.float32]:
+    """Direct effects of neurons of one layer on every token's logit: float32[neurons, vocabulary], per unit of value.
+
+    At `resid` the neuron is a coordinate of the residual stream and w_out the unit vector along it. Where a norm stands
+    between the projection and the residual stream (Gemma 2 and 3), or on the stream itself (OPT-350m), its gain counts
+    on the way like the final norm's [own]. The vocabulary is the head's rows, in some models more than the tokenizer's.
+
+    Raises RequestError for a neuron that the layer does not have, UnsupportedModel where the way from the site to the
+    logits cannot be told or its weights are packed.
+    """
+    for neuron in neurons:
+        if not 0 <= neuron < site.neurons:
+            raise RequestError(
+                f"no neuron {neuron} in layer {site.layer} at site {site.site}: it has neurons 0-{site.neurons - 1}"
+            )
+    *steps, head = path_to_logits(loaded, site)
+    directions = through(tuple(steps), output_weights(loaded, site, neurons))
+    unembedding = projection_weight(head.module, head.name)
+    directions = directions.to(unembedding.device)
+    effects = torch.cat([directions @ rows.float().T for rows in torch.split(unembedding, VOCABULARY_CHUNK)], dim=1)
+    effects -= effects.mean(dim=1, keepdim=True)
+    found: NDArray[np.float32] = effects.cpu().numpy()
+    return found
+
+
+def output_weights(loaded: LoadedModel, site: LayerSite, neurons: Sequence[int]) -> Tensor:
+    """What each neuron adds to its sublayer's output per unit of value: float32[neurons, hidden size]."""
+    chosen = torch.as_tensor(list(neurons), dtype=torch.long)
+    if site.site == "resid":
+        return torch.nn.functional.one_hot(chosen, site.neurons).float()
+    weight = projection_weight(loaded.model.get_submodule(site.module), site.module)
+    return weight[:, chosen.to(weight.device)].T.float()

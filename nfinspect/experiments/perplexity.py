@@ -1,0 +1,170 @@
+"""How well a model predicts a text: the sliding-window protocol of the transformers documentation.
+
+Windows of `context` tokens start every `stride` tokens; each predicts what no earlier window has predicted, with all
+that stands before it in the window. The first token of the text is never predicted, nor is, with a stride as long as
+the context, the first of a window.
+"""
+
+import inspect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nfinspect.analysis.ticks import Tick, silent
+from nfinspect.models import LoadedModel, embedding_device
+from nfinspect_store.errors import RequestError
+
+DEFAULT_CONTEXT = 1024
+"""Tokens in a window where --context is not given and the model allows as many [own]."""
+
+LOGIT_BYTES = 256 * 2**20
+"""Logits of one pass in memory, as float32 [own]."""
+
+PASS_TOKENS = 8192
+"""Tokens of one pass at most [own]."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Tokens start <= i < stop of a text, of which those from `first` on are predicted."""
+
+    start: int
+    stop: int
+    first: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(tokens, predicted): windows of one shape go through the model together."""
+        return self.stop - self.start, self.stop - self.first
+
+
+def vocabulary_size(loaded: LoadedModel) -> int:
+    """How many token ids the model knows."""
+    weight = loaded.model.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    return weight.shape[0]
+
+
+def sliding_windows(tokens: int, context: int, stride: int) -> list[Window]:
+    """The windows over a text of that many tokens."""
+    windows: list[Window] = []
+    done = 1  # nothing stands before the first token that could predict it
+    for start in range(0, tokens, stride):
+        stop = min(start + context, tokens)
+        windows.append(Window(start, stop, max(done, start + 1)))
+        done = stop
+        if stop == tokens:
+            break
+    return [window for window in windows if window.first < window.stop]
+
+
+def chosen_context(loaded: LoadedModel, context: int | None, stride: int | None) -> tuple[int, int]:
+    """(context, stride), defaults filled in: what the model allows up to 1,024, and half of it. Raises RequestError."""
+    limit = loaded.max_context
+    if context is None:
+        context = DEFAULT_CONTEXT if limit is None else min(DEFAULT_CONTEXT, limit)
+    if context < 2 or (limit is not None and context > limit):
+        most = "" if limit is None else f" to {limit}, the model's own"
+        raise RequestError(f"expected --context from 2{most}, found {context}")
+    if stride is None:
+        stride = context // 2
+    if not 1 <= stride <= context:
+        raise RequestError(
+            f"expected --stride from 1 to the context, {context}, found {stride}: tokens would be skipped"
+        )
+    return context, stride
+
+
+class Scorer:
+    """A text cut into windows that go through the model in batches, the same ones however often it is scored.
+
+    target: int64[predicted], the places of the predicted tokens in the text, ascending. window: int64[predicted], which
+    window predicts each. passes: forward passes of one scoring.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        token_ids: NDArray[np.int64],
+        context: int,
+        stride: int,
+        batch_size: int | None = None,
+    ) -> None:
+        """batch_size: windows in a pass; None: as many as LOGIT_BYTES and PASS_TOKENS allow.
+
+        Raises RequestError for a token that the model does not have.
+        """
+        self._loaded = loaded
+        device = embedding_device(loaded.model)
+        self._ids = torch.as_tensor(token_ids, dtype=torch.long, device=device)
+        windows = sliding_windows(len(token_ids), context, stride)
+        self.target = np.concatenate([np.arange(w.first, w.stop) for w in windows])
+        self.window = np.repeat(np.arange(len(windows)), [w.stop - w.first for w in windows])
+        self._vocabulary = vocabulary_size(loaded)
+        if token_ids.max() >= self._vocabulary:
+            raise RequestError(
+                f"expected token ids below {self._vocabulary}, the size of the model's vocabulary, found "
+                f"{token_ids.max()}: the tokenizer belongs to another model"
+            )
+        # All logits are computed where the model cannot leave any out.
+        self._keeps = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
+        self._batches = self._batched(windows, batch_size)
+
+    @property
+    def passes(self) -> int:
+        return len(self._batches)
+
+    def nll(self, tick: Tick = silent, done: int = 0, total: int | None = None) -> NDArray[np.float64]:
+        """The negative log-likelihood of each predicted token, in nats: float64[predicted], in the order of `target`.
+
+        tick: passes done, of all; from `done` on and of `total` where this scoring is one of several.
+        """
+        total = self.passes if total is None else total
+        nll = torch.empty(len(self._ids), dtype=torch.float64)
+        for batch in self._batches:
+            part = self._pass(batch)
+            for row, window in enumerate(batch):
+                nll[window.first : window.stop] = part[row]
+            done += 1
+            tick(done, total)
+        return np.asarray(nll.numpy()[self.target])
+
+    def _pass(self, batch: Sequence[Window]) -> Tensor:
+        """float64[windows, predicted] on the CPU, of windows of one shape."""
+        length, predicted = batch[0].shape
+        ids = torch.stack([self._ids[w.start : w.stop] for w in batch])
+        options = {"logits_to_keep": predicted + 1} if self._keeps else {}
+        with torch.inference_mode():
+            logits = self._loaded.model(input_ids=ids, use_cache=False, **options).logits
+            # The last position predicts what lies beyond the window.
+            logits = logits[:, -predicted - 1 : -1].float()
+            targets = ids[:, length - predicted :].to(logits.device)
+            nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        return nll.view(len(batch), predicted).double().cpu()
+
+    def _batched(self, windows: Sequence[Window], batch_size: int | None) -> list[list[Window]]:
+        batches: list[list[Window]] = []
+        for window in windows:
+            length, predicted = window.shape
+            logits = 4 * self._vocabulary * (predicted + 1 if self._keeps else length)
+            most = batch_size or max(1, min(LOGIT_BYTES // logits, PASS_TOKENS // length))
+            if batches and batches[-1][0].shape == window.shape and len(batches[-1]) < most:
+                batches[-1].append(window)
+            else:
+                batches.append([window])
+        return batches
+
+
+def mean_nll(nll: NDArray[np.float64]) -> float:
+    """Nats per token, summed exactly: the order of the tokens does not matter."""
+    return math.fsum(nll) / len(nll)
+
+
+def perplexity(nll: float) -> float | None:
+    """exp of nats per token; None where that is beyond a float."""
+    return math.exp(nll) if nll < 709 else None

@@ -1,0 +1,55 @@
+"""What is said about a capture under way, or about how it ended."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from nfinspect.tui import cells
+from nfinspect.tui.cells import Cell, foreign
+from nfinspect.tui.glyphs import Glyphs, bar
+
+if TYPE_CHECKING:
+    from nfinspect_store.types import Progress
+
+LATE = 10
+"""Seconds without news that are worth saying, and the step in which they are counted: each is a repaint."""
+
+RESUME = "the same capture line plus --resume goes on with it"
+
+
+def capture_lines(progress: Progress, width: int, g: Glyphs) -> list[Cell | str]:
+    """A bar, and tokens, rate, time left, bytes and process in words."""
+    p = progress
+    total, share = p.tokens_total, None
+    if total:
+        share = min(1.0, p.tokens_done / total)
+    left = (total - p.tokens_done) / p.tokens_per_second if total and p.tokens_per_second > 0 else None
+    pieces: list[Cell | str] = []
+    if share is not None:
+        wide = max(10, min(60, width - 8))
+        pieces += [Cell(cells.fit(bar(share, wide, g), wide), "accent"), f" {100 * share:5.1f}%\n\n"]
+    facts = {
+        "phase": p.phase,
+        "tokens": f"{p.tokens_done:,}" + (f" of {total:,}" if total else ""),
+        "rate": f"{p.tokens_per_second:,.0f} tokens/s",
+        "time left": f"{cells.duration(left, g)}, {cells.duration(p.updated_at - p.started_at, g)} so far",
+        "written": cells.size(p.bytes, g),
+        "process": f"{p.pid} on {foreign(p.host, g)}",
+    }
+    for name, fact in facts.items():
+        pieces += [Cell(f"{name:<10}", "dim"), f"{fact}\n"]
+    late = int((time.time() - p.updated_at) // LATE) * LATE
+    if not p.alive:
+        pieces += ["\n", Cell(f"Process {p.pid} is gone, and the capture with it.", "bad"), f"\n{sentence(RESUME)}\n"]
+    elif late:
+        pieces += [
+            "\n",
+            Cell(f"no news for {cells.duration(late, g)}: slow disk, or a process that hangs", "warn"),
+            "\n",
+        ]
+    return pieces
+
+
+def sentence(words: str) -> str:
+    return words[:1].upper() + words[1:] + "."

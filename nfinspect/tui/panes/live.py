@@ -1,0 +1,112 @@
+"""A run that is being captured: how far it is, from the small file that its capture keeps beside it.
+
+DuckDB lets nobody read a file that is being written, so this is all there is to see until it has finished; then
+the run opens by itself.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.timer import Timer
+
+from nfinspect.tui.cells import Cell, content, foreign
+from nfinspect.tui.columns.live import RESUME, capture_lines, sentence
+from nfinspect.tui.panes.base import Pane
+from nfinspect.tui.widgets.text_panel import TextPanel
+
+if TYPE_CHECKING:
+    from nfinspect.tui.engine import Session
+    from nfinspect_store.types import Progress
+
+SECONDS = 0.5
+"""Between two looks: a capture on a slow link must not be felt."""
+
+
+class LivePane(Pane):
+    """Looks twice a second, and draws only what has changed."""
+
+    help_text = (
+        "The capture writes down how far it is; nothing else of a run can be read while it is written. When it has "
+        "finished, the run opens here by itself."
+    )
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("p", "pause", "Pause", id="live.pause")]
+
+    _progress: Progress | None = None
+    _timer: Timer | None = None
+    _paused = False
+    _over = False
+
+    def __init__(self, run: str) -> None:
+        super().__init__(f"{run} (capturing)")
+        self._run = run
+
+    def compose(self) -> ComposeResult:
+        yield TextPanel(id="progress")
+
+    @property
+    def hint(self) -> str:
+        return "paused" if self._paused else ""
+
+    def entered(self) -> None:
+        self._over = False
+        if self._timer is None:
+            self._timer = self.set_interval(SECONDS, self._look)
+        self._look()
+
+    def left(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None
+
+    def on_resize(self) -> None:
+        self._draw()
+
+    def _look(self) -> None:
+        if not self._paused and not self._over and self.app.screen is self.screen:
+            self.load("progress", partial(self.hub.engine.progress, self._run))
+
+    # answers
+
+    def show_progress(self, progress: Progress | None) -> None:
+        if progress is None:  # the capture has taken its file away: it is over, in one way or another
+            self._over = True
+            self.load("opened", partial(self.hub.engine.open, self._run), busy=f"opening {self._run}")
+            return
+        self._progress = progress
+        self._draw()
+
+    def show_opened(self, session: Session) -> None:
+        status = session.info.status
+        super().show_opened(session)
+        if status != "complete" and self.hub.pane is self:
+            self.hub.say(f"{session.name} is {status}: {RESUME}", "warn", keep=True)
+
+    def failed(self, what: str, line: str) -> None:
+        super().failed(what, line)
+        if what == "opened":
+            pieces = [Cell(f"The capture of {foreign(self._run, self.glyphs)} has ended, and kept no run.", "bad")]
+            self.query_one(TextPanel).put(content(*pieces, f"\n{sentence(line)}\n"))
+
+    def _draw(self) -> None:
+        if self._progress is None:
+            return
+        shown = content("\n", *capture_lines(self._progress, self.size.width - 4, self.glyphs))
+        panel = self.query_one(TextPanel)
+        if shown.plain != self._drawn:
+            self._drawn = shown.plain
+            panel.put(shown)
+
+    _drawn = ""
+
+    # keys
+
+    def action_pause(self) -> None:
+        self._paused = not self._paused
+        self.hub.say("paused; p goes on" if self._paused else "", "dim")
+        self.hub.update_trail()
+        self._look()

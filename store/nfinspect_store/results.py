@@ -1,0 +1,170 @@
+"""What long analyses found, each in a file of its own beside the run, with the settings that made it.
+
+A result is a small DuckDB file: its table `result` has one row, with the settings and the JSON document that the command
+prints; what is too long for a document stands in further tables. Files appear when they are complete: cancelled work
+leaves nothing behind. A result belongs to its settings and to the run's id, so a run captured anew finds none of the
+old ones.
+"""
+
+import datetime as dt
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from nfinspect_store.atomic import replaced
+from nfinspect_store.connect import literal, store_error, translated
+from nfinspect_store.errors import StorageFull, StoreError
+from nfinspect_store.schema import quoted
+
+SUFFIX = ".results"
+
+BLOCK_SIZE = 16384
+"""DuckDB's smallest: an empty table then takes little room."""
+
+RESULT_TABLE = """
+CREATE TABLE kept.result (kind VARCHAR, settings JSON, document JSON, run_id VARCHAR, made_at TIMESTAMP,
+                          nfinspect_version VARCHAR)
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A kept result. document: as `--json` prints it; settings: what was asked, as JSON holds it."""
+
+    kind: str
+    settings: Mapping[str, Any]
+    document: Mapping[str, Any]
+    run_id: str | None
+    made_at: dt.datetime  # UTC, without a zone
+    nfinspect_version: str
+    path: Path
+
+    def table(self, name: str) -> pa.Table:
+        """One of the tables that were kept with the document. Raises StoreError when there is none of that name."""
+        with translated(self.path), _attached(self.path, "READ_ONLY") as connection:
+            names = [row[0] for row in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()]
+            if name not in names:
+                raise StoreError(f"{self.path} has no table {name}: it has {', '.join(sorted(names))}")
+            return connection.sql(f"SELECT * FROM kept.{quoted(name)}").to_arrow_table()
+
+
+def run_results(run: Path) -> Path:
+    """The folder of a run's results. run: the run's file."""
+    return run.with_name(run.name.removesuffix(".duckdb") + SUFFIX)
+
+
+def model_results(store: Path, model: str) -> Path:
+    """The folder in a store for results about a model that belong to no run. model: as the user named it."""
+    name = re.sub(r"[^\w.-]+", "-", model.rstrip("/").rsplit("/", 1)[-1]).strip("-.") or "model"
+    return store / f"{name[:80]}.model{SUFFIX}"
+
+
+def keep_result(
+    folder: Path,
+    kind: str,
+    settings: Mapping[str, Any],
+    document: Mapping[str, Any],
+    *,
+    run_id: str | None,
+    tables: Mapping[str, pa.Table] | None = None,
+) -> Result:
+    """Keep a result; it takes the place of an earlier one of the same kind and settings. Raises StorageFull.
+
+    settings, document: what JSON can hold (no NaN).
+    """
+    path = _place(folder, kind, settings)
+    made_at = dt.datetime.now(dt.UTC).replace(tzinfo=None)
+    row = [kind, _json(settings), json.dumps(document, allow_nan=False), run_id, made_at, _version()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageFull(f"cannot make {folder}: {error.strerror or error}") from error
+    with replaced(path) as temporary, translated(path):
+        with _attached(temporary, f"BLOCK_SIZE {BLOCK_SIZE}") as connection:
+            connection.execute(RESULT_TABLE)
+            connection.execute("INSERT INTO kept.result VALUES (?, ?, ?, ?, ?, ?)", row)
+            for name, table in (tables or {}).items():
+                connection.register("incoming", table)
+                connection.execute(f"CREATE TABLE kept.{quoted(name)} AS SELECT * FROM incoming")
+                connection.unregister("incoming")
+            connection.execute("CHECKPOINT kept")
+    return Result(kind, json.loads(row[1]), json.loads(row[2]), run_id, made_at, _version(), path)
+
+
+def find_result(folder: Path, kind: str, settings: Mapping[str, Any], run_id: str | None) -> Result | None:
+    """The kept result of exactly these settings and this run, if there is one that can be read."""
+    path = _place(folder, kind, settings)
+    if not path.is_file():
+        return None
+    try:
+        found = _read(path)
+    except StoreError:  # damaged, or of another version: it is made again
+        return None
+    return found if found.run_id == run_id and found.settings == json.loads(_json(settings)) else None
+
+
+def list_results(folder: Path, run_id: str | None = None) -> tuple[Result, ...]:
+    """The kept results in a folder, by kind, the newest first; of one run if its id is given. Damaged ones are left out."""
+    found = []
+    for path in sorted(folder.glob("*.duckdb")) if folder.is_dir() else []:
+        try:
+            result = _read(path)
+        except StoreError:
+            continue
+        if run_id is None or result.run_id == run_id:
+            found.append(result)
+    return tuple(sorted(found, key=lambda r: (r.kind, -r.made_at.timestamp())))
+
+
+def delete_results(folder: Path) -> None:
+    """Delete a folder of results, if it is there."""
+    if folder.is_dir() and folder.name.endswith(SUFFIX):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _place(folder: Path, kind: str, settings: Mapping[str, Any]) -> Path:
+    key = hashlib.sha256(_json(settings).encode()).hexdigest()[:10]
+    return folder / f"{kind}-{key}.duckdb"
+
+
+def _json(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True, allow_nan=False)
+
+
+def _read(path: Path) -> Result:
+    with translated(path), _attached(path, "READ_ONLY") as connection:
+        try:
+            rows = connection.execute("SELECT * FROM kept.result").fetchall()
+        except duckdb.CatalogException as error:
+            raise store_error(path, error) from error
+    if not rows:
+        raise StoreError(f"{path} holds no result: delete it")
+    kind, settings, document, run_id, made_at, made_by = rows[0]
+    return Result(kind, json.loads(settings), json.loads(document), run_id, made_at, made_by, path)
+
+
+def _attached(path: Path, options: str) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    try:
+        connection.execute("SET enable_progress_bar = false")
+        connection.execute(f"ATTACH {literal(path)} AS kept ({options})")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _version() -> str:
+    try:
+        return version("nfinspect")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "unknown"

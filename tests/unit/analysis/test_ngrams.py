@@ -1,0 +1,236 @@
+"""Neurons that detect tokens, bigrams and trigrams (methods §5)."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from analysis_runs import MakeRun, mlp_layers
+from planted_ngrams import PROMPTS, Planted, Reference, planted_text, reference, text_prompts
+
+from nfinspect.analysis import firing
+from nfinspect.analysis.ngram_ids import index_ngrams
+from nfinspect.analysis.ngrams import NgramAnalysis, ngrams
+from nfinspect.analysis.triggers import BUCKETS, bucket_counts, fewest_triggers, find_triggers
+from nfinspect_store.errors import RequestError, StoreError
+from nfinspect_store.reader import RunFile
+from nfinspect_store.types import Layer
+
+SEEDS = range(3)
+
+
+def planted_run(make_run: MakeRun, seed: int) -> tuple[RunFile, Planted]:
+    planted = planted_text(seed)
+    values = np.where(planted.fired, np.random.default_rng(seed).uniform(0.1, 5, planted.fired.shape), 0)
+    layer = mlp_layers(1, planted.fired.shape[1], "relu")
+    return make_run(layer, planted.prompts, {0: values.astype(np.float32)}), planted
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_planted_detectors_are_found_exactly(make_run: MakeRun, seed: int, n: int) -> None:
+    run, planted = planted_run(make_run, seed)
+    found = ngrams(run, n)
+    grams = {d.neuron: {ngram.token_ids for ngram in d.ngrams} for d in found.detectors}
+    assert grams == planted.detectors[n]
+    assert found.positions == PROMPTS * (30 - max(1, n - 1))
+    for detector in found.detectors:
+        for ngram in detector.ngrams:
+            assert ngram.tokens == tuple(f"t{i}" for i in ngram.token_ids)
+            assert ngram.activations == ngram.occurrences >= 8
+        assert detector.coverage >= 0.95
+        assert detector.suppression is None
+    layer = found.layers[0]
+    everything = set().union(*planted.detectors[n].values())
+    assert layer.detectors == len(found.detectors)
+    assert layer.covered == layer.cumulative == layer.new_overall == layer.new_vs_previous == len(everything)
+
+
+def random_case(seed: int) -> tuple[list[list[int]], dict[int, np.ndarray]]:
+    """Prompts of 1 to 14 tokens out of 4; three layers of neurons that fire on some n-grams, and a little elsewhere."""
+    rng = np.random.default_rng(seed)
+    rows = [rng.integers(0, 4, rng.integers(1, 15)).tolist() for _ in range(200)]
+    fired = {}
+    for layer in range(3):
+        columns = []
+        for neuron in range(24):
+            size = neuron % 3 + 1
+            chosen = {tuple(rng.integers(0, 4, size)) for _ in range(rng.integers(1, 4))}
+            column = [tuple(row[max(0, k - size + 1) : k + 1]) in chosen for row in rows for k in range(len(row))]
+            flips = rng.random(len(column)) < rng.choice([0, 0.002, 0.02])
+            columns.append(np.array(column) ^ flips)
+        fired[layer] = np.stack(columns, axis=1)
+    return rows, fired
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_figure_agrees_with_plain_loops(make_run: MakeRun, seed: int, n: int) -> None:
+    rows, fired = random_case(seed)
+    run = make_run(mlp_layers(3, 24, "relu"), text_prompts(rows), {i: f.astype(np.float32) for i, f in fired.items()})
+    found = ngrams(run, n)
+    expected = {layer: reference(rows, f, n) for layer, f in fired.items()}
+    detecting = {(i, j): x for i, layer in expected.items() for j, x in enumerate(layer) if x.detects}
+    assert len(detecting) > 5
+    assert [(d.layer, d.neuron) for d in found.detectors] == list(detecting)
+    for detector in found.detectors:
+        x = detecting[detector.layer, detector.neuron]
+        assert detector.k == x.k
+        assert detector.coverage == x.coverage[0] / x.coverage[1]
+        assert detector.activations == x.coverage[1]
+        listed = [(ngram.token_ids, ngram.activations) for ngram in detector.ngrams]
+        assert listed == sorted(x.covered.items(), key=lambda item: (-item[1], item[0]))  # ties by token ids
+    covered = [set().union(*(x.covered for x in layer if x.detects)) for layer in expected.values()]
+    together = [set().union(*covered[:i]) for i in range(4)]
+    for i, layer in enumerate(found.layers):
+        assert (layer.layer, layer.neurons) == (i, 24)
+        assert layer.active == sum(x.k > 0 for x in expected[i])
+        assert layer.detectors == sum(x.detects for x in expected[i])
+        assert layer.covered == len(covered[i])
+        assert layer.cumulative == len(together[i + 1])
+        assert layer.new_overall == len(covered[i] - together[i])
+        assert layer.new_vs_previous == len(covered[i] - (covered[i - 1] if i else set()))
+        assert layer.buckets == reference_buckets(expected[i])
+
+
+def reference_buckets(neurons: list[Reference]) -> dict[str, int]:
+    edges = [0, 5, 10, 20, 50, 200, 1000, 2000, 5000, 10**9]
+    return {
+        name: sum(low < x.k <= high for x in neurons)
+        for name, (low, high) in zip(BUCKETS, pairwise(edges), strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [([], 0), ([0, 0], 0), ([7], 1), ([95, 5], 1), ([94, 6], 2), ([6, 94], 2), ([1] * 20, 19), ([1] * 19, 19)],
+)
+def test_fewest_triggers_that_hold_95_percent(counts: list[int], expected: int) -> None:
+    assert fewest_triggers(np.array(counts, np.int64)) == expected
+
+
+def test_edges_of_the_buckets() -> None:
+    k = np.array([0, 1, 5, 6, 10, 11, 20, 21, 50, 51, 200, 201, 1000, 1001, 2000, 2001, 5000, 5001, 10**6])
+    assert bucket_counts(k) == dict.fromkeys(BUCKETS, 2)
+    assert list(BUCKETS) == ["1-5", "6-10", "11-20", "21-50", "51-200", "201-1k", "1k-2k", "2k-5k", ">5k"]
+
+
+@pytest.mark.parametrize(
+    ("seen", "active", "covered"), [(20, 19, True), (100, 94, False), (5, 5, True), (4, 4, False), (5, 4, False)]
+)
+def test_edges_of_being_covered(seen: int, active: int, covered: bool) -> None:
+    """One token 7 after another, once or `seen` times; `active` of them fire."""
+    ids = np.full(seen + 1, 7)
+    index = index_ngrams(ids, np.arange(seen + 1), 1)
+    fired = np.arange(seen + 1) <= active  # position 0 fires, and does not count
+    triggers = find_triggers(fired, index)
+    assert triggers.activations == active
+    assert triggers.detects is covered
+    assert triggers.covered.tolist() == ([0] if covered else [])
+
+
+@pytest.mark.parametrize(("n", "grams", "k"), [(1, 5, 5), (1, 6, 6), (2, 52, 50), (2, 53, 51)])
+def test_the_largest_k_of_a_detector(n: int, grams: int, k: int) -> None:
+    """A neuron that fires on so many n-grams, on each of them ten times: a token, or a token behind 999."""
+    words = np.tile(np.arange(grams), 10)
+    ids = np.append(999, words) if n == 1 else np.column_stack([np.full(len(words), 999), words]).ravel()
+    index = index_ngrams(ids, np.arange(len(ids)), n)
+    triggers = find_triggers((ids != 999), index)
+    assert triggers.activations == 10 * grams
+    assert triggers.k == k
+    assert triggers.detects is (k in (5, 50))
+    assert len(triggers.covered) == (grams if k in (5, 50) else 0)
+
+
+def test_ngrams_stay_within_prompts_and_leave_out_what_starts_them() -> None:
+    ids = np.array([5, 6, 7, 5, 6, 8, 9])
+    positions = np.array([0, 1, 2, 0, 1, 0, 0])
+    one, two, three = (index_ngrams(ids, positions, n) for n in (1, 2, 3))
+    assert one.token_ids.tolist() == [[6], [7]]  # 5, 8 and 9 stand at position 0 only
+    assert one.ids.tolist() == [2, 0, 1, 2, 0, 2, 2]
+    assert one.seen.tolist() == [2, 1]
+    assert two.token_ids.tolist() == [[5, 6], [6, 7]]  # (7, 5) and (6, 8) would reach across
+    assert two.ids.tolist() == [2, 0, 1, 2, 0, 2, 2]
+    assert three.token_ids.tolist() == [[5, 6, 7]]  # it contains the first token, and counts
+    assert three.ids.tolist() == [1, 1, 0, 1, 1, 1, 1]
+
+
+def test_firing_only_where_nothing_counts_is_no_activation(make_run: MakeRun) -> None:
+    rows = [[1, 2, 3, 4]] * 20
+    first = np.tile(np.arange(4), 20)
+    values = np.stack([first == 0, first == 1], axis=1).astype(np.float32)
+    run = make_run(mlp_layers(1, 2, "relu"), text_prompts(rows), {0: values})
+    assert [d.neuron for d in ngrams(run, 1).detectors] == [1]
+    assert [(d.neuron, d.ngrams[0].token_ids) for d in ngrams(run, 2).detectors] == [(1, (1, 2))]
+    three = ngrams(run, 3)
+    assert (three.detectors, three.layers[0].active, sum(three.layers[0].buckets.values())) == ((), 0, 0)
+
+
+def test_a_gated_layer_fires_by_its_gate_and_a_site_without_gate_by_its_scale(make_run: MakeRun) -> None:
+    planted = planted_text(7)
+    rng = np.random.default_rng(7)
+    fired = planted.fired
+    signs = rng.choice([-1, 1], fired.shape)
+    gated = rng.normal(size=fired.shape).astype(np.float32)
+    scaled = (np.where(fired, 5, 0.001) * signs).astype(np.float32)
+    layers = [
+        Layer(0, "mlp", 0, "h.0.mlp", fired.shape[1], "silu", "gate"),
+        Layer(1, "resid", 0, "h.0", fired.shape[1], "", "scale"),
+    ]
+    run = make_run(layers, planted.prompts, {0: gated, 1: scaled}, {0: fired})
+    for site in ("mlp", "resid"):
+        found = ngrams(run, 1, site)
+        assert {d.neuron for d in found.detectors} == set(planted.detectors[1])
+        assert {d.site for d in found.detectors} == {site}
+
+
+def test_the_same_to_the_last_digit_whatever_the_chunks(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, fired = random_case(5)
+    run = make_run(mlp_layers(3, 24, "relu"), text_prompts(rows), {i: f.astype(np.float32) for i, f in fired.items()})
+    first = json.dumps(ngrams(run, 2).to_json())
+    assert json.dumps(ngrams(run, 2).to_json()) == first
+    monkeypatch.setattr(firing, "FEWEST", 7)
+    monkeypatch.setattr(firing, "CHUNK_BYTES", 1)
+    ticks: list[tuple[int, int]] = []
+    assert json.dumps(ngrams(run, 2, tick=lambda *t: ticks.append(t)).to_json()) == first
+    assert ticks == [(24 * i + j, 72) for i in range(3) for j in (7, 14, 21, 24)]
+
+
+def test_little_is_held_of_a_run_while_it_is_read(make_run: MakeRun) -> None:
+    run, _ = planted_run(make_run, 1)
+    limit = "SELECT current_setting('memory_limit')"
+    before, during = run.sql(limit).fetchall(), []
+
+    def cancel(*_: int) -> None:
+        during.append(run.sql(limit).fetchall()[0][0])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ngrams(run, tick=cancel)
+    assert during == ["953.6 MiB"]
+    assert run.sql(limit).fetchall() == before
+
+
+def test_a_kept_document_gives_the_analysis_back(make_run: MakeRun) -> None:
+    run, _ = planted_run(make_run, 0)
+    found = ngrams(run, 2)
+    assert NgramAnalysis.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_layers_can_be_chosen(make_run: MakeRun) -> None:
+    rows, fired = random_case(1)
+    run = make_run(mlp_layers(3, 24, "relu"), text_prompts(rows), {i: f.astype(np.float32) for i, f in fired.items()})
+    whole, part = ngrams(run), ngrams(run, layers=[2, 0])
+    assert [d for d in whole.detectors if d.layer != 1] == list(part.detectors)
+    assert [layer.layer for layer in part.layers] == [0, 2]
+
+
+def test_wrong_requests(make_run: MakeRun) -> None:
+    layers, prompts = mlp_layers(2, 3, "relu"), text_prompts([[1, 2]] * 4)
+    values = {i: np.ones((8, 3), np.float32) for i in range(2)}
+    run = make_run(layers, prompts, values)
+    for wrong in ({"n": 0}, {"n": 4}, {"site": "resid"}, {"layers": [5]}, {"layers": []}, {"n": 3}):
+        with pytest.raises(RequestError):
+            ngrams(run, **wrong)
+    with pytest.raises(StoreError, match="statistics only"):
+        ngrams(make_run(layers, prompts, values, keep="stats"))

@@ -1,0 +1,146 @@
+"""`logits` and `ablate` on the sample models."""
+
+import json
+from pathlib import Path
+
+import nfinspect_samples
+import pytest
+from command_line import Run
+
+GPT2 = str(nfinspect_samples.path("gpt2-relu"))
+MAMBA = str(nfinspect_samples.path("mamba"))
+TEXT = str(nfinspect_samples.path("corpus", "tulip.txt"))
+SHORT = ("--max-tokens", "40", "--context", "32")
+
+
+@pytest.fixture
+def neurons(tmp_path: Path) -> Path:
+    file = tmp_path / "marked.txt"
+    file.write_text("L0/N1\nL0/N2\nL3/N5\n")
+    return file
+
+
+@pytest.fixture
+def captured(nfinspect: Run, tmp_path: Path) -> str:
+    """A run of the sample model over two concepts."""
+    for concept, lines in (("tulip", "Tulips are red.\nTulips grow."), ("baseline", "The chair stood.\nHe sat.")):
+        (tmp_path / f"{concept}.txt").write_text(lines)
+    done = nfinspect("capture", GPT2, "--prompts", "tulip.txt", "--prompts", "baseline.txt", "--run", "gpt2")
+    assert done.returncode == 0, done.stderr
+    return "gpt2"
+
+
+def test_logits_of_a_neuron(nfinspect: Run) -> None:
+    found = json.loads(nfinspect("logits", GPT2, "L2/N17", "--json").stdout)
+    assert (found["site"], found["layer"], found["neuron"]) == ("mlp", 2, 17)
+    assert len(found["promoted"]) == len(found["suppressed"]) == 10
+    assert found["promoted"][0]["effect"] > 0 > found["suppressed"][0]["effect"]
+    shown = nfinspect("logits", MAMBA, "resid:L1/N3", "--top", "3", COLUMNS="80").stdout
+    assert "L1/N3 at resid" in shown and max(map(len, shown.splitlines())) <= 80
+
+
+def test_the_logit_lens(nfinspect: Run) -> None:
+    found = json.loads(nfinspect("logits", GPT2, "--lens", "She planted the", "--top", "2", "--json").stdout)
+    assert [layer["layer"] for layer in found["layers"]] == [0, 1, 2, 3]
+    assert found["layers"][-1]["answer_rank"] == 1
+    assert found["layers"][-1]["top"][0] == found["answer"]
+    shown = nfinspect("logits", MAMBA, "--lens", "She planted\x1b[31m", COLUMNS="80").stdout
+    assert len(shown.splitlines()) >= 6 and "\x1b" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_ablation_of_a_file_is_kept_and_found_again(nfinspect: Run, store: Path, neurons: Path) -> None:
+    line = ("ablate", GPT2, "--text", TEXT, "--neurons", str(neurons), *SHORT, "--json")
+    done = nfinspect(*line)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["tokens"], found["context"], found["stride"]) == (39, 32, 16)
+    (one,) = found["sets"]
+    assert (one["name"], one["neurons"], one["mode"], one["control"]["count"]) == ("marked", 3, "zero", 20)
+    assert one["delta_nll"] == pytest.approx(one["nll"] - found["baseline"]["nll"], abs=1e-9)
+    (kept,) = (store / "gpt2-relu.model.results").glob("ablation-*.duckdb")
+    again = nfinspect(*line)
+    assert json.loads(again.stdout) == found
+    assert "--again computes it anew" in again.stderr
+    before = kept.stat().st_mtime_ns
+    assert json.loads(nfinspect(*line, "--again").stdout) == found  # to the last digit
+    assert kept.stat().st_mtime_ns > before
+    neurons.write_text("L0/N1\n")
+    assert json.loads(nfinspect(*line, "--controls", "0").stdout)["sets"][0]["neurons"] == 1
+
+
+def test_sets_of_a_run_stand_in_one_table(nfinspect: Run, store: Path, neurons: Path, captured: str) -> None:
+    line = ("ablate", GPT2, "--text", TEXT, "--from", captured, "--class", "dead", "--trace", "tulip", "--top", "4",
+            "--neurons", str(neurons), *SHORT)  # fmt: skip
+    done = nfinspect(*line, "--controls", "0", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = {one["name"]: one for one in json.loads(done.stdout)["sets"]}
+    assert list(rows) == ["marked", "dead", "trace:tulip"]
+    assert (rows["marked"]["neurons"], rows["trace:tulip"]["neurons"]) == (3, 4)
+    listed = json.loads(nfinspect("neurons", captured, "--class", "dead", "--top", "100000", "--json").stdout)
+    assert rows["dead"]["neurons"] == len(listed)
+    assert list((store / "gpt2.results").glob("ablation-*.duckdb"))
+    shown = nfinspect(*line, "--controls", "0", COLUMNS="80").stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    means = nfinspect(*line, "--controls", "0", "--mode", "mean", "--json")
+    assert {one["mode"] for one in json.loads(means.stdout)["sets"]} == {"mean"}
+
+
+def test_neurons_that_are_dead_on_the_text_itself_cost_exactly_nothing(nfinspect: Run) -> None:
+    done = nfinspect("capture", GPT2, "--text", TEXT, "--max-tokens", "200", "--context", "200", "--run", "same")
+    assert done.returncode == 0, done.stderr
+    line = ("ablate", GPT2, "--text", TEXT, "--from", "same", "--class", "dead", "--max-tokens", "200")
+    found = json.loads(nfinspect(*line, "--context", "200", "--controls", "0", "--json").stdout)
+    (dead,) = found["sets"]
+    assert dead["neurons"] >= 50
+    assert (dead["delta_nll"], dead["nll"]) == (0.0, found["baseline"]["nll"])
+
+
+def test_a_mamba_is_ablated(nfinspect: Run, neurons: Path) -> None:
+    found = json.loads(nfinspect("ablate", MAMBA, "--text", TEXT, "--neurons", str(neurons), *SHORT, "--json").stdout)
+    assert found["sets"][0]["delta_nll"] != 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "expected"),
+    [
+        (("logits", GPT2), 2, "--lens TEXT"),
+        (("logits", GPT2, "L0/N1", "--lens", "x"), 2, "--lens TEXT"),
+        (("logits", GPT2, "5"), 2, "L5/N123"),
+        (("logits", GPT2, "L4/N0"), 2, "between 0 and 3"),
+        (("logits", GPT2, "L0/N768"), 2, "neurons 0-767"),
+        (("logits", GPT2, "--lens", ""), 2, "one token or more"),
+        (("logits", "nowhere/at/all", "L0/N0"), 1, "nowhere"),
+        (("ablate", GPT2, "--neurons", "marked.txt"), 2, "--text"),
+        (("ablate", GPT2, "--text", "nowhere.txt", "--neurons", "marked.txt"), 2, "nowhere.txt"),
+        (("ablate", GPT2, "--text", TEXT), 2, "--neurons FILE"),
+        (("ablate", GPT2, "--text", TEXT, "--neurons", "nowhere.txt"), 2, "nowhere.txt"),
+        (("ablate", GPT2, "--text", TEXT, "--neurons", "empty.txt"), 2, "found none"),
+        (("ablate", GPT2, "--text", TEXT, "--neurons", "wrong.txt"), 2, "wrong.txt:2"),
+        (("ablate", GPT2, "--text", TEXT, "--neurons", "outside.txt"), 2, "neurons 0-767"),
+        (("ablate", GPT2, "--text", TEXT, "--neurons", "marked.txt", "--mode", "mean"), 2, "--from RUN"),
+        (("ablate", GPT2, "--text", TEXT, "--class", "dead"), 2, "--from RUN"),
+        (("ablate", GPT2, "--text", TEXT, "--from", "nowhere", "--class", "dead"), 1, "no run 'nowhere'"),
+        (("ablate", GPT2, "--text", TEXT, "--from", "planted", "--class", "ded"), 2, "positional"),
+        (("ablate", GPT2, "--text", TEXT, "--from", "planted", "--class", "missing"), 2, "missing"),
+        (("ablate", GPT2, "--text", TEXT, "--neurons", "marked.txt", "--controls", "5"), 2, "20 or more"),
+        (("ablate", GPT2, "--text", TEXT, "--neurons", "marked.txt", "--context", "999"), 2, "from 2 to 256"),
+        (("ablate", GPT2, "--text", "empty.txt", "--neurons", "marked.txt"), 2, "two tokens or more"),
+        (
+            ("ablate", GPT2, "--text", TEXT, "--neurons", "marked.txt", "--context", "8", "--stride", "9"),
+            2,
+            "--stride from 1",
+        ),
+    ],
+    ids=lambda value: " ".join(value[2:]).replace(TEXT, "TEXT") if isinstance(value, tuple) else None,
+)
+def test_bad_input_ends_in_one_line(
+    nfinspect: Run, tmp_path: Path, neurons: Path, arguments: tuple[str, ...], status: int, expected: str
+) -> None:
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "wrong.txt").write_text("L0/N1\nneuron\n")
+    (tmp_path / "outside.txt").write_text("L0/N768\n")
+    done = nfinspect(*arguments, HF_HUB_OFFLINE="1")
+    assert done.returncode == status, done.stderr
+    assert done.stdout == "" and expected in done.stderr
+    assert len(done.stderr.splitlines()) == 1
