@@ -6,6 +6,7 @@ The app runs headless at 120×36; KEYs are pressed one after the other, as Textu
 """
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -37,4 +38,6 @@ async def _settle(app: NfinspectApp) -> None:
 
 if __name__ == "__main__":
     store, run, out, *keys = sys.argv[1:]
+    os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")  # the same picture from every terminal
+    os.environ.pop("NO_COLOR", None)
     Path(out).write_text(asyncio.run(picture(Path(store), run, keys)), encoding="utf-8")

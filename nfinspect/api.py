@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from nfinspect.capturing.arrays import utc_now
 from nfinspect.capturing.errors import BadPrompts, CaptureError
 from nfinspect.capturing.passes import recorded_passes
-from nfinspect.capturing.prompts import PromptIds, PromptText, TokenTexts, prompt_ids
+from nfinspect.capturing.prompts import PromptIds, PromptText, prompt_ids
 from nfinspect.capturing.recorder import Recorder
 from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.session import (
@@ -22,7 +22,7 @@ from nfinspect.capturing.session import (
     statistics_device,
     store_layers,
 )
-from nfinspect.models import LoadedModel, by_site, find_sites, in_memory
+from nfinspect.models import LoadedModel, TokenTexts, by_site, find_sites, in_memory
 from nfinspect.run import Run
 from nfinspect_store.catalog import new_run_path, store_path
 from nfinspect_store.types import Keep

@@ -16,6 +16,9 @@ from nfinspect.text import visible
 
 NARROW = 80
 
+PROGRESS_SECONDS = "NFINSPECT_PROGRESS_SECONDS"
+"""The variable that says how often a progress line is printed where stderr is no terminal."""
+
 
 class ReaderGone(Exception):
     """Whoever read stdout (`| head`) has seen enough."""
@@ -111,16 +114,17 @@ class ProgressLine:
     """One line on stderr: rewritten in place on a terminal, printed now and then elsewhere."""
 
     EVERY = 10.0
-    """Seconds between lines where stderr is no terminal."""
+    """Seconds between lines where stderr is no terminal and $NFINSPECT_PROGRESS_SECONDS does not say otherwise."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
+        self._every = 0.2 if self._terminal else _progress_seconds(self.EVERY)
         self._shown = ""
         self._last = -math.inf
 
     def show(self, message: str, now: float, *, last: bool = False) -> None:
         """now: seconds on any clock that only goes forward. last: show it whatever was shown before."""
-        if not last and now - self._last < (0.2 if self._terminal else self.EVERY):
+        if not last and now - self._last < self._every:
             return
         self._last = now
         message = visible(message)
@@ -138,6 +142,14 @@ class ProgressLine:
             sys.stderr.write("\n")
             sys.stderr.flush()
         self._shown = ""
+
+
+def _progress_seconds(usual: float) -> float:
+    """What the caller asks for, as the terminal app does; `usual` where it is no number."""
+    try:
+        return max(0.0, float(os.environ.get(PROGRESS_SECONDS, usual)))
+    except ValueError:
+        return usual
 
 
 def lines(texts: Sequence[str]) -> None:

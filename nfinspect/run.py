@@ -52,7 +52,7 @@ class Run(RunFile):
         return overlap(self, concepts, **options)
 
     def ngrams(self, n: int = 1, **options: Any) -> "NgramAnalysis":
-        """Neurons that detect tokens (n = 1), bigrams or trigrams. options: those of nfinspect.analysis.ngrams.ngrams."""
+        """Neurons that detect tokens (n = 1), bigrams or trigrams. options: of nfinspect.analysis.ngrams.ngrams."""
         from nfinspect.analysis.ngrams import ngrams
 
         return ngrams(self, n, **options)

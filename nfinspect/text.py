@@ -22,7 +22,6 @@ lines.
 """
 
 
-
 def model_name(model: str) -> str:
     """A hub name as it is; of a local directory its last part, which is what tells models apart."""
     local = model.startswith(("/", ".", "~"))

@@ -54,7 +54,7 @@ def read_blocks(
         parameters["neurons"] = neurons.tolist()
     query = READ_LAYER if chosen.all() else READ_NEURONS
     place = np.cumsum(chosen) - 1
-    for batch in run.cursor().sql(query, params=parameters).to_arrow_reader(ROWS):
+    for batch in run.streamed(query, parameters, ROWS):
         values = batch.column("values").flatten().to_numpy(zero_copy_only=False).reshape(-1, BLOCK)
         yield BlockRows(place[batch.column("neuron").to_numpy()], values, counted[batch.column("block").to_numpy()])
 

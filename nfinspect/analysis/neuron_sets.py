@@ -1,42 +1,17 @@
 """Named sets of neurons: from a file, by kind, from a trace. What is cut out in an ablation is such a set.
 
-A kind is a health class (dead, weak, …), or a kind that an analysis found and kept: ngram, positional, delta,
-attention. `dead+positional` are the neurons that are either.
+The kinds are those of nfinspect.analysis.kinds: `dead`, `positional`, `dead+positional`.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nfinspect.analysis.classes import CLASSES
-from nfinspect.analysis.neurons import list_neurons
+from nfinspect.analysis.kinds import find_kind
 from nfinspect.analysis.trace import trace
 from nfinspect_store.addresses import Address, parse_address
 from nfinspect_store.errors import RequestError
 from nfinspect_store.reader import RunFile
-from nfinspect_store.results import Result, list_results, model_results, run_results
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a kind that an analysis found is kept: the result's kind, and the list in its document.
-
-    of_model: beside the other results about the run's model, as the analysis goes without a run.
-    """
-
-    result: str
-    field: str
-    command: str
-    of_model: bool = False
-
-
-KEPT_KINDS = {
-    "ngram": Source("ngrams", "detectors", "nfinspect ngrams RUN"),
-    "positional": Source("positions", "neurons", "nfinspect positions RUN"),
-    "delta": Source("delta", "neurons", "nfinspect delta RUN"),
-    "attention": Source("attention", "neurons", "nfinspect attention MODEL", of_model=True),
-}
-KINDS = (*CLASSES, *KEPT_KINDS)
 
 
 @dataclass(frozen=True)
@@ -87,23 +62,13 @@ def set_from_file(path: Path) -> NeuronSet:
 def set_of_kinds(run: RunFile, kinds: str, site: str | None = None) -> NeuronSet:
     """The neurons of a site that are of any of these kinds: `dead`, `dead+positional`.
 
-    What an analysis found is taken from its newest kept result at that site. Raises RequestError for an unknown kind,
-    a kind without a kept result, and where no neuron is of these kinds.
+    Raises what find_kind raises, and RequestError where no neuron is of these kinds.
     """
-    site = run.resolve_site(site)
-    names = [name.strip().lower() for name in kinds.split("+")]
-    addresses: list[Address] = []
-    for name in names:
-        if name in CLASSES:
-            rows = list_neurons(run, site, cls=name, limit=None).rows
-            addresses += [Address(row.layer, row.neuron, site) for row in rows]
-        elif name in KEPT_KINDS:
-            addresses += _kept(run, KEPT_KINDS[name], site)
-        else:
-            raise RequestError(f"no kind of neurons {name!r}: choose of {', '.join(KINDS)}, joined by +")
-    if not addresses:
-        raise RequestError(f"no neuron of {run.name} at {site} is {' or '.join(names)}: there is nothing to take")
-    return NeuronSet.of("+".join(names), addresses)
+    found = find_kind(run, kinds, site)
+    if not found.neurons:
+        kind = " or ".join(found.parts)
+        raise RequestError(f"no neuron of {run.name} at {found.site} is {kind}: there is nothing to take")
+    return NeuronSet.of(found.name, found.addresses)
 
 
 def set_of_trace(
@@ -113,22 +78,3 @@ def set_of_trace(
     found = trace(run, concept, baseline=baseline, top=top, site=site)
     addresses = [Address(row.layer, row.neuron, row.site) for row in found.neurons]
     return NeuronSet.of(f"trace:{concept}", addresses, found.notes)
-
-
-def _kept(run: RunFile, source: Source, site: str) -> list[Address]:
-    for result in _results(run, source):  # the newest first
-        at = result.document.get("site") or result.settings.get("site") or site
-        rows = result.document.get(source.field)
-        if at == site and isinstance(rows, list):
-            # `delta` lists every neuron and says which of them count.
-            return [Address(row["layer"], row["neuron"], site) for row in rows if row.get("delta_sensitive", True)]
-    command = source.command.replace("RUN", run.name).replace("MODEL", run.info.model)
-    raise RequestError(f"no kept result at {site} to take these neurons from: run {command} first")
-
-
-def _results(run: RunFile, source: Source) -> list[Result]:
-    if source.of_model:
-        found = list_results(model_results(run.path.parent, run.info.model))
-    else:
-        found = list_results(run_results(run.path), run.info.run_id)
-    return [result for result in found if result.kind == source.result]

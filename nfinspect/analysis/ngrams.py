@@ -18,7 +18,6 @@ from nfinspect.analysis.chosen import chosen_layers
 from nfinspect.analysis.firing import fired_chunks
 from nfinspect.analysis.ngram_ids import NgramIndex, read_ngrams, token_texts
 from nfinspect.analysis.ngram_layers import LayerCover, LayerNgrams
-from nfinspect.analysis.small_cache import small_cache
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect.analysis.triggers import Triggers, find_triggers
 from nfinspect_store.tables import RunTables
@@ -115,20 +114,19 @@ def ngrams(
     summaries: list[LayerNgrams] = []
     cover = LayerCover()
     done = 0
-    with small_cache(run):
-        for layer in chosen:
-            k = np.zeros(layer.neurons, np.int64)
-            detectors: list[Triggers] = []
-            for chunk in fired_chunks(run, layer):
-                for neuron, fired in enumerate(chunk.fired, chunk.first):
-                    triggers = find_triggers(fired, index)
-                    k[neuron] = triggers.k
-                    if triggers.detects:
-                        detectors.append(triggers)
-                        found.append((layer, neuron, triggers))
-                done += len(chunk.fired)
-                tick(done, total)
-            summaries.append(cover.add(layer, k, detectors))
+    for layer in chosen:
+        k = np.zeros(layer.neurons, np.int64)
+        detectors: list[Triggers] = []
+        for chunk in fired_chunks(run, layer):
+            for neuron, fired in enumerate(chunk.fired, chunk.first):
+                triggers = find_triggers(fired, index)
+                k[neuron] = triggers.k
+                if triggers.detects:
+                    detectors.append(triggers)
+                    found.append((layer, neuron, triggers))
+            done += len(chunk.fired)
+            tick(done, total)
+        summaries.append(cover.add(layer, k, detectors))
     return NgramAnalysis(
         n=n,
         site=chosen[0].site,

@@ -16,7 +16,6 @@ from nfinspect.analysis.chosen import chosen_layers
 from nfinspect.analysis.firing import fired_chunks
 from nfinspect.analysis.profiles import TYPES, Strength, Type, mutual_information, profile_strength, profile_type
 from nfinspect.analysis.sequences import Sequences, read_sequences
-from nfinspect.analysis.small_cache import small_cache
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer
@@ -147,15 +146,14 @@ def positions(
     found: list[_Found] = []
     summaries: list[LayerPositions] = []
     done = 0
-    with small_cache(run):
-        for layer in chosen:
-            of_layer: list[_Found] = []
-            for chunk in fired_chunks(run, layer):
-                of_layer += _positional(layer, chunk.first, sequences.count(chunk.fired), sequences)
-                done += len(chunk.fired)
-                tick(done, total)
-            summaries.append(_summary(layer, [one.row for one in of_layer]))
-            found += of_layer
+    for layer in chosen:
+        of_layer: list[_Found] = []
+        for chunk in fired_chunks(run, layer):
+            of_layer += _positional(layer, chunk.first, sequences.count(chunk.fired), sequences)
+            done += len(chunk.fired)
+            tick(done, total)
+        summaries.append(_summary(layer, [one.row for one in of_layer]))
+        found += of_layer
     # The sort is stable: equal neurons stay in order of layer and neuron.
     found.sort(key=lambda one: -one.row.mutual_information)
     profiles = [one.counts / sequences.number for one in found]

@@ -115,7 +115,7 @@ def classify_run(run: RunTables, site: str | None = None, options: HealthOptions
         counts = run.histograms(site, layer.layer, skip_first=options.skip_first)
         found = classify_layer(run, layer, options, counts, counted)
         tables.append(found.table())
-        layers.append(_layer_health(found, counts, options))
+        layers.append(health_of_layer(found, counts, options))
     return SiteHealth(site, options, pa.concat_tables(tables).combine_chunks(), tuple(layers))
 
 
@@ -132,7 +132,7 @@ def classify_layer(
     The layer's values are read where they were kept and the histograms do not settle a count.
     """
     stats = run.statistics(layer.site, layer=layer.layer, skip_first=options.skip_first)
-    _check(layer, stats, options)
+    check_layer(layer, stats, options)
     scale = classes.layer_scale(stats)
     approximate = np.zeros(layer.neurons, np.bool_)
 
@@ -191,7 +191,8 @@ def _saturation(
     return rho, undecided
 
 
-def _layer_health(found: LayerClasses, counts: NDArray[np.int64], options: HealthOptions) -> LayerHealth:
+def health_of_layer(found: LayerClasses, counts: NDArray[np.int64], options: HealthOptions) -> LayerHealth:
+    """The layer's health from its neurons' classes. counts: histograms int64[any number, BINS] of its values."""
     stats, layer = found.stats, found.layer
     return make_layer_health(
         layer_name=layer.module or f"{layer.site} L{layer.layer}",
@@ -208,10 +209,11 @@ def _layer_health(found: LayerClasses, counts: NDArray[np.int64], options: Healt
     )
 
 
-def _check(layer: Layer, stats: NeuronStatistics, options: HealthOptions) -> None:
+def check_layer(layer: Layer, stats: NeuronStatistics, options: HealthOptions | None = None) -> None:
+    """Raises RequestError where no token is left to count, StoreError for NaN or infinite values."""
     reached = stats.n > 0
     if not reached.any():
-        what = "no token past position 0 is left to count" if options.skip_first else "no token was captured"
+        what = "no token past position 0 is left to count" if options and options.skip_first else "no token was captured"
         raise RequestError(f"{layer.site} layer {layer.layer} cannot be classified: {what}")
     if not (np.isfinite(stats.sum_abs[reached]).all() and np.isfinite(stats.m2[reached]).all()):
         raise StoreError(

@@ -104,7 +104,7 @@ def _chunks(run: RunTables, layer: Layer, tick: Tick) -> Iterator[tuple[int, NDA
         values = np.empty((layer.neurons, stop - start, BLOCK), np.float32)
         parameters = {"layer": layer.layer_id, "start": start, "stop": stop}
         rows = 0
-        for batch in run.cursor().sql(READ_BLOCKS, params=parameters).to_arrow_reader(ROWS):
+        for batch in run.streamed(READ_BLOCKS, parameters, ROWS):
             place = batch.column("neuron").to_numpy(), batch.column("block").to_numpy() - start
             values[place] = batch.column("values").flatten().to_numpy(zero_copy_only=False).reshape(-1, BLOCK)
             rows += batch.num_rows

@@ -114,8 +114,10 @@ def delta_moments(step: StepSize, held: Tensor, surprisal: Tensor) -> DeltaMomen
     total = DeltaMoments.empty(step.channels)
     for start in range(0, len(held), ROWS):
         with torch.no_grad():
-            delta = step.delta(held[start : start + ROWS]).double()
-        total = total.merge(_chunk(delta, surprisal[start : start + ROWS].to(delta.device).double()))
+            delta = step.delta(held[start : start + ROWS])
+        # Accelerators other than CUDA's have no float64.
+        place = delta.device if delta.device.type == "cuda" else torch.device("cpu")
+        total = total.merge(_chunk(delta.to(place).double(), surprisal[start : start + ROWS].to(place).double()))
     return total
 
 
@@ -124,10 +126,8 @@ def _chunk(delta: Tensor, surprisal: Tensor) -> DeltaMoments:
     n, channels = delta.shape
     mean, surprisal_mean = delta.mean(0), surprisal.mean()
     # What never varied has no variance, whatever rounding of its mean would say.
-    low = delta.amin(0)
-    mean = torch.where(low == delta.amax(0), low, mean)
-    if bool(surprisal.amin() == surprisal.amax()):
-        surprisal_mean = surprisal[0]
+    mean = torch.where(delta.amin(0) == delta.amax(0), delta[0], mean)
+    surprisal_mean = torch.where(surprisal.amin() == surprisal.amax(), surprisal[0], surprisal_mean)
     deviation, surprised = delta - mean, surprisal - surprisal_mean
     rows = torch.stack(
         [

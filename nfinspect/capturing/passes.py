@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from nfinspect.capturing.errors import CaptureError
 from nfinspect.capturing.mamba_delta import DeltaReader, with_delta
-from nfinspect.capturing.prompts import TokenTexts
 from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
 from nfinspect.capturing.transfer import to_workplace
-from nfinspect.models import LayerSite, SiteReader, body
+from nfinspect.models import LayerSite, SiteReader, TokenTexts, body
 
 
 @contextmanager

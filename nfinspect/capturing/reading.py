@@ -101,7 +101,9 @@ class BatchReader:
             part = _Part(values.clone(), None if fired is None else fired.clone())
             self._steps.setdefault(layer_id, []).append(part)
         else:
-            self._values[layer_id] = self._placed(_Part(self._real(values), None if fired is None else self._real(fired)))
+            self._values[layer_id] = self._placed(
+                _Part(self._real(values), None if fired is None else self._real(fired))
+            )
 
     def _placed(self, part: _Part) -> LayerValues:
         fired = None if part.fired is None else to_workplace(part.fired, self._device)

@@ -19,13 +19,13 @@ from nfinspect.capturing.generation import generate
 from nfinspect.capturing.interrupts import StopRequest
 from nfinspect.capturing.memory import free_after_failure, is_out_of_memory
 from nfinspect.capturing.plan import Batch, fitting, load_prompts, plan_batches
-from nfinspect.capturing.prompts import PromptIds, TokenTexts, check_readable, read_prompts
+from nfinspect.capturing.prompts import PromptIds, check_readable, read_prompts
 from nfinspect.capturing.reading import BatchReader, Values
 from nfinspect.capturing.recorder import RecordedPrompt, Recorder
 from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.resume import check_same_capture, run_to_resume, settings_of
 from nfinspect.capturing.sizes import run_bytes
-from nfinspect.models import LayerSite, LoadedModel, by_site, find_sites, load_model, rope_limit
+from nfinspect.models import LayerSite, LoadedModel, TokenTexts, by_site, find_sites, load_model, rope_limit
 from nfinspect_store.catalog import new_run_path, store_path
 from nfinspect_store.errors import NfinspectError
 from nfinspect_store.heartbeat import Heartbeat

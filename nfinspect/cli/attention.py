@@ -119,9 +119,9 @@ def _made(
     """Load the model, read the prompts, score."""
     from nfinspect.analysis.attention_scores import METHODS
     from nfinspect.capturing.plan import fitting, load_prompts
-    from nfinspect.capturing.prompts import TokenTexts, check_readable
+    from nfinspect.capturing.prompts import check_readable
     from nfinspect.experiments.attention import attention as analyse
-    from nfinspect.models import load_model
+    from nfinspect.models import TokenTexts, load_model
 
     for path in (*(file.path for file in request.prompts), *request.text):
         check_readable(path)  # before a model is loaded for nothing

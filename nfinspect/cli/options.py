@@ -112,10 +112,9 @@ def opened(store: str | None, run: str) -> "Iterator[RunFile]":
     from nfinspect_store.reader import RunFile
 
     with RunFile.open(find_run(store, run)) as file:
+        file.require_tokens()
         if file.info.status != "complete":
             resume = "the same capture line plus --resume goes on"
-            if not file.tokens:
-                raise StoreError(f"{file.name} holds nothing yet: its capture was cut short; {resume}")
             output.note(f"{file.name} is {status_of(file.info.status)}: it holds {file.tokens} tokens; {resume}")
         yield file
 

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from nfinspect.experiments.located import located
 from nfinspect.experiments.output_weights import output_effects
-from nfinspect.models import LoadedModel
+from nfinspect.models import LoadedModel, TokenTexts
 from nfinspect_store.addresses import Address, parse_address
 from nfinspect_store.errors import RequestError
 
@@ -89,13 +89,5 @@ def neuron_logits(loaded: LoadedModel, address: Address | str, top: int = 10) ->
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> list[str | None]:
     """The text of each token, a leading space included; None where the tokenizer has none of that id."""
-    found: list[str | None] = []
-    for token_id in token_ids:
-        if token_id >= len(tokenizer):
-            found.append(None)
-            continue
-        text = str(tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
-        piece = tokenizer.convert_ids_to_tokens(token_id)
-        # SentencePiece tokenizers drop the space before a word that stands alone.
-        found.append(" " + text if isinstance(piece, str) and piece.startswith("▁") and text[:1] != " " else text)
-    return found
+    texts = TokenTexts(tokenizer)
+    return [texts([token_id])[0] if token_id < len(tokenizer) else None for token_id in token_ids]

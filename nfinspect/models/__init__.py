@@ -20,6 +20,7 @@ from .forward import Batch, body, embedding_device, forward_batch, rope_limit
 from .hooks import SiteReader
 from .load import LoadedModel, in_memory, load_model
 from .sites import BOUNDED, RELU_FAMILY, SITES, LayerSite, blocks, by_site, default_site, find_sites
+from .token_texts import TokenTexts
 
 __all__ = [
     "BOUNDED",
@@ -37,6 +38,7 @@ __all__ = [
     "PickleRefused",
     "SilentHook",
     "SiteReader",
+    "TokenTexts",
     "UnknownSite",
     "UnsupportedModel",
     "WrongSite",

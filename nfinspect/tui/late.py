@@ -6,11 +6,13 @@ the frame is on screen before DuckDB is.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nfinspect.tui.engine import Session
+    from nfinspect.tui.jobs import ChildJob
     from nfinspect_store.catalog import RunEntry
     from nfinspect_store.types import Progress
 
@@ -22,6 +24,7 @@ class LateEngine:
         self.store = store
         self._lock = threading.Lock()
         self._open: list[Session] = []
+        self._jobs: list[ChildJob] = []
 
     def runs(self) -> tuple[RunEntry, ...]:
         from nfinspect_store.catalog import list_runs
@@ -49,7 +52,23 @@ class LateEngine:
 
         delete_run(run_path(self.store, run), force=True)
 
+    def start(self, arguments: Sequence[str]) -> ChildJob:
+        """Carry out a command in a process of its own."""
+        from nfinspect.tui.jobs import ChildJob
+
+        job = ChildJob(arguments)
+        self._jobs.append(job)
+        return job
+
+    def end_jobs(self) -> None:
+        """No command outlives the app."""
+        from nfinspect.tui.jobs import end_all
+
+        jobs, self._jobs = self._jobs, []
+        end_all(jobs)
+
     def close(self) -> None:
+        self.end_jobs()
         for session in self._open:
             session.interrupt()
             session.close()

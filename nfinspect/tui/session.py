@@ -5,8 +5,9 @@ every answer comes from the store or from the analyses, none is made here.
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,10 @@ from nfinspect_store.errors import RunBusy
 from nfinspect_store.heartbeat import being_written, read_heartbeat
 from nfinspect_store.query_result import QueryResult
 from nfinspect_store.reader import RunFile
+from nfinspect_store.results import Result, run_results
+
+MOST_PROMPTS = 256
+"""Of a run with more, so many, evenly taken, are read again where an analysis reads the run's prompts."""
 
 if TYPE_CHECKING:
     from nfinspect.analysis.overlap import Overlap
@@ -41,6 +46,7 @@ class RunSession:
         self.prompts = run.prompts
         self.has_values = run.has_values
         self.has_generated = run.has_generated
+        self.results_folder = run_results(run.path)
 
     @classmethod
     def open(cls, path: Path) -> RunSession:
@@ -51,7 +57,13 @@ class RunSession:
             if progress is not None and progress.tokens_total:
                 done = f", {100 * progress.tokens_done / progress.tokens_total:.0f}% done"
             raise RunBusy(f"{path.stem} is being captured{done}: it opens when it has finished")
-        return cls(RunFile.open(path))
+        run = RunFile.open(path)
+        try:
+            run.require_tokens()
+        except BaseException:
+            run.close()
+            raise
+        return cls(run)
 
     def health(self, site: str) -> health.NetworkReport:
         return health.network_report(self._run, site)
@@ -93,6 +105,28 @@ class RunSession:
             read = self._run.neuron(layer.layer, number, layer.site)
             values = tuple(read[rows.token_idx].tolist())
         return PromptReading(prompt_idx, prompt.concept, tuple(rows.token), tuple(rows.generated.tolist()), values)
+
+    def results(self, kind: str | None = None) -> tuple[Result, ...]:
+        """What was kept of this run, and of its model, by kind, the newest first."""
+        from nfinspect_store.results import list_results, model_results
+
+        info = self._run.info
+        found = list_results(self.results_folder, info.run_id, kind)
+        if info.model:
+            found += list_results(model_results(self._run.path.parent, info.model), None, kind)
+        return tuple(sorted(found, key=lambda result: (result.kind, -result.made_at.timestamp())))
+
+    def write_inputs(self, arguments: Sequence[str], marked: Sequence[str]) -> None:
+        """Write what the command reads that only the app has: the run's prompts, the marked neurons."""
+        from nfinspect.tui.commands import marked_file, prompts_file, write_lines
+
+        if str(prompts_file(self)) in arguments:
+            step = -(-self.prompts // MOST_PROMPTS)
+            prompts = [self._run.prompt(i) for i in range(0, self.prompts, step)]
+            lines = [json.dumps({"text": p.text, "concept": p.concept}) for p in prompts if p.text]
+            write_lines(prompts_file(self), lines)
+        if str(marked_file(self)) in arguments:
+            write_lines(marked_file(self), marked)
 
     def sql(self, statement: str) -> QueryResult:
         return self._shut_in().run(statement)

@@ -35,7 +35,9 @@ _BIN_OF_KEY: NDArray[np.int64] = MIDDLE + np.where(_KEYS >> (31 - SHIFT), -_MAGN
 def bin_of(values: NDArray[np.float32]) -> NDArray[np.int64]:
     """The bin of each value, any shape; the last axis must be contiguous."""
     keys = values.view(np.uint32) >> np.uint32(SHIFT)
-    found: NDArray[np.int64] = np.take(_BIN_OF_KEY, keys, mode="clip")  # no key is out of range: the check costs a third
+    found: NDArray[np.int64] = np.take(
+        _BIN_OF_KEY, keys, mode="clip"
+    )  # no key is out of range: the check costs a third
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 import duckdb
 
 from nfinspect_store.connect import CATALOG, attach, query_errors, translated
-from nfinspect_store.errors import NotARun, SchemaTooNew
+from nfinspect_store.errors import NotARun, SchemaTooNew, StoreError
 from nfinspect_store.migrations import SCHEMA_VERSION, migrate
 from nfinspect_store.tables import RunTables
 
@@ -57,6 +57,13 @@ class RunFile(RunTables):
     def interrupt(self) -> None:
         """Cancel whatever statement this run's main connection is busy with."""
         self._connection.interrupt()
+
+    def require_tokens(self) -> None:
+        """Raises StoreError for a run whose capture was cut short before anything was recorded."""
+        if self.info.status != "complete" and not self.tokens:
+            raise StoreError(
+                f"{self.name} holds nothing yet: its capture was cut short; the same capture line plus --resume goes on"
+            )
 
     def close(self) -> None:
         self._connection.close()

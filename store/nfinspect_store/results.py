@@ -1,9 +1,9 @@
 """What long analyses found, each in a file of its own beside the run, with the settings that made it.
 
-A result is a small DuckDB file: its table `result` has one row, with the settings and the JSON document that the command
-prints; what is too long for a document stands in further tables. Files appear when they are complete: cancelled work
-leaves nothing behind. A result belongs to its settings and to the run's id, so a run captured anew finds none of the
-old ones.
+A result is a small DuckDB file: its table `result` has one row, with the settings and the JSON document that the
+command prints; what is too long for a document stands in further tables. Files appear when they are complete: cancelled
+work leaves nothing behind. A result belongs to its settings and to the run's id, so a run captured anew finds none of
+the old ones.
 """
 
 import datetime as dt
@@ -83,21 +83,25 @@ def keep_result(
     """
     path = _place(folder, kind, settings)
     made_at = dt.datetime.now(dt.UTC).replace(tzinfo=None)
-    row = [kind, _json(settings), json.dumps(document, allow_nan=False), run_id, made_at, _version()]
+    text = json.dumps(document, allow_nan=False)
+    row = [kind, _json(settings), text, run_id, made_at, _version()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageFull(f"cannot make {folder}: {error.strerror or error}") from error
-    with replaced(path) as temporary, translated(path):
-        with _attached(temporary, f"BLOCK_SIZE {BLOCK_SIZE}") as connection:
-            connection.execute(RESULT_TABLE)
-            connection.execute("INSERT INTO kept.result VALUES (?, ?, ?, ?, ?, ?)", row)
-            for name, table in (tables or {}).items():
-                connection.register("incoming", table)
-                connection.execute(f"CREATE TABLE kept.{quoted(name)} AS SELECT * FROM incoming")
-                connection.unregister("incoming")
-            connection.execute("CHECKPOINT kept")
-    return Result(kind, json.loads(row[1]), json.loads(row[2]), run_id, made_at, _version(), path)
+    with (
+        replaced(path) as temporary,
+        translated(path),
+        _attached(temporary, f"BLOCK_SIZE {BLOCK_SIZE}") as connection,
+    ):
+        connection.execute(RESULT_TABLE)
+        connection.execute("INSERT INTO kept.result VALUES (?, ?, ?, ?, ?, ?)", row)
+        for name, table in (tables or {}).items():
+            connection.register("incoming", table)
+            connection.execute(f"CREATE TABLE kept.{quoted(name)} AS SELECT * FROM incoming")
+            connection.unregister("incoming")
+        connection.execute("CHECKPOINT kept")
+    return Result(kind, json.loads(_json(settings)), json.loads(text), run_id, made_at, _version(), path)
 
 
 def find_result(folder: Path, kind: str, settings: Mapping[str, Any], run_id: str | None) -> Result | None:
@@ -112,10 +116,10 @@ def find_result(folder: Path, kind: str, settings: Mapping[str, Any], run_id: st
     return found if found.run_id == run_id and found.settings == json.loads(_json(settings)) else None
 
 
-def list_results(folder: Path, run_id: str | None = None) -> tuple[Result, ...]:
-    """The kept results in a folder, by kind, the newest first; of one run if its id is given. Damaged ones are left out."""
+def list_results(folder: Path, run_id: str | None = None, kind: str | None = None) -> tuple[Result, ...]:
+    """The kept results in a folder, by kind, the newest first, but for damaged ones; of one run or kind if given."""
     found = []
-    for path in sorted(folder.glob("*.duckdb")) if folder.is_dir() else []:
+    for path in sorted(folder.glob(f"{kind or '*'}-*.duckdb")) if folder.is_dir() else []:
         try:
             result = _read(path)
         except StoreError:

@@ -75,7 +75,9 @@ def _repeated(text: str, rows: int) -> pa.Array:
 def _equal_lists(values: NDArray[Any]) -> pa.ListArray:
     """A column of lists, each row of a matrix a row."""
     rows, width = values.shape
-    return pa.ListArray.from_arrays(np.arange(0, (rows + 1) * width, width, dtype=np.int32), pa.array(values.reshape(-1)))
+    return pa.ListArray.from_arrays(
+        np.arange(0, (rows + 1) * width, width, dtype=np.int32), pa.array(values.reshape(-1))
+    )
 
 
 def _lists(arrays: Sequence[NDArray[Any]]) -> pa.ListArray:

@@ -67,7 +67,7 @@ def check_blocks(run: RunFile) -> list[str]:
     problems: list[str] = []
     strangers = 0
     positions = np.arange(BLOCK)
-    for batch in run.cursor().sql(READ_BLOCKS).to_arrow_reader(BATCH):
+    for batch in run.streamed(READ_BLOCKS, {}, BATCH):
         layer_ids, neurons = (
             batch.column("layer_id").to_numpy(),
             batch.column("neuron").to_numpy().astype(np.int64),

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import duckdb
 from terminal import Terminal
+
+from nfinspect_store.heartbeat import Heartbeat
 
 HUNG_UP = 128 + signal.SIGHUP
 
@@ -160,3 +163,30 @@ def test_a_defect_ends_in_one_line_and_restores_the_screen(store: Path) -> None:
         assert b"\x1b[?1049l" in terminal.raw
         assert "nfinspect: unexpected ZeroDivisionError: division by zero (this is a defect" in terminal.text
         assert "Traceback" not in terminal.text
+
+
+def test_a_run_without_a_token_is_not_opened(store: Path) -> None:
+    with duckdb.connect(str(store / "planted.duckdb")) as connection:
+        connection.execute("UPDATE run SET status = 'capturing'; DELETE FROM tokens")
+    with opened(store, "") as terminal:
+        terminal.send("/planted\r")
+        terminal.settle()
+        assert "interrupted" in terminal.text
+        terminal.send("\r")
+        terminal.wait_for("planted holds nothing yet")
+
+
+def test_a_capture_is_followed_to_its_end(store: Path) -> None:
+    beat = Heartbeat(store / "planted.duckdb", model="gpt2", min_interval=0)
+    beat.beat(tokens_done=300, tokens_total=1200, tokens_per_second=100, phase="reading")
+    with opened(store, "") as terminal:
+        terminal.send("/planted\r")
+        terminal.settle()
+        terminal.send("\r")
+        terminal.wait_for("300 of 1,200")
+        terminal.settle(1.2)
+        assert terminal.read(2.0) == b"", "nothing has changed"
+        beat.beat(tokens_done=900, tokens_total=1200, tokens_per_second=100, phase="reading")
+        terminal.wait_for("75.0%")
+        beat.remove()
+        terminal.wait_for("Health")

@@ -118,6 +118,7 @@ def main() -> None:
         with RunFile.open(folder / "gpt2.duckdb") as run:
             warm("trace, 36864 neurons x 60 prompts", lambda: trace(run, "tulip"), 100)
             warm("overlap of 4 concepts", lambda: overlap(run, CONCEPTS[:4]), 100)
+            warm("overlap of 4 concepts by AUROC", lambda: overlap(run, CONCEPTS[:4], rank="auroc"), 100)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -12,11 +12,11 @@ from functools import lru_cache
 from nfinspect.tui.cells import number
 from nfinspect.tui.glyphs import ASCII, UNICODE, Glyphs
 
-_LOCK = threading.Lock()
+FIGURE = threading.Lock()
 LOG_FROM = 30.0
 """A tallest bar this many times the median bar hides the others on a linear axis."""
 
-_TO_ASCII = str.maketrans(
+TO_ASCII = str.maketrans(
     {
         "┌": "+",
         "┐": "+",
@@ -58,7 +58,7 @@ def histogram(
         return ("too little room" if counts else "no values",)
     counts_, places = _squeezed(edges, counts, width - 10)
     heights = [math.log10(c) + 0.3 if log and c else float(c) for c in counts_]
-    with _LOCK:
+    with FIGURE:
         figure = plotext.figure
         figure.clear()
         figure.theme("colorless")
@@ -80,7 +80,7 @@ def histogram(
         text = figure.build().string(True)
         figure.clear()
     lines = text.split("\n")[:height]
-    return tuple(line.translate(_TO_ASCII) if plain else line for line in lines)
+    return tuple(line.translate(TO_ASCII) if plain else line for line in lines)
 
 
 def _short(count: int) -> str:

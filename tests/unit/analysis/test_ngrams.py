@@ -196,21 +196,6 @@ def test_the_same_to_the_last_digit_whatever_the_chunks(make_run: MakeRun, monke
     assert ticks == [(24 * i + j, 72) for i in range(3) for j in (7, 14, 21, 24)]
 
 
-def test_little_is_held_of_a_run_while_it_is_read(make_run: MakeRun) -> None:
-    run, _ = planted_run(make_run, 1)
-    limit = "SELECT current_setting('memory_limit')"
-    before, during = run.sql(limit).fetchall(), []
-
-    def cancel(*_: int) -> None:
-        during.append(run.sql(limit).fetchall()[0][0])
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        ngrams(run, tick=cancel)
-    assert during == ["953.6 MiB"]
-    assert run.sql(limit).fetchall() == before
-
-
 def test_a_kept_document_gives_the_analysis_back(make_run: MakeRun) -> None:
     run, _ = planted_run(make_run, 0)
     found = ngrams(run, 2)

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from analysis_runs import MakeRun, array_prompt, statistics_of
-from planted import LENGTH, PROMPTS, Planted, planted_layer, reference_classes, reference_rho
+from planted import LENGTH, PROMPTS, layer_of_each, reference_classes, reference_rho
 
 from nfinspect.analysis.classes import (
     FAULTS,
@@ -17,6 +17,7 @@ from nfinspect.analysis.classes import (
 )
 from nfinspect.analysis.health import classify_run, network_report
 from nfinspect.analysis.neurons import list_neurons
+from nfinspect.analysis.planted import PlantedLayer
 from nfinspect_store.reader import RunFile
 from nfinspect_store.types import Keep, Layer
 
@@ -24,9 +25,9 @@ KINDS = ("relu", "gelu_new", "silu", "tanh", "sigmoid", "resid")
 SEEDS = range(10)
 
 
-def planted_run(make_run: MakeRun, seed: int, keep: Keep = "all") -> tuple[RunFile, list[Planted]]:
+def planted_run(make_run: MakeRun, seed: int, keep: Keep = "all") -> tuple[RunFile, list[PlantedLayer]]:
     rng = np.random.default_rng(seed)
-    plants = [planted_layer(kind, i, i if kind != "resid" else 0, rng) for i, kind in enumerate(KINDS)]
+    plants = layer_of_each(KINDS, rng)
     prompts = [array_prompt("baseline" if i % 2 else "tulip", LENGTH, 20) for i in range(PROMPTS)]
     run = make_run(
         [plant.layer for plant in plants],
@@ -48,7 +49,7 @@ def found_classes(run: RunFile, layer: Layer) -> list[str]:
 def test_planted_classes_are_found_exactly(make_run: MakeRun, seed: int, keep: Keep) -> None:
     run, plants = planted_run(make_run, seed, keep)
     for plant in plants:
-        assert found_classes(run, plant.layer) == plant.expected, plant.layer.activation
+        assert found_classes(run, plant.layer) == list(plant.classes), plant.layer.activation
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -56,7 +57,7 @@ def test_planted_counts_reach_the_report(make_run: MakeRun, seed: int) -> None:
     run, plants = planted_run(make_run, seed)
     report = network_report(run, "mlp")
     for layer, plant in zip(report.layer_analyses, plants, strict=False):
-        counts = Counter(plant.expected)
+        counts = Counter(plant.classes)
         assert {name: layer.count(name) for name in FAULTS} == {name: counts[name] for name in FAULTS}
         assert layer.normal_neurons == counts["normal"]
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 import torch
@@ -187,6 +188,53 @@ def test_a_resumed_capture_has_the_same_to_the_last_digit(
         assert set(read_mamba_delta(run.cursor())[1].n) == {0 + 4 + 2 + 8}
     resumed = moments_of(capture(replace(request, run="cut", resume=True)))
     assert_alike(resumed, whole, 0)
+
+
+def forget_delta(path: Path) -> None:
+    """Make the run one of the schema before Δ was recorded."""
+    with duckdb.connect(path) as connection:
+        connection.execute("DROP TABLE mamba_delta")
+        connection.execute("UPDATE run SET schema_version = 2")
+
+
+def test_a_run_of_before_has_none_and_says_so(
+    kind_dir: Callable[[str], Path], prompts_file: Path, tmp_path: Path
+) -> None:
+    path = capture(CaptureRequest(str(kind_dir("mamba")), tmp_path, prompts=(PromptFile(prompts_file),), run="r"))
+    forget_delta(path)
+    with RunFile.open(path) as run:
+        found = delta(run)
+    assert found.mamba_delta == () and len(found.neurons) == 3 * 32 and "nothing of Mamba's own" in found.notes[0]
+    assert verify_run(path).ok
+
+
+def test_a_run_begun_before_is_not_counted_from_its_middle_on(
+    kind_dir: Callable[[str], Path], prompts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "SEGMENT_SECONDS", -1.0)
+    request = CaptureRequest(
+        str(kind_dir("mamba")), tmp_path, prompts=(PromptFile(prompts_file),), run="r", batch_size=1
+    )
+    told = []
+
+    def fail(progress: object) -> None:
+        told.append(progress)
+        if len(told) == 4:
+            raise RuntimeError("pulled the plug")
+
+    with pytest.raises(RuntimeError, match="pulled the plug"):
+        capture(request, Listener(progress=fail))
+    forget_delta(tmp_path / "r.duckdb")
+    assert moments_of(capture(replace(request, resume=True))) == {}
+    assert verify_run(tmp_path / "r.duckdb").ok
+
+
+def test_verify_counts_it(kind_dir: Callable[[str], Path], prompts_file: Path, tmp_path: Path) -> None:
+    path = capture(CaptureRequest(str(kind_dir("mamba")), tmp_path, prompts=(PromptFile(prompts_file),), run="r"))
+    with duckdb.connect(path) as connection:
+        connection.execute("UPDATE mamba_delta SET n = n - 1 WHERE layer = 2 AND channel = 7")
+    problems = verify_run(path).problems
+    assert problems == ("mamba_delta: layer 2 counts 14 to 15 tokens, the run holds 15 past position 0",)
 
 
 def test_recorded_passes_have_it_too(tmp_path: Path) -> None:

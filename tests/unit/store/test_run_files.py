@@ -170,6 +170,17 @@ def test_a_log_left_behind_does_not_get_into_a_new_run(tmp_path: Path) -> None:
         np.testing.assert_array_equal(run.activations("mlp", 1), arrays.layer(1))
 
 
+def test_little_is_held_of_a_run_while_its_values_stream(old_run: Path) -> None:
+    limit = "SELECT current_setting('memory_limit')"
+    with RunFile.open(old_run) as run:
+        before = run.sql(limit).fetchall()
+        passing = run.neuron_blocks(LAYERS[0], 0, 5)
+        next(passing)
+        assert run.sql(limit).fetchall() == [("953.6 MiB",)]
+        passing.close()
+        assert run.sql(limit).fetchall() == before
+
+
 # Versions
 
 

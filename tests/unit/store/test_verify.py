@@ -57,7 +57,10 @@ def test_a_run_as_written_is_sound(store: Path, name: str) -> None:
             "UPDATE statistics SET mean = mean + 0.001 WHERE layer_id = 1 AND neuron = 3",
             "the mean of 1 neurons is not that of the statistics, the first is N3",
         ),
-        ('UPDATE examples SET "values" = list_prepend(99, "values"[2:]) WHERE layer_id = 1 AND neuron = 3', "mlp:L1/N3"),
+        (
+            'UPDATE examples SET "values" = list_prepend(99, "values"[2:]) WHERE layer_id = 1 AND neuron = 3',
+            "mlp:L1/N3",
+        ),
         ("UPDATE examples SET token_idx = list_prepend(5000, token_idx[2:])", "name tokens that the run does not hold"),
         ("UPDATE histograms SET counts = [1]", "histograms: mlp layer 0"),
         (

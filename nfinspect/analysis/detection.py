@@ -1,0 +1,59 @@
+"""How well planted faults are found: precision and recall of each class."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nfinspect.analysis.classes import CLASSES
+from nfinspect_store.tables import RunTables
+
+READ_BOTH = """
+SELECT p.class, n.class FROM planted p JOIN neurons n USING (site, layer, neuron)
+"""
+
+
+@dataclass(frozen=True)
+class ClassDetection:
+    """One class: neurons planted, found and both. precision = both / found, recall = both / planted, None of none."""
+
+    name: str
+    planted: int
+    found: int
+    correct: int
+
+    @property
+    def precision(self) -> float | None:
+        return self.correct / self.found if self.found else None
+
+    @property
+    def recall(self) -> float | None:
+        return self.correct / self.planted if self.planted else None
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "class": self.name,
+            "planted": self.planted,
+            "found": self.found,
+            "correct": self.correct,
+            "precision": self.precision,
+            "recall": self.recall,
+        }
+
+
+def detection(planted: Sequence[str], found: Sequence[str]) -> tuple[ClassDetection, ...]:
+    """Every class of methods §2, from the true and the found class of the same neurons in the same order."""
+    pairs = list(zip(planted, found, strict=True))
+    return tuple(
+        ClassDetection(
+            name,
+            planted=sum(truth == name for truth, _ in pairs),
+            found=sum(said == name for _, said in pairs),
+            correct=sum(truth == said == name for truth, said in pairs),
+        )
+        for name in CLASSES
+    )
+
+
+def run_detection(run: RunTables) -> tuple[ClassDetection, ...]:
+    """Of a simulated run: its table `planted` against its table `neurons`."""
+    rows = run.cursor().execute(READ_BOTH).fetchall()
+    return detection([truth for truth, _ in rows], [said for _, said in rows])

@@ -1,0 +1,192 @@
+"""What a training monitor saw, step by step: readings of layers and alerts, as its history file holds them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nfinspect_store.history import SUFFIX, HistoryFile
+
+Kept = TypeVar("Kept", bound="LayerReading | Alert")
+
+
+@dataclass(frozen=True)
+class LayerReading:
+    """One layer at one step. Counts are of neurons; rates and scores run from 0 to 1, None where undefined.
+
+    tokens: on how many tokens (samples; of a convolution, places) its classes rest. died, revived: neurons whose state
+    changed with this reading. gradient_rms: root mean square of the loss's gradient by the layer's values. finite:
+    whether all its values were; if not, its classes are None and so are its figures.
+    """
+
+    layer: int
+    layer_name: str
+    neurons: int
+    tokens: int = 0
+    activation_rate: float | None = None
+    health_score: float | None = None
+    firing_pattern: str | None = None
+    dead_neurons: int | None = None
+    saturated_neurons: int | None = None
+    sporadic_neurons: int | None = None
+    missing_neurons: int | None = None
+    weak_neurons: int | None = None
+    mean: float | None = None
+    std: float | None = None
+    gradient_rms: float | None = None
+    died: tuple[int, ...] = ()
+    revived: tuple[int, ...] = ()
+    finite: bool = True
+
+    @property
+    def dead_share(self) -> float | None:
+        return None if self.dead_neurons is None else self.dead_neurons / self.neurons
+
+    def to_json(self) -> dict[str, object]:
+        return {**asdict(self), "died": list(self.died), "revived": list(self.revived)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "LayerReading":
+        return _kept(cls, {**content, "died": tuple(content["died"]), "revived": tuple(content["revived"])})
+
+
+@dataclass(frozen=True)
+class Reading:
+    """All layers at one step. missing_percentage runs 0-100. time: UTC. Scores are None where a layer was not finite."""
+
+    step: int
+    time: str
+    loss: float | None
+    health_score: float | None
+    missing_percentage: float | None
+    problematic_layers: int | None
+    layers: tuple[LayerReading, ...]
+
+    @property
+    def dead_share(self) -> float | None:
+        """Share of all neurons that are dead, 0 to 1."""
+        dead = [layer.dead_neurons for layer in self.layers if layer.dead_neurons is not None]
+        return sum(dead) / sum(x.neurons for x in self.layers) if len(dead) == len(self.layers) and dead else None
+
+    def to_json(self) -> dict[str, object]:
+        return {**vars(self), "layers": [layer.to_json() for layer in self.layers]}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Reading":
+        known = {f.name: content.get(f.name) for f in fields(cls)}
+        return cls(**{**known, "layers": tuple(map(LayerReading.from_json, content["layers"]))})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Alert:
+    """Something to look at. kind: health | slow fall | missing | problematic | dying | saturation | nan | vanishing |
+    exploding | silent; level: warning | critical.
+
+    neurons: which ones, where it is about some; died_at: at which step each of them died.
+    """
+
+    step: int
+    kind: str
+    level: str
+    text: str
+    layer: int | None = None
+    layer_name: str | None = None
+    neurons: tuple[int, ...] = ()
+    died_at: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.level.capitalize()}: step {self.step}: {self.text}"
+
+    def to_json(self) -> dict[str, object]:
+        return {**vars(self), "neurons": list(self.neurons), "died_at": list(self.died_at)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Alert":
+        return _kept(cls, {**content, "neurons": tuple(content["neurons"]), "died_at": tuple(content["died_at"])})
+
+
+@dataclass(frozen=True)
+class History:
+    """A training as it was watched so far. info: what the first line says of the model and the settings."""
+
+    name: str
+    path: Path
+    info: Mapping[str, Any]
+    status: str
+    readings: tuple[Reading, ...]
+    alerts: tuple[Alert, ...]
+    layers: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "status": self.status,
+            **{k: self.info.get(k) for k in ("run_id", "model", "created_at", "every", "settings")},
+            "layers": list(self.layers),
+            "readings": [reading.to_json() for reading in self.readings],
+            "alerts": [alert.to_json() for alert in self.alerts],
+        }
+
+
+class LiveHistory:
+    """A history that may still grow: `update` reads what is new."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = HistoryFile(path)
+        self._info: dict[str, Any] = {}
+        self._readings: dict[int, Reading] = {}
+        self._alerts: list[Alert] = []
+        self._end: str | None = None
+
+    def update(self) -> bool:
+        """Whether something came. Raises RunNotFound, NotARun."""
+        came = False
+        for kind, content in self._file.new_lines():
+            came = True
+            try:
+                self._take(kind, content)
+            except (KeyError, TypeError, ValueError):
+                continue  # a line of another version
+        return came
+
+    def _take(self, kind: str, content: dict[str, Any]) -> None:
+        if kind == "run":
+            self._info, self._end = content, None
+            since = int(content.get("first_step", 0))
+            # A resumed training goes back to its checkpoint: what came after that was another attempt.
+            self._readings = {step: reading for step, reading in self._readings.items() if step < since}
+            self._alerts = [alert for alert in self._alerts if alert.step < since]
+        elif kind == "reading":
+            reading = Reading.from_json(content)
+            self._readings[reading.step] = reading
+        elif kind == "alert":
+            self._alerts.append(Alert.from_json(content))
+        elif kind == "end":
+            self._end = str(content["status"])
+
+    @property
+    def history(self) -> History:
+        status = self._end or ("capturing" if self._file.is_written() else "interrupted")
+        path = self._file.path
+        readings = tuple(self._readings.values())
+        return History(
+            name=path.name.removesuffix(SUFFIX),
+            path=path,
+            info=self._info,
+            status=status,
+            readings=readings,
+            alerts=tuple(self._alerts),
+            layers=tuple(layer.layer_name for layer in readings[-1].layers) if readings else (),
+        )
+
+
+def read_history(path: Path) -> History:
+    """A history as it stands. Raises RunNotFound, NotARun."""
+    live = LiveHistory(path)
+    live.update()
+    return live.history
+
+
+def _kept(cls: type[Kept], content: Mapping[str, Any]) -> Kept:
+    """A record of the fields that this version knows."""
+    return cls(**{f.name: content[f.name] for f in fields(cls) if f.name in content})

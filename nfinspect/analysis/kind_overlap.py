@@ -1,0 +1,132 @@
+"""How much kinds of neurons share, against chance (methods §4).
+
+The neurons of a pair are counted among those that could be of either kind: the alive ones of the site. Where `dead` is
+one of the two, these are all neurons of the site, the dead ones among them [own]: the test would else be of a set that
+lies outside its population. What it then says is known before: a dead ReLU neuron never fires, so it is no positional,
+n-gram or delta-sensitive one, and two health classes exclude each other; such a pair shares nothing by definition, and
+its p of 1 is no finding. Dead neurons of other activations have small values that may pass a test; for pairs without
+`dead` they are left out of both sets [own].
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from nfinspect.analysis.attention_scores import TOP
+from nfinspect.analysis.kinds import Kind, find_kind
+from nfinspect.analysis.overlap import against_chance
+from nfinspect_store.addresses import Address
+from nfinspect_store.errors import RequestError
+from nfinspect_store.reader import RunFile
+
+
+@dataclass(frozen=True)
+class KindSize:
+    """One kind. neurons: how many there are of it; dead: how many of these are dead, too."""
+
+    kind: str
+    neurons: int
+    dead: int
+    results: tuple[dict[str, object], ...]
+
+    def to_json(self) -> dict[str, object]:
+        """results: kind and settings of what it was taken from."""
+        return {**vars(self), "results": list(self.results)}
+
+
+@dataclass(frozen=True)
+class KindPair:
+    """Two kinds among `eligible` neurons: how many of these are of each, and of both; None where undefined."""
+
+    a: str
+    b: str
+    neurons_a: int
+    neurons_b: int
+    eligible: int
+    overlap: int
+    jaccard: float | None
+    expected: float | None
+    p_value: float | None
+    shared: tuple[Address, ...]
+
+    def to_json(self) -> dict[str, object]:
+        shared = [
+            {"address": f"L{one.layer}/N{one.neuron}", "site": one.site, "layer": one.layer, "neuron": one.neuron}
+            for one in self.shared
+        ]
+        return {**vars(self), "shared": shared}
+
+
+@dataclass(frozen=True)
+class KindOverlap:
+    """Every pair of the kinds, in the order of these. neurons: of the site; alive: those that are not dead.
+
+    top: how many neurons `attention` has.
+    """
+
+    kinds: tuple[str, ...]
+    site: str
+    top: int
+    neurons: int
+    alive: int
+    sets: tuple[KindSize, ...]
+    pairs: tuple[KindPair, ...]
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            **vars(self),
+            "kinds": list(self.kinds),
+            "sets": [one.to_json() for one in self.sets],
+            "pairs": [pair.to_json() for pair in self.pairs],
+        }
+
+    def pair(self, a: str, b: str) -> KindPair:
+        """The pair of two kinds, in either order."""
+        return next(pair for pair in self.pairs if {pair.a, pair.b} == {a, b})
+
+
+def overlap_of_kinds(run: RunFile, kinds: Sequence[str], site: str | None = None, top: int = TOP) -> KindOverlap:
+    """What two or more kinds of neurons of a site share, pair by pair; a kind may be joined: `dead+positional`.
+
+    Raises RequestError for fewer than two kinds or one named twice, and what find_kind raises.
+    """
+    found = [find_kind(run, kind, site, top) for kind in kinds]
+    names = [kind.name for kind in found]
+    if len(names) < 2 or len({frozenset(kind.parts) for kind in found}) < len(names):
+        raise RequestError(f"an overlap needs two or more different kinds, found {', '.join(names) or 'none'}")
+    dead = set(find_kind(run, "dead", site).neurons)
+    total = sum(layer.neurons for layer in run.site_layers(site))
+    return KindOverlap(
+        kinds=tuple(names),
+        site=found[0].site,
+        top=top,
+        neurons=total,
+        alive=total - len(dead),
+        sets=tuple(_size(kind, dead) for kind in found),
+        pairs=tuple(_pair(a, b, dead, total) for a, b in combinations(found, 2)),
+    )
+
+
+def _size(kind: Kind, dead: set[tuple[int, int]]) -> KindSize:
+    results = tuple({"kind": result.kind, "settings": dict(result.settings)} for result in kind.results)
+    return KindSize(kind.name, len(kind.neurons), len(dead.intersection(kind.neurons)), results)
+
+
+def _pair(a: Kind, b: Kind, dead: set[tuple[int, int]], total: int) -> KindPair:
+    in_a, in_b, eligible = set(a.neurons), set(b.neurons), total
+    if "dead" not in (*a.parts, *b.parts):
+        in_a, in_b, eligible = in_a - dead, in_b - dead, total - len(dead)
+    both = sorted(in_a & in_b)
+    chance = against_chance(len(both), len(in_a), len(in_b), eligible)
+    return KindPair(
+        a=a.name,
+        b=b.name,
+        neurons_a=len(in_a),
+        neurons_b=len(in_b),
+        eligible=eligible,
+        overlap=len(both),
+        jaccard=chance.jaccard,
+        expected=chance.expected,
+        p_value=chance.p_value,
+        shared=tuple(Address(layer, neuron, a.site) for layer, neuron in both),
+    )

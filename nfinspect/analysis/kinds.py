@@ -1,0 +1,161 @@
+"""Neurons by kind: a health class (dead, weak, …), or what an analysis found and kept.
+
+    dead … normal            the run's own classes
+    positional               nfinspect positions
+    delta                    nfinspect delta
+    ngrams1 ngrams2 ngrams3  nfinspect ngrams --n 1, 2, 3; `ngram` is the newest of them
+    attention                nfinspect attention: the neurons with the largest |score|
+
+A kind of an analysis is that of its newest kept result over all of the site's layers. `dead+positional` are the neurons
+that are either.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nfinspect.analysis.attention_scores import TOP
+from nfinspect.analysis.classes import CLASSES
+from nfinspect.analysis.neurons import list_neurons
+from nfinspect_store.addresses import Address
+from nfinspect_store.errors import RequestError, StoreError
+from nfinspect_store.reader import RunFile
+from nfinspect_store.results import Result, list_results, model_results, run_results
+
+
+class NoKeptResult(RequestError):
+    """The analysis that would say which neurons are of a kind has no kept result; the message names its command."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a kind that an analysis found is kept: the result's kind, and the list in its document.
+
+    n: of the n-grams. of_model: beside the other results about the run's model, as the analysis goes without a run.
+    """
+
+    result: str
+    field: str
+    command: str
+    n: int | None = None
+    of_model: bool = False
+
+
+KEPT_KINDS = {
+    "positional": Source("positions", "neurons", "nfinspect positions RUN"),
+    "delta": Source("delta", "neurons", "nfinspect delta RUN"),
+    "ngrams1": Source("ngrams", "detectors", "nfinspect ngrams RUN", n=1),
+    "ngrams2": Source("ngrams", "detectors", "nfinspect ngrams RUN --n 2", n=2),
+    "ngrams3": Source("ngrams", "detectors", "nfinspect ngrams RUN --n 3", n=3),
+    "ngram": Source("ngrams", "detectors", "nfinspect ngrams RUN"),
+    "attention": Source("attention", "neurons", "nfinspect attention MODEL --prompts FILE", of_model=True),
+}
+KINDS = (*CLASSES, *KEPT_KINDS)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The neurons of a site that are of a kind, in order of layer and neuron.
+
+    name: as asked, in lower case, `dead+positional`. results: the kept results they were taken from.
+    """
+
+    name: str
+    site: str
+    neurons: tuple[tuple[int, int], ...]
+    results: tuple[Result, ...]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(self.name.split("+"))
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        return tuple(Address(layer, neuron, self.site) for layer, neuron in self.neurons)
+
+
+def check_kinds(kinds: str) -> tuple[str, ...]:
+    """The kinds that `dead+positional` joins. Raises RequestError for one that there is not."""
+    names = tuple(name.strip().lower() for name in kinds.split("+"))
+    for name in names:
+        if name not in KINDS:
+            raise RequestError(f"no kind of neurons {name!r}: choose of {', '.join(KINDS)}, joined by +")
+    return tuple(dict.fromkeys(names))
+
+
+def find_kind(run: RunFile, kinds: str, site: str | None = None, top: int = TOP) -> Kind:
+    """The neurons of a site that are of any of these kinds: `dead`, `dead+positional`; there may be none.
+
+    top: how many neurons `attention` has. Raises RequestError for an unknown kind or site, NoKeptResult for a kind
+    whose analysis has not been run, StoreError where the kind cannot be had from this run.
+    """
+    site = run.resolve_site(site)
+    names = check_kinds(kinds)
+    found: set[tuple[int, int]] = set()
+    results = []
+    for name in names:
+        if name in CLASSES:
+            found |= {(row.layer, row.neuron) for row in list_neurons(run, site, cls=name, limit=None).rows}
+            continue
+        result = newest(run, name, site)
+        if result is None:
+            raise NoKeptResult(f"no kept result at {site} to take {name} neurons from: run {command(run, name)} first")
+        found |= set(_neurons(run, name, result, top))
+        results.append(result)
+    return Kind("+".join(names), site, tuple(sorted(found)), tuple(results))
+
+
+def newest(run: RunFile, kind: str, site: str) -> Result | None:
+    """The newest kept result of a kind's analysis over all layers of the site, if there is one."""
+    source = KEPT_KINDS[kind]
+    fitting = kept_over_all_layers(run, source.result, site, of_model=source.of_model)
+    return next((r for r in fitting if source.n is None or r.document.get("n") == source.n), None)
+
+
+def kept_over_all_layers(run: RunFile, kind: str, site: str, *, of_model: bool = False) -> tuple[Result, ...]:
+    """The kept results of one analysis that cover every layer of the site, the newest first.
+
+    of_model: those of the run's model, from the same store.
+    """
+    if of_model:
+        found = list_results(model_results(run.path.parent, run.info.model))
+    else:
+        found = list_results(run_results(run.path), run.info.run_id)
+    return tuple(r for r in found if r.kind == kind and _covers(run, r, site))
+
+
+def command(run: RunFile, kind: str, site: str | None = None) -> str:
+    """The command that makes a kind's result."""
+    text = KEPT_KINDS[kind].command.replace("RUN", run.name).replace("MODEL", run.info.model or "MODEL")
+    return text if site in (None, run.default_site) else f"{text} --site {site}"
+
+
+def _covers(run: RunFile, result: Result, site: str) -> bool:
+    if (result.document.get("site") or result.settings.get("site") or site) != site:
+        return False
+    layers = run.site_layers(site)
+    asked = result.settings.get("layers")
+    if asked is not None and set(asked) != {layer.layer for layer in layers}:
+        return False
+    # Two models of one name share a folder: their layers tell them apart, unless they are alike in this, too.
+    sizes = result.document.get("layers")
+    if not _has_sizes(sizes):
+        return True
+    return {(row["layer"], row["neurons"]) for row in sizes} == {(layer.layer, layer.neurons) for layer in layers}
+
+
+def _has_sizes(layers: object) -> bool:
+    return isinstance(layers, list) and bool(layers) and all("neurons" in row for row in layers)
+
+
+def _neurons(run: RunFile, kind: str, result: Result, top: int) -> list[tuple[int, int]]:
+    rows: Sequence[dict[str, int]] = result.document[KEPT_KINDS[kind].field]
+    if kind == "attention":
+        if top > len(rows):  # the document has the first few, the table all of them
+            rows = result.table("scores").slice(0, top).select(["layer", "neuron"]).to_pylist()
+        rows = rows[:top]
+    if kind == "delta":
+        if not rows:
+            raise StoreError(f"{run.name} kept statistics only (--keep stats): it cannot say what is delta-sensitive")
+        # Every neuron is listed, and which of them count.
+        rows = [row for row in rows if row.get("delta_sensitive", True)]
+    return [(row["layer"], row["neuron"]) for row in rows]

@@ -1,0 +1,74 @@
+"""The commands that are under way, one for each analysis of a run, and the clock that looks at them.
+
+A command goes on while the user looks elsewhere; the pane of its analysis shows how far it is. Nothing is looked at, and
+nothing sent, while no command runs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from textual.timer import Timer
+
+if TYPE_CHECKING:
+    from nfinspect.tui.app import NfinspectApp
+    from nfinspect.tui.engine import Job, JobState
+
+SECONDS = 0.5
+"""Between two looks."""
+
+Key = tuple[str, str]
+"""A run and the name of an analysis."""
+
+
+class JobBoard:
+    """Lives on the app's event loop."""
+
+    def __init__(self, hub: NfinspectApp) -> None:
+        self._hub = hub
+        self._jobs: dict[Key, Job] = {}
+        self._timer: Timer | None = None
+        self.ended = 0
+        """How many commands have ended well: what was kept may have changed since."""
+        self.models: dict[str, str] = {}
+        """Where the user has said that a run's model is."""
+
+    def put(self, key: Key, job: Job) -> None:
+        self._jobs[key] = job
+        if self._timer is None:
+            self._timer = self._hub.set_interval(SECONDS, self.look)
+
+    def state(self, key: Key) -> JobState | None:
+        """How far a command is; None where none is under way."""
+        return self._jobs[key].state() if key in self._jobs else None
+
+    def cancel(self, key: Key) -> None:
+        if key in self._jobs:
+            self._jobs[key].cancel()
+
+    def close(self) -> None:
+        for job in self._jobs.values():
+            job.cancel()
+
+    def look(self) -> None:
+        """Tell the pane on screen about its command, or the user that another one has ended."""
+        for key, job in list(self._jobs.items()):
+            state = job.state()
+            if state.status is not None:
+                del self._jobs[key]
+                self.ended += state.status == 0
+            pane: Any = self._hub.pane
+            if getattr(pane, "job_key", None) == key:
+                pane.job_news(state, job)
+            elif state.status is not None:
+                self._tell(key, state)
+        if not self._jobs and self._timer is not None:
+            self._timer.stop()
+            self._timer = None
+
+    def _tell(self, key: Key, state: JobState) -> None:
+        run, name = key
+        if state.status == 0:
+            self._hub.say(f"{name} of {run} is done: a, then Enter shows it", "good", keep=True)
+        else:
+            self._hub.say(f"{name} of {run}: {state.line}", "warn" if state.cancelled else "bad", keep=True)

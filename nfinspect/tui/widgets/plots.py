@@ -1,0 +1,97 @@
+"""What the analyses are drawn as, by plotext, as plain lines of text. Called in workers only, like `chart`.
+
+Parts of a bar differ by their filling, never by colour.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from nfinspect.tui.cells import number
+from nfinspect.tui.glyphs import ASCII, UNICODE
+from nfinspect.tui.widgets.chart import FIGURE, TO_ASCII
+
+FILLINGS = "█▓▒░#=+-."
+PLAIN_FILLINGS = "@%#*+=-:."
+"""One for each part of a stacked bar, the lowest first."""
+
+Values = tuple[float | None, ...]
+
+
+def fillings(parts: int, plain: bool) -> str:
+    """The characters of a bar of so many parts: far apart where they are few."""
+    every = PLAIN_FILLINGS if plain else FILLINGS
+    return every[:: 3 if parts <= 3 else 1][:parts]
+
+
+def key_line(names: Sequence[str], plain: bool) -> str:
+    """What each filling stands for."""
+    signs = fillings(len(names), plain)
+    return " ".join(f"{sign}{name}" for sign, name in zip(signs, names, strict=True))
+
+
+@lru_cache(maxsize=64)
+def layer_bars(labels: tuple[str, ...], parts: tuple[Values, ...], width: int, height: int, plain: bool) -> tuple[str, ...]:
+    """A bar for each label, stacked from `parts`: values of each label, >= 0 where there are several parts.
+
+    An undefined value has no bar.
+    """
+    shown = [[value or 0.0 for value in part] for part in parts]
+    sums = [[sum(column) for column in zip(*shown[: i + 1], strict=True)] for i in range(len(shown))]
+    if not labels or width < 20 or height < 5:
+        return ("too little room" if labels else "no layers",)
+    top, bottom = max(0.0, max(sums[-1])), min(0.0, min(sums[-1]))
+    signs = fillings(len(parts), plain)
+
+    def paint(figure: Any) -> None:
+        for heights, sign in reversed(list(zip(sums, signs, strict=True))):  # what is drawn later covers it
+            figure.draw(figure.bar(list(range(len(labels))), heights, width=0.7, marker=sign))
+        figure.ruler("x").lim(-0.5, len(labels) - 0.5)
+        step = max(1, math.ceil(len(labels) * 5 / max(1, width - 8)))
+        figure.ruler("x").ticks(list(range(0, len(labels), step)), list(labels[::step]))
+        _heights(figure, bottom, top or (1.0 if bottom == 0 else 0.0), plain)
+
+    return _drawn(paint, width, height, plain)
+
+
+@lru_cache(maxsize=64)
+def curve(values: tuple[float, ...], low: float, high: float, width: int, height: int, plain: bool) -> tuple[str, ...]:
+    """A line through values at 0, 1, 2, …"""
+    if width < 20 or height < 5:
+        return ("too little room",)
+
+    def paint(figure: Any) -> None:
+        places = list(range(len(values)))
+        figure.draw(figure.signal(places, list(values), marker="*" if plain else "braille"))
+        figure.ruler("x").lim(0, max(1, len(values) - 1))
+        wanted = max(2, min(9, width // 10))
+        ticks = sorted({round(i * (len(values) - 1) / (wanted - 1)) for i in range(wanted)})
+        figure.ruler("x").ticks(ticks, [str(tick) for tick in ticks])
+        _heights(figure, low, high, plain)
+
+    return _drawn(paint, width, height, plain)
+
+
+def _heights(figure: Any, low: float, high: float, plain: bool) -> None:
+    middle = 0.0 if low < 0 < high else (low + high) / 2
+    marks = [low, middle, high]
+    figure.ruler("y").lim(low, high)
+    figure.ruler("y").ticks(marks, [number(mark, ASCII if plain else UNICODE, 3) for mark in marks])
+
+
+def _drawn(paint: Callable[[Any], None], width: int, height: int, plain: bool) -> tuple[str, ...]:
+    import plotext
+
+    with FIGURE:
+        figure = plotext.figure
+        figure.clear()
+        figure.theme("colorless")
+        figure.plot_size(width, height)
+        paint(figure)
+        text = figure.build().string(True)
+        figure.clear()
+    lines = text.split("\n")[:height]
+    return tuple(line.translate(TO_ASCII) if plain else line for line in lines)

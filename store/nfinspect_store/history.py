@@ -1,0 +1,139 @@
+"""The history of a training that is being watched: `<store>/<run>.history.jsonl`, one JSON object a line.
+
+DuckDB lets no other process read while one writes, and a training is looked at while it runs: so its history is a file
+that only grows (docs/decisions/0006). A line is written at once and whole, and a reader takes whole lines only: a writer
+that is killed costs at most the line it was writing. Each object has one key, which says what it is: `run` (the first),
+`reading`, `alert`, `end` (the last).
+"""
+
+import datetime as dt
+import difflib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nfinspect_store.catalog import check_name
+from nfinspect_store.errors import NotARun, RunExists, RunNotFound, StorageFull
+from nfinspect_store.heartbeat import Heartbeat, read_heartbeat
+
+SUFFIX = ".history.jsonl"
+VERSION = 1
+"""Of the lines; in the first one as `history_version`."""
+
+STATUSES = ("capturing", "complete", "interrupted", "failed")
+
+
+def new_history_path(store: Path, name: str) -> Path:
+    """Where a history of that name lies or will lie. Raises BadName."""
+    return store / (check_name(name) + SUFFIX)
+
+
+def history_path(store: Path, name_or_path: str | Path) -> Path:
+    """A history's file, given its name in the store or a path. Raises RunNotFound naming the closest names."""
+    text = str(name_or_path)
+    for path in (store / (text + SUFFIX), Path(text).expanduser()):
+        if "\0" not in text and path.name.endswith(SUFFIX) and path.is_file():
+            return path
+    names = list_histories(store)
+    close = difflib.get_close_matches(text, names, n=3, cutoff=0.5) or names[:5]
+    held = f"{store} holds {', '.join(close)}" if close else f"{store} holds none: a FiringMonitor writes them"
+    raise RunNotFound(f"no training history {text!r}: {held}")
+
+
+def list_histories(store: Path) -> list[str]:
+    """The names of the histories in a store, sorted."""
+    return sorted(p.name.removesuffix(SUFFIX) for p in store.glob(f"*{SUFFIX}")) if store.is_dir() else []
+
+
+class HistoryWriter:
+    """Appends lines. One process writes; a heartbeat file beside the history says that it is alive."""
+
+    def __init__(self, path: Path, model: str, *, resume: bool = False) -> None:
+        """Raises RunExists for a history that is there, unless it is to be resumed; StorageFull."""
+        self.path = path
+        if path.exists() and not resume:
+            raise RunExists(f"a training history {path} is there already: choose another run name, or resume it")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                _cut_torn_line(path)
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise StorageFull(f"cannot write {path}: {error.strerror or error}") from error
+        self._heartbeat = Heartbeat(path, model=model)
+
+    def add(self, kind: str, content: Mapping[str, Any]) -> None:
+        """Append a line. Raises StorageFull; then what was written before is whole."""
+        line = (json.dumps({kind: content}, allow_nan=False) + "\n").encode()
+        try:
+            start = os.fstat(self._file).st_size
+            if os.write(self._file, line) != len(line):
+                os.ftruncate(self._file, start)
+                raise StorageFull(f"cannot write {self.path}: the disk is full")
+        except OSError as error:
+            raise StorageFull(f"cannot write {self.path}: {error.strerror or error}") from error
+
+    def beat(self, step: int) -> None:
+        """Say that the writer is alive. Never raises."""
+        self._heartbeat.beat(tokens_done=step, phase="training")
+
+    def close(self) -> None:
+        self._heartbeat.remove()
+        os.close(self._file)
+
+
+class HistoryFile:
+    """Reads a history while it grows: `new_lines` gives what came since the last call."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+
+    def new_lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(kind, content) of each whole line that was not given before; lines that are none are left out.
+
+        Raises RunNotFound for a file that is gone, NotARun for one that does not begin as a history.
+        """
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._offset)
+                data = file.read()
+        except OSError as error:
+            raise RunNotFound(f"cannot read {self.path}: {error.strerror or error}") from error
+        whole = data[: data.rfind(b"\n") + 1]
+        for line in whole.splitlines():
+            found = _parsed(line)
+            if self._offset == 0 and (found is None or found[0] != "run"):
+                raise NotARun(f"expected a training history, found another file: {self.path}")
+            self._offset += len(line) + 1
+            if found is not None:
+                yield found
+
+    def is_written(self) -> bool:
+        """Whether the process that writes it is alive."""
+        beat = read_heartbeat(self.path)
+        return beat is not None and beat.alive
+
+
+def utc_now() -> str:
+    """Now in UTC, as lines tell times."""
+    return dt.datetime.now(dt.UTC).replace(tzinfo=None).isoformat(timespec="milliseconds")
+
+
+def _parsed(line: bytes) -> tuple[str, dict[str, Any]] | None:
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(found, dict) or len(found) != 1:
+        return None
+    ((kind, content),) = found.items()
+    return (kind, content) if isinstance(content, dict) else None
+
+
+def _cut_torn_line(path: Path) -> None:
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        os.truncate(path, data.rfind(b"\n") + 1)
