@@ -7,24 +7,49 @@
 Nothing heavy is imported until a name is used: `import nfinspect` costs no torch.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["Run", "__version__", "capture", "open_run", "record"]
+LAZY = {
+    "FiringMonitor": "training.monitor",
+    "NetworkFiringReport": "training.reports",
+    "NeuralFiringAnalyzer": "training.analyzer",
+    "NeuralLayerAnalysis": "training.reports",
+    "Run": "run",
+    "SubtextAnalyzer": "subtext",
+    "capture": "api",
+    "check_firing_health": "training.analyzer",
+    "open_run": "run",
+    "record": "api",
+}
+"""Each public name by the module of nfinspect that has it."""
+
+__all__ = [
+    "FiringMonitor",
+    "NetworkFiringReport",
+    "NeuralFiringAnalyzer",
+    "NeuralLayerAnalysis",
+    "Run",
+    "SubtextAnalyzer",
+    "__version__",
+    "capture",
+    "check_firing_health",
+    "open_run",
+    "record",
+]
 
 if TYPE_CHECKING:
     from nfinspect.api import capture, record
     from nfinspect.run import Run, open_run
+    from nfinspect.subtext import SubtextAnalyzer
+    from nfinspect.training.analyzer import NeuralFiringAnalyzer, check_firing_health
+    from nfinspect.training.monitor import FiringMonitor
+    from nfinspect.training.reports import NetworkFiringReport, NeuralLayerAnalysis
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Run", "open_run"):
-        from nfinspect import run
-
-        return getattr(run, name)
-    if name in __all__:
-        from nfinspect import api
-
-        return getattr(api, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"nfinspect.{LAZY[name]}"), name)

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfinspect.analysis.chosen import chosen_layers
+from nfinspect.analysis.mamba_channels import ChannelRow, channel_rows
 from nfinspect.analysis.plain import number
 from nfinspect.analysis.steps import Steps, measure_steps
 from nfinspect.analysis.substitution import Substitution
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect_store.errors import RequestError
-from nfinspect_store.mamba_delta import read_mamba_delta
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer
 
@@ -70,24 +70,6 @@ class DeltaLayer:
     delta_sensitive: int
     median_step_sensitivity: float | None
     median_von_neumann_ratio: float | None
-
-    def to_json(self) -> dict[str, object]:
-        return dict(vars(self))
-
-
-@dataclass(frozen=True)
-class ChannelRow:
-    """Mamba's Δ in one channel (Mamba-2: head) over n tokens, position 0 left out.
-
-    cv: std / mean; surprisal_correlation: with the −ln p of the token that Δ belongs to; None where undefined.
-    """
-
-    layer: int
-    channel: int
-    n: int
-    mean: float | None
-    cv: float | None
-    surprisal_correlation: float | None
 
     def to_json(self) -> dict[str, object]:
         return dict(vars(self))
@@ -185,7 +167,7 @@ def delta(
     check_order(sort)
     chosen = chosen_layers(run, site, layers)
     name = chosen[0].site
-    channels = _channels(run, chosen)
+    channels = channel_rows(run, chosen)
     if not run.has_values and channels:
         return Delta(name, 0, sort, min_ratio, min_step, (), (), channels)
     steps = measure_steps(run, chosen, tick)
@@ -245,20 +227,3 @@ def _layer_row(layer: Layer, steps: Steps, sensitive: NDArray[np.bool_]) -> Delt
 
 def _median(values: NDArray[np.float64]) -> float | None:
     return number(np.median(values)) if len(values) else None
-
-
-def _channels(run: RunTables, layers: Sequence[Layer]) -> tuple[ChannelRow, ...]:
-    """Mamba's Δ in these layers, as far as the run holds it."""
-    if layers[0].site != "mixer":
-        return ()
-    every = read_mamba_delta(run.cursor())
-    rows: list[ChannelRow] = []
-    for layer in layers:
-        moments = every.get(layer.layer)
-        if moments is not None:
-            columns = zip(moments.n, moments.mean, moments.cv, moments.surprisal_correlation, strict=True)
-            rows += [
-                ChannelRow(layer.layer, channel, int(n), number(mean) if n else None, number(cv), number(correlation))
-                for channel, (n, mean, cv, correlation) in enumerate(columns)
-            ]
-    return tuple(rows)

@@ -150,7 +150,7 @@ def _has_sizes(layers: object) -> bool:
 def _neurons(run: RunFile, kind: str, result: Result, top: int) -> list[tuple[int, int]]:
     rows: Sequence[dict[str, int]] = result.document[KEPT_KINDS[kind].field]
     if kind == "attention":
-        if top > len(rows):  # the document has the first few, the table all of them
+        if len(rows) == TOP < top:  # the document has the first few, the table all of them
             rows = result.table("scores").slice(0, top).select(["layer", "neuron"]).to_pylist()
         rows = rows[:top]
     if kind == "delta":

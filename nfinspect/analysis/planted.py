@@ -60,7 +60,9 @@ class NetworkPlan:
         if self.layers < 1 or self.neurons < 1:
             raise RequestError(f"expected a layer and a neuron or more, found {self.layers} x {self.neurons}")
         if self.tokens < FEWEST_TOKENS:
-            raise RequestError(f"expected {FEWEST_TOKENS} tokens or more, found {self.tokens}: fewer hold no rare event")
+            raise RequestError(
+                f"expected {FEWEST_TOKENS} tokens or more, found {self.tokens}: fewer hold no rare event"
+            )
         if self.layers * self.neurons * self.tokens > MOST_VALUES:
             raise RequestError(
                 f"expected {MOST_VALUES} values at most (they are held in memory), found "
@@ -148,7 +150,9 @@ def _forms(kind: str, name: str, count: int) -> list[Form]:
     first, *others = FORMS[kind][name]
     if name != "normal":
         return [(first, *others)[i % (1 + len(others))] for i in range(count)]
-    odd = {i: others[(i // ODD_NORMAL) % len(others)] for i in range(ODD_NORMAL - 1, count, ODD_NORMAL)} if others else {}
+    odd = (
+        {i: others[(i // ODD_NORMAL) % len(others)] for i in range(ODD_NORMAL - 1, count, ODD_NORMAL)} if others else {}
+    )
     return [odd.get(i, first) for i in range(count)]
 
 

@@ -213,7 +213,9 @@ def check_layer(layer: Layer, stats: NeuronStatistics, options: HealthOptions | 
     """Raises RequestError where no token is left to count, StoreError for NaN or infinite values."""
     reached = stats.n > 0
     if not reached.any():
-        what = "no token past position 0 is left to count" if options and options.skip_first else "no token was captured"
+        what = (
+            "no token past position 0 is left to count" if options and options.skip_first else "no token was captured"
+        )
         raise RequestError(f"{layer.site} layer {layer.layer} cannot be classified: {what}")
     if not (np.isfinite(stats.sum_abs[reached]).all() and np.isfinite(stats.m2[reached]).all()):
         raise StoreError(

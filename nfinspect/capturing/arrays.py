@@ -2,11 +2,12 @@
 
 import datetime as dt
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
@@ -38,10 +39,12 @@ def write_run(
     keep: Keep = "all",
     seed: int = 0,
     batch: int = 8,
+    tables: Mapping[str, pa.Table] | None = None,
 ) -> None:
     """Write a complete run file, by the same recorder as a capture.
 
     values(prompt_idx, layer) -> float32[tokens, neurons]; fired, of the same shape, for layers that fire by a gate.
+    tables: further tables of the run's own.
     Raises StoreError, RunExists, and RequestError where `fired` is needed and not given; then no file is left.
     """
     path = Path(path)
@@ -54,6 +57,8 @@ def write_run(
     info = replace(info or array_info(path.stem, seed), settings={**(info.settings if info else {}), "keep": keep})
     writer = RunWriter.create(path, info, layers)
     try:
+        for name, rows in (tables or {}).items():
+            writer.add_table(name, rows)
         recorder = Recorder(writer, seed, torch.device("cpu"))
         for start in range(0, len(prompts), batch):
             indices = range(start, min(start + batch, len(prompts)))

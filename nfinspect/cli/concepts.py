@@ -31,7 +31,10 @@ _tokens = click.option(
     type=click.Choice(SELECTIONS),
     help="Which tokens of a prompt count: generated if any were generated, else all.",
 )
-_top = click.option("--top", metavar="K", type=click.IntRange(min=1), default=10, show_default=True)
+TRACE_TOP = 10
+"""Neurons of a trace where nothing else is asked for."""
+
+_top = click.option("--top", metavar="K", type=click.IntRange(min=1), default=TRACE_TOP, show_default=True)
 _rank = click.option("--rank", type=click.Choice(RANKS), default="difference", show_default=True, help="Order.")
 
 
@@ -108,33 +111,47 @@ def _prompts(count: int) -> str:
 
 @click.command()
 @run_argument
-@click.option("--concepts", metavar="A,B,C", required=True, help="Two concepts or more.")
+@click.option("--concepts", metavar="A,B,C", help="Two concepts or more: what their traces share.")
+@click.option("--kinds", metavar="A,B,C",
+              help="Two kinds of neurons or more, such as dead,positional,delta,ngrams1,attention.")  # fmt: skip
 @_baseline
 @_tokens
-@_top
+@click.option("--top", metavar="K", type=click.IntRange(min=1),
+              help="Neurons of a trace, 10 if not given; of the kind attention, 20 if not given.")  # fmt: skip
 @_rank
 @site_option
 @store_option
 @json_option
 def overlap(
     run: str,
-    concepts: str,
+    concepts: str | None,
+    kinds: str | None,
     baseline: str | None,
     tokens: str | None,
-    top: int,
+    top: int | None,
     rank: str,
     site: str | None,
     store: str | None,
     as_json: bool,
 ) -> None:
-    """How many neurons the traces of concepts share, against chance."""
+    """How many neurons the traces of concepts, or kinds of neurons, share, against chance."""
     from nfinspect.analysis.overlap import overlap as analyse
 
-    names = [name.strip() for name in concepts.split(",") if name.strip()]
+    if (concepts is None) == (kinds is None):
+        raise RequestError("expected --concepts A,B,C or --kinds A,B,C: one of them")
+    if kinds is not None:
+        if baseline is not None or tokens is not None or rank != "difference":
+            raise RequestError("--baseline, --tokens and --rank are those of traces: they go with --concepts")
+        from nfinspect.cli.kinds import show_kinds
+
+        with opened(store, run) as file:
+            show_kinds(file, kinds, site, top, as_json)
+        return
+    names = [name.strip() for name in (concepts or "").split(",") if name.strip()]
     if len(set(names)) < 2:
         raise RequestError(f"expected two concepts or more, as in --concepts tulip,hanoi; found {concepts!r}")
     with opened(store, run) as file:
-        found = analyse(file, names, baseline=baseline, tokens=tokens, top=top, rank=rank, site=site)
+        found = analyse(file, names, baseline=baseline, tokens=tokens, top=top or TRACE_TOP, rank=rank, site=site)
     _show(found, overlap_lines(found), as_json)
 
 

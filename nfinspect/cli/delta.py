@@ -13,13 +13,17 @@ from nfinspect.cli.tables import Column, figure, table, wrapped
 from nfinspect_store.errors import NfinspectError, RequestError
 
 if TYPE_CHECKING:
-    from nfinspect.analysis.delta import ChannelRow, Delta
+    from nfinspect.analysis.delta import Delta
+    from nfinspect.analysis.mamba_channels import ChannelRow
     from nfinspect.analysis.substitution import Substitution
     from nfinspect.models import LoadedModel
     from nfinspect_store.reader import RunFile
+    from nfinspect_store.results import Result
     from nfinspect_store.types import Layer
 
 ORDERS = ("step_sensitivity", "von_neumann_ratio")
+MIN_RATIO, MIN_STEP = 2.0, 0.2
+"""Those of nfinspect.analysis.delta, which is imported when the command runs."""
 
 
 @click.command()
@@ -27,9 +31,9 @@ ORDERS = ("step_sensitivity", "von_neumann_ratio")
 @click.option("--layers", metavar="LIST", help="Such as 0-3,11; all if not given.")
 @click.option("--sort", type=click.Choice(ORDERS), default=ORDERS[0], show_default=True, help="Order.")
 @click.option("--top", metavar="K", type=click.IntRange(min=0), default=20, show_default=True, help="Neurons shown.")
-@click.option("--min-ratio", type=float, default=2.0, show_default=True,
+@click.option("--min-ratio", type=float, default=MIN_RATIO, show_default=True,
               help="Von Neumann ratio from which a neuron counts as delta-sensitive.")  # fmt: skip
-@click.option("--min-step", type=float, default=0.2, show_default=True,
+@click.option("--min-step", type=float, default=MIN_STEP, show_default=True,
               help="Step sensitivity from which it does.")  # fmt: skip
 @click.option("--substitute", is_flag=True, help="Also replace tokens and read the neurons anew: needs the model.")
 @click.option("--model", metavar="M", help="The run's model, for --substitute; where the run says if not given.")
@@ -59,32 +63,49 @@ def delta(
     """Neurons that change with every token, and Mamba's step size."""
     from nfinspect.analysis.chosen import chosen_layers
     from nfinspect.analysis.delta import Delta
-    from nfinspect.analysis.delta import delta as analyse
-    from nfinspect_store.results import run_results
 
     if model and not substitute:
         raise RequestError("--model goes with --substitute: everything else is told by the run")
     with opened(store, run) as file:
         asked = layer_list(layers)
-        chosen = chosen_layers(file, site, asked)
-        where = {"site": chosen[0].site, "layers": [layer.layer for layer in chosen]}
-
-        def make(tick: Tick) -> Made:
-            found = analyse(file, site, asked, min_ratio=min_ratio, min_step=min_step, tick=tick)
-            return found.to_json(), {}
-
-        settings = {**where, "min_ratio": min_ratio, "min_step": min_step}
-        folder, run_id = run_results(file.path), file.info.run_id
-        kept = kept_or_made(folder, "delta", settings, run_id, make, again=again, what="delta-sensitive neurons")
+        kept = kept_delta(file, site, asked, min_ratio, min_step, again=again)
         found = Delta.from_json(kept.document).sorted_by(sort)
         if substitute:
-            found = found.with_substitution(_substitution(file, chosen, model, draws, seed, again))
+            found = found.with_substitution(
+                _substitution(file, chosen_layers(file, site, asked), model, draws, seed, again)
+            )
     for text in found.notes:
         output.note(text)
     if as_json:
         output.document(found.to_json())
     else:
         output.lines(delta_lines(found, top))
+
+
+def kept_delta(
+    file: "RunFile",
+    site: str | None = None,
+    layers: "Sequence[int] | None" = None,
+    min_ratio: float = MIN_RATIO,
+    min_step: float = MIN_STEP,
+    *,
+    again: bool = False,
+) -> "Result":
+    """The kept analysis, or a new one, which is kept."""
+    from nfinspect.analysis.chosen import chosen_layers
+    from nfinspect.analysis.delta import delta as analyse
+    from nfinspect_store.results import run_results
+
+    chosen = chosen_layers(file, site, layers)
+    where = {"site": chosen[0].site, "layers": [layer.layer for layer in chosen]}
+    settings = {**where, "min_ratio": min_ratio, "min_step": min_step}
+
+    def make(tick: Tick) -> Made:
+        found = analyse(file, site, layers, min_ratio=min_ratio, min_step=min_step, tick=tick)
+        return found.to_json(), {}
+
+    folder, what = run_results(file.path), "delta-sensitive neurons"
+    return kept_or_made(folder, "delta", settings, file.info.run_id, make, again=again, what=what)
 
 
 def _substitution(

@@ -27,8 +27,11 @@ COMMANDS = {
     "attention": "attention",
     "logits": "logits",
     "ablate": "ablate",
+    "text": "text",
+    "simulate": "simulate",
     "sql": "data",
     "export": "data",
+    "report": "report",
 }
 """Command to the module of nfinspect.cli that has it."""
 

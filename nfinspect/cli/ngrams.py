@@ -1,5 +1,6 @@
 """Neurons that detect tokens, bigrams or trigrams."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -14,6 +15,7 @@ from nfinspect_store.errors import NfinspectError
 if TYPE_CHECKING:
     from nfinspect.analysis.ngrams import CoveredNgram, NgramAnalysis
     from nfinspect_store.reader import RunFile
+    from nfinspect_store.results import Result
 
 WORDS = {1: "token", 2: "bigram", 3: "trigram"}
 
@@ -40,30 +42,38 @@ def ngrams(
     as_json: bool,
 ) -> None:
     """Neurons that detect tokens, bigrams or trigrams, and what each layer adds."""
-    from nfinspect.analysis.chosen import chosen_layers
     from nfinspect.analysis.ngrams import NgramAnalysis
-    from nfinspect.analysis.ngrams import ngrams as analyse
-    from nfinspect_store.results import keep_result, run_results
+    from nfinspect_store.results import keep_result
 
     with opened(store, run) as file:
-        asked = layer_list(layers)
-        chosen = chosen_layers(file, site, asked)
-        settings = {"n": n, "site": chosen[0].site, "layers": [layer.layer for layer in chosen]}
-        folder, run_id = run_results(file.path), file.info.run_id
-
-        def make(tick: Tick) -> Made:
-            return analyse(file, n, site, asked, tick).to_json(), {}
-
-        what = f"{WORDS[n]} detectors"
-        kept = kept_or_made(folder, "ngrams", settings, run_id, make, again=again, what=what)
+        kept = kept_ngrams(file, n, site, layer_list(layers), again=again)
         found = NgramAnalysis.from_json(kept.document)
         suppressing = _with_suppression(file, found, model)
         if suppressing is not found:
-            keep_result(folder, "ngrams", settings, output.plain(suppressing.to_json()), run_id=run_id)
+            document = output.plain(suppressing.to_json())
+            keep_result(kept.path.parent, "ngrams", kept.settings, document, run_id=kept.run_id)
     if as_json:
         output.document(suppressing.to_json())
     else:
         output.lines(ngram_lines(suppressing, top))
+
+
+def kept_ngrams(
+    file: "RunFile", n: int, site: str | None = None, layers: Sequence[int] | None = None, *, again: bool = False
+) -> "Result":
+    """The kept analysis, or a new one, which is kept."""
+    from nfinspect.analysis.chosen import chosen_layers
+    from nfinspect.analysis.ngrams import ngrams as analyse
+    from nfinspect_store.results import run_results
+
+    chosen = chosen_layers(file, site, layers)
+    settings = {"n": n, "site": chosen[0].site, "layers": [layer.layer for layer in chosen]}
+
+    def make(tick: Tick) -> Made:
+        return analyse(file, n, site, layers, tick).to_json(), {}
+
+    folder, what = run_results(file.path), f"{WORDS[n]} detectors"
+    return kept_or_made(folder, "ngrams", settings, file.info.run_id, make, again=again, what=what)
 
 
 def _with_suppression(file: "RunFile", found: "NgramAnalysis", model: str | None) -> "NgramAnalysis":

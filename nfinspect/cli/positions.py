@@ -1,5 +1,6 @@
 """Neurons whose firing depends on the position."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +13,8 @@ from nfinspect.cli.tables import Column, percent, table, wrapped
 
 if TYPE_CHECKING:
     from nfinspect.analysis.positions import PositionAnalysis
+    from nfinspect_store.reader import RunFile
+    from nfinspect_store.results import Result
 
 
 @click.command()
@@ -39,31 +42,10 @@ def positions(
     as_json: bool,
 ) -> None:
     """Neurons whose firing tells where in the sequence a token stands."""
-    from nfinspect.analysis.chosen import chosen_layers
     from nfinspect.analysis.positions import PositionAnalysis
-    from nfinspect.analysis.positions import positions as analyse
-    from nfinspect.analysis.sequences import read_sequences
-    from nfinspect_store.results import run_results
 
     with opened(store, run) as file:
-        asked = layer_list(layers)
-        chosen = chosen_layers(file, site, asked)
-        taken = read_sequences(file, length).length
-        settings = {"length": taken, "site": chosen[0].site, "layers": [layer.layer for layer in chosen]}
-
-        def make(tick: Tick) -> Made:
-            found = analyse(file, length, site, asked, tick)
-            return found.to_json(), {"profiles": found.profile_table()}
-
-        kept = kept_or_made(
-            run_results(file.path),
-            "positions",
-            settings,
-            file.info.run_id,
-            make,
-            again=again,
-            what="positional neurons",
-        )
+        kept = kept_positions(file, length, site, layer_list(layers), again=again)
     found = PositionAnalysis.from_json(kept.document, kept.table("profiles"))
     for text in found.notes:
         output.note(text)
@@ -71,6 +53,32 @@ def positions(
         output.document(found.to_json())
     else:
         output.lines(position_lines(found, top))
+
+
+def kept_positions(
+    file: "RunFile",
+    length: int | None = None,
+    site: str | None = None,
+    layers: Sequence[int] | None = None,
+    *,
+    again: bool = False,
+) -> "Result":
+    """The kept analysis, or a new one, which is kept."""
+    from nfinspect.analysis.chosen import chosen_layers
+    from nfinspect.analysis.positions import positions as analyse
+    from nfinspect.analysis.sequences import read_sequences
+    from nfinspect_store.results import run_results
+
+    chosen = chosen_layers(file, site, layers)
+    taken = read_sequences(file, length).length
+    settings = {"length": taken, "site": chosen[0].site, "layers": [layer.layer for layer in chosen]}
+
+    def make(tick: Tick) -> Made:
+        found = analyse(file, length, site, layers, tick)
+        return found.to_json(), {"profiles": found.profile_table()}
+
+    folder, what = run_results(file.path), "positional neurons"
+    return kept_or_made(folder, "positions", settings, file.info.run_id, make, again=again, what=what)
 
 
 def position_lines(found: "PositionAnalysis", top: int) -> list[str]:

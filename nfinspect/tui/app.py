@@ -23,6 +23,7 @@ from nfinspect.tui import theme as colours
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.chrome import Breadcrumbs, KeyLine, PromptLine, StatusLine
 from nfinspect.tui.glyphs import ASCII, UNICODE
+from nfinspect.tui.job_board import JobBoard
 from nfinspect.tui.panes.base import Pane, one_line
 from nfinspect.tui.panes.runs import RunsPane
 from nfinspect.tui.trail import Stop, Trail
@@ -30,6 +31,7 @@ from nfinspect.tui.typeahead import STUCK_SECONDS, KeyDone, TypeAhead
 
 if TYPE_CHECKING:
     from nfinspect.tui.engine import Engine, Session
+    from nfinspect.tui.late import LateEngine
 
 BUSY_SECONDS = 0.25
 """Work shorter than this is not announced: two repaints for nothing."""
@@ -90,6 +92,7 @@ class NfinspectApp(App[int]):
         self.animation_level = "none"
         self.sessions: dict[str, Session] = {}
         self.marks: dict[tuple[str, str], dict[tuple[int, int], None]] = {}
+        self.board = JobBoard(self)
         self.loop: asyncio.AbstractEventLoop | None = None
         self._first_run = run
         self._typed = TypeAhead()
@@ -301,6 +304,7 @@ class NfinspectApp(App[int]):
 
     def forget_run(self, name: str) -> None:
         """A run is being deleted: close it and drop the places in it."""
+        self.board.forget_run(name)
         if (session := self.sessions.pop(name, None)) is not None:
             session.close()
         self._trail.forget_run(name)
@@ -351,9 +355,9 @@ class NfinspectApp(App[int]):
     def action_goto(self) -> None:
         self._base_screen.query_one(PromptLine).open("goto", ":")
 
-    def ask(self, kind: str, sign: str, text: str = "") -> None:
-        """Let the user type a line; the pane on screen gets it as `entered_<kind>`."""
-        self._base_screen.query_one(PromptLine).open(kind, sign, text)
+    def ask(self, kind: str, sign: str, text: str = "", select: str = "") -> None:
+        """Let the user type a line; the pane on screen gets it as `entered_<kind>`. select: what typing replaces."""
+        self._base_screen.query_one(PromptLine).open(kind, sign, text, select)
 
     @on(PromptLine.Entered)
     def _entered(self, message: PromptLine.Entered) -> None:
@@ -397,7 +401,8 @@ class NfinspectApp(App[int]):
         self.exit(0)
 
     def close_runs(self) -> None:
-        """Cancel every query, so that no worker thread keeps the process."""
+        """Cancel every query and command, so that no worker thread keeps the process, and none outlives it."""
+        self.board.close()
         for session in list(self.sessions.values()):
             session.interrupt()
 
@@ -419,6 +424,12 @@ class NfinspectApp(App[int]):
             seen.add(binding.action)
             key = self.get_key_display(binding)
             yield SystemCommand(words, f"key {key}", partial(self.run_action, binding.action, node))
+        if self.session_here() is not None:
+            from nfinspect.tui.commands import ANALYSES
+            from nfinspect.tui.going import go_to
+
+            for analysis in ANALYSES[:-1]:  # logits are of one neuron: its pane has the key
+                yield SystemCommand(f"Analysis: {analysis.name}", analysis.answers, partial(go_to, self, analysis.name))
 
 
 def run_app(
@@ -440,7 +451,7 @@ def run_app(
     app = NfinspectApp(engine, run, plain=ascii)
     stop_watching = None
     if sys.__stdin__ is not None and sys.__stdin__.isatty():
-        stop_watching = watch_terminal(sys.__stdin__.fileno(), partial(_hang_up, app), app.close_runs)
+        stop_watching = watch_terminal(sys.__stdin__.fileno(), partial(_hang_up, app), partial(_farewell, app, engine))
     try:
         status = app.run(mouse=mouse)
     finally:
@@ -450,6 +461,11 @@ def run_app(
     if app._exception is not None:
         raise app._exception
     return app.return_code or status or 0
+
+
+def _farewell(app: NfinspectApp, engine: LateEngine) -> None:
+    app.close_runs()
+    engine.end_jobs()
 
 
 def _hang_up(app: NfinspectApp) -> None:

@@ -11,10 +11,14 @@ def binding_ids() -> frozenset[str]:
     from nfinspect.tui.chrome import PromptInput
     from nfinspect.tui.dialogs import Confirm, Picker
     from nfinspect.tui.help import HelpScreen
+    from nfinspect.tui.panes.analyses import AnalysesPane
+    from nfinspect.tui.panes.attention import AttentionPane
+    from nfinspect.tui.panes.delta import DeltaPane
     from nfinspect.tui.panes.layers import LayersPane
     from nfinspect.tui.panes.live import LivePane
     from nfinspect.tui.panes.neuron import NeuronPane
     from nfinspect.tui.panes.neurons import NeuronsPane
+    from nfinspect.tui.panes.ngrams import NgramsPane
     from nfinspect.tui.panes.overlap import OverlapPane
     from nfinspect.tui.panes.runs import RunsPane
     from nfinspect.tui.panes.sql import SqlPane
@@ -24,4 +28,6 @@ def binding_ids() -> frozenset[str]:
     from nfinspect.tui.widgets.text_panel import TextPanel
 
     panes = (RunsPane, LivePane, LayersPane, NeuronsPane, NeuronPane, TracePane, OverlapPane, SqlPane)
-    return known_ids((NfinspectApp, PromptInput, Confirm, Picker, HelpScreen, PagedTable, TextPanel, SqlEditor, *panes))
+    analyses = (AnalysesPane, NgramsPane, DeltaPane, AttentionPane)  # the others add no keys to what these inherit
+    others = (NfinspectApp, PromptInput, Confirm, Picker, HelpScreen, PagedTable, TextPanel, SqlEditor)
+    return known_ids((*others, *panes, *analyses))

@@ -12,6 +12,7 @@ from textual.content import Content
 from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Input
+from textual.widgets.input import Selection
 
 from nfinspect.tui.cells import Cell, content, fit
 
@@ -159,7 +160,8 @@ class PromptLine(Widget):
         line.cursor_blink = False  # a blinking cursor sends bytes twice a second for nothing
         yield line
 
-    def open(self, kind: str, sign: str, text: str = "") -> None:
+    def open(self, kind: str, sign: str, text: str = "", select: str = "") -> None:
+        """select: the part of `text` that typing replaces; all of it if not given."""
         self.kind = kind
         self._back = self.screen.focused
         self._place = len(self._history.setdefault(kind, []))
@@ -169,6 +171,8 @@ class PromptLine(Widget):
         line = self.query_one(PromptInput)
         line.value = text
         line.select_all()  # typing replaces what is there, arrows edit it
+        if select and (start := text.rfind(select)) >= 0:
+            line.selection = Selection(start, start + len(select))
         # not by a class: styles follow classes only when idle, and what is not displayed takes no focus
         self.display = True
         self.screen.query_one(StatusLine).display = False

@@ -63,9 +63,9 @@ def make_command(
     return (*made, "--store", str(store))
 
 
-def incomplete(arguments: Sequence[str]) -> bool:
-    """Whether something stands in it that only the user knows."""
-    return MODEL in arguments or FILE in arguments
+def incomplete(arguments: Sequence[str]) -> str:
+    """What stands in a command that only the user knows, the last of it first; empty where nothing does."""
+    return next((word for word in (FILE, MODEL) if word in arguments), "")
 
 
 def prompts_file(session: Session) -> Path:

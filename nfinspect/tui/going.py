@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nfinspect.tui.goto import parse_target
+from nfinspect.tui.goto import ANALYSES, parse_target
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
@@ -63,10 +63,30 @@ def _in_run(app: NfinspectApp, session: Session, word: str, text: str) -> None:
         from nfinspect.tui.panes.overlap import OverlapPane
 
         app.jump(partial(OverlapPane, session, site), session)
+    elif word == "analyses":
+        from nfinspect.tui.panes.analyses import AnalysesPane
+
+        app.jump(partial(AnalysesPane, session, site), session)
+    elif word in ANALYSES:
+        _to_analysis(app, session, site, word, target.rest)
     else:
         from nfinspect.tui.panes.sql import SqlPane
 
         app.jump(partial(SqlPane, session, target.rest), session)
+
+
+def _to_analysis(app: NfinspectApp, session: Session, site: str, word: str, rest: str) -> None:
+    from nfinspect.tui.panes.analyses import logits_pane, pane_of
+    from nfinspect_store.addresses import parse_address
+
+    if word != "logits":
+        app.jump(partial(pane_of(word), session, site), session)
+        return
+    if not rest:
+        raise RequestError("logits of which neuron? expected logits L12/N3071")
+    address = parse_address(rest)
+    _check(session, address.site or session.default_site, address.layer, address.neuron)
+    app.jump(partial(logits_pane, session, address), session)
 
 
 def _check(session: Session, site: str, layer: int, neuron: int) -> None:

@@ -5,8 +5,12 @@ from dataclasses import dataclass
 from nfinspect_store.addresses import Address, parse_address
 from nfinspect_store.errors import RequestError
 
-WORDS = ("runs", "layers", "neurons", "trace", "overlap", "sql", "quit")
-EXPECTED = "L12/N3071, L12, a class such as dead, trace CONCEPT, overlap, sql, layers, neurons, runs or quit"
+ANALYSES = ("ngrams", "positions", "delta", "attention", "ablate", "logits")
+WORDS = ("runs", "layers", "neurons", "trace", "overlap", "sql", "analyses", *ANALYSES, "quit")
+EXPECTED = (
+    "L12/N3071, L12, a class such as dead, trace CONCEPT, overlap, sql, layers, neurons, runs, analyses, "
+    f"{', '.join(ANALYSES)} or quit"
+)
 
 
 @dataclass(frozen=True)

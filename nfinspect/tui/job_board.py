@@ -1,7 +1,7 @@
 """The commands that are under way, one for each analysis of a run, and the clock that looks at them.
 
-A command goes on while the user looks elsewhere; the pane of its analysis shows how far it is. Nothing is looked at, and
-nothing sent, while no command runs.
+A command goes on while the user looks elsewhere; the pane of its analysis shows how far it is. Nothing is looked at,
+and nothing sent, while no command runs.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class JobBoard:
         """How many commands have ended well: what was kept may have changed since."""
         self.models: dict[str, str] = {}
         """Where the user has said that a run's model is."""
+        self.printed: dict[Key, str] = {}
+        """What commands have printed that ended well."""
 
     def put(self, key: Key, job: Job) -> None:
         self._jobs[key] = job
@@ -46,6 +48,13 @@ class JobBoard:
         if key in self._jobs:
             self._jobs[key].cancel()
 
+    def forget_run(self, run: str) -> None:
+        """A run is being deleted: nothing more is made of it."""
+        for key in list(self._jobs):
+            if key[0] == run:
+                self._jobs[key].cancel()
+        self.printed = {key: text for key, text in self.printed.items() if key[0] != run}
+
     def close(self) -> None:
         for job in self._jobs.values():
             job.cancel()
@@ -56,12 +65,16 @@ class JobBoard:
             state = job.state()
             if state.status is not None:
                 del self._jobs[key]
-                self.ended += state.status == 0
+                if state.status == 0:
+                    self.ended += 1
+                    self.printed[key] = job.output()
             pane: Any = self._hub.pane
             if getattr(pane, "job_key", None) == key:
-                pane.job_news(state, job)
+                pane.job_news(state)
             elif state.status is not None:
                 self._tell(key, state)
+                if hasattr(pane, "other_job_ended"):
+                    pane.other_job_ended()
         if not self._jobs and self._timer is not None:
             self._timer.stop()
             self._timer = None
@@ -69,6 +82,6 @@ class JobBoard:
     def _tell(self, key: Key, state: JobState) -> None:
         run, name = key
         if state.status == 0:
-            self._hub.say(f"{name} of {run} is done: a, then Enter shows it", "good", keep=True)
+            self._hub.say(f"{name} of {run} is done", "good", keep=True)
         else:
             self._hub.say(f"{name} of {run}: {state.line}", "warn" if state.cancelled else "bad", keep=True)

@@ -1,7 +1,7 @@
 """Commands that the app has carried out for it, each in a process of its own: no model ever enters the app.
 
-A command is `python -m nfinspect …` in its own process group, without stdin. What it says on stderr is its progress and,
-where it fails, the one line that says why. Cancelling is what Ctrl-C would be: the command keeps nothing half-written.
+A command is `python -m nfinspect …` in its own process group, without stdin. What it says on stderr is its progress
+and, where it fails, the one line that says why. Cancelling is what Ctrl-C would be: nothing half-written is kept.
 """
 
 from __future__ import annotations

@@ -102,8 +102,7 @@ class HistoryFile:
                 data = file.read()
         except OSError as error:
             raise RunNotFound(f"cannot read {self.path}: {error.strerror or error}") from error
-        whole = data[: data.rfind(b"\n") + 1]
-        for line in whole.splitlines():
+        for line in data.split(b"\n")[:-1]:
             found = _parsed(line)
             if self._offset == 0 and (found is None or found[0] != "run"):
                 raise NotARun(f"expected a training history, found another file: {self.path}")

@@ -63,6 +63,9 @@ JOIN tokens t ON (t.token_idx // {BLOCK})::INTEGER = b.block;
 
 PUBLIC = ("run", "layers", "prompts", "tokens", "activations", "neurons", "layer_health")
 
+PLANTED = "planted"
+"""Public, in runs of kind `simulated` only: the true class of every neuron (site, layer, neuron, class)."""
+
 INTERNAL = ("blocks", "statistics", "histograms", "prompt_means", "examples", "mamba_delta")
 
 

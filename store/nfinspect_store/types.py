@@ -20,7 +20,7 @@ class RunInfo:
 
     run_id: str
     name: str
-    kind: str  # capture | simulate | monitor
+    kind: str  # capture | record | simulated | monitor | arrays
     model: str
     model_type: str
     dtype: str

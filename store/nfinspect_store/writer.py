@@ -180,6 +180,13 @@ class RunWriter:
         self.prompts += len(self._segment.prompts)
         self._segment = _Segment()
 
+    def add_table(self, name: str, rows: pa.Table) -> None:
+        """Keep a table of this run alone, such as `planted`, beside those of the schema. Outside a segment."""
+        with translated(self.path):
+            self._connection.register("incoming", rows)
+            self._connection.execute(f"CREATE TABLE {quoted(name)} AS SELECT * FROM incoming")
+            self._connection.unregister("incoming")
+
     def abandon(self) -> None:
         """Drop the open segment: the file is as after the last commit. Then only `mark`, `close` and `discard`."""
         if self._stream is not None:

@@ -16,12 +16,13 @@ import numpy as np
 from nfinspect.analysis.overlap import overlap
 from nfinspect.analysis.trace import trace
 from nfinspect.capturing.arrays import ArrayPrompt, array_info, write_run
+from nfinspect.capturing.transfer import begin_turn
 from nfinspect_store.reader import RunFile
 from nfinspect_store.types import Layer, Prompt, TokenRows
 from nfinspect_store.writer import RunWriter
 
 LAYERS, NEURONS, TOKENS, BATCH = 4, 3072, 8192, 512
-ROUNDS = 3
+ROUNDS = 5
 CONCEPTS = ("tulip", "vietnam", "hanoi", "violent", "baseline")
 
 
@@ -41,7 +42,7 @@ def ingest(path: Path, array: np.ndarray) -> None:
         tokens = np.arange(start, start + BATCH)
         rows = TokenRows(tokens, np.full(BATCH, index), tokens - start, tokens * 0, ["t"] * BATCH, tokens < 0)
         for layer in range(LAYERS):
-            writer.put(layer, array[layer, start : start + BATCH])
+            writer.put(layer, begin_turn(array[layer, start : start + BATCH])().on_host())
         writer.add([Prompt(index, "corpus", "", start, BATCH, BATCH)], rows, [])
     writer.commit(
         [], lambda tables: (_nothing("neurons", tables), _nothing("layer_health", tables)), {"status": "complete"}
@@ -89,9 +90,9 @@ def main() -> None:
             if round_:
                 path.unlink()
         ratios = [a / b for a, b in pairs]
-        rates = ", ".join(f"{array.size / b / 1e6:.0f}" for _, b in pairs)
+        saves, rates = (", ".join(f"{array.size / s / 1e6:.0f}" for s in column) for column in zip(*pairs, strict=True))
         print(
-            f"ingest: {rates} M values/s, {statistics.median(ratios):.2f} x np.save (asked >= 0.3), "
+            f"ingest: {rates} M values/s, np.save {saves}: {statistics.median(ratios):.2f} x (asked >= 0.3), "
             f"{stored:.3f} bytes/value (asked <= 4.4), memory +{peak() - before:.0f} MB over the array",
             flush=True,
         )

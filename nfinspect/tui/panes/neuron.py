@@ -44,6 +44,7 @@ class NeuronPane(RunPane):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("J", "step(1)", "Next neuron", id="neuron.next"),
         Binding("K", "step(-1)", "Previous", id="neuron.previous"),
+        Binding("w", "logits", "Tokens it promotes", show=False, id="neuron.logits"),
         Binding("b", "log", "Histogram log or linear", show=False, id="neuron.log"),
         Binding("space", "mark", "Mark", key_display="Space", show=False, id="neuron.mark"),
         Binding("O", "marked", "Overlap of the marked", show=False, id="neuron.marked"),
@@ -234,6 +235,11 @@ class NeuronPane(RunPane):
         from nfinspect.tui.panes.trace import TracePane
 
         self.hub.into(partial(TracePane, self.session, self.site, concept), self.session.name)
+
+    def action_logits(self) -> None:
+        from nfinspect.tui.panes.analyses import logits_pane
+
+        self.hub.into(partial(logits_pane, self.session, self._address), self.session.name)
 
     def action_mark(self) -> None:
         if self._detail is not None:

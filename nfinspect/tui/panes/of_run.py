@@ -43,6 +43,7 @@ class RunPane(Pane):
         Binding("n", "neurons", "Neurons", id="run.neurons"),
         Binding("t", "trace", "Trace", id="run.trace"),
         Binding("o", "overlap", "Overlap", id="run.overlap"),
+        Binding("a", "analyses", "Analyses", id="run.analyses"),
         Binding("Q", "sql", "SQL", id="run.sql"),
     ]
 
@@ -112,6 +113,11 @@ class RunPane(Pane):
         from nfinspect.tui.panes.overlap import OverlapPane
 
         self.hub.into(partial(OverlapPane, self.session, self.site), self.session.name)
+
+    def action_analyses(self) -> None:
+        from nfinspect.tui.panes.analyses import AnalysesPane
+
+        self.hub.into(partial(AnalysesPane, self.session, self.site), self.session.name)
 
     def action_sql(self) -> None:
         from nfinspect.tui.panes.sql import SqlPane

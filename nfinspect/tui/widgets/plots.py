@@ -34,7 +34,9 @@ def key_line(names: Sequence[str], plain: bool) -> str:
 
 
 @lru_cache(maxsize=64)
-def layer_bars(labels: tuple[str, ...], parts: tuple[Values, ...], width: int, height: int, plain: bool) -> tuple[str, ...]:
+def layer_bars(
+    labels: tuple[str, ...], parts: tuple[Values, ...], width: int, height: int, plain: bool
+) -> tuple[str, ...]:
     """A bar for each label, stacked from `parts`: values of each label, >= 0 where there are several parts.
 
     An undefined value has no bar.

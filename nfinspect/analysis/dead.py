@@ -1,0 +1,49 @@
+"""Dead and near-dead neurons layer by layer, with what can be said of their rate (methods §2)."""
+
+from dataclasses import dataclass
+
+from nfinspect.analysis.classes import HealthOptions
+from nfinspect.analysis.kept import kept_classification
+from nfinspect.analysis.site_health import RULE_OF_THREE
+from nfinspect_store.tables import RunTables
+
+COUNT_DEAD = """
+SELECT layer, count(*) AS neurons, count(*) FILTER (class = 'dead') AS dead,
+    count(*) FILTER (near_dead AND class != 'dead') AS near_dead, max(n) AS tokens
+FROM {source} WHERE site = $site GROUP BY layer ORDER BY layer
+"""
+
+RECOMPUTED = "neurons_by_class"
+
+
+@dataclass(frozen=True)
+class DeadLayer:
+    """One layer. near_dead: neurons that fired on less than one token in a thousand and are not dead.
+
+    rate_upper95: 95 % upper bound on the firing rate of a neuron that was dead on all `tokens`, 3/n; None of none.
+    """
+
+    site: str
+    layer: int
+    neurons: int
+    dead: int
+    near_dead: int
+    tokens: int
+    rate_upper95: float | None
+
+    def to_json(self) -> dict[str, object]:
+        return dict(vars(self))
+
+
+def dead_by_layer(run: RunTables, site: str | None = None) -> tuple[DeadLayer, ...]:
+    """The layers of a site in order. Raises RequestError for an unknown site."""
+    site = run.resolve_site(site)
+    cursor = run.cursor()
+    rows = cursor.execute(COUNT_DEAD.format(source="neurons"), {"site": site}).fetchall()
+    if not rows:  # a capture that was interrupted has not come so far
+        cursor.register(RECOMPUTED, kept_classification(run, site, HealthOptions()).table)
+        rows = cursor.execute(COUNT_DEAD.format(source=RECOMPUTED), {"site": site}).fetchall()
+    return tuple(
+        DeadLayer(site, layer, neurons, dead, near_dead, tokens, min(1.0, RULE_OF_THREE / tokens) if tokens else None)
+        for layer, neurons, dead, near_dead, tokens in rows
+    )

@@ -1,0 +1,44 @@
+"""Mamba's own step size Δ, channel by channel, from what the capture has counted (methods §7)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nfinspect.analysis.plain import number
+from nfinspect_store.mamba_delta import read_mamba_delta
+from nfinspect_store.tables import RunTables
+from nfinspect_store.types import Layer
+
+
+@dataclass(frozen=True)
+class ChannelRow:
+    """Mamba's Δ in one channel (Mamba-2: head) over n tokens, position 0 left out.
+
+    cv: std / mean; surprisal_correlation: with the −ln p of the token that Δ belongs to; None where undefined.
+    """
+
+    layer: int
+    channel: int
+    n: int
+    mean: float | None
+    cv: float | None
+    surprisal_correlation: float | None
+
+    def to_json(self) -> dict[str, object]:
+        return dict(vars(self))
+
+
+def channel_rows(run: RunTables, layers: Sequence[Layer]) -> tuple[ChannelRow, ...]:
+    """Mamba's Δ in these layers, as far as the run holds it."""
+    if layers[0].site != "mixer":
+        return ()
+    every = read_mamba_delta(run.cursor())
+    rows: list[ChannelRow] = []
+    for layer in layers:
+        moments = every.get(layer.layer)
+        if moments is not None:
+            columns = zip(moments.n, moments.mean, moments.cv, moments.surprisal_correlation, strict=True)
+            rows += [
+                ChannelRow(layer.layer, channel, int(n), number(mean) if n else None, number(cv), number(correlation))
+                for channel, (n, mean, cv, correlation) in enumerate(columns)
+            ]
+    return tuple(rows)

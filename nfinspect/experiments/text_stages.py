@@ -1,0 +1,193 @@
+"""One text on its way through a model: tokenization, embedding, attention, deep layers, output.
+
+One forward pass reads every stage where it happens; the health of what was read is that of the analyses (methods §2).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nfinspect.analysis.array_health import array_health
+from nfinspect.analysis.classes import RELU_FAMILY, HealthOptions
+from nfinspect.analysis.health import NetworkReport, report_of_layers
+from nfinspect.analysis.site_health import RULE_OF_THREE
+from nfinspect.experiments.perplexity import vocabulary_size
+from nfinspect.experiments.text_report import NextTokens, Stage, TextFiring, TextToken
+from nfinspect.models import (
+    LayerSite,
+    LoadedModel,
+    SiteReader,
+    TokenTexts,
+    UnknownSite,
+    UnsupportedModel,
+    blocks,
+    default_site,
+    find_sites,
+    forward_batch,
+)
+from nfinspect_store.errors import RequestError
+from nfinspect_store.types import Layer
+
+FEW_TOKENS = 100
+"""Below it a note says how little a silence of so many tokens proves [own]."""
+
+PROBABILITY_ROWS = 256
+"""Tokens whose probabilities are made at a time: 51 MB for a vocabulary of 50,000."""
+
+Read = list[tuple[LayerSite, NDArray[np.float32], NDArray[np.bool_] | None]]
+
+
+def text_stages(loaded: LoadedModel, text: str, options: HealthOptions | None = None, top: int = 5) -> TextFiring:
+    """The firing analysis of one text, stage by stage, and the `top` likeliest next tokens.
+
+    Every token counts; with `options.skip_first` position 0 does not. Raises RequestError for a text without a token (of
+    one token with skip_first) or longer than the model's context, NonFiniteActivations, UnsupportedModel.
+    """
+    options = options or HealthOptions()
+    ids = _token_ids(loaded, text)
+    if options.skip_first and len(ids) < 2:
+        raise RequestError("expected a text of two tokens or more, as position 0 is left out; found one")
+    logits, read = _pass(loaded, ids)
+    by_site: dict[str, Read] = {}
+    for one in read:
+        by_site.setdefault(one[0].site, []).append(one)
+    reports = {site: _report(values, options) for site, values in by_site.items()}
+    surprisals, following = _predictions(loaded, ids, logits, top)
+    texts = TokenTexts(loaded.tokenizer)(ids)
+    tokens = [
+        TextToken(i, token_id, token, surprisal)
+        for i, (token_id, token, surprisal) in enumerate(zip(ids, texts, surprisals, strict=True))
+    ]
+    return TextFiring(
+        text=text,
+        model=loaded.name,
+        simulated=False,
+        tokens=tuple(tokens),
+        next_tokens=following,
+        stages=tuple(_stages(loaded, reports, len(ids))),
+        notes=tuple(_notes(reports, len(ids) - options.skip_first, options)),
+    )
+
+
+def _token_ids(loaded: LoadedModel, text: str) -> list[int]:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise RequestError("expected text, found half a surrogate pair, which stands for no character")
+    ids = [int(i) for i in loaded.tokenizer(text, verbose=False)["input_ids"]]
+    limit = loaded.max_context
+    if not ids or (limit is not None and len(ids) > limit):
+        most = "" if limit is None else f", {limit} at most, the model's context"
+        raise RequestError(f"expected a text of one token or more{most}; found {len(ids)}")
+    if max(ids) >= vocabulary_size(loaded):
+        raise RequestError(f"expected token ids below {vocabulary_size(loaded)}, found {max(ids)}: another tokenizer")
+    return ids
+
+
+def _pass(loaded: LoadedModel, ids: list[int]) -> tuple[Tensor, Read]:
+    """The logits [tokens, vocabulary] of a text, and what every stage's sites held, in the order of the model."""
+    model = loaded.model
+    read: Read = []
+
+    def take(site: LayerSite, values: Tensor, fired: Tensor | None) -> None:
+        gate = None if fired is None else fired[0].cpu().numpy()
+        # A copy: the model may go on to change the hidden states in place.
+        read.append((site, values[0].float().cpu().numpy().copy(), gate))
+
+    batch = forward_batch(model, [ids], pad_id=loaded.pad_id)
+    # The ends are module inputs without a projection to check them by.
+    ends = SiteReader(model, _ends(loaded), take, check=False)
+    with SiteReader(model, _sites(loaded), take) as reader, ends, torch.inference_mode():
+        for one in (reader, ends):
+            one.begin(1, len(ids))
+        logits = model(**batch.inputs()).logits[0]
+        for one in (ends, reader):
+            one.end()
+    return logits, read
+
+
+def _sites(loaded: LoadedModel) -> list[LayerSite]:
+    """Every site of the model: attn, mlp or mixer, resid."""
+    wanted = []
+    for site in ("attn", default_site(loaded.model), "resid"):
+        try:
+            find_sites(loaded.model, [site])
+        except (UnknownSite, UnsupportedModel):
+            continue
+        wanted.append(site)
+    return find_sites(loaded.model, wanted)
+
+
+def _ends(loaded: LoadedModel) -> list[LayerSite]:
+    """What enters the first block, and what enters the vocabulary projection."""
+    model = loaded.model
+    prefix, _ = blocks(model)
+    hidden = find_sites(model, ["resid"], [0])[0].neurons
+    found = [LayerSite("embedding", 0, f"{prefix}.0", hidden, "", "scale")]
+    head = model.get_output_embeddings()
+    name = next((name for name, module in model.named_modules() if module is head), None)
+    if head is not None and name is not None:
+        weight = head.weight
+        assert isinstance(weight, Tensor)
+        found.append(LayerSite("output", 0, name, weight.shape[1], "", "scale"))
+    return found
+
+
+def _report(values: Read, options: HealthOptions) -> NetworkReport:
+    start = 1 if options.skip_first else 0
+    layers = []
+    for site, held, fired in values:
+        layer = Layer(0, site.site, site.layer, site.module, site.neurons, site.activation, site.fires)
+        layers.append(array_health(layer, held[start:], None if fired is None else fired[start:], options).health)
+    return report_of_layers(layers)
+
+
+def _stages(loaded: LoadedModel, reports: dict[str, NetworkReport], tokens: int) -> list[Stage]:
+    def of(*sites: str) -> tuple[NetworkReport, ...]:
+        return tuple(reports[site] for site in sites if site in reports)
+
+    mixing = "attn" if "attn" in reports else "mixer"
+    mixed = (
+        "what each layer's attention has gathered" if mixing == "attn" else "each layer's mixer, in place of attention"
+    )
+    return [
+        Stage("tokenization", f"{tokens} tokens; no neurons here", ()),
+        Stage("embedding", "what enters the first block", of("embedding")),
+        Stage("attention", mixed, of(mixing)),
+        Stage("processing", "the deep layers: their neurons, and their blocks' outputs", of("mlp", "resid")),
+        Stage("output", "what enters the vocabulary projection", of("output")),
+    ]
+
+
+def _notes(reports: dict[str, NetworkReport], tokens: int, options: HealthOptions) -> list[str]:
+    notes = []
+    activations = {layer.activation for report in reports.values() for layer in report.layer_analyses}
+    if tokens < FEW_TOKENS and activations & RELU_FAMILY:
+        share = min(100.0, 100 * RULE_OF_THREE / tokens)
+        notes.append(
+            f"{tokens} tokens: a neuron that is silent on all of them (dead here) may still fire on {share:.0f} % of "
+            "other text; nfinspect capture on more text tells the dead from the silent"
+        )
+    if not options.skip_first:
+        notes.append("position 0 counts; its values are often far larger than all others (--skip-first leaves it out)")
+    return notes
+
+
+def _predictions(
+    loaded: LoadedModel, ids: list[int], logits: Tensor, top: int
+) -> tuple[Sequence[float | None], NextTokens]:
+    """The surprisal of each token (None of the first), and what is likeliest next."""
+    surprisals: list[float | None] = [None]
+    for start in range(0, len(ids) - 1, PROBABILITY_ROWS):
+        targets = torch.tensor(ids[start + 1 : start + 1 + PROBABILITY_ROWS], device=logits.device)
+        rows = torch.log_softmax(logits[start : start + len(targets)].float(), dim=-1)
+        surprisals += (-rows.gather(-1, targets[:, None])[:, 0]).tolist()
+    last = torch.log_softmax(logits[-1].double(), dim=-1).cpu().numpy()
+    probabilities = np.exp(last)
+    entropy = float(-(probabilities * np.where(probabilities > 0, last, 0.0)).sum())
+    order = [int(i) for i in np.argsort(-probabilities, kind="stable")[:top]]
+    known = len(loaded.tokenizer)
+    texts = TokenTexts(loaded.tokenizer)
+    likeliest = tuple((i, texts([i])[0] if i < known else None, float(probabilities[i])) for i in order)
+    return surprisals, NextTokens(entropy, likeliest)

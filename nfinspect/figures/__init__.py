@@ -1,0 +1,6 @@
+"""Figures of what the analyses found, with their data: PNG, JSON, CSV and one Markdown page.
+
+    analysis results ─► charts (health, ngrams, …): tables, words, and how to draw them ─► report: the files ─► page
+
+Reads runs and kept results only: no model, and matplotlib not before something is drawn.
+"""

@@ -1,0 +1,107 @@
+"""What a figure is before it is drawn: tables with their units, the words that explain it, and how to draw it.
+
+Everything that is drawn comes from the chart's tables, so that its JSON and CSV are the figure.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Draw = Callable[["Figure", "Chart"], None]
+
+WIDE = (8.0, 4.5)
+"""Inches of a figure with one panel."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """columns: name to what it is and its unit. rows: one value a column, None where undefined."""
+
+    columns: Mapping[str, str]
+    rows: tuple[tuple[Any, ...], ...]
+
+    @classmethod
+    def of(cls, columns: Mapping[str, str], rows: Iterable[Sequence[Any]]) -> "Table":
+        """Raises ValueError where a row has another number of values than there are columns."""
+        held = tuple(tuple(row) for row in rows)
+        if any(len(row) != len(columns) for row in held):
+            raise ValueError(f"expected {len(columns)} values in every row: {', '.join(columns)}")
+        return cls(columns, held)
+
+    def column(self, name: str) -> list[Any]:
+        """The values of one column."""
+        place = list(self.columns).index(name)
+        return [row[place] for row in self.rows]
+
+    def where(self, name: str, value: object) -> "Table":
+        """The rows with this value in a column."""
+        place = list(self.columns).index(name)
+        return Table(self.columns, tuple(row for row in self.rows if row[place] == value))
+
+    def to_json(self) -> dict[str, object]:
+        return {"columns": dict(self.columns), "rows": [dict(zip(self.columns, row, strict=True)) for row in self.rows]}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One figure. name: the stem of its files; n: what was counted, in words.
+
+    text: paragraphs that say what is drawn, in which unit and by which definition; findings: what came out, the honest
+    none included. tables: the first belongs to the whole figure, others have a name of their own.
+    """
+
+    name: str
+    title: str
+    n: str
+    text: tuple[str, ...]
+    findings: tuple[str, ...]
+    tables: Mapping[str, Table]
+    draw: Draw
+    inches: tuple[float, float] = WIDE
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def table(self) -> Table:
+        """The first of the tables."""
+        return next(iter(self.tables.values()))
+
+    def to_json(self) -> dict[str, object]:
+        """The document beside the figure."""
+        return {
+            "figure": self.name,
+            "title": self.title,
+            "n": self.n,
+            "text": list(self.text),
+            "findings": list(self.findings),
+            "facts": dict(self.facts),
+            "tables": {name: table.to_json() for name, table in self.tables.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A figure that there is no data for: why, and the command that makes it, if one does."""
+
+    name: str
+    title: str
+    why: str
+    command: str | None = None
+
+    def to_json(self) -> dict[str, object]:
+        return dict(vars(self))
+
+
+Section = Chart | Absent
+
+
+def count(number: int, what: str, many: str | None = None) -> str:
+    """`1 neuron`, `2,000 neurons`."""
+    return f"{number:,} {what if number == 1 else many or what + 's'}"
+
+
+def percent(part: int, whole: int) -> float | None:
+    """A share 0-100, None of nothing."""
+    return 100 * part / whole if whole else None

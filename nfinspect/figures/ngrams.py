@@ -1,0 +1,237 @@
+"""The four n-gram figures: detectors, what they cover, what of it is new, and neurons by K_n."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nfinspect.analysis.ngrams import NgramAnalysis
+from nfinspect.analysis.triggers import BUCKETS, FEWEST_SEEN, MOST
+from nfinspect.figures import style
+from nfinspect.figures.charts import Chart, Table, count, percent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WORDS = {1: "token", 2: "bigram", 3: "trigram"}
+COLUMNS = {
+    "n": "1 token, 2 bigram, 3 trigram",
+    "layer": "layer, from 0",
+    "neurons": "neurons of the layer",
+    "active": "of them with an activation",
+    "detectors": "neurons that detect n-grams",
+    "detectors_percent": "% of the layer's neurons",
+    "covered": "n-grams that the layer's detectors cover",
+    "cumulative": "n-grams covered up to and with this layer",
+    "new_overall": "n-grams covered here and in no layer before",
+    "new_vs_previous": "n-grams covered here and not in the layer before",
+}
+DEFINITION = (
+    "A neuron is triggered by the n-gram that ends at a token on which it fires. It detects n-grams when few of them "
+    f"({MOST[1]} tokens, {MOST[2]} bigrams or {MOST[3]} trigrams at most) hold 95 % of its activations, and so do "
+    f"those that it covers: n-grams seen {FEWEST_SEEN} times or more, on 95 % of whose occurrences it fires (Voita et "
+    "al. 2023)."
+)
+
+
+def ngram_charts(analyses: Mapping[int, NgramAnalysis]) -> tuple[Chart, ...]:
+    """The figures of the analyses there are, by n; one or more of them."""
+    rows = [row for n in sorted(analyses) for row in layer_rows(analyses[n])]
+    table = Table.of(COLUMNS, rows)
+    some = next(iter(analyses.values()))
+    neurons = sum(layer.neurons for layer in some.layers)
+    seen = ", ".join(f"{a.distinct:,} different {WORDS[n]}s" for n, a in sorted(analyses.items()))
+    n_words = f"n = {count(neurons, 'neuron')}; {seen}"
+    findings = tuple(finding(analyses[n], neurons) for n in sorted(analyses))
+    facts = {"site": some.site, "positions": {str(n): a.positions for n, a in sorted(analyses.items())}}
+
+    def chart(name: str, title: str, text: str, draw: Any, inches: tuple[float, float], more: Any = None) -> Chart:
+        columns = ("n", "layer", "neurons", *CHARTED[name])
+        held = Table.of({c: COLUMNS[c] for c in columns}, zip(*(table.column(c) for c in columns), strict=True))
+        tables = {name: held, **(more or {})}
+        return Chart(
+            name, f"{title} at {some.site}", n_words, (text, DEFINITION), findings, tables, draw, inches, facts
+        )
+
+    return (
+        chart(
+            "ngram-detectors",
+            "N-gram detectors by layer",
+            "How many neurons of each layer detect tokens, bigrams or trigrams.",
+            draw_detectors,
+            (8.0, 4.5),
+            {"ngram-detectors-list": _listed(analyses)},
+        ),
+        chart(
+            "ngram-coverage",
+            "N-grams covered by layer",
+            "How many different n-grams a layer's detectors cover together (left), and how many are covered up to and "
+            "with this layer (right).",
+            draw_coverage,
+            (10.0, 4.5),
+        ),
+        chart(
+            "ngram-new",
+            "New n-grams by layer",
+            "Of the n-grams that a layer covers, how many no earlier layer covers (left), and how many the layer "
+            "before does not cover (right).",
+            draw_new,
+            (10.0, 4.5),
+        ),
+        _bucket_chart(analyses, n_words, facts),
+    )
+
+
+CHARTED = {
+    "ngram-detectors": ("active", "detectors", "detectors_percent"),
+    "ngram-coverage": ("covered", "cumulative"),
+    "ngram-new": ("new_overall", "new_vs_previous"),
+}
+
+
+def layer_rows(found: NgramAnalysis) -> list[tuple[Any, ...]]:
+    """The values of COLUMNS for every layer of an analysis."""
+    return [
+        (
+            found.n,
+            x.layer,
+            x.neurons,
+            x.active,
+            x.detectors,
+            percent(x.detectors, x.neurons),
+            x.covered,
+            x.cumulative,
+            x.new_overall,
+            x.new_vs_previous,
+        )
+        for x in found.layers
+    ]
+
+
+def finding(found: NgramAnalysis, neurons: int) -> str:
+    """What came out, in a sentence."""
+    word = WORDS[found.n]
+    if not found.detectors:
+        return f"No neuron passed the test for {word}s: of {neurons:,} none is a {word} detector."
+    covered = found.layers[-1].cumulative
+    return f"{count(len(found.detectors), f'{word} detector')} among {neurons:,} neurons, covering {covered:,} {word}s."
+
+
+def _listed(analyses: Mapping[int, NgramAnalysis]) -> Table:
+    return Table.of(
+        {
+            "n": COLUMNS["n"],
+            "layer": "layer, from 0",
+            "neuron": "neuron, from 0",
+            "k": "fewest n-grams that hold 95 % of its activations",
+            "activations": "tokens on which it fired",
+            "coverage": "share of the activations on the n-grams it covers, 0-1",
+            "suppression": "mean direct effect on the logits of its own n-grams; empty: not asked of the model",
+            "ngrams": "the n-grams it covers, the most frequent first, separated by spaces, as JSON strings",
+        },
+        [
+            (n, x.layer, x.neuron, x.k, x.activations, x.coverage, x.suppression, _texts(x.ngrams))
+            for n in sorted(analyses)
+            for x in analyses[n].detectors
+        ],
+    )
+
+
+def _texts(ngrams: Sequence[Any]) -> str:
+    import json
+
+    return " ".join(json.dumps("".join(ngram.tokens)) for ngram in ngrams)
+
+
+def draw_detectors(figure: "Figure", chart: Chart) -> None:
+    axes = figure.subplots()
+    _lines(axes, chart.table, "detectors", "neurons that detect n-grams")
+
+
+def draw_coverage(figure: "Figure", chart: Chart) -> None:
+    left, right = figure.subplots(1, 2)
+    _lines(left, chart.table, "covered", "n-grams covered by the layer")
+    _lines(right, chart.table, "cumulative", "n-grams covered up to the layer")
+
+
+def draw_new(figure: "Figure", chart: Chart) -> None:
+    left, right = figure.subplots(1, 2)
+    _lines(left, chart.table, "new_overall", "n-grams that no earlier layer covers")
+    _lines(right, chart.table, "new_vs_previous", "n-grams that the layer before does not cover")
+
+
+def _lines(axes: "Axes", table: Table, column: str, name: str) -> None:
+    layers = sorted(set(table.column("layer")))
+    for n in sorted(set(table.column("n"))):
+        rows = table.where("n", n)
+        axes.plot(rows.column("layer"), rows.column(column), label=f"{WORDS[n]}s (n = {n})", **style.line(n - 1))
+    style.layer_axis(axes, layers)
+    style.counted(axes, name)
+    if not any(table.column(column)):
+        axes.text(0.5, 0.5, "no neuron passed the test", transform=axes.transAxes, ha="center")
+    axes.legend(fontsize=8, handlelength=3.5)
+
+
+def _bucket_chart(analyses: Mapping[int, NgramAnalysis], n: str, facts: Mapping[str, Any]) -> Chart:
+    table = Table.of(
+        {
+            "n": COLUMNS["n"],
+            "layer": "layer, from 0",
+            "neurons": "neurons of the layer",
+            "active": "of them with an activation",
+            **{name: f"neurons with K in {name}" for name in BUCKETS},
+        },
+        [
+            (number, x.layer, x.neurons, x.active, *(x.buckets[name] for name in BUCKETS))
+            for number in sorted(analyses)
+            for x in analyses[number].layers
+        ],
+    )
+    site = facts["site"]
+    return Chart(
+        name="ngram-buckets",
+        title=f"Neurons by how few n-grams set them off, at {site}",
+        n=n,
+        text=(
+            "Every layer's neurons by K, the fewest n-grams that hold 95 % of their activations: the share (%) of the "
+            "neurons with at least one activation, those that need few n-grams at the bottom. The rest of a layer "
+            "never fired.",
+        ),
+        findings=tuple(_few(analyses[x]) for x in sorted(analyses)),
+        tables={"ngram-buckets": table},
+        draw=draw_buckets,
+        inches=(1.5 + 3.6 * len(analyses), 5.0),
+        facts=facts,
+    )
+
+
+def _few(found: NgramAnalysis) -> str:
+    few = sum(layer.buckets["1-5"] for layer in found.layers)
+    active = sum(layer.active for layer in found.layers)
+    return f"{few:,} of {active:,} active neurons have 95 % of their activations on 5 {WORDS[found.n]}s or fewer."
+
+
+def draw_buckets(figure: "Figure", chart: Chart) -> None:
+    table = chart.table
+    numbers = sorted(set(table.column("n")))
+    panels = figure.subplots(1, len(numbers), sharey=True, squeeze=False)[0]
+    for axes, n in zip(panels, numbers, strict=True):
+        stacked(axes, table.where("n", n))
+        axes.set_title(f"{WORDS[n]}s (n = {n})", fontsize=10)
+    panels[0].set_ylabel("neurons (% of those that fired)")
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, title="K", loc="outside lower center", ncols=len(names), fontsize=8, handlelength=2)
+
+
+def stacked(axes: "Axes", table: Table) -> None:
+    """The buckets of every layer as stacked bars, in % of the active neurons."""
+    layers, active = table.column("layer"), np.array(table.column("active"), np.float64)
+    below = np.zeros(len(layers))
+    for i, name in enumerate(BUCKETS):
+        held = np.array(table.column(name), np.float64)
+        shares = np.divide(100 * held, active, out=np.zeros_like(held), where=active > 0)
+        axes.bar(layers, shares, bottom=below, label=name, **style.bars(i))
+        below += shares
+    style.layer_axis(axes, layers)
+    axes.set_ylim(0, 100)

@@ -1,0 +1,254 @@
+"""The firing analyzer: missing, weak, dead, saturated and sporadic neurons of a tensor, a module or a simulated network."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from nfinspect.analysis.classes import HealthOptions, ThresholdScale
+from nfinspect.analysis.scores import LayerHealth
+from nfinspect.capturing.statistics import HistogramCounter
+from nfinspect.capturing.transfer import to_workplace
+from nfinspect.training.errors import NonFiniteLayer
+from nfinspect.training.places import SITE, Layers, find_places, unwrapped
+from nfinspect.training.reader import Key, LayerReader, LayerValues, layer_names
+from nfinspect.training.reports import NetworkFiringReport, NeuralLayerAnalysis
+from nfinspect.training.samples import LayerSample, classified, take_sample
+from nfinspect_store.errors import RequestError
+from nfinspect_store.types import Layer
+
+ACTIVATION_RATE = 0.30
+"""A layer below it has an issue (methods §2: the founding notes' figure)."""
+
+Input: TypeAlias = Any
+"""What a module is called with: a tensor or array, a mapping (its keyword arguments), a tuple or list (its positional
+ones), or a loader of such batches, of which a tuple's or list's first item is taken (inputs before targets)."""
+
+
+class NeuralFiringAnalyzer:
+    """Classifies the neurons of networks by the rules of methods §2.
+
+    threshold_missing, threshold_weak: on E|a| itself, or on E|a| in layer scales with threshold_scale 'layer'.
+    threshold_activation_rate: a layer with a smaller share of (token, neuron) pairs that fire has an issue. Raises
+    RequestError for thresholds that cannot be.
+    """
+
+    def __init__(
+        self,
+        threshold_missing: float = 0.01,
+        threshold_weak: float = 0.1,
+        *,
+        threshold_scale: ThresholdScale = "absolute",
+        threshold_activation_rate: float = ACTIVATION_RATE,
+    ) -> None:
+        self.options = HealthOptions(
+            threshold_missing, threshold_weak, threshold_scale, threshold_activation_rate=threshold_activation_rate
+        )
+
+    def analyze_activation_tensor(
+        self, activation_tensor: NDArray[Any] | Tensor, layer_name: str = "layer", activation: str = ""
+    ) -> NeuralLayerAnalysis:
+        """One layer from its activations, any leading shape; the last axis is the neurons (move channels there first).
+
+        A neuron fires where its value is positive. activation: its name ('relu', 'tanh', …), where it is known: a neuron
+        of the ReLU family is dead when it is 0 throughout, another one when it never reaches threshold_missing. Raises
+        RequestError for an array without values, NonFiniteLayer for NaN or infinite ones.
+        """
+        values = _real_values(activation_tensor)
+        summed = _Summed(layer_name, 0, SITE, activation, "positive", values.shape[-1])
+        summed.add(values.reshape(-1, values.shape[-1]), None, self.options)
+        return summed.result(self.options)[1]
+
+    def analyze_pytorch_model(
+        self, model: nn.Module, input_data: Input, *, layers: Layers = None
+    ) -> NetworkFiringReport:
+        """The layers of a module, over a forward pass of the input (or over a loader of inputs).
+
+        layers: names of modules whose output is read, or a mapping from such names to the activation that forward()
+        applies to it; if not given, the module's activation modules, recurrent layers and nn.Transformer layers, or the
+        MLP neurons of a language model of transformers. The last axis is the neurons; after a convolution the channels
+        are, and each place of each sample counts as a token. Tokens that an attention mask hides do not count.
+
+        The module runs in eval mode without gradients and is put back as it was; no random number is drawn. Raises
+        NoLayers, SilentLayer, NotReadable, NonFiniteLayer (the first layer that holds NaN or infinity), RequestError.
+        """
+        inner = unwrapped(model)
+        places = find_places(inner, layers)
+        sums: dict[Key, _Summed] = {}
+
+        def take(key: Key, found: LayerValues) -> None:
+            if key not in sums:
+                place = key.place
+                sums[key] = _Summed(
+                    place.module, len(sums), place.site, place.activation, place.fires, found.values.shape[1]
+                )
+            sums[key].add(found.values, found.fired, self.options)
+
+        reader = LayerReader(inner, places, take)
+        with _undisturbed(inner):
+            reader.attach()
+            try:
+                for batch in _batches(input_data):
+                    reader.begin_step()
+                    _call(inner, batch)
+                    reader.check_called()
+            finally:
+                reader.detach()
+        if not sums:
+            raise RequestError("expected input that the layers see a token of, found none")
+        for name, summed in zip(layer_names(list(sums)), sums.values(), strict=True):
+            summed.name = name or type(inner).__name__
+        return self._report(list(sums.values()))
+
+    def analyze_simulated_llm_activations(
+        self,
+        num_layers: int = 12,
+        hidden_size: int = 768,
+        sequence_length: int = 512,
+        simulate_issues: bool = False,
+        seed: int = 0,
+    ) -> NetworkFiringReport:
+        """A simulated network of ReLU neurons, healthy, or with planted faults that grow from layer to layer.
+
+        Nothing in it comes from a model. Raises RequestError for sizes that cannot hold the faults.
+        """
+        from nfinspect.analysis.planted import SHARES, NetworkPlan, planted_network
+
+        plan = NetworkPlan(
+            layers=num_layers,
+            neurons=hidden_size,
+            tokens=sequence_length,
+            seed=seed,
+            shares=dict(SHARES) if simulate_issues else {},
+        )
+        found = []
+        for planted in planted_network(plan):
+            layer = planted.layer
+            summed = _Summed(
+                f"transformer_layer_{layer.layer}", layer.layer, SITE, layer.activation, layer.fires, layer.neurons
+            )
+            summed.add(torch.from_numpy(planted.values), None, self.options)
+            found.append(summed)
+        return self._report(found)
+
+    def visualize_firing_patterns(
+        self, report: NetworkFiringReport, save_path: str | Path = "firing_patterns.png"
+    ) -> Path:
+        """Draw a report as a figure (PNG, or what the ending says); returns where it is. Raises NotInstalled."""
+        from nfinspect.training.figures import draw_report
+
+        return draw_report(report, Path(save_path))
+
+    def _report(self, sums: "Sequence[_Summed]") -> NetworkFiringReport:
+        from nfinspect.analysis.health import report_of_layers
+
+        results = [summed.result(self.options) for summed in sums]
+        return NetworkFiringReport.of(
+            report_of_layers([health for health, _ in results]), [layer for _, layer in results]
+        )
+
+
+def check_firing_health(report: NetworkFiringReport | nn.Module, input_data: Input = None) -> list[str]:
+    """The alerts of a report, or of a module over some input: `Critical: …`, `Warning: …`; none for a healthy network."""
+    if isinstance(report, nn.Module):
+        report = NeuralFiringAnalyzer().analyze_pytorch_model(report, input_data)
+    return list(report.alerts)
+
+
+class _Summed:
+    """One layer while its values come."""
+
+    def __init__(self, name: str, layer: int, site: str, activation: str, fires: str, neurons: int) -> None:
+        self.name = name
+        self._layer = Layer(layer, site, layer, name, neurons, activation, fires)
+        self._sample: LayerSample | None = None
+        self._histogram: HistogramCounter | None = None
+
+    def add(self, values: Tensor, fired: Tensor | None, options: HealthOptions) -> None:
+        """[tokens, neurons], one token or more."""
+        layer = self._layer
+        if values.shape[1] != layer.neurons:
+            raise RequestError(
+                f"expected {layer.neurons} neurons in {self.name} in every batch, found {values.shape[1]}: give batches of "
+                "one size, or name other layers"
+            )
+        values = values.detach().float().contiguous()
+        sample = take_sample(values, fired, layer.activation, layer.fires, options.threshold_weak)
+        if sample is None:
+            raise NonFiniteLayer(
+                f"expected finite values, found NaN or infinity in {self.name} (the first layer that holds them): its "
+                "weights or its input are not finite, or it overflows its type"
+            )
+        self._sample = sample if self._sample is None else self._sample.merge(sample)
+        if self._histogram is None:
+            self._histogram = HistogramCounter(layer.neurons, values.device)
+        self._histogram.add(to_workplace(values, values.device))
+
+    def result(self, options: HealthOptions) -> tuple[LayerHealth, NeuralLayerAnalysis]:
+        """The layer's health, as the network's report takes it and as the user does."""
+        from nfinspect.analysis.site_health import health_of_layer  # imports the store's reader
+
+        assert self._sample is not None
+        assert self._histogram is not None
+        neurons = classified(replace(self._layer, module=self.name), self._sample, options)
+        health = health_of_layer(neurons, self._histogram.fetch(), options)
+        return health, NeuralLayerAnalysis.of(health, neurons.classes, self._sample.tokens)
+
+
+def _real_values(given: NDArray[Any] | Tensor) -> Tensor:
+    """The tensor, or the array as one."""
+    array = given if isinstance(given, Tensor) else np.asarray(given)
+    kind = str(array.dtype)
+    if not array.ndim or 0 in array.shape or "complex" in kind or "object" in kind or "str" in kind.lower():
+        raise RequestError(f"expected activations of [..., neurons], found shape {list(array.shape)} of {kind}")
+    # A copy where the array cannot be written: torch would warn of that.
+    return array if isinstance(array, Tensor) else torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; every module's mode and the random generators are put back."""
+    modes = {module: module.training for module in model.modules()}
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    try:
+        model.eval()
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _batches(given: Input) -> Iterator[Input]:
+    if isinstance(given, Tensor | np.ndarray | Mapping | tuple | list):
+        yield given
+        return
+    if given is None or not hasattr(given, "__iter__"):
+        raise RequestError(
+            f"expected input for the module (a tensor, a mapping, a loader), found {type(given).__name__}"
+        )
+    for batch in given:
+        yield batch[0] if isinstance(batch, tuple | list) and batch else batch
+
+
+def _call(model: nn.Module, batch: Input) -> None:
+    parameter = next(model.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+
+    def placed(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            value = torch.from_numpy(value)
+        return value.to(device) if isinstance(value, Tensor) else value
+
+    if isinstance(batch, Mapping):
+        model(**{name: placed(value) for name, value in batch.items()})
+    elif isinstance(batch, tuple | list):
+        model(*(placed(value) for value in batch))
+    else:
+        model(placed(batch))

@@ -1,0 +1,56 @@
+"""The monitor as a callback of Lightning, which is not among this project's dependencies."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from nfinspect.training.errors import NotInstalled
+
+if TYPE_CHECKING:
+    from nfinspect.training.monitor import FiringMonitor
+
+PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+
+
+def lightning_callback(monitor: "FiringMonitor") -> Any:
+    """A callback of the Lightning that is installed. Raises NotInstalled."""
+    return type("MonitorCallback", (_Hooks, _base()), {})(monitor)
+
+
+def _base() -> type:
+    for package in PACKAGES:
+        try:
+            found: type = importlib.import_module(package).Callback
+        except ImportError:
+            continue
+        return found
+    raise NotInstalled(
+        f"expected Lightning ({' or '.join(PACKAGES)}), found neither: pip install lightning, or call monitor.step() in a "
+        "loop of your own"
+    )
+
+
+class _Hooks:
+    """Lightning calls these."""
+
+    def __init__(self, monitor: "FiringMonitor") -> None:
+        super().__init__()
+        self.monitor = monitor
+        self._step = 0
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._step = int(trainer.global_step)
+        if not self.monitor.active:
+            self.monitor.start(pl_module, step=self._step)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self._step:
+            return  # gradients are being accumulated
+        self._step = int(trainer.global_step)
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        self.monitor.step(self._step, loss)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self.monitor.finish()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self.monitor.finish("interrupted" if isinstance(exception, KeyboardInterrupt) else "failed")

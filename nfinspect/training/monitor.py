@@ -1,0 +1,298 @@
+"""The monitor: watches the neurons of a network while it trains, and changes nothing about the training.
+
+    with nf.FiringMonitor(model, every=50, run="night") as monitor:
+        for batch in loader:
+            loss = …; loss.backward(); optimizer.step(); optimizer.zero_grad()
+            monitor.step(loss=loss)
+
+`nfinspect watch night` shows the history from another terminal. What is read are the forward passes of the training itself: no
+pass is added, no random number drawn, no gradient touched.
+"""
+
+import logging
+import os
+import time
+import uuid
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from nfinspect.analysis.history import Alert, Reading
+from nfinspect.training.analyzer import Input, NeuralFiringAnalyzer
+from nfinspect.training.finite import Beginning, FiniteWatch
+from nfinspect.training.places import Layers, find_places, unwrapped
+from nfinspect.training.step_reader import StepReader, Windows
+from nfinspect.training.watch import SeenLayer, TrainingWatch
+from nfinspect_store.catalog import store_path
+from nfinspect_store.errors import RequestError, StorageFull
+from nfinspect_store.history import VERSION, HistoryWriter, new_history_path, utc_now
+
+if TYPE_CHECKING:
+    from nfinspect.training.trainer import MonitorCallback
+
+LIVE = ("_model", "_reader", "_finite", "_writer")
+"""What belongs to this process: a pickled monitor goes without."""
+
+log = logging.getLogger("nfinspect.training")
+
+
+class FiringMonitor:
+    """A context manager around a training loop, with `step` called after each step of the optimizer.
+
+    model: the network, or give it to `start`. every: steps between readings; the first step is always read. run: the name of
+    the history in the store (else made up from the model and the time); resume: go on in a history that is there. layers: as
+    for NeuralFiringAnalyzer.analyze_pytorch_model. analyzer: whose thresholds hold. gradients: the root mean square of the
+    loss's gradient by each layer's values, too. window: readings over which classes rest (with small batches a neuron that
+    fires rarely looks dead in a single one). max_tokens: of a pass that are read, evenly spread. check_finite: look for NaN
+    and infinity at every 'step' or at every 'reading'. write: False keeps the history in memory. on_alert: called with
+    each Alert; alerts also go to the logger `nfinspect.training`.
+
+    Under torch.distributed rank 0 watches its own share of each batch and the other ranks do nothing. A pickled monitor has
+    its settings and its history; `start` goes on with it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        *,
+        every: int = 50,
+        run: str | None = None,
+        store: str | Path | None = None,
+        resume: bool = False,
+        layers: Layers = None,
+        analyzer: NeuralFiringAnalyzer | None = None,
+        gradients: bool = False,
+        window: int = 1,
+        max_tokens: int = 4096,
+        check_finite: str = "step",
+        write: bool = True,
+        on_alert: Callable[[Alert], object] | None = None,
+    ) -> None:
+        if min(every, window, max_tokens) < 1:
+            raise RequestError(
+                f"expected every, window and max_tokens of 1 or more, found {every}, {window}, {max_tokens}"
+            )
+        if check_finite not in ("step", "reading"):
+            raise RequestError(f"expected check_finite of 'step' or 'reading', found {check_finite!r}")
+        self.analyzer = analyzer or NeuralFiringAnalyzer()
+        self.every, self.run, self.on_alert = every, run, on_alert
+        self.history: list[Reading] = []
+        self.alerts: list[Alert] = []
+        self.path: Path | None = None
+        self._store, self._resume, self._write, self._layers = store, resume, write, layers
+        self._gradients, self._window, self._max_tokens = gradients, window, max_tokens
+        self._check_finite = check_finite
+        self._step = 0
+        self._watch = TrainingWatch()
+        self._windows: Windows = {}
+        self._not_finite = False
+        self._read_once = False
+        self._model = model
+        self._reader: StepReader | None = None
+        self._finite: FiniteWatch | None = None
+        self._writer: HistoryWriter | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether it watches a training in this process."""
+        return self._reader is not None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        ended = "complete" if kind is None else "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
+        self.finish(ended)
+
+    def start(self, model: nn.Module | None = None, *, step: int | None = None) -> None:
+        """Begin to watch. step: steps of the optimizer that were done before (a resumed training), else as many as this
+        monitor has seen. Raises NoLayers, NotReadable, RunExists, StorageFull, RequestError.
+        """
+        if self.active:
+            raise RequestError("expected a monitor that is not watching, found one that is: finish() first")
+        self._model = model if model is not None else self._model
+        if self._model is None:
+            raise RequestError("expected a model to watch, found none: FiringMonitor(model), or start(model)")
+        if rank() != 0:
+            return
+        inner = unwrapped(self._model)
+        places = find_places(inner, self._layers)
+        self._step = self._step if step is None else step
+        if self._write:
+            self._open(type(inner).__name__)
+        self._reader = StepReader(
+            inner,
+            places,
+            self.analyzer.options,
+            max_tokens=self._max_tokens,
+            gradients=self._gradients,
+            window=self._window,
+            windows=self._windows,
+        )
+        self._read_once = False
+        if self._check_finite == "step":
+            self._finite = FiniteWatch(inner, places)
+            self._finite.begin_step(self._step + 1)
+        self._reader.attach()
+
+    def step(self, step: int | None = None, loss: float | Tensor | None = None) -> tuple[Alert, ...]:
+        """Call it after each step of the optimizer; returns the alerts that came. step: its number, from 1 on, if it is not
+        the next one. loss: shown in the history. Raises SilentLayer, NotReadable at the first reading.
+        """
+        self._step = self._step + 1 if step is None else step
+        if self._reader is None:
+            return ()
+        alerts: list[Alert] = []
+        reading = self._reader.active
+        if self._finite is not None:
+            alerts += self._not_finite_alert(self._finite.take(fetch=reading))
+            self._finite.begin_step(self._step + 1)
+        if reading and (self._reader.called or not self._read_once):
+            alerts += self._take_reading(loss)
+        if not self._reader.active and (self._step + 1) % self.every == 0:
+            self._reader.attach()
+        self._announce(alerts)
+        return tuple(alerts)
+
+    def finish(self, status: str = "complete") -> None:
+        """Stop watching: the hooks are removed and the history is closed. May be called again."""
+        reader, finite, writer = self._reader, self._finite, self._writer
+        self._reader = self._finite = self._writer = None
+        if reader is not None:
+            reader.detach()
+        if finite is not None:
+            finite.remove()
+        if writer is not None:
+            try:
+                writer.add("end", {"status": status, "time": utc_now(), "step": self._step})
+            except StorageFull as error:
+                warnings.warn(f"nfinspect: {error}", RuntimeWarning, stacklevel=2)
+            writer.close()
+
+    def check_epoch(self, model: nn.Module, data: Input, epoch: int) -> str | None:
+        """Read a model over some data, in eval mode and apart from the training: one reading with the epoch as its step.
+
+        Returns the warning if its health has fallen by more than 10 % since the last one. Raises what
+        NeuralFiringAnalyzer.analyze_pytorch_model raises.
+        """
+        if rank() != 0:
+            return None
+        report = self.analyzer.analyze_pytorch_model(model, data, layers=self._layers)
+        seen = [SeenLayer(x.layer_name, x.neurons, x.health, x.classes, x.tokens, epoch) for x in report.layer_analyses]
+        alerts = self._record(epoch, None, seen)
+        self._announce(alerts)
+        return next((str(alert) for alert in alerts if alert.kind in ("health", "slow fall")), None)
+
+    def trainer_callback(self) -> "MonitorCallback":
+        """A callback for transformers' Trainer: `Trainer(…, callbacks=[monitor.trainer_callback()])`."""
+        from nfinspect.training.trainer import MonitorCallback
+
+        return MonitorCallback(self)
+
+    def lightning_callback(self) -> Any:
+        """A callback for Lightning's Trainer. Raises NotInstalled."""
+        from nfinspect.training.lightning import lightning_callback
+
+        return lightning_callback(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), **dict.fromkeys(LIVE)}
+
+    def _open(self, model: str) -> None:
+        resumed = self.path is not None  # started before, perhaps in another process
+        if self.path is None:
+            self.run = self.run or f"{model}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
+            self.path = new_history_path(store_path(self._store), self.run).absolute()
+        from nfinspect import __version__
+
+        self._writer = HistoryWriter(self.path, model, resume=self._resume or resumed)
+        options = vars(self.analyzer.options)
+        facts = {
+            "history_version": VERSION,
+            "run_id": uuid.uuid4().hex,
+            "kind": "monitor",
+            "model": model,
+            "created_at": utc_now(),
+            "every": self.every,
+            "first_step": self._step + 1,
+            "nfinspect_version": __version__,
+            "torch_version": torch.__version__,
+            "settings": {
+                **options,
+                "window": self._window,
+                "max_tokens": self._max_tokens,
+                "gradients": self._gradients,
+            },
+        }
+        self._writer.add("run", facts)
+        self._writer.beat(self._step)
+
+    def _take_reading(self, loss: float | Tensor | None) -> list[Alert]:
+        assert self._reader is not None
+        if not self._read_once:
+            self._reader.check_called()
+        seen = self._reader.seen(self._step)
+        self._reader.detach()
+        self._read_once = True
+        alerts = self._record(self._step, None if loss is None else _number(loss), seen)
+        if self._check_finite == "reading":
+            bad = next((layer for layer in seen if layer.health is None), None)
+            first = bad is not None and bad is seen[0]
+            alerts += self._not_finite_alert(Beginning(self._step, bad.name, first, ()) if bad else None)
+        return alerts
+
+    def _record(self, step: int, loss: float | None, seen: list[SeenLayer]) -> list[Alert]:
+        reading, alerts = self._watch.take(step, loss, seen)
+        self.history.append(reading)
+        self._append("reading", reading.to_json())
+        if self._writer is not None:
+            self._writer.beat(step)
+        return list(alerts)
+
+    def _not_finite_alert(self, found: Beginning | None) -> list[Alert]:
+        """Once for each time that it begins: from then on every step has it."""
+        began, self._not_finite = found is not None and not self._not_finite, found is not None
+        if found is None or not began:
+            return []
+        number = next((w.layer.layer for (module, _), w in self._windows.items() if module == found.layer), None)
+        return [Alert(found.step, "nan", "critical", found.text, number, found.layer)]
+
+    def _announce(self, alerts: list[Alert]) -> None:
+        for alert in alerts:
+            self.alerts.append(alert)
+            self._append("alert", alert.to_json())
+            log.warning("%s", alert)
+            if self.on_alert is not None:
+                self.on_alert(alert)
+
+    def _append(self, kind: str, content: dict[str, object]) -> None:
+        """A full disk ends the history, not the training."""
+        if self._writer is None:
+            return
+        try:
+            self._writer.add(kind, content)
+        except StorageFull as error:
+            warnings.warn(f"nfinspect: the history ends here: {error}", RuntimeWarning, stacklevel=4)
+            self._writer.close()
+            self._writer = None
+
+
+def rank() -> int:
+    """This process's rank under torch.distributed or torchrun, else 0."""
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        return int(distributed.get_rank())
+    return int(os.environ.get("RANK", "0")) if "WORLD_SIZE" in os.environ else 0
+
+
+def _number(loss: float | Tensor) -> float | None:
+    value = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
+    return value if abs(value) < float("inf") else None

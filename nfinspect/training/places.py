@@ -1,0 +1,203 @@
+"""Which layers of a module are read, and where.
+
+a language model of transformers    the sites of methods §1 (nfinspect.models)
+any other module                    the output of each activation module, of nn.RNN, LSTM, GRU and their cells, and what
+                                    nn.Transformer's layers make of `linear1`
+a module the caller names           its output, or an activation function of it
+"""
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nfinspect.training.errors import NoLayers, NotReadable
+
+Layers = Sequence[str] | Mapping[str, str] | None
+"""Layers that a caller names: modules, or modules with the activation that follows them (`{"conv1": "relu"}`)."""
+
+SITE = "activation"
+"""Of layers that are no site of a language model."""
+
+MODULES = {
+    "CELU": "celu",
+    "ELU": "elu",
+    "FastGELUActivation": "gelu_new",
+    "GELU": "gelu",
+    "GELUActivation": "gelu",
+    "GELUTanh": "gelu_new",
+    "GLU": "glu",
+    "Hardsigmoid": "sigmoid",
+    "Hardswish": "hardswish",
+    "Hardtanh": "tanh",
+    "LeakyReLU": "leaky_relu",
+    "Mish": "mish",
+    "MishActivation": "mish",
+    "NewGELU": "gelu_new",
+    "NewGELUActivation": "gelu_new",
+    "PReLU": "prelu",
+    "PytorchGELUTanh": "gelu_new",
+    "QuickGELU": "quick_gelu",
+    "QuickGELUActivation": "quick_gelu",
+    "ReLU": "relu",
+    "ReLU6": "relu6",
+    "ReLUSquaredActivation": "relu2",
+    "SELU": "selu",
+    "SiLU": "silu",
+    "SiLUActivation": "silu",
+    "Sigmoid": "sigmoid",
+    "Softplus": "softplus",
+    "SquaredReLU": "relu2",
+    "Swish": "silu",
+    "Tanh": "tanh",
+}
+"""Activation modules by the name of their class. A Hardtanh of other bounds than -1 and 1 is told as `hardtanh`."""
+
+FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "elu": functional.elu,
+    "gelu": functional.gelu,
+    "leaky_relu": functional.leaky_relu,
+    "mish": functional.mish,
+    "relu": functional.relu,
+    "relu6": functional.relu6,
+    "selu": functional.selu,
+    "sigmoid": torch.sigmoid,
+    "silu": functional.silu,
+    "softplus": functional.softplus,
+    "tanh": torch.tanh,
+}
+"""What a caller can name as the activation that follows a module."""
+
+RECURRENT = (nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell)
+
+
+@dataclass(frozen=True)
+class Place:
+    """One layer and where it is read. activation: '' where it is not known; fires: as Layer.fires.
+
+    apply: an activation that the reader works out itself from what the module gives. apart: whether calls of the module
+    that follow different projections are different layers (an activation module that a network uses several times).
+    """
+
+    module: str
+    reads: Literal["output", "input"] = "output"
+    site: str = SITE
+    activation: str = ""
+    fires: str = "positive"
+    apply: Callable[[Tensor], Tensor] | None = None
+    gate: str | None = None
+    gate_slice: tuple[int, int] | None = None
+    apart: bool = False
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside DataParallel and DistributedDataParallel. Raises NotReadable for compiled and scripted ones."""
+    while type(model).__name__ in ("DataParallel", "DistributedDataParallel"):
+        model = model.module
+    if type(model).__name__ == "OptimizedModule" or isinstance(model, torch.jit.ScriptModule):
+        raise NotReadable(
+            f"expected a module that runs as Python, found a compiled one ({type(model).__name__}): compiled code calls no "
+            "hooks; give the module as it was before torch.compile, and train that one"
+        )
+    return model
+
+
+def find_places(model: nn.Module, layers: Layers = None) -> tuple[Place, ...]:
+    """The layers of a module. Raises NoLayers where there are none, or for names that it has not."""
+    modules = dict(model.named_modules())
+    if layers is not None:
+        return tuple(_named(modules, layers))
+    found, structural = _language_model(model), tuple(_structural(modules))
+    # Block outputs are what is left where an MLP cannot be read; an encoder's can, by its activation modules.
+    if not found or (structural and all(place.site == "resid" for place in found) and not _has_experts(model)):
+        found = structural
+    if not found:
+        some = ", ".join(name for name in modules if name)[:120]
+        raise NoLayers(
+            f"expected activation modules (nn.ReLU, nn.GELU, …) in {type(model).__name__}, found none: where forward() "
+            f'calls functions, name the layers, as in layers={{"fc1": "relu"}}; the modules are {some}'
+        )
+    return found
+
+
+def _has_experts(model: nn.Module) -> bool:
+    from nfinspect.models.structure import has_experts
+
+    return has_experts(model)
+
+
+def _structural(modules: Mapping[str, nn.Module]) -> Iterator[Place]:
+    for name, module in modules.items():
+        place = _place(name, module)
+        if place is not None:
+            yield place
+        elif isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
+            # Behind the activation there is a dropout before linear2: so it is worked out again from linear1.
+            activation = module.activation
+            if not isinstance(activation, nn.Module):
+                word = getattr(activation, "__name__", "")
+                yield Place(f"{name}.linear1".lstrip("."), activation=word, apply=activation)
+
+
+def _place(name: str, module: nn.Module) -> Place | None:
+    if isinstance(module, RECURRENT):
+        word = getattr(module, "nonlinearity", "tanh")
+        return Place(name, activation=word)
+    word = MODULES.get(type(module).__name__, "")
+    if not word or any(True for _ in module.children()):
+        return None
+    if (
+        isinstance(module, nn.Hardtanh)
+        and not isinstance(module, nn.ReLU6)
+        and (module.min_val, module.max_val) != (-1, 1)
+    ):
+        word = "hardtanh"
+    return Place(name, activation=word, apart=True)
+
+
+def _named(modules: Mapping[str, nn.Module], layers: Sequence[str] | Mapping[str, str]) -> Iterator[Place]:
+    if isinstance(layers, str) or not layers:
+        raise NoLayers(f"expected a list of module names, or a mapping to activations; found {layers!r}")
+    words: Iterable[tuple[str, str | None]] = (
+        layers.items() if isinstance(layers, Mapping) else ((name, None) for name in layers)
+    )
+    for name, word in words:
+        if name not in modules:
+            close = difflib.get_close_matches(name, modules, n=3) or [n for n in modules if n][:5]
+            raise NoLayers(f"expected modules of this network, found {name!r}: did you mean {', '.join(close)}?")
+        if word is None:
+            yield _place(name, modules[name]) or Place(name, fires="scale")
+        elif word in FUNCTIONS:
+            yield Place(name, activation=word, apply=FUNCTIONS[word])
+        else:
+            raise NoLayers(f"expected an activation of {', '.join(FUNCTIONS)} after {name}, found {word!r}")
+
+
+def _language_model(model: nn.Module) -> tuple[Place, ...]:
+    """The default site of a decoder of transformers; nothing for any other module."""
+    transformers = sys.modules.get("transformers")
+    if transformers is None or not isinstance(model, transformers.PreTrainedModel):
+        return ()
+    from nfinspect.models import UnsupportedModel, find_sites
+
+    try:
+        sites = find_sites(model)
+    except UnsupportedModel:
+        return ()
+    return tuple(
+        Place(
+            s.module,
+            "output" if s.site == "resid" else "input",
+            s.site,
+            s.activation,
+            s.fires,
+            gate=s.gate,
+            gate_slice=s.gate_slice,
+        )
+        for s in sites
+    )

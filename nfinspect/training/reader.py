@@ -1,0 +1,229 @@
+"""Hooks that hand a module's layers over while it runs, as [tokens, neurons]. They change nothing and draw no random number.
+
+The last axis of what a layer gives is its neurons. What a convolution, or a normalisation by channel, has made is the
+exception: its channels are the neurons, and every place of every sample is a token. Which of both it is follows from
+the module with parameters that ran last before the layer (its projection). The same projection tells the calls of one
+activation module apart where a network uses it several times: called again after the same projection (a loop over time,
+shared weights) it is the same layer, after another it is another.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.utils.hooks import RemovableHandle
+
+from nfinspect.training.errors import NotReadable, SilentLayer
+from nfinspect.training.places import SITE, Place
+
+
+@dataclass(frozen=True)
+class Key:
+    """A layer: where it is read, and the projection that it follows where that tells it apart."""
+
+    place: Place
+    projection: str = ""
+
+
+@dataclass(frozen=True)
+class LayerValues:
+    """One call of a layer. values: [tokens, neurons], on the module's device and of its type; raw: the tensor itself.
+
+    fired: bool[tokens, neurons] where the layer fires by its gate.
+    """
+
+    values: Tensor
+    fired: Tensor | None
+    raw: Tensor
+
+
+Sink: TypeAlias = Callable[[Key, LayerValues], None]
+
+
+class LayerReader:
+    """Hands every call of the layers to `sink` between `attach` and `detach`.
+
+    training: only calls of a training pass, that is, with gradients: a validation in between is left out. A layer that
+    gradient checkpointing runs a second time within the backward pass is read once; `begin_step` starts anew.
+    """
+
+    def __init__(self, model: nn.Module, places: Sequence[Place], sink: Sink, *, training: bool = False) -> None:
+        self._model, self._places, self._sink = model, tuple(places), sink
+        self._training = training
+        self._modules = dict(model.named_modules())
+        self._handles: list[RemovableHandle] = []
+        self._projection: tuple[str, nn.Module | None] = ("", None)
+        self._gates: dict[str, Tensor] = {}
+        self._mask: Tensor | None = None
+        self._forward: set[Place] = set()
+        self.called: set[Place] = set()
+
+    def attach(self) -> None:
+        activations = {place.module for place in self._places}
+        if any(place.site != SITE for place in self._places):
+            self._handles.append(self._model.register_forward_pre_hook(self._see_mask, with_kwargs=True))
+        for name, module in self._modules.items():
+            if name not in activations and any(True for _ in module.parameters(recurse=False)):
+                self._handles.append(module.register_forward_hook(partial(self._see_projection, name)))
+        for place in self._places:
+            if place.gate is not None:
+                gate = self._modules[place.gate]
+                self._handles.append(gate.register_forward_hook(partial(self._see_gate, place.gate)))
+            module = self._modules[place.module]
+            if place.reads == "input":
+                self._handles.append(
+                    module.register_forward_pre_hook(partial(self._see_input, place), with_kwargs=True)
+                )
+            else:
+                self._handles.append(module.register_forward_hook(partial(self._see_output, place)))
+
+    def detach(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._gates.clear()
+        self._mask, self._projection = None, ("", None)
+        self.begin_step()
+
+    def begin_step(self) -> None:
+        self._forward.clear()
+        self.called.clear()
+
+    def check_called(self) -> None:
+        """Raises SilentLayer where a layer was not called since `begin_step`."""
+        silent = [place for place in self._places if place not in self.called]
+        if silent:
+            raise SilentLayer(_why_silent(silent, self._modules, bool(self.called)))
+
+    def _counts(self, place: Place) -> bool:
+        if not self._training:
+            return True
+        if not torch.is_grad_enabled():
+            return False
+        if _inside_backward():
+            return place not in self._forward
+        self._forward.add(place)
+        return True
+
+    def _see_mask(self, module: nn.Module, args: object, kwargs: Mapping[str, Any]) -> None:
+        mask = kwargs.get("attention_mask")
+        self._mask = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+
+    def _see_projection(self, name: str, module: nn.Module, args: object, output: object) -> None:
+        self._projection = (name, module)
+
+    def _see_gate(self, name: str, module: nn.Module, args: object, output: object) -> None:
+        gate = first_tensor(output)
+        if gate is not None:
+            self._gates[name] = gate.detach()
+
+    def _see_input(self, place: Place, module: nn.Module, args: tuple[object, ...], kwargs: Mapping[str, Any]) -> None:
+        self._take(place, module, first_tensor(args or tuple(kwargs.values())))
+
+    def _see_output(self, place: Place, module: nn.Module, args: object, output: object) -> None:
+        self._take(place, module, first_tensor(output))
+
+    def _take(self, place: Place, module: nn.Module, raw: Tensor | None) -> None:
+        if not self._counts(place):
+            return
+        self.called.add(place)
+        if raw is None or not raw.dim() or not raw.is_floating_point():
+            what = "no tensor" if raw is None else f"{raw.dtype} of shape {list(raw.shape)}"
+            raise NotReadable(
+                f"expected activations from {place.module or 'the module'}, found {what}: name another layer"
+            )
+        name, projection = (place.module, module) if _has_axis(module) else self._projection
+        with torch.no_grad():
+            values = raw.detach()
+            if place.apply is not None:
+                values = place.apply(values)
+            values = self._rows(values, projection)
+            if len(values):
+                self._sink(Key(place, name if place.apart else ""), LayerValues(values, self._fired(place), raw))
+
+    def _rows(self, values: Tensor, projection: nn.Module | None) -> Tensor:
+        """[tokens, neurons], padding left out."""
+        axis = _neuron_axis(projection, values.dim())
+        rows = values.movedim(axis, -1).reshape(-1, values.shape[axis])
+        mask = self._mask
+        if mask is None or mask.numel() != len(rows) or bool(mask.all()):
+            return rows
+        return rows[mask.reshape(-1).to(rows.device)]
+
+    def _fired(self, place: Place) -> Tensor | None:
+        if place.fires != "gate":
+            return None
+        gate = self._gates.pop(place.gate or "", None)
+        if gate is None:
+            raise SilentLayer(
+                f"expected the gate {place.gate} to be called before {place.module}, found no call: a fused kernel may "
+                "compute it without the module; name layers that are called, as in layers=[…]"
+            )
+        gate = gate if place.gate_slice is None else gate[..., slice(*place.gate_slice)]
+        return self._rows(gate, None) > 0
+
+
+def layer_names(keys: Sequence[Key]) -> list[str]:
+    """What the layers are called: their module, and the projection they follow where a module is several layers."""
+    modules = [key.place.module for key in keys]
+    return [
+        f"{key.place.module} after {key.projection}" if modules.count(key.place.module) > 1 else key.place.module
+        for key in keys
+    ]
+
+
+def first_tensor(value: object) -> Tensor | None:
+    """A tensor, or the first one in a tuple, a packed sequence or a model's output."""
+    if isinstance(value, Tensor) or value is None:
+        return value
+    if isinstance(value, nn.utils.rnn.PackedSequence):
+        return value.data
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if isinstance(value, tuple | list):
+        return next((found for item in value if (found := first_tensor(item)) is not None), None)
+    return None
+
+
+def _has_axis(module: nn.Module) -> bool:
+    """Whether the module that is read is itself one that says where its neurons are."""
+    return any(True for _ in module.parameters(recurse=False)) and not isinstance(module, nn.PReLU)
+
+
+def _neuron_axis(projection: nn.Module | None, dimensions: int) -> int:
+    """Which axis of a projection's result has the neurons."""
+    if isinstance(projection, _ConvNd):
+        spatial = len(projection.kernel_size)
+        return -(spatial + 1) if dimensions > spatial else -1
+    by_channel = nn.modules.batchnorm._BatchNorm, _InstanceNorm, nn.GroupNorm
+    return 1 if isinstance(projection, by_channel) and dimensions > 1 else -1
+
+
+def _inside_backward() -> bool:
+    found: bool = torch._C._current_graph_task_id() != -1
+    return found
+
+
+def _why_silent(silent: Sequence[Place], modules: Mapping[str, nn.Module], others: bool) -> str:
+    names = ", ".join(place.module for place in silent[:3]) + (" …" if len(silent) > 3 else "")
+    if any(place.site == "mixer" for place in silent):
+        return (
+            f"expected {names} to be called, found no call: in training mode on a GPU Mamba's fused kernel takes the "
+            "weights of out_proj without calling it, so its neurons cannot be read there; name the blocks instead "
+            '(layers=["backbone.layers.0", …]), or read the model in eval mode'
+        )
+    if not others:
+        return (
+            f"expected a forward pass through {names}, found none: give the module whose forward() you call; compiled "
+            "modules call no hooks"
+        )
+    kinds = ", ".join(sorted({type(modules[place.module]).__name__ for place in silent}))
+    return (
+        f"expected {names} ({kinds}) to be called, found no call: a fused kernel or a replaced forward passes by the "
+        "module, or this pass did not need it; name the layers that are called, as in layers=[…]"
+    )

@@ -1,0 +1,205 @@
+"""The analyses of a run: what each answers, and whether its result is kept already."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+
+from nfinspect.tui.cells import Cell, content, foreign
+from nfinspect.tui.columns.kept import facts
+from nfinspect.tui.commands import ANALYSES, Analysis, make_command
+from nfinspect.tui.engine import Session
+from nfinspect.tui.panes.base import Pane
+from nfinspect.tui.panes.of_run import RunPane
+from nfinspect.tui.widgets.paged_table import Column, PagedTable
+from nfinspect.tui.widgets.text_panel import TextPanel
+
+if TYPE_CHECKING:
+    from nfinspect_store.addresses import Address
+    from nfinspect_store.results import Result
+
+
+@dataclass(frozen=True)
+class Row:
+    """An analysis with what is kept of it, the newest first, and the command that makes it."""
+
+    analysis: Analysis
+    results: tuple[Result, ...]
+    command: tuple[str, ...]
+
+
+def pane_of(name: str) -> Callable[[Session, str], Pane]:
+    """The pane of an analysis, imported when it is opened. Not for logits, which are of one neuron."""
+    if name == "ngrams":
+        from nfinspect.tui.panes.ngrams import NgramsPane
+
+        return NgramsPane
+    if name == "positions":
+        from nfinspect.tui.panes.positions import PositionsPane
+
+        return PositionsPane
+    if name == "delta":
+        from nfinspect.tui.panes.delta import DeltaPane
+
+        return DeltaPane
+    if name == "attention":
+        from nfinspect.tui.panes.attention import AttentionPane
+
+        return AttentionPane
+    from nfinspect.tui.panes.ablation import AblationPane
+
+    return AblationPane
+
+
+class AnalysesPane(RunPane):
+    """One line for each analysis; below, what is kept of the one under the cursor, or how to make it."""
+
+    help_text = (
+        "Long analyses keep their results in files beside the run, with the settings that made them. Where there is "
+        "none, the pane of the analysis makes it: r carries out the command that stands here, in a process of its own. "
+        "Those that need the model load it there, never in this app."
+    )
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("y", "copy", "Copy the command", id="analyses.copy"),
+        Binding("S", "site", "Site", show=False, id="analyses.site"),
+    ]
+
+    DEFAULT_CSS = """
+    AnalysesPane #analyses { height: 8; }
+    AnalysesPane TextPanel { height: 1fr; }
+    """
+
+    def __init__(self, session: Session, site: str | None = None) -> None:
+        super().__init__("analyses", session, site)
+
+    def compose(self) -> ComposeResult:
+        table = PagedTable(self._columns(), glyphs=self.glyphs, frozen=1, id="analyses")
+        yield table
+        panel = TextPanel(id="kept")
+        panel.add_class("ruled-top")
+        yield panel
+
+    def _columns(self) -> list[Column]:
+        g = self.glyphs
+
+        def kept(row: Row, width: int) -> Cell:
+            if self.hub.board.state((self.session.name, row.analysis.name)) is not None:
+                return Cell("being made", "accent")
+            if not row.results:
+                return Cell(g.none, "dim")
+            more = f" +{len(row.results) - 1}" if len(row.results) > 1 else ""
+            return Cell(f"{row.results[0].made_at:%Y-%m-%d %H:%M}{more}", "good")
+
+        return [
+            Column("analysis", 9, lambda r, w: Cell(r.analysis.name, "bold")),
+            Column("answers", 30, lambda r, w: Cell(r.analysis.answers), flex=True),
+            Column("needs", 5, lambda r, w: Cell("model" if r.analysis.of_model else "run", "dim")),
+            Column("kept (UTC)", 19, kept),
+        ]
+
+    @property
+    def table(self) -> PagedTable:
+        return self.query_one(PagedTable)
+
+    @property
+    def hint(self) -> str:
+        return f"{self.session.name} {self.glyphs.dot} {self.site}"
+
+    def entered(self) -> None:
+        self.load("kept", self._read, busy="looking for kept results")
+
+    def _read(self) -> tuple[Row, ...]:
+        kept = self.session.results()
+        rows = []
+        for analysis in ANALYSES:
+            results = tuple(result for result in kept if result.kind == analysis.kind)
+            choices = ("L0/N0",) if analysis.name == "logits" else ()
+            command = make_command(
+                analysis.name,
+                self.session,
+                self.hub.engine.store,
+                self.site,
+                model=self.hub.board.models.get(self.session.name, ""),
+                marked=len(self.marks),
+                choices=choices,
+            )
+            rows.append(Row(analysis, results, command))
+        return tuple(rows)
+
+    def show_kept(self, rows: tuple[Row, ...]) -> None:
+        self.table.put_rows(rows)
+        self._explain()
+
+    def _explain(self) -> None:
+        row: Row | None = self.table.current
+        if row is None:
+            return
+        g = self.glyphs
+        pieces: list[Cell | str] = [Cell(row.analysis.name, "title"), f": {row.analysis.answers}\n"]
+        if row.analysis.name == "logits":
+            pieces.append("Of one neuron at a time, and not kept: w in a neuron's pane, or Enter here.\n")
+        for result in row.results:
+            said = foreign(facts(result), g)
+            pieces += [Cell(f"{result.made_at:%Y-%m-%d %H:%M}  ", "dim"), said, "\n"]
+        if not row.results and row.analysis.kind:
+            pieces.append("No result is kept. Enter, then r makes it, as this command does:\n")
+        else:
+            pieces.append(Cell("made by\n", "dim"))
+        pieces += [Cell(f"nfinspect {foreign(shlex.join(row.command), g)}", "accent")]
+        self.query_one(TextPanel).put(content(*pieces))
+
+    # keys
+
+    def on_paged_table_moved(self) -> None:
+        self._explain()
+
+    def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
+        name = message.row.analysis.name
+        if name == "logits":
+            marked = next(iter(self.marks), None)
+            self.hub.ask("neuron", "logits of", str(self.address(*marked)) if marked else "L0/N0")
+        else:
+            self.hub.into(partial(pane_of(name), self.session, self.site), self.session.name)
+
+    def entered_neuron(self, text: str) -> None:
+        if text:
+            from nfinspect.tui.going import go_to
+            from nfinspect_store.errors import RequestError
+
+            try:
+                go_to(self.hub, f"logits {text}")
+            except RequestError as error:
+                self.hub.say(str(error), "bad")
+
+    def action_analyses(self) -> None:
+        """It is here already."""
+
+    def other_job_ended(self) -> None:
+        self.entered()
+
+    def action_site(self) -> None:
+        sites = self.session.sites
+        if len(sites) < 2:
+            self.hub.say(f"this run holds one site only: {self.site}", "dim")
+            return
+        self.site = sites[(sites.index(self.site) + 1) % len(sites)]
+        self.hub.update_trail()
+        self.entered()
+
+    def action_copy(self) -> None:
+        if (row := self.table.current) is not None:
+            self.hub.copy(f"nfinspect {shlex.join(row.command)}")
+
+
+def logits_pane(session: Session, address: Address) -> Pane:
+    """The pane of one neuron's logits."""
+    from nfinspect.tui.panes.logits import LogitsPane
+
+    return LogitsPane(session, address)

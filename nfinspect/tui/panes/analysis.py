@@ -1,0 +1,335 @@
+"""What the panes of the analyses share: the kept result, the command that makes one, the drawing, the neurons.
+
+A pane shows the newest kept result that fits its choices, and reaches the earlier ones. Where there is none it says how
+to make one; `r` has the command carried out in a process of its own (jobs), and the pane shows how far it is.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+
+from nfinspect.tui import cells
+from nfinspect.tui.cells import Cell, content, foreign
+from nfinspect.tui.engine import Session
+from nfinspect.tui.panes.making import MakingPane
+from nfinspect.tui.panes.of_run import json_writer
+from nfinspect.tui.widgets.chart_box import ChartBox
+from nfinspect.tui.widgets.paged_table import Column, PagedTable
+from nfinspect.tui.widgets.text_block import TextBlock
+
+if TYPE_CHECKING:
+    from nfinspect_store.results import Result
+
+Draw = Callable[[Any, Any, int, int, bool], tuple[str, ...]]
+"""The analysis, the row under the cursor, width, height, ASCII only -> lines. Called in a worker."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One way to draw an analysis. `follows`: it is about the row under the cursor."""
+
+    name: str
+    draw: Draw
+    follows: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a worker has read: the fitting results, the chosen one as an analysis, and the command that makes one."""
+
+    results: tuple[Result, ...]
+    place: int
+    analysis: Any
+    command: tuple[str, ...]
+
+    @property
+    def result(self) -> Result | None:
+        return self.results[self.place] if self.results else None
+
+
+class AnalysisPane(MakingPane):
+    """A table of neurons (or of sets of them), a drawing above it, and above that what was asked and what was found."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("c", "drawing", "Drawing", id="analysis.drawing"),
+        Binding("full_stop", "kept(1)", "Earlier result", key_display=".", show=False, id="analysis.earlier"),
+        Binding("comma", "kept(-1)", "Later result", key_display=",", show=False, id="analysis.later"),
+        Binding("S", "site", "Site", show=False, id="analysis.site"),
+        Binding("space", "mark", "Mark", key_display="Space", show=False, id="analysis.mark"),
+        Binding("O", "marked", "Overlap of the marked", show=False, id="analysis.marked"),
+        Binding("y", "copy", "Copy the neurons", show=False, id="analysis.copy"),
+        Binding("e", "export", "Export", show=False, id="analysis.export"),
+    ]
+
+    DEFAULT_CSS = """
+    AnalysisPane #about { height: auto; max-height: 6; padding: 0 1; }
+    AnalysisPane #chart { height: 10; }
+    AnalysisPane.-tall #chart { height: 18; }
+    AnalysisPane.-empty #chart { display: none; }
+    """
+
+    first_focus = "#rows"
+    empty: ClassVar[str] = "no neuron passed"
+
+    _found: Found | None = None
+    _place = 0
+    _drawing = 0
+    _seen_ended = -1
+    _damaged = False
+    """Whether there is a kept result that cannot be read: it has to be made again."""
+
+    def __init__(self, session: Session, site: str | None = None) -> None:
+        super().__init__(self.command_name, session, site)
+
+    def compose(self) -> ComposeResult:
+        yield TextBlock(id="about")
+        yield ChartBox(id="chart")
+        table = PagedTable(self.columns(), glyphs=self.glyphs, frozen=1, empty="", id="rows")
+        table.add_class("panel", "ruled-top")
+        table.marked = self.is_marked
+        yield table
+
+    @property
+    def table(self) -> PagedTable:
+        return self.query_one(PagedTable)
+
+    @property
+    def hint(self) -> str:
+        return f"{self.session.name} {self.glyphs.dot} {self.site}"
+
+    # what each analysis says for itself
+
+    def columns(self) -> list[Column]:
+        raise NotImplementedError
+
+    def fits(self, result: Result) -> bool:
+        """Whether a kept result is what this pane's choices ask for."""
+        return result.settings.get("site") == self.site
+
+    def adopt(self, result: Result) -> None:
+        """Make the choices those of a result that was just made."""
+        self.site = str(result.settings.get("site") or self.site)
+
+    def read(self, result: Result, results: Sequence[Result]) -> Any:
+        """In a worker: the analysis that a kept result holds. results: all of this kind."""
+        raise NotImplementedError
+
+    def choices(self) -> list[Cell | str]:
+        """The choices, the key of each in front of it."""
+        return []
+
+    def facts(self, analysis: Any) -> str:
+        """What was found, in one line."""
+        raise NotImplementedError
+
+    def rows(self, analysis: Any) -> Sequence[Any]:
+        return ()
+
+    def neurons_of(self, row: Any) -> tuple[tuple[int, int], ...]:
+        """The neurons that a row is about."""
+        return ((row.layer, row.neuron),)
+
+    def drawings(self, analysis: Any) -> Sequence[Drawing]:
+        return ()
+
+    # reading
+
+    def entered(self) -> None:
+        self.table.refresh()  # marks may have changed elsewhere
+        if self._seen_ended != self.hub.board.ended or self.analysis is None:
+            self.changed()
+        else:
+            self.draw_about()
+
+    def changed(self) -> None:
+        """A choice was made, or a command has ended."""
+        self._seen_ended = self.hub.board.ended
+        self.draw_about()
+        self.load("found", self._find, busy="reading the kept result")
+
+    def _find(self) -> Found:
+        every = self.kept()
+        results = tuple(result for result in every if self.fits(result))
+        place = max(0, min(self._place, len(results) - 1))
+        analysis = self._read(results[place], every) if results else None
+        return Found(results, place, analysis, self.command())
+
+    def _read(self, result: Result, every: Sequence[Result]) -> Any:
+        from nfinspect_store.errors import StoreError
+
+        try:
+            return self.read(result, every)
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{result.path.name} is of another version of nfinspect: r makes it anew") from error
+
+    def show_found(self, found: Found) -> None:
+        before = self._found.result if self._found is not None else None
+        self._found, self._place, self._damaged = found, found.place, False
+        self.set_class(found.analysis is None, "-empty")
+        self.table.empty = "" if found.analysis is None else self.empty
+        if found.result != before:
+            self.table.cursor = 0
+        self.table.set_columns(self.columns())
+        self.table.put_rows(self.rows(found.analysis) if found.analysis is not None else ())
+        self.draw_about()
+        self._draw_chart()
+        self.hub.update_trail()
+
+    def failed(self, what: str, line: str) -> None:
+        super().failed(what, line)
+        if what == "found":
+            self._found, self._damaged, self._problem = None, True, line
+            self.add_class("-empty")
+            self.table.put_rows(())
+            self.draw_about()
+
+    def show_made(self, results: tuple[Result, ...]) -> None:
+        """What was kept is shown, whatever the choices were."""
+        if results:
+            self.adopt(max(results, key=lambda result: result.made_at))
+        self._place = 0
+        self.changed()
+
+    @property
+    def anew(self) -> bool:
+        return self._damaged or (self._found is not None and self._found.result is not None)
+
+    @property
+    def analysis(self) -> Any:
+        return self._found.analysis if self._found is not None else None
+
+    # what is said above
+
+    def draw_about(self) -> None:
+        """The choices, what was found or how to make it, and how far a command is."""
+        g, found = self.glyphs, self._found
+        rows: list[list[Cell | str]] = []
+        state = self.hub.board.state(self.job_key)
+        shown = self._drawing_now()
+        first = self.choices()
+        if shown is not None and len(self.drawings(self.analysis)) > 1:
+            first += [Cell("  c " if first else "c ", "bold"), Cell(shown.name, "accent")]
+        if found is not None and found.result is not None:
+            made = f"  kept {found.result.made_at:%Y-%m-%d %H:%M} UTC"
+            which = f", {found.place + 1} of {len(found.results)}" if len(found.results) > 1 else ""
+            first.append(Cell(made + which, "dim"))
+            if which:
+                first += [Cell(" . ,", "bold")]
+        if first:
+            rows.append(first)
+        if found is not None and found.analysis is not None:
+            rows.append([foreign(self.facts(found.analysis), g)])
+        elif found is not None and state is None:
+            how = (Cell("  r", "bold"), " makes it, ", Cell("R", "bold"), " edits this first:")
+            rows.append([self.nothing(), *how])
+            rows.append([Cell(f"nfinspect {foreign(shlex.join(found.command), g)}", "accent")])
+        if state is not None:
+            said = foreign("cancelling" if state.cancelled else state.line or "starting", g)
+            rows.append([Cell("making it: ", "dim"), said, Cell("  x", "bold"), " cancels"])
+        elif self._problem:
+            rows.append([Cell("! " + foreign(self._problem, g), "bad")])
+        self.query_one("#about", TextBlock).put(cells.lines(rows))
+
+    def nothing(self) -> str:
+        return "No result is kept for this yet."
+
+    # the drawing
+
+    def _drawing_now(self) -> Drawing | None:
+        every = self.drawings(self.analysis) if self.analysis is not None else ()
+        return every[self._drawing % len(every)] if every else None
+
+    def on_resize(self) -> None:
+        self.set_class(self.size.height >= 34, "-tall")
+
+    def on_chart_box_resized(self) -> None:
+        self._draw_chart()
+
+    def _draw_chart(self) -> None:
+        drawing, size = self._drawing_now(), self.query_one("#chart").content_size
+        if drawing is not None and size.width > 0 and self.analysis is not None:
+            plain = self.glyphs.crumb == ">"
+            row = self.table.current if drawing.follows else None
+            self.load("chart", partial(drawing.draw, self.analysis, row, size.width, size.height, plain))
+
+    def show_chart(self, lines: tuple[str, ...]) -> None:
+        box, (caption, *rest) = self.query_one("#chart", TextBlock), lines
+        caption = cells.fit(foreign(caption, self.glyphs), box.content_size.width, self.glyphs)
+        drawn = "\n".join(foreign(line, self.glyphs) for line in rest)  # labels come from a file
+        box.put(content(Cell(caption, "dim"), "\n", Cell(drawn, "title")))
+
+    def action_drawing(self) -> None:
+        every = self.drawings(self.analysis) if self.analysis is not None else ()
+        if len(every) > 1:
+            self._drawing = (self._drawing + 1) % len(every)
+            self.draw_about()
+            self._draw_chart()
+
+    def on_paged_table_moved(self) -> None:
+        drawing = self._drawing_now()
+        if drawing is not None and drawing.follows:
+            self._draw_chart()
+
+    # keys
+
+    def action_kept(self, step: int) -> None:
+        count = len(self._found.results) if self._found is not None else 0
+        if 0 <= self._place + step < count:
+            self._place += step
+            self.changed()
+        else:
+            self.hub.say("no earlier result is kept" if step > 0 else "no later result is kept", "dim")
+
+    def action_site(self) -> None:
+        sites = self.session.sites
+        if len(sites) < 2:
+            self.hub.say(f"this run holds one site only: {self.site}", "dim")
+            return
+        self.site, self._place = sites[(sites.index(self.site) + 1) % len(sites)], 0
+        self.changed()
+
+    def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
+        self.open_row()
+
+    def open_row(self) -> None:
+        """To the neuron under the cursor, or the first of the set; J and K go along all of the table's."""
+        every = [self.neurons_of(row) for row in self.rows(self.analysis)]
+        around = tuple(neuron for row in every for neuron in row)
+        row = sum(len(neurons) for neurons in every[: self.table.cursor])
+        if every[self.table.cursor]:
+            self.open_neuron(*around[row], around=around, row=row)
+
+    def is_marked(self, row: Any) -> bool:
+        neurons = self.neurons_of(row)
+        return bool(neurons) and all(neuron in self.marks for neuron in neurons)
+
+    def action_mark(self) -> None:
+        if (row := self.table.current) is not None:
+            for neuron in self.neurons_of(row):
+                self.toggle_mark(*neuron)
+            self.table.action_cursor(1)
+            self.table.refresh()
+
+    def action_marked(self) -> None:
+        self.open_marked()
+
+    def action_copy(self) -> None:
+        neurons = [n for row in self.rows(self.analysis) for n in self.neurons_of(row)] if self.analysis else []
+        if neurons:
+            self.hub.copy("\n".join(str(self.address(*neuron)) for neuron in neurons))
+        elif self._found is not None:
+            self.hub.copy(f"nfinspect {shlex.join(self._found.command)}")
+
+    @property
+    def export_name(self) -> str:
+        return f"{self.session.name}-{self.command_name}.json"
+
+    def exporter(self) -> Callable[[str], str] | None:
+        return json_writer(self.analysis)

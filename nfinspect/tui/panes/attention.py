@@ -1,0 +1,104 @@
+"""Neurons whose values go with what the model attends to, or with its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.binding import Binding, BindingType
+
+from nfinspect.tui import cells
+from nfinspect.tui.cells import Cell
+from nfinspect.tui.columns.analyses import attention_columns
+from nfinspect.tui.drawings import attention_diversity, attention_map, attention_scores, attention_sink
+from nfinspect.tui.engine import Session
+from nfinspect.tui.panes.analysis import AnalysisPane, Drawing
+from nfinspect.tui.widgets.paged_table import Column
+
+if TYPE_CHECKING:
+    from nfinspect.analysis.attention_scores import AttentionScores, NeuronScore
+    from nfinspect_store.results import Result
+
+SHORT = {"attention_weighted": "weighted", "gradient_guided": "gradient", "rollout": "rollout"}
+TOP = 1000
+"""Neurons in the table, by |score|; the kept result has all of them."""
+
+
+class AttentionPane(AnalysisPane):
+    """The method is chosen in place; each has a result of its own."""
+
+    command_name = "attention"
+    help_text = (
+        "weighted: the neuron's mean over positions weighted by how much attention they receive, minus its plain mean. "
+        "rollout: the same with what the last token attends to through all later layers. gradient: mean over prompts "
+        "of the sum of |value x gradient of the NLL by it|. Neurons stand in the order of |score|, the first 1,000; "
+        "mean: of their values. Position 0, where idle heads look, is left out of the scores and shown apart. In "
+        "Mamba the attention is the hidden one of its scan. The map is of the layer of the neuron under the cursor, "
+        "the mean over heads, for the longest prompt."
+    )
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("1", "method('attention_weighted')", "Weighted", id="attention.weighted"),
+        Binding("2", "method('gradient_guided')", "Gradient", id="attention.gradient"),
+        Binding("3", "method('rollout')", "Rollout", id="attention.rollout"),
+    ]
+
+    def __init__(self, session: Session, site: str | None = None) -> None:
+        super().__init__(session, site)
+        self._method = "attention_weighted"
+
+    def columns(self) -> list[Column]:
+        return attention_columns(self.glyphs)
+
+    def fits(self, result: Result) -> bool:
+        return result.document.get("site") == self.site and result.settings.get("method") == self._method
+
+    def adopt(self, result: Result) -> None:
+        self.site = self._site_of(result)
+        self._method = str(result.settings["method"])
+
+    def _site_of(self, result: Result) -> str:
+        site = str(result.document.get("site"))
+        return site if site in self.session.sites else self.site
+
+    def read(self, result: Result, results: Sequence[Result]) -> AttentionScores:
+        from nfinspect.analysis.attention_scores import AttentionScores
+
+        return AttentionScores.from_json(result.document, result.table)
+
+    def options(self) -> tuple[str, ...]:
+        return ("--method", self._method)
+
+    def choices(self) -> list[Cell | str]:
+        pieces: list[Cell | str] = []
+        for key, (method, word) in enumerate(SHORT.items(), start=1):
+            here = method == self._method
+            pieces += [Cell(f"{key} ", "bold"), Cell(f"[{word}] " if here else f"{word} ", "accent" if here else "dim")]
+        return pieces
+
+    def facts(self, analysis: AttentionScores) -> str:
+        a = analysis
+        note = f"  ({a.notes[0]})" if a.notes else ""
+        return f"{a.method}: mean over {cells.counted(a.samples, 'prompt')}, {a.tokens:,} tokens{note}"
+
+    def rows(self, analysis: AttentionScores) -> Sequence[NeuronScore]:
+        if self._rows is None or self._rows[0] is not analysis:
+            self._rows = (analysis, analysis.neurons(TOP))
+        return self._rows[1]
+
+    _rows: tuple[AttentionScores, tuple[NeuronScore, ...]] | None = None
+
+    def drawings(self, analysis: AttentionScores) -> Sequence[Drawing]:
+        scores = Drawing("scores", attention_scores)
+        if not analysis.attention_map.num_rows:
+            return (scores,)
+        return (
+            scores,
+            Drawing("map", attention_map, follows=True),
+            Drawing("sink", attention_sink),
+            Drawing("diversity", attention_diversity),
+        )
+
+    def action_method(self, method: str) -> None:
+        self._method, self._place = method, 0
+        self.changed()

@@ -1,0 +1,109 @@
+"""Which tokens one neuron's output weights promote and suppress."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
+
+from nfinspect.tui.cells import number
+from nfinspect.tui.columns.analyses import logit_columns
+from nfinspect.tui.engine import Session
+from nfinspect.tui.panes.analysis import AnalysisPane, Found
+from nfinspect.tui.widgets.paged_table import Column
+
+if TYPE_CHECKING:
+    from nfinspect_store.addresses import Address
+
+TOP = 50
+"""Tokens at either end."""
+
+
+@dataclass(frozen=True)
+class Effects:
+    """The document of `nfinspect logits`."""
+
+    document: Mapping[str, Any]
+
+    @property
+    def pairs(self) -> tuple[tuple[Any, Any], ...]:
+        """Promoted and suppressed tokens side by side."""
+        return tuple(zip_longest(self.document["promoted"], self.document["suppressed"]))
+
+    def to_json(self) -> dict[str, object]:
+        return dict(self.document)
+
+
+class LogitsPane(AnalysisPane):
+    """Made for one neuron, and kept as long as the app runs."""
+
+    command_name = "logits"
+    help_text = (
+        "effect: what one unit of the neuron's value adds to the logit of the token by the direct path (its output "
+        "weights through the final norm and the unembedding), less the mean over the vocabulary. Nothing of what later "
+        "layers make of it. Enter goes to the neuron; R edits the command, such as where the model is."
+    )
+
+    def __init__(self, session: Session, address: Address) -> None:
+        site = address.site or session.default_site
+        super().__init__(session, site)
+        self._address = address
+        self.crumb = f"logits {address}"
+        self.job_key = (session.name, f"logits {address}")
+
+    def columns(self) -> list[Column]:
+        return logit_columns(self.glyphs)
+
+    def options(self) -> tuple[str, ...]:
+        return (str(self._address), "--top", str(TOP))
+
+    def _find(self) -> Found:
+        printed = self.hub.board.printed.get(self.job_key)
+        return Found((), 0, None if printed is None else self._effects(printed), self.command())
+
+    def _effects(self, printed: str) -> Effects:
+        from nfinspect_store.errors import StoreError
+
+        try:
+            document = json.loads(printed)
+            found = (document["layer"], document["neuron"], document["promoted"], document["suppressed"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError("expected the command's JSON document, found none: leave --json in it") from error
+        if found[:2] != (self._address.layer, self._address.neuron):
+            raise StoreError(f"the command was about L{found[0]}/N{found[1]}, not {self._address}")
+        return Effects(document)
+
+    def nothing(self) -> str:
+        return "This needs the model's weights."
+
+    def facts(self, analysis: Effects) -> str:
+        d = analysis.document
+        return (
+            f"L{d['layer']}/N{d['neuron']} of {d['model']}: std of the effect over {d['vocabulary']:,} tokens "
+            f"{number(d['std'], self.glyphs)}"
+        )
+
+    def rows(self, analysis: Effects) -> Sequence[Any]:
+        return analysis.pairs
+
+    def neurons_of(self, row: Any) -> tuple[tuple[int, int], ...]:
+        return ((self._address.layer, self._address.neuron),)
+
+    def is_marked(self, row: Any) -> bool:
+        return False
+
+    def open_row(self) -> None:
+        self.open_neuron(self._address.layer, self._address.neuron)
+
+    def action_copy(self) -> None:
+        if self.analysis is not None:
+            d = self.analysis.document
+            self.hub.copy("\n".join(f"{e['effect']:+.4f}\t{e['token']}" for e in (*d["promoted"], *d["suppressed"])))
+        else:
+            super().action_copy()
+
+    @property
+    def export_name(self) -> str:
+        return f"{self.session.name}-logits-{self._address}.json"

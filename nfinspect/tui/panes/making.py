@@ -1,0 +1,161 @@
+"""Having a command carried out for a pane: from the key, through the line that may be edited, to how it ended."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.binding import Binding, BindingType
+
+from nfinspect.tui.commands import BY_NAME, incomplete, make_command
+from nfinspect.tui.engine import JobState, Session
+from nfinspect.tui.panes.of_run import RunPane
+
+if TYPE_CHECKING:
+    from nfinspect.tui.engine import Job
+    from nfinspect_store.results import Result
+
+
+class MakingPane(RunPane):
+    """A pane of one analysis. Its command goes on when the pane is left (job_board)."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("r", "make", "Make", id="analysis.make"),
+        Binding("R", "make_edited", "Edit the command", show=False, id="analysis.edit"),
+        Binding("x,ctrl+c", "cancel", "Cancel", id="analysis.cancel"),
+    ]
+
+    command_name: ClassVar[str]
+    """Which of commands.BY_NAME this is."""
+
+    _problem = ""
+    """Why the last command failed."""
+
+    _starting = False
+
+    def __init__(self, crumb: str, session: Session, site: str | None = None) -> None:
+        super().__init__(crumb, session, site)
+        self.job_key = (session.name, self.command_name)
+
+    # what the pane says for itself
+
+    def options(self) -> tuple[str, ...]:
+        """The choices as options of the command."""
+        return ()
+
+    def kept(self) -> tuple[Result, ...]:
+        """In a worker: every kept result of this analysis, the newest first."""
+        kind = BY_NAME[self.command_name].kind
+        return self.session.results(kind) if kind else ()
+
+    @property
+    def anew(self) -> bool:
+        """Whether what is kept already is to be made again."""
+        raise NotImplementedError
+
+    def draw_about(self) -> None:
+        """Say how far the command is."""
+        raise NotImplementedError
+
+    def show_made(self, results: tuple[Result, ...]) -> None:
+        """The command has ended well. results: as `kept`."""
+        raise NotImplementedError
+
+    def command(self) -> tuple[str, ...]:
+        """In a worker: the command that makes what the choices ask for."""
+        return make_command(
+            self.command_name,
+            self.session,
+            self.hub.engine.store,
+            self.site,
+            model=self.hub.board.models.get(self.session.name, ""),
+            marked=len(self.marks),
+            choices=self.options(),
+        )
+
+    # from the key to the process
+
+    @property
+    def _under_way(self) -> bool:
+        return self._starting or self.hub.board.state(self.job_key) is not None
+
+    def action_make(self) -> None:
+        if self._under_way:
+            self.hub.say("it is being made already; x cancels it", "dim")
+        else:
+            self.load("command", self.command)
+
+    def show_command(self, command: tuple[str, ...]) -> None:
+        if incomplete(command):
+            self.show_edited(command)
+        else:
+            self._start((*command, "--again") if self.anew and BY_NAME[self.command_name].kind else command)
+
+    def action_make_edited(self) -> None:
+        self.load("edited", self.command)
+
+    def show_edited(self, command: tuple[str, ...]) -> None:
+        if self.hub.pane is self:
+            self.hub.ask("command", "nfinspect", shlex.join(command), select=incomplete(command))
+
+    def entered_command(self, text: str) -> None:
+        try:
+            command = tuple(shlex.split(text))
+        except ValueError as error:
+            self.hub.say(f"this command cannot be read: {error}", "bad")
+            return
+        if not command:
+            return
+        if command[0] != self.command_name or incomplete(command):
+            self.hub.say(f"expected the command {self.command_name} with nothing left in capitals", "bad")
+            return
+        if BY_NAME[self.command_name].of_model and len(command) > 1:
+            self.hub.board.models[self.session.name] = command[1]
+        self._start(command)
+
+    def _start(self, command: tuple[str, ...]) -> None:
+        if self._under_way:
+            self.hub.say("it is being made already; x cancels it", "dim")
+            return
+        self._starting, self._problem = True, ""
+        marked = [str(self.address(layer, neuron)) for layer, neuron in self.marks]
+
+        def start() -> Job:
+            self.session.write_inputs(command, marked)
+            return self.hub.engine.start(command)
+
+        self.load("start", start, busy=f"starting {self.command_name}")
+
+    def show_start(self, job: Job) -> None:
+        self._starting = False
+        self.hub.board.put(self.job_key, job)
+        self.refresh_bindings()
+        self.draw_about()
+
+    def failed(self, what: str, line: str) -> None:
+        super().failed(what, line)
+        if what == "start":
+            self._starting, self._problem = False, line
+            self.draw_about()
+
+    # how it goes
+
+    def job_news(self, state: JobState) -> None:
+        """From the board, twice a second while the command runs, and once when it has ended."""
+        if state.status is not None:
+            self.refresh_bindings()
+            if state.status == 0:
+                self.load("made", self.kept)
+                return
+            self._problem = "" if state.cancelled else state.line
+            self.hub.say(state.line, "warn" if state.cancelled else "bad")
+        self.draw_about()
+
+    def action_cancel(self) -> None:
+        self.hub.board.cancel(self.job_key)
+        self.draw_about()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "cancel":
+            return self.hub.board.state(self.job_key) is not None
+        return True
