@@ -25,7 +25,16 @@ from nfinspect.capturing.recorder import RecordedPrompt, Recorder
 from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.resume import check_same_capture, run_to_resume, settings_of
 from nfinspect.capturing.sizes import run_bytes
-from nfinspect.models import LayerSite, LoadedModel, TokenTexts, by_site, find_sites, load_model, rope_limit
+from nfinspect.models import (
+    LayerSite,
+    LoadedModel,
+    TokenTexts,
+    by_site,
+    find_sites,
+    load_model,
+    rope_limit,
+    steps_clamp_as_a_pass,
+)
 from nfinspect_store.catalog import new_run_path, store_path
 from nfinspect_store.errors import NfinspectError
 from nfinspect_store.heartbeat import Heartbeat
@@ -150,8 +159,10 @@ class Capture:
         limit = rope_limit(self.loaded.model)
         # On the CPU the hooks cost less than a second pass, on a GPU a step waits for them (docs/decisions/0005).
         wanted = self.request.mode == "live" or (self.request.mode == "auto" and self.loaded.device == "cpu")
-        # Beyond that limit the model starts over with other rotary angles: only a replay gives a single pass's values.
-        live = wanted and self.request.generate > 0 and (limit is None or longest <= limit)
+        # Only a replay gives a single pass's values where steps do not clamp as it does, or where the model starts over
+        # with other rotary angles beyond the limit.
+        steps_agree = (limit is None or longest <= limit) and steps_clamp_as_a_pass(self.loaded.model)
+        live = wanted and self.request.generate > 0 and steps_agree
 
         def write() -> list[list[int]]:
             return generate(

@@ -16,7 +16,7 @@ from .errors import (
     UnsupportedModel,
     WrongSite,
 )
-from .forward import Batch, body, embedding_device, forward_batch, rope_limit
+from .forward import Batch, body, embedding_device, forward_batch, rope_limit, steps_clamp_as_a_pass
 from .hooks import SiteReader
 from .load import LoadedModel, in_memory, load_model
 from .sites import BOUNDED, RELU_FAMILY, SITES, LayerSite, blocks, by_site, default_site, find_sites
@@ -52,4 +52,5 @@ __all__ = [
     "in_memory",
     "load_model",
     "rope_limit",
+    "steps_clamp_as_a_pass",
 ]

@@ -13,6 +13,7 @@ Established by experiment for every family (tests/unit/models/test_padding.py), 
 """
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -127,6 +128,15 @@ def rope_limit(model: nn.Module) -> int | None:
         elif kind is not None and "dynamic" in kind:
             limits.append(config.max_position_embeddings)
     return min((int(limit) for limit in limits), default=None)
+
+
+def steps_clamp_as_a_pass(model: nn.Module) -> bool:
+    """False where token by token gives other values than one pass: mixers of Mamba-2's kind with a `time_step_limit`.
+
+    transformers 5.23 clamps the step size Δ in the pass over a sequence and not in a decoding step.
+    """
+    limits = (getattr(module, "time_step_limit", None) for module in model.modules())
+    return all(limit is None or tuple(limit) == (0.0, math.inf) for limit in limits)
 
 
 def _left_is_exact(model: nn.Module) -> bool:

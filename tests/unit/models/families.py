@@ -193,6 +193,11 @@ def mamba2(**settings: Any) -> PreTrainedModel:
     )
 
 
+def mamba2_clamped() -> PreTrainedModel:
+    """A Mamba-2 that cuts a third of its step sizes at either limit: in a pass, not in transformers' decoding steps."""
+    return mamba2(time_step_limit=(0.02, 0.06))
+
+
 def falcon_mamba() -> PreTrainedModel:
     return _build(tf.FalconMambaConfig(**_IDS, hidden_size=16, num_hidden_layers=3, state_size=4))
 
@@ -220,6 +225,7 @@ FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
     "mamba": mamba,
     "mamba_bias": mamba_bias,
     "mamba2": mamba2,
+    "mamba2_clamped": mamba2_clamped,
     "falcon_mamba": falcon_mamba,
 }
 

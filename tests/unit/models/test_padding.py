@@ -34,6 +34,7 @@ _LLAMA = Names("model.layers.{}", "mlp.down_proj", "self_attn.o_proj", "mlp.gate
 _OPT = Names("model.decoder.layers.{}", "fc2", "self_attn.out_proj")
 _FALCON = Names("transformer.h.{}", "mlp.dense_4h_to_h", "self_attention.dense")
 _MAMBA = Names("backbone.layers.{}", "mixer.out_proj", None, "mixer.in_proj", (32, 64))
+_MAMBA_2 = Names("backbone.layers.{}", "mixer.out_proj", None, "mixer.in_proj", (0, 32))
 NAMES = {
     "gpt2": Names("transformer.h.{}", "mlp.c_proj", "attn.c_proj"),
     "opt": _OPT,
@@ -57,7 +58,8 @@ NAMES = {
     "mamba": _MAMBA,
     "mamba_bias": _MAMBA,
     "falcon_mamba": _MAMBA,
-    "mamba2": Names("backbone.layers.{}", "mixer.out_proj", None, "mixer.in_proj", (0, 32)),
+    "mamba2": _MAMBA_2,
+    "mamba2_clamped": _MAMBA_2,
 }
 Key = tuple[str, int]
 
