@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint bench faults clean
+.PHONY: help install demo test check lint bench faults dying-example clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: $(STAMP) ## .venv with nfinspect and everything it is tested with
 
@@ -40,6 +40,9 @@ bench: $(STAMP) ## the measurements of tests/benchmarks, printed as ratios
 
 faults: $(STAMP) ## crashes, full disks, hang-ups
 	$(BIN)/python -m pytest tests/faults
+
+dying-example: $(STAMP) ## ReLU neurons that die and are healed: docs/dying-relu
+	$(BIN)/python samples/dying_relu.py --out docs/dying-relu
 
 clean: ## remove what make made
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

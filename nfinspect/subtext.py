@@ -17,9 +17,9 @@ SAMPLE_MODEL = "gpt2-relu"
 class SubtextAnalyzer:
     """Analyses texts with one model, which is loaded when the first text comes.
 
-    model: a hub name, a local directory, or a model in memory with its tokenizer; the shipped sample model if not given.
-    simulated: a simulated network instead of a model; every result says so. options: dtype, device, allow_pickle, as in
-    load_model. Raises RequestError for what cannot go together.
+    model: a hub name, a local directory, or a model in memory with its tokenizer; the shipped sample model if not
+    given. simulated: a simulated network instead of a model; every result says so. options: dtype, device,
+    allow_pickle, as in load_model. Raises RequestError for what cannot go together.
     """
 
     def __init__(

@@ -18,13 +18,22 @@ SHARES: Mapping[str, float] = {"dead": 0.04, "missing": 0.02, "weak": 0.04, "sat
 """Faults of the first layer, as shares of its neurons."""
 
 ODD_NORMAL = 30
-"""One healthy neuron in so many looks like a fault at first sight: strong but not rare, near an extreme but not at it."""
+"""One healthy neuron in so many looks like a fault at first sight: strong, not rare; near an extreme, not at it."""
 
 GATE_OPEN = 0.4
 """Share of tokens on which the gate of a gated MLP's neuron is open."""
 
-MOST_VALUES = 2**29
-"""Values of a network at most: 2 GiB of memory."""
+WEAK_MARGIN = 0.12
+"""Layer scales that a healthy neuron must reach: a weak one has less than 0.1."""
+
+MOST_VALUES = 2**28
+MOST_LAYER_VALUES = 2**26
+"""At most, as they are held in memory: `simulate` of one layer of that size took 2.0 GB."""
+
+MOST_LAYERS = 1000
+MOST_DEGRADATION = 100.0
+MOST_SEED = 2**63 - 1
+"""What a run file holds."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +50,9 @@ class PlantedLayer:
 class NetworkPlan:
     """A simulated network. shares: of each fault in the first layer, 0-1 (none given: none planted).
 
-    degradation: how much larger the last layer's shares are (2: three times as large), straight in between. A fault that
-    an activation cannot have is not planted (a sigmoid near its floor is saturated, never weak). Raises RequestError for
-    a plan that cannot be.
+    degradation: how much larger the last layer's shares are (2: three times as large), straight in between. A fault
+    that an activation cannot have is not planted (a sigmoid near its floor is saturated, never weak). Raises
+    RequestError for a plan that cannot be.
     """
 
     layers: int = 12
@@ -57,24 +66,26 @@ class NetworkPlan:
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
             raise RequestError(f"expected an activation of {', '.join(ACTIVATIONS)}; found {self.activation!r}")
-        if self.layers < 1 or self.neurons < 1:
-            raise RequestError(f"expected a layer and a neuron or more, found {self.layers} x {self.neurons}")
+        if not 1 <= self.layers <= MOST_LAYERS or self.neurons < 1:
+            raise RequestError(
+                f"expected 1 to {MOST_LAYERS} layers of a neuron or more, found {self.layers} x {self.neurons}"
+            )
         if self.tokens < FEWEST_TOKENS:
             raise RequestError(
                 f"expected {FEWEST_TOKENS} tokens or more, found {self.tokens}: fewer hold no rare event"
             )
-        if self.layers * self.neurons * self.tokens > MOST_VALUES:
+        if self.layers * self.neurons * self.tokens > MOST_VALUES or self.neurons * self.tokens > MOST_LAYER_VALUES:
             raise RequestError(
-                f"expected {MOST_VALUES} values at most (they are held in memory), found "
-                f"{self.layers} x {self.neurons} x {self.tokens}"
+                f"expected {MOST_VALUES} values at most and {MOST_LAYER_VALUES} in a layer (they are held in memory), "
+                f"found {self.layers} layers x {self.neurons} neurons x {self.tokens} tokens"
             )
         unknown = [name for name in self.shares if name not in FAULTS]
         if unknown or not all(0 <= share <= 1 for share in self.shares.values()):
             raise RequestError(f"expected shares from 0 to 1 of {', '.join(FAULTS)}; found {dict(self.shares)}")
-        if not 0 <= self.degradation < float("inf") or self.seed < 0:
-            raise RequestError(
-                f"expected a degradation and a seed of 0 or more, found {self.degradation:g} and {self.seed}"
-            )
+        if not 0 <= self.degradation <= MOST_DEGRADATION:
+            raise RequestError(f"expected a degradation from 0 to {MOST_DEGRADATION:g}, found {self.degradation:g}")
+        if not 0 <= self.seed <= MOST_SEED:
+            raise RequestError(f"expected a seed from 0 to {MOST_SEED}, found {self.seed}")
         for layer in range(self.layers):
             if sum(self.counts(layer).values()) >= self.neurons:
                 raise RequestError(
@@ -119,7 +130,7 @@ def planted_layer(
     columns = np.stack([form.draw(rng, tokens) for form in forms], axis=1)  # [tokens, neurons]
     in_scales = np.array([form.in_scales for form in forms])
     columns[:, in_scales] *= _scale(columns, in_scales)
-    _check_ceiling(kind, faults, float(np.abs(columns).mean()))
+    _check_scale(kind, faults, np.abs(columns).mean(axis=0), np.array(names) == "normal")
     order = rng.permutation(neurons)
     values = columns[:, order].astype(np.float32)
     fires = {"resid": "scale", "silu": "gate"}.get(kind, "positive")
@@ -165,9 +176,18 @@ def _scale(columns: NDArray[np.float64], in_scales: NDArray[np.bool_]) -> float:
     return float(strength[~in_scales].sum() / (len(strength) - strength[in_scales].sum()))
 
 
-def _check_ceiling(kind: str, faults: Mapping[str, int], scale: float) -> None:
+def _check_scale(
+    kind: str, faults: Mapping[str, int], strength: NDArray[np.float64], normal: NDArray[np.bool_]
+) -> None:
+    """strength: E|a| of each neuron. Between its floor and its ceiling an activation has only so much room."""
+    scale = float(strength.mean())
     if kind in BOUNDED and faults.get("sporadic") and SPORADIC_STRENGTH * scale > 0.95 * BOUNDED[kind][1]:
         raise RequestError(
-            f"expected fewer saturated neurons beside sporadic ones, found a layer scale of {scale:.3f}: ten times that "
-            f"is beyond what {kind} can give; use a smaller degradation or more neurons"
+            f"expected fewer saturated neurons beside sporadic ones, found a layer scale of {scale:.3f}: ten times "
+            f"that is beyond what {kind} can give; use a smaller degradation or more neurons"
+        )
+    if strength[normal].min() < WEAK_MARGIN * scale:
+        raise RequestError(
+            f"expected fewer saturated neurons, found a layer scale of {scale:.3f}, by which healthy {kind} "
+            "neurons are weak; use a smaller share of them or a smaller degradation"
         )

@@ -20,6 +20,9 @@ KIND = "simulated"
 PROMPT_TOKENS = 64
 """Tokens of one simulated prompt at most."""
 
+CONCEPTS = ("one", "two", "baseline")
+"""Of the prompts, in turn. They mean nothing: a trace of either should find nothing."""
+
 
 @dataclass(frozen=True)
 class Simulation:
@@ -78,4 +81,5 @@ def simulate_run(path: Path, plan: NetworkPlan) -> Simulation:
 def _prompt(tokens: int, start: int) -> ArrayPrompt:
     numbers = list(range(start, min(start + PROMPT_TOKENS, tokens)))
     words = [f" t{number}" for number in numbers]
-    return ArrayPrompt(KIND, "".join(words).strip(), numbers, words, len(words))
+    concept = CONCEPTS[start // PROMPT_TOKENS % len(CONCEPTS)]
+    return ArrayPrompt(concept, "".join(words).strip(), numbers, words, len(words))

@@ -13,17 +13,41 @@ if TYPE_CHECKING:
     from nfinspect.capturing.simulated import Simulation
 
 ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "sigmoid")
+FAULTS = ("dead", "saturated", "sporadic", "missing", "weak")
+
+
+class ShareOption(click.ParamType[tuple[str, float]]):
+    """`dead=0.1`."""
+
+    name = "CLASS=SHARE"
+
+    def convert(
+        self, value: str | tuple[str, float], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        if isinstance(value, tuple):
+            return value
+        name, _, share = value.partition("=")
+        try:
+            number = float(share)
+        except ValueError:
+            number = float("nan")
+        if name not in FAULTS or not 0 <= number <= 1:
+            self.fail(f"expected CLASS=SHARE, a share from 0 to 1 of {', '.join(FAULTS)}; found {value!r}", param, ctx)
+        return name, number
 
 
 @click.command()
-@click.option("--layers", type=click.IntRange(min=1), default=12, show_default=True)
+@click.option("--layers", type=click.IntRange(1, 1000), default=12, show_default=True)
 @click.option("--neurons", type=click.IntRange(min=1), default=768, show_default=True, help="Neurons of each layer.")
-@click.option("--tokens", type=click.IntRange(min=1), default=512, show_default=True, help="200 or more.")
+@click.option("--tokens", type=click.IntRange(min=200), default=512, show_default=True,
+              help="Fewer hold no rare event.")  # fmt: skip
 @click.option("--activation", type=click.Choice(ACTIVATIONS), default="relu", show_default=True,
               help="silu is that of a gated MLP.")  # fmt: skip
-@click.option("--degradation", type=click.FloatRange(min=0), default=2.0, show_default=True,
-              help="How much larger the shares of faulty neurons are in the last layer than in the first.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--share", "shares", type=ShareOption(), multiple=True,
+              help="Share of the first layer's neurons with a fault, such as dead=0.1; 0 plants none.")  # fmt: skip
+@click.option("--degradation", type=click.FloatRange(0, 100), default=2.0, show_default=True,
+              help="How much larger the shares are in the last layer: 2 is three times as large.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option("--run", "name", metavar="NAME", help="The run's name; simulated-ACTIVATION-SEED if not given.")
 @store_option
 @json_option
@@ -32,6 +56,7 @@ def simulate(
     neurons: int,
     tokens: int,
     activation: str,
+    shares: tuple[tuple[str, float], ...],
     degradation: float,
     seed: int,
     name: str | None,
@@ -39,9 +64,9 @@ def simulate(
     as_json: bool,
 ) -> None:
     """Write a run from a simulated network with planted faults, and say how well they are found."""
-    from nfinspect.analysis.planted import NetworkPlan
+    from nfinspect.analysis.planted import SHARES, NetworkPlan
 
-    plan = NetworkPlan(layers, neurons, tokens, activation, degradation, seed)
+    plan = NetworkPlan(layers, neurons, tokens, activation, degradation, seed, {**SHARES, **dict(shares)})
     path = new_run_path(store_path(store), name or f"simulated-{activation}-{seed}")
     from nfinspect.capturing.simulated import simulate_run
 

@@ -3,25 +3,31 @@
 from typing import TYPE_CHECKING
 
 import click
+from rich.cells import cell_len
 
 from nfinspect import output
 from nfinspect.cli.capture import quiet_transformers
 from nfinspect.cli.options import health_options, json_option, model_options
 from nfinspect.cli.tables import Column, figure, percent, table, wrapped
-from nfinspect.text import model_name
+from nfinspect.text import model_name, visible
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
     from nfinspect.analysis.classes import HealthOptions
     from nfinspect.experiments.text_report import Stage, TextFiring
 
+MOST_NEXT = 100
+MOST_TOKENS = 48
+MOST_ISSUES = 12
+"""Shown to people; the JSON has all."""
+
 
 @click.command()
 @click.argument("text", metavar="TEXT")
 @click.option("--model", metavar="M", help="A hub name or a local directory; the sample model if not given.")
 @click.option("--simulated", is_flag=True, help="A simulated network instead of a model; the result says so.")
-@click.option("--top", metavar="K", type=click.IntRange(min=1), default=5, show_default=True,
-              help="Of the likeliest next tokens.")  # fmt: skip
+@click.option("--top", metavar="K", type=click.IntRange(1, MOST_NEXT), default=5, show_default=True,
+              help="How many of the likeliest next tokens.")  # fmt: skip
 @health_options
 @model_options
 @json_option
@@ -56,18 +62,25 @@ def text_lines(found: "TextFiring") -> list[str]:
     columns = [
         Column("stage", text=True, whole=True),
         Column("site", text=True, whole=True),
-        Column("layers", spare=1),
+        Column("layers", spare=2),
         Column("neurons"),
         Column("firing"),
-        *(Column(name) for name in ("dead", "missing", "weak", "satur.")),
-        Column("sporad.", spare=2),
+        *(Column(name) for name in ("dead", "miss.", "weak", "sat.")),
+        Column("spor.", spare=1),
         Column("score"),
     ]
-    title = f"{len(found.tokens)} tokens through {model_name(found.model)}: health {found.neural_health_score:.3f}"
-    rate = f"firing rate {percent(found.overall_firing_rate)}"
-    rows = [row for stage in found.stages for row in _stage_rows(stage)]
-    lines = [*wrapped(f"{title}, {rate}. {found.interpretation}."), "", *table(columns, rows), "", *_token_lines(found)]
+    through = (
+        f"{len(found.tokens)} words through a simulated network, no model"
+        if found.simulated
+        else f"{len(found.tokens)} tokens through {model_name(found.model)}"
+    )
+    figures = f"health {found.neural_health_score:.3f}, firing rate {percent(found.overall_firing_rate)}"
     issues = [f"{stage.name}: {issue}" for stage in found.stages for issue in stage.issues]
+    if len(issues) > MOST_ISSUES:
+        issues = [*issues[:MOST_ISSUES], f"and {len(issues) - MOST_ISSUES} more"]
+    rows = [row for stage in found.stages for row in _stage_rows(stage)]
+    lines = [*wrapped(f"{through}: {figures}. {found.interpretation}."), "", *table(columns, rows), ""]
+    lines += _token_lines(found)
     for name, texts in (("Issues", issues), ("What may help", found.recommendations), ("Note", found.notes)):
         if texts:
             lines += ["", name, *(line for text in texts for line in wrapped(text, "  "))]
@@ -97,14 +110,29 @@ def _stage_rows(stage: "Stage") -> list[tuple[object, ...]]:
 
 
 def _token_lines(found: "TextFiring") -> list[str]:
-    said = "  ".join(
-        f"'{token.token}'" + ("" if token.surprisal is None else f" {token.surprisal:.1f}") for token in found.tokens
-    )
+    tokens = [
+        f"'{token.token}'" + ("" if token.surprisal is None else f" {token.surprisal:.1f}")
+        for token in found.tokens[:MOST_TOKENS]
+    ]
+    if len(found.tokens) > MOST_TOKENS:
+        tokens.append(f"and {len(found.tokens) - MOST_TOKENS} more")
     following = found.next_tokens
     if following is None:
-        return wrapped(f"Tokens: {said}")
-    likeliest = "  ".join("-" if token is None else f"'{token}' {percent(p)}" for _, token, p in following.top)
+        return ["Words", *_flowed(tokens)]
+    likeliest = ["-" if token is None else f"'{token}' {percent(p)}" for _, token, p in following.top]
     return [
-        *wrapped(f"Tokens with their surprisal (nats; mean {figure(found.mean_surprisal, 3)}): {said}"),
-        *wrapped(f"Next (entropy {following.entropy:.2f} nats): {likeliest}"),
+        *wrapped(f"Tokens, with their surprisal in nats (mean {figure(found.mean_surprisal, 3)})"),
+        *_flowed(tokens),
+        *wrapped(f"Likeliest next tokens (entropy {following.entropy:.2f} nats)"),
+        *_flowed(likeliest),
     ]
+
+
+def _flowed(items: list[str]) -> list[str]:
+    """Items side by side, broken between them only: the spaces in a token are its own."""
+    lines = [""]
+    for item in map(visible, items):
+        if lines[-1] and cell_len(lines[-1]) + 2 + cell_len(item) > output.width():
+            lines.append("")
+        lines[-1] += "  " + item
+    return lines

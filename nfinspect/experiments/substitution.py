@@ -66,7 +66,7 @@ def substitution_sensitivity(
     a token past position 0; ModelError as SiteReader does.
     """
     chosen = chosen_layers(run, site, layers)
-    sites = _matching_sites(loaded, chosen)
+    sites = matching_sites(loaded, chosen)
     pairs = draw_pairs(run, draws, seed, max(lags), rope_limit(loaded.model))
     embeddings = loaded.model.get_input_embeddings().weight
     assert isinstance(embeddings, Tensor)
@@ -119,7 +119,7 @@ def draw_pairs(run: RunTables, draws: int, seed: int, reach: int, limit: int | N
     return sorted(pairs, key=lambda pair: len(pair.token_ids))
 
 
-def _matching_sites(loaded: LoadedModel, layers: Sequence[Layer]) -> list[LayerSite]:
+def matching_sites(loaded: LoadedModel, layers: Sequence[Layer]) -> list[LayerSite]:
     """The model's sites of the run's layers, in the same order. Raises RequestError where they are not the same."""
     found = find_sites(loaded.model, [layers[0].site], [layer.layer for layer in layers])
     for layer, site in zip(layers, found, strict=True):

@@ -13,7 +13,7 @@ STAGES = ("tokenization", "embedding", "attention", "processing", "output")
 
 @dataclass(frozen=True)
 class TextToken:
-    """A token of the text. surprisal: -ln p(token | those before it) in nats, None for the first and in a simulation."""
+    """A token of the text. surprisal: -ln p(token | those before) in nats, None for the first and in a simulation."""
 
     position: int
     token_id: int

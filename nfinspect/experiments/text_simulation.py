@@ -19,17 +19,22 @@ LAYERS, NEURONS = 4, 256
 FAULTS = {"dead": 10, "missing": 5, "weak": 10, "saturated": 5}
 """Of the first layer; those of the last are three times as many."""
 
+MOST_WORDS = 4096
+
 SIMULATED = (
     "simulated: drawn at random from the text's checksum; nothing here comes from a model or says anything of one"
 )
 
 
 def simulated_stages(text: str, options: HealthOptions | None = None) -> TextFiring:
-    """The stages of a network that is no model; the same text gives the same figures. Raises RequestError for no word."""
+    """The stages of a network that is no model; the same text gives the same figures.
+
+    Raises RequestError for a text without a word, or with too many of them.
+    """
     options = options or HealthOptions()
     words = re.findall(r"\w+|[^\w\s]", text)
-    if len(words) < 1 + options.skip_first:
-        raise RequestError(f"expected a text of {1 + options.skip_first} words or more, found {len(words)}")
+    if not 1 + options.skip_first <= len(words) <= MOST_WORDS:
+        raise RequestError(f"expected a text of {1 + options.skip_first} to {MOST_WORDS} words, found {len(words)}")
     rng = np.random.default_rng(zlib.crc32(text.encode("utf-8", "surrogatepass")))
     count = len(words) - options.skip_first
 

@@ -4,6 +4,7 @@ One forward pass reads every stage where it happens; the health of what was read
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nfinspect.analysis.array_health import array_health
-from nfinspect.analysis.classes import RELU_FAMILY, HealthOptions
+from nfinspect.analysis.classes import HealthOptions
 from nfinspect.analysis.health import NetworkReport, report_of_layers
 from nfinspect.analysis.site_health import RULE_OF_THREE
 from nfinspect.experiments.perplexity import vocabulary_size
@@ -43,8 +44,8 @@ Read = list[tuple[LayerSite, NDArray[np.float32], NDArray[np.bool_] | None]]
 def text_stages(loaded: LoadedModel, text: str, options: HealthOptions | None = None, top: int = 5) -> TextFiring:
     """The firing analysis of one text, stage by stage, and the `top` likeliest next tokens.
 
-    Every token counts; with `options.skip_first` position 0 does not. Raises RequestError for a text without a token (of
-    one token with skip_first) or longer than the model's context, NonFiniteActivations, UnsupportedModel.
+    Every token counts; with `options.skip_first` position 0 does not. Raises RequestError for a text without a token
+    (of one token with skip_first) or longer than the model's context, NonFiniteActivations, UnsupportedModel.
     """
     options = options or HealthOptions()
     ids = _token_ids(loaded, text)
@@ -68,7 +69,7 @@ def text_stages(loaded: LoadedModel, text: str, options: HealthOptions | None = 
         tokens=tuple(tokens),
         next_tokens=following,
         stages=tuple(_stages(loaded, reports, len(ids))),
-        notes=tuple(_notes(reports, len(ids) - options.skip_first, options)),
+        notes=tuple(_notes(len(ids) - options.skip_first, options)),
     )
 
 
@@ -77,9 +78,13 @@ def _token_ids(loaded: LoadedModel, text: str) -> list[int]:
         raise RequestError("expected text, found half a surrogate pair, which stands for no character")
     ids = [int(i) for i in loaded.tokenizer(text, verbose=False)["input_ids"]]
     limit = loaded.max_context
-    if not ids or (limit is not None and len(ids) > limit):
-        most = "" if limit is None else f", {limit} at most, the model's context"
-        raise RequestError(f"expected a text of one token or more{most}; found {len(ids)}")
+    if not ids:
+        raise RequestError("expected a text of one token or more, found none")
+    if limit is not None and len(ids) > limit:
+        raise RequestError(
+            f"expected a text of {limit} tokens at most, the model's context; found {len(ids)}: nfinspect capture "
+            "--text FILE reads longer ones"
+        )
     if max(ids) >= vocabulary_size(loaded):
         raise RequestError(f"expected token ids below {vocabulary_size(loaded)}, found {max(ids)}: another tokenizer")
     return ids
@@ -96,14 +101,20 @@ def _pass(loaded: LoadedModel, ids: list[int]) -> tuple[Tensor, Read]:
         read.append((site, values[0].float().cpu().numpy().copy(), gate))
 
     batch = forward_batch(model, [ids], pad_id=loaded.pad_id)
+    entry, head = _entry(loaded), _head(loaded)
     # The ends are module inputs without a projection to check them by.
-    ends = SiteReader(model, _ends(loaded), take, check=False)
-    with SiteReader(model, _sites(loaded), take) as reader, ends, torch.inference_mode():
-        for one in (reader, ends):
-            one.begin(1, len(ids))
+    readers = [
+        SiteReader(model, [entry], take, check=False),
+        SiteReader(model, _sites(loaded), take),
+        SiteReader(model, [head] if head else [], take, check=False),
+    ]
+    with ExitStack() as stack, torch.inference_mode():
+        for reader in readers:
+            stack.enter_context(reader)
+            reader.begin(1, len(ids))
         logits = model(**batch.inputs()).logits[0]
-        for one in (ends, reader):
-            one.end()
+        for reader in readers:  # in the order of the model: the first layer that is not finite is named
+            reader.end()
     return logits, read
 
 
@@ -119,19 +130,22 @@ def _sites(loaded: LoadedModel) -> list[LayerSite]:
     return find_sites(loaded.model, wanted)
 
 
-def _ends(loaded: LoadedModel) -> list[LayerSite]:
-    """What enters the first block, and what enters the vocabulary projection."""
-    model = loaded.model
-    prefix, _ = blocks(model)
-    hidden = find_sites(model, ["resid"], [0])[0].neurons
-    found = [LayerSite("embedding", 0, f"{prefix}.0", hidden, "", "scale")]
-    head = model.get_output_embeddings()
-    name = next((name for name, module in model.named_modules() if module is head), None)
-    if head is not None and name is not None:
-        weight = head.weight
-        assert isinstance(weight, Tensor)
-        found.append(LayerSite("output", 0, name, weight.shape[1], "", "scale"))
-    return found
+def _entry(loaded: LoadedModel) -> LayerSite:
+    """What enters the first block."""
+    prefix, _ = blocks(loaded.model)
+    hidden = find_sites(loaded.model, ["resid"], [0])[0].neurons
+    return LayerSite("embedding", 0, f"{prefix}.0", hidden, "", "scale")
+
+
+def _head(loaded: LoadedModel) -> LayerSite | None:
+    """What enters the vocabulary projection; None for a model without one."""
+    head = loaded.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    name = next((name for name, module in loaded.model.named_modules() if module is head), None)
+    if head is None or name is None:
+        return None
+    weight = head.weight
+    assert isinstance(weight, Tensor)
+    return LayerSite("output", 0, name, weight.shape[1], "", "scale")
 
 
 def _report(values: Read, options: HealthOptions) -> NetworkReport:
@@ -160,14 +174,14 @@ def _stages(loaded: LoadedModel, reports: dict[str, NetworkReport], tokens: int)
     ]
 
 
-def _notes(reports: dict[str, NetworkReport], tokens: int, options: HealthOptions) -> list[str]:
+def _notes(tokens: int, options: HealthOptions) -> list[str]:
     notes = []
-    activations = {layer.activation for report in reports.values() for layer in report.layer_analyses}
-    if tokens < FEW_TOKENS and activations & RELU_FAMILY:
+    if tokens < FEW_TOKENS:
         share = min(100.0, 100 * RULE_OF_THREE / tokens)
         notes.append(
-            f"{tokens} tokens: a neuron that is silent on all of them (dead here) may still fire on {share:.0f} % of "
-            "other text; nfinspect capture on more text tells the dead from the silent"
+            f"{tokens} tokens are few: a neuron that is silent on all of them (dead here) may still fire on "
+            f"{share:.0f} % of other text, and one that hardly varies counts as saturated; nfinspect capture on more "
+            "text tells them apart"
         )
     if not options.skip_first:
         notes.append("position 0 counts; its values are often far larger than all others (--skip-first leaves it out)")

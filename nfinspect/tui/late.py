@@ -5,12 +5,14 @@ the frame is on screen before DuckDB is.
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nfinspect.analysis.history import LiveHistory
     from nfinspect.tui.engine import Session
     from nfinspect.tui.jobs import ChildJob
     from nfinspect_store.catalog import RunEntry
@@ -27,9 +29,9 @@ class LateEngine:
         self._jobs: list[ChildJob] = []
 
     def runs(self) -> tuple[RunEntry, ...]:
-        from nfinspect_store.catalog import list_runs
+        from nfinspect_store.catalog import list_everything
 
-        return tuple(list_runs(self.store))
+        return tuple(list_everything(self.store))
 
     def open(self, run: str) -> Session:
         from nfinspect_store.catalog import run_path
@@ -37,6 +39,7 @@ class LateEngine:
         with self._lock:  # two first imports at once would wait for each other's half-made modules
             from nfinspect.tui.session import RunSession
         session = RunSession.open(run_path(self.store, run))
+        gc.freeze()  # modules stay: a full collection that walks them holds up a key for 0.1 s
         self._open.append(session)
         return session
 
@@ -46,6 +49,18 @@ class LateEngine:
         from nfinspect_store.heartbeat import read_heartbeat
 
         return read_heartbeat(self.store / (run + RUN_SUFFIX))
+
+    def history(self, run: str) -> LiveHistory:
+        """The history of a training that is watched, nothing of it read yet."""
+        from nfinspect.analysis.history import LiveHistory
+        from nfinspect_store.history import history_path
+
+        return LiveHistory(history_path(self.store, run))
+
+    def delete_history(self, run: str) -> None:
+        from nfinspect_store.history import delete_history, history_path
+
+        delete_history(history_path(self.store, run))
 
     def delete(self, run: str) -> None:
         from nfinspect_store.catalog import delete_run, run_path

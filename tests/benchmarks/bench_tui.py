@@ -22,12 +22,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "app"))
 
 from terminal import Terminal  # noqa: E402  (its folder has just been put on the path)
 
+SAMPLES = Path(__file__).resolve().parent.parent.parent / "samples"
 RUNS = 50
 STARTS = 7
 KEYS = 60
 
 WRITER = """
-import sys, itertools
+import sys
 import numpy as np
 from pathlib import Path
 from nfinspect.capturing.arrays import ArrayPrompt, write_run
@@ -43,15 +44,7 @@ def write(path, layers, neurons, prompts, tokens):
     value = lambda p, layer: np.maximum(values + p % 7 - 3, 0)
     write_run(Path(path), layers=rows, prompts=texts, values=value)
 
-if sys.argv[2] == "large":
-    write(sys.argv[1], 12, 3072, 30, 40)
-elif sys.argv[2] == "small":
-    write(sys.argv[1], 4, 256, 30, 40)
-else:
-    for number in itertools.count():
-        path = Path(sys.argv[1]) / f"busy{number}.duckdb"
-        write(path, 4, 3072, 64, 128)
-        path.unlink()
+write(sys.argv[1], *((12, 3072, 30, 40) if sys.argv[2] == "large" else (4, 256, 30, 40)))
 """
 
 
@@ -67,15 +60,38 @@ def main() -> None:
             shutil.copy(second, store / f"run{number:02d}.duckdb")
         _first_paint(store)
         _keys(store, "an idle machine")
-        busy = Path(folder) / "busy"
-        busy.mkdir()
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(busy), "forever"], stdout=subprocess.DEVNULL)
+        capture = _capture(Path(folder))
         try:
-            time.sleep(4)
-            _keys(store, "a run being written")
+            while capture.poll() is None and not _is_written(Path(folder) / "busy" / "busy.duckdb"):
+                time.sleep(0.5)
+            _keys(store, "a capture of the sample model")
+            if capture.poll() is not None:
+                raise SystemExit("the capture ended before the keys did")
         finally:
-            writer.kill()
-            writer.wait()
+            capture.kill()
+            capture.wait()
+
+
+def _capture(folder: Path) -> subprocess.Popen[bytes]:
+    """A capture of the sample model that stores every value and does not end soon."""
+    text = folder / "text.txt"
+    corpus = sorted((SAMPLES / "corpus").glob("*.txt"))
+    text.write_text("\n\n".join([file.read_text() for file in corpus] * (1 + 10**7 // sum(map(_size, corpus)))))
+    command = [sys.executable, "-m", "nfinspect", "capture", str(SAMPLES / "gpt2-relu"), "--text", str(text)]
+    return subprocess.Popen(
+        [*command, "--context", "64", "--run", "busy", "--store", str(folder / "busy")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def _is_written(path: Path) -> bool:
+    """Values are on their way: more than the tables of a new run."""
+    return path.exists() and _size(path) > 50 * 2**20
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
 
 
 def _first_paint(store: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nfinspect.analysis.array_health import array_health
 from nfinspect.analysis.detection import ClassDetection, detection, run_detection
 from nfinspect.analysis.planted import ACTIVATIONS, NetworkPlan, planted_network
 from nfinspect.capturing.simulated import simulate_run
@@ -69,6 +70,25 @@ def test_values_are_such_as_the_activation_gives(activation: str) -> None:
         assert (layer.fired is not None) == (activation == "silu")
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_networks_of_any_shape_are_found_exactly(activation: str) -> None:
+    """Few neurons, many faults, few tokens: what is not refused is found."""
+    rng = np.random.default_rng(11)
+    seen = 0
+    while seen < 30:
+        shares = {name: float(rng.choice([0, 0.01, 0.1, 0.3])) for name in FAULTS}
+        neurons, tokens = int(rng.choice([6, 12, 30, 100])), int(rng.choice([200, 333, 512]))
+        try:
+            plan = NetworkPlan(2, neurons, tokens, activation, float(rng.choice([0, 2])), seen, shares)
+            layers = list(planted_network(plan))
+        except RequestError:
+            continue
+        seen += 1
+        for layer in layers:
+            found = array_health(layer.layer, layer.values, layer.fired).classes
+            assert found.tolist() == list(layer.classes), (plan, layer.layer.layer)
+
+
 def test_without_shares_nothing_is_planted_and_the_network_is_healthy(tmp_path: Path) -> None:
     found = simulate_run(tmp_path / "s.duckdb", NetworkPlan(**SMALL, shares={}))
     assert found.health.overall_health_score == 1.0
@@ -97,11 +117,15 @@ def test_precision_and_recall_of_a_known_confusion() -> None:
     [
         ({"activation": "softmax"}, "relu, gelu"),
         ({"tokens": 199}, "200 tokens"),
-        ({"layers": 0}, "a layer"),
+        ({"layers": 0}, "1 to 1000 layers"),
+        ({"layers": 1001}, "1 to 1000 layers"),
+        ({"layers": 1, "neurons": 2**18}, "67108864 in a layer"),
         ({"neurons": 5}, "a healthy neuron"),
         ({"neurons": 2**20, "tokens": 2**10}, "values at most"),
         ({"shares": {"odd": 0.1}}, "shares from 0 to 1"),
         ({"degradation": -1.0}, "degradation"),
+        ({"degradation": float("inf")}, "degradation"),
+        ({"seed": 2**63}, "seed"),
     ],
 )
 def test_plans_that_cannot_be_are_refused(plan: dict[str, object], expected: str) -> None:
@@ -112,8 +136,10 @@ def test_plans_that_cannot_be_are_refused(plan: dict[str, object], expected: str
 def test_what_a_bounded_activation_cannot_hold_leaves_no_file(tmp_path: Path) -> None:
     path = tmp_path / "s.duckdb"
     plan = NetworkPlan(2, 100, 256, "tanh", shares={"saturated": 0.1, "sporadic": 0.02})
-    with pytest.raises(RequestError, match="fewer saturated"):
+    with pytest.raises(RequestError, match="fewer saturated neurons beside sporadic"):
         simulate_run(path, plan)
+    with pytest.raises(RequestError, match="healthy tanh neurons are weak"):
+        simulate_run(path, NetworkPlan(1, 100, 256, "tanh", shares={"saturated": 0.45}))
     assert not path.exists()
     simulate_run(path, NetworkPlan(**SMALL))
     with pytest.raises(RunExists):
