@@ -1,7 +1,7 @@
 """The one module that writes to stdout and stderr. Results go to stdout, everything else to stderr.
 
 No colours and no cursor movement: a command's output is the same on a terminal, in a pipe and in a file, but
-for the progress line, which only a terminal sees.
+for the progress line and for `watch`, which draw anew where they stand, on a terminal only.
 """
 
 import json
@@ -103,6 +103,16 @@ def width() -> int:
     return max(40, shutil.get_terminal_size((NARROW, 24)).columns)
 
 
+def height() -> int:
+    """Lines of the terminal, or 24 where there is none."""
+    return max(10, shutil.get_terminal_size((NARROW, 24)).lines)
+
+
+def is_ascii() -> bool:
+    """Whether stdout cannot show more than ASCII."""
+    return "utf" not in (sys.stdout.encoding or "").lower()
+
+
 def swallow_broken_pipe() -> None:
     """Let what is still buffered for a reader that has gone go nowhere, quietly."""
     devnull = os.open(os.devnull, os.O_WRONLY)
@@ -142,6 +152,30 @@ class ProgressLine:
             sys.stderr.write("\n")
             sys.stderr.flush()
         self._shown = ""
+
+
+class Redrawn:
+    """Lines on a terminal's stdout that are drawn anew where they stand, only when they differ.
+
+    Nothing has to be put back: whatever ends the process leaves the last lines as they were.
+    """
+
+    def __init__(self) -> None:
+        self._shown: list[str] = []
+        self._size = (0, 0)
+
+    def show(self, texts: Sequence[str]) -> None:
+        """texts: fewer lines than the terminal has, none wider than it."""
+        size = (width(), height())
+        if list(texts) == self._shown and size == self._size:
+            return
+        if size != self._size and self._shown:
+            start = "\x1b[H\x1b[2J"  # lines have been wrapped anew: where the old ones stand is not known
+        else:
+            start = f"\x1b[{len(self._shown)}A\r" if self._shown else ""
+        sys.stdout.write(start + "".join(f"{text}\x1b[K\n" for text in texts) + "\x1b[J")
+        sys.stdout.flush()
+        self._shown, self._size = list(texts), size
 
 
 def _progress_seconds(usual: float) -> float:

@@ -105,7 +105,8 @@ def _statistics(values: NDArray[np.float32], fired: NDArray[np.bool_] | None, fi
 def _reaching(values: NDArray[np.float32], threshold: float) -> NDArray[np.float64]:
     """On how many tokens |a| >= threshold: float64[neurons]."""
     limit = at_least(threshold)
-    return ((values >= limit) | (values <= -limit)).sum(axis=0).astype(np.float64)
+    count: NDArray[np.float64] = ((values >= limit) | (values <= -limit)).sum(axis=0).astype(np.float64)
+    return count
 
 
 def _saturation(values: NDArray[np.float32], stats: NeuronStatistics, activation: str) -> NDArray[np.float64]:

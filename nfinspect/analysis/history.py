@@ -1,7 +1,7 @@
 """What a training monitor saw, step by step: readings of layers and alerts, as its history file holds them."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,7 +43,7 @@ class LayerReading:
         return None if self.dead_neurons is None else self.dead_neurons / self.neurons
 
     def to_json(self) -> dict[str, object]:
-        return {**asdict(self), "died": list(self.died), "revived": list(self.revived)}
+        return {**vars(self), "died": list(self.died), "revived": list(self.revived)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "LayerReading":
@@ -52,7 +52,7 @@ class LayerReading:
 
 @dataclass(frozen=True)
 class Reading:
-    """All layers at one step. missing_percentage runs 0-100. time: UTC. Scores are None where a layer was not finite."""
+    """All layers at one step. missing_percentage: 0-100. time: UTC. Scores are None where a layer was not finite."""
 
     step: int
     time: str

@@ -108,7 +108,9 @@ def overlap_of_kinds(run: RunFile, kinds: Sequence[str], site: str | None = None
 
 
 def _size(kind: Kind, dead: set[tuple[int, int]]) -> KindSize:
-    results = tuple({"kind": result.kind, "settings": dict(result.settings)} for result in kind.results)
+    results: tuple[dict[str, object], ...] = tuple(
+        {"kind": result.kind, "settings": dict(result.settings)} for result in kind.results
+    )
     return KindSize(kind.name, len(kind.neurons), len(dead.intersection(kind.neurons)), results)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from nfinspect.analysis.attention_scores import TOP
 from nfinspect.analysis.classes import CLASSES
 from nfinspect.analysis.neurons import list_neurons
-from nfinspect_store.addresses import Address
+from nfinspect_store.addresses import Address, parse_address
 from nfinspect_store.errors import RequestError, StoreError
 from nfinspect_store.reader import RunFile
 from nfinspect_store.results import Result, list_results, model_results, run_results
@@ -114,13 +114,25 @@ def newest(run: RunFile, kind: str, site: str) -> Result | None:
 def kept_over_all_layers(run: RunFile, kind: str, site: str, *, of_model: bool = False) -> tuple[Result, ...]:
     """The kept results of one analysis that cover every layer of the site, the newest first.
 
-    of_model: those of the run's model, from the same store.
+    of_model: those of the run's model, from the same store, too.
     """
+    found = list_results(run_results(run.path), run.info.run_id, kind)
     if of_model:
-        found = list_results(model_results(run.path.parent, run.info.model))
-    else:
-        found = list_results(run_results(run.path), run.info.run_id)
-    return tuple(r for r in found if r.kind == kind and _covers(run, r, site))
+        found += list_results(model_results(run.path.parent, run.info.model), kind=kind)
+    found = tuple(sorted(found, key=lambda result: -result.made_at.timestamp()))
+    return tuple(result for result in found if _covers(run, result, site))
+
+
+def kept_ablations(run: RunFile, site: str) -> tuple[Result, ...]:
+    """The run's kept ablations of neurons of a site, the newest first."""
+    found = list_results(run_results(run.path), run.info.run_id, "ablation")
+    return tuple(result for result in found if _cut_at(result, run.default_site) == {site})
+
+
+def _cut_at(result: Result, usual: str) -> set[str]:
+    """The sites of the neurons that an ablation cut out."""
+    sets = result.settings["sets"].values()
+    return {parse_address(address).site or usual for addresses in sets for address in addresses}
 
 
 def command(run: RunFile, kind: str, site: str | None = None) -> str:
@@ -137,14 +149,9 @@ def _covers(run: RunFile, result: Result, site: str) -> bool:
     if asked is not None and set(asked) != {layer.layer for layer in layers}:
         return False
     # Two models of one name share a folder: their layers tell them apart, unless they are alike in this, too.
-    sizes = result.document.get("layers")
-    if not _has_sizes(sizes):
-        return True
-    return {(row["layer"], row["neurons"]) for row in sizes} == {(layer.layer, layer.neurons) for layer in layers}
-
-
-def _has_sizes(layers: object) -> bool:
-    return isinstance(layers, list) and bool(layers) and all("neurons" in row for row in layers)
+    rows = result.document.get("layers") or []
+    sizes = {(row["layer"], row["neurons"]) for row in rows if "neurons" in row}
+    return not sizes or sizes == {(layer.layer, layer.neurons) for layer in layers}
 
 
 def _neurons(run: RunFile, kind: str, result: Result, top: int) -> list[tuple[int, int]]:

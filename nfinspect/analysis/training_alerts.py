@@ -2,7 +2,7 @@
 
     health       the score is below 0.9 x the one of the reading before
     slow fall    it is below 0.9 x the highest since the last alert about it [own]
-    dying        the dead neurons of a layer have grown by 10 % of its neurons since the first reading or the last such alert [own]
+    dying        a layer's dead neurons have grown by 10 % of the layer since the first reading or the last alert [own]
     saturation   the same of its saturated neurons [own]
     vanishing    a layer's gradient is below 1e-4 of that of the layer read last [own]
     exploding    a layer's gradient is 100 x its median so far, or not finite [own]

@@ -29,6 +29,7 @@ COMMANDS = {
     "ablate": "ablate",
     "text": "text",
     "simulate": "simulate",
+    "watch": "watch",
     "sql": "data",
     "export": "data",
     "report": "report",

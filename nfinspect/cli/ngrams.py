@@ -8,9 +8,18 @@ import click
 from nfinspect import output
 from nfinspect.cli.capture import layer_list
 from nfinspect.cli.long_work import Made, Tick, again_option, kept_or_made
-from nfinspect.cli.options import json_option, opened, run_argument, site_option, store_option
+from nfinspect.cli.options import (
+    json_option,
+    one_run,
+    opened,
+    optional_run_argument,
+    run_names,
+    runs_option,
+    site_option,
+    store_option,
+)
 from nfinspect.cli.tables import Column, figure, percent, table, wrapped
-from nfinspect_store.errors import NfinspectError
+from nfinspect_store.errors import NfinspectError, RequestError
 
 if TYPE_CHECKING:
     from nfinspect.analysis.ngrams import CoveredNgram, NgramAnalysis
@@ -21,7 +30,8 @@ WORDS = {1: "token", 2: "bigram", 3: "trigram"}
 
 
 @click.command()
-@run_argument
+@optional_run_argument
+@runs_option
 @click.option("--n", type=click.IntRange(1, 3), default=1, show_default=True, help="Tokens, bigrams or trigrams.")
 @click.option("--layers", metavar="LIST", help="Such as 0-3,11; all if not given.")
 @click.option("--model", metavar="M", help="The run's model, for the suppression; where the run says if not given.")
@@ -31,7 +41,8 @@ WORDS = {1: "token", 2: "bigram", 3: "trigram"}
 @store_option
 @json_option
 def ngrams(
-    run: str,
+    run: str | None,
+    runs: str | None,
     n: int,
     layers: str | None,
     model: str | None,
@@ -45,7 +56,14 @@ def ngrams(
     from nfinspect.analysis.ngrams import NgramAnalysis
     from nfinspect_store.results import keep_result
 
-    with opened(store, run) as file:
+    if runs is not None:
+        from nfinspect.cli.compared import compare_ngrams
+
+        if model is not None:
+            raise RequestError("--model goes with one run: what is compared is without suppression")
+        compare_ngrams(store, run_names(run, runs), n, site, layer_list(layers), again, as_json)
+        return
+    with opened(store, one_run(run)) as file:
         kept = kept_ngrams(file, n, site, layer_list(layers), again=again)
         found = NgramAnalysis.from_json(kept.document)
         suppressing = _with_suppression(file, found, model)

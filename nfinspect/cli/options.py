@@ -10,7 +10,7 @@ import click
 
 from nfinspect import output
 from nfinspect_store.catalog import list_runs, run_path, store_path
-from nfinspect_store.errors import RunBusy, StoreError
+from nfinspect_store.errors import RequestError, RunBusy, StoreError
 from nfinspect_store.heartbeat import being_written
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 
 
 run_argument = click.argument("run", metavar="RUN", shell_complete=complete_run)
+optional_run_argument = click.argument("run", metavar="[RUN]", required=False, shell_complete=complete_run)
+runs_option = click.option("--runs", metavar="A,B,C", help="Several runs beside each other; RUN, if given, is first.")
 store_option = click.option(
     "--store", metavar="DIR", help="Directory of runs; else $NFINSPECT_STORE, else ./nfinspect-store."
 )
@@ -101,6 +103,21 @@ def find_run(store: str | None, run: str) -> Path:
     if being_written(path):
         raise RunBusy(f"{path.stem} is being captured: wait until it has finished (nfinspect runs shows how far it is)")
     return path
+
+
+def run_names(run: str | None, runs: str) -> list[str]:
+    """RUN, if given, and those of `--runs A,B,C`. Raises RequestError for fewer than two, and for one named twice."""
+    names = [*([run] if run else []), *(name.strip() for name in runs.split(",") if name.strip())]
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise RequestError(f"expected two or more different runs, as in --runs A,B; found {', '.join(names) or 'none'}")
+    return names
+
+
+def one_run(run: str | None) -> str:
+    """RUN. Raises RequestError where it is not given."""
+    if run is None:
+        raise RequestError("expected RUN, or several runs as --runs A,B,C")
+    return run
 
 
 @contextmanager

@@ -8,7 +8,16 @@ import click
 from nfinspect import output
 from nfinspect.cli.capture import layer_list
 from nfinspect.cli.long_work import Made, Tick, again_option, kept_or_made
-from nfinspect.cli.options import json_option, opened, run_argument, site_option, store_option
+from nfinspect.cli.options import (
+    json_option,
+    one_run,
+    opened,
+    optional_run_argument,
+    run_names,
+    runs_option,
+    site_option,
+    store_option,
+)
 from nfinspect.cli.tables import Column, percent, table, wrapped
 
 if TYPE_CHECKING:
@@ -18,7 +27,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@run_argument
+@optional_run_argument
+@runs_option
 @click.option(
     "--length",
     metavar="T",
@@ -32,7 +42,8 @@ if TYPE_CHECKING:
 @store_option
 @json_option
 def positions(
-    run: str,
+    run: str | None,
+    runs: str | None,
     length: int | None,
     layers: str | None,
     top: int,
@@ -44,7 +55,12 @@ def positions(
     """Neurons whose firing tells where in the sequence a token stands."""
     from nfinspect.analysis.positions import PositionAnalysis
 
-    with opened(store, run) as file:
+    if runs is not None:
+        from nfinspect.cli.compared import compare_positions
+
+        compare_positions(store, run_names(run, runs), length, site, layer_list(layers), again, as_json)
+        return
+    with opened(store, one_run(run)) as file:
         kept = kept_positions(file, length, site, layer_list(layers), again=again)
     found = PositionAnalysis.from_json(kept.document, kept.table("profiles"))
     for text in found.notes:

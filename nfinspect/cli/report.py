@@ -1,7 +1,6 @@
 """A report of a run, or of several beside each other: figures, their data, one page."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,64 +8,121 @@ import click
 
 from nfinspect import output
 from nfinspect.cli.long_work import progress
-from nfinspect.cli.options import complete_run, json_option, opened, site_option, store_option
+from nfinspect.cli.options import (
+    json_option,
+    one_run,
+    opened,
+    optional_run_argument,
+    run_names,
+    runs_option,
+    site_option,
+    store_option,
+)
 from nfinspect.text import model_name
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
+    from nfinspect.figures.charts import Section
     from nfinspect_store.reader import RunFile
+
+COMPARED = ("ngrams1", "positional")
+"""Kinds of neurons whose analyses are drawn of several runs."""
 
 
 @click.command()
-@click.argument("run", metavar="[RUN]", required=False, shell_complete=complete_run)
-@click.option("--runs", metavar="A,B,C", help="Several runs in the same figures, instead of RUN.")
-@click.option("--out", metavar="DIR", required=True, type=Path, help="Directory to write; made if it is not there.")
-@click.option(
-    "--force", is_flag=True, help="Write into a directory that holds files, replacing those of the same name."
-)
+@optional_run_argument
+@runs_option
+@click.option("--out", metavar="DIR", required=True, type=Path,
+              help="Directory of the report; an earlier report there is replaced, nothing else is.")  # fmt: skip
+@click.option("--with-model", is_flag=True,
+              help="Also run what needs RUN's model and is not kept: attention, suppression, ablation.")  # fmt: skip
+@click.option("--model", metavar="M", help="The run's model, for --with-model; where the run says if not given.")
 @site_option
 @store_option
 @json_option
 def report(
-    run: str | None, runs: str | None, out: Path, force: bool, site: str | None, store: str | None, as_json: bool
+    run: str | None,
+    runs: str | None,
+    out: Path,
+    with_model: bool,
+    model: str | None,
+    site: str | None,
+    store: str | None,
+    as_json: bool,
 ) -> None:
     """Figures of a run with their data, and a page that explains them. Needs the extra [figures].
 
-    What an analysis has not been run for is said on the page, with the command that makes it.
+    Analyses that need the run alone are made where they are missing, and kept; those that need its model are shown if
+    they are kept, or made --with-model. With --runs several runs are drawn in the same figures, after RUN's own.
     """
     from nfinspect.figures.compare import check_runs
+    from nfinspect.figures.folder import check_directory
     from nfinspect.figures.report import write_report
-    from nfinspect.figures.sections import compared_sections, names_of, sections_of
     from nfinspect.figures.style import require_matplotlib
 
-    if (run is None) == (runs is None):
-        raise RequestError("expected RUN, or several as --runs A,B,C: one of them")
+    names = [one_run(run)] if runs is None else check_runs(run_names(run, runs))
+    if model is not None and not with_model:
+        raise RequestError("--model goes with --with-model: everything else is told by the run")
+    if with_model and run is None:
+        raise RequestError("--with-model needs RUN: it runs the model of one run")
     require_matplotlib()  # before anything is read for nothing
-    with ExitStack() as stack:
-        if run is not None:
-            file = stack.enter_context(opened(store, run))
-            place = file.resolve_site(site)
-            with progress("reading results") as tick:
-                sections = sections_of(file, place, tick)
-            title, facts = f"Report of {file.name}", run_facts(file, place)
-        else:
-            asked = check_runs([name.strip() for name in (runs or "").split(",") if name.strip()])
-            files = [stack.enter_context(opened(store, name)) for name in asked]
-            by_name = dict(zip(names_of(files), files, strict=True))
-            with progress("reading results") as tick:
-                sections = compared_sections(by_name, site, tick)
-            title, facts = f"{', '.join(by_name)} compared", compared_facts(by_name, site)
-        with progress("figures") as tick:
-            done = write_report(out, title, facts, sections, force=force, tick=tick)
+    check_directory(out)
+    sections: list[Section] = []
+    facts: Mapping[str, str] = {}
+    if run is not None:
+        with opened(store, run) as file:
+            sections += own_sections(file, site, with_model, model)
+            facts = run_facts(file, file.resolve_site(site))
+            title = f"Report of {file.name}"
+    if runs is not None:
+        compared, more, title_of_all = compared_part(store, names, site)
+        sections, facts = [*sections, *compared], {**facts, **more}
+        title = title if run is not None else title_of_all
+    with progress("figures") as tick:
+        done = write_report(out, title, facts, sections, tick=tick)
     if as_json:
         output.document(done.to_json())
         return
-    document = done.to_json()
-    absent = document["absent"]
-    assert isinstance(absent, list)
-    for one in absent:
-        output.note(f"left out: {one['title']}. {one['why']}" + (f" {one['command']}" if one["command"] else ""))
-    output.note(f"{len(sections) - len(absent)} figures, {len(done.files)} files in {out}: {out / 'report.md'}")
+    for one in done.absent:
+        output.note(f"left out: {one.title}. {one.why}" + (f" {one.command}" if one.command else ""))
+    output.note(f"{len(done.charts)} figures, {len(done.files)} files in {out}: {out / 'report.md'}")
+
+
+def own_sections(file: "RunFile", site: str | None, with_model: bool, model: str | None) -> "list[Section]":
+    """The figures of one run, after the analyses that are missing."""
+    from nfinspect.cli.report_parts import make_from_run, make_with_model, named_model
+    from nfinspect.figures.sections import sections_of
+
+    if with_model:
+        named_model(file, model)  # before the analyses are made for nothing
+    place = file.resolve_site(site)
+    refused = make_from_run(file, place)
+    if with_model:
+        refused |= make_with_model(file, place, model)
+    with progress("reading results") as tick:
+        return sections_of(file, place, refused, tick)
+
+
+def compared_part(
+    store: str | None, names: list[str], site: str | None
+) -> "tuple[list[Section], Mapping[str, str], str]":
+    """The figures of several runs, what the page says of these, and a title."""
+    from nfinspect.cli.compared import opened_runs
+    from nfinspect.cli.report_parts import make_from_run
+    from nfinspect.figures.sections import Part, compared_sections
+
+    with opened_runs(store, names) as files:
+        parts = {}
+        for name, file in files.items():
+            place = file.resolve_site(site)
+            parts[name] = Part(file, place, make_from_run(file, place, COMPARED))
+        with progress("reading results") as tick:
+            sections = compared_sections(parts, tick)
+        facts = {}
+        for name, part in parts.items():
+            of_run = run_facts(part.run, part.site)
+            facts[f"compared: {name}"] = "; ".join(of_run[key] for key in ("model", "site", "text"))
+        return sections, facts, f"{', '.join(files)} compared"
 
 
 def run_facts(file: "RunFile", site: str) -> Mapping[str, str]:
@@ -81,12 +137,3 @@ def run_facts(file: "RunFile", site: str) -> Mapping[str, str]:
         "status": info.status,
         "made by": f"nfinspect {info.nfinspect_version}",
     }
-
-
-def compared_facts(runs: Mapping[str, "RunFile"], site: str | None) -> Mapping[str, str]:
-    """What the page says of several runs, one line each."""
-    facts = {}
-    for name, file in runs.items():
-        of_run = run_facts(file, file.resolve_site(site))
-        facts[name] = "; ".join(of_run[key] for key in ("model", "site", "text"))
-    return facts

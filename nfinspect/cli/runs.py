@@ -1,6 +1,7 @@
 """Runs as files: list, describe, check, delete."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -9,16 +10,18 @@ from nfinspect import output
 from nfinspect.cli.options import complete_run, find_run, json_option, run_argument, status_of, store_option
 from nfinspect.cli.tables import Column, duration, size, table
 from nfinspect.text import model_name, visible
-from nfinspect_store.catalog import RunEntry, companions, delete_run, list_runs, run_path, store_path
+from nfinspect_store.catalog import RUN_SUFFIX, RunEntry, companions, delete_run, list_everything, run_path, store_path
+from nfinspect_store.errors import RunNotFound
+from nfinspect_store.history import SUFFIX, delete_history, history_path, list_histories
 
 
 @click.command()
 @store_option
 @json_option
 def runs(store: str | None, as_json: bool) -> None:
-    """List the runs of the store, the newest first."""
+    """List the runs and training histories of the store, the newest first."""
     directory = store_path(store)
-    entries = list_runs(directory)
+    entries = list_everything(directory)
     if as_json:
         output.document([_entry(entry) for entry in entries])
         return
@@ -54,6 +57,8 @@ def _status(entry: RunEntry) -> str:
     progress = entry.progress
     if progress is None:
         return entry.status or "unreadable"
+    if entry.kind == "history":
+        return f"training: step {progress.tokens_done}"
     if not progress.tokens_total:
         return f"capturing: {progress.phase}"
     left = progress.tokens_total - progress.tokens_done
@@ -71,6 +76,7 @@ def _entry(entry: RunEntry) -> dict[str, Any]:
         "bytes": entry.bytes,
         "progress": vars(entry.progress) if entry.progress else None,
         "problem": entry.problem,
+        "kind": entry.kind,
     }
 
 
@@ -145,7 +151,7 @@ def verify(run: str, store: str | None, as_json: bool) -> int:
 def delete(runs: tuple[str, ...], store: str | None, yes: bool, force: bool) -> None:
     """Delete runs with all files that belong to them. Asks first where there is a terminal to ask."""
     directory = store_path(store)
-    paths = [run_path(directory, run) for run in runs]  # all or none: a mistyped name deletes nothing
+    paths = [_run_or_history(directory, run) for run in runs]  # all or none: a mistyped name deletes nothing
     for path in paths:
         freed = sum(part.stat().st_size for part in [path, *companions(path)] if part.exists())
         if (
@@ -155,5 +161,19 @@ def delete(runs: tuple[str, ...], store: str | None, yes: bool, force: bool) -> 
         ):
             output.note(f"{path.stem} was kept")
             continue
-        delete_run(path, force=force)
-        output.note(f"deleted {path.stem} ({size(freed)})")
+        if path.name.endswith(SUFFIX):
+            delete_history(path)
+        else:
+            delete_run(path, force=force)
+        output.note(f"deleted {path.name.removesuffix(SUFFIX).removesuffix(RUN_SUFFIX)} ({size(freed)})")
+
+
+def _run_or_history(store: Path, name: str) -> Path:
+    """The run of a name; a training history where there is no run of that name."""
+    try:
+        path = run_path(store, name)
+    except RunNotFound:
+        if name not in list_histories(store):
+            raise
+        return history_path(store, name)
+    return path

@@ -38,8 +38,8 @@ def complete_history(ctx: click.Context, param: click.Parameter, incomplete: str
 def watch(run: str, once: bool, store: str | None, as_json: bool) -> None:
     """The health of a training that a FiringMonitor watches, live until it ends.
 
-    RUN is the name that the monitor was given, or the path of a history file. Where stdout is no terminal, the history is
-    shown once.
+    RUN is the name that the monitor was given, or the path of a history file. Where stdout is no terminal, the history
+    is shown once.
     """
     from nfinspect.analysis.history import LiveHistory
 
@@ -51,18 +51,20 @@ def watch(run: str, once: bool, store: str | None, as_json: bool) -> None:
     if once or not output.is_terminal():
         output.lines(history_lines(live.history, output.width(), max(FEWEST_ROWS, output.height())))
         return
-    with output.Screen() as screen:
-        while True:
-            history = live.history
-            screen.show(history_lines(history, output.width(), output.height() - 1))
-            if history.status != "capturing":
-                break
-            time.sleep(REFRESH)
-            live.update()
+    screen = output.Redrawn()
+    while True:
+        history = live.history
+        screen.show(history_lines(history, output.width(), output.height() - 1))
+        if history.status != "capturing":
+            break
+        time.sleep(REFRESH)
+        live.update()
 
 
 def history_lines(history: "History", width: int, height: int) -> list[str]:
     """The history for people, in `height` lines."""
+    from nfinspect.tui.widgets.history_charts import history_charts
+
     status = "training" if history.status == "capturing" else history.status
     head = f"{history.name}: {history.info.get('model', '')}, {status}"
     if not history.readings:
@@ -71,36 +73,11 @@ def history_lines(history: "History", width: int, height: int) -> list[str]:
     figures = [f"step {last.step}", f"health {figure(last.health_score, 3)}", f"dead {percent(last.dead_share)}"]
     if last.loss is not None:
         figures.insert(1, f"loss {figure(last.loss)}")
-    alerts = [line for alert in reversed(history.alerts) for line in wrapped(str(alert), "  ")]
-    shown = alerts[: max(3, height // 5)]
+    most = max(3, height // 5)
+    newest = history.alerts[: -most - 1 : -1]
+    alerts = [line for alert in newest for line in wrapped(str(alert), "  ")][:most]
     count = f"{len(history.alerts)} alert{'' if len(history.alerts) == 1 else 's'}"
     title = f"{count}, the newest first" if alerts else "no alerts"
-    room = height - 2 - 1 - len(shown)
+    room = height - 2 - 1 - len(alerts)
     lines = [visible(head)[:width], visible(", ".join(figures))[:width]]
-    return [*lines, *charts(history, width, room), title, *shown][:height]
-
-
-def charts(history: "History", width: int, height: int) -> list[str]:
-    """Score and dead share, and the activation rate of some layers, over the steps."""
-    from nfinspect.tui.widgets.line_chart import Line, evenly, line_chart
-
-    readings = history.readings
-    steps = [reading.step for reading in readings]
-    network = [
-        Line("score", "o", tuple(reading.health_score for reading in readings)),
-        Line("dead share", "x", tuple(reading.dead_share for reading in readings)),
-    ]
-    rates = {
-        name: {layer.layer_name: layer.activation_rate for layer in reading.layers}
-        for name, reading in enumerate(readings)
-    }
-    chosen = [history.layers[i] for i in evenly(len(history.layers))]
-    layers = [
-        Line(visible(name)[-24:], str(history.layers.index(name) % 10), tuple(rates[i].get(name) for i in rates))
-        for name in chosen
-    ]
-    upper = height // 2
-    return [
-        *line_chart(steps, network, "network", width, upper),
-        *line_chart(steps, layers, "activation rate", width, height - upper),
-    ]
+    return [*lines, *history_charts(history, width, room, plain=output.is_ascii()), title, *alerts][:height]

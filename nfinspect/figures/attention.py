@@ -25,6 +25,10 @@ SCORES = {
 }
 
 
+UNITS = {"attention_weighted": "units of a", "rollout": "units of a", "gradient_guided": "nats"}
+"""Of the scores; a is the activation, whose unit is the model's own."""
+
+
 def attention_chart(found: AttentionScores, prompts: str) -> Chart:
     """prompts: what was read, in words."""
     name = f"attention-{found.method}".replace("_", "-")
@@ -33,7 +37,7 @@ def attention_chart(found: AttentionScores, prompts: str) -> Chart:
             "rank": "from 1, by |score|",
             "layer": "layer, from 0",
             "neuron": "neuron, from 0",
-            "score": "mean over the prompts; empty where undefined",
+            "score": f"mean over the prompts, {UNITS[found.method]}; empty where undefined",
             "importance": "|score|",
             "mean_activation": "mean value at the positions from 1 on",
             "first_activation": "mean value at position 0, which counts in no score",
@@ -138,12 +142,13 @@ def _mean_map(found: AttentionScores) -> Table:
 def _draw(figure: "Figure", chart: Chart) -> None:
     (scores, top, scatter), (heat, heads, summary) = figure.subplots(2, 3)
     neurons = chart.tables[f"{chart.name}-neurons"]
-    _draw_scores(scores, chart.tables[f"{chart.name}-distribution"])
-    _draw_top(top, neurons)
+    unit = UNITS[chart.facts["method"]]
+    _draw_scores(scores, chart.tables[f"{chart.name}-distribution"], unit)
+    _draw_top(top, neurons, unit)
     x, y = (np.array(neurons.column(name), np.float64) for name in ("mean_activation", "importance"))
     scatter.scatter(x, y, s=7, **style.points(0, filled=False))
-    scatter.set_xlabel("mean activation")
-    scatter.set_ylabel("importance (|score|)")
+    scatter.set_xlabel("mean activation (units of a)")
+    scatter.set_ylabel(f"importance (|score|, {unit})")
     scatter.set_title("activation and importance", fontsize=10)
     _draw_map(figure, heat, chart.tables[f"{chart.name}-map"])
     _draw_heads(heads, chart.table)
@@ -152,24 +157,24 @@ def _draw(figure: "Figure", chart: Chart) -> None:
     summary.text(0.02, 0.98, "\n".join(_summary(chart)), transform=summary.transAxes, va="top", fontsize=9)
 
 
-def _draw_scores(axes: "Axes", table: Table) -> None:
+def _draw_scores(axes: "Axes", table: Table, unit: str) -> None:
     low, high, held = (np.array(table.column(name), np.float64) for name in ("low", "high", "neurons"))
     axes.bar(low, held, width=high - low, align="edge", facecolor="0.75", edgecolor="black", linewidth=0.5)
     axes.set_yscale("symlog", linthresh=1)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("score")
+    axes.set_xlabel(f"score ({unit})")
     axes.set_ylabel("neurons (log scale above 1)")
     axes.set_title(f"distribution of scores ({BINS} bins)", fontsize=10)
 
 
-def _draw_top(axes: "Axes", neurons: Table) -> None:
+def _draw_top(axes: "Axes", neurons: Table, unit: str) -> None:
     first = [row for row in zip(*map(neurons.column, ("layer", "neuron", "score")), strict=True) if row[2] is not None]
     first = first[:TOP]
     axes.barh(range(len(first)), [score for *_, score in first], **style.bars(1))
     axes.set_yticks(range(len(first)), [f"L{layer}/N{neuron}" for layer, neuron, _ in first], fontsize=8)
     axes.invert_yaxis()
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_xlabel("score")
+    axes.set_xlabel(f"score ({unit})")
     axes.set_title(f"the {len(first)} largest |scores|", fontsize=10)
 
 
@@ -180,12 +185,16 @@ def _draw_map(figure: "Figure", axes: "Axes", table: Table) -> None:
     if not table.rows:
         _empty(axes, "reads no attention")
         return
+    from matplotlib.ticker import MaxNLocator
+
     size = max(table.column("query")) + 1
     grid = np.full((size, size), np.nan)
     for query, key, weight, _ in table.rows:
         grid[query, key] = weight
     later = grid[1:, 1:]
     darkest = float(np.nanmax(later)) if later.size else float(np.nanmax(grid))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True, nbins=8))
     image = axes.imshow(grid, cmap="Greys", vmin=0, vmax=darkest, interpolation="nearest", origin="upper")
     figure.colorbar(image, ax=axes, shrink=0.85, label="weight (0-1)", extend="max")
 

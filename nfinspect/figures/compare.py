@@ -1,14 +1,16 @@
 """Several runs in one figure: the same analysis of each, over the depth of its network.
 
-Depth is layer / (layers - 1), from 0 to 1 [own], so that networks of different depth lie on one axis. The n-gram figures
-are those of single tokens, after Voita, Ferrando & Nalmpantis 2023.
+Networks of different depth lie on one axis, nfinspect.analysis.depth. The n-gram figures are those of single tokens,
+after figures 2 to 4 of Voita, Ferrando & Nalmpantis 2023.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nfinspect.analysis.dead import DeadLayer
+from nfinspect.analysis.depth import depths
 from nfinspect.analysis.ngrams import NgramAnalysis
+from nfinspect.analysis.positions import POSITIONAL, PositionAnalysis
 from nfinspect.analysis.triggers import BUCKETS
 from nfinspect.figures import style
 from nfinspect.figures.charts import Chart, Draw, Table, count, percent
@@ -27,18 +29,11 @@ RUN_COLUMNS = {
 }
 
 
-def check_runs(names: Sequence[str]) -> Sequence[str]:
-    """Raises RequestError for fewer than two runs, one named twice, and more than a figure can tell apart."""
-    if len(names) < 2 or len(set(names)) < len(names):
-        raise RequestError(f"expected two or more different runs, as in --runs A,B; found {', '.join(names) or 'none'}")
+def check_runs(names: list[str]) -> list[str]:
+    """Raises RequestError for more runs than a figure can tell apart."""
     if len(names) > style.MOST_LINES:
         raise RequestError(f"expected {style.MOST_LINES} runs or fewer, found {len(names)}: more lines look alike")
     return names
-
-
-def depths(layers: Sequence[object]) -> list[float]:
-    """Where each of a run's layers lies, in their order."""
-    return [i / (len(layers) - 1) if len(layers) > 1 else 0.0 for i in range(len(layers))]
 
 
 def dead_overlay(runs: Mapping[str, Sequence[DeadLayer]]) -> Chart:
@@ -67,6 +62,47 @@ def dead_overlay(runs: Mapping[str, Sequence[DeadLayer]]) -> Chart:
         findings=tuple(findings),
         tables={"compared-dead": Table.of({**RUN_COLUMNS, **columns}, rows)},
         draw=_draw_one("dead_percent", "dead neurons (% of the layer)"),
+    )
+
+
+def position_overlay(runs: Mapping[str, PositionAnalysis]) -> Chart:
+    """The share of positional neurons of several runs."""
+    rows = [
+        (name, x.layer, depth, x.neurons, x.positional, percent(x.positional, x.neurons), x.strong)
+        for name, found in runs.items()
+        for x, depth in zip(found.layers, depths(found.layers), strict=True)
+    ]
+    columns = {
+        "neurons": "neurons of the layer",
+        "positional": "of them positional",
+        "positional_percent": "% of the layer's neurons",
+        "strong": "of the positional ones strong",
+    }
+    findings = []
+    for name, found in runs.items():
+        neurons = sum(x.neurons for x in found.layers)
+        findings.append(
+            f"{name}: {count(len(found.neurons), 'positional neuron')} of {neurons:,}."
+            if found.neurons
+            else f"{name}: no neuron of {neurons:,} passed the test."
+        )
+        findings += [f"{name}: {note}." for note in found.notes]
+    return Chart(
+        name="compared-positional",
+        title="Positional neurons by depth",
+        n="n = "
+        + "; ".join(
+            f"{name} {count(sum(x.neurons for x in found.layers), 'neuron')}, "
+            f"{count(found.sequences, 'sequence')} of {count(found.length, 'token')}"
+            for name, found in runs.items()
+        ),
+        text=(
+            "The share of each layer's neurons (%) whose firing tells more than "
+            f"{POSITIONAL} nats of the position of the token, over the depth of the network.",
+        ),
+        findings=tuple(findings),
+        tables={"compared-positional": Table.of({**RUN_COLUMNS, **columns}, rows)},
+        draw=_draw_one("positional_percent", "positional neurons (% of the layer)"),
     )
 
 
@@ -140,8 +176,8 @@ def _bucket_overlay(runs: Mapping[str, NgramAnalysis], n: str) -> Chart:
             "neurons with at least one activation. One panel for each run, by its own layers.",
         ),
         findings=tuple(
-            f"{name}: {sum(x.buckets['1-5'] for x in found.layers):,} of {sum(x.active for x in found.layers):,} active "
-            "neurons have 95 % of their activations on 5 tokens or fewer."
+            f"{name}: {sum(x.buckets['1-5'] for x in found.layers):,} of {sum(x.active for x in found.layers):,} "
+            "active neurons have 95 % of their activations on 5 tokens or fewer."
             for name, found in runs.items()
         ),
         tables={"compared-token-buckets": Table.of(columns, rows)},
@@ -152,7 +188,7 @@ def _bucket_overlay(runs: Mapping[str, NgramAnalysis], n: str) -> Chart:
 
 def _draw_one(column: str, name: str) -> Draw:
     def draw(figure: "Figure", chart: Chart) -> None:
-        _overlay(figure.subplots(), chart.table, column, name)
+        _overlay(figure.subplots(), chart.table, column, name, whole=False)
         _legend(figure)
 
     return draw
@@ -161,19 +197,22 @@ def _draw_one(column: str, name: str) -> Draw:
 def _draw_two(shown: Mapping[str, str]) -> Draw:
     def draw(figure: "Figure", chart: Chart) -> None:
         for axes, (column, name) in zip(figure.subplots(1, 2), shown.items(), strict=True):
-            _overlay(axes, chart.table, column, name)
+            _overlay(axes, chart.table, column, name, whole=not column.endswith("percent"))
         _legend(figure)
 
     return draw
 
 
-def _overlay(axes: "Axes", table: Table, column: str, name: str) -> None:
+def _overlay(axes: "Axes", table: Table, column: str, name: str, *, whole: bool = True) -> None:
     for i, run in enumerate(dict.fromkeys(table.column("run"))):
         rows = table.where("run", run)
         axes.plot(rows.column("depth"), rows.column(column), label=style.label(run), **style.line(i))
     axes.set_xlabel(AXIS)
     axes.set_xlim(-0.04, 1.04)
-    style.counted(axes, name)
+    if whole:
+        style.counted(axes, name)
+    else:
+        style.from_zero(axes, name)
     if not any(table.column(column)):
         axes.text(0.5, 0.5, "none in any run", transform=axes.transAxes, ha="center")
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nfinspect.analysis.classes import CLASSES
+from nfinspect.analysis.classes import CLASSES, FAULTS
 from nfinspect.analysis.dead import DeadLayer
 from nfinspect.analysis.health import NetworkReport
 from nfinspect.figures import style
@@ -67,7 +67,8 @@ def _draw_health(figure: "Figure", chart: Chart) -> None:
     below = np.zeros(len(layers))
     for i, name in enumerate(CLASSES):
         shares = 100 * np.array(table.column(name)) / neurons
-        left.bar(layers, shares, bottom=below, label=name, **style.bars(i))
+        look = style.bars(i) if name in FAULTS else style.PLAIN
+        left.bar(layers, shares, bottom=below, label=name, **look)
         below += shares
     style.layer_axis(left, layers)
     left.set_ylabel("neurons (% of the layer)")
@@ -140,4 +141,6 @@ def _draw_dead(figure: "Figure", chart: Chart) -> None:
     style.layer_axis(axes, layers)
     axes.set_ylabel("neurons (% of the layer)")
     axes.set_ylim(0, max(1.0, 1.15 * float((dead + near).max())))
+    if not any(dead + near):
+        axes.text(0.5, 0.5, "no neuron is dead or nearly so", transform=axes.transAxes, ha="center")
     axes.legend(fontsize=9, handlelength=3)

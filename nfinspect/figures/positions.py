@@ -78,7 +78,7 @@ def _draw(figure: "Figure", chart: Chart) -> None:
     style.threshold(axes, POSITIONAL, f"positional above {POSITIONAL} nats")
     style.layer_axis(axes, list(sizes))
     axes.set_ylabel("mutual information (nats)")
-    axes.set_ylim(0, max(2 * POSITIONAL, axes.get_ylim()[1]))
+    axes.set_ylim(0, max(2 * POSITIONAL, axes.get_ylim()[1] if chart.table.rows else 0))
     if not chart.table.rows:
-        axes.text(0.5, 0.5, "no neuron passed the test", transform=axes.transAxes, ha="center")
+        axes.text(0.5, 0.75, "no neuron passed the test", transform=axes.transAxes, ha="center")
     axes.legend(fontsize=8)

@@ -1,6 +1,6 @@
-"""A report: the figures of a run, or of several, with their data and a page, in a directory that appears when all is there.
+"""A report: the figures of a run, or of several, with their data and a page, in a directory.
 
-report.md   <figure>.png   <figure>.json   <table>.csv
+report.md   report.json (what is in it)   <figure>.png   <figure>.json   <table>.csv
 """
 
 import csv
@@ -11,8 +11,8 @@ from pathlib import Path
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect.figures import style
 from nfinspect.figures.charts import Absent, Chart, Section, Table
+from nfinspect.figures.folder import MANIFEST, report_directory, write_manifest
 from nfinspect.figures.page import dumped, page
-from nfinspect_store.atomic import new_directory
 
 PAGE = "report.md"
 
@@ -25,14 +25,23 @@ class Report:
     files: tuple[str, ...]
     sections: tuple[Section, ...]
 
-    def to_json(self) -> dict[str, object]:
-        charts = [one for one in self.sections if isinstance(one, Chart)]
+    @property
+    def charts(self) -> tuple[Chart, ...]:
+        return tuple(one for one in self.sections if isinstance(one, Chart))
+
+    @property
+    def absent(self) -> tuple[Absent, ...]:
+        return tuple(one for one in self.sections if isinstance(one, Absent))
+
+    def outcome(self) -> dict[str, object]:
+        """What was drawn, and what was not and why."""
         return {
-            "directory": str(self.directory),
-            "files": list(self.files),
-            "figures": [{"figure": x.name, "title": x.title, "findings": list(x.findings)} for x in charts],
-            "absent": [one.to_json() for one in self.sections if isinstance(one, Absent)],
+            "figures": [{"figure": x.name, "title": x.title, "findings": list(x.findings)} for x in self.charts],
+            "absent": [one.to_json() for one in self.absent],
         }
+
+    def to_json(self) -> dict[str, object]:
+        return {"directory": str(self.directory), "files": list(self.files), **self.outcome()}
 
 
 def write_report(
@@ -41,17 +50,16 @@ def write_report(
     facts: Mapping[str, str],
     sections: Sequence[Section],
     *,
-    force: bool = False,
     tick: Tick = silent,
 ) -> Report:
     """Draw the figures and write everything. tick: figures drawn, of all.
 
-    force: write into a directory that holds files, replacing those of the same name. Raises StorageFull, and
-    FiguresUnavailable without matplotlib.
+    A report that stands there is replaced as a whole. Raises StorageFull, also where `directory` holds anything else,
+    and FiguresUnavailable without matplotlib.
     """
     style.require_matplotlib()
     charts = [one for one in sections if isinstance(one, Chart)]
-    with new_directory(directory, force=force) as new:
+    with report_directory(directory) as new:
         for done, chart in enumerate(charts):
             tick(done, len(charts))
             draw(chart, new / f"{chart.name}.png")
@@ -60,8 +68,9 @@ def write_report(
                 write_csv(table, new / f"{name}.csv")
         tick(len(charts), len(charts))
         (new / PAGE).write_text(page(title, facts, sections), encoding="utf-8")
-        files = tuple(sorted(file.name for file in new.iterdir()))
-    return Report(directory, files, tuple(sections))
+        report = Report(directory, tuple(sorted([MANIFEST, *(file.name for file in new.iterdir())])), tuple(sections))
+        write_manifest(new, {"title": title, "facts": dict(facts), **report.outcome()})
+    return report
 
 
 def draw(chart: Chart, path: Path) -> None:

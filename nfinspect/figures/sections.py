@@ -1,6 +1,7 @@
-"""Which figures there are of a run, and of several: made from kept results, or absent with the command that makes them."""
+"""Which figures there are of a run, and of several: of kept results, or absent with the command that makes them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from nfinspect.analysis.attention_scores import METHODS, AttentionScores
 from nfinspect.analysis.comparison import BASELINE
@@ -8,7 +9,7 @@ from nfinspect.analysis.dead import dead_by_layer
 from nfinspect.analysis.delta import Delta
 from nfinspect.analysis.health import network_report
 from nfinspect.analysis.kind_overlap import overlap_of_kinds
-from nfinspect.analysis.kinds import KEPT_KINDS, command, kept_over_all_layers, newest
+from nfinspect.analysis.kinds import KEPT_KINDS, command, kept_ablations, kept_over_all_layers, newest
 from nfinspect.analysis.ngrams import NgramAnalysis
 from nfinspect.analysis.overlap import overlap
 from nfinspect.analysis.positions import PositionAnalysis
@@ -16,7 +17,7 @@ from nfinspect.analysis.ticks import Tick, silent
 from nfinspect.figures.ablation import ablation_chart
 from nfinspect.figures.attention import attention_chart
 from nfinspect.figures.charts import Absent, Section
-from nfinspect.figures.compare import dead_overlay, ngram_overlays
+from nfinspect.figures.compare import dead_overlay, ngram_overlays, position_overlay
 from nfinspect.figures.delta import delta_chart, step_size_chart
 from nfinspect.figures.health import dead_chart, health_chart
 from nfinspect.figures.histograms import histogram_chart
@@ -25,16 +26,42 @@ from nfinspect.figures.overlaps import concept_chart, kind_chart
 from nfinspect.figures.positions import position_chart
 from nfinspect_store.errors import RequestError
 from nfinspect_store.reader import RunFile
-from nfinspect_store.results import Result, list_results, run_results
+from nfinspect_store.results import Result
 
 OVERLAPPED = ("dead", "positional", "delta", "ngrams1", "ngrams2", "ngrams3", "attention")
 MOST_CONCEPTS = 10
 """Concepts of the heat map: those with the most prompts, where a run has more."""
 
 
-def sections_of(run: RunFile, site: str, tick: Tick = silent) -> list[Section]:
-    """The figures of a run at a site, in the order of the page. tick: parts read, of all."""
-    parts: tuple[Callable[[RunFile, str], list[Section]], ...] = (
+@dataclass(frozen=True)
+class Part:
+    """A run and a site that figures are made of. refused: why the analysis of a kind could not be made, by kind."""
+
+    run: RunFile
+    site: str
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    def result(self, kind: str) -> Result | None:
+        return newest(self.run, kind, self.site)
+
+    def missing(self, kind: str, name: str, title: str) -> Absent:
+        """A figure whose analysis is not kept."""
+        why = self.refused.get(kind)
+        if why is not None:
+            return Absent(name, title, _sentence(why))
+        if kind in KEPT_KINDS and not KEPT_KINDS[kind].of_model:
+            return Absent(name, title, "No result of this analysis is kept.", command(self.run, kind, self.site))
+        where = "" if self.site == self.run.default_site else f" --site {self.site}"
+        line = f"nfinspect report {self.run.name}{where} --with-model --out DIR"
+        return Absent(name, title, "This needs the model, and no result of it is kept.", line)
+
+
+def sections_of(
+    run: RunFile, site: str, refused: Mapping[str, str] | None = None, tick: Tick = silent
+) -> list[Section]:
+    """The figures of a run at a site, in the order of the page. refused: of Part. tick: parts read, of all."""
+    of = Part(run, site, refused or {})
+    parts: tuple[Callable[[Part], list[Section]], ...] = (
         _health,
         _histograms,
         _positions,
@@ -47,78 +74,74 @@ def sections_of(run: RunFile, site: str, tick: Tick = silent) -> list[Section]:
     )
     found: list[Section] = []
     for done, part in enumerate(parts, 1):
-        found += part(run, site)
+        found += part(of)
         tick(done, len(parts))
     return found
 
 
-def compared_sections(runs: Mapping[str, RunFile], site: str | None, tick: Tick = silent) -> list[Section]:
-    """The overlays of several runs by their names. site: each run's own default if not given. tick: runs read."""
-    dead, analyses, absent = {}, {}, []
-    for done, (name, run) in enumerate(runs.items(), 1):
-        place = run.resolve_site(site)
-        dead[name] = dead_by_layer(run, place)
-        result = newest(run, "ngrams1", place)
-        if result is None:
-            why = f"{name} has no kept result of its token detectors: it is left out of the figures on tokens."
-            absent.append(Absent(f"no-ngrams-{done}", f"Token detectors of {name}", why, command(run, "ngrams1", site)))
+def compared_sections(parts: Mapping[str, Part], tick: Tick = silent) -> list[Section]:
+    """The overlays of several runs by their names. tick: runs read."""
+    dead, detectors, positional, absent = {}, {}, {}, []
+    for done, (name, part) in enumerate(parts.items(), 1):
+        dead[name] = dead_by_layer(part.run, part.site)
+        ngrams, positions = part.result("ngrams1"), part.result("positional")
+        if ngrams is None:
+            absent.append(part.missing("ngrams1", f"no-tokens-{done}", f"Token detectors of {name}"))
         else:
-            analyses[name] = NgramAnalysis.from_json(result.document)
-        tick(done, len(runs))
-    return [dead_overlay(dead), *(ngram_overlays(analyses) if analyses else ()), *absent]
+            detectors[name] = NgramAnalysis.from_json(ngrams.document)
+        if positions is None:
+            absent.append(part.missing("positional", f"no-positions-{done}", f"Positional neurons of {name}"))
+        else:
+            positional[name] = PositionAnalysis.from_json(positions.document, positions.table("profiles"))
+        tick(done, len(parts))
+    charts = [dead_overlay(dead)]
+    charts += ngram_overlays(detectors) if detectors else ()
+    charts += [position_overlay(positional)] if positional else ()
+    return [*charts, *absent]
 
 
-def _health(run: RunFile, site: str) -> list[Section]:
-    return [health_chart(network_report(run, site), run.tokens), dead_chart(dead_by_layer(run, site))]
+def _health(of: Part) -> list[Section]:
+    return [health_chart(network_report(of.run, of.site), of.run.tokens), dead_chart(dead_by_layer(of.run, of.site))]
 
 
-def _histograms(run: RunFile, site: str) -> list[Section]:
-    return [histogram_chart(run, site)]
+def _histograms(of: Part) -> list[Section]:
+    return [histogram_chart(of.run, of.site)]
 
 
-def _missing(run: RunFile, site: str, kind: str, name: str, title: str) -> Absent:
-    if not run.has_values and not KEPT_KINDS[kind].of_model:
-        return Absent(name, title, "This run kept statistics only (--keep stats), and this analysis needs its values.")
-    return Absent(name, title, "No result of this analysis is kept.", command(run, kind, site))
-
-
-def _positions(run: RunFile, site: str) -> list[Section]:
-    result = newest(run, "positional", site)
+def _positions(of: Part) -> list[Section]:
+    result = of.result("positional")
     if result is None:
-        return [_missing(run, site, "positional", "positional-neurons", "Positional neurons")]
+        return [of.missing("positional", "positional-neurons", "Positional neurons")]
     return [position_chart(PositionAnalysis.from_json(result.document, result.table("profiles")))]
 
 
-def _ngrams(run: RunFile, site: str) -> list[Section]:
-    results = {n: newest(run, f"ngrams{n}", site) for n in WORDS}
+def _ngrams(of: Part) -> list[Section]:
+    results = {n: of.result(f"ngrams{n}") for n in WORDS}
     kept = {n: NgramAnalysis.from_json(result.document) for n, result in results.items() if result is not None}
     absent = [
-        _missing(run, site, f"ngrams{n}", f"ngrams{n}", f"{WORDS[n].capitalize()} detectors")
+        of.missing(f"ngrams{n}", f"ngrams{n}", f"{WORDS[n].capitalize()} detectors")
         for n, result in results.items()
         if result is None
     ]
     return [*(ngram_charts(kept) if kept else ()), *absent]
 
 
-def _delta(run: RunFile, site: str) -> list[Section]:
-    result = newest(run, "delta", site)
+def _delta(of: Part) -> list[Section]:
+    name, title = "delta-sensitive-neurons", "Delta-sensitive neurons"
+    result = of.result("delta")
     if result is None:
-        return [_missing(run, site, "delta", "delta-sensitive-neurons", "Delta-sensitive neurons")]
+        return [of.missing("delta", name, title)]
     found = Delta.from_json(result.document)
-    neurons = (
-        delta_chart(found)
-        if found.neurons
-        else Absent("delta-sensitive-neurons", "Delta-sensitive neurons", f"{found.notes[0].capitalize()}.")
-    )
+    neurons = delta_chart(found) if found.neurons else Absent(name, title, _sentence(found.notes[0]))
     return [neurons, *([step_size_chart(found)] if found.mamba_delta else [])]
 
 
-def _attention(run: RunFile, site: str) -> list[Section]:
+def _attention(of: Part) -> list[Section]:
     kept: dict[str, Result] = {}
-    for result in kept_over_all_layers(run, "attention", site, of_model=True):  # the newest first
+    for result in kept_over_all_layers(of.run, "attention", of.site, of_model=True):  # the newest first
         kept.setdefault(result.document["method"], result)
     if not kept:
-        return [_missing(run, site, "attention", "attention", "Attention neurons")]
+        return [of.missing("attention", "attention", "Attention neurons")]
     return [
         attention_chart(AttentionScores.from_json(kept[method].document, kept[method].table), _read(kept[method]))
         for method in METHODS
@@ -127,14 +150,16 @@ def _attention(run: RunFile, site: str) -> list[Section]:
 
 
 def _read(result: Result) -> str:
-    """What the attention analysis read: the files' names, without where they lay."""
+    """What the attention analysis read: a run, or the files' names without where they lay."""
+    if "of_run" in result.settings:
+        return f"of the run {result.settings['of_run']}"
     files = [*result.settings.get("prompts", ()), *result.settings.get("text", ())]
     names = [str(path).rpartition("/")[2] for path, *_ in files]
     return ", ".join(names) or "of this model"
 
 
-def _concepts(run: RunFile, site: str) -> list[Section]:
-    title, name = "What the traces of concepts share", "concept-overlap"
+def _concepts(of: Part) -> list[Section]:
+    title, name, run = "What the traces of concepts share", "concept-overlap", of.run
     query = "SELECT concept FROM prompts GROUP BY concept ORDER BY count(*) DESC, concept"
     ordered = [str(row[0]) for row in run.cursor().execute(query).fetchall() if row[0] != BASELINE]
     chosen = [concept for concept in run.concepts if concept in ordered[:MOST_CONCEPTS]]
@@ -142,38 +167,30 @@ def _concepts(run: RunFile, site: str) -> list[Section]:
         why = "An overlap needs two concepts besides the baseline, and this run has fewer."
         return [Absent(name, title, why)]
     try:
-        return [concept_chart(overlap(run, chosen, site=site))]
+        return [concept_chart(overlap(run, chosen, site=of.site))]
     except RequestError as error:
-        return [Absent(name, title, f"{error}.")]
+        return [Absent(name, title, _sentence(str(error)))]
 
 
-def _kinds(run: RunFile, site: str) -> list[Section]:
+def _kinds(of: Part) -> list[Section]:
     title, name = "What kinds of neurons share", "kind-overlap"
-    kept = [kind for kind in OVERLAPPED if kind not in KEPT_KINDS or _usable(run, kind, site)]
+    kept = [kind for kind in OVERLAPPED if kind not in KEPT_KINDS or _usable(of, kind)]
     if len(kept) < 2:
-        why = "An overlap needs two kinds of neurons, and no analysis of this run is kept."
-        return [Absent(name, title, why, f"nfinspect overlap {run.name} --kinds dead,positional,delta,ngrams1")]
-    return [kind_chart(overlap_of_kinds(run, kept, site))]
+        return [Absent(name, title, "An overlap needs two kinds of neurons, and no analysis of this run is kept.")]
+    return [kind_chart(overlap_of_kinds(of.run, kept, of.site))]
 
 
-def _usable(run: RunFile, kind: str, site: str) -> bool:
-    result = newest(run, kind, site)
+def _usable(of: Part, kind: str) -> bool:
+    result = of.result(kind)
     return result is not None and (kind != "delta" or bool(result.document["neurons"]))
 
 
-def _ablation(run: RunFile, site: str) -> list[Section]:
-    results = [r for r in list_results(run_results(run.path), run.info.run_id) if r.kind == "ablation"]
-    if results:
-        return [ablation_chart(results[0].document)]
-    line = f"nfinspect ablate {run.info.model or 'MODEL'} --text FILE --from {run.name} --class dead"
-    return [
-        Absent("ablation", "What the model loses without sets of neurons", "No ablation of this run is kept.", line)
-    ]
+def _ablation(of: Part) -> list[Section]:
+    kept = kept_ablations(of.run, of.site)
+    if kept:
+        return [ablation_chart(kept[0].document)]
+    return [of.missing("ablation", "ablation", "What the model loses without sets of neurons")]
 
 
-def names_of(runs: Sequence[RunFile]) -> list[str]:
-    """The runs' names, each of them once."""
-    names: list[str] = []
-    for run in runs:
-        names.append(run.name if run.name not in names else f"{run.name} ({len(names) + 1})")
-    return names
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."

@@ -3,6 +3,7 @@
 The one module that imports matplotlib, and only when it is asked for something. No pyplot: nothing global is changed.
 """
 
+import textwrap
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,22 @@ if TYPE_CHECKING:
 DPI = 120
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "+++", "oo", "---", "|||", "**")
 FILLS = ("0.25", "0.95", "0.75", "0.9", "0.6", "0.98", "0.8", "0.88", "0.7", "1.0")
+PLAIN = {"facecolor": "1.0", "edgecolor": "black", "linewidth": 0.6}
+"""The look of bars of what is ordinary."""
+
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 MOST_LINES = len(LINES) * len(MARKERS) // 2
 """Lines that can be told apart: so many pairs come round before the first comes again."""
+
+MOST_TICKS = 16
+"""Layers that are each named on an axis."""
+
+LETTERS_AN_INCH = 11
+"""Of a title: some more fit, as letters of 11 points are 0.08 inches wide on average."""
+
+LONGEST_LINE = 1000
+"""Characters of a line of the title, with what is written as an escape."""
 
 LONGEST = 28
 """Characters of a label."""
@@ -73,6 +86,8 @@ def line(i: int) -> dict[str, Any]:
         "marker": MARKERS[i % len(MARKERS)],
         "markersize": 6,
         "markerfacecolor": "white" if i % 2 else "0.1",
+        "clip_on": False,  # markers on the edge of the axes are whole
+        "zorder": 3,
         "linewidth": 1.5,
     }
 
@@ -94,8 +109,13 @@ def threshold(axes: "Axes", at: float, name: str, *, upright: bool = False) -> N
 
 
 def titled(figure: "Figure", title: str, n: str) -> None:
-    """The figure's title with what was counted below it."""
-    figure.suptitle(f"{label(title, 90)}\n{label(n, 110)}", fontsize=11)
+    """The figure's title with what was counted below it, broken to the figure's width."""
+    lines = [label(line, LONGEST_LINE) for text in (title, n) for line in _broken(text, figure)]
+    figure.suptitle("\n".join(lines), fontsize=11)
+
+
+def _broken(text: str, figure: "Figure") -> list[str]:
+    return textwrap.wrap(visible(text), int(LETTERS_AN_INCH * figure.get_figwidth()), break_on_hyphens=False)
 
 
 def layer_axis(axes: "Axes", layers: list[int], name: str = "layer") -> None:
@@ -103,7 +123,10 @@ def layer_axis(axes: "Axes", layers: list[int], name: str = "layer") -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel(name)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=min(16, max(1, len(layers)))))
+    if len(layers) <= MOST_TICKS:
+        axes.set_xticks(layers)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=MOST_TICKS))
     if layers:
         axes.set_xlim(min(layers) - 0.6, max(layers) + 0.6)
 
@@ -114,6 +137,12 @@ def counted(axes: "Axes", name: str) -> None:
 
     axes.set_ylabel(name)
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
+
+
+def from_zero(axes: "Axes", name: str) -> None:
+    """An axis of shares in %, from 0; with some room where there is nothing to show."""
+    axes.set_ylabel(name)
     axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
 
 

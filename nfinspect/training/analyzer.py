@@ -1,4 +1,4 @@
-"""The firing analyzer: missing, weak, dead, saturated and sporadic neurons of a tensor, a module or a simulated network."""
+"""The firing analyzer: missing, weak, dead, saturated and sporadic neurons of a tensor, a module, a simulation."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -56,9 +56,9 @@ class NeuralFiringAnalyzer:
     ) -> NeuralLayerAnalysis:
         """One layer from its activations, any leading shape; the last axis is the neurons (move channels there first).
 
-        A neuron fires where its value is positive. activation: its name ('relu', 'tanh', …), where it is known: a neuron
-        of the ReLU family is dead when it is 0 throughout, another one when it never reaches threshold_missing. Raises
-        RequestError for an array without values, NonFiniteLayer for NaN or infinite ones.
+        A neuron fires where its value is positive. activation: its name ('relu', 'tanh', …), where it is known: a
+        neuron of the ReLU family is dead when it is 0 throughout, another one when it never reaches threshold_missing.
+        Raises RequestError for an array without values, NonFiniteLayer for NaN or infinite ones.
         """
         values = _real_values(activation_tensor)
         summed = _Summed(layer_name, 0, SITE, activation, "positive", values.shape[-1])
@@ -155,7 +155,7 @@ class NeuralFiringAnalyzer:
 
 
 def check_firing_health(report: NetworkFiringReport | nn.Module, input_data: Input = None) -> list[str]:
-    """The alerts of a report, or of a module over some input: `Critical: …`, `Warning: …`; none for a healthy network."""
+    """The alerts of a report, or of a module over some input: `Critical: …`, `Warning: …`; or none."""
     if isinstance(report, nn.Module):
         report = NeuralFiringAnalyzer().analyze_pytorch_model(report, input_data)
     return list(report.alerts)
@@ -175,8 +175,8 @@ class _Summed:
         layer = self._layer
         if values.shape[1] != layer.neurons:
             raise RequestError(
-                f"expected {layer.neurons} neurons in {self.name} in every batch, found {values.shape[1]}: give batches of "
-                "one size, or name other layers"
+                f"expected {layer.neurons} neurons in {self.name} in every batch, found {values.shape[1]}: give "
+                "batches of one size, or name other layers"
             )
         values = values.detach().float().contiguous()
         sample = take_sample(values, fired, layer.activation, layer.fires, options.threshold_weak)
@@ -204,9 +204,9 @@ class _Summed:
 def _real_values(given: NDArray[Any] | Tensor) -> Tensor:
     """The tensor, or the array as one."""
     array = given if isinstance(given, Tensor) else np.asarray(given)
-    kind = str(array.dtype)
-    if not array.ndim or 0 in array.shape or "complex" in kind or "object" in kind or "str" in kind.lower():
-        raise RequestError(f"expected activations of [..., neurons], found shape {list(array.shape)} of {kind}")
+    real = not array.is_complex() if isinstance(array, Tensor) else array.dtype.kind in "fiub"
+    if not array.ndim or 0 in array.shape or not real:
+        raise RequestError(f"expected activations of [..., neurons], found shape {list(array.shape)} of {array.dtype}")
     # A copy where the array cannot be written: torch would warn of that.
     return array if isinstance(array, Tensor) else torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
 

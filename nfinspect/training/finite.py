@@ -1,27 +1,29 @@
 """In which layer NaN or infinity begins: looked for in every step, because a step later all weights hold it.
 
-On the CPU a layer's sum is looked at when the layer has run. A GPU is not waited for: the first step at which a layer's sum was
-not finite is kept there and fetched with the next reading.
+On the CPU a layer's sum is looked at when the layer has run. A GPU is not waited for: the first step at which a layer's
+sum was not finite is kept there and fetched with the next reading.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from nfinspect.training.hooks import Hook
 from nfinspect.training.places import Place
 from nfinspect.training.reader import first_tensor
 
 NEVER = 2**62
+HALVES = (torch.float16, torch.bfloat16)
+"""Types whose own sums overflow or round too much."""
 
 
 @dataclass(frozen=True)
 class Beginning:
-    """Where it began. first: whether the layer is the first one that ran; weights: parameters that were not finite then."""
+    """Where it began. first: whether no layer ran before it; weights: parameters that were not finite at that time."""
 
     step: int
     layer: str
@@ -41,10 +43,10 @@ class Beginning:
 
 
 class FiniteWatch:
-    """Hooks on the layers of a module in training."""
+    """Hooks on the layers of a module in training. waits: look at once; if not given, on the CPU alone."""
 
-    def __init__(self, model: nn.Module, places: Sequence[Place]) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, places: Sequence[Place], *, waits: bool | None = None) -> None:
+        self._model, self._waits = model, waits
         self._step = 0
         self._order: dict[str, None] = {}
         self._found: Beginning | None = None
@@ -52,12 +54,10 @@ class FiniteWatch:
         self._handles: list[RemovableHandle] = []
         modules: Mapping[str, nn.Module] = dict(model.named_modules())
         for name in dict.fromkeys(place.module for place in places):
-            reads_input = any(p.module == name and p.reads == "input" for p in places)
-            module = modules[name]
-            if reads_input:
-                self._handles.append(module.register_forward_pre_hook(partial(self._see_input, name)))
+            if any(place.module == name and place.reads == "input" for place in places):
+                self._handles.append(modules[name].register_forward_pre_hook(Hook(self._see_input, name)))
             else:
-                self._handles.append(module.register_forward_hook(partial(self._see_output, name)))
+                self._handles.append(modules[name].register_forward_hook(Hook(self._see_output, name)))
 
     def begin_step(self, step: int) -> None:
         """The passes that come belong to `step`."""
@@ -87,24 +87,24 @@ class FiniteWatch:
         self._look(name, output)
 
     def _look(self, name: str, value: object) -> None:
-        if not torch.is_grad_enabled():
+        if self._found is not None or not torch.is_grad_enabled():
             return
         tensor = value if isinstance(value, Tensor) else first_tensor(value)
-        if tensor is None or self._found is not None:
+        if tensor is None or not tensor.is_floating_point():
             return
         self._order.setdefault(name)
-        # One sum carries every NaN and infinity; float16 would overflow in a sum of its own type.
-        with torch.no_grad():
-            total = tensor.detach().sum(dtype=torch.float32)
-            if total.device.type == "cpu":
-                if not math.isfinite(total) and not bool(tensor.detach().isfinite().all()):
-                    self._found = Beginning(self._step, name, name == next(iter(self._order)), self._bad_weights())
-                return
-            before = self._on_device.get(name)
-            if before is None:
-                before = torch.full((), NEVER, dtype=torch.int64, device=total.device)
-            bad = ~total.isfinite() & (before == NEVER)
-            self._on_device[name] = torch.where(bad, torch.full_like(before, self._step), before)
+        tensor = tensor.detach()
+        # One sum carries every NaN and infinity.
+        total = tensor.sum(dtype=torch.float32) if tensor.dtype in HALVES else tensor.sum()
+        if tensor.is_cpu if self._waits is None else self._waits:
+            if not math.isfinite(total) and not bool(tensor.isfinite().all()):  # a sum may overflow by itself
+                self._found = Beginning(self._step, name, name == next(iter(self._order)), self._bad_weights())
+            return
+        before = self._on_device.get(name)
+        if before is None:
+            before = torch.full((), NEVER, dtype=torch.int64, device=total.device)
+        bad = ~total.isfinite() & (before == NEVER)
+        self._on_device[name] = torch.where(bad, torch.full_like(before, self._step), before)
 
     def _bad_weights(self) -> tuple[str, ...]:
         return tuple(name for name, p in self._model.named_parameters() if not bool(p.isfinite().all()))

@@ -24,8 +24,8 @@ def _base() -> type:
             continue
         return found
     raise NotInstalled(
-        f"expected Lightning ({' or '.join(PACKAGES)}), found neither: pip install lightning, or call monitor.step() in a "
-        "loop of your own"
+        f"expected Lightning ({' or '.join(PACKAGES)}), found neither: pip install lightning, or call monitor.step() "
+        "in a loop of your own"
     )
 
 

@@ -5,15 +5,14 @@
             loss = …; loss.backward(); optimizer.step(); optimizer.zero_grad()
             monitor.step(loss=loss)
 
-`nfinspect watch night` shows the history from another terminal. What is read are the forward passes of the training itself: no
-pass is added, no random number drawn, no gradient touched.
+`nfinspect watch night` shows the history from another terminal. What is read are the forward passes of the training
+itself: no pass is added, no random number drawn, no gradient touched.
 """
 
 import logging
 import os
 import time
 import uuid
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -24,18 +23,20 @@ from torch import Tensor, nn
 
 from nfinspect.analysis.history import Alert, Reading
 from nfinspect.training.analyzer import Input, NeuralFiringAnalyzer
+from nfinspect.training.errors import TrainingError
 from nfinspect.training.finite import Beginning, FiniteWatch
 from nfinspect.training.places import Layers, find_places, unwrapped
+from nfinspect.training.record import Record
 from nfinspect.training.step_reader import StepReader, Windows
 from nfinspect.training.watch import SeenLayer, TrainingWatch
 from nfinspect_store.catalog import store_path
-from nfinspect_store.errors import RequestError, StorageFull
-from nfinspect_store.history import VERSION, HistoryWriter, new_history_path, utc_now
+from nfinspect_store.errors import RequestError
+from nfinspect_store.history import new_history_path
 
 if TYPE_CHECKING:
     from nfinspect.training.trainer import MonitorCallback
 
-LIVE = ("_model", "_reader", "_finite", "_writer")
+LIVE = ("_model", "_reader", "_finite", "_record")
 """What belongs to this process: a pickled monitor goes without."""
 
 log = logging.getLogger("nfinspect.training")
@@ -44,16 +45,16 @@ log = logging.getLogger("nfinspect.training")
 class FiringMonitor:
     """A context manager around a training loop, with `step` called after each step of the optimizer.
 
-    model: the network, or give it to `start`. every: steps between readings; the first step is always read. run: the name of
-    the history in the store (else made up from the model and the time); resume: go on in a history that is there. layers: as
-    for NeuralFiringAnalyzer.analyze_pytorch_model. analyzer: whose thresholds hold. gradients: the root mean square of the
-    loss's gradient by each layer's values, too. window: readings over which classes rest (with small batches a neuron that
-    fires rarely looks dead in a single one). max_tokens: of a pass that are read, evenly spread. check_finite: look for NaN
-    and infinity at every 'step' or at every 'reading'. write: False keeps the history in memory. on_alert: called with
-    each Alert; alerts also go to the logger `nfinspect.training`.
+    model: the network, or give it to `start`. every: steps between readings; the first step is always read. run: the
+    name of the history in the store (else made up from the model and the time); resume: go on in a history that is
+    there. layers: as for NeuralFiringAnalyzer.analyze_pytorch_model. analyzer: whose thresholds hold. gradients: the
+    root mean square of the loss's gradient by each layer's values, too. window: readings over which classes rest (with
+    small batches a neuron that fires rarely looks dead in a single one). max_tokens: of a pass that are read, evenly
+    spread. check_finite: look for NaN and infinity at every 'step' or at every 'reading'. write: False keeps the
+    history in memory. on_alert: called with each Alert; alerts also go to the logger `nfinspect.training`.
 
-    Under torch.distributed rank 0 watches its own share of each batch and the other ranks do nothing. A pickled monitor has
-    its settings and its history; `start` goes on with it.
+    Under torch.distributed rank 0 watches its own share of each batch and the other ranks do nothing. A pickled monitor
+    has its settings and its history; `start` goes on with it.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class FiringMonitor:
         self._model = model
         self._reader: StepReader | None = None
         self._finite: FiniteWatch | None = None
-        self._writer: HistoryWriter | None = None
+        self._record: Record | None = None
 
     @property
     def active(self) -> bool:
@@ -113,8 +114,10 @@ class FiringMonitor:
         self.finish(ended)
 
     def start(self, model: nn.Module | None = None, *, step: int | None = None) -> None:
-        """Begin to watch. step: steps of the optimizer that were done before (a resumed training), else as many as this
-        monitor has seen. Raises NoLayers, NotReadable, RunExists, StorageFull, RequestError.
+        """Begin to watch.
+
+        step: steps of the optimizer that were done before (a resumed training), else as many as this monitor has seen.
+        Raises NoLayers, NotReadable, RunExists, StorageFull, RequestError.
         """
         if self.active:
             raise RequestError("expected a monitor that is not watching, found one that is: finish() first")
@@ -144,19 +147,29 @@ class FiringMonitor:
         self._reader.attach()
 
     def step(self, step: int | None = None, loss: float | Tensor | None = None) -> tuple[Alert, ...]:
-        """Call it after each step of the optimizer; returns the alerts that came. step: its number, from 1 on, if it is not
-        the next one. loss: shown in the history. Raises SilentLayer, NotReadable at the first reading.
+        """Call it after each step of the optimizer; returns the alerts that came.
+
+        step: its number, from 1 on, if it is not the next one. loss: shown in the history. Raises SilentLayer,
+        NotReadable at the first reading.
         """
         self._step = self._step + 1 if step is None else step
         if self._reader is None:
             return ()
         alerts: list[Alert] = []
         reading = self._reader.active
+        if self._record is not None:
+            self._record.beat(self._step)
         if self._finite is not None:
-            alerts += self._not_finite_alert(self._finite.take(fetch=reading))
+            found = self._finite.take(fetch=reading)
+            if found is not None or reading:  # between readings a GPU is not asked: nothing is known
+                alerts += self._not_finite_alert(found)
             self._finite.begin_step(self._step + 1)
         if reading and (self._reader.called or not self._read_once):
-            alerts += self._take_reading(loss)
+            try:
+                alerts += self._take_reading(loss)
+            except TrainingError:
+                self.finish("failed")
+                raise
         if not self._reader.active and (self._step + 1) % self.every == 0:
             self._reader.attach()
         self._announce(alerts)
@@ -164,21 +177,17 @@ class FiringMonitor:
 
     def finish(self, status: str = "complete") -> None:
         """Stop watching: the hooks are removed and the history is closed. May be called again."""
-        reader, finite, writer = self._reader, self._finite, self._writer
-        self._reader = self._finite = self._writer = None
+        reader, finite, record = self._reader, self._finite, self._record
+        self._reader = self._finite = self._record = None
         if reader is not None:
             reader.detach()
         if finite is not None:
             finite.remove()
-        if writer is not None:
-            try:
-                writer.add("end", {"status": status, "time": utc_now(), "step": self._step})
-            except StorageFull as error:
-                warnings.warn(f"nfinspect: {error}", RuntimeWarning, stacklevel=2)
-            writer.close()
+        if record is not None:
+            record.close(status, self._step)
 
     def check_epoch(self, model: nn.Module, data: Input, epoch: int) -> str | None:
-        """Read a model over some data, in eval mode and apart from the training: one reading with the epoch as its step.
+        """Read a model over some data, in eval mode and apart from the training: one reading, its step the epoch.
 
         Returns the warning if its health has fallen by more than 10 % since the last one. Raises what
         NeuralFiringAnalyzer.analyze_pytorch_model raises.
@@ -187,7 +196,7 @@ class FiringMonitor:
             return None
         report = self.analyzer.analyze_pytorch_model(model, data, layers=self._layers)
         seen = [SeenLayer(x.layer_name, x.neurons, x.health, x.classes, x.tokens, epoch) for x in report.layer_analyses]
-        alerts = self._record(epoch, None, seen)
+        alerts = self._take(epoch, None, seen)
         self._announce(alerts)
         return next((str(alert) for alert in alerts if alert.kind in ("health", "slow fall")), None)
 
@@ -211,29 +220,18 @@ class FiringMonitor:
         if self.path is None:
             self.run = self.run or f"{model}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
             self.path = new_history_path(store_path(self._store), self.run).absolute()
-        from nfinspect import __version__
-
-        self._writer = HistoryWriter(self.path, model, resume=self._resume or resumed)
-        options = vars(self.analyzer.options)
         facts = {
-            "history_version": VERSION,
-            "run_id": uuid.uuid4().hex,
-            "kind": "monitor",
-            "model": model,
-            "created_at": utc_now(),
             "every": self.every,
             "first_step": self._step + 1,
-            "nfinspect_version": __version__,
-            "torch_version": torch.__version__,
             "settings": {
-                **options,
+                **vars(self.analyzer.options),
                 "window": self._window,
                 "max_tokens": self._max_tokens,
                 "gradients": self._gradients,
             },
         }
-        self._writer.add("run", facts)
-        self._writer.beat(self._step)
+        self._record = Record(self.path, model, facts, resume=self._resume or resumed)
+        self._record.beat(self._step)
 
     def _take_reading(self, loss: float | Tensor | None) -> list[Alert]:
         assert self._reader is not None
@@ -242,19 +240,17 @@ class FiringMonitor:
         seen = self._reader.seen(self._step)
         self._reader.detach()
         self._read_once = True
-        alerts = self._record(self._step, None if loss is None else _number(loss), seen)
+        alerts = self._take(self._step, None if loss is None else _number(loss), seen)
         if self._check_finite == "reading":
             bad = next((layer for layer in seen if layer.health is None), None)
             first = bad is not None and bad is seen[0]
             alerts += self._not_finite_alert(Beginning(self._step, bad.name, first, ()) if bad else None)
         return alerts
 
-    def _record(self, step: int, loss: float | None, seen: list[SeenLayer]) -> list[Alert]:
+    def _take(self, step: int, loss: float | None, seen: list[SeenLayer]) -> list[Alert]:
         reading, alerts = self._watch.take(step, loss, seen)
         self.history.append(reading)
-        self._append("reading", reading.to_json())
-        if self._writer is not None:
-            self._writer.beat(step)
+        self._keep("reading", reading.to_json())
         return list(alerts)
 
     def _not_finite_alert(self, found: Beginning | None) -> list[Alert]:
@@ -268,21 +264,14 @@ class FiringMonitor:
     def _announce(self, alerts: list[Alert]) -> None:
         for alert in alerts:
             self.alerts.append(alert)
-            self._append("alert", alert.to_json())
+            self._keep("alert", alert.to_json())
             log.warning("%s", alert)
             if self.on_alert is not None:
                 self.on_alert(alert)
 
-    def _append(self, kind: str, content: dict[str, object]) -> None:
-        """A full disk ends the history, not the training."""
-        if self._writer is None:
-            return
-        try:
-            self._writer.add(kind, content)
-        except StorageFull as error:
-            warnings.warn(f"nfinspect: the history ends here: {error}", RuntimeWarning, stacklevel=4)
-            self._writer.close()
-            self._writer = None
+    def _keep(self, kind: str, content: dict[str, object]) -> None:
+        if self._record is not None:
+            self._record.add(kind, content)
 
 
 def rank() -> int:

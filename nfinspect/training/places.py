@@ -98,11 +98,11 @@ class Place:
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module inside DataParallel and DistributedDataParallel. Raises NotReadable for compiled and scripted ones."""
     while type(model).__name__ in ("DataParallel", "DistributedDataParallel"):
-        model = model.module
+        model = model.get_submodule("module")
     if type(model).__name__ == "OptimizedModule" or isinstance(model, torch.jit.ScriptModule):
         raise NotReadable(
-            f"expected a module that runs as Python, found a compiled one ({type(model).__name__}): compiled code calls no "
-            "hooks; give the module as it was before torch.compile, and train that one"
+            f"expected a module that runs as Python, found a compiled one ({type(model).__name__}): compiled code "
+            "calls no hooks; give the module as it was before torch.compile, and train that one"
         )
     return model
 

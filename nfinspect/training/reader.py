@@ -1,4 +1,4 @@
-"""Hooks that hand a module's layers over while it runs, as [tokens, neurons]. They change nothing and draw no random number.
+"""Hooks that hand a module's layers over while it runs, as [tokens, neurons]. They change nothing.
 
 The last axis of what a layer gives is its neurons. What a convolution, or a normalisation by channel, has made is the
 exception: its channels are the neurons, and every place of every sample is a token. Which of both it is follows from
@@ -9,7 +9,6 @@ shared weights) it is the same layer, after another it is another.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -19,6 +18,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.hooks import RemovableHandle
 
 from nfinspect.training.errors import NotReadable, SilentLayer
+from nfinspect.training.hooks import Hook
 from nfinspect.training.places import SITE, Place
 
 
@@ -69,18 +69,16 @@ class LayerReader:
             self._handles.append(self._model.register_forward_pre_hook(self._see_mask, with_kwargs=True))
         for name, module in self._modules.items():
             if name not in activations and any(True for _ in module.parameters(recurse=False)):
-                self._handles.append(module.register_forward_hook(partial(self._see_projection, name)))
+                self._handles.append(module.register_forward_hook(Hook(self._see_projection, name)))
         for place in self._places:
             if place.gate is not None:
                 gate = self._modules[place.gate]
-                self._handles.append(gate.register_forward_hook(partial(self._see_gate, place.gate)))
+                self._handles.append(gate.register_forward_hook(Hook(self._see_gate, place.gate)))
             module = self._modules[place.module]
             if place.reads == "input":
-                self._handles.append(
-                    module.register_forward_pre_hook(partial(self._see_input, place), with_kwargs=True)
-                )
+                self._handles.append(module.register_forward_pre_hook(Hook(self._see_input, place), with_kwargs=True))
             else:
-                self._handles.append(module.register_forward_hook(partial(self._see_output, place)))
+                self._handles.append(module.register_forward_hook(Hook(self._see_output, place)))
 
     def detach(self) -> None:
         for handle in self._handles:

@@ -31,9 +31,9 @@ class FiringPatternType(StrEnum):
 class NeuralLayerAnalysis:
     """One layer. Counts are of neurons, activation_rate and health_score run from 0 to 1.
 
-    activation_distribution: mean, std, min, max and percentiles (by percent) of all values. parts: what each class takes
-    from the score. classes: of each neuron, str[neurons]; tokens: how many samples (tokens, places) they rest on; health: the
-    same figures as the analyses hold them.
+    activation_distribution: mean, std, min, max and percentiles (by percent) of all values. parts: what each class
+    takes from the score. classes: of each neuron, str[neurons]; tokens: how many samples (tokens, places) they rest on;
+    health: the same figures as the analyses hold them.
     """
 
     layer_name: str

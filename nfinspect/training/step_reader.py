@@ -97,7 +97,7 @@ class StepReader:
         sample = take_sample(values, fired, place.activation, place.fires, self._options.threshold_weak)
         self._samples[key] = sample if before is None or sample is None else before.merge(sample)
         if self._gradients and found.raw.requires_grad:
-            found.raw.register_hook(partial(self._take_gradient, key))
+            found.raw.register_hook(partial(self._take_gradient, key))  # type: ignore[no-untyped-call]
 
     def _take_gradient(self, key: Key, gradient: Tensor) -> None:
         self._squares.setdefault(key, []).append(gradient.detach().float().square().mean())
@@ -111,8 +111,8 @@ class StepReader:
 def spread(count: int, most: int) -> Tensor | None:
     """`most` of `count` rows, evenly spread: int64[most]; None for all of them.
 
-    Every row j · s mod count with s about 0.618 · count and prime to it: no random number, and no stride that would always
-    meet the same column of an image or the same position of a sequence.
+    Every row j · s mod count with s about 0.618 · count and prime to it: no random number, and no stride that would
+    always meet the same column of an image or the same position of a sequence.
     """
     if count <= most:
         return None

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from nfinspect.training.monitor import FiringMonitor
 
 
-class MonitorCallback(TrainerCallback):  # type: ignore[misc]  # transformers gives it no type
+class MonitorCallback(TrainerCallback):
     """Starts the monitor with the training and ends it with it. Steps are those of the optimizer."""
 
     def __init__(self, monitor: "FiringMonitor") -> None:
@@ -28,8 +28,8 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]  # transformers gi
     ) -> None:
         if args.n_gpu > 1:
             raise NotReadable(
-                f"expected a training on one GPU a process, found DataParallel over {args.n_gpu}: its copies of the model "
-                "run beside each other; start it with torchrun, or set CUDA_VISIBLE_DEVICES"
+                f"expected a training on one GPU a process, found DataParallel over {args.n_gpu}: its copies of the "
+                "model run beside each other; start it with torchrun, or set CUDA_VISIBLE_DEVICES"
             )
         if not self.monitor.active:
             self.monitor.start(model, step=state.global_step)

@@ -14,6 +14,7 @@ def binding_ids() -> frozenset[str]:
     from nfinspect.tui.panes.analyses import AnalysesPane
     from nfinspect.tui.panes.attention import AttentionPane
     from nfinspect.tui.panes.delta import DeltaPane
+    from nfinspect.tui.panes.history import HistoryPane
     from nfinspect.tui.panes.layers import LayersPane
     from nfinspect.tui.panes.live import LivePane
     from nfinspect.tui.panes.neuron import NeuronPane
@@ -27,7 +28,7 @@ def binding_ids() -> frozenset[str]:
     from nfinspect.tui.widgets.sql_editor import SqlEditor
     from nfinspect.tui.widgets.text_panel import TextPanel
 
-    panes = (RunsPane, LivePane, LayersPane, NeuronsPane, NeuronPane, TracePane, OverlapPane, SqlPane)
+    panes = (RunsPane, LivePane, HistoryPane, LayersPane, NeuronsPane, NeuronPane, TracePane, OverlapPane, SqlPane)
     analyses = (AnalysesPane, NgramsPane, DeltaPane, AttentionPane)  # the others add no keys to what these inherit
     others = (NfinspectApp, PromptInput, Confirm, Picker, HelpScreen, PagedTable, TextPanel, SqlEditor)
     return known_ids((*others, *panes, *analyses))

@@ -16,22 +16,31 @@ MODEL, FILE = "MODEL", "FILE"
 
 @dataclass(frozen=True)
 class Analysis:
-    """name: of the command and of the place; kind: of its kept results, empty where none is kept."""
+    """name: of the place; kind: of its kept results, empty where none is kept; word: the command, if not the name."""
 
     name: str
     kind: str
     answers: str
     of_model: bool = False
+    word: str = ""
+
+    @property
+    def command(self) -> str:
+        return self.word or self.name
 
 
 ANALYSES = (
-    Analysis("ngrams", "ngrams", "which neurons fire on a few tokens or n-grams only"),
-    Analysis("positions", "positions", "which neurons tell where in the text a token stands"),
-    Analysis("delta", "delta", "which neurons change with every token; Mamba's step size"),
-    Analysis("attention", "attention", "which neurons go with what the model attends to", of_model=True),
-    Analysis("ablate", "ablation", "what the model loses when a set of neurons is cut out", of_model=True),
-    Analysis("logits", "", "which tokens a neuron's output weights promote and suppress", of_model=True),
+    Analysis("ngrams", "ngrams", "neurons that fire on a few n-grams only"),
+    Analysis("positions", "positions", "neurons that tell where a token stands"),
+    Analysis("delta", "delta", "neurons that change with every token"),
+    Analysis("attention", "attention", "neurons that go with the attention", of_model=True),
+    Analysis("ablate", "ablation", "what is lost without a set of neurons", of_model=True),
+    Analysis("kinds", "", "how many neurons are of two such kinds", word="overlap"),
+    Analysis("logits", "", "tokens that a neuron promotes, suppresses", of_model=True),
 )
+FROM_THE_STORE = "dead,positional,delta,ngrams1,ngrams2,ngrams3"
+"""Kinds of neurons whose analysis needs no model: `overlap --kinds` makes and keeps what is not there."""
+
 BY_NAME = {analysis.name: analysis for analysis in ANALYSES}
 
 
@@ -58,6 +67,8 @@ def make_command(
     elif name == "ablate":
         chosen = ("--neurons", str(marked_file(session))) if marked else ("--class", "dead")
         made = ("ablate", model, "--from", session.name, *chosen, *choices, *where, "--text", text_of(session))
+    elif name == "kinds":
+        made = ("overlap", session.name, "--kinds", FROM_THE_STORE, *where)
     else:
         made = (name, session.name, *choices, *where)
     return (*made, "--store", str(store))

@@ -5,14 +5,13 @@ Every function takes the analysis, the row under the cursor, width, height and w
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nfinspect.tui.cells import fit, foreign, number
-from nfinspect.tui.glyphs import ASCII, UNICODE, Glyphs, bar
-from nfinspect.tui.widgets.plots import curve, key_line, layer_bars
+from nfinspect.tui.cells import counted, foreign
+from nfinspect.tui.glyphs import ASCII, UNICODE, Glyphs
+from nfinspect.tui.widgets.plots import curve, key_line, layer_bars, points
 
 if TYPE_CHECKING:
     from nfinspect.analysis.attention_scores import AttentionScores, NeuronScore
@@ -43,21 +42,27 @@ def ngram_buckets(found: NgramAnalysis, row: object, width: int, height: int, pl
         for name in names
     )
     what = f"% of firing neurons by k, the fewest {WORDS[found.n]}s with 95 % of their activations"
-    return (what, *layer_bars(_names(found.layers), parts, width, height - 2, plain), "k: " + key_line(names, plain))
+    drawn = layer_bars(_names(found.layers), parts, width, height - 2, plain, whole=True)
+    return (what, *drawn, "k: " + key_line(names, plain))
 
 
 def ngram_detectors(found: NgramAnalysis, row: object, width: int, height: int, plain: bool) -> Lines:
     counts = tuple(float(layer.detectors) for layer in found.layers)
+    if not any(counts):
+        return (f"no layer has a {WORDS[found.n]} detector: nothing to draw",)
     what = f"{WORDS[found.n]} detectors in each layer"
-    return (what, *layer_bars(_names(found.layers), (counts,), width, height - 1, plain))
+    return (what, *layer_bars(_names(found.layers), (counts,), width, height - 1, plain, whole=True))
 
 
 def ngram_covered(found: NgramAnalysis, row: object, width: int, height: int, plain: bool) -> Lines:
     new = tuple(float(layer.new_overall) for layer in found.layers)
     known = tuple(float(layer.covered - layer.new_overall) for layer in found.layers)
     names = ("covered by no earlier layer", "by an earlier one, too")
+    if not any((*new, *known)):
+        return (f"no {WORDS[found.n]} is covered by a detector: nothing to draw",)
     what = f"{WORDS[found.n]}s that each layer's detectors cover together"
-    return (what, *layer_bars(_names(found.layers), (new, known), width, height - 2, plain), key_line(names, plain))
+    drawn = layer_bars(_names(found.layers), (new, known), width, height - 2, plain, whole=True)
+    return (what, *drawn, key_line(names, plain))
 
 
 # positions
@@ -69,15 +74,41 @@ def position_profile(
     if row is None:
         return ("no positional neuron: nothing to draw",)
     rates = tuple(found.profiles[found.neurons.index(row)].tolist())
-    what = f"{row.address}: share of {found.sequences:,} sequences in which it fires, by position"
+    what = f"{row.address}: share of {counted(found.sequences, 'sequence')} in which it fires, by position"
     return (what, *curve(rates, 0.0, 1.0, width, height - 1, plain))
 
 
 def position_layers(found: PositionAnalysis, row: object, width: int, height: int, plain: bool) -> Lines:
     strong = tuple(float(layer.strong) for layer in found.layers)
     weak = tuple(float(layer.positional - layer.strong) for layer in found.layers)
-    drawn = layer_bars(_names(found.layers), (strong, weak), width, height - 2, plain)
+    if not found.neurons:
+        return ("no layer has a positional neuron: nothing to draw",)
+    drawn = layer_bars(_names(found.layers), (strong, weak), width, height - 2, plain, whole=True)
     return ("positional neurons in each layer", *drawn, key_line(("strong", "weak"), plain))
+
+
+SIGNS = {"oscillatory": "o", "both extremes": "b", "one extreme": "e", "other": "t"}
+"""Of the types of positional neurons in the scatter; capitals are strong ones."""
+
+
+def position_scatter(
+    found: PositionAnalysis, row: PositionalNeuron | None, width: int, height: int, plain: bool
+) -> Lines:
+    """Neurons by layer, farther to the right the higher their number, and mutual information."""
+    if not found.neurons:
+        return ("no positional neuron: nothing to draw",)
+    order = [layer.layer for layer in found.layers]
+    sizes = {layer.layer: layer.neurons for layer in found.layers}
+    last = [one for one in found.neurons if one != row] + ([row] if row is not None else [])  # drawn over the others
+    across = tuple(order.index(one.layer) + 0.8 * ((one.neuron + 0.5) / sizes[one.layer] - 0.5) for one in last)
+    up = tuple(one.mutual_information for one in last)
+    signs = tuple(
+        "X" if one is row else SIGNS[one.type].upper() if one.strength == "strong" else SIGNS[one.type] for one in last
+    )
+    key = ", ".join(f"{sign} {name}" for name, sign in SIGNS.items())
+    what = "mutual information of firing and position, nats, by layer and neuron"
+    drawn = points(_names(found.layers), across, up, signs, width, height - 2, plain)
+    return (what, *drawn, f"{key}; capital: strong; X: row")
 
 
 # delta
@@ -139,13 +170,13 @@ def attention_scores(found: AttentionScores, row: object, width: int, height: in
 def attention_sink(found: AttentionScores, row: object, width: int, height: int, plain: bool) -> Lines:
     shares = tuple(None if layer.sink is None else 100 * layer.sink for layer in found.layers)
     what = "% of each layer's attention that goes to position 0, the sink"
-    return (what, *layer_bars(_names(found.layers), (shares,), width, height - 1, plain))
+    return (what, *layer_bars(_names(found.layers), (shares,), width, height - 1, plain, whole=True))
 
 
 def attention_diversity(found: AttentionScores, row: object, width: int, height: int, plain: bool) -> Lines:
     shares = tuple(None if layer.diversity is None else 100 * layer.diversity for layer in found.layers)
     what = "how differently a layer's heads attend, % (0: alike, 100: as much as they can)"
-    return (what, *layer_bars(_names(found.layers), (shares,), width, height - 1, plain))
+    return (what, *layer_bars(_names(found.layers), (shares,), width, height - 1, plain, whole=True))
 
 
 def attention_map(found: AttentionScores, row: NeuronScore | None, width: int, height: int, plain: bool) -> Lines:
@@ -168,32 +199,3 @@ def attention_map(found: AttentionScores, row: NeuronScore | None, width: int, h
     drawn, darkest = matrix_map(weights, tokens, width, height - 1, glyphs)
     what = f"L{layer}, mean of heads: rows attend to columns, tokens 0-{size - 1}; full from {darkest:.2g}"
     return (what, *drawn)
-
-
-# ablation
-
-
-def ablation_bars(found: Any, row: object, width: int, height: int, plain: bool) -> Lines:
-    """Two bars for each set: without it, and without random sets of its size."""
-    glyphs = _glyphs(plain)
-    sets = found.document["sets"]
-    drawn = [one["delta_nll"] for one in sets] + [one["control"]["mean_delta_nll"] or 0.0 for one in sets]
-    most = max((abs(value) for value in drawn if math.isfinite(value)), default=0.0)
-    name, room = 14, max(10, width - 14 - 24)
-    lines = []
-    for one in sets:
-        control = one["control"]
-        for label, value, spread in (
-            (foreign(one["name"], glyphs), one["delta_nll"], None),
-            (f"  {control['count']} controls", control["mean_delta_nll"], control["sd"]),
-        ):
-            if value is None:
-                lines.append(f"{fit(label, name, glyphs)} none")
-                continue
-            sign = "-" if value < 0 else "+"
-            beside = f" sd {number(spread, glyphs, 3)}" if spread is not None else ""
-            drawn_bar = bar(abs(value) / most if most else 0.0, room, glyphs)
-            lines.append(f"{fit(label, name, glyphs)} {sign}{drawn_bar} {number(abs(value), glyphs, 3)}{beside}")
-    shown = lines[: height - 1]
-    more = f" ({len(sets) - len(shown) // 2} sets below)" if len(shown) < len(lines) else ""
-    return (f"change of NLL without the neurons, nats per token; + is a loss{more}", *shown)

@@ -27,6 +27,13 @@ def go_to(app: NfinspectApp, text: str) -> None:
         else:
             app.to_runs()
         return
+    if target.word == "watch":
+        from nfinspect.tui.panes.history import HistoryPane
+
+        if not target.rest:
+            raise RequestError("watch which training? expected watch NAME")
+        app.into(partial(HistoryPane, target.rest))
+        return
     session = app.session_here()
     if session is None:
         raise RequestError("open a run first: Enter on it, then go to a place in it")

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from nfinspect_store.addresses import Address, parse_address
 from nfinspect_store.errors import RequestError
 
-ANALYSES = ("ngrams", "positions", "delta", "attention", "ablate", "logits")
-WORDS = ("runs", "layers", "neurons", "trace", "overlap", "sql", "analyses", *ANALYSES, "quit")
+ANALYSES = ("ngrams", "positions", "delta", "attention", "ablate", "kinds", "logits")
+WORDS = ("runs", "watch", "layers", "neurons", "trace", "overlap", "sql", "analyses", *ANALYSES, "quit")
 EXPECTED = (
-    "L12/N3071, L12, a class such as dead, trace CONCEPT, overlap, sql, layers, neurons, runs, analyses, "
+    "L12/N3071, L12, a class such as dead, trace CONCEPT, overlap, sql, layers, neurons, runs, watch NAME, analyses, "
     f"{', '.join(ANALYSES)} or quit"
 )
 

@@ -63,7 +63,7 @@ class HelpScreen(ModalScreen[None]):
             "\n",
             Cell("go to", "title"),
             "  :L12/N3071  :resid:L1/N4  :L12  :dead  :trace tulip  :overlap  :sql  :runs\n"
-            "       :analyses  :ngrams  :positions  :delta  :attention  :ablate  :logits L1/N4\n",
+            "       :analyses  :ngrams  :positions  :delta  :attention  :ablate  :kinds\n       :logits L1/N4\n",
         ]
         pieces += [Cell("remap", "title"), '  ~/.config/nfinspect/keys.json: {"id": "key,key"}\n']
         pieces += [Cell("j k move, Esc closes", "dim")]

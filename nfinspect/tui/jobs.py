@@ -29,6 +29,9 @@ PATIENCE = 5.0
 FAREWELL = 1.0
 """Seconds that commands have when the app itself ends."""
 
+COMMAND = ("-P", "-m", "nfinspect")
+"""-P: a folder called nfinspect where the app was started is not what is meant."""
+
 LONGEST = 500
 """Characters of a line that are kept."""
 
@@ -48,9 +51,8 @@ class ChildJob:
         self._cancelled = False
         try:
             self._stdout = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the job)
-            # -P: a folder called nfinspect where the app was started is not what is meant
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "nfinspect", *arguments],
+                [sys.executable, *COMMAND, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=self._stdout,
                 stderr=subprocess.PIPE,
@@ -60,7 +62,7 @@ class ChildJob:
                 process_group=0,
             )
         except OSError as error:
-            raise JobFailed(f"cannot start nfinspect {arguments[0]}: {error.strerror or error}") from error
+            raise JobFailed(f"cannot start nfinspect {' '.join(arguments[:1])}: {error.strerror or error}") from error
         threading.Thread(target=self._listen, name="nfinspect-job", daemon=True).start()
 
     def _listen(self) -> None:

@@ -83,6 +83,7 @@ class LateEngine:
         end_all(jobs)
 
     def close(self) -> None:
+        gc.unfreeze()  # what is frozen is never freed, and nanobind prints that as a leak when the process ends
         self.end_jobs()
         for session in self._open:
             session.interrupt()

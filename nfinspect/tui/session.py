@@ -25,6 +25,7 @@ MOST_PROMPTS = 256
 """Of a run with more, so many, evenly taken, are read again where an analysis reads the run's prompts."""
 
 if TYPE_CHECKING:
+    from nfinspect.analysis.kind_overlap import KindOverlap
     from nfinspect.analysis.overlap import Overlap
     from nfinspect.analysis.trace import Trace
 
@@ -115,6 +116,14 @@ class RunSession:
         if info.model:
             found += list_results(model_results(self._run.path.parent, info.model), None, kind)
         return tuple(sorted(found, key=lambda result: (result.kind, -result.made_at.timestamp())))
+
+    def kinds(self, site: str) -> KindOverlap | None:
+        """What the dead and the kinds share whose analysis is kept; None where none is."""
+        from nfinspect.analysis.kind_overlap import overlap_of_kinds
+        from nfinspect.analysis.kinds import KEPT_KINDS, newest
+
+        known = [kind for kind in KEPT_KINDS if kind != "ngram" and newest(self._run, kind, site) is not None]
+        return overlap_of_kinds(self._run, ["dead", *known], site) if known else None
 
     def write_inputs(self, arguments: Sequence[str], marked: Sequence[str]) -> None:
         """Write what the command reads that only the app has: the run's prompts, the marked neurons."""

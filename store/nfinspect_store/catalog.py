@@ -39,6 +39,7 @@ class RunEntry:
     bytes: int
     progress: Progress | None  # of a capture that is running
     problem: str | None = None  # why the file cannot be read as a run, in one line
+    kind: str = "run"  # run | history (of a training that is watched)
 
 
 def store_path(explicit: str | Path | None = None) -> Path:
@@ -115,6 +116,17 @@ def list_runs(store: Path) -> list[RunEntry]:
     oldest = dt.datetime.min
     return sorted(
         entries,
+        key=lambda e: (e.created_at is None, -((e.created_at or oldest) - oldest).total_seconds(), e.name),
+    )
+
+
+def list_everything(store: Path) -> list[RunEntry]:
+    """Every run and every training history of the store, the newest first. Raises StoreError as `list_runs` does."""
+    from nfinspect_store.history import history_entries
+
+    oldest = dt.datetime.min
+    return sorted(
+        [*list_runs(store), *history_entries(store)],
         key=lambda e: (e.created_at is None, -((e.created_at or oldest) - oldest).total_seconds(), e.name),
     )
 

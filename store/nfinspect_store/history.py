@@ -1,9 +1,9 @@
 """The history of a training that is being watched: `<store>/<run>.history.jsonl`, one JSON object a line.
 
 DuckDB lets no other process read while one writes, and a training is looked at while it runs: so its history is a file
-that only grows (docs/decisions/0006). A line is written at once and whole, and a reader takes whole lines only: a writer
-that is killed costs at most the line it was writing. Each object has one key, which says what it is: `run` (the first),
-`reading`, `alert`, `end` (the last).
+that only grows (docs/decisions/0006). A line is written at once and whole, and a reader takes whole lines only: a
+writer that is killed costs at most the line it was writing. Each object has one key, which says what it is: `run` (the
+first), `reading`, `alert`, `end` (the last).
 """
 
 import datetime as dt
@@ -14,15 +14,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nfinspect_store.catalog import check_name
-from nfinspect_store.errors import NotARun, RunExists, RunNotFound, StorageFull
-from nfinspect_store.heartbeat import Heartbeat, read_heartbeat
+from nfinspect_store.catalog import RunEntry, check_name
+from nfinspect_store.errors import NotARun, RunBusy, RunExists, RunNotFound, StorageFull
+from nfinspect_store.heartbeat import Heartbeat, being_written, heartbeat_path, read_heartbeat
 
 SUFFIX = ".history.jsonl"
 VERSION = 1
 """Of the lines; in the first one as `history_version`."""
 
-STATUSES = ("capturing", "complete", "interrupted", "failed")
+END_BYTES = 4096
+"""More than the last line of a history that has ended takes."""
+
+BEAT_SECONDS = 1.0
+"""Between two heartbeats: each is a millisecond of the training's time."""
 
 
 def new_history_path(store: Path, name: str) -> Path:
@@ -47,6 +51,24 @@ def list_histories(store: Path) -> list[str]:
     return sorted(p.name.removesuffix(SUFFIX) for p in store.glob(f"*{SUFFIX}")) if store.is_dir() else []
 
 
+def history_entries(store: Path) -> list[RunEntry]:
+    """The histories of a store as lines of the list of runs. Only the first and the last lines are read."""
+    return [_entry(store / (name + SUFFIX), name) for name in list_histories(store)]
+
+
+def delete_history(path: Path) -> None:
+    """Delete a history. Raises RunBusy while its training runs, RunNotFound, StorageFull."""
+    if being_written(path):
+        raise RunBusy(f"{path.name.removesuffix(SUFFIX)} is being trained and watched: end the training first")
+    try:
+        path.unlink()
+        heartbeat_path(path).unlink(missing_ok=True)
+    except FileNotFoundError:
+        raise RunNotFound(f"no training history at {path}") from None
+    except OSError as error:
+        raise StorageFull(f"cannot delete {path}: {error.strerror or error}") from error
+
+
 class HistoryWriter:
     """Appends lines. One process writes; a heartbeat file beside the history says that it is alive."""
 
@@ -62,7 +84,7 @@ class HistoryWriter:
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         except OSError as error:
             raise StorageFull(f"cannot write {path}: {error.strerror or error}") from error
-        self._heartbeat = Heartbeat(path, model=model)
+        self._heartbeat = Heartbeat(path, model=model, min_interval=BEAT_SECONDS)
 
     def add(self, kind: str, content: Mapping[str, Any]) -> None:
         """Append a line. Raises StorageFull; then what was written before is whole."""
@@ -130,6 +152,29 @@ def _parsed(line: bytes) -> tuple[str, dict[str, Any]] | None:
         return None
     ((kind, content),) = found.items()
     return (kind, content) if isinstance(content, dict) else None
+
+
+def _entry(path: Path, name: str) -> RunEntry:
+    try:
+        with path.open("rb") as file:
+            first = _parsed(file.readline())
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - END_BYTES))
+            last = _parsed(file.read().rstrip(b"\n").rpartition(b"\n")[2])
+    except OSError as error:
+        return RunEntry(name, path, "", "", None, None, 0, None, f"cannot read it: {error.strerror}", "history")
+    if first is None or first[0] != "run":
+        return RunEntry(name, path, "", "", None, None, size, None, "it does not begin as a history", "history")
+    facts = first[1]
+    try:
+        created = dt.datetime.fromisoformat(str(facts.get("created_at")))
+    except ValueError:
+        created = None
+    beat = read_heartbeat(path)
+    progress = beat if beat is not None and beat.alive else None
+    ended = str(last[1].get("status")) if last is not None and last[0] == "end" else "interrupted"
+    status = "capturing" if progress else ended
+    return RunEntry(name, path, status, str(facts.get("model", "")), created, None, size, progress, kind="history")
 
 
 def _cut_torn_line(path: Path) -> None:

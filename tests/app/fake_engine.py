@@ -3,7 +3,8 @@
 import datetime as dt
 import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from nfinspect.analysis.neurons import NeuronPage, NeuronRow
 from nfinspect.analysis.overlap import Overlap, Pair, SharedNeuron
 from nfinspect.analysis.scores import make_layer_health
 from nfinspect.analysis.trace import Trace, TraceRow
-from nfinspect.tui.engine import NeuronQuery, PromptReading, TraceRequest
+from nfinspect.tui.engine import JobState, NeuronQuery, PromptReading, TraceRequest
 from nfinspect_store.catalog import RunEntry
 from nfinspect_store.errors import NotARun, QueryError, RequestError, RunBusy
 from nfinspect_store.types import Layer, Progress, RunInfo
@@ -96,6 +97,8 @@ class FakeSession:
     result: Any = None
     calls: list[Any] = field(default_factory=list)
     interrupted: threading.Event = field(default_factory=threading.Event)
+    kept: list[Any] = field(default_factory=list)
+    results_folder: Path = Path("/store/demo.results")
 
     def __post_init__(self) -> None:
         self.info = RunInfo("id", self.name, "capture", "gpt2", "gpt2", "float32", "cpu", 0, CREATED, status="complete")
@@ -211,6 +214,15 @@ class FakeSession:
     def prompt(self, prompt_idx: int, address: Any) -> PromptReading:
         return PromptReading(prompt_idx, "tulip", (" the", self.token, " x"), (False, False, True), (0.0, 9.0, 1.0))
 
+    def results(self, kind: str | None = None) -> tuple[Any, ...]:
+        return tuple(result for result in self.kept if kind in (None, result.kind))
+
+    def kinds(self, site: str) -> None:
+        return None
+
+    def write_inputs(self, arguments: Sequence[str], marked: Sequence[str]) -> None:
+        self.calls.append(("write_inputs", tuple(marked)))
+
     def sql(self, statement: str) -> FakeResult:
         self.calls.append(("sql", statement))
         if "nonsense" in statement:
@@ -238,6 +250,32 @@ class FakeSession:
         self.calls.append(("close",))
 
 
+class FakeJob:
+    """A command whose progress the test decides. on_end: what ending well leaves behind."""
+
+    def __init__(self, printed: str = "", on_end: Callable[[], None] = lambda: None) -> None:
+        self._state = JobState()
+        self._printed = printed
+        self._on_end = on_end
+
+    def say(self, line: str, seconds: float = 3.0) -> None:
+        self._state = replace(self._state, line=line, seconds=seconds)
+
+    def end(self, status: int = 0, line: str = "") -> None:
+        if status == 0:
+            self._on_end()
+        self._state = replace(self._state, line=line, status=status)
+
+    def state(self) -> JobState:
+        return self._state
+
+    def cancel(self) -> None:
+        self._state = replace(self._state, cancelled=True)
+
+    def output(self) -> str:
+        return self._printed
+
+
 class FakeEngine:
     """A store of whatever entries it is given."""
 
@@ -258,6 +296,12 @@ class FakeEngine:
         )
         self.session = session or FakeSession()
         self.deleted: list[str] = []
+        self.job = FakeJob()
+        self.started: list[tuple[str, ...]] = []
+
+    def start(self, arguments: Sequence[str]) -> FakeJob:
+        self.started.append(tuple(arguments))
+        return self.job
 
     def runs(self) -> tuple[RunEntry, ...]:
         return tuple(e for e in self.entries if e.name not in self.deleted)

@@ -87,6 +87,36 @@ def test_keys_lead_through_a_real_run(store: Path) -> None:
         assert terminal.process.wait(timeout=10) == 0
 
 
+def test_an_analysis_is_made_by_a_command_and_read(store: Path) -> None:
+    with opened(store) as terminal:
+        terminal.send("a")
+        terminal.wait_for("nfinspect ngrams planted")
+        terminal.send("\r")
+        terminal.wait_for("No result is kept for this yet")
+        terminal.send("r")
+        terminal.wait_for("making it, ")
+        terminal.wait_for("token detectors among 192 neurons", 60)
+        terminal.settle()
+        assert terminal.read(2.0) == b"", "nothing is looked at once the command has ended"
+        terminal.send("\x1b")
+        terminal.wait_for("n=1 at mlp")
+        assert "unexpected" not in terminal.text
+        assert list((store / "planted.results").glob("ngrams-*.duckdb"))
+
+
+def test_quitting_ends_a_command(store: Path) -> None:
+    with opened(store) as terminal:
+        terminal.send(":ngrams\r")
+        terminal.wait_for("No result is kept")
+        terminal.send("r")
+        terminal.wait_for("making it, ")
+        terminal.send("\x11")
+        assert terminal.process.wait(timeout=10) == 0
+        time.sleep(0.5)
+        assert not list(store.rglob("*.results/*"))
+        assert not subprocess.run(["pgrep", "-f", f"-m nfinspect.*{store}"], capture_output=True).stdout
+
+
 def test_every_pane_of_a_run_without_values(store: Path) -> None:
     with opened(store, "stats") as terminal:
         for keys, expected in (
@@ -130,6 +160,10 @@ import sys
 import nfinspect.tui.app, nfinspect.tui.late, nfinspect.tui.session, nfinspect.tui.bindings
 import nfinspect.tui.widgets.chart, nfinspect.tui.panes.marked, nfinspect.tui.panes.prompt
 import nfinspect.analysis.trace, nfinspect.analysis.overlap
+import nfinspect.tui.panes.analyses, nfinspect.tui.panes.positions, nfinspect.tui.panes.ablation
+import nfinspect.tui.panes.kinds, nfinspect.tui.panes.logits, nfinspect.tui.drawings, nfinspect.tui.jobs
+import nfinspect.analysis.kind_overlap, nfinspect.analysis.ngrams, nfinspect.analysis.positions
+import nfinspect.analysis.attention_scores, nfinspect.analysis.delta
 nfinspect.tui.bindings.binding_ids()
 assert not {"torch", "transformers", "matplotlib"} & set(sys.modules)
 """

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def neuron_column() -> Column:
-    return Column("neuron", 11, lambda r, w: Cell(foreign(f"L{r.layer}/N{r.neuron}"), "bold"))
+    return Column("neuron", 11, lambda r, w: Cell(f"L{r.layer}/N{r.neuron}", "bold"), key="layer")
 
 
 def figure(title: str, name: str, width: int, g: Glyphs, digits: int = 3, tone: str = "") -> Column:
-    """A column of the row's attribute `name`."""
-    return Column(title, width, lambda r, w: Cell(number(getattr(r, name), g, digits), tone), "right")
+    """A column of the row's attribute `name`, which is also its key."""
+    return Column(title, width, lambda r, w: Cell(number(getattr(r, name), g, digits), tone), "right", key=name)
 
 
 def ngram_columns(g: Glyphs) -> list[Column]:
@@ -30,10 +30,10 @@ def ngram_columns(g: Glyphs) -> list[Column]:
 
     return [
         neuron_column(),
-        Column("k", 3, lambda r, w: Cell(str(r.k), "bold"), "right"),
-        Column("covers", 6, lambda r, w: Cell(percent(r.coverage, g)), "right"),
-        Column("fired", 6, lambda r, w: Cell(cells.count(r.activations, g)), "right"),
-        figure("suppr.", "suppression", 7, g),
+        Column("k", 3, lambda r, w: Cell(str(r.k), "bold"), "right", key="k"),
+        Column("covers", 7, lambda r, w: Cell(percent(r.coverage, g)), "right", key="coverage"),
+        Column("fired", 6, lambda r, w: Cell(cells.count(r.activations, g)), "right", key="activations"),
+        figure("suppr.", "suppression", 8, g),
         Column("n-grams", 20, words, flex=True),
     ]
 
@@ -42,60 +42,102 @@ def position_columns(g: Glyphs) -> list[Column]:
     return [
         neuron_column(),
         figure("MI nats", "mutual_information", 8, g, 4, "bold"),
-        Column("type", 13, lambda r, w: Cell(foreign(r.type, g))),
-        Column("strength", 8, lambda r, w: Cell(foreign(r.strength, g), "bold" if r.strength == "strong" else "")),
-        Column("fires", 6, lambda r, w: Cell(percent(r.firing_rate, g)), "right"),
+        Column("type", 13, lambda r, w: Cell(foreign(r.type, g)), key="type"),
+        Column("strength", 9, lambda r, w: Cell(foreign(r.strength, g), _strong(r.strength)), key="strength"),
+        Column("fires", 6, lambda r, w: Cell(percent(r.firing_rate, g)), "right", key="firing_rate"),
     ]
 
 
-def delta_columns(sort: str, lags: tuple[int, ...], g: Glyphs) -> list[Column]:
+def _strong(strength: str) -> str:
+    return "bold" if strength == "strong" else ""
+
+
+LAG = "lag "
+
+
+def delta_columns(lags: tuple[int, ...], g: Glyphs) -> list[Column]:
     """lags: of the substitution, where its result is kept too."""
 
     def at_lag(place: int) -> Column:
-        return Column(
-            f"lag {lags[place]}", 7, lambda r, w: Cell(number(r.substitution_sensitivity[place], g, 3)), "right"
-        )
+        title = f"{LAG}{lags[place]}"
+        return Column(title, 7, lambda r, w: Cell(number(r.substitution_sensitivity[place], g, 3)), "right", key=title)
 
     return [
         neuron_column(),
-        figure("step", "step_sensitivity", 7, g, 3, "bold" if sort == "step_sensitivity" else ""),
-        figure("ratio", "von_neumann_ratio", 7, g, 3, "bold" if sort == "von_neumann_ratio" else ""),
-        Column("delta-sensitive", 15, lambda r, w: Cell("yes" if r.delta_sensitive else "", "accent")),
+        figure("step", "step_sensitivity", 7, g, 3, "bold"),
+        figure("ratio", "von_neumann_ratio", 7, g, 3, "bold"),
+        Column("sensitive", 10, lambda r, w: Cell("yes" if r.delta_sensitive else "", "accent"), key="delta_sensitive"),
         *map(at_lag, range(len(lags))),
     ]
 
 
-def attention_columns(g: Glyphs) -> list[Column]:
+def channel_columns(g: Glyphs) -> list[Column]:
+    """Rows are the channels of Mamba's step size."""
     return [
+        Column("channel", 13, lambda r, w: Cell(f"L{r.layer} ch. {r.channel}", "bold"), key="layer"),
+        figure("mean step", "mean", 10, g, 4, "bold"),
+        figure("CV", "cv", 7, g),
+        figure("surprisal r", "surprisal_correlation", 11, g),
+        Column("tokens", 7, lambda r, w: Cell(cells.count(r.n, g)), "right"),
+    ]
+
+
+def attention_columns(at_first: bool, g: Glyphs) -> list[Column]:
+    """at_first: whether position 0 has a score of its own."""
+    columns = [
         neuron_column(),
-        Column("#", 6, lambda r, w: Cell(f"{r.rank:,}", "dim"), "right"),
+        Column("#", 7, lambda r, w: Cell(f"{r.rank:,}", "dim"), "right", key="rank"),
         figure("score", "score", 9, g, 4, "bold"),
         figure("mean", "mean_activation", 9, g),
-        figure("at pos. 0", "first_activation", 9, g),
-        figure("score at 0", "first_score", 10, g),
+        figure("at pos. 0", "first_activation", 10, g),
+    ]
+    return [*columns, figure("score at 0", "first_score", 11, g)] if at_first else columns
+
+
+def kind_columns(g: Glyphs) -> list[Column]:
+    """Rows are pairs of kinds of neurons."""
+
+    def whole(title: str, name: str, width: int) -> Column:
+        return Column(title, width, lambda r, w: Cell(f"{getattr(r, name):,}"), "right", key=name)
+
+    return [
+        Column("a", 10, lambda r, w: Cell(foreign(r.a, g), "bold"), key="a"),
+        whole("of it", "neurons_a", 7),
+        Column("b", 10, lambda r, w: Cell(foreign(r.b, g), "bold"), key="b"),
+        whole("of it", "neurons_b", 7),
+        Column("shared", 7, lambda r, w: Cell(f"{r.overlap:,}", "bold"), "right", key="overlap"),
+        figure("jaccard", "jaccard", 8, g),
+        figure("by chance", "expected", 10, g),
+        figure("p", "p_value", 8, g),
     ]
 
 
 def ablation_columns(g: Glyphs) -> list[Column]:
     """Rows are the sets of the document."""
 
-    def of(title: str, width: int, value: Any, tone: str = "") -> Column:
-        return Column(title, width, lambda r, w: Cell(number(value(r), g, 3), tone), "right")
+    def of(title: str, width: int, key: str, tone: str = "") -> Column:
+        return Column(title, width, lambda r, w: Cell(number(set_value(r, key), g, 3), tone), "right", key=key)
 
     def interval(row: Any, width: int) -> Cell:
         low, high = row["ci95"]
         return Cell(g.none if low is None else f"{number(low, g, 3)} to {number(high, g, 3)}")
 
     return [
-        Column("set", 10, lambda r, w: Cell(foreign(r["name"], g), "bold"), flex=True),
-        Column("neurons", 7, lambda r, w: Cell(cells.count(r["neurons"], g)), "right"),
-        of("perpl.", 7, lambda r: r["perplexity"]),
-        of("dNLL", 7, lambda r: r["delta_nll"], "bold"),
-        Column("95 % interval", 16, interval),
-        of("controls", 8, lambda r: r["control"]["mean_delta_nll"]),
-        of("z", 6, lambda r: r["control"]["z"]),
-        of("p", 6, lambda r: r["control"]["p_value"]),
+        Column("set", 10, lambda r, w: Cell(foreign(r["name"], g), "bold"), flex=True, key="name"),
+        Column("neurons", 8, lambda r, w: Cell(cells.count(r["neurons"], g)), "right", key="neurons"),
+        of("perpl.", 7, "perplexity"),
+        of("dNLL", 7, "delta_nll", "bold"),
+        Column("95 % interval", 18, interval),
+        of("controls", 8, "controls"),
+        of("z", 6, "z"),
+        of("p", 6, "p"),
     ]
+
+
+def set_value(row: Any, key: str) -> Any:
+    """What stands in a column of a set's row."""
+    of_controls = {"controls": "mean_delta_nll", "z": "z", "p": "p_value"}
+    return row["control"][of_controls[key]] if key in of_controls else row[key]
 
 
 def logit_columns(g: Glyphs) -> list[Column]:

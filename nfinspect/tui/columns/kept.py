@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ def facts(result: Result) -> str:
     """From the document that every version of the command prints; where it does not hold what it should, it says so."""
     try:
         return _FACTS[result.kind](result.document, result.settings)
-    except (KeyError, TypeError, IndexError):
+    except (KeyError, TypeError, ValueError, IndexError):
         return f"{result.path.name}: of another version of nfinspect"
 
 
@@ -38,12 +39,23 @@ def _delta(d: Mapping[str, Any], s: Mapping[str, Any]) -> str:
 
 
 def _attention(d: Mapping[str, Any], s: Mapping[str, Any]) -> str:
-    return f"{d['method']} at {d['site']} of {s['model']}: {d['samples']} prompts, {d['tokens']:,} tokens"
+    return f"{d['method']} at {d['site']}: {d['samples']} prompts of {read_from(s)}, {d['tokens']:,} tokens"
+
+
+def read_from(settings: Mapping[str, Any]) -> str:
+    """The files that a result's texts are from: the first, and how many more."""
+    files = [_named(PurePath(path)) for path, _ in (*settings["prompts"], *settings["text"])]
+    return f"{files[0]}{f' and {len(files) - 1} more' if len(files) > 1 else ''}"
 
 
 def _ablation(d: Mapping[str, Any], s: Mapping[str, Any]) -> str:
     sets = ", ".join(f"{one['name']} ({one['neurons']})" for one in d["sets"])
     return f"{s['mode']} of {sets}; {d['tokens']:,} tokens of {d['text']}, {s['controls']} controls"
+
+
+def _named(path: PurePath) -> str:
+    """A file by its name; what the app wrote beside a run, by the run's."""
+    return f"run {path.parent.stem}" if path.parent.suffix == ".results" else path.name
 
 
 _FACTS = {

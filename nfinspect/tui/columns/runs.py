@@ -31,6 +31,8 @@ def run_columns(g: Glyphs) -> list[Column]:
         if run.problem and run.status != "capturing":
             return Cell("unreadable", "bad")
         share = share_done(run)
+        if run.kind == "history" and run.progress is not None:
+            return Cell(f"step {cells.count(run.progress.tokens_done, g)}", "accent")
         if share is None:
             return Cell(run.status, TONES.get(run.status, ""))
         return Cell(f"{cells.fit(bar(share, 6, g), 6)} {100 * share:3.0f}%", "accent")
@@ -75,6 +77,9 @@ def welcome(path: Path, g: Glyphs) -> Content:
 def about_run(run: RunEntry, g: Glyphs) -> list[Cell | str]:
     """Two lines about a run: its progress, or what is wrong with it, or where it is."""
     progress = run.progress
+    if run.kind == "history" and not run.problem:
+        words = f"training, step {progress.tokens_done:,}: " if progress is not None else "history of a training: "
+        return [Cell(words, "accent"), "Enter shows it\n", Cell(foreign(run.path, g), "dim")]
     if progress is not None:
         share = share_done(run)
         left = (progress.tokens_total or 0) - progress.tokens_done

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nfinspect.tui.bar_drawings import ablation_bars
 from nfinspect.tui.cells import counted, number
-from nfinspect.tui.columns.analyses import ablation_columns
-from nfinspect.tui.drawings import ablation_bars
+from nfinspect.tui.columns.analyses import ablation_columns, set_value
 from nfinspect.tui.panes.analysis import AnalysisPane, Drawing
 from nfinspect.tui.widgets.paged_table import Column
 
@@ -62,19 +62,30 @@ class AblationPane(AnalysisPane):
 
     def facts(self, analysis: Ablated) -> str:
         d = analysis.document
-        note = f"  ({d['notes'][0]})" if d["notes"] else ""
         what = "0" if d["sets"][0]["mode"] == "zero" else "their mean"
         return (
             f"{d['text']}: perplexity {number(d['baseline']['perplexity'], self.glyphs)} over "
-            f"{counted(d['tokens'], 'token')}, windows of {d['context']}; values set to {what}{note}"
+            f"{counted(d['tokens'], 'token')}, windows of {d['context']}; values set to {what}"
         )
+
+    def note(self, analysis: Ablated) -> str:
+        return "; ".join(analysis.document["notes"])
 
     def rows(self, analysis: Ablated) -> Sequence[Mapping[str, Any]]:
         rows: Sequence[Mapping[str, Any]] = analysis.document["sets"]
         return rows
 
+    def value(self, row: Mapping[str, Any], key: str) -> Any:
+        return set_value(row, key)
+
+    def text(self, row: Mapping[str, Any]) -> str:
+        return str(row["name"])
+
+    def named(self) -> dict[str, str]:
+        return {}
+
     def neurons_of(self, row: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
         return self.analysis.neurons.get(row["name"], ()) if self.analysis is not None else ()
 
     def drawings(self, analysis: Ablated) -> Sequence[Drawing]:
-        return (Drawing("bars", ablation_bars),)
+        return (Drawing("bars", ablation_bars, follows=True),)

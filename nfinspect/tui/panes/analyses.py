@@ -52,6 +52,10 @@ def pane_of(name: str) -> Callable[[Session, str], Pane]:
         from nfinspect.tui.panes.attention import AttentionPane
 
         return AttentionPane
+    if name == "kinds":
+        from nfinspect.tui.panes.kinds import KindsPane
+
+        return KindsPane
     from nfinspect.tui.panes.ablation import AblationPane
 
     return AblationPane
@@ -92,6 +96,8 @@ class AnalysesPane(RunPane):
         def kept(row: Row, width: int) -> Cell:
             if self.hub.board.state((self.session.name, row.analysis.name)) is not None:
                 return Cell("being made", "accent")
+            if not row.analysis.kind:
+                return Cell("of what is kept" if row.analysis.name == "kinds" else "not kept", "dim")
             if not row.results:
                 return Cell(g.none, "dim")
             more = f" +{len(row.results) - 1}" if len(row.results) > 1 else ""
@@ -145,6 +151,8 @@ class AnalysesPane(RunPane):
         pieces: list[Cell | str] = [Cell(row.analysis.name, "title"), f": {row.analysis.answers}\n"]
         if row.analysis.name == "logits":
             pieces.append("Of one neuron at a time, and not kept: w in a neuron's pane, or Enter here.\n")
+        if row.analysis.name == "kinds":
+            pieces.append("Counted from what the analyses above have kept: Enter shows it.\n")
         for result in row.results:
             said = foreign(facts(result), g)
             pieces += [Cell(f"{result.made_at:%Y-%m-%d %H:%M}  ", "dim"), said, "\n"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,13 +18,16 @@ from textual.binding import Binding, BindingType
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell, content, foreign
 from nfinspect.tui.engine import Session
-from nfinspect.tui.panes.making import MakingPane
+from nfinspect.tui.panes.arranged import Arranged, ArrangedPane
 from nfinspect.tui.panes.of_run import json_writer
 from nfinspect.tui.widgets.chart_box import ChartBox
-from nfinspect.tui.widgets.paged_table import Column, PagedTable
+from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
+    import datetime as dt
+    from pathlib import Path
+
     from nfinspect_store.results import Result
 
 Draw = Callable[[Any, Any, int, int, bool], tuple[str, ...]]
@@ -42,25 +45,31 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Found:
-    """What a worker has read: the fitting results, the chosen one as an analysis, and the command that makes one."""
+    """What a worker has read: the fitting results, the chosen one as an analysis, its rows, the command for one."""
 
     results: tuple[Result, ...]
     place: int
     analysis: Any
     command: tuple[str, ...]
+    rows: Arranged = Arranged()
 
     @property
     def result(self) -> Result | None:
         return self.results[self.place] if self.results else None
 
+    @property
+    def key(self) -> tuple[Path, dt.datetime] | None:
+        """What tells one result from another: documents can be long."""
+        return (self.result.path, self.result.made_at) if self.result is not None else None
 
-class AnalysisPane(MakingPane):
+
+class AnalysisPane(ArrangedPane):
     """A table of neurons (or of sets of them), a drawing above it, and above that what was asked and what was found."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("c", "drawing", "Drawing", id="analysis.drawing"),
-        Binding("full_stop", "kept(1)", "Earlier result", key_display=".", show=False, id="analysis.earlier"),
-        Binding("comma", "kept(-1)", "Later result", key_display=",", show=False, id="analysis.later"),
+        Binding("less_than_sign", "kept(1)", "Earlier result", key_display="<", show=False, id="analysis.earlier"),
+        Binding("greater_than_sign", "kept(-1)", "Later result", key_display=">", show=False, id="analysis.later"),
         Binding("S", "site", "Site", show=False, id="analysis.site"),
         Binding("space", "mark", "Mark", key_display="Space", show=False, id="analysis.mark"),
         Binding("O", "marked", "Overlap of the marked", show=False, id="analysis.marked"),
@@ -76,12 +85,11 @@ class AnalysisPane(MakingPane):
     """
 
     first_focus = "#rows"
-    empty: ClassVar[str] = "no neuron passed"
-
     _found: Found | None = None
     _place = 0
     _drawing = 0
     _seen_ended = -1
+    _reading = _from_top = False
     _damaged = False
     """Whether there is a kept result that cannot be read: it has to be made again."""
 
@@ -97,17 +105,10 @@ class AnalysisPane(MakingPane):
         yield table
 
     @property
-    def table(self) -> PagedTable:
-        return self.query_one(PagedTable)
-
-    @property
     def hint(self) -> str:
         return f"{self.session.name} {self.glyphs.dot} {self.site}"
 
     # what each analysis says for itself
-
-    def columns(self) -> list[Column]:
-        raise NotImplementedError
 
     def fits(self, result: Result) -> bool:
         """Whether a kept result is what this pane's choices ask for."""
@@ -129,8 +130,9 @@ class AnalysisPane(MakingPane):
         """What was found, in one line."""
         raise NotImplementedError
 
-    def rows(self, analysis: Any) -> Sequence[Any]:
-        return ()
+    def note(self, analysis: Any) -> str:
+        """What the user should beware of; empty where there is nothing."""
+        return ""
 
     def neurons_of(self, row: Any) -> tuple[tuple[int, int], ...]:
         """The neurons that a row is about."""
@@ -151,15 +153,33 @@ class AnalysisPane(MakingPane):
     def changed(self) -> None:
         """A choice was made, or a command has ended."""
         self._seen_ended = self.hub.board.ended
+        if self._problem:  # the status line says it, too
+            self.hub.say("")
+        self._reading, self._problem = True, ""
         self.draw_about()
         self.load("found", self._find, busy="reading the kept result")
 
+    def rearrange(self) -> None:
+        found, self._from_top = self._found, True
+        if self._reading or found is None:
+            self.changed()
+        else:  # in the same group as reading: whichever was asked for last is shown
+            self.load("found", lambda: replace(found, rows=self.arranged(found.analysis)), busy="sorting")
+
     def _find(self) -> Found:
         every = self.kept()
-        results = tuple(result for result in every if self.fits(result))
+        results = tuple(result for result in every if self._may_fit(result))
         place = max(0, min(self._place, len(results) - 1))
-        analysis = self._read(results[place], every) if results else None
-        return Found(results, place, analysis, self.command())
+        if not results:
+            return Found(results, place, None, self.command())
+        analysis = self._read(results[place], every)
+        return Found(results, place, analysis, self.command(), self.arranged(analysis))
+
+    def _may_fit(self, result: Result) -> bool:
+        try:
+            return self.fits(result)
+        except (KeyError, TypeError):  # of another version: reading it says so
+            return True
 
     def _read(self, result: Result, every: Sequence[Result]) -> Any:
         from nfinspect_store.errors import StoreError
@@ -170,25 +190,30 @@ class AnalysisPane(MakingPane):
             raise StoreError(f"{result.path.name} is of another version of nfinspect: r makes it anew") from error
 
     def show_found(self, found: Found) -> None:
-        before = self._found.result if self._found is not None else None
-        self._found, self._place, self._damaged = found, found.place, False
+        before = self._found.key if self._found is not None else None
+        self._found, self._place, self._damaged, self._reading = found, found.place, False, False
         self.set_class(found.analysis is None, "-empty")
-        self.table.empty = "" if found.analysis is None else self.empty
-        if found.result != before:
-            self.table.cursor = 0
         self.table.set_columns(self.columns())
-        self.table.put_rows(self.rows(found.analysis) if found.analysis is not None else ())
+        self.put_arranged(found.rows)
+        if found.key != before or self._from_top:
+            self.table.move_to(0)
+        self._from_top = False
         self.draw_about()
         self._draw_chart()
         self.hub.update_trail()
+        self.refresh_bindings()
 
     def failed(self, what: str, line: str) -> None:
         super().failed(what, line)
         if what == "found":
-            self._found, self._damaged, self._problem = None, True, line
+            self._found, self._damaged, self._problem, self._reading = None, True, line, False
             self.add_class("-empty")
-            self.table.put_rows(())
+            self.put_arranged(Arranged())
             self.draw_about()
+
+    @property
+    def arrangeable(self) -> Any:
+        return self.analysis
 
     def show_made(self, results: tuple[Result, ...]) -> None:
         """What was kept is shown, whatever the choices were."""
@@ -217,22 +242,29 @@ class AnalysisPane(MakingPane):
         if shown is not None and len(self.drawings(self.analysis)) > 1:
             first += [Cell("  c " if first else "c ", "bold"), Cell(shown.name, "accent")]
         if found is not None and found.result is not None:
-            made = f"  kept {found.result.made_at:%Y-%m-%d %H:%M} UTC"
+            made = f"  kept {found.result.made_at:%Y-%m-%d %H:%M}" + (" UTC" if self.size.width >= 100 else "")
             which = f", {found.place + 1} of {len(found.results)}" if len(found.results) > 1 else ""
             first.append(Cell(made + which, "dim"))
             if which:
-                first += [Cell(" . ,", "bold")]
+                first += [Cell(" < >", "bold")]
+        if self._filter and found is not None and found.analysis is not None:
+            few = f"{len(self.shown.rows):,} of {self.shown.total:,}"
+            first.append(Cell(f"  {few} where {foreign(self._filter, g)}", "accent"))
         if first:
             rows.append(first)
         if found is not None and found.analysis is not None:
-            rows.append([foreign(self.facts(found.analysis), g)])
+            note = self.note(found.analysis)
+            beware = [Cell(f"  ({foreign(note, g)})", "warn")] if note else []
+            rows.append([foreign(self.facts(found.analysis), g), *beware])
         elif found is not None and state is None:
             how = (Cell("  r", "bold"), " makes it, ", Cell("R", "bold"), " edits this first:")
             rows.append([self.nothing(), *how])
             rows.append([Cell(f"nfinspect {foreign(shlex.join(found.command), g)}", "accent")])
         if state is not None:
             said = foreign("cancelling" if state.cancelled else state.line or "starting", g)
-            rows.append([Cell("making it: ", "dim"), said, Cell("  x", "bold"), " cancels"])
+            since = cells.duration(state.seconds, g)
+            cancel = () if state.cancelled else (Cell("  x", "bold"), " cancels")
+            rows.append([Cell(f"making it, {since}: ", "dim"), said, *cancel])
         elif self._problem:
             rows.append([Cell("! " + foreign(self._problem, g), "bad")])
         self.query_one("#about", TextBlock).put(cells.lines(rows))
@@ -277,6 +309,11 @@ class AnalysisPane(MakingPane):
         if drawing is not None and drawing.follows:
             self._draw_chart()
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "drawing":
+            return self.analysis is not None and len(self.drawings(self.analysis)) > 1
+        return super().check_action(action, parameters)
+
     # keys
 
     def action_kept(self, step: int) -> None:
@@ -300,11 +337,13 @@ class AnalysisPane(MakingPane):
 
     def open_row(self) -> None:
         """To the neuron under the cursor, or the first of the set; J and K go along all of the table's."""
-        every = [self.neurons_of(row) for row in self.rows(self.analysis)]
+        every = [self.neurons_of(row) for row in self.shown.rows]
         around = tuple(neuron for row in every for neuron in row)
         row = sum(len(neurons) for neurons in every[: self.table.cursor])
         if every[self.table.cursor]:
             self.open_neuron(*around[row], around=around, row=row)
+        else:
+            self.hub.say(f"there is no neuron of {self.site} in this row", "dim")
 
     def is_marked(self, row: Any) -> bool:
         neurons = self.neurons_of(row)
@@ -321,7 +360,7 @@ class AnalysisPane(MakingPane):
         self.open_marked()
 
     def action_copy(self) -> None:
-        neurons = [n for row in self.rows(self.analysis) for n in self.neurons_of(row)] if self.analysis else []
+        neurons = [neuron for row in self.shown.rows for neuron in self.neurons_of(row)]
         if neurons:
             self.hub.copy("\n".join(str(self.address(*neuron)) for neuron in neurons))
         elif self._found is not None:

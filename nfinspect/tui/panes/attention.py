@@ -10,6 +10,7 @@ from textual.binding import Binding, BindingType
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.columns.analyses import attention_columns
+from nfinspect.tui.columns.kept import read_from
 from nfinspect.tui.drawings import attention_diversity, attention_map, attention_scores, attention_sink
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.analysis import AnalysisPane, Drawing
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from nfinspect_store.results import Result
 
 SHORT = {"attention_weighted": "weighted", "gradient_guided": "gradient", "rollout": "rollout"}
-TOP = 1000
-"""Neurons in the table, by |score|; the kept result has all of them."""
 
 
 class AttentionPane(AnalysisPane):
@@ -31,11 +30,12 @@ class AttentionPane(AnalysisPane):
     help_text = (
         "weighted: the neuron's mean over positions weighted by how much attention they receive, minus its plain mean. "
         "rollout: the same with what the last token attends to through all later layers. gradient: mean over prompts "
-        "of the sum of |value x gradient of the NLL by it|. Neurons stand in the order of |score|, the first 1,000; "
-        "mean: of their values. Position 0, where idle heads look, is left out of the scores and shown apart. In "
-        "Mamba the attention is the hidden one of its scan. The map is of the layer of the neuron under the cursor, "
-        "the mean over heads, for the longest prompt."
+        "of the sum of |value x gradient of the NLL by it|. #: the neuron's place by |score|; mean: of its values. "
+        "Position 0, where idle heads look, is left out of the scores and shown apart. In Mamba the attention is the "
+        "hidden one of its scan. The map is of the layer of the neuron under the cursor, the mean over heads, for the "
+        "longest prompt. r reads the run's prompts again, R edits the command: --prompts, --text, --max-length."
     )
+    order = ("rank", False)
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("1", "method('attention_weighted')", "Weighted", id="attention.weighted"),
@@ -48,18 +48,21 @@ class AttentionPane(AnalysisPane):
         self._method = "attention_weighted"
 
     def columns(self) -> list[Column]:
-        return attention_columns(self.glyphs)
+        return attention_columns(self._method == "gradient_guided", self.glyphs)
 
     def fits(self, result: Result) -> bool:
-        return result.document.get("site") == self.site and result.settings.get("method") == self._method
+        """Its layers, too, are the run's: a model of the same name may be another one."""
+        sizes = {layer.layer: layer.neurons for layer in self.session.layers if layer.site == self.site}
+        return (
+            result.document["site"] == self.site
+            and result.settings["method"] == self._method
+            and all(sizes.get(layer["layer"]) == layer["neurons"] for layer in result.document["layers"])
+        )
 
     def adopt(self, result: Result) -> None:
-        self.site = self._site_of(result)
+        site = str(result.document["site"])
+        self.site = site if site in self.session.sites else self.site
         self._method = str(result.settings["method"])
-
-    def _site_of(self, result: Result) -> str:
-        site = str(result.document.get("site"))
-        return site if site in self.session.sites else self.site
 
     def read(self, result: Result, results: Sequence[Result]) -> AttentionScores:
         from nfinspect.analysis.attention_scores import AttentionScores
@@ -78,12 +81,18 @@ class AttentionPane(AnalysisPane):
 
     def facts(self, analysis: AttentionScores) -> str:
         a = analysis
-        note = f"  ({a.notes[0]})" if a.notes else ""
-        return f"{a.method}: mean over {cells.counted(a.samples, 'prompt')}, {a.tokens:,} tokens{note}"
+        return f"{a.method}: mean over {cells.counted(a.samples, 'prompt')}{self._source()}, {a.tokens:,} tokens"
+
+    def note(self, analysis: AttentionScores) -> str:
+        return "; ".join(analysis.notes)
+
+    def _source(self) -> str:
+        result = self._found.result if self._found is not None else None
+        return f" of {read_from(result.settings)}" if result is not None else ""
 
     def rows(self, analysis: AttentionScores) -> Sequence[NeuronScore]:
         if self._rows is None or self._rows[0] is not analysis:
-            self._rows = (analysis, analysis.neurons(TOP))
+            self._rows = (analysis, analysis.neurons(analysis.scores.num_rows))
         return self._rows[1]
 
     _rows: tuple[AttentionScores, tuple[NeuronScore, ...]] | None = None

@@ -3,50 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.binding import Binding, BindingType
 
 from nfinspect.tui.cells import Cell
-from nfinspect.tui.columns.analyses import delta_columns
+from nfinspect.tui.columns.analyses import LAG, channel_columns, delta_columns
 from nfinspect.tui.drawings import delta_layers, delta_mamba, delta_ratio, delta_step
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.analysis import AnalysisPane, Drawing
 from nfinspect.tui.widgets.paged_table import Column
 
 if TYPE_CHECKING:
-    from nfinspect.analysis.delta import Delta, DeltaRow
+    from nfinspect.analysis.delta import Delta
     from nfinspect_store.results import Result
 
-ORDERS = {"step_sensitivity": "step", "von_neumann_ratio": "ratio"}
+SENSITIVE, ALL, CHANNELS = "delta-sensitive", "all neurons", "channels of Mamba's step"
 
 
 class DeltaPane(AnalysisPane):
-    """Every neuron of the site, by either measure; or the delta-sensitive ones alone."""
+    """One of three lists: the delta-sensitive neurons, every neuron of the site, or the channels of Mamba's step."""
 
     command_name = "delta"
     help_text = (
         "step: step sensitivity, mean |change from one token to the next| in units of the neuron's std. ratio: von "
         "Neumann ratio, mean squared change over variance (0: frozen, 2: white noise, it keeps nothing of the token "
-        "before). delta-sensitive: ratio at least 2 and step at least 0.2. Both leave position 0 out and never go "
+        "before). sensitive: both reach the limits of the command (2 and 0.2). Both leave position 0 out and never go "
         "across prompts. lag N: mean |change| / std so many tokens after one was replaced (delta --substitute, needs "
-        "the model). Mamba's step size is how much of a token each channel lets into its state."
+        "the model). Mamba's step size is how much of a token each channel lets into its state: its mean, its "
+        "coefficient of variation, its correlation with the token's surprisal."
     )
-    empty = "no such neuron"
+    empty = "no neuron is delta-sensitive"
+    order = ("von_neumann_ratio", True)
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("s", "sort", "Sort", id="delta.sort"),
-        Binding("d", "only", "Delta-sensitive only", id="delta.only"),
+        Binding("d", "list", "List", id="delta.list"),
     ]
 
     def __init__(self, session: Session, site: str | None = None) -> None:
         super().__init__(session, site)
-        self._sort = "von_neumann_ratio"
-        self._only = True
+        self._list = SENSITIVE
 
     def columns(self) -> list[Column]:
         found = self.analysis
-        return delta_columns(self._sort, found.substitution.lags if found and found.substitution else (), self.glyphs)
+        if self._list == CHANNELS:
+            return channel_columns(self.glyphs)
+        return delta_columns(found.substitution.lags if found and found.substitution else (), self.glyphs)
 
     def read(self, result: Result, results: Sequence[Result]) -> Delta:
         from nfinspect.analysis.delta import Delta
@@ -60,42 +62,52 @@ class DeltaPane(AnalysisPane):
         return found
 
     def choices(self) -> list[Cell | str]:
-        which = "delta-sensitive" if self._only else "all neurons"
-        return [Cell("s ", "bold"), "by ", Cell(ORDERS[self._sort], "accent"), Cell("  d ", "bold"), which]
+        return [Cell("d ", "bold"), Cell(self._list, "accent")]
 
     def facts(self, analysis: Delta) -> str:
         a = analysis
         if not a.neurons:
             return "statistics only: there is Mamba's own step size, and nothing on its neurons"
+        limits = f"ratio >= {a.min_ratio:g}, step >= {a.min_step:g}"
         mamba = f"; step size of {len(a.mamba_delta):,} channels" if a.mamba_delta else ""
-        return f"{len(a.delta_sensitive):,} delta-sensitive of {len(a.neurons):,} neurons; {a.pairs:,} steps{mamba}"
+        found = f"{sum(layer.delta_sensitive for layer in a.layers):,} delta-sensitive of {len(a.neurons):,} neurons"
+        return f"{found} ({limits}); {a.pairs:,} steps{mamba}"
 
-    def rows(self, analysis: Delta) -> Sequence[DeltaRow]:
-        kept = self._rows
-        if kept is None or kept[0] != (id(analysis), self._sort, self._only):
-            ordered = analysis.sorted_by(self._sort)
-            rows = ordered.delta_sensitive if self._only else ordered.neurons
-            kept = self._rows = ((id(analysis), self._sort, self._only), rows)
-        return kept[1]
+    def rows(self, analysis: Delta) -> Sequence[Any]:
+        if self._list == CHANNELS:
+            return analysis.mamba_delta
+        return analysis.delta_sensitive if self._list == SENSITIVE else analysis.neurons
 
-    _rows: tuple[tuple[int, str, bool], tuple[DeltaRow, ...]] | None = None
+    def value(self, row: Any, key: str) -> Any:
+        if key.startswith(LAG) and self.analysis is not None:
+            return row.substitution_sensitivity[self.analysis.substitution.lags.index(int(key.removeprefix(LAG)))]
+        return getattr(row, key, None)
+
+    def place(self, row: Any) -> Any:
+        return row.layer, getattr(row, "channel", None) or getattr(row, "neuron", 0)
+
+    def named(self) -> dict[str, str]:
+        return {"layer": "layer", "channel": "channel"} if self._list == CHANNELS else super().named()
+
+    def neurons_of(self, row: Any) -> tuple[tuple[int, int], ...]:
+        """A channel of Mamba is the neuron of its number; a head of Mamba-2 is none."""
+        if not hasattr(row, "channel"):
+            return super().neurons_of(row)
+        channels = sum(1 for other in self.analysis.mamba_delta if other.layer == row.layer) if self.analysis else 0
+        alike = any(x.layer == row.layer and x.neurons == channels for x in self.session.layers if x.site == "mixer")
+        return ((row.layer, row.channel),) if alike and self.site == "mixer" else ()
 
     def drawings(self, analysis: Delta) -> Sequence[Drawing]:
         of_neurons = (Drawing("ratio", delta_ratio), Drawing("step", delta_step), Drawing("layers", delta_layers))
         mamba = (Drawing("Mamba's step size", delta_mamba),) if analysis.mamba_delta else ()
         return (*(of_neurons if analysis.neurons else ()), *mamba)
 
-    def action_sort(self) -> None:
-        self._sort = next(order for order in ORDERS if order != self._sort)
-        self._show_rows()
-
-    def action_only(self) -> None:
-        self._only = not self._only
-        self._show_rows()
-
-    def _show_rows(self) -> None:
-        if self.analysis is not None:
-            self.table.set_columns(self.columns())
-            self.table.put_rows(self.rows(self.analysis))
-            self.table.move_to(0)
+    def action_list(self) -> None:
+        lists = (SENSITIVE, ALL, CHANNELS) if self.analysis and self.analysis.mamba_delta else (SENSITIVE, ALL)
+        place = lists.index(self._list) if self._list in lists else 0
+        before, self._list = self._list, lists[(place + 1) % len(lists)]
+        if CHANNELS in (before, self._list):  # other columns
+            self.drop_arrangement()
+            self._order = ("mean", True) if self._list == CHANNELS else self.order
         self.draw_about()
+        self.rearrange()

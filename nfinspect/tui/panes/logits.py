@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from nfinspect.tui.bar_drawings import logit_bars
 from nfinspect.tui.cells import number
 from nfinspect.tui.columns.analyses import logit_columns
 from nfinspect.tui.engine import Session
-from nfinspect.tui.panes.analysis import AnalysisPane, Found
+from nfinspect.tui.panes.analysis import AnalysisPane, Drawing, Found
 from nfinspect.tui.widgets.paged_table import Column
 
 if TYPE_CHECKING:
@@ -61,7 +62,10 @@ class LogitsPane(AnalysisPane):
 
     def _find(self) -> Found:
         printed = self.hub.board.printed.get(self.job_key)
-        return Found((), 0, None if printed is None else self._effects(printed), self.command())
+        if printed is None:
+            return Found((), 0, None, self.command())
+        effects = self._effects(printed)
+        return Found((), 0, effects, self.command(), self.arranged(effects))
 
     def _effects(self, printed: str) -> Effects:
         from nfinspect_store.errors import StoreError
@@ -87,6 +91,9 @@ class LogitsPane(AnalysisPane):
 
     def rows(self, analysis: Effects) -> Sequence[Any]:
         return analysis.pairs
+
+    def drawings(self, analysis: Effects) -> Sequence[Drawing]:
+        return (Drawing("bars", logit_bars, follows=True),)
 
     def neurons_of(self, row: Any) -> tuple[tuple[int, int], ...]:
         return ((self._address.layer, self._address.neuron),)

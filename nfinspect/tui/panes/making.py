@@ -106,8 +106,9 @@ class MakingPane(RunPane):
             return
         if not command:
             return
-        if command[0] != self.command_name or incomplete(command):
-            self.hub.say(f"expected the command {self.command_name} with nothing left in capitals", "bad")
+        word = BY_NAME[self.command_name].command
+        if command[0] != word or incomplete(command):
+            self.hub.say(f"expected the command {word} with nothing left in capitals", "bad")
             return
         if BY_NAME[self.command_name].of_model and len(command) > 1:
             self.hub.board.models[self.session.name] = command[1]

@@ -31,6 +31,7 @@ class NgramsPane(AnalysisPane):
         "of its value (negative: it suppresses them; a dash: the model was not there to ask). After Voita et al. 2023."
     )
     empty = "no neuron is a detector"
+    order = ("layer", False)
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("1", "n(1)", "Tokens", id="ngrams.tokens"),
@@ -77,6 +78,9 @@ class NgramsPane(AnalysisPane):
 
     def rows(self, analysis: NgramAnalysis) -> Sequence[Detector]:
         return analysis.detectors
+
+    def text(self, row: Detector) -> str:
+        return "\n".join("".join(ngram.tokens) for ngram in row.ngrams)
 
     def drawings(self, analysis: Any) -> Sequence[Drawing]:
         return (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from nfinspect.tui.cells import counted
 from nfinspect.tui.columns.analyses import position_columns
-from nfinspect.tui.drawings import position_layers, position_profile
+from nfinspect.tui.drawings import position_layers, position_profile, position_scatter
 from nfinspect.tui.panes.analysis import AnalysisPane, Drawing
 from nfinspect.tui.widgets.paged_table import Column
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class PositionsPane(AnalysisPane):
-    """The drawing is the profile of the neuron under the cursor."""
+    """The first drawing is the profile of the neuron under the cursor."""
 
     command_name = "positions"
     help_text = (
@@ -29,6 +29,7 @@ class PositionsPane(AnalysisPane):
         "After Voita et al. 2023."
     )
     empty = "no neuron is positional"
+    order = ("mutual_information", True)
 
     def columns(self) -> list[Column]:
         return position_columns(self.glyphs)
@@ -41,14 +42,23 @@ class PositionsPane(AnalysisPane):
     def facts(self, analysis: PositionAnalysis) -> str:
         a = analysis
         neurons = sum(layer.neurons for layer in a.layers)
-        note = f"  ({a.notes[0]})" if a.notes else ""
         return (
             f"{counted(len(a.neurons), 'positional neuron')} of {neurons:,}; "
-            f"{counted(a.sequences, 'sequence')} of {a.length:,} tokens{note}"
+            f"{counted(a.sequences, 'sequence')} of {a.length:,} tokens"
         )
+
+    def note(self, analysis: PositionAnalysis) -> str:
+        return "; ".join(analysis.notes)
 
     def rows(self, analysis: PositionAnalysis) -> Sequence[PositionalNeuron]:
         return analysis.neurons
 
+    def text(self, row: PositionalNeuron) -> str:
+        return f"{row.type} {row.strength}"
+
     def drawings(self, analysis: Any) -> Sequence[Drawing]:
-        return Drawing("profile", position_profile, follows=True), Drawing("layers", position_layers)
+        return (
+            Drawing("profile", position_profile, follows=True),
+            Drawing("information", position_scatter, follows=True),
+            Drawing("layers", position_layers),
+        )

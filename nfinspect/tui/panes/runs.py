@@ -32,7 +32,8 @@ class RunsPane(Pane):
 
     help_text = (
         "Each run is one capture of one model: one DuckDB file in the store. A run that is being "
-        "captured shows its progress, and more of it behind Enter; it opens when it has finished."
+        "captured shows its progress, and more of it behind Enter; it opens when it has finished. A training that a "
+        "FiringMonitor watches is a history: Enter shows it, live."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -139,7 +140,7 @@ class RunsPane(Pane):
         if empty:
             self.query_one(TextPanel).put(welcome(self.hub.engine.store, self.glyphs))
         if here is not None:
-            place = next((i for i, run in enumerate(rows) if run.name == here.name), None)
+            place = next((i for i, run in enumerate(rows) if run.path == here.path), None)
             if place is not None:
                 self.table.cursor = place
         self.table.sorted_by = self._order
@@ -166,6 +167,10 @@ class RunsPane(Pane):
         run = message.row
         if run.problem:
             self.hub.say(run.problem, "bad")
+        elif run.kind == "history":
+            from nfinspect.tui.panes.history import HistoryPane
+
+            self.hub.into(partial(HistoryPane, run.name))
         else:
             self.hub.open_run(run.name)
 
@@ -197,17 +202,19 @@ class RunsPane(Pane):
         from nfinspect.tui.dialogs import Confirm
 
         what = f"{foreign(run.name, self.glyphs)} ({cells.size(run.bytes, self.glyphs)})"
-        question = f"Delete the run {what}? It cannot be undone."
-        self.app.push_screen(Confirm(question), partial(self._confirmed, run.name))
+        question = f"Delete the {run.kind} {what}? It cannot be undone."
+        self.app.push_screen(Confirm(question), partial(self._confirmed, run))
 
-    def _confirmed(self, name: str, yes: bool | None) -> None:
+    def _confirmed(self, run: RunEntry, yes: bool | None) -> None:
         if not yes:
             self.hub.say("nothing deleted", "dim")
             return
-        self.hub.forget_run(name)
+        name, history = run.name, run.kind == "history"
+        if not history:
+            self.hub.forget_run(name)
 
         def delete() -> str:
-            self.hub.engine.delete(name)
+            (self.hub.engine.delete_history if history else self.hub.engine.delete)(name)
             return name
 
         self.load("deleted", delete, busy=f"deleting {name}")

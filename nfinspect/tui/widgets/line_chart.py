@@ -3,13 +3,14 @@
 Called in workers only, like `chart`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nfinspect.tui.widgets.chart import FIGURE, TO_ASCII
 
-MOST_LINES = 5
-"""Lines in one chart: with more of them none can be followed."""
+HERE = ":"
+"""The mark of the step that is looked at."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +23,23 @@ class Line:
 
 
 def line_chart(
-    steps: Sequence[int], lines: Sequence[Line], title: str, width: int, height: int, plain: bool = False
+    steps: Sequence[int],
+    lines: Sequence[Line],
+    title: str,
+    width: int,
+    height: int,
+    *,
+    plain: bool = False,
+    here: int | None = None,
 ) -> tuple[str, ...]:
-    """Shares from 0 to 1 as `height` lines of at most `width` cells. The first of them is the title with the marks."""
-    key = "  ".join(f"{line.mark} {line.name}" for line in lines)
-    head = f"{title}   {key}"[:width]
+    """Shares from 0 to 1 as `height` lines of at most `width` cells. The first of them is the title with the marks.
+
+    steps: rising, one or more; here: a step that is marked.
+    """
+    head = f"{title}   {'  '.join(f'{line.mark} {line.name}' for line in lines)}"[:width]
     if width < 20 or height < 5:
         return (head, "too little room")
-    chosen = _thinned(len(steps), 2 * width)
+    low, high = steps[0], max(steps[-1], steps[0] + 1)
     import plotext
 
     with FIGURE:
@@ -37,11 +47,12 @@ def line_chart(
         figure.clear()
         figure.theme("colorless")
         figure.plot_size(width, height - 1)
+        if here is not None and low <= here <= high:
+            figure.draw(figure.signal([here, here], [0, 1], marker=HERE))
         for line in lines:
-            points = [(steps[i], value) for i in chosen if (value := line.values[i]) is not None]
+            points = _joined(steps, line.values, (high - low) / width)
             if points:
                 figure.draw(figure.signal([x for x, _ in points], [y for _, y in points], marker=line.mark))
-        low, high = steps[0], max(steps[-1], steps[0] + 1)
         figure.ruler("x").lim(low, high)
         marks = sorted({low, (low + high) // 2, high})
         figure.ruler("x").ticks(marks, [str(mark) for mark in marks])
@@ -53,13 +64,17 @@ def line_chart(
     return (head, *(row.translate(TO_ASCII) if plain else row for row in drawn))
 
 
-def _thinned(count: int, most: int) -> list[int]:
-    """At most so many places of a list, evenly spread, the first and the last among them."""
-    if count <= most:
-        return list(range(count))
-    return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
-
-
-def evenly(count: int) -> list[int]:
-    """The layers that are drawn: all, or MOST_LINES of them from the first to the last."""
-    return _thinned(count, MOST_LINES)
+def _joined(steps: Sequence[int], values: Sequence[float | None], gap: float) -> list[tuple[float, float]]:
+    """The points, and between two that follow each other so many more that no more than `gap` lies between them."""
+    points: list[tuple[float, float]] = []
+    last: tuple[float, float] | None = None
+    for step, value in zip(steps, values, strict=True):
+        here = None if value is None else (float(step), value)
+        if here is not None:
+            if last is not None:
+                parts = max(1, math.ceil((here[0] - last[0]) / gap))
+                rise = (here[1] - last[1]) / parts
+                points += [(last[0] + i * (here[0] - last[0]) / parts, last[1] + i * rise) for i in range(1, parts)]
+            points.append(here)
+        last = here
+    return points

@@ -35,11 +35,11 @@ def key_line(names: Sequence[str], plain: bool) -> str:
 
 @lru_cache(maxsize=64)
 def layer_bars(
-    labels: tuple[str, ...], parts: tuple[Values, ...], width: int, height: int, plain: bool
+    labels: tuple[str, ...], parts: tuple[Values, ...], width: int, height: int, plain: bool, whole: bool = False
 ) -> tuple[str, ...]:
     """A bar for each label, stacked from `parts`: values of each label, >= 0 where there are several parts.
 
-    An undefined value has no bar.
+    An undefined value has no bar. whole: they are counts or percentages, and the axis is marked in whole numbers.
     """
     shown = [[value or 0.0 for value in part] for part in parts]
     sums = [[sum(column) for column in zip(*shown[: i + 1], strict=True)] for i in range(len(shown))]
@@ -51,10 +51,11 @@ def layer_bars(
     def paint(figure: Any) -> None:
         for heights, sign in reversed(list(zip(sums, signs, strict=True))):  # what is drawn later covers it
             figure.draw(figure.bar(list(range(len(labels))), heights, width=0.7, marker=sign))
-        figure.ruler("x").lim(-0.5, len(labels) - 0.5)
-        step = max(1, math.ceil(len(labels) * 5 / max(1, width - 8)))
-        figure.ruler("x").ticks(list(range(0, len(labels), step)), list(labels[::step]))
-        _heights(figure, bottom, top or (1.0 if bottom == 0 else 0.0), plain)
+        _places(figure, labels, width)
+        if whole:
+            _counts(figure, max(1, math.ceil(top - 1e-6)))
+        else:
+            _heights(figure, bottom, top or (1.0 if bottom == 0 else 0.0), plain)
 
     return _drawn(paint, width, height, plain)
 
@@ -75,6 +76,41 @@ def curve(values: tuple[float, ...], low: float, high: float, width: int, height
         _heights(figure, low, high, plain)
 
     return _drawn(paint, width, height, plain)
+
+
+@lru_cache(maxsize=64)
+def points(
+    labels: tuple[str, ...],
+    across: tuple[float, ...],
+    up: tuple[float, ...],
+    signs: tuple[str, ...],
+    width: int,
+    height: int,
+    plain: bool,
+) -> tuple[str, ...]:
+    """A sign at each place: `across` in units of labels, the first of which stands at 0, `up` from 0 on."""
+    if not across or width < 20 or height < 5:
+        return ("too little room" if across else "no points",)
+
+    def paint(figure: Any) -> None:
+        figure.draw(figure.signal(list(across), list(up), marker=list(signs)))
+        _places(figure, labels, width)
+        _heights(figure, 0.0, max(up) * 1.05, plain)
+
+    return _drawn(paint, width, height, plain)
+
+
+def _places(figure: Any, labels: Sequence[str], width: int) -> None:
+    """The x axis: as many labels as have room."""
+    figure.ruler("x").lim(-0.5, len(labels) - 0.5)
+    step = max(1, math.ceil(len(labels) * 5 / max(1, width - 8)))
+    figure.ruler("x").ticks(list(range(0, len(labels), step)), list(labels[::step]))
+
+
+def _counts(figure: Any, top: int) -> None:
+    marks = sorted({0, top // 2, top})
+    figure.ruler("y").lim(0, top)
+    figure.ruler("y").ticks(marks, [f"{mark:,}" for mark in marks])
 
 
 def _heights(figure: Any, low: float, high: float, plain: bool) -> None:

@@ -3,6 +3,7 @@
 drawn anew only when they differ, laid out anew only when they grow.
 """
 
+from rich.cells import cell_len
 from textual.content import Content
 from textual.widgets import Static
 
@@ -17,5 +18,11 @@ class TextBlock(Static):
     def put(self, text: Content) -> None:
         old, self._shown = self._shown, text
         if (old.plain, old.spans) != (text.plain, text.spans):
-            grown = self.styles.is_auto_height and old.plain.count("\n") != text.plain.count("\n")
+            grown = self.styles.is_auto_height and self._shape(old) != self._shape(text)
             self.update(text, layout=grown or not old.plain)
+
+    def _shape(self, text: Content) -> tuple[int, ...]:
+        """What the height depends on: the lines, and of those that are wrapped the length."""
+        width = max(1, self.content_size.width)
+        lengths = (cell_len(line) for line in text.plain.split("\n"))
+        return tuple(length if length > width else 0 for length in lengths)

@@ -1,0 +1,212 @@
+"""The same analysis of several runs, beside each other over the depth of their networks."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from nfinspect import output
+from nfinspect.cli.ngrams import WORDS, kept_ngrams
+from nfinspect.cli.options import opened
+from nfinspect.cli.positions import kept_positions
+from nfinspect.cli.tables import Column, figure, percent, table, wrapped
+from nfinspect_store.errors import NfinspectError
+
+if TYPE_CHECKING:
+    from nfinspect.analysis.ngrams import NgramAnalysis
+    from nfinspect.analysis.positions import PositionAnalysis
+    from nfinspect_store.reader import RunFile
+
+Found = TypeVar("Found")
+RUN_COLUMNS = [Column("depth"), Column("run", text=True), Column("layer"), Column("neurons", spare=2)]
+
+
+@contextmanager
+def opened_runs(store: str | None, names: Sequence[str]) -> "Iterator[dict[str, RunFile]]":
+    """The runs by their names, open for reading; runs of one name from two stores are told apart by a number."""
+    with ExitStack() as stack:
+        files: dict[str, RunFile] = {}
+        for name in names:
+            file = stack.enter_context(opened(store, name))
+            files[file.name if file.name not in files else f"{file.name} ({len(files) + 1})"] = file
+        yield files
+
+
+def compare_ngrams(
+    store: str | None,
+    names: Sequence[str],
+    n: int,
+    site: str | None,
+    layers: Sequence[int] | None,
+    again: bool,
+    as_json: bool,
+) -> None:
+    """Print the n-gram detectors of several runs, without suppression."""
+    from nfinspect.analysis.ngrams import NgramAnalysis
+
+    with opened_runs(store, names) as files:
+        kept = _of_each(files, lambda file: kept_ngrams(file, n, site, layers, again=again))
+    found = {name: NgramAnalysis.from_json(result.document) for name, result in kept.items()}
+    if as_json:
+        output.document({"n": n, "runs": [_document(name, one.to_json()) for name, one in found.items()]})
+    else:
+        output.lines(compared_ngram_lines(found))
+
+
+def compare_positions(
+    store: str | None,
+    names: Sequence[str],
+    length: int | None,
+    site: str | None,
+    layers: Sequence[int] | None,
+    again: bool,
+    as_json: bool,
+) -> None:
+    """Print the positional neurons of several runs."""
+    from nfinspect.analysis.positions import PositionAnalysis
+
+    with opened_runs(store, names) as files:
+        kept = _of_each(files, lambda file: kept_positions(file, length, site, layers, again=again))
+    found = {
+        name: PositionAnalysis.from_json(result.document, result.table("profiles")) for name, result in kept.items()
+    }
+    for name, one in found.items():
+        for text in one.notes:
+            output.note(f"{name}: {text}")
+    if as_json:
+        output.document({"runs": [_document(name, one.to_json()) for name, one in found.items()]})
+    else:
+        output.lines(compared_position_lines(found))
+
+
+def compared_ngram_lines(found: "Mapping[str, NgramAnalysis]") -> list[str]:
+    """The runs for people: in short, then by depth, then all neurons by K."""
+    some = next(iter(found.values()))
+    word = WORDS[some.n]
+    columns = [
+        Column("run", text=True),
+        Column("site", text=True, spare=1),
+        Column("tokens"),
+        Column(f"{word}s seen", spare=2),
+        Column("neurons"),
+        Column("detectors"),
+        Column(f"{word}s covered"),
+    ]
+    rows = [
+        (
+            name,
+            one.site,
+            one.positions,
+            one.distinct,
+            _sum(one, "neurons"),
+            len(one.detectors),
+            one.layers[-1].cumulative,
+        )
+        for name, one in found.items()
+    ]
+    by_depth = [Column("detectors"), Column("% of layer"), Column(f"{word}s"), Column("up to here"), Column("new")]
+    layers = _by_depth(
+        found,
+        lambda layer: (
+            layer.detectors,
+            percent(layer.detectors / layer.neurons),
+            layer.covered,
+            layer.cumulative,
+            layer.new_overall,
+        ),
+    )
+    buckets = list(some.layers[0].buckets)
+    shares = [(name, *(percent(_share(one, bucket), 0) for bucket in buckets)) for name, one in found.items()]
+    return [
+        *wrapped(f"{word.capitalize()} detectors of {len(found)} runs"),
+        *table(columns, rows),
+        "",
+        *wrapped("By depth: 0 is the first layer, 1 the last"),
+        *table([*RUN_COLUMNS, *by_depth], layers),
+        "",
+        *wrapped(f"Neurons that fired, by the fewest {word}s that hold 95% of their activations"),
+        *table([Column("run", text=True), *(Column(name) for name in buckets)], shares),
+    ]
+
+
+def compared_position_lines(found: "Mapping[str, PositionAnalysis]") -> list[str]:
+    """The runs for people: in short, then by depth."""
+    columns = [
+        Column("run", text=True),
+        Column("site", text=True, spare=1),
+        Column("sequences"),
+        Column("tokens each"),
+        Column("neurons"),
+        Column("positional"),
+        Column("highest"),
+    ]
+    rows = [
+        (
+            name,
+            one.site,
+            one.sequences,
+            one.length,
+            _sum(one, "neurons"),
+            len(one.neurons),
+            figure(one.neurons[0].mutual_information, 3) if one.neurons else "-",
+        )
+        for name, one in found.items()
+    ]
+    types = list(next(iter(found.values())).layers[0].types)
+    by_depth = [Column("positional"), Column("% of layer"), Column("strong"), *(Column(x, spare=1) for x in types)]
+    layers = _by_depth(
+        found,
+        lambda layer: (
+            layer.positional,
+            percent(layer.positional / layer.neurons),
+            layer.strong,
+            *layer.types.values(),
+        ),
+    )
+    return [
+        *wrapped(f"Positional neurons of {len(found)} runs"),
+        *table(columns, rows),
+        "",
+        *wrapped("By depth: 0 is the first layer, 1 the last"),
+        *table([*RUN_COLUMNS, *by_depth], layers),
+    ]
+
+
+def _of_each(files: "Mapping[str, RunFile]", make: "Callable[[RunFile], Found]") -> "dict[str, Found]":
+    found = {}
+    for name, file in files.items():
+        try:
+            found[name] = make(file)
+        except NfinspectError as error:
+            raise type(error)(f"{name}: {error}") from error
+    return found
+
+
+def _document(name: str, document: Mapping[str, object]) -> dict[str, object]:
+    """A run's own document with its name, and where each of its layers lies."""
+    from nfinspect.analysis.depth import depths
+
+    layers = document["layers"]
+    assert isinstance(layers, list)
+    placed = [{**layer, "depth": depth} for layer, depth in zip(layers, depths(layers), strict=True)]
+    return {"run": name, **document, "layers": placed}
+
+
+def _by_depth(found: Mapping[str, Any], cells: Callable[[Any], Sequence[object]]) -> list[tuple[object, ...]]:
+    """A row for each layer of each run, from the first layers of all to the last."""
+    from nfinspect.analysis.depth import depths
+
+    rows = [
+        (depth, i, (f"{depth:.2f}", name, layer.layer, layer.neurons, *cells(layer)))
+        for i, (name, one) in enumerate(found.items())
+        for layer, depth in zip(one.layers, depths(one.layers), strict=True)
+    ]
+    return [row for *_, row in sorted(rows, key=lambda row: row[:2])]
+
+
+def _sum(one: Any, name: str) -> int:
+    return sum(getattr(layer, name) for layer in one.layers)
+
+
+def _share(one: "NgramAnalysis", bucket: str) -> float | None:
+    active = sum(layer.active for layer in one.layers)
+    return sum(layer.buckets[bucket] for layer in one.layers) / active if active else None

@@ -1,0 +1,187 @@
+"""The analyses that a report shows: made where they are missing, from the run alone or with its model."""
+
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
+
+from nfinspect import output
+from nfinspect.cli.capture import quiet_transformers
+from nfinspect.cli.kinds import FROM_THE_STORE
+from nfinspect.cli.long_work import Made, Tick, kept_or_made
+from nfinspect.cli.stamps import model_stamp
+from nfinspect_store.errors import NfinspectError, RequestError, StorageFull, StoreError
+
+if TYPE_CHECKING:
+    from nfinspect.models import LoadedModel
+    from nfinspect_store.reader import RunFile
+
+ATTENTION_TOKENS = 2048
+"""Tokens of the run, about, that attention is read on [own]."""
+
+ABLATION_TOKENS = 8192
+"""Tokens of the run, about, that perplexity is measured on [own]."""
+
+CUT = ("dead", "positional", "delta", "ngrams1", "attention", "dead+positional")
+"""Kinds of neurons that are cut out, where there are any: single ones, and the founding notes' pair."""
+
+
+def make_from_run(file: "RunFile", site: str, kinds: Collection[str] = tuple(FROM_THE_STORE)) -> dict[str, str]:
+    """Run the analyses of these kinds that nothing is kept of. Returns why one cannot be made, by kind."""
+    from nfinspect.analysis.kinds import newest
+
+    refused = {}
+    for kind in (kind for kind in FROM_THE_STORE if kind in kinds):
+        if newest(file, kind, site) is not None:
+            continue
+        try:
+            FROM_THE_STORE[kind](file, site)
+        except StorageFull:
+            raise
+        except StoreError as error:  # the run does not hold what it takes
+            refused[kind] = str(error)
+    return refused
+
+
+def make_with_model(file: "RunFile", site: str, model: str | None) -> dict[str, str]:
+    """Run what needs the run's model, where nothing is kept: attention, the detectors' suppression, ablation.
+
+    model: where the model is, if not where the run says. Returns why one cannot be had, by kind. Raises ModelError and
+    RequestError where the model cannot be loaded or is not the run's.
+    """
+    from nfinspect.analysis.chosen import chosen_layers
+    from nfinspect.experiments.substitution import matching_sites
+
+    loaded = _load(file, model)
+    matching_sites(loaded, chosen_layers(file, site, None))
+    refused: dict[str, str] = {}
+    name = named_model(file, model)
+    steps: dict[str, Callable[[RunFile, str, LoadedModel, str], None]] = {
+        "attention": _attention,
+        "suppression": _suppression,
+        "ablation": _ablation,
+    }
+    for kind, step in steps.items():
+        try:
+            step(file, site, loaded, name)
+        except StorageFull:
+            raise
+        except NfinspectError as error:  # this model's attention, gradients or logits cannot be had
+            refused[kind] = str(error)
+    return refused
+
+
+def named_model(file: "RunFile", model: str | None) -> str:
+    """`model`, or where the run says that its own is. Raises RequestError where it says nothing."""
+    name = model or file.info.model
+    if not name:
+        raise RequestError("--with-model needs the run's model, and this run names none: pass --model")
+    return name
+
+
+def _load(file: "RunFile", model: str | None) -> "LoadedModel":
+    """The model in the run's own precision, so that its values are the run's."""
+    from nfinspect.models import ModelError, load_model
+    from nfinspect.models.load import DTYPES
+
+    name = named_model(file, model)
+    quiet_transformers()
+    try:
+        return load_model(name, dtype=file.info.dtype if file.info.dtype in DTYPES else "auto")
+    except NfinspectError as error:
+        raise ModelError(f"--with-model needs the run's model: {error} (--model says where it is)") from error
+
+
+def _attention(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> None:
+    """The methods that nothing is kept of, over the run's own prompts."""
+    from nfinspect.analysis.attention_scores import METHODS, Method
+    from nfinspect.analysis.kinds import kept_over_all_layers
+    from nfinspect.experiments.attention import attention
+    from nfinspect.experiments.run_text import spread_prompts
+    from nfinspect.models import TokenTexts
+    from nfinspect_store.results import run_results
+
+    known = {one.document["method"] for one in kept_over_all_layers(file, "attention", site, of_model=True)}
+    missing = [method for method in METHODS if method not in known]
+    prompts = spread_prompts(file, ATTENTION_TOKENS) if missing else []
+
+    def made(method: Method) -> Callable[[Tick], Made]:
+        def make(tick: Tick) -> Made:
+            texts = TokenTexts(loaded.tokenizer)
+            found = attention(loaded, prompts, method, site, [x.layer for x in file.site_layers(site)], texts, tick)
+            return found.to_json(), found.tables()
+
+        return make
+
+    for method in missing:
+        settings = {
+            "model": name,
+            "model_stamp": model_stamp(name),
+            "method": method,
+            "of_run": file.name,
+            "tokens": ATTENTION_TOKENS,
+            "site": site,
+        }
+        folder, what = run_results(file.path), f"attention neurons, {method}"
+        kept_or_made(folder, "attention", settings, file.info.run_id, made(method), again=False, what=what)
+
+
+def _suppression(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> None:
+    """What the kept detectors do to the logits of their own n-grams."""
+    from nfinspect.analysis.kinds import newest
+    from nfinspect.analysis.ngrams import NgramAnalysis
+    from nfinspect.experiments.suppression import with_suppression
+    from nfinspect_store.results import keep_result
+
+    for n in (1, 2, 3):
+        kept = newest(file, f"ngrams{n}", site)
+        if kept is None:
+            continue
+        found = NgramAnalysis.from_json(kept.document)
+        if found.detectors and found.suppression_model is None:
+            document = output.plain(with_suppression(found, loaded).to_json())
+            keep_result(kept.path.parent, "ngrams", kept.settings, document, run_id=kept.run_id)
+
+
+def _ablation(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> None:
+    """Kinds of neurons cut out, on the run's own windows."""
+    from nfinspect.analysis.kinds import NoKeptResult, kept_ablations
+    from nfinspect.analysis.neuron_sets import NeuronSet, set_of_kinds
+    from nfinspect.experiments.ablation_table import ablate
+    from nfinspect.experiments.run_text import windows
+    from nfinspect_store.results import run_results
+
+    if kept_ablations(file, site):
+        return
+    text = windows(file, file.name, ABLATION_TOKENS)
+    sets: dict[str, NeuronSet] = {}
+    for kind in CUT:
+        if "+" in kind and not all(part in sets for part in kind.split("+")):
+            continue  # one of them is empty: the pair is the other one
+        try:
+            sets[kind] = set_of_kinds(file, kind, site)
+        except (NoKeptResult, RequestError, StoreError):  # none of this kind, or none that the run can tell
+            continue
+    if not sets:
+        raise RequestError("no neuron is of a kind that could be cut out")
+
+    def make(tick: Tick) -> Made:
+        found = ablate(
+            loaded,
+            text.corpus,
+            list(sets.values()),
+            run=file,
+            context=text.length,
+            stride=text.length,
+            tick=tick,
+        )
+        return found.to_json(), {}
+
+    settings = {
+        "model": name,
+        "weights": model_stamp(name),
+        "of_run": file.name,
+        "sha256": text.corpus.sha256,
+        "sets": {one.name: [str(address) for address in one.addresses] for one in sets.values()},
+        "mode": "zero",
+    }
+    folder, what = run_results(file.path), "perplexity"
+    kept_or_made(folder, "ablation", settings, file.info.run_id, make, again=False, what=what)

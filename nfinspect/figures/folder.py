@@ -1,0 +1,88 @@
+"""The directory of a report: it appears when it is complete, and takes the place of an earlier report only.
+
+Its `report.json` names every file with its digest, so that what a user has put there, or changed, is never deleted.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from nfinspect.figures.page import dumped
+from nfinspect_store.errors import StorageFull
+
+MANIFEST = "report.json"
+
+
+def write_manifest(directory: Path, about: Mapping[str, Any]) -> None:
+    """Write `report.json`: what is said about the report, and the SHA-256 of every file there is."""
+    files = {file.name: _digest(file) for file in sorted(directory.iterdir())}
+    (directory / MANIFEST).write_text(dumped({**about, "files": files}), encoding="utf-8")
+
+
+def check_directory(path: Path) -> None:
+    """Raises StorageFull where a report cannot go: a file, or a directory with anything but an untouched report."""
+    if path.exists() and not path.is_dir():
+        raise StorageFull(f"expected a directory to write to, found a file: {path}")
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    other = "choose another directory; only an earlier report is replaced, and only as it was written"
+    digests = _listed(path / MANIFEST)
+    if digests is None:
+        raise StorageFull(f"{path} is not empty and holds no report: {other}")
+    for file in sorted(path.iterdir()):
+        if file.name == MANIFEST:
+            continue
+        if not file.is_file() or file.name not in digests:
+            raise StorageFull(f"{path} holds {file.name}, which is of no report: {other}")
+        if _digest(file) != digests[file.name]:
+            raise StorageFull(f"{file} has been changed since the report was written: {other}")
+
+
+@contextmanager
+def report_directory(path: Path) -> Iterator[Path]:
+    """A directory to fill; it becomes `path` when the block ends well. Raises StorageFull."""
+    path = path.resolve()  # a link stays one
+    check_directory(path)
+    new, old = _beside(path), _beside(path)
+    try:
+        new.mkdir(parents=True)
+        yield new
+        check_directory(path)  # it took a while
+        if path.is_dir():
+            os.rename(path, old)
+        try:
+            os.rename(new, path)
+        except BaseException:
+            if old.is_dir():
+                os.rename(old, path)
+            raise
+    except OSError as error:
+        raise StorageFull(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        if path.is_dir():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    whole = path.absolute()
+    return whole.with_name(f".{whole.name}.{uuid.uuid4().hex[:8]}")
+
+
+def _listed(manifest: Path) -> Mapping[str, str] | None:
+    """The digests by file name, None where this is no manifest of a report."""
+    try:
+        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return files if isinstance(files, dict) else None
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

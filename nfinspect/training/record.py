@@ -1,0 +1,60 @@
+"""The history file of one monitor: opened with what is known of the training, and given up when the disk is full."""
+
+import uuid
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nfinspect_store.errors import StorageFull
+from nfinspect_store.history import VERSION, HistoryWriter, utc_now
+
+
+class Record:
+    """Writes lines until it is closed. A full disk ends the history, not the training."""
+
+    def __init__(self, path: Path, model: str, facts: Mapping[str, Any], *, resume: bool) -> None:
+        """facts: of the monitor (`every`, `first_step`, `settings`). Raises RunExists, StorageFull."""
+        from nfinspect import __version__
+
+        writer = HistoryWriter(path, model, resume=resume)
+        head = {
+            "history_version": VERSION,
+            "run_id": uuid.uuid4().hex,
+            "kind": "monitor",
+            "model": model,
+            "created_at": utc_now(),
+            "nfinspect_version": __version__,
+            "torch_version": torch.__version__,
+            **facts,
+        }
+        try:
+            writer.add("run", head)
+        except StorageFull:
+            writer.close()
+            raise
+        self._writer: HistoryWriter | None = writer
+
+    def add(self, kind: str, content: Mapping[str, Any]) -> None:
+        if self._writer is None:
+            return
+        try:
+            self._writer.add(kind, content)
+        except StorageFull as error:
+            warnings.warn(f"nfinspect: the history ends here: {error}", RuntimeWarning, stacklevel=4)
+            self._writer.close()
+            self._writer = None
+
+    def beat(self, step: int) -> None:
+        """The training is at this step. Costs next to nothing: written down twice a second at most."""
+        if self._writer is not None:
+            self._writer.beat(step)
+
+    def close(self, status: str, step: int) -> None:
+        """May be called again."""
+        self.add("end", {"status": status, "time": utc_now(), "step": step})
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

@@ -1,0 +1,100 @@
+"""The rows of a kept result in another order, or some of them. They stand in memory, so the store is not asked.
+
+    filter = term { "and" term };  term = column op value | L5 | text;  op = "=" | "!=" | "<" | "<=" | ">" | ">="
+
+It reads like the filter of neuron lists. A text alone is looked for in what the rows show.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nfinspect_store.errors import RequestError
+
+Value = Callable[[Any, str], Any]
+"""A row and the key of a column -> what stands there: a number, a word, yes or no, or None where undefined."""
+
+Test = Callable[[Any], bool]
+
+_AND = re.compile(r"\s+and\s+", re.IGNORECASE)
+_TERM = re.compile(r"(?P<column>[^=!<>]+?)\s*(?P<operator><=|>=|!=|<|>|=)\s*(?P<value>.*)", re.DOTALL)
+_LAYER = re.compile(r"[lL](\d+)")
+_OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_TRUTH = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+
+
+def ordered(rows: Sequence[Any], key: str, descending: bool, value: Value) -> Sequence[Any]:
+    """The rows by one column, equal ones in the order they had; undefined values last, whichever way it goes."""
+    if not key:
+        return rows
+    known = [(found, row) for row in rows if (found := value(row, key)) is not None]
+    known.sort(key=lambda pair: pair[0], reverse=descending)
+    return (*(row for _, row in known), *(row for row in rows if value(row, key) is None))
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """What a filter is read against. columns: key by what the user may call it, key or title, in lower case."""
+
+    columns: Mapping[str, str]
+    value: Value
+    text: Callable[[Any], str]
+    sample: Any
+
+    def test(self, text: str) -> Test:
+        """Whether a row passes the filter `text`. Raises RequestError that names the columns there are."""
+        tests = [self._term(term.strip()) for term in _AND.split(text.strip())]
+        return lambda row: all(test(row) for test in tests)
+
+    def _term(self, term: str) -> Test:
+        match = _TERM.fullmatch(term)
+        if match is not None:
+            return self._comparison(match["column"].strip(), match["operator"], match["value"].strip().strip("'\""))
+        if (layer := _LAYER.fullmatch(term)) is not None and "layer" in self.columns:
+            return lambda row: bool(self.value(row, "layer") == int(layer[1]))
+        if self.sample is not None and not self.text(self.sample):
+            raise RequestError(f"cannot read the filter {term!r}: write {self._expected()}")
+        return lambda row: term.casefold() in self.text(row).casefold()
+
+    def _expected(self) -> str:
+        return f"column, operator (= != < <= > >=) and value, or a layer such as L3; columns: {', '.join(self._keys)}"
+
+    @property
+    def _keys(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.columns.values()))
+
+    def _key(self, name: str) -> str | None:
+        """A column by its name, or by the beginning of it if no other begins so."""
+        begin = {key for known, key in self.columns.items() if known.startswith(name)}
+        return self.columns.get(name) or (begin.pop() if len(begin) == 1 else None)
+
+    def _comparison(self, name: str, sign: str, wanted: str) -> Test:
+        key = self._key(name.lower())
+        if key is None:
+            raise RequestError(f"no column {name!r}: choose {', '.join(self._keys)}")
+        compare = _OPERATORS[sign]
+        found = self.value(self.sample, key) if self.sample is not None else None
+        if isinstance(found, str | bool) and sign not in ("=", "!="):
+            raise RequestError(f"{key} can be compared with = and !=, not with {sign}")
+        if isinstance(found, bool):
+            if wanted.lower() not in _TRUTH:
+                raise RequestError(f"{key} is yes or no, found {wanted!r}")
+            return lambda row: compare(self.value(row, key), _TRUTH[wanted.lower()])
+        if isinstance(found, str):
+            return lambda row: compare(str(self.value(row, key)).casefold(), wanted.casefold())
+        try:
+            bound = float(wanted)
+        except ValueError:
+            raise RequestError(f"{key} is compared with a number, found {wanted!r}") from None
+        return lambda row: (held := self.value(row, key)) is not None and compare(held, bound)

@@ -1,0 +1,103 @@
+"""The columns of a watched training: its readings, the layers of one of them, the alerts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nfinspect.tui import cells
+from nfinspect.tui.cells import Cell, foreign, number
+from nfinspect.tui.glyphs import Glyphs
+from nfinspect.tui.widgets.paged_table import Column
+
+if TYPE_CHECKING:
+    from nfinspect.analysis.history import Alert, History, LayerReading, Reading
+
+STATUS = {"capturing": ("training", "accent"), "complete": ("complete", "good"), "interrupted": ("interrupted", "warn")}
+NOT_FINITE = "not finite"
+
+
+def head(history: History, reading: Reading | None, g: Glyphs) -> list[Cell | str]:
+    """Two lines: the training, and its network at a reading."""
+    word, tone = STATUS.get(history.status, (history.status, "bad"))
+    every = history.info.get("every")
+    pieces: list[Cell | str] = [
+        Cell(foreign(history.info.get("model", ""), g), "bold"),
+        "  ",
+        Cell(word, tone),
+        Cell(f"  read every {every} steps, {cells.counted(len(history.readings), 'reading')}, ", "dim"),
+        Cell(cells.counted(len(history.alerts), "alert"), "warn" if history.alerts else "dim"),
+        "\n",
+    ]
+    if reading is None:
+        return [*pieces, Cell("no reading yet", "dim")]
+    missing = None if reading.missing_percentage is None else reading.missing_percentage / 100
+    return [
+        *pieces,
+        Cell("step ", "dim"),
+        Cell(f"{reading.step}", "accent"),
+        Cell("  loss ", "dim"),
+        number(reading.loss, g),
+        Cell("  health ", "dim"),
+        number(reading.health_score, g, 3),
+        Cell("  dead ", "dim"),
+        cells.percent(reading.dead_share, g),
+        Cell("  dead or missing ", "dim"),
+        cells.percent(missing, g),
+    ]
+
+
+def reading_columns(history: History, g: Glyphs) -> list[Column]:
+    """One row a reading."""
+    alerts: dict[int, int] = {}
+    for alert in history.alerts:
+        alerts[alert.step] = alerts.get(alert.step, 0) + 1
+
+    def score(r: Reading, width: int) -> Cell:
+        return Cell(NOT_FINITE, "bad") if r.health_score is None else Cell(number(r.health_score, g, 3))
+
+    def changed(r: Reading, width: int) -> Cell:
+        died, revived = (sum(len(getattr(layer, what)) for layer in r.layers) for what in ("died", "revived"))
+        return Cell(f"+{died} -{revived}" if died or revived else "", "warn" if died else "")
+
+    return [
+        Column("step", 9, lambda r, w: Cell(f"{r.step}", "bold"), "right"),
+        Column("loss", 10, lambda r, w: Cell(number(r.loss, g)), "right"),
+        Column("health", 10, score, "right"),
+        Column("dead", 7, lambda r, w: Cell(cells.percent(r.dead_share, g)), "right"),
+        Column("died, revived", 13, changed, "right"),
+        Column("problematic", 11, lambda r, w: Cell(number(r.problematic_layers, g)), "right"),
+        Column("alerts", 6, lambda r, w: Cell(str(alerts.get(r.step, "")), "warn"), "right"),
+    ]
+
+
+def layer_columns(g: Glyphs) -> list[Column]:
+    """One row a layer of a reading."""
+
+    def pattern(x: LayerReading, width: int) -> Cell:
+        if not x.finite:
+            return Cell(NOT_FINITE, "bad")
+        return Cell(x.firing_pattern or g.none, "" if x.firing_pattern == "normal" else "warn")
+
+    return [
+        Column("layer", 14, lambda x, w: Cell(foreign(x.layer_name, g), "bold"), flex=True),
+        Column("neurons", 7, lambda x, w: Cell(number(x.neurons, g)), "right"),
+        Column("pattern", 10, pattern),
+        Column("health", 6, lambda x, w: Cell(number(x.health_score, g, 3)), "right"),
+        Column("rate", 6, lambda x, w: Cell(cells.percent(x.activation_rate, g)), "right"),
+        Column("dead", 6, lambda x, w: Cell(number(x.dead_neurons, g)), "right"),
+        Column("satur.", 6, lambda x, w: Cell(number(x.saturated_neurons, g)), "right"),
+        Column("gradient", 9, lambda x, w: Cell(number(x.gradient_rms, g, 3)), "right"),
+    ]
+
+
+def alert_columns(g: Glyphs) -> list[Column]:
+    """One row an alert."""
+
+    def level(a: Alert, width: int) -> Cell:
+        return Cell(a.level, "bad" if a.level == "critical" else "warn")
+
+    return [
+        Column("step", 9, lambda a, w: Cell(f"{a.step}", "bold"), "right"),
+        Column("level", 8, level),
+        Column("alert", 40, lambda a, w: Cell(foreign(a.text, g)), flex=True),
+    ]

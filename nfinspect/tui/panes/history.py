@@ -1,0 +1,208 @@
+"""The history of a training that a FiringMonitor watches, while it runs or afterwards."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.timer import Timer
+
+from nfinspect.tui.cells import Cell, content, foreign
+from nfinspect.tui.columns.history import alert_columns, head, layer_columns, reading_columns
+from nfinspect.tui.panes.base import Pane
+from nfinspect.tui.widgets.chart_box import ChartBox
+from nfinspect.tui.widgets.history_charts import history_charts
+from nfinspect.tui.widgets.paged_table import PagedTable
+from nfinspect.tui.widgets.text_block import TextBlock
+
+if TYPE_CHECKING:
+    from nfinspect.analysis.history import Alert, History, LiveHistory, Reading
+
+LIVE_SECONDS = 0.5
+QUIET_SECONDS = 3.0
+"""Between two looks at a training that has ended: it may be resumed."""
+
+TABLES = ("readings", "layers", "alerts")
+
+
+class HistoryPane(Pane):
+    """Charts over a table: of the readings, of the layers of one of them, or of the alerts.
+
+    The reading under the cursor is marked in the charts; where it is the newest one, newer ones are followed.
+    """
+
+    help_text = (
+        "A reading is one step of the training. score: the network's health, 0 to 1; dead share: of all neurons; "
+        "activation rate: the share of (token, neuron) pairs that fire, by layer (five of them at most are drawn). "
+        "j and k go from reading to reading, G to the newest, which is then followed. died, revived: neurons whose "
+        "state changed since the reading before. Enter on a reading shows its layers, on an alert its reading."
+    )
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("1", "table('readings')", "Readings", id="history.readings"),
+        Binding("2", "table('layers')", "Layers", id="history.layers"),
+        Binding("3", "table('alerts')", "Alerts", id="history.alerts"),
+    ]
+
+    DEFAULT_CSS = """
+    HistoryPane #head { height: 2; padding: 0 1; }
+    HistoryPane ChartBox { height: 3fr; }
+    HistoryPane PagedTable { height: 2fr; }
+    """
+
+    _live: LiveHistory | None = None
+    _history: History | None = None
+    _timer: Timer | None = None
+    _seconds = 0.0
+    _looking = False
+    _table = "readings"
+    _at: int | None = None  # the step that is looked at; None: the newest
+
+    def __init__(self, run: str) -> None:
+        super().__init__(f"{run} (training)")
+        self._run = run
+
+    def compose(self) -> ComposeResult:
+        yield TextBlock(id="head")
+        yield ChartBox(id="charts")
+        table = PagedTable((), glyphs=self.glyphs, empty="none yet", id="table")
+        table.add_class("panel", "ruled-top")
+        yield table
+
+    first_focus: ClassVar[str] = "PagedTable"
+
+    @property
+    def table(self) -> PagedTable:
+        return self.query_one(PagedTable)
+
+    @property
+    def hint(self) -> str:
+        return {"readings": "", "layers": "layers of this reading", "alerts": "alerts"}[self._table]
+
+    def entered(self) -> None:
+        self._pace(LIVE_SECONDS)
+        self._look()
+
+    def left(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+        self._seconds = 0.0
+
+    def _pace(self, seconds: float) -> None:
+        if seconds != self._seconds:
+            if self._timer is not None:
+                self._timer.stop()
+            self._seconds = seconds
+            self._timer = self.set_interval(seconds, self._look)
+
+    def _look(self) -> None:
+        if not self._looking and self.app.screen is self.screen:
+            self._looking = True
+            self.load("history", self._read, busy="" if self._history else "reading the history")
+
+    def _read(self) -> tuple[LiveHistory, History]:
+        """In a worker: the lines that came since the last look."""
+        live = self._live or self.hub.engine.history(self._run)
+        live.update()
+        return live, live.history
+
+    # answers
+
+    def show_history(self, answer: tuple[LiveHistory, History]) -> None:
+        """The history as it stands; drawn only where it has changed."""
+        self._looking = False
+        self._live, history = answer
+        self._pace(LIVE_SECONDS if history.status == "capturing" else QUIET_SECONDS)
+        old, self._history = self._history, history
+        if (
+            old is None
+            or (old.status, len(old.readings), len(old.alerts))
+            != (
+                history.status,
+                len(history.readings),
+                len(history.alerts),
+            )
+            or old.readings[-1:] != history.readings[-1:]
+        ):
+            self._fill()
+
+    def failed(self, what: str, line: str) -> None:
+        self._looking = False
+        super().failed(what, line)
+
+    def show_charts(self, lines: tuple[str, ...]) -> None:
+        self.query_one(ChartBox).put(content(Cell("\n".join(lines))))
+
+    # drawing
+
+    @property
+    def reading(self) -> Reading | None:
+        """The one that is looked at."""
+        readings = self._history.readings if self._history else ()
+        chosen = (reading for reading in reversed(readings) if self._at is None or reading.step <= self._at)
+        return next(chosen, readings[0] if readings else None)
+
+    def _fill(self) -> None:
+        """The table, and whatever depends on the reading that is looked at."""
+        history, table = self._history, self.table
+        if history is None:
+            return
+        reading = self.reading
+        if self._table == "readings":
+            table.set_columns(reading_columns(history, self.glyphs))
+            if reading is not None:
+                table.cursor = history.readings.index(reading)
+            table.put_rows(history.readings)
+        elif self._table == "layers":
+            table.set_columns(layer_columns(self.glyphs))
+            table.put_rows(reading.layers if reading is not None else ())
+        else:
+            table.set_columns(alert_columns(self.glyphs))
+            table.put_rows(history.alerts)
+        self._draw()
+
+    def _draw(self) -> None:
+        history, reading = self._history, self.reading
+        if history is None:
+            return
+        self.query_one("#head", TextBlock).put(content(*head(history, reading, self.glyphs)))
+        box = self.query_one(ChartBox)
+        width, height = box.content_size
+        if reading is not None and width and height:
+            here = None if self._at is None else reading.step
+            plain = self.glyphs.crumb == ">"
+            self.load("charts", partial(history_charts, history, width, height, plain=plain, here=here))
+
+    def on_chart_box_resized(self) -> None:
+        self._draw()
+
+    # keys
+
+    def on_paged_table_moved(self, message: PagedTable.Moved) -> None:
+        if self._table == "readings" and self._history and message.row is not None:
+            self._look_at(message.row)
+
+    def _look_at(self, reading: Reading) -> None:
+        """The newest reading is followed, another one stays."""
+        assert self._history is not None
+        at = None if reading is self._history.readings[-1] else reading.step
+        if at != self._at:
+            self._at = at
+            self._draw()
+
+    def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
+        if self._table == "readings":
+            self.action_table("layers")
+        elif self._table == "alerts":
+            alert: Alert = message.row
+            self._at = alert.step
+            self.action_table("readings")
+            self.hub.say(foreign(str(alert), self.glyphs), "warn")
+
+    def action_table(self, name: str) -> None:
+        self._table = name
+        self.table.cursor = 0
+        self._fill()
+        self.hub.update_trail()
