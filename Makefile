@@ -24,8 +24,8 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 demo: $(STAMP) ## capture the sample model and open the app on it
 	@$(BIN)/nfinspect demo
 
-test: $(STAMP) ## the tests
-	$(BIN)/python -m pytest
+test: $(STAMP) ## the tests, a file at a time on each of two processors
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP) ## ruff, types, imports
 	$(BIN)/ruff check .

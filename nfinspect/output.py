@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, BinaryIO, TextIO
+from typing import Any, TextIO
 
 from nfinspect.text import visible
 
@@ -72,11 +72,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, Iterable):
         return [plain(item) for item in value]
     return str(value)
-
-
-def binary() -> BinaryIO:
-    """Stdout for bytes."""
-    return sys.stdout.buffer
 
 
 def text() -> TextIO:

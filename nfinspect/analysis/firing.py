@@ -1,4 +1,4 @@
-"""The stored values of a layer, neuron by neuron, and which of them count as firing (methods §1).
+"""On which tokens the neurons of a layer fire, from the stored values (methods §1).
 
 Memory stays that of one chunk however many neurons there are.
 """
@@ -16,7 +16,7 @@ from nfinspect_store.tables import NeuronBlocks, RunTables
 from nfinspect_store.types import Layer
 
 CHUNK_BYTES = 256 * 2**20
-"""Values, or firings, in a chunk at most, as long as it holds FEWEST neurons."""
+"""In a chunk at most, as long as it holds FEWEST neurons."""
 
 FEWEST = 256
 """Neurons in a chunk at least: the blocks of fewer lie together in one block of the disk, which would be read again
@@ -24,43 +24,24 @@ for every chunk."""
 
 
 @dataclass(frozen=True)
-class Chunk:
+class FiredChunk:
     """Neighbouring neurons of a layer on every token of the run, in order of token_idx."""
 
     first: int
-    values: NDArray[np.float32]  # [neurons, tokens]
     fired: NDArray[np.bool_]  # [neurons, tokens]
-
-
-@dataclass(frozen=True)
-class FiredChunk:
-    """A chunk without its values, in a fifth of its memory."""
-
-    first: int
-    fired: NDArray[np.bool_]  # [neurons, tokens]
-
-
-def layer_chunks(run: RunTables, layer: Layer) -> Iterator[Chunk]:
-    """A layer's neurons in order, some at a time. Raises StoreError as RunTables.neuron_blocks does."""
-    threshold = firing_threshold(run, layer)
-    for first, stop in _ranges(run, layer, 5):
-        values = _empty(run, stop - first, np.float32)
-        fired = _empty(run, stop - first, np.bool_)
-        for rows in run.neuron_blocks(layer, first, stop):
-            place = rows.neuron - first, rows.block
-            values[place] = rows.values
-            fired[place] = _fired(rows, threshold)
-        yield Chunk(first, _flat(run, values), _flat(run, fired))
 
 
 def fired_chunks(run: RunTables, layer: Layer) -> Iterator[FiredChunk]:
-    """As layer_chunks, without the values."""
+    """A layer's neurons in order, some at a time. Raises StoreError as RunTables.neuron_blocks does."""
     threshold = firing_threshold(run, layer)
-    for first, stop in _ranges(run, layer, 1):
-        fired = _empty(run, stop - first, np.bool_)
+    blocks = -(-run.tokens // BLOCK)
+    step = max(FEWEST, CHUNK_BYTES // (BLOCK * max(1, blocks)))
+    for first in range(0, layer.neurons, step):
+        stop = min(first + step, layer.neurons)
+        fired = np.empty((stop - first, blocks, BLOCK), np.bool_)
         for rows in run.neuron_blocks(layer, first, stop):
             fired[rows.neuron - first, rows.block] = _fired(rows, threshold)
-        yield FiredChunk(first, _flat(run, fired))
+        yield FiredChunk(first, fired.reshape(len(fired), -1)[:, : run.tokens])  # without the padding
 
 
 def firing_threshold(run: RunTables, layer: Layer) -> np.float32 | None:
@@ -80,22 +61,3 @@ def _fired(rows: NeuronBlocks, threshold: np.float32 | None) -> NDArray[np.bool_
         return rows.fired
     fired: NDArray[np.bool_] = rows.values > 0 if threshold is None else np.abs(rows.values) >= threshold
     return fired
-
-
-def _ranges(run: RunTables, layer: Layer, value_bytes: int) -> Iterator[tuple[int, int]]:
-    step = max(FEWEST, CHUNK_BYTES // (value_bytes * BLOCK * max(1, _blocks(run))))
-    for first in range(0, layer.neurons, step):
-        yield first, min(first + step, layer.neurons)
-
-
-def _blocks(run: RunTables) -> int:
-    return -(-run.tokens // BLOCK)
-
-
-def _empty(run: RunTables, neurons: int, dtype: type) -> NDArray:  # type: ignore[type-arg]
-    return np.empty((neurons, _blocks(run), BLOCK), dtype)
-
-
-def _flat(run: RunTables, blocks: NDArray) -> NDArray:  # type: ignore[type-arg]
-    """[neurons, blocks, 256] -> [neurons, tokens], without the padding."""
-    return blocks.reshape(len(blocks), -1)[:, : run.tokens]

@@ -9,7 +9,7 @@ from nfinspect import output
 from nfinspect.analysis.attention_scores import METHODS, TOP
 from nfinspect.cli.capture import layer_list, prompt_file, quiet_transformers
 from nfinspect.cli.long_work import Made, Tick, again_option, kept_or_made
-from nfinspect.cli.options import json_option, store_option
+from nfinspect.cli.options import json_option, model_options, store_option
 from nfinspect.cli.stamps import file_stamp, model_stamp
 from nfinspect.cli.tables import Column, figure, percent, table, wrapped
 from nfinspect_store.catalog import store_path
@@ -38,9 +38,7 @@ if TYPE_CHECKING:
 @click.option("--layers", metavar="LIST", help="Such as 0-3,11; all if not given.")
 @click.option("--site", help="Where neurons are read; mlp (mixer for Mamba) if not given.")
 @click.option("--max-length", metavar="N", type=click.IntRange(min=2), help="Cut prompts to their first N tokens.")
-@click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
-@click.option("--allow-pickle", is_flag=True, help="Load pickled weights, which can run code; safetensors need none.")
+@model_options
 @again_option
 @store_option
 @json_option

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nfinspect import output
-from nfinspect.cli.options import json_option, store_option
+from nfinspect.cli.options import json_option, model_options, store_option
 from nfinspect.cli.tables import duration, size
 from nfinspect_store.catalog import store_path
 from nfinspect_store.errors import RequestError
@@ -52,8 +52,6 @@ UNITS = {
 @click.option("--batch-size", type=click.IntRange(min=1), help="Prompts in a forward pass; what fits if not given.")
 @click.option("--context", metavar="N", type=click.IntRange(min=1), help="Tokens in a window of --text.")
 @click.option("--max-tokens", metavar="N", type=click.IntRange(min=1), help="Tokens of --text at most.")
-@click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--mode", type=click.Choice(["auto", "replay", "live"]), default="auto", show_default=True,
@@ -61,8 +59,8 @@ UNITS = {
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run: the same line again, plus this.")
 @click.option("--truncate", is_flag=True, help="Cut prompts that do not fit the model's context.")
 @click.option("--limit-bytes", metavar="SIZE", help="Stop when the run reaches SIZE, such as 20G.")
-@click.option("--allow-pickle", is_flag=True, help="Load pickled weights, which can run code; safetensors need none.")
 @click.option("--estimate", "only_estimate", is_flag=True, help="Print bytes, memory and time; capture nothing.")
+@model_options
 @store_option
 @json_option
 def capture(

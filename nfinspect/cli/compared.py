@@ -5,7 +5,8 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nfinspect import output
-from nfinspect.cli.ngrams import WORDS, kept_ngrams
+from nfinspect.analysis.ngram_words import NGRAM_WORDS
+from nfinspect.cli.ngrams import kept_ngrams
 from nfinspect.cli.options import opened
 from nfinspect.cli.positions import kept_positions
 from nfinspect.cli.tables import Column, figure, percent, table, wrapped
@@ -81,7 +82,7 @@ def compare_positions(
 def compared_ngram_lines(found: "Mapping[str, NgramAnalysis]") -> list[str]:
     """The runs for people: in short, then by depth, then all neurons by K."""
     some = next(iter(found.values()))
-    word = WORDS[some.n]
+    word = NGRAM_WORDS[some.n]
     columns = [
         Column("run", text=True),
         Column("site", text=True, spare=1),

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 import click
 
 from nfinspect import output
-from nfinspect.cli.capture import layer_list, quiet_transformers
+from nfinspect.cli.capture import layer_list
 from nfinspect.cli.long_work import Made, Tick, again_option, kept_or_made
 from nfinspect.cli.options import json_option, opened, run_argument, site_option, store_option
+from nfinspect.cli.run_model import named_model, run_model
 from nfinspect.cli.tables import Column, figure, table, wrapped
-from nfinspect_store.errors import NfinspectError, RequestError
+from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
     from nfinspect.analysis.delta import Delta
     from nfinspect.analysis.mamba_channels import ChannelRow
     from nfinspect.analysis.substitution import Substitution
-    from nfinspect.models import LoadedModel
     from nfinspect_store.reader import RunFile
     from nfinspect_store.results import Result
     from nfinspect_store.types import Layer
@@ -114,15 +114,13 @@ def _substitution(
     from nfinspect.analysis.substitution import LAGS, Substitution
     from nfinspect_store.results import run_results
 
-    name = model or file.info.model
-    if not name:
-        raise RequestError("substitution needs the model, and this run names none: pass --model")
+    name = named_model(file, model, "substitution")
     site, numbers = layers[0].site, [layer.layer for layer in layers]
 
     def make(tick: Tick) -> Made:
         from nfinspect.experiments.substitution import substitution_sensitivity
 
-        loaded = _load(name, file.info.dtype)
+        loaded = run_model(file, model, "substitution")
         found = substitution_sensitivity(file, loaded, site, numbers, draws=draws, seed=seed, tick=tick)
         return found.summary(), {"neurons": found.table()}
 
@@ -130,18 +128,6 @@ def _substitution(
     folder, run_id = run_results(file.path), file.info.run_id
     kept = kept_or_made(folder, "substitution", settings, run_id, make, again=again, what="substituted tokens")
     return Substitution.from_parts(kept.document, kept.table("neurons"))
-
-
-def _load(name: str, dtype: str) -> "LoadedModel":
-    """The model in the run's own precision, so that its values are the run's."""
-    from nfinspect.models import ModelError, load_model
-    from nfinspect.models.load import DTYPES
-
-    quiet_transformers()
-    try:
-        return load_model(name, dtype=dtype if dtype in DTYPES else "auto")
-    except NfinspectError as error:
-        raise ModelError(f"substitution needs the run's model: {error} (--model says where it is)") from error
 
 
 def delta_lines(found: "Delta", top: int) -> list[str]:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from nfinspect.analysis.classes import HealthOptions
     from nfinspect.analysis.neuron import ExampleText, NeuronDetail
 
-BARS = " ▁▂▃▄▅▆▇█"
 CONTEXT = 8
 """Tokens shown on either side of an example's."""
 
@@ -177,8 +176,9 @@ def _in_context(example: "ExampleText") -> str:
 
 
 def _strip(counts: tuple[int, ...]) -> str:
-    """One character a bin. Roots, so that rare bins beside the one at zero can be seen at all; none is
-    hidden.
-    """
+    """One character a bin. Roots, so that rare bins beside the one at zero can be seen at all; none is hidden."""
+    from nfinspect.tui.glyphs import ASCII, UNICODE, level
+
+    glyphs = ASCII if output.is_ascii() else UNICODE
     highest = max(counts, default=0) or 1
-    return "".join(BARS[0 if not c else max(1, round((len(BARS) - 1) * (c / highest) ** 0.5))] for c in counts)
+    return "".join(level((count / highest) ** 0.5, glyphs) for count in counts)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nfinspect import output
+from nfinspect.analysis.ngram_words import NGRAM_WORDS
 from nfinspect.cli.capture import layer_list
 from nfinspect.cli.long_work import Made, Tick, again_option, kept_or_made
 from nfinspect.cli.options import (
@@ -18,6 +19,7 @@ from nfinspect.cli.options import (
     site_option,
     store_option,
 )
+from nfinspect.cli.run_model import run_model
 from nfinspect.cli.tables import Column, figure, percent, table, wrapped
 from nfinspect_store.errors import NfinspectError, RequestError
 
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from nfinspect.analysis.ngrams import CoveredNgram, NgramAnalysis
     from nfinspect_store.reader import RunFile
     from nfinspect_store.results import Result
-
-WORDS = {1: "token", 2: "bigram", 3: "trigram"}
 
 
 @click.command()
@@ -90,7 +90,7 @@ def kept_ngrams(
     def make(tick: Tick) -> Made:
         return analyse(file, n, site, layers, tick).to_json(), {}
 
-    folder, what = run_results(file.path), f"{WORDS[n]} detectors"
+    folder, what = run_results(file.path), f"{NGRAM_WORDS[n]} detectors"
     return kept_or_made(folder, "ngrams", settings, file.info.run_id, make, again=again, what=what)
 
 
@@ -99,25 +99,20 @@ def _with_suppression(file: "RunFile", found: "NgramAnalysis", model: str | None
     known = found.suppression_model
     if not found.detectors or (known is not None and model in (None, known)):
         return found
-    name = model or file.info.model
-    if not name:
-        output.note("suppression is left out: it needs the model, and the run names none; pass --model")
-        return found
     from nfinspect.experiments.suppression import with_suppression
-    from nfinspect.models import load_model
 
     try:
-        return with_suppression(found, load_model(name))
+        return with_suppression(found, run_model(file, model, "it" if model is None else "suppression"))
     except NfinspectError as error:
         if model is not None:
             raise
-        output.note(f"suppression is left out: {error} (--model says where the run's model is)")
+        output.note(f"suppression is left out: {error}")
         return found
 
 
 def ngram_lines(found: "NgramAnalysis", top: int) -> list[str]:
     """The analysis for people, with the first `top` detectors."""
-    word = WORDS[found.n]
+    word = NGRAM_WORDS[found.n]
     neurons = sum(layer.neurons for layer in found.layers)
     title = (
         f"{len(found.detectors)} {word} detector{'' if len(found.detectors) == 1 else 's'} among {neurons} neurons "
@@ -154,7 +149,7 @@ def ngram_lines(found: "NgramAnalysis", top: int) -> list[str]:
 def _bucket_lines(found: "NgramAnalysis") -> list[str]:
     names = list(found.layers[0].buckets)
     rows = [(layer.layer, *layer.buckets.values()) for layer in found.layers]
-    title = f"Neurons by the fewest {WORDS[found.n]}s that hold 95% of their activations"
+    title = f"Neurons by the fewest {NGRAM_WORDS[found.n]}s that hold 95% of their activations"
     return [*wrapped(title), *table([Column("layer"), *(Column(name) for name in names)], rows)]
 
 
@@ -165,7 +160,7 @@ def _detector_lines(found: "NgramAnalysis", top: int) -> list[str]:
         Column("covered"),
         Column("fired", spare=1),
         Column("suppression", spare=2),
-        Column(f"{WORDS[found.n]}s", text=True),
+        Column(f"{NGRAM_WORDS[found.n]}s", text=True),
     ]
     rows = [
         (

@@ -47,7 +47,9 @@ def model_options(command: Command) -> Command:
         [
             click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16."),
             click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps."),
-            click.option("--allow-pickle", is_flag=True, help="Load pickled weights, which can run code."),
+            click.option(
+                "--allow-pickle", is_flag=True, help="Load pickled weights, which can run code; safetensors need none."
+            ),  # fmt: skip
         ]
     ):
         command = option(command)

@@ -90,11 +90,12 @@ def report(
 
 def own_sections(file: "RunFile", site: str | None, with_model: bool, model: str | None) -> "list[Section]":
     """The figures of one run, after the analyses that are missing."""
-    from nfinspect.cli.report_parts import make_from_run, make_with_model, named_model
+    from nfinspect.cli.report_parts import make_from_run, make_with_model
+    from nfinspect.cli.run_model import named_model
     from nfinspect.figures.sections import sections_of
 
     if with_model:
-        named_model(file, model)  # before the analyses are made for nothing
+        named_model(file, model, "--with-model")  # before the analyses are made for nothing
     place = file.resolve_site(site)
     refused = make_from_run(file, place)
     if with_model:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from nfinspect import output
-from nfinspect.cli.capture import quiet_transformers
 from nfinspect.cli.kinds import FROM_THE_STORE
 from nfinspect.cli.long_work import Made, Tick, kept_or_made
+from nfinspect.cli.run_model import named_model, run_model
 from nfinspect.cli.stamps import model_stamp
 from nfinspect_store.errors import NfinspectError, RequestError, StorageFull, StoreError
 
@@ -50,10 +50,10 @@ def make_with_model(file: "RunFile", site: str, model: str | None) -> dict[str, 
     from nfinspect.analysis.chosen import chosen_layers
     from nfinspect.experiments.substitution import matching_sites
 
-    loaded = _load(file, model)
+    loaded = run_model(file, model, "--with-model")
     matching_sites(loaded, chosen_layers(file, site, None))
     refused: dict[str, str] = {}
-    name = named_model(file, model)
+    name = named_model(file, model, "--with-model")
     steps: dict[str, Callable[[RunFile, str, LoadedModel, str], None]] = {
         "attention": _attention,
         "suppression": _suppression,
@@ -67,27 +67,6 @@ def make_with_model(file: "RunFile", site: str, model: str | None) -> dict[str, 
         except NfinspectError as error:  # this model's attention, gradients or logits cannot be had
             refused[kind] = str(error)
     return refused
-
-
-def named_model(file: "RunFile", model: str | None) -> str:
-    """`model`, or where the run says that its own is. Raises RequestError where it says nothing."""
-    name = model or file.info.model
-    if not name:
-        raise RequestError("--with-model needs the run's model, and this run names none: pass --model")
-    return name
-
-
-def _load(file: "RunFile", model: str | None) -> "LoadedModel":
-    """The model in the run's own precision, so that its values are the run's."""
-    from nfinspect.models import ModelError, load_model
-    from nfinspect.models.load import DTYPES
-
-    name = named_model(file, model)
-    quiet_transformers()
-    try:
-        return load_model(name, dtype=file.info.dtype if file.info.dtype in DTYPES else "auto")
-    except NfinspectError as error:
-        raise ModelError(f"--with-model needs the run's model: {error} (--model says where it is)") from error
 
 
 def _attention(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> None:

@@ -29,7 +29,7 @@ def runs(store: str | None, as_json: bool) -> None:
         output.note(f"no runs in {directory}: nfinspect demo makes one, nfinspect capture MODEL makes your own")
         return
     columns = [
-        Column("run", text=True),
+        Column("run", text=True, whole=True),  # what is typed into the next command
         Column("status", text=True, whole=True),
         Column("model", text=True, spare=1),
         Column("tokens"),

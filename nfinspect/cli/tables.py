@@ -79,6 +79,7 @@ def fitted(
         max([cell_len(visible(column.header)), *(cell_len(row[i]) for row in cells)])
         for i, column in enumerate(columns)
     ]
+    natural = list(widths)
     room = output.width() if width is None else width
 
     def excess() -> int:
@@ -99,6 +100,8 @@ def fitted(
             kept.remove(max(spare, key=lambda i: columns[i].spare))
         else:
             break
+    for i in kept:  # a dropped column may leave room for what was shortened before it
+        widths[i] += min(natural[i] - widths[i], max(0, -excess()))
     shown, sizes = [columns[i] for i in kept], [widths[i] for i in kept]
     header = [visible(column.header) for column in columns]
     lines = [_row(shown, [row[i] for i in kept], sizes) for row in [header, *cells]]

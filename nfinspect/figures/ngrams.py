@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nfinspect.analysis.ngram_words import NGRAM_WORDS
 from nfinspect.analysis.ngrams import NgramAnalysis
 from nfinspect.analysis.triggers import BUCKETS, FEWEST_SEEN, MOST
 from nfinspect.figures import style
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WORDS = {1: "token", 2: "bigram", 3: "trigram"}
 COLUMNS = {
     "n": "1 token, 2 bigram, 3 trigram",
     "layer": "layer, from 0",
@@ -41,7 +41,7 @@ def ngram_charts(analyses: Mapping[int, NgramAnalysis]) -> tuple[Chart, ...]:
     table = Table.of(COLUMNS, rows)
     some = next(iter(analyses.values()))
     neurons = sum(layer.neurons for layer in some.layers)
-    seen = ", ".join(f"{a.distinct:,} different {WORDS[n]}s" for n, a in sorted(analyses.items()))
+    seen = ", ".join(f"{a.distinct:,} different {NGRAM_WORDS[n]}s" for n, a in sorted(analyses.items()))
     n_words = f"n = {count(neurons, 'neuron')}; {seen}"
     findings = tuple(finding(analyses[n], neurons) for n in sorted(analyses))
     facts = {"site": some.site, "positions": {str(n): a.positions for n, a in sorted(analyses.items())}}
@@ -111,7 +111,7 @@ def layer_rows(found: NgramAnalysis) -> list[tuple[Any, ...]]:
 
 def finding(found: NgramAnalysis, neurons: int) -> str:
     """What came out, in a sentence."""
-    word = WORDS[found.n]
+    word = NGRAM_WORDS[found.n]
     if not found.detectors:
         return f"No neuron passed the test for {word}s: of {neurons:,} none is a {word} detector."
     covered = found.layers[-1].cumulative
@@ -165,7 +165,7 @@ def _lines(axes: "Axes", table: Table, column: str, name: str) -> None:
     layers = sorted(set(table.column("layer")))
     for n in sorted(set(table.column("n"))):
         rows = table.where("n", n)
-        axes.plot(rows.column("layer"), rows.column(column), label=f"{WORDS[n]}s (n = {n})", **style.line(n - 1))
+        axes.plot(rows.column("layer"), rows.column(column), label=f"{NGRAM_WORDS[n]}s (n = {n})", **style.line(n - 1))
     style.layer_axis(axes, layers)
     style.counted(axes, name)
     if not any(table.column(column)):
@@ -209,7 +209,7 @@ def _bucket_chart(analyses: Mapping[int, NgramAnalysis], n: str, facts: Mapping[
 def _few(found: NgramAnalysis) -> str:
     few = sum(layer.buckets["1-5"] for layer in found.layers)
     active = sum(layer.active for layer in found.layers)
-    return f"{few:,} of {active:,} active neurons have 95 % of their activations on 5 {WORDS[found.n]}s or fewer."
+    return f"{few:,} of {active:,} active neurons have 95 % of their activations on 5 {NGRAM_WORDS[found.n]}s or fewer."
 
 
 def draw_buckets(figure: "Figure", chart: Chart) -> None:
@@ -218,7 +218,7 @@ def draw_buckets(figure: "Figure", chart: Chart) -> None:
     panels = figure.subplots(1, len(numbers), sharey=True, squeeze=False)[0]
     for axes, n in zip(panels, numbers, strict=True):
         stacked(axes, table.where("n", n))
-        axes.set_title(f"{WORDS[n]}s (n = {n})", fontsize=10)
+        axes.set_title(f"{NGRAM_WORDS[n]}s (n = {n})", fontsize=10)
     panels[0].set_ylabel("neurons (% of those that fired)")
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, title="K", loc="outside lower center", ncols=len(names), fontsize=8, handlelength=2)

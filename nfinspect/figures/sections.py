@@ -10,6 +10,7 @@ from nfinspect.analysis.delta import Delta
 from nfinspect.analysis.health import network_report
 from nfinspect.analysis.kind_overlap import overlap_of_kinds
 from nfinspect.analysis.kinds import KEPT_KINDS, command, kept_ablations, kept_over_all_layers, newest
+from nfinspect.analysis.ngram_words import NGRAM_WORDS
 from nfinspect.analysis.ngrams import NgramAnalysis
 from nfinspect.analysis.overlap import overlap
 from nfinspect.analysis.positions import PositionAnalysis
@@ -21,7 +22,7 @@ from nfinspect.figures.compare import dead_overlay, ngram_overlays, position_ove
 from nfinspect.figures.delta import delta_chart, step_size_chart
 from nfinspect.figures.health import dead_chart, health_chart
 from nfinspect.figures.histograms import histogram_chart
-from nfinspect.figures.ngrams import WORDS, ngram_charts
+from nfinspect.figures.ngrams import ngram_charts
 from nfinspect.figures.overlaps import concept_chart, kind_chart
 from nfinspect.figures.positions import position_chart
 from nfinspect_store.errors import RequestError
@@ -116,10 +117,10 @@ def _positions(of: Part) -> list[Section]:
 
 
 def _ngrams(of: Part) -> list[Section]:
-    results = {n: of.result(f"ngrams{n}") for n in WORDS}
+    results = {n: of.result(f"ngrams{n}") for n in NGRAM_WORDS}
     kept = {n: NgramAnalysis.from_json(result.document) for n, result in results.items() if result is not None}
     absent = [
-        of.missing(f"ngrams{n}", f"ngrams{n}", f"{WORDS[n].capitalize()} detectors")
+        of.missing(f"ngrams{n}", f"ngrams{n}", f"{NGRAM_WORDS[n].capitalize()} detectors")
         for n, result in results.items()
         if result is None
     ]

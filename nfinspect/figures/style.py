@@ -1,6 +1,6 @@
 """How figures look: greys only, so that nothing hangs on a hue; what differs has its own hatch, line or marker.
 
-The one module that imports matplotlib, and only when it is asked for something. No pyplot: nothing global is changed.
+A report's figures get matplotlib from here, when they are drawn and not before. No pyplot: nothing global is changed.
 """
 
 import textwrap

@@ -10,6 +10,9 @@ from nfinspect.training.reports import NetworkFiringReport, NeuralLayerAnalysis
 from nfinspect_store.atomic import replaced
 
 COLOURS = {"dead": "#222222", "saturated": "#c0392b", "sporadic": "#8e44ad", "missing": "#e67e22", "weak": "#f1c40f"}
+HATCHES = {"dead": "", "saturated": "///", "sporadic": "...", "missing": "\\\\\\", "weak": "xxx"}
+"""So that the classes can be told apart without their colours."""
+
 NORMAL = "#7fb58a"
 INCHES = (11.0, 7.5)
 DOTS = 120  # an inch
@@ -48,7 +51,8 @@ def _draw_classes(axes: Any, layers: Sequence[NeuralLayerAnalysis]) -> None:
     below = [0.0] * len(layers)
     for name in FAULTS:
         shares = [getattr(layer, f"{name}_neurons") / layer.neurons for layer in layers]
-        axes.bar(range(len(layers)), shares, bottom=below, color=COLOURS[name], label=name)
+        look = {"color": COLOURS[name], "hatch": HATCHES[name], "edgecolor": "white", "linewidth": 0.3}
+        axes.bar(range(len(layers)), shares, bottom=below, label=name, **look)
         below = [low + share for low, share in zip(below, shares, strict=True)]
     axes.set(title="Share of neurons by class", ylim=(0, max(0.05, *below) * 1.05))
     axes.legend(fontsize=7, ncols=3)

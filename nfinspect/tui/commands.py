@@ -66,7 +66,8 @@ def make_command(
         made = ("attention", model, *choices, *where, "--prompts", str(prompts_file(session)))
     elif name == "ablate":
         chosen = ("--neurons", str(marked_file(session))) if marked else ("--class", "dead")
-        made = ("ablate", model, "--from", session.name, *chosen, *choices, *where, "--text", text_of(session))
+        text = (*where, *windows_of(session), "--text", text_of(session))
+        made = ("ablate", model, "--from", session.name, *chosen, *choices, *text)
     elif name == "kinds":
         made = ("overlap", session.name, "--kinds", FROM_THE_STORE, *where)
     else:
@@ -94,6 +95,14 @@ def text_of(session: Session) -> str:
     files = session.info.settings.get("files", ())
     there = (str(file) for file in files if not str(file).endswith((".json", ".jsonl")) and Path(str(file)).is_file())
     return next(there, FILE)
+
+
+def windows_of(session: Session) -> tuple[str, ...]:
+    """As much of that text, cut as the capture cut it: what is dead in a run is so for its windows."""
+    settings = session.info.settings
+    context, tokens = settings.get("context") or 0, settings.get("max_tokens") or 0
+    cut = ("--context", str(context), "--stride", str(context)) if context >= 2 else ()
+    return (*cut, "--max-tokens", str(tokens)) if tokens >= 2 else cut
 
 
 def write_lines(path: Path, lines: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from nfinspect.analysis.ngram_words import NGRAM_WORDS
 from nfinspect.tui.cells import counted, foreign
 from nfinspect.tui.glyphs import ASCII, UNICODE, Glyphs
 from nfinspect.tui.widgets.plots import curve, key_line, layer_bars, points
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 Lines = tuple[str, ...]
 BINS = 60
-WORDS = {1: "token", 2: "bigram", 3: "trigram"}
 
 
 def _names(layers: Sequence[Any]) -> tuple[str, ...]:
@@ -41,7 +41,7 @@ def ngram_buckets(found: NgramAnalysis, row: object, width: int, height: int, pl
         tuple(100 * layer.buckets[name] / layer.active if layer.active else None for layer in found.layers)
         for name in names
     )
-    what = f"% of firing neurons by k, the fewest {WORDS[found.n]}s with 95 % of their activations"
+    what = f"% of firing neurons by k, the fewest {NGRAM_WORDS[found.n]}s with 95 % of their activations"
     drawn = layer_bars(_names(found.layers), parts, width, height - 2, plain, whole=True)
     return (what, *drawn, "k: " + key_line(names, plain))
 
@@ -49,8 +49,8 @@ def ngram_buckets(found: NgramAnalysis, row: object, width: int, height: int, pl
 def ngram_detectors(found: NgramAnalysis, row: object, width: int, height: int, plain: bool) -> Lines:
     counts = tuple(float(layer.detectors) for layer in found.layers)
     if not any(counts):
-        return (f"no layer has a {WORDS[found.n]} detector: nothing to draw",)
-    what = f"{WORDS[found.n]} detectors in each layer"
+        return (f"no layer has a {NGRAM_WORDS[found.n]} detector: nothing to draw",)
+    what = f"{NGRAM_WORDS[found.n]} detectors in each layer"
     return (what, *layer_bars(_names(found.layers), (counts,), width, height - 1, plain, whole=True))
 
 
@@ -59,8 +59,8 @@ def ngram_covered(found: NgramAnalysis, row: object, width: int, height: int, pl
     known = tuple(float(layer.covered - layer.new_overall) for layer in found.layers)
     names = ("covered by no earlier layer", "by an earlier one, too")
     if not any((*new, *known)):
-        return (f"no {WORDS[found.n]} is covered by a detector: nothing to draw",)
-    what = f"{WORDS[found.n]}s that each layer's detectors cover together"
+        return (f"no {NGRAM_WORDS[found.n]} is covered by a detector: nothing to draw",)
+    what = f"{NGRAM_WORDS[found.n]}s that each layer's detectors cover together"
     drawn = layer_bars(_names(found.layers), (new, known), width, height - 2, plain, whole=True)
     return (what, *drawn, key_line(names, plain))
 

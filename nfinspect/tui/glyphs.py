@@ -23,7 +23,6 @@ class Glyphs:
     dot: str
     opening: str  # around the token on which a neuron was read
     closing: str
-    rule: str
     column: str
 
 
@@ -42,7 +41,6 @@ UNICODE = Glyphs(
     dot="·",
     opening="⟦",
     closing="⟧",
-    rule="─",
     column="│",
 )
 
@@ -61,7 +59,6 @@ ASCII = Glyphs(
     dot=".",
     opening="[",
     closing="]",
-    rule="-",
     column="|",
 )
 

@@ -62,8 +62,10 @@ class HelpScreen(ModalScreen[None]):
         pieces += [
             "\n",
             Cell("go to", "title"),
-            "  :L12/N3071  :resid:L1/N4  :L12  :dead  :trace tulip  :overlap  :sql  :runs\n"
-            "       :analyses  :ngrams  :positions  :delta  :attention  :ablate  :kinds\n       :logits L1/N4\n",
+            "  :L12/N3071  :resid:L1/N4  :L12  :dead  :trace tulip  :overlap\n"
+            "       :sql  :runs  :layers  :neurons  :watch NAME  :quit\n"
+            "       :analyses  :ngrams  :positions  :delta  :attention  :ablate\n"
+            "       :kinds  :logits L1/N4\n",
         ]
         pieces += [Cell("remap", "title"), '  ~/.config/nfinspect/keys.json: {"id": "key,key"}\n']
         pieces += [Cell("j k move, Esc closes", "dim")]

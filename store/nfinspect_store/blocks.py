@@ -21,6 +21,11 @@ from nfinspect_store.types import Layer
 
 QUEUE_BYTES = 256 * 2**20
 
+PARALLEL_BYTES = 64 * 2**20
+"""Blocks that are worth a second thread. DuckDB writes less than five row groups a second time when two threads have
+them, and the file is twice as large (docs/decisions/0001).
+"""
+
 BLOCK_SCHEMA = pa.schema(
     [
         ("layer_id", pa.int16()),
@@ -114,6 +119,7 @@ class BlockStream:
         self._buffers = {buffer.layer.layer_id: buffer for buffer in buffers}
         self._queue: deque[pa.RecordBatch] = deque()
         self._queued = 0
+        self._full = False  # until the first time that somebody waited
         self._ended = False
         self._changed = threading.Condition()
         self._error: BaseException | None = None
@@ -152,15 +158,25 @@ class BlockStream:
     def _wait_until_at_most(self, queued: int) -> None:
         """With the lock held: wait for the thread to get that far, and raise what it met."""
         while self._error is None and self._queued > queued:
+            self._full = True
+            self._changed.notify_all()
             self._changed.wait()
         if self._error is not None:
             raise store_error(self._path, self._error) from self._error
 
     def _insert(self) -> None:
+        with self._changed:
+            while self._queued < PARALLEL_BYTES and not (self._full or self._ended):
+                self._changed.wait()
+            many = self._queued >= PARALLEL_BYTES
         reader = pa.RecordBatchReader.from_batches(BLOCK_SCHEMA, self._batches())
         try:
             self._connection.register("incoming_blocks", reader)
+            self._connection.execute(f"SET threads = {2 if many else 1}")
+            # A row says where its block belongs: two threads need not keep the rows in order.
+            self._connection.execute(f"SET preserve_insertion_order = {not many}")
             self._connection.execute("INSERT INTO blocks SELECT * FROM incoming_blocks")
+            self._connection.execute("SET preserve_insertion_order = true")
             self._connection.unregister("incoming_blocks")
         except BaseException as error:  # whatever it is, it belongs to the thread that captures
             with self._changed:

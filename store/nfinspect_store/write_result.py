@@ -13,7 +13,6 @@ from nfinspect_store.errors import QueryError
 from nfinspect_store.query_result import QueryResult, plain_value
 
 Format = Literal["csv", "json", "parquet"]
-FORMATS: tuple[Format, ...] = ("csv", "json", "parquet")
 
 
 def write_csv(result: QueryResult, out: TextIO) -> int:

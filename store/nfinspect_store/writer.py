@@ -144,7 +144,6 @@ class RunWriter:
                 # The padded block that the last segment ended with comes again, fuller.
                 self._connection.execute("DELETE FROM blocks WHERE block = ?", [self.tokens // BLOCK])
                 self._connection.execute("SET force_compression = 'uncompressed'")
-                self._connection.execute("SET preserve_insertion_order = false")  # blocks say where they belong
             self._stream = BlockStream(self.path, self._connection, self._buffers)
         self._stream.put(layer_id, values, fired)
 
@@ -166,7 +165,6 @@ class RunWriter:
             self._stream = None
             # Everything but the blocks is small and repetitive: let DuckDB compress it.
             self._connection.execute("SET force_compression = 'auto'")
-            self._connection.execute("SET preserve_insertion_order = true")
         else:
             self._connection.execute("BEGIN")
         with translated(self.path):
@@ -257,7 +255,7 @@ class RunWriter:
 
 
 def _open(path: Path) -> duckdb.DuckDBPyConnection:
-    connection = attach(path, read_only=False, threads=2)  # docs/decisions/0001
+    connection = attach(path, read_only=False, threads=1)  # more while blocks stream
     connection.execute(f"SET memory_limit = '{MEMORY}'")
     return connection
 

@@ -131,6 +131,20 @@ async def test_it_is_reached_by_name_and_a_wrong_name_is_a_line(
                 assert "no training history 'other'" in app.status and app.app.is_running
 
 
+async def test_a_training_that_begins_later_takes_its_place(start: Start, tmp_path: Path) -> None:
+    async with start(LateEngine(tmp_path), run=None) as app:
+        await app.press("colon")
+        await app.type("watch later")
+        await app.press("enter")
+        assert "no training history 'later'" in app.status
+        writer = HistoryWriter(new_history_path(tmp_path, "later"), "Net")
+        writer.add("run", FACTS)
+        add(writer, 1)
+        await look(app)
+        assert "1 reading" in app.text and not app.status
+        writer.close()
+
+
 async def test_a_history_is_deleted_from_the_list(start: Start, writer: HistoryWriter, tmp_path: Path) -> None:
     async with start(LateEngine(tmp_path), run=None) as app:
         await app.press("d", "y")

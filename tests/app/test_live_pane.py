@@ -43,7 +43,7 @@ async def test_p_pauses_and_goes_on(start: Start) -> None:
     engine = FakeEngine(capturing())
     async with start(engine, run=None) as app:
         await app.press("enter", "p")
-        assert "paused" in app.lines[0]
+        assert "paused" in app.lines[0] and "the capture goes on" in app.status
         engine.entries = (capturing(990),)
         await look(app)
         assert "43.0%" in app.text

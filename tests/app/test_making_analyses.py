@@ -5,6 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,17 @@ async def test_marked_neurons_are_what_an_ablation_cuts_out(start: Start) -> Non
         await app.type("a.txt")
         await app.press("enter")
         assert session.calls[-1] == ("write_inputs", ("L0/N0", "L0/N1"))
+
+
+async def test_an_ablation_reads_the_text_as_the_run_was_cut(start: Start) -> None:
+    session = FakeSession()
+    session.info = replace(session.info, settings={"files": [__file__], "context": 64, "max_tokens": 6000})
+    engine = FakeEngine(session=session)
+    async with start(engine) as app:
+        await go(app, "ablate")
+        await app.press("r")
+        cut = ("--context", "64", "--stride", "64", "--max-tokens", "6000", "--text", __file__)
+        assert engine.started[0][-10:-2] == cut
 
 
 async def test_deleting_a_run_ends_its_commands(start: Start) -> None:

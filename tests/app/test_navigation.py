@@ -1,6 +1,7 @@
 """Going places: breadcrumbs, history, go-to, help, palette, remapped keys."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from fake_engine import FakeEngine
 
 from nfinspect.tui import trail
 from nfinspect.tui.bindings import binding_ids
-from nfinspect.tui.goto import parse_target
+from nfinspect.tui.goto import ANALYSES, WORDS, parse_target
 from nfinspect.tui.help import HelpScreen
 from nfinspect_store.errors import RequestError
 
@@ -178,6 +179,17 @@ def test_every_binding_is_documented() -> None:
     documented = (Path(__file__).parents[2] / "docs/keys.md").read_text(encoding="utf-8")
     missing = [name for name in binding_ids() if f"`{name}`" not in documented]
     assert not missing
+
+
+async def test_every_place_to_go_to_is_told(start: Start) -> None:
+    documented = (Path(__file__).parents[2] / "docs/keys.md").read_text(encoding="utf-8")
+    places = documented[documented.index("After `:` go") :].partition("##")[0]
+    async with start() as app:
+        await app.press("question_mark")
+        told = app.app.screen._text.plain
+    for word in WORDS:
+        assert f":{word}" in told, word
+        assert word in ANALYSES or re.search(rf"`{word}\b", places), word
 
 
 async def test_another_run_is_opened_by_name_from_within_one(start: Start) -> None:

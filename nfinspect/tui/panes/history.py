@@ -56,7 +56,7 @@ class HistoryPane(Pane):
     _history: History | None = None
     _timer: Timer | None = None
     _seconds = 0.0
-    _looking = False
+    _looking = _failing = False
     _table = "readings"
     _at: int | None = None  # the step that is looked at; None: the newest
 
@@ -113,6 +113,9 @@ class HistoryPane(Pane):
     def show_history(self, answer: tuple[LiveHistory, History]) -> None:
         """The history as it stands; drawn only where it has changed."""
         self._looking = False
+        if self._failing:  # it was not there, or could not be read, until now
+            self._failing = False
+            self.hub.say("")
         self._live, history = answer
         self._pace(LIVE_SECONDS if history.status == "capturing" else QUIET_SECONDS)
         old, self._history = self._history, history
@@ -129,7 +132,7 @@ class HistoryPane(Pane):
             self._fill()
 
     def failed(self, what: str, line: str) -> None:
-        self._looking = False
+        self._looking, self._failing = False, True
         super().failed(what, line)
 
     def show_charts(self, lines: tuple[str, ...]) -> None:

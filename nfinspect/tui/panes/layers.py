@@ -33,7 +33,8 @@ class LayersPane(RunPane):
     help_text = (
         "A layer's score is 1 minus what its dead (x1), saturated (x0.75), missing (x0.5), weak and "
         "sporadic (x0.25) neurons take. The strip has one block per layer, as tall as its score; the "
-        "letter below names the firing pattern: D dead, S saturated, P sporadic, M missing, W weak."
+        "letter below names its firing pattern: D dead, S saturated, P sporadic, M missing, W weak; a normal "
+        "layer has its number there."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [

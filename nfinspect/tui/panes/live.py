@@ -34,7 +34,7 @@ class LivePane(Pane):
         "finished, the run opens here by itself."
     )
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("p", "pause", "Pause", id="live.pause")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("p", "pause", "Pause the view", id="live.pause")]
 
     _progress: Progress | None = None
     _timer: Timer | None = None
@@ -107,6 +107,6 @@ class LivePane(Pane):
 
     def action_pause(self) -> None:
         self._paused = not self._paused
-        self.hub.say("paused; p goes on" if self._paused else "", "dim")
+        self.hub.say("this view is paused, the capture goes on; p follows it again" if self._paused else "", "dim")
         self.hub.update_trail()
         self._look()

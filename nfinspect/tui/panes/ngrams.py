@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.binding import Binding, BindingType
 
+from nfinspect.analysis.ngram_words import NGRAM_WORDS
 from nfinspect.tui.cells import Cell, counted
 from nfinspect.tui.columns.analyses import ngram_columns
-from nfinspect.tui.drawings import WORDS, ngram_buckets, ngram_covered, ngram_detectors
+from nfinspect.tui.drawings import ngram_buckets, ngram_covered, ngram_detectors
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.analysis import AnalysisPane, Drawing
 from nfinspect.tui.widgets.paged_table import Column
@@ -63,7 +64,7 @@ class NgramsPane(AnalysisPane):
 
     def choices(self) -> list[Cell | str]:
         pieces: list[Cell | str] = []
-        for n, word in WORDS.items():
+        for n, word in NGRAM_WORDS.items():
             pieces += [Cell(f"{n} ", "bold"), Cell(f"[{word}s] " if n == self._n else f"{word}s ", self._tone(n))]
         return pieces
 
@@ -72,9 +73,9 @@ class NgramsPane(AnalysisPane):
 
     def facts(self, analysis: NgramAnalysis) -> str:
         a = analysis
-        detectors = counted(len(a.detectors), f"{WORDS[a.n]} detector")
+        detectors = counted(len(a.detectors), f"{NGRAM_WORDS[a.n]} detector")
         neurons = sum(layer.neurons for layer in a.layers)
-        return f"{detectors} among {neurons:,} neurons; {a.positions:,} places, {a.distinct:,} different {WORDS[a.n]}s"
+        return f"{detectors} among {neurons:,} neurons; {a.positions:,} places, {a.distinct:,} different {NGRAM_WORDS[a.n]}s"
 
     def rows(self, analysis: NgramAnalysis) -> Sequence[Detector]:
         return analysis.detectors

@@ -51,10 +51,6 @@ class RunPane(Pane):
         super().__init__(crumb, session)
         self.site = site or session.default_site
 
-    @property
-    def run_session(self) -> Session:
-        return self.session
-
     def address(self, layer: int, neuron: int, site: str | None = None) -> Address:
         """How a neuron is written here: with its site in front when it is not the run's default one."""
         from nfinspect_store.addresses import Address

@@ -184,7 +184,7 @@ class RunsPane(Pane):
         self._filter = text
         self._draw()
         self.hub.update_trail()
-        self.hub.say(f"runs with {text!r}; / and Enter shows all" if text else "", "dim")
+        self.hub.say(f"runs with {text!r}; / with nothing shows all" if text else "", "dim")
 
     def action_order(self, step: int) -> None:
         key = ORDERS[(ORDERS.index(self._order[0]) + step) % len(ORDERS)]

@@ -1,0 +1,31 @@
+"""The model that a run was captured from, loaded again for what the run alone cannot tell."""
+
+from typing import TYPE_CHECKING
+
+from nfinspect.cli.capture import quiet_transformers
+from nfinspect_store.errors import NfinspectError, RequestError
+
+if TYPE_CHECKING:
+    from nfinspect.models import LoadedModel
+    from nfinspect_store.reader import RunFile
+
+
+def named_model(file: "RunFile", model: str | None, what: str) -> str:
+    """`model`, or where the run says that its own is; `what` needs it. Raises RequestError where neither says."""
+    name = model or file.info.model
+    if not name:
+        raise RequestError(f"{what} needs the run's model, and this run names none: pass --model")
+    return name
+
+
+def run_model(file: "RunFile", model: str | None, what: str) -> "LoadedModel":
+    """The model in the run's own precision, so that its values are the run's. Raises RequestError, ModelError."""
+    from nfinspect.models import ModelError, load_model
+    from nfinspect.models.load import DTYPES
+
+    name = named_model(file, model, what)
+    quiet_transformers()
+    try:
+        return load_model(name, dtype=file.info.dtype if file.info.dtype in DTYPES else "auto")
+    except NfinspectError as error:
+        raise ModelError(f"{what} needs the run's model: {error} (--model says where it is)") from error
