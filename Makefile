@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SAMPLE_TEXTS := $(addprefix --prompts ,$(wildcard samples/prompts/*.json)) $(addprefix --text ,$(wildcard samples/corpus/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint bench faults dying-example clean
+.PHONY: help install demo test check lint bench faults dying-example sample-reports clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,6 +44,12 @@ faults: $(STAMP) ## crashes, full disks, hang-ups
 
 dying-example: $(STAMP) ## ReLU neurons that die and are healed: docs/dying-relu
 	$(BIN)/python samples/dying_relu.py --out docs/dying-relu
+
+sample-reports: $(STAMP) ## build/reports: the report of both sample models on the project's own texts, a quarter of an hour
+	@for model in gpt2-relu mamba; do \
+		$(BIN)/nfinspect capture samples/$$model $(SAMPLE_TEXTS) --context 64 --run $$model --store build/reports/store && \
+		$(BIN)/nfinspect report $$model --with-model --store build/reports/store --out build/reports/$$model || exit 1; \
+	done
 
 clean: ## remove what make made
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

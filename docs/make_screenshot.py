@@ -1,8 +1,10 @@
-"""Draw the pictures of the README from a real run.
+"""Draw the picture of the README from a real run, that of `nfinspect demo`.
 
     python docs/make_screenshot.py STORE RUN OUT.svg [KEY …]
+    python docs/make_screenshot.py nfinspect-store demo docs/app.svg t G enter
 
-The app runs headless at 120×36; KEYs are pressed one after the other, as Textual names them (`n`, `enter`).
+The same run gives the same bytes. The app runs headless at 120×36; KEYs are pressed one after the other, as Textual
+names them (`n`, `enter`).
 """
 
 import asyncio
@@ -18,13 +20,17 @@ SIZE = (120, 36)
 
 async def picture(store: Path, run: str, keys: list[str]) -> str:
     """Open the run, press the keys, and return what is on the screen then, as SVG."""
-    app = NfinspectApp(LateEngine(store), run)
-    async with app.run_test(size=SIZE) as pilot:
-        await _settle(app)
-        for key in keys:
-            await pilot.press(key)
+    engine = LateEngine(store)
+    app = NfinspectApp(engine, run)
+    try:
+        async with app.run_test(size=SIZE) as pilot:
             await _settle(app)
-        return app.export_screenshot(title=f"nfinspect {run}")
+            for key in keys:
+                await pilot.press(key)
+                await _settle(app)
+            return app.export_screenshot(title=f"nfinspect {run}")
+    finally:
+        engine.close()
 
 
 async def _settle(app: NfinspectApp) -> None:

@@ -6,6 +6,7 @@ of the tokens, independently of each other, and else off (2·√(p(1 − p))): a
 of white noise, too.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -99,8 +100,8 @@ class Delta:
             return ("this run kept statistics only (--keep stats): there is Mamba's own Δ, and nothing on its neurons",)
         if self.site == "mixer" and not self.mamba_delta:
             return (
-                "this run holds nothing of Mamba's own Δ: captures of Mamba, Mamba-2 and FalconMamba record it since "
-                "this version of nfinspect",
+                "this run holds nothing of Mamba's own Δ, which captures of Mamba, Mamba-2 and FalconMamba record: "
+                "captured anew it will, if it is of one of these",
             )
         return ()
 
@@ -162,9 +163,14 @@ def delta(
     """How the neurons of a site change from token to token, and for a Mamba's mixers its Δ.
 
     Exact, from the stored values. Of a Mamba's run that kept statistics only there is Δ alone. Raises RequestError for
-    a site, a layer or an order that there is not, StoreError for another run that kept statistics only.
+    a site, a layer or an order that there is not, or a least that is no number, StoreError for another run that kept
+    statistics only.
     """
     check_order(sort)
+    if not (math.isfinite(min_ratio) and math.isfinite(min_step)):
+        raise RequestError(
+            f"expected a least ratio and a least step that are numbers, found {min_ratio} and {min_step}"
+        )
     chosen = chosen_layers(run, site, layers)
     name = chosen[0].site
     channels = channel_rows(run, chosen)

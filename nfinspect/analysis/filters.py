@@ -51,6 +51,15 @@ COLUMNS = (
 )
 """Those of the table `neurons`, in its order."""
 
+HEADERS = {
+    "fires": "firing_rate",
+    "firing": "firing_rate",
+    "skew": "skewness",
+    "kurtosis": "excess_kurtosis",
+    "tokens": "n",
+}
+"""What the lists write above columns whose names are longer."""
+
 _TERM = re.compile(r"(?P<column>\w+)\s*(?P<operator><=|>=|!=|<|>|=)\s*(?P<value>.*)", re.DOTALL)
 _AND = re.compile(r"\s+and\s+", re.IGNORECASE)
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -79,9 +88,10 @@ def parse_filter(text: str) -> Condition:
 
 def check_column(name: str) -> str:
     """`name` if there is such a column, in its own spelling; else RequestError naming those there are."""
-    if name.lower() not in COLUMNS:
+    column = HEADERS.get(name.lower(), name.lower())
+    if column not in COLUMNS:
         raise RequestError(f"no column {name!r}: choose {', '.join(COLUMNS)}")
-    return name.lower()
+    return column
 
 
 def check_class(name: str) -> str:

@@ -101,9 +101,9 @@ def capture(
         if as_json:
             output.document({"run": path.stem, "path": str(path), "bytes": path.stat().st_size})
         else:
-            output.note(
-                f"captured {path.stem} ({size(path.stat().st_size)}): nfinspect health {shlex.quote(path.stem)}"
-            )
+            where = f" --store {shlex.quote(store)}" if store else ""
+            there = f"nfinspect health {shlex.quote(path.stem)}{where}"
+            output.note(f"captured {path.stem} ({size(path.stat().st_size)}): {there}")
 
 
 def captured(request: "CaptureRequest") -> Path:

@@ -203,24 +203,40 @@ class _Summed:
 
 def _real_values(given: NDArray[Any] | Tensor) -> Tensor:
     """The tensor, or the array as one."""
-    array = given if isinstance(given, Tensor) else np.asarray(given)
-    real = not array.is_complex() if isinstance(array, Tensor) else array.dtype.kind in "fiub"
+    try:
+        array = given if isinstance(given, Tensor) else np.asarray(given)
+    except ValueError as error:
+        raise RequestError(f"expected activations of [..., neurons], found rows that differ: {error}") from error
+    if np.ma.isMaskedArray(given):
+        raise RequestError("expected activations that all count, found a masked array: give its rows that count")
+    if isinstance(array, Tensor):
+        real = not (array.is_complex() or array.is_quantized or array.is_meta or array.is_nested)
+        real = real and array.layout == torch.strided
+    else:
+        real = array.dtype.kind in "fiub"
     if not array.ndim or 0 in array.shape or not real:
         raise RequestError(f"expected activations of [..., neurons], found shape {list(array.shape)} of {array.dtype}")
-    # A copy where the array cannot be written: torch would warn of that.
-    return array if isinstance(array, Tensor) else torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
+    if isinstance(array, Tensor):
+        return array
+    with np.errstate(over="ignore"):  # beyond float32 it is infinite, and that is refused
+        # A copy where the array cannot be written: torch would warn of that.
+        return torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
 
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; every module's mode and the random generators are put back."""
+    """Eval mode without gradients or fused attention; modes, that setting and the random generators are put back."""
     modes = {module: module.training for module in model.modules()}
+    fast = torch.backends.mha.get_fastpath_enabled()
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     try:
         model.eval()
+        # With a mask for padding, nn.TransformerEncoder's fast path hands nested tensors over, which layers cannot be.
+        torch.backends.mha.set_fastpath_enabled(False)
         with torch.no_grad(), torch.random.fork_rng(devices=devices):
             yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
         for module, mode in modes.items():
             module.training = mode
 
@@ -246,7 +262,9 @@ def _call(model: nn.Module, batch: Input) -> None:
             value = torch.from_numpy(value)
         return value.to(device) if isinstance(value, Tensor) else value
 
-    if isinstance(batch, Mapping):
+    if isinstance(batch, nn.utils.rnn.PackedSequence):  # a tuple, too
+        model(batch.to(device))  # type: ignore[arg-type]
+    elif isinstance(batch, Mapping):
         model(**{name: placed(value) for name, value in batch.items()})
     elif isinstance(batch, tuple | list):
         model(*(placed(value) for value in batch))

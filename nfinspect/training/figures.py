@@ -1,5 +1,6 @@
 """The analyzer's report as a figure: scores, classes, activation rate and values by layer."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ HATCHES = {"dead": "", "saturated": "///", "sporadic": "...", "missing": "\\\\\\
 NORMAL = "#7fb58a"
 INCHES = (11.0, 7.5)
 DOTS = 120  # an inch
+TITLE_LETTERS = 130  # a line of the title, which stands over the whole figure
 
 
 def draw_report(report: NetworkFiringReport, path: Path) -> Path:
@@ -30,7 +32,8 @@ def draw_report(report: NetworkFiringReport, path: Path) -> Path:
     places = range(len(layers))
     figure: Any = Figure(figsize=INCHES, dpi=DOTS, layout="constrained")
     (scores, classes), (rates, values) = figure.subplots(2, 2)
-    figure.suptitle(f"Health {report.overall_health_score:.3f}: {report.summary}", fontsize=9)
+    title = f"Health {report.overall_health_score:.3f}: {report.summary}"
+    figure.suptitle(textwrap.fill(title, TITLE_LETTERS), fontsize=9)
     scores.bar(places, [layer.health_score for layer in layers], color=NORMAL)
     scores.set(title="Health score", ylim=(0, 1.02))
     _draw_classes(classes, layers)

@@ -1,7 +1,9 @@
 """In which layer NaN or infinity begins: looked for in every step, because a step later all weights hold it.
 
-On the CPU a layer's sum is looked at when the layer has run. A GPU is not waited for: the first step at which a layer's
-sum was not finite is kept there and fetched with the next reading.
+On the CPU small layers are kept until the last one has run, whose sum alone is looked at: NaN and infinity go on to it.
+Where it is not finite, the first kept layer that is not is where it began. A large layer's sum is looked at when the
+layer has run, and each layer's where a bounded activation could make infinity finite again. A GPU is not waited for:
+the first step at which a layer's sum was not finite is kept there and fetched with the next reading.
 """
 
 import math
@@ -19,6 +21,12 @@ from nfinspect.training.reader import first_tensor
 NEVER = 2**62
 HALVES = (torch.float16, torch.bfloat16)
 """Types whose own sums overflow or round too much."""
+
+KEPT_VALUES = 2**20
+"""Of the layers of a pass, at most: 4 MiB that gradient checkpointing would have given up."""
+
+BOUNDING = ("hardtanh", "relu6", "sigmoid", "tanh")
+"""Activations that make a finite value of infinity."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +55,27 @@ class FiniteWatch:
 
     def __init__(self, model: nn.Module, places: Sequence[Place], *, waits: bool | None = None) -> None:
         self._model, self._waits = model, waits
+        self._reads_input = {
+            name: any(place.module == name and place.reads == "input" for place in places)
+            for name in dict.fromkeys(place.module for place in places)
+        }
+        self._keeps = not any(place.activation in BOUNDING for place in places)
         self._step = 0
         self._order: dict[str, None] = {}
+        self._last = ""
+        self._kept: list[tuple[str, Tensor, int]] = []
+        self._room = KEPT_VALUES
+        self._changed: set[str] = set()
         self._found: Beginning | None = None
         self._on_device: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
-        modules: Mapping[str, nn.Module] = dict(model.named_modules())
-        for name in dict.fromkeys(place.module for place in places):
-            if any(place.module == name and place.reads == "input" for place in places):
+        self.attach()
+
+    def attach(self) -> None:
+        """The hooks; they are there from the beginning, and again after `remove`."""
+        modules: Mapping[str, nn.Module] = dict(self._model.named_modules())
+        for name, reads_input in self._reads_input.items():
+            if reads_input:
                 self._handles.append(modules[name].register_forward_pre_hook(Hook(self._see_input, name)))
             else:
                 self._handles.append(modules[name].register_forward_hook(Hook(self._see_output, name)))
@@ -62,14 +83,18 @@ class FiniteWatch:
     def begin_step(self, step: int) -> None:
         """The passes that come belong to `step`."""
         self._step = step
+        if self._keeps and not self._last and self._order:
+            self._last = next(reversed(self._order))
 
     def remove(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        self._kept, self._room = [], KEPT_VALUES
 
     def take(self, *, fetch: bool) -> Beginning | None:
         """Where it began, if it did since the last call. fetch: wait for what a GPU knows."""
+        self._look_back()
         found, self._found = self._found, None
         if found is None and fetch and self._on_device:
             names = sorted(self._on_device, key=list(self._order).index)
@@ -87,19 +112,39 @@ class FiniteWatch:
         self._look(name, output)
 
     def _look(self, name: str, value: object) -> None:
-        if self._found is not None or not torch.is_grad_enabled():
+        if torch.compiler.is_compiling() or self._found is not None or not torch.is_grad_enabled():
             return
         tensor = value if isinstance(value, Tensor) else first_tensor(value)
         if tensor is None or not tensor.is_floating_point():
             return
         self._order.setdefault(name)
         tensor = tensor.detach()
-        # One sum carries every NaN and infinity.
-        total = tensor.sum(dtype=torch.float32) if tensor.dtype in HALVES else tensor.sum()
-        if tensor.is_cpu if self._waits is None else self._waits:
-            if not math.isfinite(total) and not bool(tensor.isfinite().all()):  # a sum may overflow by itself
-                self._found = Beginning(self._step, name, name == next(iter(self._order)), self._bad_weights())
+        if not (tensor.is_cpu if self._waits is None else self._waits):
+            self._note_on_device(name, tensor)
             return
+        size = tensor.numel()
+        inference = tensor.is_inference()
+        self._kept.append((name, tensor, 0 if inference else tensor._version))
+        self._room -= size
+        # Up to the first step's end it is not known which layer is the last one.
+        if name == self._last or not self._last or self._room < 0 or inference or name in self._changed:
+            self._look_back()
+
+    def _look_back(self) -> None:
+        """Look at the layer that was kept last and, where it is not finite, for the first one that is not."""
+        kept, self._kept, self._room = self._kept, [], KEPT_VALUES
+        for name, tensor, version in kept[:-1]:
+            if tensor._version != version:  # changed in place: what it gave has to be looked at at once
+                self._changed.add(name)
+        if self._found is not None or not kept or _is_finite(kept[-1][1]):
+            return
+        for name, tensor, _ in kept:
+            if (name not in self._changed or tensor is kept[-1][1]) and not _is_finite(tensor):
+                self._found = Beginning(self._step, name, name == next(iter(self._order)), self._bad_weights())
+                return
+
+    def _note_on_device(self, name: str, tensor: Tensor) -> None:
+        total = _sum(tensor)
         before = self._on_device.get(name)
         if before is None:
             before = torch.full((), NEVER, dtype=torch.int64, device=total.device)
@@ -108,3 +153,12 @@ class FiniteWatch:
 
     def _bad_weights(self) -> tuple[str, ...]:
         return tuple(name for name, p in self._model.named_parameters() if not bool(p.isfinite().all()))
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    """It carries every NaN and infinity."""
+    return tensor.sum(dtype=torch.float32) if tensor.dtype in HALVES else tensor.sum()
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return math.isfinite(_sum(tensor)) or bool(tensor.isfinite().all())  # a sum may overflow by itself

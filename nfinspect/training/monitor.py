@@ -14,6 +14,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -74,9 +75,9 @@ class FiringMonitor:
         write: bool = True,
         on_alert: Callable[[Alert], object] | None = None,
     ) -> None:
-        if min(every, window, max_tokens) < 1:
+        if not all(_is_count(value) for value in (every, window, max_tokens)):
             raise RequestError(
-                f"expected every, window and max_tokens of 1 or more, found {every}, {window}, {max_tokens}"
+                f"expected every, window, max_tokens as whole numbers from 1 on, found {every}, {window}, {max_tokens}"
             )
         if check_finite not in ("step", "reading"):
             raise RequestError(f"expected check_finite of 'step' or 'reading', found {check_finite!r}")
@@ -152,7 +153,9 @@ class FiringMonitor:
         step: its number, from 1 on, if it is not the next one. loss: shown in the history. Raises SilentLayer,
         NotReadable at the first reading.
         """
-        self._step = self._step + 1 if step is None else step
+        if step is not None and not (_is_count(step) or step == 0):
+            raise RequestError(f"expected a step's number, found {step!r}")
+        self._step = self._step + 1 if step is None else int(step)
         if self._reader is None:
             return ()
         alerts: list[Alert] = []
@@ -216,10 +219,11 @@ class FiringMonitor:
         return {**vars(self), **dict.fromkeys(LIVE)}
 
     def _open(self, model: str) -> None:
-        resumed = self.path is not None  # started before, perhaps in another process
-        if self.path is None:
+        path = self.path
+        resumed = path is not None  # started before, perhaps in another process
+        if path is None:
             self.run = self.run or f"{model}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
-            self.path = new_history_path(store_path(self._store), self.run).absolute()
+            path = new_history_path(store_path(self._store), self.run).absolute()
         facts = {
             "every": self.every,
             "first_step": self._step + 1,
@@ -230,7 +234,8 @@ class FiringMonitor:
                 "gradients": self._gradients,
             },
         }
-        self._record = Record(self.path, model, facts, resume=self._resume or resumed)
+        self._record = Record(path, model, facts, resume=self._resume or resumed)
+        self.path = path
         self._record.beat(self._step)
 
     def _take_reading(self, loss: float | Tensor | None) -> list[Alert]:
@@ -282,6 +287,14 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0")) if "WORLD_SIZE" in os.environ else 0
 
 
+def _is_count(value: object) -> bool:
+    """Whether it is a whole number of 1 or more."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+
+
 def _number(loss: float | Tensor) -> float | None:
-    value = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
+    try:
+        value = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise RequestError(f"expected the loss as one number, found another: {error}") from error
     return value if abs(value) < float("inf") else None

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nfinspect.training.errors import NoLayers, NotReadable
+from nfinspect_store.errors import RequestError
 
 Layers = Sequence[str] | Mapping[str, str] | None
 """Layers that a caller names: modules, or modules with the activation that follows them (`{"conv1": "relu"}`)."""
@@ -46,12 +47,15 @@ MODULES = {
     "QuickGELUActivation": "quick_gelu",
     "ReLU": "relu",
     "ReLU6": "relu6",
+    "RReLU": "rrelu",
     "ReLUSquaredActivation": "relu2",
     "SELU": "selu",
     "SiLU": "silu",
     "SiLUActivation": "silu",
     "Sigmoid": "sigmoid",
     "Softplus": "softplus",
+    "Softshrink": "softshrink",
+    "Softsign": "softsign",
     "SquaredReLU": "relu2",
     "Swish": "silu",
     "Tanh": "tanh",
@@ -96,7 +100,12 @@ class Place:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside DataParallel and DistributedDataParallel. Raises NotReadable for compiled and scripted ones."""
+    """The module inside DataParallel and DistributedDataParallel.
+
+    Raises RequestError for what is no module, NotReadable for compiled and scripted ones.
+    """
+    if not isinstance(model, nn.Module):
+        raise RequestError(f"expected a module of torch, found {model if isinstance(model, type) else type(model)}")
     while type(model).__name__ in ("DataParallel", "DistributedDataParallel"):
         model = model.get_submodule("module")
     if type(model).__name__ == "OptimizedModule" or isinstance(model, torch.jit.ScriptModule):
@@ -148,7 +157,8 @@ def _place(name: str, module: nn.Module) -> Place | None:
     if isinstance(module, RECURRENT):
         word = getattr(module, "nonlinearity", "tanh")
         return Place(name, activation=word)
-    word = MODULES.get(type(module).__name__, "")
+    # A subclass of somebody's own is what it inherits from.
+    word = next((MODULES[kind.__name__] for kind in type(module).__mro__ if kind.__name__ in MODULES), "")
     if not word or any(True for _ in module.children()):
         return None
     if (

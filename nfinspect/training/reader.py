@@ -113,10 +113,11 @@ class LayerReader:
         self._mask = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
 
     def _see_projection(self, name: str, module: nn.Module, args: object, output: object) -> None:
-        self._projection = (name, module)
+        if not torch.compiler.is_compiling():
+            self._projection = (name, module)
 
     def _see_gate(self, name: str, module: nn.Module, args: object, output: object) -> None:
-        gate = first_tensor(output)
+        gate = None if torch.compiler.is_compiling() else first_tensor(output)
         if gate is not None:
             self._gates[name] = gate.detach()
 
@@ -127,8 +128,8 @@ class LayerReader:
         self._take(place, module, first_tensor(output))
 
     def _take(self, place: Place, module: nn.Module, raw: Tensor | None) -> None:
-        if not self._counts(place):
-            return
+        if torch.compiler.is_compiling() or not self._counts(place):
+            return  # code that is being compiled cannot hand its values over: the layer counts as not called
         self.called.add(place)
         if raw is None or not raw.dim() or not raw.is_floating_point():
             what = "no tensor" if raw is None else f"{raw.dtype} of shape {list(raw.shape)}"
@@ -217,11 +218,11 @@ def _why_silent(silent: Sequence[Place], modules: Mapping[str, nn.Module], other
         )
     if not others:
         return (
-            f"expected a forward pass through {names}, found none: give the module whose forward() you call; compiled "
-            "modules call no hooks"
+            f"expected a forward pass through {names}, found none: give the module whose forward() you call; modules "
+            "that torch.compile has compiled cannot be read"
         )
     kinds = ", ".join(sorted({type(modules[place.module]).__name__ for place in silent}))
     return (
-        f"expected {names} ({kinds}) to be called, found no call: a fused kernel or a replaced forward passes by the "
-        "module, or this pass did not need it; name the layers that are called, as in layers=[…]"
+        f"expected {names} ({kinds}) to be called, found no call: a fused kernel, torch.compile or a replaced forward "
+        "passes by the module, or this pass did not need it; name the layers that are called, as in layers=[…]"
     )

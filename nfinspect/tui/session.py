@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,8 @@ class RunSession:
         self._console: Console | None = None
         self._lock = threading.Lock()
         self.name = run.name
-        self.info = run.info
+        # Nobody writes to a file that opens: its capture was killed, and could not write down that it ended.
+        self.info = replace(run.info, status="interrupted") if run.info.status == "capturing" else run.info
         self.layers = run.layers
         self.sites = run.sites
         self.default_site = run.default_site

@@ -70,7 +70,10 @@ def store_error(path: Path, error: BaseException) -> StoreError:
     if "lock on file" in lowered or "file handle conflict" in lowered:
         holder = re.search(r"PID (\d+)", text)
         who = f" (process {holder[1]})" if holder else ""
-        return RunBusy(f"{path.name} is being written by another process{who}: wait until it has finished, or stop it")
+        return RunBusy(
+            f"{path.name} is in use by another process{who}, which writes it or has it open, as the app has every run "
+            "that was looked at: wait until it has finished, or end it"
+        )
     if any(sign in lowered for sign in DAMAGE):
         return NotARun(f"{path} is no run file, or a damaged one: {text}")
     if "read-only file system" in lowered or "permission denied" in lowered:

@@ -73,8 +73,10 @@ class HistoryWriter:
     """Appends lines. One process writes; a heartbeat file beside the history says that it is alive."""
 
     def __init__(self, path: Path, model: str, *, resume: bool = False) -> None:
-        """Raises RunExists for a history that is there, unless it is to be resumed; StorageFull."""
+        """Raises RunExists for a history that is there, unless it is to be resumed; RunBusy, StorageFull."""
         self.path = path
+        if being_written(path):
+            raise RunBusy(f"{path.name.removesuffix(SUFFIX)} is being written by another monitor: end it first")
         if path.exists() and not resume:
             raise RunExists(f"a training history {path} is there already: choose another run name, or resume it")
         try:

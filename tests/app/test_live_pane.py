@@ -1,11 +1,14 @@
 """A run that is being captured: its progress, the pause, and what happens when the capture ends."""
 
 import dataclasses
+from pathlib import Path
 
 from app_driver import Driven, Start
 from fake_engine import FakeEngine, entry, progress
 
+from nfinspect.tui.session import RunSession
 from nfinspect.tui.widgets.text_panel import TextPanel
+from nfinspect_store.reader import RunFile
 
 
 def capturing(done: int = 430, **changes: object) -> object:
@@ -75,6 +78,14 @@ async def test_an_interrupted_capture_opens_with_how_to_resume(start: Start) -> 
         assert app.crumbs == "nfinspect > night"
         assert app.status == "night is interrupted: the same capture line plus --resume goes on with it"
         assert "interrupted, not all was captured" in app.text
+
+
+async def test_a_run_whose_capture_was_killed_is_interrupted(store: Path) -> None:
+    run = RunFile.open(store / "planted.duckdb")
+    run.info = dataclasses.replace(run.info, status="capturing")  # nobody was left to write that it ended
+    session = RunSession(run)
+    assert session.info.status == "interrupted"
+    session.close()
 
 
 async def test_a_capture_that_kept_nothing_says_so(start: Start) -> None:

@@ -16,8 +16,6 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import nfinspect as nf
-from nfinspect.training.finite import FiniteWatch
-from nfinspect.training.places import find_places
 
 EVERY = 50
 ASKED = 1.03
@@ -71,7 +69,7 @@ class Watched:
     """A monitor whose hooks are there in some of the steps only: bare steps stand between them."""
 
     def __init__(self, model: nn.Module, step: Step, store: Path) -> None:
-        self._model, self._step = model, step
+        self._step = step
         self.monitor = nf.FiringMonitor(model, every=10**9, run="r", store=store)
         self.monitor.start()
         self._remove()
@@ -86,7 +84,8 @@ class Watched:
         """Of a step that is watched, or read as well."""
         monitor = self.monitor
         assert monitor._reader is not None
-        monitor._finite = FiniteWatch(self._model, find_places(self._model))
+        assert monitor._finite is not None
+        monitor._finite.attach()
         if reads:
             monitor._reader.attach()
         readings = len(monitor.history)

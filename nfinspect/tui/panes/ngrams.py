@@ -75,7 +75,8 @@ class NgramsPane(AnalysisPane):
         a = analysis
         detectors = counted(len(a.detectors), f"{NGRAM_WORDS[a.n]} detector")
         neurons = sum(layer.neurons for layer in a.layers)
-        return f"{detectors} among {neurons:,} neurons; {a.positions:,} places, {a.distinct:,} different {NGRAM_WORDS[a.n]}s"
+        places = f"{a.positions:,} places, {a.distinct:,} different {NGRAM_WORDS[a.n]}s"
+        return f"{detectors} among {neurons:,} neurons; {places}"
 
     def rows(self, analysis: NgramAnalysis) -> Sequence[Detector]:
         return analysis.detectors

@@ -73,6 +73,7 @@ def test_undefined_values_come_last_in_either_direction(make_run: MakeRun) -> No
         ("class != dead AND firing_rate<0.5", lambda r: r.cls != "dead" and r.firing_rate < 0.5),
         ("near_dead=true", lambda r: r.near_dead),
         ("site='mlp' and mean_abs <= 4e-1", lambda r: r.mean_abs <= 0.4),
+        ("fires<0.5 and tokens>0", lambda r: r.firing_rate < 0.5),  # as the lists are headed
         ("rate_upper95>0", lambda r: r.rate_upper95 is not None),
     ],
 )

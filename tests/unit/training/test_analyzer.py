@@ -71,9 +71,20 @@ def test_thresholds_are_absolute_unless_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [np.zeros((0, 3)), np.float32(1), np.zeros((3, 0)), np.array(["a"]), np.zeros(3, complex)]
+    "bad",
+    [
+        np.zeros((0, 3)),
+        np.float32(1),
+        np.zeros((3, 0)),
+        np.array(["a"]),
+        np.zeros(3, complex),
+        [[1.0, 2.0], [3.0]],
+        np.ma.masked_array(np.ones((2, 2)), np.eye(2)),
+        torch.ones(2, 2).to_sparse(),
+        torch.ones(2, 2, device="meta"),
+    ],
 )
-def test_what_is_no_activation_is_refused(bad: np.ndarray) -> None:
+def test_what_is_no_activation_is_refused(bad: object) -> None:
     with pytest.raises(RequestError, match="expected activations"):
         nf.NeuralFiringAnalyzer().analyze_activation_tensor(bad)
 
@@ -81,6 +92,8 @@ def test_what_is_no_activation_is_refused(bad: np.ndarray) -> None:
 def test_nan_is_an_error_that_names_the_layer() -> None:
     with pytest.raises(NonFiniteLayer, match="in mine"):
         nf.NeuralFiringAnalyzer().analyze_activation_tensor(np.array([[1, np.nan]]), "mine")
+    with pytest.raises(NonFiniteLayer, match="overflows"):
+        nf.NeuralFiringAnalyzer().analyze_activation_tensor(np.array([[1, 1e300]]))
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU())
     with torch.no_grad():
         model[2].weight[0, 0] = float("nan")
@@ -130,6 +143,23 @@ def test_recurrent_networks_and_transformers() -> None:
     assert layers_of(nn.LSTM(5, 9, bidirectional=True), torch.randn(4, 7, 5)) == [("LSTM", 18, 28)]
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 24, batch_first=True), 2)
     assert layers_of(encoder, torch.randn(3, 5, 16)) == [("layers.0.linear1", 24, 15), ("layers.1.linear1", 24, 15)]
+
+
+def test_padded_transformers_packed_sequences_and_classes_of_ones_own() -> None:
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 24, batch_first=True), 2)
+    padding = torch.zeros(3, 5, dtype=torch.bool)
+    padding[0, 3:] = True
+    given = {"src": torch.randn(3, 5, 16), "src_key_padding_mask": padding}
+    fast = torch.backends.mha.get_fastpath_enabled()
+    assert [neurons for _, neurons, _ in layers_of(encoder, given)] == [24, 24]
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+    packed = nn.utils.rnn.pack_padded_sequence(torch.randn(3, 9, 5), [9, 4, 2], batch_first=True)
+    assert layers_of(nn.LSTM(5, 7, batch_first=True), packed) == [("LSTM", 7, 15)]
+
+    class Own(nn.ReLU):
+        pass
+
+    assert layers_of(nn.Sequential(nn.Linear(4, 8), Own()), torch.randn(9, 4)) == [("1", 8, 9)]
 
 
 def test_language_models_are_read_at_their_sites_without_padding() -> None:
@@ -241,6 +271,21 @@ def test_the_figure_is_drawn_or_refused(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(NotInstalled, match=r"pip install 'nfinspect\[figures\]'"):
         analyzer.visualize_firing_patterns(report, tmp_path / "other.png")
     assert not (tmp_path / "other.png").exists()
+
+
+def test_the_title_of_the_figure_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k))[1])
+    analyzer = nf.NeuralFiringAnalyzer()
+    report = analyzer.analyze_simulated_llm_activations(8, 768, 200, True)
+    assert len(report.summary) > 130
+    analyzer.visualize_firing_patterns(report, tmp_path / "firing.png")
+    said, box = drawn[0].get_suptitle(), drawn[0].texts[0].get_window_extent()
+    assert report.summary.split(";")[1].strip() in said.replace("\n", " ")
+    assert box.x0 >= 0 and box.x1 <= drawn[0].bbox.x1
 
 
 def test_thresholds_that_cannot_be_are_refused() -> None:

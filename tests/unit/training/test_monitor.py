@@ -17,7 +17,7 @@ from nfinspect.training.errors import NoLayers, SilentLayer
 from nfinspect.training.finite import FiniteWatch
 from nfinspect.training.places import find_places
 from nfinspect.training.step_reader import spread
-from nfinspect_store.errors import RequestError, RunExists
+from nfinspect_store.errors import RequestError, RunBusy, RunExists
 
 
 def monitor(**options: object) -> nf.FiringMonitor:
@@ -212,6 +212,110 @@ def test_a_sum_that_overflows_is_no_infinity() -> None:
     model(torch.tensor([[2.0, 0.0]]))
     assert watch.take(fetch=True) is not None
     watch.remove()
+
+
+def test_layers_are_kept_until_the_last_has_run_and_the_first_bad_one_is_named() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(layer for _ in range(4) for layer in (nn.Linear(6, 6), nn.ReLU())))
+    watch = FiniteWatch(model, find_places(model))
+    watch.begin_step(1)
+    for step in (1, 2):
+        model(torch.rand(3, 6))
+        assert watch.take(fetch=True) is None
+        watch.begin_step(step + 1)
+    with torch.no_grad():
+        model[4].weight[0, 0] = float("inf")
+    model(torch.rand(3, 6))
+    found = watch.take(fetch=True)
+    assert found is not None and (found.step, found.layer, found.first, found.weights) == (3, "5", False, ("4.weight",))
+    # A pass that ends before the last layer is looked at when the step ends.
+    nn.Sequential(*model[:6])(torch.rand(3, 6))
+    found = watch.take(fetch=True)
+    assert found is not None and found.layer == "5"
+    watch.remove()
+    assert hooks_of(model) == 0
+
+
+def test_a_layer_that_is_changed_in_place_is_not_blamed_for_a_later_one() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc1, self.act1, self.fc2, self.act2 = nn.Linear(6, 6), nn.GELU(), nn.Linear(6, 6), nn.GELU()
+            self.last = nn.GELU()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden = self.act1(self.fc1(x))
+            hidden += self.act2(self.fc2(x))
+            return self.last(hidden)  # type: ignore[no-any-return]
+
+    model = Residual()
+    watch = FiniteWatch(model, find_places(model))
+    for step in range(1, 4):
+        watch.begin_step(step)
+        if step == 2:
+            with torch.no_grad():
+                model.fc2.weight[0, 0] = float("nan")
+        model(torch.rand(3, 6))
+        found = watch.take(fetch=True)
+        assert (found.layer if found else None) == (None if step == 1 else "act2")
+    watch.remove()
+
+
+def test_infinity_that_a_bounded_activation_hides_is_found() -> None:
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 4), nn.Tanh())
+    with torch.no_grad():
+        for layer in (model[0], model[2]):
+            layer.weight.fill_(1.0)
+    watch = FiniteWatch(model, find_places(model))
+    for step, size in ((1, 1.0), (2, 3e38)):
+        watch.begin_step(step)
+        assert torch.isfinite(model(torch.full((1, 2), size))).all()
+        found = watch.take(fetch=True)
+        assert (found.layer if found else None) == (None if step == 1 else "1")
+    watch.remove()
+
+
+@pytest.mark.parametrize("part", [False, True])
+def test_a_compiled_training_is_refused_with_the_reason(part: bool) -> None:
+    model = dropout_mlp()
+    whole = nn.Sequential(torch.compile(model, backend="eager"), nn.ReLU()) if part else model
+    trained = whole if part else torch.compile(model, backend="eager")
+    with monitor(model=whole) as watched:
+        trained(torch.randn(64, 8)).sum().backward()
+        with pytest.raises(SilentLayer, match="torch.compile"):
+            watched.step()
+    assert hooks_of(model) == 0
+
+
+def test_two_monitors_do_not_write_one_history(tmp_path: Path) -> None:
+    again = monitor(model=dropout_mlp(), write=True, run="night", store=tmp_path, resume=True)
+    first = monitor(model=dropout_mlp(), write=True, run="night", store=tmp_path)
+    first.start()
+    with pytest.raises(RunBusy, match="another monitor"):
+        again.start()
+    first.finish()
+    again.start()
+    again.finish()
+    other = monitor(model=dropout_mlp(), write=True, run="night", store=tmp_path)
+    for _ in range(2):  # the first refusal does not make it the second's own
+        with pytest.raises(RunExists):
+            other.start()
+
+
+def test_settings_steps_and_losses_that_are_none_are_refused() -> None:
+    for wrong in (0, 2.5, "a", True):
+        with pytest.raises(RequestError, match="whole numbers"):
+            nf.FiringMonitor(every=wrong)  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="a module of torch"):
+        nf.FiringMonitor(3, write=False).start()  # type: ignore[arg-type]
+    model = dropout_mlp()
+    with monitor(model=model, every=1) as watched:
+        model(torch.randn(64, 8)).sum().backward()
+        with pytest.raises(RequestError, match="a step's number"):
+            watched.step("a")  # type: ignore[arg-type]
+        with pytest.raises(RequestError, match="one number"):
+            watched.step(loss=torch.ones(2))
+        watched.step(1, loss=torch.ones(1))
 
 
 def test_a_validation_in_between_does_not_count() -> None:
