@@ -310,6 +310,14 @@ class NfinspectApp(App[int]):
         self._trail.forget_run(name)
         self.call_later(self._show)
 
+    def release_unfinished(self) -> None:
+        """Let go of the runs that are not complete: whoever reads a file keeps `capture --resume` from it."""
+        for name, session in list(self.sessions.items()):
+            if session.info.status != "complete":
+                del self.sessions[name]
+                session.close()
+                self._trail.forget_run(name)
+
     def session_here(self) -> Session | None:
         """The run that this place is in, or the only one that is open."""
         run = self._trail.here.run

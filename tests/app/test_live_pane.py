@@ -78,6 +78,18 @@ async def test_an_interrupted_capture_opens_with_how_to_resume(start: Start) -> 
         assert app.crumbs == "nfinspect > night"
         assert app.status == "night is interrupted: the same capture line plus --resume goes on with it"
         assert "interrupted, not all was captured" in app.text
+        await app.press("escape")
+        assert engine.session.calls[-1] == ("close",)  # so that `capture --resume` gets at the file
+        await app.press("enter")
+        assert app.crumbs == "nfinspect > night"
+
+
+async def test_a_complete_run_stays_open(start: Start) -> None:
+    engine = FakeEngine(entry("demo"))
+    async with start(engine, run=None) as app:
+        await app.press("enter", "escape", "enter")
+        assert app.crumbs == "nfinspect > demo"
+        assert ("close",) not in engine.session.calls
 
 
 async def test_a_run_whose_capture_was_killed_is_interrupted(store: Path) -> None:

@@ -90,6 +90,7 @@ class RunsPane(Pane):
         return (f"only {self._filter!r} {self.glyphs.dot} " if self._filter else "") + str(self.hub.engine.store)
 
     def entered(self) -> None:
+        self.hub.release_unfinished()
         self.action_reload()
         self._pace(LIVE_SECONDS)
 
