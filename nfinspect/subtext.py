@@ -54,6 +54,8 @@ class SubtextAnalyzer:
         """The same as an object. top: how many of the likeliest next tokens."""
         from nfinspect.analysis.classes import HealthOptions
 
+        if not isinstance(text, str):
+            raise RequestError(f"expected a text, found {type(text).__name__}")
         chosen = HealthOptions(**options)
         if self.simulated:
             from nfinspect.experiments.text_simulation import simulated_stages

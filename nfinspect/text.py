@@ -22,6 +22,11 @@ lines.
 """
 
 
+def counted(count: int, of: str) -> str:
+    """`1 layer`, `12 layers`."""
+    return f"{count} {of}" + ("" if count == 1 else "s")
+
+
 def model_name(model: str) -> str:
     """A hub name as it is; of a local directory its last part, which is what tells models apart."""
     local = model.startswith(("/", ".", "~"))

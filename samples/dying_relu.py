@@ -178,7 +178,7 @@ WAYS = (
 )
 """The first is what happens if nobody looks; the others are what the report recommends for dead ReLU neurons."""
 
-HEALED = WAYS[3].name
+LEAKY, HEALED = WAYS[2].name, WAYS[3].name
 
 
 def train(

@@ -18,7 +18,7 @@ COMMAND = "make dying-example"
 
 
 def write_page(example: "Example", out: Path) -> Path:
-    """The page with its figures in a directory; returns where it is. Raises FiguresUnavailable without matplotlib."""
+    """The page with its figures in a directory; returns where it is. Raises NotInstalled without matplotlib."""
     require_matplotlib()
     out.mkdir(parents=True, exist_ok=True)
     _draw_network(example, out / NETWORK)
@@ -65,11 +65,12 @@ def _told(example: "Example") -> list[str]:
 
 def _outcome(example: "Example") -> list[str]:
     """What became of the network."""
-    from nfinspect_samples.dying_relu import HEALED
+    from nfinspect_samples.dying_relu import HEALED, LEAKY
 
     caught = example.caught
     healed = next(course for course in example.courses if course.way.name == HEALED)
     left = example.courses[0]
+    leaky = next(course for course in example.courses if course.way.name == LEAKY)
     return [
         "## What became of it",
         "",
@@ -83,7 +84,8 @@ def _outcome(example: "Example") -> list[str]:
         f"{_percent(left.accuracy)} of new points are told right (a guess: {_percent(1 / 3)}). With {healed.way.words} "
         f"it is {_percent(healed.dead_share)} and {_percent(healed.accuracy)}. A lower learning rate alone does little "
         "for a neuron that is 0 on every input: no gradient reaches its weights, and only what changes before it can "
-        "bring it back.",
+        f"bring it back. With LeakyReLU the loss begins at {leaky.readings[0].loss:.0f} nats: a hundredth of what the "
+        "high rate had driven far below 0 passes from then on, and the training has to undo that.",
         "",
         "Dead are ReLU neurons that are 0 on every training point; after LeakyReLU those that never reach 0.01. In the "
         "figures each reading knows its last few batches only.",
@@ -96,16 +98,17 @@ def _outcome(example: "Example") -> list[str]:
 
 def _table(example: "Example") -> list[str]:
     """The layers' dead neurons, at the alert and at the end of each way."""
-    from nfinspect_samples.dying_relu import dead_share
+    from nfinspect_samples.dying_relu import SAMPLES, dead_share
 
     caught = example.caught
+    layers = caught.report.layer_analyses
     columns = [
         "",
         "learning rate",
-        *(f"dead in {layer.layer_name}" for layer in caught.report.layer_analyses),
-        "dead",
+        *(f"dead of {layer.layer_name}'s {layer.neurons}" for layer in layers),
+        f"dead of all {sum(layer.neurons for layer in layers)}",
         "health",
-        "accuracy on new points",
+        f"accuracy on {SAMPLES} new points",
     ]
     rows = [
         (f"at the alert, step {caught.step}", "", caught.report, dead_share(caught.report), ""),
@@ -126,7 +129,8 @@ def _draw_network(example: "Example", path: Path) -> None:
     figure = blank((8.0, 6.0))
     dead, loss = figure.subplots(2, 1, sharex=True)
     _lines(example, dead, lambda reading: reading.dead_share)
-    dead.set(ylabel="dead share of the neurons", ylim=(-0.02, 1.02))
+    neurons = sum(layer.neurons for layer in example.caught.report.layer_analyses)
+    dead.set(ylabel=f"dead share of {neurons} neurons", ylim=(-0.02, 1.02))
     _lines(example, loss, lambda reading: reading.loss)
     loss.set(ylabel="loss of the batch (nats)", xlabel="step", yscale="log")
     _legend(figure, dead)
@@ -134,12 +138,12 @@ def _draw_network(example: "Example", path: Path) -> None:
 
 
 def _draw_layers(example: "Example", path: Path) -> None:
-    layers = [layer.layer_name for layer in example.caught.report.layer_analyses]
+    layers = example.caught.report.layer_analyses
     figure = blank((8.0, 6.0))
     panels = figure.subplots(len(layers), 1, sharex=True)
-    for place, (axes, name) in enumerate(zip(panels, layers, strict=True)):
+    for place, (axes, layer) in enumerate(zip(panels, layers, strict=True)):
         _lines(example, axes, partial(_dead_in, place))
-        axes.set(ylabel=f"dead share, {name}", ylim=(-0.02, 1.02))
+        axes.set(ylabel=f"dead share of\n{layer.layer_name}'s {layer.neurons}", ylim=(-0.02, 1.02))
     panels[-1].set_xlabel("step")
     _legend(figure, panels[0])
     save(figure, path)

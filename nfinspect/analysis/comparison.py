@@ -17,6 +17,9 @@ Rank = Literal["difference", "effect", "auroc"]
 BASELINE = "baseline"
 """The concept that is the baseline where none is named."""
 
+NO_BASELINE = ""
+"""Asked for as a baseline: raw values, also where the run has a concept called `baseline`."""
+
 RAW_WARNING = (
     "no baseline: raw values are ranked, which finds the same outlier coordinates for every concept; "
     "name a concept of the run with --baseline"
@@ -56,14 +59,14 @@ def ask(
 ) -> Question:
     """Check what is asked and fill in the defaults. Raises RequestError."""
     site = run.resolve_site(site)
-    for concept in (*concepts, *([baseline] if baseline is not None else [])):
+    for concept in (*concepts, *([baseline] if baseline else [])):
         run.resolve_concept(concept)
     if top < 1:
         raise RequestError(f"--top counts neurons from 1 up, found {top}")
     if rank not in get_args(Rank):
         raise RequestError(f"cannot rank by {rank!r}: choose {', '.join(get_args(Rank))}")
     notes = []
-    chosen = baseline
+    chosen = baseline or None
     if baseline is None and BASELINE in run.concepts and tuple(concepts) != (BASELINE,):
         chosen = BASELINE
         notes.append(f"the baseline is the concept {BASELINE!r}; choose another one with --baseline")

@@ -18,6 +18,7 @@ from nfinspect.analysis.scores import (
     reading,
 )
 from nfinspect.analysis.site_health import SiteHealth, classify_run
+from nfinspect.text import counted
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer
 
@@ -123,8 +124,8 @@ def _summary(layers: Sequence[LayerHealth], counts: dict[str, int], neurons: int
     held = [f"{counts[name]} {name} ({100 * counts[name] / neurons:.1f} %)" for name in FAULTS if counts[name]]
     problematic = sum(layer.problematic for layer in layers)
     found = ", ".join(held) if held else "all normal"
-    where = f"{neurons} neurons in {len(layers)} layers at {layers[0].site}"
-    return f"{where}: {found}; {problematic} of {len(layers)} layers problematic"
+    where = f"{counted(neurons, 'neuron')} in {counted(len(layers), 'layer')} at {layers[0].site}"
+    return f"{where}: {found}; {problematic} of {counted(len(layers), 'layer')} problematic"
 
 
 def _interpretation(parts: NetworkParts, words: str) -> str:

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from nfinspect_store.history import SUFFIX, HistoryFile
 
-Kept = TypeVar("Kept", bound="LayerReading | Alert")
+Kept = TypeVar("Kept", bound="LayerReading | Reading | Alert")
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,10 @@ class LayerReading:
 
 @dataclass(frozen=True)
 class Reading:
-    """All layers at one step. missing_percentage: 0-100. time: UTC. Scores are None where a layer was not finite."""
+    """All layers at one step. missing_percentage: 0-100. time: UTC. Scores are None where a layer was not finite.
+
+    epoch: of what FiringMonitor.check_epoch has read, over data of its own; None of a training's own passes.
+    """
 
     step: int
     time: str
@@ -61,6 +65,7 @@ class Reading:
     missing_percentage: float | None
     problematic_layers: int | None
     layers: tuple[LayerReading, ...]
+    epoch: int | None = None
 
     @property
     def dead_share(self) -> float | None:
@@ -74,7 +79,7 @@ class Reading:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Reading":
         known = {f.name: content.get(f.name) for f in fields(cls)}
-        return cls(**{**known, "layers": tuple(map(LayerReading.from_json, content["layers"]))})  # type: ignore[arg-type]
+        return _kept(cls, {**known, "layers": tuple(map(LayerReading.from_json, content["layers"]))})
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,10 @@ class Alert:
 
 @dataclass(frozen=True)
 class History:
-    """A training as it was watched so far. info: what the first line says of the model and the settings."""
+    """A training as it was watched so far. info: what the first line says of the model and the settings.
+
+    readings: of the training's steps, or of its epochs where no step was read; epochs: of check_epoch, in any case.
+    """
 
     name: str
     path: Path
@@ -116,6 +124,7 @@ class History:
     readings: tuple[Reading, ...]
     alerts: tuple[Alert, ...]
     layers: tuple[str, ...] = field(default=())
+    epochs: tuple[Reading, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -124,6 +133,7 @@ class History:
             **{k: self.info.get(k) for k in ("run_id", "model", "created_at", "every", "settings")},
             "layers": list(self.layers),
             "readings": [reading.to_json() for reading in self.readings],
+            "epochs": [reading.to_json() for reading in self.epochs],
             "alerts": [alert.to_json() for alert in self.alerts],
         }
 
@@ -135,6 +145,7 @@ class LiveHistory:
         self._file = HistoryFile(path)
         self._info: dict[str, Any] = {}
         self._readings: dict[int, Reading] = {}
+        self._epochs: dict[int, Reading] = {}
         self._alerts: list[Alert] = []
         self._end: str | None = None
 
@@ -158,7 +169,10 @@ class LiveHistory:
             self._alerts = [alert for alert in self._alerts if alert.step < since]
         elif kind == "reading":
             reading = Reading.from_json(content)
-            self._readings[reading.step] = reading
+            if reading.epoch is None:
+                self._readings[reading.step] = reading
+            else:
+                self._epochs[reading.epoch] = reading
         elif kind == "alert":
             self._alerts.append(Alert.from_json(content))
         elif kind == "end":
@@ -168,7 +182,8 @@ class LiveHistory:
     def history(self) -> History:
         status = self._end or ("capturing" if self._file.is_written() else "interrupted")
         path = self._file.path
-        readings = tuple(self._readings.values())
+        epochs = tuple(self._epochs.values())
+        readings = tuple(self._readings.values()) or epochs
         return History(
             name=path.name.removesuffix(SUFFIX),
             path=path,
@@ -177,6 +192,7 @@ class LiveHistory:
             readings=readings,
             alerts=tuple(self._alerts),
             layers=tuple(layer.layer_name for layer in readings[-1].layers) if readings else (),
+            epochs=epochs,
         )
 
 
@@ -188,5 +204,27 @@ def read_history(path: Path) -> History:
 
 
 def _kept(cls: type[Kept], content: Mapping[str, Any]) -> Kept:
-    """A record of the fields that this version knows."""
-    return cls(**{f.name: content[f.name] for f in fields(cls) if f.name in content})
+    """A record of the fields that this version knows. Raises TypeError where one is of another type."""
+    kinds = _kinds(cast(Any, cls))  # mypy takes a class by its variable for unhashable
+    held = {name: content[name] for name in kinds if name in content}
+    for name, value in held.items():
+        allowed, inside = kinds[name]
+        if type(value) not in allowed or (inside and any(type(one) is not inside for one in value)):
+            raise TypeError(f"expected {name} of another type, found {value!r}")
+    return cls(**held)
+
+
+@cache
+def _kinds(cls: type) -> Mapping[str, tuple[frozenset[type], type | None]]:
+    """Of each field the types that it may have, and of a tuple that of what is in it; a whole number goes for a float.
+
+    Worked out once: a long training has a hundred thousand of these.
+    """
+    found: dict[str, tuple[frozenset[type], type | None]] = {}
+    for name, kind in get_type_hints(cls).items():
+        if get_origin(kind) is tuple:
+            found[name] = frozenset({tuple}), get_args(kind)[0]
+        else:
+            types = frozenset(get_args(kind) or (kind,))
+            found[name] = (types | {int} if float in types else types), None
+    return found

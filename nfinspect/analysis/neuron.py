@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nfinspect.analysis.distribution import percentiles
 from nfinspect.analysis.firing import firing_threshold
 from nfinspect.analysis.neurons import NeuronRow, neuron_row
 from nfinspect.analysis.plain import number
@@ -98,7 +99,10 @@ class ConceptMean:
 
 @dataclass(frozen=True)
 class NeuronDetail:
-    """Everything about one neuron; examples in order of rank, concepts in order of first appearance."""
+    """Everything about one neuron; examples in order of rank, concepts in order of first appearance.
+
+    median: of the values; where they were not kept, from the histogram, exact to its bin.
+    """
 
     row: NeuronRow
     histogram: NeuronHistogram
@@ -106,10 +110,12 @@ class NeuronDetail:
     min_examples: tuple[ExampleText, ...]
     random_examples: tuple[ExampleText, ...]
     concepts: tuple[ConceptMean, ...]
+    median: float | None = None
 
     def to_json(self) -> dict[str, object]:
         return {
             **self.row.to_json(),
+            "median": self.median,
             "histogram": self.histogram.to_json(),
             "top_examples": [example.to_json() for example in self.top_examples],
             "min_examples": [example.to_json() for example in self.min_examples],
@@ -132,7 +138,18 @@ def neuron_detail(run: RunTables, address: Address | str) -> NeuronDetail:
         min_examples=tuple(text for example, text in zip(examples, texts, strict=True) if example.kind == "min"),
         random_examples=tuple(text for example, text in zip(examples, texts, strict=True) if example.kind == "random"),
         concepts=_concept_means(run, layer, neuron, values),
+        median=_median(run, layer, neuron, row, values),
     )
+
+
+def _median(
+    run: RunTables, layer: Layer, neuron: int, row: NeuronRow, values: NDArray[np.float32] | None
+) -> float | None:
+    if values is not None:
+        return number(np.median(values.astype(np.float64))) if len(values) else None
+    if row.min is None or row.max is None:
+        return None
+    return number(percentiles(run.histogram(layer.site, layer.layer, neuron), row.min, row.max, [50])[0])
 
 
 def _linear(values: NDArray[np.float32]) -> NeuronHistogram:

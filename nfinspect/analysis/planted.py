@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import numpy as np
 import pyarrow as pa
@@ -66,6 +67,9 @@ class NetworkPlan:
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
             raise RequestError(f"expected an activation of {', '.join(ACTIVATIONS)}; found {self.activation!r}")
+        counts = (self.layers, self.neurons, self.tokens, self.seed)
+        if not all(isinstance(count, Integral) and not isinstance(count, bool) for count in counts):
+            raise RequestError(f"expected layers, neurons, tokens and seed as whole numbers, found {counts}")
         if not 1 <= self.layers <= MOST_LAYERS or self.neurons < 1:
             raise RequestError(
                 f"expected 1 to {MOST_LAYERS} layers of a neuron or more, found {self.layers} x {self.neurons}"
@@ -90,17 +94,21 @@ class NetworkPlan:
             if sum(self.counts(layer).values()) >= self.neurons:
                 raise RequestError(
                     f"expected a healthy neuron in every layer, found {self.neurons} neurons for "
-                    f"{sum(self.counts(layer).values())} faults in layer {layer}: more neurons, or smaller shares"
+                    f"{sum(self.counts(layer).values())} faults in layer {layer}: more neurons, smaller shares or a "
+                    "smaller degradation"
                 )
 
     def counts(self, layer: int) -> dict[str, int]:
         """How many neurons of a layer get each fault: at least one of each that has a share."""
         depth = layer / (self.layers - 1) if self.layers > 1 else 0.0
         grown = {name: share * (1.0 + self.degradation * depth) for name, share in self.shares.items()}
-        possible = FORMS[self.activation]
-        return {
-            name: max(1, round(grown[name] * self.neurons)) for name in FAULTS if grown.get(name) and name in possible
-        }
+        possible = possible_faults(self.activation)
+        return {name: max(1, round(grown[name] * self.neurons)) for name in possible if grown.get(name)}
+
+
+def possible_faults(activation: str) -> tuple[str, ...]:
+    """The faults that neurons of an activation can have."""
+    return tuple(name for name in FAULTS if name in FORMS[activation])
 
 
 def planted_network(plan: NetworkPlan) -> Iterator[PlantedLayer]:

@@ -9,9 +9,9 @@ DEGRADED_BY = 0.1  # fall of the mean score from the first to the last third tha
 
 ADVICE = {
     "dead ReLU": (
-        "{share} of the {activation} neurons never fire. In training: He initialisation, a lower "
-        "learning rate, or a leaky activation (LeakyReLU, GELU, SiLU). In a trained model: read more "
-        "text before calling them dead, then prune"
+        "{share} of the {activation} neurons never fire. In training: He initialisation, normalisation "
+        "before the layer, a lower learning rate, or a leaky activation (LeakyReLU, GELU, SiLU). In a "
+        "trained model: read more text before calling them dead, then prune"
     ),
     "dead": (
         "{share} of the neurons hardly move. Check that the layer's input arrives (a zero or masked "
@@ -19,7 +19,7 @@ ADVICE = {
     ),
     "saturated": (
         "{share} of the neurons are stuck at one value. In training: gradient clipping, normalisation "
-        "before the layer, a lower learning rate; where it is one constant, look for a large bias"
+        "before the layer, a lower learning rate, residual connections; where it is one constant, look for a large bias"
     ),
     "sporadic": (
         "{share} of the neurons fire rarely and strongly. Read their top examples: detectors of rare "
@@ -32,7 +32,8 @@ ADVICE = {
     ),
     "weak": (
         "{share} of the neurons fire weakly. Check the scale of initialisation and normalisation, weight"
-        " decay, and whether the training data exercises the layer"
+        " decay, and whether the training data exercises the layer; where the model underfits besides, more "
+        "or better data, pre-trained embeddings, or another width or depth"
     ),
     LOW_ACTIVATION: (
         "only {rate} of the (token, neuron) pairs fire. Check for biases drifting negative, a learning "

@@ -106,8 +106,9 @@ def trace(
 ) -> Trace:
     """The neurons that `concept` sets off more than `baseline`.
 
-    baseline: a concept of the run, by default the one called `baseline`. tokens: last, generated or all, by
-    default generated if the run has generated tokens, else all. rank: what the table is ordered by.
+    baseline: a concept of the run, by default the one called `baseline`; '' for none, which ranks raw values. tokens:
+    last, generated or all, by default generated if the run has generated tokens, else all. rank: what the table is
+    ordered by.
     Raises RequestError for an unknown concept, site or choice, and where no prompt has such a token.
     """
     question = ask(run, (concept,), baseline, tokens, top, rank, site)

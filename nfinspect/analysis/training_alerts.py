@@ -19,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfinspect.analysis.history import Alert, Reading
+from nfinspect.analysis.module_names import layer_words
 from nfinspect.analysis.scores import ISSUE_PERCENT
+from nfinspect.text import counted
 
 FALL = 0.9  # of the score before
 MOSTLY_DEAD_PERCENT = 50  # from here on a dying layer is critical [own]
@@ -74,6 +76,8 @@ class LayerWatch:
     def take(self, step: int, since: int, classes: NDArray[np.str_]) -> LayerChange:
         """A reading. classes: str[neurons]; since: the step of the oldest values that they rest on."""
         dead, saturated = classes == "dead", classes == "saturated"
+        if self._dead_since is not None and len(self._dead_since) != len(classes):
+            self._dead_since = None  # another layer has taken its place
         if self._dead_since is None or self._dying is None or self._saturating is None:
             self._dead_since = np.where(dead, since, -1)
             self._dying, self._saturating = _Growth(dead), _Growth(saturated)
@@ -88,7 +92,7 @@ class LayerWatch:
         new = self._saturating.grown(saturated)
         if len(new):
             text = (
-                f"saturation grows in layer {self.name}: {len(new)} more neurons stuck at one value "
+                f"saturation grows in {layer_words(self.name)}: {len(new)} more neurons stuck at one value "
                 f"({int(saturated.sum())} of {len(dead)}): {named(new)}"
             )
             alerts.append(self._alert(step, "saturation", "warning", text, tuple(new.tolist())))
@@ -109,16 +113,18 @@ class LayerWatch:
         began, self._bad_gradient = state != self._bad_gradient, state
         if not state or not began:
             return ()
-        return (
-            self._alert(step, state, "warning", f"gradient {state} in layer {self.name}: its root mean square {text}"),
-        )
+        text = f"gradient {state} in {layer_words(self.name)}: its root mean square {text}"
+        return (self._alert(step, state, "warning", text),)
 
     def _dying_alert(self, step: int, new: NDArray[np.int64], dead: int, neurons: int) -> Alert:
         assert self._dead_since is not None
         at = self._dead_since[new]
         steps = sorted(set(at.tolist()))
         when = f"at step {steps[0]}" if len(steps) == 1 else f"between steps {steps[0]} and {steps[-1]}"
-        text = f"layer {self.name} is dying: {len(new)} neurons died {when}, {dead} of {neurons} are dead: {named(new)}"
+        text = (
+            f"{layer_words(self.name)} is dying: {counted(len(new), 'neuron')} died {when}, {dead} of {neurons} are "
+            f"dead: {named(new)}"
+        )
         level = "critical" if 100 * dead >= MOSTLY_DEAD_PERCENT * neurons else "warning"
         return self._alert(step, "dying", level, text, tuple(new.tolist()), tuple(at.tolist()))
 

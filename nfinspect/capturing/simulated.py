@@ -10,10 +10,10 @@ from nfinspect.analysis.detection import ClassDetection, run_detection
 from nfinspect.analysis.health import NetworkReport, network_report
 from nfinspect.analysis.planted import NetworkPlan, planted_network, truth_table
 from nfinspect.capturing.arrays import ArrayPrompt, array_info, write_run
+from nfinspect_store.errors import RunExists
 from nfinspect_store.reader import RunFile
 from nfinspect_store.schema import PLANTED
 from nfinspect_store.types import Layer
-from nfinspect_store.writer import RunWriter
 
 KIND = "simulated"
 
@@ -50,7 +50,7 @@ def simulate_run(path: Path, plan: NetworkPlan) -> Simulation:
     Raises RunExists, RequestError, StorageFull; then no file is left.
     """
     if path.exists():
-        RunWriter.refuse_existing(path)
+        raise RunExists(f"a run named {path.stem} is there already: choose another --run, or delete it")
     layers = list(planted_network(plan))
     prompts = [_prompt(plan.tokens, start) for start in range(0, plan.tokens, PROMPT_TOKENS)]
 

@@ -26,6 +26,9 @@ _baseline = click.option(
     metavar="B",
     help="Concept to compare with; without it the one called baseline, if the run has it.",
 )
+_no_baseline = click.option(
+    "--no-baseline", is_flag=True, help="Rank raw values, also where the run has a concept called baseline."
+)
 _tokens = click.option(
     "--tokens",
     type=click.Choice(SELECTIONS),
@@ -42,6 +45,7 @@ _rank = click.option("--rank", type=click.Choice(RANKS), default="difference", s
 @run_argument
 @click.option("--concept", metavar="C", required=True, help="Concept whose neurons are wanted.")
 @_baseline
+@_no_baseline
 @_tokens
 @_top
 @_rank
@@ -52,6 +56,7 @@ def trace(
     run: str,
     concept: str,
     baseline: str | None,
+    no_baseline: bool,
     tokens: str | None,
     top: int,
     rank: str,
@@ -62,9 +67,19 @@ def trace(
     """Rank neurons by what a concept does to them against a baseline."""
     from nfinspect.analysis.trace import trace as analyse
 
+    against = _against(baseline, no_baseline)
     with opened(store, run) as file:
-        found = analyse(file, concept, baseline=baseline, tokens=tokens, top=top, rank=rank, site=site)
+        found = analyse(file, concept, baseline=against, tokens=tokens, top=top, rank=rank, site=site)
     _show(found, trace_lines(found), as_json)
+
+
+def _against(baseline: str | None, none: bool) -> str | None:
+    """What the analyses take as their baseline; None leaves the choice to them."""
+    from nfinspect.analysis.comparison import NO_BASELINE
+
+    if baseline is not None and (none or not baseline):
+        raise RequestError("expected --baseline with a concept of the run, or --no-baseline")
+    return NO_BASELINE if none else baseline
 
 
 def trace_lines(found: "Trace") -> list[str]:
@@ -115,6 +130,7 @@ def _prompts(count: int) -> str:
 @click.option("--kinds", metavar="A,B,C",
               help="Two kinds of neurons or more, such as dead,positional,delta,ngrams1,attention.")  # fmt: skip
 @_baseline
+@_no_baseline
 @_tokens
 @click.option("--top", metavar="K", type=click.IntRange(min=1),
               help="Neurons of a trace, 10 if not given; of the kind attention, 20 if not given.")  # fmt: skip
@@ -127,6 +143,7 @@ def overlap(
     concepts: str | None,
     kinds: str | None,
     baseline: str | None,
+    no_baseline: bool,
     tokens: str | None,
     top: int | None,
     rank: str,
@@ -137,11 +154,14 @@ def overlap(
     """How many neurons the traces of concepts, or kinds of neurons, share, against chance."""
     from nfinspect.analysis.overlap import overlap as analyse
 
+    against = _against(baseline, no_baseline)
     if (concepts is None) == (kinds is None):
         raise RequestError("expected --concepts A,B,C or --kinds A,B,C: one of them")
     if kinds is not None:
-        if baseline is not None or tokens is not None or rank != "difference":
-            raise RequestError("--baseline, --tokens and --rank are those of traces: they go with --concepts")
+        if against is not None or tokens is not None or rank != "difference":
+            raise RequestError(
+                "--baseline, --no-baseline, --tokens and --rank are those of traces: they go with --concepts"
+            )
         from nfinspect.cli.kinds import show_kinds
 
         with opened(store, run) as file:
@@ -151,7 +171,7 @@ def overlap(
     if len(set(names)) < 2:
         raise RequestError(f"expected two concepts or more, as in --concepts tulip,hanoi; found {concepts!r}")
     with opened(store, run) as file:
-        found = analyse(file, names, baseline=baseline, tokens=tokens, top=top or TRACE_TOP, rank=rank, site=site)
+        found = analyse(file, names, baseline=against, tokens=tokens, top=top or TRACE_TOP, rank=rank, site=site)
     _show(found, overlap_lines(found), as_json)
 
 

@@ -163,13 +163,13 @@ def export(
     as_json: bool,
 ) -> None:
     """Write a run's tables and activations as Parquet, CSV and safetensors."""
-    from nfinspect_store.export import TABLES, export_run
+    from nfinspect_store.export import export_run
 
     done = export_run(
         find_run(store, run),
         out,
         formats=_list(formats),
-        tables=TABLES if tables is None else _list(tables),
+        tables=None if tables is None else _list(tables),
         activations=not no_activations,
         force=force,
         tell=output.note,

@@ -74,6 +74,11 @@ def _system(error: BaseException) -> str:
 
 def _missing(error: BaseException) -> str:
     assert isinstance(error, ImportError)
+    if error.name == "nfinspect":  # an editable install comes after every directory that Python looks into
+        return (
+            "Python took a directory called nfinspect for the package, as beside a clone: start in another directory, "
+            "or with python -P"
+        )
     return f"a Python package cannot be imported: {error} (install nfinspect again)"
 
 

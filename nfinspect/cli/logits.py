@@ -6,13 +6,17 @@ import click
 
 from nfinspect import output
 from nfinspect.cli.capture import quiet_transformers
+from nfinspect.cli.long_work import Made, Tick, again_option, kept_or_made
 from nfinspect.cli.options import json_option, model_options
+from nfinspect.cli.stamps import model_stamp
 from nfinspect.cli.tables import Column, figure, percent, table, wrapped
 from nfinspect_store.addresses import parse_address
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
-    from nfinspect.experiments.lens import LogitLens
+    from collections.abc import Mapping
+    from typing import Any
+
     from nfinspect.experiments.logits import NeuronLogits
 
 
@@ -20,14 +24,20 @@ if TYPE_CHECKING:
 @click.argument("model", metavar="MODEL")
 @click.argument("address", metavar="[L5/N123]", required=False)
 @click.option("--lens", metavar="TEXT", help="Instead of a neuron: what each layer would answer to this prompt.")
+@click.option("--positions", is_flag=True, help="With --lens: the answer after every token of the prompt, too.")
 @click.option("--top", metavar="K", type=click.IntRange(min=1), help="Tokens shown; 10 of a neuron, 5 of a layer.")
+@click.option("--store", metavar="DIR", help="With --lens: a directory of runs to keep it in, where the app finds it.")
+@again_option
 @model_options
 @json_option
 def logits(
     model: str,
     address: str | None,
     lens: str | None,
+    positions: bool,
     top: int | None,
+    store: str | None,
+    again: bool,
     dtype: str,
     device: str,
     allow_pickle: bool,
@@ -36,26 +46,63 @@ def logits(
     """Tokens that a neuron's output weights promote and suppress, or a prompt seen through the logit lens."""
     if (address is None) == (lens is None):
         raise RequestError("expected one thing to look at: a neuron such as L5/N123, or --lens TEXT")
-    if address is not None:
+    if address is None:
+        document = _lens(model, lens or "", positions, top or 5, store, again, dtype, device, allow_pickle)
+        lines = lens_lines(document)
+    else:
+        if store is not None or positions or again:
+            raise RequestError("--store, --positions and --again go with --lens: what a neuron promotes is not kept")
         parse_address(address)  # a mistyped one is said before the model is loaded
-    from nfinspect.models import load_model
-
-    quiet_transformers()
-    loaded = load_model(model, dtype=dtype, device=device, allow_pickle=allow_pickle)
-    if address is not None:
         from nfinspect.experiments.logits import neuron_logits
+        from nfinspect.models import load_model
 
+        quiet_transformers()
+        loaded = load_model(model, dtype=dtype, device=device, allow_pickle=allow_pickle)
         neuron = neuron_logits(loaded, address, top or 10)
         document, lines = neuron.to_json(), neuron_lines(neuron)
-    else:
-        from nfinspect.experiments.lens import logit_lens
-
-        seen = logit_lens(loaded, lens or "", top or 5)
-        document, lines = seen.to_json(), lens_lines(seen)
     if as_json:
         output.document(document)
     else:
         output.lines(lines)
+
+
+def _lens(
+    model: str,
+    prompt: str,
+    positions: bool,
+    top: int,
+    store: str | None,
+    again: bool,
+    dtype: str,
+    device: str,
+    allow_pickle: bool,
+) -> "Mapping[str, Any]":
+    """The document of the lens, kept in the store or made; with no store it is made and not kept."""
+    settings = {
+        "model": model,
+        "model_stamp": model_stamp(model),
+        "prompt": prompt,
+        "positions": positions,
+        "top": top,
+        "dtype": dtype,
+        "device": device,
+    }
+
+    def make(tick: Tick | None = None) -> Made:
+        from nfinspect.experiments.lens import logit_lens
+        from nfinspect.models import load_model
+
+        quiet_transformers()
+        loaded = load_model(model, dtype=dtype, device=device, allow_pickle=allow_pickle)
+        return logit_lens(loaded, prompt, top, positions=positions).to_json(), {}
+
+    if store is None:
+        return make()[0]
+    from nfinspect_store.catalog import store_path
+    from nfinspect_store.results import model_results
+
+    folder = model_results(store_path(store), model)
+    return kept_or_made(folder, "lens", settings, None, make, again=again, what="logit lens").document
 
 
 def neuron_lines(found: "NeuronLogits") -> list[str]:
@@ -77,8 +124,8 @@ def neuron_lines(found: "NeuronLogits") -> list[str]:
     return [*wrapped(title), *table(columns, rows)]
 
 
-def lens_lines(found: "LogitLens") -> list[str]:
-    """The layers' answers, for people."""
+def lens_lines(found: "Mapping[str, Any]") -> list[str]:
+    """The layers' answers, for people. found: the document."""
     columns = [
         Column("layer"),
         Column("rank"),
@@ -88,17 +135,34 @@ def lens_lines(found: "LogitLens") -> list[str]:
     ]
     rows = [
         (
-            layer.layer,
-            layer.answer_rank,
-            f"{layer.answer_log_prob:.2f}",
-            f"{layer.entropy:.2f}",
-            "  ".join(f"{_quoted(token.token)} {percent(token.probability, 0)}" for token in layer.top),
+            layer["layer"],
+            layer["answer_rank"],
+            f"{layer['answer_log_prob']:.2f}",
+            f"{layer['entropy']:.2f}",
+            "  ".join(map(_likely, layer["top"])),
         )
-        for layer in found.layers
+        for layer in found["layers"]
     ]
-    answer = f"{_quoted(found.answer.token)} ({percent(found.answer.probability)})"
-    title = f"After {found.tokens} tokens {found.model} answers {answer}; its rank and log-probability by layer"
-    return [*wrapped(title), *table(columns, rows)]
+    answer = f"{_quoted(found['answer']['token'])} ({percent(found['answer']['probability'])})"
+    title = f"After {found['tokens']} tokens {found['model']} answers {answer}; its rank and log-probability by layer"
+    lines = [*wrapped(title), *table(columns, rows)]
+    return [*lines, "", *_position_lines(found)] if "prompt_tokens" in found else lines
+
+
+def _position_lines(found: "Mapping[str, Any]") -> list[str]:
+    """A row for each token of the prompt; where not all layers have room, the last ones."""
+    layers = found["layers"]
+    columns = [Column("after", text=True)]
+    columns += [Column(f"layer {one['layer']}", text=True, spare=len(layers) - i) for i, one in enumerate(layers)]
+    rows = [
+        (_quoted(token), *(_likely(layer["positions"][place]) for layer in layers))
+        for place, token in enumerate(found["prompt_tokens"])
+    ]
+    return [*wrapped("The likeliest token after each of the prompt's, by layer"), *table(columns, rows)]
+
+
+def _likely(token: "Mapping[str, Any]") -> str:
+    return f"{_quoted(token['token'])} {percent(token['probability'], 0)}"
 
 
 def _quoted(token: str | None) -> str:

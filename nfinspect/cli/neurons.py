@@ -134,6 +134,7 @@ def _lines(detail: "NeuronDetail", examples: int) -> list[str]:
         "tokens": row.n,
         "mean": row.mean,
         "std": row.std,
+        "median": detail.median,
         "min": row.min,
         "max": row.max,
         "mean |a|": row.mean_abs,
@@ -143,7 +144,7 @@ def _lines(detail: "NeuronDetail", examples: int) -> list[str]:
     }
     lines = [visible(f"{row.site}:{row.address}  {row.cls}, fires on {percent(row.firing_rate, 2)} of the tokens")]
     cells = [f"{name} {figure(value)}" for name, value in figures.items()]
-    lines += ["  ".join(cells[i : i + 5]) for i in range(0, len(cells), 5)]
+    lines += ["  ".join(cells[i : i + 6]) for i in range(0, len(cells), 6)]
     histogram = detail.histogram
     scale = "even bins" if histogram.linear else "signed-log bins"
     lines += [

@@ -135,11 +135,11 @@ def verify(run: str, store: str | None, as_json: bool) -> int:
     if as_json:
         output.document(found.to_json())
     else:
-        output.lines([f"checked  {visible(what)}" for what in found.checked])
+        verdict = "sound" if found.ok else "DAMAGED: capture it again, or go back to a copy"
+        output.line(f"{visible(path.stem)} is {verdict}")
         output.lines([f"PROBLEM  {visible(problem)}" for problem in found.problems])
-        output.line(
-            f"{visible(path.stem)} is " + ("sound" if found.ok else "damaged: capture it again, or go back to a copy")
-        )
+        output.lines([f"failed   {visible(what)}" for what in found.failed])
+        output.lines([f"passed   {visible(what)}" for what in found.checked if what not in found.failed])
     return 0 if found.ok else 1
 
 

@@ -7,6 +7,7 @@ import click
 from nfinspect import output
 from nfinspect.cli.options import json_option, store_option
 from nfinspect.cli.tables import Column, percent, size, table, wrapped
+from nfinspect.text import counted
 from nfinspect_store.catalog import new_run_path, store_path
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def simulate(
     from nfinspect.analysis.planted import SHARES, NetworkPlan
 
     plan = NetworkPlan(layers, neurons, tokens, activation, degradation, seed, {**SHARES, **dict(shares)})
-    path = new_run_path(store_path(store), name or f"simulated-{activation}-{seed}")
+    path = new_run_path(store_path(store), f"simulated-{activation}-{seed}" if name is None else name)
     from nfinspect.capturing.simulated import simulate_run
 
     found = simulate_run(path, plan)
@@ -79,7 +80,10 @@ def simulate(
 
 def simulation_lines(found: "Simulation") -> list[str]:
     """What was planted and what was found, for people."""
-    plan, health = found.plan, found.health
+    from nfinspect.analysis.planted import possible_faults
+
+    plan, health, run = found.plan, found.health, found.path.stem
+    impossible = [name for name in FAULTS if plan.shares.get(name) and name not in possible_faults(plan.activation)]
     columns = [
         Column("class", text=True),
         *(Column(name) for name in ("planted", "found", "correct", "precision", "recall")),
@@ -89,7 +93,12 @@ def simulation_lines(found: "Simulation") -> list[str]:
         for one in found.detection
     ]
     title = (
-        f"A simulated {plan.activation} network of {plan.layers} layers with {plan.neurons} neurons each, on "
-        f"{plan.tokens} tokens, seed {plan.seed}: the run {found.path.stem} ({size(found.path.stat().st_size)})"
+        f"A simulated {plan.activation} network of {counted(plan.layers, 'layer')} with "
+        f"{counted(plan.neurons, 'neuron')} each, on {plan.tokens} tokens, seed {plan.seed}: the run {run} "
+        f"({size(found.path.stat().st_size)})"
     )
-    return [*wrapped(title), "", *table(columns, rows), "", *wrapped(f"{health.summary}. {health.interpretation}.")]
+    lines = [*wrapped(title), "", *table(columns, rows), ""]
+    if impossible:
+        lines += wrapped(f"None planted of {', '.join(impossible)}: {plan.activation} neurons cannot be that.")
+    lines += wrapped(f"{health.summary}. {health.interpretation}.")
+    return [*lines, *wrapped(f"What was planted is in its table planted: nfinspect sql {run} 'FROM planted'")]

@@ -8,8 +8,8 @@ from rich.cells import cell_len
 from nfinspect import output
 from nfinspect.cli.capture import quiet_transformers
 from nfinspect.cli.options import health_options, json_option, model_options
-from nfinspect.cli.tables import Column, figure, percent, table, wrapped
-from nfinspect.text import model_name, visible
+from nfinspect.cli.tables import Column, percent, table, wrapped
+from nfinspect.text import counted, model_name, visible
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def text(
 
 def text_lines(found: "TextFiring") -> list[str]:
     """The analysis for people."""
+    tokens = len(found.tokens)
     columns = [
         Column("stage", text=True, whole=True),
         Column("site", text=True, whole=True),
@@ -70,9 +71,9 @@ def text_lines(found: "TextFiring") -> list[str]:
         Column("score"),
     ]
     through = (
-        f"{len(found.tokens)} words through a simulated network, no model"
+        f"{counted(tokens, 'word')} through a simulated network, no model"
         if found.simulated
-        else f"{len(found.tokens)} tokens through {model_name(found.model)}"
+        else f"{counted(tokens, 'token')} through {model_name(found.model)}"
     )
     figures = f"health {found.neural_health_score:.3f}, firing rate {percent(found.overall_firing_rate)}"
     issues = [f"{stage.name}: {issue}" for stage in found.stages for issue in stage.issues]
@@ -121,11 +122,15 @@ def _token_lines(found: "TextFiring") -> list[str]:
         return ["Words", *_flowed(tokens)]
     likeliest = ["-" if token is None else f"'{token}' {percent(p)}" for _, token, p in following.top]
     return [
-        *wrapped(f"Tokens, with their surprisal in nats (mean {figure(found.mean_surprisal, 3)})"),
+        *wrapped(f"Tokens, with their surprisal in nats ({_mean(found.mean_surprisal)})"),
         *_flowed(tokens),
         *wrapped(f"Likeliest next tokens (entropy {following.entropy:.2f} nats)"),
         *_flowed(likeliest),
     ]
+
+
+def _mean(surprisal: float | None) -> str:
+    return "a first token has none" if surprisal is None else f"mean {surprisal:.2f}"
 
 
 def _flowed(items: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """The history of a training, while a FiringMonitor writes it or afterwards."""
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -8,13 +9,13 @@ import click
 from nfinspect import output
 from nfinspect.cli.options import json_option, store_option
 from nfinspect.cli.tables import figure, percent, wrapped
-from nfinspect.text import visible
+from nfinspect.text import counted, visible
 from nfinspect_store.catalog import store_path
 from nfinspect_store.errors import StoreError
 from nfinspect_store.history import history_path, list_histories
 
 if TYPE_CHECKING:
-    from nfinspect.analysis.history import History
+    from nfinspect.analysis.history import Alert, History
 
 REFRESH = 0.5
 """Seconds between looks at the file: a screen is 5 kB, and the line may be slow."""
@@ -61,6 +62,19 @@ def watch(run: str, once: bool, store: str | None, as_json: bool) -> None:
         live.update()
 
 
+def _newest(alerts: Sequence["Alert"], most: int) -> list[str]:
+    """As many of the newest alerts as go into `most` lines; the newest one in any case, cut with a sign."""
+    lines: list[str] = []
+    for alert in alerts[: -most - 1 : -1]:
+        more = wrapped(str(alert), "  ")
+        if lines and len(lines) + len(more) > most:
+            break
+        lines += more
+    if len(lines) > most:
+        lines[most:] = ["  .." if output.is_ascii() else "  …"]
+    return lines
+
+
 def history_lines(history: "History", width: int, height: int) -> list[str]:
     """The history for people, in `height` lines."""
     from nfinspect.tui.widgets.history_charts import history_charts
@@ -74,10 +88,8 @@ def history_lines(history: "History", width: int, height: int) -> list[str]:
     if last.loss is not None:
         figures.insert(1, f"loss {figure(last.loss)}")
     most = max(3, height // 5)
-    newest = history.alerts[: -most - 1 : -1]
-    alerts = [line for alert in newest for line in wrapped(str(alert), "  ")][:most]
-    count = f"{len(history.alerts)} alert{'' if len(history.alerts) == 1 else 's'}"
-    title = f"{count}, the newest first" if alerts else "no alerts"
-    room = height - 2 - 1 - len(alerts)
+    alerts = _newest(history.alerts, most)
+    title = f"{counted(len(history.alerts), 'alert')}, the newest first" if alerts else "no alerts"
+    room = height - 2 - 1 - len(alerts)  # its own two lines, and the alerts' title
     lines = [visible(head)[:width], visible(", ".join(figures))[:width]]
     return [*lines, *history_charts(history, width, room, plain=output.is_ascii()), title, *alerts][:height]

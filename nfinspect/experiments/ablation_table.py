@@ -170,7 +170,7 @@ def check_sets(sets: Sequence[NeuronSet]) -> Sequence[NeuronSet]:
     names = [one.name for one in sets]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise RequestError(f"two sets are called {twice!r}: rename one of the files")
+        raise RequestError(f"two sets are called {twice!r}: name each once, rename one of two files")
     return sets
 
 

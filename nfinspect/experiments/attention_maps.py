@@ -1,8 +1,8 @@
 """The attention weights of transformers, read from the attention modules while the model runs.
 
 Fused attention never makes the weights, so the model has to run its `eager` attention. What is read is checked, as some
-models hand out weights that they did not use: Falcon made for `sdpa` gives weights without the causal mask when asked
-for them (transformers 5.23).
+models hand out weights that they did not use: Falcon, while it is set to `sdpa`, gives weights without the causal mask
+when asked for them (transformers 5.23).
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,16 +25,25 @@ HALF_TOLERANCE = 2e-2
 
 @contextmanager
 def eager_attention(model: PreTrainedModel) -> Iterator[None]:
-    """While entered, `model` computes its attention weights, where it can be switched; then as before."""
+    """While entered, `model` computes its attention weights, where it can be switched; then as before.
+
+    Some models (Falcon) are not among those that transformers switches, but look their config up in every pass.
+    """
     before = model.config._attn_implementation
     if before in (None, "eager"):
         yield
         return
-    model.set_attn_implementation("eager")
+    _switch(model, "eager")
     try:
         yield
     finally:
-        model.set_attn_implementation(before)
+        _switch(model, before)
+
+
+def _switch(model: PreTrainedModel, implementation: str) -> None:
+    model.set_attn_implementation(implementation)
+    if model.config._attn_implementation != implementation:
+        model.config._attn_implementation = implementation
 
 
 class AttentionMaps:

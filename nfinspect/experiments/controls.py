@@ -48,7 +48,11 @@ def beside(observed: float, controls: Sequence[float]) -> Controls:
 
 
 def crowded_layer(places: Places) -> LayerSite | None:
-    """A layer with fewer neurons outside the set than in it: no control set of this size is to be had. Else None."""
+    """A layer with fewer neurons outside the set than in it: no control set of this size is to be had. Else None.
+
+    Drawing with replacement would cut out fewer neurons than the set has, and drawing from all of the layer's would cut
+    out mostly the set itself: either would be called a control and be none [own].
+    """
     return next((site for site, neurons in places.items() if len(neurons) > site.neurons - len(neurons)), None)
 
 

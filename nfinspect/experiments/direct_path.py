@@ -45,6 +45,27 @@ class Tail:
 
 
 @dataclass(frozen=True)
+class Way:
+    """From what a site writes to the logits.
+
+    start: the module that writes to the residual stream, by its dotted name: the site's own, or the norm that ends its
+    sublayer; None where norms stand on the stream. steps: norms and projections in order; tail: those past the blocks.
+    """
+
+    start: str | None
+    steps: tuple[Step, ...]
+    tail: Tail
+
+    @property
+    def entry(self) -> Step:
+        return self.tail.entry
+
+    @property
+    def head(self) -> Step:
+        return self.tail.head
+
+
+@dataclass(frozen=True)
 class _Call:
     step: Step
     given: Tensor | None
@@ -66,7 +87,7 @@ class _Pass:
                 handles.append(module.register_forward_hook(self._gave))
         try:
             with torch.no_grad():
-                model(**forward_batch(model, [[0, 0]], pad_id=0).inputs())
+                model(**forward_batch(model, [_two_tokens(loaded)], pad_id=0).inputs())
         finally:
             for handle in handles:
                 handle.remove()
@@ -83,13 +104,19 @@ class _Pass:
         self.output = None if tensor is None else tensor.detach().clone()
 
 
+def _two_tokens(loaded: LoadedModel) -> list[int]:
+    """No padding: its embedding may be 0, and what is 0 everywhere looks like any other such value."""
+    padding = getattr(loaded.model.config.get_text_config(), "pad_token_id", None)
+    return [i for i in range(3) if i != padding][:2]
+
+
 def find_tail(loaded: LoadedModel) -> Tail:
     """What the last block's output goes through. Raises UnsupportedModel where there is no such way to the logits."""
     return _tail(loaded, _Pass(loaded))
 
 
-def path_to_logits(loaded: LoadedModel, site: LayerSite) -> tuple[Step, ...]:
-    """Norms and projections that what `site` writes goes through before it meets the head, the head last.
+def path_to_logits(loaded: LoadedModel, site: LayerSite) -> Way:
+    """Norms and projections that what `site` writes goes through before it meets the head.
 
     In a model with norms on its residual stream (OPT-350m) that is every norm of the later blocks, too; in one with a
     norm after each sublayer (Gemma 2) its own sublayer's comes first.
@@ -99,8 +126,8 @@ def path_to_logits(loaded: LoadedModel, site: LayerSite) -> tuple[Step, ...]:
     tail = _tail(loaded, seen)
     if any(step.is_norm for step in tail.steps):
         own = [] if site.site == "resid" else _sublayer_norms(seen, f"{prefix}.{site.layer}.")
-        return (*own, *tail.steps, tail.head)
-    return (*_stream_norms(seen, prefix, site), *tail.steps, tail.head)
+        return Way(own[-1].name if own else site.module, (*own, *tail.steps), tail)
+    return Way(None, (*_stream_norms(seen, prefix, site), *tail.steps), tail)
 
 
 def _tail(loaded: LoadedModel, seen: _Pass) -> Tail:

@@ -1,7 +1,7 @@
 """The logit lens: what the model would answer if it stopped after each block (nostalgebraist 2020).
 
 Every block's output at the prompt's last token goes through the final norm and the head, by the model's own code, so
-the last block's row is the model's output.
+the last block's row is the model's output. If asked for, every other token's does, too.
 """
 
 import inspect
@@ -21,6 +21,9 @@ from nfinspect_store.errors import RequestError
 LOGIT_BYTES = 64 * 2**20
 """Logits of one pass through the head, as float32: the layers go through it in groups of as many as fit [own]."""
 
+TOKENS_AT_ONCE = 64
+"""Whose logits are taken to float64 at a time."""
+
 
 @dataclass(frozen=True)
 class LensToken:
@@ -39,7 +42,7 @@ class LensLayer:
     """What follows the prompt by one block's output. entropy in nats.
 
     top: the likeliest tokens. answer_rank (from 1) and answer_log_prob (nats): of the token that the whole model finds
-    likeliest.
+    likeliest. positions: the likeliest token after each of the prompt's, the last one too; empty if not asked for.
     """
 
     layer: int
@@ -47,31 +50,46 @@ class LensLayer:
     answer_rank: int
     answer_log_prob: float
     top: tuple[LensToken, ...]
+    positions: tuple[LensToken, ...] = ()
 
     def to_json(self) -> dict[str, object]:
-        return {**vars(self), "top": [token.to_json() for token in self.top]}
+        """`positions` only where they were asked for."""
+        found = {**vars(self), "top": [token.to_json() for token in self.top]}
+        if self.positions:
+            return {**found, "positions": [token.to_json() for token in self.positions]}
+        del found["positions"]
+        return found
 
 
 @dataclass(frozen=True)
 class LogitLens:
-    """A prompt seen through the lens, layer after layer. answer: what the whole model finds likeliest next."""
+    """A prompt seen through the lens, layer after layer. answer: what the whole model finds likeliest next.
+
+    prompt_tokens: the prompt's own, where the layers have `positions`.
+    """
 
     model: str
     prompt: str
     tokens: int
     answer: LensToken
     layers: tuple[LensLayer, ...]
+    prompt_tokens: tuple[str | None, ...] = ()
 
     def to_json(self) -> dict[str, object]:
-        return {
+        found = {
             **vars(self),
             "answer": self.answer.to_json(),
             "layers": [layer.to_json() for layer in self.layers],
         }
+        if not self.prompt_tokens:
+            del found["prompt_tokens"]
+        return found
 
 
-def logit_lens(loaded: LoadedModel, prompt: str, top: int = 5) -> LogitLens:
+def logit_lens(loaded: LoadedModel, prompt: str, top: int = 5, *, positions: bool = False) -> LogitLens:
     """The `top` likeliest next tokens by each block's output, and how the model's answer stands there.
+
+    positions: the likeliest token after every token of the prompt, too.
 
     Ties of rank go to the smaller token_id. Raises RequestError for a prompt without a token or longer than the model's
     context, UnsupportedModel where the way from the blocks to the logits cannot be told.
@@ -86,6 +104,7 @@ def logit_lens(loaded: LoadedModel, prompt: str, top: int = 5) -> LogitLens:
     log_probs = torch.log_softmax(lens_logits(loaded, ids).double(), dim=-1)  # [layers, vocabulary]
     answer = int(log_probs[-1].argmax())
     rows = log_probs.numpy()
+    after = _after_each(loaded, ids) if positions else [()] * len(rows)
     layers = []
     for layer, row in enumerate(rows):
         probabilities = np.exp(row)
@@ -96,9 +115,12 @@ def logit_lens(loaded: LoadedModel, prompt: str, top: int = 5) -> LogitLens:
                 answer_rank=1 + int((row > row[answer]).sum()) + int((row[:answer] == row[answer]).sum()),
                 answer_log_prob=float(row[answer]),
                 top=_likeliest(loaded, probabilities, top),
+                positions=after[layer],
             )
         )
-    return LogitLens(loaded.name, prompt, len(ids), _likeliest(loaded, np.exp(rows[-1]), 1)[0], tuple(layers))
+    answered = _likeliest(loaded, np.exp(rows[-1]), 1)[0]
+    tokens = tuple(token_texts(loaded.tokenizer, ids)) if positions else ()
+    return LogitLens(loaded.name, prompt, len(ids), answered, tuple(layers), tokens)
 
 
 def lens_logits(loaded: LoadedModel, token_ids: list[int]) -> Tensor:
@@ -108,8 +130,34 @@ def lens_logits(loaded: LoadedModel, token_ids: list[int]) -> Tensor:
     just before the final norm each copy gets another block's output. What the model does from there on (a projection, a
     scale, a soft cap) is done by itself.
     """
-    model = loaded.model
     entry = find_tail(loaded).entry.module
+    groups = _block_groups(loaded, token_ids)
+    return torch.cat([_from_entry(loaded, entry, token_ids, group)[:, -1] for group in groups])
+
+
+def _after_each(loaded: LoadedModel, token_ids: list[int]) -> list[tuple[LensToken, ...]]:
+    """Of each block, the likeliest token after every token; of equal ones that of the smallest token_id."""
+    entry = find_tail(loaded).entry.module
+    found = []
+    for group in _block_groups(loaded, token_ids):
+        for logits in _from_entry(loaded, entry, token_ids, group, every=True):  # [tokens, vocabulary]
+            every = [one for part in torch.split(logits, TOKENS_AT_ONCE) for one in _best(part)]
+            texts = token_texts(loaded.tokenizer, [i for i, _ in every])
+            found.append(tuple(LensToken(i, text, share) for (i, share), text in zip(every, texts, strict=True)))
+    return found
+
+
+def _best(logits: Tensor) -> list[tuple[int, float]]:
+    """The likeliest token_id of each row and its probability."""
+    best = logits.max(dim=-1).values
+    shares = (best.double() - logits.double().logsumexp(dim=-1)).exp()
+    ids = (logits == best[:, None]).int().argmax(dim=-1)  # the first of equal ones, which max leaves open
+    return list(zip(ids.tolist(), shares.tolist(), strict=True))
+
+
+def _block_groups(loaded: LoadedModel, token_ids: list[int]) -> tuple[Tensor, ...]:
+    """The outputs of the blocks, [layers, tokens, hidden], in groups whose logits fit LOGIT_BYTES."""
+    model = loaded.model
     outputs: list[Tensor] = []
 
     def keep(module: nn.Module, args: object, output: object) -> None:
@@ -123,13 +171,17 @@ def lens_logits(loaded: LoadedModel, token_ids: list[int]) -> Tensor:
     finally:
         for handle in handles:
             handle.remove()
-    blocks = torch.cat(outputs)  # [layers, tokens, hidden]
     rows = max(1, LOGIT_BYTES // (4 * len(token_ids) * vocabulary_size(loaded)))
-    return torch.cat([_from_entry(loaded, entry, token_ids, group) for group in torch.split(blocks, rows)])
+    return torch.split(torch.cat(outputs), rows)
 
 
-def _from_entry(loaded: LoadedModel, entry: nn.Module, token_ids: list[int], hidden: Tensor) -> Tensor:
-    """float32[rows, vocabulary]: the last token's logits where `hidden` [rows, tokens, hidden] enters `entry`."""
+def _from_entry(
+    loaded: LoadedModel, entry: nn.Module, token_ids: list[int], hidden: Tensor, *, every: bool = False
+) -> Tensor:
+    """float32[rows, tokens, vocabulary]: the logits where `hidden` [rows, tokens, hidden] enters `entry`.
+
+    Of the last token alone, if not `every` one's are wanted.
+    """
 
     def replace(
         module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]
@@ -142,19 +194,20 @@ def _from_entry(loaded: LoadedModel, entry: nn.Module, token_ids: list[int], hid
 
     handle = entry.register_forward_pre_hook(replace, with_kwargs=True)
     try:
-        return _run(loaded, [token_ids] * len(hidden))
+        return _run(loaded, [token_ids] * len(hidden), every=every)
     finally:
         handle.remove()
 
 
-def _run(loaded: LoadedModel, sequences: list[list[int]]) -> Tensor:
-    """The logits after each sequence: float32[sequences, vocabulary], on the CPU."""
+def _run(loaded: LoadedModel, sequences: list[list[int]], *, every: bool = False) -> Tensor:
+    """The logits after each sequence's last token, or after every one: float32[sequences, tokens, vocabulary], CPU."""
     model = loaded.model
     inputs = forward_batch(model, sequences, pad_id=loaded.pad_id).inputs()
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+    if not every and "logits_to_keep" in inspect.signature(model.forward).parameters:
         inputs["logits_to_keep"] = 1
     with torch.inference_mode():
-        return model(**inputs).logits[:, -1].float().cpu()  # type: ignore[no-any-return]
+        logits = model(**inputs).logits
+        return (logits if every else logits[:, -1:]).float().cpu()  # type: ignore[no-any-return]
 
 
 def _likeliest(loaded: LoadedModel, probabilities: "np.ndarray", top: int) -> tuple[LensToken, ...]:

@@ -2,9 +2,9 @@
 
 A neuron writes value × w_out into the residual stream. Its direct effect on the logits is what the final norm, its
 scale left out, and the unembedding make of w_out: W_U · diag(γ_final) · w_out, w_out centred first where the norm is a
-LayerNorm, mean over the vocabulary removed. It leaves out what later layers make of w_out, the norm's scale, which
-depends on the text, and what a model does to finished logits (a constant factor in Cohere and Granite, a soft cap in
-Gemma 2), which keeps their order.
+LayerNorm, mean over the vocabulary removed; times the numbers by which a model scales what it adds to the stream or its
+logits (Granite, Cohere). It leaves out what depends on the text: what later layers make of w_out, the norm's scale, and
+how far a soft cap (Gemma 2) bends large logits.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nfinspect.experiments.direct_path import path_to_logits, projection_weight, through
+from nfinspect.experiments.scales import scale_to_logits
 from nfinspect.models import LayerSite, LoadedModel
 from nfinspect_store.errors import RequestError
 
@@ -27,7 +28,8 @@ def output_effects(loaded: LoadedModel, site: LayerSite, neurons: Sequence[int])
 
     At `resid` the neuron is a coordinate of the residual stream and w_out the unit vector along it. Where a norm stands
     between the projection and the residual stream (Gemma 2 and 3), or on the stream itself (OPT-350m), its gain counts
-    on the way like the final norm's [own]. The vocabulary is the head's rows, in some models more than the tokenizer's.
+    on the way like the final norm's [own]. Numbers that the model multiplies by (Granite, Cohere) count, and a soft cap
+    with its slope at logits of 0. The vocabulary is the head's rows, in some models more than the tokenizer's.
 
     Raises RequestError for a neuron that the layer does not have, UnsupportedModel where the way from the site to the
     logits cannot be told or its weights are packed.
@@ -37,8 +39,9 @@ def output_effects(loaded: LoadedModel, site: LayerSite, neurons: Sequence[int])
             raise RequestError(
                 f"no neuron {neuron} in layer {site.layer} at site {site.site}: it has neurons 0-{site.neurons - 1}"
             )
-    *steps, head = path_to_logits(loaded, site)
-    directions = through(tuple(steps), output_weights(loaded, site, neurons))
+    way = path_to_logits(loaded, site)
+    head, scale = way.head, scale_to_logits(loaded, way)
+    directions = scale * through(way.steps, output_weights(loaded, site, neurons))
     unembedding = projection_weight(head.module, head.name)
     directions = directions.to(unembedding.device)
     effects = torch.cat([directions @ rows.float().T for rows in torch.split(unembedding, VOCABULARY_CHUNK)], dim=1)

@@ -7,9 +7,6 @@ from nfinspect.analysis.health import NetworkReport
 from nfinspect.analysis.plain import number
 from nfinspect.analysis.scores import reading
 
-STAGES = ("tokenization", "embedding", "attention", "processing", "output")
-"""In order; `processing` are the deep layers."""
-
 
 @dataclass(frozen=True)
 class TextToken:
@@ -113,12 +110,23 @@ class TextFiring:
 
     @property
     def interpretation(self) -> str:
-        """What the score is called, and the stages' scores that it is the mean of."""
+        """What the score is called, the stages' scores that it is the mean of, and a site that is worse off.
+
+        A mean hides: beside three healthy stages a site may be mostly dead, and is named then.
+        """
         score = self.neural_health_score
-        _, words = reading(score)
+        word, words = reading(score)
+        stage, lowest = min(
+            ((stage, report) for stage in self.stages for report in stage.reports),
+            key=lambda one: one[1].overall_health_score,
+        )
+        worst = ""
+        if lowest.reading != word:
+            below = reading(lowest.overall_health_score)[1]
+            worst = f"; lowest at {stage.name} ({lowest.site}): {lowest.overall_health_score:.2f}, {below}"
         parts = ", ".join(f"{s.name} {s.health_score:.2f}" for s in self.stages if s.health_score is not None)
         of = "a simulated network, not of a model" if self.simulated else "this text alone"
-        return f"{words[0].upper()}{words[1:]}: {score:.2f} = mean of {parts}; of {of}"
+        return f"{words[0].upper()}{words[1:]}: {score:.2f} = mean of {parts}{worst}; of {of}"
 
     @property
     def recommendations(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 One forward pass reads every stage where it happens; the health of what was read is that of the analyses (methods §2).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 
 import numpy as np
@@ -69,7 +69,7 @@ def text_stages(loaded: LoadedModel, text: str, options: HealthOptions | None = 
         tokens=tuple(tokens),
         next_tokens=following,
         stages=tuple(_stages(loaded, reports, len(ids))),
-        notes=tuple(_notes(len(ids) - options.skip_first, options)),
+        notes=tuple(_notes(len(ids) - options.skip_first, reports, options)),
     )
 
 
@@ -174,14 +174,21 @@ def _stages(loaded: LoadedModel, reports: dict[str, NetworkReport], tokens: int)
     ]
 
 
-def _notes(tokens: int, options: HealthOptions) -> list[str]:
-    notes = []
+def _notes(tokens: int, sites: Collection[str], options: HealthOptions) -> list[str]:
+    notes = [
+        "firing: share of (token, neuron) pairs that fire, mlp neurons with a value above 0 (a gate, if they have "
+        "one), mixers with a gate above 0, all others with at least "
+        f"{options.threshold_weak:g} of their layer's mean |value|"
+    ]
+    if "mixer" in sites:
+        notes.append("this model has no attention: the stage of that name reads its mixers")
     if tokens < FEW_TOKENS:
         share = min(100.0, 100 * RULE_OF_THREE / tokens)
+        few = "a single token proves little" if tokens == 1 else f"{tokens} tokens are few"
         notes.append(
-            f"{tokens} tokens are few: a neuron that is silent on all of them (dead here) may still fire on "
-            f"{share:.0f} % of other text, and one that hardly varies counts as saturated; nfinspect capture on more "
-            "text tells them apart"
+            f"{few}: a neuron that is silent on all of them (dead here) may still fire on up to {share:.0f} % of "
+            "the tokens of other text (95 % bound), and one that hardly varies counts as saturated; nfinspect capture "
+            "on more text tells them apart"
         )
     if not options.skip_first:
         notes.append("position 0 counts; its values are often far larger than all others (--skip-first leaves it out)")

@@ -7,13 +7,13 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from nfinspect.figures.page import dumped
+from nfinspect_store.atomic import beside, check_place
 from nfinspect_store.errors import StorageFull
 
 MANIFEST = "report.json"
@@ -26,7 +26,18 @@ def write_manifest(directory: Path, about: Mapping[str, Any]) -> None:
 
 
 def check_directory(path: Path) -> None:
-    """Raises StorageFull where a report cannot go: a file, or a directory with anything but an untouched report."""
+    """Raises StorageFull where a report cannot go: a file, a directory with anything but an untouched report, or a
+    place that cannot be written to.
+    """
+    try:
+        _check_contents(path)
+        place = path.resolve()
+    except (OSError, RuntimeError) as error:  # a link that leads to itself is a RuntimeError before Python 3.13
+        raise StorageFull(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    check_place(place)
+
+
+def _check_contents(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise StorageFull(f"expected a directory to write to, found a file: {path}")
     if not path.is_dir() or not any(path.iterdir()):
@@ -49,7 +60,7 @@ def report_directory(path: Path) -> Iterator[Path]:
     """A directory to fill; it becomes `path` when the block ends well. Raises StorageFull."""
     path = path.resolve()  # a link stays one
     check_directory(path)
-    new, old = _beside(path), _beside(path)
+    new, old = beside(path), beside(path)
     try:
         new.mkdir(parents=True)
         yield new
@@ -68,11 +79,6 @@ def report_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(new, ignore_errors=True)
         if path.is_dir():
             shutil.rmtree(old, ignore_errors=True)
-
-
-def _beside(path: Path) -> Path:
-    whole = path.absolute()
-    return whole.with_name(f".{whole.name}.{uuid.uuid4().hex[:8]}")
 
 
 def _listed(manifest: Path) -> Mapping[str, str] | None:

@@ -55,7 +55,7 @@ def write_report(
     """Draw the figures and write everything. tick: figures drawn, of all.
 
     A report that stands there is replaced as a whole. Raises StorageFull, also where `directory` holds anything else,
-    and FiguresUnavailable without matplotlib.
+    and NotInstalled without matplotlib.
     """
     style.require_matplotlib()
     charts = [one for one in sections if isinstance(one, Chart)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nfinspect.text import visible
-from nfinspect_store.errors import NfinspectError
+from nfinspect_store.errors import NotInstalled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,16 +39,12 @@ LONGEST = 28
 """Characters of a label."""
 
 
-class FiguresUnavailable(NfinspectError):
-    """matplotlib is not installed."""
-
-
 def require_matplotlib() -> None:
-    """Raises FiguresUnavailable where figures cannot be drawn."""
+    """Raises NotInstalled where figures cannot be drawn."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
-        raise FiguresUnavailable(
+        raise NotInstalled(
             f"figures need matplotlib, which cannot be imported ({error}): pip install 'nfinspect[figures]'"
         ) from error
 

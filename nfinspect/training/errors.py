@@ -5,8 +5,7 @@ NfinspectError
     ├── NoLayers          no layer was found, or a named one is not there
     ├── SilentLayer       a layer that was to be read was not called
     ├── NotReadable       a module, or a result of it, whose neurons cannot be told
-    ├── NonFiniteLayer    a layer holds NaN or infinite values
-    └── NotInstalled      an optional package that is asked for is not there
+    └── NonFiniteLayer    a layer holds NaN or infinite values
 """
 
 from nfinspect_store.errors import NfinspectError
@@ -32,7 +31,3 @@ class NotReadable(TrainingError):
 
 class NonFiniteLayer(TrainingError):
     """A layer holds NaN or infinite values."""
-
-
-class NotInstalled(TrainingError):
-    """An optional package is not installed."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nfinspect.analysis.classes import FAULTS
-from nfinspect.training.errors import NotInstalled
+from nfinspect.figures.style import require_matplotlib
 from nfinspect.training.reports import NetworkFiringReport, NeuralLayerAnalysis
 from nfinspect_store.atomic import replaced
 
@@ -22,12 +22,9 @@ TITLE_LETTERS = 130  # a line of the title, which stands over the whole figure
 
 def draw_report(report: NetworkFiringReport, path: Path) -> Path:
     """Write the figure; it appears when it is complete. Raises NotInstalled without matplotlib, StorageFull."""
-    try:
-        from matplotlib.figure import Figure  # not pyplot: that would choose a screen for the whole process
-    except ImportError as error:
-        raise NotInstalled(
-            f"expected matplotlib for figures, found none ({error}): pip install 'nfinspect[figures]'"
-        ) from error
+    require_matplotlib()
+    from matplotlib.figure import Figure  # not pyplot: that would choose a screen for the whole process
+
     layers = report.layer_analyses
     places = range(len(layers))
     figure: Any = Figure(figsize=INCHES, dpi=DOTS, layout="constrained")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from nfinspect.training.hooks import Hook
+from nfinspect.training.hooks import Hook, is_traced
 from nfinspect.training.places import Place
 from nfinspect.training.reader import first_tensor
 
@@ -112,7 +112,7 @@ class FiniteWatch:
         self._look(name, output)
 
     def _look(self, name: str, value: object) -> None:
-        if torch.compiler.is_compiling() or self._found is not None or not torch.is_grad_enabled():
+        if self._found is not None or not torch.is_grad_enabled() or is_traced():
             return
         tensor = value if isinstance(value, Tensor) else first_tensor(value)
         if tensor is None or not tensor.is_floating_point():
@@ -132,11 +132,13 @@ class FiniteWatch:
 
     def _look_back(self) -> None:
         """Look at the layer that was kept last and, where it is not finite, for the first one that is not."""
+        if not self._kept:
+            return
         kept, self._kept, self._room = self._kept, [], KEPT_VALUES
         for name, tensor, version in kept[:-1]:
             if tensor._version != version:  # changed in place: what it gave has to be looked at at once
                 self._changed.add(name)
-        if self._found is not None or not kept or _is_finite(kept[-1][1]):
+        if self._found is not None or _is_finite(kept[-1][1]):
             return
         for name, tensor, _ in kept:
             if (name not in self._changed or tensor is kept[-1][1]) and not _is_finite(tensor):
@@ -161,4 +163,5 @@ def _sum(tensor: Tensor) -> Tensor:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    return math.isfinite(_sum(tensor)) or bool(tensor.isfinite().all())  # a sum may overflow by itself
+    # A sum may overflow by itself. item(): math.isfinite() of a tensor takes 12 µs more.
+    return math.isfinite(_sum(tensor).item()) or bool(tensor.isfinite().all())

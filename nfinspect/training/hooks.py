@@ -1,7 +1,9 @@
-"""Hooks that stay with the module they were made for."""
+"""Hooks that stay with the module they were made for, and calls whose values no hook can look at."""
 
 from collections.abc import Callable
 from functools import partial
+
+import torch
 
 
 class Hook(partial[None]):
@@ -13,6 +15,18 @@ class Hook(partial[None]):
 
     def __reduce__(self) -> tuple[Callable[[], "Hook"], tuple[()]]:
         return silent_hook, ()
+
+
+def is_traced() -> bool:
+    """Whether what a module is called with stands for other values: torch.compile, torch.jit.trace, and the transforms
+    of torch.func (vmap, grad, …). To look at it would be an error, or a part of the code that is made.
+    """
+    return torch.compiler.is_compiling() or is_transformed() or torch._C._is_tracing()
+
+
+def is_transformed() -> bool:
+    """Whether a transform of torch.func is at work."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def silent_hook() -> Hook:

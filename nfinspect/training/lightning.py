@@ -3,7 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from nfinspect.training.errors import NotInstalled
+from nfinspect.training.record import status_of
+from nfinspect_store.errors import NotInstalled
 
 if TYPE_CHECKING:
     from nfinspect.training.monitor import FiringMonitor
@@ -53,4 +54,4 @@ class _Hooks:
         self.monitor.finish()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        self.monitor.finish("interrupted" if isinstance(exception, KeyboardInterrupt) else "failed")
+        self.monitor.finish(status_of(exception))

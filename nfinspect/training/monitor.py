@@ -13,7 +13,8 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +28,7 @@ from nfinspect.training.analyzer import Input, NeuralFiringAnalyzer
 from nfinspect.training.errors import TrainingError
 from nfinspect.training.finite import Beginning, FiniteWatch
 from nfinspect.training.places import Layers, find_places, unwrapped
-from nfinspect.training.record import Record
+from nfinspect.training.record import Record, status_of
 from nfinspect.training.step_reader import StepReader, Windows
 from nfinspect.training.watch import SeenLayer, TrainingWatch
 from nfinspect_store.catalog import store_path
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 LIVE = ("_model", "_reader", "_finite", "_record")
 """What belongs to this process: a pickled monitor goes without."""
+
+LAST_STEP = 2**62
+"""Steps are kept as int64."""
 
 log = logging.getLogger("nfinspect.training")
 
@@ -90,7 +94,7 @@ class FiringMonitor:
         self._gradients, self._window, self._max_tokens = gradients, window, max_tokens
         self._check_finite = check_finite
         self._step = 0
-        self._watch = TrainingWatch()
+        self._watch, self._epochs = TrainingWatch(), TrainingWatch()
         self._windows: Windows = {}
         self._not_finite = False
         self._read_once = False
@@ -111,8 +115,7 @@ class FiringMonitor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        ended = "complete" if kind is None else "interrupted" if issubclass(kind, KeyboardInterrupt) else "failed"
-        self.finish(ended)
+        self.finish(status_of(error))
 
     def start(self, model: nn.Module | None = None, *, step: int | None = None) -> None:
         """Begin to watch.
@@ -153,13 +156,14 @@ class FiringMonitor:
         step: its number, from 1 on, if it is not the next one. loss: shown in the history. Raises SilentLayer,
         NotReadable at the first reading.
         """
-        if step is not None and not (_is_count(step) or step == 0):
+        if step is not None and not ((_is_count(step) or step == 0) and step < LAST_STEP):
             raise RequestError(f"expected a step's number, found {step!r}")
+        reading = self._reader is not None and self._reader.active
+        loss = _number(loss) if reading and loss is not None else None
         self._step = self._step + 1 if step is None else int(step)
         if self._reader is None:
             return ()
         alerts: list[Alert] = []
-        reading = self._reader.active
         if self._record is not None:
             self._record.beat(self._step)
         if self._finite is not None:
@@ -190,16 +194,19 @@ class FiringMonitor:
             record.close(status, self._step)
 
     def check_epoch(self, model: nn.Module, data: Input, epoch: int) -> str | None:
-        """Read a model over some data, in eval mode and apart from the training: one reading, its step the epoch.
+        """Read a model over some data, in eval mode and apart from the training: a reading of this epoch.
 
-        Returns the warning if its health has fallen by more than 10 % since the last one. Raises what
-        NeuralFiringAnalyzer.analyze_pytorch_model raises.
+        Its step is the training's, or the epoch where the training's steps are not counted. Epochs are compared with
+        epochs, not with what the training's own batches gave. Returns the warning if the health has fallen by more than
+        10 % since the last one. Raises what NeuralFiringAnalyzer.analyze_pytorch_model raises.
         """
         if rank() != 0:
             return None
         report = self.analyzer.analyze_pytorch_model(model, data, layers=self._layers)
-        seen = [SeenLayer(x.layer_name, x.neurons, x.health, x.classes, x.tokens, epoch) for x in report.layer_analyses]
-        alerts = self._take(epoch, None, seen)
+        step, epoch = self._step or int(epoch), int(epoch)
+        seen = [SeenLayer(x.layer_name, x.neurons, x.health, x.classes, x.tokens, step) for x in report.layer_analyses]
+        reading, alerts = self._epochs.take(step, None, seen)
+        self._add(replace(reading, epoch=epoch))
         self._announce(alerts)
         return next((str(alert) for alert in alerts if alert.kind in ("health", "slow fall")), None)
 
@@ -238,14 +245,16 @@ class FiringMonitor:
         self.path = path
         self._record.beat(self._step)
 
-    def _take_reading(self, loss: float | Tensor | None) -> list[Alert]:
+    def _take_reading(self, loss: float | None) -> list[Alert]:
         assert self._reader is not None
         if not self._read_once:
             self._reader.check_called()
         seen = self._reader.seen(self._step)
+        if not seen:
+            return []  # an empty batch: the next step is read
         self._reader.detach()
         self._read_once = True
-        alerts = self._take(self._step, None if loss is None else _number(loss), seen)
+        alerts = self._take(self._step, loss, seen)
         if self._check_finite == "reading":
             bad = next((layer for layer in seen if layer.health is None), None)
             first = bad is not None and bad is seen[0]
@@ -254,9 +263,12 @@ class FiringMonitor:
 
     def _take(self, step: int, loss: float | None, seen: list[SeenLayer]) -> list[Alert]:
         reading, alerts = self._watch.take(step, loss, seen)
+        self._add(reading)
+        return list(alerts)
+
+    def _add(self, reading: Reading) -> None:
         self.history.append(reading)
         self._keep("reading", reading.to_json())
-        return list(alerts)
 
     def _not_finite_alert(self, found: Beginning | None) -> list[Alert]:
         """Once for each time that it begins: from then on every step has it."""
@@ -266,7 +278,7 @@ class FiringMonitor:
         number = next((w.layer.layer for (module, _), w in self._windows.items() if module == found.layer), None)
         return [Alert(found.step, "nan", "critical", found.text, number, found.layer)]
 
-    def _announce(self, alerts: list[Alert]) -> None:
+    def _announce(self, alerts: Iterable[Alert]) -> None:
         for alert in alerts:
             self.alerts.append(alert)
             self._keep("alert", alert.to_json())
@@ -295,6 +307,6 @@ def _is_count(value: object) -> bool:
 def _number(loss: float | Tensor) -> float | None:
     try:
         value = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise RequestError(f"expected the loss as one number, found another: {error}") from error
     return value if abs(value) < float("inf") else None

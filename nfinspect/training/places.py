@@ -33,6 +33,7 @@ MODULES = {
     "GELUActivation": "gelu",
     "GELUTanh": "gelu_new",
     "GLU": "glu",
+    "Hardshrink": "hardshrink",
     "Hardsigmoid": "sigmoid",
     "Hardswish": "hardswish",
     "Hardtanh": "tanh",
@@ -59,8 +60,22 @@ MODULES = {
     "SquaredReLU": "relu2",
     "Swish": "silu",
     "Tanh": "tanh",
+    "Tanhshrink": "tanhshrink",
+    "Threshold": "threshold",
 }
-"""Activation modules by the name of their class. A Hardtanh of other bounds than -1 and 1 is told as `hardtanh`."""
+"""Activation modules by the name of their class. A Hardtanh of other bounds than -1 and 1 is told as `hardtanh`.
+
+They fire where they are positive (methods §1), a GLU where its gate is.
+"""
+
+NEVER_FIRE = {
+    "LogSigmoid": "its values are never positive",
+    "LogSoftmax": "its values are never positive",
+    "Softmax": "its values are shares of one sum",
+    "Softmax2d": "its values are shares of one sum",
+    "Softmin": "its values are shares of one sum",
+}
+"""Activation modules for which firing is not defined, and why."""
 
 FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "elu": functional.elu,
@@ -127,6 +142,9 @@ def find_places(model: nn.Module, layers: Layers = None) -> tuple[Place, ...]:
         found = structural
     if not found:
         some = ", ".join(name for name in modules if name)[:120]
+        undefined = {type(m).__name__: why for m in modules.values() if (why := _why_undefined(m))}
+        if undefined:
+            some += "; left out: " + "; ".join(f"{kind} ({why})" for kind, why in undefined.items())
         raise NoLayers(
             f"expected activation modules (nn.ReLU, nn.GELU, …) in {type(model).__name__}, found none: where forward() "
             f'calls functions, name the layers, as in layers={{"fc1": "relu"}}; the modules are {some}'
@@ -159,8 +177,10 @@ def _place(name: str, module: nn.Module) -> Place | None:
         return Place(name, activation=word)
     # A subclass of somebody's own is what it inherits from.
     word = next((MODULES[kind.__name__] for kind in type(module).__mro__ if kind.__name__ in MODULES), "")
-    if not word or any(True for _ in module.children()):
+    if not word or any(True for _ in module.children()) or _why_undefined(module):
         return None
+    if isinstance(module, nn.GLU):
+        return Place(name, activation=word, fires="gate", apart=True)
     if (
         isinstance(module, nn.Hardtanh)
         and not isinstance(module, nn.ReLU6)
@@ -168,6 +188,29 @@ def _place(name: str, module: nn.Module) -> Place | None:
     ):
         word = "hardtanh"
     return Place(name, activation=word, apart=True)
+
+
+def _why_undefined(module: nn.Module) -> str:
+    """Why firing is not defined for what an activation module gives; '' where it is."""
+    if isinstance(module, nn.Threshold) and (module.value != 0 or module.threshold < 0):
+        return f"below {module.threshold:g} its values are {module.value:g}, so positive ones do not mean firing"
+    return next((NEVER_FIRE[kind.__name__] for kind in type(module).__mro__ if kind.__name__ in NEVER_FIRE), "")
+
+
+def _check_named(modules: Mapping[str, nn.Module], name: str) -> None:
+    """Raises NoLayers for a module whose output says nothing about firing, or that is never called."""
+    why, kind = _why_undefined(modules[name]), type(modules[name]).__name__
+    if why:
+        raise NoLayers(
+            f"expected layers that fire, found {name!r} ({kind}): {why}; name the module before it, as in layers=[…]"
+        )
+    parent, _, leaf = name.rpartition(".")
+    if leaf == "out_proj" and isinstance(modules[parent], nn.MultiheadAttention):
+        instead = f"name {parent!r}, which gives its output" if parent else "read the module that holds it"
+        raise NoLayers(
+            f"expected modules that are called, found {name!r}: nn.MultiheadAttention takes its weights without "
+            f"calling it; {instead}"
+        )
 
 
 def _named(modules: Mapping[str, nn.Module], layers: Sequence[str] | Mapping[str, str]) -> Iterator[Place]:
@@ -180,6 +223,7 @@ def _named(modules: Mapping[str, nn.Module], layers: Sequence[str] | Mapping[str
         if name not in modules:
             close = difflib.get_close_matches(name, modules, n=3) or [n for n in modules if n][:5]
             raise NoLayers(f"expected modules of this network, found {name!r}: did you mean {', '.join(close)}?")
+        _check_named(modules, name)
         if word is None:
             yield _place(name, modules[name]) or Place(name, fires="scale")
         elif word in FUNCTIONS:

@@ -18,7 +18,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils.hooks import RemovableHandle
 
 from nfinspect.training.errors import NotReadable, SilentLayer
-from nfinspect.training.hooks import Hook
+from nfinspect.training.hooks import Hook, is_traced, is_transformed
 from nfinspect.training.places import SITE, Place
 
 
@@ -61,6 +61,7 @@ class LayerReader:
         self._gates: dict[str, Tensor] = {}
         self._mask: Tensor | None = None
         self._forward: set[Place] = set()
+        self._transformed = False
         self.called: set[Place] = set()
 
     def attach(self) -> None:
@@ -91,12 +92,13 @@ class LayerReader:
     def begin_step(self) -> None:
         self._forward.clear()
         self.called.clear()
+        self._transformed = False
 
     def check_called(self) -> None:
         """Raises SilentLayer where a layer was not called since `begin_step`."""
         silent = [place for place in self._places if place not in self.called]
         if silent:
-            raise SilentLayer(_why_silent(silent, self._modules, bool(self.called)))
+            raise SilentLayer(_why_silent(silent, self._modules, bool(self.called), self._transformed))
 
     def _counts(self, place: Place) -> bool:
         if not self._training:
@@ -113,11 +115,11 @@ class LayerReader:
         self._mask = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
 
     def _see_projection(self, name: str, module: nn.Module, args: object, output: object) -> None:
-        if not torch.compiler.is_compiling():
+        if not is_traced():
             self._projection = (name, module)
 
     def _see_gate(self, name: str, module: nn.Module, args: object, output: object) -> None:
-        gate = None if torch.compiler.is_compiling() else first_tensor(output)
+        gate = None if is_traced() else first_tensor(output)
         if gate is not None:
             self._gates[name] = gate.detach()
 
@@ -125,11 +127,19 @@ class LayerReader:
         self._take(place, module, first_tensor(args or tuple(kwargs.values())))
 
     def _see_output(self, place: Place, module: nn.Module, args: object, output: object) -> None:
-        self._take(place, module, first_tensor(output))
+        own_gate = None
+        if isinstance(module, nn.GLU) and isinstance(args, tuple) and place.fires == "gate":
+            own_gate = args[0].detach().chunk(2, module.dim)[1]
+        self._take(place, module, first_tensor(output), own_gate)
 
-    def _take(self, place: Place, module: nn.Module, raw: Tensor | None) -> None:
-        if torch.compiler.is_compiling() or not self._counts(place):
-            return  # code that is being compiled cannot hand its values over: the layer counts as not called
+    def _take(self, place: Place, module: nn.Module, raw: Tensor | None, gate: Tensor | None = None) -> None:
+        if is_traced():
+            # Such code cannot hand its values over: the layer counts as not called.
+            if not torch.compiler.is_compiling() and is_transformed():
+                self._transformed = True
+            return
+        if not self._counts(place):
+            return
         self.called.add(place)
         if raw is None or not raw.dim() or not raw.is_floating_point():
             what = "no tensor" if raw is None else f"{raw.dtype} of shape {list(raw.shape)}"
@@ -143,7 +153,8 @@ class LayerReader:
                 values = place.apply(values)
             values = self._rows(values, projection)
             if len(values):
-                self._sink(Key(place, name if place.apart else ""), LayerValues(values, self._fired(place), raw))
+                fired = self._fired(place) if gate is None else self._rows(gate, projection) > 0
+                self._sink(Key(place, name if place.apart else ""), LayerValues(values, fired, raw))
 
     def _rows(self, values: Tensor, projection: nn.Module | None) -> Tensor:
         """[tokens, neurons], padding left out."""
@@ -208,8 +219,13 @@ def _inside_backward() -> bool:
     return found
 
 
-def _why_silent(silent: Sequence[Place], modules: Mapping[str, nn.Module], others: bool) -> str:
+def _why_silent(silent: Sequence[Place], modules: Mapping[str, nn.Module], others: bool, transformed: bool) -> str:
     names = ", ".join(place.module for place in silent[:3]) + (" …" if len(silent) > 3 else "")
+    if transformed:
+        return (
+            f"expected a call of {names} with tensors that can be looked at, found only calls under a transform of "
+            "torch.func (vmap, grad, …): call the module itself in the loop, or read it with check_epoch()"
+        )
     if any(place.site == "mixer" for place in silent):
         return (
             f"expected {names} to be called, found no call: in training mode on a GPU Mamba's fused kernel takes the "

@@ -1,5 +1,6 @@
 """The history file of one monitor: opened with what is known of the training, and given up when the disk is full."""
 
+import os
 import uuid
 import warnings
 from collections.abc import Mapping
@@ -12,8 +13,23 @@ from nfinspect_store.errors import StorageFull
 from nfinspect_store.history import VERSION, HistoryWriter, utc_now
 
 
+def status_of(error: BaseException | None) -> str:
+    """How a training ended that an exception left, or none.
+
+    sys.exit(), or with 0, is an end like any other. What is no Exception (KeyboardInterrupt, GeneratorExit where the
+    loop is a generator that nobody goes on with, a cancelled task) interrupts a training.
+    """
+    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+        return "complete"
+    return "failed" if isinstance(error, Exception | SystemExit) else "interrupted"
+
+
 class Record:
-    """Writes lines until it is closed. A full disk ends the history, not the training."""
+    """Writes lines until it is closed. A full disk ends the history, not the training.
+
+    A forked child (a loader's worker, multiprocessing) holds a copy of it, which does nothing: the history is its
+    parent's.
+    """
 
     def __init__(self, path: Path, model: str, facts: Mapping[str, Any], *, resume: bool) -> None:
         """facts: of the monitor (`every`, `first_step`, `settings`). Raises RunExists, StorageFull."""
@@ -33,12 +49,13 @@ class Record:
         try:
             writer.add("run", head)
         except StorageFull:
-            writer.close()
+            writer.give_up()
             raise
         self._writer: HistoryWriter | None = writer
+        self._process = os.getpid()
 
     def add(self, kind: str, content: Mapping[str, Any]) -> None:
-        if self._writer is None:
+        if self._writer is None or self._is_copy():
             return
         try:
             self._writer.add(kind, content)
@@ -48,13 +65,16 @@ class Record:
             self._writer = None
 
     def beat(self, step: int) -> None:
-        """The training is at this step. Costs next to nothing: written down twice a second at most."""
-        if self._writer is not None:
+        """The training is at this step. Costs next to nothing: written down once a second at most."""
+        if self._writer is not None and not self._is_copy():
             self._writer.beat(step)
 
     def close(self, status: str, step: int) -> None:
         """May be called again."""
         self.add("end", {"status": status, "time": utc_now(), "step": step})
-        if self._writer is not None:
+        if self._writer is not None and not self._is_copy():
             self._writer.close()
-            self._writer = None
+        self._writer = None
+
+    def _is_copy(self) -> bool:
+        return os.getpid() != self._process

@@ -3,7 +3,9 @@
 The sums are made where the values are (a GPU keeps them); the rules are those of nfinspect.analysis.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,19 +30,23 @@ ROWS = 256
 class LayerSample:
     """Sums over some of a layer's tokens, [neurons] in every array.
 
-    fired: tokens on which the neuron fires; above_scale: tokens at or above the layer scale of the pass they came in
-    (counted for neurons that could be sporadic); extremeness: Σ|g'| of ρ_B, None for activations without bounds.
+    scale: the layer scale; fired: tokens on which the neuron fires; above_scale: tokens at or above the layer scale of
+    the pass they came in (counted for neurons that could be sporadic); extremeness: Σ|g'| of ρ_B, None for activations
+    without bounds.
     """
 
     stats: NeuronStatistics
+    scale: float
     fired: NDArray[np.int64]
     above_scale: NDArray[np.int64]
     extremeness: NDArray[np.float64] | None
 
     def merge(self, other: "LayerSample") -> "LayerSample":
         both = self.extremeness is not None and other.extremeness is not None
+        stats = self.stats.merge(other.stats)
         return LayerSample(
-            self.stats.merge(other.stats),
+            stats,
+            classes.layer_scale(stats),
             self.fired + other.fired,
             self.above_scale + other.above_scale,
             self.extremeness + other.extremeness if both else None,  # type: ignore[operator]
@@ -60,9 +66,9 @@ def take_sample(
     """
     values = values.detach().float().contiguous()
     stats = _statistics(values, fired, fires)
-    if not (np.isfinite(stats.minimum).all() and np.isfinite(stats.maximum).all()):
+    if not np.isfinite(stats.sum_abs).all():  # of float32 values in float64: it cannot overflow by itself
         return None
-    scale = classes.layer_scale(stats)
+    scale = float((stats.sum_abs / len(values)).mean())  # classes.layer_scale, where all neurons saw the same tokens
     counted = stats.fired
     if fires == "scale":
         threshold = threshold_weak * scale
@@ -73,14 +79,14 @@ def take_sample(
     extremeness = None
     if activation in classes.BOUNDED and fires == "positive":
         extremeness = _extremeness(values, *classes.BOUNDED[activation])
-    return LayerSample(stats, counted, above, extremeness)
+    return LayerSample(stats, scale, counted, above, extremeness)
 
 
 def classified(layer: Layer, sample: LayerSample, options: HealthOptions) -> "LayerClasses":
     """The class of each neuron of a layer."""
     from nfinspect.analysis.site_health import LayerClasses  # imports the store's reader
 
-    scale = classes.layer_scale(sample.stats)
+    scale = sample.scale
     rho = None if sample.extremeness is None else sample.extremeness / np.maximum(sample.stats.n, 1)
     found = classes.classify(sample.stats, layer.activation, scale, sample.above_scale, options, rho)
     fired = sample.fired.astype(np.float64)
@@ -94,29 +100,35 @@ def _statistics(values: Tensor, fired: Tensor | None, fires: str) -> NeuronStati
     they are NaN.
     """
     tokens, neurons = values.shape
-    total, m2, sum_abs, count = values.new_zeros((4, neurons), dtype=torch.float64)
-    parts = [slice(start, start + ROWS) for start in range(0, tokens, ROWS)]
-    for part in parts:
-        total += values[part].double().sum(0)  # sum(0, dtype=float64) takes longer on a CPU, and so does one of bools
-    mean = total / tokens
-    for part in parts:
-        if fires != "scale":
-            count += (values[part] > 0 if fired is None else fired[part]).double().sum(0)
-        wide = values[part].double()
-        sum_abs += wide.abs().sum(0)
-        m2 += wide.sub_(mean).square_().sum(0)
-    low, high = values.amin(0), values.amax(0)  # aminmax takes twelve times as long on a CPU
+    whole = values.double() if tokens <= ROWS else None  # widened once where that is little
+
+    def wide_parts() -> Iterable[Tensor]:
+        starts = range(0, tokens, ROWS)
+        return (whole,) if whole is not None else (values[at : at + ROWS].double() for at in starts)
+
+    # sum(0, dtype=float64) takes longer on a CPU; so does a sum of bools, and making them takes three times as long.
+    mean = reduce(torch.add, (wide.sum(0) for wide in wide_parts())) / tokens
+
+    def sums_of(wide: Tensor) -> Tensor:
+        size = wide.abs()
+        sum_abs = size.sum(0)
+        count = torch.gt(wide, 0, out=size).sum(0)
+        return torch.stack([wide.sub_(mean).square_().sum(0), sum_abs, count])
+
+    m2, sum_abs, count = reduce(torch.add, map(sums_of, wide_parts()))
+    low, high = values.amin(0).double(), values.amax(0).double()  # aminmax takes twelve times as long on a CPU
+    count = count if fired is None else fired.sum(0).double()
     # One transfer: each one would wait for the GPU.
-    found = torch.stack([mean, m2, sum_abs, count, low.double(), high.double()]).cpu().numpy()
-    varied = found[4] != found[5]
+    found = torch.stack([mean, m2, sum_abs, count, low, high]).cpu().numpy()
+    varied, unknown = found[4] != found[5], np.full(neurons, np.nan)
     return NeuronStatistics(
         n=np.full(neurons, tokens, np.int64),
         fired=np.full(neurons, UNKNOWN) if fires == "scale" else found[3].astype(np.int64),
         # A neuron that never varied has no variance, whatever rounding of its mean would say.
         mean=np.where(varied, found[0], found[4]),
         m2=found[1] * varied,
-        m3=np.full(neurons, np.nan),
-        m4=np.full(neurons, np.nan),
+        m3=unknown,
+        m4=unknown,
         minimum=found[4].astype(np.float32),
         maximum=found[5].astype(np.float32),
         sum_abs=found[2],
@@ -127,8 +139,9 @@ def _reaching(values: Tensor, threshold: float) -> NDArray[np.int64]:
     """On how many tokens |a| >= threshold, int64[neurons]."""
     from nfinspect.analysis.counting import at_least
 
-    count: NDArray[np.int64] = (values.abs() >= float(at_least(threshold))).sum(0).cpu().numpy()
-    return count
+    size = values.abs()
+    reached = torch.ge(size, float(at_least(threshold)), out=size).sum(0, dtype=torch.float64)
+    return reached.cpu().numpy().astype(np.int64)
 
 
 def _extremeness(values: Tensor, low: float, high: float) -> NDArray[np.float64]:

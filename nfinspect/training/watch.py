@@ -47,6 +47,9 @@ class LayerWindow:
         if sample is None:
             self.samples.clear()
             return SeenLayer(layer.module, layer.neurons, None, None, 0, step, gradient)
+        if len(sample.stats.n) != layer.neurons:  # the module was replaced by another
+            self.samples.clear()
+            layer = self.layer = replace(layer, neurons=len(sample.stats.n))
         self.samples.append((step, sample))
         while len(self.samples) > self.size:
             self.samples.popleft()

@@ -166,7 +166,7 @@ class NfinspectApp(App[int]):
         self._work[key] = text
 
         def announce() -> None:
-            if self._work.get(key) == text and pane is self._shown:
+            if self._work.get(key) == text and pane is self._shown and not self._keep_line:
                 self.say(text + self.glyphs.more, "dim")
 
         self.set_timer(BUSY_SECONDS, announce)
@@ -236,7 +236,7 @@ class NfinspectApp(App[int]):
                 await old.remove()
         for widget in (stop.pane.last_focus, *stop.pane.query(stop.pane.first_focus)):
             if widget is not None and widget.is_attached and widget.focusable:
-                self._base_screen.set_focus(widget)
+                self._base_screen.query_one(PromptLine).focus_behind(widget)
                 break
         stop.pane.entered()
         self.update_trail()
@@ -319,8 +319,8 @@ class NfinspectApp(App[int]):
                 self._trail.forget_run(name)
 
     def session_here(self) -> Session | None:
-        """The run that this place is in, or the only one that is open."""
-        run = self._trail.here.run
+        """The run that this place is in or points at, or the only one that is open."""
+        run = self._trail.here.run or (self._shown.run_name if self._shown is not None else None)
         if run is not None:
             return self.sessions.get(run)
         return next(iter(self.sessions.values())) if len(self.sessions) == 1 else None

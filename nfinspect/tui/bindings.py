@@ -13,9 +13,11 @@ def binding_ids() -> frozenset[str]:
     from nfinspect.tui.help import HelpScreen
     from nfinspect.tui.panes.analyses import AnalysesPane
     from nfinspect.tui.panes.attention import AttentionPane
+    from nfinspect.tui.panes.compare import ComparePane
     from nfinspect.tui.panes.delta import DeltaPane
     from nfinspect.tui.panes.history import HistoryPane
     from nfinspect.tui.panes.layers import LayersPane
+    from nfinspect.tui.panes.lens import LensPane
     from nfinspect.tui.panes.live import LivePane
     from nfinspect.tui.panes.neuron import NeuronPane
     from nfinspect.tui.panes.neurons import NeuronsPane
@@ -29,6 +31,13 @@ def binding_ids() -> frozenset[str]:
     from nfinspect.tui.widgets.text_panel import TextPanel
 
     panes = (RunsPane, LivePane, HistoryPane, LayersPane, NeuronsPane, NeuronPane, TracePane, OverlapPane, SqlPane)
-    analyses = (AnalysesPane, NgramsPane, DeltaPane, AttentionPane)  # the others add no keys to what these inherit
+    analyses = (
+        AnalysesPane,
+        NgramsPane,
+        DeltaPane,
+        AttentionPane,
+        LensPane,
+        ComparePane,
+    )  # the others add no keys to what these inherit
     others = (NfinspectApp, PromptInput, Confirm, Picker, HelpScreen, PagedTable, TextPanel, SqlEditor)
     return known_ids((*others, *panes, *analyses))

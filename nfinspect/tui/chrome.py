@@ -178,6 +178,15 @@ class PromptLine(Widget):
         self.screen.query_one(StatusLine).display = False
         self.screen.set_focus(line)
 
+    def focus_behind(self, widget: Widget) -> None:
+        """Another place is on screen: who types where to go keeps the keys, what was asked for the old one is moot."""
+        if self.display and self.kind == "goto":
+            self._back = widget
+            return
+        if self.display:
+            self.close()
+        self.screen.set_focus(widget)
+
     def close(self) -> None:
         self.display = False
         self.screen.query_one(StatusLine).display = True

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nfinspect.tui.engine import Session
 
-MODEL, FILE = "MODEL", "FILE"
+MODEL, FILE, TEXT = "MODEL", "FILE", "TEXT"
 """What stands in a command where the app does not know better: the user is asked to put it in."""
 
 
@@ -36,6 +36,7 @@ ANALYSES = (
     Analysis("attention", "attention", "neurons that go with the attention", of_model=True),
     Analysis("ablate", "ablation", "what is lost without a set of neurons", of_model=True),
     Analysis("kinds", "", "how many neurons are of two such kinds", word="overlap"),
+    Analysis("lens", "lens", "what each layer would answer to a prompt", of_model=True, word="logits"),
     Analysis("logits", "", "tokens that a neuron promotes, suppresses", of_model=True),
 )
 FROM_THE_STORE = "dead,positional,delta,ngrams1,ngrams2,ngrams3"
@@ -62,6 +63,8 @@ def make_command(
     model = model or session.info.model or MODEL
     if name == "logits":
         return ("logits", model, *choices, "--json")
+    if name == "lens":
+        return ("logits", model, *(choices or lens_of(first_text(session))), "--store", str(store))
     if name == "attention":
         made = ("attention", model, *choices, *where, "--prompts", str(prompts_file(session)))
     elif name == "ablate":
@@ -77,7 +80,17 @@ def make_command(
 
 def incomplete(arguments: Sequence[str]) -> str:
     """What stands in a command that only the user knows, the last of it first; empty where nothing does."""
-    return next((word for word in (FILE, MODEL) if word in arguments), "")
+    return next((word for word in (FILE, TEXT, MODEL) if word in arguments), "")
+
+
+def lens_of(prompt: str) -> tuple[str, ...]:
+    """The options of `logits` for a prompt."""
+    return ("--lens", prompt, "--positions")
+
+
+def first_text(session: Session) -> str:
+    """The text of the run's first prompt that has one."""
+    return next((prompt.text for prompt in session.texts(1)), TEXT)
 
 
 def prompts_file(session: Session) -> Path:

@@ -62,8 +62,12 @@ class Picker(ModalScreen[str | None]):
     Picker PagedTable { height: auto; max-height: 16; background: $panel; }
     """
 
-    def __init__(self, title: str, options: Sequence[str], glyphs: Glyphs, chosen: str | None = None) -> None:
+    def __init__(
+        self, title: str, options: Sequence[str], glyphs: Glyphs, chosen: str | None = None, *, width: int = 44
+    ) -> None:
+        """width: cells of the list, of which the longest options are cut."""
         super().__init__()
+        self._width = width
         self._title = title
         self._options = list(options)
         self._glyphs = glyphs
@@ -77,6 +81,7 @@ class Picker(ModalScreen[str | None]):
             yield Static(self._words(), markup=False)
 
     def on_mount(self) -> None:
+        self.query_one(Vertical).styles.width = self._width
         table = self.query_one(PagedTable)
         table.styles.height = min(16, len(self._options) + 1)
         table.put_rows(self._options)

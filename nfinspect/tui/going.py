@@ -34,10 +34,25 @@ def go_to(app: NfinspectApp, text: str) -> None:
             raise RequestError("watch which training? expected watch NAME")
         app.into(partial(HistoryPane, target.rest))
         return
+    if target.word == "compare":
+        to_comparison(app, tuple(name.strip() for name in target.rest.split(",") if name.strip()))
+        return
     session = app.session_here()
     if session is None:
         raise RequestError("open a run first: Enter on it, then go to a place in it")
     _in_run(app, session, target.word, text)
+
+
+def to_comparison(app: NfinspectApp, runs: tuple[str, ...]) -> None:
+    """Raises RequestError for too few runs, or for more than a drawing tells apart."""
+    from nfinspect.tui.comparing import SIGNS
+    from nfinspect.tui.panes.compare import ComparePane
+
+    runs = tuple(dict.fromkeys(runs))
+    if not 2 <= len(runs) <= len(SIGNS):
+        how = "Space marks them in the list of runs, or :compare A,B names them"
+        raise RequestError(f"expected 2 to {len(SIGNS)} runs to compare, found {len(runs)}: {how}")
+    app.into(partial(ComparePane, runs))
 
 
 def _in_run(app: NfinspectApp, session: Session, word: str, text: str) -> None:
@@ -86,6 +101,11 @@ def _to_analysis(app: NfinspectApp, session: Session, site: str, word: str, rest
     from nfinspect.tui.panes.analyses import logits_pane, pane_of
     from nfinspect_store.addresses import parse_address
 
+    if word == "lens":
+        from nfinspect.tui.panes.lens import LensPane
+
+        app.jump(partial(LensPane, session, site, prompt=rest or None), session)
+        return
     if word != "logits":
         app.jump(partial(pane_of(word), session, site), session)
         return

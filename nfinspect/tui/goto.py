@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from nfinspect_store.addresses import Address, parse_address
 from nfinspect_store.errors import RequestError
 
-ANALYSES = ("ngrams", "positions", "delta", "attention", "ablate", "kinds", "logits")
-WORDS = ("runs", "watch", "layers", "neurons", "trace", "overlap", "sql", "analyses", *ANALYSES, "quit")
+ANALYSES = ("ngrams", "positions", "delta", "attention", "ablate", "kinds", "lens", "logits")
+WORDS = ("runs", "watch", "compare", "layers", "neurons", "trace", "overlap", "sql", "analyses", *ANALYSES, "quit")
 EXPECTED = (
-    "L12/N3071, L12, a class such as dead, trace CONCEPT, overlap, sql, layers, neurons, runs, watch NAME, analyses, "
-    f"{', '.join(ANALYSES)} or quit"
+    "L12/N3071, L12, a class such as dead, trace CONCEPT, overlap, sql, layers, neurons, runs, watch NAME, "
+    f"compare A,B, analyses, {', '.join(ANALYSES)} or quit"
 )
 
 

@@ -58,14 +58,14 @@ class HelpScreen(ModalScreen[None]):
             pieces += ["\n", Cell(f"Keys {place}", "title"), "\n"]
             for keys, words, name in groups.get(place, {}).values():
                 shown = " ".join(dict.fromkeys(keys))
-                pieces += [Cell(fit(shown, 17), "bold"), " ", fit(words, 32), " ", Cell(name, "dim"), "\n"]
+                pieces += [Cell(fit(shown, 17), "bold"), " ", fit(words, 29), " ", Cell(name, "dim"), "\n"]
         pieces += [
             "\n",
             Cell("go to", "title"),
             "  :L12/N3071  :resid:L1/N4  :L12  :dead  :trace tulip  :overlap\n"
             "       :sql  :runs  :layers  :neurons  :watch NAME  :quit\n"
             "       :analyses  :ngrams  :positions  :delta  :attention  :ablate\n"
-            "       :kinds  :logits L1/N4\n",
+            "       :kinds  :lens The capital of  :logits L1/N4  :compare A,B\n",
         ]
         pieces += [Cell("remap", "title"), '  ~/.config/nfinspect/keys.json: {"id": "key,key"}\n']
         pieces += [Cell("j k move, Esc closes", "dim")]

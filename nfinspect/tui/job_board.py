@@ -6,6 +6,7 @@ and nothing sent, while no command runs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from textual.timer import Timer
@@ -27,6 +28,7 @@ class JobBoard:
     def __init__(self, hub: NfinspectApp) -> None:
         self._hub = hub
         self._jobs: dict[Key, Job] = {}
+        self._then: dict[Key, Callable[[JobState], None]] = {}
         self._timer: Timer | None = None
         self.ended = 0
         """How many commands have ended well: what was kept may have changed since."""
@@ -35,8 +37,11 @@ class JobBoard:
         self.printed: dict[Key, str] = {}
         """What commands have printed that ended well."""
 
-    def put(self, key: Key, job: Job) -> None:
+    def put(self, key: Key, job: Job, then: Callable[[JobState], None] | None = None) -> None:
+        """then: is told how the command ended, whichever pane is on screen by then."""
         self._jobs[key] = job
+        if then is not None:
+            self._then[key] = then
         if self._timer is None:
             self._timer = self._hub.set_interval(SECONDS, self.look)
 
@@ -75,6 +80,8 @@ class JobBoard:
                 self._tell(key, state)
                 if hasattr(pane, "other_job_ended"):
                     pane.other_job_ended()
+            if state.status is not None and (then := self._then.pop(key, None)) is not None:
+                then(state)
         if not self._jobs and self._timer is not None:
             self._timer.stop()
             self._timer = None

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nfinspect.analysis import health, neuron, neurons
-from nfinspect.tui.engine import NeuronQuery, PromptReading, TraceRequest
+from nfinspect.analysis.comparison import NO_BASELINE
+from nfinspect.tui.engine import NeuronQuery, PromptReading, PromptText, TraceRequest
 from nfinspect_store.addresses import Address
 from nfinspect_store.console import Console
 from nfinspect_store.errors import RunBusy
@@ -109,6 +110,13 @@ class RunSession:
             values = tuple(read[rows.token_idx].tolist())
         return PromptReading(prompt_idx, prompt.concept, tuple(rows.token), tuple(rows.generated.tolist()), values)
 
+    def texts(self, most: int) -> tuple[PromptText, ...]:
+        """The run's prompts that have a text, evenly taken where there are more than `most`."""
+        query = """SELECT prompt_idx, concept, text FROM prompts WHERE text <> '' AND prompt_idx % ? = 0
+                   ORDER BY prompt_idx LIMIT ?"""
+        step = max(1, -(-self.prompts // most)) if most > 1 else 1
+        return tuple(PromptText(*row) for row in self._run.sql(query, [step, most]).fetchall())
+
     def results(self, kind: str | None = None) -> tuple[Result, ...]:
         """What was kept of this run, and of its model, by kind, the newest first."""
         from nfinspect_store.results import list_results, model_results
@@ -167,7 +175,7 @@ class RunSession:
 
 def _choices(request: TraceRequest) -> dict[str, Any]:
     return {
-        "baseline": request.baseline,
+        "baseline": NO_BASELINE if request.baseline is None else request.baseline,  # chosen, not left open
         "tokens": request.tokens,
         "top": request.top,
         "rank": request.rank,

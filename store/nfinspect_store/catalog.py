@@ -20,6 +20,7 @@ from nfinspect_store.heartbeat import SUFFIX, HeartbeatFile, being_written, read
 from nfinspect_store.types import Progress
 
 RUN_SUFFIX = ".duckdb"
+HISTORY_SUFFIX = ".history.jsonl"
 DEFAULT_STORE = "nfinspect-store"
 ENVIRONMENT = "NFINSPECT_STORE"
 NAME_BYTES = 128
@@ -83,13 +84,20 @@ def new_run_path(store: Path, name: str) -> Path:
 
 
 def run_path(store: Path, name_or_path: str | Path) -> Path:
-    """A run's file, given its name in the store or a path. Raises RunNotFound naming the closest names."""
+    """A run's file, given its name in the store or a path. Raises RunNotFound naming the closest names.
+
+    The history of a training is no run: RunNotFound names the command that shows it.
+    """
     text = str(name_or_path)
     in_store = store / (text + RUN_SUFFIX)
     is_name = bool(text) and "/" not in text and "\0" not in text
-    if is_name and _is_file(in_store):
+    if is_name and is_file(in_store):
         return in_store
-    if "\0" not in text and _is_file(Path(text).expanduser()):
+    if (is_name and is_file(store / (text + HISTORY_SUFFIX))) or text.endswith(HISTORY_SUFFIX):
+        raise RunNotFound(
+            f"{text} is the history of a training, which holds no tokens: nfinspect watch {text} shows it"
+        )
+    if "\0" not in text and is_file(Path(text).expanduser()):
         return Path(text).expanduser()
     if is_name and being_written(in_store):
         raise RunBusy(f"{text} is being captured and has nothing to read yet: wait until it has finished")
@@ -205,7 +213,8 @@ def delete_run(path: Path, *, force: bool = False) -> None:
         raise StorageFull(f"cannot delete {path}: {error.strerror or error}") from error
 
 
-def _is_file(path: Path) -> bool:
+def is_file(path: Path) -> bool:
+    """Whether there is a file, also for names that can be none."""
     try:
         return path.is_file()
     except OSError:  # a name too long for the file system

@@ -42,7 +42,8 @@ def attach(path: Path, *, read_only: bool, threads: int | None = None) -> duckdb
             if threads is not None:
                 connection.execute(f"SET threads = {int(threads)}")
             options = "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {ROW_GROUP_SIZE}"
-            connection.execute(f"ATTACH {literal(path)} AS {CATALOG} ({options})")
+            # With its type told, DuckDB takes no file for a database of another kind because of its name.
+            connection.execute(f"ATTACH {literal(path)} AS {CATALOG} (TYPE duckdb, {options})")
             connection.execute(f"USE {quoted(CATALOG)}")
     except BaseException:
         connection.close()

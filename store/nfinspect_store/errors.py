@@ -9,6 +9,7 @@ NfinspectError
 │   ├── SchemaTooNew     written by a newer nfinspect
 │   ├── BadName          a run name that cannot be a file name
 │   └── StorageFull      the disk is full, or the store cannot be written
+├── NotInstalled         an optional package that is asked for is not there
 ├── QueryError           SQL that is refused, or that DuckDB cannot run
 └── RequestError         an unknown concept, layer, site, neuron, column or option: wrong usage, exit status 2
 
@@ -54,6 +55,10 @@ class BadName(StoreError):
 
 class StorageFull(StoreError):
     """The disk is full, or the store cannot be written."""
+
+
+class NotInstalled(NfinspectError):
+    """An optional package is not installed."""
 
 
 class QueryError(NfinspectError):

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from nfinspect_store.atomic import new_directory
 from nfinspect_store.errors import RequestError, StoreError
 from nfinspect_store.reader import RunFile
-from nfinspect_store.schema import BLOCK, PUBLIC, quoted
+from nfinspect_store.schema import BLOCK, PLANTED, PUBLIC, quoted
 from nfinspect_store.types import Layer
 
 FORMATS = ("parquet", "csv", "safetensors")
 TABLES = tuple(name for name in PUBLIC if name != "activations")
+"""Of every run; that of a simulated network has `planted` beside them."""
+
 BATCH = 65_536
 
 NESTED_AS_TEXT = {"layer_health": ("issues",)}
@@ -40,25 +42,27 @@ def export_run(
     out_dir: str | Path,
     *,
     formats: Iterable[str] = FORMATS,
-    tables: Iterable[str] = TABLES,
+    tables: Iterable[str] | None = None,
     activations: bool = True,
     force: bool = False,
     tell: Tell = lambda text: None,
 ) -> Export:
     """Write a run's tables and activations into a directory, which appears when all of it is there.
 
-    Tables go to `<table>.parquet` and `<table>.csv`. Activations go to
-    `activations-<site>-L<layer>.safetensors`, one tensor `activations` of float32[tokens, neurons], and to
+    Tables go to `<table>.parquet` and `<table>.csv`: if none are named all public ones that the run has. Activations
+    go to `activations-<site>-L<layer>.safetensors`, one tensor `activations` of float32[tokens, neurons], and to
     `activations-<site>-L<layer>.parquet`, a row per block with `neuron, first_token, values`; CSV holds none
     (ten times the bytes). Memory stays that of a few blocks. Raises RequestError, StoreError, StorageFull.
     """
-    wanted, names = set(formats), list(dict.fromkeys(tables))
+    wanted = set(formats)
     _check(wanted, FORMATS, "format")
-    _check(set(names), TABLES, "table")
     if not wanted:
         raise RequestError(f"expected a format or more of {', '.join(FORMATS)}, found none")
     out = Path(out_dir)
     with RunFile.open(path) as run:
+        held = _tables(run)
+        names = held if tables is None else tuple(dict.fromkeys(tables))
+        _check(set(names), held, "table")
         if activations and not run.has_values and wanted & {"safetensors"}:
             if wanted == {"safetensors"}:
                 raise StoreError(f"{run.name} holds statistics only (--keep stats): there are no activations to export")
@@ -80,6 +84,13 @@ def export_run(
             written = sorted(directory.iterdir())
             result = Export(out, tuple(file.name for file in written), sum(f.stat().st_size for f in written))
     return result
+
+
+def _tables(run: RunFile) -> tuple[str, ...]:
+    """The public tables that a run has."""
+    query = "SELECT 1 FROM duckdb_tables() WHERE database_name = current_database() AND table_name = $name"
+    simulated = run.cursor().execute(query, {"name": PLANTED}).fetchone()
+    return (*TABLES, PLANTED) if simulated else TABLES
 
 
 def _check(found: set[str], allowed: tuple[str, ...], what: str) -> None:

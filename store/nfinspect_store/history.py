@@ -6,19 +6,21 @@ writer that is killed costs at most the line it was writing. Each object has one
 first), `reading`, `alert`, `end` (the last).
 """
 
+import contextlib
 import datetime as dt
 import difflib
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nfinspect_store.catalog import RunEntry, check_name
+from nfinspect_store.catalog import HISTORY_SUFFIX, RUN_SUFFIX, RunEntry, check_name, is_file
 from nfinspect_store.errors import NotARun, RunBusy, RunExists, RunNotFound, StorageFull
 from nfinspect_store.heartbeat import Heartbeat, being_written, heartbeat_path, read_heartbeat
 
-SUFFIX = ".history.jsonl"
+SUFFIX = HISTORY_SUFFIX
 VERSION = 1
 """Of the lines; in the first one as `history_version`."""
 
@@ -40,15 +42,17 @@ def history_path(store: Path, name_or_path: str | Path) -> Path:
     for path in (store / (text + SUFFIX), Path(text).expanduser()):
         if "\0" not in text and path.name.endswith(SUFFIX) and path.is_file():
             return path
+    if "\0" not in text and (is_file(store / (text + RUN_SUFFIX)) or text.endswith(RUN_SUFFIX)):
+        raise RunNotFound(f"{text} is a run, no training history: nfinspect health {text} shows its health")
     names = list_histories(store)
     close = difflib.get_close_matches(text, names, n=3, cutoff=0.5) or names[:5]
     held = f"{store} holds {', '.join(close)}" if close else f"{store} holds none: a FiringMonitor writes them"
-    raise RunNotFound(f"no training history {text!r}: {held}")
+    raise RunNotFound(f"no training history {text!r}: {held}" + (" …" if len(names) > len(close) else ""))
 
 
 def list_histories(store: Path) -> list[str]:
     """The names of the histories in a store, sorted."""
-    return sorted(p.name.removesuffix(SUFFIX) for p in store.glob(f"*{SUFFIX}")) if store.is_dir() else []
+    return sorted(p.name.removesuffix(SUFFIX) for p in store.glob(f"*{SUFFIX}") if is_file(p)) if store.is_dir() else []
 
 
 def history_entries(store: Path) -> list[RunEntry]:
@@ -69,6 +73,9 @@ def delete_history(path: Path) -> None:
         raise StorageFull(f"cannot delete {path}: {error.strerror or error}") from error
 
 
+_EXISTS = "a training history {} is there already: choose another run name, or resume it"
+
+
 class HistoryWriter:
     """Appends lines. One process writes; a heartbeat file beside the history says that it is alive."""
 
@@ -78,15 +85,19 @@ class HistoryWriter:
         if being_written(path):
             raise RunBusy(f"{path.name.removesuffix(SUFFIX)} is being written by another monitor: end it first")
         if path.exists() and not resume:
-            raise RunExists(f"a training history {path} is there already: choose another run name, or resume it")
+            raise RunExists(_EXISTS.format(path))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
                 _cut_torn_line(path)
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            # A new history is made by one process, whoever else is about to.
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | (0 if resume else os.O_EXCL), 0o644)
+        except FileExistsError:
+            raise RunExists(_EXISTS.format(path)) from None
         except OSError as error:
             raise StorageFull(f"cannot write {path}: {error.strerror or error}") from error
-        self._heartbeat = Heartbeat(path, model=model, min_interval=BEAT_SECONDS)
+        self._heartbeat = Heartbeat(path, model=model, min_interval=0.0)
+        self._next_beat = 0.0
 
     def add(self, kind: str, content: Mapping[str, Any]) -> None:
         """Append a line. Raises StorageFull; then what was written before is whole."""
@@ -101,7 +112,17 @@ class HistoryWriter:
 
     def beat(self, step: int) -> None:
         """Say that the writer is alive. Never raises."""
-        self._heartbeat.beat(tokens_done=step, phase="training")
+        now = time.monotonic()
+        if now >= self._next_beat:
+            self._next_beat = now + BEAT_SECONDS
+            self._heartbeat.beat(tokens_done=step, phase="training")
+
+    def give_up(self) -> None:
+        """Close it; a history without a line is removed."""
+        self.close()
+        with contextlib.suppress(OSError):
+            if self.path.stat().st_size == 0:
+                self.path.unlink()
 
     def close(self) -> None:
         self._heartbeat.remove()
@@ -118,7 +139,8 @@ class HistoryFile:
     def new_lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """(kind, content) of each whole line that was not given before; lines that are none are left out.
 
-        Raises RunNotFound for a file that is gone, NotARun for one that does not begin as a history.
+        Raises RunNotFound for a file that is gone, NotARun for one that does not begin as a history, or that nobody has
+        written anything to and nobody will.
         """
         try:
             with self.path.open("rb") as file:
@@ -126,6 +148,8 @@ class HistoryFile:
                 data = file.read()
         except OSError as error:
             raise RunNotFound(f"cannot read {self.path}: {error.strerror or error}") from error
+        if not data and self._offset == 0 and not self.is_written():
+            raise NotARun(f"expected a training history, found an empty file: {self.path}")
         for line in data.split(b"\n")[:-1]:
             found = _parsed(line)
             if self._offset == 0 and (found is None or found[0] != "run"):

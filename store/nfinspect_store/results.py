@@ -20,7 +20,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from nfinspect_store.atomic import replaced
+from nfinspect_store.atomic import check_place, replaced
 from nfinspect_store.connect import literal, store_error, translated
 from nfinspect_store.errors import StorageFull, StoreError
 from nfinspect_store.schema import quoted
@@ -66,6 +66,14 @@ def model_results(store: Path, model: str) -> Path:
     """The folder in a store for results about a model that belong to no run. model: as the user named it."""
     name = re.sub(r"[^\w.-]+", "-", model.rstrip("/").rsplit("/", 1)[-1]).strip("-.") or "model"
     return store / f"{name[:80]}.model{SUFFIX}"
+
+
+def check_keeping(folder: Path) -> None:
+    """Raises StorageFull where no result can be kept in this folder: before the work that would be for nothing."""
+    try:
+        check_place(folder / "result" if folder.exists() else folder)
+    except StorageFull as error:
+        raise StorageFull(f"{error}; results are kept there: copy the run to a place that can be written") from error
 
 
 def keep_result(

@@ -32,10 +32,14 @@ PROBLEMS_SHOWN = 50
 
 @dataclass(frozen=True)
 class Verification:
-    """`checked`: what was compared, in words. `problems`: what did not agree, one line each."""
+    """`checked`: what was compared, in words. `problems`: what did not agree, one line each.
+
+    `failed`: those of `checked` that found a problem.
+    """
 
     checked: tuple[str, ...]
     problems: tuple[str, ...]
+    failed: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -86,6 +90,7 @@ def _caught(what: str, check: Check, run: RunFile) -> list[str]:
         return [f"{what}: cannot be read: {first_line(error)}"]
 
 
+TABLES: tuple[str, Check] = ("tables: all there", check_tables)
 CHECKS: tuple[tuple[str, Check], ...] = (
     ("tokens: numbered from 0 without a gap, each in its prompt", check_tokens),
     ("prompts: first token and number of tokens", check_prompts),
@@ -114,18 +119,19 @@ def verify_run(path: str | Path) -> Verification:
     except (RunBusy, RunNotFound):
         raise
     except NfinspectError as error:
-        return Verification((opened,), (str(error),))
-    checked, problems = [opened], []
+        return Verification((opened,), (str(error),), (opened,))
+    checked, problems, failed = [opened], [], []
     try:
-        checked.append("tables: all there")
-        missing = _caught("tables", check_tables, run)
-        problems += missing
-        for what, check in CHECKS if not missing else ():
+        for what, check in (TABLES, *CHECKS):
             checked.append(what)
             found = _caught(what.split(":")[0], check, run)
             problems += found[:PROBLEMS_SHOWN]
             if len(found) > PROBLEMS_SHOWN:
                 problems.append(f"{what.split(':')[0]}: {len(found) - PROBLEMS_SHOWN} problems more")
+            if found:
+                failed.append(what)
+                if check is check_tables:
+                    break  # every other check would stumble over the missing table
     finally:
         run.close()
-    return Verification(tuple(checked), tuple(problems))
+    return Verification(tuple(checked), tuple(problems), tuple(failed))

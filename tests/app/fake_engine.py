@@ -14,7 +14,7 @@ from nfinspect.analysis.neurons import NeuronPage, NeuronRow
 from nfinspect.analysis.overlap import Overlap, Pair, SharedNeuron
 from nfinspect.analysis.scores import make_layer_health
 from nfinspect.analysis.trace import Trace, TraceRow
-from nfinspect.tui.engine import JobState, NeuronQuery, PromptReading, TraceRequest
+from nfinspect.tui.engine import JobState, NeuronQuery, PromptReading, PromptText, TraceRequest
 from nfinspect_store.catalog import RunEntry
 from nfinspect_store.errors import NotARun, QueryError, RequestError, RunBusy
 from nfinspect_store.types import Layer, Progress, RunInfo
@@ -213,6 +213,10 @@ class FakeSession:
 
     def prompt(self, prompt_idx: int, address: Any) -> PromptReading:
         return PromptReading(prompt_idx, "tulip", (" the", self.token, " x"), (False, False, True), (0.0, 9.0, 1.0))
+
+    def texts(self, most: int) -> tuple[PromptText, ...]:
+        every = [PromptText(0, "tulip", "The red tulip"), PromptText(1, "hanoi", f"Hanoi {HOSTILE}\nis")]
+        return tuple(every[:most])
 
     def results(self, kind: str | None = None) -> tuple[Any, ...]:
         return tuple(result for result in self.kept if kind in (None, result.kind))

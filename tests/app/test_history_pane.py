@@ -66,7 +66,8 @@ async def test_it_opens_from_the_runs_with_its_charts(
         await opened(app)
         for fact in ("Net", "training", "10 readings", "1 alert", "step 90", "health 0.7", "dead 15.0%"):
             assert fact in app.text
-        assert "network   o score  x dead share" in app.text and "activation rate   0 fc1" in app.text
+        assert "o score  x dead share of 40 neurons" in app.text
+        assert "activation rate by layer" in app.text and "a fc1  b " in app.text
         assert "\x1b[31m" not in app.text
         await app.press("escape")
         assert app.crumbs == "nfinspect"
@@ -96,13 +97,35 @@ async def test_layers_of_a_reading_and_alerts(start: Start, writer: HistoryWrite
         await opened(app)
         await app.press("2")
         assert "fc1" in app.text and app.pane.table.total == 2
+        assert "layer fc1, 20 neurons on 64 tokens; no neuron died" in app.text
         await app.press("3")
         assert "is dying: N3" in app.text and app.pane.table.total == 1
+        assert "Died at step 50: N3" in app.text  # the whole of it, under the charts
         await app.press("enter")
         assert app.pane.reading.step == 50 and app.pane.table.current.step == 50
         assert "is dying" in app.status
         await app.press("enter")  # a reading's layers
         assert app.pane.table.total == 2 and "step 50" in app.text
+        assert "layer fc1, 20 neurons on 64 tokens; died since the reading before: N3" in app.text
+
+
+async def test_layers_of_long_names_are_told_apart(start: Start, tmp_path: Path) -> None:
+    """At 80 columns neither the marks of the charts nor the table has room for a path."""
+    names = [f"encoder.transformer_blocks_of_the_network.{i}.intermediate_activation" for i in range(14)]
+    layers = tuple(LayerReading(i, name, 20, 64, 0.05 * i, 0.9, "normal", 0) for i, name in enumerate(names))
+    with_path = HistoryWriter(new_history_path(tmp_path, "night"), "Net")
+    with_path.add("run", FACTS)
+    with_path.add("reading", Reading(1, "2026-11-20T12:30:00", 0.5, 0.9, 0.0, 0, layers).to_json())
+    async with start(LateEngine(tmp_path), run=None, size=(80, 24)) as app:
+        await opened(app)
+        assert "activation rate of 5 of 14 layers" in app.text
+        drawn = next(line for line in app.lines if " a …" in line).split()
+        assert drawn[::2] == ["a", "b", "c", "d", "e"]  # no two lines have the same mark
+        assert [name[-2:].strip(".k") for name in drawn[1::2]] == ["0", "3", "6", "10", "13"]
+        await app.press("2")
+        table = [line.strip("▌ ").split()[0] for line in app.lines if "normal" in line]
+        assert len(table) > 2 and [name[-2:] for name in table] == [f".{i}" for i in range(len(table))]
+    with_path.close()
 
 
 async def test_only_changes_are_drawn_and_the_end_is_seen(start: Start, writer: HistoryWriter, tmp_path: Path) -> None:

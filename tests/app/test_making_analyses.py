@@ -223,7 +223,9 @@ def waited(until: Callable[[], bool], seconds: float = 30) -> None:
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and "deaf" not in sys.argv[0]:  # tests in a shell's background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 from nfinspect.cli import ngrams
 from nfinspect.analysis import ngrams as analysis
 real = analysis.fired_chunks
@@ -241,10 +243,10 @@ sys.exit(main(sys.argv[1:]))
 def test_a_cancelled_command_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heeds: bool) -> None:
     """A real process in the middle of its work, by SIGINT, or by SIGKILL where it does not heed that."""
     path = write_study(tmp_path / "store")
-    script = tmp_path / "slow.py"
+    script = tmp_path / ("slow.py" if heeds else "deaf.py")
     script.write_text(SLOW if heeds else "import signal; signal.signal(2, signal.SIG_IGN)\n" + SLOW)
     monkeypatch.setattr("nfinspect.tui.jobs.COMMAND", ("-P", str(script)))
-    monkeypatch.setattr("nfinspect.tui.jobs.PATIENCE", 0.3)
+    monkeypatch.setattr("nfinspect.tui.jobs.PATIENCE", 20 if heeds else 0.3)
     job = ChildJob(("ngrams", "study", "--store", str(path.parent), "--again"))
     waited(lambda: f"/{sum(layer.neurons for layer in LAYERS)}" in job.state().line)
     job.cancel()

@@ -2,11 +2,12 @@
 
 import json
 import re
+import threading
 from pathlib import Path
 
 import pytest
 from app_driver import Start
-from fake_engine import FakeEngine
+from fake_engine import FakeEngine, FakeSession
 
 from nfinspect.tui import trail
 from nfinspect.tui.bindings import binding_ids
@@ -208,3 +209,25 @@ async def test_a_line_goes_when_it_is_no_longer_about_what_is_done(start: Start)
         assert app.status.startswith("no layer L99")
         await app.press("j")
         assert app.status == ""
+
+
+async def test_a_run_that_opens_takes_no_line_away_from_who_types_it(start: Start) -> None:
+    class Slow(FakeEngine):
+        def open(self, run: str) -> FakeSession:
+            ready.wait(5)
+            return super().open(run)
+
+    ready = threading.Event()
+    async with start(Slow(), None) as app:
+        app.app.open_run("demo")
+        app._send(":")
+        await app.pilot.pause(0.1)
+        app._send("d")
+        ready.set()
+        await app.settle()
+        assert app.crumbs == "nfinspect > demo"
+        await app.type("ead")
+        await app.press("enter")
+        assert app.crumbs == "nfinspect > demo > dead neurons"
+        await app.press("j")
+        assert app.pane.table.cursor == 1, "the table has the keys again"

@@ -7,7 +7,10 @@ from app_driver import LARGE, Start
 
 from nfinspect.analysis.planted import NetworkPlan, planted_network
 from nfinspect.capturing.simulated import simulate_run
+from nfinspect.tui.engine import TraceRequest
 from nfinspect.tui.late import LateEngine
+from nfinspect.tui.session import RunSession
+from nfinspect_store.reader import RunFile
 
 
 async def test_planted_faults_are_in_the_layers_the_lists_and_the_console(start: Start, tmp_path: Path) -> None:
@@ -26,3 +29,14 @@ async def test_planted_faults_are_in_the_layers_the_lists_and_the_console(start:
         assert shown and all(" dead " in line for line in shown)
         await app.press("enter")
         assert "dead" in app.text and "/N" in app.crumbs
+
+
+def test_no_baseline_is_none_also_where_the_run_has_one(tmp_path: Path) -> None:
+    """What is chosen in the pane is what is ranked: the concept called baseline does not step in."""
+    simulate_run(tmp_path / "sim.duckdb", NetworkPlan(2, 60, 256))
+    with RunFile.open(tmp_path / "sim.duckdb") as run:
+        session = RunSession(run)
+        for baseline in (None, "two", "baseline"):
+            request = TraceRequest("mlp", "one", baseline, "all")
+            assert session.trace(request).baseline == baseline
+        assert session.overlap(TraceRequest("mlp", "one", None, "all"), ("one", "two")).baseline is None

@@ -96,6 +96,14 @@ def test_completion_knows_where_it_stands() -> None:
     assert complete("wh", TABLES)[1] == ["WHERE"]
 
 
+async def test_typing_replaces_the_example(start: Start) -> None:
+    async with start() as app:
+        await app.press("Q")
+        assert "GROUP BY ALL" in app.text
+        await app.type("from tokens;")
+        assert app.pane.query_one(SqlEditor).text == "from tokens;"
+
+
 async def test_single_keys_are_typed_not_obeyed(start: Start) -> None:
     async with start() as app:
         await app.press("Q")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import duckdb
 from terminal import Terminal
+from test_making_analyses import SLOW
 
 from nfinspect_store.heartbeat import Heartbeat
 
@@ -105,6 +106,24 @@ def test_an_analysis_is_made_by_a_command_and_read(store: Path) -> None:
         assert list((store / "planted.results").glob("ngrams-*.duckdb"))
 
 
+def test_runs_are_marked_and_compared(store: Path) -> None:
+    with opened(store, "") as terminal:
+        terminal.wait_for("planted  ")
+        terminal.send("  O")
+        terminal.wait_for("dead neurons, % of each layer")
+        terminal.wait_for("planted mlp: 3 dead of 192 neurons")
+        terminal.settle()
+        assert terminal.read(2.0) == b""
+        terminal.send("j\r")
+        terminal.wait_for("neurons of L0")
+        terminal.send(":lens\r")
+        terminal.wait_for("No lens is kept yet")
+        terminal.send("p")
+        terminal.wait_for("type to find")
+        assert "0 tulip: ␛[31m[/red]" in terminal.text, "a hostile prompt is shown, not carried out"
+        assert "unexpected" not in terminal.text
+
+
 def commands_about(store: Path) -> list[str]:
     """The command lines of processes that name the store, where /proc tells them."""
     found = []
@@ -114,8 +133,16 @@ def commands_about(store: Path) -> list[str]:
     return [line for line in found if str(store) in line]
 
 
+SLOWLY = """
+import sys; from pathlib import Path; from nfinspect.tui import jobs; from nfinspect.tui.app import run_app
+jobs.COMMAND = ("-P", str(Path(sys.argv[1]).parent / "slow.py"))
+sys.exit(run_app(Path(sys.argv[1]), sys.argv[2]))
+"""
+
+
 def test_quitting_ends_a_command(store: Path) -> None:
-    with opened(store) as terminal:
+    (store.parent / "slow.py").write_text(SLOW)
+    with opened(store, code=SLOWLY) as terminal:
         terminal.send(":ngrams\r")
         terminal.wait_for("No result is kept")
         terminal.send("r")
@@ -175,6 +202,7 @@ import nfinspect.tui.panes.analyses, nfinspect.tui.panes.positions, nfinspect.tu
 import nfinspect.tui.panes.kinds, nfinspect.tui.panes.logits, nfinspect.tui.drawings, nfinspect.tui.jobs
 import nfinspect.analysis.kind_overlap, nfinspect.analysis.ngrams, nfinspect.analysis.positions
 import nfinspect.analysis.attention_scores, nfinspect.analysis.delta
+import nfinspect.tui.panes.lens, nfinspect.tui.lens_drawings, nfinspect.tui.panes.compare, nfinspect.tui.comparing
 nfinspect.tui.bindings.binding_ids()
 assert not {"torch", "transformers", "matplotlib"} & set(sys.modules)
 """

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
+
+from nfinspect.analysis.module_names import distinct_names, layer_words, whole_names
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell, foreign, number
-from nfinspect.tui.glyphs import Glyphs
+from nfinspect.tui.glyphs import ASCII, Glyphs
+from nfinspect.tui.widgets.history_charts import end_of
 from nfinspect.tui.widgets.paged_table import Column
 
 if TYPE_CHECKING:
@@ -19,7 +24,7 @@ NOT_FINITE = "not finite"
 def head(history: History, reading: Reading | None, g: Glyphs) -> list[Cell | str]:
     """Two lines: the training, and its network at a reading."""
     word, tone = STATUS.get(history.status, (history.status, "bad"))
-    every = history.info.get("every")
+    every = foreign(history.info.get("every"), g)
     pieces: list[Cell | str] = [
         Cell(foreign(history.info.get("model", ""), g), "bold"),
         "  ",
@@ -46,6 +51,26 @@ def head(history: History, reading: Reading | None, g: Glyphs) -> list[Cell | st
     ]
 
 
+def alert_note(alert: Alert) -> str:
+    """The whole of an alert: every neuron that died, with its step."""
+    by_step: dict[int, list[str]] = {}
+    for neuron, step in zip(alert.neurons, alert.died_at, strict=False):
+        by_step.setdefault(step, []).append(f"N{neuron}")
+    died = "; ".join(f"step {step}: {', '.join(names)}" for step, names in sorted(by_step.items()))
+    return str(alert) + (f". Died at {died}" if died else "")
+
+
+def layer_note(layer: LayerReading) -> str:
+    """What the table has no room for: on how many tokens a reading rests, and which neurons died or came back."""
+    changes = [
+        f"{what}: {', '.join(f'N{neuron}' for neuron in neurons)}"
+        for what, neurons in (("died since the reading before", layer.died), ("revived", layer.revived))
+        if neurons
+    ]
+    seen = f"{layer_words(layer.layer_name)}, {layer.neurons} neurons on {layer.tokens} tokens"
+    return "; ".join([seen, *(changes or ["no neuron died or came back since the reading before"])])
+
+
 def reading_columns(history: History, g: Glyphs) -> list[Column]:
     """One row a reading."""
     alerts: dict[int, int] = {}
@@ -70,8 +95,16 @@ def reading_columns(history: History, g: Glyphs) -> list[Column]:
     ]
 
 
-def layer_columns(g: Glyphs) -> list[Column]:
-    """One row a layer of a reading."""
+def layer_columns(names: Sequence[str], g: Glyphs) -> list[Column]:
+    """One row a layer of a reading. names: of all its layers; where a path is too long, what tells it apart."""
+    short = dict(zip(names, distinct_names(names), strict=True))
+
+    def name(x: LayerReading, width: int) -> Cell:
+        (whole,) = whole_names([x.layer_name])
+        shown = foreign(whole, g)
+        if cell_len(shown) > width:
+            shown = end_of(foreign(short[x.layer_name], g), width, g is ASCII)
+        return Cell(shown, "bold")
 
     def pattern(x: LayerReading, width: int) -> Cell:
         if not x.finite:
@@ -79,7 +112,7 @@ def layer_columns(g: Glyphs) -> list[Column]:
         return Cell(x.firing_pattern or g.none, "" if x.firing_pattern == "normal" else "warn")
 
     return [
-        Column("layer", 14, lambda x, w: Cell(foreign(x.layer_name, g), "bold"), flex=True),
+        Column("layer", 14, name, flex=True),
         Column("neurons", 7, lambda x, w: Cell(number(x.neurons, g)), "right"),
         Column("pattern", 10, pattern),
         Column("health", 6, lambda x, w: Cell(number(x.health_score, g, 3)), "right"),

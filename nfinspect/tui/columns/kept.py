@@ -53,6 +53,10 @@ def _ablation(d: Mapping[str, Any], s: Mapping[str, Any]) -> str:
     return f"{s['mode']} of {sets}; {d['tokens']:,} tokens of {d['text']}, {s['controls']} controls"
 
 
+def _lens(d: Mapping[str, Any], s: Mapping[str, Any]) -> str:
+    return f"{d['prompt'][-60:]!r}: {d['answer']['token']!r} after {d['tokens']:,} tokens"
+
+
 def _named(path: PurePath) -> str:
     """A file by its name; what the app wrote beside a run, by the run's."""
     return f"run {path.parent.stem}" if path.parent.suffix == ".results" else path.name
@@ -64,4 +68,5 @@ _FACTS = {
     "delta": _delta,
     "attention": _attention,
     "ablation": _ablation,
+    "lens": _lens,
 }

@@ -52,6 +52,10 @@ def pane_of(name: str) -> Callable[[Session, str], Pane]:
         from nfinspect.tui.panes.attention import AttentionPane
 
         return AttentionPane
+    if name == "lens":
+        from nfinspect.tui.panes.lens import LensPane
+
+        return LensPane
     if name == "kinds":
         from nfinspect.tui.panes.kinds import KindsPane
 
@@ -76,7 +80,7 @@ class AnalysesPane(RunPane):
     ]
 
     DEFAULT_CSS = """
-    AnalysesPane #analyses { height: 8; }
+    AnalysesPane #analyses { height: 9; }
     AnalysesPane TextPanel { height: 1fr; }
     """
 

@@ -17,6 +17,7 @@ from textual.binding import Binding, BindingType
 
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell, content, foreign
+from nfinspect.tui.commands import BY_NAME
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.arranged import Arranged, ArrangedPane
 from nfinspect.tui.panes.of_run import json_writer
@@ -73,7 +74,7 @@ class AnalysisPane(ArrangedPane):
         Binding("S", "site", "Site", show=False, id="analysis.site"),
         Binding("space", "mark", "Mark", key_display="Space", show=False, id="analysis.mark"),
         Binding("O", "marked", "Overlap of the marked", show=False, id="analysis.marked"),
-        Binding("y", "copy", "Copy the neurons", show=False, id="analysis.copy"),
+        Binding("y", "copy", "Copy", show=False, id="analysis.copy"),
         Binding("e", "export", "Export", show=False, id="analysis.export"),
     ]
 
@@ -81,6 +82,9 @@ class AnalysisPane(ArrangedPane):
     AnalysisPane #about { height: auto; max-height: 6; padding: 0 1; }
     AnalysisPane #chart { height: 10; }
     AnalysisPane.-tall #chart { height: 18; }
+    AnalysisPane.-short #chart { height: 7; }
+    AnalysisPane.-shorter #about { max-height: 4; }
+    AnalysisPane.-shorter #chart { display: none; }
     AnalysisPane.-empty #chart { display: none; }
     """
 
@@ -241,9 +245,12 @@ class AnalysisPane(ArrangedPane):
         first = self.choices()
         if shown is not None and len(self.drawings(self.analysis)) > 1:
             first += [Cell("  c " if first else "c ", "bold"), Cell(shown.name, "accent")]
+        wide = self.size.width >= 100
         if found is not None and found.result is not None:
-            made = f"  kept {found.result.made_at:%Y-%m-%d %H:%M}" + (" UTC" if self.size.width >= 100 else "")
-            which = f", {found.place + 1} of {len(found.results)}" if len(found.results) > 1 else ""
+            made = f"{'  ' if first else ''}kept {found.result.made_at:%Y-%m-%d %H:%M}{' UTC' if wide else ''}"
+            which = (
+                f"{', ' if wide else ' '}{found.place + 1} of {len(found.results)}" if len(found.results) > 1 else ""
+            )
             first.append(Cell(made + which, "dim"))
             if which:
                 first += [Cell(" < >", "bold")]
@@ -261,7 +268,8 @@ class AnalysisPane(ArrangedPane):
             rows.append([self.nothing(), *how])
             rows.append([Cell(f"nfinspect {foreign(shlex.join(found.command), g)}", "accent")])
         if state is not None:
-            said = foreign("cancelling" if state.cancelled else state.line or "starting", g)
+            beginning = "loading the model" if BY_NAME[self.command_name].of_model else "starting"
+            said = foreign("cancelling" if state.cancelled else state.line or beginning, g)
             since = cells.duration(state.seconds, g)
             cancel = () if state.cancelled else (Cell("  x", "bold"), " cancels")
             rows.append([Cell(f"making it, {since}: ", "dim"), said, *cancel])

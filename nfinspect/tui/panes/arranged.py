@@ -10,6 +10,7 @@ from textual.binding import Binding, BindingType
 
 from nfinspect.tui.arranging import Filtered, Test, ordered
 from nfinspect.tui.engine import Session
+from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.panes.making import MakingPane
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 
@@ -26,7 +27,7 @@ class Arranged:
     sample: Any = None
 
 
-class ArrangedPane(MakingPane):
+class ArrangedRows(Pane):
     """Rows are sorted and filtered in workers: a large model's lists take longer than a repaint may."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -54,11 +55,9 @@ class ArrangedPane(MakingPane):
 
     shown = Arranged()
 
-    def __init__(self, crumb: str, session: Session, site: str | None = None) -> None:
-        super().__init__(crumb, session, site)
-        self._order = self.order
-        self._filter = ""
-        self._test: Test | None = None
+    _order: tuple[str, bool] = ("", False)
+    _filter = ""
+    _test: Test | None = None
 
     # what each analysis says for itself
 
@@ -175,3 +174,11 @@ class ArrangedPane(MakingPane):
     def drop_arrangement(self) -> None:
         """Other rows with other columns are shown: as they are."""
         self._order, self._filter, self._test = self.order, "", None
+
+
+class ArrangedPane(ArrangedRows, MakingPane):
+    """The pane of one analysis of a run."""
+
+    def __init__(self, crumb: str, session: Session, site: str | None = None) -> None:
+        super().__init__(crumb, session, site)
+        self._order = self.order

@@ -63,6 +63,12 @@ class Pane(Widget):
     Pane.-zoom .-zoomed { height: 1fr !important; width: 1fr !important; max-width: 100% !important; }
     """
 
+    SHORT: ClassVar[int] = 18
+    """Lines below which a pane is `-short`: what stands beside its table gets lower, so that rows stay in sight."""
+
+    SHORTER: ClassVar[int] = 16
+    """Lines below which a pane is `-shorter`, too: then it goes."""
+
     help_text: ClassVar[str] = ""
     """What this pane shows and how its figures are meant, for the help screen."""
 
@@ -97,6 +103,11 @@ class Pane(Widget):
     @property
     def hint(self) -> str:
         return ""
+
+    def on_resize(self) -> None:
+        """Called beside the subclasses' own."""
+        self.set_class(self.size.height < self.SHORT, "-short")
+        self.set_class(self.size.height < self.SHORTER, "-shorter")
 
     def entered(self) -> None:
         """The pane has come on screen."""

@@ -10,10 +10,17 @@ from textual.binding import Binding, BindingType
 from textual.timer import Timer
 
 from nfinspect.tui.cells import Cell, content, foreign
-from nfinspect.tui.columns.history import alert_columns, head, layer_columns, reading_columns
+from nfinspect.tui.columns.history import (
+    alert_columns,
+    alert_note,
+    head,
+    layer_columns,
+    layer_note,
+    reading_columns,
+)
 from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.widgets.chart_box import ChartBox
-from nfinspect.tui.widgets.history_charts import history_charts
+from nfinspect.tui.widgets.history_charts import history_charts, wrapped_note
 from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 
@@ -24,7 +31,8 @@ LIVE_SECONDS = 0.5
 QUIET_SECONDS = 3.0
 """Between two looks at a training that has ended: it may be resumed."""
 
-TABLES = ("readings", "layers", "alerts")
+NOTE_LINES = 4
+"""Under the charts, at most a third of the room: the alert or the layer under the cursor."""
 
 
 class HistoryPane(Pane):
@@ -37,7 +45,8 @@ class HistoryPane(Pane):
         "A reading is one step of the training. score: the network's health, 0 to 1; dead share: of all neurons; "
         "activation rate: the share of (token, neuron) pairs that fire, by layer (five of them at most are drawn). "
         "j and k go from reading to reading, G to the newest, which is then followed. died, revived: neurons whose "
-        "state changed since the reading before. Enter on a reading shows its layers, on an alert its reading."
+        "state changed since the reading before. Under the charts stands the whole of the alert or the layer under "
+        "the cursor. Enter on a reading shows its layers, on an alert its reading."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -159,8 +168,9 @@ class HistoryPane(Pane):
                 table.cursor = history.readings.index(reading)
             table.put_rows(history.readings)
         elif self._table == "layers":
-            table.set_columns(layer_columns(self.glyphs))
-            table.put_rows(reading.layers if reading is not None else ())
+            layers = reading.layers if reading is not None else ()
+            table.set_columns(layer_columns([layer.layer_name for layer in layers], self.glyphs))
+            table.put_rows(layers)
         else:
             table.set_columns(alert_columns(self.glyphs))
             table.put_rows(history.alerts)
@@ -176,7 +186,14 @@ class HistoryPane(Pane):
         if reading is not None and width and height:
             here = None if self._at is None else reading.step
             plain = self.glyphs.crumb == ">"
-            self.load("charts", partial(history_charts, history, width, height, plain=plain, here=here))
+            note = wrapped_note(self._note(), width, min(NOTE_LINES, height // 3), plain=plain)
+            self.load("charts", partial(_drawn, history, width, height, plain, here, note))
+
+    def _note(self) -> str:
+        row = self.table.current
+        if row is None or self._table == "readings":
+            return ""
+        return alert_note(row) if self._table == "alerts" else layer_note(row)
 
     def on_chart_box_resized(self) -> None:
         self._draw()
@@ -184,8 +201,12 @@ class HistoryPane(Pane):
     # keys
 
     def on_paged_table_moved(self, message: PagedTable.Moved) -> None:
-        if self._table == "readings" and self._history and message.row is not None:
+        if self._history is None or message.row is None:
+            return
+        if self._table == "readings":
             self._look_at(message.row)
+        else:
+            self._draw()
 
     def _look_at(self, reading: Reading) -> None:
         """The newest reading is followed, another one stays."""
@@ -209,3 +230,10 @@ class HistoryPane(Pane):
         self.table.cursor = 0
         self._fill()
         self.hub.update_trail()
+
+
+def _drawn(
+    history: History, width: int, height: int, plain: bool, here: int | None, note: tuple[str, ...]
+) -> tuple[str, ...]:
+    """In a worker: the charts, and the note under them."""
+    return (*history_charts(history, width, height - len(note), plain=plain, here=here), *note)

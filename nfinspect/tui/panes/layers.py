@@ -48,9 +48,11 @@ class LayersPane(RunPane):
     LayersPane #strip { height: auto; max-height: 6; padding: 0 1; }
     LayersPane #rest { layout: vertical; height: 1fr; }
     LayersPane #why { height: 8; }
+    LayersPane.-short #why { height: 5; }
+    LayersPane.-shorter #why { display: none; }
     LayersPane.-wide #rest { layout: horizontal; }
     LayersPane.-wide #layers { width: 94; }
-    LayersPane.-wide #why { width: 1fr; height: 1fr; }
+    LayersPane.-wide #why { width: 1fr; height: 1fr; display: block; }
     """
 
     _report: NetworkReport | None = None

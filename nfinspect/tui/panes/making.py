@@ -61,8 +61,8 @@ class MakingPane(RunPane):
         """The command has ended well. results: as `kept`."""
         raise NotImplementedError
 
-    def command(self) -> tuple[str, ...]:
-        """In a worker: the command that makes what the choices ask for."""
+    def command(self, choices: tuple[str, ...] | None = None) -> tuple[str, ...]:
+        """In a worker: the command that makes what the choices ask for, those of `options` if none are given."""
         return make_command(
             self.command_name,
             self.session,
@@ -70,7 +70,7 @@ class MakingPane(RunPane):
             self.site,
             model=self.hub.board.models.get(self.session.name, ""),
             marked=len(self.marks),
-            choices=self.options(),
+            choices=self.options() if choices is None else choices,
         )
 
     # from the key to the process

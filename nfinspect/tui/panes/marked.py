@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from textual.app import ComposeResult
 
 from nfinspect.tui.cells import Cell, content, foreign
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from nfinspect.analysis.trace import Trace
 
 
+WIDEST = 18
+"""Cells of a concept's column."""
+
+
 class MarkedPane(TracedPane):
     """One row per marked neuron, one column per concept; a rank, or a dash outside the top K."""
 
@@ -25,7 +30,7 @@ class MarkedPane(TracedPane):
         "At which rank of each concept's trace the marked neurons stand; above, how many of each trace are marked."
     )
 
-    DEFAULT_CSS = "MarkedPane #choices { height: 2; padding: 0 1; }"
+    DEFAULT_CSS = "MarkedPane #choices { height: auto; max-height: 4; padding: 0 1; }"
 
     def __init__(self, session: Session, site: str, marked: tuple[tuple[int, int], ...]) -> None:
         super().__init__(f"{len(marked)} marked", session, site)
@@ -63,7 +68,9 @@ class MarkedPane(TracedPane):
             return Cell(f"#{found}", "bold") if found else Cell(g.none, "dim")
 
         columns = [Column("neuron", 11, lambda r, w: Cell(f"L{r[0]}/N{r[1]}", "bold"))]
-        columns += [Column(foreign(t.concept, g), 9, partial(rank, t.concept), "right") for t in traces]
+        for t in traces:
+            name = foreign(t.concept, g)
+            columns.append(Column(name, max(9, min(WIDEST, cell_len(name))), partial(rank, t.concept), "right"))
         self.table.set_columns(columns)
         self.table.put_rows(self._marked)
         held = [f"{foreign(c, g)} {sum(m in ranks for m in self._marked)}" for c, ranks in self._ranks.items()]

@@ -57,6 +57,8 @@ class NeuronPane(RunPane):
     NeuronPane #middle { layout: horizontal; height: 9; }
     NeuronPane #concepts { width: 34; height: 1fr; }
     NeuronPane.-tall #middle { height: 15; }
+    NeuronPane.-short #middle { height: 7; }
+    NeuronPane.-shorter #middle { display: none; }
     NeuronPane.-wide #concepts { width: 60; }
     """
 
@@ -182,8 +184,8 @@ class NeuronPane(RunPane):
                 f"{near}{roughly}: {why(r, g)}",
                 Cell(mark, "accent"),
                 "\n",
-                f"mean {number(r.mean, g)}  std {number(r.std, g)}  min {number(r.min, g)}  "
-                f"max {number(r.max, g)}  mean|a| {number(r.mean_abs, g)}\n",
+                f"mean {number(r.mean, g)}  std {number(r.std, g)}  median {number(self._detail.median, g)}  "
+                f"min {number(r.min, g)}  max {number(r.max, g)}  mean|a| {number(r.mean_abs, g)}\n",
                 f"fires {percent(r.firing_rate, g)} of {cells.count(r.n, g)} tokens  "
                 f"dormancy {number(r.dormancy, g)}  "
                 f"skew {number(r.skewness, g)}  excess kurtosis {number(r.excess_kurtosis, g)}",

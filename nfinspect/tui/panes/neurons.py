@@ -68,7 +68,7 @@ class NeuronsPane(RunPane):
     ]
 
     DEFAULT_CSS = """
-    NeuronsPane #tabs { height: 1; padding: 0 1; }
+    NeuronsPane #tabs { height: auto; max-height: 2; padding: 0 1; }
     NeuronsPane #query { height: 1; padding: 0 1; }
     """
 

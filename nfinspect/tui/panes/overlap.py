@@ -46,8 +46,10 @@ class OverlapPane(TracedPane):
     ]
 
     DEFAULT_CSS = """
-    OverlapPane #choices { height: 1; padding: 0 1; }
+    OverlapPane #choices { height: auto; max-height: 2; padding: 0 1; }
     OverlapPane #map { height: auto; max-height: 12; padding: 0 1; }
+    OverlapPane.-short #map { max-height: 7; }
+    OverlapPane.-shorter #map { display: none; }
     OverlapPane #below { layout: horizontal; height: 1fr; }
     OverlapPane #pairs { width: 1fr; max-width: 90; }
     OverlapPane #shared { width: 26; min-width: 26; }

@@ -33,11 +33,11 @@ class RunsPane(Pane):
     help_text = (
         "Each run is one capture of one model: one DuckDB file in the store. A run that is being "
         "captured shows its progress, and more of it behind Enter; it opens when it has finished. A training that a "
-        "FiringMonitor watches is a history: Enter shows it, live."
+        "FiringMonitor watches is a history: Enter shows it, live. Space marks runs, O compares the marked ones."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "filter", "Filter by name", key_display="/", id="runs.filter"),
+        Binding("slash", "filter", "Filter", key_display="/", id="runs.filter"),
         Binding("s", "order(1)", "Sort", id="runs.sort"),
         Binding(
             "full_stop",
@@ -58,6 +58,8 @@ class RunsPane(Pane):
         Binding("I", "invert", "Invert the order", show=False, id="runs.invert"),
         Binding("r", "reload", "Read the store again", show=False, id="runs.reload"),
         Binding("d", "delete", "Delete", id="runs.delete"),
+        Binding("space", "mark", "Mark", key_display="Space", id="runs.mark"),
+        Binding("O", "compare", "Compare the marked", show=False, id="runs.compare"),
     ]
 
     DEFAULT_CSS = """
@@ -73,10 +75,15 @@ class RunsPane(Pane):
     _timer: Timer | None = None
     _seconds = 0.0
 
+    def __init__(self, crumb: str) -> None:
+        super().__init__(crumb)
+        self._marked: dict[str, None] = {}
+
     def compose(self) -> ComposeResult:
         table = PagedTable(run_columns(self.glyphs), glyphs=self.glyphs, empty="no run matches the filter", id="runs")
         table.add_class("panel")
         table.sorted_by = self._order
+        table.marked = lambda run: run.kind != "history" and run.name in self._marked
         yield table
         yield TextPanel(id="empty")
         yield TextBlock(id="about")
@@ -205,6 +212,33 @@ class RunsPane(Pane):
         what = f"{foreign(run.name, self.glyphs)} ({cells.size(run.bytes, self.glyphs)})"
         question = f"Delete the {run.kind} {what}? It cannot be undone."
         self.app.push_screen(Confirm(question), partial(self._confirmed, run))
+
+    def action_mark(self) -> None:
+        run = self.table.current
+        if run is None:
+            return
+        if run.kind == "history":
+            self.hub.say("the history of a training has no layers to compare: Enter shows it", "warn")
+            return
+        if run.name in self._marked:
+            del self._marked[run.name]
+        else:
+            self._marked[run.name] = None
+        self.table.action_cursor(1)
+        self.table.refresh()
+        how = "O compares them" if len(self._marked) > 1 else "Space marks another to compare it with"
+        self.hub.say(f"{len(self._marked)} marked; {how}" if self._marked else "", "dim")
+
+    def action_compare(self) -> None:
+        from nfinspect.tui.going import to_comparison
+        from nfinspect_store.errors import RequestError
+
+        there = {run.name for run in self._runs or () if run.kind != "history"}
+        self._marked = {name: None for name in self._marked if name in there}
+        try:
+            to_comparison(self.hub, tuple(self._marked))
+        except RequestError as error:
+            self.hub.say(str(error), "warn")
 
     def _confirmed(self, run: RunEntry, yes: bool | None) -> None:
         if not yes:

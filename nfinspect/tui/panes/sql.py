@@ -92,6 +92,8 @@ class SqlPane(RunPane):
         self._tell("Enter after ; runs    ^r runs    Tab completes    Up, Down: earlier statements")
         if self._statement:
             self._run()
+        else:
+            self.editor.select_all()  # an example: Enter runs it, typing replaces it
 
     def on_resize(self) -> None:
         self.set_class(self.size.height >= 34, "-tall")

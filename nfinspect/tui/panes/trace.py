@@ -41,7 +41,7 @@ class TracePane(TracedPane):
     ]
 
     DEFAULT_CSS = """
-    TracePane #choices { height: 2; padding: 0 1; }
+    TracePane #choices { height: auto; max-height: 4; padding: 0 1; }
     """
 
     _trace: Trace | None = None

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.cells import set_cell_size
+from rich.cells import cell_len, set_cell_size
 
-from nfinspect.text import visible
+from nfinspect.analysis.module_names import distinct_names, whole_names
+from nfinspect.text import counted, visible
 from nfinspect.tui.widgets.line_chart import Line, line_chart
 
 if TYPE_CHECKING:
     from nfinspect.analysis.history import History
 
-MOST_LINES = 5
-"""Lines in one chart: with more of them none can be followed."""
+MARKS = "abcde"
+"""Of the layers that are drawn: with more lines none can be followed. Letters, so that no mark passes for a layer."""
 
 TALL = 20
 """Lines from which on one chart stands over the other; with fewer they stand side by side, if there is the width."""
 
 WIDE = 70
-RATES = "activation rate"
 
 
 def history_charts(
@@ -31,28 +32,72 @@ def history_charts(
     readings = [history.readings[i] for i in thinned(len(history.readings), 2 * width)]
     steps = [reading.step for reading in readings]
     network = [
-        Line("score", "o", tuple(reading.health_score for reading in readings)),
-        Line("dead share", "x", tuple(reading.dead_share for reading in readings)),
+        Line("o", tuple(reading.health_score for reading in readings)),
+        Line("x", tuple(reading.dead_share for reading in readings)),
     ]
+    chosen = thinned(len(history.layers), len(MARKS))
     rates = [{layer.layer_name: layer.activation_rate for layer in reading.layers} for reading in readings]
-    beside = height < TALL and width >= WIDE
-    wide, high = ((width - 2) // 2, height) if beside else (width, height // 2)
-    chosen = thinned(len(history.layers), MOST_LINES)
-    room = max(3, (wide - len(RATES) - 1) // max(1, len(chosen)) - 4)
     layers = [
-        # Of a name its end, which tells layers apart.
-        Line(visible(history.layers[i], ascii_only=plain)[-room:], str(i % 10), _rates(rates, history.layers[i]))
-        for i in chosen
+        Line(mark, tuple(rate.get(history.layers[i]) for rate in rates)) for mark, i in zip(MARKS, chosen, strict=False)
     ]
-    one = line_chart(steps, network, "network", wide, high, plain=plain, here=here)
-    other = line_chart(steps, layers, RATES, wide, height if beside else height - high, plain=plain, here=here)
-    if not beside:
-        return (*one, *other)
-    return tuple(f"{set_cell_size(left, wide)}  {right}" for left, right in zip(one, other, strict=True))
+    score, rate = f"o score  x dead share of {_neurons(history)}", _rates_head(len(chosen), len(history.layers))
+    if height >= TALL or width < WIDE:
+        high = height // 2
+        rate = f"{rate}   {_marked(history.layers, chosen, width - cell_len(rate) - 3, plain)}"
+        one = line_chart(steps, network, score, width, high, plain=plain, here=here)
+        return (*one, *line_chart(steps, layers, rate, width, height - high, plain=plain, here=here))
+    wide = (width - 2) // 2
+    names = _marked(history.layers, chosen, width, plain)
+    apart = cell_len(rate) + 3 + cell_len(names) > wide  # then the names have a line of their own, under both heads
+    if not apart:
+        rate, names = f"{rate}   {names}", ""
+    one = line_chart(steps, network, score, wide, height - apart, plain=plain, here=here)
+    other = line_chart(steps, layers, rate, wide, height - apart, plain=plain, here=here)
+    heads, *charts = (f"{set_cell_size(left, wide)}  {right}" for left, right in zip(one, other, strict=True))
+    return (heads, *([names.rjust(width)] * apart), *charts)
 
 
-def _rates(rates: Sequence[Mapping[str, float | None]], name: str) -> tuple[float | None, ...]:
-    return tuple(rate.get(name) for rate in rates)
+def _neurons(history: History) -> str:
+    return counted(sum(layer.neurons for layer in history.readings[-1].layers), "neuron")
+
+
+def _rates_head(drawn: int, layers: int) -> str:
+    return f"activation rate of {drawn} of {layers} layers" if drawn < layers else "activation rate by layer"
+
+
+def _marked(names: Sequence[str], chosen: Sequence[int], room: int, plain: bool) -> str:
+    """The marks with their layers' names in `room` cells: whole, or what tells them apart, or the ends of that."""
+    shown: list[str] = []
+    for shape in (whole_names, distinct_names):
+        every = shape(names)
+        shown = [visible(every[i], ascii_only=plain) for i in chosen]
+        if cell_len(_joined(shown)) <= room:
+            return _joined(shown)
+    each = (room + 2) // max(1, len(shown)) - 4
+    return set_cell_size(_joined([end_of(name, each, plain) for name in shown]), max(0, room)).rstrip()
+
+
+def _joined(names: Sequence[str]) -> str:
+    return "  ".join(f"{mark} {name}" for mark, name in zip(MARKS, names, strict=False))
+
+
+def end_of(name: str, cells: int, plain: bool) -> str:
+    """A name in so many cells; where it is cut, a sign in front says so."""
+    if cell_len(name) <= cells:
+        return name
+    sign = ".." if plain else "…"
+    while name and cell_len(sign + name) > cells:
+        name = name[1:]
+    return sign + name
+
+
+def wrapped_note(text: str, width: int, lines: int, *, plain: bool = False) -> tuple[str, ...]:
+    """What is said under the charts, in `lines` lines at most; the last of them says where something is left out."""
+    found = textwrap.wrap(visible(text, ascii_only=plain), max(1, width))
+    if len(found) > lines:
+        sign = " .." if plain else " …"
+        found[lines - 1 :] = [set_cell_size(found[lines - 1], max(0, width - len(sign))).rstrip() + sign]
+    return tuple(found)
 
 
 def thinned(count: int, most: int) -> list[int]:

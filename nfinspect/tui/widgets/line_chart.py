@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rich.cells import cell_len, set_cell_size
+
 from nfinspect.tui.widgets.chart import FIGURE, TO_ASCII
 
 HERE = ":"
@@ -17,7 +19,6 @@ HERE = ":"
 class Line:
     """Values over steps; None where undefined. mark: one character."""
 
-    name: str
     mark: str
     values: tuple[float | None, ...]
 
@@ -25,18 +26,19 @@ class Line:
 def line_chart(
     steps: Sequence[int],
     lines: Sequence[Line],
-    title: str,
+    head: str,
     width: int,
     height: int,
     *,
     plain: bool = False,
     here: int | None = None,
 ) -> tuple[str, ...]:
-    """Shares from 0 to 1 as `height` lines of at most `width` cells. The first of them is the title with the marks.
+    """Shares from 0 to 1 as `height` lines of at most `width` cells.
 
-    steps: rising, one or more; here: a step that is marked.
+    head: the first of them, which says what is drawn, with the lines' marks. steps: rising, one or more; here: a step
+    that is marked.
     """
-    head = f"{title}   {'  '.join(f'{line.mark} {line.name}' for line in lines)}"[:width]
+    head = set_cell_size(head, min(width, cell_len(head)))
     if width < 20 or height < 5:
         return (head, "too little room")
     low, high = steps[0], max(steps[-1], steps[0] + 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from nfinspect.tui.cells import number
@@ -98,6 +99,60 @@ def points(
         _heights(figure, 0.0, max(up) * 1.05, plain)
 
     return _drawn(paint, width, height, plain)
+
+
+Curve = tuple[str, tuple[tuple[float, float], ...]]
+"""A capital letter, and where it stands: depth in 0..1 and a value."""
+
+
+APART = 4
+"""Cells at most from one small letter of a curve to the next."""
+
+
+@lru_cache(maxsize=64)
+def overlay(
+    curves: tuple[Curve, ...],
+    here: tuple[float, float] | None,
+    width: int,
+    height: int,
+    plain: bool,
+    whole: bool = False,
+) -> tuple[str, ...]:
+    """Curves over the depth of networks, each of its own letter: a capital at a layer, small ones on the way between.
+
+    The small ones leave room for those of the others, so that curves that lie on each other are all seen.
+    here: the place that is marked X. whole: the values are counts.
+    """
+    values = [value for _, places in curves for _, value in places]
+    if not values or width < 20 or height < 5:
+        return ("too little room" if values else "no figures",)
+    low, high = min(0.0, min(values)), max(0.0, max(values))
+
+    def paint(figure: Any) -> None:
+        for place, (sign, places) in enumerate(sorted(curves)):
+            every = [point for pair in pairwise(places) for point in _between(*pair, width)]
+            way = [point for point in every if (round(point[0] * width) - place) % min(len(curves), APART) == 0]
+            if way:
+                figure.draw(figure.signal([x for x, _ in way], [y for _, y in way], marker=sign.lower()))
+        for sign, places in curves:  # a layer is covered by no line
+            figure.draw(figure.signal([x for x, _ in places], [y for _, y in places], marker=sign))
+        if here is not None:
+            figure.draw(figure.signal([here[0]], [here[1]], marker="X"))
+        figure.ruler("x").lim(-0.02, 1.02)
+        figure.ruler("x").ticks([0, 0.25, 0.5, 0.75, 1], ["first", "0.25", "0.5", "0.75", "last"])
+        if whole:
+            _counts(figure, max(1, math.ceil(high)))
+        else:
+            _heights(figure, low, high or 1.0, plain)
+
+    return _drawn(paint, width, height, plain)
+
+
+def _between(start: tuple[float, float], end: tuple[float, float], width: int) -> list[tuple[float, float]]:
+    """Points of the straight way, one for each cell across."""
+    parts = max(1, round((end[0] - start[0]) * width))
+    rise = end[1] - start[1]
+    return [(start[0] + (end[0] - start[0]) * i / parts, start[1] + rise * i / parts) for i in range(1, parts)]
 
 
 def _places(figure: Any, labels: Sequence[str], width: int) -> None:

@@ -177,6 +177,7 @@ def test_detail_of_a_neuron(make_run: MakeRun) -> None:
     assert len(found.histogram.counts) == 60
     assert sum(found.histogram.counts) == TOKENS
     assert (found.histogram.edges[0], found.histogram.edges[-1]) == (column.min(), column.max())
+    assert found.median == np.median(column.astype(np.float64))
     best = found.top_examples[0]
     assert best.token_idx == int(column.argmax())
     assert best.value == float(column.max())
@@ -220,6 +221,9 @@ def test_detail_without_values_comes_from_the_statistics(make_run: MakeRun) -> N
     assert (np.diff(edges) > 0).all()
     inside = [((column >= a) & (column <= b)).sum() for a, b in zip(edges[:-1], edges[1:], strict=True)]
     assert list(found.histogram.counts) == inside
+    # Exact to the bin: that of the value which half of them reach down to.
+    middle = np.searchsorted(edges, np.sort(column)[TOKENS // 2 - 1])
+    assert edges[middle - 1] <= found.median <= edges[middle]
     assert all(token.value is None for token in found.top_examples[0].window)
     assert found.concepts[0].firing_rate is None
     assert found.concepts[0].mean == pytest.approx(column[np.arange(TOKENS) // 40 % 2 == 0].mean(), abs=1e-6)

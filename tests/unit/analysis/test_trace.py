@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from analysis_runs import MakeRun, array_prompt, mlp_layers
 
+from nfinspect.analysis.overlap import overlap
 from nfinspect.analysis.trace import Trace, top_columns, trace
 from nfinspect_store.errors import RequestError
 from nfinspect_store.reader import RunFile
@@ -111,6 +112,18 @@ def test_generated_tokens_are_the_default_where_there_are_any(make_run: MakeRun)
     assert trace(read_only.run, "tulip").tokens == "all"
     with pytest.raises(RequestError, match="no generated tokens"):
         trace(read_only.run, "tulip", tokens="generated")
+
+
+def test_no_baseline_can_be_asked_for_where_there_is_one(make_run: MakeRun) -> None:
+    """As where the run has no concept of that name; left open, that concept is the baseline."""
+    run = Case(make_run, 0).run
+    assert trace(run, "tulip").baseline == "baseline"
+    raw = trace(run, "tulip", baseline="", top=5)
+    assert raw.baseline is None and {row.difference for row in raw.neurons} == {None}
+    assert any("raw values" in note for note in raw.notes)
+    assert overlap(run, ["tulip", "vietnam"], baseline="").baseline is None
+    with pytest.raises(RequestError, match="needs a baseline"):
+        trace(run, "tulip", baseline="", rank="auroc")
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,9 +1,11 @@
 """Simulated networks: what was planted is what is found, and the run is a run like any other."""
 
+import csv
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from nfinspect.analysis.array_health import array_health
@@ -11,6 +13,7 @@ from nfinspect.analysis.detection import ClassDetection, detection, run_detectio
 from nfinspect.analysis.planted import ACTIVATIONS, NetworkPlan, planted_network
 from nfinspect.capturing.simulated import simulate_run
 from nfinspect_store.errors import RequestError, RunExists
+from nfinspect_store.export import export_run
 from nfinspect_store.reader import RunFile
 from nfinspect_store.verify import verify_run
 
@@ -95,6 +98,24 @@ def test_without_shares_nothing_is_planted_and_the_network_is_healthy(tmp_path: 
     assert [(one.planted, one.found, one.recall) for one in found.detection[:-1]] == [(0, 0, None)] * 5
 
 
+def test_the_truth_is_exported_with_the_other_tables(store: Path, tmp_path: Path) -> None:
+    path = tmp_path / "s.duckdb"
+    simulate_run(path, NetworkPlan(**SMALL))
+    done = export_run(path, tmp_path / "out", formats=["csv", "parquet"], activations=False)
+    assert {"planted.csv", "planted.parquet", "neurons.csv"} <= set(done.files)
+    with RunFile.open(path) as run:
+        truth = run.sql("SELECT site, layer, neuron, class FROM planted").fetchall()
+    rows = pq.read_table(tmp_path / "out" / "planted.parquet").to_pylist()
+    assert [tuple(row.values()) for row in rows] == truth and len(truth) == 360
+    with (tmp_path / "out" / "planted.csv").open(newline="") as text:
+        assert [(r["site"], int(r["layer"]), int(r["neuron"]), r["class"]) for r in csv.DictReader(text)] == truth
+    assert export_run(path, tmp_path / "one", formats=["csv"], tables=["planted"], activations=False).files == (
+        "planted.csv",
+    )
+    with pytest.raises(RequestError, match="no table 'planted'"):
+        export_run(store / "planted.duckdb", tmp_path / "none", tables=["planted"])
+
+
 def test_the_seed_decides() -> None:
     first, again, other = (list(planted_network(NetworkPlan(**SMALL, seed=seed))) for seed in (5, 5, 6))
     assert all(np.array_equal(a.values, b.values) and a.classes == b.classes for a, b in zip(first, again, strict=True))
@@ -126,6 +147,8 @@ def test_precision_and_recall_of_a_known_confusion() -> None:
         ({"degradation": -1.0}, "degradation"),
         ({"degradation": float("inf")}, "degradation"),
         ({"seed": 2**63}, "seed"),
+        ({"seed": None}, "whole numbers"),
+        ({"layers": 2.5}, "whole numbers"),
     ],
 )
 def test_plans_that_cannot_be_are_refused(plan: dict[str, object], expected: str) -> None:

@@ -104,6 +104,27 @@ def test_verify(nfinspect: Run, store: Path) -> None:
     assert found["ok"] is False and found["problems"] and found["checked"]
 
 
+def test_verify_says_first_whether_the_run_is_sound(nfinspect: Run, store: Path) -> None:
+    done = nfinspect("verify", "planted")
+    assert done.stdout.splitlines()[0] == "planted is sound" and "failed" not in done.stdout
+    with duckdb.connect(str(store / "planted.duckdb")) as connection:
+        connection.execute("DELETE FROM tokens WHERE token_idx = 7")
+    done = nfinspect("verify", "planted")
+    verdict, *rest = done.stdout.splitlines()
+    assert done.returncode == 1 and verdict.startswith("planted is DAMAGED: ")
+    words = [line.split()[0] for line in rest]
+    assert words == sorted(words, key=["PROBLEM", "failed", "passed"].index) and set(words) >= {"PROBLEM", "failed"}
+    # What found the problem is not among what passed.
+    failed = [line.split(maxsplit=1)[1] for line in rest if line.startswith("failed")]
+    assert failed[0].startswith("tokens: ") and not any(f"passed   {what}" in rest for what in failed)
+
+
+def test_verify_of_a_file_that_cannot_be_opened_passes_nothing(nfinspect: Run, store: Path) -> None:
+    (store / "planted.duckdb").write_bytes(b"no run" * 1000)
+    lines = nfinspect("verify", "planted").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["planted", "PROBLEM", "failed"]
+
+
 def test_sql_in_every_format(nfinspect: Run, tmp_path: Path) -> None:
     query = "SELECT neuron, 'nan'::FLOAT AS nothing FROM neurons WHERE class = 'dead' AND site = 'mlp'"
     assert document(nfinspect, "sql", "planted", query) == [{"neuron": 0, "nothing": None}] * 3
@@ -164,6 +185,18 @@ def test_no_command_that_reads_a_run_imports_torch(process: Run) -> None:
         modules = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
         assert "nfinspect" in modules
         assert not modules & {"torch", "transformers", "textual"}
+
+
+def test_raw_values_are_ranked_when_asked_for(nfinspect: Run) -> None:
+    """The run has a concept called baseline, which is else compared with."""
+    done = nfinspect("trace", "planted", "--concept", "tulip", "--no-baseline", "--json")
+    found = json.loads(done.stdout)
+    assert found["baseline"] is None and all(row["difference"] is None for row in found["neurons"])
+    assert "raw values are ranked" in done.stderr
+    assert json.loads(nfinspect("trace", "planted", "--concept", "tulip", "--json").stdout)["baseline"] == "baseline"
+    for arguments in (("--baseline", "baseline", "--no-baseline"), ("--baseline", "")):
+        done = nfinspect("trace", "planted", "--concept", "tulip", *arguments)
+        assert done.returncode == 2 and "or --no-baseline" in done.stderr
 
 
 def test_a_trace_without_a_baseline_is_not_called_a_difference(nfinspect: Run, store: Path) -> None:

@@ -103,6 +103,14 @@ def test_a_process_exits_with_the_status(process: Run, arguments: tuple[str, ...
     assert done.stdout == "" and len(done.stderr.splitlines()) == 1
 
 
+def test_beside_a_directory_called_like_the_package(process: Run, tmp_path: Path) -> None:
+    """As in the directory that a clone lies in. An editable install is passed over there; any other works."""
+    (tmp_path / "nfinspect").mkdir()
+    done = process("--version")
+    assert done.stdout.startswith("nfinspect ") or "directory called nfinspect for the package" in done.stderr
+    assert process("--version", PYTHONSAFEPATH="1").returncode == 0
+
+
 def test_debug_shows_the_traceback(process: Run) -> None:
     for arguments in (("--debug", "info", "nothing"), ("info", "nothing", "--debug")):
         done = process(*arguments)

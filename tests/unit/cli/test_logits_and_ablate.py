@@ -49,6 +49,21 @@ def test_the_logit_lens(nfinspect: Run) -> None:
     assert max(map(len, shown.splitlines())) <= 80
 
 
+def test_the_lens_after_every_token_is_kept_and_found_again(nfinspect: Run, tmp_path: Path) -> None:
+    line = ("logits", GPT2, "--lens", "She planted", "--positions", "--store", str(tmp_path / "lenses"))
+    first = nfinspect(*line)
+    shown = first.stdout.splitlines()
+    tokens = json.loads(nfinspect(*line, "--json").stdout)["prompt_tokens"]
+    assert "".join(tokens) == "She planted"
+    rows = shown[shown.index("") + 3 :]
+    assert [row[: len(token) + 2] for row, token in zip(rows, tokens, strict=True)] == [f"'{t}'" for t in tokens]
+    again = nfinspect(*line)
+    assert "kept from" in again.stderr and "kept from" not in first.stderr
+    assert again.stdout == first.stdout
+    (folder,) = (tmp_path / "lenses").iterdir()
+    assert folder.name == "gpt2-relu.model.results" and len(list(folder.iterdir())) == 1
+
+
 def test_ablation_of_a_file_is_kept_and_found_again(nfinspect: Run, store: Path, neurons: Path) -> None:
     line = ("ablate", GPT2, "--text", TEXT, "--neurons", str(neurons), *SHORT, "--json")
     done = nfinspect(*line)
@@ -107,6 +122,7 @@ def test_a_mamba_is_ablated(nfinspect: Run, neurons: Path) -> None:
         (("logits", GPT2), 2, "--lens TEXT"),
         (("logits", GPT2, "L0/N1", "--lens", "x"), 2, "--lens TEXT"),
         (("logits", GPT2, "5"), 2, "L5/N123"),
+        (("logits", GPT2, "L0/N1", "--positions"), 2, "go with --lens"),
         (("logits", GPT2, "L4/N0"), 2, "between 0 and 3"),
         (("logits", GPT2, "L0/N768"), 2, "neurons 0-767"),
         (("logits", GPT2, "--lens", ""), 2, "one token or more"),

@@ -147,6 +147,21 @@ def test_an_interrupted_analysis_leaves_nothing(nfinspect: Run, words: Path, mon
     assert not run_results(words).exists()
 
 
+def test_where_nothing_can_be_kept_no_work_is_begun(
+    nfinspect: Run, words: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert nfinspect("delta", "words").returncode == 0
+    kept = run_results(words).rename(words.with_name("kept"))
+    run_results(words).write_text("")  # in place of the folder
+    monkeypatch.delattr("nfinspect.output.ProgressLine.show")  # shown as soon as there is work
+    for command in ("ngrams", "positions", "delta"):
+        done = nfinspect(command, "words")
+        assert done.returncode == 1 and "results are kept there: copy the run" in done.stderr
+    run_results(words).unlink()
+    kept.rename(run_results(words))
+    assert nfinspect("delta", "words").returncode == 0  # what is there is shown
+
+
 def test_runs_have_the_analyses_as_methods(words: Path) -> None:
     with open_run(words) as run:
         assert [(d.layer, d.neuron) for d in run.ngrams().detectors] == list(DETECTORS)

@@ -4,7 +4,9 @@ import hashlib
 import json
 import re
 import shutil
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import matplotlib.image
@@ -21,6 +23,7 @@ from nfinspect.analysis.ngrams import ngrams
 from nfinspect.analysis.positions import positions
 from nfinspect.cli import main
 from nfinspect.figures import style
+from nfinspect.figures.charts import Chart
 from nfinspect_store.reader import RunFile
 from nfinspect_store.results import list_results, run_results
 
@@ -231,9 +234,17 @@ def test_directories_of_others_are_refused_before_any_work(nfinspect: Run, made:
     Path("full").mkdir()
     Path("full", "report.json").write_text('{"files": []}')
     Path("file").write_text("")
-    for out, message in (("full", "holds no report"), ("file", "found a file")):
+    Path("loop").symlink_to("loop")
+    for out, message in (
+        ("full", "holds no report"),
+        ("file", "found a file"),
+        ("file/report", "cannot write"),
+        ("new/" + 250 * "n", "cannot write"),  # with what is added while it is made, too long for a name
+        ("loop", "cannot read loop"),
+    ):
         done = nfinspect("report", "words", "--out", out)
         assert done.returncode == 1 and message in done.stderr
+        assert len(done.stderr.splitlines()) == 1 and not Path("new").exists()
     assert not run_results(store / "words.duckdb").exists()
     assert [file.name for file in Path("full").iterdir()] == ["report.json"]
 
@@ -271,6 +282,29 @@ def test_an_interrupted_report_leaves_nothing(
         assert nfinspect("report", "words", "--out", out).returncode == 130
     assert contents(report) == before
     assert sorted(Path().iterdir()) == beside
+
+
+def test_ctrl_c_that_a_library_swallows_stops_the_report(
+    nfinspect: Run, words: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled code may make a ValueError of it, as matplotlib's does, or go on."""
+    drawn: list[str] = []
+    mistakes = iter([ValueError("Invalid bounding box"), None])
+
+    def draw(chart: Chart, path: Path) -> None:
+        drawn.append(chart.name)
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        if mistake := next(mistakes):
+            raise mistake
+        path.write_text(chart.name)
+
+    monkeypatch.setattr("nfinspect.figures.report.draw", draw)
+    for _ in range(2):
+        done = nfinspect("report", "words", "--out", "out")
+        assert (done.returncode, done.stderr.splitlines()[-1]) == (130, "nfinspect: interrupted")
+    assert len(drawn) == 2 and list(Path().glob("*out*")) == [] and list(Path().glob(".*out*")) == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_without_matplotlib_the_extra_is_named(

@@ -1,18 +1,19 @@
-"""`text` and `simulate` as commands, and the founding notes' snippets of the text analysis."""
+"""`text` and `simulate` as commands."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import nfinspect_samples
+import pyarrow.parquet as pq
 import pytest
 from command_line import Run
 
-import nfinspect as nf
 from nfinspect.analysis import classes, planted, planted_forms
 from nfinspect.cli import simulate as command
 from nfinspect.cli import text as text_command
-from nfinspect.experiments.text_report import STAGES
 
+STAGES = ("tokenization", "embedding", "attention", "processing", "output")
 TEXT = "The tulips in the garden of the old house were the first to open."
 SIMULATED = ("simulate", "--layers", "3", "--neurons", "120", "--tokens", "256")
 
@@ -38,6 +39,8 @@ def test_a_text_goes_through_the_sample_model(nfinspect: Run) -> None:
     # Fifteen tokens leave most of its ReLU neurons silent, and the notes say what that proves.
     assert any(issue.startswith("mlp L1, dead") for issue in by_stage["processing"]["issues"])
     assert any("15 tokens are few" in note and "20 %" in note for note in analysis["notes"])
+    # Most of its ReLU neurons are silent on fifteen tokens, which the mean of the stages would hide.
+    assert f"lowest at processing (mlp): {mlp['overall_health_score']:.2f}, " in analysis["interpretation"]
     skipped = document(nfinspect, "text", TEXT, "--skip-first", "--top", "2")
     assert len(skipped["next_token"]["top"]) == 2
     assert not any("position 0" in note for note in skipped["neural_firing_analysis"]["notes"])
@@ -64,6 +67,19 @@ def test_text_for_people_fits_80_columns(nfinspect: Run, arguments: tuple[str, .
         # No token is broken at its space.
         shown = "\n".join(lines[lines.index("") :])
         assert all(f"'{token}'" in shown for token in ("The", "garden" if "--simulated" in arguments else " garden"))
+
+
+def test_notes_say_what_firing_means_and_what_stands_in_for_attention(nfinspect: Run) -> None:
+    mamba = str(nfinspect_samples.path("mamba"))
+    for arguments, without in ((("x",), False), (("x", "--model", mamba), True)):
+        (firing, *notes) = document(nfinspect, "text", *arguments, "--threshold-weak", "0.2")["neural_firing_analysis"][
+            "notes"
+        ]
+        assert firing.startswith("firing: share of (token, neuron) pairs") and "0.2 of their layer's mean" in firing
+        assert any("no attention" in note and "mixers" in note for note in notes) == without
+        assert any(note.startswith("a single token proves little") for note in notes)
+    shown = nfinspect("text", "x", "--model", mamba).stdout
+    assert shown.startswith("1 token through mamba") and "(a first token has none)" in shown
 
 
 def test_tokens_are_shown_and_never_interpreted(nfinspect: Run) -> None:
@@ -102,6 +118,7 @@ def test_a_simulated_run_and_how_well_its_faults_are_found(nfinspect: Run, store
         assert (one["precision"], one["recall"]) == (1.0, 1.0)
     assert sum(one["planted"] for one in found["detection"]) == 360
     shown = nfinspect(*SIMULATED, "--run", "again").stdout
+    assert "nfinspect sql again 'FROM planted'" in shown and "None planted" not in shown
     line = next(line for line in shown.splitlines() if line.startswith("dead "))
     assert line.split()[-2:] == ["100.0%", "100.0%"]
 
@@ -113,6 +130,12 @@ def test_shares_are_planted_as_asked(nfinspect: Run) -> None:
     planted_of = {one["class"]: one["planted"] for one in found["detection"]}
     assert (planted_of["dead"], planted_of["sporadic"]) == (3 * 30, 0)
     assert {layer["dead_neurons"] for layer in found["health"]["layer_analyses"]} == {30}
+
+
+def test_faults_that_an_activation_cannot_have_are_named(nfinspect: Run) -> None:
+    """A sigmoid near its floor is saturated, never weak: asked for or not, it is said that none was planted."""
+    done = nfinspect(*SIMULATED, "--activation", "sigmoid", "--share", "weak=0.1", "--share", "missing=0")
+    assert "None planted of sporadic, weak: sigmoid neurons cannot be that." in done.stdout
 
 
 def test_every_command_works_on_a_simulated_run(nfinspect: Run, tmp_path: Path) -> None:
@@ -137,6 +160,7 @@ def test_every_command_works_on_a_simulated_run(nfinspect: Run, tmp_path: Path) 
     done = nfinspect("sql", "sim", "FROM planted", "--format", "json")
     assert len(json.loads(done.stdout)) == 360
     assert nfinspect("export", "sim", "--out", str(tmp_path / "out")).returncode == 0
+    assert pq.read_metadata(tmp_path / "out" / "planted.parquet").num_rows == 360
     assert nfinspect("delete", "sim", "--yes").returncode == 0
 
 
@@ -165,7 +189,8 @@ def test_every_command_works_on_a_simulated_run(nfinspect: Run, tmp_path: Path) 
             "fewer saturated",
         ),
         (("--run", "a/b"), 2, "a run name"),
-        (("--run", "planted"), 1, "there already"),
+        (("--run", ""), 2, "it is empty"),
+        (("--run", "planted"), 1, "there already: choose another --run, or delete it"),
     ],
 )
 def test_networks_that_cannot_be_are_refused(
@@ -189,103 +214,3 @@ def test_the_command_bounds_what_the_plan_bounds() -> None:
         planted.MOST_SEED,
     )
     assert text_command.MOST_NEXT == 100
-
-
-SNIPPETS = (
-    """
-from nfinspect import SubtextAnalyzer
-
-analyzer = SubtextAnalyzer()
-result = analyzer.analyze_expression_evaluation("Your text here")
-
-# Neural firing analysis is automatically included
-neural_analysis = result['neural_firing_analysis']
-print(f"Neural health score: {neural_analysis['neural_health_score']}")
-""",
-    """
-from nfinspect import SubtextAnalyzer
-
-analyzer = SubtextAnalyzer()
-
-# Analyze neural firing for text processing
-text = "Complex neural networks require careful monitoring of activation patterns."
-result = analyzer.analyze_expression_evaluation(text)
-
-neural_analysis = result['neural_firing_analysis']
-print(f"Neural processing health: {neural_analysis['neural_health_score']:.2f}")
-print(f"Interpretation: {neural_analysis['interpretation']}")
-""",
-)
-"""The founding notes', as written apart from the import line."""
-
-
-@pytest.mark.parametrize("snippet", SNIPPETS)
-def test_the_founding_snippets_run_as_written(snippet: str, capsys: pytest.CaptureFixture[str]) -> None:
-    space: dict[str, Any] = {}
-    exec(snippet, space)
-    analysis = space["neural_analysis"]
-    score = analysis["neural_health_score"]
-    assert 0 < score <= 1 and space["result"]["simulated"] is False
-    assert capsys.readouterr().out in (
-        f"Neural health score: {score}\n",
-        f"Neural processing health: {score:.2f}\nInterpretation: {analysis['interpretation']}\n",
-    )
-
-
-def test_the_founding_pipeline_runs_as_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    space: dict[str, Any] = {}
-    exec(PIPELINE, space)
-    said = capsys.readouterr().out
-    report = space["network_report"]
-    assert f"Network Health Score: {report.overall_health_score:.2f}" in said
-    assert f"Problematic Layers: {report.problematic_layers}/12" in said
-    rate = space["text_result"]["neural_firing_analysis"]["overall_firing_rate"]
-    assert f"Firing Rate: {rate:.2f}" in said
-    assert f"1. {report.recommendations[0]}" in said
-    assert "Visualization not available" not in said
-    assert isinstance(space["text_analyzer"], nf.SubtextAnalyzer)
-
-
-PIPELINE = """
-import numpy as np
-from nfinspect import NeuralFiringAnalyzer
-from nfinspect import SubtextAnalyzer
-
-# 1. Initialize analyzers
-neural_analyzer = NeuralFiringAnalyzer()
-text_analyzer = SubtextAnalyzer()
-
-# 2. Analyze neural network health
-print("=== Neural Network Analysis ===")
-network_report = neural_analyzer.analyze_simulated_llm_activations(
-    num_layers=12,
-    simulate_issues=True
-)
-
-print(f"Network Health Score: {network_report.overall_health_score:.2f}")
-print(f"Problematic Layers: {network_report.problematic_layers}/{network_report.total_layers}")
-
-# 3. Analyze text processing capability
-print("\\n=== Text Processing Analysis ===")
-test_text = "Neural networks may experience firing issues that affect language processing."
-text_result = text_analyzer.analyze_expression_evaluation(test_text)
-
-if 'neural_firing_analysis' in text_result:
-    nfa = text_result['neural_firing_analysis']
-    print(f"Text Processing Health: {nfa['neural_health_score']:.2f}")
-    print(f"Firing Rate: {nfa['overall_firing_rate']:.2f}")
-
-# 4. Generate recommendations
-print("\\n=== Recommendations ===")
-for i, rec in enumerate(network_report.recommendations, 1):
-    print(f"{i}. {rec}")
-
-# 5. Visualize results (if matplotlib available)
-try:
-    neural_analyzer.visualize_firing_patterns(network_report)
-except Exception as e:
-    print(f"Visualization not available: {e}")
-"""

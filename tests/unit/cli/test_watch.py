@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from command_line import Run
 
+from nfinspect.analysis.history import Alert, LayerReading, Reading
+from nfinspect_store.history import HistoryWriter, new_history_path
+
 TRAINING = """
 import sys, time
 import torch
@@ -61,7 +64,7 @@ def test_json_has_readings_and_alerts(nfinspect: Run) -> None:
     assert [reading["step"] for reading in found["readings"]] == [1, 2, 4, 6, 8, 10, 12]
     first = found["readings"][0]
     assert set(first) == {
-        "step", "time", "loss", "health_score", "missing_percentage", "problematic_layers", "layers"
+        "step", "time", "loss", "epoch", "health_score", "missing_percentage", "problematic_layers", "layers"
     }  # fmt: skip
     assert {"layer", "layer_name", "activation_rate", "dead_neurons", "died", "gradient_rms"} <= set(first["layers"][0])
     dying = next(alert for alert in found["alerts"] if alert["kind"] == "dying")
@@ -74,9 +77,25 @@ def test_people_see_charts_and_the_newest_alerts(nfinspect: Run) -> None:
     done = nfinspect("watch", "night", COLUMNS="80", LINES="30")
     lines = done.stdout.splitlines()
     assert lines[0] == "night: Sequential, complete" and lines[1].startswith("step 12, loss ")
-    assert "network   o score  x dead share" in done.stdout and "activation rate   0 1  1 3" in done.stdout
-    assert "layer 3 is dying" in done.stdout and "\x1b" not in done.stdout
+    assert "o score  x dead share of 64 neurons" in done.stdout and "activation rate by layer" in done.stdout
+    # An nn.Sequential calls its modules 1 and 3, which would pass for the layers' numbers.
+    assert "a module 1  b module 3" in done.stdout
+    assert "module 3 is dying" in done.stdout and "\x1b" not in done.stdout
     assert max(map(len, lines)) <= 80
+
+
+def test_alerts_are_shown_whole_or_with_a_sign(store: Path, nfinspect: Run) -> None:
+    reading = Reading(1, "2026-11-20T12:30:00", 0.5, 0.8, 0.0, 0, (LayerReading(0, "fc1", 10),))
+    long = "gradient exploding in layer fc1: " + "far too large " * 30
+    writer = HistoryWriter(new_history_path(store, "night"), "Net")
+    writer.add("run", {"run_id": "x", "model": "Net", "created_at": "2026-11-20T12:30:00", "every": 1, "first_step": 1})
+    writer.add("reading", reading.to_json())
+    writer.add("alert", Alert(1, "exploding", "warning", long).to_json())
+    assert nfinspect("watch", "night", COLUMNS="80", LINES="24").stdout.splitlines()[-1] == "  …"
+    writer.add("alert", Alert(2, "dying", "warning", "the last one").to_json())
+    writer.close()
+    shown = nfinspect("watch", "night", COLUMNS="80", LINES="24").stdout.splitlines()
+    assert shown[-2:] == ["2 alerts, the newest first", "  Warning: step 2: the last one"]
 
 
 @pytest.mark.usefixtures("history")

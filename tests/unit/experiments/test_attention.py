@@ -1,14 +1,15 @@
 """Attention neurons: planted ones found, scores equal to their formulas, gradients equal to finite differences."""
 
+import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from families import FAMILIES, gpt2
+from families import FAMILIES, UNKNOWN, gpt2
 from torch import Tensor
-from transformers import GPT2LMHeadModel, PreTrainedModel
+from transformers import AutoModelForCausalLM, GPT2LMHeadModel, PreTrainedModel
 from words import word_tokenizer
 
 from nfinspect.analysis.attention_scores import AttentionScores
@@ -299,7 +300,9 @@ def test_progress_and_cancelling() -> None:
 
 
 def test_an_attention_that_cannot_be_had_is_refused_but_not_its_gradients() -> None:
-    loaded = loaded_of(FAMILIES["falcon_old"]())
+    config = copy.deepcopy(next(config for config in UNKNOWN if config.model_type == "lfm2"))
+    config.layer_types = ["conv", "full_attention"]
+    loaded = loaded_of(AutoModelForCausalLM.from_config(config).eval())
     for method in BY_ATTENTION:
         with pytest.raises(AttentionUnavailable):
             attention(loaded, [IDS], method)  # type: ignore[arg-type]

@@ -81,13 +81,28 @@ def test_without_eager_attention_there_is_none() -> None:
 
 
 @pytest.mark.parametrize("family", FALCONS)
-def test_falcon_made_for_sdpa_hands_out_unmasked_weights_and_is_refused(family: str) -> None:
-    loaded = loaded_of(FAMILIES[family]())
-    with (
-        eager_attention(loaded.model),
-        pytest.raises(AttentionUnavailable, match="later tokens, found some in layer 0"),
-    ):
-        attention_source(loaded)
+def test_falcon_set_to_sdpa_hands_out_unmasked_weights_and_is_refused(family: str) -> None:
+    with pytest.raises(AttentionUnavailable, match="later tokens, found some in layer 0"):
+        attention_source(loaded_of(FAMILIES[family]()))
+
+
+@pytest.mark.parametrize("family", [*FALCONS, "falcon_alibi"])
+def test_falcon_made_for_sdpa_is_switched_and_gives_what_one_made_for_eager_gives(family: str) -> None:
+    model = FAMILIES[family]()
+    twin = from_config(model.config, attn_implementation="eager")
+    twin.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        expected = twin(torch.tensor([IDS]), output_attentions=True).attentions
+    model.set_attn_implementation("sdpa")
+    model.config._attn_implementation = "sdpa"  # the twin has taken its config
+    loaded = loaded_of(model)
+    with eager_attention(model):
+        found = attention_source(loaded).read(IDS)
+    assert model.config._attn_implementation == "sdpa"
+    for layer, weights in zip(found, expected, strict=True):
+        assert layer.weights == pytest.approx(weights[0].mean(0).numpy(), abs=1e-6)
+        assert layer.weights.sum(axis=1) == pytest.approx(1, abs=1e-5)
+        assert (layer.weights[0, 1:] == 0).all()
 
 
 @pytest.mark.parametrize("family", [*FALCONS, "falcon_alibi"])

@@ -129,12 +129,29 @@ def test_ranks_probabilities_and_entropy() -> None:
         assert sum(t.probability for t in layer.top) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "mamba"])
+def test_after_every_token_stands_what_the_prompt_up_to_it_would_get(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = in_memory(FAMILIES[family](), word_tokenizer())
+    monkeypatch.setattr("nfinspect.experiments.lens.LOGIT_BYTES", 1)  # a layer at a time
+    found = logit_lens(loaded, PROMPT, positions=True)
+    assert found.prompt_tokens == ("w5", "w6", "w7", "w8", "w9")
+    for place in range(len(IDS)):
+        until = logit_lens(loaded, " ".join(PROMPT.split()[: place + 1]), top=1)
+        for layer, alone in zip(found.layers, until.layers, strict=True):
+            assert layer.positions[place].token_id == alone.top[0].token_id
+            assert layer.positions[place].probability == pytest.approx(alone.top[0].probability, rel=1e-4)
+
+
 def test_a_model_that_knows_nothing_has_the_entropy_of_its_vocabulary() -> None:
     model = llama()
     torch.nn.init.zeros_(model.lm_head.weight)
     found = logit_lens(in_memory(model, word_tokenizer()), PROMPT)
     assert found.layers[0].entropy == pytest.approx(math.log(VOCAB))
     assert [layer.answer_rank for layer in found.layers] == [1, 1, 1]
+    found = logit_lens(in_memory(model, word_tokenizer()), PROMPT, positions=True)
+    assert {token.token_id for layer in found.layers for token in layer.positions} == {0}, "ties go to the smaller id"
 
 
 def test_json_has_the_fields_of_the_contract() -> None:
@@ -147,3 +164,7 @@ def test_json_has_the_fields_of_the_contract() -> None:
     assert set(document) == {"model", "prompt", "tokens", "answer", "layers"}
     assert set(document["layers"][0]) == {"layer", "entropy", "answer_rank", "answer_log_prob", "top"}
     assert set(document["layers"][0]["top"][0]) == set(document["answer"]) == {"token_id", "token", "probability"}
+    document = json.loads(json.dumps(logit_lens(loaded, PROMPT, positions=True).to_json(), allow_nan=False))
+    assert document["prompt_tokens"] == ["w5", "w6", "w7", "w8", "w9"]
+    assert all(len(layer["positions"]) == 5 for layer in document["layers"])
+    assert set(document["layers"][0]["positions"][0]) == {"token_id", "token", "probability"}

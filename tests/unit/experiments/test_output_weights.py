@@ -6,13 +6,17 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, VOCAB, gpt2, llama
+import transformers as tf
+from families import FAMILIES, UNKNOWN, VOCAB, gpt2, llama
 from torch import nn
 from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedModel
+from transformers.utils import ModelOutput
 from words import word_tokenizer
 
+from nfinspect.experiments.direct_path import path_to_logits
 from nfinspect.experiments.norms import measured_norm
 from nfinspect.experiments.output_weights import output_effects
+from nfinspect.experiments.scales import scale_to_logits
 from nfinspect.models import LayerSite, UnsupportedModel, default_site, find_sites, in_memory
 from nfinspect_store.errors import RequestError
 
@@ -27,6 +31,8 @@ def frozen(norm: nn.Module):  # type: ignore[no-untyped-def]
     def forward(x: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
         if kind == "LayerNorm":
             return (x - x.mean(-1, keepdim=True)) * norm.weight + norm.bias
+        if kind == "CohereLayerNorm":
+            return (x - x.mean(-1, keepdim=True)) * norm.weight
         return x * (1 + norm.weight if kind.startswith("Gemma") else norm.weight)
 
     return forward
@@ -103,6 +109,83 @@ def test_the_effect_is_what_the_model_does_with_its_norms_frozen(family: str, ki
             expected = logits_change(model, site, neuron).numpy()
             assert np.abs(expected).max() > 1e-3
             np.testing.assert_allclose(row, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def scaled(name: str) -> PreTrainedModel:
+    """Models that multiply by numbers in their config, none of them 1."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes |= {"vocab_size": VOCAB, "intermediate_size": 24, "pad_token_id": 0}
+    torch.manual_seed(3)
+    if name == "granite":
+        factors = {"residual_multiplier": 0.3, "logits_scaling": 8.0, "embedding_multiplier": 12.0}
+        config: tf.PreTrainedConfig = tf.GraniteConfig(**sizes, **factors)
+    else:
+        config = tf.CohereConfig(**sizes, logit_scale=0.0625)
+    return tf.AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.parametrize("site", ["mlp", "attn", "resid"])
+@pytest.mark.parametrize("name", ["granite", "cohere"])
+def test_what_a_model_multiplies_by_counts(name: str, site: str) -> None:
+    for layer in (0, 1):
+        model = scaled(name).double()
+        place = find_sites(model, [site], [layer])[0]
+        found = output_effects(in_memory(model, word_tokenizer()), place, [1, place.neurons - 1])
+        for row, neuron in zip(found, [1, place.neurons - 1], strict=True):
+            expected = logits_change(model, place, neuron).numpy()
+            np.testing.assert_allclose(row, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_soft_cap_counts_with_its_slope_at_small_logits() -> None:
+    """The head's weights are so small that the cap bends nothing: 1e-3 of logits of size 1 under a cap of 0.5."""
+    for cap in (0.5, None):
+        model = FAMILIES["gemma2"]().double()
+        model.config.final_logit_softcapping = cap
+        model.lm_head.weight = nn.Parameter(1e-3 * model.lm_head.weight.detach())
+        site = find_sites(model)[2]
+        found = output_effects(in_memory(model, word_tokenizer()), site, [4])[0]
+        with mock.patch.object(model.config, "final_logit_softcapping", None):
+            expected = logits_change(model, site, 4).numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_factors_are_measured_in_any_precision(dtype: torch.dtype) -> None:
+    model = scaled("granite").to(dtype)
+    loaded = in_memory(model, word_tokenizer())
+    for site in find_sites(model, ["mlp", "attn"]):
+        assert scale_to_logits(loaded, path_to_logits(loaded, site)) == pytest.approx(0.3 / 8, rel=3e-3)
+    plain = in_memory(llama().to(dtype), word_tokenizer())
+    assert scale_to_logits(plain, path_to_logits(plain, find_sites(plain.model)[0])) == 1
+
+
+@pytest.mark.parametrize("config", UNKNOWN, ids=lambda config: config.model_type)
+def test_types_outside_the_table_have_their_effects(config: tf.PreTrainedConfig) -> None:
+    torch.manual_seed(3)
+    model = tf.AutoModelForCausalLM.from_config(config).eval()
+    loaded = in_memory(model, word_tokenizer())
+    for site in find_sites(model, ["mlp", "resid"]):
+        scale = config.logit_scale if config.model_type == "cohere" else 1
+        assert scale_to_logits(loaded, path_to_logits(loaded, site)) == pytest.approx(scale)
+
+
+def test_a_stream_that_is_no_sum_is_refused() -> None:
+    model = llama()
+    block = model.model.layers[2]
+    block.register_forward_hook(lambda module, args, output: output.roll(1, -1))
+    loaded = in_memory(model, word_tokenizer())
+    with pytest.raises(UnsupportedModel, match="times a number; found something else"):
+        output_effects(loaded, find_sites(model)[0], [0])
+    model = llama()
+
+    def rolled(module: object, args: object, output: ModelOutput) -> ModelOutput:
+        output["logits"] = output["logits"].roll(1, -1)
+        return output
+
+    model.register_forward_hook(rolled)
+    loaded = in_memory(model, word_tokenizer())
+    with pytest.raises(UnsupportedModel, match="a multiple of what the head gives"):
+        output_effects(loaded, find_sites(model)[0], [0])
 
 
 def test_the_mean_over_the_vocabulary_is_removed_and_neurons_come_as_asked() -> None:

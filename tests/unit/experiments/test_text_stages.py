@@ -10,13 +10,14 @@ from words import word_tokenizer
 
 import nfinspect as nf
 from nfinspect.analysis.classes import HealthOptions
-from nfinspect.experiments.text_report import STAGES, Stage, TextFiring
+from nfinspect.experiments.text_report import Stage, TextFiring
 from nfinspect.experiments.text_simulation import simulated_stages
 from nfinspect.experiments.text_stages import text_stages
 from nfinspect.models import NonFiniteActivations, body, in_memory
 from nfinspect_store.errors import RequestError
 
 TEXT = "w5 w6 w7 w8 w9 w10 w6 w5"
+STAGES = ("tokenization", "embedding", "attention", "processing", "output")
 IDS = [5, 6, 7, 8, 9, 10, 6, 5]
 
 

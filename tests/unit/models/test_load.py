@@ -228,6 +228,24 @@ def test_pickle_is_refused_unless_allowed(saved: Path) -> None:
     assert torch.equal(loaded.model.transformer.wpe.weight, weights["transformer.wpe.weight"])
 
 
+@pytest.mark.parametrize(
+    "packed",
+    [
+        {"quant_method": "bitsandbytes", "load_in_4bit": True},
+        {"quant_method": "gptq", "bits": 4, "group_size": 128},
+        {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True, "version": "gemm"},
+        {"quant_method": "compressed-tensors", "format": "pack-quantized"},
+    ],
+    ids=lambda packed: packed["quant_method"],
+)
+def test_quantised_weights_whose_package_is_missing_are_refused(saved: Path, packed: dict[str, object]) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps({**config, "quantization_config": packed}))
+    with pytest.raises(ModelError, match="quantised weights need their own") as error:
+        load_model(saved, device="cpu")
+    one_line(error)
+
+
 def test_safetensors_win_over_a_pickle_beside_them(saved: Path) -> None:
     (saved / "pytorch_model.bin").write_bytes(b"not even a pickle")
     load_model(saved, device="cpu", allow_pickle=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from nfinspect.analysis.history import Alert, LayerReading, LiveHistory, Reading, read_history
-from nfinspect_store.catalog import list_everything, list_runs
+from nfinspect_store.catalog import list_everything, list_runs, run_path
 from nfinspect_store.errors import NotARun, RunBusy, RunExists, RunNotFound, StorageFull
 from nfinspect_store.history import HistoryWriter, delete_history, history_path, list_histories, new_history_path
 
@@ -78,6 +78,47 @@ def test_a_line_of_a_later_version_is_left_out(tmp_path: Path) -> None:
     writer.add("reading", {**reading(6).to_json(), "more": 1})
     writer.close()
     assert [r.step for r in read_history(tmp_path / "night.history.jsonl").readings] == [6]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {**reading(5).to_json(), "step": "5"},
+        {**reading(5).to_json(), "loss": "low"},
+        {**reading(5).to_json(), "health_score": True},
+        {**reading(5).to_json(), "layers": [{**reading(5).layers[0].to_json(), "died": ["N1"]}]},
+        {**reading(5).to_json(), "layers": [{**reading(5).layers[0].to_json(), "layer_name": 3}]},
+    ],
+)
+def test_a_line_with_fields_of_other_types_is_left_out(tmp_path: Path, line: dict[str, object]) -> None:
+    writer = begun(tmp_path)
+    writer.add("reading", line)
+    writer.add("reading", {**reading(6).to_json(), "loss": 1})
+    writer.close()
+    assert [(r.step, r.loss) for r in read_history(tmp_path / "night.history.jsonl").readings] == [(6, 1)]
+
+
+def test_an_empty_file_is_none_once_its_writer_is_gone(tmp_path: Path) -> None:
+    writer = HistoryWriter(new_history_path(tmp_path, "night"), "Net")
+    writer.beat(0)
+    assert read_history(writer.path).status == "capturing"  # its first line is under way
+    writer.close()
+    with pytest.raises(NotARun, match="found an empty file"):
+        read_history(writer.path)
+
+
+def test_runs_and_histories_point_to_each_other(store: Path) -> None:
+    """Each kind is taken by other commands."""
+    begun(store).close()
+    for given in ("night", str(store / "night.history.jsonl")):
+        with pytest.raises(RunNotFound, match=f"nfinspect watch {given}"):
+            run_path(store, given)
+    for given in ("planted", str(store / "planted.duckdb")):
+        with pytest.raises(RunNotFound, match=f"nfinspect health {given}"):
+            history_path(store, given)
+    (store / "folder.history.jsonl").mkdir()
+    with pytest.raises(RunNotFound, match="holds night$"):
+        history_path(store, "folder")
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -274,9 +274,10 @@ def test_a_whole_file_with_free_room_in_it_is_no_cut_one(old_run: Path) -> None:
 
 
 def test_text_directories_and_nothing_are_refused(tmp_path: Path) -> None:
-    text = tmp_path / "text.duckdb"
-    text.write_text("hello\n" * 5000)
-    assert_refused(text)
+    for name in ("text.duckdb", "text.csv", "text.jsonl"):  # DuckDB has readers of its own for some names
+        text = tmp_path / name
+        text.write_text("hello\n" * 5000)
+        assert_refused(text)
     assert_refused(tmp_path)
     with pytest.raises(RunNotFound, match="no run file at"):
         RunFile.open(tmp_path / "nothing.duckdb")

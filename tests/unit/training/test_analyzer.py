@@ -11,8 +11,9 @@ from torch import nn
 import nfinspect as nf
 from nfinspect.analysis.classes import CLASSES, HealthOptions
 from nfinspect.analysis.planted import NetworkPlan, planted_network
-from nfinspect.training.errors import NoLayers, NonFiniteLayer, NotInstalled, NotReadable, SilentLayer
-from nfinspect_store.errors import RequestError
+from nfinspect.figures.style import require_matplotlib
+from nfinspect.training.errors import NoLayers, NonFiniteLayer, NotReadable, SilentLayer
+from nfinspect_store.errors import NotInstalled, RequestError
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "tanh"])
@@ -268,9 +269,12 @@ def test_the_figure_is_drawn_or_refused(tmp_path: Path, monkeypatch: pytest.Monk
     path = analyzer.visualize_firing_patterns(report, save_path=str(tmp_path / "new" / "firing.png"))
     assert path.read_bytes().startswith(b"\x89PNG") and len(list(path.parent.iterdir())) == 1
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    with pytest.raises(NotInstalled, match=r"pip install 'nfinspect\[figures\]'"):
+    with pytest.raises(NotInstalled, match=r"pip install 'nfinspect\[figures\]'") as refused:
         analyzer.visualize_firing_patterns(report, tmp_path / "other.png")
     assert not (tmp_path / "other.png").exists()
+    with pytest.raises(NotInstalled) as of_reports:
+        require_matplotlib()
+    assert str(of_reports.value) == str(refused.value)  # one message, whatever is to be drawn
 
 
 def test_the_title_of_the_figure_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

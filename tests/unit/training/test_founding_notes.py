@@ -99,6 +99,15 @@ class FiringMonitor:
         return None
 """  # noqa: W293
 
+SHORT_TEXT = """
+analyzer = SubtextAnalyzer()
+result = analyzer.analyze_expression_evaluation("Your text here")
+
+# Neural firing analysis is automatically included
+neural_analysis = result['neural_firing_analysis']
+print(f"Neural health score: {neural_analysis['neural_health_score']}")
+"""
+
 TEXT = """
 analyzer = SubtextAnalyzer()
 
@@ -189,14 +198,28 @@ def test_watching_a_training(capsys: pytest.CaptureFixture[str]) -> None:
     assert [alert.split(":")[0] for alert in ours] == ["Critical", "Warning"]
 
 
-def test_texts_and_the_whole_pipeline(
+def test_texts(capsys: pytest.CaptureFixture[str]) -> None:
+    for snippet in (SHORT_TEXT, TEXT):
+        names = run(snippet, {})
+        analysis, said = names["neural_analysis"], capsys.readouterr().out
+        score = analysis["neural_health_score"]
+        assert 0 < score <= 1 and names["result"]["simulated"] is False
+        assert said in (
+            f"Neural health score: {score}\n",
+            f"Neural processing health: {score:.2f}\nInterpretation: {analysis['interpretation']}\n",
+        )
+
+
+def test_the_whole_pipeline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    names = run(TEXT + PIPELINE, {})
-    said = capsys.readouterr().out
-    assert 0 <= names["neural_analysis"]["neural_health_score"] <= 1 and names["neural_analysis"]["interpretation"]
-    assert f"Firing Rate: {names['nfa']['overall_firing_rate']:.2f}" in said and "not available" not in said
+    names = run(PIPELINE, {})
+    said, report = capsys.readouterr().out, names["network_report"]
+    assert f"Network Health Score: {report.overall_health_score:.2f}" in said
+    assert f"Problematic Layers: {report.problematic_layers}/12" in said
+    assert f"Firing Rate: {names['nfa']['overall_firing_rate']:.2f}" in said
+    assert f"1. {report.recommendations[0]}" in said and "not available" not in said
     assert (tmp_path / "firing_patterns.png").exists()
 
 

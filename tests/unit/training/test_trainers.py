@@ -11,7 +11,8 @@ from torch import nn
 
 import nfinspect as nf
 from nfinspect.analysis.history import read_history
-from nfinspect.training.errors import NotInstalled, NotReadable
+from nfinspect.training.errors import NotReadable
+from nfinspect_store.errors import NotInstalled
 
 
 def trainer(folder: Path, watched: nf.FiringMonitor | None, **options: Any) -> Any:

@@ -1,0 +1,44 @@
+"""The columns of a comparison of runs: rows are layers, by depth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.cells import cell_len
+
+from nfinspect.tui import cells
+from nfinspect.tui.cells import Cell, foreign, number
+from nfinspect.tui.comparing import LayerRow, Measure, Topic
+from nfinspect.tui.glyphs import Glyphs
+from nfinspect.tui.widgets.paged_table import Column
+
+LONGEST = 30
+"""Cells of a run's name."""
+
+
+def compare_columns(topic: Topic, runs: Sequence[str], g: Glyphs) -> list[Column]:
+    """The topic's figures behind what tells one layer from another."""
+    name = min(LONGEST, max(cell_len(foreign(run, g)) for run in runs) + 2)
+    return [
+        Column("depth", 6, lambda r, w: Cell(f"{r.depth:.2f}", "dim"), "right", key="depth"),
+        Column("run", name, lambda r, w: Cell(f"{r.sign} {foreign(r.run, g)}", "bold"), key="run"),
+        Column("layer", 6, lambda r, w: Cell(f"L{r.layer}", "bold"), key="layer"),
+        Column("neurons", 8, lambda r, w: Cell(cells.count(r.neurons, g)), "right", key="neurons"),
+        *(_figure(measure, g) for measure in topic.measures),
+    ]
+
+
+def _figure(measure: Measure, g: Glyphs) -> Column:
+    def cell(row: LayerRow, width: int) -> Cell:
+        value = row.figures[measure.key]
+        if value is None or measure.unit != "%":
+            return Cell(number(value, g, 3))
+        return Cell(f"{value:.1f}" if value >= 10 or value == 0 else f"{value:.2f}")
+
+    return Column(measure.title, measure.width, cell, "right", key=measure.key)
+
+
+def figure_of(row: LayerRow, key: str) -> Any:
+    """What stands in a column."""
+    return row.figures[key] if key in row.figures else getattr(row, key)

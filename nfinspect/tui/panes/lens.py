@@ -1,0 +1,246 @@
+"""What each layer would answer to a prompt: the logit lens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual.binding import Binding, BindingType
+
+from nfinspect.tui.cells import Cell, counted, foreign, percent
+from nfinspect.tui.columns.lens import layer_columns, position_columns
+from nfinspect.tui.commands import first_text, lens_of
+from nfinspect.tui.engine import PromptText, Session
+from nfinspect.tui.lens_drawings import lens_entropy, lens_map, lens_probability, quoted
+from nfinspect.tui.panes.analysis import AnalysisPane, Drawing, Found
+from nfinspect.tui.widgets.paged_table import Column
+
+if TYPE_CHECKING:
+    from nfinspect_store.results import Result
+
+AT_THE_END, EVERYWHERE = "last token", "each token"
+MOST_PROMPTS = 500
+"""To choose from; of a run with more, so many, evenly taken."""
+
+LONGEST = 200
+"""Characters of a prompt in the list to choose from."""
+
+
+@dataclass(frozen=True)
+class Lens:
+    """The document of `nfinspect logits --lens`."""
+
+    document: Mapping[str, Any]
+
+    @property
+    def layers(self) -> list[Mapping[str, Any]]:
+        found: list[Mapping[str, Any]] = self.document["layers"]
+        return found
+
+    @property
+    def answer(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.document["answer"]
+        return found
+
+    @property
+    def tokens(self) -> list[str | None]:
+        """Of the prompt; empty where the lens was at its end alone."""
+        found: list[str | None] = self.document.get("prompt_tokens", [])
+        return found
+
+    def to_json(self) -> dict[str, object]:
+        return dict(self.document)
+
+
+class LensPane(AnalysisPane):
+    """Rows are layers. Every prompt has a result of its own; `<` and `>` go through those of this model."""
+
+    command_name = "lens"
+    help_text = (
+        "Each layer's output at a token goes through the model's final norm and head, as if the layers behind it were "
+        "not there: what stands here is what the model would answer if it stopped after that layer. rank and "
+        "probability are those of the token that the whole model answers; entropy, in nats, falls as a layer gets "
+        "sure. d shows the likeliest token after every token of the prompt (h and l move along them). p takes a prompt "
+        "of the run, i one that you type; R edits the command, where quotes keep spaces at the end of a prompt. Enter "
+        "goes to the layer's neurons. After nostalgebraist 2020."
+    )
+    empty = "no layer"
+    order = ("layer", False)
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("p", "prompt", "Prompt of the run", id="lens.prompt"),
+        Binding("i", "type", "Type a prompt", id="lens.type"),
+        Binding("d", "list", "List", id="lens.list"),
+    ]
+
+    def __init__(self, session: Session, site: str | None = None, *, prompt: str | None = None) -> None:
+        """prompt: what to begin with; the newest that is kept if not given."""
+        super().__init__(session, site)
+        self._wish = prompt
+        self._list = AT_THE_END
+        self._offered: dict[str, str] = {}
+
+    def columns(self) -> list[Column]:
+        if self._list == EVERYWHERE and self.analysis is not None:
+            return position_columns(self.analysis.tokens, self.glyphs)
+        return layer_columns(self.glyphs)
+
+    @property
+    def hint(self) -> str:
+        return self.session.name
+
+    # which prompt
+
+    @property
+    def _prompt(self) -> str:
+        """The prompt that is asked about, empty where nothing has been chosen."""
+        if self._wish is not None:
+            return self._wish
+        return "" if self.analysis is None else str(self.analysis.document["prompt"])
+
+    def options(self) -> tuple[str, ...]:
+        return lens_of(self._prompt or first_text(self.session))
+
+    def fits(self, result: Result) -> bool:
+        return True
+
+    def adopt(self, result: Result) -> None:
+        self._wish = str(result.settings["prompt"])
+
+    def _find(self) -> Found:
+        every, wish = self.kept(), self._wish
+        same = [i for i, result in enumerate(every) if wish is None or result.settings.get("prompt") == wish]
+        if not same:
+            return Found((), 0, None, self.command())
+        place = max(0, min(self._place, len(every) - 1)) if wish is None else same[0]
+        lens = self._read(every[place], every)
+        return Found(every, place, lens, self.command(lens_of(lens.document["prompt"])), self.arranged(lens))
+
+    def read(self, result: Result, results: Sequence[Result]) -> Lens:
+        found = Lens(result.document)
+        if [len(layer["positions"]) for layer in found.layers] != [len(found.tokens)] * len(found.layers):
+            raise ValueError("positions and tokens differ")
+        return found
+
+    def show_found(self, found: Found) -> None:
+        super().show_found(found)
+        if found.result is not None:
+            self._wish = None
+
+    def _choose(self, prompt: str) -> None:
+        if "\0" in prompt:
+            self.hub.say("this prompt holds a zero character, which no command can be given", "bad")
+            return
+        self._wish = prompt
+        self.changed()
+
+    def action_prompt(self) -> None:
+        self.load("texts", partial(self.session.texts, MOST_PROMPTS), busy="reading the prompts")
+
+    def show_texts(self, prompts: tuple[PromptText, ...]) -> None:
+        from nfinspect.tui.dialogs import Picker
+
+        if not prompts:
+            self.hub.say("this run holds no text of its prompts: i types one", "warn")
+        elif self.hub.pane is self:
+            self._offered = {f"{one.prompt_idx} {one.concept}: {one.text[:LONGEST]}": one.text for one in prompts}
+            here = next((name for name, text in self._offered.items() if text == self._prompt), None)
+            some = f" ({len(prompts)} of {self.session.prompts:,})" if len(prompts) < self.session.prompts else ""
+            self.app.push_screen(
+                Picker(f"prompt{some}", list(self._offered), self.glyphs, here, width=76), self._picked
+            )
+
+    def _picked(self, name: str | None) -> None:
+        if name is not None:
+            self._choose(self._offered[name])
+
+    def action_type(self) -> None:
+        self.hub.ask("prompt", "prompt", self._prompt if self._prompt.isprintable() else "")
+
+    def entered_prompt(self, text: str) -> None:
+        if text:
+            self._choose(text)
+
+    def action_kept(self, step: int) -> None:
+        if self._wish is not None and self.analysis is None:  # back from a prompt that nothing is kept of
+            self._wish = None
+            self.changed()
+        else:
+            super().action_kept(step)
+
+    # what is shown
+
+    def choices(self) -> list[Cell | str]:
+        return [Cell("p i ", "bold"), "prompt", Cell("  d ", "bold"), Cell(self._list, "accent")]
+
+    def facts(self, analysis: Lens) -> str:
+        d = analysis.document
+        prompt = str(d["prompt"])
+        room = max(24, self.size.width - 40)
+        said = prompt if len(prompt) <= room else self.glyphs.more + prompt[-room:]
+        return (
+            f'"{said}": {quoted(d["answer"])} {percent(d["answer"]["probability"], self.glyphs)} '
+            f"after {counted(d['tokens'], 'token')}"
+        )
+
+    def nothing(self) -> str:
+        return "No lens of this prompt is kept." if self._wish is not None else "No lens is kept yet."
+
+    def rows(self, analysis: Lens) -> Sequence[Mapping[str, Any]]:
+        return analysis.layers
+
+    def value(self, row: Mapping[str, Any], key: str) -> Any:
+        if key == "probability":
+            return math.exp(row["answer_log_prob"])
+        return row["answer_rank"] if key == "rank" else row[key]
+
+    def place(self, row: Mapping[str, Any]) -> Any:
+        return row["layer"]
+
+    def text(self, row: Mapping[str, Any]) -> str:
+        return "\n".join(token["token"] or "" for token in (*row["top"], *row["positions"]))
+
+    def named(self) -> dict[str, str]:
+        return {"layer": "layer"}
+
+    def drawings(self, analysis: Lens) -> Sequence[Drawing]:
+        of_answer = (Drawing("probability", lens_probability), Drawing("entropy", lens_entropy))
+        return (*of_answer, Drawing("map", lens_map, follows=True)) if analysis.tokens else of_answer
+
+    def neurons_of(self, row: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
+        return ()
+
+    def is_marked(self, row: Any) -> bool:
+        return False
+
+    # keys
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action in ("mark", "marked", "site"):  # rows are layers, and the lens reads the residual stream alone
+            return False
+        return super().check_action(action, parameters)
+
+    def action_list(self) -> None:
+        self._list = EVERYWHERE if self._list == AT_THE_END else AT_THE_END
+        self.draw_about()
+        self.table.set_columns(self.columns())
+        self.put_arranged(self.shown)
+
+    def open_row(self) -> None:
+        if (row := self.table.current) is None:
+            return
+        if any(layer.layer == row["layer"] for layer in self.session.layers if layer.site == self.site):
+            self.open_neurons(layer=row["layer"])
+        else:
+            self.hub.say(f"this run holds no neurons of L{row['layer']} at {self.site}", "warn")
+
+    def action_copy(self) -> None:
+        if self.analysis is None:
+            super().action_copy()
+            return
+        rows = [(x["layer"], x["answer_rank"], f"{math.exp(x['answer_log_prob']):.6g}", f"{x['entropy']:.4f}",
+                 *(foreign(token["token"]) for token in x["top"])) for x in self.shown.rows]  # fmt: skip
+        self.hub.copy("\n".join("\t".join(map(str, row)) for row in rows))

@@ -1,0 +1,239 @@
+"""Several runs beside each other: what is compared, how it is drawn, and where its keys lead."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from analysed_run import MODEL, WORDS, keep_attention
+from app_driver import Driven, Start
+from fake_engine import FakeEngine
+from numpy.typing import NDArray
+from test_making_analyses import ended, go
+
+from nfinspect.capturing.arrays import ArrayPrompt, array_info, write_run
+from nfinspect.cli.ngrams import kept_ngrams
+from nfinspect.cli.positions import kept_positions
+from nfinspect.tui.late import LateEngine
+from nfinspect.tui.widgets.plots import overlay
+from nfinspect_store.reader import RunFile
+from nfinspect_store.results import list_results, run_results
+from nfinspect_store.types import Layer
+
+NEURONS, TOKENS, PROMPTS = 4, 32, 100
+
+
+def write(store: Path, name: str, layers: int) -> Path:
+    """Layer i has i dead neurons; its neuron 3 fires on ` one` alone."""
+    store.mkdir(exist_ok=True)
+    chosen = [Layer(i, "mlp", i, f"h.{i}.mlp", NEURONS, "relu", "positive") for i in range(layers)]
+    ids = np.random.default_rng(5).integers(0, len(WORDS), (PROMPTS, TOKENS))
+
+    def values(prompt: int, layer: Layer) -> NDArray[np.float32]:
+        found = np.random.default_rng([prompt, layer.layer]).random((TOKENS, NEURONS)).astype(np.float32)
+        found[:, : layer.layer] = 0
+        found[:, 3] = ids[prompt] == 0
+        return found
+
+    prompts = [
+        ArrayPrompt("tulip", f"prompt {i}", row, [WORDS[j] for j in row], TOKENS) for i, row in enumerate(ids.tolist())
+    ]
+    path = store / f"{name}.duckdb"
+    info = replace(array_info(name, 0), model=MODEL)
+    write_run(path, layers=chosen, prompts=prompts, values=values, info=info)
+    return path
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 2 layers with n-grams and positions kept, and one of 3 layers with nothing. Not to be changed."""
+    store = tmp_path_factory.mktemp("two")
+    with RunFile.open(write(store, "shallow", 2)) as run:
+        kept_ngrams(run, 1)
+        kept_positions(run)
+    write(store, "deep", 3)
+    return store
+
+
+@pytest.fixture
+def engine(two: Path) -> Iterator[LateEngine]:
+    engine = LateEngine(two)
+    yield engine
+    engine.close()
+
+
+def rows(app: Driven) -> list[list[str]]:
+    box = app.pane.table.content_region
+    return [line[2:].split() for line in app.lines[box.y + 1 : box.y + box.height][: app.pane.table.total]]
+
+
+def words(app: Driven) -> str:
+    return " ".join(app.text.split())
+
+
+async def test_marked_runs_by_depth(start: Start, engine: LateEngine, size: tuple[int, int]) -> None:
+    async with start(engine, None, size=size) as app:
+        await app.press("O")
+        assert "expected 2 to 8 runs to compare, found 0" in app.status
+        await app.press("space")
+        assert app.status == "1 marked; Space marks another to compare it with"
+        await app.press("space", "O")
+        assert app.crumbs == "nfinspect > compare 2 runs"
+        # the newest run is first in the list: A has 3 layers
+        assert "A deep mlp: 3 dead of 12 neurons" in words(app) and "B shallow mlp: 1 dead of 8 neurons" in words(app)
+        expected = [(0, "A", 0), (0, "B", 0), (0.5, "A", 25), (1, "A", 50), (1, "B", 25)]
+        assert [(float(row[0]), row[1], float(row[5])) for row in rows(app)] == expected
+        assert "dead neurons, % of each layer" in app.text and "50.0┤" in app.text
+        assert "first" in app.text and "last" in app.text
+        await app.press("c")
+        assert "health score of each layer" in app.text
+
+
+async def test_enter_goes_to_the_layer_of_that_run(start: Start, engine: LateEngine) -> None:
+    async with start(engine, None) as app:
+        await go(app, "compare shallow, deep")
+        await app.press("G")
+        assert rows(app)[-1][:4] == ["1.00", "B", "deep", "L2"]
+        await app.press("enter")
+        assert app.crumbs == "nfinspect > compare 2 runs > neurons of L2"
+        assert "deep · mlp" in app.lines[0] and "4 neurons" in app.text
+        await app.press("escape", "k", "enter")
+        assert "shallow · mlp" in app.lines[0] and app.crumbs.endswith("neurons of L1")
+
+
+async def test_a_place_is_of_the_run_under_the_cursor(start: Start, engine: LateEngine) -> None:
+    async with start(engine, None) as app:
+        await go(app, "compare shallow,deep")
+        await app.press("G")
+        await go(app, "dead")
+        assert app.crumbs == "nfinspect > deep > dead neurons"
+
+
+async def test_order_filter_copy_and_export(start: Start, engine: LateEngine, tmp_path: Path) -> None:
+    async with start(engine, None) as app:
+        await go(app, "compare shallow,deep")
+        await app.press("s")
+        await app.type("dead")
+        await app.press("enter")
+        assert [row[5] for row in rows(app)] == ["50.0", "25.0", "25.0", "0.0", "0.0"]
+        await app.press("slash")
+        await app.type("run=deep and dead>0")
+        await app.press("enter")
+        assert [row[3] for row in rows(app)] == ["L2", "L1"] and "2 of 5 where" in words(app)
+        await app.press("y")
+        assert "sent" in app.status
+        await app.press("e", "enter")
+        found = json.loads((tmp_path / "compare-health.json").read_text())
+        assert [(run["run"], [x["dead"] for x in run["layers"]]) for run in found["runs"]] == [
+            ("shallow", [0, 25]),
+            ("deep", [0, 25, 50]),
+        ]
+
+
+async def test_what_a_run_lacks_is_said_and_made(start: Start, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    for name in ("shallow", "deep"):
+        write(store, name, 2 + (name == "deep"))
+    engine = LateEngine(store)
+    try:
+        async with start(engine, None) as app:
+            await go(app, "compare shallow,deep")
+            await app.press("2")
+            assert "shallow: no tokens kept; deep: no tokens kept r makes it" in words(app)
+            await app.press("r")
+            await app.press("r")
+            assert "being made already" in app.status
+            for _ in range(2):  # one run after the other
+                await ended(app)
+            kinds = {n: [r.kind for r in list_results(run_results(store / f"{n}.duckdb"))] for n in ("shallow", "deep")}
+            assert kinds == {"shallow": ["ngrams"], "deep": ["ngrams"]}
+            assert "A shallow mlp: 2 detectors of 8 neurons" in words(app)
+            assert "B deep mlp: 3 detectors of 12 neurons" in words(app)
+            assert [row[5:8] for row in rows(app)] == [["25.0", "1", "1"]] * 5, (
+                "each layer: % of it, detectors, covered"
+            )
+            await app.press("7")
+            assert "shallow: no attention kept; deep: no attention kept" in words(app)
+            assert "r makes it" not in words(app), "attention needs prompts and the model: its own pane makes it"
+            keep_attention(store, NEURONS)  # of two layers: it is not that of all of deep's
+            await app.press("6", "7")
+            assert "A shallow mlp: 2 heads" in words(app) and "deep: no attention kept" in words(app)
+            assert [row[5] for row in rows(app)] == ["25.0", "50.0"]
+    finally:
+        engine.close()
+
+
+async def test_leaving_does_not_stop_the_next_run(start: Start, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    write(store, "one", 1)
+    write(store, "two", 1)
+    engine = LateEngine(store)
+    try:
+        async with start(engine, None) as app:
+            await go(app, "compare one,two")
+            await app.press("6", "r", "escape")
+            assert app.crumbs == "nfinspect"
+            for _ in range(2):
+                await ended(app)
+            assert all(
+                [r.kind for r in list_results(run_results(store / f"{n}.duckdb"))] == ["delta"] for n in ("one", "two")
+            )
+    finally:
+        engine.close()
+
+
+async def test_a_damaged_run_costs_the_others_nothing(start: Start, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    write(store, "good", 2)
+    write(store, "other", 1)
+    (store / "broken.duckdb").write_bytes(b"nothing")
+    engine = LateEngine(store)
+    try:
+        async with start(engine, None) as app:
+            await go(app, "compare good,broken,missing,other")
+            assert [row[1:4] for row in rows(app)] == [["A", "good", "L0"], ["D", "other", "L0"], ["A", "good", "L1"]]
+            assert "broken: cannot be opened; missing: cannot be opened" in words(app)
+            assert app.status.startswith("broken cannot be opened: ") and "is no run file" in app.status
+    finally:
+        engine.close()
+
+
+async def test_a_deleted_run_is_missed_not_shown(start: Start, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    for name in ("one", "two", "three"):
+        write(store, name, 1)
+    engine = LateEngine(store)
+    try:
+        async with start(engine, None) as app:
+            await go(app, "compare one,two,three")
+            assert len(rows(app)) == 3
+            await app.press("escape", "slash")
+            await app.type("two")
+            await app.press("enter", "d", "y", "]")
+            await go(app, "compare one,two,three")
+            assert [row[2] for row in rows(app)] == ["one", "three"] and app.status.startswith(
+                "two cannot be opened: no run 'two'"
+            )
+    finally:
+        engine.close()
+
+
+async def test_a_training_is_not_compared(start: Start) -> None:
+    engine = FakeEngine()
+    engine.entries = (replace(engine.entries[0], kind="history"),)
+    async with start(engine, None) as app:
+        await app.press("space")
+        assert "no layers to compare" in app.status
+
+
+def test_curves_on_each_other_are_all_seen() -> None:
+    line = ((0.0, 1.0), (1.0, 1.0))
+    drawn = "\n".join(overlay((("A", line), ("B", line), ("C", ((0.0, 0.0), (0.5, 1.0)))), None, 70, 12, True))
+    top = next(row for row in drawn.split("\n") if "a" in row)
+    assert "ab" in top.replace(" ", "") and "X" not in drawn
+    assert drawn.count("C") == 2 and "c" in drawn, "a capital at each layer"
+    assert drawn.isascii()
+    assert "X" in "\n".join(overlay((("A", line),), (0.0, 1.0), 70, 12, False))
+    assert overlay((), None, 70, 12, False) == ("no figures",)
