@@ -6,12 +6,14 @@
     ngrams1 ngrams2 ngrams3  nfinspect ngrams --n 1, 2, 3; `ngram` is the newest of them
     attention                nfinspect attention: the neurons with the largest |score|
 
-A kind of an analysis is that of its newest kept result over all of the site's layers. `dead+positional` are the neurons
-that are either.
+A kind of an analysis is that of its newest kept result over all of the site's layers, and has a strength, by which a
+share of the site's neurons is taken; a health class has none. `dead+positional` are the neurons that are either.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nfinspect.analysis.attention_scores import TOP
 from nfinspect.analysis.classes import CLASSES
@@ -30,24 +32,26 @@ class NoKeptResult(RequestError):
 class Source:
     """Where a kind that an analysis found is kept: the result's kind, and the list in its document.
 
+    strength: the field that says how much of the kind a neuron is; "" where the list is in that order [own].
     n: of the n-grams. of_model: beside the other results about the run's model, as the analysis goes without a run.
     """
 
     result: str
     field: str
     command: str
+    strength: str
     n: int | None = None
     of_model: bool = False
 
 
 KEPT_KINDS = {
-    "positional": Source("positions", "neurons", "nfinspect positions RUN"),
-    "delta": Source("delta", "neurons", "nfinspect delta RUN"),
-    "ngrams1": Source("ngrams", "detectors", "nfinspect ngrams RUN", n=1),
-    "ngrams2": Source("ngrams", "detectors", "nfinspect ngrams RUN --n 2", n=2),
-    "ngrams3": Source("ngrams", "detectors", "nfinspect ngrams RUN --n 3", n=3),
-    "ngram": Source("ngrams", "detectors", "nfinspect ngrams RUN"),
-    "attention": Source("attention", "neurons", "nfinspect attention MODEL --prompts FILE", of_model=True),
+    "positional": Source("positions", "neurons", "nfinspect positions RUN", "mutual_information"),
+    "delta": Source("delta", "neurons", "nfinspect delta RUN", "step_sensitivity"),
+    "ngrams1": Source("ngrams", "detectors", "nfinspect ngrams RUN", "coverage", n=1),
+    "ngrams2": Source("ngrams", "detectors", "nfinspect ngrams RUN --n 2", "coverage", n=2),
+    "ngrams3": Source("ngrams", "detectors", "nfinspect ngrams RUN --n 3", "coverage", n=3),
+    "ngram": Source("ngrams", "detectors", "nfinspect ngrams RUN", "coverage"),
+    "attention": Source("attention", "neurons", "nfinspect attention MODEL --prompts FILE", "", of_model=True),
 }
 KINDS = (*CLASSES, *KEPT_KINDS)
 
@@ -56,13 +60,15 @@ KINDS = (*CLASSES, *KEPT_KINDS)
 class Kind:
     """The neurons of a site that are of a kind, in order of layer and neuron.
 
-    name: as asked, in lower case, `dead+positional`. results: the kept results they were taken from.
+    name: as asked, in lower case, `dead+positional`. results: the kept results they were taken from. notes: what was
+    taken as a share.
     """
 
     name: str
     site: str
     neurons: tuple[tuple[int, int], ...]
     results: tuple[Result, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -82,26 +88,39 @@ def check_kinds(kinds: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def find_kind(run: RunFile, kinds: str, site: str | None = None, top: int = TOP) -> Kind:
+def find_kind(run: RunFile, kinds: str, site: str | None = None, top: int = TOP, share: float | None = None) -> Kind:
     """The neurons of a site that are of any of these kinds: `dead`, `dead+positional`; there may be none.
 
-    top: how many neurons `attention` has. Raises RequestError for an unknown kind or site, NoKeptResult for a kind
-    whose analysis has not been run, StoreError where the kind cannot be had from this run.
+    top: how many neurons `attention` has. share: of each kind that has a strength, only its strongest neurons, as many
+    as this share of all neurons of the site, 0-1: kinds of different sizes become sets of one size. Raises RequestError
+    for an unknown kind or site, NoKeptResult for a kind whose analysis has not been run, StoreError where the kind
+    cannot be had from this run.
     """
     site = run.resolve_site(site)
     names = check_kinds(kinds)
     found: set[tuple[int, int]] = set()
-    results = []
+    results, notes = [], []
+    total = sum(layer.neurons for layer in run.site_layers(site))
+    most = None if share is None else max(1, round(share * total))
     for name in names:
         if name in CLASSES:
             found |= {(row.layer, row.neuron) for row in list_neurons(run, site, cls=name, limit=None).rows}
+            if most is not None:
+                notes.append(f"{name}: all of them, a health class has no strength to take a share by")
             continue
         result = newest(run, name, site)
         if result is None:
             raise NoKeptResult(f"no kept result at {site} to take {name} neurons from: run {command(run, name)} first")
-        found |= set(_neurons(run, name, result, top))
+        ordered = _neurons(run, name, result, most or top)
+        found |= set(ordered[:most])
         results.append(result)
-    return Kind("+".join(names), site, tuple(sorted(found)), tuple(results))
+        if most is not None:
+            by = KEPT_KINDS[name].strength or "|score|"
+            taken = (
+                f"the {most} largest by {by}" if len(ordered) >= most else f"all {len(ordered)}, there are not {most}"
+            )
+            notes.append(f"{name}: {taken}, {most} being a share of {share:g} of the {total} neurons at {site}")
+    return Kind("+".join(names), site, tuple(sorted(found)), tuple(results), tuple(notes))
 
 
 def newest(run: RunFile, kind: str, site: str) -> Result | None:
@@ -155,7 +174,8 @@ def _covers(run: RunFile, result: Result, site: str) -> bool:
 
 
 def _neurons(run: RunFile, kind: str, result: Result, top: int) -> list[tuple[int, int]]:
-    rows: Sequence[dict[str, int]] = result.document[KEPT_KINDS[kind].field]
+    """(layer, neuron), the strongest first; equally strong ones by layer and neuron."""
+    rows: Sequence[dict[str, Any]] = result.document[KEPT_KINDS[kind].field]
     if kind == "attention":
         if len(rows) == TOP < top:  # the document has the first few, the table all of them
             rows = result.table("scores").slice(0, top).select(["layer", "neuron"]).to_pylist()
@@ -165,4 +185,11 @@ def _neurons(run: RunFile, kind: str, result: Result, top: int) -> list[tuple[in
             raise StoreError(f"{run.name} kept statistics only (--keep stats): it cannot say what is delta-sensitive")
         # Every neuron is listed, and which of them count.
         rows = [row for row in rows if row.get("delta_sensitive", True)]
+    if strength := KEPT_KINDS[kind].strength:
+        rows = sorted(rows, key=lambda row: (-_strength(row.get(strength)), row["layer"], row["neuron"]))
     return [(row["layer"], row["neuron"]) for row in rows]
+
+
+def _strength(value: float | None) -> float:
+    """Undefined is weakest."""
+    return -math.inf if value is None else value

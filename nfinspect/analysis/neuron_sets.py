@@ -14,6 +14,10 @@ from nfinspect_store.errors import RequestError
 from nfinspect_store.reader import RunFile
 
 
+class EmptySet(RequestError):
+    """There is no neuron of this kind: nothing to cut out, and no reason not to cut out other sets."""
+
+
 @dataclass(frozen=True)
 class NeuronSet:
     """Different neurons under one name, in order of site, layer and neuron; a site of None is the default one.
@@ -27,10 +31,10 @@ class NeuronSet:
 
     @classmethod
     def of(cls, name: str, addresses: Iterable[Address], notes: tuple[str, ...] = ()) -> "NeuronSet":
-        """Raises RequestError for an empty set: there is nothing to cut out."""
+        """Raises EmptySet where there is nothing to cut out."""
         different = sorted(set(addresses), key=lambda a: (a.site or "", a.layer, a.neuron))
         if not different:
-            raise RequestError(f"the set {name!r} is empty: there is no such neuron")
+            raise EmptySet(f"the set {name!r} is empty: there is no such neuron")
         return cls(name, tuple(different), notes)
 
 
@@ -59,16 +63,18 @@ def set_from_file(path: Path) -> NeuronSet:
     return NeuronSet.of(path.stem, addresses)
 
 
-def set_of_kinds(run: RunFile, kinds: str, site: str | None = None) -> NeuronSet:
+def set_of_kinds(run: RunFile, kinds: str, site: str | None = None, share: float | None = None) -> NeuronSet:
     """The neurons of a site that are of any of these kinds: `dead`, `dead+positional`.
 
-    Raises what find_kind raises, and RequestError where no neuron is of these kinds.
+    share: only the strongest, as find_kind takes them; the set is called `delta 15%` then. Raises what find_kind
+    raises, and EmptySet where no neuron is of these kinds.
     """
-    found = find_kind(run, kinds, site)
+    found = find_kind(run, kinds, site, share=share)
     if not found.neurons:
         kind = " or ".join(found.parts)
-        raise RequestError(f"no neuron of {run.name} at {found.site} is {kind}: there is nothing to take")
-    return NeuronSet.of(found.name, found.addresses)
+        raise EmptySet(f"no neuron of {run.name} at {found.site} is {kind}: there is nothing to take")
+    name = found.name if share is None or not found.results else f"{found.name} {100 * share:g}%"
+    return NeuronSet.of(name, found.addresses, found.notes)
 
 
 def set_of_trace(

@@ -31,6 +31,7 @@ from nfinspect.models import (
     TokenTexts,
     by_site,
     find_sites,
+    lasting_name,
     load_model,
     rope_limit,
     steps_clamp_as_a_pass,
@@ -108,7 +109,7 @@ class Capture:
     def run(self) -> Path:
         """Capture everything that is not recorded yet. See capture_run."""
         writer = self._writer()
-        heartbeat = Heartbeat(writer.path, model=self.request.model)
+        heartbeat = Heartbeat(writer.path, model=lasting_name(self.request.model))
         self._tokens_before = writer.tokens
         self._started = time.monotonic()
         try:
@@ -300,7 +301,7 @@ def new_run_info(
         run_id=uuid.uuid4().hex,
         name=name,
         kind=kind,
-        model=model,
+        model=lasting_name(model),
         model_type=loaded.model_type,
         dtype=loaded.dtype,
         device=loaded.device,

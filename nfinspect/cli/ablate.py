@@ -1,7 +1,9 @@
 """What a model's perplexity is without sets of its neurons."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,7 @@ import click
 
 from nfinspect import output
 from nfinspect.cli.capture import quiet_transformers
+from nfinspect.cli.hub_text import text_path
 from nfinspect.cli.long_work import Made, Tick, again_option, kept_or_made
 from nfinspect.cli.options import json_option, model_options, opened, site_option, store_option
 from nfinspect.cli.stamps import model_stamp
@@ -17,17 +20,20 @@ from nfinspect_store.catalog import store_path
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
+    from nfinspect.analysis.neuron_sets import NeuronSet
     from nfinspect_store.reader import RunFile
 
 
 @click.command()
 @click.argument("model", metavar="MODEL")
-@click.option("--text", metavar="FILE", required=True, type=Path, help="The text that is predicted.")
+@click.option("--text", metavar="FILE", required=True, help="The text that is predicted; or hf:NAME[:CONFIG[:SPLIT]].")
 @click.option("--neurons", metavar="FILE", multiple=True, type=Path,
               help="A set: one address such as L5/N123 a line. Repeatable.")  # fmt: skip
 @click.option("--from", "source", metavar="RUN", help="The run that --class, --trace and --mode mean refer to.")
 @click.option("--class", "kinds", metavar="C", multiple=True,
               help="A set: the run's neurons of a class or kind: dead, dead+positional. Repeatable.")  # fmt: skip
+@click.option("--share", metavar="S", type=click.FloatRange(min=0, max=1, min_open=True),
+              help="Of --class sets of an analysis: the strongest S of all neurons, such as 0.15.")  # fmt: skip
 @click.option("--trace", "concepts", metavar="CONCEPT", multiple=True,
               help="A set: the neurons of the concept's trace. Repeatable.")  # fmt: skip
 @click.option("--baseline", metavar="B", help="Of the traces; without it the concept called baseline.")
@@ -48,10 +54,11 @@ if TYPE_CHECKING:
 @json_option
 def ablate(
     model: str,
-    text: Path,
+    text: str,
     neurons: tuple[Path, ...],
     source: str | None,
     kinds: tuple[str, ...],
+    share: float | None,
     concepts: tuple[str, ...],
     baseline: str | None,
     top: int,
@@ -70,7 +77,10 @@ def ablate(
     store: str | None,
     as_json: bool,
 ) -> None:
-    """Cut sets of neurons out of MODEL: its perplexity on a text without them, beside random sets."""
+    """Cut sets of neurons out of MODEL: its perplexity on a text without them, beside random sets.
+
+    Without any set: its perplexity on the text.
+    """
     from nfinspect.analysis.neuron_sets import set_from_file, set_of_kinds, set_of_trace
     from nfinspect.experiments.ablation_table import ablate as analyse
     from nfinspect.experiments.ablation_table import check_controls, check_sets
@@ -80,22 +90,25 @@ def ablate(
 
     if source is None and (kinds or concepts or mode == "mean"):
         raise RequestError("--class, --trace and --mode mean take their neurons or means from a run: give --from RUN")
+    _check_share(share, kinds)
     check_controls(controls)
-    content = read_text(text)
+    file = text_path(text)
+    content = read_text(file)
     with ExitStack() as stack:
         run = stack.enter_context(opened(store, source)) if source is not None else None
-        sets = [set_from_file(path) for path in neurons]
+        makers: list[Callable[[], NeuronSet]] = [partial(set_from_file, path) for path in neurons]
         if run is not None:
-            sets += [set_of_kinds(run, kind, site) for kind in kinds]
-            sets += [set_of_trace(run, concept, baseline, top, site) for concept in concepts]
+            makers += [partial(set_of_kinds, run, kind, site, share) for kind in kinds]
+            makers += [partial(set_of_trace, run, concept, baseline, top, site) for concept in concepts]
+        sets = check_sets(_there(makers))
+        if run is not None:
             _note_other_model(run, model)
-        check_sets(sets)
         for said in dict.fromkeys(said for one in sets for said in one.notes):
             output.note(said)
         settings = {
             "model": model,
             "weights": model_stamp(model),
-            "text": text.name,
+            "text": file.name,
             "sha256": text_hash(content),
             "sets": {one.name: [str(address) for address in one.addresses] for one in sets},
             "mode": mode,
@@ -113,7 +126,7 @@ def ablate(
             loaded = load_model(model, dtype=dtype, device=device, allow_pickle=allow_pickle)
             found = analyse(
                 loaded,
-                tokenised(content, text.name, loaded.tokenizer, max_tokens),
+                tokenised(content, file.name, loaded.tokenizer, max_tokens),
                 sets,
                 mode="mean" if mode == "mean" else "zero",
                 run=run,
@@ -128,7 +141,8 @@ def ablate(
 
         folder = run_results(run.path) if run is not None else model_results(store_path(store), model)
         run_id = run.info.run_id if run is not None else None
-        kept = kept_or_made(folder, "ablation", settings, run_id, make, again=again, what="perplexity")
+        kind = "ablation" if sets else "perplexity"  # a result without sets is none that the app or a report shows
+        kept = kept_or_made(folder, kind, settings, run_id, make, again=again, what="perplexity")
     for said in kept.document["notes"]:
         output.note(said)
     if as_json:
@@ -146,7 +160,7 @@ def ablation_lines(document: Mapping[str, Any]) -> list[str]:
         Column("neurons"),
         Column("perplexity"),
         Column("ΔNLL"),
-        Column("95 %", text=True),
+        Column("95 %", text=True, whole=True),
         Column("controls", spare=1),
         Column("z"),
         Column("p"),
@@ -160,24 +174,67 @@ def ablation_lines(document: Mapping[str, Any]) -> list[str]:
                 one["name"],
                 one["neurons"],
                 figure(one["perplexity"], 5),
-                figure(one["delta_nll"], 3),
-                "-" if low is None else f"{figure(low, 2)} to {figure(high, 2)}",
-                figure(control["mean_delta_nll"], 2),
-                figure(control["z"], 3),
+                _short(one["delta_nll"], 3),
+                "-" if low is None else f"{_short(low, 2)} to {_short(high, 2)}",
+                _short(control["mean_delta_nll"], 2),
+                "-" if control["z"] is None else f"{control['z']:.1f}",
                 figure(control["p_value"], 2),
             )
         )
-    mode = document["sets"][0]["mode"]
     title = (
         f"{document['model']} on {document['tokens']} tokens of {document['text']} (windows of {document['context']}, "
-        f"stride {document['stride']}), values set to {'0' if mode == 'zero' else 'their mean'}; "
+        f"stride {document['stride']})"
+    )
+    if not document["sets"]:
+        nll = f"{figure(base['nll'], 5)} nats per token"
+        return [*wrapped(title), f"perplexity  {figure(base['perplexity'], 5)}", f"NLL         {nll}"]
+    mode = document["sets"][0]["mode"]
+    title += (
+        f", values set to {'0' if mode == 'zero' else 'their mean'}; "
         f"ΔNLL in nats per token, its interval over {drawn['units']} {drawn['resampled']}; controls: mean ΔNLL of "
         "random sets of the same size and count per layer"
     )
     return [*wrapped(title), *table(columns, rows)]
 
 
+def _short(value: float | None, digits: int) -> str:
+    """A number in few columns: 1.2e-5, not 1.2e-05."""
+    return figure(value, digits).replace("e-0", "e-").replace("e+0", "e+")
+
+
+def _check_share(share: float | None, kinds: Sequence[str]) -> None:
+    """Raises RequestError for a share where no set has a strength to take it by."""
+    from nfinspect.analysis.kinds import KEPT_KINDS, check_kinds
+
+    if share is None:
+        return
+    if not math.isfinite(share):  # click lets NaN pass
+        raise RequestError(f"expected a --share above 0 and up to 1, found {share}")
+    if not any(part in KEPT_KINDS for kind in kinds for part in check_kinds(kind)):
+        raise RequestError(
+            f"--share takes the strongest neurons of --class {', '.join(KEPT_KINDS)}: give one, a health class has no "
+            "strength"
+        )
+
+
+def _there(makers: "Sequence[Callable[[], NeuronSet]]") -> "list[NeuronSet]":
+    """The sets that have neurons; one that has none is said and left out. Raises RequestError where all are empty."""
+    from nfinspect.analysis.neuron_sets import EmptySet
+
+    sets, empty = [], []
+    for make in makers:
+        try:
+            sets.append(make())
+        except EmptySet as error:
+            empty.append(error)
+    if empty and not sets:
+        raise RequestError("; ".join(map(str, empty)))
+    for reason in empty:
+        output.note(f"{reason}, the set is left out")
+    return sets
+
+
 def _note_other_model(run: "RunFile", model: str) -> None:
     captured = run.info.model
-    if captured != model and Path(captured).expanduser().resolve() != Path(model).expanduser().resolve():
+    if captured and captured != model and Path(captured).expanduser().resolve() != Path(model).expanduser().resolve():
         output.note(f"the run is of {captured}, the model is {model}: its neurons are taken for those of the model")

@@ -1,6 +1,5 @@
 """Attention neurons of a model."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -8,6 +7,7 @@ import click
 from nfinspect import output
 from nfinspect.analysis.attention_scores import METHODS, TOP
 from nfinspect.cli.capture import layer_list, prompt_file, quiet_transformers
+from nfinspect.cli.hub_text import text_path
 from nfinspect.cli.long_work import Made, Tick, again_option, kept_or_made
 from nfinspect.cli.options import json_option, model_options, store_option
 from nfinspect.cli.stamps import file_stamp, model_stamp
@@ -30,7 +30,12 @@ if TYPE_CHECKING:
     multiple=True,
     help='Prompts: {"prompts": […]} JSON, JSONL of {"text", "concept"}, or text, one a line. Repeatable.',
 )
-@click.option("--text", metavar="FILE", multiple=True, help="A corpus, cut into windows of --max-length tokens.")
+@click.option(
+    "--text",
+    metavar="FILE",
+    multiple=True,
+    help="A corpus, cut into windows of --max-length tokens; or hf:NAME[:CONFIG[:SPLIT]].",
+)
 @click.option("--max-tokens", metavar="N", type=click.IntRange(min=1), help="Tokens of --text at most.")
 @click.option("--method", type=click.Choice(METHODS), default="attention_weighted", show_default=True,
               help="Values where attention goes, loss by value, or values where the last token looks.")  # fmt: skip
@@ -74,7 +79,7 @@ def attention(
         model=model,
         store=directory,
         prompts=tuple(prompt_file(value) for value in prompts),
-        text=tuple(Path(value) for value in text),
+        text=tuple(text_path(value) for value in text),
         layers=layer_list(layers),
         context=max_length,
         max_tokens=max_tokens,

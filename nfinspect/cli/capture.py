@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nfinspect import output
+from nfinspect.cli.hub_text import text_path
 from nfinspect.cli.options import json_option, model_options, store_option
 from nfinspect.cli.tables import duration, size
 from nfinspect_store.catalog import store_path
@@ -41,7 +42,12 @@ UNITS = {
     multiple=True,
     help='Prompts: {"prompts": […]} JSON, JSONL of {"text", "concept"}, or text, one a line. Repeatable.',
 )
-@click.option("--text", metavar="FILE", multiple=True, help="A corpus, cut into windows of --context tokens.")
+@click.option(
+    "--text",
+    metavar="FILE",
+    multiple=True,
+    help="A corpus, cut into windows of --context tokens; or hf:NAME[:CONFIG[:SPLIT]].",
+)
 @click.option("--generate", metavar="N", type=click.IntRange(min=0), default=0, show_default=True,
               help="New tokens for each prompt; 0 reads only.")  # fmt: skip
 @click.option("--sites", metavar="LIST", help="Of mlp, mixer, attn, resid; mlp (mixer for Mamba) if not given.")
@@ -87,7 +93,7 @@ def capture(
         model=model,
         store=store_path(store),
         prompts=tuple(prompt_file(value) for value in prompts),
-        text=tuple(Path(value) for value in text),
+        text=tuple(text_path(value) for value in text),
         sites=site_list(sites),
         layers=layer_list(layers),
         run=name,

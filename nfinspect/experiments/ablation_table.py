@@ -90,7 +90,8 @@ def ablate(
     """The perplexity of a text without each set, and without random sets of the same size and count per layer.
 
     mode: `zero` sets values to 0, `mean` to their mean over `run`. controls: random sets for each set, >= 20, or 0.
-    context, stride: of the sliding windows, chosen_context. tick: forward passes done, of all.
+    context, stride: of the sliding windows, chosen_context. tick: forward passes done, of all. Without any set it is
+    the perplexity of the text alone.
 
     Raises RequestError for two sets of one name, a neuron that the model does not have, too few controls, mode `mean`
     without a run of this model that holds the sets' layers; UnknownSite, SilentHook.
@@ -164,9 +165,7 @@ def check_controls(controls: int) -> int:
 
 
 def check_sets(sets: Sequence[NeuronSet]) -> Sequence[NeuronSet]:
-    """Raises RequestError where there is no set, and for two sets of one name."""
-    if not sets:
-        raise RequestError("expected a set of neurons: give --neurons FILE, or --from RUN with --class or --trace")
+    """Raises RequestError for two sets of one name."""
     names = [one.name for one in sets]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

@@ -18,6 +18,7 @@ from .errors import (
 )
 from .forward import Batch, body, embedding_device, forward_batch, rope_limit, steps_clamp_as_a_pass
 from .hooks import SiteReader
+from .hub import lasting_name
 from .load import LoadedModel, in_memory, load_model
 from .sites import BOUNDED, RELU_FAMILY, SITES, LayerSite, blocks, by_site, default_site, find_sites
 from .token_texts import TokenTexts
@@ -50,6 +51,7 @@ __all__ = [
     "find_sites",
     "forward_batch",
     "in_memory",
+    "lasting_name",
     "load_model",
     "rope_limit",
     "steps_clamp_as_a_pass",

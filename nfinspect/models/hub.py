@@ -36,6 +36,12 @@ def resolve(name_or_dir: str, *, allow_pickle: bool, timeout: float) -> Path:
     return _snapshot(name_or_dir, allow_pickle=allow_pickle, timeout=timeout)
 
 
+def lasting_name(name_or_dir: str) -> str:
+    """What finds the same model from any directory: a hub name as it is, a directory by its whole path."""
+    path = Path(name_or_dir).expanduser()
+    return str(path.resolve()) if name_or_dir and path.is_dir() else name_or_dir
+
+
 def _snapshot(name: str, *, allow_pickle: bool, timeout: float) -> Path:
     from huggingface_hub import constants, try_to_load_from_cache
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from nfinspect.analysis.module_names import layer_words
 from nfinspect.training.hooks import Hook, is_traced
 from nfinspect.training.places import Place
 from nfinspect.training.reader import first_tensor
@@ -47,7 +48,7 @@ class Beginning:
             cause = "it is the first layer that is read: look at the input, too"
         else:
             cause = "the layers before it are finite"
-        return f"NaN or infinity begins in layer {self.layer} ({cause})"
+        return f"NaN or infinity begins in {layer_words(self.layer)} ({cause})"
 
 
 class FiniteWatch:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from nfinspect.analysis.classes import HealthOptions
 from nfinspect.analysis.history import Alert, LayerReading, Reading
+from nfinspect.analysis.module_names import layer_words
 from nfinspect.analysis.scores import LayerHealth
 from nfinspect.analysis.training_alerts import LayerWatch, NetworkWatch
 from nfinspect.training.samples import LayerSample, classified
@@ -127,7 +128,12 @@ class TrainingWatch:
         new, self._silent = silent - self._silent, silent
         return [
             Alert(
-                step, "silent", "warning", f"layer {name} was not called in this step", self._layers[name].layer, name
+                step,
+                "silent",
+                "warning",
+                f"{layer_words(name)} was not called in this step",
+                self._layers[name].layer,
+                name,
             )
             for name in sorted(new, key=lambda name: self._layers[name].layer)
         ]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from nfinspect.analysis.neuron_sets import NeuronSet, set_from_file, set_of_kinds, set_of_trace
@@ -81,6 +82,47 @@ def test_attention_neurons_are_kept_with_the_model(run: RunFile) -> None:
     document = {"site": "mlp", "neurons": [{"layer": 1, "neuron": 3, "score": 1.0, "rank": 1}]}
     keep_result(folder, "attention", {}, document, run_id=None)
     assert places(set_of_kinds(run, "attention")) == [(1, 3)]
+
+
+def test_a_share_is_of_all_neurons_and_takes_the_strongest_of_a_kind(run: RunFile) -> None:
+    """The site has 3 layers of 64 neurons: a share of 0.02 is 4 of them."""
+
+    def kept(kind: str, field: str, strength: str, values: list[float | None], **settings: object) -> None:
+        rows = [{"layer": i % 3, "neuron": 10 + i, strength: value} for i, value in enumerate(values)]
+        document = {"site": "mlp", field: rows, **settings}
+        keep_result(run_results(run.path), kind, {"site": "mlp", **settings}, document, run_id=run.info.run_id)
+
+    kept("positions", "neurons", "mutual_information", [0.1, 0.5, None, 0.4, 0.6, 0.2])
+    kept("delta", "neurons", "step_sensitivity", [1.0, 1.0, 1.0, 1.0, 1.0, 3.0])
+    kept("ngrams", "detectors", "coverage", [0.96, 0.99, 1.0], n=1)
+    positional = set_of_kinds(run, "positional", share=0.02)
+    assert positional.name == "positional 2%"
+    assert sorted(a.neuron for a in positional.addresses) == [11, 13, 14, 15]
+    ties = set_of_kinds(run, "delta", share=0.02)  # the strongest, then by layer and neuron
+    assert places(ties) == [(0, 10), (0, 13), (1, 11), (2, 15)]
+    few = set_of_kinds(run, "ngram", share=0.02)
+    assert len(few.addresses) == 3
+    assert few.notes == ("ngram: all 3, there are not 4, 4 being a share of 0.02 of the 192 neurons at mlp",)
+    assert [a.neuron for a in set_of_kinds(run, "ngram", share=0.001).addresses] == [12]  # one at least
+    joined = set_of_kinds(run, "dead+ngrams1", share=0.01)
+    assert (joined.name, len(joined.addresses)) == ("dead+ngrams1 1%", 3 + 2)
+    assert joined.notes[0] == "dead: all of them, a health class has no strength to take a share by"
+    assert set_of_kinds(run, "dead", share=0.01).name == "dead"
+
+
+def test_a_share_of_attention_neurons_is_of_all_scores(run: RunFile) -> None:
+    scores = [{"layer": i % 3, "neuron": i} for i in range(60)]
+    keep_result(
+        model_results(run.path.parent, run.info.model),
+        "attention",
+        {},
+        {"site": "mlp", "neurons": scores[:20]},
+        run_id=None,
+        tables={"scores": pa.Table.from_pylist(scores)},
+    )
+    found = set_of_kinds(run, "attention", share=0.15)  # 29 of 192
+    assert sorted(a.neuron for a in found.addresses) == list(range(29))
+    assert sorted(a.neuron for a in set_of_kinds(run, "attention", share=0.05).addresses) == list(range(10))
 
 
 def test_a_kind_that_is_not_known_or_not_kept_is_said(run: RunFile) -> None:

@@ -36,6 +36,19 @@ def test_a_capture_makes_a_sound_run_and_never_replaces_one(nfinspect: Run, stor
     assert path.read_bytes() == before
 
 
+def test_the_model_is_found_again_from_another_directory(
+    nfinspect: Run, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").symlink_to(MODEL)
+    done = nfinspect("capture", "./here", "--prompts", str(prompts), "--run", "mine")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(nfinspect("info", "mine", "--json").stdout)["model"] == str(Path(MODEL).resolve())
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    done = nfinspect("delta", "mine", "--substitute", "--draws", "2", "--json")
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_estimate_captures_nothing(nfinspect: Run, store: Path, prompts: Path) -> None:
     done = nfinspect("capture", MODEL, "--prompts", f"tulip={prompts}", "--estimate", "--json")
     assert done.returncode == 0, done.stderr

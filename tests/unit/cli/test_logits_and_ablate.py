@@ -7,6 +7,8 @@ import nfinspect_samples
 import pytest
 from command_line import Run
 
+from nfinspect.cli.ablate import ablation_lines
+
 GPT2 = str(nfinspect_samples.path("gpt2-relu"))
 MAMBA = str(nfinspect_samples.path("mamba"))
 TEXT = str(nfinspect_samples.path("corpus", "tulip.txt"))
@@ -101,6 +103,68 @@ def test_sets_of_a_run_stand_in_one_table(nfinspect: Run, store: Path, neurons: 
     assert {one["mode"] for one in json.loads(means.stdout)["sets"]} == {"mean"}
 
 
+def test_without_a_set_it_prints_the_perplexity_of_the_text(nfinspect: Run, store: Path, neurons: Path) -> None:
+    line = ("ablate", GPT2, "--text", TEXT, *SHORT)
+    done = nfinspect(*line, "--json")
+    assert done.returncode == 0, done.stderr
+    alone = json.loads(done.stdout)
+    beside = json.loads(nfinspect(*line, "--neurons", str(neurons), "--controls", "0", "--json").stdout)
+    assert alone["sets"] == [] and alone["tokens"] == 39
+    assert alone["baseline"] == beside["baseline"]
+    again = nfinspect(*line)
+    assert "kept from" in again.stderr
+    figure = next(row.split()[1] for row in again.stdout.splitlines() if row.startswith("perplexity"))
+    assert float(figure) == pytest.approx(alone["baseline"]["perplexity"], rel=1e-4)
+    kept = {path.name.partition("-")[0] for path in (store / "gpt2-relu.model.results").iterdir()}
+    assert kept == {"ablation", "perplexity"}  # the app and the report show sets: they find none without
+
+
+def test_an_empty_set_is_said_and_the_others_are_cut_out(nfinspect: Run, captured: str, neurons: Path) -> None:
+    line = ("ablate", GPT2, "--text", TEXT, "--from", captured, *SHORT, "--controls", "0", "--json")
+    listed = nfinspect("neurons", captured, "--class", "saturated", "--json").stdout
+    assert json.loads(listed) == []
+    done = nfinspect(*line, "--class", "saturated", "--class", "dead", "--neurons", str(neurons))
+    assert done.returncode == 0, done.stderr
+    assert [one["name"] for one in json.loads(done.stdout)["sets"]] == ["marked", "dead"]
+    assert "no neuron of gpt2 at mlp is saturated: there is nothing to take, the set is left out\n" in done.stderr
+
+
+def test_a_share_takes_the_strongest_neurons_of_a_kind(nfinspect: Run, captured: str) -> None:
+    sensitive = json.loads(nfinspect("delta", captured, "--json").stdout)["neurons"]
+    sensitive = [row for row in sensitive if row["delta_sensitive"]]
+    share = 0.01  # of 4 layers of 768 neurons
+    assert len(sensitive) > 31
+    line = ("ablate", GPT2, "--text", TEXT, "--from", captured, "--class", "delta", "--share", str(share))
+    done = nfinspect(*line, *SHORT, "--controls", "0", "--json")
+    assert done.returncode == 0, done.stderr
+    (one,) = json.loads(done.stdout)["sets"]
+    assert (one["name"], one["neurons"]) == ("delta 1%", 31)
+    assert "delta: the 31 largest by step_sensitivity, 31 being a share of 0.01 of the 3072" in done.stderr
+
+
+def test_the_interval_is_whole_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def row(name: str, neurons: int, delta: float, ci95: list[float], mean: float) -> dict[str, object]:
+        control = {"count": 20, "mean_delta_nll": mean, "sd": 1e-5, "z": -123.456, "p_value": 0.047619}
+        return {"name": name, "neurons": neurons, "mode": "zero", "nll": 4.0, "perplexity": 54.598150, "ci95": ci95,
+                "delta_nll": delta, "control": control}  # fmt: skip
+
+    document = {
+        "model": "m", "tokens": 39, "text": "t", "context": 32, "stride": 16,
+        "bootstrap": {"units": 3, "resampled": "windows"},
+        "baseline": {"nll": 4.0, "perplexity": 54.598150},
+        "sets": [
+            row("trace:a long concept's name", 12345, -1.234567e-05, [-1.234567e-05, -1.0987e-05], -1.234567e-05),
+            row("dead+positional", 1, 0.00123456, [0.00112, 0.00134], 0.0001),
+        ],
+    }  # fmt: skip
+    lines = ablation_lines(document)
+    assert max(map(len, lines)) <= 80
+    assert " -1.2e-5 to -1.1e-5 " in lines[-2] and " 0.0011 to 0.0013 " in lines[-1]
+    assert "-123.5" in lines[-2] and "0.048" in lines[-2]
+
+
 def test_neurons_that_are_dead_on_the_text_itself_cost_exactly_nothing(nfinspect: Run) -> None:
     done = nfinspect("capture", GPT2, "--text", TEXT, "--max-tokens", "200", "--context", "200", "--run", "same")
     assert done.returncode == 0, done.stderr
@@ -129,7 +193,6 @@ def test_a_mamba_is_ablated(nfinspect: Run, neurons: Path) -> None:
         (("logits", "nowhere/at/all", "L0/N0"), 1, "nowhere"),
         (("ablate", GPT2, "--neurons", "marked.txt"), 2, "--text"),
         (("ablate", GPT2, "--text", "nowhere.txt", "--neurons", "marked.txt"), 2, "nowhere.txt"),
-        (("ablate", GPT2, "--text", TEXT), 2, "--neurons FILE"),
         (("ablate", GPT2, "--text", TEXT, "--neurons", "nowhere.txt"), 2, "nowhere.txt"),
         (("ablate", GPT2, "--text", TEXT, "--neurons", "empty.txt"), 2, "found none"),
         (("ablate", GPT2, "--text", TEXT, "--neurons", "wrong.txt"), 2, "wrong.txt:2"),
@@ -139,6 +202,16 @@ def test_a_mamba_is_ablated(nfinspect: Run, neurons: Path) -> None:
         (("ablate", GPT2, "--text", TEXT, "--from", "nowhere", "--class", "dead"), 1, "no run 'nowhere'"),
         (("ablate", GPT2, "--text", TEXT, "--from", "planted", "--class", "ded"), 2, "positional"),
         (("ablate", GPT2, "--text", TEXT, "--from", "planted", "--class", "missing"), 2, "missing"),
+        (
+            ("ablate", GPT2, "--text", TEXT, "--from", "planted", "--class", "missing", "--class", "weak"),
+            2,
+            "is missing: there is nothing to take; no neuron of planted at mlp is weak",
+        ),
+        (("ablate", GPT2, "--text", TEXT, "--neurons", "marked.txt", "--share", "0.1"), 2, "--class positional, delta"),
+        (("ablate", GPT2, "--text", TEXT, "--from", "planted", "--class", "dead", "--share", ".1"), 2, "no strength"),
+        (("ablate", GPT2, "--text", TEXT, "--from", "planted", "--class", "delta", "--share", "0"), 2, "0<x<=1"),
+        (("ablate", GPT2, "--text", TEXT, "--from", "planted", "--class", "delta", "--share", "nan"), 2, "found nan"),
+        (("ablate", GPT2, "--text", "hf:no-such/thing", "--neurons", "marked.txt"), 1, "hf:./folder"),
         (("ablate", GPT2, "--text", TEXT, "--neurons", "marked.txt", "--controls", "5"), 2, "20 or more"),
         (("ablate", GPT2, "--text", TEXT, "--neurons", "marked.txt", "--context", "999"), 2, "from 2 to 256"),
         (("ablate", GPT2, "--text", "empty.txt", "--neurons", "marked.txt"), 2, "two tokens or more"),

@@ -69,6 +69,13 @@ def test_neurons_without_output_weights_cost_nothing_at_all() -> None:
     assert one.control.count == 20 and one.control.sd is not None
 
 
+def test_without_a_set_it_is_the_perplexity_of_the_text() -> None:
+    model, text = loaded(), corpus()
+    found = ablate(model, text, [], context=16)
+    assert found.sets == () and found.notes == ()
+    assert found.baseline_nll == mean_nll(Scorer(model, text.token_ids, 16, 8).nll())
+
+
 def test_mean_ablation_takes_the_means_of_the_run(tmp_path) -> None:  # type: ignore[no-untyped-def]
     model, text = loaded(), corpus()
     run = nf.capture(model.model, model.tokenizer, ["w5 w6 w7 w8", "w9 w10"], store=tmp_path, run="reference")
@@ -190,8 +197,6 @@ def test_wrong_requests() -> None:
     model = loaded()
     with pytest.raises(RequestError, match="--controls of 20 or more"):
         ablate(model, corpus(), [SET], controls=19)
-    with pytest.raises(RequestError, match="expected a set of neurons"):
-        ablate(model, corpus(), [])
     with pytest.raises(RequestError, match="two sets are called 'some'"):
         ablate(model, corpus(), [SET, SET])
     with pytest.raises(RequestError, match="neurons 0-63"):
