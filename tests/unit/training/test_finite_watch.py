@@ -36,7 +36,7 @@ def test_an_input_that_is_not_finite_is_told_apart() -> None:
         model(torch.full((64, 8), float("inf"))).sum().backward()
         watched.step()
     text = next(alert.text for alert in watched.alerts if alert.kind == "nan")
-    assert "layer 3" in text and "look at the input" in text
+    assert "module 3" in text and "look at the input" in text
 
 
 def test_a_sum_that_overflows_is_no_infinity() -> None:
