@@ -1,6 +1,7 @@
 """What all tests share: a small run whose contents are known, made once by the recorder that captures use."""
 
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from nfinspect_store.types import Keep, Layer
+
+# A job in a shell's background ignores Ctrl-C, and so would every process that the tests send one to.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TOKENS, PROMPTS = 40, 30
 CONCEPTS = ("tulip", "vietnam", "baseline")

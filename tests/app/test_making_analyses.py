@@ -223,9 +223,7 @@ def waited(until: Callable[[], bool], seconds: float = 30) -> None:
 
 
 SLOW = """
-import signal, sys, time
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and "deaf" not in sys.argv[0]:  # tests in a shell's background
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+import sys, time
 from nfinspect.cli import ngrams
 from nfinspect.analysis import ngrams as analysis
 real = analysis.fired_chunks
