@@ -235,6 +235,8 @@ def _there(makers: "Sequence[Callable[[], NeuronSet]]") -> "list[NeuronSet]":
 
 
 def _note_other_model(run: "RunFile", model: str) -> None:
+    from nfinspect.models import lasting_name
+
     captured = run.info.model
-    if captured and captured != model and Path(captured).expanduser().resolve() != Path(model).expanduser().resolve():
+    if captured and lasting_name(captured) != lasting_name(model):
         output.note(f"the run is of {captured}, the model is {model}: its neurons are taken for those of the model")

@@ -16,7 +16,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, content, foreign
+from nfinspect.tui.cells import Cell, foreign
 from nfinspect.tui.commands import BY_NAME
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.arranged import Arranged, ArrangedPane
@@ -300,10 +300,7 @@ class AnalysisPane(ArrangedPane):
             self.load("chart", partial(drawing.draw, self.analysis, row, size.width, size.height, plain))
 
     def show_chart(self, lines: tuple[str, ...]) -> None:
-        box, (caption, *rest) = self.query_one("#chart", TextBlock), lines
-        caption = cells.fit(foreign(caption, self.glyphs), box.content_size.width, self.glyphs)
-        drawn = "\n".join(foreign(line, self.glyphs) for line in rest)  # labels come from a file
-        box.put(content(Cell(caption, "dim"), "\n", Cell(drawn, "title")))
+        self.query_one("#chart", ChartBox).put_drawing(lines, self.glyphs)
 
     def action_drawing(self) -> None:
         every = self.drawings(self.analysis) if self.analysis is not None else ()

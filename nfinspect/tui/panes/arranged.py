@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 
 from nfinspect.tui.arranging import Filtered, Test, ordered
 from nfinspect.tui.engine import Session
-from nfinspect.tui.panes.base import Pane
+from nfinspect.tui.panes.base import Pane, arranging_keys
 from nfinspect.tui.panes.making import MakingPane
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 
@@ -30,22 +30,7 @@ class Arranged:
 class ArrangedRows(Pane):
     """Rows are sorted and filtered in workers: a large model's lists take longer than a repaint may."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "filter", "Filter", key_display="/", id="analysis.filter"),
-        Binding("s", "sort", "Sort", id="analysis.sort"),
-        Binding(
-            "full_stop", "sort_step(1)", "Sort by the next column", key_display=".", show=False, id="analysis.sort_next"
-        ),
-        Binding(
-            "comma",
-            "sort_step(-1)",
-            "Sort by the column before",
-            key_display=",",
-            show=False,
-            id="analysis.sort_before",
-        ),
-        Binding("I", "invert", "Invert the order", show=False, id="analysis.invert"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [*arranging_keys("analysis", before="sort_before")]
 
     order: ClassVar[tuple[str, bool]] = ("", False)
     """Key of the column that the rows stand by at first, and whether the largest comes first."""

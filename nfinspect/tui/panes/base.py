@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from textual.binding import Binding
 from textual.message import Message
 from textual.widget import Widget
 
@@ -51,6 +52,21 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, NfinspectError):
         return text
     return f"unexpected {type(error).__name__}: {text}" if text else f"unexpected {type(error).__name__}"
+
+
+def arranging_keys(group: str, *, before: str) -> tuple[Binding, ...]:
+    """The keys of a table that is filtered and sorted. group: of their names in a keymap; before: the name of `,`."""
+    return (
+        Binding("slash", "filter", "Filter", key_display="/", id=f"{group}.filter"),
+        Binding("s", "sort", "Sort", id=f"{group}.sort"),
+        Binding(
+            "full_stop", "sort_step(1)", "Sort by the next column", key_display=".", show=False, id=f"{group}.sort_next"
+        ),
+        Binding(
+            "comma", "sort_step(-1)", "Sort by the column before", key_display=",", show=False, id=f"{group}.{before}"
+        ),
+        Binding("I", "invert", "Invert the order", show=False, id=f"{group}.invert"),
+    )
 
 
 class Pane(Widget):

@@ -11,7 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, content, foreign
+from nfinspect.tui.cells import Cell, foreign
 from nfinspect.tui.columns.compare import compare_columns, figure_of
 from nfinspect.tui.comparing import SIGNS, TOPICS, Comparison, LayerRow, Measure, OfRun, Topic, of_run
 from nfinspect.tui.panes.arranged import Arranged, ArrangedRows
@@ -266,9 +266,7 @@ class ComparePane(ArrangedRows, InTurnPane, ExportingPane):
             self.load("chart", partial(_chart, self._found, self._measure, row, size.width, size.height, plain))
 
     def show_chart(self, lines: tuple[str, ...]) -> None:
-        box, (caption, *rest) = self.query_one("#chart", TextBlock), lines
-        caption = cells.fit(caption, box.content_size.width, self.glyphs)
-        box.put(content(Cell(caption, "dim"), "\n", Cell("\n".join(rest), "title")))
+        self.query_one("#chart", ChartBox).put_drawing(lines, self.glyphs)
 
     # keys
 

@@ -13,6 +13,7 @@ from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell, content, foreign
 from nfinspect.tui.columns.neurons import neuron_columns
 from nfinspect.tui.engine import CLASSES, NeuronQuery, Session
+from nfinspect.tui.panes.base import arranging_keys
 from nfinspect.tui.panes.of_run import RunPane
 from nfinspect.tui.widgets.paged_table import PAGE, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
@@ -35,25 +36,7 @@ class NeuronsPane(RunPane):
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "filter", "Filter", key_display="/", id="neurons.filter"),
-        Binding("s", "sort", "Sort", id="neurons.sort"),
-        Binding(
-            "full_stop",
-            "sort_step(1)",
-            "Sort by the next column",
-            key_display=".",
-            show=False,
-            id="neurons.sort_next",
-        ),
-        Binding(
-            "comma",
-            "sort_step(-1)",
-            "Sort by the column before",
-            key_display=",",
-            show=False,
-            id="neurons.sort_previous",
-        ),
-        Binding("I", "invert", "Invert the order", show=False, id="neurons.invert"),
+        *arranging_keys("neurons", before="sort_previous"),
         Binding("c", "class_step(1)", "Class", id="neurons.class_next"),
         Binding("C", "class_step(-1)", "Class before", show=False, id="neurons.class_previous"),
         *(
