@@ -30,6 +30,7 @@ class RecordedPrompt:
     token_ids: Sequence[int]
     tokens: Sequence[str]
     prompt_tokens: int
+    raw: Sequence[bytes | None] = ()  # as in TokenRows; none given: the texts say all
 
 
 @dataclass(frozen=True)
@@ -198,4 +199,5 @@ def _token_rows(prompts: Sequence[RecordedPrompt], placed: Sequence[Prompt]) -> 
         token_id=np.concatenate([np.asarray(prompt.token_ids, np.int64) for prompt in prompts]),
         token=[token for prompt in prompts for token in prompt.tokens],
         generated=position >= np.repeat([prompt.prompt_tokens for prompt in placed], sizes),
+        raw=[raw for prompt in prompts for raw in (prompt.raw or [None] * len(prompt.token_ids))],
     )

@@ -32,7 +32,16 @@ def m003_mamba_delta(connection: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (m002_firings_and_example_lists, m003_mamba_delta)
+def m004_token_bytes(connection: duckdb.DuckDBPyConnection) -> None:
+    """Tokens that are pieces of a character get their bytes, unknown for those of before."""
+    connection.execute("ALTER TABLE tokens ADD COLUMN bytes BLOB")
+
+
+MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
+    m002_firings_and_example_lists,
+    m003_mamba_delta,
+    m004_token_bytes,
+)
 
 SCHEMA_VERSION = FIRST_VERSION + len(MIGRATIONS)
 

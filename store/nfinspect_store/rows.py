@@ -17,7 +17,9 @@ def prompts_table(prompts: Sequence[Prompt]) -> pa.Table:
 
 
 def tokens_table(tokens: TokenRows) -> pa.Table:
-    return pa.table({f.name: getattr(tokens, f.name) for f in fields(TokenRows)})
+    columns = {f.name: getattr(tokens, f.name) for f in fields(TokenRows)}
+    columns["bytes"] = pa.array(columns.pop("raw"), pa.binary())
+    return pa.table(columns)
 
 
 def means_table(means: Sequence[PromptMean]) -> pa.Table:

@@ -19,8 +19,10 @@ CREATE TABLE layers (
 CREATE TABLE prompts (
     prompt_idx INTEGER, concept VARCHAR, text VARCHAR, first_token BIGINT, prompt_tokens INTEGER, tokens INTEGER);
 
+-- bytes: of a token that ends or begins within a character, whose text says less; else NULL (token_texts.py).
 CREATE TABLE tokens (
-    token_idx BIGINT, prompt_idx INTEGER, position INTEGER, token_id INTEGER, token VARCHAR, generated BOOLEAN);
+    token_idx BIGINT, prompt_idx INTEGER, position INTEGER, token_id INTEGER, token VARCHAR, generated BOOLEAN,
+    bytes BLOB);
 
 -- One row: one neuron on {BLOCK} consecutive tokens. The last block is padded; the view `activations` hides that.
 -- fired: a bit for each token, the first in the lowest bit of the first byte; NULL where the values themselves tell it.

@@ -71,6 +71,7 @@ class TokenRows:
     token_id: NDArray[np.int64]
     token: list[str]
     generated: NDArray[np.bool_]
+    raw: list[bytes | None]  # the column `bytes`: of a piece of a character; None where the text says all
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ CREATE TABLE examples (layer_id SMALLINT, neuron INTEGER, kind VARCHAR, rank INT
 INSERT INTO examples SELECT * FROM by_rank ORDER BY hash(neuron, rank);
 DROP TABLE by_rank;
 DROP TABLE IF EXISTS mamba_delta;
+ALTER TABLE tokens DROP COLUMN bytes;
 UPDATE run SET schema_version = 1;
 """
 """From today's schema back to the first one, as far as they differ."""
