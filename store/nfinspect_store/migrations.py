@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import duckdb
 
+from nfinspect_store.digests import renew_digests
+
 FIRST_VERSION = 1
 
 
@@ -32,15 +34,18 @@ def m003_mamba_delta(connection: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def m004_token_bytes(connection: duckdb.DuckDBPyConnection) -> None:
-    """Tokens that are pieces of a character get their bytes, unknown for those of before."""
+def m004_token_bytes_and_digests(connection: duckdb.DuckDBPyConnection) -> None:
+    """Tokens that are pieces of a character get their bytes, unknown for those of before. A table says what the others
+    held when they were written, for runs of before: when they were migrated.
+    """
     connection.execute("ALTER TABLE tokens ADD COLUMN bytes BLOB")
+    connection.execute('CREATE TABLE digests (part VARCHAR, "rows" BIGINT, digest UBIGINT)')
 
 
 MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     m002_firings_and_example_lists,
     m003_mamba_delta,
-    m004_token_bytes,
+    m004_token_bytes_and_digests,
 )
 
 SCHEMA_VERSION = FIRST_VERSION + len(MIGRATIONS)
@@ -52,6 +57,7 @@ def migrate(connection: duckdb.DuckDBPyConnection, version: int) -> None:
     try:
         for step in MIGRATIONS[version - FIRST_VERSION :]:
             step(connection)
+        renew_digests(connection)
         connection.execute("UPDATE run SET schema_version = ?", [FIRST_VERSION + len(MIGRATIONS)])
         connection.execute("COMMIT")
     except BaseException:

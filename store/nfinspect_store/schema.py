@@ -56,6 +56,9 @@ CREATE TABLE layer_health (
     site VARCHAR, layer INTEGER, neurons INTEGER, activation_rate DOUBLE, pattern VARCHAR, dead INTEGER,
     missing INTEGER, weak INTEGER, saturated INTEGER, sporadic INTEGER, score DOUBLE, issues VARCHAR[], scale DOUBLE);
 
+-- What the other tables held when they were written (digests.py): rows, and the sum of their hashes modulo 2^64.
+CREATE TABLE digests (part VARCHAR, "rows" BIGINT, digest UBIGINT);
+
 CREATE VIEW activations AS
 SELECT l.site, l.layer, b.neuron, t.token_idx, b."values"[(t.token_idx & {BLOCK - 1}) + 1] AS value
 FROM blocks b
@@ -68,7 +71,7 @@ PUBLIC = ("run", "layers", "prompts", "tokens", "activations", "neurons", "layer
 PLANTED = "planted"
 """Public, in runs of kind `simulated` only: the true class of every neuron (site, layer, neuron, class)."""
 
-INTERNAL = ("blocks", "statistics", "histograms", "prompt_means", "examples", "mamba_delta")
+INTERNAL = ("blocks", "statistics", "histograms", "prompt_means", "examples", "mamba_delta", "digests")
 
 
 def quoted(identifier: str) -> str:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from nfinspect_store.blocks import BlockBuffer, BlockStream
 from nfinspect_store.connect import attach, translated
+from nfinspect_store.digests import Digest, digest_of, digest_table, read_digests, write_digests
 from nfinspect_store.errors import RunExists, StorageFull, StoreError
 from nfinspect_store.mamba_delta import DeltaMoments, mamba_delta_table
 from nfinspect_store.migrations import SCHEMA_VERSION
@@ -74,6 +75,7 @@ class RunWriter:
         self.keeps_values = tables.has_values
         self.tokens = tables.tokens
         self.prompts = tables.prompts
+        self._digests = read_digests(connection)
         self._segment = _Segment()
         self._stream: BlockStream | None = None
         self._buffers = [BlockBuffer(layer, self.tokens // BLOCK) for layer in self.layers] if self.keeps_values else []
@@ -112,6 +114,7 @@ class RunWriter:
             connection.executemany(
                 "INSERT INTO layers VALUES (?, ?, ?, ?, ?, ?, ?)", [list(astuple(layer)) for layer in layers]
             )
+            write_digests(connection, {part: digest_table(connection, part) for part in ("run", "layers")})
             connection.execute("COMMIT")
 
     @staticmethod
@@ -175,6 +178,8 @@ class RunWriter:
             neurons, health = derive(RunTables(self._connection, in_transaction=True))
             self._replace("neurons", neurons)
             self._replace("layer_health", health)
+            self._digests["run"] = digest_table(self._connection, "run")
+            write_digests(self._connection, self._digests)
             self._connection.execute("COMMIT")
         self.tokens += sum(len(t.token_idx) for t in self._segment.tokens)
         self.prompts += len(self._segment.prompts)
@@ -186,6 +191,8 @@ class RunWriter:
             self._connection.register("incoming", rows)
             self._connection.execute(f"CREATE TABLE {quoted(name)} AS SELECT * FROM incoming")
             self._connection.unregister("incoming")
+            self._digests[name] = digest_of(rows)
+            write_digests(self._connection, {name: self._digests[name]})
 
     def abandon(self) -> None:
         """Drop the open segment: the file is as after the last commit. Then only `mark`, `close` and `discard`."""
@@ -199,7 +206,10 @@ class RunWriter:
     def mark(self, status: Status) -> None:
         """Say how the run ended, outside a segment."""
         with translated(self.path):
+            self._connection.execute("BEGIN")
             self._connection.execute("UPDATE run SET status = ?", [status])
+            write_digests(self._connection, {"run": digest_table(self._connection, "run")})
+            self._connection.execute("COMMIT")
 
     def close(self) -> None:
         """Fold the log into the file and let go of it. An open segment is dropped."""
@@ -225,7 +235,7 @@ class RunWriter:
 
     def _replace_statistics(self, layers: Sequence[LayerSnapshot]) -> None:
         for table in ("statistics", "histograms", "examples", "mamba_delta"):
-            self._connection.execute(f"DELETE FROM {table}")
+            self._empty(table)
         for layer in layers:
             for (concept, first), statistics in layer.statistics.items():
                 self._append("statistics", statistics_table(layer.layer_id, concept, first, statistics))
@@ -237,14 +247,19 @@ class RunWriter:
                 self._append("mamba_delta", mamba_delta_table(self.layers[layer.layer_id].layer, layer.delta))
 
     def _replace(self, table: str, rows: pa.Table) -> None:
-        self._connection.execute(f"DELETE FROM {quoted(table)}")
+        self._empty(table)
         self._append(table, rows)
+
+    def _empty(self, table: str) -> None:
+        self._connection.execute(f"DELETE FROM {quoted(table)}")
+        self._digests[table] = Digest()
 
     def _append(self, table: str, rows: pa.Table) -> None:
         if rows.num_rows:
             self._connection.register("incoming", rows)
             self._connection.execute(f"INSERT INTO {quoted(table)} BY NAME SELECT * FROM incoming")
             self._connection.unregister("incoming")
+            self._digests[table] = self._digests.get(table, Digest()) + digest_of(rows)
 
     def _restore_tail(self, tables: RunTables) -> None:
         filled = self.tokens % BLOCK

@@ -179,6 +179,8 @@ def forget_delta(path: Path) -> None:
     """Make the run one of the schema before Δ was recorded."""
     with duckdb.connect(path) as connection:
         connection.execute("DROP TABLE mamba_delta")
+        connection.execute("ALTER TABLE tokens DROP COLUMN bytes")
+        connection.execute("DROP TABLE digests")
         connection.execute("UPDATE run SET schema_version = 2")
 
 

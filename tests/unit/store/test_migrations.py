@@ -27,6 +27,7 @@ INSERT INTO examples SELECT * FROM by_rank ORDER BY hash(neuron, rank);
 DROP TABLE by_rank;
 DROP TABLE IF EXISTS mamba_delta;
 ALTER TABLE tokens DROP COLUMN bytes;
+DROP TABLE digests;
 UPDATE run SET schema_version = 1;
 """
 """From today's schema back to the first one, as far as they differ."""

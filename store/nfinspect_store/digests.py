@@ -1,0 +1,155 @@
+"""What the tables of a run hold, each as one number, so that a later change is noticed: the table `digests`.
+
+A table's digest is the sum of its rows' hashes modulo 2^64: it does not depend on the order of the rows, and the digest
+of two parts is the sum of theirs, so that a capture adds to it segment by segment. A row's hash is made of the values,
+not of their storage: whole numbers by value, fractions as float64, texts by SHA-256. Whoever changes the data and the
+digests alike is not found out by it: it guards against accidents and careless edits, it is no signature.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nfinspect_store.schema import quoted
+
+Hashes = NDArray[np.uint64]
+
+ROWS = 4096
+"""Rows hashed at a time."""
+
+NOT_DIGESTED = ("blocks", "digests")
+"""`blocks` is compared with the statistics instead: it is most of the file."""
+
+LEFT_OUT = {"run": ("schema_version",)}
+"""Columns that a migration changes; a file's version is checked when it is opened."""
+
+TABLES_THERE = "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() ORDER BY table_name"
+
+_EMPTY = np.uint64(0x5851F42D4C957F2D)
+"""The hash of NULL."""
+
+
+@dataclass(frozen=True)
+class Digest:
+    """Of a table, or of some of its rows; two of them add up."""
+
+    rows: int = 0
+    value: int = 0
+
+    def __add__(self, other: "Digest") -> "Digest":
+        return Digest(self.rows + other.rows, (self.value + other.value) % 2**64)
+
+
+def digest_of(rows: pa.Table | pa.RecordBatch) -> Digest:
+    """The digest of some rows, whatever the order of their columns."""
+    total = Digest()
+    for batch in rows.to_batches(ROWS) if isinstance(rows, pa.Table) else [rows]:
+        if batch.num_rows:
+            hashes = np.zeros(batch.num_rows, np.uint64)
+            for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                hashes += _mixed(_hashes(column) ^ np.uint64(_of_bytes(name.encode())))
+            total += Digest(batch.num_rows, int(_mixed(hashes).sum(dtype=np.uint64)))
+    return total
+
+
+def select_digested(table: str) -> str:
+    """The query for the rows of a table as they are digested."""
+    columns = f"* EXCLUDE ({', '.join(map(quoted, LEFT_OUT[table]))})" if table in LEFT_OUT else "*"
+    return f"SELECT {columns} FROM {quoted(table)}"
+
+
+def digest_table(connection: duckdb.DuckDBPyConnection, table: str) -> Digest:
+    """The digest of a whole table as the connection sees it."""
+    return sum(map(digest_of, connection.sql(select_digested(table)).to_arrow_reader(ROWS)), Digest())
+
+
+def read_digests(connection: duckdb.DuckDBPyConnection) -> dict[str, Digest]:
+    """What the run itself says, by table."""
+    rows = connection.execute('SELECT part, "rows", digest FROM digests').fetchall()
+    return {part: Digest(count, value) for part, count, value in rows}
+
+
+def write_digests(connection: duckdb.DuckDBPyConnection, digests: dict[str, Digest]) -> None:
+    """Set the digests of these tables; those of others stay."""
+    for part, digest in digests.items():
+        connection.execute("DELETE FROM digests WHERE part = ?", [part])
+        connection.execute("INSERT INTO digests VALUES (?, ?, ?)", [part, digest.rows, digest.value])
+
+
+def renew_digests(connection: duckdb.DuckDBPyConnection) -> None:
+    """Digest every table of the run anew, as after a migration."""
+    connection.execute("DELETE FROM digests")
+    names = [row[0] for row in connection.execute(TABLES_THERE).fetchall() if row[0] not in NOT_DIGESTED]
+    write_digests(connection, {name: digest_table(connection, name) for name in names})
+
+
+def _hashes(array: pa.Array) -> Hashes:
+    """A hash of each value of a column, not mixed yet: uint64[rows]."""
+    kind = array.type
+    if isinstance(kind, pa.BaseExtensionType):  # JSON
+        return _hashes(array.storage)
+    if pa.types.is_dictionary(kind):
+        array, kind = array.dictionary_decode(), kind.value_type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        hashes = _of_lists(array)
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_binary(kind):
+        hashes = _of_texts(array)
+    elif pa.types.is_floating(kind):
+        numbers = np.asarray(array.fill_null(0).to_numpy(zero_copy_only=False), np.float64) + 0.0  # -0.0 is 0.0
+        numbers[np.isnan(numbers)] = np.nan  # one pattern for all of them
+        hashes = numbers.view(np.uint64)
+    else:  # whole numbers, booleans, times
+        counted = array.cast(pa.timestamp("us")) if pa.types.is_timestamp(kind) else array
+        hashes = np.asarray(counted.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False), np.int64).view(
+            np.uint64
+        )
+    if array.null_count:
+        missing = np.asarray(array.is_null().to_numpy(zero_copy_only=False), np.bool_)
+        hashes = np.where(missing, _EMPTY, hashes)
+    return hashes
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind))
+
+
+def _of_texts(array: pa.Array) -> Hashes:
+    """Texts and bytes: each different one is hashed once, as tokens repeat."""
+    encoded = array.fill_null(b"" if _is_binary(array.type) else "").dictionary_encode()
+    known = encoded.dictionary.to_pylist()
+    hashes = _array(_of_bytes(one if isinstance(one, bytes) else one.encode("utf-8", "surrogatepass")) for one in known)
+    found: Hashes = hashes[encoded.indices.to_numpy()]
+    return found
+
+
+def _of_lists(array: pa.Array) -> Hashes:
+    """Each list's elements by their places, and its length."""
+    lengths = np.asarray(array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False), np.int64)
+    elements = _hashes(array.flatten())
+    start = np.cumsum(lengths) - lengths
+    place = (np.arange(len(elements)) - np.repeat(start, lengths)).astype(np.uint64)
+    hashes = _mixed(lengths.view(np.uint64))
+    there = lengths > 0
+    if there.any():
+        hashes[there] += np.add.reduceat(_mixed(elements + _mixed(place)), start[there])
+    return hashes
+
+
+def _of_bytes(value: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(value).digest()[:8], "little")
+
+
+def _array(values: Iterable[int]) -> Hashes:
+    return np.fromiter(values, np.uint64)
+
+
+def _mixed(x: Hashes) -> Hashes:
+    """The output function of splitmix64 (Steele et al. 2014): every bit of the result hangs on every bit of x."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
