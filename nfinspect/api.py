@@ -1,16 +1,20 @@
 """What `import nfinspect as nf` offers: capture a model in memory, record one's own forward passes, open a run."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nfinspect.capturing.arrays import utc_now
 from nfinspect.capturing.errors import BadPrompts, CaptureError
 from nfinspect.capturing.passes import recorded_passes
-from nfinspect.capturing.prompts import PromptIds, PromptText, prompt_ids
+from nfinspect.capturing.prompt_files import PromptText, chat_of
+from nfinspect.capturing.prompts import PromptIds, prompt_ids
 from nfinspect.capturing.recorder import Recorder
 from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.session import (
@@ -22,56 +26,88 @@ from nfinspect.capturing.session import (
     statistics_device,
     store_layers,
 )
-from nfinspect.models import LoadedModel, TokenTexts, by_site, find_sites, in_memory
+from nfinspect.models import LoadedModel, Texts, TokenTexts, by_site, find_sites, in_memory
 from nfinspect.run import Run
 from nfinspect_store.catalog import new_run_path, store_path
 from nfinspect_store.types import Keep
 from nfinspect_store.writer import RunWriter
 
+Prompt = str | Sequence[int] | Tensor | Sequence[Mapping[str, str]]
+"""A text, token ids, or the messages of a chat."""
+
 
 def capture(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Mapping[str, Sequence[str]] | Sequence[str],
+    prompts: Mapping[str, Sequence[Prompt]] | Sequence[Prompt],
     *,
     store: str | Path | None = None,
     **options: Any,
 ) -> Run:
     """Capture a model that is in memory over prompts, and open the run.
 
-    prompts: texts by concept, or texts alone (their concept is "prompts"). options: generate, sites, layers, keep,
-    run, batch_size, seed, temperature, mode, truncate, limit_bytes, resume, as in CaptureRequest. A model in training
-    mode is captured in eval mode and put back. Raises what `nfinspect capture` reports: ModelError, BadPrompts,
-    StoreError.
+    prompts: prompts by concept, or prompts alone (their concept is "prompts"). A prompt is a text; a chat, as messages
+    {"role", "content"}, which go through the tokenizer's template; or token ids, int[tokens], which are read as they
+    are. options: generate, sites, layers, keep, run, bos, chat, batch_size, seed, temperature, mode, truncate,
+    limit_bytes, resume, as in CaptureRequest. A model in training mode is captured in eval mode and put back. What
+    `nfinspect capture` would say on stderr is a warning. Raises what it reports: ModelError, BadPrompts, StoreError.
     """
     by_concept = prompts if isinstance(prompts, Mapping) else {"prompts": prompts}
-    for group in by_concept.values():
-        if isinstance(group, str):  # a string is a sequence, too: of its letters
-            raise BadPrompts(f"expected a list of prompts, found the text {group[:40]!r}: put it into a list")
-    texts = [
-        PromptText(concept, text, f"{concept} prompt {i + 1}")
+    given = [
+        _given(concept, prompt, f"{concept} prompt {i + 1}")
         for concept, group in by_concept.items()
-        for i, text in enumerate(group)
+        for i, prompt in enumerate(_prompts_of(group))
     ]
     loaded = in_memory(model, tokenizer)
     was_training = model.training
     model.train(False)
     try:
-        path = _GivenTexts(CaptureRequest(loaded.name, store_path(store), **options), loaded, texts).run()
+        path = _GivenPrompts(CaptureRequest(loaded.name, store_path(store), **options), loaded, given).run()
     finally:
         model.train(was_training)
     return Run.open(path)
 
 
-class _GivenTexts(Capture):
-    """A capture of texts that are in memory."""
+def _prompts_of(group: Sequence[Prompt]) -> Sequence[Prompt]:
+    """A concept's prompts. Raises BadPrompts for a single one, which is a sequence, too: of its letters, or its ids."""
+    alone = isinstance(group, str) or (isinstance(group, Tensor) and group.ndim == 1)
+    first = group[0] if not alone and len(group) else None
+    if alone or isinstance(first, Integral | Mapping):
+        raise BadPrompts(f"expected a list of prompts, found a single one, {str(group)[:40]!r}: put it into a list")
+    return group
 
-    def __init__(self, request: CaptureRequest, loaded: LoadedModel, texts: Sequence[PromptText]) -> None:
-        self._given = texts
-        super().__init__(request, loaded, Listener())
+
+def _given(concept: str, prompt: Prompt, origin: str) -> PromptText:
+    """A prompt in memory as a capture takes it. Raises BadPrompts."""
+    if isinstance(prompt, str):
+        return PromptText(concept, prompt, origin)
+    values: Any = prompt.tolist() if hasattr(prompt, "tolist") else prompt  # a tensor or an array
+    if not isinstance(values, Sequence) or isinstance(values, bytes):
+        raise BadPrompts(f"expected a text, messages or token ids as {origin}, found {type(prompt).__name__}")
+    if any(isinstance(value, Mapping) for value in values):
+        return PromptText(concept, chat_of(values, origin), origin)
+    wrong = next((v for v in values if not isinstance(v, Integral) or isinstance(v, bool)), None)
+    if wrong is not None:
+        raise BadPrompts(
+            f"expected token ids, whole numbers in one row, as {origin}, found {str(wrong)[:40]} among them"
+        )
+    return PromptText(concept, tuple(int(value) for value in values), origin)
+
+
+class _GivenPrompts(Capture):
+    """A capture of prompts that are in memory."""
+
+    def __init__(self, request: CaptureRequest, loaded: LoadedModel, prompts: Sequence[PromptText]) -> None:
+        self._given = prompts
+        super().__init__(request, loaded, Listener(message=_warned))
 
     def read_prompts(self) -> list[PromptIds]:
-        return prompt_ids(self._given, self.loaded.tokenizer)
+        texts = Texts(self.loaded.tokenizer, self.request.bos, chat=self.request.chat)
+        return prompt_ids(self._given, texts, answer=self.request.generate > 0)
+
+
+def _warned(text: str) -> None:
+    warnings.warn(text, stacklevel=5)  # where nfinspect.capture was called
 
 
 class Recording:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from nfinspect.experiments.text_report import TextFiring
-    from nfinspect.models import LoadedModel
+    from nfinspect.models import Bos, LoadedModel
 
 SAMPLE_MODEL = "gpt2-relu"
 
@@ -18,8 +18,9 @@ class SubtextAnalyzer:
     """Analyses texts with one model, which is loaded when the first text comes.
 
     model: a hub name, a local directory, or a model in memory with its tokenizer; the shipped sample model if not
-    given. simulated: a simulated network instead of a model; every result says so. options: dtype, device,
-    allow_pickle, as in load_model. Raises RequestError for what cannot go together.
+    given. simulated: a simulated network instead of a model; every result says so. bos: when BOS stands before a text;
+    chat: a text is what a user says, through the model's chat template. options: dtype, device, revision, allow_pickle,
+    as in load_model. Raises RequestError for what cannot go together.
     """
 
     def __init__(
@@ -28,6 +29,8 @@ class SubtextAnalyzer:
         tokenizer: "PreTrainedTokenizerBase | None" = None,
         *,
         simulated: bool = False,
+        bos: "Bos" = "auto",
+        chat: bool = False,
         **options: Any,
     ) -> None:
         if simulated and model is not None:
@@ -38,6 +41,8 @@ class SubtextAnalyzer:
         self.simulated = simulated
         self._model = model
         self._tokenizer = tokenizer
+        self._bos = bos
+        self._chat = chat
         self._options = options
         self._loaded: LoadedModel | None = None
 
@@ -67,7 +72,7 @@ class SubtextAnalyzer:
         was_training = loaded.model.training
         loaded.model.train(False)
         try:
-            return text_stages(loaded, text, chosen, top)
+            return text_stages(loaded, text, chosen, top, bos=self._bos, chat=self._chat)
         finally:
             loaded.model.train(was_training)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 
-from nfinspect.models import forward_batch
+from nfinspect.models import end_ids, forward_batch
 
 
 def generate(
@@ -35,7 +35,7 @@ def generate(
     (live capture needs that).
     """
     batch = forward_batch(model, sequences, pad_id=pad_id, padding_side="left")
-    ends = _end_ids(model)
+    ends = end_ids(model)
     processors = LogitsProcessorList()
     if temperature > 0:
         processors.append(_GumbelNoise(seed, prompt_indices, temperature))
@@ -85,15 +85,6 @@ class _AllEnded(StoppingCriteria):
 
 def _seed_of(seed: int, prompt_idx: int) -> int:
     return (seed * 0x9E3779B97F4A7C15 + prompt_idx * 0xBF58476D1CE4E5B9 + 1) % 2**63
-
-
-def _end_ids(model: PreTrainedModel) -> frozenset[int]:
-    ends = model.generation_config.eos_token_id if model.generation_config is not None else None
-    if ends is None:
-        ends = model.config.eos_token_id
-    if ends is None:
-        return frozenset()
-    return frozenset([ends] if isinstance(ends, int) else ends)
 
 
 def _until_end(written: list[int], ends: frozenset[int]) -> list[int]:

@@ -7,9 +7,10 @@ from pathlib import Path
 from torch import Tensor
 
 from nfinspect.capturing.errors import BadPrompts
-from nfinspect.capturing.prompts import PromptIds, corpus_windows, prompt_ids, read_prompts
+from nfinspect.capturing.prompt_files import Columns, read_prompts
+from nfinspect.capturing.prompts import PromptIds, corpus_windows, prompt_ids
 from nfinspect.capturing.request import DEFAULT_CONTEXT, CaptureRequest
-from nfinspect.models import LoadedModel, forward_batch, rope_limit
+from nfinspect.models import LoadedModel, Texts, already_begun, end_ids, forward_batch, rope_limit
 from nfinspect_store.types import Layer
 
 BATCH_BYTES = 128 * 2**20
@@ -25,10 +26,15 @@ class Batch:
 
 
 def load_prompts(request: CaptureRequest, loaded: LoadedModel) -> list[PromptIds]:
-    """All prompts of a request in order: prompts files, then corpora. They may be too long. Raises BadPrompts."""
+    """All prompts of a request in order: prompts files, then corpora. They may be too long.
+
+    Raises BadPrompts, CannotTokenize.
+    """
+    texts = Texts(loaded.tokenizer, request.bos, chat=request.chat)
+    columns = Columns(request.text_column, request.concept_column)
     prompts: list[PromptIds] = []
     for file in request.prompts:
-        prompts += prompt_ids(read_prompts(file.path, file.concept), loaded.tokenizer)
+        prompts += prompt_ids(read_prompts(file.path, file.concept, columns), texts, answer=request.generate > 0)
     limit = loaded.max_context
     context = request.context or (DEFAULT_CONTEXT if limit is None else min(DEFAULT_CONTEXT, limit - request.generate))
     if request.text and (context < 1 or (limit is not None and context + request.generate > limit)):
@@ -37,10 +43,10 @@ def load_prompts(request: CaptureRequest, loaded: LoadedModel) -> list[PromptIds
         )
     remaining = request.max_tokens
     for path in request.text:
-        windows = corpus_windows(Path(path), loaded.tokenizer, context, remaining)
+        windows = corpus_windows(Path(path), texts, context, remaining)
         prompts += windows
         if remaining is not None:
-            remaining -= sum(len(window.token_ids) for window in windows)
+            remaining -= sum(len(window.token_ids) - len(texts.begin) for window in windows)
             if remaining <= 0:
                 break
     return prompts
@@ -52,13 +58,29 @@ def fitting(prompts: Sequence[PromptIds], request: CaptureRequest, loaded: Loade
         raise BadPrompts("expected prompts, found none: give --prompts FILE or --text FILE")
     vocabulary = _vocabulary(loaded)
     for prompt in prompts:
-        largest = max(prompt.token_ids)
-        if largest >= vocabulary:
+        outside = next((i for i in (min(prompt.token_ids), max(prompt.token_ids)) if not 0 <= i < vocabulary), None)
+        if outside is not None:
             raise BadPrompts(
-                f"expected token ids below {vocabulary}, the size of the model's vocabulary, found {largest} in "
-                f"{prompt.origin}: the tokenizer belongs to another model"
+                f"expected token ids from 0 to {vocabulary - 1}, the model's vocabulary, found {outside} in "
+                f"{prompt.origin}: the tokenizer, or who made the ids, belongs to another model"
             )
     return [_fitting(prompt, request, loaded.max_context) for prompt in prompts]
+
+
+def notes_on(prompts: Sequence[PromptIds], request: CaptureRequest, loaded: LoadedModel) -> list[str]:
+    """What the user should know of how the prompts begin and end."""
+    notes = []
+    begun = [prompt.origin for prompt in prompts if prompt.begins]
+    if begun:
+        begin = Texts(loaded.tokenizer, request.bos).begin_text
+        notes.append(already_begun(begin, begun, len(prompts)))
+    ended = [prompt.origin for prompt in prompts if prompt.token_ids[-1] in end_ids(loaded.model)]
+    if request.generate and ended:
+        notes.append(
+            f"{len(ended)} of {len(prompts)} prompts end with an end of sequence of their own, such as {ended[0]}: the "
+            "model goes on after the end"
+        )
+    return notes
 
 
 def plan_batches(
@@ -96,7 +118,7 @@ def _fitting(prompt: PromptIds, request: CaptureRequest, limit: int | None) -> P
     if room is None or len(prompt.token_ids) <= room:
         return prompt
     if request.truncate and room > 0:
-        return replace(prompt, token_ids=prompt.token_ids[:room])
+        return replace(prompt, token_ids=prompt.token_ids[:room], roles=prompt.roles and prompt.roles[:room])
     raise BadPrompts(
         f"{prompt.origin} has {len(prompt.token_ids)} tokens, which with {request.generate} new ones do not fit the "
         f"model's context of {limit}: shorten it, generate fewer, or pass --truncate"

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from nfinspect_store.types import Keep
+
+if TYPE_CHECKING:  # the options of a command are read before torch is there
+    from nfinspect.models.tokenizing import Bos
 
 Mode = Literal["auto", "replay", "live"]
 
@@ -26,8 +29,13 @@ class CaptureRequest:
 
     model: str
     store: Path
+    revision: str | None = None  # of a hub model
     prompts: tuple[PromptFile, ...] = ()
+    text_column: str | None = None  # of prompts files with columns; None: the usual names
+    concept_column: str | None = None
     text: tuple[Path, ...] = ()
+    bos: "Bos" = "auto"
+    chat: bool = False  # a prompt that is a text is one turn of a user's
     generate: int = 0
     sites: tuple[str, ...] | None = None  # None: mlp, or mixer for Mamba
     layers: tuple[int, ...] | None = None

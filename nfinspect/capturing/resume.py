@@ -13,7 +13,18 @@ from nfinspect_store.catalog import list_runs
 from nfinspect_store.errors import StoreError
 from nfinspect_store.reader import RunFile
 
-HOW_ONLY = {"store", "run", "device", "resume", "limit_bytes", "allow_pickle", "prompts", "text"}
+HOW_ONLY = {
+    "store",
+    "run",
+    "device",
+    "resume",
+    "limit_bytes",
+    "allow_pickle",
+    "prompts",
+    "text_column",
+    "concept_column",
+    "text",
+}
 """Fields of a request that do not decide what a run holds; prompts and texts are compared by their tokens."""
 
 

@@ -18,8 +18,9 @@ from nfinspect.capturing.errors import CaptureInterrupted, OutOfMemory
 from nfinspect.capturing.generation import generate
 from nfinspect.capturing.interrupts import StopRequest
 from nfinspect.capturing.memory import free_after_failure, is_out_of_memory
-from nfinspect.capturing.plan import Batch, fitting, load_prompts, plan_batches
-from nfinspect.capturing.prompts import PromptIds, check_readable, read_prompts
+from nfinspect.capturing.plan import Batch, fitting, load_prompts, notes_on, plan_batches
+from nfinspect.capturing.prompt_files import Columns, check_readable, read_prompts
+from nfinspect.capturing.prompts import PromptIds
 from nfinspect.capturing.reading import BatchReader, Values
 from nfinspect.capturing.recorder import RecordedPrompt, Recorder
 from nfinspect.capturing.request import CaptureRequest
@@ -70,8 +71,9 @@ def capture_run(request: CaptureRequest, listener: Listener | None = None) -> Pa
 def load(request: CaptureRequest) -> LoadedModel:
     """The model of a request, once the store and the run's name are known to be possible."""
     store = store_path(request.store)
+    columns = Columns(request.text_column, request.concept_column)
     for file in request.prompts:
-        read_prompts(file.path, file.concept)  # an unreadable file is said before minutes of loading
+        read_prompts(file.path, file.concept, columns)  # an unreadable file is said before minutes of loading
     for path in request.text:
         check_readable(path)
     if request.run is not None:
@@ -100,6 +102,8 @@ class Capture:
         self._started = time.monotonic()
         self._tokens_before = 0
         for note in dict.fromkeys(site.note for site in self.sites if site.note):
+            listener.message(note)
+        for note in notes_on(self.prompts, request, loaded):
             listener.message(note)
 
     def read_prompts(self) -> list[PromptIds]:

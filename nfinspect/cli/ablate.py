@@ -13,7 +13,7 @@ from nfinspect import output
 from nfinspect.cli.capture import quiet_transformers
 from nfinspect.cli.hub_text import text_path
 from nfinspect.cli.long_work import Made, Tick, again_option, kept_or_made
-from nfinspect.cli.options import json_option, model_options, opened, site_option, store_option
+from nfinspect.cli.options import bos_option, json_option, model_options, opened, site_option, store_option
 from nfinspect.cli.stamps import model_stamp
 from nfinspect.cli.tables import Column, figure, table, wrapped
 from nfinspect_store.catalog import store_path
@@ -21,6 +21,7 @@ from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
     from nfinspect.analysis.neuron_sets import NeuronSet
+    from nfinspect.models import Bos
     from nfinspect_store.reader import RunFile
 
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 @click.option("--max-tokens", metavar="N", type=click.IntRange(min=2), help="Tokens of --text at most.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Windows in a forward pass; what fits if not given.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@bos_option
 @site_option
 @model_options
 @again_option
@@ -69,6 +71,7 @@ def ablate(
     max_tokens: int | None,
     batch_size: int | None,
     seed: int,
+    bos: "Bos",
     site: str | None,
     dtype: str,
     device: str,
@@ -85,7 +88,7 @@ def ablate(
     from nfinspect.experiments.ablation_table import ablate as analyse
     from nfinspect.experiments.ablation_table import check_controls, check_sets
     from nfinspect.experiments.documents import read_text, text_hash, tokenised
-    from nfinspect.models import load_model
+    from nfinspect.models import Texts, load_model
     from nfinspect_store.results import model_results, run_results
 
     if source is None and (kinds or concepts or mode == "mean"):
@@ -118,6 +121,7 @@ def ablate(
             "max_tokens": max_tokens,
             "batch_size": batch_size,
             "seed": seed,
+            "bos": bos,
             "dtype": dtype,
         }
 
@@ -126,7 +130,7 @@ def ablate(
             loaded = load_model(model, dtype=dtype, device=device, allow_pickle=allow_pickle)
             found = analyse(
                 loaded,
-                tokenised(content, file.name, loaded.tokenizer, max_tokens),
+                tokenised(content, file.name, Texts(loaded.tokenizer, bos), max_tokens),
                 sets,
                 mode="mean" if mode == "mean" else "zero",
                 run=run,

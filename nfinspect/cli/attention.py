@@ -6,10 +6,10 @@ import click
 
 from nfinspect import output
 from nfinspect.analysis.attention_scores import METHODS, TOP
-from nfinspect.cli.capture import layer_list, prompt_file, quiet_transformers
+from nfinspect.cli.capture import layer_list, prompt_column_options, prompt_file, quiet_transformers
 from nfinspect.cli.hub_text import text_path
 from nfinspect.cli.long_work import Made, Tick, again_option, kept_or_made
-from nfinspect.cli.options import json_option, model_options, store_option
+from nfinspect.cli.options import bos_option, chat_option, json_option, model_options, store_option
 from nfinspect.cli.stamps import file_stamp, model_stamp
 from nfinspect.cli.tables import Column, figure, percent, table, wrapped
 from nfinspect_store.catalog import store_path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nfinspect.analysis.attention_scores import AttentionScores
     from nfinspect.capturing.prompts import PromptIds
     from nfinspect.capturing.request import CaptureRequest
-    from nfinspect.models import LoadedModel
+    from nfinspect.models import Bos, LoadedModel
 
 
 @click.command()
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     "--prompts",
     metavar="[CONCEPT=]FILE",
     multiple=True,
-    help='Prompts: {"prompts": […]} JSON, JSONL of {"text", "concept"}, or text, one a line. Repeatable.',
+    help='Prompts: {"prompts": […]} JSON, JSONL of {"text", "concept"}, CSV, Parquet, or text, one a line. Repeatable.',
 )
+@prompt_column_options
 @click.option(
     "--text",
     metavar="FILE",
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 @click.option("--layers", metavar="LIST", help="Such as 0-3,11; all if not given.")
 @click.option("--site", help="Where neurons are read; mlp (mixer for Mamba) if not given.")
 @click.option("--max-length", metavar="N", type=click.IntRange(min=2), help="Cut prompts to their first N tokens.")
+@bos_option
+@chat_option
 @model_options
 @again_option
 @store_option
@@ -57,6 +60,10 @@ def attention(
     layers: str | None,
     site: str | None,
     max_length: int | None,
+    text_column: str | None,
+    concept_column: str | None,
+    bos: "Bos",
+    chat: bool,
     dtype: str,
     device: str,
     allow_pickle: bool,
@@ -81,6 +88,10 @@ def attention(
         prompts=tuple(prompt_file(value) for value in prompts),
         text=tuple(text_path(value) for value in text),
         layers=layer_list(layers),
+        text_column=text_column,
+        concept_column=concept_column,
+        bos=bos,
+        chat=chat,
         context=max_length,
         max_tokens=max_tokens,
         dtype=dtype,
@@ -97,6 +108,9 @@ def attention(
         "max_length": max_length,
         "site": site,
         "layers": request.layers,
+        "columns": [text_column, concept_column],
+        "bos": bos,
+        "chat": chat,
         "dtype": dtype,
         "device": device,
     }
@@ -120,9 +134,11 @@ def _made(
     request: "CaptureRequest", method: str, site: str | None, max_length: int | None, tick: Tick
 ) -> "AttentionScores":
     """Load the model, read the prompts, score."""
+    from dataclasses import replace
+
     from nfinspect.analysis.attention_scores import METHODS
-    from nfinspect.capturing.plan import fitting, load_prompts
-    from nfinspect.capturing.prompts import check_readable
+    from nfinspect.capturing.plan import fitting, load_prompts, notes_on
+    from nfinspect.capturing.prompt_files import check_readable
     from nfinspect.experiments.attention import attention as analyse
     from nfinspect.models import TokenTexts, load_model
 
@@ -137,7 +153,7 @@ def _made(
         eager_attention=method != "gradient_guided",
     )
     prompts = fitting(cut(load_prompts(request, loaded), loaded, max_length), request, loaded)
-    return analyse(
+    found = analyse(
         loaded,
         [prompt.token_ids for prompt in prompts],
         METHODS[METHODS.index(method)],
@@ -146,13 +162,14 @@ def _made(
         TokenTexts(loaded.tokenizer),
         tick,
     )
+    return replace(found, notes=(*found.notes, *notes_on(prompts, request, loaded)))
 
 
 def cut(prompts: "list[PromptIds]", loaded: "LoadedModel", max_length: int | None) -> "list[PromptIds]":
     """Prompts of at most `max_length` tokens. Raises RequestError for one that the model cannot read whole."""
     from dataclasses import replace
 
-    kept = [prompt if max_length is None else replace(prompt, token_ids=prompt.token_ids[:max_length])
+    kept = [prompt if max_length is None else replace(prompt, token_ids=prompt.token_ids[:max_length], roles=None)
             for prompt in prompts]  # fmt: skip
     limit = loaded.max_context
     for prompt in kept:

@@ -11,7 +11,7 @@ import click
 
 from nfinspect import output
 from nfinspect.cli.hub_text import text_path
-from nfinspect.cli.options import json_option, model_options, store_option
+from nfinspect.cli.options import Command, bos_option, chat_option, json_option, model_options, store_option
 from nfinspect.cli.tables import duration, size
 from nfinspect_store.catalog import store_path
 from nfinspect_store.errors import RequestError
@@ -34,20 +34,30 @@ UNITS = {
 }
 
 
+def prompt_column_options(command: Command) -> Command:
+    """--text-column, --concept-column: of the rows of --prompts."""
+    for name, usual in (("--concept-column", "concept or label"), ("--text-column", "messages, text or prompt")):
+        command = click.option(name, metavar="NAME", help=f"Of rows of --prompts; {usual} if not given.")(command)
+    return command
+
+
 @click.command()
 @click.argument("model", metavar="MODEL")
 @click.option(
     "--prompts",
     metavar="[CONCEPT=]FILE",
     multiple=True,
-    help='Prompts: {"prompts": […]} JSON, JSONL of {"text", "concept"}, or text, one a line. Repeatable.',
+    help='Prompts: {"prompts": […]} JSON, JSONL of {"text", "concept"}, CSV, Parquet, or text, one a line. Repeatable.',
 )
+@prompt_column_options
 @click.option(
     "--text",
     metavar="FILE",
     multiple=True,
     help="A corpus, cut into windows of --context tokens; or hf:NAME[:CONFIG[:SPLIT]].",
 )
+@bos_option
+@chat_option
 @click.option("--generate", metavar="N", type=click.IntRange(min=0), default=0, show_default=True,
               help="New tokens for each prompt; 0 reads only.")  # fmt: skip
 @click.option("--sites", metavar="LIST", help="Of mlp, mixer, attn, resid; mlp (mixer for Mamba) if not given.")

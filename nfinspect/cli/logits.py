@@ -7,7 +7,7 @@ import click
 from nfinspect import output
 from nfinspect.cli.capture import quiet_transformers
 from nfinspect.cli.long_work import Made, Tick, again_option, kept_or_made
-from nfinspect.cli.options import json_option, model_options
+from nfinspect.cli.options import bos_option, chat_option, json_option, model_options
 from nfinspect.cli.stamps import model_stamp
 from nfinspect.cli.tables import Column, figure, percent, table, wrapped
 from nfinspect_store.addresses import parse_address
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from nfinspect.experiments.logits import NeuronLogits
+    from nfinspect.models import Bos
 
 
 @click.command()
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 @click.option("--positions", is_flag=True, help="With --lens: the answer after every token of the prompt, too.")
 @click.option("--top", metavar="K", type=click.IntRange(min=1), help="Tokens shown; 10 of a neuron, 5 of a layer.")
 @click.option("--store", metavar="DIR", help="With --lens: a directory of runs to keep it in, where the app finds it.")
+@bos_option
+@chat_option
 @again_option
 @model_options
 @json_option
@@ -38,6 +41,8 @@ def logits(
     top: int | None,
     store: str | None,
     again: bool,
+    bos: "Bos",
+    chat: bool,
     dtype: str,
     device: str,
     allow_pickle: bool,
@@ -47,11 +52,16 @@ def logits(
     if (address is None) == (lens is None):
         raise RequestError("expected one thing to look at: a neuron such as L5/N123, or --lens TEXT")
     if address is None:
-        document = _lens(model, lens or "", positions, top or 5, store, again, dtype, device, allow_pickle)
+        document = _lens(model, lens or "", positions, top or 5, store, again, bos, chat, dtype, device, allow_pickle)
         lines = lens_lines(document)
+        for said in document["notes"]:
+            output.note(said)
     else:
-        if store is not None or positions or again:
-            raise RequestError("--store, --positions and --again go with --lens: what a neuron promotes is not kept")
+        if store is not None or positions or again or chat or bos != "auto":
+            raise RequestError(
+                "--store, --positions, --bos, --chat and --again go with --lens: what a neuron promotes reads no text "
+                "and is not kept"
+            )
         parse_address(address)  # a mistyped one is said before the model is loaded
         from nfinspect.experiments.logits import neuron_logits
         from nfinspect.models import load_model
@@ -73,6 +83,8 @@ def _lens(
     top: int,
     store: str | None,
     again: bool,
+    bos: "Bos",
+    chat: bool,
     dtype: str,
     device: str,
     allow_pickle: bool,
@@ -84,6 +96,8 @@ def _lens(
         "prompt": prompt,
         "positions": positions,
         "top": top,
+        "bos": bos,
+        "chat": chat,
         "dtype": dtype,
         "device": device,
     }
@@ -94,7 +108,7 @@ def _lens(
 
         quiet_transformers()
         loaded = load_model(model, dtype=dtype, device=device, allow_pickle=allow_pickle)
-        return logit_lens(loaded, prompt, top, positions=positions).to_json(), {}
+        return logit_lens(loaded, prompt, top, positions=positions, bos=bos, chat=chat).to_json(), {}
 
     if store is None:
         return make()[0]

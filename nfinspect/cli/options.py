@@ -56,6 +56,16 @@ def model_options(command: Command) -> Command:
     return command
 
 
+bos_option = click.option(
+    "--bos",
+    type=click.Choice(["auto", "each", "none"]),
+    default="auto",
+    show_default=True,
+    help="BOS before texts and windows: as the tokenizer puts it, always, never.",
+)
+chat_option = click.option("--chat", is_flag=True, help="A text is what a user says, through the model's template.")
+
+
 def health_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The thresholds of `health` and `neurons`; the command gets them as one `options: HealthOptions`."""
 

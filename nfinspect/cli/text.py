@@ -7,7 +7,7 @@ from rich.cells import cell_len
 
 from nfinspect import output
 from nfinspect.cli.capture import quiet_transformers
-from nfinspect.cli.options import health_options, json_option, model_options
+from nfinspect.cli.options import bos_option, chat_option, health_options, json_option, model_options
 from nfinspect.cli.tables import Column, percent, table, wrapped
 from nfinspect.text import counted, model_name, visible
 from nfinspect_store.errors import RequestError
@@ -15,6 +15,7 @@ from nfinspect_store.errors import RequestError
 if TYPE_CHECKING:
     from nfinspect.analysis.classes import HealthOptions
     from nfinspect.experiments.text_report import Stage, TextFiring
+    from nfinspect.models import Bos
 
 MOST_NEXT = 100
 MOST_TOKENS = 48
@@ -28,6 +29,8 @@ MOST_ISSUES = 12
 @click.option("--simulated", is_flag=True, help="A simulated network instead of a model; the result says so.")
 @click.option("--top", metavar="K", type=click.IntRange(1, MOST_NEXT), default=5, show_default=True,
               help="How many of the likeliest next tokens.")  # fmt: skip
+@bos_option
+@chat_option
 @health_options
 @model_options
 @json_option
@@ -37,6 +40,8 @@ def text(
     simulated: bool,
     top: int,
     options: "HealthOptions",
+    bos: "Bos",
+    chat: bool,
     dtype: str,
     device: str,
     allow_pickle: bool,
@@ -49,7 +54,9 @@ def text(
 
     if not simulated:
         quiet_transformers()
-    analyzer = SubtextAnalyzer(model, simulated=simulated, dtype=dtype, device=device, allow_pickle=allow_pickle)
+    analyzer = SubtextAnalyzer(
+        model, simulated=simulated, bos=bos, chat=chat, dtype=dtype, device=device, allow_pickle=allow_pickle
+    )
     found = analyzer.analyze(text, top=top, **vars(options))
     if as_json:
         output.document(found.to_json())

@@ -43,12 +43,13 @@ class AblatedSet:
 class AblationTable:
     """Several sets on one text. tokens: how many were predicted; units: what the bootstrap drew, and how many of it.
 
-    notes: what the user should be told.
+    begin: the token ids before the text in every window, which are not predicted. notes: what the user should be told.
     """
 
     model: str
     text: str
     tokens: int
+    begin: tuple[int, ...]
     context: int
     stride: int
     seed: int
@@ -63,6 +64,7 @@ class AblationTable:
             "model": self.model,
             "text": self.text,
             "tokens": self.tokens,
+            "begin": list(self.begin),
             "context": self.context,
             "stride": self.stride,
             "seed": self.seed,
@@ -99,9 +101,9 @@ def ablate(
     check_controls(controls)
     places = [located(loaded, one.addresses) for one in check_sets(sets)]
     means = _means(run, loaded, places) if mode == "mean" else {}
-    context, stride = chosen_context(loaded, context, stride)
-    scorer = Scorer(loaded, corpus.token_ids, context, stride, batch_size)
-    drawn, notes = [], []
+    context, stride = chosen_context(loaded, context, stride, corpus.begin)
+    scorer = Scorer(loaded, corpus.token_ids, context, stride, batch_size, corpus.begin)
+    drawn, notes = [], list(corpus.notes)
     for one, where in zip(sets, places, strict=True):
         crowded = crowded_layer(where) if controls else None
         drawn.append([] if crowded else control_sets(where, controls, seed))
@@ -146,6 +148,7 @@ def ablate(
         model=loaded.name,
         text=corpus.name,
         tokens=len(scorer.target),
+        begin=corpus.begin,
         context=context,
         stride=stride,
         seed=seed,

@@ -4,12 +4,11 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
+from nfinspect.models import Texts, already_begun
 from nfinspect_store.errors import RequestError
 
 BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
@@ -17,16 +16,19 @@ BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text tokenised once, with the special tokens that the tokenizer puts around a text.
+    """A text tokenised once.
 
-    token_ids: int64[tokens]. document: int64[tokens], which block between blank lines a token ends in; None where the
-    tokenizer cannot tell where its tokens stand in the text. sha256: of the file's text.
+    token_ids: int64[tokens], the text's own. document: int64[tokens], which block between blank lines a token ends in;
+    None where the tokenizer cannot tell where its tokens stand in the text. sha256: of the file's text. begin: the
+    token ids that stand before the text in every window of it. notes: what the user should be told.
     """
 
     name: str
     token_ids: NDArray[np.int64]
     document: NDArray[np.int64] | None
     sha256: str
+    begin: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def read_text(path: Path) -> str:
@@ -44,18 +46,21 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def tokenised(text: str, name: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None = None) -> Corpus:
-    """The first `max_tokens` tokens of a text. Raises RequestError where it has fewer than two: one predicts none."""
-    exact = bool(tokenizer.is_fast)
-    # A corpus is longer than any context on purpose: no warning about that.
-    encoded: Any = tokenizer(text, verbose=False, return_offsets_mapping=exact)
-    ids = np.asarray(encoded["input_ids"][:max_tokens], np.int64)
-    if len(ids) < 2:
-        raise RequestError(f"expected a text of two tokens or more in {name}, found {len(ids)}: nothing is predicted")
+def tokenised(text: str, name: str, texts: Texts, max_tokens: int | None = None) -> Corpus:
+    """The first `max_tokens` tokens of a text.
+
+    Raises RequestError where nothing is predicted: it has no token, or a single one and nothing stands before it.
+    """
+    tokens, ends, begins = texts.corpus(text)
+    ids = np.asarray(tokens[:max_tokens], np.int64)
+    fewest = 1 if texts.begin else 2
+    if len(ids) < fewest:
+        least = "two tokens" if fewest == 2 else "a token"
+        raise RequestError(f"expected a text of {least} or more in {name}, found {len(ids)}: nothing is predicted")
     document = None
-    if exact:
-        ends = np.asarray([end for _, end in encoded["offset_mapping"][: len(ids)]], np.int64)
+    if ends is not None:
         starts = np.asarray([match.end() for match in BLANK_LINES.finditer(text)], np.int64)
-        # Special tokens have an empty span at 0: they belong to the first document.
-        document = np.searchsorted(starts, np.maximum(ends - 1, 0), side="right").astype(np.int64)
-    return Corpus(name, ids, document, text_hash(text))
+        last = np.maximum(np.asarray(ends[: len(ids)], np.int64) - 1, 0)
+        document = np.searchsorted(starts, last, side="right").astype(np.int64)
+    notes = (already_begun(texts.begin_text, [name], 1),) if begins else ()
+    return Corpus(name, ids, document, text_hash(text), texts.begin, notes)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nfinspect.experiments.direct_path import find_tail
 from nfinspect.experiments.logits import token_texts
 from nfinspect.experiments.perplexity import vocabulary_size
-from nfinspect.models import LoadedModel, find_sites, forward_batch
+from nfinspect.models import Bos, LoadedModel, Texts, already_begun, find_sites, forward_batch
 from nfinspect.models.checks import first_input, first_tensor
 from nfinspect_store.errors import RequestError
 
@@ -74,29 +74,42 @@ class LogitLens:
     answer: LensToken
     layers: tuple[LensLayer, ...]
     prompt_tokens: tuple[str | None, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         found = {
             **vars(self),
             "answer": self.answer.to_json(),
             "layers": [layer.to_json() for layer in self.layers],
+            "notes": list(self.notes),
         }
         if not self.prompt_tokens:
             del found["prompt_tokens"]
         return found
 
 
-def logit_lens(loaded: LoadedModel, prompt: str, top: int = 5, *, positions: bool = False) -> LogitLens:
+def logit_lens(
+    loaded: LoadedModel,
+    prompt: str,
+    top: int = 5,
+    *,
+    positions: bool = False,
+    bos: Bos = "auto",
+    chat: bool = False,
+) -> LogitLens:
     """The `top` likeliest next tokens by each block's output, and how the model's answer stands there.
 
-    positions: the likeliest token after every token of the prompt, too.
+    positions: the likeliest token after every token of the prompt, too. bos, chat: how the prompt is tokenised (Texts);
+    a chat is read up to where the model answers.
 
     Ties of rank go to the smaller token_id. Raises RequestError for a prompt without a token or longer than the model's
-    context, UnsupportedModel where the way from the blocks to the logits cannot be told.
+    context, CannotTokenize as Texts does, UnsupportedModel where the way from the blocks to the logits cannot be told.
     """
     if top < 1:
         raise RequestError(f"--top counts tokens from 1 up, found {top}")
-    ids = loaded.tokenizer(prompt, verbose=False)["input_ids"]
+    texts = Texts(loaded.tokenizer, bos, chat=chat)
+    read = texts.text(prompt, answer=True)
+    ids = list(read.token_ids)
     limit = loaded.max_context
     if not ids or (limit is not None and len(ids) > limit):
         most = "" if limit is None else f", {limit} at most, the model's context"
@@ -120,7 +133,8 @@ def logit_lens(loaded: LoadedModel, prompt: str, top: int = 5, *, positions: boo
         )
     answered = _likeliest(loaded, np.exp(rows[-1]), 1)[0]
     tokens = tuple(token_texts(loaded.tokenizer, ids)) if positions else ()
-    return LogitLens(loaded.name, prompt, len(ids), answered, tuple(layers), tokens)
+    notes = (already_begun(texts.begin_text, ["this one"], 1),) if read.begins else ()
+    return LogitLens(loaded.name, prompt, len(ids), answered, tuple(layers), tokens, notes)
 
 
 def lens_logits(loaded: LoadedModel, token_ids: list[int]) -> Tensor:

@@ -1,8 +1,9 @@
 """How well a model predicts a text: the sliding-window protocol of the transformers documentation.
 
 Windows of `context` tokens start every `stride` tokens; each predicts what no earlier window has predicted, with all
-that stands before it in the window. The first token of the text is never predicted, nor is, with a stride as long as
-the context, the first of a window.
+that stands before it in the window. What the tokenizer puts before a text (BOS) stands before every window and is never
+predicted: of a window's `context` tokens the text has that many fewer. Without it the first token of the text is never
+predicted, nor is, with windows that do not overlap, the first of a window.
 """
 
 import inspect
@@ -50,34 +51,42 @@ def vocabulary_size(loaded: LoadedModel) -> int:
     return weight.shape[0]
 
 
-def sliding_windows(tokens: int, context: int, stride: int) -> list[Window]:
-    """The windows over a text of that many tokens."""
+def sliding_windows(tokens: int, context: int, stride: int, *, begun: bool = False) -> list[Window]:
+    """The windows over a text of that many tokens. begun: something stands before each, which predicts its first."""
     windows: list[Window] = []
-    done = 1  # nothing stands before the first token that could predict it
+    alone = 0 if begun else 1  # without it nothing stands before a window's first token that could predict it
+    done = alone
     for start in range(0, tokens, stride):
         stop = min(start + context, tokens)
-        windows.append(Window(start, stop, max(done, start + 1)))
+        windows.append(Window(start, stop, max(done, start + alone)))
         done = stop
         if stop == tokens:
             break
     return [window for window in windows if window.first < window.stop]
 
 
-def chosen_context(loaded: LoadedModel, context: int | None, stride: int | None) -> tuple[int, int]:
-    """(context, stride), defaults filled in: what the model allows up to 1,024, and half of it. Raises RequestError."""
+def chosen_context(
+    loaded: LoadedModel, context: int | None, stride: int | None, begin: Sequence[int] = ()
+) -> tuple[int, int]:
+    """(context, stride), defaults filled in: what the model allows up to 1,024, and half of it. Raises RequestError.
+
+    begin: what stands before every window, within its context. A stride as long as the context means windows that do
+    not overlap, and is as many tokens shorter.
+    """
     limit = loaded.max_context
     if context is None:
         context = DEFAULT_CONTEXT if limit is None else min(DEFAULT_CONTEXT, limit)
-    if context < 2 or (limit is not None and context > limit):
+    fewest = max(2, len(begin) + 1)
+    if context < fewest or (limit is not None and context > limit):
         most = "" if limit is None else f" to {limit}, the model's own"
-        raise RequestError(f"expected --context from 2{most}, found {context}")
+        raise RequestError(f"expected --context from {fewest}{most}, found {context}")
     if stride is None:
         stride = context // 2
     if not 1 <= stride <= context:
         raise RequestError(
             f"expected --stride from 1 to the context, {context}, found {stride}: tokens would be skipped"
         )
-    return context, stride
+    return context, min(stride, context - len(begin))
 
 
 class Scorer:
@@ -94,15 +103,18 @@ class Scorer:
         context: int,
         stride: int,
         batch_size: int | None = None,
+        begin: Sequence[int] = (),
     ) -> None:
-        """batch_size: windows in a pass; None: as many as LOGIT_BYTES and PASS_TOKENS allow.
+        """batch_size: windows in a pass; None: as many as LOGIT_BYTES and PASS_TOKENS allow. begin: token ids before
+        every window, within `context`.
 
         Raises RequestError for a token that the model does not have.
         """
         self._loaded = loaded
         device = embedding_device(loaded.model)
         self._ids = torch.as_tensor(token_ids, dtype=torch.long, device=device)
-        windows = sliding_windows(len(token_ids), context, stride)
+        self._begin = torch.as_tensor(list(begin), dtype=torch.long, device=device)
+        windows = sliding_windows(len(token_ids), context - len(begin), stride, begun=bool(begin))
         self.target = np.concatenate([np.arange(w.first, w.stop) for w in windows])
         self.window = np.repeat(np.arange(len(windows)), [w.stop - w.first for w in windows])
         self._vocabulary = vocabulary_size(loaded)
@@ -136,14 +148,14 @@ class Scorer:
 
     def _pass(self, batch: Sequence[Window]) -> Tensor:
         """float64[windows, predicted] on the CPU, of windows of one shape."""
-        length, predicted = batch[0].shape
-        ids = torch.stack([self._ids[w.start : w.stop] for w in batch])
+        _, predicted = batch[0].shape
+        ids = torch.stack([torch.cat([self._begin, self._ids[w.start : w.stop]]) for w in batch])
         options = {"logits_to_keep": predicted + 1} if self._keeps else {}
         with torch.inference_mode():
             logits = self._loaded.model(input_ids=ids, use_cache=False, **options).logits
             # The last position predicts what lies beyond the window.
             logits = logits[:, -predicted - 1 : -1].float()
-            targets = ids[:, length - predicted :].to(logits.device)
+            targets = ids[:, -predicted:].to(logits.device)
             nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
         return nll.view(len(batch), predicted).double().cpu()
 
@@ -151,6 +163,7 @@ class Scorer:
         batches: list[list[Window]] = []
         for window in windows:
             length, predicted = window.shape
+            length += len(self._begin)
             logits = 4 * self._vocabulary * (predicted + 1 if self._keeps else length)
             most = batch_size or max(1, min(LOGIT_BYTES // logits, PASS_TOKENS // length))
             if batches and batches[-1][0].shape == window.shape and len(batches[-1]) < most:

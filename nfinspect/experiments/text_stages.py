@@ -18,12 +18,15 @@ from nfinspect.analysis.site_health import RULE_OF_THREE
 from nfinspect.experiments.perplexity import vocabulary_size
 from nfinspect.experiments.text_report import NextTokens, Stage, TextFiring, TextToken
 from nfinspect.models import (
+    Bos,
     LayerSite,
     LoadedModel,
     SiteReader,
+    Texts,
     TokenTexts,
     UnknownSite,
     UnsupportedModel,
+    already_begun,
     blocks,
     default_site,
     find_sites,
@@ -41,14 +44,25 @@ PROBABILITY_ROWS = 256
 Read = list[tuple[LayerSite, NDArray[np.float32], NDArray[np.bool_] | None]]
 
 
-def text_stages(loaded: LoadedModel, text: str, options: HealthOptions | None = None, top: int = 5) -> TextFiring:
+def text_stages(
+    loaded: LoadedModel,
+    text: str,
+    options: HealthOptions | None = None,
+    top: int = 5,
+    *,
+    bos: Bos = "auto",
+    chat: bool = False,
+) -> TextFiring:
     """The firing analysis of one text, stage by stage, and the `top` likeliest next tokens.
 
-    Every token counts; with `options.skip_first` position 0 does not. Raises RequestError for a text without a token
-    (of one token with skip_first) or longer than the model's context, NonFiniteActivations, UnsupportedModel.
+    Every token counts; with `options.skip_first` position 0 does not. bos, chat: how the text is tokenised (Texts); a
+    chat is read up to where the model answers. Raises RequestError for a text without a token
+    (of one token with skip_first) or longer than the model's context, CannotTokenize, NonFiniteActivations,
+    UnsupportedModel.
     """
     options = options or HealthOptions()
-    ids = _token_ids(loaded, text)
+    rule = Texts(loaded.tokenizer, bos, chat=chat)
+    ids, begins = _token_ids(loaded, rule, text)
     if options.skip_first and len(ids) < 2:
         raise RequestError("expected a text of two tokens or more, as position 0 is left out; found one")
     logits, read = _pass(loaded, ids)
@@ -69,14 +83,19 @@ def text_stages(loaded: LoadedModel, text: str, options: HealthOptions | None = 
         tokens=tuple(tokens),
         next_tokens=following,
         stages=tuple(_stages(loaded, reports, len(ids))),
-        notes=tuple(_notes(len(ids) - options.skip_first, reports, options)),
+        notes=(
+            *((already_begun(rule.begin_text, ["this one"], 1),) if begins else ()),
+            *_notes(len(ids) - options.skip_first, reports, options),
+        ),
     )
 
 
-def _token_ids(loaded: LoadedModel, text: str) -> list[int]:
+def _token_ids(loaded: LoadedModel, rule: Texts, text: str) -> tuple[list[int], bool]:
+    """The text's tokens, and whether it began by itself with what would have been put before it."""
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise RequestError("expected text, found half a surrogate pair, which stands for no character")
-    ids = [int(i) for i in loaded.tokenizer(text, verbose=False)["input_ids"]]
+    read = rule.text(text, answer=True)
+    ids = list(read.token_ids)
     limit = loaded.max_context
     if not ids:
         raise RequestError("expected a text of one token or more, found none")
@@ -87,7 +106,7 @@ def _token_ids(loaded: LoadedModel, text: str) -> list[int]:
         )
     if max(ids) >= vocabulary_size(loaded):
         raise RequestError(f"expected token ids below {vocabulary_size(loaded)}, found {max(ids)}: another tokenizer")
-    return ids
+    return ids, read.begins
 
 
 def _pass(loaded: LoadedModel, ids: list[int]) -> tuple[Tensor, Read]:

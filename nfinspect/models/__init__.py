@@ -5,6 +5,7 @@ Imports torch and transformers, and nothing of ours but the errors.
 
 from .errors import (
     BrokenCheckpoint,
+    CannotTokenize,
     HubUnreachable,
     ModelError,
     ModelNotFound,
@@ -22,16 +23,20 @@ from .hub import lasting_name
 from .load import LoadedModel, in_memory, load_model
 from .sites import BOUNDED, RELU_FAMILY, SITES, LayerSite, blocks, by_site, default_site, find_sites
 from .token_texts import TokenTexts
+from .tokenizing import Bos, Message, Texts, TokenizedText, already_begun, end_ids
 
 __all__ = [
     "BOUNDED",
     "RELU_FAMILY",
     "SITES",
     "Batch",
+    "Bos",
     "BrokenCheckpoint",
+    "CannotTokenize",
     "HubUnreachable",
     "LayerSite",
     "LoadedModel",
+    "Message",
     "ModelError",
     "ModelNotFound",
     "NonFiniteActivations",
@@ -39,15 +44,19 @@ __all__ = [
     "PickleRefused",
     "SilentHook",
     "SiteReader",
+    "Texts",
     "TokenTexts",
+    "TokenizedText",
     "UnknownSite",
     "UnsupportedModel",
     "WrongSite",
+    "already_begun",
     "blocks",
     "body",
     "by_site",
     "default_site",
     "embedding_device",
+    "end_ids",
     "find_sites",
     "forward_batch",
     "in_memory",

@@ -8,6 +8,7 @@
         ├── BrokenCheckpoint        weights, config or tokenizer cannot be read or do not fit together
         ├── NonFiniteWeights        a weight is NaN or infinite
         ├── UnsupportedModel        a kind of model whose neurons are not read (encoder-decoder, …)
+        ├── CannotTokenize          the tokenizer has not what a text's special tokens or a chat take
         ├── UnknownSite             a site or a layer that this model does not have
         ├── SilentHook              a hook fired another number of times than once in a forward pass
         ├── WrongSite               what was read is not what the model went on with
@@ -45,6 +46,12 @@ class NonFiniteWeights(ModelError):
 
 class UnsupportedModel(ModelError):
     """A model, or a part of one, whose neurons cannot be read."""
+
+
+class CannotTokenize(ModelError):
+    """Special tokens or a chat template were asked for that the tokenizer does not have: wrong usage."""
+
+    exit_status = 2
 
 
 class UnknownSite(ModelError):

@@ -13,12 +13,14 @@ from words import word_tokenizer
 import nfinspect as nf
 from nfinspect.capturing.errors import BadPrompts
 from nfinspect.capturing.plan import fitting, load_prompts
-from nfinspect.capturing.prompts import PromptText, corpus_windows, prompt_ids, read_prompts
+from nfinspect.capturing.prompt_files import PromptText, read_prompts
+from nfinspect.capturing.prompts import corpus_windows, prompt_ids
 from nfinspect.capturing.request import CaptureRequest, PromptFile
 from nfinspect.capturing.session import load
-from nfinspect.models import LoadedModel, in_memory
+from nfinspect.models import LoadedModel, Texts, in_memory
 
 TOKENIZER = word_tokenizer()
+TEXTS = Texts(TOKENIZER)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def file(tmp_path: Path) -> Callable[..., Path]:
 
 
 def texts(path: Path, concept: str | None = None) -> list[tuple[str, str]]:
-    return [(p.concept, p.text) for p in read_prompts(path, concept)]
+    return [(p.concept, p.content) for p in read_prompts(path, concept)]
 
 
 def test_json_with_a_byte_order_mark_and_without(file: Callable[..., Path]) -> None:
@@ -60,7 +62,7 @@ def test_only_line_feeds_end_a_line(name: str, file: Callable[..., Path]) -> Non
     """U+2028, U+0085, form feeds and the like stand inside a text, in JSON as well."""
     inside = "one\u2028two\u0085three\x0cfour" if name == "p.txt" else "one\u2028two\u0085three"
     line = inside if name == "p.txt" else json.dumps({"text": inside}, ensure_ascii=False)
-    assert [p.text for p in read_prompts(file(name, f"{line}\r\n{line}\r"))] == [inside, inside]
+    assert [p.content for p in read_prompts(file(name, f"{line}\r\n{line}\r"))] == [inside, inside]
 
 
 def test_text_has_a_prompt_a_line(file: Callable[..., Path]) -> None:
@@ -80,7 +82,7 @@ def test_text_has_a_prompt_a_line(file: Callable[..., Path]) -> None:
         ("a.json", '{"prompts": ["a"', "expected JSON in"),
         ("a.json", "[" * 100_000, "expected JSON in"),
         ("a.json", '{"texts": ["a"]}', "found something else"),
-        ("a.json", '{"prompts": ["a", 3]}', "found something else"),
+        ("a.json", '{"prompts": ["a", 3]}', "found 3 as prompt 2"),
         ("a.json", '{"prompts": "a"}', "found something else"),
         ("a.json", "7", "found something else"),
         ("a.jsonl", '{"text": "a"}\n{"text": ', ":2, found an error"),
@@ -111,13 +113,13 @@ def test_what_cannot_be_read_is_said_before_the_model_is_loaded(what: str, optio
 
 def test_an_empty_prompt_is_named() -> None:
     with pytest.raises(BadPrompts, match=r"there:7, found an empty prompt \(no token\)"):
-        prompt_ids([PromptText("a", "w3", "there:6"), PromptText("a", "", "there:7")], TOKENIZER)
+        prompt_ids([PromptText("a", "w3", "there:6"), PromptText("a", "", "there:7")], TEXTS)
 
 
 def test_half_a_surrogate_pair_is_refused() -> None:
     """JSON can spell it, but neither a tokenizer nor a file can hold it."""
     with pytest.raises(BadPrompts, match="half a surrogate pair"):
-        prompt_ids([PromptText("a", json.loads('"w3 \\ud800"'), "there:1")], TOKENIZER)
+        prompt_ids([PromptText("a", json.loads('"w3 \\ud800"'), "there:1")], TEXTS)
 
 
 # Corpora
@@ -134,7 +136,7 @@ def words(ids: list[int]) -> str:
 @pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (16, [16]), (17, [16, 1]), (40, [16, 16, 8])])
 def test_windows_are_disjoint_and_the_last_is_kept(count: int, sizes: list[int], file: Callable[..., Path]) -> None:
     ids = corpus(0, count)
-    windows = corpus_windows(file("book.txt", words(ids)), TOKENIZER, 16)
+    windows = corpus_windows(file("book.txt", words(ids)), TEXTS, 16)
     assert [len(w.token_ids) for w in windows] == sizes
     assert [i for w in windows for i in w.token_ids] == ids
     assert {w.concept for w in windows} == {"book"} and windows[0].text == words(ids[:16])
@@ -175,16 +177,14 @@ def test_a_model_without_a_context_limit_may_write_as_much_as_it_likes(file: Cal
 
 def test_an_empty_corpus_is_one_line(file: Callable[..., Path]) -> None:
     with pytest.raises(BadPrompts, match="expected text in .*, found none: the file is empty"):
-        corpus_windows(file("book.txt", ""), TOKENIZER, 16)
+        corpus_windows(file("book.txt", ""), TEXTS, 16)
 
 
 # Prompts and the model
 
 
 def test_a_prompt_that_does_not_fit_is_named_or_cut(gpt2: LoadedModel) -> None:
-    given = prompt_ids(
-        [PromptText("a", "w3 w4", "there:1"), PromptText("a", words(corpus(0, 61)), "there:2")], TOKENIZER
-    )
+    given = prompt_ids([PromptText("a", "w3 w4", "there:1"), PromptText("a", words(corpus(0, 61)), "there:2")], TEXTS)
     request = CaptureRequest("m", Path("s"), generate=3)
     assert fitting(given, request, gpt2) == given
     with pytest.raises(BadPrompts, match="there:2 has 61 tokens, which with 4 new ones .* context of 64: .*--truncate"):
@@ -196,9 +196,9 @@ def test_a_prompt_that_does_not_fit_is_named_or_cut(gpt2: LoadedModel) -> None:
 
 
 def test_a_tokenizer_of_another_model_is_found_out(gpt2: LoadedModel) -> None:
-    given = prompt_ids([PromptText("a", "w3", "there:1")], TOKENIZER)
+    given = prompt_ids([PromptText("a", "w3", "there:1")], TEXTS)
     stranger = [replace(given[0], token_ids=(3, 101))]
-    with pytest.raises(BadPrompts, match="below 101, .* found 101 in there:1: the tokenizer belongs to another model"):
+    with pytest.raises(BadPrompts, match="from 0 to 100, .* found 101 in there:1: the tokenizer, .* to another model"):
         fitting(stranger, CaptureRequest("m", Path("s")), gpt2)
 
 
@@ -211,7 +211,7 @@ def test_prompts_in_memory_are_held_to_the_same(tmp_path: Path) -> None:
         ({"a": ["w3", ""]}, "a prompt 2, found an empty prompt"),
         ([], "found none"),
         ({}, "found none"),
-        ("w3 w4", "expected a list of prompts, found the text 'w3 w4'"),
+        ("w3 w4", "expected a list of prompts, found a single one, 'w3 w4'"),
         ({"a": "w3 w4"}, "expected a list of prompts"),
     ]:
         with pytest.raises(BadPrompts, match=re.escape(said)):

@@ -2,6 +2,7 @@
 
 from families import VOCAB
 from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 
@@ -12,3 +13,20 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
     inner = Tokenizer(models.WordLevel(words, unk_token="w3"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
+
+
+CHAT = (
+    "{{ '<bos> ' }}{% for m in messages %}{{ 'w90 ' if m.role == 'user' else 'w91 ' }}{{ m.content }}{{ ' <eos> ' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'w91 ' }}{% endif %}"
+)
+"""Begins with BOS by itself, marks who speaks, and ends every turn with EOS."""
+
+
+def special_tokenizer(around: str = "<bos> $A", chat: str | None = CHAT) -> PreTrainedTokenizerFast:
+    """The same words; `around` says what the tokenizer puts around a text: `$A <eos>`, `<bos> $A <eos>`, …."""
+    found = word_tokenizer()
+    found.backend_tokenizer.post_processor = TemplateProcessing(
+        single=around, pair=f"{around} $B", special_tokens=[("<bos>", 1), ("<eos>", 2)]
+    )
+    found.chat_template = chat
+    return found

@@ -16,7 +16,7 @@ from nfinspect.experiments.controls import beside, control_sets, crowded_layer
 from nfinspect.experiments.documents import Corpus, tokenised
 from nfinspect.experiments.located import located
 from nfinspect.experiments.perplexity import Scorer, mean_nll
-from nfinspect.models import LoadedModel, in_memory
+from nfinspect.models import LoadedModel, Texts, in_memory
 from nfinspect_store.addresses import Address
 from nfinspect_store.errors import RequestError
 
@@ -28,7 +28,7 @@ def loaded(family: str = "gpt2") -> LoadedModel:
 def corpus(blocks: int = 6, words: int = 10) -> Corpus:
     rng = np.random.default_rng(3)
     text = "\n\n".join(" ".join(f"w{i}" for i in rng.integers(3, VOCAB, words)) for _ in range(blocks))
-    return tokenised(text, "words", word_tokenizer())
+    return tokenised(text, "words", Texts(word_tokenizer()))
 
 
 def some(name: str, *addresses: tuple[int, int]) -> NeuronSet:

@@ -17,7 +17,7 @@ from nfinspect.experiments.perplexity import (
     perplexity,
     sliding_windows,
 )
-from nfinspect.models import LoadedModel, in_memory
+from nfinspect.models import LoadedModel, Texts, in_memory
 from nfinspect_store.errors import RequestError
 
 
@@ -129,12 +129,12 @@ TEXT = "w5 w6\nw7\n\nw8 w9\n \t\n\nw10\n"
 
 
 def test_a_document_is_a_block_between_blank_lines() -> None:
-    corpus = tokenised(TEXT, "text", word_tokenizer())
+    corpus = tokenised(TEXT, "text", Texts(word_tokenizer()))
     assert corpus.token_ids.tolist() == [5, 6, 7, 8, 9, 10]
     assert corpus.document is not None
     assert corpus.document.tolist() == [0, 0, 0, 1, 1, 2]
-    assert tokenised(TEXT, "text", word_tokenizer(), 4).token_ids.tolist() == [5, 6, 7, 8]
-    assert tokenised("w5 w6\nw7", "text", word_tokenizer()).document.tolist() == [0, 0, 0]  # type: ignore[union-attr]
+    assert tokenised(TEXT, "text", Texts(word_tokenizer()), 4).token_ids.tolist() == [5, 6, 7, 8]
+    assert tokenised("w5 w6\nw7", "text", Texts(word_tokenizer())).document.tolist() == [0, 0, 0]  # type: ignore[union-attr]
 
 
 def test_texts_that_cannot_be_read_are_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
@@ -144,7 +144,7 @@ def test_texts_that_cannot_be_read_are_refused(tmp_path) -> None:  # type: ignor
     with pytest.raises(RequestError, match="UTF-8"):
         read_text(tmp_path / "bytes.txt")
     with pytest.raises(RequestError, match="two tokens or more in text, found 1"):
-        tokenised("w5", "text", word_tokenizer())
+        tokenised("w5", "text", Texts(word_tokenizer()))
 
 
 def test_the_model_is_left_as_it_was() -> None:

@@ -1,0 +1,194 @@
+"""From texts to token ids: the one place where special tokens are put.
+
+A tokenizer says what stands before a text: BOS for most models, nothing for GPT-2's. One rule follows from it, for a
+prompt as for each window of a corpus:
+
+- `auto`: every text, and every window, begins with what the tokenizer puts there, once: a text that begins with it
+  already (one that a chat template has made) gets no second one, and that is said. A model trained with BOS has never
+  seen a text without, and predicts one badly.
+- `each`: every text and window begins with BOS, whether or not the tokenizer would put it. `none`: nothing is put.
+- An end of sequence that a tokenizer appends is never put. After it a model begins another text, and the last token of
+  a prompt would be read where the text is over. What a text or a template has written itself stays.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .errors import CannotTokenize
+from .hub import one_line
+
+Bos = Literal["auto", "each", "none"]
+
+PROBES = 64
+"""Words of the vocabulary that are tried until the tokenizer finds a token in one [own]."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a chat."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class TokenizedText:
+    """A text as the model reads it.
+
+    begins: whether a text, not a chat, itself began with what would have been put before it. roles: of each token, by
+    the message that it stands in; None where there are none, or the tokenizer cannot tell where its tokens stand.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    begins: bool = False
+    roles: tuple[str, ...] | None = None
+
+
+class Texts:
+    """Tokenises for one tokenizer under one rule. begin: what is put before every text, () for nothing."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, bos: Bos = "auto", *, chat: bool = False) -> None:
+        """chat: a plain text is one turn of a user's. Raises CannotTokenize where the tokenizer lacks what it takes."""
+        if bos not in get_args(Bos):
+            raise CannotTokenize(f"expected bos auto, each or none, found {bos!r}")
+        self._tokenizer = tokenizer
+        self._chat = chat
+        if chat:
+            self._check_template()
+        self.begin = () if bos == "none" else put_before(tokenizer)
+        if bos == "each" and not self.begin:
+            if not isinstance(tokenizer.bos_token_id, int):
+                raise CannotTokenize(
+                    "expected a tokenizer with a beginning-of-sequence token for --bos each, found one without: "
+                    "leave --bos out"
+                )
+            self.begin = (tokenizer.bos_token_id,)
+
+    @property
+    def begin_text(self) -> str:
+        """`begin` as text, for messages."""
+        return self.decoded(self.begin)
+
+    def decoded(self, token_ids: Sequence[int]) -> str:
+        """Token ids as one text; an id that the tokenizer has no token for stands for nothing."""
+        return str(self._tokenizer.decode([i for i in token_ids if 0 <= i < len(self._tokenizer)]))
+
+    def text(self, text: str, *, answer: bool = False) -> TokenizedText:
+        """A text, or under `chat` the chat in which it is all that a user has said; answer: as in `messages`."""
+        if self._chat:
+            return self.messages([Message("user", text)], answer=answer)
+        return self._begun(text, self._ids(text))
+
+    def messages(self, messages: Sequence[Message], *, answer: bool) -> TokenizedText:
+        """A chat through the tokenizer's own template. answer: up to where the assistant's answer begins.
+
+        Raises CannotTokenize where there is no template, or it refuses these messages.
+        """
+        self._check_template()
+        whole = self._rendered(messages, answer)
+        exact = bool(self._tokenizer.is_fast)
+        encoded: Any = self._tokenizer(whole, verbose=False, add_special_tokens=False, return_offsets_mapping=exact)
+        starts = [start for start, _ in encoded["offset_mapping"]] if exact else None
+        roles = None if starts is None else self._roles(messages, whole, starts)
+        # A template begins a chat as its model has learnt it: nothing to be told about.
+        return replace(self._begun(whole, list(encoded["input_ids"]), roles), begins=False)
+
+    def corpus(self, text: str) -> tuple[list[int], list[int] | None, bool]:
+        """A long text's own tokens, what each window is to begin with left out: (ids, ends, begins).
+
+        ends: where each token ends in the text, None where the tokenizer cannot tell. begins: as in TokenizedText.
+        """
+        exact = bool(self._tokenizer.is_fast)
+        # A corpus is longer than any context on purpose: no warning about that.
+        encoded: Any = self._tokenizer(text, verbose=False, add_special_tokens=False, return_offsets_mapping=exact)
+        ids = list(encoded["input_ids"])
+        ends = [end for _, end in encoded["offset_mapping"]] if exact else None
+        size = len(self.begin) if self._begins(ids) else 0
+        return ids[size:], None if ends is None else ends[size:], size > 0
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, verbose=False, add_special_tokens=False)["input_ids"])
+
+    def _begins(self, ids: Sequence[int]) -> bool:
+        return bool(self.begin) and tuple(ids[: len(self.begin)]) == self.begin
+
+    def _begun(self, text: str, ids: Sequence[int], roles: Sequence[str] | None = None) -> TokenizedText:
+        if not ids:
+            return TokenizedText(text, ())
+        begins = self._begins(ids)
+        put = () if begins else self.begin
+        spoken = None if roles is None else (*roles[:1] * len(put), *roles)
+        return TokenizedText(text, (*put, *ids), begins, spoken)
+
+    def _check_template(self) -> None:
+        if not getattr(self._tokenizer, "chat_template", None):
+            raise CannotTokenize(
+                "expected a tokenizer with a chat template, found one without: this is no chat model, or its "
+                "chat_template.jinja was not copied; give texts instead"
+            )
+
+    def _rendered(self, messages: Sequence[Message], answer: bool) -> str:
+        said = [vars(message) for message in messages]
+        try:
+            return str(self._tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=answer))
+        except Exception as error:  # a template is a program, and raises what it likes
+            found = one_line(error)
+            raise CannotTokenize(f"expected messages that the model's chat template takes, found {found}") from error
+
+    def _roles(self, messages: Sequence[Message], whole: str, starts: Sequence[int]) -> list[str] | None:
+        """The role of each token: of the message whose part of the chat it starts in; what opens the answer is its.
+
+        A message's part ends where the chat up to it ends; one that the template does not take alone has its part
+        together with the next. None for a template that writes a chat's beginning otherwise once it goes on.
+        """
+        ends: list[tuple[int, str]] = []
+        for count, message in enumerate(messages, start=1):
+            try:
+                until = self._rendered(messages[:count], answer=False)
+            except CannotTokenize:
+                if count < len(messages):
+                    continue
+                raise
+            if not whole.startswith(until):
+                return None
+            ends.append((len(until), message.role))
+        ends.append((len(whole) + 1, "assistant"))
+        return [next(role for end, role in ends if start < end) for start in starts]
+
+
+def put_before(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """The token ids that a tokenizer puts before a text by itself: usually BOS, or nothing."""
+    for word in _words(tokenizer):
+        plain = list(tokenizer(word, verbose=False, add_special_tokens=False)["input_ids"])
+        if not plain:
+            continue
+        full = list(tokenizer(word, verbose=False)["input_ids"])
+        for start in range(len(full) - len(plain) + 1):
+            if full[start : start + len(plain)] == plain:
+                return tuple(full[:start])
+    return ()
+
+
+def end_ids(model: PreTrainedModel) -> frozenset[int]:
+    """The tokens with which a model ends a sequence: its generation config's, else its config's."""
+    ends = model.generation_config.eos_token_id if model.generation_config is not None else None
+    if ends is None:
+        ends = model.config.eos_token_id
+    if ends is None:
+        return frozenset()
+    return frozenset([ends] if isinstance(ends, int) else ends)
+
+
+def _words(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    special = set(tokenizer.all_special_ids)
+    ids = [i for i in range(min(len(tokenizer), PROBES + len(special))) if i not in special]
+    return ["a", *(str(tokenizer.decode([i])) for i in ids)]
+
+
+def already_begun(begin: str, origins: Sequence[str], of: int) -> str:
+    """What is said of texts that began with `begin` themselves, the first of `origins` by name."""
+    return f"{len(origins)} of {of} texts begin with {begin!r} already, such as {origins[0]}: no second one is put"
