@@ -31,6 +31,7 @@ class RecordedPrompt:
     tokens: Sequence[str]
     prompt_tokens: int
     raw: Sequence[bytes | None] = ()  # as in TokenRows; none given: the texts say all
+    roles: Sequence[str | None] = ()  # as in TokenRows; none given: it is no chat
 
 
 @dataclass(frozen=True)
@@ -200,4 +201,5 @@ def _token_rows(prompts: Sequence[RecordedPrompt], placed: Sequence[Prompt]) -> 
         token=[token for prompt in prompts for token in prompt.tokens],
         generated=position >= np.repeat([prompt.prompt_tokens for prompt in placed], sizes),
         raw=[raw for prompt in prompts for raw in (prompt.raw or [None] * len(prompt.token_ids))],
+        role=[role for prompt in prompts for role in (prompt.roles or [None] * len(prompt.token_ids))],
     )

@@ -252,8 +252,14 @@ class Capture:
             free_after_failure()
 
     def _recorded(self, prompt: PromptIds, sequence: Sequence[int]) -> RecordedPrompt:
+        roles = prompt.roles and (*prompt.roles, *("assistant",) * (len(sequence) - len(prompt.roles)))
         return RecordedPrompt(
-            prompt.concept, prompt.text, sequence, self._texts(sequence), prompt_tokens=len(prompt.token_ids)
+            prompt.concept,
+            prompt.text,
+            sequence,
+            self._texts(sequence),
+            prompt_tokens=len(prompt.token_ids),
+            roles=roles or (),
         )
 
     def _tell(self, recorder: Recorder, heartbeat: Heartbeat, phase: str) -> None:

@@ -34,18 +34,20 @@ def m003_mamba_delta(connection: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def m004_token_bytes_and_digests(connection: duckdb.DuckDBPyConnection) -> None:
-    """Tokens that are pieces of a character get their bytes, unknown for those of before. A table says what the others
-    held when they were written, for runs of before: when they were migrated.
+def m004_token_bytes_roles_and_digests(connection: duckdb.DuckDBPyConnection) -> None:
+    """Tokens get their bytes where they are pieces of a character, and who says them in a chat; of those of before
+    neither is known. A table says what the others held when they were written, for runs of before: when they were
+    migrated.
     """
     connection.execute("ALTER TABLE tokens ADD COLUMN bytes BLOB")
+    connection.execute("ALTER TABLE tokens ADD COLUMN role VARCHAR")
     connection.execute('CREATE TABLE digests (part VARCHAR, "rows" BIGINT, digest UBIGINT)')
 
 
 MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     m002_firings_and_example_lists,
     m003_mamba_delta,
-    m004_token_bytes_and_digests,
+    m004_token_bytes_roles_and_digests,
 )
 
 SCHEMA_VERSION = FIRST_VERSION + len(MIGRATIONS)

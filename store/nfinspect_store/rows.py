@@ -18,6 +18,7 @@ def prompts_table(prompts: Sequence[Prompt]) -> pa.Table:
 
 def tokens_table(tokens: TokenRows) -> pa.Table:
     columns = {f.name: getattr(tokens, f.name) for f in fields(TokenRows)}
+    columns["role"] = pa.array(tokens.role, pa.string())
     columns["bytes"] = pa.array(columns.pop("raw"), pa.binary())
     return pa.table(columns)
 

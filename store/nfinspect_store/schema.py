@@ -20,9 +20,10 @@ CREATE TABLE prompts (
     prompt_idx INTEGER, concept VARCHAR, text VARCHAR, first_token BIGINT, prompt_tokens INTEGER, tokens INTEGER);
 
 -- bytes: of a token that ends or begins within a character, whose text says less; else NULL (token_texts.py).
+-- role: of a chat's message that the token stands in (system, user, assistant …); NULL where there is none.
 CREATE TABLE tokens (
     token_idx BIGINT, prompt_idx INTEGER, position INTEGER, token_id INTEGER, token VARCHAR, generated BOOLEAN,
-    bytes BLOB);
+    bytes BLOB, role VARCHAR);
 
 -- One row: one neuron on {BLOCK} consecutive tokens. The last block is padded; the view `activations` hides that.
 -- fired: a bit for each token, the first in the lowest bit of the first byte; NULL where the values themselves tell it.

@@ -393,7 +393,7 @@ class RunTables:
         return self._token_rows("token_idx IN (SELECT unnest($indices))", {"indices": [int(i) for i in indices]})
 
     def _token_rows(self, condition: str, parameters: dict[str, object]) -> TokenRows:
-        query = f"""SELECT token_idx, prompt_idx, position, token_id, token, generated, bytes
+        query = f"""SELECT token_idx, prompt_idx, position, token_id, token, generated, bytes, role
                     FROM tokens WHERE {condition} ORDER BY token_idx"""
         table = self._arrow(query, parameters)
 
@@ -408,6 +408,7 @@ class RunTables:
             token=table.column("token").to_pylist(),
             generated=np.asarray(table.column("generated").to_numpy(zero_copy_only=False), dtype=np.bool_),
             raw=table.column("bytes").to_pylist(),
+            role=table.column("role").to_pylist(),
         )
 
     def examples(self, site: str | None, layer: int, neuron: int) -> list[Example]:

@@ -72,6 +72,7 @@ class TokenRows:
     token: list[str]
     generated: NDArray[np.bool_]
     raw: list[bytes | None]  # the column `bytes`: of a piece of a character; None where the text says all
+    role: list[str | None]  # whose message of a chat it stands in; None where the prompt is no chat
 
 
 @dataclass(frozen=True)

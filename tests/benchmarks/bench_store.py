@@ -41,8 +41,9 @@ def ingest(path: Path, array: np.ndarray) -> None:
     writer = RunWriter.create(path, array_info("ingest", 0), layers())
     for index, start in enumerate(range(0, TOKENS, BATCH)):
         tokens = np.arange(start, start + BATCH)
+        none = [None] * BATCH
         rows = TokenRows(
-            tokens, np.full(BATCH, index), tokens - start, tokens * 0, ["t"] * BATCH, tokens < 0, [None] * BATCH
+            tokens, np.full(BATCH, index), tokens - start, tokens * 0, ["t"] * BATCH, tokens < 0, none, none
         )
         for layer in range(LAYERS):
             writer.put(layer, begin_turn(array[layer, start : start + BATCH])().on_host())

@@ -176,7 +176,10 @@ def test_prompts_in_memory_may_be_texts_chats_and_token_ids(tmp_path: Path) -> N
     run = nf.capture(model, tokenizer, prompts, store=tmp_path, run="mixed")  # type: ignore[arg-type]
     # What is put before texts is not put before token ids: they are what the model is to read.
     assert token_ids(run) == [[BOS, 3, 4], [BOS, 90, 3, EOS, 91, 4, EOS], [7, 8, 9], [5, 6], [BOS, 5], [10]]
-    assert [p for (p,) in run.sql("SELECT text FROM prompts ORDER BY prompt_idx").fetchall()][2:4] == ["w7 w8 w9", "w5 w6"]
+    assert [p for (p,) in run.sql("SELECT text FROM prompts ORDER BY prompt_idx").fetchall()][2:4] == [
+        "w7 w8 w9",
+        "w5 w6",
+    ]
     chats = nf.capture(model, tokenizer, ["w3", chat], store=tmp_path, run="chats", chat=True)
     assert token_ids(chats) == [[BOS, 90, 3, EOS], [BOS, 90, 3, EOS, 91, 4, EOS]]
     rows = nf.capture(model, tokenizer, torch.tensor([[5, 6], [7, 8]]), store=tmp_path, run="rows")
@@ -189,7 +192,7 @@ def test_prompts_in_memory_may_be_texts_chats_and_token_ids(tmp_path: Path) -> N
         ([[]], "empty prompt"),
         ([[3, 101]], "from 0 to 100, the model's vocabulary, found 101 in prompts prompt 1"),
         ([[-1]], "found -1"),
-        ([torch.tensor([3.0])], "expected token ids, int[tokens], as prompts prompt 1, found 3.0"),
+        ([torch.tensor([3.0])], "expected token ids, whole numbers in one row, as prompts prompt 1, found 3.0"),
         ([torch.tensor([[3]])], "found [3]"),
         ([[3, "w4"]], "found w4"),
         ([[True]], "found True"),
@@ -275,7 +278,9 @@ def test_text_and_lens_read_what_the_rule_says(
         _, out, _ = nfinspect("text", "<bos> w3 w4", "--model", llama_dir, "--json")
         found = json.loads(out)
         assert [t["token_id"] for t in found["tokens"]] == expected
-        assert TOLD in found["neural_firing_analysis"]["notes"][0] if "notes" in found["neural_firing_analysis"] else out
+        assert (
+            TOLD in found["neural_firing_analysis"]["notes"][0] if "notes" in found["neural_firing_analysis"] else out
+        )
         _, out, err = nfinspect("logits", llama_dir, "--lens", "<bos> w3 w4", "--json")
         assert json.loads(out)["tokens"] == 3 and TOLD in err and TOLD in json.loads(out)["notes"][0]
 

@@ -28,6 +28,7 @@ DROP TABLE by_rank;
 DROP TABLE IF EXISTS mamba_delta;
 ALTER TABLE tokens DROP COLUMN bytes;
 DROP TABLE digests;
+ALTER TABLE tokens DROP COLUMN role;
 UPDATE run SET schema_version = 1;
 """
 """From today's schema back to the first one, as far as they differ."""
