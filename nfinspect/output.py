@@ -1,5 +1,9 @@
 """The one module that writes to stdout and stderr. Results go to stdout, everything else to stderr.
 
+What is written is shown, never obeyed (`nfinspect.text`): while a command runs, both streams make everything visible
+that goes through them, whoever writes it (this module, click, a library's warning, a traceback). What is data stays as
+it is: CSV into a file or a pipe.
+
 No colours and no cursor movement: a command's output is the same on a terminal, in a pipe and in a file, but
 for the progress line and for `watch`, which draw anew where they stand, on a terminal only.
 """
@@ -9,10 +13,11 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TextIO
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO, cast
 
-from nfinspect.text import visible
+from nfinspect.text import visible, visible_lines
 
 NARROW = 80
 
@@ -24,7 +29,42 @@ class ReaderGone(Exception):
     """Whoever read stdout (`| head`) has seen enough."""
 
 
-def prepare() -> None:
+class Shown:
+    """A text stream whose text is made visible on its way; lines stay lines. Everything else is the stream's own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self.stream.write(visible_lines(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for text in lines:
+            self.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def _own(stream: TextIO) -> TextIO:
+    """The stream itself, for what this module has made harmless, and for its own cursor movements."""
+    return stream.stream if isinstance(stream, Shown) else stream
+
+
+@contextmanager
+def shown_streams() -> Iterator[None]:
+    """While a command runs: stdout and stderr make visible what is written to them."""
+    _prepare()
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast(TextIO, Shown(_own(stream))) for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def _prepare() -> None:
     """Let text that the terminal's encoding lacks be written as escapes instead of failing.
 
     A stream that was closed before the start (`>&-`) is None in Python: what is written to it goes nowhere.
@@ -40,21 +80,22 @@ def prepare() -> None:
 
 
 def line(text: str = "") -> None:
-    """A line of a result that is already safe to show."""
-    sys.stdout.write(text + "\n")
+    """A line of a result, whatever it holds."""
+    _own(sys.stdout).write(visible(text) + "\n")
 
 
 def note(text: str) -> None:
-    """A message beside the result, on stderr, made safe to show."""
+    """A message beside the result, on stderr: one line, whatever it holds."""
     flush()
-    sys.stderr.write(visible(text) + "\n")
+    _own(sys.stderr).write(visible(text) + "\n")
     sys.stderr.flush()
 
 
 def document(value: object) -> None:
     """One JSON document: NaN and infinities as null, everything outside ASCII escaped."""
-    json.dump(plain(value), sys.stdout, indent=2, allow_nan=False)
-    sys.stdout.write("\n")
+    out = _own(sys.stdout)
+    json.dump(plain(value), out, indent=2, allow_nan=False)
+    out.write("\n")
 
 
 def plain(value: Any) -> Any:
@@ -74,9 +115,16 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def text() -> TextIO:
-    """Stdout for text that is written by others (CSV, JSON)."""
-    return sys.stdout
+def data() -> TextIO:
+    """Stdout for data that others write (CSV, JSON): as it is, but for a terminal, which would obey it."""
+    return sys.stdout if is_terminal() else _own(sys.stdout)
+
+
+def confirmed(question: str) -> bool:
+    """Whether the user says yes to a question, asked on stderr."""
+    import click
+
+    return click.confirm(visible(question), err=True)
 
 
 def flush() -> None:
@@ -96,6 +144,20 @@ def has_terminal() -> bool:
 def width() -> int:
     """Columns to fit tables into: the terminal's, or 80 where there is none."""
     return max(40, shutil.get_terminal_size((NARROW, 24)).columns)
+
+
+def cells(text: str) -> int:
+    """How wide a visible text stands on a terminal."""
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def cut(text: str, width: int) -> str:
+    """A visible text in at most so many cells."""
+    from rich.cells import set_cell_size
+
+    return set_cell_size(text, width).rstrip() if cells(text) > width else text
 
 
 def height() -> int:
@@ -132,14 +194,14 @@ class ProgressLine:
         if not last and now - self._last < self._every:
             return
         self._last = now
-        message = visible(message)
+        out, message = _own(sys.stderr), visible(message)
         if self._terminal:
-            message = message[: width() - 1]
-            sys.stderr.write("\r" + message.ljust(len(self._shown)))
+            message = cut(message, width() - 1)
+            out.write("\r" + message + " " * (cells(self._shown) - cells(message)))
             self._shown = message
         else:
-            sys.stderr.write(message + "\n")
-        sys.stderr.flush()
+            out.write(message + "\n")
+        out.flush()
 
     def end(self) -> None:
         """Leave the line; what is written next starts on its own."""
@@ -161,15 +223,15 @@ class Redrawn:
 
     def show(self, texts: Sequence[str]) -> None:
         """texts: fewer lines than the terminal has, none wider than it."""
-        size = (width(), height())
+        out, texts, size = _own(sys.stdout), [visible(text) for text in texts], (width(), height())
         if list(texts) == self._shown and size == self._size:
             return
         if size != self._size and self._shown:
             start = "\x1b[H\x1b[2J"  # lines have been wrapped anew: where the old ones stand is not known
         else:
             start = f"\x1b[{len(self._shown)}A\r" if self._shown else ""
-        sys.stdout.write(start + "".join(f"{text}\x1b[K\n" for text in texts) + "\x1b[J")
-        sys.stdout.flush()
+        out.write(start + "".join(f"{text}\x1b[K\n" for text in texts) + "\x1b[J")
+        out.flush()
         self._shown, self._size = list(texts), size
 
 

@@ -1,12 +1,13 @@
 """Text from models, files and tokenizers is hostile: it is shown, never interpreted.
 
 Escape sequences would move the cursor or retitle the terminal, bidi controls would reorder a table,
-zero-width characters would hide. Everything that prints text (commands, the app, reports) sends it through
-`visible` first.
+zero-width characters would hide. Nobody has to remember that: what draws text sends it through `visible` (the
+streams and tables of `nfinspect.output`, the widgets of the app, the reports), whoever wrote it.
 """
 
 import re
 import unicodedata
+from collections.abc import Iterator
 
 # Letters by category, yet drawn as nothing: Unicode's Default_Ignorable_Code_Point outside Cf, and the blank
 # braille cell.
@@ -21,6 +22,9 @@ _STACK = 3
 lines.
 """
 
+_JOINED = 6
+"""Vowel signs and conjoining jamo in a row: letters that take no cell of their own, of which no syllable has more."""
+
 
 def counted(count: int, of: str) -> str:
     """`1 layer`, `12 layers`."""
@@ -33,11 +37,24 @@ def model_name(model: str) -> str:
     return (model.rstrip("/").rpartition("/")[2] or model) if local else model
 
 
-_PLAIN = re.compile(r"[\x20-\x7e]*")
+_PLAIN = re.compile(
+    "[\x20-\x7e\xa1-\xac\xae-\u02ff\u0400-\u0482\u048a-\u052f\u2010-\u2027\u2030-\u205e\u2190-\u23ff\u2400-\u2421"
+    "\u2440-\u244a\u2460-\u27ff\u2801-\u2b73\u3041-\u3096\u309b-\u30ff\u4e00-\u9fff\uac00-\ud7a3\uff01-\uff9f]*"
+)
+"""What is shown as it is, character by character: nearly all that is ever drawn, so that the rest may take its time."""
+
+_ASCII = re.compile(r"[\x20-\x7e]*")
+
+
+def is_plain(text: str, *, ascii_only: bool = False) -> bool:
+    """Whether `text` holds nothing but what is shown as it is. False says nothing."""
+    return (_ASCII if ascii_only else _PLAIN).fullmatch(text) is not None
 
 
 def _escaped(character: str) -> str:
     code = ord(character)
+    if 0x2400 <= code <= 0x2421:  # made visible before: what it stands for
+        code = 0x7F if code == 0x2421 else code - 0x2400
     if code <= 0xFF:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
@@ -51,35 +68,49 @@ def _control(character: str) -> str:
     return "\u2421" if code == 0x7F else _escaped(character)
 
 
+def pieces(text: str, *, ascii_only: bool = False) -> Iterator[tuple[str, str]]:
+    """Each character, and what is shown for it."""
+    base, stack = False, 0  # a mark at the very start has nothing to stand on
+    for character in text:
+        if " " <= character <= "~":
+            base, stack = True, 0
+            yield character, character
+            continue
+        if ascii_only:
+            yield character, _escaped(character)
+            continue
+        category = unicodedata.category(character)
+        code = ord(character)
+        if category in _HIDDEN_CATEGORIES or code in _BLANK:
+            base, stack = False, 0
+            yield character, _control(character)
+        elif category in _MARKS:
+            yield character, character if base and stack < _STACK else _escaped(character)
+            stack += 1
+        elif category == "Mc" or 0x1160 <= code <= 0x11FF or 0xD7B0 <= code <= 0xD7FF:
+            yield character, character if stack < _JOINED else _escaped(character)
+            base, stack = True, stack + 1
+        else:
+            base, stack = True, 0
+            yield character, character
+
+
 def visible(text: str, *, ascii_only: bool = False) -> str:
     """`text` with everything that a terminal would act on or hide turned into visible characters, on one
     line.
 
     C0 controls become control pictures (`\\x1b` → `␛`, `\\n` → `␊`); bidi and other format controls,
-    zero-width characters, C1 controls, surrogates, private-use and unassigned characters become
-    `\\u202e`-style escapes. Letters of every script, wide characters and ordinary combining marks stay. With
-    `ascii_only` everything outside printable ASCII is escaped. Rich markup is not this function's business:
-    pass the result as plain text.
+    zero-width characters (joiners of emoji among them: terminals disagree on the cells of what is joined), C1
+    controls, surrogates, private-use and unassigned characters become `\\u202e`-style escapes. Letters of every
+    script, wide characters and ordinary combining marks stay. With `ascii_only` everything outside printable ASCII
+    is escaped. What is visible already stays as it is. Markup is not this function's business: nothing that draws
+    reads any.
     """
-    if _PLAIN.fullmatch(text):
+    if is_plain(text, ascii_only=ascii_only):
         return text
-    if ascii_only:
-        return "".join(c if " " <= c <= "~" else _escaped(c) for c in text)
-    shown: list[str] = []
-    marks = _STACK  # a mark at the very start has nothing to stand on
-    for character in text:
-        if " " <= character <= "~":
-            marks = 0
-            shown.append(character)
-            continue
-        category = unicodedata.category(character)
-        if category in _HIDDEN_CATEGORIES or ord(character) in _BLANK:
-            marks = _STACK
-            shown.append(_control(character))
-        elif category in _MARKS:
-            shown.append(character if marks < _STACK else _escaped(character))
-            marks += 1
-        else:
-            marks = 0
-            shown.append(character)
-    return "".join(shown)
+    return "".join(shown for _, shown in pieces(text, ascii_only=ascii_only))
+
+
+def visible_lines(text: str) -> str:
+    """`visible`, but for the line breaks."""
+    return "\n".join(map(visible, text.split("\n")))

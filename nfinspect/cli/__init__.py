@@ -18,7 +18,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end = given.index("--") if "--" in given else len(given)
     debug = "--debug" in given[:end]
     given = [a for i, a in enumerate(given) if a != "--debug" or i >= end]
-    output.prepare()
+    with output.shown_streams():
+        return _run(given, debug)
+
+
+def _run(given: list[str], debug: bool) -> int:
     try:
         from nfinspect.cli.group import nfinspect
 
@@ -30,11 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         from nfinspect.cli.errors import explained
 
-        if debug:
-            raise
         message, status = explained(error)
         try:
-            output.note(message)
+            if debug:
+                import traceback
+
+                traceback.print_exception(error)
+            else:
+                output.note(message)
         except BrokenPipeError:
             output.swallow_broken_pipe()
         return status

@@ -75,9 +75,9 @@ def _write(result: "QueryResult", fmt: str, out: str | None) -> None:
         rows = write_result(result, "csv" if fmt == "csv" else "json" if fmt == "json" else "parquet", out)
         output.note(f"{rows} rows in {out}")
     elif fmt == "csv":
-        write_csv(result, output.text())
+        write_csv(result, output.data())
     elif fmt == "json":
-        write_json(result, output.text())
+        write_json(result, output.data())
     else:
         _show(result)
 
@@ -91,7 +91,7 @@ def _show(result: "QueryResult") -> None:
     ]
     if len(columns) == 2 and columns[0].header == "explain_key":  # a plan is a drawing of many lines
         for _key, drawing in rows:
-            output.lines(str(drawing).splitlines())
+            output.lines(str(drawing).split("\n"))
         return
     cells = [[cell if isinstance(cell, str) else _cell(cell) for cell in row] for row in rows]
     lines, hidden = fitted(columns, cells)

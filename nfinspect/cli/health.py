@@ -14,7 +14,6 @@ from nfinspect.cli.options import (
     store_option,
 )
 from nfinspect.cli.tables import Column, figure, percent, table, wrapped
-from nfinspect.text import visible
 
 if TYPE_CHECKING:
     from nfinspect.analysis.classes import HealthOptions
@@ -82,6 +81,6 @@ def health_lines(report: "NetworkReport") -> list[str]:
     if report.approximate:
         lines += [
             "",
-            visible("Some figures rest on histograms: the run was kept without its values (--keep stats)."),
+            "Some figures rest on histograms: the run was kept without its values (--keep stats).",
         ]
     return lines

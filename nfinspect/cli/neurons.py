@@ -14,7 +14,6 @@ from nfinspect.cli.options import (
     store_option,
 )
 from nfinspect.cli.tables import Column, figure, percent, table
-from nfinspect.text import visible
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
@@ -142,7 +141,7 @@ def _lines(detail: "NeuronDetail", examples: int) -> list[str]:
         "excess kurtosis": row.excess_kurtosis,
         "dormancy": row.dormancy,
     }
-    lines = [visible(f"{row.site}:{row.address}  {row.cls}, fires on {percent(row.firing_rate, 2)} of the tokens")]
+    lines = [f"{row.site}:{row.address}  {row.cls}, fires on {percent(row.firing_rate, 2)} of the tokens"]
     cells = [f"{name} {figure(value)}" for name, value in figures.items()]
     lines += ["  ".join(cells[i : i + 6]) for i in range(0, len(cells), 6)]
     histogram = detail.histogram

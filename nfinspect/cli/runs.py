@@ -9,7 +9,7 @@ import click
 from nfinspect import output
 from nfinspect.cli.options import complete_run, find_run, json_option, run_argument, status_of, store_option
 from nfinspect.cli.tables import Column, duration, size, table
-from nfinspect.text import model_name, visible
+from nfinspect.text import model_name
 from nfinspect_store.catalog import RUN_SUFFIX, RunEntry, companions, delete_run, list_everything, run_path, store_path
 from nfinspect_store.errors import RunNotFound
 from nfinspect_store.history import SUFFIX, delete_history, history_path, list_histories
@@ -113,13 +113,11 @@ def info(run: str, store: str | None, as_json: bool) -> None:
     shown = {name: value for name, value in columns.items() if name != "settings" and value not in (None, "")}
     shown |= {**counts, "bytes": f"{bytes_on_disk} ({size(bytes_on_disk)})", "concepts": ", ".join(concepts)}
     for name, value in shown.items():
-        output.line(f"{name:<21} {visible(str(value))}")
+        output.line(f"{name:<21} {value}")
     for site in sites:
         activation = f", {site['activation']}" if site["activation"] else ""
-        output.line(
-            f"{'site ' + str(site['site']):<21} {site['layers']} layers, {site['neurons']} neurons{visible(activation)}"
-        )
-    output.line(f"{'settings':<21} {visible(json.dumps(dict(columns['settings']), ensure_ascii=False))}")
+        output.line(f"{'site ' + str(site['site']):<21} {site['layers']} layers, {site['neurons']} neurons{activation}")
+    output.line(f"{'settings':<21} {json.dumps(dict(columns['settings']), ensure_ascii=False)}")
 
 
 @click.command()
@@ -136,10 +134,10 @@ def verify(run: str, store: str | None, as_json: bool) -> int:
         output.document(found.to_json())
     else:
         verdict = "sound" if found.ok else "DAMAGED: capture it again, or go back to a copy"
-        output.line(f"{visible(path.stem)} is {verdict}")
-        output.lines([f"PROBLEM  {visible(problem)}" for problem in found.problems])
-        output.lines([f"failed   {visible(what)}" for what in found.failed])
-        output.lines([f"passed   {visible(what)}" for what in found.checked if what not in found.failed])
+        output.line(f"{path.stem} is {verdict}")
+        output.lines([f"PROBLEM  {problem}" for problem in found.problems])
+        output.lines([f"failed   {what}" for what in found.failed])
+        output.lines([f"passed   {what}" for what in found.checked if what not in found.failed])
     return 0 if found.ok else 1
 
 
@@ -154,11 +152,7 @@ def delete(runs: tuple[str, ...], store: str | None, yes: bool, force: bool) -> 
     paths = [_run_or_history(directory, run) for run in runs]  # all or none: a mistyped name deletes nothing
     for path in paths:
         freed = sum(part.stat().st_size for part in [path, *companions(path)] if part.exists())
-        if (
-            not yes
-            and output.has_terminal()
-            and not click.confirm(f"Delete {visible(str(path))} ({size(freed)})?", err=True)
-        ):
+        if not yes and output.has_terminal() and not output.confirmed(f"Delete {path} ({size(freed)})?"):
             output.note(f"{path.stem} was kept")
             continue
         if path.name.endswith(SUFFIX):

@@ -82,7 +82,7 @@ def history_lines(history: "History", width: int, height: int) -> list[str]:
     status = "training" if history.status == "capturing" else history.status
     head = f"{history.name}: {history.info.get('model', '')}, {status}"
     if not history.readings:
-        return [visible(f"{head}, no reading yet")[:width]]
+        return [output.cut(visible(f"{head}, no reading yet"), width)]
     last = history.readings[-1]
     figures = [f"step {last.step}", f"health {figure(last.health_score, 3)}", f"dead {percent(last.dead_share)}"]
     if last.loss is not None:
@@ -91,5 +91,5 @@ def history_lines(history: "History", width: int, height: int) -> list[str]:
     alerts = _newest(history.alerts, most)
     title = f"{counted(len(history.alerts), 'alert')}, the newest first" if alerts else "no alerts"
     room = height - 2 - 1 - len(alerts)  # its own two lines, and the alerts' title
-    lines = [visible(head)[:width], visible(", ".join(figures))[:width]]
+    lines = [output.cut(visible(text), width) for text in (head, ", ".join(figures))]
     return [*lines, *history_charts(history, width, room, plain=output.is_ascii()), title, *alerts][:height]

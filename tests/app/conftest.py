@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 from app_driver import LARGE, SMALL, Driven, Start  # noqa: E402  (its folder has just been put on the path)
 from fake_engine import FakeEngine  # noqa: E402

@@ -2,7 +2,7 @@ import unicodedata
 
 import pytest
 
-from nfinspect.text import visible
+from nfinspect.text import is_plain, pieces, visible
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,21 @@ def test_every_character_comes_out_on_one_line_and_harmless() -> None:
 
 def test_ascii_only() -> None:
     assert visible("é\n日", ascii_only=True) == "\\xe9\\x0a\\u65e5"
+
+
+def test_what_is_visible_stays_as_it_is() -> None:
+    every = visible("".join(f"a{chr(i)}" for i in range(0x110000)))
+    assert visible(every) == every
+    assert visible(visible("é\n\x7f"), ascii_only=True) == visible("é\n\x7f", ascii_only=True)
+
+
+def test_letters_without_a_cell_of_their_own_do_not_pile_up() -> None:
+    for letter in ("\u1161", "\u093e"):
+        assert visible("x" + letter * 50).count(letter) == 6
+    assert visible("ां") == "ां", "a token may begin with a vowel sign"
+
+
+def test_only_what_is_shown_as_it_is_takes_the_short_way() -> None:
+    taken = [c for c in map(chr, range(0x110000)) if is_plain(c)]
+    assert [c for c in taken if "".join(shown for _, shown in pieces(c)) != c] == []
+    assert len(taken) > 30_000
