@@ -96,7 +96,11 @@ class HistoryWriter:
             raise RunExists(_EXISTS.format(path)) from None
         except OSError as error:
             raise StorageFull(f"cannot write {path}: {error.strerror or error}") from error
-        self._heartbeat = Heartbeat(path, model=model, min_interval=0.0)
+        try:
+            self._heartbeat = Heartbeat(path, model=model, min_interval=0.0)
+        except BaseException:
+            os.close(self._file)
+            raise
         self._next_beat = 0.0
 
     def add(self, kind: str, content: Mapping[str, Any]) -> None:
@@ -125,8 +129,10 @@ class HistoryWriter:
                 self.path.unlink()
 
     def close(self) -> None:
-        self._heartbeat.remove()
-        os.close(self._file)
+        try:
+            self._heartbeat.remove()
+        finally:
+            os.close(self._file)
 
 
 class HistoryFile:
