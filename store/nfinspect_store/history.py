@@ -27,6 +27,9 @@ VERSION = 1
 END_BYTES = 4096
 """More than the last line of a history that has ended takes."""
 
+FIRST_BYTES = 2**20
+"""More than the first line takes, which tells the model and the settings."""
+
 BEAT_SECONDS = 1.0
 """Between two heartbeats: each is a millisecond of the training's time."""
 
@@ -178,7 +181,7 @@ def utc_now() -> str:
 def _parsed(line: bytes) -> tuple[str, dict[str, Any]] | None:
     try:
         found = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(found, dict) or len(found) != 1:
         return None
@@ -189,7 +192,7 @@ def _parsed(line: bytes) -> tuple[str, dict[str, Any]] | None:
 def _entry(path: Path, name: str) -> RunEntry:
     try:
         with path.open("rb") as file:
-            first = _parsed(file.readline())
+            first = _parsed(file.readline(FIRST_BYTES))
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - END_BYTES))
             last = _parsed(file.read().rstrip(b"\n").rpartition(b"\n")[2])
@@ -200,7 +203,8 @@ def _entry(path: Path, name: str) -> RunEntry:
     facts = first[1]
     try:
         created = dt.datetime.fromisoformat(str(facts.get("created_at")))
-    except ValueError:
+        created = created.astimezone(dt.UTC).replace(tzinfo=None) if created.tzinfo else created
+    except (ValueError, OverflowError):
         created = None
     beat = read_heartbeat(path)
     progress = beat if beat is not None and beat.alive else None
