@@ -23,6 +23,7 @@ from nfinspect.tui import theme as colours
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.chrome import Breadcrumbs, KeyLine, PromptLine, StatusLine
 from nfinspect.tui.glyphs import ASCII, UNICODE
+from nfinspect.tui.harmless import Harmless
 from nfinspect.tui.job_board import JobBoard
 from nfinspect.tui.panes.base import Pane, one_line
 from nfinspect.tui.panes.runs import RunsPane
@@ -89,6 +90,7 @@ class NfinspectApp(App[int]):
         super().__init__(ansi_color=True if sixteen else None)
         self.engine = engine
         self.glyphs = ASCII if plain else UNICODE
+        self._filters.append(Harmless(plain=plain))
         self.animation_level = "none"
         self.sessions: dict[str, Session] = {}
         self.marks: dict[tuple[str, str], dict[tuple[int, int], None]] = {}
@@ -151,15 +153,10 @@ class NfinspectApp(App[int]):
     # what there is to say
 
     def say(self, text: str, tone: str = "", *, keep: bool = False) -> None:
-        """One line in the status line.
-
-        `text` may hold foreign text. `keep` it beyond the next change of place.
-        """
-        from nfinspect.tui.cells import foreign
-
+        """One line in the status line. `keep` it beyond the next change of place."""
         self._keep_line = keep
         self._said += 1
-        self._base_screen.query_one(StatusLine).put(Cell(foreign(text, self.glyphs), tone))
+        self._base_screen.query_one(StatusLine).put(Cell(text, tone))
 
     def busy(self, pane: Pane, what: str, text: str) -> None:
         key = (id(pane), what)
@@ -243,12 +240,10 @@ class NfinspectApp(App[int]):
 
     def update_trail(self) -> None:
         """The breadcrumbs, after a pane's crumb or hint has changed."""
-        from nfinspect.tui.cells import foreign
-
         names = [stop.pane.crumb if stop.pane is not None else (stop.run or "") for stop in self._trail.stops]
         if self._shown is not None:
             crumbs = self._base_screen.query_one(Breadcrumbs)
-            crumbs.put([foreign(name, self.glyphs) for name in names], foreign(self._shown.hint, self.glyphs))
+            crumbs.put(names, self._shown.hint)
 
     def to_runs(self) -> None:
         self._trail.go(self._trail.stops[:1])

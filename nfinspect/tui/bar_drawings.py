@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nfinspect.tui.cells import fit, foreign, number
+from nfinspect.tui.cells import fit, number
 from nfinspect.tui.glyphs import ASCII, UNICODE, Glyphs, bar, shade
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def ablation_bars(found: Any, row: Mapping[str, Any] | None, width: int, height:
         control = one["control"]
         interval = "" if low is None else f"{number(low, glyphs, 3)} to {number(high, glyphs, 3)}"
         spread = "" if control["sd"] is None else f"sd {number(control['sd'], glyphs, 3)}"
-        lines.append(_signed_bar(foreign(one["name"], glyphs), one["delta_nll"], interval, most, room, glyphs))
+        lines.append(_signed_bar(one["name"], one["delta_nll"], interval, most, room, glyphs))
         label = f"  {control['count']} random"
         lines.append(_signed_bar(label, control["mean_delta_nll"], spread, most, room, glyphs))
     hidden = len(sets) - len(lines) // 2
@@ -72,7 +72,7 @@ def logit_bars(found: Any, row: object, width: int, height: int, plain: bool) ->
 def _token_bar(one: Mapping[str, Any] | None, most: float, width: int, glyphs: Glyphs) -> str:
     if one is None:
         return " " * width
-    token = glyphs.none if one["token"] is None else f'"{foreign(one["token"], glyphs)}"'
+    token = glyphs.none if one["token"] is None else f'"{one["token"]}"'
     effect = f"{one['effect']:+.3f}"
     room = width - NAME - len(effect) - 2
     drawn = bar(abs(one["effect"]) / most if most else 0.0, room, glyphs)

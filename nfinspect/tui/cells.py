@@ -1,7 +1,8 @@
-"""Text for the screen: what a table cell is, how figures are written, and how foreign text is made harmless.
+"""Text for the screen: what a table cell is, how figures are written, and how text is made harmless.
 
-Foreign text (tokens, prompts, names of files) enters the app through `foreign` and nowhere else; it becomes
-plain characters in a `Cell` or a `Content`, never a markup string.
+Whatever a widget draws it makes visible itself (`shown`, `shown_cell`), so that no pane has to remember what is
+foreign; what no widget of ours draws is caught by the app's filter (`harmless`). `visible_in` is for whoever
+measures text, or cuts it, before a widget gets it. Nothing is a markup string.
 """
 
 import math
@@ -11,9 +12,11 @@ from dataclasses import dataclass
 from rich.cells import cell_len, set_cell_size
 from textual.content import Content, Span
 
+from nfinspect.text import is_plain, pieces, visible
 from nfinspect.text import model_name as name_of_model
-from nfinspect.text import visible
 from nfinspect.tui.glyphs import ASCII, UNICODE, Glyphs
+
+LINE_FEED = visible("\n")
 
 TONES = {
     "": "",
@@ -45,18 +48,19 @@ class Cell:
     spans: tuple[tuple[int, int, str], ...] = ()
 
 
-def foreign(text: object, glyphs: Glyphs = UNICODE) -> str:
-    """Text that this project did not write, as visible characters on one line."""
+def visible_in(text: object, glyphs: Glyphs = UNICODE) -> str:
+    """Text as it will be drawn, on one line: for measuring it."""
     return visible(str(text), ascii_only=glyphs is ASCII)
 
 
 def model_name(model: str, glyphs: Glyphs = UNICODE) -> str:
     """The name that tells models apart."""
-    return foreign(name_of_model(model), glyphs)
+    return visible_in(name_of_model(model), glyphs)
 
 
 def fit(text: str, width: int, glyphs: Glyphs = UNICODE, align: str = "left") -> str:
-    """`text` in exactly `width` cells: padded, or cut with a sign that something is missing."""
+    """`text` in exactly `width` cells: made visible, and padded, or cut with a sign that something is missing."""
+    text = visible_in(text, glyphs)
     length = cell_len(text)
     if length > width:
         return set_cell_size(text, max(0, width - 1)) + glyphs.more if width > 0 else ""
@@ -130,17 +134,45 @@ def duration(seconds: float | None, glyphs: Glyphs = UNICODE) -> str:
 
 
 def content(*cells: Cell | str) -> Content:
-    """Cells one after the other as what Textual draws. Plain strings are this project's own words."""
+    """Cells one after the other as what Textual draws. A line break in a plain string breaks the line; in a cell, which
+    may hold anything, it is a character like others.
+    """
     text = ""
     spans: list[Span] = []
     for cell in cells:
         piece = Cell(cell) if isinstance(cell, str) else cell
         start = len(text)
-        text += piece.text
+        text += piece.text if cell is not piece else piece.text.replace("\n", LINE_FEED)
         if TONES[piece.tone]:
             spans.append(Span(start, len(text), TONES[piece.tone]))
         spans.extend(Span(start + a, start + b, TONES[tone]) for a, b, tone in piece.spans if TONES[tone])
     return Content(text, spans, strip_control_codes=False)
+
+
+def shown(text: Content, glyphs: Glyphs) -> Content:
+    """The content as a widget draws it: nothing in it that a terminal would act on or hide. Line breaks stay."""
+    if all(is_plain(line, ascii_only=glyphs is ASCII) for line in text.plain.split("\n")):
+        return text
+    drawn, places = _drawn(text.plain, glyphs, keep="\n")
+    spans = [Span(places[span.start], places[span.end], span.style) for span in text.spans]
+    return Content(drawn, spans, strip_control_codes=False)
+
+
+def shown_cell(cell: Cell, glyphs: Glyphs) -> Cell:
+    """The same of a cell, on one line."""
+    if is_plain(cell.text, ascii_only=glyphs is ASCII):
+        return cell
+    drawn, places = _drawn(cell.text, glyphs)
+    return Cell(drawn, cell.tone, tuple((places[start], places[end], tone) for start, end, tone in cell.spans))
+
+
+def _drawn(text: str, glyphs: Glyphs, keep: str = "") -> tuple[str, list[int]]:
+    """What is drawn for a text, and where in that each of its characters begins, and the last one ends."""
+    drawn, places = [], [0]
+    for character, visibly in pieces(text, ascii_only=glyphs is ASCII):
+        drawn.append(character if character == keep else visibly)
+        places.append(places[-1] + len(drawn[-1]))
+    return "".join(drawn), places
 
 
 def lines(rows: Sequence[Sequence[Cell | str]]) -> Content:

@@ -14,7 +14,7 @@ from textual.widget import Widget
 from textual.widgets import Input
 from textual.widgets.input import Selection
 
-from nfinspect.tui.cells import Cell, content, fit
+from nfinspect.tui.cells import Cell, content, fit, shown_cell, visible_in
 
 if TYPE_CHECKING:
     from nfinspect.tui.app import NfinspectApp
@@ -37,9 +37,10 @@ class Breadcrumbs(Widget):
         glyphs = cast("NfinspectApp", self.app).glyphs
         width = self.size.width
         between = f" {glyphs.crumb} "
-        hint = fit(self.hint, min(cell_len(self.hint), width // 2), glyphs) if self.hint else ""
+        hint = visible_in(self.hint, glyphs)
+        hint = fit(hint, min(cell_len(hint), width // 2), glyphs)
         room = width - cell_len(hint) - 3
-        trail = list(self.trail)
+        trail = [visible_in(name, glyphs) for name in self.trail]
         while len(trail) > 2 and cell_len(between.join(trail)) > room:
             # the oldest steps can be guessed, the newest cannot
             trail[:2] = [glyphs.more]
@@ -61,6 +62,7 @@ class StatusLine(Widget):
     cell: Cell = Cell("")
 
     def put(self, cell: Cell) -> None:
+        cell = shown_cell(cell, cast("NfinspectApp", self.app).glyphs)
         if cell != self.cell:
             width = max(1, self.size.width)
             taller = cell_len(cell.text) + 2 > width or cell_len(self.cell.text) + 2 > width

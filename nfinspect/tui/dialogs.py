@@ -11,11 +11,11 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Static
 
-from nfinspect.tui.cells import Cell, content, foreign
+from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.glyphs import Glyphs
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
+from nfinspect.tui.widgets.text_block import TextBlock
 
 
 class Confirm(ModalScreen[bool]):
@@ -28,7 +28,7 @@ class Confirm(ModalScreen[bool]):
 
     DEFAULT_CSS = """
     Confirm { align: center middle; background: $background 50%; }
-    Confirm Static { width: auto; max-width: 76; height: auto; padding: 1 2; background: $panel; }
+    Confirm TextBlock { width: auto; max-width: 76; height: auto; padding: 1 2; background: $panel; }
     """
 
     def __init__(self, question: str) -> None:
@@ -36,10 +36,11 @@ class Confirm(ModalScreen[bool]):
         self._question = question
 
     def compose(self) -> ComposeResult:
-        yield Static(
-            content(self._question, "\n\n", Cell("y", "bold"), " yes   ", Cell("n", "bold"), " no"),
-            markup=False,
-        )
+        yield TextBlock()
+
+    def on_mount(self) -> None:
+        answers = ("\n\n", Cell("y", "bold"), " yes   ", Cell("n", "bold"), " no")
+        self.query_one(TextBlock).put(content(Cell(self._question), *answers))
 
     def action_answer(self, yes: bool) -> None:
         self.dismiss(yes)
@@ -58,7 +59,7 @@ class Picker(ModalScreen[str | None]):
     Picker Vertical {
         width: 44; max-width: 100%; height: auto; max-height: 80%; padding: 0 1; background: $panel;
     }
-    Picker Static { width: 1fr; height: 1; }
+    Picker TextBlock { width: 1fr; height: 1; }
     Picker PagedTable { height: auto; max-height: 16; background: $panel; }
     """
 
@@ -75,15 +76,16 @@ class Picker(ModalScreen[str | None]):
         self._typed = ""
 
     def compose(self) -> ComposeResult:
-        column = Column(self._title, 20, lambda row, width: Cell(foreign(row, self._glyphs)), flex=True)
+        column = Column(self._title, 20, lambda row, width: Cell(row), flex=True)
         with Vertical():
             yield _PickerTable([column], glyphs=self._glyphs, empty="nothing begins like that")
-            yield Static(self._words(), markup=False)
+            yield TextBlock()
 
     def on_mount(self) -> None:
         self.query_one(Vertical).styles.width = self._width
         table = self.query_one(PagedTable)
         table.styles.height = min(16, len(self._options) + 1)
+        self.query_one(TextBlock).put(self._words())
         table.put_rows(self._options)
         if self._chosen in self._options:
             table.call_after_refresh(table.move_to, self._options.index(self._chosen))
@@ -108,7 +110,7 @@ class Picker(ModalScreen[str | None]):
         table = self.query_one(PagedTable)
         table.cursor = 0
         table.put_rows(starts or [o for o in self._options if wanted in o.lower()])
-        self.query_one(Static).update(self._words())
+        self.query_one(TextBlock).put(self._words())
 
     def action_give_up(self) -> None:
         self.dismiss(None)

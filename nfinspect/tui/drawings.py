@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nfinspect.analysis.ngram_words import NGRAM_WORDS
-from nfinspect.tui.cells import counted, foreign
+from nfinspect.tui.cells import counted
 from nfinspect.tui.glyphs import ASCII, UNICODE, Glyphs
 from nfinspect.tui.widgets.plots import curve, key_line, layer_bars, points
 
@@ -195,7 +195,7 @@ def attention_map(found: AttentionScores, row: NeuronScore | None, width: int, h
     for i in here:
         weights[table["query"][i], table["key"][i]] = table["weight"][i]
     glyphs = _glyphs(plain)
-    tokens = [foreign(token, glyphs) for token in found.map_tokens.column("token").to_pylist()]
+    tokens = found.map_tokens.column("token").to_pylist()
     drawn, darkest = matrix_map(weights, tokens, width, height - 1, glyphs)
     what = f"L{layer}, mean of heads: rows attend to columns, tokens 0-{size - 1}; full from {darkest:.2g}"
     return (what, *drawn)

@@ -9,9 +9,9 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Static
 
 from nfinspect.tui.cells import Cell, content, fit
+from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
     from nfinspect.tui.app import NfinspectApp
@@ -33,7 +33,7 @@ class HelpScreen(ModalScreen[None]):
     HelpScreen VerticalScroll {
         width: 76; max-width: 100%; height: auto; max-height: 100%; background: $panel; padding: 0 2;
     }
-    HelpScreen Static { width: 1fr; height: auto; }
+    HelpScreen TextBlock { width: 1fr; height: auto; }
     """
 
     def __init__(self, text: Content) -> None:
@@ -73,7 +73,10 @@ class HelpScreen(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         with VerticalScroll():
-            yield Static(self._text, markup=False)
+            yield TextBlock()
+
+    def on_mount(self) -> None:
+        self.query_one(TextBlock).put(self._text)
 
     def action_scroll(self, step: int) -> None:
         self.query_one(VerticalScroll).scroll_relative(y=step, animate=False)

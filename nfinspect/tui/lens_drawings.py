@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nfinspect.tui.cells import fit, foreign
+from nfinspect.tui.cells import fit
 from nfinspect.tui.glyphs import ASCII, UNICODE, shade
 from nfinspect.tui.widgets.plots import layer_bars
 
@@ -64,4 +64,4 @@ def _marks(names: Sequence[str], wide: int) -> str:
 
 
 def quoted(token: Mapping[str, Any]) -> str:
-    return "-" if token["token"] is None else f'"{foreign(token["token"])}"'
+    return "-" if token["token"] is None else f'"{token["token"]}"'

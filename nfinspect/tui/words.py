@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 
-from nfinspect.tui.cells import Cell, count, foreign, number, percent
+from nfinspect.tui.cells import Cell, count, number, percent, visible_in
 from nfinspect.tui.glyphs import Glyphs
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def example_cell(example: ExampleText, width: int, strongest: float, glyphs: Gly
     """The example's text in `width` cells with its token in brackets, near the middle when the text is
     too long.
     """
-    pieces = [foreign(token.token, glyphs) for token in example.window]
+    pieces = [visible_in(token.token, glyphs) for token in example.window]
     at = example.at
     if example.window[0].position > 0:  # the kept window begins later than the prompt
         pieces[0] = glyphs.more + pieces[0]
@@ -111,7 +111,7 @@ def reading(
         if generated[place] and not told:
             told = True
             pieces.append(Cell(f" {glyphs.column}{glyphs.column} ", "accent"))
-        text = foreign(token, glyphs)
+        text = token
         value = values[place] if values else None
         tone = strength_tone(value, strongest)
         if tone == "heat4":

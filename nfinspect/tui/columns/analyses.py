@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, foreign, number, percent
+from nfinspect.tui.cells import Cell, number, percent
 from nfinspect.tui.glyphs import Glyphs
 from nfinspect.tui.widgets.paged_table import Column
 
@@ -25,7 +25,7 @@ def figure(title: str, name: str, width: int, g: Glyphs, digits: int = 3, tone: 
 def ngram_columns(g: Glyphs) -> list[Column]:
     def words(row: Detector, width: int) -> Cell:
         # a detector may cover hundreds of n-grams: no more than can be seen are made visible
-        shown = [f'"{foreign("".join(ngram.tokens), g)}"' for ngram in row.ngrams[: max(1, width // 3)]]
+        shown = [f'"{"".join(ngram.tokens)}"' for ngram in row.ngrams[: max(1, width // 3)]]
         return Cell(" ".join(shown))
 
     return [
@@ -42,8 +42,8 @@ def position_columns(g: Glyphs) -> list[Column]:
     return [
         neuron_column(),
         figure("MI nats", "mutual_information", 8, g, 4, "bold"),
-        Column("type", 13, lambda r, w: Cell(foreign(r.type, g)), key="type"),
-        Column("strength", 9, lambda r, w: Cell(foreign(r.strength, g), _strong(r.strength)), key="strength"),
+        Column("type", 13, lambda r, w: Cell(r.type), key="type"),
+        Column("strength", 9, lambda r, w: Cell(r.strength, _strong(r.strength)), key="strength"),
         Column("fires", 6, lambda r, w: Cell(percent(r.firing_rate, g)), "right", key="firing_rate"),
     ]
 
@@ -101,9 +101,9 @@ def kind_columns(g: Glyphs) -> list[Column]:
         return Column(title, width, lambda r, w: Cell(f"{getattr(r, name):,}"), "right", key=name)
 
     return [
-        Column("a", 10, lambda r, w: Cell(foreign(r.a, g), "bold"), key="a"),
+        Column("a", 10, lambda r, w: Cell(r.a, "bold"), key="a"),
         whole("of it", "neurons_a", 7),
-        Column("b", 10, lambda r, w: Cell(foreign(r.b, g), "bold"), key="b"),
+        Column("b", 10, lambda r, w: Cell(r.b, "bold"), key="b"),
         whole("of it", "neurons_b", 7),
         Column("shared", 7, lambda r, w: Cell(f"{r.overlap:,}", "bold"), "right", key="overlap"),
         figure("jaccard", "jaccard", 8, g),
@@ -123,7 +123,7 @@ def ablation_columns(g: Glyphs) -> list[Column]:
         return Cell(g.none if low is None else f"{number(low, g, 3)} to {number(high, g, 3)}")
 
     return [
-        Column("set", 10, lambda r, w: Cell(foreign(r["name"], g), "bold"), flex=True, key="name"),
+        Column("set", 10, lambda r, w: Cell(r["name"], "bold"), flex=True, key="name"),
         Column("neurons", 8, lambda r, w: Cell(cells.count(r["neurons"], g)), "right", key="neurons"),
         of("perpl.", 7, "perplexity"),
         of("dNLL", 7, "delta_nll", "bold"),
@@ -147,7 +147,7 @@ def logit_columns(g: Glyphs) -> list[Column]:
         if row[place] is None:
             return Cell("")
         text = row[place]["token"]
-        return Cell(g.none if text is None else f'"{foreign(text, g)}"', "bold")
+        return Cell(g.none if text is None else f'"{text}"', "bold")
 
     def effect(row: Any, place: int) -> Cell:
         return Cell("" if row[place] is None else f"{row[place]['effect']:+.4f}")

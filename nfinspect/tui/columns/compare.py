@@ -8,7 +8,7 @@ from typing import Any
 from rich.cells import cell_len
 
 from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, foreign, number
+from nfinspect.tui.cells import Cell, number, visible_in
 from nfinspect.tui.comparing import LayerRow, Measure, Topic
 from nfinspect.tui.glyphs import Glyphs
 from nfinspect.tui.widgets.paged_table import Column
@@ -19,10 +19,10 @@ LONGEST = 30
 
 def compare_columns(topic: Topic, runs: Sequence[str], g: Glyphs) -> list[Column]:
     """The topic's figures behind what tells one layer from another."""
-    name = min(LONGEST, max(cell_len(foreign(run, g)) for run in runs) + 2)
+    name = min(LONGEST, max(cell_len(visible_in(run, g)) for run in runs) + 2)
     return [
         Column("depth", 6, lambda r, w: Cell(f"{r.depth:.2f}", "dim"), "right", key="depth"),
-        Column("run", name, lambda r, w: Cell(f"{r.sign} {foreign(r.run, g)}", "bold"), key="run"),
+        Column("run", name, lambda r, w: Cell(f"{r.sign} {r.run}", "bold"), key="run"),
         Column("layer", 6, lambda r, w: Cell(f"L{r.layer}", "bold"), key="layer"),
         Column("neurons", 8, lambda r, w: Cell(cells.count(r.neurons, g)), "right", key="neurons"),
         *(_figure(measure, g) for measure in topic.measures),

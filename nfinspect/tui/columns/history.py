@@ -9,7 +9,7 @@ from rich.cells import cell_len
 
 from nfinspect.analysis.module_names import distinct_names, layer_words, whole_names
 from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, foreign, number
+from nfinspect.tui.cells import Cell, number, visible_in
 from nfinspect.tui.glyphs import ASCII, Glyphs
 from nfinspect.tui.widgets.history_charts import end_of
 from nfinspect.tui.widgets.paged_table import Column
@@ -24,9 +24,9 @@ NOT_FINITE = "not finite"
 def head(history: History, reading: Reading | None, g: Glyphs) -> list[Cell | str]:
     """Two lines: the training, and its network at a reading."""
     word, tone = STATUS.get(history.status, (history.status, "bad"))
-    every = foreign(history.info.get("every"), g)
+    every = history.info.get("every")
     pieces: list[Cell | str] = [
-        Cell(foreign(history.info.get("model", ""), g), "bold"),
+        Cell(str(history.info.get("model", "")), "bold"),
         "  ",
         Cell(word, tone),
         Cell(f"  read every {every} steps, {cells.counted(len(history.readings), 'reading')}, ", "dim"),
@@ -101,9 +101,9 @@ def layer_columns(names: Sequence[str], g: Glyphs) -> list[Column]:
 
     def name(x: LayerReading, width: int) -> Cell:
         (whole,) = whole_names([x.layer_name])
-        shown = foreign(whole, g)
+        shown = visible_in(whole, g)
         if cell_len(shown) > width:
-            shown = end_of(foreign(short[x.layer_name], g), width, g is ASCII)
+            shown = end_of(visible_in(short[x.layer_name], g), width, g is ASCII)
         return Cell(shown, "bold")
 
     def pattern(x: LayerReading, width: int) -> Cell:
@@ -132,5 +132,5 @@ def alert_columns(g: Glyphs) -> list[Column]:
     return [
         Column("step", 9, lambda a, w: Cell(f"{a.step}", "bold"), "right"),
         Column("level", 8, level),
-        Column("alert", 40, lambda a, w: Cell(foreign(a.text, g)), flex=True),
+        Column("alert", 40, lambda a, w: Cell(a.text), flex=True),
     ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from textual.content import Content
 
 from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, content, foreign, number, percent
+from nfinspect.tui.cells import Cell, content, number, percent
 from nfinspect.tui.engine import CLASSES
 from nfinspect.tui.glyphs import Glyphs
 from nfinspect.tui.widgets.paged_table import Column
@@ -65,7 +65,7 @@ def layer_columns(g: Glyphs) -> list[Column]:
 
 def explanation(report: NetworkReport, layer: LayerHealth, g: Glyphs) -> Content:
     """What a layer's score is made of, then the network's alerts and recommendations."""
-    pieces: list[Cell | str] = [Cell(f"L{layer.layer} {foreign(layer.layer_name, g)}", "title"), "\n"]
+    pieces: list[Cell | str] = [Cell(f"L{layer.layer} {layer.layer_name}", "title"), "\n"]
     terms = "".join(
         f" - {WEIGHTS[name]}x{percent(layer.share(name), g)} {name}" for name in CLASSES[:-1] if layer.count(name)
     )
@@ -80,15 +80,16 @@ def explanation(report: NetworkReport, layer: LayerHealth, g: Glyphs) -> Content
                 f"min {number(spread.min, g)}, median {number(spread.percentiles.get('50'), g)}, "
                 f"p95 {number(spread.percentiles.get('95'), g)}, "
                 f"max {number(spread.max, g)}; layer scale {number(layer.scale, g)}"
-                f"{', ' + foreign(layer.activation, g) if layer.activation else ''}\n",
+                f"{', ' + layer.activation if layer.activation else ''}",
                 "dim",
-            )
+            ),
+            "\n",
         ]
-    pieces += ["\n", Cell("Network", "title"), "\n", foreign(report.summary, g), "\n"]
+    pieces += ["\n", Cell("Network", "title"), "\n", Cell(report.summary), "\n"]
     for alert in report.alerts:
         pieces += [Cell("! " + alert, "bad"), "\n"]
     for line in report.recommendations:
-        pieces += [f"{g.crumb} {line}\n"]
+        pieces += [Cell(f"{g.crumb} {line}"), "\n"]
     p = report.parts
     pieces += [Cell(f"mean score of the first third {p.first_third:.3f}, of the last {p.last_third:.3f}", "dim")]
     return content(*pieces)

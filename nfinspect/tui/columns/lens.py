@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from nfinspect.tui.cells import Cell, fit, foreign, number, percent
+from nfinspect.tui.cells import Cell, fit, number, percent, visible_in
 from nfinspect.tui.glyphs import Glyphs
 from nfinspect.tui.widgets.paged_table import Column
 
@@ -43,7 +43,7 @@ def position_columns(tokens: Sequence[str | None], g: Glyphs) -> list[Column]:
             text = fit(text, room, g)
         return Cell(f"{text} {share}", "bold" if token["probability"] >= 0.5 else "")
 
-    titles = [g.none if token is None else f'{place} "{foreign(token, g)}"' for place, token in enumerate(tokens)]
+    titles = [g.none if token is None else f'{place} "{token}"' for place, token in enumerate(tokens)]
     return [_layer(), *(Column(title, TOKEN, partial(after, place)) for place, title in enumerate(titles))]
 
 
@@ -52,7 +52,7 @@ def _layer() -> Column:
 
 
 def _quoted(token: Mapping[str, Any], g: Glyphs) -> str:
-    return g.none if token["token"] is None else f'"{foreign(token["token"], g)}"'
+    return g.none if token["token"] is None else f'"{visible_in(token["token"], g)}"'
 
 
 def _whole(token: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, foreign
+from nfinspect.tui.cells import Cell
 from nfinspect.tui.glyphs import Glyphs, bar
 
 if TYPE_CHECKING:
@@ -35,10 +35,10 @@ def capture_lines(progress: Progress, width: int, g: Glyphs) -> list[Cell | str]
         "rate": f"{p.tokens_per_second:,.0f} tokens/s",
         "time left": f"{cells.duration(left, g)}, {cells.duration(p.updated_at - p.started_at, g)} so far",
         "written": cells.size(p.bytes, g),
-        "process": f"{p.pid} on {foreign(p.host, g)}",
+        "process": f"{p.pid} on {p.host}",
     }
     for name, fact in facts.items():
-        pieces += [Cell(f"{name:<10}", "dim"), f"{fact}\n"]
+        pieces += [Cell(f"{name:<10}", "dim"), Cell(fact), "\n"]
     late = int((time.time() - p.updated_at) // LATE) * LATE
     if not p.alive:
         pieces += ["\n", Cell(f"Process {p.pid} is gone, and the capture with it.", "bad"), f"\n{sentence(RESUME)}\n"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, foreign, number, percent
+from nfinspect.tui.cells import Cell, number, percent
 from nfinspect.tui.glyphs import Glyphs, bar
 from nfinspect.tui.widgets.paged_table import Column
 from nfinspect.tui.words import example_cell
@@ -28,7 +28,7 @@ def concept_columns(concepts: Callable[[], Sequence[ConceptMean]], g: Glyphs) ->
         return Cell(bar(abs(row.mean) / strongest(), width, g), "heat3" if row.mean >= 0 else "dim")
 
     return [
-        Column("concept", 10, lambda r, w: Cell(foreign(r.concept, g)), flex=False),
+        Column("concept", 10, lambda r, w: Cell(r.concept), flex=False),
         Column("mean", 8, lambda r, w: Cell(number(r.mean, g)), "right"),
         Column("", 6, bars, flex=True),
         Column("fires", 6, lambda r, w: Cell(percent(r.firing_rate, g)), "right"),
@@ -46,6 +46,6 @@ def example_columns(strongest: Callable[[], float], g: Glyphs) -> list[Column]:
     return [
         Column("kind", 6, lambda r, w: Cell(r[0], "dim")),
         Column("value", 8, lambda r, w: Cell(number(r[1].value, g), "bold"), "right"),
-        Column("concept", 9, lambda r, w: Cell(foreign(r[1].concept, g), "dim")),
+        Column("concept", 9, lambda r, w: Cell(r[1].concept, "dim")),
         Column("text around the token in brackets", 20, text, flex=True),
     ]

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from nfinspect.tui.cells import Cell, foreign, number
+from rich.cells import cell_len
+
+from nfinspect.tui.cells import Cell, number, visible_in
 from nfinspect.tui.engine import SqlColumn
 from nfinspect.tui.glyphs import Glyphs
-from nfinspect.tui.widgets.paged_table import Column
+from nfinspect.tui.widgets.paged_table import LONGEST, Column
 
 WIDEST = 40
 
@@ -22,8 +24,8 @@ def result_columns(columns: Sequence[SqlColumn], rows: list[tuple[Any, ...]], gl
         figures = any(column.type.startswith(t) for t in ("DOUBLE", "FLOAT", "DECIMAL"))
         whole = "INT" in column.type
         cell = partial(_cell, place, glyphs)
-        title = foreign(column.name, glyphs)
-        widest = max([len(title), *(len(cell(row, WIDEST).text) for row in rows)])
+        title = visible_in(column.name, glyphs)
+        widest = max([cell_len(title), *(cell_len(cell(row, WIDEST).text) for row in rows)])
         align = "right" if figures or whole else "left"
         least = 7 if figures or whole else 3  # later rows may hold longer figures
         last = place == len(columns) - 1 and align == "left"
@@ -39,5 +41,4 @@ def _cell(place: int, glyphs: Glyphs, row: tuple[Any, ...], width: int) -> Cell:
         return Cell(number(value, glyphs, 6) if math.isfinite(value) else str(value))
     if isinstance(value, bool | int):
         return Cell(str(value))
-    # a cell of a million characters must not be cleaned whole for forty
-    return Cell(foreign(str(value)[: 4 * WIDEST], glyphs))
+    return Cell(visible_in(str(value)[: LONGEST * WIDEST], glyphs))  # of a million characters no more than can be seen

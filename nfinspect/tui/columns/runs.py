@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from textual.content import Content
 
 from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, content, foreign
+from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.glyphs import Glyphs, bar
 from nfinspect.tui.widgets.paged_table import Column
 
@@ -41,7 +41,7 @@ def run_columns(g: Glyphs) -> list[Column]:
         return Cell(run.created_at.strftime("%Y-%m-%d %H:%M") if run.created_at else g.none, "dim")
 
     return [
-        Column("run", 15, lambda r, w: Cell(foreign(r.name, g), "bold"), flex=True, key="name"),
+        Column("run", 15, lambda r, w: Cell(r.name, "bold"), flex=True, key="name"),
         Column("model", 15, lambda r, w: Cell(cells.model_name(r.model, g)), flex=True, key="model"),
         Column("status", 11, status),
         Column("tokens", 6, lambda r, w: Cell(cells.count(r.tokens, g)), "right", key="tokens"),
@@ -52,10 +52,10 @@ def run_columns(g: Glyphs) -> list[Column]:
 
 def welcome(path: Path, g: Glyphs) -> Content:
     """What an empty store says: what a run is, and what to type to get one."""
-    store = foreign(path, g)
     return content(
         Cell("No runs here yet", "bold"),
-        f" ({store}).\n\n",
+        Cell(f" ({path})."),
+        "\n\n",
         "A run records what every neuron of a model did on every token. ",
         "To make one, type in a shell:\n\n",
         Cell("  nfinspect demo", "accent"),
@@ -79,7 +79,7 @@ def about_run(run: RunEntry, g: Glyphs) -> list[Cell | str]:
     progress = run.progress
     if run.kind == "history" and not run.problem:
         words = f"training, step {progress.tokens_done:,}: " if progress is not None else "history of a training: "
-        return [Cell(words, "accent"), "Enter shows it\n", Cell(foreign(run.path, g), "dim")]
+        return [Cell(words, "accent"), "Enter shows it\n", Cell(str(run.path), "dim")]
     if progress is not None:
         share = share_done(run)
         left = (progress.tokens_total or 0) - progress.tokens_done
@@ -94,10 +94,10 @@ def about_run(run: RunEntry, g: Glyphs) -> list[Cell | str]:
             f"at {progress.tokens_per_second:,.0f}/s, "
             f"ETA {cells.duration(eta, g)}\n",
             Cell(
-                f"{cells.size(progress.bytes, g)} so far, process {progress.pid} on {foreign(progress.host, g)}",
+                f"{cells.size(progress.bytes, g)} so far, process {progress.pid} on {progress.host}",
                 "dim",
             ),
         ]
     if run.problem:
-        return [Cell(foreign(run.problem, g), "bad")]
-    return [Cell(foreign(run.path, g), "dim"), "\n", Cell(foreign(run.model, g), "dim")]
+        return [Cell(run.problem, "bad")]
+    return [Cell(str(run.path), "dim"), "\n", Cell(run.model, "dim")]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from nfinspect.tui.cells import Cell, content, foreign
+from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.kept import facts
 from nfinspect.tui.commands import ANALYSES, Analysis, make_command
 from nfinspect.tui.engine import Session
@@ -151,20 +151,19 @@ class AnalysesPane(RunPane):
         row: Row | None = self.table.current
         if row is None:
             return
-        g = self.glyphs
         pieces: list[Cell | str] = [Cell(row.analysis.name, "title"), f": {row.analysis.answers}\n"]
         if row.analysis.name == "logits":
             pieces.append("Of one neuron at a time, and not kept: w in a neuron's pane, or Enter here.\n")
         if row.analysis.name == "kinds":
             pieces.append("Counted from what the analyses above have kept: Enter shows it.\n")
         for result in row.results:
-            said = foreign(facts(result), g)
+            said = Cell(facts(result))
             pieces += [Cell(f"{result.made_at:%Y-%m-%d %H:%M}  ", "dim"), said, "\n"]
         if not row.results and row.analysis.kind:
             pieces.append("No result is kept. Enter, then r makes it, as this command does:\n")
         else:
-            pieces.append(Cell("made by\n", "dim"))
-        pieces += [Cell(f"nfinspect {foreign(shlex.join(row.command), g)}", "accent")]
+            pieces += [Cell("made by", "dim"), "\n"]
+        pieces += [Cell(f"nfinspect {shlex.join(row.command)}", "accent")]
         self.query_one(TextPanel).put(content(*pieces))
 
     # keys

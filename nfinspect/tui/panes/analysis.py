@@ -16,7 +16,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, foreign
+from nfinspect.tui.cells import Cell
 from nfinspect.tui.commands import BY_NAME
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.arranged import Arranged, ArrangedPane
@@ -256,25 +256,25 @@ class AnalysisPane(ArrangedPane):
                 first += [Cell(" < >", "bold")]
         if self._filter and found is not None and found.analysis is not None:
             few = f"{len(self.shown.rows):,} of {self.shown.total:,}"
-            first.append(Cell(f"  {few} where {foreign(self._filter, g)}", "accent"))
+            first.append(Cell(f"  {few} where {self._filter}", "accent"))
         if first:
             rows.append(first)
         if found is not None and found.analysis is not None:
             note = self.note(found.analysis)
-            beware = [Cell(f"  ({foreign(note, g)})", "warn")] if note else []
-            rows.append([foreign(self.facts(found.analysis), g), *beware])
+            beware = [Cell(f"  ({note})", "warn")] if note else []
+            rows.append([Cell(self.facts(found.analysis)), *beware])
         elif found is not None and state is None:
             how = (Cell("  r", "bold"), " makes it, ", Cell("R", "bold"), " edits this first:")
             rows.append([self.nothing(), *how])
-            rows.append([Cell(f"nfinspect {foreign(shlex.join(found.command), g)}", "accent")])
+            rows.append([Cell(f"nfinspect {shlex.join(found.command)}", "accent")])
         if state is not None:
             beginning = "loading the model" if BY_NAME[self.command_name].of_model else "starting"
-            said = foreign("cancelling" if state.cancelled else state.line or beginning, g)
+            said = Cell("cancelling" if state.cancelled else state.line or beginning)
             since = cells.duration(state.seconds, g)
             cancel = () if state.cancelled else (Cell("  x", "bold"), " cancels")
             rows.append([Cell(f"making it, {since}: ", "dim"), said, *cancel])
         elif self._problem:
-            rows.append([Cell("! " + foreign(self._problem, g), "bad")])
+            rows.append([Cell("! " + self._problem, "bad")])
         self.query_one("#about", TextBlock).put(cells.lines(rows))
 
     def nothing(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from textual.binding import Binding, BindingType
 
-from nfinspect.tui.cells import Cell, foreign
+from nfinspect.tui.cells import Cell
 from nfinspect.tui.engine import RANKS, Session, TraceRequest
 from nfinspect.tui.panes.of_run import RunPane
 
@@ -51,10 +51,10 @@ class TracedPane(RunPane):
 
     def choices(self) -> list[Cell | str]:
         """The choices as one line; the key of each stands in front of it."""
-        r, g = self.request, self.glyphs
+        r = self.request
         return [
             Cell("  b", "bold"),
-            Cell(f" vs {foreign(r.baseline, g)}", "accent") if r.baseline else Cell(" no baseline", "warn"),
+            Cell(f" vs {r.baseline}", "accent") if r.baseline else Cell(" no baseline", "warn"),
             Cell("  T", "bold"),
             Cell(f" {r.tokens}", "accent"),
             " token" if r.tokens == "last" else " tokens",

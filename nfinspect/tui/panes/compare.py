@@ -11,7 +11,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, foreign
+from nfinspect.tui.cells import Cell
 from nfinspect.tui.columns.compare import compare_columns, figure_of
 from nfinspect.tui.comparing import SIGNS, TOPICS, Comparison, LayerRow, Measure, OfRun, Topic, of_run
 from nfinspect.tui.panes.arranged import Arranged, ArrangedRows
@@ -218,24 +218,24 @@ class ComparePane(ArrangedRows, InTurnPane, ExportingPane):
             for one in self._found.runs:
                 if one.rows:
                     between = g.dot.center(3) if there else ""
-                    there += [between, Cell(one.sign, "bold"), f" {foreign(one.run, g)} {one.site}: {one.said}"]
+                    there += [between, Cell(one.sign, "bold"), Cell(f" {one.run} {one.site}: {one.said}")]
             lacking: list[Cell | str] = []
             for one in self._found.runs:
                 if one.lacks:
                     why = "could not be made" if one.run in self._problems else one.lacks
-                    lacking.append(Cell(f"{'; ' if lacking else ''}{foreign(one.run, g)}: {foreign(why, g)}", "warn"))
+                    lacking.append(Cell(f"{'; ' if lacking else ''}{one.run}: {why}", "warn"))
             if self.lacking() and not self.under_way:
                 lacking += [Cell("  r", "bold"), " makes it"]
             few = f"{len(self.shown.rows):,} of {self.shown.total:,}"
-            filtered = [Cell(f"  {few} where {foreign(self._filter, g)}", "accent")] if self._filter else []
+            filtered = [Cell(f"  {few} where {self._filter}", "accent")] if self._filter else []
             rows += [row for row in ([*there, *filtered], lacking) if row]
         state = self.hub.board.state(self.job_key)
         if state is not None:
-            said = foreign("cancelling" if state.cancelled else state.line or "starting", g)
+            said = Cell("cancelling" if state.cancelled else state.line or "starting")
             since = cells.duration(state.seconds, g)
             rows.append(
                 [
-                    Cell(f"{self.job_key[1]} of {foreign(self.job_key[0], g)}, {since}: ", "dim"),
+                    Cell(f"{self.job_key[1]} of {self.job_key[0]}, {since}: ", "dim"),
                     said,
                     Cell("  x", "bold"),
                     " cancels",

@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.timer import Timer
 
-from nfinspect.tui.cells import Cell, content, foreign
+from nfinspect.tui.cells import content
 from nfinspect.tui.columns.history import (
     alert_columns,
     alert_note,
@@ -145,7 +145,7 @@ class HistoryPane(Pane):
         super().failed(what, line)
 
     def show_charts(self, lines: tuple[str, ...]) -> None:
-        self.query_one(ChartBox).put(content(Cell("\n".join(lines))))
+        self.query_one(ChartBox).put_lines(lines, "")
 
     # drawing
 
@@ -223,7 +223,7 @@ class HistoryPane(Pane):
             alert: Alert = message.row
             self._at = alert.step
             self.action_table("readings")
-            self.hub.say(foreign(str(alert), self.glyphs), "warn")
+            self.hub.say(str(alert), "warn")
 
     def action_table(self, name: str) -> None:
         self._table = name

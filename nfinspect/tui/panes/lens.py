@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.binding import Binding, BindingType
 
-from nfinspect.tui.cells import Cell, counted, foreign, percent
+from nfinspect.tui.cells import Cell, counted, percent, visible_in
 from nfinspect.tui.columns.lens import layer_columns, position_columns
 from nfinspect.tui.commands import first_text, lens_of
 from nfinspect.tui.engine import PromptText, Session
@@ -242,5 +242,5 @@ class LensPane(AnalysisPane):
             super().action_copy()
             return
         rows = [(x["layer"], x["answer_rank"], f"{math.exp(x['answer_log_prob']):.6g}", f"{x['entropy']:.4f}",
-                 *(foreign(token["token"]) for token in x["top"])) for x in self.shown.rows]  # fmt: skip
+                 *(visible_in(token["token"]) for token in x["top"])) for x in self.shown.rows]  # fmt: skip
         self.hub.copy("\n".join("\t".join(map(str, row)) for row in rows))

@@ -13,7 +13,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.timer import Timer
 
-from nfinspect.tui.cells import Cell, content, foreign
+from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.live import RESUME, capture_lines, sentence
 from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.widgets.text_panel import TextPanel
@@ -89,7 +89,7 @@ class LivePane(Pane):
     def failed(self, what: str, line: str) -> None:
         super().failed(what, line)
         if what == "opened":
-            pieces = [Cell(f"The capture of {foreign(self._run, self.glyphs)} has ended, and kept no run.", "bad")]
+            pieces = [Cell(f"The capture of {self._run} has ended, and kept no run.", "bad")]
             self.query_one(TextPanel).put(content(*pieces, f"\n{sentence(line)}\n"))
 
     def _draw(self) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 from textual.app import ComposeResult
 
-from nfinspect.tui.cells import Cell, content, foreign
+from nfinspect.tui.cells import Cell, content, visible_in
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.choices import TracedPane
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
@@ -69,11 +69,11 @@ class MarkedPane(TracedPane):
 
         columns = [Column("neuron", 11, lambda r, w: Cell(f"L{r[0]}/N{r[1]}", "bold"))]
         for t in traces:
-            name = foreign(t.concept, g)
+            name = visible_in(t.concept, g)
             columns.append(Column(name, max(9, min(WIDEST, cell_len(name))), partial(rank, t.concept), "right"))
         self.table.set_columns(columns)
         self.table.put_rows(self._marked)
-        held = [f"{foreign(c, g)} {sum(m in ranks for m in self._marked)}" for c, ranks in self._ranks.items()]
+        held = [f"{c} {sum(m in ranks for m in self._marked)}" for c, ranks in self._ranks.items()]
         totals = f"of {len(self._marked)} marked neurons in the top {self.request.top}: {', '.join(held)}"
         self.query_one("#choices", TextBlock).put(content(*self.choices(), "\n", Cell(totals, "dim")))
 

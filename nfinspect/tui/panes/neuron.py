@@ -204,7 +204,7 @@ class NeuronPane(RunPane):
         )
 
     def show_chart(self, lines: tuple[str, ...]) -> None:
-        self.query_one("#chart", TextBlock).put(content(Cell("\n".join(lines), "title")))
+        self.query_one("#chart", ChartBox).put_lines(lines)
 
     # keys
 

@@ -10,7 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, content, foreign
+from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.neurons import neuron_columns
 from nfinspect.tui.engine import CLASSES, NeuronQuery, Session
 from nfinspect.tui.panes.base import arranging_keys
@@ -157,7 +157,7 @@ class NeuronsPane(RunPane):
         self.query_one("#tabs", TextBlock).put(content(*pieces))
         order = f"{self.table.total:,} neurons by {q.sort} {g.down if q.descending else g.up}"
         where = f"  of L{q.layer}" if q.layer is not None else ""
-        wanted = f"  where {foreign(q.filter, g)}" if q.filter else ""
+        wanted = f"  where {q.filter}" if q.filter else ""
         marked = f"  {len(self.marks)} marked" if self.marks else ""
         at = f"  row {self.table.cursor + 1:,}" if self.table.total else ""
         self.query_one("#query", TextBlock).put(content(order, where, Cell(wanted, "accent"), marked, Cell(at, "dim")))

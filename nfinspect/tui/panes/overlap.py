@@ -14,7 +14,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.content import Content
 
-from nfinspect.tui.cells import Cell, content, foreign, lines, number
+from nfinspect.tui.cells import Cell, content, lines, number, visible_in
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.choices import TracedPane
 from nfinspect.tui.panes.of_run import json_writer
@@ -82,8 +82,8 @@ class OverlapPane(TracedPane):
             return Column(title, width, lambda r, w: Cell(number(getattr(r, name), g, 3)), "right")
 
         return [
-            Column("a", 9, lambda r, w: Cell(foreign(r.a, g), "bold"), flex=True),
-            Column("b", 9, lambda r, w: Cell(foreign(r.b, g), "bold"), flex=True),
+            Column("a", 9, lambda r, w: Cell(r.a, "bold"), flex=True),
+            Column("b", 9, lambda r, w: Cell(r.b, "bold"), flex=True),
             Column("shared", 6, lambda r, w: Cell(str(r.overlap), "bold"), "right"),
             figure("jacc.", "jaccard", 5),
             figure("expect", "expected", 6),
@@ -151,7 +151,7 @@ class OverlapPane(TracedPane):
             return
         o, g = self._overlap, self.glyphs
         pair: Pair | None = self.pairs.current
-        names = {c: foreign(c, g) for c in o.concepts}
+        names = {c: visible_in(c, g) for c in o.concepts}
         shared = {(names[p.a], names[p.b]): p.overlap for p in o.pairs}
         chosen = (names[pair.a], names[pair.b]) if pair is not None else None
         rows = heat_map(list(names.values()), shared, o.top, self.size.width - 2, g, chosen)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from textual.app import ComposeResult
 
 from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, content, foreign, number
+from nfinspect.tui.cells import Cell, content, number
 from nfinspect.tui.engine import PromptReading, Session
 from nfinspect.tui.panes.of_run import RunPane
 from nfinspect.tui.widgets.text_panel import TextPanel
@@ -46,7 +46,7 @@ class PromptPane(RunPane):
         kept = "" if read.values else "  (values were not kept: no strengths)"
         written = sum(read.generated)
         count = f"{cells.counted(len(read.tokens), 'token')}, {written} of them written by the model{kept}"
-        head = f"concept {foreign(read.concept, g)}, {count}"
+        head = f"concept {read.concept}, {count}"
         pieces = [Cell(head, "dim"), "\n\n", *reading(read.tokens, read.values, read.generated, g)]
         strongest = [i for i in range(len(read.values)) if read.values[i]]
         if read.values and not strongest:
@@ -55,6 +55,6 @@ class PromptPane(RunPane):
             strongest = sorted(strongest, key=lambda i: (-abs(read.values[i]), i))[:12]
             pieces += ["\n\n", Cell("strongest", "title"), "\n"]
             for i in strongest:
-                token = cells.fit(foreign(read.tokens[i], g), 24, g)
+                token = cells.fit(read.tokens[i], 24, g)
                 pieces.append(f"{number(read.values[i], g):>9}  {token} at position {i}\n")
         self.query_one(TextPanel).put(content(*pieces))

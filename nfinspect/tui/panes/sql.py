@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from nfinspect.tui.cells import Cell, content, counted, foreign
+from nfinspect.tui.cells import Cell, content, counted
 from nfinspect.tui.columns.results import result_columns
 from nfinspect.tui.completion import complete
 from nfinspect.tui.engine import Session, SqlResult
@@ -223,10 +223,7 @@ class SqlPane(RunPane):
         row, column = editor.cursor_location
         editor.replace(self._offered[self._tab], (row, column - len(old)), (row, column))
         g = self.glyphs
-        shown = [
-            f"{g.opening}{foreign(w, g)}{g.closing}" if i == self._tab else foreign(w, g)
-            for i, w in enumerate(self._offered)
-        ]
+        shown = [f"{g.opening}{w}{g.closing}" if i == self._tab else w for i, w in enumerate(self._offered)]
         self._tell("  ".join(shown[self._tab :] + shown[: self._tab]))
 
     def on_text_area_changed(self) -> None:

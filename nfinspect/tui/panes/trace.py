@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from nfinspect.tui.cells import Cell, content, foreign, number
+from nfinspect.tui.cells import Cell, content, number
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.choices import TracedPane
 from nfinspect.tui.panes.of_run import json_writer
@@ -115,14 +115,14 @@ class TracePane(TracedPane):
             self._draw_choices()
 
     def _draw_choices(self) -> None:
-        g, t = self.glyphs, self._trace
-        first: list[Cell | str] = [Cell("c", "bold"), Cell(" " + foreign(self.request.concept, g), "accent")]
+        t = self._trace
+        first: list[Cell | str] = [Cell("c", "bold"), Cell(" " + self.request.concept, "accent")]
         second = ""
         if t is not None:
             against = f" against {t.baseline_samples}" if t.baseline is not None else ", raw values"
             second = f"{t.samples} prompts{against}"
             if len(t.notes) > 1:
-                second += f"; {foreign(t.notes[1], g)}"
+                second += f"; {t.notes[1]}"
         self.query_one("#choices", TextBlock).put(content(*first, *self.choices(), "\n", Cell(second, "dim")))
 
     # keys

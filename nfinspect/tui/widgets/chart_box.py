@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from textual.message import Message
 
-from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, content, foreign
+from nfinspect.tui.cells import Cell, fit, lines
 from nfinspect.tui.glyphs import Glyphs
 from nfinspect.tui.widgets.text_block import TextBlock
 
@@ -21,9 +20,12 @@ class ChartBox(TextBlock):
     def on_resize(self) -> None:
         self.post_message(self.Resized())
 
-    def put_drawing(self, lines: Sequence[str], glyphs: Glyphs) -> None:
-        """A caption, cut to the width, and the drawing below it, whose labels may come from a file."""
-        caption, *rest = lines
-        caption = cells.fit(foreign(caption, glyphs), self.content_size.width, glyphs)
-        drawn = "\n".join(foreign(line, glyphs) for line in rest)
-        self.put(content(Cell(caption, "dim"), "\n", Cell(drawn, "title")))
+    def put_lines(self, drawn: Sequence[str], tone: str = "title") -> None:
+        """A drawing without a caption."""
+        self.put(lines([[Cell(line, tone)] for line in drawn]))
+
+    def put_drawing(self, drawn: Sequence[str], glyphs: Glyphs) -> None:
+        """A caption, cut to the width, and the drawing below it."""
+        caption, *rest = drawn
+        first = [Cell(fit(caption, self.content_size.width, glyphs), "dim")]
+        self.put(lines([first, *([Cell(line, "title")] for line in rest)]))

@@ -19,13 +19,16 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from nfinspect.tui.cells import TONES, Cell, fit
+from nfinspect.tui.cells import TONES, Cell, fit, shown_cell
 from nfinspect.tui.glyphs import UNICODE, Glyphs
 
 PAGE = 200
 """Rows asked for at a time: two full screens of a tall terminal."""
 
 KEPT_PAGES = 12
+
+LONGEST = 12
+"""Characters that a cell of the terminal can take: a letter with all the marks that are drawn on it."""
 
 
 @dataclass(frozen=True)
@@ -359,6 +362,9 @@ class PagedTable(ScrollView, can_focus=True):
         return Strip(segments).adjust_cell_length(width, self._style("", on_cursor)).simplify()
 
     def _segments(self, cell: Cell, width: int, align: str, on_cursor: bool) -> list[Segment]:
+        if not cell.spans:  # of a cell of a million characters no more is looked at than can be seen
+            cell = Cell(cell.text[: LONGEST * (width + 1)], cell.tone)
+        cell = shown_cell(cell, self.glyphs)
         text = fit(cell.text, width, self.glyphs, align) + " "
         if not cell.spans:
             # figures in plain text join the space before the next column

@@ -7,15 +7,19 @@ from rich.cells import cell_len
 from textual.content import Content
 from textual.widgets import Static
 
+from nfinspect.tui.cells import shown
+from nfinspect.tui.glyphs import UNICODE
+
 
 class TextBlock(Static):
-    """Content, never a markup string."""
+    """Content, made visible, never a markup string."""
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 (Textual's own name)
         super().__init__("", id=id, markup=False)
         self._shown = Content("")
 
     def put(self, text: Content) -> None:
+        text = shown(text, getattr(self.app, "glyphs", UNICODE))
         old, self._shown = self._shown, text
         if (old.plain, old.spans) != (text.plain, text.spans):
             grown = self.styles.is_auto_height and self._shape(old) != self._shape(text)

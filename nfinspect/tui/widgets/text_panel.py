@@ -8,7 +8,8 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
-from textual.widgets import Static
+
+from nfinspect.tui.widgets.text_block import TextBlock
 
 
 class TextPanel(VerticalScroll, can_focus=True):
@@ -25,7 +26,7 @@ class TextPanel(VerticalScroll, can_focus=True):
 
     DEFAULT_CSS = """
     TextPanel { padding: 0 1; scrollbar-size-vertical: 1; }
-    TextPanel > Static { width: 1fr; height: auto; }
+    TextPanel > TextBlock { width: 1fr; height: auto; }
     """
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 (Textual's own name)
@@ -33,12 +34,12 @@ class TextPanel(VerticalScroll, can_focus=True):
         self._shown: Content | None = None
 
     def compose(self) -> ComposeResult:
-        yield Static("", markup=False)
+        yield TextBlock()
 
     def put(self, text: Content) -> None:
         if text is not self._shown:
             self._shown = text
-            self.query_one(Static).update(text)
+            self.query_one(TextBlock).put(text)
             self.scroll_home(animate=False)
 
     def action_scroll_lines(self, step: int) -> None:
