@@ -15,6 +15,7 @@ COMMANDS = {
     "runs": "runs",
     "info": "runs",
     "verify": "runs",
+    "migrate": "runs",
     "delete": "runs",
     "health": "health",
     "neurons": "neurons",

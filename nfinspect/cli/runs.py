@@ -142,6 +142,23 @@ def verify(run: str, store: str | None, as_json: bool) -> int:
 
 
 @click.command()
+@run_argument
+@store_option
+@json_option
+def migrate(run: str, store: str | None, as_json: bool) -> None:
+    """Bring a run that an older nfinspect wrote up to date. Takes room for two more copies while it works."""
+    from nfinspect_store.migrate_run import migrate_run
+
+    done = migrate_run(find_run(store, run))
+    if as_json:
+        output.document({"run": done.path.stem, "path": str(done.path), "before": done.before, "after": done.after})
+    elif done.before == done.after:
+        output.line(f"{visible(done.path.stem)} is up to date: schema version {done.after}")
+    else:
+        output.line(f"{visible(done.path.stem)} is brought from schema version {done.before} to {done.after}")
+
+
+@click.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, shell_complete=complete_run)
 @store_option
 @click.option("--yes", is_flag=True, help="Do not ask.")

@@ -1,17 +1,26 @@
-"""Opening run files in DuckDB, and DuckDB's errors in our words. The one module that calls duckdb.connect on a run.
+"""Opening files of ours in DuckDB, and DuckDB's errors in our words. The one module that calls duckdb.connect.
 
-A run is attached to an in-memory instance: the same file may then be attached by several readers of one process, and by
-any number of processes once it is finished.
+ATTACH is closer to loading a library than to opening a document, and a run file may be a stranger's. So a file is
+attached to an in-memory instance that was shut in before: it reaches that file and nothing else, whatever the file says
+(docs/decisions/0007). Then the file must hold what nfinspect writes and nothing more (layout.py), before anything of it
+is read. The same file may be attached by several readers of one process, and by any number of processes once it is
+finished.
 """
 
+import atexit
+import functools
+import itertools
 import re
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 
 from nfinspect_store.errors import NfinspectError, NotARun, QueryError, RunBusy, RunNotFound, StorageFull, StoreError
+from nfinspect_store.layout import check_result, check_run
 from nfinspect_store.schema import quoted
 
 CATALOG = "run_file"
@@ -19,36 +28,160 @@ CATALOG = "run_file"
 
 ROW_GROUP_SIZE = 8192
 
+STORAGE_VERSION = "v1.2.0"
+"""Of DuckDB's file format in new files: what people have installed reads them, at the same size and speed."""
+
+LOGS = ("", ".wal", ".wal.checkpoint", ".wal.recovery")
+"""What DuckDB opens of a database: the file and its logs."""
+
+WRITING = ("threads", "force_compression", "preserve_insertion_order")
+"""The settings that a writer changes from statement to statement."""
+
 DAMAGE = ("not a valid duckdb", "corrupt", "checksum", "serializ", "could not read enough bytes")
 """What DuckDB says of a file that is none of its own, or is damaged."""
 
-
-def literal(path: Path) -> str:
-    """A path as SQL text."""
-    return "'" + str(path).replace("'", "''") + "'"
+_number = itertools.count()
 
 
-def attach(path: Path, *, read_only: bool, threads: int | None = None) -> duckdb.DuckDBPyConnection:
-    """A connection whose default catalog is the run at `path`. Raises NotARun, RunBusy, RunNotFound, StorageFull."""
-    if read_only and not path.exists():
-        raise RunNotFound(f"no run file at {path}")
-    if path.is_dir():
-        raise NotARun(f"expected a run file, found a directory: {path}")
-    connection = duckdb.connect()
+def locked(
+    files: Iterable[Path],
+    *,
+    threads: int | None = None,
+    memory: str | None = None,
+    changeable: Iterable[str] = (),
+) -> duckdb.DuckDBPyConnection:
+    """An empty instance that can attach these files and reaches nothing else: no other file, no network, no extension,
+    no variable of Python's. Its settings are locked, but for `changeable` ones.
+    """
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "allow_community_extensions": False,
+        "allow_persistent_secrets": False,
+        "python_enable_replacements": False,
+        "temp_directory": f"{_spill()}/{next(_number)}",  # large sorts go there, not to the user's folder
+    }
+    if threads is not None:
+        config["threads"] = threads
+    if memory is not None:
+        config["memory_limit"] = memory
+    connection = duckdb.connect(config=config)
     try:
-        with translated(path):
-            # In a REPL DuckDB would draw its progress over the screen.
-            connection.execute("SET enable_progress_bar = false")
-            if threads is not None:
-                connection.execute(f"SET threads = {int(threads)}")
-            options = "READ_ONLY" if read_only else f"ROW_GROUP_SIZE {ROW_GROUP_SIZE}"
-            # With its type told, DuckDB takes no file for a database of another kind because of its name.
-            connection.execute(f"ATTACH {literal(path)} AS {CATALOG} (TYPE duckdb, {options})")
-            connection.execute(f"USE {quoted(CATALOG)}")
+        allowed = ", ".join(literal(f"{reached(file)}{log}") for file in files for log in LOGS)
+        names = ", ".join(literal(name) for name in changeable)
+        for statement in (
+            "SET enable_progress_bar = false",  # in a REPL DuckDB would draw it over the screen
+            f"SET allowed_configs = [{names}]",
+            f"SET allowed_paths = [{allowed}]",
+            "SET enable_external_access = false",
+            "SET lock_configuration = true",  # the last: nothing else can be set after it
+        ):
+            connection.execute(statement)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def attach(
+    path: Path, *, older: bool = False, threads: int | None = None, memory: str | None = None
+) -> duckdb.DuckDBPyConnection:
+    """A connection whose default catalog is the run at `path`, to be read; nothing is written, to no file.
+
+    older: a run of an earlier schema is taken, too. Raises NotARun, RunBusy, RunNotFound, SchemaTooNew, SchemaTooOld.
+    """
+    return _attached(path, locked([path], threads=threads, memory=memory), "READ_ONLY", older)
+
+
+def attach_to_write(path: Path, *, older: bool = False, memory: str | None = None) -> duckdb.DuckDBPyConnection:
+    """The same for a run that is gone on with. It is checked first, while nothing can be written to it."""
+    attach(path, older=older).close()
+    connection = locked([path], threads=1, memory=memory, changeable=WRITING)
+    return _attached(path, connection, f"ROW_GROUP_SIZE {ROW_GROUP_SIZE}", older)
+
+
+def create(
+    path: Path, *, memory: str | None = None, options: str = f"ROW_GROUP_SIZE {ROW_GROUP_SIZE}"
+) -> duckdb.DuckDBPyConnection:
+    """A connection whose default catalog is a new, empty file, to be written. Raises StorageFull."""
+    connection = locked([path], threads=1, memory=memory, changeable=WRITING)
+    try:
+        add_new(connection, path, CATALOG, options)
+        connection.execute(f"USE {CATALOG}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def attach_result(path: Path) -> duckdb.DuckDBPyConnection:
+    """A connection whose default catalog is a kept result. Raises StoreError."""
+    connection = locked([path], threads=1)
+    try:
+        add(connection, path, CATALOG)
+        with translated(path):
+            check_result(connection, CATALOG, path)
+            connection.execute(f"USE {CATALOG}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def add(connection: duckdb.DuckDBPyConnection, path: Path, name: str, options: str = "READ_ONLY") -> None:
+    """Attach a file that is there to a locked instance under a name. What is in it is still to be checked."""
+    if not path.exists():
+        raise RunNotFound(f"no run file at {path}")
+    if not path.is_file():  # a pipe would be waited for
+        what = "a directory" if path.is_dir() else "something that is no file"
+        raise NotARun(f"expected a run file, found {what}: {path}")
+    with translated(path):
+        # With its type told, DuckDB takes no file for a database of another kind because of its name.
+        connection.execute(f"ATTACH {literal(reached(path))} AS {quoted(name)} (TYPE duckdb, {options})")
+
+
+def add_new(connection: duckdb.DuckDBPyConnection, path: Path, name: str, options: str) -> None:
+    """Attach a new file, which the duckdb that people have can read, to a locked instance under a name."""
+    with translated(path):
+        new = f"TYPE duckdb, STORAGE_VERSION '{STORAGE_VERSION}', {options}"
+        connection.execute(f"ATTACH {literal(reached(path))} AS {quoted(name)} ({new})")
+
+
+def _attached(
+    path: Path, connection: duckdb.DuckDBPyConnection, options: str, older: bool
+) -> duckdb.DuckDBPyConnection:
+    try:
+        add(connection, path, CATALOG, options)
+        with translated(path):
+            check_run(connection, CATALOG, path, older=older)
+            connection.execute(f"USE {CATALOG}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def reached(path: Path) -> Path:
+    """The file itself: DuckDB keeps a log beside what a link leads to, and takes what stands before a colon in a
+    relative path for the kind of database.
+    """
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # a link that leads to itself: there is no such file, and that is said
+        return path.absolute()
+
+
+def literal(text: object) -> str:
+    """A path or a name as SQL text."""
+    return "'" + str(text).replace("'", "''") + "'"
+
+
+@functools.cache
+def _spill() -> str:
+    """A folder of this process, readable by its user alone; gone when the process ends."""
+    folder = tempfile.mkdtemp(prefix="nfinspect-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @contextmanager

@@ -7,7 +7,6 @@ that read are let through, one at a time.
 
 import contextlib
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -17,26 +16,19 @@ from typing import Self
 
 import duckdb
 
-from nfinspect_store.connect import first_line, query_message, translated
-from nfinspect_store.errors import QueryError, RunBusy, RunNotFound, StoreError
+from nfinspect_store.connect import add, first_line, locked, query_message, translated
+from nfinspect_store.errors import QueryError, RunBusy, StoreError
 from nfinspect_store.heartbeat import being_written
+from nfinspect_store.layout import SCRATCH, check_run
 from nfinspect_store.query_result import Column, QueryResult
 from nfinspect_store.schema import INTERNAL, PLANTED, PUBLIC, quoted
 
 ALLOWED = "SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE, PIVOT or EXPLAIN"
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.MULTI)  # a PIVOT without IN is parsed as several
-RESERVED = ("memory", "system", "temp", "main")
+RESERVED = ("memory", "system", "temp", "main", SCRATCH)
 
 CLOSING = 10.0
 """Seconds that closing waits for cancelled queries; DuckDB stops within milliseconds."""
-
-LOCKS = (
-    "SET autoinstall_known_extensions = false",
-    "SET autoload_known_extensions = false",
-    "SET allow_community_extensions = false",
-    "SET enable_external_access = false",
-    "SET lock_configuration = true",  # the last: nothing can be set after it
-)
 
 READ_COLUMNS = """
 SELECT database_name, table_name, column_name FROM duckdb_columns() WHERE NOT internal
@@ -63,22 +55,11 @@ class Console:
         paths = runs if isinstance(runs, Mapping) else {Path(runs).stem: Path(runs)}
         if not paths:
             raise ValueError("a console needs at least one run")
-        self._spill = tempfile.TemporaryDirectory(
-            prefix="nfinspect-sql-"
-        )  # large sorts go here, not to the user's folder
         self._lock = threading.Lock()
         self._running: set[duckdb.DuckDBPyConnection] = set()
-        self._connection = duckdb.connect(
-            config={
-                "python_enable_replacements": "false",
-                "temp_directory": self._spill.name,
-                "memory_limit": "50%",
-            }
-        )
+        self._connection = locked([Path(path) for path in paths.values()], memory="50%")
         try:
             self.names = tuple(self._attach(name, Path(path)) for name, path in paths.items())
-            for statement in LOCKS:
-                self._connection.execute(statement)
         except BaseException:
             self.close()
             raise
@@ -91,12 +72,10 @@ class Console:
     def _attach(self, name: str, path: Path) -> str:
         if being_written(path):
             raise RunBusy(f"{path.stem} is being captured: wait until it has finished")
-        if not path.is_file():
-            raise RunNotFound(f"no run file at {path}")
         name = f"{name}_run" if name.lower() in RESERVED else name
-        literal = "'" + str(path).replace("'", "''") + "'"
+        add(self._connection, path, name)
         with translated(path):
-            self._connection.execute(f"ATTACH {literal} AS {quoted(name)} (READ_ONLY)")
+            check_run(self._connection, name, path)
         return name
 
     def run(self, sql: str, *, timeout: float | None = None) -> QueryResult:
@@ -139,7 +118,6 @@ class Console:
             time.sleep(0.01)
         with contextlib.suppress(duckdb.Error):  # still busy: whatever it is ends with the process
             self._connection.close()
-        self._spill.cleanup()
 
     def _busy(self) -> bool:
         with self._lock:
@@ -157,8 +135,7 @@ class Console:
     def cursor(self, timeout: float | None) -> Iterator[duckdb.DuckDBPyConnection]:
         """A cursor on the default run that `interrupt` and the timeout reach; errors as QueryErrors."""
         late = threading.Event()
-        with self._errors(late, timeout):
-            cursor = self._connection.cursor()
+        with self._errors(late, timeout), self._connection.cursor() as cursor:
             cursor.execute(f"USE {quoted(self.default)}")  # a cursor does not inherit it
 
             def stop() -> None:
@@ -178,7 +155,6 @@ class Console:
                     timer.cancel()
                 with self._lock:
                     self._running.discard(cursor)
-                cursor.close()
 
     @contextlib.contextmanager
     def _errors(self, late: threading.Event, timeout: float | None) -> Iterator[None]:
@@ -220,7 +196,8 @@ class Console:
 
     def _parse(self, sql: str) -> list[duckdb.Statement]:
         try:
-            return self._connection.cursor().extract_statements(sql)
+            with self._connection.cursor() as cursor:
+                return cursor.extract_statements(sql)
         except duckdb.Error as error:
             raise QueryError(_message(error)) from error
         except (TypeError, UnicodeEncodeError):  # half a surrogate pair, as a terminal's bytes may decode to

@@ -7,6 +7,7 @@ NfinspectError
 │   ├── RunExists        a run of that name is there already
 │   ├── RunBusy          another process writes to the run
 │   ├── SchemaTooNew     written by a newer nfinspect
+│   ├── SchemaTooOld     written by an older nfinspect, and not migrated
 │   ├── BadName          a run name that cannot be a file name
 │   └── StorageFull      the disk is full, or the store cannot be written
 ├── NotInstalled         an optional package that is asked for is not there
@@ -45,6 +46,10 @@ class RunBusy(StoreError):
 
 class SchemaTooNew(StoreError):
     """The file was written by a newer nfinspect."""
+
+
+class SchemaTooOld(StoreError):
+    """The file was written by an older nfinspect: `nfinspect migrate` brings it up to date."""
 
 
 class BadName(StoreError):

@@ -18,7 +18,7 @@ CACHE_NAME = ".nfinspect-runs.json"
 CACHE_VERSION = 1
 
 READ_FACTS = """
-SELECT status, model, created_at, (SELECT count(*) FROM run_file.tokens), schema_version FROM run_file.run
+SELECT status, model, created_at, (SELECT count(*) FROM run_file.main.tokens) FROM run_file.main.run
 """
 
 
@@ -42,10 +42,12 @@ class FactsCache:
 
     def __init__(self, store: Path | None) -> None:
         """store: None keeps nothing."""
-        self._file = store / CACHE_NAME if store is not None and store.is_dir() else None
+        self._store = store if store is not None and store.is_dir() else None
+        self._file = self._store / CACHE_NAME if self._store is not None else None
         self._known = self._load()
         self._seen: dict[str, dict[str, Any]] = {}
         self._connection: duckdb.DuckDBPyConnection | None = None
+        self._reachable: set[Path] = set()
 
     def __enter__(self) -> Self:
         return self
@@ -74,40 +76,43 @@ class FactsCache:
 
     def _read(self, path: Path) -> Facts:
         try:
-            row = self._row(path)
+            status, model, created_at, tokens = self._row(path)
         except RunBusy:
             raise
         except NfinspectError as error:
             return Facts("", "", None, None, str(error))
-        if row is None:
-            return Facts("", "", None, None, f"{path} holds no run: its capture stopped before anything was saved")
-        from nfinspect_store.migrations import SCHEMA_VERSION
+        return Facts(status or "", model or "", created_at, tokens, None)
 
-        status, model, created_at, tokens, version = row
-        problem = None
-        if version > SCHEMA_VERSION:
-            problem = f"{path} was written by a newer nfinspect (schema {version}, this one reads {SCHEMA_VERSION})"
-        return Facts(status, model, created_at, tokens, problem)
-
-    def _row(self, path: Path) -> tuple[Any, ...] | None:
-        """One in-memory database takes one run after the other: a database of its own for each costs ten
-        times as much.
+    def _row(self, path: Path) -> tuple[Any, ...]:
+        """One in-memory instance takes one run after the other: an instance of its own for each costs ten times as
+        much.
         """
-        import duckdb  # takes 0.1 s: not spent where the cache knows everything
+        from nfinspect_store.connect import add, translated  # duckdb takes 0.1 s: not spent where the cache knows all
+        from nfinspect_store.layout import check_run
 
-        from nfinspect_store.connect import translated
+        connection = self._reaching(path)
+        add(connection, path, "run_file")
+        try:
+            with translated(path):
+                # No function of the file's is called here, so nobody needs to know whether it has any.
+                check_run(connection, "run_file", path, older=True, macros=False)
+                row: tuple[Any, ...] = connection.execute(READ_FACTS).fetchall()[0]
+                return row
+        except (ValueError, OverflowError) as error:  # a time that Python has none for
+            raise NotARun(f"{path} is no run, or a changed one: {error}") from error
+        finally:
+            connection.execute("DETACH run_file")
 
-        if self._connection is None:
-            self._connection = duckdb.connect()
-        literal = "'" + str(path).replace("'", "''") + "'"
-        with translated(path):
-            self._connection.execute(f"ATTACH {literal} AS run_file (READ_ONLY)")
-            try:
-                return self._connection.execute(READ_FACTS).fetchone()
-            except (duckdb.CatalogException, duckdb.BinderException) as error:
-                raise NotARun(f"{path} is a DuckDB file, but no run of nfinspect: it has no table run") from error
-            finally:
-                self._connection.execute("DETACH run_file")
+    def _reaching(self, path: Path) -> "duckdb.DuckDBPyConnection":
+        """The instance, which can attach the run files of the store and this one."""
+        from nfinspect_store.connect import locked
+
+        if self._connection is None or path not in self._reachable:
+            if self._connection is not None:
+                self._connection.close()
+            self._reachable = {path, *(self._store.glob("*.duckdb") if self._store is not None else ())}
+            self._connection = locked(self._reachable)
+        return self._connection
 
     def _load(self) -> dict[str, dict[str, Any]]:
         if self._file is None:
@@ -125,8 +130,11 @@ def _to_json(facts: Facts) -> dict[str, Any]:
 
 
 def _from_json(stored: dict[str, Any]) -> Facts:
-    created = stored["created_at"]
-    return Facts(**{**stored, "created_at": dt.datetime.fromisoformat(created) if created else None})
+    """Raises KeyError, TypeError, ValueError for what no cache of ours holds: the store may be a stranger's."""
+    status, model, created, tokens = (stored[name] for name in ("status", "model", "created_at", "tokens"))
+    if not isinstance(status, str) or not isinstance(model, str) or type(tokens) is not int:
+        raise TypeError("expected the facts of a run")
+    return Facts(status, model, dt.datetime.fromisoformat(created) if created else None, tokens, None)
 
 
 def _version(path: Path) -> list[int]:

@@ -1,15 +1,47 @@
 """Numbered steps from the first schema to today's. A step is never changed once released: a new one is added.
 
-A new run is made as schema.py has it; a run of an older version takes the steps that it lacks when it is first opened.
+A new run is made as schema.py has it; a run of an older version is asked to take the steps that it lacks
+(migrate_run.py). The steps also say what an older run looks like: they lead from FIRST_TABLES to any version.
 """
 
 from collections.abc import Callable
 
 import duckdb
 
-from nfinspect_store.digests import renew_digests
-
 FIRST_VERSION = 1
+
+FIRST_TABLES = """
+CREATE TABLE run (
+    run_id VARCHAR, name VARCHAR, kind VARCHAR, model VARCHAR, model_type VARCHAR, dtype VARCHAR, device VARCHAR,
+    seed BIGINT, created_at TIMESTAMP, finished_at TIMESTAMP, status VARCHAR, nfinspect_version VARCHAR,
+    torch_version VARCHAR, transformers_version VARCHAR, schema_version INTEGER, settings JSON);
+CREATE TABLE layers (
+    layer_id SMALLINT, site VARCHAR, layer INTEGER, module VARCHAR, neurons INTEGER, activation VARCHAR, fires VARCHAR);
+CREATE TABLE prompts (
+    prompt_idx INTEGER, concept VARCHAR, text VARCHAR, first_token BIGINT, prompt_tokens INTEGER, tokens INTEGER);
+CREATE TABLE tokens (
+    token_idx BIGINT, prompt_idx INTEGER, position INTEGER, token_id INTEGER, token VARCHAR, generated BOOLEAN);
+CREATE TABLE blocks (layer_id SMALLINT, neuron INTEGER, block INTEGER, "values" FLOAT[256]);
+CREATE TABLE statistics (
+    layer_id SMALLINT, concept VARCHAR, first BOOLEAN, neuron INTEGER, n BIGINT, fired BIGINT, mean DOUBLE, m2 DOUBLE,
+    m3 DOUBLE, m4 DOUBLE, minimum FLOAT, maximum FLOAT, sum_abs DOUBLE);
+CREATE TABLE histograms (layer_id SMALLINT, first BOOLEAN, neuron INTEGER, counts BIGINT[]);
+CREATE TABLE prompt_means (layer_id SMALLINT, prompt_idx INTEGER, selection VARCHAR, n INTEGER, "values" FLOAT[]);
+CREATE TABLE examples (layer_id SMALLINT, neuron INTEGER, kind VARCHAR, rank INTEGER, token_idx BIGINT, value FLOAT);
+CREATE TABLE neurons (
+    site VARCHAR, layer INTEGER, neuron INTEGER, n BIGINT, mean DOUBLE, std DOUBLE, min FLOAT, max FLOAT,
+    mean_abs DOUBLE, firing_rate DOUBLE, class VARCHAR, dormancy DOUBLE, skewness DOUBLE, excess_kurtosis DOUBLE,
+    near_dead BOOLEAN, rate_upper95 DOUBLE, approximate BOOLEAN);
+CREATE TABLE layer_health (
+    site VARCHAR, layer INTEGER, neurons INTEGER, activation_rate DOUBLE, pattern VARCHAR, dead INTEGER,
+    missing INTEGER, weak INTEGER, saturated INTEGER, sporadic INTEGER, score DOUBLE, issues VARCHAR[], scale DOUBLE);
+CREATE VIEW activations AS
+SELECT l.site, l.layer, b.neuron, t.token_idx, b."values"[(t.token_idx & 255) + 1] AS value
+FROM blocks b
+JOIN layers l ON l.layer_id = b.layer_id
+JOIN tokens t ON (t.token_idx // 256)::INTEGER = b.block;
+"""
+"""The first schema, as it was released: not to be changed."""
 
 
 def m002_firings_and_example_lists(connection: duckdb.DuckDBPyConnection) -> None:
@@ -51,17 +83,3 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
 )
 
 SCHEMA_VERSION = FIRST_VERSION + len(MIGRATIONS)
-
-
-def migrate(connection: duckdb.DuckDBPyConnection, version: int) -> None:
-    """Take the steps after `version`, all or none of them."""
-    connection.execute("BEGIN")
-    try:
-        for step in MIGRATIONS[version - FIRST_VERSION :]:
-            step(connection)
-        renew_digests(connection)
-        connection.execute("UPDATE run SET schema_version = ?", [FIRST_VERSION + len(MIGRATIONS)])
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise

@@ -17,23 +17,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
 from nfinspect_store.atomic import check_place, replaced
-from nfinspect_store.connect import literal, store_error, translated
+from nfinspect_store.connect import attach_result, create, translated
 from nfinspect_store.errors import StorageFull, StoreError
-from nfinspect_store.schema import quoted
+from nfinspect_store.schema import RESULT_TABLE, quoted
 
 SUFFIX = ".results"
 
 BLOCK_SIZE = 16384
 """DuckDB's smallest: an empty table then takes little room."""
 
-RESULT_TABLE = """
-CREATE TABLE kept.result (kind VARCHAR, settings JSON, document JSON, run_id VARCHAR, made_at TIMESTAMP,
-                          nfinspect_version VARCHAR)
-"""
+READ_NAMES = "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() ORDER BY ALL"
 
 
 @dataclass(frozen=True)
@@ -50,11 +46,11 @@ class Result:
 
     def table(self, name: str) -> pa.Table:
         """One of the tables that were kept with the document. Raises StoreError when there is none of that name."""
-        with translated(self.path), _attached(self.path, "READ_ONLY") as connection:
-            names = [row[0] for row in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()]
+        with attach_result(self.path) as connection, translated(self.path):
+            names = [row[0] for row in connection.execute(READ_NAMES).fetchall()]
             if name not in names:
-                raise StoreError(f"{self.path} has no table {name}: it has {', '.join(sorted(names))}")
-            return connection.sql(f"SELECT * FROM kept.{quoted(name)}").to_arrow_table()
+                raise StoreError(f"{self.path} has no table {name}: it has {', '.join(names)}")
+            return connection.sql(f"FROM {quoted(name)}").to_arrow_table()
 
 
 def run_results(run: Path) -> Path:
@@ -99,16 +95,16 @@ def keep_result(
         raise StorageFull(f"cannot make {folder}: {error.strerror or error}") from error
     with (
         replaced(path) as temporary,
+        create(temporary, options=f"BLOCK_SIZE {BLOCK_SIZE}") as connection,
         translated(path),
-        _attached(temporary, f"BLOCK_SIZE {BLOCK_SIZE}") as connection,
     ):
         connection.execute(RESULT_TABLE)
-        connection.execute("INSERT INTO kept.result VALUES (?, ?, ?, ?, ?, ?)", row)
+        connection.execute("INSERT INTO result VALUES (?, ?, ?, ?, ?, ?)", row)
         for name, table in (tables or {}).items():
             connection.register("incoming", table)
-            connection.execute(f"CREATE TABLE kept.{quoted(name)} AS SELECT * FROM incoming")
+            connection.execute(f"CREATE TABLE {quoted(name)} AS SELECT * FROM incoming")
             connection.unregister("incoming")
-        connection.execute("CHECKPOINT kept")
+        connection.execute("CHECKPOINT")
     return Result(kind, json.loads(_json(settings)), json.loads(text), run_id, made_at, _version(), path)
 
 
@@ -153,26 +149,12 @@ def _json(settings: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path) -> Result:
-    with translated(path), _attached(path, "READ_ONLY") as connection:
-        try:
-            rows = connection.execute("SELECT * FROM kept.result").fetchall()
-        except duckdb.CatalogException as error:
-            raise store_error(path, error) from error
-    if not rows:
-        raise StoreError(f"{path} holds no result: delete it")
+    with attach_result(path) as connection, translated(path):
+        rows = connection.execute("FROM result LIMIT 2").fetchall()
+    if len(rows) != 1:
+        raise StoreError(f"{path} holds no result, or more than one: delete it")
     kind, settings, document, run_id, made_at, made_by = rows[0]
     return Result(kind, json.loads(settings), json.loads(document), run_id, made_at, made_by, path)
-
-
-def _attached(path: Path, options: str) -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect()
-    try:
-        connection.execute("SET enable_progress_bar = false")
-        connection.execute(f"ATTACH {literal(path)} AS kept ({options})")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
 
 
 def _version() -> str:

@@ -72,6 +72,17 @@ PUBLIC = ("run", "layers", "prompts", "tokens", "activations", "neurons", "layer
 PLANTED = "planted"
 """Public, in runs of kind `simulated` only: the true class of every neuron (site, layer, neuron, class)."""
 
+OPTIONAL_TABLES = {
+    PLANTED: f"CREATE TABLE {PLANTED} (site VARCHAR, layer INTEGER, neuron INTEGER, class VARCHAR);",
+}
+"""Of some runs, beside TABLES."""
+
+RESULT_TABLE = """
+CREATE TABLE result (
+    kind VARCHAR, settings JSON, document JSON, run_id VARCHAR, made_at TIMESTAMP, nfinspect_version VARCHAR);
+"""
+"""In a file with a kept result (results.py)."""
+
 INTERNAL = ("blocks", "statistics", "histograms", "prompt_means", "examples", "mamba_delta", "digests")
 
 

@@ -4,7 +4,7 @@ Every method takes a fresh cursor, so threads may share one RunTables.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -49,10 +49,6 @@ ORDER BY m.prompt_idx, m.layer_id
 """
 
 
-STREAMING_MEMORY = "1GB"
-"""What DuckDB may hold while values are streamed. By itself it keeps what it reads until 80 % of the machine's memory
-is full: 5.7 GB for a run of 5 GB, where 1.8 GB do and take no longer."""
-
 BLOCKS_READ = 4096
 """Blocks streamed at a time: 4 MiB of values."""
 
@@ -72,22 +68,25 @@ class RunTables:
 
     in_transaction: read what the connection's own open transaction has written, from its one thread.
     hide_values: behave as a run that kept statistics only.
+    streaming: gives another connection to the run, one that holds little memory, for values that only pass by.
     """
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, *, in_transaction: bool = False, hide_values: bool = False
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        *,
+        in_transaction: bool = False,
+        hide_values: bool = False,
+        streaming: Callable[[], duckdb.DuckDBPyConnection] | None = None,
     ) -> None:
         self._connection = connection
         self._in_transaction = in_transaction
         self._hide_values = hide_values
+        self._streaming = streaming
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection of the caller's own to the same run, one per thread: `FROM neurons` finds the run's table."""
-        if self._in_transaction:
-            return self._connection
-        cursor = self._connection.cursor()
-        cursor.execute(f"USE {CATALOG}")  # a cursor starts in the in-memory catalog
-        return cursor
+        return self._connection if self._in_transaction else _cursor(self._connection)
 
     def _arrow(self, query: str, parameters: Mapping[str, object]) -> pa.Table:
         # A relation streams into Arrow; the result of execute() would be copied once more.
@@ -95,20 +94,15 @@ class RunTables:
 
     def streamed(self, query: str, parameters: Mapping[str, object], rows: int) -> Iterator[pa.RecordBatch]:
         """The result of a query over values, `rows` at a time, without keeping in memory what has passed."""
-        cursor = self.cursor()
-        if self._in_transaction:  # a writer's memory is small as it is
-            yield from cursor.sql(query, params=dict(parameters)).to_arrow_reader(rows)
-            return
-        # Two at a time do no harm: the first to end frees the other.
-        cursor.execute(f"SET memory_limit = '{STREAMING_MEMORY}'")
-        try:
-            yield from cursor.sql(query, params=dict(parameters)).to_arrow_reader(rows)
-        finally:
-            self.cursor().execute("RESET memory_limit")
+        # A writer's memory is small as it is.
+        cursor = self.cursor() if self._streaming is None else _cursor(self._streaming())
+        yield from cursor.sql(query, params=dict(parameters)).to_arrow_reader(rows)
 
     def without_values(self) -> "RunTables":
         """The same run, read as if it had kept statistics only."""
-        return RunTables(self._connection, in_transaction=self._in_transaction, hide_values=True)
+        return RunTables(
+            self._connection, in_transaction=self._in_transaction, hide_values=True, streaming=self._streaming
+        )
 
     # What the run is
 
@@ -430,6 +424,12 @@ class RunTables:
         values = np.zeros((layer.neurons, kept), np.float32)
         token_idx[place], values[place] = (column.flatten().to_numpy() for column in columns)
         return token_idx, values
+
+
+def _cursor(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    cursor = connection.cursor()
+    cursor.execute(f"USE {CATALOG}")  # a cursor starts in the in-memory catalog
+    return cursor
 
 
 def _flat(column: pa.ChunkedArray) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nfinspect_store.blocks import BlockBuffer, BlockStream
-from nfinspect_store.connect import attach, translated
+from nfinspect_store.connect import attach_to_write, create, translated
 from nfinspect_store.digests import Digest, digest_of, digest_table, read_digests, write_digests
 from nfinspect_store.errors import RunExists, StorageFull, StoreError
 from nfinspect_store.mamba_delta import DeltaMoments, mamba_delta_table
@@ -32,7 +32,7 @@ from nfinspect_store.rows import (
     statistics_table,
     tokens_table,
 )
-from nfinspect_store.schema import BLOCK, TABLES, quoted
+from nfinspect_store.schema import BLOCK, OPTIONAL_TABLES, TABLES, quoted
 from nfinspect_store.statistics import NeuronStatistics
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer, Prompt, PromptMean, RunInfo, Status, TokenRows
@@ -96,14 +96,14 @@ class RunWriter:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageFull(f"cannot make the store {path.parent}: {error.strerror or error}") from error
-        connection = _open(path)
+        connection = create(path, memory=MEMORY)
         try:
             cls._lay_out(path, connection, info, layers)
+            return cls(path, connection, RunTables(connection))
         except BaseException:
             connection.close()
             _remove(path)
             raise
-        return cls(path, connection, RunTables(connection))
 
     @staticmethod
     def _lay_out(path: Path, connection: duckdb.DuckDBPyConnection, info: RunInfo, layers: Sequence[Layer]) -> None:
@@ -124,9 +124,13 @@ class RunWriter:
 
     @classmethod
     def reopen(cls, path: Path) -> Self:
-        """Go on with an unfinished run after its last segment. Raises NotARun, RunBusy."""
-        connection = _open(path)
-        return cls(path, connection, RunTables(connection))
+        """Go on with an unfinished run after its last segment. Raises NotARun, RunBusy, SchemaTooOld."""
+        connection = attach_to_write(path, memory=MEMORY)
+        try:
+            return cls(path, connection, RunTables(connection))
+        except BaseException:
+            connection.close()
+            raise
 
     def tables(self) -> RunTables:
         """The run as committed so far."""
@@ -186,12 +190,10 @@ class RunWriter:
         self._segment = _Segment()
 
     def add_table(self, name: str, rows: pa.Table) -> None:
-        """Keep a table of this run alone, such as `planted`, beside those of the schema. Outside a segment."""
+        """Keep a table that only some runs have (schema.OPTIONAL_TABLES), such as `planted`. Outside a segment."""
         with translated(self.path):
-            self._connection.register("incoming", rows)
-            self._connection.execute(f"CREATE TABLE {quoted(name)} AS SELECT * FROM incoming")
-            self._connection.unregister("incoming")
-            self._digests[name] = digest_of(rows)
+            self._connection.execute(OPTIONAL_TABLES[name])
+            self._append(name, rows)
             write_digests(self._connection, {name: self._digests[name]})
 
     def abandon(self) -> None:
@@ -267,12 +269,6 @@ class RunWriter:
             return
         for buffer in self._buffers:
             buffer.restore(*tables.block(buffer.layer, buffer.block), filled)
-
-
-def _open(path: Path) -> duckdb.DuckDBPyConnection:
-    connection = attach(path, read_only=False, threads=1)  # more while blocks stream
-    connection.execute(f"SET memory_limit = '{MEMORY}'")
-    return connection
 
 
 def _remove(path: Path) -> None:

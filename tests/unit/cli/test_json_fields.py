@@ -23,6 +23,7 @@ OF_RUNS = {
     "runs": "runs",
     "info": "info study",
     "verify": "verify study",
+    "migrate": "migrate study",
     "export": "export study --out exported",
     "simulate": "simulate --layers 2 --neurons 60 --tokens 256 --run simulated",
     "health": "health study",

@@ -1,0 +1,172 @@
+"""What a file of ours holds, told exactly; a file with anything else in it is not read.
+
+A view under the name of a table, a macro under the name of a function, a generated column, a trigger: each is a program
+that a stranger put where data are expected. So the definitions in a file must be those that DuckDB writes for
+schema.py, and there may be no others. Everything here asks for definitions only and executes none.
+"""
+
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import duckdb
+
+from nfinspect_store.errors import NotARun, SchemaTooNew, SchemaTooOld
+from nfinspect_store.migrations import FIRST_TABLES, FIRST_VERSION, MIGRATIONS, SCHEMA_VERSION
+from nfinspect_store.schema import OPTIONAL_TABLES, RESULT_TABLE, TABLES, quoted
+
+Definitions = Mapping[tuple[str, str], str]
+"""By kind (table, view, macro …) and name: as DuckDB writes it down; empty where that does not matter."""
+
+SHOWN = 60
+"""Characters of a foreign name that a message repeats."""
+
+READ_DEFINITIONS = """
+SELECT 'schema' AS kind, schema_name AS name, '' AS definition FROM duckdb_schemas()
+WHERE database_name = $catalog AND (schema_name <> 'main' OR parent_schema IS NOT NULL)
+UNION ALL SELECT 'table', table_name, sql FROM duckdb_tables() WHERE database_name = $catalog
+UNION ALL SELECT 'view', view_name, sql FROM duckdb_views() WHERE database_name = $catalog
+UNION ALL SELECT 'sequence', sequence_name, '' FROM duckdb_sequences() WHERE database_name = $catalog
+UNION ALL SELECT 'index', index_name, '' FROM duckdb_indexes() WHERE database_name = $catalog
+UNION ALL SELECT 'trigger', trigger_name, '' FROM duckdb_triggers() WHERE database_name = $catalog
+UNION ALL SELECT 'type', type_name, '' FROM duckdb_types() WHERE database_name = $catalog AND NOT internal
+"""
+
+READ_MACROS = """
+UNION ALL SELECT 'macro', function_name, '' FROM duckdb_functions() WHERE database_name = $catalog
+"""
+
+COUNT_COMPUTED = """
+SELECT (SELECT count(*) FROM duckdb_constraints() WHERE database_name = $catalog)
+     + (SELECT count(*) FROM duckdb_columns()
+        WHERE database_name = $catalog AND (column_default IS NOT NULL OR is_generated))
+"""
+
+SCRATCH = "layout"
+"""A catalog in memory; no run may be attached under this name."""
+
+_layouts: dict[str, Definitions] = {}
+
+
+def definitions(connection: duckdb.DuckDBPyConnection, catalog: str, *, macros: bool = True) -> Definitions:
+    """Everything that is defined in an attached database. The default catalog must be another: names in it could stand
+    before DuckDB's own.
+    """
+    query = READ_DEFINITIONS + (READ_MACROS if macros else "")
+    rows = connection.execute(query, {"catalog": catalog}).fetchall()
+    return {(kind, name): definition for kind, name, definition in rows}
+
+
+def _expected(
+    connection: duckdb.DuckDBPyConnection, what: str, make: Callable[[duckdb.DuckDBPyConnection], object]
+) -> Definitions:
+    """What a file of a kind and version holds: learned, once a process, by making an empty one in memory."""
+    if what not in _layouts:
+        connection.execute(f"ATTACH ':memory:' AS {SCRATCH}")
+        connection.execute(f"USE {SCRATCH}")
+        make(connection)
+        connection.execute("USE memory")
+        _layouts[what] = definitions(connection, SCRATCH, macros=False)
+        connection.execute(f"DETACH {SCRATCH}")
+    return _layouts[what]
+
+
+def make_tables(connection: duckdb.DuckDBPyConnection, version: int) -> None:
+    """The empty tables and the view of a run of that schema version, in the default catalog."""
+    if version == SCHEMA_VERSION:
+        connection.execute(TABLES)
+        return
+    connection.execute(FIRST_TABLES)
+    for step in MIGRATIONS[: version - FIRST_VERSION]:
+        step(connection)
+
+
+def _make_run(connection: duckdb.DuckDBPyConnection, version: int) -> None:
+    make_tables(connection, version)
+    connection.execute("".join(OPTIONAL_TABLES.values()))
+
+
+def check_run(
+    connection: duckdb.DuckDBPyConnection, catalog: str, path: Path, *, older: bool = False, macros: bool = True
+) -> int:
+    """The schema version of the run that is attached as `catalog`, once it is known to hold a run and nothing else.
+
+    macros=False leaves them out, for who calls no function while the run is the default catalog: listing them takes
+    longer than all the rest. Raises NotARun, SchemaTooNew, and SchemaTooOld unless `older` ones are wanted.
+    """
+    found = definitions(connection, catalog, macros=macros)
+    version = _version(connection, catalog, path, found)
+    if version > SCHEMA_VERSION:
+        raise SchemaTooNew(
+            f"{path} has schema version {version}, this nfinspect reads up to {SCHEMA_VERSION}: upgrade nfinspect"
+        )
+    expected = _expected(connection, f"run {version}", lambda scratch: _make_run(scratch, version))
+    for kind, name in found:
+        if (kind, name) not in expected:
+            raise NotARun(_foreign(path, kind, name))
+    for (kind, name), definition in expected.items():
+        if (kind, name) not in found:
+            if name not in OPTIONAL_TABLES:
+                raise NotARun(f"{path} is no run, or a damaged one: it has no {kind} {name}")
+        elif not _same(connection, kind, found[kind, name], definition):
+            raise NotARun(f"{path} is no run, or a changed one: its {kind} {name} is not defined as nfinspect does")
+    if version < SCHEMA_VERSION and not older:
+        raise SchemaTooOld(
+            f"{path} has schema version {version}, this nfinspect reads {SCHEMA_VERSION}: "
+            f"nfinspect migrate {shlex.quote(str(path))} brings it up to date"
+        )
+    return version
+
+
+def check_result(connection: duckdb.DuckDBPyConnection, catalog: str, path: Path) -> None:
+    """Raises NotARun unless the database attached as `catalog` is a kept result: plain tables, `result` among them."""
+    found = definitions(connection, catalog)
+    for kind, name in found:
+        if kind != "table":
+            raise NotARun(_foreign(path, kind, name))
+    if ("table", "result") not in found:
+        raise NotARun(f"{path} is no kept result: it has no table result; delete it")
+    computed = connection.execute(COUNT_COMPUTED, {"catalog": catalog}).fetchall()[0][0]
+    expected = _expected(connection, "result", lambda scratch: scratch.execute(RESULT_TABLE))
+    if computed or found["table", "result"] != expected["table", "result"]:
+        raise NotARun(f"{path} is no kept result, or a changed one: its tables are not as nfinspect makes them")
+
+
+def _version(connection: duckdb.DuckDBPyConnection, catalog: str, path: Path, found: Definitions) -> int:
+    definition = found.get(("table", "run"))
+    if definition is None:
+        instead = next((kind for kind, name in found if name == "run"), None)
+        if instead is not None:
+            raise NotARun(_foreign(path, instead, "run"))
+        raise NotARun(f"{path} is a DuckDB file, but no run of nfinspect: it has no table run")
+    if "GENERATED" in definition:
+        raise NotARun(f"{path} is no run, or a changed one: its table run computes a column")
+    try:
+        rows = connection.execute(f"SELECT schema_version FROM {quoted(catalog)}.main.run LIMIT 2").fetchall()
+    except duckdb.BinderException as error:
+        raise NotARun(f"{path} is a DuckDB file, but no run of nfinspect: its table run has no version") from error
+    if not rows or not isinstance(rows[0][0], int) or rows[0][0] < FIRST_VERSION:
+        raise NotARun(f"{path} holds no run: the capture that made it stopped before its first segment; delete it")
+    if len(rows) > 1:
+        raise NotARun(f"{path} is no run, or a changed one: expected one row in its table run, found more")
+    return int(rows[0][0])
+
+
+def _same(connection: duckdb.DuckDBPyConnection, kind: str, found: str, expected: str) -> bool:
+    """To the letter; a view as its parsed tree, since files of some versions of DuckDB tell it with other brackets."""
+    if found == expected or kind != "view":
+        return found == expected
+    trees = []
+    for definition in (found, expected):
+        query = definition.partition(" AS ")[2].rstrip(";")
+        tree = connection.execute("SELECT json_serialize_sql($query::VARCHAR)", {"query": query}).fetchall()[0][0]
+        trees.append(re.sub(r'"query_location(_length)?":\d+', "", tree))
+    return trees[0] == trees[1] and '"error":false' in trees[0]
+
+
+def _foreign(path: Path, kind: str, name: str) -> str:
+    return (
+        f"{path} is no run, or a changed one: it holds a {kind} {name[:SHOWN]!r}, which nfinspect does not write; "
+        "it is not read, as that could be a program"
+    )

@@ -1,0 +1,112 @@
+"""Bringing a run of an older schema up to date, in a new file that takes the old one's place when it is whole.
+
+Nothing of the old file is executed: its tables are checked (layout.py) and copied, and the steps of migrations.py work
+on the copy. Whatever ends the process before the end leaves the old file as it was.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from nfinspect_store.atomic import beside, replaced
+from nfinspect_store.connect import (
+    ROW_GROUP_SIZE,
+    WRITING,
+    add,
+    add_new,
+    attach,
+    attach_to_write,
+    locked,
+    reached,
+    translated,
+)
+from nfinspect_store.digests import renew_digests
+from nfinspect_store.errors import RunBusy
+from nfinspect_store.heartbeat import being_written
+from nfinspect_store.layout import check_run, definitions, make_tables
+from nfinspect_store.migrations import FIRST_VERSION, MIGRATIONS, SCHEMA_VERSION
+from nfinspect_store.schema import OPTIONAL_TABLES, quoted
+
+COMPRESSION = {"blocks": "uncompressed"}
+"""As the writer has it (docs/decisions/0001); the other tables are left to DuckDB."""
+
+
+@dataclass(frozen=True)
+class Migration:
+    """Schema versions of a run before and after."""
+
+    path: Path
+    before: int
+    after: int
+
+
+def migrate_run(path: Path) -> Migration:
+    """Bring a run up to this nfinspect's schema; one that is there already is left alone.
+
+    Takes room for two more copies while it works. Raises NotARun, RunNotFound, RunBusy, SchemaTooNew, StorageFull.
+    """
+    path = reached(path)
+    if being_written(path):
+        raise RunBusy(f"{path.stem} is being captured: wait until it has finished")
+    before = _version(path)
+    if before < SCHEMA_VERSION:
+        if path.with_name(f"{path.name}.wal").exists():  # left by a kill, and no part of a new file
+            with attach_to_write(path, older=True) as connection, translated(path):
+                connection.execute("CHECKPOINT")
+        with replaced(path) as new, _removed(beside(path)) as copy:
+            _copy(path, copy, before)
+            _copy(copy, new, SCHEMA_VERSION)
+            shutil.copymode(path, new)
+    return Migration(path, before, SCHEMA_VERSION)
+
+
+def _version(path: Path) -> int:
+    with attach(path, older=True) as connection:
+        version: int = connection.execute("SELECT schema_version FROM run").fetchall()[0][0]
+    return version
+
+
+def _copy(path: Path, new: Path, version: int) -> None:
+    """The run at `path`, of that version, in a new file; then the steps that the copy lacks are taken there.
+
+    A step leaves room that nothing is in: a copy of what needs no step is without.
+    """
+    with locked([path, new], threads=1, changeable=WRITING) as connection:
+        add(connection, path, "old")
+        with translated(path):
+            check_run(connection, "old", path, older=True)
+        add_new(connection, new, "new", f"ROW_GROUP_SIZE {ROW_GROUP_SIZE}")
+        with translated(new):
+            tables = [name for kind, name in definitions(connection, "old") if kind == "table"]
+            connection.execute("USE new")
+            make_tables(connection, version)
+            for name in tables:
+                if name in OPTIONAL_TABLES:
+                    connection.execute(OPTIONAL_TABLES[name])
+                _fill(connection, name)
+            if version < SCHEMA_VERSION:
+                for step in MIGRATIONS[version - FIRST_VERSION :]:
+                    step(connection)
+                renew_digests(connection)
+                connection.execute("UPDATE run SET schema_version = ?", [SCHEMA_VERSION])
+            connection.execute("CHECKPOINT")
+
+
+def _fill(connection: duckdb.DuckDBPyConnection, table: str) -> None:
+    connection.execute(f"SET force_compression = '{COMPRESSION.get(table, 'auto')}'")
+    connection.execute(f"INSERT INTO {quoted(table)} SELECT * FROM old.main.{quoted(table)}")
+
+
+@contextmanager
+def _removed(path: Path) -> Iterator[Path]:
+    """A file's place; there is none afterwards."""
+    try:
+        yield path
+    finally:
+        for file in (path, path.with_name(f"{path.name}.wal")):
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
