@@ -1,4 +1,4 @@
-"""Runs of older schemas open with today's nfinspect and say the same as before."""
+"""Runs of older schemas are migrated, and say the same as before."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "capture"))
 
 from recorded import LAYERS, make_arrays, record_arrays  # noqa: E402
 
-from nfinspect_store.errors import StoreError
+from nfinspect_store.errors import SchemaTooOld, StoreError
+from nfinspect_store.migrate_run import migrate_run
 from nfinspect_store.migrations import SCHEMA_VERSION
 from nfinspect_store.reader import RunFile
 from nfinspect_store.verify import verify_run
@@ -47,6 +48,9 @@ def test_a_run_of_the_first_version_is_read_as_before(tmp_path: Path) -> None:
         columns = run.sql("SELECT table_name, column_name, data_type FROM duckdb_columns() ORDER BY ALL").fetchall()
     with duckdb.connect(str(path)) as connection:
         connection.execute(TO_VERSION_1)
+    with pytest.raises(SchemaTooOld, match="schema version 1"):
+        RunFile.open(path)
+    assert migrate_run(path).before == 1
     with RunFile.open(path) as run:
         assert run.info.schema_version == SCHEMA_VERSION
         assert everything(run) == before

@@ -1,5 +1,6 @@
 """A run file gives back the arrays that were written, and is refused in one line where it is none."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,9 +13,18 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "capture"))
 from recorded import LAYERS, Arrays, make_arrays, record_arrays  # noqa: E402
 
 from nfinspect.capturing.arrays import array_info
-from nfinspect_store import migrations, reader
-from nfinspect_store.errors import NotARun, RequestError, RunExists, RunNotFound, SchemaTooNew, StoreError
+from nfinspect_store import connect, layout, migrate_run, migrations, schema
+from nfinspect_store.errors import (
+    NotARun,
+    RequestError,
+    RunExists,
+    RunNotFound,
+    SchemaTooNew,
+    SchemaTooOld,
+    StoreError,
+)
 from nfinspect_store.reader import RunFile
+from nfinspect_store.results import keep_result
 from nfinspect_store.schema import BLOCK, PUBLIC
 from nfinspect_store.types import Layer
 from nfinspect_store.writer import RunWriter
@@ -171,14 +181,15 @@ def test_a_log_left_behind_does_not_get_into_a_new_run(tmp_path: Path) -> None:
 
 
 def test_little_is_held_of_a_run_while_its_values_stream(old_run: Path) -> None:
+    """A stream that is given up leaves nothing changed: the limit is that of an instance of its own."""
     limit = "SELECT current_setting('memory_limit')"
     with RunFile.open(old_run) as run:
         before = run.sql(limit).fetchall()
         passing = run.neuron_blocks(LAYERS[0], 0, 5)
         next(passing)
-        assert run.sql(limit).fetchall() == [("953.6 MiB",)]
-        passing.close()
         assert run.sql(limit).fetchall() == before
+        assert run._streaming_connection().execute(limit).fetchall() == [("953.6 MiB",)]
+        passing.close()
 
 
 # Versions
@@ -189,39 +200,89 @@ def old_run(tmp_path: Path) -> Path:
     return record_arrays(tmp_path / "old.duckdb", make_arrays([30]))
 
 
-def use_migrations(
-    monkeypatch: pytest.MonkeyPatch, *steps: migrations.Callable[[duckdb.DuckDBPyConnection], None]
-) -> None:
-    every = (*migrations.MIGRATIONS, *steps)
-    monkeypatch.setattr(migrations, "MIGRATIONS", every)
-    monkeypatch.setattr(reader, "SCHEMA_VERSION", migrations.FIRST_VERSION + len(every))
+ADD_MOOD = "ALTER TABLE prompts ADD COLUMN mood VARCHAR DEFAULT NULL;"
 
 
-def test_an_older_run_is_upgraded_when_it_is_opened(old_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def add_mood(connection: duckdb.DuckDBPyConnection) -> None:
-        connection.execute("ALTER TABLE prompts ADD COLUMN mood VARCHAR DEFAULT 'calm'")
+def use_step(monkeypatch: pytest.MonkeyPatch, step: str) -> int:
+    """A nfinspect with a schema more. Returns its version."""
+    steps = (*migrations.MIGRATIONS, lambda connection: connection.execute(step))
+    version = migrations.FIRST_VERSION + len(steps)
+    for module in (layout, migrate_run):
+        monkeypatch.setattr(module, "MIGRATIONS", steps)
+        monkeypatch.setattr(module, "SCHEMA_VERSION", version)
+    monkeypatch.setattr(layout, "TABLES", schema.TABLES + ADD_MOOD)
+    monkeypatch.setattr(layout, "_layouts", {})
+    return version
 
-    use_migrations(monkeypatch, add_mood)
-    for _ in range(2):  # the second time there is nothing left to do
-        with RunFile.open(old_run) as run:
-            assert run.info.schema_version == migrations.SCHEMA_VERSION + 1
-            assert run.sql("SELECT mood FROM prompts").fetchall() == [("calm",)]
-            assert run.activations("mlp", 0).shape == (30, 5)
+
+def test_an_older_run_is_left_as_it_is_until_it_is_migrated(old_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = use_step(monkeypatch, ADD_MOOD)
+    before = old_run.read_bytes()
+    with pytest.raises(SchemaTooOld, match=f"reads {version}: nfinspect migrate {old_run} brings it"):
+        RunFile.open(old_run)
+    assert old_run.read_bytes() == before
+    old_run.chmod(0o640)
+    assert migrate_run.migrate_run(old_run) == migrate_run.Migration(old_run, version - 1, version)
+    with RunFile.open(old_run) as run:
+        assert run.info.schema_version == version
+        assert run.sql("SELECT mood FROM prompts").fetchall() == [(None,)]
+        assert run.activations("mlp", 0).shape == (30, 5)
+        free = run.sql("SELECT free_blocks FROM pragma_database_size() WHERE database_name = 'run_file'").fetchall()
+    assert free == [(0,)] and old_run.stat().st_mode & 0o777 == 0o640
+    assert sorted(p.name for p in old_run.parent.iterdir()) == ["old.duckdb"]
+    migrated = old_run.read_bytes()
+    assert migrate_run.migrate_run(old_run).before == version and old_run.read_bytes() == migrated
+
+
+def test_a_log_of_an_older_run_is_migrated_with_it(old_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a killed writer left in the log beside the file."""
+    code = f"""
+import duckdb, os
+connection = duckdb.connect({str(old_run)!r})
+connection.execute("UPDATE prompts SET concept = 'from the log'")
+os._exit(9)"""
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert old_run.with_name("old.duckdb.wal").exists()
+    use_step(monkeypatch, ADD_MOOD)
+    migrate_run.migrate_run(old_run)
+    with RunFile.open(old_run) as run:
+        assert run.concepts == ("from the log",)
     assert sorted(p.name for p in old_run.parent.iterdir()) == ["old.duckdb"]
 
 
-def test_a_failed_upgrade_leaves_the_run_as_it_was(old_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def half(connection: duckdb.DuckDBPyConnection) -> None:
-        connection.execute("DROP TABLE examples")
-        connection.execute("ALTER TABLE nothing ADD COLUMN x INTEGER")
-
+def test_a_failed_migration_leaves_the_run_as_it_was(old_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = old_run.read_bytes()
     with monkeypatch.context() as patched:
-        use_migrations(patched, half)
+        use_step(patched, "DROP TABLE examples; ALTER TABLE nothing ADD COLUMN x INTEGER")
         with pytest.raises(StoreError) as caught:
-            RunFile.open(old_run)
-        assert "\n" not in str(caught.value) and str(old_run) in str(caught.value)
-    with RunFile.open(old_run) as run:
-        assert run.info.schema_version == migrations.SCHEMA_VERSION and run.examples("mlp", 0, 0)
+            migrate_run.migrate_run(old_run)
+        assert "\n" not in str(caught.value)
+    assert old_run.read_bytes() == before
+    assert sorted(p.name for p in old_run.parent.iterdir()) == ["old.duckdb"]
+
+
+def test_the_steps_lead_to_the_schema_of_today() -> None:
+    """Each step also says what the runs of its version look like."""
+    with connect.locked([]) as connection:
+        found = []
+        for version, tables in ((migrations.SCHEMA_VERSION, schema.TABLES), (0, migrations.FIRST_TABLES)):
+            connection.execute(f"ATTACH ':memory:' AS v{version}; USE v{version}")
+            connection.execute(tables)
+            for step in () if version else migrations.MIGRATIONS:
+                step(connection)
+            connection.execute("USE memory")
+            found.append(layout.definitions(connection, f"v{version}", macros=False))
+    assert found[0] == found[1]
+
+
+def test_new_files_can_be_read_by_the_duckdb_that_people_have(old_run: Path, tmp_path: Path) -> None:
+    """Tried by hand with 1.2.2, which reads tables and view; the tag is what it looks at."""
+    result = keep_result(tmp_path / "old.results", "delta", {}, {}, run_id="a").path
+    for path in (old_run, result):
+        with connect.locked([path]) as connection:
+            connection.execute(f"ATTACH '{path}' AS file (READ_ONLY)")
+            query = "SELECT tags['storage_version'] FROM duckdb_databases() WHERE database_name = 'file'"
+            assert connection.execute(query).fetchall() == [("v1.2.0+",)]
 
 
 def test_a_newer_run_is_refused(old_run: Path) -> None:
