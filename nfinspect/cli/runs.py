@@ -153,9 +153,9 @@ def migrate(run: str, store: str | None, as_json: bool) -> None:
     if as_json:
         output.document({"run": done.path.stem, "path": str(done.path), "before": done.before, "after": done.after})
     elif done.before == done.after:
-        output.line(f"{visible(done.path.stem)} is up to date: schema version {done.after}")
+        output.line(f"{done.path.stem} is up to date: schema version {done.after}")
     else:
-        output.line(f"{visible(done.path.stem)} is brought from schema version {done.before} to {done.after}")
+        output.line(f"{done.path.stem} is brought from schema version {done.before} to {done.after}")
 
 
 @click.command()
