@@ -92,7 +92,6 @@ class Ranking:
     occurrences: NDArray[np.int64]  # [neurons]
     concept: Moments
     effect: Floats | None = None  # [neurons], where it was needed for the order
-    auroc: Floats | None = None
 
 
 def trace(
@@ -168,20 +167,19 @@ def rank_neurons(
     for prompt in concept:
         occurrences[top_columns(prompt - centre, top)] += 1
     difference = moments.mean - centre
-    effect = auroc = None
+    effect = None
     if rank == "effect" and base is not None:
         effect = contrasts.hedges_g(moments, base)
         first: Floats = effect
     elif rank == "auroc" and baseline is not None:
-        auroc = contrasts.auroc(concept, baseline)
-        first = auroc
+        first = contrasts.auroc(concept, baseline)
     else:
         first = occurrences.astype(np.float64)
     undefined_last = np.where(np.isnan(first), -np.inf, first)
     near = near_top(undefined_last, top)
     # lexsort is stable: equal rows stay in order of layer and neuron.
     order = near[np.lexsort((-difference[near], -undefined_last[near]))[:top]]
-    return Ranking(order, occurrences, moments, effect, auroc)
+    return Ranking(order, occurrences, moments, effect)
 
 
 def _rows(

@@ -6,6 +6,7 @@ NfinspectError
     ├── OutOfMemory           one prompt alone does not fit into memory
     ├── CannotResume          the line does not match the run that it should resume
     └── CaptureInterrupted    stopped on purpose; what was recorded is kept
+        └── LimitReached      by a limit of its own line
 """
 
 from nfinspect_store.errors import NfinspectError
@@ -33,3 +34,9 @@ class CaptureInterrupted(CaptureError):
     """Stopped on purpose (Ctrl-C, a hang-up, a byte limit); what was recorded is kept and can be resumed."""
 
     exit_status = 130
+
+
+class LimitReached(CaptureInterrupted):
+    """Stopped by --limit-bytes: nobody interrupted it, and it did not get to its end."""
+
+    exit_status = 1

@@ -14,7 +14,7 @@ import transformers
 
 from nfinspect import __version__
 from nfinspect.capturing.arrays import utc_now
-from nfinspect.capturing.errors import CaptureInterrupted, OutOfMemory
+from nfinspect.capturing.errors import CaptureInterrupted, LimitReached, OutOfMemory
 from nfinspect.capturing.generation import generate
 from nfinspect.capturing.interrupts import StopRequest
 from nfinspect.capturing.memory import free_after_failure, is_out_of_memory
@@ -112,18 +112,21 @@ class Capture:
 
     def run(self) -> Path:
         """Capture everything that is not recorded yet. See capture_run."""
+        model = lasting_name(self.request.model)
         writer = self._writer()
-        heartbeat = Heartbeat(writer.path, model=lasting_name(self.request.model))
+        heartbeat: Heartbeat | None = None
         self._tokens_before = writer.tokens
         self._started = time.monotonic()
         try:
+            heartbeat = Heartbeat(writer.path, model=model)
             reader = self.reader()
             with StopRequest() as stop:
                 recorder = self._recorder(writer)
                 self._tell(recorder, heartbeat, "reading")
                 reason = self._record(recorder, reader, stop, heartbeat)
+                stopped = CaptureInterrupted if stop.reason else LimitReached
                 if reason and not recorder.tokens:
-                    raise CaptureInterrupted(f"stopped ({reason}) before anything was recorded: no run is kept")
+                    raise stopped(f"stopped ({reason}) before anything was recorded: no run is kept")
                 self._tell(recorder, heartbeat, "finishing")
                 status: Status = "interrupted" if reason else "complete"
                 recorder.commit({"status": status, "finished_at": utc_now()}, final=True)
@@ -132,9 +135,10 @@ class Capture:
             give_up(writer, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
         finally:
-            heartbeat.remove()
+            if heartbeat is not None:
+                heartbeat.remove()
         if reason:
-            raise CaptureInterrupted(
+            raise stopped(
                 f"stopped ({reason}) after {recorder.tokens} of {self.tokens} tokens, kept in {writer.path.stem}: "
                 f"the same line plus --resume goes on"
             )

@@ -60,15 +60,48 @@ class Commands(click.Group):
             raise click.Abort from error  # click would print an empty line
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        position = next((i for i, a in enumerate(args) if not a.startswith("-")), None)
-        if position is not None and args[position] not in COMMANDS:
-            given, rest = args[position], [a for a in args[position + 1 :] if not a.startswith("-")]
-            if rest or not Path(given).expanduser().exists():
-                close = difflib.get_close_matches(given, COMMANDS, n=1)
-                meant = f": did you mean {close[0]}?" if close else f": the commands are {', '.join(COMMANDS)}"
-                raise click.UsageError(f"no command and no store is called {given!r}{meant}", ctx)
-            args = [*args[:position], *args[position + 1 :], "--store", given]
+        places = self._arguments(args)
+        if places and args[places[0]] not in COMMANDS:
+            first = places[0]
+            given, rest = args[first], [args[place] for place in places[1:]]
+            if rest or not there(Path(given).expanduser()):
+                raise click.UsageError(neither(given, rest), ctx)
+            if any(arg == "--store" or arg.startswith("--store=") for arg in args):
+                raise click.UsageError(f"expected one store, found {given!r} beside --store", ctx)
+            args = [*args[:first], *args[first + 1 :], "--store", given]
         return super().parse_args(ctx, args)
+
+    def _arguments(self, args: list[str]) -> list[int]:
+        """Places of the arguments that are neither options of the app nor values of such."""
+        valued = {name for p in self.params if isinstance(p, click.Option) and not p.is_flag for name in p.opts}
+        places, skip = [], False
+        for place, arg in enumerate(args):
+            if not skip and not arg.startswith("-"):
+                places.append(place)
+            skip = not skip and arg in valued
+        return places
+
+
+def there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that can be none
+        return False
+
+
+def neither(given: str, rest: list[str]) -> str:
+    """Why the first argument is no command and no store."""
+    if there(Path(given).expanduser()):  # with something behind it
+        command = next((word for word in rest if word in COMMANDS), None)
+        meant = f"nfinspect {command} … --store {given}" if command else f"nfinspect {given} opens it"
+        return f"expected a command, found {given!r}, which is a store, and more behind it: {meant}"
+    close = difflib.get_close_matches(given, COMMANDS, n=1)
+    if close:
+        return f"no command and no store is called {given!r}: did you mean {close[0]}?"
+    if any(mark in given for mark in ("/", "~", ".")):
+        kind = "run file" if given.endswith(".duckdb") else "directory"
+        return f"no such {kind}: {given}"
+    return f"no command is called {given!r}, and no such directory is there: nfinspect -h lists the commands"
 
 
 @click.group(
@@ -90,7 +123,9 @@ def nfinspect(ctx: click.Context, store: str | None, ascii_only: bool, no_mouse:
     """
     if ctx.invoked_subcommand is not None:
         if store or ascii_only or no_mouse:
-            raise click.UsageError(f"options of the app go without a command; found {ctx.invoked_subcommand}", ctx)
+            command = ctx.invoked_subcommand
+            where = f": nfinspect {command} … --store {store}" if store else ""
+            raise click.UsageError(f"options of the app go without a command, found {command} behind them{where}", ctx)
         return None
     return open_app(store, ascii_only=ascii_only, no_mouse=no_mouse)
 

@@ -172,11 +172,14 @@ def delete(runs: tuple[str, ...], store: str | None, yes: bool, force: bool) -> 
         if not yes and output.has_terminal() and not output.confirmed(f"Delete {path} ({size(freed)})?"):
             output.note(f"{path.stem} was kept")
             continue
+        left: list[Path] = []
         if path.name.endswith(SUFFIX):
             delete_history(path)
         else:
-            delete_run(path, force=force)
+            left = delete_run(path, force=force)
         output.note(f"deleted {path.name.removesuffix(SUFFIX).removesuffix(RUN_SUFFIX)} ({size(freed)})")
+        if left:
+            output.note(f"left, as nfinspect did not make it: {', '.join(str(one) for one in left)}")
 
 
 def _run_or_history(store: Path, name: str) -> Path:

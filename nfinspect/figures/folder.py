@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nfinspect.figures.page import dumped
-from nfinspect_store.atomic import beside, check_place
+from nfinspect_store.atomic import beside, check_place, clean_leftovers, place_of
 from nfinspect_store.errors import StorageFull
 
 MANIFEST = "report.json"
@@ -29,11 +29,11 @@ def check_directory(path: Path) -> None:
     """Raises StorageFull where a report cannot go: a file, a directory with anything but an untouched report, or a
     place that cannot be written to.
     """
+    place = place_of(path)
     try:
-        _check_contents(path)
-        place = path.resolve()
-    except (OSError, RuntimeError) as error:  # a link that leads to itself is a RuntimeError before Python 3.13
-        raise StorageFull(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+        _check_contents(place)
+    except OSError as error:
+        raise StorageFull(f"cannot read {path}: {error.strerror or error}") from error
     check_place(place)
 
 
@@ -49,7 +49,7 @@ def _check_contents(path: Path) -> None:
     for file in sorted(path.iterdir()):
         if file.name == MANIFEST:
             continue
-        if not file.is_file() or file.name not in digests:
+        if file.is_symlink() or not file.is_file() or file.name not in digests:
             raise StorageFull(f"{path} holds {file.name}, which is of no report: {other}")
         if _digest(file) != digests[file.name]:
             raise StorageFull(f"{file} has been changed since the report was written: {other}")
@@ -58,7 +58,8 @@ def _check_contents(path: Path) -> None:
 @contextmanager
 def report_directory(path: Path) -> Iterator[Path]:
     """A directory to fill; it becomes `path` when the block ends well. Raises StorageFull."""
-    path = path.resolve()  # a link stays one
+    path = place_of(path)  # a link stays one
+    clean_leftovers(path)
     check_directory(path)
     new, old = beside(path), beside(path)
     try:

@@ -1,5 +1,7 @@
 """The firing analyzer: missing, weak, dead, saturated and sporadic neurons of a tensor, a module, a simulation."""
 
+import inspect
+from collections import UserDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -253,6 +255,20 @@ def _batches(given: Input) -> Iterator[Input]:
         yield batch[0] if isinstance(batch, tuple | list) and batch else batch
 
 
+def _takes_as_one(model: nn.Module, batch: Mapping[str, Any]) -> bool:
+    """Whether forward() takes a batch as one mapping, as a LightningModule's often does, and not name by name."""
+    signature = inspect.signature(model.forward)
+    try:
+        signature.bind(**batch)
+    except TypeError:
+        try:
+            signature.bind(batch)
+        except TypeError:
+            return False
+        return True
+    return False
+
+
 def _call(model: nn.Module, batch: Input) -> None:
     parameter = next(model.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
@@ -265,7 +281,11 @@ def _call(model: nn.Module, batch: Input) -> None:
     if isinstance(batch, nn.utils.rnn.PackedSequence):  # a tuple, too
         model(batch.to(device))  # type: ignore[arg-type]
     elif isinstance(batch, Mapping):
-        model(**{name: placed(value) for name, value in batch.items()})
+        given = {str(name): placed(value) for name, value in batch.items()}
+        if _takes_as_one(model, given):
+            model(type(batch)(given) if isinstance(batch, UserDict) else given)  # a BatchEncoding has attributes, too
+        else:
+            model(**given)
     elif isinstance(batch, tuple | list):
         model(*(placed(value) for value in batch))
     else:

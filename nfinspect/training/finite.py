@@ -4,6 +4,9 @@ On the CPU small layers are kept until the last one has run, whose sum alone is 
 Where it is not finite, the first kept layer that is not is where it began. A large layer's sum is looked at when the
 layer has run, and each layer's where a bounded activation could make infinity finite again. A GPU is not waited for:
 the first step at which a layer's sum was not finite is kept there and fetched with the next reading.
+
+Layers that come within a backward pass alone (nfinspect.training.passes) come the last one first: each is looked at at
+once, and the last one found is where it began.
 """
 
 import math
@@ -16,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from nfinspect.analysis.module_names import layer_words
 from nfinspect.training.hooks import Hook, is_traced
+from nfinspect.training.passes import Call, Passes, inside_backward
 from nfinspect.training.places import Place
 from nfinspect.training.reader import first_tensor
 
@@ -56,6 +60,7 @@ class FiniteWatch:
 
     def __init__(self, model: nn.Module, places: Sequence[Place], *, waits: bool | None = None) -> None:
         self._model, self._waits = model, waits
+        self._passes = Passes(model)
         self._reads_input = {
             name: any(place.module == name and place.reads == "input" for place in places)
             for name in dict.fromkeys(place.module for place in places)
@@ -74,7 +79,15 @@ class FiniteWatch:
 
     def attach(self) -> None:
         """The hooks; they are there from the beginning, and again after `remove`."""
+        try:
+            self._attach()
+        except BaseException:
+            self.remove()
+            raise
+
+    def _attach(self) -> None:
         modules: Mapping[str, nn.Module] = dict(self._model.named_modules())
+        self._passes.attach(self._handles)
         for name, reads_input in self._reads_input.items():
             if reads_input:
                 self._handles.append(modules[name].register_forward_pre_hook(Hook(self._see_input, name)))
@@ -84,6 +97,7 @@ class FiniteWatch:
     def begin_step(self, step: int) -> None:
         """The passes that come belong to `step`."""
         self._step = step
+        self._passes.begin_step()
         if self._keeps and not self._last and self._order:
             self._last = next(reversed(self._order))
 
@@ -98,12 +112,13 @@ class FiniteWatch:
         self._look_back()
         found, self._found = self._found, None
         if found is None and fetch and self._on_device:
-            names = sorted(self._on_device, key=list(self._order).index)
+            order = list(self._order if self._on_device.keys() <= self._order.keys() else self._reads_input)
+            names = sorted(self._on_device, key=order.index)
             steps = torch.stack([self._on_device[name].cpu() for name in names]).tolist()
             self._on_device.clear()
             if min(steps) < NEVER:
                 name = names[steps.index(min(steps))]
-                found = Beginning(min(steps), name, name == next(iter(self._order)), ())
+                found = Beginning(min(steps), name, name == order[0], ())
         return found
 
     def _see_input(self, name: str, module: nn.Module, args: tuple[object, ...]) -> None:
@@ -113,15 +128,23 @@ class FiniteWatch:
         self._look(name, output)
 
     def _look(self, name: str, value: object) -> None:
-        if self._found is not None or not torch.is_grad_enabled() or is_traced():
+        if is_traced() or self._passes.call_of(name) is not Call.READ:
+            return
+        backwards = inside_backward()
+        if self._found is not None and not backwards:
             return
         tensor = value if isinstance(value, Tensor) else first_tensor(value)
         if tensor is None or not tensor.is_floating_point():
             return
-        self._order.setdefault(name)
+        if not backwards:
+            self._order.setdefault(name)
         tensor = tensor.detach()
         if not (tensor.is_cpu if self._waits is None else self._waits):
             self._note_on_device(name, tensor)
+            return
+        if backwards:
+            if not _is_finite(tensor):
+                self._found = Beginning(self._step, name, name == next(iter(self._reads_input)), self._bad_weights())
             return
         size = tensor.numel()
         inference = tensor.is_inference()
@@ -155,7 +178,8 @@ class FiniteWatch:
         self._on_device[name] = torch.where(bad, torch.full_like(before, self._step), before)
 
     def _bad_weights(self) -> tuple[str, ...]:
-        return tuple(name for name, p in self._model.named_parameters() if not bool(p.isfinite().all()))
+        # Detached: what is kept for gradients within a checkpointed layer has to be kept again when it is run again.
+        return tuple(name for name, p in self._model.named_parameters() if not bool(p.detach().isfinite().all()))
 
 
 def _sum(tensor: Tensor) -> Tensor:

@@ -37,18 +37,21 @@ class _Hooks:
         super().__init__()
         self.monitor = monitor
         self._step = 0
+        self._losses: list[Any] = []
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self._step = int(trainer.global_step)
+        self._step, self._losses = int(trainer.global_step), []
         if not self.monitor.active:
             self.monitor.start(pl_module, step=self._step)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._losses.append(outputs.get("loss") if isinstance(outputs, dict) else outputs)
         if trainer.global_step == self._step:
             return  # gradients are being accumulated
-        self._step = int(trainer.global_step)
-        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-        self.monitor.step(self._step, loss)
+        self._step, losses, self._losses = int(trainer.global_step), self._losses, []
+        # Lightning divides the loss of each batch by their number, where it calls the optimizer itself.
+        known = all(loss is not None for loss in losses) and (pl_module.automatic_optimization or len(losses) == 1)
+        self.monitor.step(self._step, sum(losses) if known else None)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self.monitor.finish()

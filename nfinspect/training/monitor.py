@@ -133,22 +133,26 @@ class FiringMonitor:
         inner = unwrapped(self._model)
         places = find_places(inner, self._layers)
         self._step = self._step if step is None else step
-        if self._write:
-            self._open(type(inner).__name__)
-        self._reader = StepReader(
-            inner,
-            places,
-            self.analyzer.options,
-            max_tokens=self._max_tokens,
-            gradients=self._gradients,
-            window=self._window,
-            windows=self._windows,
-        )
         self._read_once = False
-        if self._check_finite == "step":
-            self._finite = FiniteWatch(inner, places)
-            self._finite.begin_step(self._step + 1)
-        self._reader.attach()
+        try:
+            self._reader = StepReader(
+                inner,
+                places,
+                self.analyzer.options,
+                max_tokens=self._max_tokens,
+                gradients=self._gradients,
+                window=self._window,
+                windows=self._windows,
+            )
+            if self._check_finite == "step":
+                self._finite = FiniteWatch(inner, places)
+                self._finite.begin_step(self._step + 1)
+            self._reader.attach()
+            if self._write:  # last: a training that cannot be watched leaves no history
+                self._open(type(inner).__name__)
+        except BaseException:
+            self.finish("failed")
+            raise
 
     def step(self, step: int | None = None, loss: float | Tensor | None = None) -> tuple[Alert, ...]:
         """Call it after each step of the optimizer; returns the alerts that came.

@@ -1,13 +1,12 @@
 """Which layers of a module are read, and where.
 
-a language model of transformers    the sites of methods §1 (nfinspect.models)
+a language model of transformers    the sites of methods §1 (nfinspect.models), also where another module holds it
 any other module                    the output of each activation module, of nn.RNN, LSTM, GRU and their cells, and what
                                     nn.Transformer's layers make of `linear1`
 a module the caller names           its output, or an activation function of it
 """
 
 import difflib
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nfinspect.training.errors import NoLayers, NotReadable
+from nfinspect.training.passes import is_pretrained
 from nfinspect_store.errors import RequestError
 
 Layers = Sequence[str] | Mapping[str, str] | None
@@ -136,10 +136,7 @@ def find_places(model: nn.Module, layers: Layers = None) -> tuple[Place, ...]:
     modules = dict(model.named_modules())
     if layers is not None:
         return tuple(_named(modules, layers))
-    found, structural = _language_model(model), tuple(_structural(modules))
-    # Block outputs are what is left where an MLP cannot be read; an encoder's can, by its activation modules.
-    if not found or (structural and all(place.site == "resid" for place in found) and not _has_experts(model)):
-        found = structural
+    found = tuple(_found(model, modules))
     if not found:
         some = ", ".join(name for name in modules if name)[:120]
         undefined = {type(m).__name__: why for m in modules.values() if (why := _why_undefined(m))}
@@ -149,6 +146,38 @@ def find_places(model: nn.Module, layers: Layers = None) -> tuple[Place, ...]:
             f"expected activation modules (nn.ReLU, nn.GELU, …) in {type(model).__name__}, found none: where forward() "
             f'calls functions, name the layers, as in layers={{"fc1": "relu"}}; the modules are {some}'
         )
+    return found
+
+
+def _found(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[Place]:
+    """The layers of the language models in a module, and of what is around them."""
+    around = dict(modules)
+    held = _language_models(modules)
+    trained = [model for model in held.values() if any(p.requires_grad for p in model.parameters())]
+    for prefix, held_model in held.items():
+        within = {
+            name: m for name, m in modules.items() if name == prefix or name.startswith(f"{prefix}.") or not prefix
+        }
+        around = {name: m for name, m in around.items() if name not in within}
+        if not trained or held_model in trained:  # else it is another one's teacher or reference
+            yield from _in_language_model(prefix, held_model, within)
+    yield from _structural(around)
+
+
+def _language_models(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """Models of transformers by name, those within another one left out."""
+    found: dict[str, nn.Module] = {}
+    for name, module in modules.items():  # a module comes before what is in it
+        if is_pretrained(module) and not any(not outer or name.startswith(f"{outer}.") for outer in found):
+            found[name] = module
+    return found
+
+
+def _in_language_model(prefix: str, model: nn.Module, within: Mapping[str, nn.Module]) -> tuple[Place, ...]:
+    found, structural = _sites(prefix, model), tuple(_structural(within))
+    # Block outputs are what is left where an MLP cannot be read; an encoder's can, by its activation modules.
+    if not found or (structural and all(place.site == "resid" for place in found) and not _has_experts(model)):
+        return structural
     return found
 
 
@@ -232,12 +261,12 @@ def _named(modules: Mapping[str, nn.Module], layers: Sequence[str] | Mapping[str
             raise NoLayers(f"expected an activation of {', '.join(FUNCTIONS)} after {name}, found {word!r}")
 
 
-def _language_model(model: nn.Module) -> tuple[Place, ...]:
-    """The default site of a decoder of transformers; nothing for any other module."""
-    transformers = sys.modules.get("transformers")
-    if transformers is None or not isinstance(model, transformers.PreTrainedModel):
-        return ()
+def _sites(prefix: str, model: nn.Module) -> tuple[Place, ...]:
+    """The default site of a decoder of transformers; nothing for its other models."""
     from nfinspect.models import UnsupportedModel, find_sites
+
+    def whole(name: str) -> str:
+        return f"{prefix}.{name}" if prefix else name
 
     try:
         sites = find_sites(model)
@@ -245,12 +274,12 @@ def _language_model(model: nn.Module) -> tuple[Place, ...]:
         return ()
     return tuple(
         Place(
-            s.module,
+            whole(s.module),
             "output" if s.site == "resid" else "input",
             s.site,
             s.activation,
             s.fires,
-            gate=s.gate,
+            gate=None if s.gate is None else whole(s.gate),
             gate_slice=s.gate_slice,
         )
         for s in sites

@@ -19,7 +19,8 @@ from torch.utils.hooks import RemovableHandle
 
 from nfinspect.training.errors import NotReadable, SilentLayer
 from nfinspect.training.hooks import Hook, is_traced, is_transformed
-from nfinspect.training.places import SITE, Place
+from nfinspect.training.passes import Call, Passes, visible_rows
+from nfinspect.training.places import Place
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class Key:
 class LayerValues:
     """One call of a layer. values: [tokens, neurons], on the module's device and of its type; raw: the tensor itself.
 
-    fired: bool[tokens, neurons] where the layer fires by its gate.
+    fired: bool[tokens, neurons] where the layer fires by its gate. again: the layer runs a second time for its
+    gradients, and its values were handed over before.
     """
 
     values: Tensor
     fired: Tensor | None
     raw: Tensor
+    again: bool = False
 
 
 Sink: TypeAlias = Callable[[Key, LayerValues], None]
@@ -48,8 +51,7 @@ Sink: TypeAlias = Callable[[Key, LayerValues], None]
 class LayerReader:
     """Hands every call of the layers to `sink` between `attach` and `detach`.
 
-    training: only calls of a training pass, that is, with gradients: a validation in between is left out. A layer that
-    gradient checkpointing runs a second time within the backward pass is read once; `begin_step` starts anew.
+    training: only calls of a training pass (nfinspect.training.passes); `begin_step` starts anew.
     """
 
     def __init__(self, model: nn.Module, places: Sequence[Place], sink: Sink, *, training: bool = False) -> None:
@@ -59,15 +61,20 @@ class LayerReader:
         self._handles: list[RemovableHandle] = []
         self._projection: tuple[str, nn.Module | None] = ("", None)
         self._gates: dict[str, Tensor] = {}
-        self._mask: Tensor | None = None
-        self._forward: set[Place] = set()
-        self._transformed = False
+        self._passes = Passes(model, masks=True)
+        self._transformed = self._apart = False
         self.called: set[Place] = set()
 
     def attach(self) -> None:
+        try:
+            self._attach()
+        except BaseException:
+            self.detach()
+            raise
+
+    def _attach(self) -> None:
         activations = {place.module for place in self._places}
-        if any(place.site != SITE for place in self._places):
-            self._handles.append(self._model.register_forward_pre_hook(self._see_mask, with_kwargs=True))
+        self._passes.attach(self._handles)
         for name, module in self._modules.items():
             if name not in activations and any(True for _ in module.parameters(recurse=False)):
                 self._handles.append(module.register_forward_hook(Hook(self._see_projection, name)))
@@ -86,33 +93,26 @@ class LayerReader:
             handle.remove()
         self._handles.clear()
         self._gates.clear()
-        self._mask, self._projection = None, ("", None)
+        self._projection = ("", None)
         self.begin_step()
 
     def begin_step(self) -> None:
-        self._forward.clear()
+        self._passes.begin_step()
         self.called.clear()
-        self._transformed = False
+        self._transformed = self._apart = False
+
+    def in_order(self, keys: Sequence[Key]) -> list[Key]:
+        """Layers that were handed over in this order, in the order of the network."""
+        if not self._passes.recomputed:
+            return list(keys)
+        return sorted(reversed(keys), key=lambda key: self._places.index(key.place))
 
     def check_called(self) -> None:
         """Raises SilentLayer where a layer was not called since `begin_step`."""
         silent = [place for place in self._places if place not in self.called]
         if silent:
-            raise SilentLayer(_why_silent(silent, self._modules, bool(self.called), self._transformed))
-
-    def _counts(self, place: Place) -> bool:
-        if not self._training:
-            return True
-        if not torch.is_grad_enabled():
-            return False
-        if _inside_backward():
-            return place not in self._forward
-        self._forward.add(place)
-        return True
-
-    def _see_mask(self, module: nn.Module, args: object, kwargs: Mapping[str, Any]) -> None:
-        mask = kwargs.get("attention_mask")
-        self._mask = mask.bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+            apart = self._apart and not self._transformed
+            raise SilentLayer(_why_silent(silent, self._modules, bool(self.called), self._transformed, apart))
 
     def _see_projection(self, name: str, module: nn.Module, args: object, output: object) -> None:
         if not is_traced():
@@ -138,7 +138,9 @@ class LayerReader:
             if not torch.compiler.is_compiling() and is_transformed():
                 self._transformed = True
             return
-        if not self._counts(place):
+        call = self._passes.call_of(place) if self._training else Call.READ
+        if call is Call.APART:
+            self._apart = True
             return
         self.called.add(place)
         if raw is None or not raw.dim() or not raw.is_floating_point():
@@ -154,16 +156,14 @@ class LayerReader:
             values = self._rows(values, projection)
             if len(values):
                 fired = self._fired(place) if gate is None else self._rows(gate, projection) > 0
-                self._sink(Key(place, name if place.apart else ""), LayerValues(values, fired, raw))
+                key = Key(place, name if place.apart else "")
+                self._sink(key, LayerValues(values, fired, raw, again=call is Call.AGAIN))
 
     def _rows(self, values: Tensor, projection: nn.Module | None) -> Tensor:
         """[tokens, neurons], padding left out."""
-        axis = _neuron_axis(projection, values.dim())
-        rows = values.movedim(axis, -1).reshape(-1, values.shape[axis])
-        mask = self._mask
-        if mask is None or mask.numel() != len(rows) or bool(mask.all()):
-            return rows
-        return rows[mask.reshape(-1).to(rows.device)]
+        moved = values.movedim(_neuron_axis(projection, values.dim()), -1)
+        rows = moved.reshape(-1, moved.shape[-1])
+        return visible_rows(rows, tuple(moved.shape[:-1]), self._passes.mask)
 
     def _fired(self, place: Place) -> Tensor | None:
         if place.fires != "gate":
@@ -214,17 +214,19 @@ def _neuron_axis(projection: nn.Module | None, dimensions: int) -> int:
     return 1 if isinstance(projection, by_channel) and dimensions > 1 else -1
 
 
-def _inside_backward() -> bool:
-    found: bool = torch._C._current_graph_task_id() != -1
-    return found
-
-
-def _why_silent(silent: Sequence[Place], modules: Mapping[str, nn.Module], others: bool, transformed: bool) -> str:
+def _why_silent(
+    silent: Sequence[Place], modules: Mapping[str, nn.Module], others: bool, transformed: bool, apart: bool
+) -> str:
     names = ", ".join(place.module for place in silent[:3]) + (" …" if len(silent) > 3 else "")
     if transformed:
         return (
             f"expected a call of {names} with tensors that can be looked at, found only calls under a transform of "
             "torch.func (vmap, grad, …): call the module itself in the loop, or read it with check_epoch()"
+        )
+    if apart:
+        return (
+            f"expected a call of {names} in a training pass, found only calls without gradients (torch.no_grad()): a "
+            "frozen part, or a validation; name the layers that are trained, as in layers=[…]"
         )
     if any(place.site == "mixer" for place in silent):
         return (

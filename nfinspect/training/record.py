@@ -48,7 +48,7 @@ class Record:
         }
         try:
             writer.add("run", head)
-        except StorageFull:
+        except BaseException:
             writer.give_up()
             raise
         self._writer: HistoryWriter | None = writer

@@ -62,7 +62,7 @@ class StepReader:
 
     def seen(self, step: int) -> list[SeenLayer]:
         """The layers that ran, in their order."""
-        keys = list(self._samples)
+        keys = self._reader.in_order(list(self._samples))
         for name, key in zip(layer_names(keys), keys, strict=True):
             sample = self._samples[key]
             known = self._windows.get((key.place.module, key.projection))
@@ -80,6 +80,10 @@ class StepReader:
         return found
 
     def _take(self, key: Key, found: LayerValues) -> None:
+        if self._gradients and found.raw.requires_grad:
+            found.raw.register_hook(partial(self._take_gradient, key))  # type: ignore[no-untyped-call]
+        if found.again:
+            return
         rows = spread(len(found.values), self._max_tokens)
         values, fired = found.values, found.fired
         if rows is not None:
@@ -96,8 +100,6 @@ class StepReader:
         place = key.place
         sample = take_sample(values, fired, place.activation, place.fires, self._options.threshold_weak)
         self._samples[key] = sample if before is None or sample is None else before.merge(sample)
-        if self._gradients and found.raw.requires_grad:
-            found.raw.register_hook(partial(self._take_gradient, key))  # type: ignore[no-untyped-call]
 
     def _take_gradient(self, key: Key, gradient: Tensor) -> None:
         self._squares.setdefault(key, []).append(gradient.detach().float().square().mean())

@@ -12,11 +12,16 @@ if TYPE_CHECKING:
 
 
 class MonitorCallback(TrainerCallback):
-    """Starts the monitor with the training and ends it with it. Steps are those of the optimizer."""
+    """Starts the monitor with the training and ends it with it. Steps are those of the optimizer.
+
+    A reading has its step's own loss where the Trainer tells it, that is, where it logs that step and the one before
+    (`logging_steps=1`); else none.
+    """
 
     def __init__(self, monitor: "FiringMonitor") -> None:
         self.monitor = monitor
-        self._loss: float | None = None
+        self._waiting: int | None = None
+        self._logged = 0
 
     def on_train_begin(
         self,
@@ -33,9 +38,18 @@ class MonitorCallback(TrainerCallback):
             )
         if not self.monitor.active:
             self.monitor.start(model, step=state.global_step)
+        self._waiting, self._logged = None, state.global_step
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
+    ) -> None:
+        self._end_step(None)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
-        self.monitor.step(state.global_step, self._loss)
+        self._waiting = state.global_step
+        # The Trainer hands a loss over in its log alone, as a mean over the steps since the last one.
+        if not (control.should_log and state.global_step == self._logged + 1):
+            self._end_step(None)
 
     def on_log(
         self,
@@ -45,10 +59,21 @@ class MonitorCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **others: Any,
     ) -> None:
-        if logs and "loss" in logs:
-            self._loss = float(logs["loss"])
+        if not logs or not {"loss", "learning_rate"} <= logs.keys():
+            return  # not the Trainer's own log of its training
+        loss: float | None = float(logs["loss"])
+        if loss == 0 and args.logging_nan_inf_filter:
+            loss = None  # what the filter puts where NaN or infinity was
+        self._logged = state.global_step
+        self._end_step(loss)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any
     ) -> None:
+        self._end_step(None)
         self.monitor.finish()
+
+    def _end_step(self, loss: float | None) -> None:
+        step, self._waiting = self._waiting, None
+        if step is not None:
+            self.monitor.step(step, loss)

@@ -51,6 +51,9 @@ class ChildJob:
         self._cancelled = False
         try:
             self._stdout = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the job)
+        except OSError as error:
+            raise JobFailed(f"cannot keep what the command prints: {error.strerror or error}") from error
+        try:
             self._process = subprocess.Popen(
                 [sys.executable, *COMMAND, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -61,8 +64,10 @@ class ChildJob:
                 errors="replace",
                 process_group=0,
             )
-        except OSError as error:
-            raise JobFailed(f"cannot start nfinspect {' '.join(arguments[:1])}: {error.strerror or error}") from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL in an argument
+            self._stdout.close()
+            why = getattr(error, "strerror", None) or error
+            raise JobFailed(f"cannot start nfinspect {' '.join(arguments[:1])}: {why}") from error
         threading.Thread(target=self._listen, name="nfinspect-job", daemon=True).start()
 
     def _listen(self) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nfinspect.output import plain
-from nfinspect_store.errors import StorageFull
+from nfinspect_store.atomic import replaced
 
 
 def state_dir() -> Path:
@@ -29,24 +29,19 @@ def write_rows(name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]])
         return write_json(name, [dict(zip(columns, row, strict=True)) for row in rows])
     path = Path(name).expanduser()
     written = 0
-    try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(columns)
-            for row in rows:  # one by one: a result may be larger than memory
-                writer.writerow(row)
-                written += 1
-    except OSError as error:
-        raise StorageFull(f"cannot write {path}: {error.strerror or error}") from error
+    with replaced(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        for row in rows:  # one by one: a result may be larger than memory
+            writer.writerow(row)
+            written += 1
     return f"wrote {written:,} rows to {path}"
 
 
 def _written(name: str, text: str) -> str:
     path = Path(name).expanduser()
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise StorageFull(f"cannot write {path}: {error.strerror or error}") from error
+    with replaced(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return f"wrote {path}"
 
 

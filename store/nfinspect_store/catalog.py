@@ -10,13 +10,15 @@ import datetime as dt
 import difflib
 import os
 import re
+import stat
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 from nfinspect_store.errors import BadName, NotARun, RunBusy, RunNotFound, StorageFull, StoreError
-from nfinspect_store.facts import FactsCache
+from nfinspect_store.facts import Facts, FactsCache
 from nfinspect_store.heartbeat import SUFFIX, HeartbeatFile, being_written, read_heartbeat_file
+from nfinspect_store.small_files import kind_of
 from nfinspect_store.types import Progress
 
 RUN_SUFFIX = ".duckdb"
@@ -25,6 +27,9 @@ DEFAULT_STORE = "nfinspect-store"
 ENVIRONMENT = "NFINSPECT_STORE"
 NAME_BYTES = 128
 """Longest run name in bytes: file systems take 255, and companions add a suffix."""
+
+_COMPANION = re.compile(r"\.heartbeat(\.\d+)?|\.wal(\.checkpoint|\.recovery)?")
+"""What follows a run file's name in those of its companions."""
 
 
 @dataclass(frozen=True)
@@ -144,14 +149,33 @@ def _entry(path: Path, cache: FactsCache) -> RunEntry:
     if beat and beat.progress.alive:
         return _from_heartbeat(path, beat)
     try:
-        facts = cache.facts(path)
+        problem = _oddity(path)
+        facts = Facts("", "", None, None, problem) if problem else cache.facts(path)
     except RunBusy as error:  # a writer without a heartbeat, or one that began this moment
         return RunEntry(path.stem, path, "capturing", "", None, None, _size(path), None, str(error))
+    except Exception as error:  # whatever a file of unknown making leads to costs its own line, not the list
+        problem = f"{path} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
+        facts = Facts("", "", None, None, problem)
     # A process that is gone, by kill or by a lost machine, could not write down that it was interrupted.
     status = "interrupted" if facts.status == "capturing" else facts.status
     return RunEntry(
         path.stem, path, status, facts.model, facts.created_at, facts.tokens, _size(path), None, facts.problem
     )
+
+
+def _oddity(path: Path) -> str | None:
+    """Why this can be no run file, as far as a look from outside tells: a pipe would be waited for."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return f"the name {os.fsencode(path.name)!r} is not UTF-8: rename it"
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return f"{path} leads nowhere: the file that the link names is gone"
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror or error}"
+    return None if stat.S_ISREG(mode) else f"expected a run file, found {kind_of(mode)}: {path}"
 
 
 def _from_heartbeat(path: Path, beat: HeartbeatFile) -> RunEntry:
@@ -170,7 +194,7 @@ def _names(store: Path) -> list[str]:
             for file in files:
                 beating = file.name.endswith(RUN_SUFFIX + SUFFIX)
                 stem = file.name.removesuffix(SUFFIX) if beating else file.name
-                if not stem.endswith(RUN_SUFFIX) or stem.startswith(".") or file.is_dir():
+                if not stem.endswith(RUN_SUFFIX) or stem.startswith(".") or _is_directory(file):
                     continue
                 if not beating or being_written(store / stem):
                     names.add(stem.removesuffix(RUN_SUFFIX))
@@ -179,20 +203,32 @@ def _names(store: Path) -> list[str]:
     return sorted(names)
 
 
-def companions(path: Path) -> list[Path]:
-    """Files that belong to a run: heartbeat, write-ahead log, notes (`<run>.duckdb.*`)."""
+def _is_directory(file: "os.DirEntry[str]") -> bool:
     try:
-        beside = list(path.parent.iterdir())
+        return file.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def companions(path: Path) -> list[Path]:
+    """The files beside a run that nfinspect and DuckDB make for it: heartbeat and logs."""
+    return [file for file in _beside(path) if _COMPANION.fullmatch(file.name.removeprefix(path.name))]
+
+
+def _beside(path: Path) -> list[Path]:
+    """Every file called as the run is with something behind it."""
+    try:
+        files = list(path.parent.iterdir())
     except OSError:
         return []
-    return sorted(p for p in beside if p.name.startswith(path.name + ".") and not p.name.endswith(RUN_SUFFIX))
+    return sorted(p for p in files if p.name.startswith(path.name + ".") and not p.name.endswith(RUN_SUFFIX))
 
 
-def delete_run(path: Path, *, force: bool = False) -> None:
-    """Delete a run with its companions and results. Raises RunBusy while its writer is alive, RunNotFound, NotARun.
+def delete_run(path: Path, *, force: bool = False) -> list[Path]:
+    """Delete a run with its companions and results; returns what is called after it and stays, being of other making.
 
-    A file that cannot be read as a run is deleted with `force` only: a mistyped path must not cost someone a
-    file.
+    Raises RunBusy while its writer is alive, RunNotFound, NotARun. A file that cannot be read as a run is deleted with
+    `force` only: a mistyped path must not cost someone a file.
     """
     if not path.is_file():
         raise RunNotFound(f"no run file at {path}")
@@ -208,7 +244,9 @@ def delete_run(path: Path, *, force: bool = False) -> None:
             companion.unlink(missing_ok=True)
         from nfinspect_store.results import delete_results, run_results  # imports duckdb, which a listing does not need
 
-        delete_results(run_results(path))
+        results = run_results(path)
+        delete_results(results)
+        return [*_beside(path), *([results] if results.exists() else [])]
     except OSError as error:
         raise StorageFull(f"cannot delete {path}: {error.strerror or error}") from error
 

@@ -1,5 +1,6 @@
 """A run as files for other programs: tables as Parquet or CSV, activations as safetensors or Parquet."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,15 +130,12 @@ def _rows(run: RunFile, layer: Layer) -> Iterator[NDArray[np.float32]]:
 
 
 def _write_safetensors(run: RunFile, layer: Layer, path: Path) -> None:
-    """One tensor through a memory-mapped scratch file: safetensors takes a whole array, which may be larger
-    than memory.
+    """One tensor, row by row: the library takes a whole array, which may be larger than memory.
 
-    Twice the disk traffic is the price of leaving the format to the library that owns it.
+    The format is the length of a JSON header in 8 bytes, the header, the values
+    (huggingface.co/docs/safetensors). Plain writes end in an error where the disk is full; memory mapped to a file
+    that cannot grow would end the process.
     """
-    from safetensors.numpy import save_file
-
-    scratch = path.with_suffix(".scratch")
-    shape = (run.tokens, layer.neurons)
     metadata = {
         "run": run.name,
         "model": run.info.model,
@@ -145,16 +143,14 @@ def _write_safetensors(run: RunFile, layer: Layer, path: Path) -> None:
         "layer": str(layer.layer),
         "module": layer.module,
     }
-    values = np.memmap(scratch, np.float32, "w+", shape=shape) if run.tokens else np.empty(shape, np.float32)
-    try:
-        start = 0
+    shape = [run.tokens, layer.neurons]
+    values = {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * shape[0] * shape[1]]}
+    header = json.dumps({"__metadata__": metadata, "activations": values}).encode()
+    header += b" " * (-len(header) % 8)  # the values begin at a multiple of 8
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
         for rows in _rows(run, layer):
-            values[start : start + len(rows)] = rows
-            start += len(rows)
-        save_file({"activations": values}, path, metadata)
-    finally:
-        del values
-        scratch.unlink(missing_ok=True)
+            file.write(np.asarray(rows, "<f4").data)
 
 
 BLOCK_FILE = pa.schema(

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from nfinspect_store.errors import NfinspectError, NotARun, RunBusy
+from nfinspect_store.small_files import read_small
 
 if TYPE_CHECKING:
     import duckdb
@@ -118,10 +119,10 @@ class FactsCache:
         if self._file is None:
             return {}
         try:
-            content = json.loads(self._file.read_text(encoding="utf-8"))
+            content = json.loads(read_small(self._file))
             runs = content["runs"] if content["version"] == CACHE_VERSION else {}
             return {name: run for name, run in runs.items() if isinstance(run, dict) and "file" in run}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return {}
 
 
@@ -134,7 +135,10 @@ def _from_json(stored: dict[str, Any]) -> Facts:
     status, model, created, tokens = (stored[name] for name in ("status", "model", "created_at", "tokens"))
     if not isinstance(status, str) or not isinstance(model, str) or type(tokens) is not int:
         raise TypeError("expected the facts of a run")
-    return Facts(status, model, dt.datetime.fromisoformat(created) if created else None, tokens, None)
+    facts = Facts(status, model, dt.datetime.fromisoformat(created) if created else None, tokens, None)
+    if facts.created_at is not None and facts.created_at.tzinfo is not None:
+        raise ValueError("a time with a zone")
+    return facts
 
 
 def _version(path: Path) -> list[int]:

@@ -4,7 +4,9 @@ DuckDB lets one process write a file and no other even read it meanwhile, so who
 from the heartbeat what the capture is doing, and whether the process is still there at all.
 """
 
+import contextlib
 import json
+import math
 import os
 import socket
 import time
@@ -12,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nfinspect_store.small_files import read_small
 from nfinspect_store.types import Progress
 
 SUFFIX = ".heartbeat"
@@ -20,6 +23,10 @@ STALE = 30.0
 """Seconds without a beat after which a capture on another host counts as gone: its process cannot be looked
 up.
 """
+
+
+LATEST = 253_402_300_799.0
+"""The last second of the year 9999, in seconds since the epoch."""
 
 
 def heartbeat_path(run_path: Path) -> Path:
@@ -71,11 +78,15 @@ class Heartbeat:
             temporary.write_text(json.dumps(facts), encoding="utf-8")
             os.replace(temporary, self.path)
         except OSError:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """The run is finished, or given up: nobody is writing to it."""
-        self.path.unlink(missing_ok=True)
+        """The run is finished, or given up: nobody is writing to it. Never raises: an error under way says more, and a
+        heartbeat that stays is that of a process that ends.
+        """
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -99,7 +110,7 @@ def read_heartbeat(run_path: str | Path) -> Progress | None:
 def read_heartbeat_file(run_path: str | Path) -> HeartbeatFile | None:
     """`read_heartbeat` and the name of the model that is being captured."""
     try:
-        facts = json.loads(heartbeat_path(Path(run_path)).read_text(encoding="utf-8"))
+        facts = json.loads(read_small(heartbeat_path(Path(run_path))))
         progress = Progress(
             pid=int(facts["pid"]),
             host=str(facts["host"]),
@@ -111,9 +122,22 @@ def read_heartbeat_file(run_path: str | Path) -> HeartbeatFile | None:
             bytes=int(facts["bytes"]),
             phase=str(facts["phase"]),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
+    if not _possible(progress):
         return None
     return HeartbeatFile(replace(progress, alive=_alive(progress, facts)), str(facts.get("model", "")))
+
+
+def _possible(progress: Progress) -> bool:
+    """Whether a capture can have written this: anybody can write the file."""
+    times = (progress.started_at, progress.updated_at)
+    counts = (progress.tokens_done, progress.tokens_total or 0, progress.bytes)
+    return (
+        all(0 <= time <= LATEST for time in times)
+        and all(0 <= count < 2**63 for count in counts)
+        and 0 <= progress.tokens_per_second < math.inf
+    )
 
 
 def being_written(run_path: str | Path) -> bool:

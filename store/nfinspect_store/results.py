@@ -10,8 +10,8 @@ import datetime as dt
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +25,9 @@ from nfinspect_store.errors import StorageFull, StoreError
 from nfinspect_store.schema import RESULT_TABLE, quoted
 
 SUFFIX = ".results"
+
+_OURS = re.compile(r"[\w+-]+-[0-9a-f]{10}\.duckdb(\.wal)?|\..*\.nfinspect-.*|prompts\.jsonl|marked\.txt")
+"""What a folder of results holds: results, unfinished ones, and the files that the app hands to commands."""
 
 BLOCK_SIZE = 16384
 """DuckDB's smallest: an empty table then takes little room."""
@@ -134,9 +137,14 @@ def list_results(folder: Path, run_id: str | None = None, kind: str | None = Non
 
 
 def delete_results(folder: Path) -> None:
-    """Delete a folder of results, if it is there."""
-    if folder.is_dir() and folder.name.endswith(SUFFIX):
-        shutil.rmtree(folder, ignore_errors=True)
+    """Delete a folder of results, if it is there, but for files in it that are of other making."""
+    if not folder.is_dir() or folder.is_symlink() or not folder.name.endswith(SUFFIX):
+        return
+    for file in folder.iterdir():
+        if _OURS.fullmatch(file.name) and (file.is_symlink() or not file.is_dir()):
+            file.unlink(missing_ok=True)
+    with suppress(OSError):  # it holds something else
+        folder.rmdir()
 
 
 def _place(folder: Path, kind: str, settings: Mapping[str, Any]) -> Path:

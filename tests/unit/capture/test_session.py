@@ -165,7 +165,7 @@ def test_a_byte_limit_stops_before_it_is_passed_and_can_be_lifted(request_: Capt
         CaptureInterrupted, match=f"--limit-bytes {limit}.* of 8000 tokens, kept in r: .*--resume"
     ) as caught:
         capture_run(replace(request_, limit_bytes=limit))
-    assert one_line(caught.value)
+    assert one_line(caught.value) and caught.value.exit_status == 1
     path = request_.store / "r.duckdb"
     assert 0.75 * limit < path.stat().st_size <= 1.05 * limit  # the size is foreseen, and comes in pages of 256 KiB
     with RunFile.open(path) as run:
@@ -179,6 +179,21 @@ def test_a_byte_limit_that_nothing_fits_into_leaves_no_run(request_: CaptureRequ
     with pytest.raises(CaptureInterrupted, match="before anything was recorded: no run is kept") as caught:
         capture_run(replace(request_, limit_bytes=1000))
     assert one_line(caught.value) and files(request_.store) == []
+    assert caught.value.exit_status == 1  # nobody interrupted it
+
+
+def test_what_fails_before_the_first_token_leaves_nothing_open(
+    request_: CaptureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*arguments: object, **options: object) -> None:
+        raise OSError("no heartbeat")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "Heartbeat", none)
+        with pytest.raises(OSError, match="no heartbeat"):
+            capture_run(request_)
+    assert files(request_.store) == []
+    capture_run(request_)  # nobody holds the file
 
 
 def test_a_byte_limit_counts_what_is_kept(request_: CaptureRequest, text: Path) -> None:

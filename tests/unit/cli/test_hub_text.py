@@ -195,7 +195,7 @@ def test_a_capture_of_a_data_set_is_resumed_by_the_same_line(nfinspect: Run, tmp
     rows(tmp_path / "poems", "test.jsonl", *["The tulips in the garden were the first to open."] * 60)
     line = ("capture", GPT2, "--text", "hf:./poems", "--context", "8", "--batch-size", "8", "--run", "poems")
     cut = nfinspect(*line, "--limit-bytes", "7M")
-    assert cut.returncode == 130 and "is now" in cut.stderr and "kept in poems" in cut.stderr, cut.stderr
+    assert cut.returncode == 1 and "is now" in cut.stderr and "kept in poems" in cut.stderr, cut.stderr
     done = nfinspect(*line, "--resume")
     assert done.returncode == 0 and "is now" not in done.stderr, done.stderr
     query = "SELECT DISTINCT concept FROM prompts"

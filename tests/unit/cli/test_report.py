@@ -239,8 +239,8 @@ def test_directories_of_others_are_refused_before_any_work(nfinspect: Run, made:
         ("full", "holds no report"),
         ("file", "found a file"),
         ("file/report", "cannot write"),
-        ("new/" + 250 * "n", "cannot write"),  # with what is added while it is made, too long for a name
-        ("loop", "cannot read loop"),
+        ("new/" + 260 * "n", "cannot write"),  # too long for a name
+        ("loop", "cannot write loop"),
     ):
         done = nfinspect("report", "words", "--out", out)
         assert done.returncode == 1 and message in done.stderr

@@ -157,7 +157,7 @@ def test_bad_names(tmp_path: Path, name: str) -> None:
 
 def test_delete_takes_the_companions_and_nothing_else(store: Path) -> None:
     path = store / "planted.duckdb"
-    for suffix in (".wal.bak", ".notes.json", ".heartbeat"):
+    for suffix in (".wal.checkpoint", ".heartbeat.12", ".heartbeat"):
         path.with_name(path.name + suffix).write_text("{}")
     shutil.copy(path, store / "planted.duckdb.copy.duckdb")  # a run of its own
     delete_run(path)

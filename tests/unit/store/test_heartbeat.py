@@ -84,3 +84,12 @@ def test_a_broken_heartbeat_file_is_none(run: Path, content: str) -> None:
 
 def test_a_store_that_cannot_be_written_does_not_stop_a_capture(tmp_path: Path) -> None:
     Heartbeat(tmp_path / "missing" / "a.duckdb").beat(tokens_done=1)
+
+
+def test_removing_it_never_raises(tmp_path: Path) -> None:
+    """It stands in a `finally`, where an error of its own would hide the one that counts."""
+    heartbeat = Heartbeat(tmp_path / "r.duckdb")
+    heartbeat.path.mkdir()
+    heartbeat.beat()
+    heartbeat.remove()
+    assert list(tmp_path.iterdir()) == [heartbeat.path]

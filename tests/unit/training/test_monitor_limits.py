@@ -2,6 +2,7 @@
 
 import copy
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -192,3 +193,53 @@ def test_two_monitors_on_one_model_see_the_same() -> None:
             other.step()
     assert [r.layers for r in one.history] == [r.layers for r in other.history] and len(one.history) == 3
     assert hooks_of(model) == 0
+
+
+@pytest.mark.parametrize(
+    "missing", ["StepReader.attach", "FiniteWatch._attach", "Record.__init__", "HistoryWriter.add"]
+)
+def test_a_start_that_fails_leaves_nothing_behind(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nfinspect.training import finite, record, step_reader
+    from nfinspect_store import history
+
+    owner, _, name = missing.partition(".")
+    kind = next(getattr(m, owner) for m in (finite, record, step_reader, history) if hasattr(m, owner))
+    before = getattr(kind, name)
+
+    def fail(self: object, *given: object, **named: object) -> None:
+        if name != "__init__" and kind is not history.HistoryWriter:
+            before(self, *given, **named)  # when it is done half
+        raise OSError("as it happens")
+
+    model = dropout_mlp()
+    watched = monitor(model=model, write=True, store=tmp_path, run="night")
+    open_files = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patched:
+        patched.setattr(kind, name, fail)
+        with pytest.raises(OSError, match="as it happens"):
+            watched.start()
+    assert hooks_of(model) == 0 and not watched.active
+    assert not list(tmp_path.iterdir()) and len(os.listdir("/proc/self/fd")) == open_files
+    with watched:  # and the same monitor can be started after all
+        model(torch.randn(64, 8)).sum().backward()
+        watched.step()
+    assert len(watched.history) == 1 and hooks_of(model) == 0
+
+
+def test_an_analysis_that_cannot_begin_leaves_no_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    import nfinspect as nf
+    from nfinspect.training.reader import LayerReader
+
+    before = LayerReader._attach
+
+    def fail(self: LayerReader) -> None:
+        before(self)
+        raise RuntimeError("as it happens")
+
+    monkeypatch.setattr(LayerReader, "_attach", fail)
+    model = dropout_mlp()
+    with pytest.raises(RuntimeError, match="as it happens"):
+        nf.NeuralFiringAnalyzer().analyze_pytorch_model(model, torch.randn(4, 8))
+    assert hooks_of(model) == 0 and model.training

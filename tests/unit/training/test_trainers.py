@@ -58,12 +58,24 @@ def test_the_trainer_gives_the_same_weights_and_a_history(tmp_path: Path) -> Non
     # 2 passes of 4 x 10 tokens a step; the evaluations in between do not count.
     assert {layer.tokens for reading in history.readings for layer in reading.layers} == {80}
     assert history.status == "complete" and history.info["model"] == "GPT2LMHeadModel"
-    assert [reading.loss is not None for reading in history.readings] == [False, True, True, True, True]
+    # Every step is logged: each reading has its own step's loss, not that of the step before.
+    logged = {row["step"]: row["loss"] for row in seen.state.log_history if "loss" in row}
+    assert [reading.loss for reading in history.readings] == [logged[step] for step in (1, 3, 6, 9, 12)]
 
     resumed = nf.FiringMonitor(every=3, run="night", store=tmp_path / "store", resume=True)
     trainer(tmp_path / "b", resumed, max_steps=15).train(resume_from_checkpoint=str(tmp_path / "b" / "checkpoint-6"))
     history = read_history(tmp_path / "store" / "night.history.jsonl")
     assert [reading.step for reading in history.readings] == [1, 3, 6, 7, 9, 12, 15]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:torch.*")
+@pytest.mark.parametrize("options", [{"logging_steps": 5}, {"logging_steps": 5, "logging_first_step": True}])
+def test_a_loss_that_is_a_mean_over_several_steps_is_not_a_readings(tmp_path: Path, options: dict[str, Any]) -> None:
+    watched = nf.FiringMonitor(every=2, write=False)
+    trainer(tmp_path, watched, **options, eval_strategy="no").train()
+    assert [reading.step for reading in watched.history] == [1, 2, 4, 6, 8, 10, 12]
+    # The first step's own, where it is logged; those of steps 5 and 10 are means.
+    assert [reading.loss is not None for reading in watched.history] == ["logging_first_step" in options] + [False] * 6
 
 
 def test_data_parallel_copies_are_refused() -> None:
@@ -79,8 +91,11 @@ def test_data_parallel_copies_are_refused() -> None:
         callback.on_train_begin(TwoCards("x"), TrainerState(), TrainerControl(), model=dropout_mlp())
 
 
-def lit(watched: nf.FiringMonitor | None, folder: Path, fail_at: int | None = None) -> Any:
-    """A Lightning training of six steps of two batches each."""
+def lit(
+    watched: nf.FiringMonitor | None, folder: Path, fail_at: int | None = None, losses: list[float] | None = None
+) -> Any:
+    """A Lightning training of six steps of two batches each. losses: gets the loss of each batch."""
+    losses = [] if losses is None else losses
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import lightning.pytorch as pl
@@ -94,7 +109,9 @@ def lit(watched: nf.FiringMonitor | None, folder: Path, fail_at: int | None = No
                 if batch_idx == fail_at:
                     raise ValueError("as it happens")
                 values, labels = batch
-                return nn.functional.cross_entropy(self.net(values), labels)
+                loss = nn.functional.cross_entropy(self.net(values), labels)
+                losses.append(float(loss.detach()))
+                return loss
 
             def validation_step(self, batch: Any, batch_idx: int) -> None:
                 self.net(batch[0])
@@ -125,13 +142,16 @@ def lit(watched: nf.FiringMonitor | None, folder: Path, fail_at: int | None = No
 
 def test_lightning_gives_the_same_weights_and_a_history(tmp_path: Path) -> None:
     watched = nf.FiringMonitor(every=2, run="lit", store=tmp_path)
-    bare, seen = lit(None, tmp_path), lit(watched, tmp_path)
+    losses: list[float] = []
+    bare, seen = lit(None, tmp_path), lit(watched, tmp_path, losses=losses)
     assert same_weights(bare, seen) and hooks_of(seen) == 0
     history = read_history(tmp_path / "lit.history.jsonl")
     assert [reading.step for reading in history.readings] == [1, 2, 4, 6] and history.status == "complete"
     assert history.layers == ("net.3", "net.7", "net.9")
     assert {layer.tokens for reading in history.readings for layer in reading.layers} == {32}
-    assert all(reading.loss for reading in history.readings)
+    # The mean of the step's two batches: what its gradients came from.
+    own = [sum(losses[2 * step - 2 : 2 * step]) / 2 for step in (1, 2, 4, 6)]
+    assert [reading.loss for reading in history.readings] == pytest.approx(own, rel=1e-6)
 
 
 def test_lightning_that_fails_ends_the_history(tmp_path: Path) -> None:

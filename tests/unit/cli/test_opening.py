@@ -1,0 +1,83 @@
+"""What stands on the line decides what opens: the app on a store, a command, or one line that says what is wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from nfinspect.cli import group
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with the stores `runs.d` and `-odd`, and the file `file.txt`."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs.d", "-odd"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file.txt").touch()
+    return tmp_path
+
+
+@pytest.fixture
+def opened(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """The stores that the app was opened on, with its options."""
+    found: list[tuple[Any, ...]] = []
+
+    def open_app(store: str | None, run: str | None = None, *, ascii_only: bool = False, no_mouse: bool = False) -> int:
+        found.append((store, ascii_only, no_mouse))
+        return 0
+
+    monkeypatch.setattr(group, "open_app", open_app)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("", (None, False, False)),
+        ("runs.d", ("runs.d", False, False)),
+        ("./runs.d", ("./runs.d", False, False)),
+        ("--store runs.d", ("runs.d", False, False)),
+        ("--store=runs.d", ("runs.d", False, False)),
+        ("--store -odd", ("-odd", False, False)),
+        ("--store runs", ("runs", False, False)),  # the name of a command, where a directory is asked for
+        ("--store new", ("new", False, False)),  # a store need not exist yet
+        ("--ascii --store runs.d --no-mouse", ("runs.d", True, True)),
+        ("--ascii runs.d --no-mouse", ("runs.d", True, True)),
+        ("file.txt", ("file.txt", False, False)),  # which store_path refuses as a file
+    ],
+)
+def test_the_app_opens_on_what_is_given(opened: list[tuple[Any, ...]], line: str, expected: tuple[Any, ...]) -> None:
+    group.nfinspect.main(line.split(), standalone_mode=False)
+    assert opened == [expected]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("./nowhere", "no such directory: ./nowhere"),
+        ("/no/where", "no such directory: /no/where"),
+        ("~/no-such-place", "no such directory: ~/no-such-place"),
+        ("old.d --ascii", "no such directory: old.d"),
+        ("some/run.duckdb", "no such run file: some/run.duckdb"),
+        ("healht", "did you mean health?"),
+        ("healht planted", "did you mean health?"),
+        ("--ascii expotr planted", "did you mean export?"),
+        ("elephants", "no command is called 'elephants', and no such directory is there: nfinspect -h"),
+        ("elephants planted", "no command is called 'elephants'"),
+        ("runs.d health planted", "nfinspect health … --store runs.d"),
+        ("runs.d other", "nfinspect runs.d opens it"),
+        ("runs.d --store other", "expected one store, found 'runs.d' beside --store"),
+        ("--store runs.d health planted", "nfinspect health … --store runs.d"),
+        ("--ascii health planted", "options of the app go without a command, found health"),
+        ("--store", "--store"),
+        ("--stroe runs.d", "--stroe"),
+    ],
+)
+def test_what_cannot_be_opened_is_said_in_a_line(opened: list[tuple[Any, ...]], line: str, expected: str) -> None:
+    with pytest.raises(click.UsageError) as caught:
+        group.nfinspect.main(line.split(), standalone_mode=False)
+    said = caught.value.format_message()
+    assert expected in said and "\n" not in said and len(said) < 160 and opened == []
+    assert said.count("capture") == 0  # not all the commands
