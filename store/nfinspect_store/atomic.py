@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -73,7 +74,11 @@ def is_stream(path: Path) -> bool:
     parts = path.absolute().parts
     if parts[1:2] == ("proc",) or (parts[1:2] == ("dev",) and parts[2:3] in OPEN_FILES):
         return not path.is_dir()
-    return path.exists() and not path.is_file() and not path.is_dir()
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # nothing there, or nothing that can be
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def place_of(path: Path) -> Path:
@@ -82,6 +87,8 @@ def place_of(path: Path) -> Path:
         place = path.resolve()
         if place.is_symlink():  # one that leads to itself, which Python from 3.13 on leaves as it is
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        with suppress(FileNotFoundError):
+            place.lstat()  # a name that is too long, a parent that is no directory
         return place
     except (OSError, RuntimeError) as error:  # a link that leads to itself is a RuntimeError before Python 3.13
         raise StorageFull(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
@@ -95,15 +102,20 @@ def check_place(path: Path) -> None:
     """
     if is_stream(path):
         return
-    probe = beside(place_of(path))
+    place = place_of(path)
+    probe = beside(place)
     missing: list[Path] = []
     try:
         missing = [one for one in probe.parents if not one.exists()]
         probe.mkdir(parents=True)
+        with suppress(FileNotFoundError):
+            place.lstat()  # the name itself may be too long
         probe.rmdir()
     except OSError as error:
         raise StorageFull(f"cannot write {path}: {error.strerror or error}") from error
     finally:
+        with suppress(OSError):
+            probe.rmdir()
         with suppress(OSError):  # never made, or somebody has put something there meanwhile
             for one in missing:
                 one.rmdir()
