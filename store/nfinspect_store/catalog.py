@@ -18,7 +18,7 @@ from pathlib import Path
 from nfinspect_store.errors import BadName, NotARun, RunBusy, RunNotFound, StorageFull, StoreError
 from nfinspect_store.facts import Facts, FactsCache
 from nfinspect_store.heartbeat import SUFFIX, HeartbeatFile, being_written, read_heartbeat_file
-from nfinspect_store.small_files import kind_of
+from nfinspect_store.small_files import is_utf8, kind_of
 from nfinspect_store.types import Progress
 
 RUN_SUFFIX = ".duckdb"
@@ -165,9 +165,7 @@ def _entry(path: Path, cache: FactsCache) -> RunEntry:
 
 def _oddity(path: Path) -> str | None:
     """Why this can be no run file, as far as a look from outside tells: a pipe would be waited for."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
+    if not is_utf8(path):
         return f"the name {os.fsencode(path.name)!r} is not UTF-8: rename it"
     try:
         mode = path.stat().st_mode

@@ -10,6 +10,7 @@ finished.
 import atexit
 import functools
 import itertools
+import os
 import re
 import shutil
 import tempfile
@@ -22,6 +23,7 @@ import duckdb
 from nfinspect_store.errors import NfinspectError, NotARun, QueryError, RunBusy, RunNotFound, StorageFull, StoreError
 from nfinspect_store.layout import check_result, check_run
 from nfinspect_store.schema import quoted
+from nfinspect_store.small_files import is_utf8
 
 CATALOG = "run_file"
 """The name under which a run is attached."""
@@ -53,6 +55,10 @@ def locked(
     """An empty instance that can attach these files and reaches nothing else: no other file, no network, no extension,
     no variable of Python's. Its settings are locked, but for `changeable` ones.
     """
+    files = tuple(files)
+    for file in files:
+        if not is_utf8(file):
+            raise NotARun(f"the name {os.fsencode(file)!r} is not UTF-8: rename it")
     config: dict[str, str | bool | int | float | list[str]] = {
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from nfinspect_store.errors import NfinspectError, NotARun, RunBusy
-from nfinspect_store.small_files import read_small
+from nfinspect_store.small_files import is_utf8, read_small
 
 if TYPE_CHECKING:
     import duckdb
@@ -111,7 +111,8 @@ class FactsCache:
         if self._connection is None or path not in self._reachable:
             if self._connection is not None:
                 self._connection.close()
-            self._reachable = {path, *(self._store.glob("*.duckdb") if self._store is not None else ())}
+            others = self._store.glob("*.duckdb") if self._store is not None else ()
+            self._reachable = {path, *filter(is_utf8, others)}
             self._connection = locked(self._reachable)
         return self._connection
 

@@ -20,6 +20,15 @@ def read_small(path: Path, most: int = MOST) -> bytes:
         return content.read(most)
 
 
+def is_utf8(path: Path) -> bool:
+    """Whether a path can be said to DuckDB, and printed."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def kind_of(mode: int) -> str:
     """What a file that is no regular one is, in words."""
     kinds = {

@@ -90,6 +90,9 @@ def test_a_name_that_is_not_utf8(store: Path) -> None:
     found = by_name(store)
     odd = found.pop(os.fsdecode(b"caf\xe9"))
     assert set(found) == {"planted", "stats"} and "is not UTF-8" in str(odd.problem)
+    assert all(entry.status == "complete" for entry in found.values())
+    with pytest.raises(NfinspectError, match="is not UTF-8"):
+        RunFile.open(odd.path)
 
 
 def test_a_directory_called_as_a_run_is_none(store: Path) -> None:
