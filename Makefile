@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SAMPLE_TEXTS := $(addprefix --prompts ,$(wildcard samples/prompts/*.json)) $(addprefix --text ,$(wildcard samples/corpus/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint bench faults dying-example sample-reports clean
+.PHONY: help install demo test test-processors check lint bench faults dying-example sample-reports clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,6 +27,9 @@ demo: $(STAMP) ## capture the sample model and open the app on it
 
 test: $(STAMP) ## the tests, a file at a time on each of two processors
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-processors: $(STAMP) ## the numeric tests as other processors round, half an hour; SHORT=1 a few of them
+	@$(BIN)/python tests/processors.py $(if $(SHORT),--short)
 
 lint: $(STAMP) ## ruff, types, imports
 	$(BIN)/ruff check .

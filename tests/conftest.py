@@ -1,5 +1,6 @@
 """What all tests share: a small run whose contents are known, made once by the recorder that captures use."""
 
+import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -14,6 +15,12 @@ from nfinspect_store.types import Keep, Layer
 # A job in a shell's background ignores Ctrl-C, and so would every process that the tests send one to.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+ROUNDING = os.environ.get("NFINSPECT_TEST_ROUNDING")
+if ROUNDING is not None:
+    import rounding  # and torch with it, which most tests of store and app do without
+
+    rounding.use(int(ROUNDING))
 
 TOKENS, PROMPTS = 40, 30
 CONCEPTS = ("tulip", "vietnam", "baseline")

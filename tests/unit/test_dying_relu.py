@@ -72,7 +72,8 @@ def test_the_recommendation_heals_and_nothing_else_does(example: Example) -> Non
     assert abs(lowered.dead_share - at_alert) < 0.03
     assert healed.dead_share < 0.05
     assert by_name["lower rate, leaky"].dead_share == 0
-    assert healed.accuracy > lowered.accuracy > left.accuracy
+    # Left alone it wavers about the lowered one's accuracy, from processor to processor; healed it is far above both.
+    assert healed.accuracy > max(lowered.accuracy, left.accuracy) + 0.2
     assert healed.report.overall_health_score > left.report.overall_health_score + 0.3
     assert left.way.learning_rate == TOO_HIGH and healed.way.learning_rate < TOO_HIGH / 100
 

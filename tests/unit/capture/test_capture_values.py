@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from families import FAMILIES
+from rounding import assert_same_pass
 from test_padding import NAMES, plain
 from transformers import AutoModelForCausalLM
 from words import word_tokenizer
@@ -17,7 +17,6 @@ from nfinspect.capturing.request import CaptureRequest, PromptFile
 from nfinspect.capturing.session import Capture, Listener, load
 from nfinspect_store.reader import RunFile
 
-TOLERANCE = 1e-6
 PROMPTS = ["w5", "w9 w8 w7 w6 w5", "w11 w12 w13", "w20 w21 w22 w23 w24 w25 w26 w27 w28"]
 NEW_TOKENS = 4
 
@@ -71,9 +70,7 @@ def test_stored_values_are_those_of_an_unpadded_pass(
             values, _ = plain(model, NAMES[family], rows.token_id.tolist())
             for layer in run.layers:
                 stored = run.activations(layer.site, layer.layer)[rows.token_idx]
-                np.testing.assert_allclose(
-                    stored, values[layer.site, layer.layer].detach().numpy(), rtol=0, atol=TOLERANCE
-                )
+                assert_same_pass(stored, values[layer.site, layer.layer], layer.layer)
                 seen += stored.size
         assert seen == run.tokens * sum(layer.neurons for layer in run.layers)
 

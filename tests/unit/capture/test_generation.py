@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from families import FAMILIES, phi3
+from rounding import assert_same_pass
 from scipy import stats
 from test_padding import NAMES, plain
 from transformers import GenerationConfig, PreTrainedModel
@@ -168,7 +169,7 @@ def test_every_token_up_to_the_end_token_has_its_values(family: str, mode: str, 
         values, _ = plain(model, NAMES[family], rows.token_id.tolist())
         for layer in run.layers:
             stored = run.activations(layer.site, layer.layer)[rows.token_idx]
-            np.testing.assert_allclose(stored, values[layer.site, layer.layer].detach().numpy(), rtol=0, atol=1e-6)
+            assert_same_pass(stored, values[layer.site, layer.layer], layer.layer)
     assert len(ragged) > 1
 
 
@@ -198,7 +199,7 @@ def test_values_beyond_a_rotary_limit_are_those_of_one_pass(mode: str, tmp_path:
         values, _ = plain(model, NAMES["phi3"], rows.token_id.tolist())
         for layer in run.layers:
             stored = run.activations(layer.site, layer.layer)[rows.token_idx]
-            np.testing.assert_allclose(stored, values[layer.site, layer.layer].detach().numpy(), rtol=0, atol=1e-6)
+            assert_same_pass(stored, values[layer.site, layer.layer], layer.layer)
     assert longest > 16
 
 

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from families import FAMILIES
+from rounding import assert_same_pass
 from test_padding import NAMES, plain
 from transformers import PreTrainedModel
 from words import word_tokenizer
@@ -41,7 +41,7 @@ def test_each_row_is_a_prompt_whatever_the_padding(family: str, side: str, tmp_p
         values, gates = plain(model, NAMES[family], row)
         for layer in run.layers:
             stored = run.activations(layer.site, layer.layer)[tokens.token_idx]
-            np.testing.assert_allclose(stored, values[layer.site, layer.layer].detach().numpy(), rtol=0, atol=1e-6)
+            assert_same_pass(stored, values[layer.site, layer.layer], layer.layer)
 
 
 def test_statistics_alone_of_passes_in_training(tmp_path: Path) -> None:

@@ -20,8 +20,7 @@ def _build(config: Any) -> PreTrainedModel:
             if name.endswith(("A_log", "dt_bias")) or "dt_proj" in name:
                 continue
             parameter.add_(torch.randn_like(parameter) * 0.1)
-            # Norms that end a sublayer blow it up to size 1, and float32 rounding with it: keep them small,
-            # so that 1e-6 is a tolerance that rounding never reaches.
+            # Norms that end a sublayer blow it up to size 1, and float32 rounding with it: keep them small.
             if "gemma" in config.model_type and "layernorm" in name and name.split(".")[-2].startswith("post_"):
                 parameter.sub_(0.8)  # Gemma's norms multiply by 1 + weight
             if name.endswith("mixer.norm.weight"):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from families import FAMILIES, phi3
+from rounding import assert_same_pass
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -16,7 +17,6 @@ from nfinspect.models import LayerSite, ModelError, SiteReader, body, default_si
 from nfinspect.models.forward import rope_limit
 
 SEQUENCES = [[5], [9, 8, 7, 6, 5], [11, 12, 13], [20, 21, 22, 23, 24, 25, 26, 27, 28]]
-TOLERANCE = 1e-6  # absolute, float32; the tiny models hold values of size 1
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,6 @@ def captured(model: PreTrainedModel, sites: list[LayerSite], **how) -> list[dict
     return rows
 
 
-def close(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool((a - b).abs().max() <= TOLERANCE)
-
-
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padded_values_and_firing_equal_an_unpadded_pass(family: str, side: str) -> None:
@@ -130,7 +126,7 @@ def test_padded_values_and_firing_equal_an_unpadded_pass(family: str, side: str)
         assert row.keys() == values.keys()
         for (site, layer), expected in values.items():
             got, fired = row[site, layer]
-            assert close(got, expected), (site, layer)
+            assert_same_pass(got, expected, layer)
             if site in ("mlp", "mixer") and names.gate:
                 assert fired is not None
                 clear = gates[layer].abs() > 1e-5  # a gate of ±0 within rounding may go either way
