@@ -5,7 +5,7 @@ import datetime as dt
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,11 @@ from nfinspect.models import (
     TokenTexts,
     by_site,
     find_sites,
+    full_name,
     lasting_name,
     load_model,
     rope_limit,
+    split_revision,
     steps_clamp_as_a_pass,
 )
 from nfinspect_store.catalog import new_run_path, store_path
@@ -80,13 +82,22 @@ def load(request: CaptureRequest) -> LoadedModel:
         path = new_run_path(store, request.run)
         if path.exists() and not request.resume:
             RunWriter.refuse_existing(path)
-    return load_model(request.model, dtype=request.dtype, device=request.device, allow_pickle=request.allow_pickle)
+    return load_model(
+        request.model,
+        revision=request.revision,
+        dtype=request.dtype,
+        device=request.device,
+        allow_pickle=request.allow_pickle,
+    )
 
 
 class Capture:
     """One capture: what it will read, and the reading of it."""
 
     def __init__(self, request: CaptureRequest, loaded: LoadedModel, listener: Listener) -> None:
+        # `NAME@R` and `NAME --revision R` are one request, and R stands in the run's model: by it the run is found.
+        _, revision = split_revision(request.model, request.revision)
+        request = replace(request, model=full_name(request.model, revision), revision=revision)
         self.request = request
         self.loaded = loaded
         self._listener = listener
@@ -103,7 +114,7 @@ class Capture:
         self._tokens_before = 0
         for note in dict.fromkeys(site.note for site in self.sites if site.note):
             listener.message(note)
-        for note in notes_on(self.prompts, request, loaded):
+        for note in (*loaded.notes, *notes_on(self.prompts, request, loaded)):
             listener.message(note)
 
     def read_prompts(self) -> list[PromptIds]:
@@ -303,7 +314,8 @@ class Capture:
 
 def default_name(model: str) -> str:
     """The model's name and the time. A directory may be given as `.`, or have a name that a run cannot have."""
-    name = Path(model).resolve().name.lstrip(".-~ ")[:60] or "run"
+    path = Path(model).resolve()
+    name = (path.stem if path.suffix == ".gguf" else path.name).replace("@", "-").lstrip(".-~ ")[:60] or "run"
     return f"{name}-{dt.datetime.now():%Y%m%d-%H%M%S}"
 
 

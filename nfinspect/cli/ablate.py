@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nfinspect import output
-from nfinspect.cli.capture import quiet_transformers
 from nfinspect.cli.hub_text import text_path
 from nfinspect.cli.long_work import Made, Tick, again_option, kept_or_made
-from nfinspect.cli.options import bos_option, json_option, model_options, opened, site_option, store_option
+from nfinspect.cli.options import (
+    bos_option,
+    full_name,
+    json_option,
+    model_options,
+    opened,
+    site_option,
+    store_option,
+)
+from nfinspect.cli.run_model import loaded_model
 from nfinspect.cli.stamps import model_stamp
 from nfinspect.cli.tables import Column, figure, table, wrapped
 from nfinspect_store.catalog import store_path
@@ -73,6 +81,7 @@ def ablate(
     seed: int,
     bos: "Bos",
     site: str | None,
+    revision: str | None,
     dtype: str,
     device: str,
     allow_pickle: bool,
@@ -88,13 +97,14 @@ def ablate(
     from nfinspect.experiments.ablation_table import ablate as analyse
     from nfinspect.experiments.ablation_table import check_controls, check_sets
     from nfinspect.experiments.documents import read_text, text_hash, tokenised
-    from nfinspect.models import Texts, load_model
+    from nfinspect.models import Texts
     from nfinspect_store.results import model_results, run_results
 
     if source is None and (kinds or concepts or mode == "mean"):
         raise RequestError("--class, --trace and --mode mean take their neurons or means from a run: give --from RUN")
     _check_share(share, kinds)
     check_controls(controls)
+    model = full_name(model, revision)
     file = text_path(text)
     content = read_text(file)
     with ExitStack() as stack:
@@ -110,6 +120,7 @@ def ablate(
             output.note(said)
         settings = {
             "model": model,
+            "revision": revision,
             "weights": model_stamp(model),
             "text": file.name,
             "sha256": text_hash(content),
@@ -126,8 +137,7 @@ def ablate(
         }
 
         def make(tick: Tick) -> Made:
-            quiet_transformers()
-            loaded = load_model(model, dtype=dtype, device=device, allow_pickle=allow_pickle)
+            loaded = loaded_model(model, revision=revision, dtype=dtype, device=device, allow_pickle=allow_pickle)
             found = analyse(
                 loaded,
                 tokenised(content, file.name, Texts(loaded.tokenizer, bos), max_tokens),

@@ -6,10 +6,11 @@ import click
 
 from nfinspect import output
 from nfinspect.analysis.attention_scores import METHODS, TOP
-from nfinspect.cli.capture import layer_list, prompt_column_options, prompt_file, quiet_transformers
+from nfinspect.cli.capture import layer_list, prompt_column_options, prompt_file
 from nfinspect.cli.hub_text import text_path
 from nfinspect.cli.long_work import Made, Tick, again_option, kept_or_made
-from nfinspect.cli.options import bos_option, chat_option, json_option, model_options, store_option
+from nfinspect.cli.options import bos_option, chat_option, full_name, json_option, model_options, store_option
+from nfinspect.cli.run_model import loaded_model
 from nfinspect.cli.stamps import file_stamp, model_stamp
 from nfinspect.cli.tables import Column, figure, percent, table, wrapped
 from nfinspect_store.catalog import store_path
@@ -64,6 +65,7 @@ def attention(
     concept_column: str | None,
     bos: "Bos",
     chat: bool,
+    revision: str | None,
     dtype: str,
     device: str,
     allow_pickle: bool,
@@ -82,8 +84,10 @@ def attention(
     if not prompts and not text:
         raise RequestError("expected something to read: give --prompts FILE or --text FILE")
     directory = store_path(store)
+    model = full_name(model, revision)
     request = CaptureRequest(
         model=model,
+        revision=revision,
         store=directory,
         prompts=tuple(prompt_file(value) for value in prompts),
         text=tuple(text_path(value) for value in text),
@@ -100,6 +104,7 @@ def attention(
     )
     settings = {
         "model": model,
+        "revision": revision,
         "model_stamp": model_stamp(model),
         "method": method,
         "prompts": [[str(file.path), file_stamp(file.path)] for file in request.prompts],
@@ -140,13 +145,13 @@ def _made(
     from nfinspect.capturing.plan import fitting, load_prompts, notes_on
     from nfinspect.capturing.prompt_files import check_readable
     from nfinspect.experiments.attention import attention as analyse
-    from nfinspect.models import TokenTexts, load_model
+    from nfinspect.models import TokenTexts
 
     for path in (*(file.path for file in request.prompts), *request.text):
         check_readable(path)  # before a model is loaded for nothing
-    quiet_transformers()
-    loaded = load_model(
+    loaded = loaded_model(
         request.model,
+        revision=request.revision,
         dtype=request.dtype,
         device=request.device,
         allow_pickle=request.allow_pickle,

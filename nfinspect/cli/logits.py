@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import click
 
 from nfinspect import output
-from nfinspect.cli.capture import quiet_transformers
 from nfinspect.cli.long_work import Made, Tick, again_option, kept_or_made
-from nfinspect.cli.options import bos_option, chat_option, json_option, model_options
+from nfinspect.cli.options import bos_option, chat_option, full_name, json_option, model_options
+from nfinspect.cli.run_model import loaded_model
 from nfinspect.cli.stamps import model_stamp
 from nfinspect.cli.tables import Column, figure, percent, table, wrapped
 from nfinspect_store.addresses import parse_address
@@ -43,6 +43,7 @@ def logits(
     again: bool,
     bos: "Bos",
     chat: bool,
+    revision: str | None,
     dtype: str,
     device: str,
     allow_pickle: bool,
@@ -51,8 +52,10 @@ def logits(
     """Tokens that a neuron's output weights promote and suppress, or a prompt seen through the logit lens."""
     if (address is None) == (lens is None):
         raise RequestError("expected one thing to look at: a neuron such as L5/N123, or --lens TEXT")
+    model = full_name(model, revision)
     if address is None:
-        document = _lens(model, lens or "", positions, top or 5, store, again, bos, chat, dtype, device, allow_pickle)
+        loading = {"revision": revision, "dtype": dtype, "device": device, "allow_pickle": allow_pickle}
+        document = _lens(model, lens or "", positions, top or 5, store, again, bos, chat, loading)
         lines = lens_lines(document)
         for said in document["notes"]:
             output.note(said)
@@ -64,10 +67,8 @@ def logits(
             )
         parse_address(address)  # a mistyped one is said before the model is loaded
         from nfinspect.experiments.logits import neuron_logits
-        from nfinspect.models import load_model
 
-        quiet_transformers()
-        loaded = load_model(model, dtype=dtype, device=device, allow_pickle=allow_pickle)
+        loaded = loaded_model(model, revision=revision, dtype=dtype, device=device, allow_pickle=allow_pickle)
         neuron = neuron_logits(loaded, address, top or 10)
         document, lines = neuron.to_json(), neuron_lines(neuron)
     if as_json:
@@ -85,9 +86,7 @@ def _lens(
     again: bool,
     bos: "Bos",
     chat: bool,
-    dtype: str,
-    device: str,
-    allow_pickle: bool,
+    loading: "dict[str, Any]",
 ) -> "Mapping[str, Any]":
     """The document of the lens, kept in the store or made; with no store it is made and not kept."""
     settings = {
@@ -98,16 +97,13 @@ def _lens(
         "top": top,
         "bos": bos,
         "chat": chat,
-        "dtype": dtype,
-        "device": device,
+        **{name: loading[name] for name in ("revision", "dtype", "device")},
     }
 
     def make(tick: Tick | None = None) -> Made:
         from nfinspect.experiments.lens import logit_lens
-        from nfinspect.models import load_model
 
-        quiet_transformers()
-        loaded = load_model(model, dtype=dtype, device=device, allow_pickle=allow_pickle)
+        loaded = loaded_model(model, **loading)
         return logit_lens(loaded, prompt, top, positions=positions, bos=bos, chat=chat).to_json(), {}
 
     if store is None:

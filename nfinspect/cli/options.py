@@ -42,9 +42,10 @@ site_option = click.option("--site", help="Where neurons are read: mlp, mixer, a
 
 
 def model_options(command: Command) -> Command:
-    """How a model is loaded: --dtype, --device, --allow-pickle."""
+    """How a model is loaded: --revision, --dtype, --device, --allow-pickle."""
     for option in reversed(
         [
+            click.option("--revision", metavar="R", help="Branch, tag or commit of a hub model, as in NAME@R."),
             click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16."),
             click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps."),
             click.option(
@@ -107,6 +108,15 @@ def health_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         decorated = option(decorated)
     return decorated
+
+
+def full_name(model: str, revision: str | None) -> str:
+    """MODEL with its revision, `NAME@R`: the name that results and runs are kept under. Raises WrongRevision."""
+    if revision is None:
+        return model
+    from nfinspect.models import full_name
+
+    return full_name(model, revision)
 
 
 def find_run(store: str | None, run: str) -> Path:

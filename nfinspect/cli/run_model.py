@@ -1,7 +1,8 @@
 """The model that a run was captured from, loaded again for what the run alone cannot tell."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from nfinspect import output
 from nfinspect.cli.capture import quiet_transformers
 from nfinspect_store.errors import NfinspectError, RequestError
 
@@ -18,14 +19,25 @@ def named_model(file: "RunFile", model: str | None, what: str) -> str:
     return name
 
 
+def loaded_model(model: str, **options: Any) -> "LoadedModel":
+    """load_model, quietly; what there is to be told of how it was loaded is said on stderr."""
+    from nfinspect.models import load_model
+
+    quiet_transformers()
+    loaded = load_model(model, **options)
+    for note in loaded.notes:
+        output.note(note)
+    return loaded
+
+
 def run_model(file: "RunFile", model: str | None, what: str) -> "LoadedModel":
     """The model in the run's own precision, so that its values are the run's. Raises RequestError, ModelError."""
-    from nfinspect.models import ModelError, load_model
+    from nfinspect.models import ModelError
     from nfinspect.models.load import DTYPES
 
     name = named_model(file, model, what)
-    quiet_transformers()
+    revision = None if model else file.info.settings.get("revision")
     try:
-        return load_model(name, dtype=file.info.dtype if file.info.dtype in DTYPES else "auto")
+        return loaded_model(name, revision=revision, dtype=file.info.dtype if file.info.dtype in DTYPES else "auto")
     except NfinspectError as error:
         raise ModelError(f"{what} needs the run's model: {error} (--model says where it is)") from error

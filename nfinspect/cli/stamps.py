@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.json")
+WEIGHTS = ("*.safetensors", "*.gguf", "pytorch_model*.bin", "*.json")
 
 
 def file_stamp(path: Path) -> str:
@@ -15,10 +15,10 @@ def file_stamp(path: Path) -> str:
 
 
 def model_stamp(model: str) -> str:
-    """Tells one state of a model directory from another, by its files' names, sizes and times; '' for a hub name."""
-    directory = Path(model).expanduser()
-    if not directory.is_dir():
+    """Tells one state of a model's files from another, by their names, sizes and times; '' for a hub name."""
+    path = Path(model).expanduser()
+    if not path.exists():
         return ""
-    files = sorted({file for pattern in WEIGHTS for file in directory.glob(pattern)})
+    files = sorted({file for pattern in WEIGHTS for file in path.glob(pattern)}) if path.is_dir() else [path]
     facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

@@ -42,6 +42,7 @@ def text(
     options: "HealthOptions",
     bos: "Bos",
     chat: bool,
+    revision: str | None,
     dtype: str,
     device: str,
     allow_pickle: bool,
@@ -55,7 +56,14 @@ def text(
     if not simulated:
         quiet_transformers()
     analyzer = SubtextAnalyzer(
-        model, simulated=simulated, bos=bos, chat=chat, dtype=dtype, device=device, allow_pickle=allow_pickle
+        model,
+        simulated=simulated,
+        bos=bos,
+        chat=chat,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        allow_pickle=allow_pickle,
     )
     found = analyzer.analyze(text, top=top, **vars(options))
     if as_json:

@@ -84,6 +84,7 @@ def text_stages(
         next_tokens=following,
         stages=tuple(_stages(loaded, reports, len(ids))),
         notes=(
+            *loaded.notes,
             *((already_begun(rule.begin_text, ["this one"], 1),) if begins else ()),
             *_notes(len(ids) - options.skip_first, reports, options),
         ),

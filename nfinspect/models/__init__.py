@@ -15,11 +15,12 @@ from .errors import (
     SilentHook,
     UnknownSite,
     UnsupportedModel,
+    WrongRevision,
     WrongSite,
 )
 from .forward import Batch, body, embedding_device, forward_batch, rope_limit, steps_clamp_as_a_pass
 from .hooks import SiteReader
-from .hub import lasting_name
+from .hub import full_name, lasting_name, split_revision
 from .load import LoadedModel, in_memory, load_model
 from .sites import BOUNDED, RELU_FAMILY, SITES, LayerSite, blocks, by_site, default_site, find_sites
 from .token_texts import TokenTexts
@@ -49,6 +50,7 @@ __all__ = [
     "TokenizedText",
     "UnknownSite",
     "UnsupportedModel",
+    "WrongRevision",
     "WrongSite",
     "already_begun",
     "blocks",
@@ -59,9 +61,11 @@ __all__ = [
     "end_ids",
     "find_sites",
     "forward_batch",
+    "full_name",
     "in_memory",
     "lasting_name",
     "load_model",
     "rope_limit",
+    "split_revision",
     "steps_clamp_as_a_pass",
 ]

@@ -3,6 +3,7 @@
     NfinspectError
     └── ModelError                  anything this package refuses
         ├── ModelNotFound           no such directory, or a directory that holds no model
+        ├── WrongRevision           a revision of what has none, or two different ones
         ├── HubUnreachable          the model is not in the local cache and the hub does not answer
         ├── PickleRefused           only pickle weights, and the caller did not allow them
         ├── BrokenCheckpoint        weights, config or tokenizer cannot be read or do not fit together
@@ -26,6 +27,12 @@ class ModelError(NfinspectError):
 
 class ModelNotFound(ModelError):
     """There is no such model, or the directory holds none."""
+
+
+class WrongRevision(ModelError):
+    """A revision was asked for of what has none, or two different ones: wrong usage."""
+
+    exit_status = 2
 
 
 class HubUnreachable(ModelError):

@@ -10,47 +10,79 @@ import re
 import threading
 from pathlib import Path
 
-from .errors import HubUnreachable, ModelNotFound
+from .errors import HubUnreachable, ModelNotFound, WrongRevision
 
 _REPO = re.compile(r"[\w.\-]+(/[\w.\-]+)?", re.ASCII)
+_REVISION = re.compile(r"[\w.\-/]+", re.ASCII)
 # Files at the top of the repository only: sub-folders hold other formats. `consolidated` and the dtype
 # variants are second copies of the same weights.
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
+GGUF = ".gguf"
+_LOCAL = (".", "/", "~")
 _PICKLES = ["pytorch_model*.bin"]
 _UNWANTED = ["*/*", "consolidated*", "*.fp16.*", "*.bf16.*", "*.fp32.*", "*.non_ema.*"]
 
 
-def resolve(name_or_dir: str, *, allow_pickle: bool, timeout: float) -> Path:
-    """The directory that holds the model: the one named, the cached snapshot, or a fresh download.
+def split_revision(name_or_dir: str, revision: str | None = None) -> tuple[str, str | None]:
+    """`NAME@step3000` as ("NAME", "step3000"); what is on this machine, or has no @, as it is.
+
+    revision: given apart. Raises WrongRevision for two different ones, and for one that cannot be one.
+    """
+    name, at, after = name_or_dir.rpartition("@")
+    if name.startswith(_LOCAL) or not _REPO.fullmatch(name) or Path(name_or_dir).expanduser().exists():
+        name, after = name_or_dir, ""
+    if after and revision is not None and after != revision:
+        raise WrongRevision(f"expected one revision of {name}, found two: '@{after}' and --revision '{revision}'")
+    chosen = after or revision
+    if at and not after and name != name_or_dir:
+        raise WrongRevision(f"expected a revision after the @, found none in '{name_or_dir}'")
+    if chosen is not None and not _REVISION.fullmatch(chosen):
+        raise WrongRevision(f"expected a branch, a tag or a commit as the revision of {name}, found '{chosen}'")
+    return name, chosen
+
+
+def full_name(name_or_dir: str, revision: str | None = None) -> str:
+    """The one name of a model with its revision, `NAME@step3000`: by it a run finds its model again.
+
+    Raises WrongRevision as split_revision does.
+    """
+    name, revision = split_revision(name_or_dir, revision)
+    return name if revision is None or Path(name).expanduser().exists() else f"{name}@{revision}"
+
+
+def resolve(name_or_dir: str, revision: str | None = None, *, allow_pickle: bool, timeout: float) -> Path:
+    """Where the model is: the directory or GGUF file named, the cached snapshot, or a fresh download.
 
     `timeout` is how many seconds the hub has for its first answer; a cached copy is used without one. Raises
     ModelNotFound and HubUnreachable.
     """
     path = Path(name_or_dir).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (path.is_file() and path.suffix == GGUF):
         return path
     if path.exists():
         raise ModelNotFound(f"expected a model directory, found a file: {path}; name the directory it is in")
-    if name_or_dir.startswith((".", "/", "~")) or not _REPO.fullmatch(name_or_dir):
+    if name_or_dir.startswith(_LOCAL) or not _REPO.fullmatch(name_or_dir):
         raise ModelNotFound(f"expected a model directory or a hub name such as openai-community/gpt2, found no {path}")
-    return _snapshot(name_or_dir, allow_pickle=allow_pickle, timeout=timeout)
+    return _snapshot(name_or_dir, revision, allow_pickle=allow_pickle, timeout=timeout)
 
 
 def lasting_name(name_or_dir: str) -> str:
-    """What finds the same model from any directory: a hub name as it is, a directory by its whole path."""
+    """What finds the same model from any directory: a hub name as it is, a directory or a GGUF by its whole path."""
     path = Path(name_or_dir).expanduser()
-    return str(path.resolve()) if name_or_dir and path.is_dir() else name_or_dir
+    here = path.is_dir() or (path.suffix == GGUF and path.is_file())
+    return str(path.resolve()) if name_or_dir and here else name_or_dir
 
 
-def _snapshot(name: str, *, allow_pickle: bool, timeout: float) -> Path:
+def _snapshot(name: str, revision: str | None, *, allow_pickle: bool, timeout: float) -> Path:
     from huggingface_hub import constants, try_to_load_from_cache
 
-    config = try_to_load_from_cache(name, "config.json")
-    cached = Path(config).parent if isinstance(config, str) else None
+    called = full_name(name, revision)
+    files = (try_to_load_from_cache(name, file, revision=revision) for file in ("config.json", "adapter_config.json"))
+    cached = next((Path(file).parent for file in files if isinstance(file, str)), None)
     if constants.HF_HUB_OFFLINE:
         if cached is None:
             raise HubUnreachable(
-                f"expected '{name}' in the local cache because HF_HUB_OFFLINE is set, found none: unset it "
+                f"expected '{called}' in the local cache because HF_HUB_OFFLINE is set, found none: unset it "
                 "where there is a network, or download the model elsewhere, copy its directory here and name "
                 "that"
             )
@@ -59,22 +91,25 @@ def _snapshot(name: str, *, allow_pickle: bool, timeout: float) -> Path:
     if trouble is not None:
         if cached is None:
             raise HubUnreachable(
-                f"expected '{name}' in the local cache or a hub that answers, found neither "
+                f"expected '{called}' in the local cache or a hub that answers, found neither "
                 f"({constants.ENDPOINT}: {trouble}): download the model elsewhere, copy its directory here "
                 "and name that, or set HF_ENDPOINT"
             )
         return cached
-    return _download(name, allow_pickle=allow_pickle, cached=cached)
+    return _download(name, revision, allow_pickle=allow_pickle, cached=cached)
 
 
-def _download(name: str, *, allow_pickle: bool, cached: Path | None) -> Path:
+def _download(name: str, revision: str | None, *, allow_pickle: bool, cached: Path | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    def fetched(patterns: list[str]) -> Path:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=_UNWANTED))
 
     try:
-        found = Path(snapshot_download(name, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
+        found = fetched(_WANTED)
         if allow_pickle and not any(found.glob("*.safetensors")):
-            found = Path(snapshot_download(name, allow_patterns=_WANTED + _PICKLES, ignore_patterns=_UNWANTED))
+            found = fetched(_WANTED + [*_PICKLES, "adapter_model.bin"])
         return found
     except Exception as error:
         if cached is not None:
@@ -88,10 +123,14 @@ def _download(name: str, *, allow_pickle: bool, cached: Path | None) -> Path:
                 f"expected a directory or a hub model, found no '{name}': check the spelling; a private one "
                 "needs hf auth login"
             ) from error
+        if isinstance(error, RevisionNotFoundError):
+            raise ModelNotFound(
+                f"expected a branch, a tag or a commit of '{name}', found no '{revision}': see its page on the hub"
+            ) from error
         # Whatever else the HTTP client, a proxy or a full disk throws: one line here, the cause in the chain.
         raise HubUnreachable(
-            f"expected to download '{name}', found {one_line(error)}: download it elsewhere, copy its "
-            "directory here and name that"
+            f"expected to download '{full_name(name, revision)}', found {one_line(error)}: download it elsewhere, copy "
+            "its directory here and name that"
         ) from error
 
 

@@ -1,31 +1,20 @@
 """Loading a model for inspection: one device, eval mode, checked weights, errors of one line."""
 
-import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from .adapters import load_adapter
+from .checkpoint import CONFIG, TOKENIZERS, check_tokenizer_files, find_checkpoint
 from .devices import choose_device, move
-from .errors import (
-    BrokenCheckpoint,
-    ModelError,
-    ModelNotFound,
-    NonFiniteWeights,
-    PickleRefused,
-    UnsupportedModel,
-)
-from .hub import one_line, resolve
+from .errors import BrokenCheckpoint, ModelError, NonFiniteWeights, UnsupportedModel, WrongRevision
+from .gguf import check_gguf, gguf_types
+from .hub import full_name, one_line, resolve, split_revision
 from .sites import blocks
+from .weights import read_weights
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -36,7 +25,8 @@ class LoadedModel:
 
     `device` and `dtype` are those of the weights ('cuda:0', 'bfloat16'); `max_context` is the most tokens a
     sequence may have, None where nothing limits it (Mamba, ALiBi); `layers` counts the blocks; `pad_id` is a
-    token id to fill padding with, whether or not the tokenizer has a padding token.
+    token id to fill padding with, whether or not the tokenizer has a padding token. notes: what the user should be told
+    of how it was loaded.
     """
 
     model: PreTrainedModel
@@ -48,57 +38,86 @@ class LoadedModel:
     max_context: int | None
     layers: int
     pad_id: int
+    notes: tuple[str, ...] = ()
 
 
 def load_model(
     name_or_dir: str | Path,
     *,
+    revision: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
     allow_pickle: bool = False,
     eager_attention: bool = False,
     timeout: float = 8.0,
 ) -> LoadedModel:
-    """The model in a local directory, in the hub's local cache, or on the hub.
+    """The model in a local directory or GGUF file, in the hub's local cache, or on the hub.
 
-    Weights are read from safetensors; pickles only with `allow_pickle`. Code from a checkpoint is never run.
-    `dtype` 'auto' is the checkpoint's own; `device` 'auto' is the first GPU if there is one.
+    `revision`: of a hub model, as in `NAME@revision`; of a local adapter, its base model's. Weights are read from
+    safetensors; pickles only with `allow_pickle`. Code from a checkpoint is never run. GGUF is dequantised. An adapter
+    is merged into its base model, so that every neuron is where it is in any other model of the family.
+    `dtype` 'auto' is the checkpoint's own (float32 of a GGUF); `device` 'auto' is the first GPU if there is one.
     `eager_attention` gives attention weights, slowly. `timeout` is how many seconds the hub has for its first
     answer when it is asked.
 
-    Raises ModelNotFound, HubUnreachable, PickleRefused, BrokenCheckpoint, NonFiniteWeights, UnsupportedModel,
-    and ModelError for a dtype or a device that does not exist here or has too little memory.
+    Raises ModelNotFound, HubUnreachable, WrongRevision, PickleRefused, BrokenCheckpoint, NonFiniteWeights,
+    UnsupportedModel, and ModelError for a dtype or a device that does not exist here or has too little memory, or a
+    package that is missing.
     """
     if dtype not in DTYPES:
         raise ModelError(f"expected dtype {', '.join(DTYPES)}, found '{dtype}'")
     place = choose_device(device)
-    directory = resolve(str(name_or_dir), allow_pickle=allow_pickle, timeout=timeout)
-    safetensors = _has_weights(directory, allow_pickle)
-    config = _read_config(directory)
-    tokenizer = _read_tokenizer(directory)
-    options: dict[str, Any] = {"config": config, "use_safetensors": safetensors, "local_files_only": True}
+    name, revision = split_revision(str(name_or_dir), revision)
+    path = resolve(name, revision, allow_pickle=allow_pickle, timeout=timeout)
+    found = find_checkpoint(path, allow_pickle=allow_pickle)
+    if found.kind == "adapter":
+        of_base = revision if Path(name).expanduser().is_dir() else None
+
+        def load_base(base: str, its_revision: str | None) -> LoadedModel:
+            return load_model(
+                base,
+                revision=of_base or its_revision,
+                dtype=dtype,
+                device=device,
+                allow_pickle=allow_pickle,
+                eager_attention=eager_attention,
+                timeout=timeout,
+            )
+
+        merged = load_adapter(found.directory, load_base)
+        _refuse_non_finite(merged.model)
+        loaded = in_memory(merged.model, _adapted_tokenizer(found.directory, merged), full_name(name, revision))
+        return replace(loaded, notes=merged.notes)
+    if path == Path(name).expanduser() and revision is not None:
+        raise WrongRevision(
+            f"expected a hub name with the revision '{revision}', found {path} on this machine: it has no revisions"
+        )
+    gguf = {"gguf_file": found.file} if found.kind == "gguf" else {}
+    if gguf:
+        check_gguf(found.directory / found.file)
+    config = _read_config(found.directory, gguf)
+    tokenizer = _read_tokenizer(found.directory, gguf)
+    options: dict[str, Any] = {"config": config, "local_files_only": True, **gguf}
+    if not gguf:
+        options["use_safetensors"] = found.kind == "safetensors"
     options["dtype"] = dtype if dtype == "auto" else getattr(torch, dtype)
+    if gguf and dtype == "auto":
+        options["dtype"] = torch.float32
     if eager_attention:
         options["attn_implementation"] = "eager"
-    quantised = getattr(config, "quantization_config", None) is not None
+    quantised = not gguf and getattr(config, "quantization_config", None) is not None
     if quantised:
         # Quantised weights are packed for their device as they are read; .to() refuses them.
         options["device_map"] = {"": str(place)}
-    with _readable(directory):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True, **options)
-    model: PreTrainedModel = loaded[0]
-    report: dict[str, Any] = loaded[1]
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise BrokenCheckpoint(
-            f"expected weights for every parameter, found none for {len(missing)} of them ({missing[0]}) in "
-            f"{directory}: the checkpoint is incomplete or of another architecture than its config.json says"
-        )
+    model, notes = read_weights(found.directory, options)
+    if gguf:
+        kept = gguf_types(found.directory / found.file)
+        notes.append(f"{found.file} holds {kept} weights: they are dequantised to {str(model.dtype)[6:]}")
     if not quantised:
         model = move(model, place)
     _refuse_non_finite(model)
     model.train(False)
-    return in_memory(model, tokenizer, str(name_or_dir))
+    return replace(in_memory(model, tokenizer, full_name(name, revision)), notes=tuple(notes))
 
 
 def in_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None = None) -> LoadedModel:
@@ -130,36 +149,17 @@ def max_context(config: Any) -> int | None:
     return None
 
 
-def _has_weights(directory: Path, allow_pickle: bool) -> bool:
-    """True: read safetensors; False: read pickles. Raises where there is neither, or only what is refused."""
-    if any(directory.glob("*.safetensors")):
-        return True
-    if any(directory.glob("pytorch_model*.bin")):
-        if allow_pickle:
-            return False
-        raise PickleRefused(
-            f"expected *.safetensors, found only pickle weights in {directory}: they can run code when read; "
-            "pass --allow-pickle if you trust their origin"
-        )
-    raise ModelNotFound(
-        f"expected weights (*.safetensors), found none in {directory}: the download is incomplete, or the "
-        "model has only pickle weights (pass --allow-pickle if you trust their origin)"
-    )
-
-
-def _read_config(directory: Path) -> Any:
-    if not (directory / "config.json").is_file():
-        raise ModelNotFound(f"expected config.json, found none in {directory}: is this a model directory?")
+def _read_config(directory: Path, gguf: dict[str, str]) -> Any:
+    place = directory / gguf.get("gguf_file", CONFIG)
     try:
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if "trust_remote_code" in str(error) or "does not recognize" in str(error):
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True, **gguf)
+    except Exception as error:  # a file of numbers and words that a stranger wrote: whatever a library makes of it
+        if "trust_remote_code" in str(error) or "does not recognize" in str(error) or "is not supported" in str(error):
             raise UnsupportedModel(
-                "expected an architecture that the installed transformers has, found another in "
-                f"{directory / 'config.json'}: code from checkpoints is not run; a newer transformers may "
-                "know it"
+                f"expected an architecture that the installed transformers has, found another in {place}: code from "
+                "checkpoints is not run; a newer transformers may know it"
             ) from error
-        raise BrokenCheckpoint(f"expected a readable config.json in {directory}, found {one_line(error)}") from error
+        raise BrokenCheckpoint(f"expected a readable {place.name} in {directory}, found {one_line(error)}") from error
     if config.is_encoder_decoder:
         raise UnsupportedModel(
             f"expected a decoder-only language model, found the encoder-decoder '{config.model_type}'"
@@ -167,13 +167,14 @@ def _read_config(directory: Path) -> Any:
     return config
 
 
-def _read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+def _read_tokenizer(directory: Path, gguf: dict[str, str]) -> PreTrainedTokenizerBase:
+    if not gguf:
+        check_tokenizer_files(directory)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, local_files_only=True, **gguf)
     except Exception as error:
         raise BrokenCheckpoint(
-            f"expected a tokenizer in {directory}, found {one_line(error)}: copy tokenizer.json and "
-            "tokenizer_config.json there"
+            f"expected a tokenizer that can be read in {directory}, found {one_line(error)}"
         ) from error
     # Without its files transformers 5 makes up an empty tokenizer instead of failing.
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
@@ -184,24 +185,11 @@ def _read_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-@contextlib.contextmanager
-def _readable(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise ModelError(
-            f"expected the model to fit into memory, found {one_line(error)}: try --dtype bfloat16"
-        ) from error
-    except ImportError as error:
-        raise ModelError(
-            f"expected every package that this checkpoint needs, found one missing ({one_line(error)}): "
-            "quantised weights need their own"
-        ) from error
-    except Exception as error:
-        raise BrokenCheckpoint(
-            f"expected weights that can be read in {directory}, found {one_line(error)}: a download or a "
-            "copy may be cut short"
-        ) from error
+def _adapted_tokenizer(directory: Path, base: LoadedModel) -> PreTrainedTokenizerBase:
+    """The adapter's own tokenizer, which may know further tokens; else the base model's."""
+    if any(any(directory.glob(pattern)) for pattern in TOKENIZERS):
+        return _read_tokenizer(directory, {})
+    return base.tokenizer
 
 
 def _refuse_non_finite(model: PreTrainedModel) -> None:

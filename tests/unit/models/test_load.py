@@ -24,9 +24,10 @@ from nfinspect.models import (
     NonFiniteWeights,
     PickleRefused,
     UnsupportedModel,
+    WrongRevision,
     load_model,
 )
-from nfinspect.models.hub import probe
+from nfinspect.models.hub import full_name, probe, split_revision
 from nfinspect.models.load import max_context
 
 
@@ -35,6 +36,20 @@ def tokenizer() -> tf.PreTrainedTokenizerFast:
     made = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
     return tf.PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", eos_token="</s>")
+
+
+def mixtral() -> tf.PreTrainedModel:
+    return tf.AutoModelForCausalLM.from_config(
+        tf.MixtralConfig(
+            vocab_size=VOCAB,
+            hidden_size=16,
+            intermediate_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            num_local_experts=4,
+        )
+    )
 
 
 def save(model: tf.PreTrainedModel, directory: Path) -> Path:
@@ -160,6 +175,112 @@ def _cut_weights(d: Path) -> None:
     (d / "model.safetensors").write_bytes(whole[: len(whole) // 2])
 
 
+def _longer_weights(d: Path) -> None:
+    with (d / "model.safetensors").open("ab") as file:
+        file.write(b"more")
+
+
+def _pointer_for_weights(d: Path) -> None:
+    (d / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n")
+
+
+def _page_for_weights(d: Path) -> None:
+    (d / "model.safetensors").write_text("<!doctype html><title>Sign in</title>")
+
+
+def _sharded(d: Path) -> None:
+    (d / "model.safetensors").unlink()
+    gpt2().save_pretrained(d, max_shard_size="20KB")
+    assert len(list(d.glob("*.safetensors"))) == 3
+
+
+def _shard_missing(d: Path) -> None:
+    _sharded(d)
+    (d / "model-00002-of-00003.safetensors").unlink()
+
+
+def _shard_cut(d: Path) -> None:
+    _sharded(d)
+    file = d / "model-00003-of-00003.safetensors"
+    file.write_bytes(file.read_bytes()[:-5])
+
+
+def _index_missing(d: Path) -> None:
+    _sharded(d)
+    (d / "model.safetensors.index.json").unlink()
+
+
+def _index_alone(d: Path) -> None:
+    _sharded(d)
+    for file in d.glob("*.safetensors"):
+        file.unlink()
+
+
+def _index_broken(d: Path) -> None:
+    _sharded(d)
+    (d / "model.safetensors.index.json").write_text('{"weight_map": ["a"]}')
+
+
+def _strange_file(d: Path) -> None:
+    (d / "model.safetensors").rename(d / "lora_weights.safetensors")
+
+
+def _weights_alone(d: Path) -> None:
+    (d / "config.json").unlink()
+
+
+def _emptied(d: Path) -> None:
+    for file in d.iterdir():
+        file.unlink()
+
+
+def _training_output(d: Path) -> None:
+    kept = {file.name: file.read_bytes() for file in d.iterdir()}
+    _emptied(d)
+    for step in ("checkpoint-1000", "checkpoint-500"):
+        (d / step).mkdir()
+        for name, content in kept.items():
+            (d / step / name).write_bytes(content)
+    (d / "checkpoint-1500").mkdir()  # nothing is in it yet
+    (d / "trainer_state.json").touch()
+
+
+def _training_output_with_config(d: Path) -> None:
+    config = (d / "config.json").read_bytes()
+    _training_output(d)
+    (d / "config.json").write_bytes(config)
+
+
+def _diffusion(d: Path) -> None:
+    _emptied(d)
+    (d / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    (d / "unet").mkdir()
+
+
+def _flax(d: Path) -> None:
+    (d / "model.safetensors").rename(d / "flax_model.msgpack")
+
+
+def _authors_own(d: Path) -> None:
+    _emptied(d)
+    (d / "params.json").write_text("{}")
+    (d / "consolidated.00.pth").touch()
+
+
+def _bert(d: Path) -> None:
+    config = tf.CLIPConfig()
+    config.save_pretrained(d)
+
+
+def _other_things(d: Path) -> None:
+    _emptied(d)
+    (d / "notes.txt").touch()
+
+
+def _nothing(d: Path) -> None:
+    _emptied(d)
+
+
 def _garbage_weights(d: Path) -> None:
     (d / "model.safetensors").write_bytes(b"\xff" * 64)
 
@@ -183,19 +304,41 @@ def _other_shape(d: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "kind", "words"),
     [
-        (_no_config, ModelNotFound, "config.json"),
+        (_no_config, ModelNotFound, "expected config.json beside the weights"),
         (_broken_config, BrokenCheckpoint, "config.json"),
         (_strange_type, UnsupportedModel, "newer transformers"),
         (_own_code, UnsupportedModel, "not run"),
         (_encoder_decoder, UnsupportedModel, "'t5'"),
-        (_no_tokenizer, BrokenCheckpoint, "tokenizer"),
-        (_broken_tokenizer, BrokenCheckpoint, "tokenizer"),
-        (_no_weights, ModelNotFound, "safetensors"),
-        (_cut_weights, BrokenCheckpoint, "cut short"),
-        (_garbage_weights, BrokenCheckpoint, "weights"),
-        (_empty_weights, BrokenCheckpoint, "weights"),
-        (_fewer_weights, BrokenCheckpoint, "transformer.h.1.mlp.c_fc.weight"),
-        (_other_shape, BrokenCheckpoint, "weights"),
+        (_no_tokenizer, BrokenCheckpoint, "found no tokenizer.json, tokenizer.model"),
+        (_broken_tokenizer, BrokenCheckpoint, "tokenizer that can be read in .*, found "),
+        (_no_weights, ModelNotFound, r"weights \(\*.safetensors\) beside config.json in .*, found none"),
+        (_cut_weights, BrokenCheckpoint, r"expected \d+ bytes by its own header, found \d+ in .*cut short"),
+        (_longer_weights, BrokenCheckpoint, r"expected \d+ bytes by its own header, found \d+ in .*added"),
+        (_garbage_weights, BrokenCheckpoint, "found 64 bytes without a header"),
+        (_empty_weights, BrokenCheckpoint, "found 0 bytes without a header"),
+        (_pointer_for_weights, BrokenCheckpoint, "found Git LFS's pointer to them: git lfs pull"),
+        (_page_for_weights, BrokenCheckpoint, "found a web page"),
+        (_fewer_weights, BrokenCheckpoint, "none for 1 of them .transformer.h.1.mlp.c_fc.weight"),
+        (
+            _other_shape,
+            BrokenCheckpoint,
+            r"expected transformer.h.1.mlp.c_fc.weight of shape \[16, 64\] by the config, found \[3, 3\]",
+        ),
+        (_shard_missing, BrokenCheckpoint, r"found 1 of them missing \(model-00002-of-00003.safetensors\)"),
+        (_shard_cut, BrokenCheckpoint, r"found \d+ in .*model-00003-of-00003.safetensors: .* cut short"),
+        (_index_missing, BrokenCheckpoint, "expected model.safetensors.index.json beside model-00001-of-00003"),
+        (_index_alone, BrokenCheckpoint, "found none of them"),
+        (_index_broken, BrokenCheckpoint, "expected an index of weights"),
+        (_strange_file, ModelNotFound, "expected model.safetensors in .*, found lora_weights.safetensors"),
+        (_weights_alone, ModelNotFound, "expected config.json beside the weights"),
+        (_training_output, ModelNotFound, r"checkpoint-500, checkpoint-1000: name .*, such as .*/checkpoint-1000$"),
+        (_training_output_with_config, ModelNotFound, r"such as .*/checkpoint-1000$"),
+        (_diffusion, UnsupportedModel, "a pipeline of the diffusers library .model_index.json"),
+        (_flax, UnsupportedModel, "found only Flax weights .flax_model.msgpack"),
+        (_authors_own, UnsupportedModel, "found only weights in their authors' own format .consolidated.00.pth"),
+        (_bert, UnsupportedModel, "causal language model|decoder"),
+        (_other_things, ModelNotFound, "found only notes.txt: is this a model directory"),
+        (_nothing, ModelNotFound, "found nothing: is this a model directory"),
     ],
 )
 def test_a_spoilt_checkpoint_is_refused_in_one_line(
@@ -205,6 +348,34 @@ def test_a_spoilt_checkpoint_is_refused_in_one_line(
     with pytest.raises(kind, match=words) as error:
         load_model(saved, device="cpu")
     assert str(saved) in one_line(error) or kind is UnsupportedModel
+    assert "report" not in str(error.value) and "pickle" not in str(error.value)
+
+
+def test_experts_that_cannot_be_put_together_are_named_with_their_shapes(tmp_path: Path) -> None:
+    directory = save(mixtral(), tmp_path / "mixtral")
+    weights = load_file(directory / "model.safetensors")
+    name = next(name for name in weights if "experts.1." in name)
+    weights[name] = torch.zeros(3, 3)
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
+    with pytest.raises(BrokenCheckpoint, match=r"layers.0.mlp.experts.*: \w+Error: .*\[3, 3\]") as error:
+        load_model(directory, device="cpu")
+    assert "report" not in one_line(error)
+
+
+def test_weights_that_the_config_has_no_place_for_are_told(saved: Path) -> None:
+    """Loaded as the config says, with two of three layers: not without a word."""
+    config = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps({**config, "n_layer": 2}))
+    loaded = load_model(saved, device="cpu")
+    (note,) = loaded.notes
+    assert "11 weights of the checkpoint are not used, such as transformer.h.2." in note and "2 layers" in note
+    assert loaded.layers == 2
+
+
+def test_a_directory_and_a_file_have_no_revisions(saved: Path) -> None:
+    with pytest.raises(WrongRevision, match="found .*: it has no revisions") as error:
+        load_model(saved, revision="step3000")
+    assert error.value.exit_status == 2
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -335,3 +506,48 @@ def test_a_cached_model_loads_without_a_hub(
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{deaf_port}")
     loaded = load_model("someone/model", device="cpu", timeout=0.5)
     assert (loaded.name, loaded.layers) == ("someone/model", 3)
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_a_revision_is_the_one_that_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, empty_cache: Path, deaf_port: int, _saved: Path, offline: bool
+) -> None:
+    repo = empty_cache / "models--someone--model"
+    (repo / "refs").mkdir(parents=True)
+    for number, ref in enumerate(("main", "step3000")):
+        commit = f"{number}123456789abcdef0123456789abcdef01234567"
+        shutil.copytree(_saved, repo / "snapshots" / commit)
+        (repo / "refs" / ref).write_text(commit)
+    weights = load_file(_saved / "model.safetensors")
+    weights["transformer.wpe.weight"] += 1
+    save_file(weights, repo / "snapshots" / commit / "model.safetensors", {"format": "pt"})
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{deaf_port}")
+    for name, revision in [("someone/model@step3000", None), ("someone/model", "step3000"), ("someone/model", commit)]:
+        loaded = load_model(name, revision=revision, device="cpu", timeout=0.5)
+        assert loaded.name == full_name(name, revision)
+        assert torch.equal(loaded.model.transformer.wpe.weight, weights["transformer.wpe.weight"])
+    main = load_model("someone/model", device="cpu", timeout=0.5)
+    assert main.name == "someone/model" and torch.equal(
+        main.model.transformer.wpe.weight + 1, weights["transformer.wpe.weight"]
+    )
+    with pytest.raises(HubUnreachable, match="'someone/model@step9'") as error:
+        load_model("someone/model@step9", timeout=0.5)
+    one_line(error)
+
+
+def test_a_name_and_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine@home").mkdir()
+    assert split_revision("a/b@refs/pr/1") == ("a/b", "refs/pr/1") == split_revision("a/b", "refs/pr/1")
+    assert split_revision("gpt2@v1", "v1") == ("gpt2", "v1") and split_revision("gpt2") == ("gpt2", None)
+    for local in ("mine@home", "./x@y", "/x@y", "~/x@y"):
+        assert split_revision(local) == (local, None)
+    for name, revision, said in [
+        ("gpt2@v1", "v2", "found two: '@v1' and --revision 'v2'"),
+        ("gpt2@", None, "found none in 'gpt2@'"),
+        ("gpt2", "a b", "a branch, a tag or a commit"),
+    ]:
+        with pytest.raises(WrongRevision, match=said) as error:
+            split_revision(name, revision)
+        one_line(error)
