@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SAMPLE_TEXTS := $(addprefix --prompts ,$(wildcard samples/prompts/*.json)) $(addprefix --text ,$(wildcard samples/corpus/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-processors check lint bench faults dying-example sample-reports clean
+.PHONY: help install demo test test-processors check lint bench faults real-model dying-example sample-reports clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,9 @@ bench: $(STAMP) ## the measurements of tests/benchmarks, printed as ratios
 
 faults: $(STAMP) ## crashes, full disks, hang-ups
 	$(BIN)/python -m pytest tests/faults
+
+real-model: $(STAMP) ## a real model of 135 M parameters, downloaded (93 MB): every value against plain hooks, bytes per value
+	OMP_NUM_THREADS=2 $(BIN)/python tests/real/real_model.py
 
 dying-example: $(STAMP) ## ReLU neurons that die and are healed: docs/dying-relu
 	$(BIN)/python samples/dying_relu.py --out docs/dying-relu

@@ -1,11 +1,14 @@
 """Prompts files and corpora as they are meant, and every way in which they can be wrong in one line."""
 
+import csv
 import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from families import FAMILIES
 from words import word_tokenizer
@@ -13,11 +16,11 @@ from words import word_tokenizer
 import nfinspect as nf
 from nfinspect.capturing.errors import BadPrompts
 from nfinspect.capturing.plan import fitting, load_prompts
-from nfinspect.capturing.prompt_files import PromptText, read_prompts
+from nfinspect.capturing.prompt_files import Columns, PromptText, read_prompts
 from nfinspect.capturing.prompts import corpus_windows, prompt_ids
 from nfinspect.capturing.request import CaptureRequest, PromptFile
 from nfinspect.capturing.session import load
-from nfinspect.models import LoadedModel, Texts, in_memory
+from nfinspect.models import LoadedModel, Message, Texts, in_memory
 
 TOKENIZER = word_tokenizer()
 TEXTS = Texts(TOKENIZER)
@@ -218,3 +221,103 @@ def test_prompts_in_memory_are_held_to_the_same(tmp_path: Path) -> None:
             nf.capture(model, TOKENIZER, prompts, store=tmp_path, run="r")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
     assert nf.capture(model, TOKENIZER, [long], store=tmp_path, run="r", truncate=True).tokens == 64
+
+
+# Files with columns
+
+
+CHAT = [{"role": "user", "content": "w3"}, {"role": "assistant", "content": "w4"}]
+MESSAGES = (Message("user", "w3"), Message("assistant", "w4"))
+
+
+def write_table(path: Path, rows: list[dict[str, object]]) -> None:
+    """The same rows as JSONL, CSV, TSV or Parquet, by the file's ending."""
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter="," if path.suffix == ".csv" else "\t")
+            writer.writeheader()
+            writer.writerows({k: json.dumps(v) if isinstance(v, list) else v for k, v in row.items()} for row in rows)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "tsv", "parquet"])
+def test_a_table_has_prompts_and_concepts_in_columns(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"mixed.{ending}"
+
+    def read(
+        rows: list[dict[str, object]], concept: str | None = None, columns: Columns | None = None
+    ) -> list[tuple[str, object]]:
+        write_table(path, rows)
+        return [(p.concept, p.content) for p in read_prompts(path, concept, columns)]
+
+    multiline = 'w3, "w4"\nw5'
+    assert read([{"text": multiline, "concept": "one"}, {"text": "b", "concept": ""}]) == [
+        ("one", multiline),
+        ("mixed", "b"),
+    ]
+    assert read([{"prompt": "a", "label": 1, "other": "x"}]) == [("1", "a")]
+    assert read([{"text": "a", "prompt": "b", "label": "l"}]) == [("l", "a")]
+    assert read([{"text": "a", "concept": "c"}], "mine") == [("mine", "a")]
+    assert read([{"q": "a", "topic": "t", "text": "b"}], columns=Columns("q", "topic")) == [("t", "a")]
+    assert read([{"messages": CHAT, "label": "l"}]) == [("l", MESSAGES)]
+    long = "w3 " * 60_000
+    assert read([{"text": long}]) == [("mixed", long)]
+
+
+def test_chats_stand_in_json_and_beside_texts(file: Callable[..., Path]) -> None:
+    assert texts(file("one.json", json.dumps({"messages": CHAT}))) == [("one", MESSAGES)]
+    mixed = {"prompts": ["a", CHAT, {"messages": CHAT, "concept": "c"}, {"text": "b"}]}
+    assert texts(file("all.json", json.dumps(mixed))) == [
+        ("all", "a"),
+        ("all", MESSAGES),
+        ("c", MESSAGES),
+        ("all", "b"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", "text,concept\na,b\nc\n", "2 columns as in the first line in {path}:3, found 1"),
+        ("a.csv", 'text\n"a\nb"\nc,d\n', "{path}:4, found 2"),  # lines, not rows, are counted
+        ("a.csv", 'text\n"a', "expected CSV in {path}:2, found an error"),
+        ("a.csv", "text,text\na,b\n", "different names in {path}:1"),
+        ("a.csv", "", "found none: the file is empty"),
+        ("a.csv", "text\n", "found none: the file is empty"),
+        ("a.csv", "words,concept\na,b\n", "'messages' or 'text' or 'prompt' of {path}:2, found ['words', 'concept']"),
+        ("a.csv", b"text\n\xff\n", "expected UTF-8 text in {path}"),
+        ("a.csv", 'messages\n"[1]"\n', "expected messages"),
+        ("a.csv", "messages\nhello\n", "expected messages as JSON in {path}:2"),
+        ("a.jsonl", '{"text": "a"}\n{"messages": []}', "{path}:2, found []"),
+        ("a.jsonl", '{"messages": [{"role": "user"}]}', "among them"),
+        ("a.jsonl", '{"messages": {"role": "user", "content": "a"}}', "expected messages"),
+        ("a.jsonl", '{"text": "a", "concept": ["b"]}', "a concept's name in {path}:1"),
+        ("a.parquet", "text\na\n", "expected a Parquet file in {path}"),
+    ],
+)
+def test_a_wrong_table_is_one_line(name: str, content: str | bytes, said: str, file: Callable[..., Path]) -> None:
+    path = file(name, content)
+    with pytest.raises(BadPrompts) as caught:
+        read_prompts(path)
+    assert said.format(path=path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_a_row_that_is_wrong_is_named(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{ending}"
+    place = {"jsonl": f"{path}:2", "csv": f"{path}:3", "parquet": f"{path} row 2"}[ending]
+    write_table(path, [{"text": "a", "n": 1}, {"text": "", "n": 2}])
+    with pytest.raises(BadPrompts, match=re.escape(f"expected text in {place}, found an empty prompt")):
+        prompt_ids(read_prompts(path), TEXTS)
+    for columns, said in [
+        (Columns("words"), "expected a prompt in 'words' of"),
+        (Columns("text", "topic"), "expected a concept in 'topic' of"),
+    ]:
+        with pytest.raises(BadPrompts, match=said):
+            read_prompts(path, None, columns)
+    if ending != "csv":  # where every value is text
+        with pytest.raises(BadPrompts, match="expected text in 'n' of"):
+            read_prompts(path, None, Columns("n"))
