@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nfinspect.capturing.arrays import utc_now
 from nfinspect.capturing.errors import BadPrompts, CaptureError
+from nfinspect.capturing.modes import eval_mode
 from nfinspect.capturing.passes import recorded_passes
 from nfinspect.capturing.prompt_files import PromptText, chat_of
 from nfinspect.capturing.prompts import PromptIds, prompt_ids
@@ -26,7 +27,7 @@ from nfinspect.capturing.session import (
     statistics_device,
     store_layers,
 )
-from nfinspect.models import LoadedModel, Texts, TokenTexts, by_site, find_sites, in_memory
+from nfinspect.models import LoadedModel, Texts, TokenTexts, by_site, find_sites, in_memory, why_no_mlp
 from nfinspect.run import Run
 from nfinspect_store.catalog import new_run_path, store_path
 from nfinspect_store.types import Keep
@@ -49,8 +50,9 @@ def capture(
     prompts: prompts by concept, or prompts alone (their concept is "prompts"). A prompt is a text; a chat, as messages
     {"role", "content"}, which go through the tokenizer's template; or token ids, int[tokens], which are read as they
     are. options: generate, sites, layers, keep, run, bos, chat, batch_size, seed, temperature, mode, truncate,
-    limit_bytes, resume, as in CaptureRequest. A model in training mode is captured in eval mode and put back. What
-    `nfinspect capture` would say on stderr is a warning. Raises what it reports: ModelError, BadPrompts, StoreError.
+    limit_bytes, resume, as in CaptureRequest. The model is captured in eval mode, and each of its modules is
+    put back into its own. What `nfinspect capture` would say on stderr is a warning. Raises what it reports:
+    ModelError, BadPrompts, StoreError.
     """
     by_concept = prompts if isinstance(prompts, Mapping) else {"prompts": prompts}
     given = [
@@ -59,12 +61,8 @@ def capture(
         for i, prompt in enumerate(_prompts_of(group))
     ]
     loaded = in_memory(model, tokenizer)
-    was_training = model.training
-    model.train(False)
-    try:
+    with eval_mode(model):
         path = _GivenPrompts(CaptureRequest(loaded.name, store_path(store), **options), loaded, given).run()
-    finally:
-        model.train(was_training)
     return Run.open(path)
 
 
@@ -143,9 +141,14 @@ def record(
     """
     loaded = in_memory(model, tokenizer)
     found = by_site(find_sites(model, sites, layers))
+    notes = [note] if sites is None and (note := why_no_mlp(model)) else []
+    for note in notes:
+        warnings.warn(note, stacklevel=3)  # where nfinspect.record was entered
     name = run or default_name(loaded.name)
     path = new_run_path(store_path(store), name)
-    info = new_run_info("record", name, loaded, loaded.name, seed, {"keep": keep})
+    info = new_run_info(
+        "record", name, loaded, loaded.name, seed, {"keep": keep, **({"notes": notes} if notes else {})}
+    )
     writer = RunWriter.create(path, info, store_layers(found))
     try:
         recorder = Recorder(writer, seed, statistics_device(loaded))

@@ -66,15 +66,12 @@ class SubtextAnalyzer:
             from nfinspect.experiments.text_simulation import simulated_stages
 
             return simulated_stages(text, chosen)
+        from nfinspect.capturing.modes import eval_mode
         from nfinspect.experiments.text_stages import text_stages
 
         loaded = self._load()
-        was_training = loaded.model.training
-        loaded.model.train(False)
-        try:
+        with eval_mode(loaded.model):
             return text_stages(loaded, text, chosen, top, bos=self._bos, chat=self._chat)
-        finally:
-            loaded.model.train(was_training)
 
     def _load(self) -> "LoadedModel":
         if self._loaded is None:

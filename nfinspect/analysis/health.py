@@ -1,7 +1,7 @@
 """The health of a network: its layers' classes and scores, summed up (methods §2)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -67,6 +67,7 @@ class NetworkReport:
     alerts: tuple[str, ...]
     layer_analyses: tuple[LayerHealth, ...]
     approximate: bool
+    notes: tuple[str, ...] = ()  # of the capture: what the figures do not speak of
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -82,6 +83,7 @@ class NetworkReport:
             "alerts": list(self.alerts),
             "layer_analyses": [layer.to_json() for layer in self.layer_analyses],
             "approximate": self.approximate,
+            "notes": list(self.notes),
         }
 
 
@@ -93,7 +95,8 @@ def network_report(run: RunTables, site: str | None = None, options: HealthOptio
     """
     site = run.resolve_site(site)
     layers = stored_layers(run, site) if options == DEFAULTS else ()
-    return report_of_layers(layers or kept_classification(run, site, options).layers)
+    report = report_of_layers(layers or kept_classification(run, site, options).layers)
+    return replace(report, notes=run.notes)
 
 
 def report_of_layers(layers: Sequence[LayerHealth]) -> NetworkReport:

@@ -10,7 +10,7 @@ from nfinspect.capturing.errors import BadPrompts
 from nfinspect.capturing.prompt_files import Columns, read_prompts
 from nfinspect.capturing.prompts import PromptIds, corpus_windows, prompt_ids
 from nfinspect.capturing.request import DEFAULT_CONTEXT, CaptureRequest
-from nfinspect.models import LoadedModel, Texts, already_begun, end_ids, forward_batch, rope_limit
+from nfinspect.models import LoadedModel, Texts, already_begun, dependence, end_ids, rope_limit
 from nfinspect_store.types import Layer
 
 BATCH_BYTES = 128 * 2**20
@@ -90,7 +90,11 @@ def plan_batches(
     bytes_per_token = 4 * sum(layer.neurons for layer in layers)
     most_tokens = max(1, BATCH_BYTES // bytes_per_token)
     limit = rope_limit(loaded.model)
-    alike_only = request.generate > 0 and not _pads_left(loaded)
+    reads = dependence(loaded.model)
+    padded = reads.left or reads.right
+    alike_only = not reads.left if request.generate > 0 else not padded
+    # What is written may end anywhere, so that what is read again would have to be padded.
+    alone = request.generate > 0 and not padded
     batches: list[Batch] = []
     start = 0
     while start < len(prompts):
@@ -104,7 +108,7 @@ def plan_batches(
             mixed = alike_only and unlike
             # Beyond the limit a batch has to be of one length, and an end of sequence may make any prompt's shorter.
             beyond = limit is not None and width > limit and (unlike or request.generate > 0)
-            if stop > start and (too_many or mixed or beyond):
+            if stop > start and (too_many or mixed or beyond or alone):
                 break
             longest = max(longest, size)
             stop += 1
@@ -130,9 +134,3 @@ def _vocabulary(loaded: LoadedModel) -> int:
     weight = loaded.model.get_input_embeddings().weight
     assert isinstance(weight, Tensor)
     return weight.shape[0]
-
-
-def _pads_left(loaded: LoadedModel) -> bool:
-    """Whether prompts of different lengths may be padded on the left for generation."""
-    ragged = [[loaded.pad_id], [loaded.pad_id] * 2]
-    return forward_batch(loaded.model, ragged, pad_id=loaded.pad_id, padding_side="left").padding_side == "left"

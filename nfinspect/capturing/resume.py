@@ -68,7 +68,7 @@ def check_same_capture(run: RunFile, settings: Mapping[str, Any]) -> None:
 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    return sorted(key for key in {*then, *now} - {"files"} if then.get(key) != now.get(key))
+    return sorted(key for key in {*then, *now} - {"files", "notes"} if then.get(key) != now.get(key))
 
 
 def _plain(value: Any) -> Any:

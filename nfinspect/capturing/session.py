@@ -31,13 +31,17 @@ from nfinspect.models import (
     LoadedModel,
     TokenTexts,
     by_site,
+    dependence,
     find_sites,
     full_name,
     lasting_name,
     load_model,
+    require_causal,
     rope_limit,
+    sees_ahead,
     split_revision,
     steps_clamp_as_a_pass,
+    why_no_mlp,
 )
 from nfinspect_store.catalog import new_run_path, store_path
 from nfinspect_store.errors import NfinspectError
@@ -103,16 +107,19 @@ class Capture:
         self._listener = listener
         self._store = store_path(request.store)
         self.sites = by_site(find_sites(loaded.model, request.sites, request.layers))
+        if request.generate:
+            require_causal(loaded.model, "--generate")
+        self.notes = _notes(request, loaded)
         self.layers = store_layers(self.sites)
         self.prompts = fitting(self.read_prompts(), request, loaded)
         self.batches = plan_batches(self.prompts, request, loaded, self.layers)
         self.tokens = sum(len(p.token_ids) + request.generate for p in self.prompts)
-        self._settings = settings_of(request, self.prompts)
+        self._settings = {**settings_of(request, self.prompts), **({"notes": self.notes} if self.notes else {})}
         self._texts = TokenTexts(loaded.tokenizer)
         self._most_prompts = max(batch.stop - batch.start for batch in self.batches)
         self._started = time.monotonic()
         self._tokens_before = 0
-        for note in dict.fromkeys(site.note for site in self.sites if site.note):
+        for note in (*self.notes, *dict.fromkeys(site.note for site in self.sites if site.note)):
             listener.message(note)
         for note in (*loaded.notes, *notes_on(self.prompts, request, loaded)):
             listener.message(note)
@@ -310,6 +317,17 @@ class Capture:
         name = self.request.run or default_name(self.request.model)
         info = new_run_info("capture", name, self.loaded, self.request.model, self.request.seed, self._settings)
         return RunWriter.create(new_run_path(self._store, name), info, self.layers)
+
+
+def _notes(request: CaptureRequest, loaded: LoadedModel) -> list[str]:
+    """What whoever reads the run's figures has to know: kept with it, and shown beside them."""
+    notes = [why_no_mlp(loaded.model)] if request.sites is None else []
+    if not dependence(loaded.model).causal:
+        notes.append(
+            f"{sees_ahead(loaded.model)}: read in batches of one length, without padding; what is said of the tokens "
+            "before a neuron's (n-grams, deltas, traces of the last token) does not hold for it"
+        )
+    return [note for note in notes if note]
 
 
 def default_name(model: str) -> str:

@@ -69,6 +69,7 @@ def health_lines(report: "NetworkReport") -> list[str]:
         for layer in report.layer_analyses
     ]
     lines = wrapped(f"Health {figure(report.overall_health_score, 3)} at {report.site}. {report.interpretation}.")
+    lines += [line for note in report.notes for line in wrapped(f"NOTE {note}.")]
     lines += [*wrapped(f"{report.summary}."), "", *table(columns, rows)]
     issues = [f"L{layer.layer}  {issue}" for layer in report.layer_analyses for issue in layer.issues]
     for title, texts in (

@@ -106,9 +106,9 @@ def info(run: str, store: str | None, as_json: bool) -> None:
             "tokens": file.tokens,
             "bytes": bytes_on_disk,
         }
-        concepts = file.concepts
+        concepts, notes = file.concepts, file.notes
     if as_json:
-        output.document({**columns, **counts, "sites": sites, "concepts": concepts})
+        output.document({**columns, **counts, "sites": sites, "concepts": concepts, "notes": notes})
         return
     shown = {name: value for name, value in columns.items() if name != "settings" and value not in (None, "")}
     shown |= {**counts, "bytes": f"{bytes_on_disk} ({size(bytes_on_disk)})", "concepts": ", ".join(concepts)}
@@ -117,6 +117,8 @@ def info(run: str, store: str | None, as_json: bool) -> None:
     for site in sites:
         activation = f", {site['activation']}" if site["activation"] else ""
         output.line(f"{'site ' + str(site['site']):<21} {site['layers']} layers, {site['neurons']} neurons{activation}")
+    for note in notes:
+        output.line(f"{'note':<21} {note}")
     output.line(f"{'settings':<21} {json.dumps(dict(columns['settings']), ensure_ascii=False)}")
 
 

@@ -33,9 +33,12 @@ def ablated(loaded: LoadedModel, layers: Sequence[LayerAblation]) -> Iterator[No
     modules = dict(loaded.model.named_modules())
     calls = {layer.site: 0 for layer in layers}
 
+    def begins(*_: object) -> None:
+        for site in calls:  # a pass that raised never came to its end
+            calls[site] = 0
+
     def finished(*_: object) -> None:
         for site, count in calls.items():
-            calls[site] = 0
             if count != 1:
                 raise SilentHook(
                     f"expected {site.module} of layer {site.layer} to be called once in a forward pass, found "
@@ -50,6 +53,7 @@ def ablated(loaded: LoadedModel, layers: Sequence[LayerAblation]) -> Iterator[No
                 hooks.enter_context(_removed(module.register_forward_hook(_on_output(replace))))
             else:
                 hooks.enter_context(_removed(module.register_forward_pre_hook(_on_input(replace, layer.site))))
+        hooks.enter_context(_removed(loaded.model.register_forward_pre_hook(begins)))
         hooks.enter_context(_removed(loaded.model.register_forward_hook(finished)))
         yield
 

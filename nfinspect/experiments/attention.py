@@ -33,7 +33,16 @@ from nfinspect.experiments.attention_maps import eager_attention
 from nfinspect.experiments.attention_sources import AttentionSource, attention_source
 from nfinspect.experiments.layer_attention import LayerAttention
 from nfinspect.experiments.value_gradients import read_gradients
-from nfinspect.models import LayerSite, LoadedModel, SiteReader, body, default_site, find_sites, forward_batch
+from nfinspect.models import (
+    LayerSite,
+    LoadedModel,
+    SiteReader,
+    body,
+    default_site,
+    find_sites,
+    forward_batch,
+    require_causal,
+)
 from nfinspect_store.errors import RequestError
 
 MAP_TOKENS = 64
@@ -58,10 +67,11 @@ def attention(
     8 · layers · tokens² bytes for the maps of one prompt (attention_weighted, rollout), a backward pass's for
     gradient_guided.
     Raises RequestError for an unknown method, prompts that do not fit the model, and where none has two tokens;
-    AttentionUnavailable, GradientUnavailable; UnknownSite and what else SiteReader raises.
+    AttentionUnavailable, GradientUnavailable; UnsupportedModel for a model that sees ahead, what SiteReader raises.
     """
     if method not in METHODS:
         raise RequestError(f"expected one of the methods {', '.join(METHODS)}, found {method!r}")
+    require_causal(loaded.model, "scores of what later tokens attend to")
     name = site or default_site(loaded.model)
     sites = find_sites(loaded.model, [name], layers)
     used = _usable(loaded, sequences)

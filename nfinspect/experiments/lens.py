@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nfinspect.experiments.direct_path import find_tail
 from nfinspect.experiments.logits import token_texts
 from nfinspect.experiments.perplexity import vocabulary_size
-from nfinspect.models import Bos, LoadedModel, Texts, already_begun, find_sites, forward_batch
+from nfinspect.models import Bos, LoadedModel, Texts, already_begun, find_sites, forward_batch, require_causal
 from nfinspect.models.checks import first_input, first_tensor
 from nfinspect_store.errors import RequestError
 
@@ -103,10 +103,12 @@ def logit_lens(
     a chat is read up to where the model answers.
 
     Ties of rank go to the smaller token_id. Raises RequestError for a prompt without a token or longer than the model's
-    context, CannotTokenize as Texts does, UnsupportedModel where the way from the blocks to the logits cannot be told.
+    context, CannotTokenize as Texts does, UnsupportedModel where the way from the blocks to the logits cannot be told
+    or the model sees ahead.
     """
     if top < 1:
         raise RequestError(f"--top counts tokens from 1 up, found {top}")
+    require_causal(loaded.model, "the next token by each layer")
     texts = Texts(loaded.tokenizer, bos, chat=chat)
     read = texts.text(prompt, answer=True)
     ids = list(read.token_ids)

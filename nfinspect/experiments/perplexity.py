@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nfinspect.analysis.ticks import Tick, silent
-from nfinspect.models import LoadedModel, embedding_device
+from nfinspect.models import LoadedModel, embedding_device, require_causal
 from nfinspect_store.errors import RequestError
 
 DEFAULT_CONTEXT = 1024
@@ -108,8 +108,9 @@ class Scorer:
         """batch_size: windows in a pass; None: as many as LOGIT_BYTES and PASS_TOKENS allow. begin: token ids before
         every window, within `context`.
 
-        Raises RequestError for a token that the model does not have.
+        Raises RequestError for a token that the model does not have, UnsupportedModel for a model that sees ahead.
         """
+        require_causal(loaded.model, "a perplexity")
         self._loaded = loaded
         device = embedding_device(loaded.model)
         self._ids = torch.as_tensor(token_ids, dtype=torch.long, device=device)

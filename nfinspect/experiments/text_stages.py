@@ -31,6 +31,7 @@ from nfinspect.models import (
     default_site,
     find_sites,
     forward_batch,
+    require_causal,
 )
 from nfinspect_store.errors import RequestError
 from nfinspect_store.types import Layer
@@ -61,6 +62,7 @@ def text_stages(
     UnsupportedModel.
     """
     options = options or HealthOptions()
+    require_causal(loaded.model, "the analysis of a text")
     rule = Texts(loaded.tokenizer, bos, chat=chat)
     ids, begins = _token_ids(loaded, rule, text)
     if options.skip_first and len(ids) < 2:

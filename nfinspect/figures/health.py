@@ -53,7 +53,12 @@ def health_chart(report: NetworkReport, tokens: int) -> Chart:
             "0.25 × weak and 0.25 × sporadic, as shares; and the activation rate, the share of (token, neuron) pairs "
             "that fire.",
         ),
-        findings=(f"{report.summary}.", f"{report.interpretation}.", *(f"{alert}." for alert in report.alerts)),
+        findings=(
+            *(f"{note}." for note in report.notes),
+            f"{report.summary}.",
+            f"{report.interpretation}.",
+            *(f"{alert}." for alert in report.alerts),
+        ),
         tables={"health-by-layer": table},
         draw=_draw_health,
         inches=(10.0, 4.5),

@@ -3,6 +3,8 @@
 Imports torch and transformers, and nothing of ours but the errors.
 """
 
+from .batch import Batch, body, embedding_device
+from .dependence import Dependence, dependence, require_causal, rope_limit, sees_ahead
 from .errors import (
     BrokenCheckpoint,
     CannotTokenize,
@@ -18,11 +20,11 @@ from .errors import (
     WrongRevision,
     WrongSite,
 )
-from .forward import Batch, body, embedding_device, forward_batch, rope_limit, steps_clamp_as_a_pass
+from .forward import forward_batch, steps_clamp_as_a_pass
 from .hooks import SiteReader
 from .hub import full_name, lasting_name, split_revision
 from .load import LoadedModel, in_memory, load_model
-from .sites import BOUNDED, RELU_FAMILY, SITES, LayerSite, blocks, by_site, default_site, find_sites
+from .sites import BOUNDED, RELU_FAMILY, SITES, LayerSite, blocks, by_site, default_site, find_sites, why_no_mlp
 from .token_texts import TokenTexts
 from .tokenizing import Bos, Message, Texts, TokenizedText, already_begun, end_ids
 
@@ -34,6 +36,7 @@ __all__ = [
     "Bos",
     "BrokenCheckpoint",
     "CannotTokenize",
+    "Dependence",
     "HubUnreachable",
     "LayerSite",
     "LoadedModel",
@@ -57,6 +60,7 @@ __all__ = [
     "body",
     "by_site",
     "default_site",
+    "dependence",
     "embedding_device",
     "end_ids",
     "find_sites",
@@ -65,7 +69,10 @@ __all__ = [
     "in_memory",
     "lasting_name",
     "load_model",
+    "require_causal",
     "rope_limit",
+    "sees_ahead",
     "split_revision",
     "steps_clamp_as_a_pass",
+    "why_no_mlp",
 ]

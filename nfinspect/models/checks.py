@@ -52,9 +52,9 @@ class FirstPassCheck:
 
     For a projection site: the projection, applied again to what was read, gives the projection's output, and
     the MLP or attention around it passes that output on (scaled, or with the residual it was given added, as
-    in BLOOM). For a fused gate: act(gate) x up is what was read. For `resid`: the next block starts from it;
-    the last block's output has no next block and stays unchecked. The outer check is left out in training
-    mode, where dropout stands between.
+    in BLOOM, or the norm of that, as in BERT). For a fused gate: act(gate) x up is what was read. For `resid`:
+    the next block starts from it; the last block's output has no next block and stays unchecked. The outer check
+    is left out in training mode, where dropout stands between.
     """
 
     def __init__(self, model: nn.Module, sites: Sequence[LayerSite]) -> None:
@@ -166,8 +166,12 @@ class FirstPassCheck:
                 return
             whole, out = out.numel(), _sample(out)
             if out.shape == projected.shape:
-                residuals = [_sample(a) for a in (*args, *kwargs.values()) if _like(a, whole)]
-                if any(_proportional(out - r, projected) for r in (torch.zeros_like(out), *residuals)):
+                added = [torch.zeros_like(out), *(_sample(a) for a in (*args, *kwargs.values()) if _like(a, whole))]
+                if any(_proportional(out - r, projected) for r in added):
+                    return
+                with torch.no_grad():
+                    normed = [norm.forward(projected + r) for norm in _norms(module) for r in added]
+                if any(_proportional(out, first_tensor(n)) for n in normed):
                     return
             raise WrongSite(
                 f"expected {type(module).__name__} of layer {site.layer} to return what {site.module} "
@@ -190,8 +194,14 @@ def _like(value: object, elements: int) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.numel() == elements and value.is_floating_point()
 
 
-def _proportional(a: Tensor, b: Tensor) -> bool:
+def _norms(module: nn.Module) -> list[nn.Module]:
+    return [child for child in module.children() if "norm" in type(child).__name__.lower()]
+
+
+def _proportional(a: Tensor, b: Tensor | None) -> bool:
     """True where a = c·b for one number c: some families scale what the MLP returns."""
+    if b is None:
+        return False
     # What is not finite is another check's business, and NaN in padding rows is nobody's.
     finite = a.isfinite() & b.isfinite()
     a, b = a[finite].float(), b[finite].float()

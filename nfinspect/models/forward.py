@@ -2,67 +2,30 @@
 
 Established by experiment for every family (tests/unit/models/test_padding.py), float32, transformers 5.23:
 
-- Right padding is exact everywhere and needs no attention mask at all: every model here is causal, so a real
-  token never sees the padding after it. Without a mask the attention takes the same path as an unpadded pass.
+- Right padding is exact for every causal model and needs no attention mask at all: a real token never sees the
+  padding after it. Without a mask the attention takes the same path as an unpadded pass.
 - Left padding needs the mask, and `position_ids` wherever the model takes them: GPT-2, GPT-Neo, GPT-J and the
   rotary families count positions from the row's start, padding included, when left to themselves. OPT counts
   them from the mask; BLOOM and Falcon's ALiBi do so too.
 - Mamba and Mamba-2 zero the padding before `in_proj` and again after the convolution. That is exact with left
   padding only while `in_proj` has no bias: with one (`use_bias`) the convolution of the first real tokens
-  sees the bias where an unpadded pass sees zeros. There, left padding is replaced by right padding.
+  sees the bias where an unpadded pass sees zeros.
+- Decoders of encoder-decoders (BART and its kin) count learned positions from the row's start and take no
+  `position_ids`; RecurrentGemma's state and DeepSeek-V4's compressed keys take the padding in.
+
+Whether a side is exact is therefore found out by running the model (dependence.py). A side that is not is replaced
+by the other; where neither is (a model that sees ahead), only sequences of one length go together.
 """
 
-import inspect
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from . import structure
+from .batch import Batch, padded
+from .dependence import dependence, rope_limit
 from .errors import ModelError
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The inputs of one forward pass.
-
-    `input_ids` int64[batch, tokens]; `valid` bool[batch, tokens], true where a position is no padding;
-    `attention_mask` int64[batch, tokens] and `position_ids` int64[batch, tokens], None where the pass is
-    exact without; `lengths` the sequences' own; `padding_side` the side really used (see the module).
-    """
-
-    input_ids: Tensor
-    valid: Tensor
-    attention_mask: Tensor | None
-    position_ids: Tensor | None
-    lengths: tuple[int, ...]
-    padding_side: str
-
-    def inputs(self) -> dict[str, Any]:
-        """Keyword arguments for `body(model)` or for the model itself; no cache is kept."""
-        given = {"attention_mask": self.attention_mask, "position_ids": self.position_ids}
-        return {
-            "input_ids": self.input_ids,
-            "use_cache": False,
-            **{k: v for k, v in given.items() if v is not None},
-        }
-
-    def columns(self, row: int) -> slice:
-        """The positions of sequence `row` in its padded row."""
-        width, length = self.input_ids.shape[1], self.lengths[row]
-        return slice(0, length) if self.padding_side == "right" else slice(width - length, width)
-
-
-def body(model: nn.Module) -> nn.Module:
-    """The part of `model` that runs all blocks and the final norm, without the vocabulary projection.
-
-    The projection is the dearest single product of a small model (GPT-2: 50,257 x 768) and no neuron is read
-    there. Raises UnsupportedModel for encoder-decoders and wrappers.
-    """
-    return structure.decoder(model)
 
 
 def forward_batch(
@@ -71,8 +34,8 @@ def forward_batch(
     """The inputs for one pass over `sequences` (lists of token ids, none empty), on the model's device.
 
     Padding is filled with `pad_id`, any id of the vocabulary. Raises ModelError for an empty list or
-    sequence, for an unknown side, and where rotary scaling depends on the longest sequence (see
-    `rope_limit`).
+    sequence, for an unknown side, for lengths that this model cannot take together (see dependence.py), and where
+    rotary scaling depends on the longest sequence (see `rope_limit`).
     """
     if padding_side not in ("left", "right"):
         raise ModelError(f"expected padding_side 'left' or 'right', found '{padding_side}'")
@@ -86,48 +49,17 @@ def forward_batch(
             f"{max(lengths)}: this model's rotary scaling follows the longest one; batch equal lengths "
             "together"
         )
-    device = embedding_device(model)
-    width = max(lengths)
-    side = padding_side if padding_side == "right" or _left_is_exact(model) else "right"
-    ids = torch.full((len(lengths), width), pad_id, dtype=torch.long)
-    valid = torch.zeros((len(lengths), width), dtype=torch.bool)
-    for row, sequence in enumerate(sequences):
-        place = slice(0, len(sequence)) if side == "right" else slice(width - len(sequence), width)
-        ids[row, place] = torch.tensor(list(sequence), dtype=torch.long)
-        valid[row, place] = True
-    mask, positions = None, None
-    if side == "left" and min(lengths) != width:
-        mask = valid.long().to(device)
-        if "position_ids" in inspect.signature(body(model).forward).parameters:
-            # Padding gets position 0: any row of a learned position table will do, -1 is none.
-            positions = (valid.long().cumsum(-1) - 1).clamp(min=0).to(device)
-    return Batch(ids.to(device), valid.to(device), mask, positions, lengths, side)
-
-
-def embedding_device(model: nn.Module) -> torch.device:
-    """Where token ids have to be for a forward pass."""
-    embeddings = getattr(model, "get_input_embeddings", lambda: None)()
-    parameter = next((embeddings if embeddings is not None else model).parameters())
-    return parameter.device
-
-
-def rope_limit(model: nn.Module) -> int | None:
-    """The length beyond which a sequence's values depend on the longest one in its batch; None: never.
-
-    Rotary types 'dynamic' and 'longrope' (Phi-3 128k) choose their frequencies once per pass, by its greatest
-    position; 'dynamic' only beyond max_position_embeddings.
-    """
-    config = structure.config_of(model)
-    rope = getattr(config, "rope_parameters", None) or {}
-    limits = []
-    # One set of parameters, or one per kind of layer (Gemma 3).
-    for one in [rope] if "rope_type" in rope else rope.values():
-        kind = one.get("rope_type") if isinstance(one, dict) else None
-        if kind == "longrope":
-            limits.append(one.get("original_max_position_embeddings") or config.max_position_embeddings)
-        elif kind is not None and "dynamic" in kind:
-            limits.append(config.max_position_embeddings)
-    return min((int(limit) for limit in limits), default=None)
+    side = padding_side
+    if min(lengths) != max(lengths):
+        exact = dependence(model)
+        if not exact.left and not exact.right:
+            raise ModelError(
+                f"expected sequences of one length in a batch, found {min(lengths)} to {max(lengths)}: padding changes "
+                f"the values of '{structure.config_of(model).model_type}'; batch equal lengths together"
+            )
+        if not (exact.left if side == "left" else exact.right):
+            side = "right" if side == "left" else "left"
+    return padded(model, sequences, pad_id=pad_id, side=side)
 
 
 def steps_clamp_as_a_pass(model: nn.Module) -> bool:
@@ -137,10 +69,3 @@ def steps_clamp_as_a_pass(model: nn.Module) -> bool:
     """
     limits = (getattr(module, "time_step_limit", None) for module in model.modules())
     return all(limit is None or tuple(limit) == (0.0, math.inf) for limit in limits)
-
-
-def _left_is_exact(model: nn.Module) -> bool:
-    """False where a state-space mixer's in_proj has a bias."""
-    return not any(
-        hasattr(m, "A_log") and getattr(getattr(m, "in_proj", None), "bias", None) is not None for m in model.modules()
-    )

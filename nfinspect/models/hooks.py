@@ -194,9 +194,11 @@ class SiteReader:
             if raw.shape == (batch * tokens, neurons):
                 return raw.detach().view(batch, tokens, neurons)
         found = "no tensor" if raw is None else f"{list(raw.shape)}"
+        cause = "the pass has another shape than begin() announced, or the model drops padding before this module"
+        if raw is not None and raw.numel() > batch * tokens * neurons and raw.numel() % (batch * tokens * neurons) == 0:
+            cause = "this model has several streams side by side there, and which is meant cannot be told"
         raise WrongSite(
-            f"expected [{batch}, {tokens}, {neurons}] at {site.module} of layer {site.layer}, found {found}: "
-            "the pass has another shape than begin() announced, or the model drops padding before this module"
+            f"expected [{batch}, {tokens}, {neurons}] at {site.module} of layer {site.layer}, found {found}: {cause}"
         )
 
     def _note_finite(self, site: LayerSite, values: Tensor) -> None:
@@ -212,7 +214,8 @@ class SiteReader:
 
 def _silent(site: LayerSite, times: int) -> SilentHook:
     cause = (
-        "a fused kernel or a replaced forward passes by the module"
+        "a fused kernel or a replaced forward passes by the module, or the layer runs only with other inputs (images): "
+        "leave it out with --layers"
         if times == 0
         else "several forward passes since begin(), or gradient checkpointing runs the block twice"
     )

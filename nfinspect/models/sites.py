@@ -104,12 +104,46 @@ def default_site(model: nn.Module) -> str:
     """
     _, stack = blocks(model)
     for site in ("mlp", "mixer"):
-        places = [_locate(model, block, site) for block in stack]
+        places = _places(model, stack, site)
         if any(isinstance(place, UnsupportedModel) for place in places):
             continue
         if any(place is not None for place in places):
             return site
     return "resid"
+
+
+def why_no_mlp(model: nn.Module) -> str:
+    """Why the default site is not `mlp`, in a line for whoever reads the figures; '' where it is, and for a Mamba.
+
+    A Mamba has nothing but its mixers; every other model has MLPs, and without their neurons health says little.
+    """
+    _, stack = blocks(model)
+    places = _places(model, stack, "mlp")
+    refused = [layer for layer, place in enumerate(places) if isinstance(place, UnsupportedModel)]
+    read = [layer for layer, place in enumerate(places) if isinstance(place, Found)]
+    default = default_site(model)
+    if default == "mlp" or (default == "mixer" and not refused):
+        return ""
+    kind = structure.config_of(model).model_type
+    instead = f"{default} ({_WORDS[default]}) is read instead and says nothing of them"
+    if not refused:
+        return f"no MLP neurons in this run: no MLP was found in '{kind}'; {instead}"
+    experts = any(structure.has_experts(stack[layer]) for layer in refused)
+    cause = "is a mixture of experts, which are not read yet" if experts else "cannot be read"
+    rest = f"; --sites mlp --layers {_ranges(read)} reads those of the other layers" if read else ""
+    return f"no MLP neurons in this run: the MLP of layers {_ranges(refused)} of '{kind}' {cause}; {instead}{rest}"
+
+
+_WORDS = {"resid": "the outputs of the blocks", "mixer": "the state-space mixers"}
+
+
+def _ranges(layers: Sequence[int]) -> str:
+    """As --layers takes them: 0-3,7."""
+    words: list[str] = []
+    for first in (n for n in layers if n - 1 not in layers):
+        last = next(n for n in range(first, max(layers) + 1) if n + 1 not in layers)
+        words.append(str(first) if first == last else f"{first}-{last}")
+    return ",".join(words)
 
 
 def find_sites(
@@ -128,9 +162,10 @@ def find_sites(
         if not 0 <= layer < len(stack):
             raise UnknownSite(f"expected layers between 0 and {len(stack) - 1}, found {layer}: layers count from 0")
     found: list[LayerSite] = []
+    places = {site: _places(model, stack, site) for site in wanted}
     for layer in chosen:
         for site in wanted:
-            where = _locate(model, stack[layer], site)
+            where = places[site][layer]
             if isinstance(where, UnsupportedModel):
                 raise where
             if where is not None:
@@ -141,6 +176,23 @@ def find_sites(
         if not any(s.site == site for s in found):
             raise _unknown(model, stack, site, "")
     return found
+
+
+def _places(model: nn.Module, stack: nn.ModuleList, site: str) -> list[Found | UnsupportedModel | None]:
+    """Where `site` is in each block. One module that several blocks share runs several times in a pass: refused."""
+    places = [_locate(model, block, site) for block in stack]
+    owners: dict[nn.Module, list[int]] = {}
+    for layer, place in enumerate(places):
+        if isinstance(place, Found) and place.module:
+            owners.setdefault(stack[layer].get_submodule(place.module), []).append(layer)
+    for layers in owners.values():
+        for layer in layers if len(layers) > 1 else ():
+            kind = structure.config_of(model).model_type
+            places[layer] = UnsupportedModel(
+                f"expected {site} of each layer in a module of its own, found one that layers {_ranges(layers)} of "
+                f"'{kind}' share: it runs several times in a pass, and its neurons belong to no single layer"
+            )
+    return places
 
 
 def _locate(model: nn.Module, block: nn.Module, site: str) -> Found | UnsupportedModel | None:
@@ -212,7 +264,7 @@ def activation_name(config: object) -> str:
 
 
 def _unknown(model: nn.Module, stack: nn.ModuleList, site: str, place: str) -> UnknownSite:
-    has = [s for s in SITES if any(isinstance(_locate(model, block, s), Found) for block in stack)]
+    has = [s for s in SITES if any(isinstance(place, Found) for place in _places(model, stack, s))]
     model_type = structure.config_of(model).model_type
     return UnknownSite(f"expected one of the sites {', '.join(has)}, found '{site}': '{model_type}' has none{place}")
 

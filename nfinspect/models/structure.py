@@ -16,6 +16,7 @@ from .errors import UnsupportedModel
 # Names of the gate projection of a gated MLP where gate and up are two modules. `w1` is the gate in the LLaMA
 # reference naming (w2 projects back, w3 is up).
 _GATE_NAMES = ("gate_proj", "w1", "gate", "linear_1", "wi_0")
+_OUT_NAMES = ("o_proj", "out_proj", "c_proj", "dense", "out_lin", "wo", "proj", "out", "output")
 _FUSED_NAMES = ("gate_up_proj", "gate_and_up_proj", "fused_gate_up_proj", "w12")
 
 
@@ -45,7 +46,12 @@ def decoder(model: nn.Module) -> nn.Module:
             f"expected a decoder-only language model, found the encoder-decoder type '{config.model_type}'"
         )
     found = get_decoder()
-    assert isinstance(found, nn.Module)
+    if getattr(found, "config", None) is None:  # what is called `decoder` may be the vocabulary projection
+        found = getattr(model, getattr(model, "base_model_prefix", ""), None)
+    if not isinstance(found, nn.Module) or getattr(found, "config", None) is None:
+        raise UnsupportedModel(
+            f"expected a part of {type(model).__name__} that holds its blocks, found none: not a known architecture"
+        )
     return found
 
 
@@ -68,7 +74,19 @@ def block_list(body: nn.Module, layers: int | None) -> tuple[str, nn.ModuleList]
             f"expected a list of {layers} blocks inside {type(body).__name__}, found "
             f"{[(name, len(m)) for name, m in lists] or 'no list of modules'}: this architecture is not known"
         )
+    depth, longest = fitting[0][0].count("."), len(fitting[0][1])
+    heavy = sum(_weights(m) for _, m in fitting) / 10
+    rivals = [n for n, m in fitting if n.count(".") == depth and len(m) == longest and _weights(m) > heavy]
+    if len(rivals) > 1:
+        raise UnsupportedModel(
+            f"expected blocks that are one module each, found the lists {', '.join(rivals)} beside each other in "
+            f"{type(body).__name__}: where a block begins and ends cannot be told"
+        )
     return fitting[0]
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def width_in(module: nn.Module) -> int | None:
@@ -110,15 +128,53 @@ def _is(name: str, *words: str) -> bool:
     return any(word in name.lower() for word in words)
 
 
-def find_mlp(block: nn.Module, hidden: int) -> Found | None:
-    """The MLP's output projection: the last one back to `hidden` in the MLP, or in the block itself."""
-    for child_name, child in block.named_children():
-        if _is(child_name, "mlp", "ffn", "feed_forward", "feedforward", "ff_") or child_name == "ff":
-            found = _mlp_in(f"{child_name}.", list(_projections(child)), hidden)
-            if found is not None:  # norms and dropouts carry the MLP's name too
-                return found
-    own = [(n, m) for n, m in block.named_children() if width_in(m) is not None and width_out(m) is not None]
-    return _mlp_in("", own, hidden)
+def find_mlp(block: nn.Module, hidden: int) -> Found | UnsupportedModel | None:
+    """The MLP's output projection: the last one back to `hidden` in the MLP, or in the block itself.
+
+    Without one: the refusal where something in the block calls itself an MLP, None where nothing does.
+    """
+    mlps = [(n, m) for n, m in _parts(block) if _calls_itself_mlp(n, m)]
+    for name, module in mlps:
+        found = _mlp_in(f"{name}.", list(_projections(module)), hidden)
+        if found is not None:  # norms and dropouts carry the MLP's name too
+            return found
+    # BERT and its kin: block.intermediate.dense and block.output.dense, each in a module of its own.
+    own = [(n, m) for n, m in _projections(block) if n.startswith(("intermediate.", "output."))]
+    own += [(n, m) for n, m in block.named_children() if width_in(m) is not None and width_out(m) is not None]
+    found = _mlp_in("", own, hidden)
+    if found is None and any(True for _, m in mlps for _ in m.parameters() if not _is_norm(m)):
+        kinds = ", ".join(f"{n} ({type(m).__name__})" for n, m in mlps)
+        return UnsupportedModel(
+            f"expected an MLP of projections, one back to {hidden}, found {kinds}: where its neurons are cannot be told"
+        )
+    return found
+
+
+def _parts(block: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules in a block, outermost first; nothing inside an attention, a state-space mixer or experts."""
+    found: list[tuple[str, nn.Module]] = []
+    for name, child in block.named_children():
+        found.append((name, child))
+        if not (_calls_itself_attention(name, child) or hasattr(child, "A_log") or width_in(child) is not None):
+            found += [(f"{name}.{inner}", m) for inner, m in _parts(child)]
+    return sorted(found, key=lambda pair: pair[0].count("."))
+
+
+def _calls_itself_mlp(name: str, module: nn.Module) -> bool:
+    last = name.rpartition(".")[2]
+    named = last == "ff" or _is(last, "mlp", "ffn", "feed_forward", "feedforward", "ff_")
+    return (named or _is(type(module).__name__, "mlp", "feedforward", "ffn")) and not _is_norm(module)
+
+
+def _calls_itself_attention(name: str, module: nn.Module) -> bool:
+    last = name.rpartition(".")[2]
+    kind = type(module).__name__
+    named = _is(last, "attn", "attention") or (_is(kind, "attention") and not _is(kind, "layer", "block"))
+    return named and not _is(last, "norm", "ln", "cross", "dropout") and not _is_norm(module)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return "norm" in type(module).__name__.lower()
 
 
 def _mlp_in(prefix: str, projections: list[tuple[str, nn.Module]], hidden: int) -> Found | None:
@@ -133,6 +189,8 @@ def _mlp_in(prefix: str, projections: list[tuple[str, nn.Module]], hidden: int) 
         if n.rsplit(".", 1)[-1] in _FUSED_NAMES or (len(others) == 1 and width_out(m) == 2 * neurons):
             return Found(prefix + name, prefix + n, (0, neurons), f"{note}, gate the first half of {prefix}{n}")
     wide = [(n, m) for n, m in others if width_out(m) == neurons]
+    if not wide:  # nothing leads to these neurons: a layer that links two others, and no MLP
+        return None
     if len(wide) >= 2:
         for n, _ in wide:
             if n.rsplit(".", 1)[-1] in _GATE_NAMES:
@@ -141,14 +199,22 @@ def _mlp_in(prefix: str, projections: list[tuple[str, nn.Module]], hidden: int) 
     return Found(prefix + name, note=note)
 
 
-def find_attn(block: nn.Module, hidden: int) -> Found | None:
-    """The attention's output projection: the last projection back to `hidden` in the attention."""
-    for child_name, child in block.named_children():
-        if _is(child_name, "attn", "attention") and not _is(child_name, "norm", "ln", "cross"):
-            back = [n for n, m in _projections(child) if width_out(m) == hidden]
-            if back:
-                name = f"{child_name}.{back[-1]}"
-                return Found(name, note=f"found by structure: {name} is the last projection back to {hidden}")
+def find_attn(block: nn.Module, hidden: int) -> Found | UnsupportedModel | None:
+    """The attention's output projection: of those back to `hidden` the one that is named so, else the last.
+
+    Without one: the refusal where something in the block calls itself an attention, None where nothing does.
+    """
+    attentions = [(n, m) for n, m in _parts(block) if _calls_itself_attention(n, m)]
+    for part, module in attentions:
+        back = [n for n, m in _projections(module) if width_out(m) == hidden and not _is(n, "gate")]
+        named = [n for n in back if n.rsplit(".", 1)[-1] in _OUT_NAMES]
+        if back:
+            name = f"{part}.{(named or back)[-1]}"
+            how = "the projection of that name" if named else "the last projection"
+            return Found(name, note=f"found by structure: {name} is {how} back to {hidden}")
+    if attentions:
+        kinds = ", ".join(f"{n} ({type(m).__name__})" for n, m in attentions)
+        return UnsupportedModel(f"expected an attention with a projection back to {hidden}, found {kinds} without")
     return None
 
 

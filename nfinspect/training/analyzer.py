@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nfinspect.analysis.classes import HealthOptions, ThresholdScale
 from nfinspect.analysis.scores import LayerHealth
+from nfinspect.capturing.modes import eval_mode
 from nfinspect.capturing.statistics import HistogramCounter
 from nfinspect.capturing.transfer import to_workplace
 from nfinspect.training.errors import NonFiniteLayer
@@ -228,19 +229,15 @@ def _real_values(given: NDArray[Any] | Tensor) -> Tensor:
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
     """Eval mode without gradients or fused attention; modes, that setting and the random generators are put back."""
-    modes = {module: module.training for module in model.modules()}
     fast = torch.backends.mha.get_fastpath_enabled()
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     try:
-        model.eval()
         # With a mask for padding, nn.TransformerEncoder's fast path hands nested tensors over, which layers cannot be.
         torch.backends.mha.set_fastpath_enabled(False)
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        with eval_mode(model), torch.no_grad(), torch.random.fork_rng(devices=devices):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _batches(given: Input) -> Iterator[Input]:

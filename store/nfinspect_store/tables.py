@@ -116,6 +116,12 @@ class RunTables:
         values["settings"] = json.loads(values["settings"] or "{}")
         return RunInfo(**values)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the capture found that whoever reads the run's figures has to know, a line each."""
+        notes = self.info.settings.get("notes", ())
+        return tuple(str(note) for note in notes) if isinstance(notes, list) else ()
+
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         query = "SELECT layer_id, site, layer, module, neurons, activation, fires FROM layers ORDER BY layer_id"

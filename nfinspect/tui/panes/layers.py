@@ -44,7 +44,7 @@ class LayersPane(RunPane):
     ]
 
     DEFAULT_CSS = """
-    LayersPane #score { height: auto; max-height: 4; padding: 0 1; }
+    LayersPane #score { height: auto; max-height: 6; padding: 0 1; }
     LayersPane #strip { height: auto; max-height: 6; padding: 0 1; }
     LayersPane #rest { layout: vertical; height: 1fr; }
     LayersPane #why { height: 8; }
@@ -114,6 +114,7 @@ class LayersPane(RunPane):
                 ),
                 f" = layers {p.mean_layer_score:.3f} - {p.problematic_penalty:.3f} problematic"
                 f" - {p.degradation_penalty:.3f} fall\n",
+                *(Cell(f"{cells.foreign(note, g)}\n", "warn") for note in report.notes),
                 Cell(
                     f"{about}{report.problematic_layers} of {report.total_layers} layers with issues {g.dot} "
                     f"{cells.counted(s.prompts, 'prompt')} {g.dot} {cells.counted(s.tokens, 'token')} {g.dot} "
@@ -176,7 +177,11 @@ class LayersPane(RunPane):
 
     def action_copy(self) -> None:
         if self._report is not None:
-            self.hub.copy("\n".join((self._report.interpretation, self._report.summary, *self._report.alerts)))
+            self.hub.copy(
+                "\n".join(
+                    (self._report.interpretation, self._report.summary, *self._report.notes, *self._report.alerts)
+                )
+            )
 
     @property
     def export_name(self) -> str:

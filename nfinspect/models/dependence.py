@@ -1,0 +1,154 @@
+"""What a token's values depend on, found out by running the model: on what stands after it, on the padding beside it.
+
+A list of families would miss the next one, and a config can turn any of them round (`is_decoder`,
+`use_bidirectional_attention`). So a few tokens are run through the model: with another last token, and padded on either
+side beside a longer sequence. What moves at the tokens that stayed the same says what they depend on.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from . import structure
+from .batch import body, embedding_device, padded
+from .errors import UnsupportedModel
+from .hub import one_line
+from .load import max_context
+
+LONG, SHORT = 12, 5
+"""Tokens of the sequences that are run [own]."""
+
+# How far a token's hidden state may move, in its own length, where it does not depend on what was changed: the batch's
+# shape changes the order of sums. What does depend moves by 1e-2 and more.
+_ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3}
+_HALF = 3e-2
+
+# What a forward() raises that wants other inputs than token ids. Not RuntimeError: that may be the device's.
+_MISFITS = (TypeError, ValueError, AttributeError, LookupError, AssertionError)
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """causal: no token depends on a later one. right, left: padding on that side changes no token's values.
+
+    A model that is not causal depends on the padding after a token as on anything else, on both sides.
+    """
+
+    causal: bool
+    right: bool
+    left: bool
+
+
+_KNOWN: "WeakKeyDictionary[nn.Module, Dependence]" = WeakKeyDictionary()
+
+
+def dependence(model: nn.Module) -> Dependence:
+    """How `model` reads, from five passes over at most twelve tokens when it is first asked; it stays so afterwards.
+
+    Call it in eval mode and outside one's own hooks. Raises UnsupportedModel where the model does not run over token
+    ids alone.
+    """
+    known = _KNOWN.get(model)
+    if known is None:
+        known = _KNOWN[model] = _found_out(model)
+    return known
+
+
+def require_causal(model: nn.Module, what: str) -> None:
+    """Raises UnsupportedModel where `model` sees ahead. what: what makes no sense then, as in 'generation'."""
+    if not dependence(model).causal:
+        raise UnsupportedModel(f"expected a causal language model for {what}, found {sees_ahead(model)}")
+
+
+def sees_ahead(model: nn.Module) -> str:
+    """In words, of a model that is not causal."""
+    return (
+        f"'{structure.config_of(model).model_type}' in which a token's values depend on the tokens after it: "
+        "it fills gaps and does not write on"
+    )
+
+
+def _found_out(model: nn.Module) -> Dependence:
+    most = min(n for n in (LONG, rope_limit(model), max_context(structure.config_of(model))) if n is not None)
+    ids = _plain_ids(model, most + 1)
+    long, short, other = ids[:most], ids[1 : 1 + min(SHORT, most - 1)], [*ids[: most - 1], ids[most]]
+    try:
+        alone = _hidden(model, [long])
+        if not _same(alone[:, :-1], _hidden(model, [other])[:, :-1]):
+            return Dependence(causal=False, right=False, left=False)
+        wanted = alone[0], _hidden(model, [short])[0]
+    except _MISFITS as error:
+        raise UnsupportedModel(
+            f"expected a model that runs over token ids alone, found {one_line(error)} in {type(model).__name__}: one "
+            "that needs more (a cache, images, an encoder's output) cannot be read here"
+        ) from error
+    return Dependence(
+        True, _is_exact(model, long, short, "right", wanted), _is_exact(model, long, short, "left", wanted)
+    )
+
+
+def _is_exact(
+    model: nn.Module, long: Sequence[int], short: Sequence[int], side: str, wanted: tuple[Tensor, Tensor]
+) -> bool:
+    batch = padded(model, [long, short], pad_id=long[0], side=side)
+    try:
+        hidden = _hidden(model, batch.inputs())
+    except _MISFITS:  # a model that takes no mask, or none of this form, cannot be padded so
+        return False
+    return all(_same(hidden[row, batch.columns(row)], wanted[row]) for row in (0, 1))
+
+
+def _plain_ids(model: nn.Module, count: int) -> list[int]:
+    """Ids of the vocabulary, spread over it, without those that a config names: images, padding, an end."""
+    weight = getattr(model, "get_input_embeddings")().weight  # noqa: B009  (nn.Module does not declare it)
+    named: set[int] = set()
+    for config in (getattr(model, "config", None), structure.config_of(model)):
+        for name, value in vars(config).items():
+            if name.endswith(("_token_id", "_token_index")):
+                named |= {value} if isinstance(value, int) else set(value or ())
+    size = int(weight.shape[0])
+    step = max(1, size // (2 * count))
+    ids = [i for i in range(size // 4, size, step) if i not in named]
+    ids += [i for i in range(size) if i not in named and i not in ids]
+    return (ids * count)[:count]  # a vocabulary of fewer ids repeats them
+
+
+def _hidden(model: nn.Module, given: Sequence[Sequence[int]] | Mapping[str, Any]) -> Tensor:
+    """The last hidden states, [batch, tokens, hidden]."""
+    if not isinstance(given, Mapping):
+        given = {"input_ids": torch.tensor(given, device=embedding_device(model)), "use_cache": False}
+    with torch.no_grad():  # not inference_mode: what a model keeps from a pass may be wanted in one with gradients
+        output = body(model)(**given)
+    hidden = output[0] if isinstance(output, tuple) else output.last_hidden_state
+    assert isinstance(hidden, Tensor)
+    return hidden
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """True where every token's hidden state is the other's up to rounding. NaN is the finite check's business."""
+    tolerance = _ROUNDING.get(a.dtype, _HALF)
+    a, b = a.double().nan_to_num(), b.double().to(a.device).nan_to_num()
+    return bool(((a - b).norm(dim=-1) <= tolerance * b.norm(dim=-1).clamp(min=1e-30)).all())
+
+
+def rope_limit(model: nn.Module) -> int | None:
+    """The length beyond which a sequence's values depend on the longest one in its batch; None: never.
+
+    Rotary types 'dynamic' and 'longrope' (Phi-3 128k) choose their frequencies once per pass, by its greatest
+    position; 'dynamic' only beyond max_position_embeddings.
+    """
+    config = structure.config_of(model)
+    rope = getattr(config, "rope_parameters", None) or {}
+    limits = []
+    # One set of parameters, or one per kind of layer (Gemma 3).
+    for one in [rope] if "rope_type" in rope else rope.values():
+        kind = one.get("rope_type") if isinstance(one, dict) else None
+        if kind == "longrope":
+            limits.append(one.get("original_max_position_embeddings") or config.max_position_embeddings)
+        elif kind is not None and "dynamic" in kind:
+            limits.append(config.max_position_embeddings)
+    return min((int(limit) for limit in limits), default=None)
