@@ -127,11 +127,12 @@ def info(run: str, store: str | None, as_json: bool) -> None:
 @store_option
 @json_option
 def verify(run: str, store: str | None, as_json: bool) -> int:
-    """Check a run file against its own counts and checksums; exit status 1 if something is wrong."""
+    """Check a run file against its own counts, digests and checksums; exit status 1 if something is wrong."""
+    from nfinspect.capturing.derive import derive
     from nfinspect_store.verify import verify_run
 
     path = find_run(store, run)
-    found = verify_run(path)
+    found = verify_run(path, lambda tables, exact: derive(tables, exact=exact))
     if as_json:
         output.document(found.to_json())
     else:
@@ -140,6 +141,7 @@ def verify(run: str, store: str | None, as_json: bool) -> int:
         output.lines([f"PROBLEM  {problem}" for problem in found.problems])
         output.lines([f"failed   {what}" for what in found.failed])
         output.lines([f"passed   {what}" for what in found.checked if what not in found.failed])
+        output.lines([f"open     {what}" for what in found.not_covered])
     return 0 if found.ok else 1
 
 

@@ -3,11 +3,12 @@
 Damage is reported, never raised: whatever DuckDB says of a broken file becomes a problem in the list.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from nfinspect_store.connect import first_line
@@ -24,6 +25,7 @@ from nfinspect_store.errors import NfinspectError, RunBusy, RunNotFound
 from nfinspect_store.heartbeat import being_written
 from nfinspect_store.reader import RunFile
 from nfinspect_store.verify_blocks import check_blocks
+from nfinspect_store.verify_derived import Derive, check_derived_again
 from nfinspect_store.verify_tables import (
     check_derived,
     check_examples,
@@ -33,6 +35,7 @@ from nfinspect_store.verify_tables import (
     check_statistics,
     check_tokens,
 )
+from nfinspect_store.verify_values import check_prompt_means, check_ranges, check_values, means_step
 
 PROBLEMS_SHOWN = 50
 """Problems of one check that are listed; a damaged file can have one for every neuron."""
@@ -42,19 +45,25 @@ PROBLEMS_SHOWN = 50
 class Verification:
     """`checked`: what was compared, in words. `problems`: what did not agree, one line each.
 
-    `failed`: those of `checked` that found a problem.
+    `failed`: those of `checked` that found a problem. `not_covered`: what could be other without being noticed.
     """
 
     checked: tuple[str, ...]
     problems: tuple[str, ...]
     failed: tuple[str, ...] = ()
+    not_covered: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
         return not self.problems
 
     def to_json(self) -> dict[str, object]:
-        return {"ok": self.ok, "checked": list(self.checked), "problems": list(self.problems)}
+        return {
+            "ok": self.ok,
+            "checked": list(self.checked),
+            "problems": list(self.problems),
+            "not_covered": list(self.not_covered),
+        }
 
 
 Check = Callable[[RunFile], list[str]]
@@ -84,7 +93,8 @@ def check_digests(run: RunFile) -> list[str]:
 
 def _caught(what: str, check: Check, run: RunFile) -> list[str]:
     try:
-        return check(run)
+        with np.errstate(all="ignore"):  # changed data may be anything
+            return check(run)
     except (
         duckdb.Error,
         pa.ArrowException,
@@ -104,17 +114,20 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("blocks: all there, finite, agreeing with the statistics of the capture", check_blocks),
     ("examples: the values that the blocks hold", check_examples),
     ("histograms: they count every token", check_histograms),
+    ("ranges: statistics and histograms that values can have", check_ranges),
+    ("prompt_means: of every prompt that has such tokens, over as many as it has", check_prompt_means),
+    ("values: statistics, histograms and prompt means counted again from them", check_values),
     ("mamba_delta: it counts every token past position 0", check_mamba_delta),
     ("digests: every row of every table but the blocks, as it was written", check_digests),
     ("neurons and layer_health: every neuron has a class, and the classes add up", check_derived),
 )
 
 
-def verify_run(path: str | Path) -> Verification:
-    """Check a run file against its own counts and checksums. Reads all of it; memory stays flat.
+def verify_run(path: str | Path, derive: Derive | None = None) -> Verification:
+    """Check a run file against its own counts, digests and checksums. Reads all of it; memory stays flat.
 
-    Raises RunNotFound when there is no file, and RunBusy while a capture writes to it: both are no fault of
-    the file.
+    derive: makes `neurons` and `layer_health` again, by the code that the capture used. Raises RunNotFound when there
+    is no file, and RunBusy while a capture writes to it: both are no fault of the file.
     """
     path = Path(path)
     if being_written(path):
@@ -130,7 +143,8 @@ def verify_run(path: str | Path) -> Verification:
         return Verification((opened,), (str(error),), (opened,))
     checked, problems, failed = [opened], [], []
     try:
-        for what, check in CHECKS:
+        not_covered, derived = tuple(_not_covered(run, derive)), _derived_again(derive)
+        for what, check in (*CHECKS, *derived):
             checked.append(what)
             found = _caught(what.split(":")[0], check, run)
             problems += found[:PROBLEMS_SHOWN]
@@ -140,4 +154,31 @@ def verify_run(path: str | Path) -> Verification:
                 failed.append(what)
     finally:
         run.close()
-    return Verification(tuple(checked), tuple(problems), tuple(failed))
+    return Verification(tuple(checked), tuple(problems), tuple(failed), not_covered)
+
+
+def _derived_again(derive: Derive | None) -> tuple[tuple[str, Check], ...]:
+    if derive is None:
+        return ()
+    what = "neurons and layer_health: derived again from the statistics, histograms and values"
+    return ((what, lambda run: check_derived_again(run, derive)),)
+
+
+def _not_covered(run: RunFile, derive: Derive | None) -> Iterator[str]:
+    """What could have been changed without a check that notices it."""
+    yield "data that were changed together with their digests by somebody who can make such: digests are no signature"
+    yield "what lies beside the run file: results, notes, histories"
+    if derive is None:
+        yield "neurons and layer_health beyond their digests and the numbers of each class: they were not derived again"
+    try:
+        if not run.has_values:
+            yield (
+                "statistics, histograms, prompt means and examples beyond their digests and ranges: the run keeps "
+                "no values to count them again from"
+            )
+        elif (step := means_step(run)) > 1:
+            yield f"prompt means of neurons but every {step}th, beyond their digest: {run.prompts} prompts are many"
+        if run.cursor().execute("SELECT count(*) FROM mamba_delta").fetchall()[0][0]:
+            yield "mamba_delta beyond its digest and its counts: the step sizes that it sums up are not stored"
+    except (duckdb.Error, NfinspectError, ValueError):
+        return  # a check says so
