@@ -161,7 +161,7 @@ def test_json_has_the_fields_of_the_contract() -> None:
         assert len(document[end]) == 10
         assert set(document[end][0]) == {"token_id", "token", "effect"}
     document = json.loads(json.dumps(logit_lens(loaded, PROMPT).to_json(), allow_nan=False))
-    assert set(document) == {"model", "prompt", "tokens", "answer", "layers"}
+    assert set(document) == {"model", "prompt", "tokens", "answer", "layers", "notes"}
     assert set(document["layers"][0]) == {"layer", "entropy", "answer_rank", "answer_log_prob", "top"}
     assert set(document["layers"][0]["top"][0]) == set(document["answer"]) == {"token_id", "token", "probability"}
     document = json.loads(json.dumps(logit_lens(loaded, PROMPT, positions=True).to_json(), allow_nan=False))
