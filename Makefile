@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SAMPLE_TEXTS := $(addprefix --prompts ,$(wildcard samples/prompts/*.json)) $(addprefix --text ,$(wildcard samples/corpus/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-processors check lint bench faults real-model dying-example sample-reports clean
+.PHONY: help install demo test test-processors check lint bench faults real-model soak dying-example sample-reports clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,6 +47,9 @@ faults: $(STAMP) ## crashes, full disks, hang-ups
 
 real-model: $(STAMP) ## a real model of 135 M parameters, downloaded (93 MB): every value against plain hooks, bytes per value
 	OMP_NUM_THREADS=2 $(BIN)/python tests/real/real_model.py
+
+soak: $(STAMP) ## thousands of keys mashed into every pane of the app, with seeds, a quarter of an hour
+	NFINSPECT_SOAK_BURSTS=5000 $(BIN)/python -m pytest tests/app/test_keys_in_haste.py -k mashed
 
 dying-example: $(STAMP) ## ReLU neurons that die and are healed: docs/dying-relu
 	$(BIN)/python samples/dying_relu.py --out docs/dying-relu

@@ -25,7 +25,7 @@ from nfinspect.tui.chrome import Breadcrumbs, KeyLine, PromptLine, StatusLine
 from nfinspect.tui.glyphs import ASCII, UNICODE
 from nfinspect.tui.harmless import Harmless
 from nfinspect.tui.job_board import JobBoard
-from nfinspect.tui.panes.base import Pane, one_line
+from nfinspect.tui.panes.base import LEAVES_SOMETHING, Pane, one_line
 from nfinspect.tui.panes.runs import RunsPane
 from nfinspect.tui.trail import Stop, Trail
 from nfinspect.tui.typeahead import STUCK_SECONDS, KeyDone, TypeAhead
@@ -172,6 +172,10 @@ class NfinspectApp(App[int]):
         text = self._work.pop((id(pane), what), None)
         if text is not None and self._base_screen.query_one(StatusLine).cell.text == text + self.glyphs.more:
             self.say("")
+
+    def work_of(self, pane: Pane) -> list[str]:
+        """What a pane has said that it is busy with."""
+        return [what for owner, what in self._work if owner == id(pane)]
 
     @property
     def _base_screen(self) -> Screen[Any]:
@@ -328,10 +332,14 @@ class NfinspectApp(App[int]):
         elif self._typed.hold(event):
             self.set_timer(STUCK_SECONDS, self._let_in_if_stuck)
         else:
-            self._said_before_key = self._said
-            target = self.focused or self.screen
-            await super().on_event(event)
-            self._typed.follow(target)
+            await self._let_in(event)
+
+    async def _let_in(self, event: events.Key) -> None:
+        self._typed.begin()
+        self._said_before_key = self._said
+        target = self.focused or self.screen
+        await super().on_event(event)
+        self._typed.follow(target)
 
     async def on_key_done(self, message: KeyDone) -> None:
         message.stop()
@@ -339,7 +347,7 @@ class NfinspectApp(App[int]):
         if event is not None or not self._typed.busy:
             self._drop_old_line()
         if event is not None:
-            await self.on_event(event)
+            await self._let_in(event)
 
     def _drop_old_line(self) -> None:
         """After a key that had nothing to say: what an earlier one said is no longer about what is on screen."""
@@ -348,7 +356,7 @@ class NfinspectApp(App[int]):
 
     async def _let_in_if_stuck(self) -> None:
         if (event := self._typed.stuck()) is not None:
-            await self.on_event(event)
+            await self._let_in(event)
 
     def action_help(self) -> None:
         from nfinspect.tui.help import HelpScreen
@@ -386,22 +394,46 @@ class NfinspectApp(App[int]):
         self.say(f"sent {len(text)} characters to the clipboard" + (f", also in {path}" if path else ""), "good")
 
     def action_command_palette(self) -> None:
-        from textual.command import CommandPalette
+        from nfinspect.tui.palette import Palette
 
-        if not CommandPalette.is_open(cast("App[object]", self)):
-            self.push_screen(CommandPalette(placeholder="find a command", id="--command-palette"))
+        if not Palette.is_open(cast("App[object]", self)):
+            self.push_screen(Palette(placeholder="find a command", id="--command-palette"))
 
     def action_interrupt(self) -> None:
-        """ctrl+c cancels what runs; it never ends the app, so that a copied habit does not cost the place."""
-        if (session := self.session_here()) is not None:
-            session.interrupt()
-        self.say("q quits", "dim")
+        """ctrl+c cancels what runs: what this place works on, else, once asked, the commands that go on elsewhere.
+
+        It never ends the app, so that a copied habit does not cost the place.
+        """
+        if self.pane.cancel_work():
+            return
+        if self.board.under_way:
+            question = f"Cancel what is being made: {', '.join(self.board.under_way)}?"
+            self._confirm(question, self.board.close)
+        else:
+            self.say("nothing runs here; q quits", "dim")
+
+    def _confirm(self, question: str, then: Callable[[], None]) -> None:
+        """Do `then` if the user says yes; a question that stands already is not put again."""
+        from nfinspect.tui.dialogs import Confirm
+
+        if not isinstance(self.screen, Confirm):
+            self.push_screen(Confirm(question), lambda yes: then() if yes else None)
+
+    @property
+    def would_be_lost(self) -> list[str]:
+        """What quitting would cut short and the user may have waited for: commands, exports, deletions."""
+        started = [text for (_, what), text in self._work.items() if what in LEAVES_SOMETHING]
+        return [*self.board.under_way, *started]
 
     def action_leave(self) -> None:
-        self.exit(0)
+        """End the app; while something is being made, only after a yes. Signals do not ask."""
+        if lost := self.would_be_lost:
+            self._confirm(f"Quit, and give up {', '.join(lost)}?", partial(self.exit, 0))
+        else:
+            self.exit(0)
 
     async def action_quit(self) -> None:
-        self.exit(0)
+        self.action_leave()
 
     def close_runs(self) -> None:
         """Cancel every query and command, so that no worker thread keeps the process, and none outlives it."""
@@ -471,9 +503,7 @@ def _farewell(app: NfinspectApp, engine: LateEngine) -> None:
     engine.end_jobs()
 
 
-def _hang_up(app: NfinspectApp) -> None:
+def _hang_up(app: NfinspectApp, status: int) -> None:
     """Called from a signal handler: the exit has to happen on the loop."""
-    from nfinspect.tui.hangup import HUNG_UP
-
     if app.loop is not None:
-        app.loop.call_soon_threadsafe(partial(app.exit, HUNG_UP))
+        app.loop.call_soon_threadsafe(partial(app.exit, status))

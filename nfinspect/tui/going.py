@@ -19,7 +19,7 @@ def go_to(app: NfinspectApp, text: str) -> None:
         return
     target = parse_target(text)
     if target.word == "quit":
-        app.exit(0)
+        app.action_leave()
         return
     if target.word == "runs":
         if target.rest:

@@ -1,4 +1,4 @@
-"""A dropped SSH link must end the app: Textual installs no SIGHUP handler, and its threads would spin on
+"""A dropped SSH link, or a kill, must end the app: Textual installs no handlers, and its threads would spin on
 the dead tty.
 
 When the terminal is gone, nothing can be drawn or restored, and Textual's own way out writes to the
@@ -17,6 +17,10 @@ from types import FrameType
 HUNG_UP = 128 + signal.SIGHUP
 POLL_SECONDS = 2.0
 GRACE_SECONDS = 2.0
+"""For the last words, once the terminal is gone."""
+
+PATIENCE_SECONDS = 6.0
+"""For the ordinary way out, which ends commands and gives the terminal back."""
 
 
 def terminal_lost(fd: int) -> bool:
@@ -38,7 +42,7 @@ def terminal_lost(fd: int) -> bool:
     return False
 
 
-def leave(farewell: Callable[[], None]) -> None:
+def leave(farewell: Callable[[], None], status: int = HUNG_UP) -> None:
     """Run `farewell`, but not for long, and end the process without touching the terminal."""
 
     def last_words() -> None:
@@ -48,25 +52,26 @@ def leave(farewell: Callable[[], None]) -> None:
     thread = threading.Thread(target=last_words, daemon=True)
     thread.start()
     thread.join(GRACE_SECONDS)
-    os._exit(HUNG_UP)
+    os._exit(status)
 
 
-def watch_terminal(fd: int, quit_app: Callable[[], None], farewell: Callable[[], None]) -> Callable[[], None]:
+def watch_terminal(fd: int, quit_app: Callable[[int], None], farewell: Callable[[], None]) -> Callable[[], None]:
     """Returns what ends the watch: a thread left running would hold the app, and its database, past the end.
 
-    Install the SIGHUP handler (main thread only) and a thread that looks whether the terminal is still there.
+    Install the handlers of SIGHUP and SIGTERM (main thread only) and a thread that looks whether the terminal is still
+    there.
 
-    A SIGHUP with the terminal still alive (kill -HUP) leaves through `quit_app`, so that the screen is
-    restored.
+    A signal with the terminal still alive (kill) leaves through `quit_app`, which is told the exit status, so that the
+    screen is restored.
     """
 
-    def on_hangup(signum: int, frame: FrameType | None) -> None:
+    def on_signal(signum: int, frame: FrameType | None) -> None:
         if terminal_lost(fd):
-            leave(farewell)
-        watchdog = threading.Timer(GRACE_SECONDS, leave, [farewell])
+            leave(farewell, 128 + signum)
+        watchdog = threading.Timer(PATIENCE_SECONDS, leave, [farewell, 128 + signum])
         watchdog.daemon = True
         watchdog.start()
-        quit_app()
+        quit_app(128 + signum)
 
     over = threading.Event()
 
@@ -75,16 +80,17 @@ def watch_terminal(fd: int, quit_app: Callable[[], None], farewell: Callable[[],
             if terminal_lost(fd):
                 leave(farewell)
 
-    before = None
+    before = {}
     with contextlib.suppress(ValueError):  # not the main thread: someone else owns the signals
-        before = signal.signal(signal.SIGHUP, on_hangup)
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            before[number] = signal.signal(number, on_signal)
     thread = threading.Thread(target=look, name="nfinspect-terminal", daemon=True)
     thread.start()
 
     def stop() -> None:
         over.set()
         thread.join()
-        if before is not None:
-            signal.signal(signal.SIGHUP, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     return stop

@@ -49,9 +49,16 @@ class JobBoard:
         """How far a command is; None where none is under way."""
         return self._jobs[key].state() if key in self._jobs else None
 
-    def cancel(self, key: Key) -> None:
+    @property
+    def under_way(self) -> tuple[str, ...]:
+        """The commands that run, in words; not those that have been cancelled."""
+        return tuple(f"{name} of {run}" for (run, name), job in self._jobs.items() if not job.state().cancelled)
+
+    def cancel(self, key: Key) -> bool:
+        """Whether there is one to cancel."""
         if key in self._jobs:
             self._jobs[key].cancel()
+        return key in self._jobs
 
     def forget_run(self, run: str) -> None:
         """A run is being deleted: nothing more is made of it."""

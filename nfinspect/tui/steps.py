@@ -40,6 +40,11 @@ class Step:
     step: int
 
 
+def sizes_of(session: Session, site: str) -> dict[int, int]:
+    """Neurons by layer."""
+    return {layer.layer: layer.neurons for layer in session.layers if layer.site == site}
+
+
 def find(session: Session, question: Step) -> Found:
     """In a worker: the neuron that is meant, and everything about it. At the ends of a list it stays where it is."""
     from nfinspect_store.addresses import Address
@@ -61,6 +66,6 @@ def find(session: Session, question: Step) -> Found:
         address = Address(*steps.around[row], site)
     elif step:
         here = site or session.default_site
-        neurons = next(x.neurons for x in session.layers if (x.site, x.layer) == (here, address.layer))
+        neurons = sizes_of(session, here)[address.layer]
         address = Address(address.layer, max(0, min(neurons - 1, address.neuron + step)), site)
     return Found(address, row, total, session.neuron(address))

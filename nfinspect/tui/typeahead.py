@@ -44,13 +44,16 @@ class TypeAhead:
         return bool(self._waiting) or self._since is not None
 
     def hold(self, event: events.Key) -> bool:
-        """Whether the key has to wait; otherwise it is under way now."""
-        if self._since is not None and time.monotonic() - self._since < STUCK_SECONDS:
+        """Whether the key has to wait, behind those that wait already; otherwise it may be let in."""
+        if self._waiting or (self._since is not None and time.monotonic() - self._since < STUCK_SECONDS):
             self._waiting.append(event)
             return True
+        return False
+
+    def begin(self) -> None:
+        """A key is under way now."""
         self._since = time.monotonic()
         self._serial += 1
-        return False
 
     def follow(self, target: MessagePump) -> None:
         """Send the first marker after the key."""

@@ -32,9 +32,9 @@ class Driven:
         quiet = 0
         while quiet < 3:
             await asyncio.sleep(0.002)
-            quiet = 0 if self._at_work() else quiet + 1
+            quiet = 0 if self.at_work() else quiet + 1
 
-    def _at_work(self) -> bool:
+    def at_work(self) -> bool:
         screen = self.app.screen
         nodes = [
             self.app,

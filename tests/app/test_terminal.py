@@ -53,6 +53,20 @@ def test_sighup_with_a_living_terminal_restores_the_screen(store: Path) -> None:
         assert b"\x1b[?1049l" in terminal.raw
 
 
+def test_sigterm_asks_nothing_and_ends_a_command(store: Path) -> None:
+    (store.parent / "slow.py").write_text(SLOW)
+    with opened(store, code=SLOWLY) as terminal:
+        terminal.send(":ngrams\r")
+        terminal.wait_for("No result is kept")
+        terminal.send("r")
+        terminal.wait_for("making it, ")
+        terminal.process.terminate()
+        terminal.read(3)
+        assert terminal.process.wait(timeout=10) == 128 + signal.SIGTERM
+        assert b"\x1b[?1049l" in terminal.raw
+        assert not commands_about(store)
+
+
 def test_nothing_is_sent_while_idle(store: Path) -> None:
     with opened(store) as terminal:
         for keys in ("n", "\r"):
@@ -149,6 +163,8 @@ def test_quitting_ends_a_command(store: Path) -> None:
         terminal.wait_for("making it, ")
         assert commands_about(store) or not Path("/proc").is_dir()
         terminal.send("\x11")
+        terminal.wait_for("Quit, and give up ngrams of planted?")
+        terminal.send("y")
         assert terminal.process.wait(timeout=10) == 0
         time.sleep(0.5)
         assert not list(store.rglob("*.results/*"))

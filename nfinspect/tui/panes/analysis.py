@@ -20,6 +20,7 @@ from nfinspect.tui.cells import Cell
 from nfinspect.tui.commands import BY_NAME
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.arranged import Arranged, ArrangedPane
+from nfinspect.tui.panes.base import CANCELLED
 from nfinspect.tui.panes.of_run import json_writer
 from nfinspect.tui.widgets.chart_box import ChartBox
 from nfinspect.tui.widgets.paged_table import PagedTable
@@ -210,7 +211,7 @@ class AnalysisPane(ArrangedPane):
     def failed(self, what: str, line: str) -> None:
         super().failed(what, line)
         if what == "found":
-            self._found, self._damaged, self._problem, self._reading = None, True, line, False
+            self._found, self._damaged, self._problem, self._reading = None, line != CANCELLED, line, False
             self.add_class("-empty")
             self.put_arranged(Arranged())
             self.draw_about()

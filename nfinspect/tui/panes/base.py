@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from nfinspect.tui.app import NfinspectApp
 
 
+CANCELLED = "cancelled"
+
+LEAVES_SOMETHING = ("exported", "start", "started", "deleted")
+"""Pieces of work that leave something behind: files, processes."""
+
+
 @dataclass
 class Loaded(Message, bubble=False):
     """A worker's answer."""
@@ -132,6 +138,18 @@ class Pane(Widget):
         """The pane has gone off screen; it may come back."""
 
     # work
+
+    def cancel_work(self) -> bool:
+        """Cancel what this place is working on, as ctrl+c asks for. Whether there was anything."""
+        if not (under_way := self.hub.work_of(self)):
+            return False
+        if self._session is not None:
+            self._session.interrupt()
+        for what in under_way:
+            if what not in LEAVES_SOMETHING:  # of the others the worker itself tells how they ended
+                self.on_failed(Failed(what, self._tickets[what], CANCELLED))
+                self._tickets[what] += 1  # an answer that comes all the same is to a question that is no longer asked
+        return True
 
     def load(self, what: str, call: Callable[[], Any], *, busy: str = "") -> None:
         """Answer `what` in a worker; `show_<what>` gets the value. `busy` is shown if it takes a while."""

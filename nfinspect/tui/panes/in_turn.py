@@ -20,7 +20,7 @@ class InTurnPane(Pane):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "make", "Make what is missing", id="compare.make"),
-        Binding("x,ctrl+c", "cancel", "Cancel", id="compare.cancel"),
+        Binding("x", "cancel", "Cancel", id="compare.cancel"),
     ]
 
     job_key = ("", "")
@@ -122,3 +122,9 @@ class InTurnPane(Pane):
     def action_cancel(self) -> None:
         self.hub.board.cancel(self.job_key)
         self.draw_about()
+
+    def cancel_work(self) -> bool:
+        if self.hub.board.cancel(self.job_key):
+            self.draw_about()
+            return True
+        return super().cancel_work()

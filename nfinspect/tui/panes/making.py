@@ -22,7 +22,7 @@ class MakingPane(RunPane):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "make", "Make", id="analysis.make"),
         Binding("R", "make_edited", "Edit the command", show=False, id="analysis.edit"),
-        Binding("x,ctrl+c", "cancel", "Cancel", id="analysis.cancel"),
+        Binding("x", "cancel", "Cancel", id="analysis.cancel"),
     ]
 
     command_name: ClassVar[str]
@@ -155,6 +155,12 @@ class MakingPane(RunPane):
     def action_cancel(self) -> None:
         self.hub.board.cancel(self.job_key)
         self.draw_about()
+
+    def cancel_work(self) -> bool:
+        if self.hub.board.cancel(self.job_key):
+            self.draw_about()
+            return True
+        return super().cancel_work()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "cancel":

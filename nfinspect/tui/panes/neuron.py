@@ -15,7 +15,7 @@ from nfinspect.tui.cells import Cell, content, number, percent
 from nfinspect.tui.columns.neuron import concept_columns, example_columns
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.of_run import RunPane, json_writer
-from nfinspect.tui.steps import Found, Step, Steps, find
+from nfinspect.tui.steps import Found, Step, Steps, find, sizes_of
 from nfinspect.tui.widgets.chart_box import ChartBox
 from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
@@ -73,7 +73,8 @@ class NeuronPane(RunPane):
         self._total: int | None = None
         self._ahead: dict[Step, Found] = {}
         self._looking_for: Step | None = None
-        self._wanted: Step | None = None
+        self._asked: Step | None = None
+        self._further = 0
         self._direction = 1
 
     def compose(self) -> ComposeResult:
@@ -114,14 +115,27 @@ class NeuronPane(RunPane):
     # answers
 
     def _read(self, step: int) -> None:
-        question = Step(self._address, self._steps, step)
+        """Go so much further from the neuron on screen. One is read at a time; steps that come meanwhile add up."""
+        self._direction = 1 if step > 0 else -1 if step < 0 else 1
+        if self._asked is not None:
+            self._further = self._within(self._asked.step + self._further + step) - self._asked.step
+            return
+        question = Step(self._address, self._steps, self._within(step))
         if (found := self._ahead.get(question)) is not None:
             self.show_neuron(found)
-        elif question == self._looking_for:
-            self._wanted = question  # it is on its way already
-        else:
+            return
+        self._asked = question
+        if question != self._looking_for:  # else it is on its way already
             self.load("neuron", partial(find, self.session, question), busy=f"reading {self._address}")
-        self._direction = step or 1
+
+    def _within(self, step: int) -> int:
+        """A step that stays in the list: presses beyond its end are not owed to the way back."""
+        around, row = self._steps.around, self._steps.row
+        if row is not None and (around or self._steps.query is not None):
+            here, total = row, len(around) or self._total
+        else:
+            here, total = self._address.neuron, sizes_of(self.session, self.site).get(self._address.layer)
+        return step if total is None else max(-here, min(total - 1 - here, step))
 
     def _look_ahead(self) -> None:
         """The next neuron in the same direction, before it is asked for: holding J then costs a repaint only."""
@@ -136,22 +150,40 @@ class NeuronPane(RunPane):
         while len(self._ahead) > AHEAD:
             self._ahead.pop(next(iter(self._ahead)))
         self._looking_for = None
-        if question == self._wanted:
-            self._wanted = None
+        if question == self._asked:
             self.show_neuron(found)
 
     def failed(self, what: str, line: str) -> None:
-        if what == "ahead":  # nobody has asked for it yet; whoever does will be told
-            self._looking_for = self._wanted = None
-        else:
-            super().failed(what, line)
+        if what == "ahead":  # nobody may have asked for it yet
+            waited, self._looking_for = self._asked == self._looking_for, None
+            if not waited:
+                return
+        if what in ("neuron", "ahead"):
+            self._asked, self._further = None, 0
+            if self._detail is None:
+                self.query_one("#figures", TextBlock).put(content(Cell(f"! {line}", "bad")))
+        super().failed(what, line)
 
     def show_neuron(self, found: Found) -> None:
+        further, self._asked, self._further = self._further, None, 0
+        self._put(found)
+        if further:
+            self._read(further)
+        else:
+            self._draw()
+            self._look_ahead()
+
+    def _put(self, found: Found) -> None:
         self._address, self._total, self._detail = found.address, found.total, found.detail
         self._steps = Steps(self._steps.query, self._steps.around, found.row)
         self.crumb = str(found.address)
+
+    def _draw(self) -> None:
+        """All of the neuron. While more steps are owed, those passed by are not drawn."""
+        if self._detail is None:
+            return
         self._draw_figures()
-        detail = found.detail
+        detail = self._detail
         kinds = (
             ("top", detail.top_examples),
             ("min", detail.min_examples),
@@ -166,7 +198,6 @@ class NeuronPane(RunPane):
         self.query_one("#concepts", PagedTable).put_rows(sorted(detail.concepts, key=lambda c: -(c.mean or 0.0)))
         self._draw_chart()
         self.hub.update_trail()
-        self._look_ahead()
 
     _strongest = 0.0
 
@@ -209,6 +240,8 @@ class NeuronPane(RunPane):
     # keys
 
     def entered(self) -> None:
+        if self._detail is None and self._asked is None:  # it could not be read the last time
+            self._read(0)
         self._draw_figures()
 
     def action_step(self, step: int) -> None:

@@ -125,6 +125,8 @@ class NeuronsPane(RunPane):
 
     def failed(self, what: str, line: str) -> None:
         super().failed(what, line)
+        if (offset := self._under_way.get(what)) is not None:
+            self.table.fail(offset, line)
         if what.startswith("page") and self._good_query is not None and self._query != self._good_query:
             # a filter that cannot be read leaves the list that was there
             self._query = self._good_query

@@ -180,6 +180,8 @@ class SqlPane(RunPane):
         if what == "result":
             self._busy = False
             self._tell("no result: the statement stands above")
+        elif (offset := self._under_way.get(what)) is not None:
+            self.table.fail(offset, line)
         super().failed(what, line)
 
     # editing

@@ -117,6 +117,8 @@ class PagedTable(ScrollView, can_focus=True):
         self._first_column = 0
         self._pages: dict[int, Sequence[Any]] = {}
         self._asked: set[int] = set()
+        self._failed: dict[int, str] = {}
+        self._early: list[Callable[[], None]] = []
         self._loaded = False
         self._styles: dict[tuple[str, bool], RichStyle] = {}
 
@@ -126,12 +128,14 @@ class PagedTable(ScrollView, can_focus=True):
         """All rows at once, for short lists. The cursor stays where it is."""
         self._pages = {offset: rows[offset : offset + PAGE] for offset in range(0, len(rows), PAGE)}
         self._asked.clear()
+        self._failed.clear()
         self._kept_all = True
         self._set_total(len(rows))
 
     def put_page(self, offset: int, rows: Sequence[Any], total: int) -> None:
         """One page, as asked for with PageWanted."""
         self._asked.discard(offset)
+        self._failed.pop(offset, None)
         self._pages.pop(offset, None)
         self._pages[offset] = rows
         self._kept_all = False
@@ -141,8 +145,7 @@ class PagedTable(ScrollView, can_focus=True):
 
     def reset(self) -> None:
         """Forget every row (another filter, another order) and ask for the first page again."""
-        self._pages.clear()
-        self._asked.clear()
+        self.forget()
         self.cursor = 0
         self.scroll_to(y=0, animate=False)
         self._want(0)
@@ -151,14 +154,24 @@ class PagedTable(ScrollView, can_focus=True):
         """Forget every row; the owner puts the next ones by itself."""
         self._pages.clear()
         self._asked.clear()
+        self._failed.clear()
 
     def grow(self, total: int) -> None:
         """The number of rows is known now."""
         self._set_total(total)
 
     def lost(self, offset: int) -> None:
-        """A page could not be had: it may be asked for again."""
+        """A page was not waited for: it may be asked for again."""
         self._asked.discard(offset)
+
+    def fail(self, offset: int, why: str) -> None:
+        """A page could not be had: its rows say why, and it is asked for again when the user looks at it anew."""
+        self._asked.discard(offset)
+        if not self._kept_all and offset not in self._pages:
+            self._failed[offset] = why
+            self._loaded = True
+            self._early.clear()
+            self.refresh()
 
     def _set_total(self, total: int) -> None:
         self.total = total
@@ -166,6 +179,9 @@ class PagedTable(ScrollView, can_focus=True):
         self.virtual_size = Size(self.size.width, total + 1)
         self._move_to(min(self.cursor, max(0, total - 1)), always=True)
         self.refresh()
+        early, self._early = self._early, []
+        for action in early:
+            action()
         if self._choose_later and self.current is not None:
             self.action_choose()
 
@@ -177,7 +193,8 @@ class PagedTable(ScrollView, can_focus=True):
             return None
         page = self._pages.get(index - index % PAGE)
         if page is None:
-            self._want(index - index % PAGE)
+            if index - index % PAGE not in self._failed:
+                self._want(index - index % PAGE)
             return None
         return page[index % PAGE] if index % PAGE < len(page) else None
 
@@ -188,6 +205,7 @@ class PagedTable(ScrollView, can_focus=True):
     def _want(self, offset: int) -> None:
         if self._kept_all or offset in self._asked or offset in self._pages or offset < 0:
             return
+        self._failed.pop(offset, None)
         if self.total and offset >= self.total:
             return
         self._asked.add(offset)
@@ -225,16 +243,31 @@ class PagedTable(ScrollView, can_focus=True):
         self.refresh_line(index + 1)
 
     def action_cursor(self, step: int) -> None:
-        self._move_to(self.cursor + step)
+        self._go(lambda: self.cursor + step)
 
     def action_first(self) -> None:
-        self._move_to(0)
+        self._go(lambda: 0)
 
     def action_last(self) -> None:
-        self._move_to(self.total - 1)
+        self._go(lambda: self.total - 1)
 
     def action_page(self, step: int) -> None:
-        self._move_to(self.cursor + step * self.body_height)
+        self._go(lambda: self.cursor + step * self.body_height)
+
+    def _go(self, to: Callable[[], int]) -> None:
+        """As a key asks for. Pressed before the rows have come, it is kept for when they do: every press counts."""
+        if not self._loaded:
+            self._early.append(lambda: self._move_to(to()))
+            return
+        self._move_to(to())
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """The user looks at this row: if its page could not be had, it is asked for once more."""
+        page = self.cursor - self.cursor % PAGE
+        if page in self._failed:
+            self._want(page)
+            self.refresh()
 
     def action_columns(self, step: int) -> None:
         movable = len(self.columns) - self.frozen
@@ -250,8 +283,11 @@ class PagedTable(ScrollView, can_focus=True):
         if (row := self.current) is not None:
             self._choose_later = False
             self.post_message(self.Chosen(self, row))
+        elif not self._loaded:
+            self._early.append(self.action_choose)
         else:
-            self._choose_later = not self._loaded or self.total > 0
+            self._choose_later = self.total > 0
+            self._look_again()
 
     _choose_later = False
 
@@ -344,6 +380,8 @@ class PagedTable(ScrollView, can_focus=True):
         if y == 0:
             return self._header(width)
         index = y - 1 + round(self.scroll_y)
+        if index >= self.total and index == 0 and 0 in self._failed:
+            return Strip([Segment(fit(f"  ! {self._failed[0]}", width, self.glyphs), self._style("bad", False))], width)
         if index >= self.total:
             text = self.empty if self._loaded and self.total == 0 and index == 0 else ""
             return Strip([Segment(fit("  " + text, width, self.glyphs), self._style("dim", False))], width)
@@ -352,7 +390,8 @@ class PagedTable(ScrollView, can_focus=True):
         cursor = self.glyphs.cursor if self.has_focus else self.glyphs.cursor_away
         head = cursor if on_cursor else " "
         if row is None:
-            text = fit(head + " " + self.glyphs.more, width)
+            why = self._failed.get(index - index % PAGE)
+            text = fit(f"{head} {self.glyphs.more if why is None else '! ' + why}", width, self.glyphs)
             return Strip([Segment(text, self._style("dim", on_cursor))], width)
         marked = self.glyphs.mark if self.marked(row) else " "
         segments = [Segment(head + marked, self._style("accent", on_cursor))]

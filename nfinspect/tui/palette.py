@@ -1,0 +1,24 @@
+"""The command palette: Textual's, with a list that takes keys before it has lines."""
+
+from __future__ import annotations
+
+from textual.command import CommandList, CommandPalette
+
+
+class Palette(CommandPalette):
+    """Its list is filled, and laid out, later than it opens; Textual's own pages through lines that are not there."""
+
+    def _action_command_list(self, action: str) -> None:
+        if self._has_lines:
+            super()._action_command_list(action)
+        else:
+            self.call_after_refresh(self._when_laid_out, action)
+
+    def _when_laid_out(self, action: str) -> None:
+        if self.is_attached and self._has_lines:  # a terminal of a few cells has no room for any
+            super()._action_command_list(action)
+
+    @property
+    def _has_lines(self) -> bool:
+        commands = self.query_one(CommandList)
+        return bool(commands.option_count) and bool(commands.scrollable_content_region)
