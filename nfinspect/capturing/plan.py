@@ -30,6 +30,8 @@ def load_prompts(request: CaptureRequest, loaded: LoadedModel) -> list[PromptIds
 
     Raises BadPrompts, CannotTokenize.
     """
+    if request.chat and request.text and not request.prompts:
+        raise BadPrompts("expected --prompts with --chat, found --text alone: windows of a corpus are no chats")
     texts = Texts(loaded.tokenizer, request.bos, chat=request.chat)
     columns = Columns(request.text_column, request.concept_column)
     prompts: list[PromptIds] = []

@@ -318,6 +318,8 @@ def test_chats_from_a_file_are_captured_with_their_roles_and_asked_to_answer(
     FAMILIES["llama"]().save_pretrained(llama_dir.parent / "plain")
     status, _, err = nfinspect("capture", llama_dir.parent / "plain", "--prompts", "chat.jsonl")
     assert status == 1 and "chat.jsonl:1: expected a tokenizer with a chat template, found one without" in err
+    status, _, err = nfinspect("capture", llama_dir, "--text", "begun.txt", "--chat")
+    assert status == 1 and "windows of a corpus are no chats" in err
     status, _, err = nfinspect("text", "w3", "--model", llama_dir.parent / "plain", "--chat")
     assert status == 2 and "chat template" in err
 
