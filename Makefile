@@ -43,7 +43,7 @@ bench: $(STAMP) ## the measurements of tests/benchmarks, printed as ratios
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
 faults: $(STAMP) ## crashes, full disks, hang-ups
-	$(BIN)/python -m pytest tests/faults
+	NFINSPECT_EVERY_HOSTILE_FILE=1 $(BIN)/python -m pytest tests/faults
 
 real-model: $(STAMP) ## a real model of 135 M parameters, downloaded (93 MB): every value against plain hooks, bytes per value
 	OMP_NUM_THREADS=2 $(BIN)/python tests/real/real_model.py

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nfinspect import output
-from nfinspect.cli.options import complete_run, find_run, json_option, run_argument, store_option
+from nfinspect.cli.options import complete_run, damage_told, find_run, json_option, run_argument, store_option
 from nfinspect.cli.tables import Column, figure, fitted, size
 
 if TYPE_CHECKING:
@@ -165,15 +165,17 @@ def export(
     """Write a run's tables and activations as Parquet, CSV and safetensors."""
     from nfinspect_store.export import export_run
 
-    done = export_run(
-        find_run(store, run),
-        out,
-        formats=_list(formats),
-        tables=None if tables is None else _list(tables),
-        activations=not no_activations,
-        force=force,
-        tell=output.note,
-    )
+    path = find_run(store, run)
+    with damage_told(path):
+        done = export_run(
+            path,
+            out,
+            formats=_list(formats),
+            tables=None if tables is None else _list(tables),
+            activations=not no_activations,
+            force=force,
+            tell=output.note,
+        )
     if as_json:
         output.document({"directory": str(done.directory), "files": done.files, "bytes": done.bytes})
     else:

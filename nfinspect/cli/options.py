@@ -10,7 +10,7 @@ import click
 
 from nfinspect import output
 from nfinspect_store.catalog import list_runs, run_path, store_path
-from nfinspect_store.errors import RequestError, RunBusy, StoreError
+from nfinspect_store.errors import NfinspectError, NotARun, RequestError, RunBusy, StoreError
 from nfinspect_store.heartbeat import being_written
 
 if TYPE_CHECKING:
@@ -155,7 +155,31 @@ def opened(store: str | None, run: str) -> "Iterator[RunFile]":
         if file.info.status != "complete":
             resume = "the same capture line plus --resume goes on"
             output.note(f"{file.name} is {status_of(file.info.status)}: it holds {file.tokens} tokens; {resume}")
-        yield file
+        with damage_told(file.path):
+            yield file
+
+
+DAMAGE_SOUGHT = 2**30
+"""Bytes of a run up to which a defect makes the whole of it read, to tell whether the file is the cause."""
+
+
+@contextmanager
+def damage_told(path: Path) -> "Iterator[None]":
+    """An error that no code of ours raises on purpose: of a run that `verify` finds damaged, it is the run's.
+
+    Raises NotARun with the first of its problems.
+    """
+    try:
+        yield
+    except (NfinspectError, click.ClickException, click.exceptions.Exit, OSError, MemoryError):
+        raise
+    except Exception as error:
+        from nfinspect_store.verify import verify_run
+
+        problems = verify_run(path).problems if path.stat().st_size <= DAMAGE_SOUGHT else ()
+        if problems:
+            raise NotARun(f"{path.stem} is damaged: {problems[0]} (nfinspect verify says more)") from error
+        raise
 
 
 def status_of(status: str) -> str:

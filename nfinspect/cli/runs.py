@@ -7,7 +7,15 @@ from typing import Any
 import click
 
 from nfinspect import output
-from nfinspect.cli.options import complete_run, find_run, json_option, run_argument, status_of, store_option
+from nfinspect.cli.options import (
+    complete_run,
+    damage_told,
+    find_run,
+    json_option,
+    run_argument,
+    status_of,
+    store_option,
+)
 from nfinspect.cli.tables import Column, duration, size, table
 from nfinspect.text import model_name
 from nfinspect_store.catalog import RUN_SUFFIX, RunEntry, companions, delete_run, list_everything, run_path, store_path
@@ -88,7 +96,8 @@ def info(run: str, store: str | None, as_json: bool) -> None:
     """Describe a run: model, versions, sites, sizes, status."""
     from nfinspect_store.reader import RunFile
 
-    with RunFile.open(find_run(store, run)) as file:  # a run cut short before its first token is described, too
+    # A run cut short before its first token is described, too.
+    with RunFile.open(find_run(store, run)) as file, damage_told(file.path):
         columns = {**vars(file.info), "status": status_of(file.info.status)}
         sites = [
             {

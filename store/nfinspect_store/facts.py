@@ -82,6 +82,8 @@ class FactsCache:
             raise
         except NfinspectError as error:
             return Facts("", "", None, None, str(error))
+        if not isinstance(created_at, dt.datetime) or created_at.year >= dt.MAXYEAR:  # 'infinity', or before year 1
+            return Facts("", "", None, None, f"{path} is no run, or a damaged one: it was created at no time")
         return Facts(status or "", model or "", created_at, tokens, None)
 
     def _row(self, path: Path) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from typing import Any, Self
 import duckdb
 
 from nfinspect_store.connect import CATALOG, attach, query_errors, translated
+from nfinspect_store.contents import check_contents
 from nfinspect_store.errors import NotARun, StoreError
 from nfinspect_store.tables import RunTables
 
@@ -36,6 +37,8 @@ class RunFile(RunTables):
         connection = attach(path)
         try:
             _refuse_cut_short(path, connection)
+            with translated(path):
+                check_contents(connection, path)
             return cls(path, connection)
         except BaseException:
             connection.close()

@@ -102,7 +102,10 @@ def _caught(what: str, check: Check, run: RunFile) -> list[str]:
         OSError,
         ValueError,
         TypeError,
-        IndexError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+        MemoryError,
     ) as error:
         return [f"{what}: cannot be read: {first_line(error)}"]
 

@@ -1,0 +1,81 @@
+"""What every reader relies on of a run's two small tables, `run` and `layers`: checked when the file is opened.
+
+From here come the sizes of arrays and the ranges of ids; a stranger's file may say anything. All other tables are too
+large to be gone through at every opening: verify.py does that.
+"""
+
+import datetime as dt
+import json
+from pathlib import Path
+
+import duckdb
+
+from nfinspect_store.errors import NotARun
+
+STATUSES = ("capturing", "complete", "interrupted", "failed")
+FIRINGS = ("positive", "gate", "scale")
+
+ROWS_PER_BYTE = 4
+"""More neurons or tokens for each byte of the file than any capture writes: they would be made by compression alone."""
+
+READ_RUN = "SELECT run_id, name, kind, model, status, created_at, settings FROM run LIMIT 2"
+READ_LAYERS = (
+    "SELECT layer_id, site, layer, module, neurons, activation, fires FROM layers ORDER BY layer_id LIMIT 32768"
+)
+READ_SIZES = "SELECT (SELECT count(*) FROM tokens), (SELECT count(*) FROM prompts), (SELECT sum(neurons) FROM layers)"
+
+
+def check_contents(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Raises NotARun saying what no capture writes. connection: as nfinspect_store.connect.attach gives it."""
+    problem = (
+        _of_run(connection.execute(READ_RUN).fetchall())
+        or _of_layers(connection.execute(READ_LAYERS).fetchall())
+        or _of_sizes(connection, path)
+    )
+    if problem:
+        raise NotARun(f"{path} is no run, or a damaged one: {problem}")
+
+
+def _of_run(rows: list[tuple[object, ...]]) -> str | None:
+    if len(rows) != 1:
+        return f"expected one row in the table run, found {'more' if rows else 'none'}"
+    *texts, status, created_at, settings = rows[0]
+    if not all(isinstance(text, str) for text in texts):
+        return "its table run lacks the run's id, name, kind or model"
+    if status not in STATUSES:
+        return f"expected one of {', '.join(STATUSES)} as its status, found {str(status)[:40]!r}"
+    if not isinstance(created_at, dt.datetime) or created_at.year >= dt.MAXYEAR:
+        return "it was created at no time"
+    try:
+        if not isinstance(json.loads(str(settings)), dict):
+            return "its settings are no JSON object"
+    except (ValueError, RecursionError):
+        return "its settings are no JSON"
+    return None
+
+
+def _of_layers(rows: list[tuple[object, ...]]) -> str | None:
+    seen: list[object] = []
+    layers = set()
+    for number, (layer_id, site, layer, module, neurons, activation, fires) in enumerate(rows):
+        if layer_id != number:
+            return f"its layers are not numbered from 0: expected {number}, found {layer_id}"
+        if not (isinstance(site, str) and site and isinstance(module, str) and isinstance(activation, str)):
+            return f"layer {number} lacks its site, module or activation"
+        if fires not in FIRINGS:
+            return f"expected one of {', '.join(FIRINGS)} for how layer {number} fires, found {str(fires)[:40]!r}"
+        if not isinstance(layer, int) or layer < 0 or not isinstance(neurons, int) or neurons < 1:
+            return f"layer {number} has the number {layer} and {neurons} neurons"
+        if (site, layer) in layers or (site in seen[:-1]):
+            return f"layer {number} is there twice, or away from the others of its site"
+        layers.add((site, layer))
+        if site not in seen:
+            seen.append(site)
+    return None if rows else "it holds no layers"
+
+
+def _of_sizes(connection: duckdb.DuckDBPyConnection, path: Path) -> str | None:
+    tokens, prompts, neurons = connection.execute(READ_SIZES).fetchall()[0]
+    if max(tokens, prompts, neurons) > ROWS_PER_BYTE * path.stat().st_size:
+        return f"{tokens} tokens, {prompts} prompts and {neurons} neurons are more than a file of its size can hold"
+    return None
