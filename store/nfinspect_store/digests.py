@@ -7,15 +7,20 @@ digests alike is not found out by it: it guards against accidents and careless e
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nfinspect_store.schema import quoted
+from nfinspect_store.schema import BLOCK, quoted
+
+if TYPE_CHECKING:
+    from nfinspect_store.tables import RunTables
+    from nfinspect_store.types import Layer
 
 Hashes = NDArray[np.uint64]
 
@@ -23,7 +28,9 @@ ROWS = 4096
 """Rows hashed at a time."""
 
 NOT_DIGESTED = ("blocks", "digests")
-"""`blocks` is compared with the statistics instead: it is most of the file."""
+
+VALUES = "activations"
+"""The part that stands for the values, however they lie in the table `blocks`."""
 
 LEFT_OUT = {"run": ("schema_version",)}
 """Columns that a migration changes; a file's version is checked when it is opened."""
@@ -81,11 +88,60 @@ def write_digests(connection: duckdb.DuckDBPyConnection, digests: dict[str, Dige
         connection.execute("INSERT INTO digests VALUES (?, ?, ?)", [part, digest.rows, digest.value])
 
 
+def values_digest(
+    layer_id: int,
+    neuron: NDArray[np.int32],
+    first: int,
+    values: NDArray[np.float32],
+    fired: NDArray[np.bool_] | None,
+) -> Digest:
+    """Of some neurons of a layer, each once, on neighbouring tokens from `first` on: float32[neurons, tokens].
+
+    The bits of each value times a number of its token and one of its neuron: it adds up, however the values lie in
+    blocks, and one value changed or two that change places are noticed. 0.6 ns a value.
+    """
+    of_token = _mixed(np.arange(first, first + values.shape[1], dtype=np.uint64)) | np.uint64(1)
+    of_neuron = _mixed(neuron.astype(np.uint64) + (np.uint64(layer_id + 1) << np.uint64(32))) | np.uint64(1)
+    sums = np.einsum("ij,j->i", np.asarray(values, np.float32).view(np.uint32), of_token)
+    if fired is not None:
+        sums += np.einsum("ij,j->i", fired.astype(np.uint8), _mixed(of_token))
+    return Digest(values.size, int((sums * of_neuron).sum(dtype=np.uint64)))
+
+
 def renew_digests(connection: duckdb.DuckDBPyConnection) -> None:
-    """Digest every table of the run anew, as after a migration."""
+    """Digest every table of the run anew, as after a migration; and its values, where it tells all of them."""
+    from nfinspect_store.tables import RunTables
+
     connection.execute("DELETE FROM digests")
     names = [row[0] for row in connection.execute(TABLES_THERE).fetchall() if row[0] not in NOT_DIGESTED]
     write_digests(connection, {name: digest_table(connection, name) for name in names})
+    tables = RunTables(connection, in_transaction=True)
+    if tables.has_values and tells_firing(connection):
+        total = Digest()
+        for layer in tables.layers:
+            for rows in value_rows(tables, layer):
+                total += values_digest(layer.layer_id, *rows)
+        write_digests(connection, {VALUES: total})
+
+
+def tells_firing(connection: duckdb.DuckDBPyConnection) -> bool:
+    """Whether the blocks say when neurons that fire by their gates did: in runs of the first schema they do not."""
+    query = """SELECT count(*) FROM (SELECT 1 FROM blocks b JOIN layers l USING (layer_id)
+               WHERE l.fires = 'gate' AND b.fired IS NULL LIMIT 1)"""
+    return bool(connection.execute(query).fetchall()[0][0] == 0)
+
+
+def value_rows(
+    run: "RunTables", layer: "Layer"
+) -> Iterator[tuple[NDArray[np.int32], int, NDArray[np.float32], NDArray[np.bool_] | None]]:
+    """A layer's values: neurons, the first of the tokens, values and firings [neurons, tokens]; in no order."""
+    for batch in run.neuron_blocks(layer, 0, layer.neurons):
+        for block in np.unique(batch.block):
+            here = batch.block == block
+            first = int(block) * BLOCK
+            width = min(BLOCK, run.tokens - first)
+            fired = None if batch.fired is None else batch.fired[here, :width]
+            yield batch.neuron[here], first, batch.values[here, :width], fired
 
 
 def _hashes(array: pa.Array) -> Hashes:

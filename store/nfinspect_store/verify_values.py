@@ -4,15 +4,14 @@ Each batch of rows becomes statistics of its own, about its own mean, and they m
 order of the same sums, so that counts, extremes and histograms must be equal and moments agree up to rounding.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nfinspect_store.digests import VALUES, Digest, read_digests, tells_firing, value_rows, values_digest
 from nfinspect_store.histogram import BINS, bin_of
 from nfinspect_store.reader import RunFile
-from nfinspect_store.schema import BLOCK
 from nfinspect_store.statistics import UNKNOWN, NeuronStatistics
 from nfinspect_store.types import Layer, TokenRows
 
@@ -99,11 +98,16 @@ def check_values(run: RunFile) -> list[str]:
     """Statistics, histograms and prompt means are those of the values. Nothing where no values were kept."""
     if not run.has_values or not run.tokens:
         return []
-    problems = []
+    if not tells_firing(run.cursor()):
+        return []
+    problems, digest = [], Digest()
     for layer in run.layers:
         counted = _counted(run, layer)
+        digest += counted.digest
         problems += _differences(run, layer, counted)
         problems += _other_means(run, layer, counted)
+    if digest != read_digests(run.cursor()).get(VALUES):
+        problems.append("blocks: the values are not those that were written: their digest differs")
     return problems
 
 
@@ -121,6 +125,7 @@ class _Counted:
     histograms: dict[bool, NDArray[np.int64]]  # [neurons, BINS]
     sums: dict[str, NDArray[np.float64]]  # [prompts, neurons // step]
     step: int
+    digest: Digest
 
 
 def _counted(run: RunFile, layer: Layer) -> _Counted:
@@ -131,10 +136,12 @@ def _counted(run: RunFile, layer: Layer) -> _Counted:
         {first: np.zeros((neurons, BINS), np.int64) for first in (False, True)},
         {selection: np.zeros((run.prompts, held)) for selection in ("all", "generated", "last")},
         step,
+        Digest(),
     )
     lengths = run.cursor().execute("SELECT tokens FROM prompts ORDER BY prompt_idx").fetchnumpy()["tokens"]
-    for neuron, tokens, values, fired in _rows(run, layer):
-        rows = run.tokens_between(tokens.start, tokens.stop)
+    for neuron, start, values, fired in value_rows(run, layer):
+        found.digest += values_digest(layer.layer_id, neuron, start, values, fired)
+        rows = run.tokens_between(start, start + values.shape[1])
         at_start = rows.position == 0
         for first in (False, True):
             here = at_start == first
@@ -146,19 +153,6 @@ def _counted(run: RunFile, layer: Layer) -> _Counted:
         sampled = neuron % step == 0
         _add_sums(found.sums, neuron[sampled] // step, values[sampled], rows, lengths)
     return found
-
-
-def _rows(
-    run: RunFile, layer: Layer
-) -> Iterator[tuple[NDArray[np.int32], slice, NDArray[np.float32], NDArray[np.bool_] | None]]:
-    """Neurons, the tokens on which they are read, their values and firings [neurons, tokens]."""
-    for batch in run.neuron_blocks(layer, 0, layer.neurons):
-        for block in np.unique(batch.block):
-            here = batch.block == block
-            tokens = slice(int(block) * BLOCK, min((int(block) + 1) * BLOCK, run.tokens))
-            width = tokens.stop - tokens.start
-            fired = None if batch.fired is None else batch.fired[here, :width]
-            yield batch.neuron[here], tokens, batch.values[here, :width], fired
 
 
 def _statistics(values: NDArray[np.float32], fired: NDArray[np.bool_] | None, fires: str) -> NeuronStatistics:

@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 
 from nfinspect_store.blocks import BlockBuffer, BlockStream
 from nfinspect_store.connect import attach_to_write, create, translated
-from nfinspect_store.digests import Digest, digest_of, digest_table, read_digests, write_digests
+from nfinspect_store.digests import (
+    VALUES,
+    Digest,
+    digest_of,
+    digest_table,
+    read_digests,
+    values_digest,
+    write_digests,
+)
 from nfinspect_store.errors import RunExists, StorageFull, StoreError
 from nfinspect_store.mamba_delta import DeltaMoments, mamba_delta_table
 from nfinspect_store.migrations import SCHEMA_VERSION
@@ -63,6 +71,7 @@ class _Segment:
     prompts: list[Prompt] = field(default_factory=list)
     tokens: list[TokenRows] = field(default_factory=list)
     means: list[PromptMean] = field(default_factory=list)
+    put: dict[int, int] = field(default_factory=dict)  # tokens of each layer whose values were put
 
 
 class RunWriter:
@@ -153,6 +162,11 @@ class RunWriter:
                 self._connection.execute("SET force_compression = 'uncompressed'")
             self._stream = BlockStream(self.path, self._connection, self._buffers)
         self._stream.put(layer_id, values, fired)
+        put = self._segment.put.get(layer_id, 0)
+        neuron = np.arange(len(values), dtype=np.int32)
+        digest = values_digest(layer_id, neuron, self.tokens + put, values, fired)
+        self._digests[VALUES] = self._digests.get(VALUES, Digest()) + digest
+        self._segment.put[layer_id] = put + values.shape[1]
 
     def add(self, prompts: Sequence[Prompt], tokens: TokenRows, means: Sequence[PromptMean]) -> None:
         """Add prompts with all their tokens, whose values were put."""

@@ -22,6 +22,12 @@ HERE = "layer_id = 0 AND neuron = 3"
 NEURON = "site = 'mlp' AND layer = 0 AND neuron = 3"
 LAYER = "site = 'mlp' AND layer = 0"
 
+VALUES = '"values"::FLOAT[]'
+SWAPPED = (
+    f"list_transform({VALUES}, lambda v, i: ({VALUES})[CASE i WHEN 5 THEN 6 WHEN 6 THEN 5 ELSE i END])::FLOAT[256]"
+)
+NUDGED = f"list_transform({VALUES}, lambda v, i: CASE i WHEN 9 THEN v + 1e-7::FLOAT ELSE v END)::FLOAT[256]"
+
 EDITS = [
     # What is derived
     f"UPDATE neurons SET mean = mean + 0.01 WHERE {NEURON}",
@@ -64,6 +70,9 @@ EDITS = [
 ]
 
 ONCE = [
+    # Two tokens of one prompt, whose sums stay; the last bits of a value
+    f'UPDATE blocks SET "values" = {SWAPPED} WHERE {HERE} AND block = 0',
+    f'UPDATE blocks SET "values" = {NUDGED} WHERE {HERE} AND block = 0',
     "UPDATE tokens SET token = 'other' WHERE token_idx = 7",
     "UPDATE tokens SET token_id = token_id + 1 WHERE token_idx = 7",
     "UPDATE prompts SET text = text || '.' WHERE prompt_idx = 3",
