@@ -104,6 +104,7 @@ class NfinspectApp(App[int]):
         self._work: dict[tuple[int, str], str] = {}
         self._trail = Trail(Stop(partial(RunsPane, "nfinspect")))
         self._shown: Pane | None = None
+        self._asker: Pane | None = None
         self.register_theme(colours.OWN)
         self.theme = "ansi-dark" if sixteen else colours.NAME
 
@@ -366,9 +367,14 @@ class NfinspectApp(App[int]):
     def action_goto(self) -> None:
         self._base_screen.query_one(PromptLine).open("goto", ":")
 
-    def ask(self, kind: str, sign: str, text: str = "", select: str = "") -> None:
-        """Let the user type a line; the pane on screen gets it as `entered_<kind>`. select: what typing replaces."""
-        self._base_screen.query_one(PromptLine).open(kind, sign, text, select)
+    def ask(self, pane: Pane, kind: str, sign: str, text: str = "", select: str = "") -> None:
+        """Let the user type a line; `pane` gets it, while it is on screen, as `entered_<kind>`.
+
+        select: what typing replaces.
+        """
+        if pane is self._shown:  # a key may reach a pane that is just being left
+            self._asker = pane
+            self._base_screen.query_one(PromptLine).open(kind, sign, text, select)
 
     @on(PromptLine.Entered)
     def _entered(self, message: PromptLine.Entered) -> None:
@@ -379,7 +385,7 @@ class NfinspectApp(App[int]):
                 go_to(self, message.text)
             except Exception as error:  # a mistyped address is a line, whatever it trips over
                 self.say(one_line(error), "bad")
-        else:
+        elif self._asker is self._shown:  # else the place that asked is no longer on screen
             getattr(self.pane, f"entered_{message.kind}")(message.text)
 
     def copy(self, text: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from app_driver import Driven, Start
 from fake_engine import FakeEngine, FakeJob, FakeSession
 
+from nfinspect.tui.chrome import PromptLine
 from nfinspect.tui.dialogs import Confirm
 from nfinspect.tui.engine import NeuronQuery
 from nfinspect.tui.widgets.paged_table import PagedTable
@@ -269,3 +270,13 @@ async def test_ctrl_c_gives_up_what_a_place_waits_for(start: Start) -> None:
         assert app.pane._trace is None, "an answer to what is no longer asked"
         await app.press("r")
         assert app.pane._trace is not None
+
+
+async def test_a_line_is_for_the_place_that_asked_for_it(start: Start) -> None:
+    async with start() as app:
+        await app.press("n")
+        app.app.ask(app.pane, "filter", "/", "max>4")
+        app.app.to_layers(app.pane.session)  # the place changes while the line is on its way
+        app.app.post_message(PromptLine.Entered("filter", "max>4"))
+        await app.settle()
+        assert app.crumbs.endswith("demo") and "unexpected" not in app.status

@@ -175,7 +175,7 @@ class AnalysesPane(RunPane):
         name = message.row.analysis.name
         if name == "logits":
             marked = next(iter(self.marks), None)
-            self.hub.ask("neuron", "logits of", str(self.address(*marked)) if marked else "L0/N0")
+            self.hub.ask(self, "neuron", "logits of", str(self.address(*marked)) if marked else "L0/N0")
         else:
             self.hub.into(partial(pane_of(name), self.session, self.site), self.session.name)
 

@@ -111,7 +111,7 @@ class ArrangedRows(Pane):
     # keys
 
     def action_filter(self) -> None:
-        self.hub.ask("filter", "/", self._filter)
+        self.hub.ask(self, "filter", "/", self._filter)
 
     def entered_filter(self, text: str) -> None:
         from nfinspect_store.errors import RequestError

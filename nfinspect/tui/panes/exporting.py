@@ -27,7 +27,7 @@ class ExportingPane(Pane):
             self.hub.say("there is nothing to export yet", "warn")
         else:
             name = self._may_replace or re.sub(r"[^\w.-]+", "-", self.export_name)
-            self.hub.ask("export", "export to", name)
+            self.hub.ask(self, "export", "export to", name)
 
     def entered_export(self, text: str) -> None:
         write = self.exporter()

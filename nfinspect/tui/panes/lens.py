@@ -158,7 +158,7 @@ class LensPane(AnalysisPane):
             self._choose(self._offered[name])
 
     def action_type(self) -> None:
-        self.hub.ask("prompt", "prompt", self._prompt if self._prompt.isprintable() else "")
+        self.hub.ask(self, "prompt", "prompt", self._prompt if self._prompt.isprintable() else "")
 
     def entered_prompt(self, text: str) -> None:
         if text:

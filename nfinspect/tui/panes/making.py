@@ -96,7 +96,7 @@ class MakingPane(RunPane):
 
     def show_edited(self, command: tuple[str, ...]) -> None:
         if self.hub.pane is self:
-            self.hub.ask("command", "nfinspect", shlex.join(command), select=incomplete(command))
+            self.hub.ask(self, "command", "nfinspect", shlex.join(command), select=incomplete(command))
 
     def entered_command(self, text: str) -> None:
         try:

@@ -181,7 +181,7 @@ class NeuronsPane(RunPane):
         self._ask_again()
 
     def action_filter(self) -> None:
-        self.hub.ask("filter", "/", self._query.filter or "")
+        self.hub.ask(self, "filter", "/", self._query.filter or "")
 
     def entered_filter(self, text: str) -> None:
         self.hub.say("")

@@ -186,7 +186,7 @@ class RunsPane(Pane):
         self.load("runs", self.hub.engine.runs, busy="reading the store" if self._runs is None else "")
 
     def action_filter(self) -> None:
-        self.hub.ask("filter", "/", self._filter)
+        self.hub.ask(self, "filter", "/", self._filter)
 
     def entered_filter(self, text: str) -> None:
         self._filter = text
