@@ -13,11 +13,15 @@ from nfinspect.analysis.plain import number
 from nfinspect_store.addresses import Address
 from nfinspect_store.histogram import EDGES
 from nfinspect_store.tables import RunTables
+from nfinspect_store.token_text import WholeText, whole_text
 from nfinspect_store.types import Example, Layer, TokenRows
 
 LINEAR_BINS = 60
 WINDOW = 12
 """Tokens shown on either side of an example's."""
+
+CHARACTER = 3
+"""Tokens that a character can reach past one that it begins or ends in: UTF-8 has four bytes at most."""
 
 READ_CONCEPTS = """
 SELECT concept, sum(n)::BIGINT, sum(n * mean) / sum(n), sum(fired) / sum(n), min(fired) >= 0, max(maximum)
@@ -50,13 +54,19 @@ class NeuronHistogram:
 
 @dataclass(frozen=True)
 class WindowToken:
-    """A token near an example's, with this neuron's value on it (None if values were not kept)."""
+    """A token near an example's, with this neuron's value on it (None if values were not kept).
+
+    token: its own text, a piece of a character as `<E4 B8>`. start, stop: the characters of the example's text that the
+    token has a part of; tokens that share a character overlap.
+    """
 
     token_idx: int
     position: int
     token: str
     generated: bool
     value: float | None
+    start: int
+    stop: int
 
     def to_json(self) -> dict[str, object]:
         return dict(vars(self))
@@ -77,6 +87,13 @@ class ExampleText:
     text: str
     window: tuple[WindowToken, ...]
     at: int
+
+    def pieces(self, near: range | None = None) -> list[str]:
+        """The text cut into one piece for each token of the window: whole characters, the example's own token first
+        served (nfinspect_store.token_text). near: '' for tokens outside of it.
+        """
+        found = WholeText(self.text, tuple((t.start, t.stop) for t in self.window)).pieces(self.at)
+        return found if near is None else [text if i in near else "" for i, text in enumerate(found)]
 
     def to_json(self) -> dict[str, object]:
         return {**vars(self), "window": [token.to_json() for token in self.window]}
@@ -179,7 +196,7 @@ def example_texts(
     """
     if not examples:
         return ()
-    wanted = {i for example in examples for i in _around(example.token_idx, run.tokens)}
+    wanted = {i for example in examples for i in _around(example.token_idx, run.tokens, CHARACTER)}
     rows = run.tokens_at(sorted(wanted))
     place = {int(token_idx): i for i, token_idx in enumerate(rows.token_idx)}
     prompts = {"prompts": sorted({int(prompt_idx) for prompt_idx in rows.prompt_idx})}
@@ -188,8 +205,15 @@ def example_texts(
     for example in examples:
         at = place[example.token_idx]
         prompt_idx = int(rows.prompt_idx[at])
-        near = [place[i] for i in _around(example.token_idx, run.tokens)]
-        window = [_window_token(rows, i, values) for i in near if rows.prompt_idx[i] == prompt_idx]
+        near = [place[i] for i in _around(example.token_idx, run.tokens, CHARACTER)]
+        near = [i for i in near if rows.prompt_idx[i] == prompt_idx]
+        read = whole_text([rows.token[i] for i in near], [rows.raw[i] for i in near])
+        middle = near.index(at)
+        kept = range(max(0, middle - WINDOW), min(len(near), middle + WINDOW + 1))
+        begin = read.spans[kept.start][0]
+        window = tuple(
+            _window_token(rows, near[k], values, read.spans[k][0] - begin, read.spans[k][1] - begin) for k in kept
+        )
         texts.append(
             ExampleText(
                 token_idx=example.token_idx,
@@ -198,19 +222,19 @@ def example_texts(
                 position=int(rows.position[at]),
                 token=rows.token[at],
                 value=float(example.value),
-                text="".join(token.token for token in window),
-                window=tuple(window),
+                text=read.text[begin : read.spans[kept.stop - 1][1]],
+                window=window,
                 at=[token.token_idx for token in window].index(example.token_idx),
             )
         )
     return tuple(texts)
 
 
-def _around(token_idx: int, tokens: int) -> range:
-    return range(max(0, token_idx - WINDOW), min(tokens, token_idx + WINDOW + 1))
+def _around(token_idx: int, tokens: int, more: int) -> range:
+    return range(max(0, token_idx - WINDOW - more), min(tokens, token_idx + WINDOW + more + 1))
 
 
-def _window_token(rows: TokenRows, i: int, values: NDArray[np.float32] | None) -> WindowToken:
+def _window_token(rows: TokenRows, i: int, values: NDArray[np.float32] | None, start: int, stop: int) -> WindowToken:
     token_idx = int(rows.token_idx[i])
     return WindowToken(
         token_idx=token_idx,
@@ -218,6 +242,8 @@ def _window_token(rows: TokenRows, i: int, values: NDArray[np.float32] | None) -
         token=rows.token[i],
         generated=bool(rows.generated[i]),
         value=None if values is None else float(values[token_idx]),
+        start=start,
+        stop=stop,
     )
 
 

@@ -17,7 +17,8 @@ SIZES = (1, 2, 3)
 
 READ_TOKENS = 'SELECT token_id, "position" FROM tokens ORDER BY token_idx'
 READ_TEXTS = """
-SELECT token_id, arg_min(token, token_idx) FROM tokens WHERE token_id IN (SELECT unnest($ids)) GROUP BY token_id
+SELECT token_id, arg_min({token: token, bytes: bytes}, ("position" = 0, token_idx))
+FROM tokens WHERE token_id IN (SELECT unnest($ids)) GROUP BY token_id
 """
 
 
@@ -77,7 +78,10 @@ def index_ngrams(token_ids: NDArray[np.int64], positions: NDArray[np.int64], n: 
     return NgramIndex(n, ids.astype(np.intp), grams[kept], seen[kept].astype(np.int64))
 
 
-def token_texts(run: RunTables, token_ids: Iterable[int]) -> dict[int, str]:
-    """The text of each token id where the run shows it first: a piece of a character may be written otherwise later."""
+def token_texts(run: RunTables, token_ids: Iterable[int]) -> dict[int, tuple[str, bytes | None]]:
+    """The text of each token id, and its bytes where that is a piece of a character (nfinspect_store.token_text): as
+    the run shows it first past position 0, where some tokenizers drop the space before it.
+    """
     ids = sorted(set(token_ids))
-    return dict(run.cursor().execute(READ_TEXTS, {"ids": ids}).fetchall()) if ids else {}
+    rows = run.cursor().execute(READ_TEXTS, {"ids": ids}).fetchall() if ids else []
+    return {token_id: (found["token"], found["bytes"]) for token_id, found in rows}

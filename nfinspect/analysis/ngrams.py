@@ -21,17 +21,22 @@ from nfinspect.analysis.ngram_layers import LayerCover, LayerNgrams
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect.analysis.triggers import Triggers, find_triggers
 from nfinspect_store.tables import RunTables
+from nfinspect_store.token_text import whole_text
 from nfinspect_store.types import Layer
 
 
 @dataclass(frozen=True)
 class CoveredNgram:
-    """An n-gram on which a detector fires nearly always. occurrences: how often it was counted."""
+    """An n-gram on which a detector fires nearly always. occurrences: how often it was counted.
+
+    tokens: each one's own text, a piece of a character as `<E4 B8>`; text: all of them, with whole characters.
+    """
 
     token_ids: tuple[int, ...]
     tokens: tuple[str, ...]
     activations: int
     occurrences: int
+    text: str
 
     def to_json(self) -> dict[str, object]:
         return {**vars(self), "token_ids": list(self.token_ids), "tokens": list(self.tokens)}
@@ -143,7 +148,9 @@ def _detectors(run: RunTables, index: NgramIndex, found: Sequence[tuple[Layer, i
 
     def covered(number: int, activations: int) -> CoveredNgram:
         ids = index.token_ids[number].tolist()
-        return CoveredNgram(tuple(ids), tuple(texts[i] for i in ids), activations, int(index.seen[number]))
+        tokens, raw = zip(*(texts[i] for i in ids), strict=True)
+        text = whole_text(tokens, raw).text
+        return CoveredNgram(tuple(ids), tokens, activations, int(index.seen[number]), text)
 
     return tuple(
         Detector(
@@ -161,4 +168,6 @@ def _detectors(run: RunTables, index: NgramIndex, found: Sequence[tuple[Layer, i
 
 
 def _covered(ngram: Mapping[str, Any]) -> CoveredNgram:
-    return CoveredNgram(**{**ngram, "token_ids": tuple(ngram["token_ids"]), "tokens": tuple(ngram["tokens"])})
+    tokens = tuple(ngram["tokens"])
+    text = ngram.get("text", "".join(tokens))  # results of before do not have it
+    return CoveredNgram(**{**ngram, "token_ids": tuple(ngram["token_ids"]), "tokens": tokens, "text": text})

@@ -13,6 +13,7 @@ from nfinspect.capturing.mamba_delta import DeltaReader, with_delta
 from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
 from nfinspect.capturing.transfer import to_workplace
 from nfinspect.models import LayerSite, SiteReader, TokenTexts, body
+from nfinspect_store.token_text import whole_text
 
 
 @contextmanager
@@ -86,8 +87,9 @@ class _Passes:
         rows = [ids[valid].tolist() for ids, valid in zip(self._input_ids, self._valid, strict=True)]
         prompts = []
         for row in rows:
-            words = self._texts(row)
-            prompts.append(RecordedPrompt(self._concept, "".join(words), row, words, prompt_tokens=len(row)))
+            words = self._texts.pieces(row)
+            text = whole_text(words.texts, words.raw).text
+            prompts.append(RecordedPrompt(self._concept, text, row, words.texts, prompt_tokens=len(row), raw=words.raw))
         values = with_delta(self._values, self.delta.moments(self._input_ids, self._valid))
         self._recorder.add([p for p in prompts if p.token_ids], values)
         self._values = {}

@@ -275,12 +275,14 @@ class Capture:
 
     def _recorded(self, prompt: PromptIds, sequence: Sequence[int]) -> RecordedPrompt:
         roles = prompt.roles and (*prompt.roles, *("assistant",) * (len(sequence) - len(prompt.roles)))
+        pieces = self._texts.pieces(sequence)
         return RecordedPrompt(
             prompt.concept,
             prompt.text,
             sequence,
-            self._texts(sequence),
+            pieces.texts,
             prompt_tokens=len(prompt.token_ids),
+            raw=pieces.raw,
             roles=roles or (),
         )
 

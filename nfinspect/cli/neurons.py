@@ -172,7 +172,7 @@ def _lines(detail: "NeuronDetail", examples: int) -> list[str]:
 def _in_context(example: "ExampleText") -> str:
     """The tokens around an example's, with it in brackets."""
     near = range(max(0, example.at - CONTEXT), min(len(example.window), example.at + CONTEXT + 1))
-    return "".join(f"[{t}]" if i == example.at else t for i in near for t in (example.window[i].token,)).strip()
+    return "".join(f"[{t}]" if i == example.at else t for i, t in enumerate(example.pieces(near))).strip()
 
 
 def _strip(counts: tuple[int, ...]) -> str:

@@ -178,4 +178,4 @@ def _detector_lines(found: "NgramAnalysis", top: int) -> list[str]:
 
 
 def _quoted(ngram: "CoveredNgram") -> str:
-    return f'"{"".join(ngram.tokens)}"'
+    return f'"{ngram.text}"'

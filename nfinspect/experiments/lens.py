@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from nfinspect.experiments.direct_path import find_tail
 from nfinspect.experiments.logits import token_texts
 from nfinspect.experiments.perplexity import vocabulary_size
-from nfinspect.models import Bos, LoadedModel, Texts, already_begun, find_sites, forward_batch, require_causal
+from nfinspect.models import (
+    Bos,
+    LoadedModel,
+    Texts,
+    TokenTexts,
+    already_begun,
+    find_sites,
+    forward_batch,
+    require_causal,
+)
 from nfinspect.models.checks import first_input, first_tensor
 from nfinspect_store.errors import RequestError
 
@@ -134,7 +143,7 @@ def logit_lens(
             )
         )
     answered = _likeliest(loaded, np.exp(rows[-1]), 1)[0]
-    tokens = tuple(token_texts(loaded.tokenizer, ids)) if positions else ()
+    tokens = tuple(TokenTexts(loaded.tokenizer)(ids)) if positions else ()
     notes = (already_begun(texts.begin_text, ["this one"], 1),) if read.begins else ()
     return LogitLens(loaded.name, prompt, len(ids), answered, tuple(layers), tokens, notes)
 

@@ -90,4 +90,4 @@ def neuron_logits(loaded: LoadedModel, address: Address | str, top: int = 10) ->
 def token_texts(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> list[str | None]:
     """The text of each token, a leading space included; None where the tokenizer has none of that id."""
     texts = TokenTexts(tokenizer)
-    return [texts([token_id])[0] if token_id < len(tokenizer) else None for token_id in token_ids]
+    return [texts.alone(token_id) if token_id < len(tokenizer) else None for token_id in token_ids]

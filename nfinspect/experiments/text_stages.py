@@ -232,5 +232,5 @@ def _predictions(
     order = [int(i) for i in np.argsort(-probabilities, kind="stable")[:top]]
     known = len(loaded.tokenizer)
     texts = TokenTexts(loaded.tokenizer)
-    likeliest = tuple((i, texts([i])[0] if i < known else None, float(probabilities[i])) for i in order)
+    likeliest = tuple((i, texts.alone(i) if i < known else None, float(probabilities[i])) for i in order)
     return surprisals, NextTokens(entropy, likeliest)

@@ -141,7 +141,7 @@ def _listed(analyses: Mapping[int, NgramAnalysis]) -> Table:
 def _texts(ngrams: Sequence[Any]) -> str:
     import json
 
-    return " ".join(json.dumps("".join(ngram.tokens)) for ngram in ngrams)
+    return " ".join(json.dumps(ngram.text, ensure_ascii=False) for ngram in ngrams)
 
 
 def draw_detectors(figure: "Figure", chart: Chart) -> None:

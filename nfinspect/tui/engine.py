@@ -120,10 +120,14 @@ class PromptText:
 
 @dataclass(frozen=True)
 class PromptReading:
-    """A whole prompt as one neuron read it. `values` is empty where the run keeps no values."""
+    """A whole prompt as one neuron read it. `values` is empty where the run keeps no values.
+
+    pieces: the text, cut into one piece for each token; tokens: the whole characters that each has a part of.
+    """
 
     prompt_idx: int
     concept: str
+    pieces: tuple[str, ...]
     tokens: tuple[str, ...]
     generated: tuple[bool, ...]
     values: tuple[float, ...]

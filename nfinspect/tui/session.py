@@ -22,6 +22,7 @@ from nfinspect_store.heartbeat import being_written, read_heartbeat
 from nfinspect_store.query_result import QueryResult
 from nfinspect_store.reader import RunFile
 from nfinspect_store.results import Result, run_results
+from nfinspect_store.token_text import whole_text
 
 MOST_PROMPTS = 256
 """Of a run with more, so many, evenly taken, are read again where an analysis reads the run's prompts."""
@@ -108,7 +109,15 @@ class RunSession:
             layer, number = self._run.resolve(address)
             read = self._run.neuron(layer.layer, number, layer.site)
             values = tuple(read[rows.token_idx].tolist())
-        return PromptReading(prompt_idx, prompt.concept, tuple(rows.token), tuple(rows.generated.tolist()), values)
+        text = whole_text(rows.token, rows.raw)
+        return PromptReading(
+            prompt_idx,
+            prompt.concept,
+            tuple(text.pieces()),
+            tuple(text.token(i) for i in range(len(rows.token))),
+            tuple(rows.generated.tolist()),
+            values,
+        )
 
     def texts(self, most: int) -> tuple[PromptText, ...]:
         """The run's prompts that have a text, evenly taken where there are more than `most`."""

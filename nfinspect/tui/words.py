@@ -57,7 +57,7 @@ def example_cell(example: ExampleText, width: int, strongest: float, glyphs: Gly
     """The example's text in `width` cells with its token in brackets, near the middle when the text is
     too long.
     """
-    pieces = [visible_in(token.token, glyphs) for token in example.window]
+    pieces = [visible_in(piece, glyphs) for piece in example.pieces()]
     at = example.at
     if example.window[0].position > 0:  # the kept window begins later than the prompt
         pieces[0] = glyphs.more + pieces[0]
@@ -98,6 +98,19 @@ def _around(widths: Sequence[int], at: int, room: int) -> tuple[int, int]:
             return first, last
 
 
+def strongest_of_characters(pieces: Sequence[str], values: Sequence[float]) -> list[float]:
+    """The values of a prompt's tokens; a token whose piece holds characters of those behind it, too, has their
+    strongest.
+    """
+    found = list(values)
+    owner = 0
+    for place in range(len(found)):
+        owner = place if pieces[place] else owner
+        if abs(found[place]) > abs(found[owner]):
+            found[owner] = found[place]
+    return found
+
+
 def reading(
     tokens: Sequence[str], values: Sequence[float], generated: Sequence[bool], glyphs: Glyphs
 ) -> list[Cell | str]:
@@ -107,12 +120,15 @@ def reading(
     strongest = max((abs(v) for v in values), default=0.0)
     pieces: list[Cell | str] = []
     told = False
+    shared = strongest_of_characters(tokens, values)
     for place, token in enumerate(tokens):
         if generated[place] and not told:
             told = True
             pieces.append(Cell(f" {glyphs.column}{glyphs.column} ", "accent"))
+        if not token:
+            continue
         text = token
-        value = values[place] if values else None
+        value = shared[place] if values else None
         tone = strength_tone(value, strongest)
         if tone == "heat4":
             text = glyphs.opening + text + glyphs.closing

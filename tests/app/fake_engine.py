@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,11 @@ def row(layer: int, neuron: int, cls: str = "normal", site: str = "mlp") -> Neur
 
 def example(value: float, token: str = " tulip", prompt_idx: int = 0, start: int = 0) -> ExampleText:
     words = [" the", " red", token, " fields", " of", " Holland"]
-    window = tuple(WindowToken(i, start + i, w, i > 3, value if i == 2 else 0.1 * i) for i, w in enumerate(words))
+    ends = [0, *accumulate(map(len, words))]
+    window = tuple(
+        WindowToken(i, start + i, w, i > 3, value if i == 2 else 0.1 * i, ends[i], ends[i + 1])
+        for i, w in enumerate(words)
+    )
     return ExampleText(2, prompt_idx, "tulip", 2, token, value, "".join(words), window, 2)
 
 
@@ -212,7 +217,8 @@ class FakeSession:
         )
 
     def prompt(self, prompt_idx: int, address: Any) -> PromptReading:
-        return PromptReading(prompt_idx, "tulip", (" the", self.token, " x"), (False, False, True), (0.0, 9.0, 1.0))
+        tokens = (" the", self.token, " x")
+        return PromptReading(prompt_idx, "tulip", tokens, tokens, (False, False, True), (0.0, 9.0, 1.0))
 
     def texts(self, most: int) -> tuple[PromptText, ...]:
         every = [PromptText(0, "tulip", "The red tulip"), PromptText(1, "hanoi", f"Hanoi {HOSTILE}\nis")]

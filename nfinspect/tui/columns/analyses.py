@@ -25,7 +25,7 @@ def figure(title: str, name: str, width: int, g: Glyphs, digits: int = 3, tone: 
 def ngram_columns(g: Glyphs) -> list[Column]:
     def words(row: Detector, width: int) -> Cell:
         # a detector may cover hundreds of n-grams: no more than can be seen are made visible
-        shown = [f'"{"".join(ngram.tokens)}"' for ngram in row.ngrams[: max(1, width // 3)]]
+        shown = [f'"{ngram.text}"' for ngram in row.ngrams[: max(1, width // 3)]]
         return Cell(" ".join(shown))
 
     return [

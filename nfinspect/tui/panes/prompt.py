@@ -47,7 +47,7 @@ class PromptPane(RunPane):
         written = sum(read.generated)
         count = f"{cells.counted(len(read.tokens), 'token')}, {written} of them written by the model{kept}"
         head = f"concept {read.concept}, {count}"
-        pieces = [Cell(head, "dim"), "\n\n", *reading(read.tokens, read.values, read.generated, g)]
+        pieces = [Cell(head, "dim"), "\n\n", *reading(read.pieces, read.values, read.generated, g)]
         strongest = [i for i in range(len(read.values)) if read.values[i]]
         if read.values and not strongest:
             pieces += ["\n\n", Cell("the neuron is 0 on every token of this prompt", "dim")]

@@ -136,7 +136,7 @@ def test_after_every_token_stands_what_the_prompt_up_to_it_would_get(
     loaded = in_memory(FAMILIES[family](), word_tokenizer())
     monkeypatch.setattr("nfinspect.experiments.lens.LOGIT_BYTES", 1)  # a layer at a time
     found = logit_lens(loaded, PROMPT, positions=True)
-    assert found.prompt_tokens == ("w5", "w6", "w7", "w8", "w9")
+    assert found.prompt_tokens == ("w5", " w6", " w7", " w8", " w9")
     for place in range(len(IDS)):
         until = logit_lens(loaded, " ".join(PROMPT.split()[: place + 1]), top=1)
         for layer, alone in zip(found.layers, until.layers, strict=True):
@@ -165,6 +165,6 @@ def test_json_has_the_fields_of_the_contract() -> None:
     assert set(document["layers"][0]) == {"layer", "entropy", "answer_rank", "answer_log_prob", "top"}
     assert set(document["layers"][0]["top"][0]) == set(document["answer"]) == {"token_id", "token", "probability"}
     document = json.loads(json.dumps(logit_lens(loaded, PROMPT, positions=True).to_json(), allow_nan=False))
-    assert document["prompt_tokens"] == ["w5", "w6", "w7", "w8", "w9"]
+    assert document["prompt_tokens"] == ["w5", " w6", " w7", " w8", " w9"]
     assert all(len(layer["positions"]) == 5 for layer in document["layers"])
     assert set(document["layers"][0]["positions"][0]) == {"token_id", "token", "probability"}

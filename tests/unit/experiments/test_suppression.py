@@ -26,7 +26,7 @@ GRAMS = {(0, 3): ((2, 7), (5, 9)), (0, 5): ((1, 4),), (1, 3): ((6, 9), (8, 9), (
 def analysis(model: PreTrainedModel, site: str) -> NgramAnalysis:
     neurons = find_sites(model, [site], [0])[0].neurons
     detectors = tuple(
-        Detector(site, layer, neuron, 1, 10, 1.0, None, tuple(CoveredNgram(g, ("a", "b"), 5, 5) for g in grams))
+        Detector(site, layer, neuron, 1, 10, 1.0, None, tuple(CoveredNgram(g, ("a", "b"), 5, 5, "ab") for g in grams))
         for (layer, neuron), grams in GRAMS.items()
     )
     layers = tuple(LayerNgrams(site, layer, neurons, neurons, 2, 2, 2, 2, 2, {}) for layer in (0, 1))
@@ -79,7 +79,7 @@ def test_another_model_than_the_runs_is_refused() -> None:
     right = analysis(model, "mlp")
     deep = replace(right, detectors=(replace(right.detectors[0], layer=9),))
     wide = replace(right, layers=tuple(replace(layer, neurons=12) for layer in right.layers))
-    wordy = (CoveredNgram((0, VOCAB), ("a", "b"), 5, 5),)
+    wordy = (CoveredNgram((0, VOCAB), ("a", "b"), 5, 5, "ab"),)
     spoken = replace(right, detectors=(replace(right.detectors[0], ngrams=wordy),))
     for wrong in (deep, wide, spoken):
         with pytest.raises(RequestError, match="it is another model"):
