@@ -1,5 +1,6 @@
 """What `import nfinspect as nf` offers: capture a model in memory, record one's own forward passes, open a run."""
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,17 @@ from nfinspect.capturing.session import (
     statistics_device,
     store_layers,
 )
-from nfinspect.models import LoadedModel, Texts, TokenTexts, by_site, find_sites, in_memory, why_no_mlp
+from nfinspect.models import (
+    LoadedModel,
+    Texts,
+    TokenTexts,
+    by_site,
+    find_sites,
+    in_memory,
+    run_as_python,
+    uncompiled,
+    why_no_mlp,
+)
 from nfinspect.run import Run
 from nfinspect_store.catalog import new_run_path, store_path
 from nfinspect_store.types import Keep
@@ -60,8 +71,9 @@ def capture(
         for concept, group in by_concept.items()
         for i, prompt in enumerate(_prompts_of(group))
     ]
+    model = uncompiled(model)
     loaded = in_memory(model, tokenizer)
-    with eval_mode(model):
+    with eval_mode(model), run_as_python():
         path = _GivenPrompts(CaptureRequest(loaded.name, store_path(store), **options), loaded, given).run()
     return Run.open(path)
 
@@ -136,9 +148,12 @@ def record(
     """Record every forward pass of `model` inside the block: each row of input_ids becomes a prompt of `concept`.
 
     attention_mask says which tokens are real, on either side. A pass that goes on from a cache (a decoding step) is
-    refused: `capture` records generations. An exception in the block leaves no run. Raises ModelError, RunExists,
+    refused: `capture` records generations. What torch.compile has made runs as Python inside the block, so that it can
+    be read. Left-padded rows whose model does not read them as lone prompts are recorded as they were read: that is a
+    warning, and stands in the run's settings. An exception in the block leaves no run. Raises ModelError, RunExists,
     StorageFull, CaptureError.
     """
+    model = uncompiled(model)
     loaded = in_memory(model, tokenizer)
     found = by_site(find_sites(model, sites, layers))
     notes = [note] if sites is None and (note := why_no_mlp(model)) else []
@@ -152,11 +167,18 @@ def record(
     writer = RunWriter.create(path, info, store_layers(found))
     try:
         recorder = Recorder(writer, seed, statistics_device(loaded))
-        with recorded_passes(model, found, recorder, TokenTexts(tokenizer), concept):
+        with recorded_passes(model, found, recorder, TokenTexts(tokenizer), concept) as passes:
             yield Recording(path)
         if not recorder.tokens:
-            raise CaptureError("expected forward passes inside the block, found no forward pass over a token")
-        recorder.commit({"status": "complete", "finished_at": utc_now()}, final=True)
+            raise CaptureError(
+                "expected forward passes inside the block, found no forward pass over a token: the block has to call "
+                "this very model; a copy, and code that torch.jit or torch.export has made of it, call no hooks"
+            )
+        end: dict[str, object] = {"status": "complete", "finished_at": utc_now()}
+        if passes.note is not None:
+            warnings.warn(passes.note, stacklevel=3)  # where the block ends
+            end["settings"] = json.dumps({**info.settings, "notes": [*notes, passes.note]})
+        recorder.commit(end, final=True)
         writer.close()
     except BaseException:
         give_up(writer, "failed")

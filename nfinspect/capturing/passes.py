@@ -9,35 +9,42 @@ import torch
 from torch import Tensor, nn
 
 from nfinspect.capturing.errors import CaptureError
+from nfinspect.capturing.left_padding import note_on_left_padding
 from nfinspect.capturing.mamba_delta import DeltaReader, with_delta
 from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
 from nfinspect.capturing.transfer import to_workplace
-from nfinspect.models import LayerSite, SiteReader, TokenTexts, body
+from nfinspect.models import LayerSite, SiteReader, TokenTexts, body, run_as_python, uncompiled
 from nfinspect_store.token_text import whole_text
 
 
 @contextmanager
 def recorded_passes(
     model: nn.Module, sites: Sequence[LayerSite], recorder: Recorder, texts: TokenTexts, concept: str
-) -> Iterator[None]:
+) -> Iterator["_Passes"]:
     """While entered, every forward pass of `model` is recorded. Raises, inside the pass, what SiteReader raises.
 
     attention_mask says which tokens are real. A pass that goes on from a cache is refused with CaptureError: its tokens
-    alone are no sequence.
+    alone are no sequence. Compiled code runs as Python meanwhile. What is yielded has a `note` when they are over.
     """
     passes = _Passes(sites, recorder, texts, concept)
     inner = body(model)
-    passes.names = list(inspect.signature(inner.forward).parameters)
+    passes.names = list(inspect.signature(uncompiled(inner).forward).parameters)
     with SiteReader(model, sites, passes.take) as passes.reader, DeltaReader(model, sites) as passes.delta:
         handles = [
             inner.register_forward_pre_hook(passes.before, with_kwargs=True),
             inner.register_forward_hook(passes.after),
         ]
         try:
-            yield
+            with run_as_python():
+                yield passes
         finally:
             for handle in handles:
                 handle.remove()
+    if passes.left_padded is not None:
+        with run_as_python():
+            passes.note = note_on_left_padding(
+                model, *passes.left_padded, takes_positions="position_ids" in passes.names
+            )
 
 
 class _Passes:
@@ -55,6 +62,10 @@ class _Passes:
         self._input_ids = torch.empty(0)
         self._valid = torch.empty(0)
         self._values: dict[int, LayerValues] = {}
+        self.left_padded: tuple[list[int], int] | None = None
+        """Of the first row with padding before it and no positions given: its ids, and how much padding."""
+        self.note: str | None = None
+        """What is to be said of the recording."""
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = {**dict(zip(self.names, args, strict=False)), **kwargs}
@@ -70,6 +81,8 @@ class _Passes:
         self._input_ids = ids.detach()
         self._valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         self._values = {}
+        if self.left_padded is None and given.get("position_ids") is None:
+            self.left_padded = _first_left_padded(self._input_ids, self._valid)
         batch, tokens = ids.shape
         self.delta.begin()
         self.reader.begin(batch, tokens, self._valid)
@@ -93,6 +106,14 @@ class _Passes:
         values = with_delta(self._values, self.delta.moments(self._input_ids, self._valid))
         self._recorder.add([p for p in prompts if p.token_ids], values)
         self._values = {}
+
+
+def _first_left_padded(ids: Tensor, valid: Tensor) -> tuple[list[int], int] | None:
+    rows = (valid.any(-1) & ~valid[:, 0]).nonzero()
+    if not len(rows):
+        return None
+    row = int(rows[0])
+    return ids[row][valid[row]].tolist(), int(valid[row].int().argmax())
 
 
 def _goes_on(given: dict[str, Any]) -> bool:

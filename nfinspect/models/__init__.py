@@ -4,6 +4,7 @@ Imports torch and transformers, and nothing of ours but the errors.
 """
 
 from .batch import Batch, body, embedding_device
+from .compiled import run_as_python, uncompiled
 from .dependence import Dependence, dependence, require_causal, rope_limit, sees_ahead
 from .errors import (
     BrokenCheckpoint,
@@ -71,8 +72,10 @@ __all__ = [
     "load_model",
     "require_causal",
     "rope_limit",
+    "run_as_python",
     "sees_ahead",
     "split_revision",
     "steps_clamp_as_a_pass",
+    "uncompiled",
     "why_no_mlp",
 ]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from .compiled import modules_by_name
 from .errors import WrongSite
 from .sites import LayerSite
 from .structure import width_in
@@ -62,7 +63,7 @@ class FirstPassCheck:
         self._read: dict[LayerSite, Tensor] = {}
         self._gate_output: dict[LayerSite, Tensor] = {}
         self._projected: dict[LayerSite, Tensor] = {}
-        names = dict(model.named_modules())
+        names = modules_by_name(model)
         for site in sites:
             if site.site == "resid":
                 head, _, index = site.module.rpartition(".")

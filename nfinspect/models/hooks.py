@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .checks import FirstPassCheck, first_input, first_tensor
+from .compiled import modules_by_name
 from .errors import ModelError, NonFiniteActivations, SilentHook, UnsupportedModel, WrongSite
 from .sites import LayerSite
 
@@ -59,7 +60,7 @@ class SiteReader:
     def __enter__(self) -> "SiteReader":
         if self._handles:
             raise ModelError("expected a reader that is not in use, found it entered already: make a second one")
-        self._modules = dict(self._model.named_modules())
+        self._modules = modules_by_name(self._model)
         try:
             for site in self._sites:
                 self._attach(site)

@@ -125,9 +125,9 @@ def reading(
         if generated[place] and not told:
             told = True
             pieces.append(Cell(f" {glyphs.column}{glyphs.column} ", "accent"))
-        if not token:
-            continue
         text = token
+        if not text:
+            continue
         value = shared[place] if values else None
         tone = strength_tone(value, strongest)
         if tone == "heat4":

@@ -1,6 +1,9 @@
 """nf.record: any forward pass, padding on any side, statistics alone, and nothing left behind when it fails."""
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -130,3 +133,93 @@ def test_an_existing_run_stays(tmp_path: Path) -> None:
         raise AssertionError("written over")
     with RunFile.open(tmp_path / "r.duckdb") as run:
         assert run.tokens == 3
+
+
+@pytest.mark.parametrize("family", sorted(NAMES))
+def test_left_padding_without_positions_is_told_where_it_matters(family: str, tmp_path: Path) -> None:
+    """Said exactly where the recorded values are not those of a lone prompt; right padding never is."""
+    model, row = FAMILIES[family](), [5, 6, 7, 8, 9, 10]
+    alone = plain(model, NAMES[family], row)[0]
+    for side in ("left", "right"):
+        place = slice(3, 9) if side == "left" else slice(0, 6)
+        ids, mask = torch.zeros(2, 9, dtype=torch.long), torch.zeros(2, 9, dtype=torch.long)
+        ids[0, place], mask[0, place] = torch.tensor(row), 1
+        ids[1], mask[1] = torch.arange(5, 14), 1
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            with nf.record(model, word_tokenizer(), store=tmp_path, run=side) as recording, torch.no_grad():
+                for _ in range(2):
+                    model(ids, attention_mask=mask)
+        run, notes = recording.run, [str(one.message) for one in said if "left-padded" in str(one.message)]
+        off = 0.0
+        for layer in run.layers:
+            stored = run.activations(layer.site, layer.layer)[:6]
+            expected = alone[layer.site, layer.layer].detach().numpy()
+            off = max(off, float(np.linalg.norm(stored - expected) / np.linalg.norm(expected)))
+        assert len(notes) == (off > 1e-3), f"{family}, {side}: {off:.2g} off, {notes}"
+        assert run.info.settings.get("notes", []) == notes
+        assert off < 1e-3 or (side == "left" and "position_ids" in notes[0] or "mamba" in family)
+
+
+def test_positions_given_are_not_warned_of(tmp_path: Path) -> None:
+    model, mask = FAMILIES["gpt2"]().train(), torch.tensor([[0, 0, 1, 1, 1]])
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    with nf.record(model, word_tokenizer(), store=tmp_path, run="r") as recording:
+        model(torch.tensor([[0, 0, 5, 6, 7]]), attention_mask=mask, position_ids=positions)
+    assert recording.run.tokens == 3 and "notes" not in recording.run.info.settings and model.training
+
+
+def compiled_ways() -> dict[str, Callable[[PreTrainedModel], Callable[..., Any]]]:
+    """How a model may be compiled: (model) -> what is called afterwards."""
+
+    def in_place(model: Any) -> Any:
+        model.compile(backend="eager")
+        return model
+
+    def blocks(model: Any) -> Any:
+        for block in model.transformer.h:
+            block.compile(backend="eager")
+        return model
+
+    def part(model: Any) -> Any:
+        model.transformer.h[0].mlp = torch.compile(model.transformer.h[0].mlp, backend="eager")
+        return model
+
+    return {
+        "torch.compile": lambda model: torch.compile(model, backend="eager"),
+        "in place": in_place,
+        "blocks": blocks,
+        "a wrapped part": part,
+    }
+
+
+@pytest.mark.parametrize("way", list(compiled_ways()))
+@pytest.mark.parametrize("recorded", ["what is called", "the model"])
+def test_a_compiled_model_is_recorded_as_the_model_itself(way: str, recorded: str, tmp_path: Path) -> None:
+    model, ids = FAMILIES["gpt2"](), torch.tensor([[5, 6, 7, 8, 9]])
+    expected = {key: value.detach().numpy() for key, value in plain(model, NAMES["gpt2"], ids[0].tolist())[0].items()}
+    called = compiled_ways()[way](model)
+    if way == "blocks":  # compiled before the hooks come: code that is there already calls none
+        with torch.no_grad():
+            called(ids)
+    given: Any = called if recorded == "what is called" else model
+    with nf.record(given, word_tokenizer(), store=tmp_path, run="r") as recording, torch.no_grad():
+        called(ids)
+    run = recording.run
+    for layer in run.layers:
+        found = run.activations(layer.site, layer.layer)
+        np.testing.assert_allclose(found, expected[layer.site, layer.layer], rtol=0, atol=1e-6)
+    captured = nf.capture(given, word_tokenizer(), ["w5 w6 w7 w8 w9"], store=tmp_path, run="c")
+    np.testing.assert_allclose(captured.activations("mlp", 0), expected["mlp", 0], rtol=0, atol=1e-6)
+
+
+def test_a_block_that_never_calls_the_model_says_what_may_be_wrong(tmp_path: Path) -> None:
+    model = FAMILIES["gpt2"]()
+    twin = FAMILIES["gpt2"]()
+    with (
+        pytest.raises(NfinspectError, match="has to call this very model; a copy"),
+        nf.record(model, word_tokenizer(), store=tmp_path, run="r"),
+        torch.no_grad(),
+    ):
+        twin(torch.tensor([[5, 6, 7]]))
+    assert not list(tmp_path.glob("*.duckdb"))
