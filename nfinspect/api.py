@@ -111,6 +111,9 @@ class _GivenPrompts(Capture):
         self._given = prompts
         super().__init__(request, loaded, Listener(message=_warned))
 
+    def weights(self) -> str:
+        return ""
+
     def read_prompts(self) -> list[PromptIds]:
         texts = Texts(self.loaded.tokenizer, self.request.bos, chat=self.request.chat)
         return prompt_ids(self._given, texts, answer=self.request.generate > 0)
@@ -161,9 +164,8 @@ def record(
         warnings.warn(note, stacklevel=3)  # where nfinspect.record was entered
     name = run or default_name(loaded.name)
     path = new_run_path(store_path(store), name)
-    info = new_run_info(
-        "record", name, loaded, loaded.name, seed, {"keep": keep, **({"notes": notes} if notes else {})}
-    )
+    settings = {"keep": keep, "weights": "", **({"notes": notes} if notes else {})}
+    info = new_run_info("record", name, loaded, loaded.name, seed, settings)
     writer = RunWriter.create(path, info, store_layers(found))
     try:
         recorder = Recorder(writer, seed, statistics_device(loaded))

@@ -15,6 +15,7 @@ from itertools import combinations
 from nfinspect.analysis.attention_scores import TOP
 from nfinspect.analysis.kinds import Kind, find_kind
 from nfinspect.analysis.overlap import against_chance
+from nfinspect.analysis.provenance import whose
 from nfinspect_store.addresses import Address
 from nfinspect_store.errors import RequestError
 from nfinspect_store.reader import RunFile
@@ -30,7 +31,7 @@ class KindSize:
     results: tuple[dict[str, object], ...]
 
     def to_json(self) -> dict[str, object]:
-        """results: kind and settings of what it was taken from."""
+        """results: kind, settings and, where they are not the run's own, whose they are, of what it was taken from."""
         return {**vars(self), "results": list(self.results)}
 
 
@@ -61,7 +62,7 @@ class KindPair:
 class KindOverlap:
     """Every pair of the kinds, in the order of these. neurons: of the site; alive: those that are not dead.
 
-    top: how many neurons `attention` has.
+    top: how many neurons `attention` has. notes: what the user should be told.
     """
 
     kinds: tuple[str, ...]
@@ -71,6 +72,7 @@ class KindOverlap:
     alive: int
     sets: tuple[KindSize, ...]
     pairs: tuple[KindPair, ...]
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -78,6 +80,7 @@ class KindOverlap:
             "kinds": list(self.kinds),
             "sets": [one.to_json() for one in self.sets],
             "pairs": [pair.to_json() for pair in self.pairs],
+            "notes": list(self.notes),
         }
 
     def pair(self, a: str, b: str) -> KindPair:
@@ -104,12 +107,14 @@ def overlap_of_kinds(run: RunFile, kinds: Sequence[str], site: str | None = None
         alive=total - len(dead),
         sets=tuple(_size(kind, dead) for kind in found),
         pairs=tuple(_pair(a, b, dead, total) for a, b in combinations(found, 2)),
+        notes=tuple(dict.fromkeys(note for kind in found for note in kind.notes)),
     )
 
 
 def _size(kind: Kind, dead: set[tuple[int, int]]) -> KindSize:
     results: tuple[dict[str, object], ...] = tuple(
-        {"kind": result.kind, "settings": dict(result.settings)} for result in kind.results
+        {"kind": result.kind, "settings": dict(result.settings), "not_of_run": whose(result) or None}
+        for result in kind.results
     )
     return KindSize(kind.name, len(kind.neurons), len(dead.intersection(kind.neurons)), results)
 

@@ -6,8 +6,9 @@
     ngrams1 ngrams2 ngrams3  nfinspect ngrams --n 1, 2, 3; `ngram` is the newest of them
     attention                nfinspect attention: the neurons with the largest |score|
 
-A kind of an analysis is that of its newest kept result over all of the site's layers, and has a strength, by which a
-share of the site's neurons is taken; a health class has none. `dead+positional` are the neurons that are either.
+A kind of an analysis is that of its newest kept result over all of the site's layers, one of the run before one of its
+model. It has a strength, by which a share of the site's neurons is taken; a health class has none. `dead+positional`
+are the neurons that are either.
 """
 
 import math
@@ -18,10 +19,11 @@ from typing import Any
 from nfinspect.analysis.attention_scores import TOP
 from nfinspect.analysis.classes import CLASSES
 from nfinspect.analysis.neurons import list_neurons
+from nfinspect.analysis.provenance import results_about, whose
 from nfinspect_store.addresses import Address, parse_address
 from nfinspect_store.errors import RequestError, StoreError
 from nfinspect_store.reader import RunFile
-from nfinspect_store.results import Result, list_results, model_results, run_results
+from nfinspect_store.results import Result, list_results, run_results
 
 
 class NoKeptResult(RequestError):
@@ -51,7 +53,7 @@ KEPT_KINDS = {
     "ngrams2": Source("ngrams", "detectors", "nfinspect ngrams RUN --n 2", "coverage", n=2),
     "ngrams3": Source("ngrams", "detectors", "nfinspect ngrams RUN --n 3", "coverage", n=3),
     "ngram": Source("ngrams", "detectors", "nfinspect ngrams RUN", "coverage"),
-    "attention": Source("attention", "neurons", "nfinspect attention MODEL --prompts FILE", "", of_model=True),
+    "attention": Source("attention", "neurons", "nfinspect attention MODEL --from RUN", "", of_model=True),
 }
 KINDS = (*CLASSES, *KEPT_KINDS)
 
@@ -61,7 +63,7 @@ class Kind:
     """The neurons of a site that are of a kind, in order of layer and neuron.
 
     name: as asked, in lower case, `dead+positional`. results: the kept results they were taken from. notes: what was
-    taken as a share.
+    taken as a share, and which results are not the run's own.
     """
 
     name: str
@@ -114,6 +116,8 @@ def find_kind(run: RunFile, kinds: str, site: str | None = None, top: int = TOP,
         ordered = _neurons(run, name, result, most or top)
         found |= set(ordered[:most])
         results.append(result)
+        if said := whose(result):
+            notes.append(f"{name}: {said}")
         if most is not None:
             by = KEPT_KINDS[name].strength or "|score|"
             taken = (
@@ -131,15 +135,12 @@ def newest(run: RunFile, kind: str, site: str) -> Result | None:
 
 
 def kept_over_all_layers(run: RunFile, kind: str, site: str, *, of_model: bool = False) -> tuple[Result, ...]:
-    """The kept results of one analysis that cover every layer of the site, the newest first.
+    """The kept results of one analysis that cover every layer of the site, the run's own and then the newest first.
 
     of_model: those of the run's model, from the same store, too.
     """
-    found = list_results(run_results(run.path), run.info.run_id, kind)
-    if of_model:
-        found += list_results(model_results(run.path.parent, run.info.model), kind=kind)
-    found = tuple(sorted(found, key=lambda result: -result.made_at.timestamp()))
-    return tuple(result for result in found if _covers(run, result, site))
+    found = results_about(run, kind)
+    return tuple(x for x in found if (of_model or x.run_id is not None) and _covers(run, x, site))
 
 
 def kept_ablations(run: RunFile, site: str) -> tuple[Result, ...]:

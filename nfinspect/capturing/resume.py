@@ -9,6 +9,7 @@ from typing import Any
 from nfinspect.capturing.errors import CannotResume
 from nfinspect.capturing.prompts import PromptIds
 from nfinspect.capturing.request import CaptureRequest
+from nfinspect.models import Fingerprint, LoadedModel, OtherWeights, check_same_weights
 from nfinspect_store.catalog import list_runs
 from nfinspect_store.errors import StoreError
 from nfinspect_store.reader import RunFile
@@ -26,6 +27,10 @@ HOW_ONLY = {
     "text",
 }
 """Fields of a request that do not decide what a run holds; prompts and texts are compared by their tokens."""
+
+
+KEPT_ONLY = {"files", "notes", "weights", "fingerprint"}
+"""Settings of a run that say where what it holds is from; the fingerprint is compared by what it says."""
 
 
 def settings_of(request: CaptureRequest, prompts: Sequence[PromptIds]) -> dict[str, Any]:
@@ -67,8 +72,17 @@ def check_same_capture(run: RunFile, settings: Mapping[str, Any]) -> None:
         raise CannotResume(f"{run.name} was begun by another line ({said}): repeat that line plus --resume")
 
 
+def check_same_model(run: RunFile, loaded: LoadedModel) -> None:
+    """Raises CannotResume where the run was begun with other weights."""
+    if (then := run.info.settings.get("fingerprint")) is not None:
+        try:
+            check_same_weights(Fingerprint.from_json(then), loaded, run.name)
+        except OtherWeights as error:
+            raise CannotResume(str(error)) from error
+
+
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    return sorted(key for key in {*then, *now} - {"files", "notes"} if then.get(key) != now.get(key))
+    return sorted(key for key in {*then, *now} - KEPT_ONLY if then.get(key) != now.get(key))
 
 
 def _plain(value: Any) -> Any:

@@ -24,8 +24,9 @@ from nfinspect.capturing.prompts import PromptIds
 from nfinspect.capturing.reading import BatchReader, Values
 from nfinspect.capturing.recorder import RecordedPrompt, Recorder
 from nfinspect.capturing.request import CaptureRequest
-from nfinspect.capturing.resume import check_same_capture, run_to_resume, settings_of
+from nfinspect.capturing.resume import check_same_capture, check_same_model, run_to_resume, settings_of
 from nfinspect.capturing.sizes import run_bytes
+from nfinspect.model_files import lasting_name, weights_stamp
 from nfinspect.models import (
     LayerSite,
     LoadedModel,
@@ -33,8 +34,8 @@ from nfinspect.models import (
     by_site,
     dependence,
     find_sites,
+    fingerprint,
     full_name,
-    lasting_name,
     load_model,
     require_causal,
     rope_limit,
@@ -127,6 +128,10 @@ class Capture:
     def read_prompts(self) -> list[PromptIds]:
         """What to read, in order. A capture of other prompts than files overrides it."""
         return load_prompts(self.request, self.loaded)
+
+    def weights(self) -> str:
+        """The state of the files that the weights are from; '' where they are in memory, and may be changed there."""
+        return weights_stamp(full_name(self.request.model, self.request.revision))
 
     def run(self) -> Path:
         """Capture everything that is not recorded yet. See capture_run."""
@@ -315,9 +320,11 @@ class Capture:
             path = new_run_path(self._store, named) if named else run_to_resume(self._store, self._settings)
             with RunFile.open(path) as run:
                 check_same_capture(run, self._settings)
+                check_same_model(run, self.loaded)
             return RunWriter.reopen(path)
         name = self.request.run or default_name(self.request.model)
-        info = new_run_info("capture", name, self.loaded, self.request.model, self.request.seed, self._settings)
+        settings = {**self._settings, "weights": self.weights()}
+        info = new_run_info("capture", name, self.loaded, self.request.model, self.request.seed, settings)
         return RunWriter.create(new_run_path(self._store, name), info, self.layers)
 
 
@@ -342,7 +349,7 @@ def default_name(model: str) -> str:
 def new_run_info(
     kind: str, name: str, loaded: LoadedModel, model: str, seed: int, settings: Mapping[str, Any]
 ) -> RunInfo:
-    """The `run` row of a run that begins now."""
+    """The `run` row of a run that begins now; its settings have the model's fingerprint, too."""
     return RunInfo(
         run_id=uuid.uuid4().hex,
         name=name,
@@ -356,7 +363,7 @@ def new_run_info(
         nfinspect_version=__version__,
         torch_version=torch.__version__,
         transformers_version=transformers.__version__,
-        settings=settings,
+        settings={**settings, "fingerprint": fingerprint(loaded).to_json()},
     )
 
 

@@ -11,7 +11,8 @@ import click
 
 from nfinspect import output
 from nfinspect.cli.hub_text import text_path
-from nfinspect.cli.long_work import Made, Tick, again_option, kept_or_made
+from nfinspect.cli.kept_ablation import RUN_TOKENS, How, Text, ablation_of_run, kept_ablation
+from nfinspect.cli.long_work import recompute_option
 from nfinspect.cli.options import (
     bos_option,
     full_name,
@@ -21,21 +22,21 @@ from nfinspect.cli.options import (
     site_option,
     store_option,
 )
-from nfinspect.cli.run_model import loaded_model
-from nfinspect.cli.stamps import model_stamp
+from nfinspect.cli.run_model import loaded_model, own_dtype
 from nfinspect.cli.tables import Column, figure, table, wrapped
+from nfinspect.model_files import lasting_name, weights_stamp
 from nfinspect_store.catalog import store_path
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
     from nfinspect.analysis.neuron_sets import NeuronSet
-    from nfinspect.models import Bos
-    from nfinspect_store.reader import RunFile
+    from nfinspect.models import Bos, LoadedModel
 
 
 @click.command()
 @click.argument("model", metavar="MODEL")
-@click.option("--text", metavar="FILE", required=True, help="The text that is predicted; or hf:NAME[:CONFIG[:SPLIT]].")
+@click.option("--text", metavar="FILE",
+              help="The text that is predicted; hf:NAME[:CONFIG[:SPLIT]]; or, of --from, RUN's windows.")  # fmt: skip
 @click.option("--neurons", metavar="FILE", multiple=True, type=Path,
               help="A set: one address such as L5/N123 a line. Repeatable.")  # fmt: skip
 @click.option("--from", "source", metavar="RUN", help="The run that --class, --trace and --mode mean refer to.")
@@ -59,12 +60,12 @@ if TYPE_CHECKING:
 @bos_option
 @site_option
 @model_options
-@again_option
+@recompute_option
 @store_option
 @json_option
 def ablate(
     model: str,
-    text: str,
+    text: str | None,
     neurons: tuple[Path, ...],
     source: str | None,
     kinds: tuple[str, ...],
@@ -85,7 +86,7 @@ def ablate(
     dtype: str,
     device: str,
     allow_pickle: bool,
-    again: bool,
+    recompute: bool,
     store: str | None,
     as_json: bool,
 ) -> None:
@@ -94,19 +95,22 @@ def ablate(
     Without any set: its perplexity on the text.
     """
     from nfinspect.analysis.neuron_sets import set_from_file, set_of_kinds, set_of_trace
-    from nfinspect.experiments.ablation_table import ablate as analyse
     from nfinspect.experiments.ablation_table import check_controls, check_sets
     from nfinspect.experiments.documents import read_text, text_hash, tokenised
     from nfinspect.models import Texts
     from nfinspect_store.results import model_results, run_results
 
-    if source is None and (kinds or concepts or mode == "mean"):
-        raise RequestError("--class, --trace and --mode mean take their neurons or means from a run: give --from RUN")
+    if source is None and (text is None or kinds or concepts or mode == "mean"):
+        needs = (
+            "no --text" if text is None else "--class, --trace and --mode mean, which take neurons or means from a run"
+        )
+        raise RequestError(f"expected --from RUN, found {needs}: give --from RUN")
+    if text is None and (context is not None or stride is not None):
+        raise RequestError("--context and --stride go with --text: the run's windows are read as they were captured")
     _check_share(share, kinds)
     check_controls(controls)
     model = full_name(model, revision)
-    file = text_path(text)
-    content = read_text(file)
+    content = "" if text is None else read_text(text_path(text))
     with ExitStack() as stack:
         run = stack.enter_context(opened(store, source)) if source is not None else None
         makers: list[Callable[[], NeuronSet]] = [partial(set_from_file, path) for path in neurons]
@@ -114,55 +118,42 @@ def ablate(
             makers += [partial(set_of_kinds, run, kind, site, share) for kind in kinds]
             makers += [partial(set_of_trace, run, concept, baseline, top, site) for concept in concepts]
         sets = check_sets(_there(makers))
-        if run is not None:
-            _note_other_model(run, model)
         for said in dict.fromkeys(said for one in sets for said in one.notes):
             output.note(said)
-        settings = {
-            "model": model,
-            "revision": revision,
-            "weights": model_stamp(model),
-            "text": file.name,
-            "sha256": text_hash(content),
-            "sets": {one.name: [str(address) for address in one.addresses] for one in sets},
-            "mode": mode,
-            "controls": controls,
-            "context": context,
-            "stride": stride,
-            "max_tokens": max_tokens,
-            "batch_size": batch_size,
-            "seed": seed,
-            "bos": bos,
-            "dtype": dtype,
-        }
+        how = How("mean" if mode == "mean" else "zero", controls, seed, batch_size)
 
-        def make(tick: Tick) -> Made:
-            loaded = loaded_model(model, revision=revision, dtype=dtype, device=device, allow_pickle=allow_pickle)
-            found = analyse(
-                loaded,
-                tokenised(content, file.name, Texts(loaded.tokenizer, bos), max_tokens),
-                sets,
-                mode="mean" if mode == "mean" else "zero",
-                run=run,
-                controls=controls,
-                context=context,
-                stride=stride,
-                seed=seed,
-                batch_size=batch_size,
-                tick=tick,
-            )
-            return found.to_json(), {}
+        def load() -> "LoadedModel":
+            wanted = own_dtype(run) if run is not None and text is None and dtype == "auto" else dtype
+            return loaded_model(model, revision=revision, dtype=wanted, device=device, allow_pickle=allow_pickle)
 
-        folder = run_results(run.path) if run is not None else model_results(store_path(store), model)
-        run_id = run.info.run_id if run is not None else None
-        kind = "ablation" if sets else "perplexity"  # a result without sets is none that the app or a report shows
-        kept = kept_or_made(folder, kind, settings, run_id, make, again=again, what="perplexity")
-    for said in kept.document["notes"]:
+        if run is not None and text is None:
+            tokens = max_tokens or RUN_TOKENS
+            result = ablation_of_run(run, model, sets, how, load, tokens, dtype=dtype, recompute=recompute)
+        else:
+            name = text_path(text or "").name
+            of_text = {
+                "model": lasting_name(model),
+                "weights": weights_stamp(model),
+                "text": name,
+                "sha256": text_hash(content),
+                "context": context,
+                "stride": stride,
+                "max_tokens": max_tokens,
+                "bos": bos,
+                "dtype": dtype,
+            }
+
+            def read(loaded: "LoadedModel") -> Text:
+                return Text(tokenised(content, name, Texts(loaded.tokenizer, bos), max_tokens), context, stride)
+
+            folder = run_results(run.path) if run is not None else model_results(store_path(store), lasting_name(model))
+            result = kept_ablation(folder, run, sets, how, of_text, load, read, recompute=recompute)
+    for said in result.document["notes"]:
         output.note(said)
     if as_json:
-        output.document(kept.document)
+        output.document(result.document)
     else:
-        output.lines(ablation_lines(kept.document))
+        output.lines(ablation_lines(result.document))
 
 
 def ablation_lines(document: Mapping[str, Any]) -> list[str]:
@@ -246,11 +237,3 @@ def _there(makers: "Sequence[Callable[[], NeuronSet]]") -> "list[NeuronSet]":
     for reason in empty:
         output.note(f"{reason}, the set is left out")
     return sets
-
-
-def _note_other_model(run: "RunFile", model: str) -> None:
-    from nfinspect.models import lasting_name
-
-    captured = run.info.model
-    if captured and lasting_name(captured) != lasting_name(model):
-        output.note(f"the run is of {captured}, the model is {model}: its neurons are taken for those of the model")

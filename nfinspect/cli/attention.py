@@ -8,19 +8,35 @@ from nfinspect import output
 from nfinspect.analysis.attention_scores import METHODS, TOP
 from nfinspect.cli.capture import layer_list, prompt_column_options, prompt_file
 from nfinspect.cli.hub_text import text_path
-from nfinspect.cli.long_work import Made, Tick, again_option, kept_or_made
-from nfinspect.cli.options import bos_option, chat_option, full_name, json_option, model_options, store_option
-from nfinspect.cli.run_model import loaded_model
-from nfinspect.cli.stamps import file_stamp, model_stamp
+from nfinspect.cli.long_work import Made, Tick, find_or_compute, recompute_option
+from nfinspect.cli.options import (
+    bos_option,
+    chat_option,
+    full_name,
+    json_option,
+    model_options,
+    opened,
+    store_option,
+)
+from nfinspect.cli.run_model import loaded_model, run_model
+from nfinspect.cli.stamps import file_stamp
 from nfinspect.cli.tables import Column, figure, percent, table, wrapped
+from nfinspect.model_files import lasting_name, weights_stamp
 from nfinspect_store.catalog import store_path
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
-    from nfinspect.analysis.attention_scores import AttentionScores
+    from collections.abc import Callable, Sequence
+
+    from nfinspect.analysis.attention_scores import AttentionScores, Method
     from nfinspect.capturing.prompts import PromptIds
     from nfinspect.capturing.request import CaptureRequest
     from nfinspect.models import Bos, LoadedModel
+    from nfinspect_store.reader import RunFile
+    from nfinspect_store.results import Result
+
+RUN_TOKENS = 2048
+"""Tokens of a run, about, that attention is read on [own]."""
 
 
 @click.command()
@@ -38,7 +54,11 @@ if TYPE_CHECKING:
     multiple=True,
     help="A corpus, cut into windows of --max-length tokens; or hf:NAME[:CONFIG[:SPLIT]].",
 )
-@click.option("--max-tokens", metavar="N", type=click.IntRange(min=1), help="Tokens of --text at most.")
+@click.option("--from", "source", metavar="RUN",
+              help="Read the prompts of RUN, which MODEL is the model of; the result is the run's.")  # fmt: skip
+@click.option(
+    "--max-tokens", metavar="N", type=click.IntRange(min=1), help="Tokens of --text at most; of --from, about so many."
+)
 @click.option("--method", type=click.Choice(METHODS), default="attention_weighted", show_default=True,
               help="Values where attention goes, loss by value, or values where the last token looks.")  # fmt: skip
 @click.option("--top", metavar="K", type=click.IntRange(min=0), default=TOP, show_default=True, help="Neurons shown.")
@@ -48,13 +68,14 @@ if TYPE_CHECKING:
 @bos_option
 @chat_option
 @model_options
-@again_option
+@recompute_option
 @store_option
 @json_option
 def attention(
     model: str,
     prompts: tuple[str, ...],
     text: tuple[str, ...],
+    source: str | None,
     max_tokens: int | None,
     method: str,
     top: int,
@@ -69,7 +90,7 @@ def attention(
     dtype: str,
     device: str,
     allow_pickle: bool,
-    again: bool,
+    recompute: bool,
     store: str | None,
     as_json: bool,
 ) -> None:
@@ -77,56 +98,41 @@ def attention(
 
     MODEL is a hub name or a local directory.
     """
-    from nfinspect.analysis.attention_scores import AttentionScores
-    from nfinspect.capturing.request import CaptureRequest
-    from nfinspect_store.results import model_results
-
-    if not prompts and not text:
-        raise RequestError("expected something to read: give --prompts FILE or --text FILE")
-    directory = store_path(store)
+    if not prompts and not text and source is None:
+        raise RequestError("expected something to read: give --prompts FILE, --text FILE or --from RUN")
     model = full_name(model, revision)
-    request = CaptureRequest(
-        model=model,
-        revision=revision,
-        store=directory,
-        prompts=tuple(prompt_file(value) for value in prompts),
-        text=tuple(text_path(value) for value in text),
-        layers=layer_list(layers),
-        text_column=text_column,
-        concept_column=concept_column,
-        bos=bos,
-        chat=chat,
-        context=max_length,
-        max_tokens=max_tokens,
-        dtype=dtype,
-        device=device,
-        allow_pickle=allow_pickle,
-    )
-    settings = {
-        "model": model,
-        "revision": revision,
-        "model_stamp": model_stamp(model),
-        "method": method,
-        "prompts": [[str(file.path), file_stamp(file.path)] for file in request.prompts],
-        "text": [[str(path), file_stamp(path)] for path in request.text],
-        "max_tokens": max_tokens if text else None,
-        "max_length": max_length,
-        "site": site,
-        "layers": request.layers,
-        "columns": [text_column, concept_column],
-        "bos": bos,
-        "chat": chat,
-        "dtype": dtype,
-        "device": device,
-    }
+    chosen, wanted = METHODS[METHODS.index(method)], layer_list(layers)
+    if source is not None:
+        if prompts or text or max_length is not None:
+            raise RequestError("--from RUN reads the run's own prompts: leave out --prompts, --text and --max-length")
+        options = {"revision": revision, "dtype": dtype, "device": device, "allow_pickle": allow_pickle}
+        with opened(store, source) as file:
 
-    def make(tick: Tick) -> Made:
-        found = _made(request, method, site, max_length, tick)
-        return found.to_json(), found.tables()
+            def load() -> "LoadedModel":
+                return run_model(file, model, "attention", **options, eager_attention=method != "gradient_guided")
 
-    folder = model_results(directory, model)
-    kept = kept_or_made(folder, "attention", settings, None, make, again=again, what="attention neurons")
-    found = AttentionScores.from_json(kept.document, kept.table)
+            found = attention_of_run(file, load, chosen, site, wanted, max_tokens or RUN_TOKENS, recompute=recompute)
+    else:
+        from nfinspect.capturing.request import CaptureRequest
+
+        request = CaptureRequest(
+            model=model,
+            revision=revision,
+            store=store_path(store),
+            prompts=tuple(prompt_file(value) for value in prompts),
+            text=tuple(text_path(value) for value in text),
+            layers=wanted,
+            text_column=text_column,
+            concept_column=concept_column,
+            bos=bos,
+            chat=chat,
+            context=max_length,
+            max_tokens=max_tokens,
+            dtype=dtype,
+            device=device,
+            allow_pickle=allow_pickle,
+        )
+        found = _of_files(request, chosen, site, recompute)
     for note in found.notes:
         output.note(note)
     if as_json:
@@ -135,13 +141,77 @@ def attention(
         output.lines(attention_lines(found, top))
 
 
-def _made(
-    request: "CaptureRequest", method: str, site: str | None, max_length: int | None, tick: Tick
+def attention_of_run(
+    file: "RunFile",
+    load: "Callable[[], LoadedModel]",
+    method: "Method",
+    site: str | None = None,
+    layers: "Sequence[int] | None" = None,
+    tokens: int = RUN_TOKENS,
+    *,
+    recompute: bool = False,
 ) -> "AttentionScores":
+    """The kept analysis of a run's own prompts, or a new one, which is kept with the run. load: of the run's model."""
+    from nfinspect.analysis.chosen import chosen_layers
+    from nfinspect_store.results import run_results
+
+    chosen = chosen_layers(file, site, layers)
+    place, numbers = chosen[0].site, [layer.layer for layer in chosen]
+
+    def compute(tick: Tick) -> Made:
+        from nfinspect.experiments.attention import attention as analyse
+        from nfinspect.experiments.run_text import spread_prompts
+        from nfinspect.models import TokenTexts
+
+        prompts, loaded = spread_prompts(file, tokens), load()
+        found = analyse(loaded, prompts, method, place, numbers, TokenTexts(loaded.tokenizer), tick)
+        return found.to_json(), found.tables()
+
+    # Wherever the model lies, its weights are the run's: the result is the same.
+    settings = {"method": method, "of_run": file.name, "tokens": tokens, "site": place, "layers": numbers}
+    folder, run_id, what = run_results(file.path), file.info.run_id, f"attention neurons, {method}"
+    return find_or_compute(folder, "attention", settings, run_id, compute, _read, recompute=recompute, what=what)[1]
+
+
+def _read(result: "Result") -> "AttentionScores":
+    from nfinspect.analysis.attention_scores import AttentionScores
+
+    return AttentionScores.from_json(result.document, result.table)
+
+
+def _of_files(request: "CaptureRequest", method: "Method", site: str | None, recompute: bool) -> "AttentionScores":
+    """The analysis of prompts from files, kept with the model's results."""
+    from nfinspect_store.results import model_results
+
+    settings = {
+        "model": lasting_name(request.model),
+        "weights": weights_stamp(request.model),
+        "method": method,
+        "prompts": [[str(file.path.resolve()), file_stamp(file.path)] for file in request.prompts],
+        "text": [[str(path.resolve()), file_stamp(path)] for path in request.text],
+        "max_tokens": request.max_tokens if request.text else None,
+        "max_length": request.context,
+        "site": site,
+        "layers": request.layers,
+        "columns": [request.text_column, request.concept_column],
+        "bos": request.bos,
+        "chat": request.chat,
+        "dtype": request.dtype,
+        "device": request.device,
+    }
+
+    def compute(tick: Tick) -> Made:
+        found = _made(request, method, site, tick)
+        return found.to_json(), found.tables()
+
+    folder, what = model_results(request.store, lasting_name(request.model)), "attention neurons"
+    return find_or_compute(folder, "attention", settings, None, compute, _read, recompute=recompute, what=what)[1]
+
+
+def _made(request: "CaptureRequest", method: "Method", site: str | None, tick: Tick) -> "AttentionScores":
     """Load the model, read the prompts, score."""
     from dataclasses import replace
 
-    from nfinspect.analysis.attention_scores import METHODS
     from nfinspect.capturing.plan import fitting, load_prompts, notes_on
     from nfinspect.capturing.prompt_files import check_readable
     from nfinspect.experiments.attention import attention as analyse
@@ -157,11 +227,11 @@ def _made(
         allow_pickle=request.allow_pickle,
         eager_attention=method != "gradient_guided",
     )
-    prompts = fitting(cut(load_prompts(request, loaded), loaded, max_length), request, loaded)
+    prompts = fitting(cut(load_prompts(request, loaded), loaded, request.context), request, loaded)
     found = analyse(
         loaded,
         [prompt.token_ids for prompt in prompts],
-        METHODS[METHODS.index(method)],
+        method,
         site,
         request.layers,
         TokenTexts(loaded.tokenizer),

@@ -38,15 +38,12 @@ def compare_ngrams(
     n: int,
     site: str | None,
     layers: Sequence[int] | None,
-    again: bool,
+    recompute: bool,
     as_json: bool,
 ) -> None:
     """Print the n-gram detectors of several runs, without suppression."""
-    from nfinspect.analysis.ngrams import NgramAnalysis
-
     with opened_runs(store, names) as files:
-        kept = _of_each(files, lambda file: kept_ngrams(file, n, site, layers, again=again))
-    found = {name: NgramAnalysis.from_json(result.document) for name, result in kept.items()}
+        found = _of_each(files, lambda file: kept_ngrams(file, n, site, layers, recompute=recompute)[1])
     if as_json:
         output.document({"n": n, "runs": [_document(name, one.to_json()) for name, one in found.items()]})
     else:
@@ -59,17 +56,12 @@ def compare_positions(
     length: int | None,
     site: str | None,
     layers: Sequence[int] | None,
-    again: bool,
+    recompute: bool,
     as_json: bool,
 ) -> None:
     """Print the positional neurons of several runs."""
-    from nfinspect.analysis.positions import PositionAnalysis
-
     with opened_runs(store, names) as files:
-        kept = _of_each(files, lambda file: kept_positions(file, length, site, layers, again=again))
-    found = {
-        name: PositionAnalysis.from_json(result.document, result.table("profiles")) for name, result in kept.items()
-    }
+        found = _of_each(files, lambda file: kept_positions(file, length, site, layers, recompute=recompute)[1])
     for name, one in found.items():
         for text in one.notes:
             output.note(f"{name}: {text}")

@@ -7,7 +7,7 @@ import click
 
 from nfinspect import output
 from nfinspect.cli.capture import layer_list
-from nfinspect.cli.long_work import Made, Tick, again_option, kept_or_made
+from nfinspect.cli.long_work import Made, Tick, find_or_compute, recompute_option
 from nfinspect.cli.options import json_option, opened, run_argument, site_option, store_option
 from nfinspect.cli.run_model import named_model, run_model
 from nfinspect.cli.tables import Column, figure, table, wrapped
@@ -41,7 +41,7 @@ MIN_RATIO, MIN_STEP = 2.0, 0.2
               help="Tokens replaced.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Which tokens are replaced, and by which.")
 @site_option
-@again_option
+@recompute_option
 @store_option
 @json_option
 def delta(
@@ -56,23 +56,22 @@ def delta(
     draws: int,
     seed: int,
     site: str | None,
-    again: bool,
+    recompute: bool,
     store: str | None,
     as_json: bool,
 ) -> None:
     """Neurons that change with every token, and Mamba's step size."""
     from nfinspect.analysis.chosen import chosen_layers
-    from nfinspect.analysis.delta import Delta
 
     if model and not substitute:
         raise RequestError("--model goes with --substitute: everything else is told by the run")
     with opened(store, run) as file:
         asked = layer_list(layers)
-        kept = kept_delta(file, site, asked, min_ratio, min_step, again=again)
-        found = Delta.from_json(kept.document).sorted_by(sort)
+        _, found = kept_delta(file, site, asked, min_ratio, min_step, recompute=recompute)
+        found = found.sorted_by(sort)
         if substitute:
             found = found.with_substitution(
-                _substitution(file, chosen_layers(file, site, asked), model, draws, seed, again)
+                _substitution(file, chosen_layers(file, site, asked), model, draws, seed, recompute)
             )
     for text in found.notes:
         output.note(text)
@@ -89,10 +88,11 @@ def kept_delta(
     min_ratio: float = MIN_RATIO,
     min_step: float = MIN_STEP,
     *,
-    again: bool = False,
-) -> "Result":
+    recompute: bool = False,
+) -> "tuple[Result, Delta]":
     """The kept analysis, or a new one, which is kept."""
     from nfinspect.analysis.chosen import chosen_layers
+    from nfinspect.analysis.delta import Delta
     from nfinspect.analysis.delta import delta as analyse
     from nfinspect_store.results import run_results
 
@@ -104,17 +104,20 @@ def kept_delta(
         found = analyse(file, site, layers, min_ratio=min_ratio, min_step=min_step, tick=tick)
         return found.to_json(), {}
 
-    folder, what = run_results(file.path), "delta-sensitive neurons"
-    return kept_or_made(folder, "delta", settings, file.info.run_id, make, again=again, what=what)
+    def read(result: "Result") -> Delta:
+        return Delta.from_json(result.document)
+
+    folder, what, run_id = run_results(file.path), "delta-sensitive neurons", file.info.run_id
+    return find_or_compute(folder, "delta", settings, run_id, make, read, recompute=recompute, what=what)
 
 
 def _substitution(
-    file: "RunFile", layers: "Sequence[Layer]", model: str | None, draws: int, seed: int, again: bool
+    file: "RunFile", layers: "Sequence[Layer]", model: str | None, draws: int, seed: int, recompute: bool
 ) -> "Substitution":
     from nfinspect.analysis.substitution import LAGS, Substitution
     from nfinspect_store.results import run_results
 
-    name = named_model(file, model, "substitution")
+    named_model(file, model, "substitution")
     site, numbers = layers[0].site, [layer.layer for layer in layers]
 
     def make(tick: Tick) -> Made:
@@ -124,10 +127,13 @@ def _substitution(
         found = substitution_sensitivity(file, loaded, site, numbers, draws=draws, seed=seed, tick=tick)
         return found.summary(), {"neurons": found.table()}
 
-    settings = {"site": site, "layers": numbers, "model": name, "draws": draws, "seed": seed, "lags": list(LAGS)}
-    folder, run_id = run_results(file.path), file.info.run_id
-    kept = kept_or_made(folder, "substitution", settings, run_id, make, again=again, what="substituted tokens")
-    return Substitution.from_parts(kept.document, kept.table("neurons"))
+    def read(result: "Result") -> Substitution:
+        return Substitution.from_parts(result.document, result.table("neurons"))
+
+    # Wherever the model lies, its weights are the run's: the result is the same.
+    settings = {"site": site, "layers": numbers, "draws": draws, "seed": seed, "lags": list(LAGS)}
+    folder, run_id, what = run_results(file.path), file.info.run_id, "substituted tokens"
+    return find_or_compute(folder, "substitution", settings, run_id, make, read, recompute=recompute, what=what)[1]
 
 
 def delta_lines(found: "Delta", top: int) -> list[str]:

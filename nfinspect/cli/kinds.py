@@ -42,6 +42,8 @@ def show_kinds(file: "RunFile", kinds: str, site: str | None, top: int | None, a
         if newest(file, part, place) is None:
             FROM_THE_STORE[part](file, site)
     found = overlap_of_kinds(file, names, site, top or TOP)
+    for note in found.notes:
+        output.note(note)
     if as_json:
         output.document(found.to_json())
     else:

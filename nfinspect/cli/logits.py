@@ -5,20 +5,21 @@ from typing import TYPE_CHECKING
 import click
 
 from nfinspect import output
-from nfinspect.cli.long_work import Made, Tick, again_option, kept_or_made
-from nfinspect.cli.options import bos_option, chat_option, full_name, json_option, model_options
-from nfinspect.cli.run_model import loaded_model
-from nfinspect.cli.stamps import model_stamp
+from nfinspect.cli.long_work import Made, find_or_compute, recompute_option
+from nfinspect.cli.options import bos_option, chat_option, full_name, json_option, model_options, opened
+from nfinspect.cli.run_model import loaded_model, run_model
 from nfinspect.cli.tables import Column, figure, percent, table, wrapped
+from nfinspect.model_files import lasting_name, weights_stamp
 from nfinspect_store.addresses import parse_address
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
     from typing import Any
 
     from nfinspect.experiments.logits import NeuronLogits
-    from nfinspect.models import Bos
+    from nfinspect.models import Bos, LoadedModel
 
 
 @click.command()
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
 @click.option("--lens", metavar="TEXT", help="Instead of a neuron: what each layer would answer to this prompt.")
 @click.option("--positions", is_flag=True, help="With --lens: the answer after every token of the prompt, too.")
 @click.option("--top", metavar="K", type=click.IntRange(min=1), help="Tokens shown; 10 of a neuron, 5 of a layer.")
-@click.option("--store", metavar="DIR", help="With --lens: a directory of runs to keep it in, where the app finds it.")
+@click.option("--from", "source", metavar="RUN",
+              help="Check that MODEL has the weights of RUN; a lens is kept with the run.")  # fmt: skip
+@click.option("--store", metavar="DIR", help="Where RUN is; with --lens: a directory of runs to keep it in.")
 @bos_option
 @chat_option
-@again_option
+@recompute_option
 @model_options
 @json_option
 def logits(
@@ -39,8 +42,9 @@ def logits(
     lens: str | None,
     positions: bool,
     top: int | None,
+    source: str | None,
     store: str | None,
-    again: bool,
+    recompute: bool,
     bos: "Bos",
     chat: bool,
     revision: str | None,
@@ -53,22 +57,27 @@ def logits(
     if (address is None) == (lens is None):
         raise RequestError("expected one thing to look at: a neuron such as L5/N123, or --lens TEXT")
     model = full_name(model, revision)
+    options = {"revision": revision, "dtype": dtype, "device": device, "allow_pickle": allow_pickle}
     if address is None:
-        loading = {"revision": revision, "dtype": dtype, "device": device, "allow_pickle": allow_pickle}
-        document = _lens(model, lens or "", positions, top or 5, store, again, bos, chat, loading)
+        document = _lens(model, lens or "", positions, top or 5, bos, chat, source, store, recompute, options)
         lines = lens_lines(document)
         for said in document["notes"]:
             output.note(said)
     else:
-        if store is not None or positions or again or chat or bos != "auto":
+        if positions or recompute or chat or bos != "auto" or (store is not None and source is None):
             raise RequestError(
-                "--store, --positions, --bos, --chat and --again go with --lens: what a neuron promotes reads no text "
-                "and is not kept"
+                "--store, --positions, --bos, --chat and --recompute go with --lens: what a neuron promotes reads no "
+                "text and is not kept"
             )
         parse_address(address)  # a mistyped one is said before the model is loaded
         from nfinspect.experiments.logits import neuron_logits
 
-        loaded = loaded_model(model, revision=revision, dtype=dtype, device=device, allow_pickle=allow_pickle)
+        if source is None:
+            loaded = loaded_model(model, **options)
+        else:
+            with opened(store, source) as file:
+                file.resolve(address)
+                loaded = run_model(file, model, "logits", **options)
         neuron = neuron_logits(loaded, address, top or 10)
         document, lines = neuron.to_json(), neuron_lines(neuron)
     if as_json:
@@ -82,37 +91,53 @@ def _lens(
     prompt: str,
     positions: bool,
     top: int,
-    store: str | None,
-    again: bool,
     bos: "Bos",
     chat: bool,
-    loading: "dict[str, Any]",
+    source: str | None,
+    store: str | None,
+    recompute: bool,
+    options: "Mapping[str, Any]",
 ) -> "Mapping[str, Any]":
-    """The document of the lens, kept in the store or made; with no store it is made and not kept."""
-    settings = {
-        "model": model,
-        "model_stamp": model_stamp(model),
-        "prompt": prompt,
-        "positions": positions,
-        "top": top,
-        "bos": bos,
-        "chat": chat,
-        **{name: loading[name] for name in ("revision", "dtype", "device")},
-    }
+    """The document of the lens: kept with RUN, or in the store; with neither it is made and not kept."""
+    asked = {"prompt": prompt, "positions": positions, "top": top, "bos": bos, "chat": chat}
 
-    def make(tick: Tick | None = None) -> Made:
+    def found(load: "Callable[[], LoadedModel]") -> Made:
         from nfinspect.experiments.lens import logit_lens
 
-        loaded = loaded_model(model, **loading)
-        return logit_lens(loaded, prompt, top, positions=positions, bos=bos, chat=chat).to_json(), {}
+        return logit_lens(load(), prompt, top, positions=positions, bos=bos, chat=chat).to_json(), {}
 
+    def kept(
+        folder: "Path", run_id: str | None, settings: "Mapping[str, Any]", load: "Callable[[], LoadedModel]"
+    ) -> "Mapping[str, Any]":
+        return find_or_compute(
+            folder,
+            "lens",
+            {**asked, **settings},
+            run_id,
+            lambda tick: found(load),
+            lambda result: result.document,
+            recompute=recompute,
+            what="logit lens",
+        )[1]
+
+    if source is not None:
+        from nfinspect_store.results import run_results
+
+        with opened(store, source) as file:
+            of_run = {"of_run": file.name, "dtype": options["dtype"]}
+            return kept(
+                run_results(file.path), file.info.run_id, of_run, lambda: run_model(file, model, "lens", **options)
+            )
     if store is None:
-        return make()[0]
+        return found(lambda: loaded_model(model, **options))[0]
     from nfinspect_store.catalog import store_path
     from nfinspect_store.results import model_results
 
-    folder = model_results(store_path(store), model)
-    return kept_or_made(folder, "lens", settings, None, make, again=again, what="logit lens").document
+    settings = {"model": lasting_name(model), "weights": weights_stamp(model), "dtype": options["dtype"],
+                "device": options["device"]}  # fmt: skip
+    return kept(
+        model_results(store_path(store), lasting_name(model)), None, settings, lambda: loaded_model(model, **options)
+    )
 
 
 def neuron_lines(found: "NeuronLogits") -> list[str]:

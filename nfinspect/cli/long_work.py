@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -24,7 +24,25 @@ Tick = Callable[[int, int], None]
 Made = tuple[Mapping[str, Any], Mapping[str, "pa.Table"]]
 """A document as `--json` prints it, and what else is kept with it."""
 
-again_option = click.option("--again", is_flag=True, help="Compute anew, whatever was kept from an earlier time.")
+Analysis = TypeVar("Analysis")
+
+
+class _OldName(click.Option):
+    """An option whose later names still work and are not offered."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        record = super().get_help_record(ctx)
+        return None if record is None else (self.opts[0], record[1])
+
+
+recompute_option = click.option(
+    "--recompute",
+    "--again",
+    "recompute",
+    cls=_OldName,
+    is_flag=True,
+    help="Compute it again, whatever is kept from an earlier time.",
+)
 
 
 @contextmanager
@@ -76,23 +94,35 @@ def _noting_ctrl_c(pressed: list[int]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def kept_or_made(
+def find_or_compute(
     folder: Path,
     kind: str,
     settings: Mapping[str, Any],
     run_id: str | None,
-    make: Callable[[Tick], Made],
+    compute: Callable[[Tick], Made],
+    read: "Callable[[Result], Analysis]",
     *,
-    again: bool,
+    recompute: bool,
     what: str,
-) -> "Result":
-    """The kept result of these settings, or a new one, which is kept. Raises StorageFull, before the work if it can."""
+) -> "tuple[Result, Analysis]":
+    """The kept result of these settings, or a new one, which is kept; and what `read` makes of it.
+
+    One that cannot be read is computed again. Raises StorageFull, before the work if it can, and what `compute` raises.
+    """
+    from nfinspect_store.errors import StoreError
     from nfinspect_store.results import check_keeping, find_result, keep_result
 
-    if not again and (found := find_result(folder, kind, settings, run_id)) is not None:
-        output.note(f"kept from {found.made_at:%Y-%m-%d %H:%M} UTC ({found.path}); --again computes it anew")
-        return found
+    if not recompute and (found := find_result(folder, kind, settings, run_id)) is not None:
+        try:
+            analysis = read(found)
+        except (KeyError, TypeError, ValueError, AttributeError, StoreError):  # not what this version keeps
+            output.note(f"{found.path} cannot be read: it is computed again")
+        else:
+            made = f"{found.made_at:%Y-%m-%d %H:%M} UTC ({found.path})"
+            output.note(f"kept from {made}; --recompute computes it again")
+            return found, analysis
     check_keeping(folder)
     with progress(what) as tick:
-        document, tables = make(tick)
-    return keep_result(folder, kind, settings, output.plain(document), run_id=run_id, tables=tables)
+        document, tables = compute(tick)
+    result = keep_result(folder, kind, settings, output.plain(document), run_id=run_id, tables=tables)
+    return result, read(result)

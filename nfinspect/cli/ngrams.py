@@ -8,7 +8,7 @@ import click
 from nfinspect import output
 from nfinspect.analysis.ngram_words import NGRAM_WORDS
 from nfinspect.cli.capture import layer_list
-from nfinspect.cli.long_work import Made, Tick, again_option, kept_or_made
+from nfinspect.cli.long_work import Made, Tick, find_or_compute, recompute_option
 from nfinspect.cli.options import (
     json_option,
     one_run,
@@ -21,10 +21,12 @@ from nfinspect.cli.options import (
 )
 from nfinspect.cli.run_model import run_model
 from nfinspect.cli.tables import Column, figure, percent, table, wrapped
+from nfinspect.model_files import lasting_name
 from nfinspect_store.errors import NfinspectError, RequestError
 
 if TYPE_CHECKING:
     from nfinspect.analysis.ngrams import CoveredNgram, NgramAnalysis
+    from nfinspect.models import LoadedModel
     from nfinspect_store.reader import RunFile
     from nfinspect_store.results import Result
 
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--model", metavar="M", help="The run's model, for the suppression; where the run says if not given.")
 @click.option("--top", metavar="K", type=click.IntRange(min=0), default=20, show_default=True, help="Detectors shown.")
 @site_option
-@again_option
+@recompute_option
 @store_option
 @json_option
 def ngrams(
@@ -48,39 +50,33 @@ def ngrams(
     model: str | None,
     top: int,
     site: str | None,
-    again: bool,
+    recompute: bool,
     store: str | None,
     as_json: bool,
 ) -> None:
     """Neurons that detect tokens, bigrams or trigrams, and what each layer adds."""
-    from nfinspect.analysis.ngrams import NgramAnalysis
-    from nfinspect_store.results import keep_result
-
     if runs is not None:
         from nfinspect.cli.compared import compare_ngrams
 
         if model is not None:
             raise RequestError("--model goes with one run: what is compared is without suppression")
-        compare_ngrams(store, run_names(run, runs), n, site, layer_list(layers), again, as_json)
+        compare_ngrams(store, run_names(run, runs), n, site, layer_list(layers), recompute, as_json)
         return
     with opened(store, one_run(run)) as file:
-        kept = kept_ngrams(file, n, site, layer_list(layers), again=again)
-        found = NgramAnalysis.from_json(kept.document)
-        suppressing = _with_suppression(file, found, model)
-        if suppressing is not found:
-            document = output.plain(suppressing.to_json())
-            keep_result(kept.path.parent, "ngrams", kept.settings, document, run_id=kept.run_id)
+        kept, found = kept_ngrams(file, n, site, layer_list(layers), recompute=recompute)
+        found = _with_suppression(file, kept, found, model)
     if as_json:
-        output.document(suppressing.to_json())
+        output.document(found.to_json())
     else:
-        output.lines(ngram_lines(suppressing, top))
+        output.lines(ngram_lines(found, top))
 
 
 def kept_ngrams(
-    file: "RunFile", n: int, site: str | None = None, layers: Sequence[int] | None = None, *, again: bool = False
-) -> "Result":
+    file: "RunFile", n: int, site: str | None = None, layers: Sequence[int] | None = None, *, recompute: bool = False
+) -> "tuple[Result, NgramAnalysis]":
     """The kept analysis, or a new one, which is kept."""
     from nfinspect.analysis.chosen import chosen_layers
+    from nfinspect.analysis.ngrams import NgramAnalysis
     from nfinspect.analysis.ngrams import ngrams as analyse
     from nfinspect_store.results import run_results
 
@@ -91,23 +87,37 @@ def kept_ngrams(
         return analyse(file, n, site, layers, tick).to_json(), {}
 
     folder, what = run_results(file.path), f"{NGRAM_WORDS[n]} detectors"
-    return kept_or_made(folder, "ngrams", settings, file.info.run_id, make, again=again, what=what)
+    run_id = file.info.run_id
+
+    def read(result: "Result") -> NgramAnalysis:
+        return NgramAnalysis.from_json(result.document)
+
+    return find_or_compute(folder, "ngrams", settings, run_id, make, read, recompute=recompute, what=what)
 
 
-def _with_suppression(file: "RunFile", found: "NgramAnalysis", model: str | None) -> "NgramAnalysis":
+def _with_suppression(file: "RunFile", kept: "Result", found: "NgramAnalysis", model: str | None) -> "NgramAnalysis":
     """The analysis with suppressions, or itself where they are known, or where the run's own model cannot be had."""
     known = found.suppression_model
-    if not found.detectors or (known is not None and model in (None, known)):
+    if not found.detectors or (known is not None and (model is None or lasting_name(known) == lasting_name(model))):
         return found
-    from nfinspect.experiments.suppression import with_suppression
-
     try:
-        return with_suppression(found, run_model(file, model, "it" if model is None else "suppression"))
+        return keep_suppression(kept, found, run_model(file, model, "it" if model is None else "suppression"))
     except NfinspectError as error:
         if model is not None:
             raise
         output.note(f"suppression is left out: {error}")
         return found
+
+
+def keep_suppression(kept: "Result", found: "NgramAnalysis", loaded: "LoadedModel") -> "NgramAnalysis":
+    """The analysis with what its detectors do to the logits of their own n-grams, which is kept with it."""
+    from nfinspect.experiments.suppression import with_suppression
+    from nfinspect_store.results import keep_result
+
+    suppressing = with_suppression(found, loaded)
+    document = output.plain(suppressing.to_json())
+    keep_result(kept.path.parent, kept.kind, kept.settings, document, run_id=kept.run_id)
+    return suppressing
 
 
 def ngram_lines(found: "NgramAnalysis", top: int) -> list[str]:

@@ -7,7 +7,7 @@ import click
 
 from nfinspect import output
 from nfinspect.cli.capture import layer_list
-from nfinspect.cli.long_work import Made, Tick, again_option, kept_or_made
+from nfinspect.cli.long_work import Made, Tick, find_or_compute, recompute_option
 from nfinspect.cli.options import (
     json_option,
     one_run,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @click.option("--layers", metavar="LIST", help="Such as 0-3,11; all if not given.")
 @click.option("--top", metavar="K", type=click.IntRange(min=0), default=20, show_default=True, help="Neurons shown.")
 @site_option
-@again_option
+@recompute_option
 @store_option
 @json_option
 def positions(
@@ -48,21 +48,18 @@ def positions(
     layers: str | None,
     top: int,
     site: str | None,
-    again: bool,
+    recompute: bool,
     store: str | None,
     as_json: bool,
 ) -> None:
     """Neurons whose firing tells where in the sequence a token stands."""
-    from nfinspect.analysis.positions import PositionAnalysis
-
     if runs is not None:
         from nfinspect.cli.compared import compare_positions
 
-        compare_positions(store, run_names(run, runs), length, site, layer_list(layers), again, as_json)
+        compare_positions(store, run_names(run, runs), length, site, layer_list(layers), recompute, as_json)
         return
     with opened(store, one_run(run)) as file:
-        kept = kept_positions(file, length, site, layer_list(layers), again=again)
-    found = PositionAnalysis.from_json(kept.document, kept.table("profiles"))
+        _, found = kept_positions(file, length, site, layer_list(layers), recompute=recompute)
     for text in found.notes:
         output.note(text)
     if as_json:
@@ -77,10 +74,11 @@ def kept_positions(
     site: str | None = None,
     layers: Sequence[int] | None = None,
     *,
-    again: bool = False,
-) -> "Result":
+    recompute: bool = False,
+) -> "tuple[Result, PositionAnalysis]":
     """The kept analysis, or a new one, which is kept."""
     from nfinspect.analysis.chosen import chosen_layers
+    from nfinspect.analysis.positions import PositionAnalysis
     from nfinspect.analysis.positions import positions as analyse
     from nfinspect.analysis.sequences import read_sequences
     from nfinspect_store.results import run_results
@@ -93,8 +91,11 @@ def kept_positions(
         found = analyse(file, length, site, layers, tick)
         return found.to_json(), {"profiles": found.profile_table()}
 
-    folder, what = run_results(file.path), "positional neurons"
-    return kept_or_made(folder, "positions", settings, file.info.run_id, make, again=again, what=what)
+    def read(result: "Result") -> PositionAnalysis:
+        return PositionAnalysis.from_json(result.document, result.table("profiles"))
+
+    folder, what, run_id = run_results(file.path), "positional neurons", file.info.run_id
+    return find_or_compute(folder, "positions", settings, run_id, make, read, recompute=recompute, what=what)
 
 
 def position_lines(found: "PositionAnalysis", top: int) -> list[str]:

@@ -3,22 +3,16 @@
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-from nfinspect import output
+from nfinspect.cli.attention import attention_of_run
+from nfinspect.cli.kept_ablation import How, ablation_of_run
 from nfinspect.cli.kinds import FROM_THE_STORE
-from nfinspect.cli.long_work import Made, Tick, kept_or_made
+from nfinspect.cli.ngrams import keep_suppression
 from nfinspect.cli.run_model import named_model, run_model
-from nfinspect.cli.stamps import model_stamp
 from nfinspect_store.errors import NfinspectError, RequestError, StorageFull, StoreError
 
 if TYPE_CHECKING:
     from nfinspect.models import LoadedModel
     from nfinspect_store.reader import RunFile
-
-ATTENTION_TOKENS = 2048
-"""Tokens of the run, about, that attention is read on [own]."""
-
-ABLATION_TOKENS = 8192
-"""Tokens of the run, about, that perplexity is measured on [own]."""
 
 CUT = ("dead", "positional", "delta", "ngrams1", "attention", "dead+positional")
 """Kinds of neurons that are cut out, where there are any: single ones, and the founding notes' pair."""
@@ -71,44 +65,18 @@ def make_with_model(file: "RunFile", site: str, model: str | None) -> dict[str, 
 
 def _attention(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> None:
     """The methods that nothing is kept of, over the run's own prompts."""
-    from nfinspect.analysis.attention_scores import METHODS, Method
+    from nfinspect.analysis.attention_scores import METHODS
     from nfinspect.analysis.kinds import kept_over_all_layers
-    from nfinspect.experiments.attention import attention
-    from nfinspect.experiments.run_text import spread_prompts
-    from nfinspect.models import TokenTexts
-    from nfinspect_store.results import run_results
 
     known = {one.document["method"] for one in kept_over_all_layers(file, "attention", site, of_model=True)}
-    missing = [method for method in METHODS if method not in known]
-    prompts = spread_prompts(file, ATTENTION_TOKENS) if missing else []
-
-    def made(method: Method) -> Callable[[Tick], Made]:
-        def make(tick: Tick) -> Made:
-            texts = TokenTexts(loaded.tokenizer)
-            found = attention(loaded, prompts, method, site, [x.layer for x in file.site_layers(site)], texts, tick)
-            return found.to_json(), found.tables()
-
-        return make
-
-    for method in missing:
-        settings = {
-            "model": name,
-            "model_stamp": model_stamp(name),
-            "method": method,
-            "of_run": file.name,
-            "tokens": ATTENTION_TOKENS,
-            "site": site,
-        }
-        folder, what = run_results(file.path), f"attention neurons, {method}"
-        kept_or_made(folder, "attention", settings, file.info.run_id, made(method), again=False, what=what)
+    for method in (method for method in METHODS if method not in known):
+        attention_of_run(file, lambda: loaded, method, site)
 
 
 def _suppression(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> None:
     """What the kept detectors do to the logits of their own n-grams."""
     from nfinspect.analysis.kinds import newest
     from nfinspect.analysis.ngrams import NgramAnalysis
-    from nfinspect.experiments.suppression import with_suppression
-    from nfinspect_store.results import keep_result
 
     for n in (1, 2, 3):
         kept = newest(file, f"ngrams{n}", site)
@@ -116,21 +84,16 @@ def _suppression(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -
             continue
         found = NgramAnalysis.from_json(kept.document)
         if found.detectors and found.suppression_model is None:
-            document = output.plain(with_suppression(found, loaded).to_json())
-            keep_result(kept.path.parent, "ngrams", kept.settings, document, run_id=kept.run_id)
+            keep_suppression(kept, found, loaded)
 
 
 def _ablation(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> None:
     """Kinds of neurons cut out, on the run's own windows."""
     from nfinspect.analysis.kinds import NoKeptResult, kept_ablations
     from nfinspect.analysis.neuron_sets import NeuronSet, set_of_kinds
-    from nfinspect.experiments.ablation_table import ablate
-    from nfinspect.experiments.run_text import windows
-    from nfinspect_store.results import run_results
 
     if kept_ablations(file, site):
         return
-    text = windows(file, file.name, ABLATION_TOKENS)
     sets: dict[str, NeuronSet] = {}
     for kind in CUT:
         if "+" in kind and not all(part in sets for part in kind.split("+")):
@@ -142,25 +105,4 @@ def _ablation(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> N
     if not sets:
         raise RequestError("no neuron is of a kind that could be cut out")
 
-    def make(tick: Tick) -> Made:
-        found = ablate(
-            loaded,
-            text.corpus,
-            list(sets.values()),
-            run=file,
-            context=text.length,
-            stride=text.length,
-            tick=tick,
-        )
-        return found.to_json(), {}
-
-    settings = {
-        "model": name,
-        "weights": model_stamp(name),
-        "of_run": file.name,
-        "sha256": text.corpus.sha256,
-        "sets": {one.name: [str(address) for address in one.addresses] for one in sets.values()},
-        "mode": "zero",
-    }
-    folder, what = run_results(file.path), "perplexity"
-    kept_or_made(folder, "ablation", settings, file.info.run_id, make, again=False, what=what)
+    ablation_of_run(file, name, list(sets.values()), How(), lambda: loaded)

@@ -1,9 +1,10 @@
-"""The model that a run was captured from, loaded again for what the run alone cannot tell."""
+"""The model that a run was captured from, loaded again for what the run alone cannot tell: the one way to it."""
 
 from typing import TYPE_CHECKING, Any
 
 from nfinspect import output
 from nfinspect.cli.capture import quiet_transformers
+from nfinspect.model_files import lasting_name
 from nfinspect_store.errors import NfinspectError, RequestError
 
 if TYPE_CHECKING:
@@ -30,14 +31,61 @@ def loaded_model(model: str, **options: Any) -> "LoadedModel":
     return loaded
 
 
-def run_model(file: "RunFile", model: str | None, what: str) -> "LoadedModel":
-    """The model in the run's own precision, so that its values are the run's. Raises RequestError, ModelError."""
-    from nfinspect.models import ModelError
+def own_dtype(file: "RunFile") -> str:
+    """The precision of the run's model, as load_model takes it."""
     from nfinspect.models.load import DTYPES
 
+    return file.info.dtype if file.info.dtype in DTYPES else "auto"
+
+
+def run_model(file: "RunFile", model: str | None, what: str, **options: Any) -> "LoadedModel":
+    """The model with the weights that the run was captured from, in the run's own precision if not given otherwise.
+
+    options: those of load_model. Raises RequestError, ModelError, OtherWeights where it is not the run's.
+    """
+    from nfinspect.models import ModelError
+
     name = named_model(file, model, what)
-    revision = None if model else file.info.settings.get("revision")
+    if options.get("revision") is None and not model:
+        options["revision"] = file.info.settings.get("revision")
+    if options.get("dtype", "auto") == "auto":
+        options["dtype"] = own_dtype(file)
     try:
-        return loaded_model(name, revision=revision, dtype=file.info.dtype if file.info.dtype in DTYPES else "auto")
+        loaded = loaded_model(name, **options)
     except NfinspectError as error:
         raise ModelError(f"{what} needs the run's model: {error} (--model says where it is)") from error
+    check_run_model(file, loaded)
+    return loaded
+
+
+def check_run_model(file: "RunFile", loaded: "LoadedModel") -> None:
+    """Raises OtherWeights where the model has other weights than the run's; what is worth saying goes to stderr."""
+    from nfinspect.models import Fingerprint, check_same_weights
+
+    then = file.info.settings.get("fingerprint")
+    if then is None:
+        output.note(f"{file.name} does not say what its weights were: {loaded.name} is taken for its model")
+    elif said := check_same_weights(Fingerprint.from_json(then), loaded, file.name):
+        output.note(said)
+
+
+def difference_from_run(file: "RunFile", loaded: "LoadedModel") -> tuple[str, ...]:
+    """What a model that the user has named should be said to differ in from the run's, whose neurons it is asked about.
+
+    Raises OtherWeights where it is named as the run's own model and has other weights: nobody has asked for that.
+    """
+    from nfinspect.models import Fingerprint, OtherWeights, check_same_weights
+
+    captured, name = file.info.model, loaded.name
+    named_otherwise = not captured or lasting_name(captured) != lasting_name(name)
+    then = file.info.settings.get("fingerprint")
+    taken = "its neurons are taken for those of the model"
+    if then is None:
+        return (f"the run is of {captured}, the model is {name}: {taken}",) if named_otherwise and captured else ()
+    try:
+        said = check_same_weights(Fingerprint.from_json(then), loaded, file.name)
+    except OtherWeights as error:
+        if not named_otherwise:
+            raise
+        return (f"the run is of {captured}, the model is {name} ({error.short}): {taken}",)
+    return (said,) if said else ()

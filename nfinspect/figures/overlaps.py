@@ -73,7 +73,7 @@ def kind_chart(found: KindOverlap) -> Chart:
             "neuron never fires, so it is of none of the other kinds by definition: an overlap of 0 with dead is no "
             "finding.",
         ),
-        findings=(*((f"No neuron is of kind {', '.join(empty)}.",) if empty else ()), *_findings(rows)),
+        findings=(*((f"No neuron is of kind {', '.join(empty)}.",) if empty else ()), *_findings(rows), *found.notes),
         tables={
             "kind-overlap": Table.of(COLUMNS, rows),
             "kind-overlap-sets": _sets([(one.kind, one.neurons) for one in found.sets]),

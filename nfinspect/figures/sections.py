@@ -14,6 +14,7 @@ from nfinspect.analysis.ngram_words import NGRAM_WORDS
 from nfinspect.analysis.ngrams import NgramAnalysis
 from nfinspect.analysis.overlap import overlap
 from nfinspect.analysis.positions import PositionAnalysis
+from nfinspect.analysis.provenance import read_from, whose
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect.figures.ablation import ablation_chart
 from nfinspect.figures.attention import attention_chart
@@ -144,19 +145,14 @@ def _attention(of: Part) -> list[Section]:
     if not kept:
         return [of.missing("attention", "attention", "Attention neurons")]
     return [
-        attention_chart(AttentionScores.from_json(kept[method].document, kept[method].table), _read(kept[method]))
+        attention_chart(AttentionScores.from_json(kept[method].document, kept[method].table), _source(kept[method]))
         for method in METHODS
         if method in kept
     ]
 
 
-def _read(result: Result) -> str:
-    """What the attention analysis read: a run, or the files' names without where they lay."""
-    if "of_run" in result.settings:
-        return f"of the run {result.settings['of_run']}"
-    files = [*result.settings.get("prompts", ()), *result.settings.get("text", ())]
-    names = [str(path).rpartition("/")[2] for path, *_ in files]
-    return ", ".join(names) or "of this model"
+def _source(result: Result) -> str:
+    return whose(result) or f"of {read_from(result)}"
 
 
 def _concepts(of: Part) -> list[Section]:

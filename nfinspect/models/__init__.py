@@ -14,6 +14,7 @@ from .errors import (
     ModelNotFound,
     NonFiniteActivations,
     NonFiniteWeights,
+    OtherWeights,
     PickleRefused,
     SilentHook,
     UnknownSite,
@@ -21,9 +22,10 @@ from .errors import (
     WrongRevision,
     WrongSite,
 )
+from .fingerprint import Fingerprint, check_same_weights, fingerprint
 from .forward import forward_batch, steps_clamp_as_a_pass
 from .hooks import SiteReader
-from .hub import full_name, lasting_name, split_revision
+from .hub import full_name, split_revision
 from .load import LoadedModel, in_memory, load_model
 from .sites import BOUNDED, RELU_FAMILY, SITES, LayerSite, blocks, by_site, default_site, find_sites, why_no_mlp
 from .token_texts import TokenTexts
@@ -38,6 +40,7 @@ __all__ = [
     "BrokenCheckpoint",
     "CannotTokenize",
     "Dependence",
+    "Fingerprint",
     "HubUnreachable",
     "LayerSite",
     "LoadedModel",
@@ -46,6 +49,7 @@ __all__ = [
     "ModelNotFound",
     "NonFiniteActivations",
     "NonFiniteWeights",
+    "OtherWeights",
     "PickleRefused",
     "SilentHook",
     "SiteReader",
@@ -60,15 +64,16 @@ __all__ = [
     "blocks",
     "body",
     "by_site",
+    "check_same_weights",
     "default_site",
     "dependence",
     "embedding_device",
     "end_ids",
     "find_sites",
+    "fingerprint",
     "forward_batch",
     "full_name",
     "in_memory",
-    "lasting_name",
     "load_model",
     "require_causal",
     "rope_limit",

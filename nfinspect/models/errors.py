@@ -8,6 +8,7 @@
         ├── PickleRefused           only pickle weights, and the caller did not allow them
         ├── BrokenCheckpoint        weights, config or tokenizer cannot be read or do not fit together
         ├── NonFiniteWeights        a weight is NaN or infinite
+        ├── OtherWeights            the model is not the one that a run was captured from
         ├── UnsupportedModel        a kind of model whose neurons are not read (encoder-decoder, …)
         ├── CannotTokenize          the tokenizer has not what a text's special tokens or a chat take
         ├── UnknownSite             a site or a layer that this model does not have
@@ -49,6 +50,17 @@ class BrokenCheckpoint(ModelError):
 
 class NonFiniteWeights(ModelError):
     """A weight is NaN or infinite."""
+
+
+class OtherWeights(ModelError):
+    """The model loaded is not the one that the run was captured from, or its weights are no longer those.
+
+    short: what differs, without what to do.
+    """
+
+    def __init__(self, message: str, short: str = "") -> None:
+        super().__init__(message)
+        self.short = short or message
 
 
 class UnsupportedModel(ModelError):

@@ -66,13 +66,6 @@ def resolve(name_or_dir: str, revision: str | None = None, *, allow_pickle: bool
     return _snapshot(name_or_dir, revision, allow_pickle=allow_pickle, timeout=timeout)
 
 
-def lasting_name(name_or_dir: str) -> str:
-    """What finds the same model from any directory: a hub name as it is, a directory or a GGUF by its whole path."""
-    path = Path(name_or_dir).expanduser()
-    here = path.is_dir() or (path.suffix == GGUF and path.is_file())
-    return str(path.resolve()) if name_or_dir and here else name_or_dir
-
-
 def _snapshot(name: str, revision: str | None, *, allow_pickle: bool, timeout: float) -> Path:
     from huggingface_hub import constants, try_to_load_from_cache
 

@@ -62,11 +62,11 @@ def make_command(
     where = () if site == session.default_site else ("--site", site)
     model = model or session.info.model or MODEL
     if name == "logits":
-        return ("logits", model, *choices, "--json")
-    if name == "lens":
-        return ("logits", model, *(choices or lens_of(first_text(session))), "--store", str(store))
-    if name == "attention":
-        made = ("attention", model, *choices, *where, "--prompts", str(prompts_file(session)))
+        made = ("logits", model, *choices, "--json", "--from", session.name)
+    elif name == "lens":
+        made = ("logits", model, *(choices or lens_of(first_text(session))), "--from", session.name)
+    elif name == "attention":
+        made = ("attention", model, *choices, *where, "--from", session.name)
     elif name == "ablate":
         chosen = ("--neurons", str(marked_file(session))) if marked else ("--class", "dead")
         text = (*where, *windows_of(session), "--text", text_of(session))
@@ -91,11 +91,6 @@ def lens_of(prompt: str) -> tuple[str, ...]:
 def first_text(session: Session) -> str:
     """The text of the run's first prompt that has one."""
     return next((prompt.text for prompt in session.texts(1)), TEXT)
-
-
-def prompts_file(session: Session) -> Path:
-    """Where the run's prompts are written for a command that reads prompts."""
-    return session.results_folder / "prompts.jsonl"
 
 
 def marked_file(session: Session) -> Path:

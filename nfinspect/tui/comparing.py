@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nfinspect.analysis.depth import depths
+from nfinspect.analysis.provenance import whose
 from nfinspect.tui.cells import counted
 
 if TYPE_CHECKING:
@@ -112,30 +113,32 @@ def of_run(session: Session, sign: str, topic: Topic, site: str | None) -> OfRun
     site = site or session.default_site
     if site not in session.sites:
         return OfRun(session.name, sign, site, lacks=f"no site {site}")
-    layers, made = _layers(session, topic, site)
+    layers, made, about = _layers(session, topic, site)
     if layers is None:
         return OfRun(session.name, sign, site, lacks=f"no {topic.name} kept", can_be_made=made)
     rows = tuple(
         LayerRow(session.name, sign, site, layer["layer"], depth, layer["neurons"], topic.figures(layer))
         for layer, depth in zip(layers, depths(layers), strict=True)
     )
-    return OfRun(session.name, sign, site, rows, topic.said(layers))
+    return OfRun(session.name, sign, site, rows, f"{topic.said(layers)}{f' ({about})' if about else ''}")
 
 
-def _layers(session: Session, topic: Topic, site: str) -> tuple[Layers | None, bool]:
-    """The layers of the newest result over all of them; whether the analysis can be made of the run alone."""
+def _layers(session: Session, topic: Topic, site: str) -> tuple[Layers | None, bool, str]:
+    """The layers of the newest result over all of them; whether the analysis can be made of the run alone; whose the
+    result is, if not the run's.
+    """
     if topic.analysis == "health":
-        return [_health(layer) for layer in session.health(site).layer_analyses], False
+        return [_health(layer) for layer in session.health(site).layer_analyses], False, ""
     every = {layer.layer for layer in session.layers if layer.site == site}
     for result in session.results(topic.analysis):
         d = result.document
         try:
             if d["site"] == site and {x["layer"] for x in d["layers"]} == every and topic.takes(result):
                 topic.figures(d["layers"][0])
-                return d["layers"], False
+                return d["layers"], False, whose(result)
         except (KeyError, TypeError, IndexError):  # of another version
             continue
-    return None, topic.analysis != "attention" and session.has_values
+    return None, topic.analysis != "attention" and session.has_values, ""
 
 
 def _health(layer: Any) -> Mapping[str, Any]:

@@ -5,7 +5,6 @@ every answer comes from the store or from the analyses, none is made here.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,9 +22,6 @@ from nfinspect_store.query_result import QueryResult
 from nfinspect_store.reader import RunFile
 from nfinspect_store.results import Result, run_results
 from nfinspect_store.token_text import whole_text
-
-MOST_PROMPTS = 256
-"""Of a run with more, so many, evenly taken, are read again where an analysis reads the run's prompts."""
 
 if TYPE_CHECKING:
     from nfinspect.analysis.kind_overlap import KindOverlap
@@ -127,14 +123,10 @@ class RunSession:
         return tuple(PromptText(*row) for row in self._run.sql(query, [step, most]).fetchall())
 
     def results(self, kind: str | None = None) -> tuple[Result, ...]:
-        """What was kept of this run, and of its model, by kind, the newest first."""
-        from nfinspect_store.results import list_results, model_results
+        """What is kept of this run, then of its model, each by kind, the newest first."""
+        from nfinspect.analysis.provenance import results_about
 
-        info = self._run.info
-        found = list_results(self.results_folder, info.run_id, kind)
-        if info.model:
-            found += list_results(model_results(self._run.path.parent, info.model), None, kind)
-        return tuple(sorted(found, key=lambda result: (result.kind, -result.made_at.timestamp())))
+        return results_about(self._run, kind)
 
     def kinds(self, site: str) -> KindOverlap | None:
         """What the dead and the kinds share whose analysis is kept; None where none is."""
@@ -145,14 +137,9 @@ class RunSession:
         return overlap_of_kinds(self._run, ["dead", *known], site) if known else None
 
     def write_inputs(self, arguments: Sequence[str], marked: Sequence[str]) -> None:
-        """Write what the command reads that only the app has: the run's prompts, the marked neurons."""
-        from nfinspect.tui.commands import marked_file, prompts_file, write_lines
+        """Write what the command reads that only the app has: the marked neurons."""
+        from nfinspect.tui.commands import marked_file, write_lines
 
-        if str(prompts_file(self)) in arguments:
-            step = -(-self.prompts // MOST_PROMPTS)
-            prompts = [self._run.prompt(i) for i in range(0, self.prompts, step)]
-            lines = [json.dumps({"text": p.text, "concept": p.concept}) for p in prompts if p.text]
-            write_lines(prompts_file(self), lines)
         if str(marked_file(self)) in arguments:
             write_lines(marked_file(self), marked)
 

@@ -3,7 +3,7 @@
 A result is a small DuckDB file: its table `result` has one row, with the settings and the JSON document that the
 command prints; what is too long for a document stands in further tables. Files appear when they are complete: cancelled
 work leaves nothing behind. A result belongs to its settings and to the run's id, so a run captured anew finds none of
-the old ones.
+the old ones; and to the format of its kind, so that a version with other fields or other figures makes its own.
 """
 
 import datetime as dt
@@ -31,6 +31,19 @@ _OURS = re.compile(r"[\w+-]+-[0-9a-f]{10}\.duckdb(\.wal)?|\..*\.nfinspect-.*|pro
 
 BLOCK_SIZE = 16384
 """DuckDB's smallest: an empty table then takes little room."""
+
+FORMATS: Mapping[str, int] = {
+    "ablation": 1,
+    "attention": 1,
+    "delta": 1,
+    "lens": 1,
+    "ngrams": 1,
+    "perplexity": 1,
+    "positions": 1,
+    "substitution": 1,
+}
+"""Of each kind of result: to be raised when its document or tables change, or what their figures mean. What is kept in
+another format counts as not kept."""
 
 READ_NAMES = "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() ORDER BY ALL"
 
@@ -62,7 +75,7 @@ def run_results(run: Path) -> Path:
 
 
 def model_results(store: Path, model: str) -> Path:
-    """The folder in a store for results about a model that belong to no run. model: as the user named it."""
+    """The folder in a store for results about a model that belong to no run; models of one last name share it."""
     name = re.sub(r"[^\w.-]+", "-", model.rstrip("/").rsplit("/", 1)[-1]).strip("-.") or "model"
     return store / f"{name[:80]}.model{SUFFIX}"
 
@@ -91,7 +104,7 @@ def keep_result(
     path = _place(folder, kind, settings)
     made_at = dt.datetime.now(dt.UTC).replace(tzinfo=None)
     text = json.dumps(document, allow_nan=False)
-    row = [kind, _json(settings), text, run_id, made_at, _version()]
+    row = [kind, _json(settings), text, run_id, made_at, _version(), _format(kind)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -102,7 +115,7 @@ def keep_result(
         translated(path),
     ):
         connection.execute(RESULT_TABLE)
-        connection.execute("INSERT INTO result VALUES (?, ?, ?, ?, ?, ?)", row)
+        connection.execute("INSERT INTO result VALUES (?, ?, ?, ?, ?, ?, ?)", row)
         for name, table in (tables or {}).items():
             connection.register("incoming", table)
             connection.execute(f"CREATE TABLE {quoted(name)} AS SELECT * FROM incoming")
@@ -161,8 +174,14 @@ def _read(path: Path) -> Result:
         rows = connection.execute("FROM result LIMIT 2").fetchall()
     if len(rows) != 1:
         raise StoreError(f"{path} holds no result, or more than one: delete it")
-    kind, settings, document, run_id, made_at, made_by = rows[0]
+    kind, settings, document, run_id, made_at, made_by, made_in = rows[0]
+    if made_in != _format(kind):
+        raise StoreError(f"{path} is in format {made_in}, and {_format(kind)} is read: it has to be made again")
     return Result(kind, json.loads(settings), json.loads(document), run_id, made_at, made_by, path)
+
+
+def _format(kind: str) -> int:
+    return FORMATS.get(kind, 1)
 
 
 def _version() -> str:

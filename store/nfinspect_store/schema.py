@@ -79,7 +79,8 @@ OPTIONAL_TABLES = {
 
 RESULT_TABLE = """
 CREATE TABLE result (
-    kind VARCHAR, settings JSON, document JSON, run_id VARCHAR, made_at TIMESTAMP, nfinspect_version VARCHAR);
+    kind VARCHAR, settings JSON, document JSON, run_id VARCHAR, made_at TIMESTAMP, nfinspect_version VARCHAR,
+    format INTEGER);
 """
 """In a file with a kept result (results.py)."""
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
+
+from nfinspect.analysis.provenance import read_from, whose
 
 if TYPE_CHECKING:
     from nfinspect_store.results import Result
 
 
 def facts(result: Result) -> str:
-    """From the document that every version of the command prints; where it does not hold what it should, it says so."""
+    """From the document that the command prints, and whose it is; where it does not hold what it should, it says so."""
     try:
-        return _FACTS[result.kind](result.document, result.settings)
+        said = _FACTS[result.kind](result.document, result.settings)
+        about = whose(result) or (f"of {read_from(result)}" if result.kind == "attention" else "")
+        return f"{said}; {about}" if about else said
     except (KeyError, TypeError, ValueError, IndexError):
         return f"{result.path.name}: of another version of nfinspect"
 
@@ -39,13 +42,7 @@ def _delta(d: Mapping[str, Any], s: Mapping[str, Any]) -> str:
 
 
 def _attention(d: Mapping[str, Any], s: Mapping[str, Any]) -> str:
-    return f"{d['method']} at {d['site']}: {d['samples']} prompts of {read_from(s)}, {d['tokens']:,} tokens"
-
-
-def read_from(settings: Mapping[str, Any]) -> str:
-    """The files that a result's texts are from: the first, and how many more."""
-    files = [_named(PurePath(path)) for path, _ in (*settings["prompts"], *settings["text"])]
-    return f"{files[0]}{f' and {len(files) - 1} more' if len(files) > 1 else ''}"
+    return f"{d['method']} at {d['site']}: {d['samples']} prompts, {d['tokens']:,} tokens"
 
 
 def _ablation(d: Mapping[str, Any], s: Mapping[str, Any]) -> str:
@@ -55,11 +52,6 @@ def _ablation(d: Mapping[str, Any], s: Mapping[str, Any]) -> str:
 
 def _lens(d: Mapping[str, Any], s: Mapping[str, Any]) -> str:
     return f"{d['prompt'][-60:]!r}: {d['answer']['token']!r} after {d['tokens']:,} tokens"
-
-
-def _named(path: PurePath) -> str:
-    """A file by its name; what the app wrote beside a run, by the run's."""
-    return f"run {path.parent.stem}" if path.parent.suffix == ".results" else path.name
 
 
 _FACTS = {

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
+from nfinspect.analysis.provenance import NOT_OF_THE_RUN
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.commands import BY_NAME
@@ -95,6 +96,9 @@ class AnalysisPane(ArrangedPane):
     _drawing = 0
     _seen_ended = -1
     _reading = _from_top = False
+    _made: Path | None = None
+    """The result that was just made: shown next, whichever stands first."""
+
     _damaged = False
     """Whether there is a kept result that cannot be read: it has to be made again."""
 
@@ -174,7 +178,9 @@ class AnalysisPane(ArrangedPane):
     def _find(self) -> Found:
         every = self.kept()
         results = tuple(result for result in every if self._may_fit(result))
-        place = max(0, min(self._place, len(results) - 1))
+        made, self._made = self._made, None
+        paths = [result.path for result in results]
+        place = paths.index(made) if made in paths else max(0, min(self._place, len(results) - 1))
         if not results:
             return Found(results, place, None, self.command())
         analysis = self._read(results[place], every)
@@ -222,9 +228,11 @@ class AnalysisPane(ArrangedPane):
 
     def show_made(self, results: tuple[Result, ...]) -> None:
         """What was kept is shown, whatever the choices were."""
-        if results:
-            self.adopt(max(results, key=lambda result: result.made_at))
         self._place = 0
+        if results:
+            newest = max(results, key=lambda result: result.made_at)
+            self._made = newest.path
+            self.adopt(newest)
         self.changed()
 
     @property
@@ -255,6 +263,8 @@ class AnalysisPane(ArrangedPane):
             first.append(Cell(made + which, "dim"))
             if which:
                 first += [Cell(" < >", "bold")]
+            if found.result.run_id is None:
+                first.append(Cell(f"  {NOT_OF_THE_RUN}", "warn"))
         if self._filter and found is not None and found.analysis is not None:
             few = f"{len(self.shown.rows):,} of {self.shown.total:,}"
             first.append(Cell(f"  {few} where {self._filter}", "accent"))

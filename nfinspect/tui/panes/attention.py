@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import Binding, BindingType
 
+from nfinspect.analysis.provenance import read_from
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.columns.analyses import attention_columns
-from nfinspect.tui.columns.kept import read_from
 from nfinspect.tui.drawings import attention_diversity, attention_map, attention_scores, attention_sink
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.analysis import AnalysisPane, Drawing
@@ -33,7 +33,7 @@ class AttentionPane(AnalysisPane):
         "of the sum of |value x gradient of the NLL by it|. #: the neuron's place by |score|; mean: of its values. "
         "Position 0, where idle heads look, is left out of the scores and shown apart. In Mamba the attention is the "
         "hidden one of its scan. The map is of the layer of the neuron under the cursor, the mean over heads, for the "
-        "longest prompt. r reads the run's prompts again, R edits the command: --prompts, --text, --max-length."
+        "longest prompt. r reads the run's own prompts; R edits the command, as to --prompts FILE."
     )
     order = ("rank", False)
 
@@ -88,7 +88,7 @@ class AttentionPane(AnalysisPane):
 
     def _source(self) -> str:
         result = self._found.result if self._found is not None else None
-        return f" of {read_from(result.settings)}" if result is not None else ""
+        return f" of {read_from(result)}" if result is not None else ""
 
     def rows(self, analysis: AttentionScores) -> Sequence[NeuronScore]:
         if self._rows is None or self._rows[0] is not analysis:

@@ -23,8 +23,8 @@ class KindsPane(AnalysisPane):
         "Pairs of kinds and how many neurons are of both, beside what chance would give: expected count and P(as many "
         "or more), hypergeometric. Live neurons are counted; with dead as one of the two, all. The kinds are those "
         "whose analysis is kept over all layers; r makes the ones that need no model. attention: the 20 neurons with "
-        "the largest |score| of the newest result. Enter goes to the first neuron of a pair, J and K along all of "
-        "them; Space marks them."
+        "the largest |score| of the newest result, this run's before its model's. Enter goes to the first neuron of a "
+        "pair, J and K along all of them; Space marks them."
     )
     empty = "no pair"
 
@@ -49,6 +49,9 @@ class KindsPane(AnalysisPane):
     def facts(self, analysis: KindOverlap) -> str:
         sizes = ", ".join(f"{one.kind} {one.neurons:,}" for one in analysis.sets)
         return f"{sizes}; {analysis.alive:,} live of {analysis.neurons:,} neurons"
+
+    def note(self, analysis: KindOverlap) -> str:
+        return "; ".join(analysis.notes)
 
     def rows(self, analysis: KindOverlap) -> Sequence[KindPair]:
         return analysis.pairs

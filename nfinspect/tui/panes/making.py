@@ -89,7 +89,7 @@ class MakingPane(RunPane):
         if incomplete(command):
             self.show_edited(command)
         else:
-            self._start((*command, "--again") if self.anew and BY_NAME[self.command_name].kind else command)
+            self._start((*command, "--recompute") if self.anew and BY_NAME[self.command_name].kind else command)
 
     def action_make_edited(self) -> None:
         self.load("edited", self.command)

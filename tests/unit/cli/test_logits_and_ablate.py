@@ -78,7 +78,7 @@ def test_ablation_of_a_file_is_kept_and_found_again(nfinspect: Run, store: Path,
     (kept,) = (store / "gpt2-relu.model.results").glob("ablation-*.duckdb")
     again = nfinspect(*line)
     assert json.loads(again.stdout) == found
-    assert "--again computes it anew" in again.stderr
+    assert "--recompute computes it again" in again.stderr
     before = kept.stat().st_mtime_ns
     assert json.loads(nfinspect(*line, "--again").stdout) == found  # to the last digit
     assert kept.stat().st_mtime_ns > before

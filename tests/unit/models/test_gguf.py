@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from test_load import one_line
 
-from nfinspect.models import BrokenCheckpoint, ModelError, ModelNotFound, WrongRevision, lasting_name, load_model
+from nfinspect.model_files import lasting_name
+from nfinspect.models import BrokenCheckpoint, ModelError, ModelNotFound, WrongRevision, load_model
 
 HIDDEN, WIDTH, HEADS = 32, 64, 4
 WORDS = ["<unk>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz", "Ġ", "Ġa", "ab", "cd"]

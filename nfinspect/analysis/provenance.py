@@ -1,0 +1,53 @@
+"""Whose a kept result is: a run's own, or one about its model that was made without the run, from other texts."""
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from nfinspect_store.reader import RunFile
+from nfinspect_store.results import Result, list_results, model_results, run_results
+
+NOT_OF_THE_RUN = "of the model, not of this run"
+
+
+def results_about(run: RunFile, kind: str | None = None) -> tuple[Result, ...]:
+    """What is kept of a run, then what is kept of its model, each by kind, the newest first."""
+    info = run.info
+    found = list_results(run_results(run.path), info.run_id, kind)
+    if info.model:
+        of_model = list_results(model_results(run.path.parent, info.model), None, kind)
+        found += tuple(result for result in of_model if _of_its_model(result, run))
+    return tuple(sorted(found, key=lambda x: (x.kind, x.run_id is None, -x.made_at.timestamp())))
+
+
+def read_from(result: Result) -> str:
+    """What a result's texts are from, for people: its run, or the first file and how many more."""
+    settings = result.settings
+    if "of_run" in settings:
+        return f"run {settings['of_run']}"
+    files = _files(settings)
+    return f"{files[0]}{f' and {len(files) - 1} more' if len(files) > 1 else ''}" if files else "this model"
+
+
+def whose(result: Result) -> str:
+    """Empty for a result of a run; else that it is none, and what was read for it."""
+    if result.run_id is not None:
+        return ""
+    files = _files(result.settings)
+    return f"{NOT_OF_THE_RUN}{f': over {read_from(result)}' if files else ''}"
+
+
+def _files(settings: Mapping[str, Any]) -> list[str]:
+    text = settings.get("text") or ()
+    texts = [(text,)] if isinstance(text, str) else text
+    return [PurePath(path).name for path, *_ in (*settings.get("prompts", ()), *texts)]
+
+
+def _of_its_model(result: Result, run: RunFile) -> bool:
+    """Whether a result is about the run's model: models of one last name share a folder, and weights change.
+
+    Where either does not say which weights it is from, the name decides. A run of a model in memory has weights that no
+    name stands for.
+    """
+    then, now = run.info.settings.get("weights"), result.settings.get("weights")
+    return result.settings.get("model") == run.info.model and (then is None or (then != "" and now in (then, "")))

@@ -1,0 +1,43 @@
+"""Which model a name stands for, and in which state its files are, without loading torch."""
+
+import hashlib
+from pathlib import Path
+
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.gguf", "*.json")
+
+
+def lasting_name(name_or_dir: str) -> str:
+    """What finds the same model from any directory: a hub name as it is, a directory or a file by its whole path."""
+    path = Path(name_or_dir).expanduser()
+    return str(path.resolve()) if name_or_dir and path.exists() else name_or_dir
+
+
+def weights_stamp(model: str) -> str:
+    """Tells one state of a model's files from another without reading them: a directory's by names, sizes and times, a
+    hub model's by its cached snapshot; '' where there is neither.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        files = sorted({file for pattern in WEIGHTS for file in path.glob(pattern)})
+    elif path.is_file():
+        files = [path]
+    else:
+        return _snapshot(model)
+    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+
+
+def _snapshot(name: str) -> str:
+    """name: a hub name, with its revision after an @ if it has one."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    hub, _, revision = name.partition("@")
+    for file in ("config.json", "adapter_config.json"):
+        try:
+            found = try_to_load_from_cache(hub, file, revision=revision or None)
+        except HFValidationError:  # no hub name either
+            return ""
+        if isinstance(found, str):
+            return Path(found).parent.name
+    return ""
