@@ -2,6 +2,7 @@
 them at once.
 """
 
+import math
 from dataclasses import dataclass
 
 
@@ -19,6 +20,7 @@ class Glyphs:
     more: str
     up: str
     down: str
+    little: str  # less than a filling or a bar can show, and not nothing
     none: str  # an undefined value
     dot: str
     opening: str  # around the token on which a neuron was read
@@ -37,6 +39,7 @@ UNICODE = Glyphs(
     more="…",
     up="▲",
     down="▼",
+    little="·",
     none="–",
     dot="·",
     opening="⟦",
@@ -46,7 +49,7 @@ UNICODE = Glyphs(
 
 ASCII = Glyphs(
     levels=" ._-=+*%#",
-    shades=" .+*#",
+    shades=" :+*#",
     eighths="#",
     crumb=">",
     cursor=">",
@@ -55,6 +58,7 @@ ASCII = Glyphs(
     more="~",
     up="^",
     down="v",
+    little=".",
     none="-",
     dot=".",
     opening="[",
@@ -72,18 +76,21 @@ def level(share: float, glyphs: Glyphs) -> str:
 
 
 def shade(share: float, glyphs: Glyphs) -> str:
-    """The filling whose density says `share` (0..1)."""
+    """The filling whose density says `share` (0..1), to the nearest; less than half of the lightest is a small mark."""
     top = len(glyphs.shades) - 1
     if not share > 0:
         return glyphs.shades[0]
-    return glyphs.shades[min(top, max(1, round(share * top)))]
+    return glyphs.shades[min(top, round(share * top))] if share * top >= 0.5 else glyphs.little
 
 
 def bar(share: float, width: int, glyphs: Glyphs) -> str:
-    """A horizontal bar of at most `width` cells, exact to an eighth of a cell where the glyphs allow."""
+    """A horizontal bar of at most `width` cells, exact to an eighth of a cell where the glyphs allow.
+
+    What rounds to nothing, and is not nothing, is a small mark that is no part of a bar.
+    """
     if not share > 0 or width <= 0:
         return ""
     parts = len(glyphs.eighths)
-    filled = min(width * parts, max(1, round(share * width * parts)))
+    filled = min(width * parts, math.floor(share * width * parts + 0.5))
     whole, rest = divmod(filled, parts)
-    return glyphs.eighths[-1] * whole + (glyphs.eighths[rest - 1] if rest else "")
+    return glyphs.eighths[-1] * whole + (glyphs.eighths[rest - 1] if rest else "") or glyphs.little

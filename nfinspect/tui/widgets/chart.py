@@ -1,37 +1,15 @@
-"""Histograms by plotext, as plain lines of text. Called in workers only: plotext's import and drawing take
-their time.
-
-plotext has one global figure, so one chart is drawn at a time; drawn charts are kept.
-"""
+"""Histograms as plain lines of text. Called in workers only; drawn ones are kept."""
 
 import math
-import threading
 from collections.abc import Sequence
 from functools import lru_cache
 
 from nfinspect.tui.cells import number
 from nfinspect.tui.glyphs import ASCII, UNICODE, Glyphs
+from nfinspect.tui.widgets.bars import column, framed
 
-FIGURE = threading.Lock()
 LOG_FROM = 30.0
 """A tallest bar this many times the median bar hides the others on a linear axis."""
-
-TO_ASCII = str.maketrans(
-    {
-        "┌": "+",
-        "┐": "+",
-        "└": "+",
-        "┘": "+",
-        "─": "-",
-        "│": "|",
-        "┤": "|",
-        "├": "|",
-        "┬": "+",
-        "┴": "+",
-        "┼": "+",
-        "█": "#",
-    }
-)
 
 
 def wants_log(counts: Sequence[int]) -> bool:
@@ -50,7 +28,6 @@ def histogram(
     plain: bool,
 ) -> tuple[str, ...]:
     """A histogram as `height` lines of at most `width` cells. Bars of uneven bins stand at even distances."""
-    import plotext
 
     glyphs = ASCII if plain else UNICODE
     edges, counts = _filled(edges, counts)
@@ -58,29 +35,21 @@ def histogram(
         return ("too little room" if counts else "no values",)
     counts_, places = _squeezed(edges, counts, width - 10)
     heights = [math.log10(c) + 0.3 if log and c else float(c) for c in counts_]
-    with FIGURE:
-        figure = plotext.figure
-        figure.clear()
-        figure.theme("colorless")
-        figure.plot_size(width, height)
-        # empty bins too: plotext draws nothing for them, and takes the smallest distance between bars for their width
-        bars = figure.bar(list(range(len(heights))), heights, width=1, marker="#" if plain else "full")
-        figure.draw(bars)
-        figure.ruler("x").lim(-0.5, len(counts_) - 0.5)
-        ticks = _x_ticks(places, width, glyphs)
-        figure.ruler("x").ticks([t for t, _ in ticks], [label for _, label in ticks])
-        figure.ruler("y").lim(0, max(heights) * 1.02 or 1)
-        if log:
-            powers = range(int(math.log10(max(counts_))) + 1)
-            figure.ruler("y").ticks([p + 0.3 for p in powers], [_short(10**p) for p in powers])
-        else:
-            top = max(counts_)
-            marks = sorted({0, top // 2, top})
-            figure.ruler("y").ticks(marks, [_short(m) for m in marks])
-        text = figure.build().string(True)
-        figure.clear()
-    lines = text.split("\n")[:height]
-    return tuple(line.translate(TO_ASCII) if plain else line for line in lines)
+    rows, most = height - 2, max(heights)
+    unit = most / rows
+    if log:
+        marks = {round((p + 0.3) / unit) - 1: _short(10**p) for p in range(int(math.log10(max(counts_))) + 1)}
+    else:
+        marks = {-1: "0", rows - 1: _short(max(counts_))}
+        if rows % 2 == 0 and max(counts_) % 2 == 0:
+            marks[rows // 2 - 1] = _short(max(counts_) // 2)
+    canvas = width - 1 - max(map(len, marks.values()))
+    places_of = [round(i * canvas / len(heights)) for i in range(len(heights) + 1)]
+    sign, bars = "#" if plain else "█", []
+    for value, start, end in zip(heights, places_of, places_of[1:], strict=False):
+        bars += [column((value,), sign, unit, rows, 0, plain)] * (end - start)
+    names = [(places_of[round(tick + 0.5)], label) for tick, label in _x_ticks(places, width, glyphs)]
+    return framed(bars, marks, names, canvas, plain)
 
 
 def _short(count: int) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
 
-from nfinspect.tui.widgets.chart import FIGURE, TO_ASCII
+from nfinspect.tui.widgets.plots import FIGURE, TO_ASCII
 
 HERE = ":"
 """The mark of the step that is looked at."""

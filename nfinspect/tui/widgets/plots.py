@@ -1,4 +1,4 @@
-"""What the analyses are drawn as, by plotext, as plain lines of text. Called in workers only, like `chart`.
+"""What the analyses are drawn as, lines and points by plotext, as plain lines of text. Called in workers only.
 
 Parts of a bar differ by their filling, never by colour.
 """
@@ -6,6 +6,7 @@ Parts of a bar differ by their filling, never by colour.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -13,7 +14,27 @@ from typing import Any
 
 from nfinspect.tui.cells import number
 from nfinspect.tui.glyphs import ASCII, UNICODE
-from nfinspect.tui.widgets.chart import FIGURE, TO_ASCII
+from nfinspect.tui.widgets.bars import column, framed
+
+FIGURE = threading.Lock()
+"""plotext has one global figure, so one chart is drawn at a time."""
+
+TO_ASCII = str.maketrans(
+    {
+        "┌": "+",
+        "┐": "+",
+        "└": "+",
+        "┘": "+",
+        "─": "-",
+        "│": "|",
+        "┤": "|",
+        "├": "|",
+        "┬": "+",
+        "┴": "+",
+        "┼": "+",
+        "█": "#",
+    }
+)
 
 FILLINGS = "█▓▒░#=+-."
 PLAIN_FILLINGS = "@%#*+=-:."
@@ -40,25 +61,44 @@ def layer_bars(
 ) -> tuple[str, ...]:
     """A bar for each label, stacked from `parts`: values of each label, >= 0 where there are several parts.
 
-    An undefined value has no bar. whole: they are counts or percentages, and the axis is marked in whole numbers.
+    An undefined value has no bar. whole: they are counts or percentages, and the axis is marked in whole numbers. Of
+    more labels than cells every second, third … has a bar.
     """
-    shown = [[value or 0.0 for value in part] for part in parts]
-    sums = [[sum(column) for column in zip(*shown[: i + 1], strict=True)] for i in range(len(shown))]
     if not labels or width < 20 or height < 5:
         return ("too little room" if labels else "no layers",)
-    top, bottom = max(0.0, max(sums[-1])), min(0.0, min(sums[-1]))
-    signs = fillings(len(parts), plain)
+    glyphs = ASCII if plain else UNICODE
+    stacks = [tuple(value or 0.0 for value in stack) for stack in zip(*parts, strict=True)]
+    top = max(0.0, max(map(sum, stacks)))
+    bottom = min(0.0, min(map(sum, stacks)))
+    if whole:
+        top = float(max(1, math.ceil(top - 1e-6)))
+    elif top == bottom:
+        top = 1.0
+    rows = height - 2
+    below = min(rows - 1, max(1, round(rows * bottom / (bottom - top)))) if bottom < 0 else 0
+    above = rows - below
+    unit = max(top / above, -bottom / below if below else 0.0)
 
-    def paint(figure: Any) -> None:
-        for heights, sign in reversed(list(zip(sums, signs, strict=True))):  # what is drawn later covers it
-            figure.draw(figure.bar(list(range(len(labels))), heights, width=0.7, marker=sign))
-        _places(figure, labels, width)
-        if whole:
-            _counts(figure, max(1, math.ceil(top - 1e-6)))
-        else:
-            _heights(figure, bottom, top or (1.0 if bottom == 0 else 0.0), plain)
+    def named(row: int) -> str:
+        """The value at the upper edge of a row."""
+        value = (row + 1 - below) * unit
+        return f"{round(value):,}" if whole else number(value, glyphs, 3)
 
-    return _drawn(paint, width, height, plain)
+    marks = {row: named(row) for row in {-1, below - 1, rows // 2 - 1 if not below else below - 1, rows - 1}}
+    if whole:  # only where an edge is a whole number
+        marks = {row: mark for row, mark in marks.items() if abs((row + 1) * unit - round((row + 1) * unit)) < 0.01}
+    canvas = width - 1 - max(map(len, marks.values()))
+    every = math.ceil(len(labels) / canvas)
+    shown = range(0, len(labels), every)
+    slot = canvas / len(shown)
+    signs, bars, names = fillings(len(parts), plain), [" " * rows] * canvas, []
+    for place, label in enumerate(shown):
+        start, end = round(place * slot), round((place + 1) * slot)
+        thick = max(1, round(0.7 * (end - start)))
+        first = start + (end - start - thick) // 2
+        bars[first : first + thick] = [column(stacks[label], signs, unit, above, below, plain)] * thick
+        names.append((first + thick // 2, labels[label]))
+    return framed(bars, marks, names, canvas, plain)
 
 
 @lru_cache(maxsize=64)
