@@ -62,7 +62,7 @@ def array_health(
     above = np.zeros(layer.neurons)
     candidates = classes.is_sporadic_candidate(stats, scale)
     above[candidates] = _reaching(values[:, candidates], scale)
-    found = classes.classify(stats, layer.activation, scale, above, options, rho)
+    found = classes.classify(stats, layer.activation, scale, above, options, rho, told=classes.is_told(layer))
     neurons = LayerClasses(layer, stats, scale, counted, found, np.zeros(layer.neurons, np.bool_))
     return ArrayHealth(health_of_layer(neurons, _histogram(values), options), neurons)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nfinspect_store.errors import RequestError
 from nfinspect_store.statistics import NeuronStatistics
+from nfinspect_store.types import Layer
 
 ThresholdScale = Literal["layer", "absolute"]
 
@@ -21,6 +22,9 @@ CLASSES = ("dead", "saturated", "sporadic", "missing", "weak", "normal")
 """In the order of the rules."""
 
 FAULTS = CLASSES[:-1]
+
+BARE = "activation"
+"""The site of values that are no site of a language model: a tensor, or what a module gives."""
 
 RELU_FAMILY = frozenset({"relu", "relu2", "relu6", "relu_squared"})
 """Exactly 0 off their region: only for these does 0 on every token mean dead."""
@@ -62,6 +66,13 @@ class HealthOptions:
             raise RequestError(
                 f"the threshold of the activation rate is a share from 0 to 1, found {self.threshold_activation_rate:g}"
             )
+
+
+def is_told(layer: Layer) -> bool:
+    """Whether a layer's activation is known: it is not where values came as they are, at no site of a language model,
+    and without a word about it.
+    """
+    return layer.site != BARE or layer.activation != ""
 
 
 def layer_scale(stats: NeuronStatistics) -> float:
@@ -149,19 +160,22 @@ def classify(
     above_scale: NDArray[np.int64] | NDArray[np.float64],
     options: HealthOptions,
     rho: NDArray[np.float64] | None = None,
+    *,
+    told: bool = True,
 ) -> NDArray[np.str_]:
     """The class of each neuron of one layer: str[neurons].
 
     stats: over the tokens counted. activation: of an `mlp` neuron, '' where the site has none. scale:
     `layer_scale`. above_scale: on how many tokens |a| >= scale; read only where `is_sporadic_candidate`. rho:
     ρ_B of neurons with a bounded activation; without it saturation is judged by the spread, as for the other
-    activations. A neuron that no token reached (n = 0) is dead [own].
+    activations. told: whether the activation is known, '' being none; of one that nobody told, only 0 on every
+    token is dead, and what is small is missing. A neuron that no token reached (n = 0) is dead [own].
     """
     mean_abs = np.where(stats.n > 0, stats.mean_abs, 0.0)
     unit = scale if options.threshold_scale == "layer" else 1.0
     if not scale > 0:
         return np.full(stats.n.shape, "dead")
-    if activation in RELU_FAMILY:
+    if activation in RELU_FAMILY or not told:
         dead = (stats.minimum == 0) & (stats.maximum == 0)
     else:
         dead = largest_magnitude(stats) < options.threshold_missing * unit

@@ -60,7 +60,9 @@ class NeuralFiringAnalyzer:
         """One layer from its activations, any leading shape; the last axis is the neurons (move channels there first).
 
         A neuron fires where its value is positive. activation: its name ('relu', 'tanh', …), where it is known: a
-        neuron of the ReLU family is dead when it is 0 throughout, another one when it never reaches threshold_missing.
+        neuron of the ReLU family is dead when it is 0 throughout, of another activation when it never reaches
+        threshold_missing. Without it only a neuron that is 0 throughout is dead, and a smaller one than
+        threshold_missing is missing.
         Raises RequestError for an array without values, NonFiniteLayer for NaN or infinite ones.
         """
         values = _real_values(activation_tensor)

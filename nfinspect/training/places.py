@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nfinspect.analysis.classes import BARE
 from nfinspect.training.errors import NoLayers, NotReadable
 from nfinspect.training.passes import is_pretrained
 from nfinspect_store.errors import RequestError
@@ -22,7 +23,7 @@ from nfinspect_store.errors import RequestError
 Layers = Sequence[str] | Mapping[str, str] | None
 """Layers that a caller names: modules, or modules with the activation that follows them (`{"conv1": "relu"}`)."""
 
-SITE = "activation"
+SITE = BARE
 """Of layers that are no site of a language model."""
 
 MODULES = {

@@ -88,7 +88,8 @@ def classified(layer: Layer, sample: LayerSample, options: HealthOptions) -> "La
 
     scale = sample.scale
     rho = None if sample.extremeness is None else sample.extremeness / np.maximum(sample.stats.n, 1)
-    found = classes.classify(sample.stats, layer.activation, scale, sample.above_scale, options, rho)
+    told = classes.is_told(layer)
+    found = classes.classify(sample.stats, layer.activation, scale, sample.above_scale, options, rho, told=told)
     fired = sample.fired.astype(np.float64)
     return LayerClasses(layer, sample.stats, scale, fired, found, np.zeros(layer.neurons, np.bool_))
 

@@ -1,6 +1,7 @@
 """The analyzer finds what was planted, in any module, and says what it cannot read."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ from networks import Functional, hooks_of
 from torch import nn
 
 import nfinspect as nf
-from nfinspect.analysis.classes import CLASSES, HealthOptions
+from nfinspect.analysis.array_health import array_health
+from nfinspect.analysis.classes import BARE, CLASSES, HealthOptions
 from nfinspect.analysis.planted import NetworkPlan, planted_network
 from nfinspect.figures.style import require_matplotlib
 from nfinspect.training.errors import NoLayers, NonFiniteLayer, NotReadable, SilentLayer
 from nfinspect_store.errors import NotInstalled, RequestError
+from nfinspect_store.types import Layer
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "tanh"])
@@ -64,11 +67,30 @@ def test_arrays_and_tensors_of_any_leading_shape_are_the_same_layer() -> None:
 def test_thresholds_are_absolute_unless_asked() -> None:
     values = np.random.default_rng(1).uniform(0.02, 0.06, size=(50, 4))
     assert nf.NeuralFiringAnalyzer().analyze_activation_tensor(values).weak_neurons == 4
-    assert nf.NeuralFiringAnalyzer(0.1, 0.2).analyze_activation_tensor(values).dead_neurons == 4  # none reaches 0.1
+    coarse = nf.NeuralFiringAnalyzer(0.1, 0.2)
+    assert coarse.analyze_activation_tensor(values, activation="gelu").dead_neurons == 4  # none reaches 0.1
     values[0] = 1
     assert nf.NeuralFiringAnalyzer(0.1, 0.2).analyze_activation_tensor(values).missing_neurons == 4
     values[0] = 0.05
     assert nf.NeuralFiringAnalyzer(threshold_scale="layer").analyze_activation_tensor(values).weak_neurons == 0
+
+
+@pytest.mark.parametrize("scale", ["absolute", "layer"])
+def test_what_is_small_and_never_zero_is_dead_only_where_the_activation_is_told(scale: Any) -> None:
+    """A bare tensor, a module that a caller names, an array without a run: dead means 0 throughout."""
+    values = np.random.default_rng(2).normal(size=(200, 5)).astype(np.float32)
+    values[:, 1], values[:, 2] = 0, np.where(np.arange(200) % 2, 1e-4, -2e-4)
+    analyzer = nf.NeuralFiringAnalyzer(threshold_scale=scale)
+    bare = analyzer.analyze_activation_tensor(values)
+    assert bare.classes.tolist() == ["normal", "dead", "missing", "normal", "normal"]
+    assert analyzer.analyze_activation_tensor(values, activation="gelu").classes.tolist()[2] == "dead"
+    assert analyzer.analyze_activation_tensor(values, activation="relu").classes.tolist()[2] == "missing"
+    named = nn.Sequential(nn.Identity(), nn.GELU())
+    report = analyzer.analyze_pytorch_model(named, torch.from_numpy(values), layers=["0"])
+    assert report.layer_analyses[0].classes.tolist() == bare.classes.tolist()
+    layer = Layer(0, BARE, 0, "m", 5, "", "positive")
+    options = HealthOptions(threshold_scale=scale)
+    assert array_health(layer, values, options=options).classes.tolist() == bare.classes.tolist()
 
 
 @pytest.mark.parametrize(
