@@ -1,5 +1,6 @@
 """The SQL console: running, cancelling, completing, recalling, paging."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from app_driver import Start
@@ -128,21 +129,47 @@ class Rows(FakeResult):
 
 async def test_a_row_leads_to_its_neuron(start: Start) -> None:
     engine = FakeEngine()
-    engine.session.result = Rows({"layer": "INTEGER", "neuron": "INTEGER"}, (2, 7))
+    engine.session.result = Rows({"Layer": "INTEGER", "NEURON": "INTEGER", "site": "VARCHAR"}, (2, 7, "resid"))
+    async with start(engine) as app:
+        await app.press("Q", "enter", "escape", "enter")
+        assert app.crumbs.endswith("sql > resid:L2/N7")
+
+
+async def test_a_row_without_a_site_is_asked_for_it_where_several_have_the_neuron(start: Start) -> None:
+    """`ORDER BY max` of a run with mlp and resid: row 1 is one of resid, and mlp has one of the same number."""
+    engine = FakeEngine()
+    engine.session.result = Rows({"layer": "INTEGER", "neuron": "INTEGER", "max": "FLOAT"}, (2, 7, 9.0))
+    async with start(engine) as app:
+        await app.press("Q", "enter", "escape", "enter")
+        assert "L2/N7 at which site?" in app.text and app.crumbs.endswith("sql")
+        await app.press("down", "enter")
+        assert app.crumbs.endswith("sql > resid:L2/N7")
+
+
+async def test_a_row_without_a_site_leads_on_where_one_site_alone_has_the_neuron(start: Start) -> None:
+    engine = FakeEngine()
+    session = engine.session
+    session.layers = tuple(replace(x, neurons=4 if x.site == "resid" else x.neurons) for x in session.layers)
+    session.result = Rows({"layer": "INTEGER", "neuron": "INTEGER"}, (2, 7), (2, 50_000))
     async with start(engine) as app:
         await app.press("Q", "enter", "escape", "enter")
         assert app.crumbs.endswith("sql > L2/N7")
+        await app.press("escape", "down", "enter")
+        assert app.crumbs.endswith("sql") and app.status == "this run holds no L2/N50000"
 
 
 async def test_a_row_that_names_no_neuron_opens_none(start: Start) -> None:
     """`layer` and `neuron` may be columns of anything."""
-    for row in (("x", 1, "mlp"), (1, None, "mlp"), (1, 1.5, "mlp"), (1, 2, "nosite")):
+    named = "a row with the columns layer and neuron (and site) opens that neuron"
+    absent = "this run holds no L1/N2 at nosite"
+    rows = [(("x", 1, "mlp"), named), ((1, None, "mlp"), named), ((1, 1.5, "mlp"), named), ((1, 2, "nosite"), absent)]
+    for row, said in rows:
         engine = FakeEngine()
         engine.session.result = Rows({"layer": "VARCHAR", "neuron": "INTEGER", "site": "VARCHAR"}, row)
         async with start(engine) as app:
             await app.press("Q", "enter", "escape", "enter")
             assert app.crumbs.endswith("sql"), row
-            assert app.status == "a row with the columns layer and neuron opens that neuron"
+            assert app.status == said
 
 
 async def test_one_row_is_one_row(start: Start) -> None:

@@ -239,14 +239,30 @@ class SqlPane(RunPane):
             self._count_up()
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
-        """A row that names a neuron leads to it."""
-        names = [c.name for c in self._result.columns] if self._result is not None else []
+        """A row that names a neuron leads to it; where several sites have one of its number, the site is asked for."""
+        names = [c.name.lower() for c in self._result.columns] if self._result is not None else []
         row = dict(zip(names, message.row, strict=False))
-        layer, neuron, site = row.get("layer"), row.get("neuron"), row.get("site", self.site)
-        if isinstance(layer, int) and isinstance(neuron, int) and site in self.session.sites:
-            self.open_neuron(layer, neuron, site=site)
+        layer, neuron, site = row.get("layer"), row.get("neuron"), row.get("site")
+        if not (isinstance(layer, int) and isinstance(neuron, int)):
+            self.hub.say("a row with the columns layer and neuron (and site) opens that neuron", "dim")
+            return
+        sites = [x.site for x in self.session.layers if x.layer == layer and 0 <= neuron < x.neurons]
+        if site is not None:
+            sites = [one for one in sites if one == site]
+        if not sites:
+            where = f" at {foreign(str(site), self.glyphs)}" if site is not None else ""
+            self.hub.say(f"this run holds no L{layer}/N{neuron}{where}", "warn")
+        elif len(sites) == 1:
+            self.open_neuron(layer, neuron, site=sites[0])
         else:
-            self.hub.say("a row with the columns layer and neuron opens that neuron", "dim")
+            from nfinspect.tui.dialogs import Picker
+
+            def chosen(place: str | None) -> None:
+                if place is not None:
+                    self.open_neuron(layer, neuron, site=place)
+
+            title = f"L{layer}/N{neuron} at which site? (SELECT site, ... tells)"
+            self.app.push_screen(Picker(title, sites, self.glyphs, None), chosen)
 
     async def action_back_off(self) -> None:
         if self._busy:
