@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfinspect.analysis.chosen import chosen_layers
+from nfinspect.analysis.enough import few_steps
 from nfinspect.analysis.mamba_channels import ChannelRow, channel_rows
 from nfinspect.analysis.plain import number
 from nfinspect.analysis.steps import Steps, measure_steps
@@ -95,15 +96,17 @@ class Delta:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should be told (stderr); not in the JSON."""
+        """What the user should be told."""
         if not self.neurons:
             return ("this run kept statistics only (--keep stats): there is Mamba's own Δ, and nothing on its neurons",)
+        few = tuple(filter(None, [few_steps(self.pairs)]))
         if self.site == "mixer" and not self.mamba_delta:
             return (
+                *few,
                 "this run holds nothing of Mamba's own Δ, which captures of Mamba, Mamba-2 and FalconMamba record: "
                 "captured anew it will, if it is of one of these",
             )
-        return ()
+        return few
 
     @property
     def delta_sensitive(self) -> tuple[DeltaRow, ...]:
@@ -118,6 +121,7 @@ class Delta:
             "min_ratio": self.min_ratio,
             "min_step": self.min_step,
             "delta_sensitive": len(self.delta_sensitive),
+            "notes": list(self.notes),
             "layers": [layer.to_json() for layer in self.layers],
             "neurons": [row.to_json() for row in self.neurons],
         }

@@ -7,6 +7,7 @@ import numpy as np
 
 from nfinspect.analysis.classes import FAULTS, HealthOptions, classify
 from nfinspect.analysis.distribution import Distribution, distribution
+from nfinspect.analysis.enough import few_tokens
 from nfinspect.analysis.kept import kept_classification
 from nfinspect.analysis.recommendations import recommendations
 from nfinspect.analysis.scores import (
@@ -51,7 +52,7 @@ FROM neurons WHERE site = $site ORDER BY layer, neuron
 @dataclass(frozen=True)
 class NetworkReport:
     """The network report of one site. missing_firing_percentage runs 0-100, the scores 0-1; `reading` is one
-    word.
+    word; tokens: that were counted, None where they differ or are not known.
     """
 
     site: str
@@ -67,7 +68,8 @@ class NetworkReport:
     alerts: tuple[str, ...]
     layer_analyses: tuple[LayerHealth, ...]
     approximate: bool
-    notes: tuple[str, ...] = ()  # of the capture: what the figures do not speak of
+    tokens: int | None = None
+    notes: tuple[str, ...] = ()  # what the figures do not speak of, and on how little they rest
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -83,6 +85,7 @@ class NetworkReport:
             "alerts": list(self.alerts),
             "layer_analyses": [layer.to_json() for layer in self.layer_analyses],
             "approximate": self.approximate,
+            "tokens": self.tokens,
             "notes": list(self.notes),
         }
 
@@ -95,12 +98,13 @@ def network_report(run: RunTables, site: str | None = None, options: HealthOptio
     """
     site = run.resolve_site(site)
     layers = stored_layers(run, site) if options == DEFAULTS else ()
-    report = report_of_layers(layers or kept_classification(run, site, options).layers)
-    return replace(report, notes=run.notes)
+    tokens = run.tokens - (run.prompts if options.skip_first else 0)
+    report = report_of_layers(layers or kept_classification(run, site, options).layers, tokens)
+    return replace(report, notes=tuple(filter(None, (*run.notes, few_tokens(tokens)))))
 
 
-def report_of_layers(layers: Sequence[LayerHealth]) -> NetworkReport:
-    """The report of one site's layers, in order; at least one."""
+def report_of_layers(layers: Sequence[LayerHealth], tokens: int | None = None) -> NetworkReport:
+    """The report of one site's layers, in order; at least one. tokens: that were counted in each of them."""
     parts = network_parts(layers)
     word, words = reading(parts.score)
     neurons = sum(layer.neurons for layer in layers)
@@ -114,21 +118,23 @@ def report_of_layers(layers: Sequence[LayerHealth]) -> NetworkReport:
         total_layers=len(layers),
         problematic_layers=sum(layer.problematic for layer in layers),
         missing_firing_percentage=percentage,
-        summary=_summary(layers, counts, neurons),
+        summary=_summary(layers, counts, neurons, tokens),
         interpretation=_interpretation(parts, words),
         recommendations=recommendations(layers, parts),
         alerts=alerts(layers, percentage),
         layer_analyses=tuple(layers),
         approximate=any(layer.approximate for layer in layers),
+        tokens=tokens,
     )
 
 
-def _summary(layers: Sequence[LayerHealth], counts: dict[str, int], neurons: int) -> str:
+def _summary(layers: Sequence[LayerHealth], counts: dict[str, int], neurons: int, tokens: int | None) -> str:
     held = [f"{counts[name]} {name} ({100 * counts[name] / neurons:.1f} %)" for name in FAULTS if counts[name]]
     problematic = sum(layer.problematic for layer in layers)
     found = ", ".join(held) if held else "all normal"
     where = f"{counted(neurons, 'neuron')} in {counted(len(layers), 'layer')} at {layers[0].site}"
-    return f"{where}: {found}; {problematic} of {counted(len(layers), 'layer')} problematic"
+    seen = f", over {counted(tokens, 'token')}" if tokens is not None else ""
+    return f"{where}{seen}: {found}; {problematic} of {counted(len(layers), 'layer')} problematic"
 
 
 def _interpretation(parts: NetworkParts, words: str) -> str:

@@ -63,7 +63,7 @@ class Kind:
     """The neurons of a site that are of a kind, in order of layer and neuron.
 
     name: as asked, in lower case, `dead+positional`. results: the kept results they were taken from. notes: what was
-    taken as a share, and which results are not the run's own.
+    taken as a share, which results are not the run's own, or rest on too little.
     """
 
     name: str
@@ -118,6 +118,8 @@ def find_kind(run: RunFile, kinds: str, site: str | None = None, top: int = TOP,
         results.append(result)
         if said := whose(result):
             notes.append(f"{name}: {said}")
+        if name == "positional":  # that there were too few sequences to list any
+            notes += [f"{name}: {note}" for note in result.document["notes"]]
         if most is not None:
             by = KEPT_KINDS[name].strength or "|score|"
             taken = (

@@ -72,7 +72,8 @@ def set_of_kinds(run: RunFile, kinds: str, site: str | None = None, share: float
     found = find_kind(run, kinds, site, share=share)
     if not found.neurons:
         kind = " or ".join(found.parts)
-        raise EmptySet(f"no neuron of {run.name} at {found.site} is {kind}: there is nothing to take")
+        why = "; ".join(found.notes) or "there is nothing to take"
+        raise EmptySet(f"no neuron of {run.name} at {found.site} is {kind}: {why}")
     name = found.name if share is None or not found.results else f"{found.name} {100 * share:g}%"
     return NeuronSet.of(name, found.addresses, found.notes)
 

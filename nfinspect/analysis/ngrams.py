@@ -15,11 +15,12 @@ from typing import Any, Self
 import numpy as np
 
 from nfinspect.analysis.chosen import chosen_layers
+from nfinspect.analysis.enough import few_ngram_tokens
 from nfinspect.analysis.firing import fired_chunks
 from nfinspect.analysis.ngram_ids import NgramIndex, read_ngrams, token_texts
 from nfinspect.analysis.ngram_layers import LayerCover, LayerNgrams
 from nfinspect.analysis.ticks import Tick, silent
-from nfinspect.analysis.triggers import Triggers, find_triggers
+from nfinspect.analysis.triggers import FEWEST_SEEN, Triggers, find_triggers
 from nfinspect_store.tables import RunTables
 from nfinspect_store.token_text import whole_text
 from nfinspect_store.types import Layer
@@ -84,9 +85,14 @@ class NgramAnalysis:
     detectors: tuple[Detector, ...]
     layers: tuple[LayerNgrams, ...]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should be told."""
+        return tuple(filter(None, [few_ngram_tokens(self.positions, FEWEST_SEEN)]))
+
     def to_json(self) -> dict[str, object]:
-        detectors = [detector.to_json() for detector in self.detectors]
-        return {**vars(self), "detectors": detectors, "layers": [layer.to_json() for layer in self.layers]}
+        lists = {name: [one.to_json() for one in getattr(self, name)] for name in ("detectors", "layers")}
+        return {**vars(self), **lists, "notes": list(self.notes)}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
@@ -96,7 +102,8 @@ class NgramAnalysis:
             for found in document["detectors"]
         )
         layers = tuple(LayerNgrams(**layer) for layer in document["layers"])
-        return cls(**{**document, "detectors": detectors, "layers": layers})
+        facts = {name: value for name, value in document.items() if name != "notes"}
+        return cls(**{**facts, "detectors": detectors, "layers": layers})
 
 
 def ngrams(

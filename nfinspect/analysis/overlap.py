@@ -9,7 +9,7 @@ from nfinspect.analysis.classes import HealthOptions
 from nfinspect.analysis.comparison import Rank, ask, read_groups
 from nfinspect.analysis.kept import kept_classification
 from nfinspect.analysis.plain import number
-from nfinspect.analysis.trace import rank_neurons
+from nfinspect.analysis.trace import chance_notes, rank_neurons
 from nfinspect_store.addresses import Address
 from nfinspect_store.errors import RequestError
 from nfinspect_store.tables import RunTables
@@ -88,6 +88,7 @@ class Overlap:
             "top": self.top,
             "eligible": self.eligible,
             "pairs": [pair.to_json() for pair in self.pairs],
+            "notes": list(self.notes),
         }
 
     def pair(self, a: str, b: str) -> Pair:
@@ -146,7 +147,7 @@ def overlap(
         top=question.top,
         eligible=eligible,
         pairs=tuple(pairs),
-        notes=(*question.notes, *notes),
+        notes=(*question.notes, *notes, *chance_notes(groups)),
     )
 
 

@@ -50,11 +50,15 @@ class PositionalNeuron:
 
 @dataclass(frozen=True)
 class LayerPositions:
-    """How many of a layer's neurons are positional, and of which type."""
+    """How many of a layer's neurons are positional, and of which type.
+
+    would_pass: how many have the mutual information for it; they are not positional where too few sequences were read.
+    """
 
     site: str
     layer: int
     neurons: int
+    would_pass: int
     positional: int
     strong: int
     types: Mapping[str, int]
@@ -133,10 +137,13 @@ def positions(
     site: str | None = None,
     layers: Sequence[int] | None = None,
     tick: Tick = silent,
+    *,
+    allow_few: bool = False,
 ) -> PositionAnalysis:
     """The neurons of a site whose firing depends on the position. layers: all of them if not given.
 
     length: take every sequence at least that long, cut to it; without it the sequences of the run's greatest length.
+    allow_few: list neurons although there are fewer than 100 sequences; else none is, as any may be chance.
     tick: neurons done, of all. Raises RequestError for an unknown site or layer and where no sequence is that long;
     StoreError for a run without values.
     """
@@ -152,8 +159,9 @@ def positions(
             of_layer += _positional(layer, chunk.first, sequences.count(chunk.fired), sequences)
             done += len(chunk.fired)
             tick(done, total)
-        summaries.append(_summary(layer, [one.row for one in of_layer]))
-        found += of_layer
+        listed = of_layer if sequences.enough or allow_few else []
+        summaries.append(_summary(layer, len(of_layer), [one.row for one in listed]))
+        found += listed
     # The sort is stable: equal neurons stay in order of layer and neuron.
     found.sort(key=lambda one: -one.row.mutual_information)
     profiles = [one.counts / sequences.number for one in found]
@@ -163,7 +171,7 @@ def positions(
         sequences=sequences.number,
         neurons=tuple(one.row for one in found),
         layers=tuple(summaries),
-        notes=sequences.notes,
+        notes=_notes(sequences, summaries, allow_few),
         profiles=np.array(profiles).reshape(len(found), sequences.length),
     )
 
@@ -189,11 +197,22 @@ def _positional(layer: Layer, first: int, counts: NDArray[np.int64], sequences: 
     ]
 
 
-def _summary(layer: Layer, rows: Sequence[PositionalNeuron]) -> LayerPositions:
+def _notes(sequences: Sequences, layers: Sequence[LayerPositions], allow_few: bool) -> tuple[str, ...]:
+    if sequences.enough:
+        return ()
+    passing, neurons = sum(layer.would_pass for layer in layers), sum(layer.neurons for layer in layers)
+    if allow_few:
+        return (f"{sequences.few}: what is listed may be chance{sequences.longer}",)
+    would = f"{passing:,} of {neurons:,} neurons would pass, which may be chance, and none is listed"
+    return (f"{sequences.few}: {would} (--allow-few lists them){sequences.longer}",)
+
+
+def _summary(layer: Layer, would_pass: int, rows: Sequence[PositionalNeuron]) -> LayerPositions:
     return LayerPositions(
         site=layer.site,
         layer=layer.layer,
         neurons=layer.neurons,
+        would_pass=would_pass,
         positional=len(rows),
         strong=sum(row.strength == "strong" for row in rows),
         types={name: sum(row.type == name for row in rows) for name in TYPES},

@@ -14,9 +14,8 @@ def results_about(run: RunFile, kind: str | None = None) -> tuple[Result, ...]:
     """What is kept of a run, then what is kept of its model, each by kind, the newest first."""
     info = run.info
     found = list_results(run_results(run.path), info.run_id, kind)
-    if info.model:
-        of_model = list_results(model_results(run.path.parent, info.model), None, kind)
-        found += tuple(result for result in of_model if _of_its_model(result, run))
+    of_model = list_results(model_results(run.path.parent, info.model), None, kind)
+    found += tuple(result for result in of_model if _of_its_model(result, run))
     return tuple(sorted(found, key=lambda x: (x.kind, x.run_id is None, -x.made_at.timestamp())))
 
 

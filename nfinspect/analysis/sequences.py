@@ -16,15 +16,23 @@ READ_PROMPTS = "SELECT first_token, tokens FROM prompts ORDER BY prompt_idx"
 
 @dataclass(frozen=True)
 class Sequences:
-    """Sequences of `length` tokens, position 0 included. starts: the first token_idx of each, int64[sequences]."""
+    """Sequences of `length` tokens, position 0 included. starts: the first token_idx of each, int64[sequences].
+
+    few: what is said where they are not ENOUGH; longer: how more could be had, '' where they could not.
+    """
 
     length: int
     starts: NDArray[np.int64]
-    notes: tuple[str, ...]
+    few: str
+    longer: str
 
     @property
     def number(self) -> int:
         return len(self.starts)
+
+    @property
+    def enough(self) -> bool:
+        return self.number >= ENOUGH
 
     def count(self, fired: NDArray[np.bool_]) -> NDArray[np.int64]:
         """In how many sequences each neuron fired at each position: bool[neurons, tokens] -> int64[neurons, length]."""
@@ -43,14 +51,11 @@ def read_sequences(run: RunTables, length: int | None) -> Sequences:
     if not 1 <= wanted <= greatest:
         raise RequestError(f"--length counts tokens from 1 to {greatest}, the longest sequence; found {wanted}")
     starts = first[tokens >= wanted]
-    return Sequences(wanted, starts, _notes(wanted, len(starts), len(first), tokens))
-
-
-def _notes(length: int, found: int, prompts: int, tokens: NDArray[np.int64]) -> tuple[str, ...]:
-    if found >= ENOUGH:
-        return ()
-    said = (
-        f"only {found} of {prompts} sequences have {length} tokens, and it takes {ENOUGH}: what is found may be chance"
-    )
+    found, prompts = len(starts), len(first)
     enough = np.sort(tokens)[::-1][ENOUGH - 1] if prompts >= ENOUGH else 0
-    return (f"{said}; --length {enough} takes {ENOUGH} or more" if enough > 1 else said,)
+    return Sequences(
+        wanted,
+        starts,
+        few=f"only {found} of {prompts} sequences have {wanted} tokens, and it takes {ENOUGH}",
+        longer=f"; --length {enough} takes {ENOUGH} or more" if enough > 1 and found < ENOUGH else "",
+    )

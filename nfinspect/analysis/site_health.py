@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nfinspect.analysis import classes, counting
 from nfinspect.analysis.classes import FAULTS, HealthOptions
 from nfinspect.analysis.distribution import distribution
+from nfinspect.analysis.enough import RULE_OF_THREE
 from nfinspect.analysis.plain import nullable
 from nfinspect.analysis.scores import LayerHealth, make_layer_health
 from nfinspect_store.errors import RequestError, StoreError
@@ -23,7 +24,6 @@ from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer
 
 NEAR_DEAD_RATE = 1e-3  # methods §2
-RULE_OF_THREE = 3.0  # 95 % upper bound on the rate of what was never seen in n tokens: 3/n
 
 
 @dataclass(frozen=True)

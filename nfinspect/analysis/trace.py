@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nfinspect.analysis import contrasts
 from nfinspect.analysis.comparison import Groups, Question, Rank, ask, read_groups
 from nfinspect.analysis.contrasts import Floats, Moments
+from nfinspect.analysis.enough import separated_by_chance
 from nfinspect.analysis.plain import number
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Selection
@@ -53,9 +54,7 @@ class TraceRow:
 
 @dataclass(frozen=True)
 class Trace:
-    """A concept's trace: `top` neurons in order. notes: what the user should be told (stderr); not in the
-    JSON.
-    """
+    """A concept's trace: `top` neurons in order. notes: what the user should be told."""
 
     concept: str
     baseline: str | None
@@ -79,6 +78,7 @@ class Trace:
             "samples": self.samples,
             "baseline_samples": self.baseline_samples,
             "neurons": [row.to_json() for row in self.neurons],
+            "notes": list(self.notes),
         }
 
 
@@ -125,8 +125,19 @@ def trace(
         samples=len(values),
         baseline_samples=0 if groups.baseline is None else len(groups.baseline),
         neurons=_rows(question, groups, values, ranking, base),
-        notes=(*question.notes, *notes),
+        notes=(*question.notes, *notes, *chance_notes(groups)),
     )
+
+
+def chance_notes(groups: Groups) -> tuple[str, ...]:
+    """Where a concept has so few prompts that neurons would separate it from the baseline by chance."""
+    if groups.baseline is None:
+        return ()
+    said = (
+        separated_by_chance(name, len(values), len(groups.baseline), values.shape[1])
+        for name, values in groups.concepts.items()
+    )
+    return tuple(filter(None, said))
 
 
 def top_columns(values: Floats, top: int) -> NDArray[np.int64]:

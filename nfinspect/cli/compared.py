@@ -44,6 +44,9 @@ def compare_ngrams(
     """Print the n-gram detectors of several runs, without suppression."""
     with opened_runs(store, names) as files:
         found = _of_each(files, lambda file: kept_ngrams(file, n, site, layers, recompute=recompute)[1])
+    for name, one in found.items():
+        for text in one.notes:
+            output.note(f"{name}: {text}")
     if as_json:
         output.document({"n": n, "runs": [_document(name, one.to_json()) for name, one in found.items()]})
     else:
@@ -56,12 +59,15 @@ def compare_positions(
     length: int | None,
     site: str | None,
     layers: Sequence[int] | None,
+    allow_few: bool,
     recompute: bool,
     as_json: bool,
 ) -> None:
     """Print the positional neurons of several runs."""
     with opened_runs(store, names) as files:
-        found = _of_each(files, lambda file: kept_positions(file, length, site, layers, recompute=recompute)[1])
+        found = _of_each(
+            files, lambda file: kept_positions(file, length, site, layers, allow_few=allow_few, recompute=recompute)[1]
+        )
     for name, one in found.items():
         for text in one.notes:
             output.note(f"{name}: {text}")

@@ -65,6 +65,8 @@ def ngrams(
     with opened(store, one_run(run)) as file:
         kept, found = kept_ngrams(file, n, site, layer_list(layers), recompute=recompute)
         found = _with_suppression(file, kept, found, model)
+    for note in found.notes:
+        output.note(note)
     if as_json:
         output.document(found.to_json())
     else:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     help="Take every sequence of T tokens or more, cut to T; else those of the run's greatest length.",
 )
+@click.option("--allow-few", is_flag=True, help="List neurons although fewer than 100 sequences were read.")
 @click.option("--layers", metavar="LIST", help="Such as 0-3,11; all if not given.")
 @click.option("--top", metavar="K", type=click.IntRange(min=0), default=20, show_default=True, help="Neurons shown.")
 @site_option
@@ -45,6 +46,7 @@ def positions(
     run: str | None,
     runs: str | None,
     length: int | None,
+    allow_few: bool,
     layers: str | None,
     top: int,
     site: str | None,
@@ -56,10 +58,10 @@ def positions(
     if runs is not None:
         from nfinspect.cli.compared import compare_positions
 
-        compare_positions(store, run_names(run, runs), length, site, layer_list(layers), recompute, as_json)
+        compare_positions(store, run_names(run, runs), length, site, layer_list(layers), allow_few, recompute, as_json)
         return
     with opened(store, one_run(run)) as file:
-        _, found = kept_positions(file, length, site, layer_list(layers), recompute=recompute)
+        _, found = kept_positions(file, length, site, layer_list(layers), allow_few=allow_few, recompute=recompute)
     for text in found.notes:
         output.note(text)
     if as_json:
@@ -74,6 +76,7 @@ def kept_positions(
     site: str | None = None,
     layers: Sequence[int] | None = None,
     *,
+    allow_few: bool = False,
     recompute: bool = False,
 ) -> "tuple[Result, PositionAnalysis]":
     """The kept analysis, or a new one, which is kept."""
@@ -85,10 +88,15 @@ def kept_positions(
 
     chosen = chosen_layers(file, site, layers)
     taken = read_sequences(file, length).length
-    settings = {"length": taken, "site": chosen[0].site, "layers": [layer.layer for layer in chosen]}
+    settings = {
+        "length": taken,
+        "site": chosen[0].site,
+        "layers": [layer.layer for layer in chosen],
+        "allow_few": allow_few,
+    }
 
     def make(tick: Tick) -> Made:
-        found = analyse(file, length, site, layers, tick)
+        found = analyse(file, length, site, layers, tick, allow_few=allow_few)
         return found.to_json(), {"profiles": found.profile_table()}
 
     def read(result: "Result") -> PositionAnalysis:
@@ -106,9 +114,12 @@ def position_lines(found: "PositionAnalysis", top: int) -> list[str]:
     )
     types = list(found.layers[0].types)
     columns = [Column("layer"), Column("neurons", spare=2), Column("positional"), Column("strong", spare=1)]
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (layer.layer, layer.neurons, layer.positional, layer.strong, *layer.types.values()) for layer in found.layers
     ]
+    if any(layer.would_pass > layer.positional for layer in found.layers):
+        columns, types = [*columns[:2], Column("would pass, perhaps by chance")], []
+        rows = [(layer.layer, layer.neurons, layer.would_pass) for layer in found.layers]
     lines = [*wrapped(title), *table([*columns, *(Column(name) for name in types)], rows)]
     if not found.neurons or not top:
         return lines

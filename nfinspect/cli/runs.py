@@ -128,7 +128,8 @@ def info(run: str, store: str | None, as_json: bool) -> None:
         output.line(f"{'site ' + str(site['site']):<21} {site['layers']} layers, {site['neurons']} neurons{activation}")
     for note in notes:
         output.line(f"{'note':<21} {note}")
-    output.line(f"{'settings':<21} {json.dumps(dict(columns['settings']), ensure_ascii=False)}")
+    settings = {name: value for name, value in dict(columns["settings"]).items() if name != "fingerprint"}
+    output.line(f"{'settings':<21} {json.dumps(settings, ensure_ascii=False)}")
 
 
 @click.command()

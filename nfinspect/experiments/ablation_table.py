@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from nfinspect.analysis.enough import few_units
 from nfinspect.analysis.neuron_sets import NeuronSet
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect.experiments.ablation import LayerAblation, ablated
@@ -128,6 +129,9 @@ def ablate(
 
     whole = without({})
     unit, resampled = _units(corpus, scorer)
+    units = len(np.unique(unit))
+    if sets and (few := few_units(units, resampled)):
+        notes.append(few)
     rows = []
     for one, where, these in zip(sets, places, drawn, strict=True):
         cut = without(where)
@@ -153,7 +157,7 @@ def ablate(
         stride=stride,
         seed=seed,
         resampled=resampled,
-        units=len(np.unique(unit)),
+        units=units,
         baseline_nll=mean_nll(whole),
         sets=tuple(rows),
         notes=tuple(notes),

@@ -27,6 +27,7 @@ from nfinspect.analysis.attention_scores import (
     ranked,
 )
 from nfinspect.analysis.attention_weights import attended, rollout
+from nfinspect.analysis.enough import few_prompts
 from nfinspect.analysis.plain import number
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect.experiments.attention_maps import eager_attention
@@ -88,6 +89,7 @@ def attention(
             tick(done + 1, len(used))
     label = texts or (lambda ids: [str(loaded.tokenizer.decode([i])) for i in ids])
     left_out = len(sequences) - len(used)
+    single = f"left out, as they have a single token: {left_out} of {len(sequences)} prompts"
     return AttentionScores(
         method=method,
         site=name,
@@ -95,7 +97,7 @@ def attention(
         samples=len(used),
         tokens=sum(map(len, used)),
         layers=scoring.layers(),
-        notes=(f"left out, as they have a single token: {left_out} of {len(sequences)} prompts",) if left_out else (),
+        notes=tuple(filter(None, [single if left_out else "", few_prompts(len(used))])),
         scores=ranked(name, scoring.means()),
         heads=scoring.head_table(),
         attention_map=scoring.map_table(),

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from nfinspect.analysis.array_health import array_health
 from nfinspect.analysis.classes import HealthOptions
+from nfinspect.analysis.enough import few_tokens
 from nfinspect.analysis.health import NetworkReport, report_of_layers
-from nfinspect.analysis.site_health import RULE_OF_THREE
 from nfinspect.experiments.perplexity import vocabulary_size
 from nfinspect.experiments.text_report import NextTokens, Stage, TextFiring, TextToken
 from nfinspect.models import (
@@ -35,9 +35,6 @@ from nfinspect.models import (
 )
 from nfinspect_store.errors import RequestError
 from nfinspect_store.types import Layer
-
-FEW_TOKENS = 100
-"""Below it a note says how little a silence of so many tokens proves [own]."""
 
 PROBABILITY_ROWS = 256
 """Tokens whose probabilities are made at a time: 51 MB for a vocabulary of 50,000."""
@@ -204,14 +201,8 @@ def _notes(tokens: int, sites: Collection[str], options: HealthOptions) -> list[
     ]
     if "mixer" in sites:
         notes.append("this model has no attention: the stage of that name reads its mixers")
-    if tokens < FEW_TOKENS:
-        share = min(100.0, 100 * RULE_OF_THREE / tokens)
-        few = "a single token proves little" if tokens == 1 else f"{tokens} tokens are few"
-        notes.append(
-            f"{few}: a neuron that is silent on all of them (dead here) may still fire on up to {share:.0f} % of "
-            "the tokens of other text (95 % bound), and one that hardly varies counts as saturated; nfinspect capture "
-            "on more text tells them apart"
-        )
+    if few := few_tokens(tokens):
+        notes.append(f"{few}; nfinspect capture on more text tells them apart")
     if not options.skip_first:
         notes.append("position 0 counts; its values are often far larger than all others (--skip-first leaves it out)")
     return notes

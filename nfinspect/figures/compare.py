@@ -84,7 +84,7 @@ def position_overlay(runs: Mapping[str, PositionAnalysis]) -> Chart:
         findings.append(
             f"{name}: {count(len(found.neurons), 'positional neuron')} of {neurons:,}."
             if found.neurons
-            else f"{name}: no neuron of {neurons:,} passed the test."
+            else f"{name}: no neuron of {neurons:,} is listed as positional."
         )
         findings += [f"{name}: {note}." for note in found.notes]
     return Chart(

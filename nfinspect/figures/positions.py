@@ -30,8 +30,14 @@ def position_chart(found: PositionAnalysis) -> Chart:
         ],
     )
     layers = Table.of(
-        {"layer": "layer, from 0", "neurons": "neurons of the layer", "positional": "of them", "strong": "of these"},
-        [(layer.layer, layer.neurons, layer.positional, layer.strong) for layer in found.layers],
+        {
+            "layer": "layer, from 0",
+            "neurons": "neurons of the layer",
+            "would_pass": "of them above the threshold, which may be chance where too few sequences were read",
+            "positional": "of these",
+            "strong": "of these",
+        },
+        [(layer.layer, layer.neurons, layer.would_pass, layer.positional, layer.strong) for layer in found.layers],
     )
     strong = sum(row.strength == "strong" for row in found.neurons)
     result = (
@@ -41,6 +47,8 @@ def position_chart(found: PositionAnalysis) -> Chart:
         f"{found.neurons[0].mutual_information:.3g} nats."
         if found.neurons
         else f"No neuron passed the test: of {neurons:,} none has more than {POSITIONAL} nats."
+        if not any(layer.would_pass for layer in found.layers)
+        else "No neuron is listed: too few sequences were read to tell one from chance."
     )
     return Chart(
         name="positional-neurons",
@@ -80,5 +88,5 @@ def _draw(figure: "Figure", chart: Chart) -> None:
     axes.set_ylabel("mutual information (nats)")
     axes.set_ylim(0, max(2 * POSITIONAL, axes.get_ylim()[1] if chart.table.rows else 0))
     if not chart.table.rows:
-        axes.text(0.5, 0.75, "no neuron passed the test", transform=axes.transAxes, ha="center")
+        axes.text(0.5, 0.75, "no neuron is listed", transform=axes.transAxes, ha="center")
     axes.legend(fontsize=8)

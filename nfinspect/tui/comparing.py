@@ -159,6 +159,12 @@ def _of(layers: Layers, key: str, what: str) -> str:
     return f"{_sum(layers, key):,} {what} of {counted(_sum(layers, 'neurons'), 'neuron')}"
 
 
+def _said_of_positions(layers: Layers) -> str:
+    passing = _sum(layers, "would_pass") - _sum(layers, "positional")
+    few = f"; too few sequences to list {passing:,} that would pass" if passing else ""
+    return f"{_of(layers, 'positional', 'positional')}{few}"
+
+
 def _ngrams(n: int, word: str) -> Topic:
     measures = (
         Measure("percent", "% layer", f"{word} detectors, % of each layer's neurons", "%"),
@@ -217,7 +223,7 @@ TOPICS = (
             "positional": x["positional"],
             "strong": x["strong"],
         },
-        lambda layers: _of(layers, "positional", "positional"),
+        _said_of_positions,
     ),
     Topic(
         "delta",

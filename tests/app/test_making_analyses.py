@@ -245,7 +245,7 @@ def test_a_cancelled_command_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     script.write_text(SLOW if heeds else "import signal; signal.signal(2, signal.SIG_IGN)\n" + SLOW)
     monkeypatch.setattr("nfinspect.tui.jobs.COMMAND", ("-P", str(script)))
     monkeypatch.setattr("nfinspect.tui.jobs.PATIENCE", 20 if heeds else 0.3)
-    job = ChildJob(("ngrams", "study", "--store", str(path.parent), "--again"))
+    job = ChildJob(("ngrams", "study", "--store", str(path.parent), "--recompute"))
     waited(lambda: f"/{sum(layer.neurons for layer in LAYERS)}" in job.state().line)
     job.cancel()
     waited(lambda: job.state().status is not None)

@@ -73,6 +73,9 @@ class DeltaPane(AnalysisPane):
         found = f"{sum(layer.delta_sensitive for layer in a.layers):,} delta-sensitive of {len(a.neurons):,} neurons"
         return f"{found} ({limits}); {a.pairs:,} steps{mamba}"
 
+    def note(self, analysis: Delta) -> str:
+        return "; ".join(analysis.notes) if analysis.neurons else ""
+
     def rows(self, analysis: Delta) -> Sequence[Any]:
         if self._list == CHANNELS:
             return analysis.mamba_delta

@@ -78,6 +78,9 @@ class NgramsPane(AnalysisPane):
         places = f"{a.positions:,} places, {a.distinct:,} different {NGRAM_WORDS[a.n]}s"
         return f"{detectors} among {neurons:,} neurons; {places}"
 
+    def note(self, analysis: NgramAnalysis) -> str:
+        return "; ".join(analysis.notes)
+
     def rows(self, analysis: NgramAnalysis) -> Sequence[Detector]:
         return analysis.detectors
 

@@ -250,7 +250,7 @@ class SqlPane(RunPane):
         if site is not None:
             sites = [one for one in sites if one == site]
         if not sites:
-            where = f" at {foreign(str(site), self.glyphs)}" if site is not None else ""
+            where = f" at {site}" if site is not None else ""
             self.hub.say(f"this run holds no L{layer}/N{neuron}{where}", "warn")
         elif len(sites) == 1:
             self.open_neuron(layer, neuron, site=sites[0])

@@ -22,7 +22,7 @@ def keep_attention(run: RunFile, places: Places, listed: int = 20, **settings: o
     return keep_result(
         model_results(run.path.parent, run.info.model),
         "attention",
-        {"site": "mlp", **settings},
+        {"site": "mlp", "model": run.info.model, **settings},
         {"site": "mlp", "method": "rollout", "neurons": rows[:listed]},
         run_id=None,
         tables={"scores": pa.Table.from_pylist(rows)},

@@ -115,7 +115,7 @@ def test_the_document_says_where_the_kinds_come_from(make_run: MakeRun) -> None:
     assert found["kinds"] == ["dead", "ngrams1"]
     assert [one["results"] for one in found["sets"]] == [
         [],
-        [{"kind": "ngrams", "settings": {"site": "mlp", "n": 1}}],
+        [{"kind": "ngrams", "settings": {"site": "mlp", "n": 1}, "not_of_run": None}],
     ]
     assert set(found["pairs"][0]) == {
         *("a", "b", "neurons_a", "neurons_b", "eligible", "overlap", "jaccard", "expected", "p_value", "shared"),

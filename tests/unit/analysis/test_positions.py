@@ -191,10 +191,26 @@ def test_too_few_sequences_are_said(make_run: MakeRun) -> None:
     fired = np.concatenate([np.arange(n) < 5 for n in lengths])[:, None]
     found = positions(run_of(make_run, fired, lengths))
     assert (found.length, found.sequences) == (30, 99)
-    assert len(found.neurons) == 1
-    assert len(found.notes) == 1 and "99 of 150" in found.notes[0] and "--length 10" in found.notes[0]
+    assert found.neurons == () and found.profiles.shape == (0, 30)
+    assert (found.layers[0].would_pass, found.layers[0].positional, sum(found.layers[0].types.values())) == (1, 0, 0)
+    (note,) = found.notes
+    assert "99 of 150" in note and "--length 10" in note and "1 of 1 neurons would pass" in note and "chance" in note
     assert found.to_json()["notes"] == list(found.notes)
-    assert positions(run_of(make_run, fired, lengths), length=10).notes == ()
+    allowed = positions(run_of(make_run, fired, lengths), allow_few=True)
+    assert len(allowed.neurons) == allowed.layers[0].positional == 1
+    assert "99 of 150" in allowed.notes[0] and "may be chance" in allowed.notes[0]
+    enough = positions(run_of(make_run, fired, lengths), length=10)
+    assert enough.notes == () and enough.layers[0].would_pass == enough.layers[0].positional == len(enough.neurons)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_chance_in_a_few_sequences_is_listed_nowhere(make_run: MakeRun, seed: int) -> None:
+    """Neurons that know nothing of the position: in 4 sequences most of them would pass."""
+    fired = np.random.default_rng(seed).random((4 * 40, 200)) < 0.3
+    run = run_of(make_run, fired, [40] * 4)
+    found = positions(run)
+    assert found.neurons == () and found.layers[0].would_pass > 50
+    assert positions(run, allow_few=True).layers[0].positional == found.layers[0].would_pass
 
 
 def test_the_same_to_the_last_digit_whatever_the_chunks(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:

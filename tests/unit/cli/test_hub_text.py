@@ -170,7 +170,7 @@ def poems(tmp_path: Path) -> tuple[str, str]:
 
 
 def _ablated(nfinspect: Run, text: str) -> dict[str, object]:
-    done = nfinspect("ablate", GPT2, "--text", text, "--context", "8", "--again", "--json")
+    done = nfinspect("ablate", GPT2, "--text", text, "--context", "8", "--recompute", "--json")
     assert done.returncode == 0, done.stderr
     found: dict[str, object] = json.loads(done.stdout)
     return found

@@ -80,7 +80,7 @@ def test_ablation_of_a_file_is_kept_and_found_again(nfinspect: Run, store: Path,
     assert json.loads(again.stdout) == found
     assert "--recompute computes it again" in again.stderr
     before = kept.stat().st_mtime_ns
-    assert json.loads(nfinspect(*line, "--again").stdout) == found  # to the last digit
+    assert json.loads(nfinspect(*line, "--recompute").stdout) == found  # to the last digit
     assert kept.stat().st_mtime_ns > before
     neurons.write_text("L0/N1\n")
     assert json.loads(nfinspect(*line, "--controls", "0").stdout)["sets"][0]["neurons"] == 1

@@ -121,8 +121,20 @@ def test_what_cannot_be_done_is_refused(nfinspect: Run, words: Path) -> None:
 def test_too_few_sequences_are_said_however_often(nfinspect: Run) -> None:
     for _ in range(2):
         done = nfinspect("positions", "planted", "--json")
-        assert "only 30 of 30 sequences" in done.stderr
-        assert json.loads(done.stdout)["notes"]
+        assert "only 30 of 30 sequences" in done.stderr and "--allow-few" in done.stderr
+        found = json.loads(done.stdout)
+        assert found["notes"] and found["neurons"] == [] and sum(x["would_pass"] for x in found["layers"]) > 0
+    shown = nfinspect("positions", "planted").stdout
+    assert "would pass, perhaps by chance" in shown.replace("\n", " ") and "0 positional neurons" in shown
+    few = document(nfinspect, "positions", "planted", "--allow-few")
+    assert len(few["neurons"]) == sum(x["would_pass"] for x in found["layers"])
+
+
+def test_kinds_say_that_too_few_sequences_were_read(nfinspect: Run) -> None:
+    done = nfinspect("overlap", "planted", "--kinds", "dead,positional", "--json")
+    found = json.loads(done.stdout)
+    assert [one["neurons"] for one in found["sets"]] == [3, 0]
+    assert any("positional: only 30 of 30 sequences" in note for note in found["notes"]) and "30 of 30" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [("ngrams", "words"), ("ngrams", "words", "--n", "2"), ("positions", "words")])

@@ -38,7 +38,7 @@ def test_a_text_goes_through_the_sample_model(nfinspect: Run) -> None:
     assert [layer["layer"] for layer in mlp["layer_analyses"]] == [0, 1, 2, 3]
     # Fifteen tokens leave most of its ReLU neurons silent, and the notes say what that proves.
     assert any(issue.startswith("mlp L1, dead") for issue in by_stage["processing"]["issues"])
-    assert any("15 tokens are few" in note and "20 %" in note for note in analysis["notes"])
+    assert any("only 15 tokens" in note and "20 %" in note for note in analysis["notes"])
     # Most of its ReLU neurons are silent on fifteen tokens, which the mean of the stages would hide.
     assert f"lowest at processing (mlp): {mlp['overall_health_score']:.2f}, " in analysis["interpretation"]
     skipped = document(nfinspect, "text", TEXT, "--skip-first", "--top", "2")
@@ -77,7 +77,7 @@ def test_notes_say_what_firing_means_and_what_stands_in_for_attention(nfinspect:
         ]
         assert firing.startswith("firing: share of (token, neuron) pairs") and "0.2 of their layer's mean" in firing
         assert any("no attention" in note and "mixers" in note for note in notes) == without
-        assert any(note.startswith("a single token proves little") for note in notes)
+        assert any(note.startswith("only 1 token:") for note in notes)
     shown = nfinspect("text", "x", "--model", mamba).stdout
     assert shown.startswith("1 token through mamba") and "(a first token has none)" in shown
 

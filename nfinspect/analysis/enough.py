@@ -1,0 +1,79 @@
+"""How much a headline rests on, and what is said where that is too little to be read as more than chance."""
+
+from math import comb
+
+RULE_OF_THREE = 3.0
+"""What happened on none of n tokens has a rate of at most 3/n, with 95 % confidence (Hanley & Lippman-Hand 1983)."""
+
+TOKENS = 3000
+"""From so many tokens on, a neuron that never fired in them is near-dead, too: below 1e-3 (methods §2) [own]."""
+
+STEPS = 300
+"""Steps from token to token that a neuron's mean step and variance should rest on: their standard errors are then about
+6 % [own]."""
+
+PROMPTS = 10
+"""Prompts that a mean over prompts should rest on [own]."""
+
+UNITS = 10
+"""Documents or windows that a bootstrap should draw from [own]: of fewer its interval is too narrow."""
+
+
+def few_tokens(tokens: int) -> str:
+    """Of classes: what silence on so few tokens leaves open; '' where they are enough."""
+    if tokens >= TOKENS:
+        return ""
+    share = min(100.0, 100 * RULE_OF_THREE / tokens)
+    return (
+        f"{only(tokens, 'token')}: a neuron that is silent on all of them (dead here) may still fire on up to "
+        f"{share:.2g} % of the tokens of other text (95 % bound), and one that hardly varies counts as saturated"
+    )
+
+
+def few_ngram_tokens(tokens: int, least: int) -> str:
+    """Of n-gram detectors. least: occurrences from which an n-gram counts."""
+    if tokens >= TOKENS:
+        return ""
+    return (
+        f"{only(tokens, 'token')}: an n-gram counts from {least} occurrences on, so that few can be detected, and a "
+        "neuron that fired a few times may be called a detector of what it met by chance"
+    )
+
+
+def few_steps(pairs: int) -> str:
+    """Of delta sensitivity."""
+    if pairs >= STEPS:
+        return ""
+    return f"{only(pairs, 'step')} from token to token: ratio and step may lie far from those in other text"
+
+
+def few_prompts(prompts: int) -> str:
+    """Of means over prompts, such as the scores of attention neurons."""
+    if prompts >= PROMPTS:
+        return ""
+    return f"{only(prompts, 'prompt')}: over other prompts other neurons may be the first"
+
+
+def few_units(units: int, what: str) -> str:
+    """Of an interval that a bootstrap over so many `what` (documents, windows) gave."""
+    if units >= UNITS:
+        return ""
+    return f"the intervals are drawn from {units} {what}, and are too narrow with fewer than {UNITS}"
+
+
+def separated_by_chance(concept: str, prompts: int, baseline: int, neurons: int) -> str:
+    """Of a trace: how many neurons that know nothing of the concept would have AUROC 1; '' where less than one would.
+
+    Of C(n + m, n) orders of n and m values one puts all of the first above all of the second.
+    """
+    expected = neurons / comb(prompts + baseline, prompts)
+    if expected < 1:
+        return ""
+    return (
+        f"{concept}: {prompts} prompts against {baseline}: of {neurons:,} neurons that know nothing of it about "
+        f"{expected:,.0f} would separate them fully (AUROC 1) by chance"
+    )
+
+
+def only(number: int, what: str) -> str:
+    return f"only {number:,} {what}{'' if number == 1 else 's'}"
