@@ -119,7 +119,7 @@ def find_kind(run: RunFile, kinds: str, site: str | None = None, top: int = TOP,
         if said := whose(result):
             notes.append(f"{name}: {said}")
         if name == "positional":  # that there were too few sequences to list any
-            notes += [f"{name}: {note}" for note in result.document["notes"]]
+            notes += [f"{name}: {note}" for note in result.document.get("notes", ())]
         if most is not None:
             by = KEPT_KINDS[name].strength or "|score|"
             taken = (

@@ -204,7 +204,8 @@ def _notes(sequences: Sequences, layers: Sequence[LayerPositions], allow_few: bo
     if allow_few:
         return (f"{sequences.few}: what is listed may be chance{sequences.longer}",)
     would = f"{passing:,} of {neurons:,} neurons would pass, which may be chance, and none is listed"
-    return (f"{sequences.few}: {would} (--allow-few lists them){sequences.longer}",)
+    said = f"{would} (--allow-few lists them)" if passing else f"none of {neurons:,} neurons would pass"
+    return (f"{sequences.few}: {said}{sequences.longer}",)
 
 
 def _summary(layer: Layer, would_pass: int, rows: Sequence[PositionalNeuron]) -> LayerPositions:

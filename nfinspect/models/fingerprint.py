@@ -37,7 +37,7 @@ in bfloat16; float32 gave the same digits on one machine. tf32: float32 on a GPU
 
 QUANTISED = 0.35
 """The same where one of the two has quantised weights and the other has not [own]: rounding the rows of weights to 8
-bits moved the same logits by up to 8 %, to 4 bits by 5 to 45 %, and the formats in use do better."""
+bits moved the same logits by up to 8 %, to 4 bits by 5 to 95 %; the formats in use round less."""
 
 NOTICED = 0.1
 """The share of the tolerance from which on a difference is said, though it is accepted [own]."""

@@ -80,7 +80,7 @@ def test_of_all_neurons_that_delta_lists_those_count_that_are_sensitive(run: Run
 def test_attention_neurons_are_kept_with_the_model(run: RunFile) -> None:
     folder = model_results(run.path.parent, run.info.model)
     document = {"site": "mlp", "neurons": [{"layer": 1, "neuron": 3, "score": 1.0, "rank": 1}]}
-    keep_result(folder, "attention", {}, document, run_id=None)
+    keep_result(folder, "attention", {"model": run.info.model}, document, run_id=None)
     assert places(set_of_kinds(run, "attention")) == [(1, 3)]
 
 
@@ -115,7 +115,7 @@ def test_a_share_of_attention_neurons_is_of_all_scores(run: RunFile) -> None:
     keep_result(
         model_results(run.path.parent, run.info.model),
         "attention",
-        {},
+        {"model": run.info.model},
         {"site": "mlp", "neurons": scores[:20]},
         run_id=None,
         tables={"scores": pa.Table.from_pylist(scores)},

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 from command_line import Run
@@ -97,6 +98,9 @@ def test_a_result_is_kept_and_made_again_when_asked(nfinspect: Run, words: Path,
     assert third.stdout == first.stdout
     (anew,) = list_results(run_results(words))
     assert anew.made_at > kept.made_at and anew.document == kept.document
+    assert "kept from" not in nfinspect(command, "words", "--recompute").stderr
+    helped = nfinspect(command, "--help").stdout
+    assert "--recompute" in helped and "--again" not in helped
 
 
 def test_a_run_without_a_model_has_no_suppression_and_says_so_once(nfinspect: Run, words: Path) -> None:
@@ -121,13 +125,27 @@ def test_what_cannot_be_done_is_refused(nfinspect: Run, words: Path) -> None:
 def test_too_few_sequences_are_said_however_often(nfinspect: Run) -> None:
     for _ in range(2):
         done = nfinspect("positions", "planted", "--json")
-        assert "only 30 of 30 sequences" in done.stderr and "--allow-few" in done.stderr
-        found = json.loads(done.stdout)
-        assert found["notes"] and found["neurons"] == [] and sum(x["would_pass"] for x in found["layers"]) > 0
-    shown = nfinspect("positions", "planted").stdout
+        assert "only 30 of 30 sequences" in done.stderr
+        assert json.loads(done.stdout)["notes"]
+
+
+def test_of_a_few_sequences_none_is_listed_unless_asked(nfinspect: Run, store: Path) -> None:
+    """Eight prompts, and neurons that know nothing of the position: some would pass."""
+    write_run(
+        store / "eight.duckdb",
+        layers=[Layer(0, "mlp", 0, "h.0.mlp", 200, "relu", "positive")],
+        prompts=[ArrayPrompt("a", "text", list(range(20)), ["x"] * 20, 20)] * 8,
+        values=lambda i, layer: np.maximum(np.random.default_rng(i).normal(size=(20, 200)), 0).astype(np.float32),
+    )
+    done = nfinspect("positions", "eight", "--json")
+    found = json.loads(done.stdout)
+    would = sum(x["would_pass"] for x in found["layers"])
+    assert found["neurons"] == [] and would > 0 and f"{would} of 200 neurons would pass" in done.stderr
+    assert "--allow-few" in done.stderr and found["notes"]
+    shown = nfinspect("positions", "eight").stdout
     assert "would pass, perhaps by chance" in shown.replace("\n", " ") and "0 positional neurons" in shown
-    few = document(nfinspect, "positions", "planted", "--allow-few")
-    assert len(few["neurons"]) == sum(x["would_pass"] for x in found["layers"])
+    few = document(nfinspect, "positions", "eight", "--allow-few")
+    assert len(few["neurons"]) == would and "may be chance" in few["notes"][0]
 
 
 def test_kinds_say_that_too_few_sequences_were_read(nfinspect: Run) -> None:
@@ -178,3 +196,17 @@ def test_runs_have_the_analyses_as_methods(words: Path) -> None:
     with open_run(words) as run:
         assert [(d.layer, d.neuron) for d in run.ngrams().detectors] == list(DETECTORS)
         assert [row.address for row in run.positions(length=30).neurons] == ["L1/N8"]
+
+
+@pytest.mark.parametrize("command", ["ngrams", "positions"])
+def test_a_kept_result_that_cannot_be_read_is_computed_again(nfinspect: Run, words: Path, command: str) -> None:
+    """One with another field, in the format of today: of a version between."""
+    first = document(nfinspect, command, "words")
+    (kept,) = list_results(run_results(words))
+    fields = {**kept.document, "layers": [{**layer, "odd": 1} for layer in kept.document["layers"]]}
+    with duckdb.connect(str(kept.path)) as connection:
+        connection.execute("UPDATE result SET document = ?", [json.dumps(fields)])
+    done = nfinspect(command, "words", "--json")
+    assert done.returncode == 0 and "cannot be read: it is computed again" in done.stderr
+    assert json.loads(done.stdout) == first
+    assert "kept from" in nfinspect(command, "words").stderr

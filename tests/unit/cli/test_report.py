@@ -24,6 +24,7 @@ from nfinspect.analysis.positions import positions
 from nfinspect.cli import main
 from nfinspect.figures import style
 from nfinspect.figures.charts import Chart
+from nfinspect.tui.columns.kept import facts
 from nfinspect_store.reader import RunFile
 from nfinspect_store.results import list_results, run_results
 
@@ -329,7 +330,7 @@ def test_a_run_of_statistics_says_what_it_lacks(nfinspect: Run, undrawn: None) -
 
 
 def test_with_its_model_the_report_is_whole(
-    nfinspect: Run, undrawn: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nfinspect: Run, undrawn: None, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nfinspect.cli.report_parts.CUT", ("dead", "ngrams3", "attention"))  # fewer passes
     model, text = str(nfinspect_samples.path("gpt2-relu")), str(nfinspect_samples.path("corpus", "tulip.txt"))
@@ -350,6 +351,14 @@ def test_with_its_model_the_report_is_whole(
     assert len(scores) == 768 and [int(row["rank"]) for row in scores] == list(range(1, 769))
     again = nfinspect("report", "gpt2", "--out", "again")  # what was made with the model is kept
     assert again.returncode == 0 and contents(tmp_path / "again") == contents(tmp_path / "out")
+    # The commands find it, too, and the app tells what it is.
+    for line in (("attention", model, "--from", "gpt2", "--method", "rollout"), ("ablate", model, "--from", "gpt2",
+                 "--class", "dead", "--class", "attention")):  # fmt: skip
+        done = nfinspect(*line)
+        assert done.returncode == 0 and "kept from" in done.stderr, done.stderr
+    said = [facts(result) for result in list_results(run_results(store / "gpt2.duckdb"))]
+    assert said and not any("of another version" in line for line in said), said
+    assert any("prompts, 96 tokens; of run gpt2" in line for line in said)
 
 
 def test_another_model_is_refused(nfinspect: Run, words: Path) -> None:

@@ -39,6 +39,17 @@ def test_a_later_result_of_the_same_settings_takes_the_place_of_the_earlier(tmp_
     assert [r.kind for r in list_results(tmp_path, "a")] == ["delta"]
 
 
+def test_a_result_in_another_format_counts_as_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = keep_result(tmp_path, "delta", SETTINGS, DOCUMENT, run_id="a").path
+    monkeypatch.setattr(results, "FORMATS", {"delta": 2})
+    assert find_result(tmp_path, "delta", SETTINGS, "a") is None and list_results(tmp_path) == ()
+    assert keep_result(tmp_path, "delta", SETTINGS, {}, run_id="a").path == path, "it takes the earlier one's place"
+    assert find_result(tmp_path, "delta", SETTINGS, "a") is not None
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("ALTER TABLE result DROP COLUMN format")  # of a version that had none
+    assert find_result(tmp_path, "delta", SETTINGS, "a") is None and list_results(tmp_path) == ()
+
+
 def test_a_file_is_a_plain_database(tmp_path: Path) -> None:
     path = keep_result(tmp_path, "delta", SETTINGS, DOCUMENT, run_id="a").path
     assert path.stat().st_size < 300_000
