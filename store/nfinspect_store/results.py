@@ -137,7 +137,10 @@ def find_result(folder: Path, kind: str, settings: Mapping[str, Any], run_id: st
 
 
 def list_results(folder: Path, run_id: str | None = None, kind: str | None = None) -> tuple[Result, ...]:
-    """The kept results in a folder, by kind, the newest first, but for damaged ones; of one run or kind if given."""
+    """The kept results in a folder, by kind, the newest first; of one run or kind if given.
+
+    Damaged ones and those in other formats are left out.
+    """
     found = []
     for path in sorted(folder.glob(f"{kind or '*'}-*.duckdb")) if folder.is_dir() else []:
         try:

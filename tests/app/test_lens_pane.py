@@ -16,7 +16,7 @@ from nfinspect.capturing.arrays import ArrayPrompt, array_info, write_run
 from nfinspect.tui.late import LateEngine
 from nfinspect.tui.lens_drawings import lens_map
 from nfinspect.tui.panes.lens import Lens
-from nfinspect_store.results import keep_result, list_results, model_results
+from nfinspect_store.results import keep_result, list_results, model_results, run_results
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "gpt2-relu"
 TOKENS = ["The", " red", HOSTILE]
@@ -142,7 +142,9 @@ async def test_a_prompt_of_the_run_or_a_typed_one_is_asked_about(start: Start) -
         assert "0 tulip: The red tulip" in app.text and "1 hanoi: Hanoi ␛[31mred" in app.text
         await app.press("down", "enter", "r")
         prompt = f"Hanoi {HOSTILE}\nis"
-        assert engine.started == [("logits", "gpt2", "--lens", prompt, "--positions", "--store", "/store")]
+        assert engine.started == [
+            ("logits", "gpt2", "--lens", prompt, "--positions", "--from", "demo", "--store", "/store")
+        ]
         assert "\x1b" not in app.text
         await app.press("x")
         assert engine.job.state().cancelled
@@ -180,7 +182,7 @@ async def test_the_real_command_makes_and_keeps_it(start: Start, tmp_path: Path)
             await go(app, "lens")
             await app.press("r")
             await ended(app)
-            (result,) = list_results(model_results(store, str(SAMPLE)))
+            (result,) = list_results(run_results(store / "sample.duckdb"))
             assert (result.kind, result.settings["prompt"]) == ("lens", "The red tulip")
             assert "".join(result.document["prompt_tokens"]) == "The red tulip"
             shown = rows(app)
@@ -198,4 +200,4 @@ def test_the_map_shows_the_row_and_the_last_tokens() -> None:
     assert sum(line.startswith("L5 >") for line in lines) == 1
     small = Lens(document("x"))
     _, top, *_ = lens_map(small, None, 60, 10, True)
-    assert top == "L2 " + "......" + "++++++" + "******"
+    assert top == "L2 " + "::::::" + "++++++" + "******"

@@ -55,7 +55,9 @@ async def test_progress_end_and_the_way_to_the_result(start: Start) -> None:
         assert app.crumbs.endswith("L0/N3 > logits L0/N3")
         assert "This needs the model's weights" in app.text
         await app.press("r")
-        assert engine.started == [("logits", "gpt2", "L0/N3", "--top", "50", "--json")]
+        assert engine.started == [
+            ("logits", "gpt2", "L0/N3", "--top", "50", "--json", "--from", "demo", "--store", "/store")
+        ]
         assert "x Cancel" in app.text
         engine.job.say(f"loading {HOSTILE} 3/12 (25%)")
         await look(app)
