@@ -24,9 +24,10 @@ def few_tokens(tokens: int) -> str:
     if tokens >= TOKENS:
         return ""
     share = min(100.0, 100 * RULE_OF_THREE / tokens)
+    bound = f"{share:.0f}" if share >= 1 else f"{share:.1g}"
     return (
-        f"{only(tokens, 'token')}: a neuron that is silent on all of them (dead here) may still fire on up to "
-        f"{share:.2g} % of the tokens of other text (95 % bound), and one that hardly varies counts as saturated"
+        f"{only(tokens, 'token')}: a neuron that is silent on all of them (dead here) may still fire on up to {bound} "
+        "% of the tokens of other text (95 % bound), and one that hardly varies counts as saturated"
     )
 
 
