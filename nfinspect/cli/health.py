@@ -38,8 +38,6 @@ def health(
 
     with opened(store, run) as file:
         report = network_report(file, site, options)
-    for note in report.notes:
-        output.note(note)
     if as_json:
         output.document(report.to_json())
     else:
