@@ -16,7 +16,16 @@ from torch import Tensor
 from nfinspect.analysis.chosen import chosen_layers
 from nfinspect.analysis.substitution import LAGS, Substitution
 from nfinspect.analysis.ticks import Tick, silent
-from nfinspect.models import LayerSite, LoadedModel, SiteReader, body, find_sites, forward_batch, rope_limit
+from nfinspect.models import (
+    LayerSite,
+    LoadedModel,
+    SiteReader,
+    body,
+    find_sites,
+    forward_batch,
+    require_causal,
+    rope_limit,
+)
 from nfinspect_store.errors import RequestError
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer
@@ -67,6 +76,7 @@ def substitution_sensitivity(
     """
     chosen = chosen_layers(run, site, layers)
     sites = matching_sites(loaded, chosen)
+    require_causal(loaded.model, "how far a substituted token reaches")  # before hooks hang on the model: it runs it
     pairs = draw_pairs(run, draws, seed, max(lags), rope_limit(loaded.model))
     embeddings = loaded.model.get_input_embeddings().weight
     assert isinstance(embeddings, Tensor)
