@@ -19,10 +19,16 @@ ROWS_PER_BYTE = 4
 """More neurons or tokens for each byte of the file than any capture writes: they would be made by compression alone."""
 
 READ_RUN = "SELECT run_id, name, kind, model, status, created_at, settings FROM run LIMIT 2"
+VALUES_PER_BYTE = 8
+"""Likewise values, which take four bytes each where they are kept."""
+
 READ_LAYERS = (
     "SELECT layer_id, site, layer, module, neurons, activation, fires FROM layers ORDER BY layer_id LIMIT 32768"
 )
-READ_SIZES = "SELECT (SELECT count(*) FROM tokens), (SELECT count(*) FROM prompts), (SELECT sum(neurons) FROM layers)"
+READ_SIZES = """
+SELECT (SELECT count(*) FROM tokens), (SELECT count(*) FROM prompts), (SELECT sum(neurons) FROM layers),
+       settings->>'keep' FROM run
+"""
 
 
 def check_contents(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
@@ -75,7 +81,10 @@ def _of_layers(rows: list[tuple[object, ...]]) -> str | None:
 
 
 def _of_sizes(connection: duckdb.DuckDBPyConnection, path: Path) -> str | None:
-    tokens, prompts, neurons = connection.execute(READ_SIZES).fetchall()[0]
-    if max(tokens, prompts, neurons) > ROWS_PER_BYTE * path.stat().st_size:
+    tokens, prompts, neurons, keep = connection.execute(READ_SIZES).fetchall()[0]
+    log = path.with_name(f"{path.name}.wal")
+    size = path.stat().st_size + (log.stat().st_size if log.exists() else 0)
+    values = 0 if keep == "stats" else tokens * neurons
+    if max(tokens, prompts, neurons) > ROWS_PER_BYTE * size or values > VALUES_PER_BYTE * size:
         return f"{tokens} tokens, {prompts} prompts and {neurons} neurons are more than a file of its size can hold"
     return None

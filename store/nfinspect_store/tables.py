@@ -141,7 +141,10 @@ class RunTables:
     def concepts(self) -> tuple[str, ...]:
         """In order of first appearance."""
         query = "SELECT concept FROM prompts GROUP BY concept ORDER BY min(prompt_idx)"
-        return tuple(row[0] for row in self.cursor().execute(query).fetchall())
+        found = tuple(row[0] for row in self.cursor().execute(query).fetchall())
+        if None in found:
+            raise NotARun("a prompt of this run has no concept: the file is damaged, or was changed")
+        return found
 
     @cached_property
     def tokens(self) -> int:
