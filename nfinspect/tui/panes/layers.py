@@ -114,7 +114,7 @@ class LayersPane(RunPane):
                 ),
                 f" = layers {p.mean_layer_score:.3f} - {p.problematic_penalty:.3f} problematic"
                 f" - {p.degradation_penalty:.3f} fall\n",
-                *(Cell(f"{cells.foreign(note, g)}\n", "warn") for note in report.notes),
+                *(piece for note in report.notes for piece in (Cell(note, "warn"), "\n")),
                 Cell(
                     f"{about}{report.problematic_layers} of {report.total_layers} layers with issues {g.dot} "
                     f"{cells.counted(s.prompts, 'prompt')} {g.dot} {cells.counted(s.tokens, 'token')} {g.dot} "
