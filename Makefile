@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SAMPLE_TEXTS := $(addprefix --prompts ,$(wildcard samples/prompts/*.json)) $(addprefix --text ,$(wildcard samples/corpus/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-processors check lint bench faults real-model soak dying-example sample-reports clean
+.PHONY: help install demo test test-processors check lint test-models bench faults real-model soak dying-example sample-reports clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,6 +41,9 @@ check: lint test ## the gate: lint and test
 
 bench: $(STAMP) ## the measurements of tests/benchmarks, printed as ratios
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+test-models: $(STAMP) ## every decoder family of transformers against plain hooks, and docs/models.md from it: half an hour
+	OMP_NUM_THREADS=1 $(BIN)/python tests/sweep/sweep.py
 
 faults: $(STAMP) ## crashes, full disks, hang-ups
 	NFINSPECT_EVERY_HOSTILE_FILE=1 $(BIN)/python -m pytest tests/faults

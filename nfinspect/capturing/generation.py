@@ -5,16 +5,17 @@ of a prompt comes from the seed and the prompt's index alone, so neither the bat
 torch's global generator is left alone.
 """
 
+import inspect
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 
-from nfinspect.models import end_ids, forward_batch
+from nfinspect.models import UnsupportedModel, body, end_ids, forward_batch
 
 
 def generate(
@@ -32,7 +33,8 @@ def generate(
 
     Sequences of different lengths are padded on the left: only for a model where that is exact. temperature 0 is
     greedy. read_last: take one step more, whose token is dropped, so that the last token, too, passes through the model
-    (live capture needs that).
+    (live capture needs that). Raises UnsupportedModel where the model's own generation loses the mask of the padding
+    (GIT's does).
     """
     batch = forward_batch(model, sequences, pad_id=pad_id, padding_side="left")
     ends = end_ids(model)
@@ -40,7 +42,8 @@ def generate(
     if temperature > 0:
         processors.append(_GumbelNoise(seed, prompt_indices, temperature))
     width = batch.input_ids.shape[1]
-    with torch.no_grad(), _plain_generation_config(model):
+    ragged = not bool(batch.valid.all())
+    with torch.no_grad(), _plain_generation_config(model), _mask_kept(model) if ragged else nullcontext():
         write: Any = model.generate
         output = write(
             batch.input_ids,
@@ -53,6 +56,27 @@ def generate(
         )
     written = output[:, width:].tolist()
     return [list(s) + _until_end(w[:new_tokens], ends) for s, w in zip(sequences, written, strict=True)]
+
+
+@contextmanager
+def _mask_kept(model: PreTrainedModel) -> Iterator[None]:
+    """Raises UnsupportedModel in a pass whose attention mask got lost between generate() and the blocks."""
+    inner = body(model)
+    names = list(inspect.signature(inner.forward).parameters)
+
+    def check(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        handle.remove()  # only the first pass goes over padding: a Mamba's steps need no mask
+        if {**dict(zip(names, args, strict=False)), **kwargs}.get("attention_mask") is None:
+            raise UnsupportedModel(
+                f"expected generate() of {type(model).__name__} to pass its attention mask on, found none: prompts of "
+                "different lengths cannot be written on together; use --batch-size 1"
+            )
+
+    handle = inner.register_forward_pre_hook(check, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 class _GumbelNoise(LogitsProcessor):

@@ -10,6 +10,7 @@ from nfinspect.capturing.errors import BadPrompts
 from nfinspect.capturing.prompt_files import Columns, read_prompts
 from nfinspect.capturing.prompts import PromptIds, corpus_windows, prompt_ids
 from nfinspect.capturing.request import DEFAULT_CONTEXT, CaptureRequest
+from nfinspect.capturing.writing import writing
 from nfinspect.models import LoadedModel, Texts, already_begun, dependence, end_ids, rope_limit
 from nfinspect_store.types import Layer
 
@@ -94,7 +95,7 @@ def plan_batches(
     limit = rope_limit(loaded.model)
     reads = dependence(loaded.model)
     padded = reads.left or reads.right
-    alike_only = not reads.left if request.generate > 0 else not padded
+    alike_only = not writing(loaded.model).together if request.generate > 0 else not padded
     # What is written may end anywhere, so that what is read again would have to be padded.
     alone = request.generate > 0 and not padded
     batches: list[Batch] = []

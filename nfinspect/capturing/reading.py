@@ -68,7 +68,9 @@ class BatchReader:
         model = body(self._loaded.model)
 
         def before(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-            batch, tokens = (args[0] if args else kwargs["input_ids"]).shape
+            # A multimodal model hands its text part embeddings.
+            given = args[0] if args else kwargs.get("input_ids")
+            batch, tokens = (given if given is not None else kwargs["inputs_embeds"]).shape[:2]
             self._reader.begin(batch, tokens, valid if tokens == width else None)
 
         def after(module: nn.Module, args: object, output: object) -> None:

@@ -26,6 +26,7 @@ from nfinspect.capturing.recorder import RecordedPrompt, Recorder
 from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.resume import check_same_capture, check_same_model, run_to_resume, settings_of
 from nfinspect.capturing.sizes import run_bytes
+from nfinspect.capturing.writing import writing
 from nfinspect.model_files import lasting_name, weights_stamp
 from nfinspect.models import (
     LayerSite,
@@ -194,7 +195,7 @@ class Capture:
         # Only a replay gives a single pass's values where steps do not clamp as it does, or where the model starts over
         # with other rotary angles beyond the limit.
         steps_agree = (limit is None or longest <= limit) and steps_clamp_as_a_pass(self.loaded.model)
-        live = wanted and self.request.generate > 0 and steps_agree
+        live = wanted and self.request.generate > 0 and steps_agree and writing(self.loaded.model).stepwise
 
         def write() -> list[list[int]]:
             return generate(

@@ -22,9 +22,11 @@ from .load import max_context
 LONG, SHORT = 12, 5
 """Tokens of the sequences that are run [own]."""
 
-# How far a token's hidden state may move, in its own length, where it does not depend on what was changed: the batch's
-# shape changes the order of sums. What does depend moves by 1e-2 and more.
-_ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3}
+# How far a token's hidden state may move, in its own length, where it does not depend on what was changed. With another
+# last token the shapes are the same, and only experts change the order of their sums; padding changes all shapes, which
+# TensorFloat-32 shows. What does depend moves by 1e-2 and more.
+_ALIKE = {torch.float64: 1e-9, torch.float32: 2e-5}
+_PADDED = {torch.float64: 1e-6, torch.float32: 1e-3}
 _HALF = 3e-2
 
 # What a forward() raises that wants other inputs than token ids. Not RuntimeError: that may be the device's.
@@ -74,13 +76,13 @@ def sees_ahead(model: nn.Module) -> str:
 
 def _found_out(model: nn.Module) -> Dependence:
     most = min(n for n in (LONG, rope_limit(model), max_context(structure.config_of(model))) if n is not None)
-    ids = _plain_ids(model, most + 1)
+    ids = plain_ids(model, most + 1)
     long, short, other = ids[:most], ids[1 : 1 + min(SHORT, most - 1)], [*ids[: most - 1], ids[most]]
     try:
-        alone = _hidden(model, [long])
-        if not _same(alone[:, :-1], _hidden(model, [other])[:, :-1]):
+        alone = hidden_states(model, [long])
+        if not alike(alone[:, :-1], hidden_states(model, [other])[:, :-1], _ALIKE):
             return Dependence(causal=False, right=False, left=False)
-        wanted = alone[0], _hidden(model, [short])[0]
+        wanted = alone[0], hidden_states(model, [short])[0]
     except _MISFITS as error:
         raise UnsupportedModel(
             f"expected a model that runs over token ids alone, found {one_line(error)} in {type(model).__name__}: one "
@@ -96,13 +98,13 @@ def _is_exact(
 ) -> bool:
     batch = padded(model, [long, short], pad_id=long[0], side=side)
     try:
-        hidden = _hidden(model, batch.inputs())
+        hidden = hidden_states(model, batch.inputs())
     except _MISFITS:  # a model that takes no mask, or none of this form, cannot be padded so
         return False
-    return all(_same(hidden[row, batch.columns(row)], wanted[row]) for row in (0, 1))
+    return all(alike(hidden[row, batch.columns(row)], wanted[row], _PADDED) for row in (0, 1))
 
 
-def _plain_ids(model: nn.Module, count: int) -> list[int]:
+def plain_ids(model: nn.Module, count: int) -> list[int]:
     """Ids of the vocabulary, spread over it, without those that a config names: images, padding, an end."""
     weight = getattr(model, "get_input_embeddings")().weight  # noqa: B009  (nn.Module does not declare it)
     named: set[int] = set()
@@ -117,20 +119,20 @@ def _plain_ids(model: nn.Module, count: int) -> list[int]:
     return (ids * count)[:count]  # a vocabulary of fewer ids repeats them
 
 
-def _hidden(model: nn.Module, given: Sequence[Sequence[int]] | Mapping[str, Any]) -> Tensor:
+def hidden_states(model: nn.Module, given: Sequence[Sequence[int]] | Mapping[str, Any]) -> Tensor:
     """The last hidden states, [batch, tokens, hidden]."""
     if not isinstance(given, Mapping):
         given = {"input_ids": torch.tensor(given, device=embedding_device(model)), "use_cache": False}
     with torch.no_grad():  # not inference_mode: what a model keeps from a pass may be wanted in one with gradients
         output = body(model)(**given)
-    hidden = output[0] if isinstance(output, tuple) else output.last_hidden_state
+    hidden = output[0]  # of a body that holds the vocabulary projection, too, the logits: they tell as much
     assert isinstance(hidden, Tensor)
     return hidden
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
+def alike(a: Tensor, b: Tensor, rounding: Mapping[torch.dtype, float], other: float = _HALF) -> bool:
     """True where every token's hidden state is the other's up to rounding. NaN is the finite check's business."""
-    tolerance = _ROUNDING.get(a.dtype, _HALF)
+    tolerance = rounding.get(a.dtype, other)
     a, b = a.double().nan_to_num(), b.double().to(a.device).nan_to_num()
     return bool(((a - b).norm(dim=-1) <= tolerance * b.norm(dim=-1).clamp(min=1e-30)).all())
 

@@ -218,17 +218,22 @@ def find_attn(block: nn.Module, hidden: int) -> Found | UnsupportedModel | None:
     return None
 
 
-def find_mixer(block: nn.Module) -> Found | None:
+def find_mixer(block: nn.Module) -> Found | UnsupportedModel | None:
     """The output projection of a state-space mixer, and where in `in_proj` its gate lies."""
-    for child_name, child in block.named_children():
-        in_proj, out_proj = getattr(child, "in_proj", None), getattr(child, "out_proj", None)
-        if in_proj is None or out_proj is None or not hasattr(child, "A_log"):
+    for name, module in block.named_modules():
+        in_proj, out_proj = getattr(module, "in_proj", None), getattr(module, "out_proj", None)
+        if in_proj is None or out_proj is None or not hasattr(module, "A_log"):
             continue
         neurons, wide = width_in(out_proj), width_out(in_proj)
         if neurons is None or wide is None:
             continue
+        if getattr(module, "n_mamba_heads", 1) > 1 and not hasattr(module, "dt_bias"):
+            return UnsupportedModel(
+                f"expected a mixer whose in_proj gives all gates side by side, found {type(module).__name__}, which "
+                "gives them head by head: which neuron a gate belongs to cannot be told"
+            )
         # Mamba: in_proj gives (x, z); Mamba-2: (z, x B C, dt). Mamba-2 alone has a dt_bias per head.
-        gate_slice = (0, neurons) if hasattr(child, "dt_bias") else (neurons, 2 * neurons)
-        note = f"found by structure: {child_name}.out_proj of a state-space mixer"
-        return Found(f"{child_name}.out_proj", f"{child_name}.in_proj", gate_slice, note)
+        gate_slice = (0, neurons) if hasattr(module, "dt_bias") else (neurons, 2 * neurons)
+        note = f"found by structure: {name}.out_proj of a state-space mixer"
+        return Found(f"{name}.out_proj", f"{name}.in_proj", gate_slice, note)
     return None

@@ -177,7 +177,7 @@ def end_ids(model: PreTrainedModel) -> frozenset[int]:
     """The tokens with which a model ends a sequence: its generation config's, else its config's."""
     ends = model.generation_config.eos_token_id if model.generation_config is not None else None
     if ends is None:
-        ends = model.config.eos_token_id
+        ends = getattr(model.config.get_text_config(), "eos_token_id", None)  # a multimodal config keeps it inside
     if ends is None:
         return frozenset()
     return frozenset([ends] if isinstance(ends, int) else ends)

@@ -32,6 +32,7 @@ from words import word_tokenizer  # noqa: E402
 
 from nfinspect.capturing.generation import generate  # noqa: E402
 from nfinspect.capturing.reading import BatchReader  # noqa: E402
+from nfinspect.capturing.writing import writing  # noqa: E402
 from nfinspect.models import (  # noqa: E402
     SITES,
     Dependence,
@@ -65,6 +66,10 @@ REASONS = {
     "expected a list of": "blocks not found",
     "runs only with other inputs": "layers for other inputs",
     "another shape than begin": "tokens of its own",
+    "not the output projection": "no output projection",
+    "is the gate is not known": "gate not known",
+    "head by head": "gates head by head",
+    "pass its attention mask on": "its mask gets lost in generation: one prompt at a time",
 }
 """Words of a refusal, and how the table says it."""
 
@@ -87,7 +92,9 @@ class Result:
             return "WRONG"
         if self.not_tried:
             return "not tried"
-        return "exact" if self.default in SITES and not self.sites[self.default].startswith("refused") else "refused"
+        if self.default not in SITES or self.sites[self.default].startswith("refused"):
+            return "refused"
+        return "exact, no MLP" if self.note else "exact"
 
 
 class Family:
@@ -117,7 +124,7 @@ class Family:
         if isinstance(reads, str):
             self.result.reads = reads
             return self.result
-        self.check_dependence(reads)
+        self.say_how_it_reads(reads)
         default = self.asked(lambda: default_site(self.model))
         self.result.default = default
         self.result.note = self.asked(lambda: why_no_mlp(self.model))
@@ -138,6 +145,7 @@ class Family:
             self.check_site(found, read)
             exact += found
         if exact:
+            self.check_dependence(reads)
             self.check_padding(exact, reads)
             if reads.causal:
                 self.check_generation(exact, reads)
@@ -168,6 +176,8 @@ class Family:
             one, two = (self.model(input_ids=torch.tensor([ids])).logits[:, :-1] for ids in (PROMPTS[0], other))
         if reads.causal != ref.close(one, two):
             self.wrong(f"{reads}, but plain passes differ by {float((one - two).abs().max())}")
+
+    def say_how_it_reads(self, reads: Dependence) -> None:
         sides = [side for side in ("left", "right") if getattr(reads, side)]
         self.result.reads = " and ".join(sides) or "equal lengths"
         if not reads.causal:
@@ -315,21 +325,33 @@ class Family:
     def check_generation(self, sites: list[LayerSite], reads: Dependence) -> None:
         """What a capture that generates reads, live and replayed, is what plain passes over its tokens give."""
         reader = BatchReader(in_memory(self.model, word_tokenizer()), sites, torch.device("cpu"))
-        groups = [PROMPTS] if reads.left else [[prompt] for prompt in PROMPTS]
-        for prompts in groups:
-            written = self.asked(lambda prompts=prompts: reader.live(lambda: self.written(prompts), prompts))
+        writes = self.asked(lambda: writing(self.model))
+        if isinstance(writes, str):
+            self.result.reads += f"; no generation: {writes.removeprefix('refused: ')}"
+            return
+        if not writes.together and reads.left:
+            self.result.reads += "; writes equal lengths"
+        if not writes.stepwise:
+            self.result.reads += "; replay"
+        for prompts in [PROMPTS] if writes.together else [[prompt] for prompt in PROMPTS]:
+            written = self.asked(lambda prompts=prompts: self.generated(reader, prompts, writes.stepwise))
             if isinstance(written, str):
                 self.result.reads += f"; no generation: {written.removeprefix('refused: ')}"
                 return
             sequences, live = written
             traces = [self.traced(sequence) for sequence in sequences]
             for way, values in (("live", live), ("replayed", reader.replay(sequences))):
+                if values is None:
+                    continue
                 for layer_id, site in enumerate(sites):
                     wanted = [w for trace in traces if (w := self.value(site, trace)) is not None]
                     got = values[layer_id].values
                     got = torch.as_tensor(got)
                     if not ref.close(got, torch.cat(wanted)):
                         self.wrong(f"{site.site} of layer {site.layer}, generating, {way}: other values")
+
+    def generated(self, reader: BatchReader, prompts: list[list[int]], live: bool) -> tuple[list[list[int]], Any]:
+        return reader.live(lambda: self.written(prompts), prompts) if live else (self.written(prompts), None)
 
     def written(self, prompts: list[list[int]]) -> list[list[int]]:
         how = {"new_tokens": NEW_TOKENS, "prompt_indices": range(len(prompts)), "seed": 0, "temperature": 0.0}
@@ -363,13 +385,16 @@ those that plain hooks give: one prompt alone, in padded batches, and while gene
 {counts}.
 
 - A module's name: the values there are exact, and an MLP's are act(g) or act(g) × u of projections in the same block.
+- *exact, no MLP*: what is read is exact, but the MLPs' neurons are not read (*experts* or another reason).
 - *refused*: the site is there and cannot be read; the reason stands beside it. Empty: the family has no such site.
 - *experts*: a mixture of experts, whose neurons are not read yet. Without `--sites` another site is read instead, and
   `capture`, `info` and `health` say so.
 - *several streams*: the blocks hand on more than one hidden state for each token.
-- padding: the sides on which a batch may be padded without changing a value; the other is never used. *sees ahead*: a
-  token's values depend on the tokens after it. Such models are read in batches of one length, with a note in the run;
-  generation, perplexity, the logit lens, the analysis of a text and attention scores are refused.
+- padding: the sides on which a batch may be padded without changing a value; the other is never used. *writes equal
+  lengths*: left padding changes what is written, so only prompts of one length write together. *replay*: the steps of a
+  generation are not one pass, so what was written is read again in one. *sees ahead*: a token's values depend on the
+  tokens after it. Such models are read in batches of one length, with a note in the run; generation, perplexity, the
+  logit lens, the analysis of a text and attention scores are refused.
 
 | family | verdict | mlp | mixer | attn | resid | padding | remark |
 |---|---|---|---|---|---|---|---|
@@ -378,8 +403,8 @@ those that plain hooks give: one prompt alone, in padded batches, and while gene
 
 def page(results: list[Result]) -> str:
     verdicts = [result.verdict for result in results]
-    kinds = ("exact", "refused", "WRONG", "not tried")
-    counts = ", ".join(f"{kind.lower()} {verdicts.count(kind)}" for kind in kinds)
+    kinds = ("exact", "exact, no MLP", "refused", "not tried", "WRONG")
+    counts = "; ".join(f"{kind.lower()}: {verdicts.count(kind)}" for kind in kinds)
     head = HEAD.format(version=transformers.__version__, counts=f"{len(results)} families: {counts}")
     return head + "".join(f"{line(result)}\n" for result in results)
 

@@ -123,6 +123,16 @@ def test_where_left_padding_changes_values_prompts_of_unlike_lengths_do_not_writ
         np.testing.assert_allclose(here, one.activations("mlp", 1), rtol=0, atol=1e-5)
 
 
+def test_a_generation_that_loses_the_mask_of_the_padding_is_refused(tmp_path: Path) -> None:
+    model = FAMILIES["gpt2"]()
+    prepare = model.prepare_inputs_for_generation
+    model.prepare_inputs_for_generation = lambda *a, **k: {**prepare(*a, **k), "attention_mask": None}
+    with pytest.raises(UnsupportedModel, match="pass its attention mask on.*--batch-size 1"):
+        nf.capture(model, word_tokenizer(), PROMPTS, store=tmp_path, generate=2)
+    run = nf.capture(model, word_tokenizer(), PROMPTS, store=tmp_path, run="apart", generate=2, batch_size=1)
+    assert run.prompts == 3
+
+
 @pytest.mark.filterwarnings("ignore:found by structure")
 def test_a_mixture_of_experts_says_loudly_that_its_mlps_are_not_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -1,0 +1,94 @@
+"""How a model writes on, found out by running it: are its steps those of one pass, and does padding leave them alone.
+
+A forward pass that is exact under left padding is not enough: GIT's and Whisper's generation counts positions from the
+row's start, and GPT-1 keeps no cache, so that each of its steps goes over the whole sequence again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from nfinspect.capturing.generation import generate
+from nfinspect.models import UnsupportedModel, body, dependence
+from nfinspect.models.dependence import SHORT, alike, hidden_states, plain_ids
+
+STEPS = 2
+ROUNDING = {torch.float32: 1e-3}
+"""How far a step's hidden state may be from a pass's, in its own length; half precisions add up more [own]."""
+
+
+@dataclass(frozen=True)
+class Writing:
+    """together: prompts of unlike lengths, padded on the left, are written on as each would be alone. stepwise: the
+    steps of a generation have, token by token, the values of one pass over the whole: they can be read live."""
+
+    together: bool
+    stepwise: bool
+
+
+_KNOWN: "WeakKeyDictionary[PreTrainedModel, Writing]" = WeakKeyDictionary()
+
+
+def writing(model: PreTrainedModel) -> Writing:
+    """How `model` writes on, from a few steps after a few tokens when it is first asked. Call it outside hooks."""
+    known = _KNOWN.get(model)
+    if known is None:
+        known = _KNOWN[model] = _found_out(model)
+    return known
+
+
+def _found_out(model: PreTrainedModel) -> Writing:
+    ids = plain_ids(model, 2 * SHORT)
+    prompts = [ids[:SHORT], ids[SHORT : SHORT + 2]]
+    left = dependence(model).left
+    if left and _steps_are_one_pass(model, prompts):
+        return Writing(together=True, stepwise=True)
+    if all(_steps_are_one_pass(model, [prompt]) for prompt in prompts):
+        return Writing(together=False, stepwise=True)
+    # Where steps are another thing anyway, only what is written can tell whether padding changes it.
+    try:
+        together = left and _written(model, prompts) == [_written(model, [prompt])[0] for prompt in prompts]
+    except UnsupportedModel:
+        together = False
+    return Writing(together, stepwise=False)
+
+
+def _steps_are_one_pass(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> bool:
+    passes: list[Tensor] = []
+
+    def keep(module: object, args: object, output: object) -> None:
+        passes.append(output[0].detach())  # type: ignore[index]
+
+    handle = body(model).register_forward_hook(keep)
+    try:
+        sequences = _written(model, prompts)
+    except UnsupportedModel:  # the mask of the padding gets lost
+        return False
+    finally:
+        handle.remove()
+    width = max(map(len, prompts))
+    if passes[0].shape[1] != width or any(one.shape[1] != 1 for one in passes[1:]):
+        return False
+    whole = torch.cat(passes, dim=1)
+    for row, (prompt, sequence) in enumerate(zip(prompts, sequences, strict=True)):
+        start = width - len(prompt)
+        if not alike(whole[row, start : start + len(sequence)], hidden_states(model, [sequence])[0], ROUNDING, 0.1):
+            return False
+    return True
+
+
+def _written(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    return generate(
+        model,
+        prompts,
+        new_tokens=STEPS,
+        prompt_indices=range(len(prompts)),
+        pad_id=prompts[0][0],
+        seed=0,
+        temperature=0.0,
+        read_last=True,
+    )
