@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from families import FAMILIES, VOCAB
 from words import word_tokenizer
 
 import nfinspect as nf
+from nfinspect.capturing.generation import generate
+from nfinspect.capturing.writing import Writing, writing
 from nfinspect.cli import main
 from nfinspect.experiments.attention import attention
 from nfinspect.experiments.lens import logit_lens
@@ -123,14 +126,24 @@ def test_where_left_padding_changes_values_prompts_of_unlike_lengths_do_not_writ
         np.testing.assert_allclose(here, one.activations("mlp", 1), rtol=0, atol=1e-5)
 
 
-def test_a_generation_that_loses_the_mask_of_the_padding_is_refused(tmp_path: Path) -> None:
+def test_where_generation_loses_the_mask_of_the_padding_each_length_is_written_apart(tmp_path: Path) -> None:
     model = FAMILIES["gpt2"]()
     prepare = model.prepare_inputs_for_generation
-    model.prepare_inputs_for_generation = lambda *a, **k: {**prepare(*a, **k), "attention_mask": None}
+
+    @wraps(prepare)  # generate() looks at what it takes
+    def without_mask(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {**prepare(*args, **kwargs), "attention_mask": None}
+
+    model.prepare_inputs_for_generation = without_mask
+    how: dict[str, Any] = {"new_tokens": 2, "pad_id": 0, "seed": 0, "temperature": 0.0}
     with pytest.raises(UnsupportedModel, match="pass its attention mask on.*--batch-size 1"):
-        nf.capture(model, word_tokenizer(), PROMPTS, store=tmp_path, generate=2)
-    run = nf.capture(model, word_tokenizer(), PROMPTS, store=tmp_path, run="apart", generate=2, batch_size=1)
-    assert run.prompts == 3
+        generate(model, [[5, 6, 7], [8]], prompt_indices=range(2), **how)
+    assert writing(model) == Writing(together=False, stepwise=True)
+    run = nf.capture(model, word_tokenizer(), PROMPTS, store=tmp_path, run="apart", generate=2)
+    for i, prompt in enumerate(PROMPTS):
+        ids = [int(word[1:]) for word in prompt.split()]
+        written = run.prompt_tokens(i).token_id.tolist()
+        assert [written] == generate(FAMILIES["gpt2"](), [ids], prompt_indices=[i], **how)
 
 
 @pytest.mark.filterwarnings("ignore:found by structure")
