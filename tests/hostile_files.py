@@ -26,8 +26,11 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "view activations with one word changed": (
         "DROP VIEW activations",
         """CREATE VIEW activations AS SELECT l.site, l.layer, b.neuron, t.token_idx,
-           b."values"[(t.token_idx & 255) + 2] AS value FROM blocks b JOIN layers l ON l.layer_id = b.layer_id
-           JOIN tokens t ON (t.token_idx // 256)::INTEGER = b.block""",
+           (b."values"[4 * ((t.token_idx & 255) - b."first") + 1
+                       : 4 * ((t.token_idx & 255) - b."first") + 4])::BIT::FLOAT AS value
+           FROM blocks b JOIN layers l ON l.layer_id = b.layer_id
+           JOIN tokens t ON (t.token_idx // 256)::INTEGER = b.block
+               AND (t.token_idx & 255) BETWEEN b."first" AND b."first\"""",
     ),
     "view beside": (f"CREATE VIEW beside AS {_READ}",),
     "view of a directory": ("CREATE VIEW beside AS SELECT * FROM glob('/*')",),
@@ -90,7 +93,7 @@ LIES: dict[str, tuple[str, ...]] = {
     "neurons too many": ("UPDATE layers SET neurons = 2147483647",),
     "neurons more than there are": ("UPDATE layers SET neurons = neurons + 1",),
     "neuron numbers negative": tuple(
-        f"UPDATE {t} SET neuron = neuron - 9" for t in ("neurons", "blocks", "statistics", "examples", "histograms")
+        f"UPDATE {t} SET neuron = neuron - 9" for t in ("neurons", "blocks", "statistics")
     ),
     "classes NULL": ('UPDATE neurons SET "class" = NULL',),
     "classes unknown": ("UPDATE neurons SET class = 'great'",),
@@ -117,10 +120,15 @@ LIES: dict[str, tuple[str, ...]] = {
     "means NULL": ('UPDATE prompt_means SET "values" = NULL',),
     "means short": ('UPDATE prompt_means SET "values" = [1.0]',),
     "means gigantic": ('UPDATE prompt_means SET "values" = range(1000000)::FLOAT[] WHERE prompt_idx = 0',),
-    "examples NULL": ('UPDATE examples SET token_idx = NULL, "values" = NULL',),
-    "examples uneven": ("UPDATE examples SET token_idx = token_idx[2:]",),
-    "examples elsewhere": ("UPDATE examples SET token_idx = list_transform(token_idx, lambda x: x - 99999999)",),
-    "examples gigantic": ('UPDATE examples SET token_idx = range(2000000), "values" = range(2000000)::FLOAT[]',),
+    "examples NULL": ("INSERT INTO examples VALUES (0, 0, 'top', NULL, NULL)",),
+    "examples uneven": ("INSERT INTO examples VALUES (0, 0, 'top', [1, 2], [1.0])",),
+    "examples elsewhere": ("INSERT INTO examples VALUES (0, 0, 'top', [-99999999], [1.0])",),
+    "examples gigantic": ("INSERT INTO examples VALUES (0, 0, 'top', range(2000000), range(2000000)::FLOAT[])",),
+    "concepts elsewhere": ("INSERT INTO concept_statistics VALUES (9, NULL, -1, NULL, -7, NULL, NULL)",),
+    "bins elsewhere": ("UPDATE histograms SET bin = bin + 9000",),
+    "blocks short": ("UPDATE blocks SET \"values\" = '\\x00'::BLOB",),
+    "blocks NULL": ('UPDATE blocks SET "values" = NULL',),
+    "blocks backwards": ('UPDATE blocks SET "first" = 255, "last" = 0',),
     "blocks gone": ("DELETE FROM blocks",),
     "blocks twice": ("INSERT INTO blocks FROM blocks",),
     "blocks elsewhere": ("UPDATE blocks SET block = block - 7",),

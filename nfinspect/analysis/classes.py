@@ -111,8 +111,10 @@ def bin_sums(
 ) -> None:
     """Add to float64[neurons, bins] the values of each bin, scaled from [low, high] to [-1, 1].
 
-    values: float32[rows, tokens] of which those `counted` count; place: the neuron of each row.
+    values: float32[rows, tokens] of which those `counted` count, [tokens] or [rows, tokens]; place: the neuron of each
+    row.
     """
+    counted = np.broadcast_to(counted, values.shape)
     neurons, bins = sums.shape
     scaled = 2.0 * (values.astype(np.float64) - low) / (high - low) - 1.0
     which = np.clip(((scaled + 1.0) * (bins / 2)).astype(np.int64), 0, bins - 1) + place[:, None] * bins

@@ -12,51 +12,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfinspect_store.histogram import EDGES, MIDDLE
-from nfinspect_store.schema import BLOCK
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer
 
-ROWS = 4096
-"""Blocks read at a time: 4 MiB of values."""
-
-READ_LAYER = 'SELECT neuron, block, "values" FROM blocks WHERE layer_id = $layer'
-READ_NEURONS = f"{READ_LAYER} AND neuron IN (SELECT unnest($neurons))"
 READ_FIRST = 'SELECT token_idx FROM tokens WHERE "position" = 0 ORDER BY token_idx'
 
 
 @dataclass(frozen=True)
-class BlockRows:
-    """Some blocks of some neurons, in no order. place: of each block's neuron among those asked for."""
+class CountedRows:
+    """Some of the chosen neurons on some neighbouring tokens. place: of each among the chosen ones."""
 
     place: NDArray[np.int64]  # [rows]
-    values: NDArray[np.float32]  # [rows, BLOCK]
-    counted: NDArray[np.bool_]  # [rows, BLOCK]
+    values: NDArray[np.float32]  # [rows, tokens]
+    counted: NDArray[np.bool_]  # [tokens]
 
 
 def counted_tokens(run: RunTables, skip_first: bool) -> NDArray[np.bool_]:
-    """Which places of each block hold a token that counts: bool[blocks, BLOCK]. Padding and left-out tokens
-    do not.
-    """
-    counted = np.zeros(-(-run.tokens // BLOCK) * BLOCK, np.bool_)
-    counted[: run.tokens] = True
+    """Which tokens count: bool[tokens]."""
+    counted = np.ones(run.tokens, np.bool_)
     if skip_first:
         counted[run.cursor().execute(READ_FIRST).fetchnumpy()["token_idx"]] = False
-    return counted.reshape(-1, BLOCK)
+    return counted
 
 
 def read_blocks(
     run: RunTables, layer: Layer, chosen: NDArray[np.bool_], counted: NDArray[np.bool_]
-) -> Iterator[BlockRows]:
+) -> Iterator[CountedRows]:
     """Stream the stored values of the chosen neurons (bool[neurons]) of a layer."""
-    neurons = np.flatnonzero(chosen)
-    parameters: dict[str, object] = {"layer": layer.layer_id}
-    if not chosen.all():
-        parameters["neurons"] = neurons.tolist()
-    query = READ_LAYER if chosen.all() else READ_NEURONS
     place = np.cumsum(chosen) - 1
-    for batch in run.streamed(query, parameters, ROWS):
-        values = batch.column("values").flatten().to_numpy(zero_copy_only=False).reshape(-1, BLOCK)
-        yield BlockRows(place[batch.column("neuron").to_numpy()], values, counted[batch.column("block").to_numpy()])
+    for rows in run.blocks(layer, neurons=None if chosen.all() else np.flatnonzero(chosen).tolist()):
+        yield CountedRows(place[rows.neuron], rows.values, counted[rows.tokens])
 
 
 def count_reaching(

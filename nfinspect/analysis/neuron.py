@@ -24,9 +24,8 @@ CHARACTER = 3
 """Tokens that a character can reach past one that it begins or ends in: UTF-8 has four bytes at most."""
 
 READ_CONCEPTS = """
-SELECT concept, sum(n)::BIGINT, sum(n * mean) / sum(n), sum(fired) / sum(n), min(fired) >= 0, max(maximum)
-FROM statistics WHERE layer_id = $layer AND neuron = $neuron
-GROUP BY concept HAVING sum(n) > 0
+SELECT concept, n, mean, if(fired < 0, NULL, fired / n), maximum
+FROM concept_statistics WHERE layer_id = $layer AND neuron = $neuron
 """
 
 READ_SPANS = "SELECT concept, first_token, tokens FROM prompts WHERE tokens > 0 ORDER BY first_token"
@@ -146,7 +145,7 @@ def neuron_detail(run: RunTables, address: Address | str) -> NeuronDetail:
     layer, neuron = run.resolve(address)
     values = run.neuron(layer.layer, neuron, layer.site) if run.has_values else None
     row = neuron_row(run, layer, neuron)
-    examples = run.examples(layer.site, layer.layer, neuron)
+    examples = run.examples(layer.site, layer.layer, neuron, values)
     texts = example_texts(run, examples, values)
     return NeuronDetail(
         row=row,
@@ -252,23 +251,41 @@ def _concept_means(
 ) -> tuple[ConceptMean, ...]:
     cursor = run.cursor()
     prompts = dict(cursor.execute(COUNT_PROMPTS).fetchall())
-    rows = cursor.execute(READ_CONCEPTS, {"layer": layer.layer_id, "neuron": neuron}).fetchall()
-    reaching = _firing_by_scale(run, layer, values) if layer.fires == "scale" and values is not None else {}
-    found = {}
-    for concept, n, mean, rate, known, highest in rows:
-        firing = reaching[concept] / n if concept in reaching else rate if known else None
-        found[concept] = ConceptMean(
-            concept, int(prompts[concept]), int(n), number(mean), number(firing), number(highest)
-        )
+    told = cursor.execute(READ_CONCEPTS, {"layer": layer.layer_id, "neuron": neuron}).fetchall()
+    # A run of all values stores nothing by concept, and what depends on the layer's scale is never stored.
+    if values is not None and (not told or layer.fires == "scale"):
+        told = _told_by_values(run, layer, neuron, values)
+    found = {
+        concept: ConceptMean(concept, int(prompts[concept]), int(n), number(mean), number(rate), number(highest))
+        for concept, n, mean, rate, highest in told
+    }
     return tuple(found[concept] for concept in run.concepts if concept in found)
 
 
-def _firing_by_scale(run: RunTables, layer: Layer, values: NDArray[np.float32]) -> dict[str, int]:
-    """On how many tokens of each concept |a| >= 0.1 x layer scale: what fires at `resid` and `attn` (methods
-    §1).
-    """
-    fires = np.abs(values) >= firing_threshold(run, layer)
-    totals: dict[str, int] = {}
+def _told_by_values(
+    run: RunTables, layer: Layer, neuron: int, values: NDArray[np.float32]
+) -> list[tuple[str, int, float, float, float]]:
+    """Of each concept: its tokens, the mean, the share of them on which the neuron fires, and the highest value."""
+    fired = _fired(run, layer, neuron, values)
+    places: dict[str, list[NDArray[np.int64]]] = {}
     for concept, start, size in run.cursor().execute(READ_SPANS).fetchall():
-        totals[concept] = totals.get(concept, 0) + int(np.count_nonzero(fires[start : start + size]))
-    return totals
+        places.setdefault(concept, []).append(np.arange(start, start + size))
+    told = []
+    for concept, spans in places.items():
+        chosen = np.concatenate(spans)
+        mean = float(values[chosen].mean(dtype=np.float64))
+        told.append((concept, len(chosen), mean, float(fired[chosen].mean()), float(values[chosen].max())))
+    return told
+
+
+def _fired(run: RunTables, layer: Layer, neuron: int, values: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """On which tokens the neuron fires (methods §1): bool[tokens]."""
+    threshold = firing_threshold(run, layer)
+    if threshold is not None:
+        return np.abs(values) >= threshold
+    if layer.fires != "gate":
+        return values > 0
+    fired = np.zeros(len(values), np.bool_)
+    for rows in run.blocks(layer, neurons=range(neuron, neuron + 1), fired=True):
+        fired[rows.tokens] = rows.fired
+    return fired

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nfinspect.analysis.counting import ROWS
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect_store.errors import StoreError
 from nfinspect_store.schema import BLOCK
@@ -23,9 +22,6 @@ CHUNK_BYTES = 32 * 2**20
 STRIPE = 64
 """Neurons worked on at a time: their float64 differences over a chunk of a wide layer stay near the processor."""
 
-READ_BLOCKS = """
-SELECT neuron, block, "values" FROM blocks WHERE layer_id = $layer AND block >= $start AND block < $stop
-"""
 READ_PAIRS = 'SELECT "position" >= 2 AS pair FROM tokens ORDER BY token_idx'
 # Positions 0 and 1 end no pair: the first has no token before it, the second only the one at position 0.
 
@@ -101,18 +97,17 @@ def _chunks(run: RunTables, layer: Layer, tick: Tick) -> Iterator[tuple[int, NDA
     step = max(1, CHUNK_BYTES // (4 * BLOCK * layer.neurons))
     for start in range(0, blocks, step):
         stop = min(start + step, blocks)
-        values = np.empty((layer.neurons, stop - start, BLOCK), np.float32)
-        parameters = {"layer": layer.layer_id, "start": start, "stop": stop}
-        rows = 0
-        for batch in run.streamed(READ_BLOCKS, parameters, ROWS):
-            place = batch.column("neuron").to_numpy(), batch.column("block").to_numpy() - start
-            values[place] = batch.column("values").flatten().to_numpy(zero_copy_only=False).reshape(-1, BLOCK)
-            rows += batch.num_rows
-        if rows != layer.neurons * (stop - start):
+        first, last = start * BLOCK, min(stop * BLOCK, run.tokens)
+        values = np.empty((layer.neurons, last - first), np.float32)
+        there = 0
+        for rows in run.blocks(layer, tokens=(first, last)):
+            values[rows.neuron, rows.first - first : rows.tokens.stop - first] = rows.values
+            there += rows.values.size
+        if there != values.size:
             raise StoreError(
                 f"blocks {start} to {stop - 1} of {layer.site} layer {layer.layer} are not whole: nfinspect verify"
             )
-        yield start * BLOCK, values.reshape(layer.neurons, -1)[:, : run.tokens - start * BLOCK]
+        yield first, values
         tick(stop, blocks)
 
 

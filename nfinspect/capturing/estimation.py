@@ -48,7 +48,7 @@ def _estimate(capture: Capture) -> Estimate:
     widest = max((batch.stop - batch.start) * max(sizes[batch.start : batch.stop]) for batch in capture.batches)
     weights = sum(p.numel() * p.element_size() for p in capture.loaded.model.parameters())
     batch_bytes = widest * neurons * 4
-    state = neurons * (2 * concepts * STATISTICS_BYTES + 2 * BINS * 8 + EXAMPLE_BYTES)
+    state = neurons * (2 * STATISTICS_BYTES + 28 * concepts + 2 * BINS * 8 + EXAMPLE_BYTES)
     return Estimate(
         tokens=capture.tokens,
         values=values,

@@ -10,9 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfinspect.capturing.transfer import Array, to_host
-
-KEPT = 10
-"""Examples of each kind [own]."""
+from nfinspect_store.examples import KEPT, draw
 
 
 class ExtremeExamples:
@@ -63,21 +61,5 @@ class RandomTokens:
     def add(self, start: int, stop: int) -> NDArray[np.int64]:
         """Offer the tokens start <= token_idx < stop; returns the tokens now kept, the smallest number first."""
         offered = np.concatenate([self.token_idx, np.arange(start, stop, dtype=np.int64)])
-        order = np.argsort(_drawn(self._seed, offered), kind="stable")[:KEPT]
-        self.token_idx = offered[order]
+        self.token_idx = draw(self._seed, offered)
         return self.token_idx
-
-
-def _drawn(seed: int, token_idx: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """A number for each token from the seed: the splitmix64 generator's output function (Steele et al. 2014)."""
-    with np.errstate(over="ignore"):
-        x = (token_idx.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        x = x ^ _mixed(np.uint64(seed & 0xFFFFFFFFFFFFFFFF) + np.uint64(0x9E3779B97F4A7C15))
-        return _mixed(x)
-
-
-def _mixed(x: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
-    with np.errstate(over="ignore"):
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return np.asarray(x ^ (x >> np.uint64(31)))

@@ -50,7 +50,8 @@ class Recorder:
         self.writer = writer
         self.device = device
         self._random = RandomTokens(seed)
-        self._layers = [_LayerRecord(layer, device) for layer in writer.layers]
+        # Values tell their examples, and what is told by concept: both are kept where values are not.
+        self._layers = [_LayerRecord(layer, device, apart=not writer.keeps_values) for layer in writer.layers]
         self.tokens = writer.tokens
         self.prompts = writer.prompts
         if self.tokens:
@@ -78,7 +79,8 @@ class Recorder:
                 fired = gates[layer_id]().on_host() if layer_id in gates else None
                 self.writer.put(layer_id, by_neuron.on_host(), fired)
             means.extend(record.add(placed, layer, by_neuron.values, self.tokens))
-            record.keep_random(kept, layer.values, self.tokens)
+            if not self.writer.keeps_values:
+                record.keep_random(kept, layer.values, self.tokens)
         self.writer.add(placed, _token_rows(prompts, placed), means)
         self.tokens = position
         self.prompts += len(prompts)
@@ -98,9 +100,11 @@ class Recorder:
 class _LayerRecord:
     """What the recorder holds of one layer."""
 
-    def __init__(self, layer: Layer, device: torch.device) -> None:
+    def __init__(self, layer: Layer, device: torch.device, *, apart: bool) -> None:
+        """apart: keep examples, and statistics by concept."""
         self.layer = layer
-        self._statistics = LayerStatistics(layer.neurons, layer.fires, device)
+        self._apart = apart
+        self._statistics = LayerStatistics(layer.neurons, layer.fires, device, by_concept=apart)
         self._top = ExtremeExamples(layer.neurons, 1)
         self._bottom = ExtremeExamples(layer.neurons, -1)
         self.random_tokens = np.empty(0, np.int64)
@@ -122,14 +126,17 @@ class _LayerRecord:
             stop = start + prompt.tokens
             firsts.setdefault(prompt.concept, []).append(start)
             values = layer.values[start:stop]
-            low = high = to_host(values[0])
+            chunk = None
             if prompt.tokens > 1:
                 fired = None if layer.fired is None else layer.fired[start + 1 : stop]
                 chunk = self._statistics.add(prompt.concept, False, values[1:], fired)
-                low, high = np.minimum(low, chunk.minimum), np.maximum(high, chunk.maximum)
                 means.extend(self._means(prompt, values, chunk))
-            self._top.add(high, by_neuron[:, start:stop], prompt.first_token)
-            self._bottom.add(low, by_neuron[:, start:stop], prompt.first_token)
+            if self._apart:
+                low = high = to_host(values[0])
+                if chunk is not None:
+                    low, high = np.minimum(low, chunk.minimum), np.maximum(high, chunk.maximum)
+                self._top.add(high, by_neuron[:, start:stop], prompt.first_token)
+                self._bottom.add(low, by_neuron[:, start:stop], prompt.first_token)
         for concept, rows in firsts.items():
             fired = None if layer.fired is None else layer.fired[rows]
             self._statistics.add(concept, True, layer.values[rows], fired)
@@ -154,36 +161,37 @@ class _LayerRecord:
         self._random_values = np.stack(rows)
 
     def snapshot(self, random: RandomTokens) -> LayerSnapshot:
-        neurons = self.layer.neurons
         return LayerSnapshot(
             layer_id=self.layer.layer_id,
             statistics=self._statistics.groups(),
+            concepts=self._statistics.concepts(),
             histograms=self._statistics.histograms(),
-            examples={
-                "top": (self._top.token_idx, self._top.values),
-                "min": (self._bottom.token_idx, self._bottom.values),
-                "random": (np.tile(random.token_idx, (neurons, 1)), self._random_values.T),
-            },
+            examples=self._examples(random) if self._apart else {},
             delta=self._delta,
         )
+
+    def _examples(self, random: RandomTokens) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        return {
+            "top": (self._top.token_idx, self._top.values),
+            "min": (self._bottom.token_idx, self._bottom.values),
+            "random": (np.tile(random.token_idx, (self.layer.neurons, 1)), self._random_values.T),
+        }
 
     def restore(self, tables: RunTables) -> None:
         """Go on from the last segment."""
         layer = self.layer
-        groups = {
-            (concept, first): tables.layer_group(layer, concept, first) for concept, first in tables.groups(layer)
-        }
         histograms = {
             False: tables.histograms(layer.site, layer.layer, skip_first=True),
         }
         histograms[True] = tables.histograms(layer.site, layer.layer) - histograms[False]
-        self._statistics.restore(groups, histograms)
-        self._top.restore(*tables.layer_examples(layer, "top", KEPT))
-        self._bottom.restore(*tables.layer_examples(layer, "min", KEPT))
-        tokens, values = tables.layer_examples(layer, "random", KEPT)
-        there = tokens[0] >= 0
-        self.random_tokens = tokens[0][there]
-        self._random_values = values[:, there].T.copy()
+        self._statistics.restore(tables.statistics_apart(layer), tables.concept_statistics(layer), histograms)
+        if self._apart:
+            self._top.restore(*tables.layer_examples(layer, "top", KEPT))
+            self._bottom.restore(*tables.layer_examples(layer, "min", KEPT))
+            tokens, values = tables.layer_examples(layer, "random", KEPT)
+            there = tokens[0] >= 0
+            self.random_tokens = tokens[0][there]
+            self._random_values = values[:, there].T.copy()
         if layer.site == "mixer":
             self._delta = read_mamba_delta(tables.cursor()).get(layer.layer)
             self._counts_delta = self._delta is not None  # else begun by a version that did not

@@ -55,6 +55,13 @@ from nfinspect_store.writer import RunWriter
 SEGMENT_SECONDS = 60.0
 """What a crash can cost, beside the batch under way [own]."""
 
+SEGMENT_BYTES = 16 * 2**20
+"""Values that a crash can cost, beside the batch under way, as long as commits stay cheap [own]."""
+
+COMMIT_SHARE = 0.1
+"""Of the time at most goes into commits of segments that end by their bytes: a commit writes all statistics anew, which
+takes 0.2 s for 2,000 neurons and 1.4 s for 37,000 (docs/decisions/0008) [own]."""
+
 SEGMENT_MEANS = 64 * 2**20
 """Bytes of prompt means in one segment at most: they wait in memory for its end [own]."""
 
@@ -218,8 +225,7 @@ class Capture:
 
     def _record(self, recorder: Recorder, reader: BatchReader, stop: StopRequest, heartbeat: Heartbeat) -> str | None:
         """Record what remains; returns why it stopped early, if it did."""
-        means_of_prompt = 4 * len(SELECTIONS) * sum(layer.neurons for layer in self.layers)
-        segment_start, segment_prompts = time.monotonic(), recorder.prompts
+        segment = _Segment(recorder)
         for batch in self._remaining(recorder.prompts):
             if stop.reason:
                 return stop.reason
@@ -229,10 +235,8 @@ class Capture:
             for prompts, values in self.read_with_less(reader, batch):
                 recorder.add(prompts, values)
             self._tell(recorder, heartbeat, "reading")
-            means = (recorder.prompts - segment_prompts) * means_of_prompt
-            if time.monotonic() - segment_start > SEGMENT_SECONDS or means > SEGMENT_MEANS:
-                recorder.commit({"status": "capturing"}, final=False)
-                segment_start, segment_prompts = time.monotonic(), recorder.prompts
+            if segment.is_over():
+                segment.end()
         return None
 
     def _bytes_with(self, batch: Batch, recorder: Recorder) -> int:
@@ -338,6 +342,34 @@ def _notes(request: CaptureRequest, loaded: LoadedModel) -> list[str]:
             "before a neuron's (n-grams, deltas, traces of the last token) does not hold for it"
         )
     return [note for note in notes if note]
+
+
+class _Segment:
+    """What was recorded since the last commit, and whether that is enough for another one."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._neurons = sum(layer.neurons for layer in recorder.writer.layers)
+        self._commit_seconds = 0.0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._start = time.monotonic()
+        self._tokens, self._prompts = self._recorder.tokens, self._recorder.prompts
+
+    def is_over(self) -> bool:
+        seconds = time.monotonic() - self._start
+        means = 4 * len(SELECTIONS) * self._neurons * (self._recorder.prompts - self._prompts)
+        if seconds > SEGMENT_SECONDS or means > SEGMENT_MEANS:
+            return True
+        values = 4 * self._neurons * (self._recorder.tokens - self._tokens) if self._recorder.writer.keeps_values else 0
+        return values >= SEGMENT_BYTES and self._commit_seconds <= COMMIT_SHARE * seconds
+
+    def end(self) -> None:
+        start = time.monotonic()
+        self._recorder.commit({"status": "capturing"}, final=False)
+        self._commit_seconds = time.monotonic() - start
+        self._begin()
 
 
 def default_name(model: str) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 from nfinspect.capturing.transfer import Array, to_host
 from nfinspect_store.histogram import BINS, FIRST_KEY, MIDDLE, SHIFT, SIDE
 from nfinspect_store.histogram import bin_of as bin_of_values
-from nfinspect_store.statistics import UNKNOWN, NeuronStatistics
+from nfinspect_store.statistics import UNKNOWN, ConceptStatistics, NeuronStatistics
 
 ROWS = 32
 """Rows reduced at a time: 32 x 3072 float64 values stay in the processor's cache."""
@@ -114,19 +114,25 @@ def count_tensor(counts: Tensor, values: Tensor) -> None:
 
 
 class LayerStatistics:
-    """Everything kept of one layer, apart for each concept and for position 0."""
+    """Everything kept of one layer: apart for position 0, and in short for each concept where that is asked for."""
 
-    def __init__(self, neurons: int, fires: str, device: torch.device) -> None:
+    def __init__(self, neurons: int, fires: str, device: torch.device, *, by_concept: bool = True) -> None:
         self.neurons = neurons
         self._fires = fires
-        self._groups: dict[tuple[str, bool], NeuronStatistics] = {}
+        self._groups: dict[bool, NeuronStatistics] = {}
+        self._by_concept = by_concept
+        self._concepts: dict[str, ConceptStatistics] = {}
         self._histograms = {first: HistogramCounter(neurons, device) for first in (False, True)}
 
     def restore(
-        self, groups: dict[tuple[str, bool], NeuronStatistics], histograms: dict[bool, NDArray[np.int64]]
+        self,
+        groups: dict[bool, NeuronStatistics],
+        concepts: dict[str, ConceptStatistics],
+        histograms: dict[bool, NDArray[np.int64]],
     ) -> None:
         """Go on from what an earlier segment stored."""
         self._groups = dict(groups)
+        self._concepts = dict(concepts)
         for first, counts in histograms.items():
             self._histograms[first].restore(counts)
 
@@ -134,13 +140,19 @@ class LayerStatistics:
         """Take one chunk, float32[tokens, neurons], of a concept; returns the chunk's own statistics."""
         chunk = chunk_statistics(values, fired, self._fires)
         self._histograms[first].add(values)
-        key = (concept, first)
-        before = self._groups.get(key)
-        self._groups[key] = chunk if before is None else before.merge(chunk)
+        before = self._groups.get(first)
+        self._groups[first] = chunk if before is None else before.merge(chunk)
+        if self._by_concept:
+            told, told_before = ConceptStatistics.of(chunk), self._concepts.get(concept)
+            self._concepts[concept] = told if told_before is None else told_before.merge(told)
         return chunk
 
-    def groups(self) -> dict[tuple[str, bool], NeuronStatistics]:
+    def groups(self) -> dict[bool, NeuronStatistics]:
+        """By (at position 0), as far as there are such tokens."""
         return dict(self._groups)
+
+    def concepts(self) -> dict[str, ConceptStatistics]:
+        return dict(self._concepts)
 
     def histograms(self) -> dict[bool, NDArray[np.int64]]:
         return {first: counter.fetch() for first, counter in self._histograms.items()}

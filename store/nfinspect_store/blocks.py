@@ -9,12 +9,14 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nfinspect_store.block_rows import STORED
 from nfinspect_store.connect import store_error
 from nfinspect_store.schema import BLOCK
 from nfinspect_store.types import Layer
@@ -31,8 +33,10 @@ BLOCK_SCHEMA = pa.schema(
         ("layer_id", pa.int16()),
         ("neuron", pa.int32()),
         ("block", pa.int32()),
-        ("values", pa.list_(pa.field("item", pa.float32(), nullable=False), BLOCK)),
-        ("fired", pa.binary(BLOCK // 8)),
+        ("first", pa.uint8()),
+        ("last", pa.uint8()),
+        ("values", pa.binary()),
+        ("fired", pa.binary()),
     ]
 )
 
@@ -40,71 +44,64 @@ BLOCK_SCHEMA = pa.schema(
 class BlockBuffer:
     """The unfinished block of one layer, neuron by neuron."""
 
-    def __init__(self, layer: Layer, block: int = 0) -> None:
+    def __init__(self, layer: Layer, token: int = 0) -> None:
+        """token: the run's token that comes next."""
         self.layer = layer
-        self.block = block
-        self.filled = 0
-        self._values = np.zeros((layer.neurons, BLOCK), np.float32)
+        self._block, self._first = divmod(token, BLOCK)
+        self._filled = self._first
+        self._values = np.empty((layer.neurons, BLOCK), np.float32)
         # Which values fired, where they do not tell it themselves.
-        self._fired = np.zeros((layer.neurons, BLOCK), np.bool_) if layer.fires == "gate" else None
-
-    def restore(self, values: NDArray[np.float32], fired: NDArray[np.bool_] | None, filled: int) -> None:
-        """Go on from a padded block that was stored: float32[neurons, 256], bool[neurons, 256]."""
-        self._values[:] = values
-        if self._fired is not None and fired is not None:
-            self._fired[:] = fired
-        self.filled = filled
+        self._fired = np.empty((layer.neurons, BLOCK), np.bool_) if layer.fires == "gate" else None
 
     def add(self, values: NDArray[np.float32], fired: NDArray[np.bool_] | None) -> Iterator[pa.RecordBatch]:
         """Take float32[neurons, tokens], bool[neurons, tokens]; yield each block that it completes."""
         start, tokens = 0, values.shape[1]
         while start < tokens:
-            take = min(BLOCK - self.filled, tokens - start)
-            place, part = slice(self.filled, self.filled + take), slice(start, start + take)
+            take = min(BLOCK - self._filled, tokens - start)
+            place, part = slice(self._filled, self._filled + take), slice(start, start + take)
             self._values[:, place] = values[:, part]
             if self._fired is not None and fired is not None:
                 self._fired[:, place] = fired[:, part]
-            self.filled += take
+            self._filled += take
             start += take
-            if self.filled == BLOCK:
-                yield self._batch(self._values, self._fired)
-                # A new array: DuckDB may still be reading the one just handed over.
-                self._values = np.empty_like(self._values)
-                self.block += 1
-                self.filled = 0
+            if self._filled == BLOCK:
+                yield self._rows()
+                self._block += 1
+                self._first = self._filled = 0
 
-    def padded(self) -> pa.RecordBatch:
-        """The unfinished block as it stands, zeros behind it; the buffer goes on unchanged."""
-        self._values[:, self.filled :] = 0
-        if self._fired is not None:
-            self._fired[:, self.filled :] = False
-        return self._batch(self._values.copy(), self._fired)
+    def rest(self) -> Iterator[pa.RecordBatch]:
+        """What there is of the unfinished block, if anything; the next values begin another row of it."""
+        if self._filled > self._first:
+            yield self._rows()
+            self._first = self._filled
 
-    def _batch(self, values: NDArray[np.float32], fired: NDArray[np.bool_] | None) -> pa.RecordBatch:
+    def _rows(self) -> pa.RecordBatch:
         neurons = self.layer.neurons
-        bits = BLOCK_SCHEMA.field("fired").type
+        part = slice(self._first, self._filled)
         return pa.RecordBatch.from_arrays(
             [
                 pa.array(np.full(neurons, self.layer.layer_id, np.int16)),
                 pa.array(np.arange(neurons, dtype=np.int32)),
-                pa.array(np.full(neurons, self.block, np.int32)),
-                pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=BLOCK_SCHEMA.field("values").type),
-                pa.nulls(neurons, bits) if fired is None else packed(fired),
+                pa.array(np.full(neurons, self._block, np.int32)),
+                pa.array(np.full(neurons, self._first, np.uint8)),
+                pa.array(np.full(neurons, self._filled - 1, np.uint8)),
+                _blobs(self._values[:, part].astype(STORED)),  # a copy: DuckDB reads it while the buffer fills again
+                pa.nulls(neurons, pa.binary()) if self._fired is None else _blobs(_packed(self._fired[:, part])),
             ],
             schema=BLOCK_SCHEMA,
         )
 
 
-def packed(fired: NDArray[np.bool_]) -> pa.Array:
-    """bool[neurons, 256] -> 32 bytes a neuron, the first token in the lowest bit of the first byte."""
-    bits = np.packbits(fired, axis=1, bitorder="little")
-    return pa.FixedSizeBinaryArray.from_buffers(BLOCK_SCHEMA.field("fired").type, len(bits), [None, pa.py_buffer(bits)])
+def _blobs(rows: NDArray[Any]) -> pa.Array:
+    """Each row of a matrix as one BLOB."""
+    count, size = len(rows), rows[0].nbytes
+    offsets = np.arange(count + 1, dtype=np.int32) * np.int32(size)
+    return pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(rows)])
 
 
-def unpacked(column: pa.Array | pa.ChunkedArray) -> NDArray[np.bool_]:
-    """The column `fired` of rows of blocks, none of them NULL: bool[rows, 256]."""
-    bits = np.frombuffer(b"".join(column.to_pylist()), np.uint8).reshape(-1, BLOCK // 8)
-    return np.unpackbits(bits, axis=1, bitorder="little").astype(np.bool_)
+def _packed(fired: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """bool[neurons, tokens] -> a bit each, the first token in the lowest bit of the first byte."""
+    return np.packbits(fired, axis=1, bitorder="little")
 
 
 class BlockStream:
@@ -128,17 +125,14 @@ class BlockStream:
 
     def put(self, layer_id: int, values: NDArray[np.float32], fired: NDArray[np.bool_] | None) -> None:
         """Add [neurons, tokens]; waits while the queue is full. Raises the writer's StoreError."""
-        for batch in self._buffers[layer_id].add(values, fired):
-            with self._changed:
-                self._wait_until_at_most(max(0, QUEUE_BYTES - batch.nbytes))
-                self._queue.append(batch)
-                self._queued += batch.nbytes
-                self._changed.notify_all()
+        for rows in self._buffers[layer_id].add(values, fired):
+            self._enqueue(rows)
 
     def finish(self) -> None:
-        """Wait until everything put is in the transaction, unfinished blocks padded. Raises the writer's StoreError."""
-        with self._changed:
-            self._queue.extend(buffer.padded() for buffer in self._buffers.values() if buffer.filled)
+        """Wait until everything put is in the transaction, unfinished blocks too. Raises the writer's StoreError."""
+        for buffer in self._buffers.values():
+            for rows in buffer.rest():
+                self._enqueue(rows)
         self._end()
         if self._error is not None:
             raise store_error(self._path, self._error) from self._error
@@ -154,6 +148,13 @@ class BlockStream:
             self._ended = True
             self._changed.notify_all()
         self._thread.join()
+
+    def _enqueue(self, rows: pa.RecordBatch) -> None:
+        with self._changed:
+            self._wait_until_at_most(max(0, QUEUE_BYTES - rows.nbytes))
+            self._queue.append(rows)
+            self._queued += rows.nbytes
+            self._changed.notify_all()
 
     def _wait_until_at_most(self, queued: int) -> None:
         """With the lock held: wait for the thread to get that far, and raise what it met."""

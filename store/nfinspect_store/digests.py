@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nfinspect_store.schema import BLOCK, quoted
+from nfinspect_store.schema import quoted
 
 if TYPE_CHECKING:
     from nfinspect_store.tables import RunTables
@@ -135,13 +135,8 @@ def value_rows(
     run: "RunTables", layer: "Layer"
 ) -> Iterator[tuple[NDArray[np.int32], int, NDArray[np.float32], NDArray[np.bool_] | None]]:
     """A layer's values: neurons, the first of the tokens, values and firings [neurons, tokens]; in no order."""
-    for batch in run.neuron_blocks(layer, 0, layer.neurons):
-        for block in np.unique(batch.block):
-            here = batch.block == block
-            first = int(block) * BLOCK
-            width = min(BLOCK, run.tokens - first)
-            fired = None if batch.fired is None else batch.fired[here, :width]
-            yield batch.neuron[here], first, batch.values[here, :width], fired
+    for rows in run.blocks(layer, fired=True):
+        yield rows.neuron, rows.first, rows.values, rows.fired
 
 
 def _hashes(array: pa.Array) -> Hashes:

@@ -118,15 +118,17 @@ def _table_to_csv(run: RunFile, name: str, path: Path) -> None:
 
 
 def _rows(run: RunFile, layer: Layer) -> Iterator[NDArray[np.float32]]:
-    """A layer's values block by block: float32[up to 256 tokens, neurons], padding left out."""
-    query = 'SELECT "values" FROM blocks WHERE layer_id = $layer AND block = $block ORDER BY neuron'
-    cursor = run.cursor()
-    for block in range(-(-run.tokens // BLOCK)):
-        column = cursor.sql(query, params={"layer": layer.layer_id, "block": block}).to_arrow_table().column(0)
-        flat = np.asarray(column.combine_chunks().flatten().to_numpy(zero_copy_only=False), np.float32)
-        if flat.size != layer.neurons * BLOCK:
-            raise StoreError(f"{run.name} is damaged: block {block} of {layer.site} layer {layer.layer} is not whole")
-        yield np.ascontiguousarray(flat.reshape(layer.neurons, BLOCK).T[: run.tokens - block * BLOCK])
+    """A layer's values block by block: float32[up to 256 tokens, neurons]."""
+    for first in range(0, run.tokens, BLOCK):
+        values = np.empty((min(BLOCK, run.tokens - first), layer.neurons), np.float32)
+        there = 0
+        for part in run.blocks(layer, tokens=(first, first + len(values))):
+            values[part.first - first : part.tokens.stop - first, part.neuron] = part.values.T
+            there += part.values.size
+        if there != values.size:
+            block = f"block {first // BLOCK} of {layer.site} layer {layer.layer}"
+            raise StoreError(f"{run.name} is damaged: {block} is not whole")
+        yield values
 
 
 def _write_safetensors(run: RunFile, layer: Layer, path: Path) -> None:

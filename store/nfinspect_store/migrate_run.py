@@ -14,7 +14,7 @@ import duckdb
 
 from nfinspect_store.atomic import beside, replaced
 from nfinspect_store.connect import (
-    ROW_GROUP_SIZE,
+    RUN_OPTIONS,
     WRITING,
     add,
     add_new,
@@ -31,8 +31,8 @@ from nfinspect_store.layout import check_run, definitions, make_tables
 from nfinspect_store.migrations import FIRST_VERSION, MIGRATIONS, SCHEMA_VERSION
 from nfinspect_store.schema import OPTIONAL_TABLES, quoted
 
-COMPRESSION = {"blocks": "uncompressed"}
-"""As the writer has it (docs/decisions/0001); the other tables are left to DuckDB."""
+COPY_MEMORY = "256MB"
+"""What DuckDB may hold while it copies."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def migrate_run(path: Path) -> Migration:
             with attach_to_write(path, older=True) as connection, translated(path):
                 connection.execute("CHECKPOINT")
         with replaced(path) as new, _removed(beside(path)) as copy:
-            _copy(path, copy, before)
-            _copy(copy, new, SCHEMA_VERSION)
+            copy_run(path, copy, before)
+            copy_run(copy, new, SCHEMA_VERSION)
             shutil.copymode(path, new)
     return Migration(path, before, SCHEMA_VERSION)
 
@@ -70,16 +70,16 @@ def _version(path: Path) -> int:
     return version
 
 
-def _copy(path: Path, new: Path, version: int) -> None:
+def copy_run(path: Path, new: Path, version: int) -> None:
     """The run at `path`, of that version, in a new file; then the steps that the copy lacks are taken there.
 
     A step leaves room that nothing is in: a copy of what needs no step is without.
     """
-    with locked([path, new], threads=1, changeable=WRITING) as connection:
+    with locked([path, new], threads=1, memory=COPY_MEMORY, changeable=WRITING) as connection:
         add(connection, path, "old")
         with translated(path):
             check_run(connection, "old", path, older=True)
-        add_new(connection, new, "new", f"ROW_GROUP_SIZE {ROW_GROUP_SIZE}")
+        add_new(connection, new, "new", RUN_OPTIONS)
         with translated(new):
             tables = [name for kind, name in definitions(connection, "old") if kind == "table"]
             connection.execute("USE new")
@@ -97,7 +97,6 @@ def _copy(path: Path, new: Path, version: int) -> None:
 
 
 def _fill(connection: duckdb.DuckDBPyConnection, table: str) -> None:
-    connection.execute(f"SET force_compression = '{COMPRESSION.get(table, 'auto')}'")
     connection.execute(f"INSERT INTO {quoted(table)} SELECT * FROM old.main.{quoted(table)}")
 
 

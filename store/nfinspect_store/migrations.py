@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import duckdb
 
+from nfinspect_store.migration_004 import store_less
+
 FIRST_VERSION = 1
 
 FIRST_TABLES = """
@@ -66,11 +68,12 @@ def m003_mamba_delta(connection: duckdb.DuckDBPyConnection) -> None:
     )
 
 
-def m004_token_bytes_roles_and_digests(connection: duckdb.DuckDBPyConnection) -> None:
-    """Tokens get their bytes where they are pieces of a character, and who says them in a chat; of those of before
-    neither is known. A table says what the others held when they were written, for runs of before: when they were
-    migrated.
+def m004_less_room_token_bytes_roles_and_digests(connection: duckdb.DuckDBPyConnection) -> None:
+    """Value blocks and statistics take less room. Tokens get their bytes where they are pieces of a character, and who
+    says them in a chat; of those of before neither is known. A table says what the others held when they were written,
+    for runs of before: when they were migrated.
     """
+    store_less(connection)
     connection.execute("ALTER TABLE tokens ADD COLUMN bytes BLOB")
     connection.execute("ALTER TABLE tokens ADD COLUMN role VARCHAR")
     connection.execute('CREATE TABLE digests (part VARCHAR, "rows" BIGINT, digest UBIGINT)')
@@ -79,7 +82,7 @@ def m004_token_bytes_roles_and_digests(connection: duckdb.DuckDBPyConnection) ->
 MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     m002_firings_and_example_lists,
     m003_mamba_delta,
-    m004_token_bytes_roles_and_digests,
+    m004_less_room_token_bytes_roles_and_digests,
 )
 
 SCHEMA_VERSION = FIRST_VERSION + len(MIGRATIONS)

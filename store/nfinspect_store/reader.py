@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import duckdb
 
-from nfinspect_store.connect import CATALOG, attach, query_errors, translated
+from nfinspect_store.connect import CATALOG, FILE_HEADERS, attach, query_errors, translated
 from nfinspect_store.contents import check_contents
 from nfinspect_store.errors import NotARun, StoreError
 from nfinspect_store.tables import RunTables
@@ -16,9 +16,6 @@ from nfinspect_store.tables import RunTables
 STREAMING_MEMORY = "1GB"
 """What DuckDB may hold of values that are streamed. By itself it keeps what it reads until 80 % of the machine's memory
 is full: 5.7 GB for a run of 5 GB, where 1.8 GB do and take no longer."""
-
-FILE_HEADERS = 3 * 4096
-"""Bytes before the first block of a DuckDB file."""
 
 
 class RunFile(RunTables):

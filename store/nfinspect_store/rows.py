@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nfinspect_store.statistics import NeuronStatistics
+from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics
 from nfinspect_store.types import Prompt, PromptMean, TokenRows
 
 
@@ -29,12 +29,11 @@ def means_table(means: Sequence[PromptMean]) -> pa.Table:
     return pa.table({**columns, "values": _lists([m.values for m in means])})
 
 
-def statistics_table(layer_id: int, concept: str, first: bool, statistics: NeuronStatistics) -> pa.Table:
+def statistics_table(layer_id: int, first: bool, statistics: NeuronStatistics) -> pa.Table:
     neurons = len(statistics.n)
     return pa.table(
         {
             "layer_id": np.full(neurons, layer_id, np.int16),
-            "concept": _repeated(concept, neurons),
             "first": np.full(neurons, first),
             "neuron": np.arange(neurons, dtype=np.int32),
             **{f.name: getattr(statistics, f.name) for f in fields(NeuronStatistics)},
@@ -42,14 +41,27 @@ def statistics_table(layer_id: int, concept: str, first: bool, statistics: Neuro
     )
 
 
-def histograms_table(layer_id: int, first: bool, counts: NDArray[np.int64]) -> pa.Table:
-    """counts: int64[neurons, BINS]."""
+def concept_statistics_table(layer_id: int, concept: str, statistics: ConceptStatistics) -> pa.Table:
+    neurons = len(statistics.n)
     return pa.table(
         {
-            "layer_id": np.full(len(counts), layer_id, np.int16),
-            "first": np.full(len(counts), first),
-            "neuron": np.arange(len(counts), dtype=np.int32),
-            "counts": _equal_lists(counts),
+            "layer_id": np.full(neurons, layer_id, np.int16),
+            "concept": _repeated(concept, neurons),
+            "neuron": np.arange(neurons, dtype=np.int32),
+            **{f.name: getattr(statistics, f.name) for f in fields(ConceptStatistics)},
+        }
+    )
+
+
+def histograms_table(layer_id: int, first: bool, counts: NDArray[np.int64]) -> pa.Table:
+    """counts: int64[neurons, BINS]. A row is a bin: like counts lie together, and DuckDB packs them to a few bits."""
+    bins = np.flatnonzero(counts.any(axis=0))
+    return pa.table(
+        {
+            "layer_id": np.full(len(bins), layer_id, np.int16),
+            "first": np.full(len(bins), first),
+            "bin": bins.astype(np.int16),
+            "counts": _equal_lists(np.ascontiguousarray(counts[:, bins].T)),
         }
     )
 

@@ -5,7 +5,7 @@ The other tables hold sufficient statistics, so that everything but raw values i
 """
 
 BLOCK = 256
-"""Tokens in a value block; docs/decisions/0001 has the measurements."""
+"""Tokens in a value block at most; docs/decisions/0001 has the measurements."""
 
 TABLES = f"""
 CREATE TABLE run (
@@ -25,17 +25,27 @@ CREATE TABLE tokens (
     token_idx BIGINT, prompt_idx INTEGER, position INTEGER, token_id INTEGER, token VARCHAR, generated BOOLEAN,
     bytes BLOB, role VARCHAR);
 
--- One row: one neuron on {BLOCK} consecutive tokens. The last block is padded; the view `activations` hides that.
+-- One row: one neuron on the tokens {BLOCK} * block + first to {BLOCK} * block + last. A block comes in several rows
+-- where a segment ends inside it: nothing is padded, and nothing is written again (docs/decisions/0008).
+-- values: float32, big-endian, which SQL reads as a bit string: ("values"[4*i+1 : 4*i+4])::BIT::FLOAT.
 -- fired: a bit for each token, the first in the lowest bit of the first byte; NULL where the values themselves tell it.
-CREATE TABLE blocks (layer_id SMALLINT, neuron INTEGER, block INTEGER, "values" FLOAT[{BLOCK}], fired BLOB);
+CREATE TABLE blocks (
+    layer_id SMALLINT, neuron INTEGER, block INTEGER, "first" UTINYINT, "last" UTINYINT,
+    "values" BLOB USING COMPRESSION uncompressed, fired BLOB);
 
--- Sufficient statistics, apart for each concept and for tokens at position 0 (`first`) and the others.
+-- Sufficient statistics, apart for tokens at position 0 (`first`) and the others.
 CREATE TABLE statistics (
-    layer_id SMALLINT, concept VARCHAR, first BOOLEAN, neuron INTEGER, n BIGINT, fired BIGINT, mean DOUBLE, m2 DOUBLE,
-    m3 DOUBLE, m4 DOUBLE, minimum FLOAT, maximum FLOAT, sum_abs DOUBLE);
+    layer_id SMALLINT, "first" BOOLEAN, neuron INTEGER, n BIGINT, fired BIGINT, mean DOUBLE, m2 DOUBLE, m3 DOUBLE,
+    m4 DOUBLE, minimum FLOAT, maximum FLOAT, sum_abs DOUBLE);
 
--- counts[i] belongs to the bin between edges i-1 and i of the signed-log edges in nfinspect_store.histogram.
-CREATE TABLE histograms (layer_id SMALLINT, first BOOLEAN, neuron INTEGER, counts BIGINT[]);
+-- What is told of a neuron concept by concept, all of a concept's tokens counted. Empty, as `examples` is, in a run
+-- that keeps every value: the values tell both.
+CREATE TABLE concept_statistics (
+    layer_id SMALLINT, concept VARCHAR, neuron INTEGER, n BIGINT, fired BIGINT, mean DOUBLE, maximum FLOAT);
+
+-- One row: one bin of the histograms of a layer's neurons, counts[neuron + 1]; a bin that holds nothing has no row.
+-- Bin i lies between edges i and i+1 of the signed-log edges in nfinspect_store.histogram.
+CREATE TABLE histograms (layer_id SMALLINT, "first" BOOLEAN, bin SMALLINT, counts BIGINT[]);
 
 -- Mean activation of every neuron of a layer over a selection of one prompt's tokens, position 0 left out.
 CREATE TABLE prompt_means (layer_id SMALLINT, prompt_idx INTEGER, selection VARCHAR, n INTEGER, "values" FLOAT[]);
@@ -61,10 +71,13 @@ CREATE TABLE layer_health (
 CREATE TABLE digests (part VARCHAR, "rows" BIGINT, digest UBIGINT);
 
 CREATE VIEW activations AS
-SELECT l.site, l.layer, b.neuron, t.token_idx, b."values"[(t.token_idx & {BLOCK - 1}) + 1] AS value
+SELECT l.site, l.layer, b.neuron, t.token_idx,
+       (b."values"[4 * ((t.token_idx & {BLOCK - 1}) - b."first") + 1
+                   : 4 * ((t.token_idx & {BLOCK - 1}) - b."first") + 4])::BIT::FLOAT AS value
 FROM blocks b
 JOIN layers l ON l.layer_id = b.layer_id
-JOIN tokens t ON (t.token_idx // {BLOCK})::INTEGER = b.block;
+JOIN tokens t ON (t.token_idx // {BLOCK})::INTEGER = b.block
+    AND (t.token_idx & {BLOCK - 1}) BETWEEN b."first" AND b."last";
 """
 
 PUBLIC = ("run", "layers", "prompts", "tokens", "activations", "neurons", "layer_health")
@@ -84,7 +97,16 @@ CREATE TABLE result (
 """
 """In a file with a kept result (results.py)."""
 
-INTERNAL = ("blocks", "statistics", "histograms", "prompt_means", "examples", "mamba_delta", "digests")
+INTERNAL = (
+    "blocks",
+    "statistics",
+    "concept_statistics",
+    "histograms",
+    "prompt_means",
+    "examples",
+    "mamba_delta",
+    "digests",
+)
 
 
 def quoted(identifier: str) -> str:

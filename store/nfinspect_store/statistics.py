@@ -121,6 +121,31 @@ class NeuronStatistics:
         return kurtosis
 
 
+@dataclass(frozen=True)
+class ConceptStatistics:
+    """What is told of a layer's neurons over one concept's tokens: one entry per neuron in every field, [neurons]."""
+
+    n: Counts
+    fired: Counts
+    mean: Floats
+    maximum: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, statistics: NeuronStatistics) -> "ConceptStatistics":
+        """The part of `statistics` that is kept of a concept."""
+        return cls(**{f.name: getattr(statistics, f.name) for f in fields(cls)})
+
+    def merge(self, other: "ConceptStatistics") -> "ConceptStatistics":
+        """Of both parts together, neither of them without tokens; the same neurons in the same order."""
+        n = self.n + other.n
+        return ConceptStatistics(
+            n=n,
+            fired=np.where((self.fired < 0) | (other.fired < 0), UNKNOWN, self.fired + other.fired),
+            mean=self.mean + (other.mean - self.mean) * (other.n / n),
+            maximum=np.maximum(self.maximum, other.maximum),
+        )
+
+
 def _quotient(part: Floats | Counts, whole: Counts, where: NDArray[np.bool_]) -> Floats:
     """part / whole, NaN where it is undefined."""
     quotient: Floats = np.divide(part, whole, out=np.full(part.shape, np.nan), where=where)

@@ -5,7 +5,7 @@ Every method takes a fresh cursor, so threads may share one RunTables.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import cached_property
 
 import duckdb
@@ -14,12 +14,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nfinspect_store.addresses import Address, parse_address
-from nfinspect_store.blocks import unpacked
+from nfinspect_store.block_rows import STORED, BlockRows, blob_bytes, block_rows, from_stored
 from nfinspect_store.connect import CATALOG
 from nfinspect_store.errors import NotARun, RequestError, StoreError
+from nfinspect_store.examples import examples_of
 from nfinspect_store.histogram import BINS
 from nfinspect_store.schema import BLOCK
-from nfinspect_store.statistics import NeuronStatistics
+from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics
 from nfinspect_store.types import (
     Example,
     Layer,
@@ -32,12 +33,13 @@ from nfinspect_store.types import (
 )
 
 STATISTICS_COLUMNS = tuple(f.name for f in fields(NeuronStatistics))
+CONCEPT_COLUMNS = tuple(f.name for f in fields(ConceptStatistics))
 
 READ_STATISTICS = f"""
-SELECT concept, "first", {", ".join(STATISTICS_COLUMNS)}
+SELECT {", ".join(STATISTICS_COLUMNS)}
 FROM statistics
-WHERE layer_id BETWEEN $low AND $high AND ($concept IS NULL OR concept = $concept) AND NOT ("first" AND $skip_first)
-ORDER BY concept, "first", layer_id, neuron
+WHERE layer_id BETWEEN $low AND $high AND NOT ("first" AND $skip_first)
+ORDER BY "first", layer_id, neuron
 """
 
 READ_PROMPT_MEANS = """
@@ -49,18 +51,10 @@ ORDER BY m.prompt_idx, m.layer_id
 """
 
 
+READ_STARTS = "SELECT first_token FROM prompts WHERE tokens > 0 ORDER BY first_token"
+
 BLOCKS_READ = 4096
 """Blocks streamed at a time: 4 MiB of values."""
-
-
-@dataclass(frozen=True)
-class NeuronBlocks:
-    """Some blocks of some neurons of a layer, padding included."""
-
-    neuron: NDArray[np.int32]  # [rows]
-    block: NDArray[np.int32]  # [rows]
-    values: NDArray[np.float32]  # [rows, BLOCK]
-    fired: NDArray[np.bool_] | None  # [rows, BLOCK] where the layer fires by its gate
 
 
 class RunTables:
@@ -224,49 +218,68 @@ class RunTables:
         """Every value of a layer: float32[tokens, neurons]. Raises StoreError when only statistics were kept."""
         found = self.resolve_layer(layer, site)
         self._need_values()
-        query = 'SELECT "values" FROM blocks WHERE layer_id = $layer ORDER BY block, neuron'
-        table = self._arrow(query, {"layer": found.layer_id})
-        flat = _flat(table.column(0))
-        blocks = flat.reshape(-1, found.neurons, BLOCK)  # [blocks, neurons, 256]
-        return np.ascontiguousarray(blocks.transpose(0, 2, 1)).reshape(-1, found.neurons)[: self.tokens]
+        values = np.empty((self.tokens, found.neurons), np.float32)
+        there = 0
+        for rows in self.blocks(found):
+            values[rows.tokens, rows.neuron] = rows.values.T
+            there += rows.values.size
+        if there != values.size:
+            raise StoreError(
+                f"the blocks of {found.site} layer {found.layer} hold {there} values, expected {values.size}: "
+                "the run is damaged (nfinspect verify says more)"
+            )
+        return values
 
     def neuron(self, layer: int, neuron: int, site: str | None = None) -> NDArray[np.float32]:
         """One neuron on every token: float32[tokens]. Raises StoreError when only statistics were kept."""
         found, neuron = self.resolve(Address(layer, neuron, site))
         self._need_values()
-        query = 'SELECT "values" FROM blocks WHERE layer_id = $layer AND neuron = $neuron ORDER BY block'
-        table = self._arrow(query, {"layer": found.layer_id, "neuron": neuron})
-        return _flat(table.column(0))[: self.tokens]
+        query = 'SELECT "values" FROM blocks WHERE layer_id = $layer AND neuron = $neuron ORDER BY block, "first"'
+        return self._stored_values(query, {"layer": found.layer_id, "neuron": neuron}, self.tokens)
 
-    def neuron_blocks(self, layer: Layer, start: int, stop: int) -> Iterator[NeuronBlocks]:
-        """The value blocks of the neurons start <= neuron < stop of a layer, streamed in no order.
+    def blocks(
+        self,
+        layer: Layer,
+        *,
+        neurons: Sequence[int] | range | None = None,
+        tokens: tuple[int, int] | None = None,
+        fired: bool = False,
+    ) -> Iterator[BlockRows]:
+        """A layer's values as they are stored, streamed in no order: those of some neurons, of the blocks that
+        tokens[0] <= token_idx < tokens[1] lie in; and which of them fired, where the layer fires by its gate.
 
-        Raises StoreError when only statistics were kept, or when the layer fires by its gate and the run does not hold
-        when.
+        Raises StoreError when only statistics were kept, or when the run does not hold what fired.
         """
         self._need_values()
-        gated = layer.fires == "gate"
-        query = f"""SELECT neuron, block, "values"{", fired" if gated else ""} FROM blocks
-                    WHERE layer_id = $layer AND neuron >= $start AND neuron < $stop"""
-        parameters = {"layer": layer.layer_id, "start": start, "stop": stop}
+        fired = fired and layer.fires == "gate"
+        of_run = self.tokens  # asked now: nothing else may be while rows stream in a transaction
+        conditions = ["layer_id = $layer"]
+        parameters: dict[str, object] = {"layer": layer.layer_id}
+        if isinstance(neurons, range):
+            conditions.append("neuron >= $start AND neuron < $stop")
+            parameters |= {"start": neurons.start, "stop": neurons.stop}
+        elif neurons is not None:
+            conditions.append("neuron IN (SELECT unnest($neurons))")
+            parameters["neurons"] = list(neurons)
+        if tokens is not None:
+            conditions.append("block BETWEEN $low AND $high")
+            parameters |= {"low": tokens[0] // BLOCK, "high": (tokens[1] - 1) // BLOCK}
+        query = f"""SELECT neuron, block, "first", "last", "values"{", fired" if fired else ""} FROM blocks
+                    WHERE {" AND ".join(conditions)}"""
         for batch in self.streamed(query, parameters, BLOCKS_READ):
-            if gated and batch.column("fired").null_count:
+            if fired and batch.column("fired").null_count:
                 raise StoreError(
                     f"layer {layer.layer} at site {layer.site} fires by its gate, and this run does not hold when: "
                     "it was captured by an older nfinspect; capture it again"
                 )
-            values = batch.column("values").flatten().to_numpy(zero_copy_only=False).reshape(-1, BLOCK)
-            fired = unpacked(batch.column("fired")) if gated else None
-            yield NeuronBlocks(batch.column("neuron").to_numpy(), batch.column("block").to_numpy(), values, fired)
-
-    def block(self, layer: Layer, block: int) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
-        """One block of a layer as it is stored, padding included: float32[neurons, 256]; and which of the values fired,
-        bool[neurons, 256], where the layer fires by its gate.
-        """
-        query = 'SELECT "values", fired FROM blocks WHERE layer_id = $layer AND block = $block ORDER BY neuron'
-        table = self._arrow(query, {"layer": layer.layer_id, "block": block})
-        fired = unpacked(table.column(1)) if layer.fires == "gate" else None
-        return _flat(table.column(0)).reshape(layer.neurons, BLOCK), fired
+            for rows in block_rows(batch):
+                low, high = int(rows.neuron.min()), int(rows.neuron.max())
+                if rows.first < 0 or rows.tokens.stop > of_run or low < 0 or high >= layer.neurons:
+                    raise StoreError(
+                        f"a block of {layer.site} layer {layer.layer} belongs to no neuron or no token of the run: "
+                        "it is damaged (nfinspect verify says more)"
+                    )
+                yield rows
 
     def token_values(self, token_idx: int, site: str | None = None) -> NDArray[np.float32]:
         """Every neuron of a site at one token: float32[neurons of the site]."""
@@ -275,11 +288,22 @@ class RunTables:
         if not 0 <= token_idx < self.tokens:
             raise RequestError(f"no token {token_idx} in this run: it holds tokens 0-{self.tokens - 1}")
         block, slot = divmod(token_idx, BLOCK)
-        query = """SELECT "values"[$slot] FROM blocks WHERE block = $block AND layer_id BETWEEN $low AND $high
+        query = """SELECT "values"[4 * ($slot - "first") + 1 : 4 * ($slot - "first") + 4] FROM blocks
+                   WHERE block = $block AND $slot BETWEEN "first" AND "last" AND layer_id BETWEEN $low AND $high
                    ORDER BY layer_id, neuron"""
-        values = {"slot": slot + 1, "block": block, **self._id_range(layers)}
-        column = self._arrow(query, values).column(0)
-        return np.asarray(column.to_numpy(), dtype=np.float32)
+        neurons = sum(layer.neurons for layer in layers)
+        return self._stored_values(query, {"slot": slot, "block": block, **self._id_range(layers)}, neurons)
+
+    def _stored_values(self, query: str, parameters: Mapping[str, object], expected: int) -> NDArray[np.float32]:
+        """The values in a column of BLOBs, one after the other; that many."""
+        column = self._arrow(query, parameters).column(0)
+        stored = np.concatenate([np.empty(0, np.uint8), *(blob_bytes(chunk) for chunk in column.chunks)])
+        if column.null_count or stored.size != expected * STORED.itemsize:
+            raise StoreError(
+                f"expected {expected} values in the blocks, found {stored.size // STORED.itemsize}: the run is damaged "
+                "(nfinspect verify says more)"
+            )
+        return from_stored(stored)
 
     def _need_values(self) -> None:
         if not self.has_values:
@@ -290,22 +314,15 @@ class RunTables:
     # Statistics
 
     def statistics(
-        self,
-        site: str | None = None,
-        *,
-        concept: str | None = None,
-        skip_first: bool = False,
-        layer: int | None = None,
+        self, site: str | None = None, *, skip_first: bool = False, layer: int | None = None
     ) -> NeuronStatistics:
         """Statistics of a site's neurons in the order of `index`, or of one layer's.
 
-        concept: the tokens of that concept only. skip_first: without the tokens at position 0.
+        skip_first: without the tokens at position 0.
         """
         layers = self.site_layers(site) if layer is None else (self.resolve_layer(layer, site),)
-        if concept is not None:
-            self.resolve_concept(concept)
         neurons = sum(x.neurons for x in layers)
-        parameters = {"concept": concept, "skip_first": skip_first, **self._id_range(layers)}
+        parameters = {"skip_first": skip_first, **self._id_range(layers)}
         columns = self.cursor().execute(READ_STATISTICS, parameters).fetchnumpy()
         arrays = {name: np.asarray(columns[name]) for name in STATISTICS_COLUMNS}
         total = NeuronStatistics.empty(neurons)
@@ -314,17 +331,29 @@ class RunTables:
             total = total.merge(NeuronStatistics(**part))
         return total
 
-    def groups(self, layer: Layer) -> list[tuple[str, bool]]:
-        """The (concept, at position 0) groups in which a layer's statistics are kept apart."""
-        query = 'SELECT DISTINCT concept, "first" FROM statistics WHERE layer_id = ? ORDER BY ALL'
-        return self.cursor().execute(query, [layer.layer_id]).fetchall()
+    def statistics_apart(self, layer: Layer) -> dict[bool, NeuronStatistics]:
+        """One layer's statistics, the tokens at position 0 (True) and the others apart, as far as there are any."""
+        query = f"""SELECT "first", {", ".join(STATISTICS_COLUMNS)} FROM statistics
+                    WHERE layer_id = ? ORDER BY "first", neuron"""
+        columns = self.cursor().execute(query, [layer.layer_id]).fetchnumpy()
+        return {
+            bool(first): NeuronStatistics(
+                **{name: columns[name][columns["first"] == first] for name in STATISTICS_COLUMNS}
+            )
+            for first in np.unique(columns["first"])
+        }
 
-    def layer_group(self, layer: Layer, concept: str, first: bool) -> NeuronStatistics:
-        """One layer's statistics over one group of tokens."""
-        query = f"""SELECT {", ".join(STATISTICS_COLUMNS)} FROM statistics
-                    WHERE layer_id = ? AND concept = ? AND "first" = ? ORDER BY neuron"""
-        columns = self.cursor().execute(query, [layer.layer_id, concept, first]).fetchnumpy()
-        return NeuronStatistics(**{name: np.asarray(columns[name]) for name in STATISTICS_COLUMNS})
+    def concept_statistics(self, layer: Layer) -> dict[str, ConceptStatistics]:
+        """What is told of one layer's neurons concept by concept; nothing in a run of all values."""
+        query = f"""SELECT concept, {", ".join(CONCEPT_COLUMNS)} FROM concept_statistics
+                    WHERE layer_id = ? ORDER BY concept, neuron"""
+        columns = self.cursor().execute(query, [layer.layer_id]).fetchnumpy()
+        return {
+            str(concept): ConceptStatistics(
+                **{name: columns[name][columns["concept"] == concept] for name in CONCEPT_COLUMNS}
+            )
+            for concept in np.unique(columns["concept"])
+        }
 
     def resolve_concept(self, concept: str) -> str:
         """Raises RequestError naming the concepts there are."""
@@ -335,23 +364,20 @@ class RunTables:
     def histograms(self, site: str | None, layer: int, *, skip_first: bool = False) -> NDArray[np.int64]:
         """Signed-log histograms of a layer: int64[neurons, BINS]; the edges are nfinspect_store.histogram.EDGES."""
         found = self.resolve_layer(layer, site)
-        return self._histograms(found, "", {"layer": found.layer_id, "skip_first": skip_first}, found.neurons)
+        query = """SELECT bin, counts FROM histograms WHERE layer_id = $layer AND NOT ("first" AND $skip_first)"""
+        table = self._arrow(query, {"layer": found.layer_id, "skip_first": skip_first})
+        counts = np.asarray(table.column("counts").combine_chunks().flatten().to_numpy(), np.int64)
+        total = np.zeros((BINS, found.neurons), np.int64)
+        np.add.at(total, table.column("bin").to_numpy(), counts.reshape(-1, found.neurons))
+        return np.ascontiguousarray(total.T)
 
     def histogram(self, site: str | None, layer: int, neuron: int, *, skip_first: bool = False) -> NDArray[np.int64]:
         """Signed-log histogram of one neuron: int64[BINS]."""
         found, neuron = self.resolve(Address(layer, neuron, site))
-        parameters = {"layer": found.layer_id, "skip_first": skip_first, "neuron": neuron}
-        counts: NDArray[np.int64] = self._histograms(found, "AND neuron = $neuron", parameters, 1)[0]
-        return counts
-
-    def _histograms(
-        self, layer: Layer, condition: str, parameters: Mapping[str, object], neurons: int
-    ) -> NDArray[np.int64]:
-        query = f"""SELECT counts FROM histograms
-                    WHERE layer_id = $layer AND NOT ("first" AND $skip_first) {condition} ORDER BY "first", neuron"""
-        table = self._arrow(query, parameters)
-        flat = np.asarray(table.column(0).combine_chunks().flatten().to_numpy(), dtype=np.int64)
-        total: NDArray[np.int64] = flat.reshape(-1, neurons, BINS).sum(axis=0)
+        query = """SELECT bin, counts[? + 1] AS counted FROM histograms WHERE layer_id = ? AND NOT ("first" AND ?)"""
+        columns = self.cursor().execute(query, [neuron, found.layer_id, skip_first]).fetchnumpy()
+        total = np.zeros(BINS, np.int64)
+        np.add.at(total, columns["bin"], columns["counted"])
         return total
 
     def prompt_means(
@@ -414,16 +440,27 @@ class RunTables:
             role=table.column("role").to_pylist(),
         )
 
-    def examples(self, site: str | None, layer: int, neuron: int) -> list[Example]:
-        """The kept examples of a neuron: top, min and random ones, each in order of rank."""
+    def examples(
+        self, site: str | None, layer: int, neuron: int, values: NDArray[np.float32] | None = None
+    ) -> list[Example]:
+        """The examples of a neuron: top, min and random ones, each in order of rank.
+
+        values: the neuron's, where the caller has read them already.
+        """
         found, neuron = self.resolve(Address(layer, neuron, site))
         query = """SELECT kind, token_idx, "values" FROM examples WHERE layer_id = ? AND neuron = ?
                    ORDER BY CASE kind WHEN 'top' THEN 0 WHEN 'min' THEN 1 ELSE 2 END"""
         rows = self.cursor().execute(query, [found.layer_id, neuron]).fetchall()
-        return [Example(kind, *example) for kind, *lists in rows for example in zip(*lists, strict=True)]
+        if rows or not self.has_values:
+            return [Example(kind, *example) for kind, *lists in rows for example in zip(*lists, strict=True)]
+        values = self.neuron(layer, neuron, site) if values is None else values
+        starts = self.cursor().execute(READ_STARTS).fetchnumpy()["first_token"]
+        return examples_of(values, starts, self.info.seed)
 
     def layer_examples(self, layer: Layer, kind: str, kept: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """token_idx and value of all neurons' examples of a kind: [neurons, kept], token_idx -1 where there is none."""
+        """token_idx and value of all neurons' stored examples of a kind: [neurons, kept], token_idx -1 where there is
+        none.
+        """
         query = """SELECT token_idx, "values" FROM examples WHERE layer_id = $layer AND kind = $kind ORDER BY neuron"""
         table = self._arrow(query, {"layer": layer.layer_id, "kind": kind})
         columns = [table.column(name).combine_chunks() for name in ("token_idx", "values")]

@@ -1,9 +1,8 @@
-"""The check of `verify` that reads every value: one pass over the blocks, a batch at a time."""
+"""The check of `verify` that reads every value: one pass over the blocks, layer by layer, a batch at a time."""
 
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from nfinspect_store.reader import RunFile
@@ -13,17 +12,12 @@ MEAN_TOLERANCE = 1e-6
 """Of E|a|: the capture and this pass add the same values in another order, both in float64."""
 
 
-READ_BLOCKS = 'SELECT layer_id, neuron, block, "values" FROM blocks'
-
-BATCH = 8192
-"""Blocks read at a time: 8 MB."""
-
-
 @dataclass
 class _Layer:
     """What one layer's blocks say, [neurons] in every array."""
 
-    blocks: NDArray[np.int64]
+    there: NDArray[np.int64]  # how many values
+    places: NDArray[np.uint64]  # see _places
     infinite: NDArray[np.int64]
     minimum: NDArray[np.float32]
     maximum: NDArray[np.float32]
@@ -34,6 +28,7 @@ class _Layer:
     def empty(cls, neurons: int) -> "_Layer":
         return cls(
             np.zeros(neurons, np.int64),
+            np.zeros(neurons, np.uint64),
             np.zeros(neurons, np.int64),
             np.full(neurons, np.inf, np.float32),
             np.full(neurons, -np.inf, np.float32),
@@ -41,60 +36,63 @@ class _Layer:
             np.zeros(neurons),
         )
 
-    def add(self, neuron: NDArray[np.int64], values: NDArray[np.float32], valid: NDArray[np.bool_]) -> None:
-        """values, valid: [rows, 256]; what is not valid is padding."""
-        np.add.at(self.blocks, neuron, 1)
+    def add(self, neuron: NDArray[np.int32], first: int, values: NDArray[np.float32]) -> None:
+        """values: [rows, tokens] from token `first` on."""
+        np.add.at(self.places, neuron, _places(first, first + values.shape[1]))
         finite = np.isfinite(values)
-        np.add.at(self.infinite, neuron, (valid & ~finite).sum(axis=1))
-        valid = valid & finite
-        np.minimum.at(self.minimum, neuron, np.where(valid, values, np.inf).min(axis=1).astype(np.float32))
-        np.maximum.at(self.maximum, neuron, np.where(valid, values, -np.inf).max(axis=1).astype(np.float32))
-        counted = np.where(valid, values, 0).astype(np.float64)
+        np.add.at(self.there, neuron, values.shape[1])
+        np.add.at(self.infinite, neuron, (~finite).sum(axis=1))
+        np.minimum.at(self.minimum, neuron, np.where(finite, values, np.inf).min(axis=1).astype(np.float32))
+        np.maximum.at(self.maximum, neuron, np.where(finite, values, -np.inf).max(axis=1).astype(np.float32))
+        counted = np.where(finite, values, 0).astype(np.float64)
         np.add.at(self.total, neuron, counted.sum(axis=1))
         np.add.at(self.total_abs, neuron, np.abs(counted).sum(axis=1))
 
 
+def _places(start: int, stop: int) -> np.uint64:
+    """Of the tokens start <= token_idx < stop: the sum of squares modulo 2^64. One that is there twice changes it."""
+    with np.errstate(over="ignore"):
+        return np.uint64((np.arange(start, stop, dtype=np.uint64) ** np.uint64(2)).sum(dtype=np.uint64))
+
+
+STRANGERS = """
+SELECT count(*) FROM blocks b LEFT JOIN layers l USING (layer_id)
+WHERE l.layer_id IS NULL OR b.neuron IS NULL OR b.neuron < 0 OR b.neuron >= l.neurons OR b."first" > b."last"
+   OR b.block IS NULL OR b.block < 0 OR b.block::BIGINT * $block + b."last" >= $tokens
+   OR octet_length(b."values") IS DISTINCT FROM 4 * (b."last"::INTEGER - b."first" + 1)
+   OR octet_length(b.fired) <> (b."last"::INTEGER - b."first") // 8 + 1
+"""
+
+
 def check_blocks(run: RunFile) -> list[str]:
-    """All blocks there; no NaN or infinity; minimum, maximum and means as the capture's statistics have them.
+    """Every value there once; no NaN or infinity; minimum, maximum and means as the capture's statistics have them.
 
     DuckDB checks its own checksum of every disk block that is read here: a flipped bit ends the reading.
     """
     if not run.has_values:
         row = run.cursor().execute("SELECT count(*) FROM blocks").fetchone()
         return [f"blocks: a run of statistics holds {row[0]} of them"] if row and row[0] else []
-    layers = {layer.layer_id: _Layer.empty(layer.neurons) for layer in run.layers}
-    expected_blocks = -(-run.tokens // BLOCK)
+    parameters = {"tokens": run.tokens, "block": BLOCK}
+    strangers = run.cursor().execute(STRANGERS, parameters).fetchall()[0][0]
+    if strangers:  # the others cannot be read with them
+        return [f"blocks: {strangers} belong to no neuron or no token of the run"]
     problems: list[str] = []
-    strangers = 0
-    positions = np.arange(BLOCK)
-    for batch in run.streamed(READ_BLOCKS, {}, BATCH):
-        layer_ids, neurons = (
-            batch.column("layer_id").to_numpy(),
-            batch.column("neuron").to_numpy().astype(np.int64),
-        )
-        blocks, values = batch.column("block").to_numpy().astype(np.int64), _values(batch)
-        for layer_id in np.unique(layer_ids):
-            here = layer_ids == layer_id
-            layer = layers.get(int(layer_id))
-            known = np.zeros_like(here) if layer is None else here & (neurons >= 0) & (neurons < len(layer.blocks))
-            known &= (blocks >= 0) & (blocks < expected_blocks)
-            strangers += int((here & ~known).sum())
-            if layer is not None and known.any():
-                valid = blocks[known, None] * BLOCK + positions < run.tokens
-                layer.add(neurons[known], values[known], valid)
-    if strangers:
-        problems.append(f"blocks: {strangers} belong to no neuron or no token of the run")
-    for described in run.layers:
-        found = layers[described.layer_id]
-        place = f"{described.site} layer {described.layer}"
-        wrong = int((found.blocks != expected_blocks).sum())
+    places = _places(0, run.tokens)
+    for layer in run.layers:
+        told = _Layer.empty(layer.neurons)
+        for rows in run.blocks(layer):
+            told.add(rows.neuron, rows.first, rows.values)
+        place = f"{layer.site} layer {layer.layer}"
+        wrong = int((told.there != run.tokens).sum())
         if wrong:
             problems.append(
-                f"blocks: {place}: {wrong} neurons have {found.blocks.min()} to {found.blocks.max()} blocks, "
-                f"expected {expected_blocks}"
+                f"blocks: {place}: {wrong} neurons have {told.there.min()} to {told.there.max()} values, "
+                f"expected {run.tokens}"
             )
+        elif again := int((told.places != places).sum()):
+            problems.append(f"blocks: {place}: {again} neurons have a token twice and another one not at all")
         elif run.tokens:
-            problems += _against_statistics(run, described.site, described.layer, place, found)
+            problems += _against_statistics(run, layer.site, layer.layer, place, told)
     return problems
 
 
@@ -122,9 +120,3 @@ def _against_statistics(run: RunFile, site: str, layer: int, place: str, found: 
                 f"blocks: {place}: the {what} of {count} neurons is not that of the statistics, the first is N{neuron}"
             )
     return problems
-
-
-def _values(batch: pa.RecordBatch) -> NDArray[np.float32]:
-    """The values of a batch of blocks: float32[rows, 256]."""
-    flat = batch.column("values").flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(flat, np.float32).reshape(-1, BLOCK)

@@ -1,7 +1,6 @@
 """The checks of `verify` that compare tables with each other in SQL. Each yields one line per problem."""
 
 from nfinspect_store.reader import RunFile
-from nfinspect_store.schema import BLOCK
 
 TOKENS = """
 SELECT count(*), min(token_idx), max(token_idx), count(DISTINCT token_idx) FROM tokens
@@ -32,12 +31,18 @@ ORDER BY l.site, l.layer
 """
 
 CONCEPT_STATISTICS = """
-SELECT s.concept, s.expected, s.n FROM (
-    SELECT concept, any_value(tokens) AS expected, min(n) AS n, max(n) AS most FROM (
-        SELECT layer_id, neuron, concept, sum(n)::BIGINT AS n FROM statistics GROUP BY ALL) per_neuron
-    JOIN (SELECT concept, sum(tokens)::BIGINT AS tokens FROM prompts GROUP BY concept) p USING (concept)
-    GROUP BY concept) s
-WHERE s.n <> s.expected OR s.most <> s.expected
+SELECT s.concept, l.site, l.layer, l.neurons, count(DISTINCT s.neuron) AS counted, p.tokens, min(s.n), max(s.n)
+FROM concept_statistics s LEFT JOIN layers l USING (layer_id)
+LEFT JOIN (SELECT concept, sum(tokens)::BIGINT AS tokens FROM prompts GROUP BY concept) p ON p.concept = s.concept
+GROUP BY ALL
+HAVING counted IS DISTINCT FROM l.neurons OR count(*) IS DISTINCT FROM l.neurons OR min(s.n) IS DISTINCT FROM p.tokens
+    OR max(s.n) IS DISTINCT FROM p.tokens
+ORDER BY ALL
+"""
+
+CONCEPTS_MISSING = """
+SELECT concept, layer_id FROM (SELECT DISTINCT concept FROM prompts) CROSS JOIN layers
+EXCEPT SELECT concept, layer_id FROM concept_statistics ORDER BY ALL
 """
 
 EACH_EXAMPLE = """
@@ -46,26 +51,15 @@ SELECT layer_id, neuron, kind, unnest(token_idx) AS token_idx, unnest("values") 
 
 EXAMPLES = f"""
 WITH each_example AS ({EACH_EXAMPLE})
-SELECT l.site, l.layer, e.neuron, e.kind, e.token_idx, e.value,
-       b."values"[(e.token_idx & {BLOCK - 1}) + 1] AS stored
+SELECT a.site, a.layer, e.neuron, e.kind, e.token_idx, e.value, a.value AS stored
 FROM each_example e JOIN layers l USING (layer_id)
-JOIN blocks b
-  ON b.layer_id = e.layer_id AND b.neuron = e.neuron AND b.block = (e.token_idx // {BLOCK})::INTEGER
-WHERE stored <> e.value
+JOIN activations a ON a.site = l.site AND a.layer = l.layer AND a.neuron = e.neuron AND a.token_idx = e.token_idx
+WHERE a.value <> e.value
 ORDER BY ALL LIMIT 20
 """
 
 EXAMPLES_OUTSIDE = f"""
 SELECT count(*) FROM ({EACH_EXAMPLE}) WHERE token_idx < 0 OR token_idx >= $tokens
-"""
-
-HISTOGRAMS = """
-SELECT l.site, l.layer, l.neurons, count(h.neuron) AS there, count(*) FILTER (h.n <> $tokens) AS wrong
-FROM layers l LEFT JOIN (
-    SELECT layer_id, neuron, sum(list_sum(counts))::BIGINT AS n FROM histograms GROUP BY layer_id, neuron) h
-  USING (layer_id)
-GROUP BY ALL HAVING there <> l.neurons OR wrong > 0
-ORDER BY l.site, l.layer
 """
 
 MAMBA_DELTA = """
@@ -130,8 +124,17 @@ def check_statistics(run: RunFile) -> list[str]:
                 f"statistics: {site} layer {layer}: {wrong} neurons count {low} to {high} tokens, "
                 f"the run holds {run.tokens}"
             )
-    for concept, expected, found in run.cursor().execute(CONCEPT_STATISTICS).fetchall():
-        problems.append(f"statistics: concept {concept!r} counts {found} tokens, its prompts have {expected}")
+    for row in run.cursor().execute(CONCEPT_STATISTICS).fetchall():
+        concept, site, layer, neurons, counted, expected, low, high = row
+        problems.append(
+            f"concept_statistics: {site} layer {layer}: concept {concept!r} has {counted} neurons that count {low} to "
+            f"{high} tokens, expected {neurons} that count {expected}"
+        )
+    # A run of all values stores nothing by concept, unless it was migrated.
+    held = run.cursor().execute("SELECT count(*) FROM concept_statistics").fetchall()[0][0]
+    if run.tokens and (held or not run.has_values):
+        for concept, layer_id in run.cursor().execute(CONCEPTS_MISSING).fetchall():
+            problems.append(f"concept_statistics: concept {concept!r} is missing for layer_id {layer_id}")
     return problems
 
 
@@ -149,12 +152,15 @@ def check_examples(run: RunFile) -> list[str]:
 def check_histograms(run: RunFile) -> list[str]:
     if run.tokens == 0:
         return []
-    rows = run.cursor().execute(HISTOGRAMS, {"tokens": run.tokens}).fetchall()
-    return [
-        f"histograms: {site} layer {layer}: {wrong} of {there} do not count {run.tokens} tokens, "
-        f"expected {neurons} that do"
-        for site, layer, neurons, there, wrong in rows
-    ]
+    problems = []
+    for layer in run.layers:
+        wrong = int((run.histograms(layer.site, layer.layer).sum(axis=1) != run.tokens).sum())
+        if wrong:
+            problems.append(
+                f"histograms: {layer.site} layer {layer.layer}: {wrong} of {layer.neurons} do not count "
+                f"{run.tokens} tokens"
+            )
+    return problems
 
 
 def check_mamba_delta(run: RunFile) -> list[str]:

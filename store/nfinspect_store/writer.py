@@ -18,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nfinspect_store.atomic import replaced
 from nfinspect_store.blocks import BlockBuffer, BlockStream
-from nfinspect_store.connect import attach_to_write, create, translated
+from nfinspect_store.connect import CATALOG, FILE_HEADERS, add, attach_to_write, create, locked, reached, translated
 from nfinspect_store.digests import (
     VALUES,
     Digest,
@@ -31,8 +32,10 @@ from nfinspect_store.digests import (
 )
 from nfinspect_store.errors import RunExists, StorageFull, StoreError
 from nfinspect_store.mamba_delta import DeltaMoments, mamba_delta_table
+from nfinspect_store.migrate_run import copy_run
 from nfinspect_store.migrations import SCHEMA_VERSION
 from nfinspect_store.rows import (
+    concept_statistics_table,
     examples_table,
     histograms_table,
     means_table,
@@ -40,8 +43,8 @@ from nfinspect_store.rows import (
     statistics_table,
     tokens_table,
 )
-from nfinspect_store.schema import BLOCK, OPTIONAL_TABLES, TABLES, quoted
-from nfinspect_store.statistics import NeuronStatistics
+from nfinspect_store.schema import OPTIONAL_TABLES, TABLES, quoted
+from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer, Prompt, PromptMean, RunInfo, Status, TokenRows
 
@@ -50,15 +53,22 @@ MEMORY = "256MB"
 to this with its tokens; 350,000 neurons are written within it, no slower than within 2 GB, measured."""
 
 
+MOST_HOLES = 0.01
+"""Of a file's blocks that may stay free. They are what a commit writes anew and a few row groups of values: in a large
+run less than this, and a small one is soon copied [own]."""
+
+
 @dataclass(frozen=True)
 class LayerSnapshot:
     """All that is known of one layer's neurons after the tokens so far."""
 
     layer_id: int
-    statistics: Mapping[tuple[str, bool], NeuronStatistics]  # by (concept, at position 0)
+    statistics: Mapping[bool, NeuronStatistics]  # by (at position 0)
+    concepts: Mapping[str, ConceptStatistics]
     histograms: Mapping[bool, NDArray[np.int64]]  # by (at position 0): int64[neurons, BINS]
     examples: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float32]]]
-    """By kind: token_idx and value, [neurons, kept], in order of rank; token_idx -1 where there is none."""
+    """By kind: token_idx and value, [neurons, kept], in order of rank; token_idx -1 where there is none. Empty, as
+    `concepts` is, in a run that keeps every value."""
     delta: DeltaMoments | None = None  # of a Mamba's mixer
 
 
@@ -87,8 +97,7 @@ class RunWriter:
         self._digests = read_digests(connection)
         self._segment = _Segment()
         self._stream: BlockStream | None = None
-        self._buffers = [BlockBuffer(layer, self.tokens // BLOCK) for layer in self.layers] if self.keeps_values else []
-        self._restore_tail(tables)
+        self._buffers = [BlockBuffer(layer, self.tokens) for layer in self.layers] if self.keeps_values else []
 
     @classmethod
     def create(cls, path: Path, info: RunInfo, layers: Sequence[Layer]) -> Self:
@@ -157,9 +166,6 @@ class RunWriter:
         if self._stream is None:
             with translated(self.path):
                 self._connection.execute("BEGIN")
-                # The padded block that the last segment ended with comes again, fuller.
-                self._connection.execute("DELETE FROM blocks WHERE block = ?", [self.tokens // BLOCK])
-                self._connection.execute("SET force_compression = 'uncompressed'")
             self._stream = BlockStream(self.path, self._connection, self._buffers)
         self._stream.put(layer_id, values, fired)
         put = self._segment.put.get(layer_id, 0)
@@ -184,8 +190,6 @@ class RunWriter:
         if self._stream is not None:
             self._stream.finish()
             self._stream = None
-            # Everything but the blocks is small and repetitive: let DuckDB compress it.
-            self._connection.execute("SET force_compression = 'auto'")
         else:
             self._connection.execute("BEGIN")
         with translated(self.path):
@@ -235,6 +239,17 @@ class RunWriter:
                 self._connection.execute("CHECKPOINT")
         finally:
             self._connection.close()
+        if _hole_share(self.path) > MOST_HOLES:
+            self._without_holes()
+
+    def _without_holes(self) -> None:
+        """Copy the file where much of it is free: each commit writes some tables anew, and DuckDB uses their old place
+        again but cuts off only what is free at the end.
+
+        Where the disk has no room for the copy the file stays as it is.
+        """
+        with suppress(StorageFull), replaced(reached(self.path)) as new:
+            copy_run(self.path, new, SCHEMA_VERSION)
 
     def discard(self) -> None:
         """Drop the whole run: its file goes."""
@@ -250,13 +265,15 @@ class RunWriter:
             self._append("prompt_means", means_table(self._segment.means))
 
     def _replace_statistics(self, layers: Sequence[LayerSnapshot]) -> None:
-        for table in ("statistics", "histograms", "examples", "mamba_delta"):
+        for table in ("statistics", "concept_statistics", "histograms", "examples", "mamba_delta"):
             self._empty(table)
         for layer in layers:
-            for (concept, first), statistics in layer.statistics.items():
-                self._append("statistics", statistics_table(layer.layer_id, concept, first, statistics))
+            for first, statistics in layer.statistics.items():
+                self._append("statistics", statistics_table(layer.layer_id, first, statistics))
             for first, counts in layer.histograms.items():
                 self._append("histograms", histograms_table(layer.layer_id, first, counts))
+            for concept, told in layer.concepts.items():
+                self._append("concept_statistics", concept_statistics_table(layer.layer_id, concept, told))
             for kind, (tokens, values) in layer.examples.items():
                 self._append("examples", examples_table(layer.layer_id, kind, tokens, values))
             if layer.delta is not None:
@@ -277,12 +294,17 @@ class RunWriter:
             self._connection.unregister("incoming")
             self._digests[table] = self._digests.get(table, Digest()) + digest_of(rows)
 
-    def _restore_tail(self, tables: RunTables) -> None:
-        filled = self.tokens % BLOCK
-        if not filled:
-            return
-        for buffer in self._buffers:
-            buffer.restore(*tables.block(buffer.layer, buffer.block), filled)
+
+def _hole_share(path: Path) -> float:
+    """Of a closed file's disk blocks, those that are free. DuckDB counts others, too, that it has cut off the end; and
+    before it closes a file it counts those as used that the last checkpoint has freed.
+    """
+    with locked([path], threads=1) as connection:
+        add(connection, path, CATALOG)
+        query = "SELECT block_size, used_blocks FROM pragma_database_size() WHERE database_name = ?"
+        size, used = connection.execute(query, [CATALOG]).fetchall()[0]
+    blocks = (path.stat().st_size - FILE_HEADERS) // size
+    return float((blocks - used) / max(blocks, 1))
 
 
 def _remove(path: Path) -> None:

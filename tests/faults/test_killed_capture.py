@@ -80,17 +80,7 @@ def assert_same_run(one: Path, other: Path) -> None:
             np.testing.assert_array_equal(
                 a.activations(layer.site, layer.layer), b.activations(layer.site, layer.layer)
             )
-        tables = (
-            "layers",
-            "prompts",
-            "tokens",
-            "blocks",
-            "histograms",
-            "examples",
-            "neurons",
-            "layer_health",
-            "statistics",
-        )
+        tables = ("layers", "prompts", "tokens", "histograms", "neurons", "layer_health", "statistics", "prompt_means")
         for table in tables:
             different = f"SELECT * FROM {table} ORDER BY ALL"
             assert a.sql(different).fetchall() == b.sql(different).fetchall(), table
@@ -116,6 +106,43 @@ def test_kill_leaves_the_last_segment_and_resume_gives_identical_values(
     capture_run(request_for(gpt2_dir, tmp_path / "whole", text))
     assert_same_run(store / "r.duckdb", tmp_path / "whole" / "r.duckdb")
     assert sorted(p.name for p in store.iterdir() if "heartbeat" in p.name) == []
+
+
+SEGMENT = 200_000
+"""Bytes of a segment of FAST."""
+
+FAST = """
+import sys
+from pathlib import Path
+from nfinspect.capturing import session
+from nfinspect.capturing.request import CaptureRequest
+session.SEGMENT_BYTES, session.COMMIT_SHARE = int(sys.argv[4]), 1e9
+session.capture_run(CaptureRequest(sys.argv[1], Path(sys.argv[2]), text=(Path(sys.argv[3]),), run="r", context=16,
+                                   batch_size=4, sites=("mlp", "resid")))
+"""
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_fast_capture_that_is_killed_loses_one_segment_of_bytes(
+    seed: int, gpt2_dir: Path, tmp_path: Path, text: Path
+) -> None:
+    store = tmp_path / "store"
+    command = [sys.executable, "-c", FAST, str(gpt2_dir), str(store), str(text), str(SEGMENT)]
+    child = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    wait_for_tokens(store, int(np.random.default_rng(seed).integers(800, 2500)))
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    done = read_heartbeat(store / "r.duckdb")
+    assert done is not None
+    with RunFile.open(store / "r.duckdb") as run:
+        neurons = sum(layer.neurons for layer in run.layers)
+        batch = 4 * 16
+        assert 0 < run.tokens < 4001
+        assert 4 * neurons * (done.tokens_done - run.tokens) <= SEGMENT + 4 * neurons * batch
+    assert verify_run(store / "r.duckdb").problems == ()
+    capture_run(replace(request_for(gpt2_dir, store, text), resume=True))
+    capture_run(request_for(gpt2_dir, tmp_path / "whole", text))
+    assert_same_run(store / "r.duckdb", tmp_path / "whole" / "r.duckdb")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

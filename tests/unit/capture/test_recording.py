@@ -4,17 +4,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from recorded import LAYERS, make_arrays, record_arrays
 from test_examples import by_definition
 
+from nfinspect.analysis.neuron import neuron_detail
+from nfinspect.capturing.arrays import array_info, utc_now
+from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
+from nfinspect_store.addresses import Address
 from nfinspect_store.histogram import BINS, bin_of
 from nfinspect_store.reader import RunFile
+from nfinspect_store.types import Keep, Layer
+from nfinspect_store.writer import RunWriter
 
 RNG = np.random.default_rng(6)
 ARRAYS = make_arrays([1, *RNG.integers(1, 40, 38).tolist(), 1], seed=2)  # 40 prompts; the first and last of one token
-EXACT = ("layers", "prompts", "tokens", "blocks", "histograms", "examples", "prompt_means")
-ROUNDED = ("statistics", "neurons", "layer_health")
+EXACT = ("layers", "prompts", "tokens", "activations", "histograms", "examples", "prompt_means")
+ROUNDED = ("statistics", "concept_statistics", "neurons", "layer_health")
 """Sums in float64, whose last digit depends on the order of adding."""
+KEYS = {"statistics": "layer_id, first, neuron", "concept_statistics": "layer_id, concept, neuron"}
+"""The others begin with theirs."""
 
 
 @pytest.fixture(scope="module")
@@ -22,18 +31,33 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record_arrays(tmp_path_factory.mktemp("whole") / "run.duckdb", ARRAYS, batch=len(ARRAYS.prompts))
 
 
+@pytest.mark.parametrize("keep", ["all", "stats"])
 @pytest.mark.parametrize(("batch", "segment"), [(1, None), (3, None), (1, 1), (7, 2), (40, None), (5, 3)])
-def test_batches_and_segments_change_nothing(batch: int, segment: int | None, whole: Path, tmp_path: Path) -> None:
-    path = record_arrays(tmp_path / "run.duckdb", ARRAYS, batch=batch, segment=segment)
+def test_batches_and_segments_change_nothing(
+    batch: int, segment: int | None, keep: Keep, whole: Path, tmp_path: Path
+) -> None:
+    if keep == "stats":
+        whole = record_arrays(tmp_path / "whole.duckdb", ARRAYS, batch=len(ARRAYS.prompts), keep=keep)
+    path = record_arrays(tmp_path / "run.duckdb", ARRAYS, batch=batch, segment=segment, keep=keep)
     with RunFile.open(whole) as a, RunFile.open(path) as b:
-        for table in EXACT:
-            rows = f"SELECT * FROM {table} ORDER BY ALL"
-            assert a.sql(rows).fetchall() == b.sql(rows).fetchall(), table
+        assert_same_contents(a, b)
         for table in ROUNDED:
-            key = "layer_id, concept, first, neuron" if table == "statistics" else "ALL"  # the others begin with theirs
-            rows = f"SELECT * FROM {table} ORDER BY {key}"
+            rows = f"SELECT * FROM {table} ORDER BY {KEYS.get(table, 'ALL')}"
             pairs = zip(a.sql(rows).fetchall(), b.sql(rows).fetchall(), strict=True)
             assert all(alike(x, y) for one, other in pairs for x, y in zip(one, other, strict=True)), table
+
+
+def assert_same_contents(a: RunFile, b: RunFile) -> None:
+    for table in EXACT:
+        rows = f"SELECT * FROM {table} ORDER BY ALL"
+        assert a.sql(rows).fetchall() == b.sql(rows).fetchall(), table
+    if a.has_values:
+        fired = [np.zeros((run.tokens, LAYERS[1].neurons), bool) for run in (a, b)]
+        for run, array in zip((a, b), fired, strict=True):
+            for rows in run.blocks(LAYERS[1], fired=True):
+                assert rows.fired is not None
+                array[rows.tokens, rows.neuron] = rows.fired.T
+        np.testing.assert_array_equal(*fired)
 
 
 def alike(a: object, b: object) -> bool:
@@ -45,12 +69,6 @@ def alike(a: object, b: object) -> bool:
 
 def test_reopening_in_the_middle_changes_nothing(whole: Path, tmp_path: Path) -> None:
     """What a segment left is all that a new process needs."""
-    import torch
-
-    from nfinspect.capturing.arrays import array_info, utc_now
-    from nfinspect.capturing.recorder import LayerValues, Recorder
-    from nfinspect_store.writer import RunWriter
-
     path = tmp_path / "run.duckdb"
     writer = RunWriter.create(path, array_info("run", 0), LAYERS)
     for i, prompt in enumerate(ARRAYS.prompts):
@@ -67,9 +85,7 @@ def test_reopening_in_the_middle_changes_nothing(whole: Path, tmp_path: Path) ->
     recorder.commit({"status": "complete", "finished_at": utc_now()}, final=True)
     writer.close()
     with RunFile.open(whole) as a, RunFile.open(path) as b:
-        for table in EXACT:
-            rows = f"SELECT * FROM {table} ORDER BY ALL"
-            assert a.sql(rows).fetchall() == b.sql(rows).fetchall(), table
+        assert_same_contents(a, b)
 
 
 def test_examples_are_those_of_the_definition(whole: Path) -> None:
@@ -94,34 +110,56 @@ def test_statistics_and_histograms_are_those_of_the_values(whole: Path) -> None:
     with RunFile.open(whole) as run:
         for layer in LAYERS:
             values = ARRAYS.layer(layer.layer_id)
-            for concept in (None, "tulip", "baseline"):
-                for skip_first in (False, True):
-                    chosen = np.ones(len(values), bool) if concept is None else ARRAYS.concept == concept
-                    chosen = chosen & ~ARRAYS.first if skip_first else chosen
-                    part = values[chosen].astype(np.float64)
-                    found = run.statistics(layer.site, concept=concept, skip_first=skip_first, layer=layer.layer)
-                    assert found.n.tolist() == [len(part)] * layer.neurons
-                    np.testing.assert_allclose(found.mean, part.mean(axis=0), rtol=1e-12, atol=1e-14)
-                    np.testing.assert_allclose(found.std, part.std(axis=0, ddof=1), rtol=1e-12)
-                    np.testing.assert_allclose(found.mean_abs, np.abs(part).mean(axis=0), rtol=1e-12)
-                    assert found.minimum.tolist() == part.min(axis=0).tolist()
-                    assert found.maximum.tolist() == part.max(axis=0).tolist()
-                    if layer.fires == "scale":
-                        assert np.isnan(found.firing_rate).all()
-                    else:
-                        fires = fired_by_gate[chosen] if layer.fires == "gate" else part > 0
-                        assert found.fired.tolist() == fires.sum(axis=0).tolist()
-                    counts = np.stack(
-                        [np.bincount(bin_of(values[chosen, j]), minlength=BINS) for j in range(layer.neurons)]
-                    )
-                    if concept is None:
-                        stored = run.histograms(layer.site, layer.layer, skip_first=skip_first)
-                        np.testing.assert_array_equal(stored, counts)
-                        one = run.histogram(layer.site, layer.layer, 2, skip_first=skip_first)
-                        np.testing.assert_array_equal(one, counts[2])
+            for skip_first in (False, True):
+                chosen = ~ARRAYS.first if skip_first else np.ones(len(values), bool)
+                part = values[chosen].astype(np.float64)
+                found = run.statistics(layer.site, skip_first=skip_first, layer=layer.layer)
+                assert found.n.tolist() == [len(part)] * layer.neurons
+                np.testing.assert_allclose(found.mean, part.mean(axis=0), rtol=1e-12, atol=1e-14)
+                np.testing.assert_allclose(found.std, part.std(axis=0, ddof=1), rtol=1e-12)
+                np.testing.assert_allclose(found.mean_abs, np.abs(part).mean(axis=0), rtol=1e-12)
+                assert found.minimum.tolist() == part.min(axis=0).tolist()
+                assert found.maximum.tolist() == part.max(axis=0).tolist()
+                if layer.fires == "scale":
+                    assert np.isnan(found.firing_rate).all()
+                else:
+                    fires = fired_by_gate[chosen] if layer.fires == "gate" else part > 0
+                    assert found.fired.tolist() == fires.sum(axis=0).tolist()
+                counts = np.stack(
+                    [np.bincount(bin_of(values[chosen, j]), minlength=BINS) for j in range(layer.neurons)]
+                )
+                stored = run.histograms(layer.site, layer.layer, skip_first=skip_first)
+                np.testing.assert_array_equal(stored, counts)
+                one = run.histogram(layer.site, layer.layer, 2, skip_first=skip_first)
+                np.testing.assert_array_equal(one, counts[2])
         whole_site = run.statistics("mlp")
         assert whole_site.mean.shape == (12,)
         np.testing.assert_array_equal(whole_site.mean[5:], run.statistics("mlp", layer=1).mean)
+
+
+def test_concepts_are_told_alike_with_values_and_without(whole: Path, tmp_path: Path) -> None:
+    """A run of all values stores nothing by concept: its values tell it."""
+    fired_by_gate = np.concatenate([f[1] for f in ARRAYS.fired])
+    stats = record_arrays(tmp_path / "stats.duckdb", ARRAYS, keep="stats")
+    with RunFile.open(whole) as kept, RunFile.open(stats) as run:
+        assert kept.sql("SELECT count(*) FROM concept_statistics").fetchall() == [(0,)]
+        for layer in LAYERS:
+            values = ARRAYS.layer(layer.layer_id)
+            for neuron in range(layer.neurons):
+                by_values, by_table = (
+                    neuron_detail(x, Address(layer.layer, neuron, layer.site)).concepts for x in (kept, run)
+                )
+                for told, stored in zip(by_values, by_table, strict=True):
+                    part = values[ARRAYS.concept == told.concept, neuron]
+                    np.testing.assert_allclose([told.mean, stored.mean], part.mean(dtype=np.float64), rtol=1e-12)
+                    assert (told.concept, told.prompts, told.tokens) == (stored.concept, stored.prompts, stored.tokens)
+                    assert told.tokens == len(part) and told.max == stored.max == part.max()
+                    if layer.fires == "scale":
+                        assert told.firing_rate is not None and stored.firing_rate is None
+                    else:
+                        gates = fired_by_gate[ARRAYS.concept == told.concept, neuron % 7]
+                        rate = gates.mean() if layer.fires == "gate" else (part > 0).mean()
+                        assert told.firing_rate == stored.firing_rate == rate
 
 
 def test_prompt_means_are_those_of_the_selected_tokens(whole: Path) -> None:
@@ -147,18 +185,37 @@ def test_prompt_means_are_those_of_the_selected_tokens(whole: Path) -> None:
             np.testing.assert_array_equal(some.values, means.values[means.concept == "tulip"])
 
 
-def test_another_seed_draws_other_examples_and_nothing_else(whole: Path, tmp_path: Path) -> None:
-    path = record_arrays(tmp_path / "run.duckdb", ARRAYS, batch=len(ARRAYS.prompts), seed=1)
-    with RunFile.open(whole) as a, RunFile.open(path) as b:
+def test_another_seed_draws_other_examples_and_nothing_else(tmp_path: Path) -> None:
+    one = record_arrays(tmp_path / "one.duckdb", ARRAYS, batch=len(ARRAYS.prompts), keep="stats")
+    path = record_arrays(tmp_path / "run.duckdb", ARRAYS, batch=len(ARRAYS.prompts), seed=1, keep="stats")
+    with RunFile.open(one) as a, RunFile.open(path) as b:
         random = "SELECT * FROM examples WHERE kind = 'random' ORDER BY ALL"
         others = "SELECT * FROM examples WHERE kind <> 'random' ORDER BY ALL"
         assert a.sql(random).fetchall() != b.sql(random).fetchall()
         assert a.sql(others).fetchall() == b.sql(others).fetchall()
 
 
-def test_many_segments_take_little_more_room_than_one(tmp_path: Path) -> None:
-    """Each segment replaces the statistics; what it frees is used again."""
-    arrays = make_arrays([12] * 30, seed=5)
-    one = record_arrays(tmp_path / "one.duckdb", arrays, batch=2)
-    many = record_arrays(tmp_path / "many.duckdb", arrays, batch=2, segment=1)
-    assert many.stat().st_size < 1.6 * one.stat().st_size
+def test_many_segments_leave_no_hole(tmp_path: Path) -> None:
+    """Each segment writes the statistics anew; what stood behind their old place moves into it at the end."""
+    rng = np.random.default_rng(4)
+    layers = [Layer(i, "mlp", i, f"h.{i}.mlp", 2048, "relu", "positive") for i in range(2)]
+    sizes = {}
+    for every in (1, 8):
+        path = tmp_path / f"{every}.duckdb"
+        writer = RunWriter.create(path, array_info("r", 0), layers)
+        recorder = Recorder(writer, 0, torch.device("cpu"))
+        for number in range(8):
+            if number % every == 0 and number:
+                recorder.commit({"status": "capturing"}, final=False)
+            values = {x.layer_id: LayerValues(rng.normal(size=(40, 2048)).astype(np.float32), None) for x in layers}
+            recorder.add([RecordedPrompt("a", "text", list(range(40)), ["t"] * 40, 40)], values)
+        recorder.commit({"status": "complete", "finished_at": utc_now()}, final=True)
+        writer.close()
+        with RunFile.open(path) as run:
+            query = (
+                "SELECT free_blocks, total_blocks FROM pragma_database_size() WHERE database_name = current_database()"
+            )
+            free, total = run.sql(query).fetchall()[0]
+            assert free <= 0.02 * total, every
+        sizes[every] = path.stat().st_size
+    assert sizes[1] < 1.1 * sizes[8]

@@ -12,7 +12,7 @@ from scipy import stats
 
 from nfinspect.capturing.statistics import HistogramCounter, LayerStatistics, chunk_statistics, count_tensor
 from nfinspect_store.histogram import BINS, EDGES, MIDDLE, bin_of
-from nfinspect_store.statistics import UNKNOWN, NeuronStatistics
+from nfinspect_store.statistics import UNKNOWN, ConceptStatistics, NeuronStatistics
 
 CPU = torch.device("cpu")
 NEURONS = 12
@@ -240,11 +240,18 @@ def test_layer_statistics_keep_concepts_and_position_zero_apart_and_go_on_where_
         whole.add(*part, None)
     for part in parts[:2]:
         begun.add(*part, None)
-    resumed.restore(begun.groups(), begun.histograms())
+    resumed.restore(begun.groups(), begun.concepts(), begun.histograms())
     for part in parts[2:]:
         resumed.add(*part, None)
-    assert_close(whole.groups()["a", False], np.concatenate([values[:40], values[43:70]]))
-    assert_close(whole.groups()["b", True], values[40:43])
+    assert_close(whole.groups()[False], np.concatenate([values[:40], values[43:70]]))
+    assert_close(whole.groups()[True], np.concatenate([values[40:43], values[70:]]))
+    for concept, part in (("a", np.concatenate([values[:40], values[43:]])), ("b", values[40:43])):
+        told = whole.concepts()[concept]
+        np.testing.assert_allclose(told.mean, part.mean(axis=0, dtype=np.float64), rtol=1e-12)
+        assert told.n.tolist() == [len(part)] * NEURONS and told.maximum.tolist() == part.max(axis=0).tolist()
+        assert told.fired.tolist() == (part > 0).sum(axis=0).tolist()
+        for field in fields(ConceptStatistics):
+            np.testing.assert_array_equal(getattr(told, field.name), getattr(resumed.concepts()[concept], field.name))
     for key, group in whole.groups().items():
         for field in fields(NeuronStatistics):
             np.testing.assert_array_equal(getattr(group, field.name), getattr(resumed.groups()[key], field.name))

@@ -25,7 +25,7 @@ from nfinspect_store.errors import (
 )
 from nfinspect_store.reader import RunFile
 from nfinspect_store.results import keep_result
-from nfinspect_store.schema import BLOCK, PUBLIC
+from nfinspect_store.schema import PUBLIC
 from nfinspect_store.types import Layer
 from nfinspect_store.writer import RunWriter
 
@@ -58,13 +58,15 @@ def test_every_way_to_read_values_gives_the_arrays(stored: tuple[Arrays, Path]) 
             np.testing.assert_array_equal(found, expected)
             for neuron in range(layer.neurons):
                 np.testing.assert_array_equal(run.neuron(layer.layer, neuron, layer.site), expected[:, neuron])
-            for block in range(-(-tokens // BLOCK)):
-                padded = np.zeros((layer.neurons, BLOCK), np.float32)
-                part = expected[block * BLOCK : (block + 1) * BLOCK]
-                padded[:, : len(part)] = part.T
-                values, fired = run.block(layer, block)
-                np.testing.assert_array_equal(values, padded)
-                assert (fired is not None) == (layer.fires == "gate")
+            again = np.full(expected.shape, np.nan, np.float32)
+            fired = np.zeros(expected.shape, np.bool_)
+            for rows in run.blocks(layer, fired=True):
+                again[rows.tokens, rows.neuron] = rows.values.T
+                if layer.fires == "gate":
+                    fired[rows.tokens, rows.neuron] = rows.fired.T
+            np.testing.assert_array_equal(again, expected)
+            if layer.fires == "gate":
+                np.testing.assert_array_equal(fired, np.concatenate([f[1] for f in arrays.fired]))
         for token in {0, tokens // 2, min(255, tokens - 1), min(256, tokens - 1), tokens - 1}:
             every = np.concatenate([arrays.layer(0)[token], arrays.layer(1)[token]])
             np.testing.assert_array_equal(run.token_values(token), every)
@@ -143,9 +145,13 @@ def test_statistics_alone_refuse_single_values_and_answer_the_rest(tmp_path: Pat
                 read()
             assert "\n" not in str(caught.value)
         assert run.sql("SELECT count(*) FROM activations").fetchall() == [(0,)]
-        for table in ("tokens", "prompts", "statistics", "histograms", "examples", "prompt_means"):
+        for table in ("tokens", "prompts", "statistics", "histograms", "prompt_means"):
             rows = f"SELECT * FROM {table} ORDER BY ALL"
             assert run.sql(rows).fetchall() == kept.sql(rows).fetchall(), table
+        for layer in LAYERS:
+            for neuron in range(layer.neurons):
+                place = (layer.site, layer.layer, neuron)
+                assert run.examples(*place) == kept.examples(*place)
 
 
 def test_layers_are_given_by_site_and_side_by_side(tmp_path: Path) -> None:
@@ -185,7 +191,7 @@ def test_little_is_held_of_a_run_while_its_values_stream(old_run: Path) -> None:
     limit = "SELECT current_setting('memory_limit')"
     with RunFile.open(old_run) as run:
         before = run.sql(limit).fetchall()
-        passing = run.neuron_blocks(LAYERS[0], 0, 5)
+        passing = run.blocks(LAYERS[0])
         next(passing)
         assert run.sql(limit).fetchall() == before
         assert run._streaming_connection().execute(limit).fetchall() == [("953.6 MiB",)]

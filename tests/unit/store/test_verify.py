@@ -48,10 +48,9 @@ def test_a_run_as_written_is_sound(store: Path, name: str) -> None:
         ("UPDATE prompts SET tokens = 39 WHERE prompt_idx = 29", "they count 1199 tokens together"),
         ("UPDATE statistics SET n = n + 1 WHERE layer_id = 1 AND neuron = 3", "mlp layer 1: 1 neurons count"),
         ("DELETE FROM statistics WHERE layer_id = 1 AND neuron = 3", "mlp layer 1 has 63 neurons"),
-        ("UPDATE statistics SET concept = 'tulip' WHERE concept = 'vietnam'", "concept 'tulip' counts 800"),
         (
             "DELETE FROM blocks WHERE layer_id = 1 AND neuron = 3 AND block = 2",
-            "mlp layer 1: 1 neurons have 4 to 5",
+            "mlp layer 1: 1 neurons have 944 to 1200 values, expected 1200",
         ),
         ("UPDATE blocks SET neuron = 900 WHERE layer_id = 1 AND neuron = 3", "5 belong to no neuron"),
         (
@@ -62,12 +61,10 @@ def test_a_run_as_written_is_sound(store: Path, name: str) -> None:
             "UPDATE statistics SET mean = mean + 0.001 WHERE layer_id = 1 AND neuron = 3",
             "the mean of 1 neurons is not that of the statistics, the first is N3",
         ),
-        (
-            'UPDATE examples SET "values" = list_prepend(99, "values"[2:]) WHERE layer_id = 1 AND neuron = 3',
-            "mlp:L1/N3",
-        ),
-        ("UPDATE examples SET token_idx = list_prepend(5000, token_idx[2:])", "name tokens that the run does not hold"),
-        ("UPDATE histograms SET counts = [1]", "histograms: mlp layer 0"),
+        ("UPDATE histograms SET counts = [1]", "histograms: cannot be read"),
+        ("UPDATE histograms SET counts = list_reverse(counts) WHERE bin = 49", "histograms: mlp layer 0"),
+        ('UPDATE blocks SET "last" = 200 WHERE layer_id = 1 AND neuron = 3', "5 belong to no neuron or no token"),
+        ("UPDATE blocks SET block = 0 WHERE layer_id = 1 AND neuron = 3 AND block = 1", "have a token twice"),
         (
             "UPDATE neurons SET class = 'weak' WHERE layer = 1 AND neuron = 3 AND site = 'mlp'",
             "mlp layer 1 counts",
@@ -93,17 +90,32 @@ def test_what_does_not_agree_is_found(store: Path, statement: str, expected: str
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_a_value_that_is_no_number_is_found(store: Path, value: str) -> None:
-    values = f"list_transform(range(256), lambda i: '{value}'::FLOAT)::FLOAT[256]"
-    change = f"""UPDATE blocks SET "values" = {values}
+    bits = {"nan": "7FC00000", "inf": "7F800000", "-inf": "FF800000"}[value]
+    change = f"""UPDATE blocks SET "values" = unhex(repeat('{bits}', 256))
                  WHERE layer_id = 1 AND neuron = 3 AND block = 0"""
     problems = damage(store / "planted.duckdb", change)
     assert any("256 values are NaN or infinite, the first in N3" in problem for problem in problems), problems
 
 
 def test_values_that_changed_places_are_found(store: Path) -> None:
-    """Minimum, maximum and mean stay; the examples and the order do not."""
-    change = """UPDATE blocks SET "values" = list_reverse("values"::FLOAT[])::FLOAT[256] WHERE block = 0"""
-    assert damage(store / "planted.duckdb", change)
+    """Minimum, maximum and mean stay; what was told of each prompt does not."""
+    change = """UPDATE blocks SET "values" = "values"[513:] || "values"[:512] WHERE block = 0 AND layer_id = 1"""
+    problems = damage(store / "planted.duckdb", change)
+    assert any("prompt_means: mlp layer 1: the mean over last" in problem for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("UPDATE concept_statistics SET concept = 'tulip' WHERE concept = 'vietnam'", "concept 'tulip' has 64 neurons"),
+        ("DELETE FROM concept_statistics WHERE layer_id = 1 AND neuron = 3", "has 63 neurons"),
+        ("DELETE FROM concept_statistics WHERE layer_id = 1 AND concept = 'tulip'", "concept 'tulip' is missing"),
+        ("UPDATE examples SET token_idx = list_prepend(5000, token_idx[2:])", "name tokens that the run does not hold"),
+    ],
+)
+def test_what_does_not_agree_is_found_where_only_statistics_are(store: Path, statement: str, expected: str) -> None:
+    problems = damage(store / "stats.duckdb", statement)
+    assert any(expected in problem for problem in problems), problems
 
 
 def test_no_flipped_bit_and_no_cut_goes_unseen_or_crashes(store: Path) -> None:

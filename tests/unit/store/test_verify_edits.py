@@ -22,11 +22,11 @@ HERE = "layer_id = 0 AND neuron = 3"
 NEURON = "site = 'mlp' AND layer = 0 AND neuron = 3"
 LAYER = "site = 'mlp' AND layer = 0"
 
-VALUES = '"values"::FLOAT[]'
-SWAPPED = (
-    f"list_transform({VALUES}, lambda v, i: ({VALUES})[CASE i WHEN 5 THEN 6 WHEN 6 THEN 5 ELSE i END])::FLOAT[256]"
-)
-NUDGED = f"list_transform({VALUES}, lambda v, i: CASE i WHEN 9 THEN v + 1e-7::FLOAT ELSE v END)::FLOAT[256]"
+SWAPPED = '"values"[:16] || "values"[21:24] || "values"[17:20] || "values"[25:]'
+"""The fifth value and the sixth."""
+
+NUDGED = 'set_bit("values"::BIT, 287, 1 - get_bit("values"::BIT, 287))::BLOB'
+"""The last bit of the ninth value."""
 
 EDITS = [
     # What is derived
@@ -55,21 +55,21 @@ EDITS = [
     f"UPDATE statistics SET m4 = m4 * 2 WHERE {HERE}",
     f"UPDATE statistics SET sum_abs = sum_abs * 1.01 WHERE {HERE}",
     f"UPDATE statistics SET maximum = maximum + 1 WHERE {HERE}",
-    "UPDATE histograms SET counts = list_transform(counts, lambda c, i: c + (i = 51)::INT - (i = 49)::INT)",
-    "UPDATE histograms SET counts = list_transform(counts, lambda c, i: c + 999 * ((i = 51)::INT - (i = 49)::INT))",
+    "UPDATE histograms SET counts = list_transform(counts, lambda c, i: c + (i = 4)::INT - (i = 3)::INT)",
+    "UPDATE histograms SET counts = list_transform(counts, lambda c, i: c + 999 * ((i = 4)::INT - (i = 3)::INT))",
     'UPDATE prompt_means SET "values" = list_transform("values", lambda v: v * 1.01) WHERE prompt_idx = 4',
     "DELETE FROM prompt_means WHERE prompt_idx = 4 AND layer_id = 0 AND selection = 'last'",
     "DELETE FROM prompt_means WHERE prompt_idx = 4",
     "UPDATE prompt_means SET n = n + 1 WHERE prompt_idx = 4",
     "UPDATE prompt_means SET prompt_idx = 9 - prompt_idx WHERE prompt_idx IN (4, 5) AND layer_id = 0",
-    'UPDATE examples SET "values" = list_reverse("values") WHERE layer_id = 0 AND kind = \'top\'',
+    "INSERT INTO examples VALUES (0, 1, 'top', [5], [99.0])",
     # What is in order
-    "DELETE FROM tokens WHERE token_idx = 239",
     "UPDATE prompts SET prompt_tokens = prompt_tokens + 1 WHERE prompt_idx = 2",
     "INSERT INTO run SELECT * FROM run",
 ]
 
 ONCE = [
+    "DELETE FROM tokens WHERE token_idx = 239",
     # Two tokens of one prompt, whose sums stay; the last bits of a value
     f'UPDATE blocks SET "values" = {SWAPPED} WHERE {HERE} AND block = 0',
     f'UPDATE blocks SET "values" = {NUDGED} WHERE {HERE} AND block = 0',
@@ -83,7 +83,7 @@ ONCE = [
     "UPDATE run SET settings = json_merge_patch(settings, '{\"note\": 1}')",
     "UPDATE layers SET module = 'h.9' WHERE layer_id = 0",
     "UPDATE layers SET activation = 'gelu' WHERE layer_id = 0",
-    "DELETE FROM examples WHERE layer_id = 0 AND kind = 'top'",
+    "INSERT INTO concept_statistics VALUES (0, 'a', 1, 120, 60, 0.4, 3.0)",
     "DELETE FROM digests WHERE part = 'prompts'",
 ]
 
