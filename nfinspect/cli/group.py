@@ -143,6 +143,6 @@ def open_app(store: str | None, run: str | None = None, *, ascii_only: bool = Fa
     if given is not None and given.is_file() and given.name.endswith(RUN_SUFFIX):
         given, run = given.absolute().parent, given.name.removesuffix(RUN_SUFFIX)
     directory = store_path(given)
-    from nfinspect.tui.app import run_app
+    from nfinspect.tui.start import run_app
 
     return run_app(directory, run, ascii=ascii_only, mouse=not no_mouse)

@@ -1,16 +1,14 @@
 """The app:
 
-one screen, a trail of panes on it, and what all panes share (messages, keys, the way in and out).
+one screen, a trail of panes on it, and what all panes share (messages, keys). start.py runs it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual import events, on
@@ -32,7 +30,6 @@ from nfinspect.tui.typeahead import STUCK_SECONDS, KeyDone, TypeAhead
 
 if TYPE_CHECKING:
     from nfinspect.tui.engine import Engine, Session
-    from nfinspect.tui.late import LateEngine
 
 BUSY_SECONDS = 0.25
 """Work shorter than this is not announced: two repaints for nothing."""
@@ -471,45 +468,3 @@ class NfinspectApp(App[int]):
 
             for analysis in ANALYSES[:-1]:  # logits are of one neuron: its pane has the key
                 yield SystemCommand(f"Analysis: {analysis.name}", analysis.answers, partial(go_to, self, analysis.name))
-
-
-def run_app(
-    store: Path,
-    run: str | None = None,
-    *,
-    ascii: bool = False,  # noqa: A002 (named like the option)
-    mouse: bool = True,
-) -> int:
-    """Open the app on a store, and on one of its runs if `run` is given. Returns the exit status.
-
-    A defect ends the app: what was raised is raised here, once the terminal is as it was before.
-    The engine is bound late: DuckDB's import (0.1-0.2 s) happens in the first worker, behind the first paint.
-    """
-    from nfinspect.tui.hangup import watch_terminal
-    from nfinspect.tui.late import LateEngine
-
-    engine = LateEngine(Path(store))
-    app = NfinspectApp(engine, run, plain=ascii)
-    stop_watching = None
-    if sys.__stdin__ is not None and sys.__stdin__.isatty():
-        stop_watching = watch_terminal(sys.__stdin__.fileno(), partial(_hang_up, app), partial(_farewell, app, engine))
-    try:
-        status = app.run(mouse=mouse)
-    finally:
-        if stop_watching is not None:
-            stop_watching()
-        engine.close()
-    if app._exception is not None:
-        raise app._exception
-    return app.return_code or status or 0
-
-
-def _farewell(app: NfinspectApp, engine: LateEngine) -> None:
-    app.close_runs()
-    engine.end_jobs()
-
-
-def _hang_up(app: NfinspectApp, status: int) -> None:
-    """Called from a signal handler: the exit has to happen on the loop."""
-    if app.loop is not None:
-        app.loop.call_soon_threadsafe(partial(app.exit, status))

@@ -19,7 +19,7 @@ from pathlib import Path
 import pyte
 
 RUN = (
-    "import sys; from pathlib import Path; from nfinspect.tui.app import run_app; "
+    "import sys; from pathlib import Path; from nfinspect.tui.start import run_app; "
     "sys.exit(run_app(Path(sys.argv[1]), sys.argv[2] or None, **eval(sys.argv[3])))"
 )
 

@@ -148,7 +148,7 @@ def commands_about(store: Path) -> list[str]:
 
 
 SLOWLY = """
-import sys; from pathlib import Path; from nfinspect.tui import jobs; from nfinspect.tui.app import run_app
+import sys; from pathlib import Path; from nfinspect.tui import jobs; from nfinspect.tui.start import run_app
 jobs.COMMAND = ("-P", str(Path(sys.argv[1]).parent / "slow.py"))
 sys.exit(run_app(Path(sys.argv[1]), sys.argv[2]))
 """
