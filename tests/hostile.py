@@ -25,13 +25,13 @@ def spoken(text: str = HOSTILE) -> str:
 
 
 def poison(path: Path) -> None:
-    """Put hostile text into every cell of text of a run file, but for what it is told by: its id and its sites."""
+    """Put hostile text into every cell of text of a run file, but for what it is known by: its id, sites, status."""
     with duckdb.connect(str(path)) as connection:
         columns = connection.execute(
             "SELECT table_name, column_name FROM duckdb_columns() JOIN duckdb_tables() USING (table_name) "
             "WHERE data_type = 'VARCHAR' AND NOT duckdb_columns.internal"
         ).fetchall()
         for table, column in columns:
-            if column not in ("run_id", "settings", "keep", "site", "selection", "kind", "status"):
+            if column not in ("run_id", "settings", "keep", "site", "selection", "kind", "status", "fires"):
                 connection.execute(f'UPDATE "{table}" SET "{column}" = ? || coalesce("{column}", \'\')', [spoken()])
         connection.execute("UPDATE run SET settings = json_object(?, ?)", [spoken(), spoken()])

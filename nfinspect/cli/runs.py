@@ -151,7 +151,7 @@ def verify(run: str, store: str | None, as_json: bool) -> int:
         output.lines([f"PROBLEM  {problem}" for problem in found.problems])
         output.lines([f"failed   {what}" for what in found.failed])
         output.lines([f"passed   {what}" for what in found.checked if what not in found.failed])
-        output.lines([f"open     {what}" for what in found.not_covered])
+        output.lines([f"unseen   {what}" for what in found.not_covered])
     return 0 if found.ok else 1
 
 

@@ -113,7 +113,10 @@ def test_verify_says_first_whether_the_run_is_sound(nfinspect: Run, store: Path)
     verdict, *rest = done.stdout.splitlines()
     assert done.returncode == 1 and verdict.startswith("planted is DAMAGED: ")
     words = [line.split()[0] for line in rest]
-    assert words == sorted(words, key=["PROBLEM", "failed", "passed"].index) and set(words) >= {"PROBLEM", "failed"}
+    assert words == sorted(words, key=["PROBLEM", "failed", "passed", "unseen"].index) and set(words) >= {
+        "PROBLEM",
+        "failed",
+    }
     # What found the problem is not among what passed.
     failed = [line.split(maxsplit=1)[1] for line in rest if line.startswith("failed")]
     assert failed[0].startswith("tokens: ") and not any(f"passed   {what}" in rest for what in failed)

@@ -132,6 +132,7 @@ def test_a_set_that_leaves_too_few_neurons_has_no_controls_and_says_so() -> None
     assert second.control.count == 20
     assert found.notes == (
         "most has no controls: it holds 40 of the 64 neurons of layer 1, and fewer are left than it takes",
+        "the intervals are drawn from 6 documents, and are too narrow with fewer than 10",
     )
 
 

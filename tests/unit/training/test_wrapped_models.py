@@ -193,8 +193,8 @@ def test_padding_of_an_encoder_does_not_count_either() -> None:
     layers = reading(Classifier(), lambda m: m(IDS, MASK.flip(1))).layers
     # The head sees one vector of each sequence: no token of the mask's.
     assert [(layer.layer_name, layer.tokens) for layer in layers] == [
-        ("bert.encoder.layer.0.intermediate.intermediate_act_fn", REAL),
-        ("bert.encoder.layer.1.intermediate.intermediate_act_fn", REAL),
+        ("bert.encoder.layer.0.output.dense", REAL),
+        ("bert.encoder.layer.1.output.dense", REAL),
         ("head.1", 4),
     ]
 
