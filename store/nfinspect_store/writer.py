@@ -267,9 +267,12 @@ class RunWriter:
     def _replace_statistics(self, layers: Sequence[LayerSnapshot]) -> None:
         for table in ("statistics", "concept_statistics", "histograms", "examples", "mamba_delta"):
             self._empty(table)
+        for first in (False, True):  # like beside like packs best
+            for layer in layers:
+                if first in layer.statistics:
+                    rows = statistics_table(layer.layer_id, first, layer.statistics[first])
+                    self._append("statistics", rows)
         for layer in layers:
-            for first, statistics in layer.statistics.items():
-                self._append("statistics", statistics_table(layer.layer_id, first, statistics))
             for first, counts in layer.histograms.items():
                 self._append("histograms", histograms_table(layer.layer_id, first, counts))
             for concept, told in layer.concepts.items():

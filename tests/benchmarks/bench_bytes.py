@@ -37,8 +37,8 @@ class Shape:
 
 
 SHAPES = (
-    Shape("GPT-2-small, one concept", "gpt2", 1800, 70, 1, 4.6),
-    Shape("GPT-2-small, one concept", "gpt2", 280, 11, 1, 5.2),
+    Shape("GPT-2-small, one concept", "gpt2", 1800, 31, 1, 4.6),
+    Shape("GPT-2-small, one concept", "gpt2", 280, 6, 1, 5.2),
     Shape("Llama 135M, mlp and resid", "llama", 1832, 70, 5, 4.8),
     Shape("Llama 135M, mlp and resid", "llama", 280, 11, 5, 6.0),
 )
