@@ -193,7 +193,10 @@ def test_the_same_to_the_last_digit_whatever_the_chunks(make_run: MakeRun, monke
     monkeypatch.setattr(firing, "CHUNK_BYTES", 1)
     ticks: list[tuple[int, int]] = []
     assert json.dumps(ngrams(run, 2, tick=lambda *t: ticks.append(t)).to_json()) == first
-    assert ticks == [(24 * i + j, 72) for i in range(3) for j in (7, 14, 21, 24)]
+    assert ticks == [(done, 72) for done in range(1, 73)]  # seven are read at a time, one is handed out
+    for given, sizes in ((1, [1] * 24), (5 * run.tokens, [5, 5, 5, 5, 4])):
+        monkeypatch.setattr(firing, "CHUNK_BYTES", given)
+        assert [len(chunk.fired) for chunk in firing.fired_chunks(run, run.layers[0])] == sizes
 
 
 def test_a_kept_document_gives_the_analysis_back(make_run: MakeRun) -> None:
