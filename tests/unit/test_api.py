@@ -53,8 +53,9 @@ def test_record_takes_every_pass_inside_the_block(tmp_path: Path) -> None:
     seen: list[torch.Tensor] = []
     hook = model.transformer.h[2].mlp.c_proj.register_forward_pre_hook(lambda m, a: seen.append(a[0].detach()))
     with nf.record(model, word_tokenizer(), store=tmp_path, run="passes", concept="mine") as recording:
+        seen.clear()  # of the pass that the model's fingerprint is taken from
         with torch.no_grad():
-            model(ids, attention_mask=mask)
+            model(ids, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0))
             model(input_ids=torch.tensor([[11, 12]]))
         with pytest.raises(RunBusy):
             _ = recording.run
