@@ -6,12 +6,13 @@ BINS = 12
 
 
 def bars(counts: dict[int, int], log: bool) -> list[int]:
-    """The bins over which the lowest row of the chart has a bar's middle; 12 bins of 5 cells."""
+    """The bins over whose middle the lowest row of the chart has a bar, or the mark of a little; 12 bins of 5 cells."""
     edges = tuple(float(i) for i in range(BINS + 1))
     lines = histogram(edges, tuple(counts.get(i, 0) for i in range(BINS)), True, 5 * BINS + 8, 8, log, False)
-    lowest = next(line for line in reversed(lines) if "█" in line)
-    inside = lowest[lowest.index("┤") + 1 : lowest.rindex("│")] if "┤" in lowest else lowest.split("│")[1]
-    return [i for i in range(BINS) if inside[int((i + 0.5) * len(inside) / BINS)] == "█"]
+    lowest, axis = next((row, line) for row, line in zip(lines, lines[1:], strict=False) if "└" in line)
+    start, canvas = axis.index("└") + 1, axis.count("─")
+    inside = lowest.ljust(len(axis))[start:]
+    return [i for i in range(BINS) if inside[int((i + 0.5) * canvas / BINS)] != " "]
 
 
 def test_empty_bins_between_stay_empty() -> None:

@@ -154,7 +154,7 @@ def test_a_mixture_of_experts_says_loudly_that_its_mlps_are_not_read(
     with pytest.warns(UserWarning, match=said):
         run = nf.capture(moe(), word_tokenizer(), PROMPTS, store=tmp_path, run="moe")
     assert run.sites == ("resid",) and "--sites mlp --layers 0 reads" in run.notes[0]
-    assert run.health().notes == run.notes
+    assert set(run.notes) < set(run.health().notes)  # that these are few tokens comes with it
     run.close()
 
     def output(*arguments: str) -> str:
@@ -163,7 +163,7 @@ def test_a_mixture_of_experts_says_loudly_that_its_mlps_are_not_read(
         return capsys.readouterr().out
 
     assert "NOTE no MLP neurons in this run" in output("health")
-    assert json.loads(output("health", "--json"))["notes"] == list(run.notes)
+    assert set(run.notes) < set(json.loads(output("health", "--json"))["notes"])
     assert "no MLP neurons in this run" in output("info")
     assert json.loads(output("info", "--json"))["notes"] == list(run.notes)
     dense = nf.capture(moe(), word_tokenizer(), PROMPTS, store=tmp_path, run="dense", sites=("mlp",), layers=(0,))
