@@ -153,8 +153,9 @@ def record(
     attention_mask says which tokens are real, on either side. A pass that goes on from a cache (a decoding step) is
     refused: `capture` records generations. What torch.compile has made runs as Python inside the block, so that it can
     be read. Left-padded rows whose model does not read them as lone prompts are recorded as they were read: that is a
-    warning, and stands in the run's settings. An exception in the block leaves no run. Raises ModelError, RunExists,
-    StorageFull, CaptureError.
+    warning, and stands in the run's settings. Before the block the model is asked once for its fingerprint, which hooks
+    of your own see as a pass. An exception in the block leaves no run. Raises ModelError, RunExists, StorageFull,
+    CaptureError.
     """
     model = uncompiled(model)
     loaded = in_memory(model, tokenizer)

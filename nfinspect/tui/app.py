@@ -23,7 +23,7 @@ from nfinspect.tui.chrome import Breadcrumbs, KeyLine, PromptLine, StatusLine
 from nfinspect.tui.glyphs import ASCII, UNICODE
 from nfinspect.tui.harmless import Harmless
 from nfinspect.tui.job_board import JobBoard
-from nfinspect.tui.panes.base import LEAVES_SOMETHING, Pane, one_line
+from nfinspect.tui.panes.base import LEAVES_SOMETHING, OPENING, Pane, one_line
 from nfinspect.tui.panes.runs import RunsPane
 from nfinspect.tui.trail import Stop, Trail
 from nfinspect.tui.typeahead import STUCK_SECONDS, KeyDone, TypeAhead
@@ -168,6 +168,8 @@ class NfinspectApp(App[int]):
 
     def done(self, pane: Pane, what: str) -> None:
         text = self._work.pop((id(pane), what), None)
+        if what == OPENING:  # twice: behind the place that this may bring on screen
+            self.call_later(self.call_later, self._let_in_next)
         if text is not None and self._base_screen.query_one(StatusLine).cell.text == text + self.glyphs.more:
             self.say("")
 
@@ -280,7 +282,7 @@ class NfinspectApp(App[int]):
             progress = self.engine.progress(name)
             return None if progress is not None and progress.alive else self.engine.open(name)
 
-        self.pane.load("opened_or_live", lambda: (name, opened()), busy=f"opening {name}")
+        self.pane.load(OPENING, lambda: (name, opened()), busy=f"opening {name}")
 
     def follow(self, name: str) -> None:
         """To the progress of a run that is being captured."""
@@ -327,12 +329,15 @@ class NfinspectApp(App[int]):
     async def on_event(self, event: events.Event) -> None:
         if not isinstance(event, events.Key) or event.is_forwarded:
             await super().on_event(event)
-        elif self._typed.hold(event):
-            self.set_timer(STUCK_SECONDS, self._let_in_if_stuck)
+        elif self._typed.hold(event, on_the_way=self._opening):
+            self.set_timer(STUCK_SECONDS, self._let_in_next)
         else:
             await self._let_in(event)
 
     async def _let_in(self, event: events.Key) -> None:
+        if self._opening and event.key == "escape":
+            self.pane.cancel_work()
+            return
         self._typed.begin()
         self._said_before_key = self._said
         target = self.focused or self.screen
@@ -341,7 +346,7 @@ class NfinspectApp(App[int]):
 
     async def on_key_done(self, message: KeyDone) -> None:
         message.stop()
-        event = self._typed.done(message)
+        event = self._typed.done(message, on_the_way=self._opening)
         if event is not None or not self._typed.busy:
             self._drop_old_line()
         if event is not None:
@@ -352,9 +357,14 @@ class NfinspectApp(App[int]):
         if self._said == self._said_before_key and not self._keep_line and not self._work:
             self.say("")
 
-    async def _let_in_if_stuck(self) -> None:
-        if (event := self._typed.stuck()) is not None:
+    async def _let_in_next(self) -> None:
+        if not self._opening and (event := self._typed.next()) is not None:
             await self._let_in(event)
+
+    @property
+    def _opening(self) -> bool:
+        """Whether the place on screen is waiting for a run that was asked for."""
+        return self._shown is not None and OPENING in self.work_of(self._shown)
 
     def action_help(self) -> None:
         from nfinspect.tui.help import HelpScreen

@@ -4,7 +4,7 @@ Textual hands a key to whatever has the focus when the key arrives. Over a slow 
 arrives at once, and its second half would be obeyed by the pane that is being left. So one key is under way
 at a time: after it, a marker takes the same road (focused widget, its ancestors, the app), twice, because
 an action may post a message to its pane, which then changes the place. Only when the second marker has
-arrived is the next key let in.
+arrived is the next key let in. While a run is being opened, keys wait for its layers, which they are meant for.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from textual.message_pump import MessagePump
 
 STUCK_SECONDS = 1.0
 """A marker can get lost with a widget that is removed: then keys are let in again after this."""
+
+AT_ONCE = ("escape", "ctrl+c", "ctrl+q")
+"""Keys that nobody means for a place that is being opened."""
 
 
 class KeyDone(Message):
@@ -43,9 +46,15 @@ class TypeAhead:
         """Whether a key is under way or waits."""
         return bool(self._waiting) or self._since is not None
 
-    def hold(self, event: events.Key) -> bool:
-        """Whether the key has to wait, behind those that wait already; otherwise it may be let in."""
-        if self._waiting or (self._since is not None and time.monotonic() - self._since < STUCK_SECONDS):
+    def hold(self, event: events.Key, *, on_the_way: bool) -> bool:
+        """Whether the key has to wait, behind those that wait already; otherwise it may be let in.
+
+        on_the_way: a place is being opened.
+        """
+        if on_the_way and (event.key in AT_ONCE or (event.key == "q" and not self._waiting)):
+            self._waiting.clear()  # what was typed for that place
+            return False
+        if on_the_way or self._waiting or (self._since is not None and time.monotonic() - self._since < STUCK_SECONDS):
             self._waiting.append(event)
             return True
         return False
@@ -59,17 +68,17 @@ class TypeAhead:
         """Send the first marker after the key."""
         target.post_message(KeyDone(target, self._serial, again=True))
 
-    def done(self, marker: KeyDone) -> events.Key | None:
-        """A marker has arrived: the key that may go now, if one waits."""
+    def done(self, marker: KeyDone, *, on_the_way: bool) -> events.Key | None:
+        """A marker has arrived: the key that may go now, if one waits and no place is being opened."""
         if marker.serial != self._serial:
             return None
         if marker.again and marker.target.post_message(KeyDone(marker.target, marker.serial, again=False)):
             return None
         self._since = None
-        return self._waiting.popleft() if self._waiting else None
+        return self._waiting.popleft() if self._waiting and not on_the_way else None
 
-    def stuck(self) -> events.Key | None:
-        """The next key, if the marker of the one before it never came."""
+    def next(self) -> events.Key | None:
+        """The next key, unless one is under way: its marker may have been lost."""
         if self._waiting and (self._since is None or time.monotonic() - self._since >= STUCK_SECONDS):
             self._since = None
             return self._waiting.popleft()

@@ -112,6 +112,49 @@ class SlowSession(FakeSession):
         return super().neuron(address)
 
 
+class SlowEngine(FakeEngine):
+    """Runs take until the gate is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+
+    def open(self, run: str) -> FakeSession:
+        self.gate.wait(5)
+        return super().open(run)
+
+
+@pytest.mark.parametrize(
+    ("keys", "place"), [("n j enter", "neurons > L0/N1"), (": s q l enter", "demo > sql"), ("j j j enter", "L3")]
+)
+async def test_keys_typed_while_a_run_is_opened_are_for_the_run(start: Start, keys: str, place: str) -> None:
+    engine = SlowEngine()
+    async with start(engine, run=None) as app:
+        await app.press("/", *"demo", "enter")
+        for key in ("enter", *keys.split()):
+            app._send(key)
+            await asyncio.sleep(0.01)
+        assert app.crumbs == "nfinspect"
+        engine.gate.set()
+        await app.settle()
+        assert place in app.crumbs or place in app.text.splitlines()[0], app.text
+
+
+async def test_escape_while_a_run_is_opened_stays_in_the_list(start: Start) -> None:
+    engine = SlowEngine()
+    async with start(engine, run=None) as app:
+        await app.press("/", *"demo", "enter")
+        for key in ("enter", "n", "escape"):
+            app._send(key)
+            await asyncio.sleep(0.05)
+        assert app.status == "cancelled"
+        engine.gate.set()
+        await app.settle()
+        assert app.crumbs == "nfinspect" and ("close",) in engine.session.calls and not app.app.sessions
+        await app.press("enter")
+        assert app.crumbs.startswith("nfinspect > demo")
+
+
 @pytest.mark.parametrize(
     ("keys", "row"),
     [

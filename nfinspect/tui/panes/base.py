@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 CANCELLED = "cancelled"
 
+OPENING = "opened_or_live"
+"""The work of a pane in which a run was asked for: see `show_opened_or_live`."""
+
 LEAVES_SOMETHING = ("exported", "start", "started", "deleted")
 """Pieces of work that leave something behind: files, processes."""
 
@@ -170,6 +173,8 @@ class Pane(Widget):
 
     def on_loaded(self, message: Loaded) -> None:
         if message.ticket != self._tickets[message.what]:
+            if message.what == OPENING and message.value[1] is not None:
+                message.value[1].close()
             return
         self.hub.done(self, message.what)
         getattr(self, f"show_{message.what}")(message.value)
