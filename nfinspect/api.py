@@ -16,7 +16,7 @@ from nfinspect.capturing.errors import BadPrompts, CaptureError
 from nfinspect.capturing.modes import eval_mode
 from nfinspect.capturing.passes import recorded_passes
 from nfinspect.capturing.prompt_files import PromptText, chat_of
-from nfinspect.capturing.prompts import PromptIds, prompt_ids
+from nfinspect.capturing.prompts import PromptIds, check_concept, prompt_ids
 from nfinspect.capturing.recorder import Recorder
 from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.session import (
@@ -66,6 +66,8 @@ def capture(
     ModelError, BadPrompts, StoreError.
     """
     by_concept = prompts if isinstance(prompts, Mapping) else {"prompts": prompts}
+    for concept in by_concept:
+        check_concept(concept)
     given = [
         _given(concept, prompt, f"{concept} prompt {i + 1}")
         for concept, group in by_concept.items()
@@ -155,8 +157,9 @@ def record(
     be read. Left-padded rows whose model does not read them as lone prompts are recorded as they were read: that is a
     warning, and stands in the run's settings. Before the block the model is asked once for its fingerprint, which hooks
     of your own see as a pass. An exception in the block leaves no run. Raises ModelError, RunExists, StorageFull,
-    CaptureError.
+    CaptureError, BadPrompts for a concept that is no text.
     """
+    check_concept(concept)
     model = uncompiled(model)
     loaded = in_memory(model, tokenizer)
     found = by_site(find_sites(model, sites, layers))

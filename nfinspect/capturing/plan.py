@@ -4,14 +4,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import Tensor
-
 from nfinspect.capturing.errors import BadPrompts
 from nfinspect.capturing.prompt_files import Columns, read_prompts
 from nfinspect.capturing.prompts import PromptIds, corpus_windows, prompt_ids
 from nfinspect.capturing.request import DEFAULT_CONTEXT, CaptureRequest
 from nfinspect.capturing.writing import writing
-from nfinspect.models import LoadedModel, Texts, already_begun, dependence, end_ids, rope_limit
+from nfinspect.models import (
+    LoadedModel,
+    Texts,
+    UnknownToken,
+    already_begun,
+    check_ids,
+    dependence,
+    end_ids,
+    rope_limit,
+)
 from nfinspect_store.types import Layer
 
 BATCH_BYTES = 128 * 2**20
@@ -59,14 +66,11 @@ def fitting(prompts: Sequence[PromptIds], request: CaptureRequest, loaded: Loade
     """The prompts as the model can read them, new tokens after them. Raises BadPrompts naming one that it cannot."""
     if not prompts:
         raise BadPrompts("expected prompts, found none: give --prompts FILE or --text FILE")
-    vocabulary = _vocabulary(loaded)
     for prompt in prompts:
-        outside = next((i for i in (min(prompt.token_ids), max(prompt.token_ids)) if not 0 <= i < vocabulary), None)
-        if outside is not None:
-            raise BadPrompts(
-                f"expected token ids from 0 to {vocabulary - 1}, the model's vocabulary, found {outside} in "
-                f"{prompt.origin}: the tokenizer, or who made the ids, belongs to another model"
-            )
+        try:
+            check_ids(loaded.model, prompt.token_ids, prompt.origin)
+        except UnknownToken as error:
+            raise BadPrompts(str(error)) from error
     return [_fitting(prompt, request, loaded.max_context) for prompt in prompts]
 
 
@@ -130,10 +134,3 @@ def _fitting(prompt: PromptIds, request: CaptureRequest, limit: int | None) -> P
         f"{prompt.origin} has {len(prompt.token_ids)} tokens, which with {request.generate} new ones do not fit the "
         f"model's context of {limit}: shorten it, generate fewer, or pass --truncate"
     )
-
-
-def _vocabulary(loaded: LoadedModel) -> int:
-    """How many token ids the model's embeddings know."""
-    weight = loaded.model.get_input_embeddings().weight
-    assert isinstance(weight, Tensor)
-    return weight.shape[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nfinspect.capturing.errors import BadPrompts
 from nfinspect.capturing.prompt_files import PromptText, read_text
-from nfinspect.models import CannotTokenize, Message, Texts, TokenizedText
+from nfinspect.models import CannotTokenize, Message, Texts, TokenizedText, is_text
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,24 @@ class PromptIds:
 
 
 def prompt_ids(prompts: Sequence[PromptText], texts: Texts, *, answer: bool = False) -> list[PromptIds]:
-    """Tokenise prompts by the one rule about special tokens. answer: chats go up to where the model is to answer."""
+    """Tokenise prompts by the one rule about special tokens. answer: chats go up to where the model is to answer.
+
+    Raises BadPrompts.
+    """
     found = []
     for prompt in prompts:
+        check_concept(prompt.concept, f" of {prompt.origin}")
         read = _tokenized(prompt, texts, answer)
         if not read.token_ids:
             raise BadPrompts(f"expected text in {prompt.origin}, found an empty prompt (no token)")
         found.append(PromptIds(prompt.concept, read.text, read.token_ids, prompt.origin, read.roles, read.begins))
     return found
+
+
+def check_concept(concept: object, of: str = "") -> None:
+    """Raises BadPrompts for a label that no run can hold. of: what, for the message."""
+    if not isinstance(concept, str) or not is_text(concept):
+        raise BadPrompts(f"expected a concept{of} that is a str of whole characters, found {repr(concept)[:60]}")
 
 
 def corpus_windows(path: Path, texts: Texts, context: int, max_tokens: int | None = None) -> list[PromptIds]:
@@ -60,9 +70,6 @@ def corpus_windows(path: Path, texts: Texts, context: int, max_tokens: int | Non
 
 def _tokenized(prompt: PromptText, texts: Texts, answer: bool) -> TokenizedText:
     content = prompt.content
-    said = [content] if isinstance(content, str) else [m.content for m in content if isinstance(m, Message)]
-    if not all(map(_is_text, (*said, prompt.concept))):
-        raise BadPrompts(f"expected text in {prompt.origin}, found half a surrogate pair, which no file can hold")
     try:
         if isinstance(content, str):
             return texts.text(content, answer=answer)
@@ -72,7 +79,3 @@ def _tokenized(prompt: PromptText, texts: Texts, answer: bool) -> TokenizedText:
         raise BadPrompts(f"{prompt.origin}: {error}") from error
     ids = tuple(i for i in content if not isinstance(i, Message))
     return TokenizedText(texts.decoded(ids), ids)
-
-
-def _is_text(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)

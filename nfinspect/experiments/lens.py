@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from nfinspect.experiments.direct_path import find_tail
 from nfinspect.experiments.logits import token_texts
-from nfinspect.experiments.perplexity import vocabulary_size
 from nfinspect.models import (
     Bos,
     LoadedModel,
@@ -23,6 +22,7 @@ from nfinspect.models import (
     find_sites,
     forward_batch,
     require_causal,
+    vocabulary,
 )
 from nfinspect.models.checks import first_input, first_tensor
 from nfinspect_store.errors import RequestError
@@ -112,8 +112,8 @@ def logit_lens(
     a chat is read up to where the model answers.
 
     Ties of rank go to the smaller token_id. Raises RequestError for a prompt without a token or longer than the model's
-    context, CannotTokenize as Texts does, UnsupportedModel where the way from the blocks to the logits cannot be told
-    or the model sees ahead.
+    context, CannotTokenize as Texts does, UnknownToken, UnsupportedModel where the way from the blocks to the logits
+    cannot be told or the model sees ahead.
     """
     if top < 1:
         raise RequestError(f"--top counts tokens from 1 up, found {top}")
@@ -196,7 +196,7 @@ def _block_groups(loaded: LoadedModel, token_ids: list[int]) -> tuple[Tensor, ..
     finally:
         for handle in handles:
             handle.remove()
-    rows = max(1, LOGIT_BYTES // (4 * len(token_ids) * vocabulary_size(loaded)))
+    rows = max(1, LOGIT_BYTES // (4 * len(token_ids) * vocabulary(loaded.model)))
     return torch.split(torch.cat(outputs), rows)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nfinspect.analysis.ticks import Tick, silent
-from nfinspect.models import LoadedModel, embedding_device, require_causal
+from nfinspect.models import LoadedModel, check_ids, embedding_device, require_causal, vocabulary
 from nfinspect_store.errors import RequestError
 
 DEFAULT_CONTEXT = 1024
@@ -42,13 +42,6 @@ class Window:
     def shape(self) -> tuple[int, int]:
         """(tokens, predicted): windows of one shape go through the model together."""
         return self.stop - self.start, self.stop - self.first
-
-
-def vocabulary_size(loaded: LoadedModel) -> int:
-    """How many token ids the model knows."""
-    weight = loaded.model.get_input_embeddings().weight
-    assert isinstance(weight, Tensor)
-    return weight.shape[0]
 
 
 def sliding_windows(tokens: int, context: int, stride: int, *, begun: bool = False) -> list[Window]:
@@ -108,7 +101,7 @@ class Scorer:
         """batch_size: windows in a pass; None: as many as LOGIT_BYTES and PASS_TOKENS allow. begin: token ids before
         every window, within `context`.
 
-        Raises RequestError for a token that the model does not have, UnsupportedModel for a model that sees ahead.
+        Raises UnknownToken for a token that the model does not have, UnsupportedModel for a model that sees ahead.
         """
         require_causal(loaded.model, "a perplexity")
         self._loaded = loaded
@@ -118,12 +111,8 @@ class Scorer:
         windows = sliding_windows(len(token_ids), context - len(begin), stride, begun=bool(begin))
         self.target = np.concatenate([np.arange(w.first, w.stop) for w in windows])
         self.window = np.repeat(np.arange(len(windows)), [w.stop - w.first for w in windows])
-        self._vocabulary = vocabulary_size(loaded)
-        if token_ids.max() >= self._vocabulary:
-            raise RequestError(
-                f"expected token ids below {self._vocabulary}, the size of the model's vocabulary, found "
-                f"{token_ids.max()}: the tokenizer belongs to another model"
-            )
+        self._vocabulary = vocabulary(loaded.model)
+        check_ids(loaded.model, [*begin, int(token_ids.min()), int(token_ids.max())], "the text")
         # All logits are computed where the model cannot leave any out.
         self._keeps = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
         self._batches = self._batched(windows, batch_size)

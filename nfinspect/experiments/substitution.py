@@ -21,6 +21,7 @@ from nfinspect.models import (
     LoadedModel,
     SiteReader,
     body,
+    check_ids,
     find_sites,
     forward_batch,
     require_causal,
@@ -78,10 +79,7 @@ def substitution_sensitivity(
     sites = matching_sites(loaded, chosen)
     require_causal(loaded.model, "how far a substituted token reaches")  # before hooks hang on the model: it runs it
     pairs = draw_pairs(run, draws, seed, max(lags), rope_limit(loaded.model))
-    embeddings = loaded.model.get_input_embeddings().weight
-    assert isinstance(embeddings, Tensor)
-    if max(max(*p.token_ids, p.substitute) for p in pairs) >= len(embeddings):
-        raise RequestError(f"the run holds token ids that {loaded.name} lacks: it was captured from another model")
+    check_ids(loaded.model, [i for pair in pairs for i in (*pair.token_ids, pair.substitute)], "the run")
     sums = {site: np.zeros((len(lags), site.neurons)) for site in sites}
     samples = np.zeros(len(lags), np.int64)
     done = 0

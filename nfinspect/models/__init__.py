@@ -3,7 +3,7 @@
 Imports torch and transformers, and nothing of ours but the errors.
 """
 
-from .batch import Batch, body, embedding_device
+from .batch import Batch, body, check_ids, embedding_device, vocabulary
 from .compiled import run_as_python, uncompiled
 from .dependence import Dependence, dependence, require_causal, rope_limit, sees_ahead
 from .errors import (
@@ -18,6 +18,7 @@ from .errors import (
     PickleRefused,
     SilentHook,
     UnknownSite,
+    UnknownToken,
     UnsupportedModel,
     WrongRevision,
     WrongSite,
@@ -29,7 +30,7 @@ from .hub import full_name, split_revision
 from .load import LoadedModel, in_memory, load_model
 from .sites import BOUNDED, RELU_FAMILY, SITES, LayerSite, blocks, by_site, default_site, find_sites, why_no_mlp
 from .token_texts import TokenTexts
-from .tokenizing import Bos, Message, Texts, TokenizedText, already_begun, end_ids
+from .tokenizing import Bos, Message, Texts, TokenizedText, already_begun, end_ids, is_text
 
 __all__ = [
     "BOUNDED",
@@ -57,6 +58,7 @@ __all__ = [
     "TokenTexts",
     "TokenizedText",
     "UnknownSite",
+    "UnknownToken",
     "UnsupportedModel",
     "WrongRevision",
     "WrongSite",
@@ -64,6 +66,7 @@ __all__ = [
     "blocks",
     "body",
     "by_site",
+    "check_ids",
     "check_same_weights",
     "default_site",
     "dependence",
@@ -74,6 +77,7 @@ __all__ = [
     "forward_batch",
     "full_name",
     "in_memory",
+    "is_text",
     "load_model",
     "require_causal",
     "rope_limit",
@@ -82,5 +86,6 @@ __all__ = [
     "split_revision",
     "steps_clamp_as_a_pass",
     "uncompiled",
+    "vocabulary",
     "why_no_mlp",
 ]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import structure
+from .errors import UnknownToken
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def padded(model: nn.Module, sequences: Sequence[Sequence[int]], *, pad_id: int,
         place = slice(0, len(sequence)) if side == "right" else slice(width - len(sequence), width)
         ids[row, place] = torch.tensor(list(sequence), dtype=torch.long)
         valid[row, place] = True
+    check_ids(model, [int(ids.min()), int(ids.max())], "what the model is to read")
     mask, positions = None, None
     if side == "left" and min(lengths) != width:
         mask = valid.long().to(device)
@@ -69,6 +71,27 @@ def padded(model: nn.Module, sequences: Sequence[Sequence[int]], *, pad_id: int,
             # Padding gets position 0: any row of a learned position table will do, -1 is none.
             positions = (valid.long().cumsum(-1) - 1).clamp(min=0).to(device)
     return Batch(ids.to(device), valid.to(device), mask, positions, lengths, side)
+
+
+def vocabulary(model: nn.Module) -> int:
+    """How many token ids the model has embeddings for; its tokenizer may know fewer or more."""
+    weight = getattr(model, "get_input_embeddings")().weight  # noqa: B009  (nn.Module does not declare it)
+    return int(weight.shape[0])
+
+
+def check_ids(model: nn.Module, token_ids: Sequence[int], where: str) -> None:
+    """Raises UnknownToken for an id without an embedding: on a GPU it would end the whole process.
+
+    where: the ids are from, for the message.
+    """
+    known = vocabulary(model)
+    ends = (min(token_ids), max(token_ids)) if len(token_ids) else ()
+    outside = next((i for i in ends if not 0 <= i < known), None)
+    if outside is not None:
+        raise UnknownToken(
+            f"expected token ids from 0 to {known - 1}, the model's vocabulary, found {outside} in {where}: the "
+            "tokenizer, or who made the ids, belongs to another model"
+        )
 
 
 def embedding_device(model: nn.Module) -> torch.device:

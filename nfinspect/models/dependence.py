@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from . import structure
-from .batch import body, embedding_device, padded
+from .batch import body, embedding_device, padded, vocabulary
 from .errors import UnsupportedModel
 from .hub import one_line
 from .load import max_context
@@ -106,13 +106,12 @@ def _is_exact(
 
 def plain_ids(model: nn.Module, count: int) -> list[int]:
     """Ids of the vocabulary, spread over it, without those that a config names: images, padding, an end."""
-    weight = getattr(model, "get_input_embeddings")().weight  # noqa: B009  (nn.Module does not declare it)
     named: set[int] = set()
     for config in (getattr(model, "config", None), structure.config_of(model)):
         for name, value in vars(config).items():
             if name.endswith(("_token_id", "_token_index")):
                 named |= {value} if isinstance(value, int) else set(value or ())
-    size = int(weight.shape[0])
+    size = vocabulary(model)
     step = max(1, size // (2 * count))
     ids = [i for i in range(size // 4, size, step) if i not in named]
     ids += [i for i in range(size) if i not in named and i not in ids]

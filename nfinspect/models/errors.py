@@ -10,7 +10,8 @@
         ├── NonFiniteWeights        a weight is NaN or infinite
         ├── OtherWeights            the model is not the one that a run was captured from
         ├── UnsupportedModel        a kind of model whose neurons are not read (encoder-decoder, …)
-        ├── CannotTokenize          the tokenizer has not what a text's special tokens or a chat take
+        ├── CannotTokenize          a text that is none, or special tokens or a chat that the tokenizer has nothing for
+        ├── UnknownToken            a token id that the model has no embedding for
         ├── UnknownSite             a site or a layer that this model does not have
         ├── SilentHook              a hook fired another number of times than once in a forward pass
         ├── WrongSite               what was read is not what the model went on with
@@ -68,7 +69,13 @@ class UnsupportedModel(ModelError):
 
 
 class CannotTokenize(ModelError):
-    """Special tokens or a chat template were asked for that the tokenizer does not have: wrong usage."""
+    """No text, or special tokens or a chat template that the tokenizer does not have: wrong usage."""
+
+    exit_status = 2
+
+
+class UnknownToken(ModelError):
+    """A token id that the model has no embedding for: wrong usage."""
 
     exit_status = 2
 

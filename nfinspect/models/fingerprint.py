@@ -15,6 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from .batch import vocabulary
 from .checks import first_tensor
 from .errors import OtherWeights
 from .forward import forward_batch
@@ -91,7 +92,7 @@ def fingerprint(loaded: LoadedModel, like: Fingerprint | None = None) -> Fingerp
     The model may be in training mode; every module is left as it was. Raises OtherWeights where it lacks what `like`
     asks for.
     """
-    rows = int(loaded.model.get_input_embeddings().weight.shape[0])
+    rows = vocabulary(loaded.model)
     ids = like.token_ids if like is not None else _spread(min(TOKENS, loaded.max_context or TOKENS), rows)
     if max(ids) >= rows:
         raise OtherWeights(f"{loaded.name} has {rows} tokens, and the run's model had more: it is another model")

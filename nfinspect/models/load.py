@@ -8,6 +8,7 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from .adapters import load_adapter
+from .batch import vocabulary
 from .checkpoint import CONFIG, TOKENIZERS, check_tokenizer_files, find_checkpoint
 from .devices import choose_device, move
 from .errors import BrokenCheckpoint, ModelError, NonFiniteWeights, UnsupportedModel, WrongRevision
@@ -133,7 +134,7 @@ def in_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: 
         dtype=str(model.dtype).removeprefix("torch."),
         max_context=max_context(config),
         layers=len(stack),
-        pad_id=_pad_id(tokenizer),
+        pad_id=_pad_id(tokenizer, vocabulary(model)),
     )
 
 
@@ -211,8 +212,9 @@ def _refuse_non_finite(model: PreTrainedModel) -> None:
             )
 
 
-def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+def _pad_id(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
+    """rows: of the embeddings, which a token added for padding alone often lies beyond."""
     for value in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if isinstance(value, int):
+        if isinstance(value, int) and 0 <= value < rows:
             return value
     return 0

@@ -81,37 +81,39 @@ class Texts:
         """A text, or under `chat` the chat in which it is all that a user has said; answer: as in `messages`."""
         if self._chat:
             return self.messages([Message("user", text)], answer=answer)
-        return self._begun(text, self._ids(text))
+        return self._begun(text, self._encoded(text)[0])
 
     def messages(self, messages: Sequence[Message], *, answer: bool) -> TokenizedText:
         """A chat through the tokenizer's own template. answer: up to where the assistant's answer begins.
 
-        Raises CannotTokenize where there is no template, or it refuses these messages.
+        Raises CannotTokenize where there is no template, it refuses these messages, or they are no text.
         """
         self._check_template()
         whole = self._rendered(messages, answer)
-        exact = bool(self._tokenizer.is_fast)
-        encoded: Any = self._tokenizer(whole, verbose=False, add_special_tokens=False, return_offsets_mapping=exact)
-        starts = [start for start, _ in encoded["offset_mapping"]] if exact else None
+        ids, places = self._encoded(whole)
+        starts = None if places is None else [start for start, _ in places]
         roles = None if starts is None else self._roles(messages, whole, starts)
         # A template begins a chat as its model has learnt it: nothing to be told about.
-        return replace(self._begun(whole, list(encoded["input_ids"]), roles), begins=False)
+        return replace(self._begun(whole, ids, roles), begins=False)
 
     def corpus(self, text: str) -> tuple[list[int], list[int] | None, bool]:
         """A long text's own tokens, what each window is to begin with left out: (ids, ends, begins).
 
         ends: where each token ends in the text, None where the tokenizer cannot tell. begins: as in TokenizedText.
         """
-        exact = bool(self._tokenizer.is_fast)
-        # A corpus is longer than any context on purpose: no warning about that.
-        encoded: Any = self._tokenizer(text, verbose=False, add_special_tokens=False, return_offsets_mapping=exact)
-        ids = list(encoded["input_ids"])
-        ends = [end for _, end in encoded["offset_mapping"]] if exact else None
+        ids, places = self._encoded(text)
+        ends = None if places is None else [end for _, end in places]
         size = len(self.begin) if self._begins(ids) else 0
         return ids[size:], None if ends is None else ends[size:], size > 0
 
-    def _ids(self, text: str) -> list[int]:
-        return list(self._tokenizer(text, verbose=False, add_special_tokens=False)["input_ids"])
+    def _encoded(self, text: str) -> tuple[list[int], list[tuple[int, int]] | None]:
+        """The text's own token ids, and where each stands in it; None where the tokenizer cannot tell."""
+        if not is_text(text):
+            raise CannotTokenize("expected text, found half a surrogate pair, which stands for no character")
+        exact = bool(self._tokenizer.is_fast)
+        # A corpus is longer than any context on purpose: no warning about that.
+        encoded: Any = self._tokenizer(text, verbose=False, add_special_tokens=False, return_offsets_mapping=exact)
+        return list(encoded["input_ids"]), list(encoded["offset_mapping"]) if exact else None
 
     def _begins(self, ids: Sequence[int]) -> bool:
         return bool(self.begin) and tuple(ids[: len(self.begin)]) == self.begin
@@ -158,6 +160,11 @@ class Texts:
             ends.append((len(until), message.role))
         ends.append((len(whole) + 1, "assistant"))
         return [next(role for end, role in ends if start < end) for start in starts]
+
+
+def is_text(text: str) -> bool:
+    """Whether every code point is a character: half a surrogate pair can be neither tokenised nor stored."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def put_before(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

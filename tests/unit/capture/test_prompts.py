@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from families import FAMILIES
-from words import word_tokenizer
+from words import special_tokenizer, word_tokenizer
 
 import nfinspect as nf
 from nfinspect.capturing.errors import BadPrompts
@@ -121,8 +122,25 @@ def test_an_empty_prompt_is_named() -> None:
 
 def test_half_a_surrogate_pair_is_refused() -> None:
     """JSON can spell it, but neither a tokenizer nor a file can hold it."""
-    with pytest.raises(BadPrompts, match="half a surrogate pair"):
-        prompt_ids([PromptText("a", json.loads('"w3 \\ud800"'), "there:1")], TEXTS)
+    half = json.loads('"w3 \\ud800"')
+    chats = Texts(special_tokenizer())
+    for content in (half, (Message("user", half),)):
+        with pytest.raises(BadPrompts, match="there:1: .*half a surrogate pair"):
+            prompt_ids([PromptText("a", content, "there:1")], chats)
+
+
+@pytest.mark.parametrize("concept", [0, None, ("a", "b"), "\ud800"])
+def test_a_concept_is_text(concept: object, gpt2: LoadedModel, tmp_path: Path) -> None:
+    expected = re.escape(f"that is a str of whole characters, found {concept!r}")
+    given: dict[Any, list[str]] = {concept: ["w3 w4"]}
+    with pytest.raises(BadPrompts, match=expected):
+        nf.capture(gpt2.model, TOKENIZER, given, store=tmp_path)
+    label: Any = concept
+    with pytest.raises(BadPrompts, match=expected), nf.record(gpt2.model, TOKENIZER, store=tmp_path, concept=label):
+        pass
+    with pytest.raises(BadPrompts, match=f"of there:1 {expected}"):
+        prompt_ids([PromptText(label, "w3", "there:1")], TEXTS)
+    assert list(tmp_path.iterdir()) == []
 
 
 # Corpora

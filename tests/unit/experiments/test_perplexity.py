@@ -17,7 +17,7 @@ from nfinspect.experiments.perplexity import (
     perplexity,
     sliding_windows,
 )
-from nfinspect.models import LoadedModel, Texts, in_memory
+from nfinspect.models import LoadedModel, Texts, UnknownToken, in_memory
 from nfinspect_store.errors import RequestError
 
 
@@ -115,8 +115,9 @@ def test_what_does_not_fit_is_refused() -> None:
         chosen_context(model, 65, None)
     with pytest.raises(RequestError, match="--stride from 1 to the context, 8, found 9"):
         chosen_context(model, 8, 9)
-    with pytest.raises(RequestError, match="another model"):
-        Scorer(model, np.array([5, VOCAB]), 8, 4)
+    for ids, begin in (([5, VOCAB], ()), ([-1, 5], ()), ([5, 6], (VOCAB,))):
+        with pytest.raises(UnknownToken, match="belongs to another model"):
+            Scorer(model, np.array(ids), 8, 4, begin=begin)
 
 
 def test_beyond_a_float_there_is_no_perplexity() -> None:

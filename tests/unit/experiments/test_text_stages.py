@@ -1,6 +1,7 @@
 """One text, stage by stage: each stage is what a capture of the same text says, the predictions are the model's own."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,12 @@ from words import word_tokenizer
 
 import nfinspect as nf
 from nfinspect.analysis.classes import HealthOptions
+from nfinspect.experiments.lens import logit_lens
 from nfinspect.experiments.text_report import Stage, TextFiring
 from nfinspect.experiments.text_simulation import simulated_stages
 from nfinspect.experiments.text_stages import text_stages
-from nfinspect.models import NonFiniteActivations, body, in_memory
-from nfinspect_store.errors import RequestError
+from nfinspect.models import CannotTokenize, NonFiniteActivations, UnknownToken, body, in_memory
+from nfinspect_store.errors import NfinspectError, RequestError
 
 TEXT = "w5 w6 w7 w8 w9 w10 w6 w5"
 STAGES = ("tokenization", "embedding", "attention", "processing", "output")
@@ -131,11 +133,22 @@ def test_a_simulation_says_so_and_is_the_same_for_the_same_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("", "one token"), ("w1 " * 65, "64 tokens at most"), ("w1 \ud800", "surrogate")]
+    ("text", "kind", "expected"),
+    [
+        ("", RequestError, "one token"),
+        ("w1 " * 65, RequestError, "64 (tokens at most|at most, the model's context)"),
+        ("w1 \ud800", CannotTokenize, "half a surrogate pair"),
+        ("w3 other", UnknownToken, "from 0 to 100, .* found 101 in .*: the tokenizer.* belongs to another model"),
+    ],
 )
-def test_texts_that_cannot_be_read_are_refused(text: str, expected: str) -> None:
-    with pytest.raises(RequestError, match=expected):
-        text_stages(in_memory(gpt2(), word_tokenizer()), text)
+@pytest.mark.parametrize("read", [text_stages, logit_lens])
+def test_texts_that_cannot_be_read_are_refused(
+    read: Callable[..., object], text: str, kind: type[NfinspectError], expected: str
+) -> None:
+    tokenizer = word_tokenizer()
+    tokenizer.add_tokens(["other"])
+    with pytest.raises(kind, match=expected):
+        read(in_memory(gpt2(), tokenizer), text)
 
 
 def test_a_single_token_has_no_surprisal_and_cannot_lose_its_first() -> None:

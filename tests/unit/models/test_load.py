@@ -25,6 +25,7 @@ from nfinspect.models import (
     PickleRefused,
     UnsupportedModel,
     WrongRevision,
+    in_memory,
     load_model,
 )
 from nfinspect.models.hub import full_name, probe, split_revision
@@ -86,6 +87,15 @@ def test_a_local_directory_loads_in_eval_mode_with_its_facts(saved: Path) -> Non
     assert loaded.pad_id == 1
     want = gpt2().state_dict()
     assert all(torch.equal(value, want[name]) for name, value in loaded.model.state_dict().items())
+
+
+@pytest.mark.parametrize(("added", "pad_id"), [({"pad_token": "[PAD]"}, 1), ({"pad_token": "a", "eos_token": "b"}, 0)])
+def test_padding_is_filled_with_a_token_that_the_model_has(added: dict[str, str], pad_id: int) -> None:
+    """Tokens are often added to a tokenizer, and the model's embeddings are not resized."""
+    ours = tokenizer()
+    ours.add_special_tokens(added)
+    assert ours.pad_token_id >= VOCAB
+    assert in_memory(gpt2(), ours).pad_id == pad_id
 
 
 @pytest.mark.parametrize("family", FAMILIES)

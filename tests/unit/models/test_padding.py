@@ -8,12 +8,21 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from families import FAMILIES, phi3
+from families import FAMILIES, VOCAB, phi3
 from rounding import assert_same_pass
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from nfinspect.models import LayerSite, ModelError, SiteReader, body, default_site, find_sites, forward_batch
+from nfinspect.models import (
+    LayerSite,
+    ModelError,
+    SiteReader,
+    UnknownToken,
+    body,
+    default_site,
+    find_sites,
+    forward_batch,
+)
 from nfinspect.models.forward import rope_limit
 
 SEQUENCES = [[5], [9, 8, 7, 6, 5], [11, 12, 13], [20, 21, 22, 23, 24, 25, 26, 27, 28]]
@@ -217,6 +226,12 @@ def test_lengths_are_not_mixed_beyond_the_limit_of_length_dependent_rotary_scali
     forward_batch(model, [[1] * 5, [2] * 5], pad_id=0)
     with pytest.raises(ModelError, match="one length"):
         forward_batch(model, [[1, 2], [3, 4, 5, 6, 7]], pad_id=0)
+
+
+@pytest.mark.parametrize("sequences", [[[5, VOCAB]], [[-1, 5], [6]], [[5], [6, 2 * VOCAB, 7]]])
+def test_an_id_that_the_model_has_not_is_refused_before_it_runs(sequences: list[list[int]]) -> None:
+    with pytest.raises(UnknownToken, match=f"from 0 to {VOCAB - 1}, the model's vocabulary, found -?[0-9]+ in what"):
+        forward_batch(FAMILIES["gpt2"](), sequences, pad_id=0)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
