@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SAMPLE_TEXTS := $(addprefix --prompts ,$(wildcard samples/prompts/*.json)) $(addprefix --text ,$(wildcard samples/corpus/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-processors check lint test-models bench faults real-model soak dying-example sample-reports clean
+.PHONY: help install demo test test-processors test-lowest check lint test-models bench faults real-model soak dying-example sample-reports clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -30,6 +30,12 @@ test: $(STAMP) ## the tests, a file at a time on each of two processors
 
 test-processors: $(STAMP) ## the numeric tests as other processors round, half an hour; SHORT=1 a few of them
 	@$(BIN)/python tests/processors.py $(if $(SHORT),--short)
+
+test-lowest: ## the tests with the lowest versions that pyproject.toml allows; TORCH=2.13.0 for another torch than the lowest
+	$(PYTHON) -m venv --clear build/lowest
+	$(PYTHON) tests/lowest.py $(if $(TORCH),torch==$(TORCH)) > build/lowest.txt
+	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check -c build/lowest.txt -e '.[dev]'
+	OMP_NUM_THREADS=1 build/lowest/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP) ## ruff, types, imports
 	$(BIN)/ruff check .

@@ -163,16 +163,19 @@ def test_left_padding_without_positions_would_be_wrong(family: str) -> None:
         assert difference < 1e-4
 
 
-def test_mamba_with_biases_is_padded_on_the_right_because_left_is_inexact() -> None:
+def test_mamba_with_biases_is_padded_on_the_right_where_left_is_inexact() -> None:
     model = FAMILIES["mamba_bias"]()
-    batch = forward_batch(model, [[5], [9, 8, 7]], pad_id=0, padding_side="left")
-    assert batch.padding_side == "right"
-    assert batch.columns(0) == slice(0, 1)
+    for name, bias in model.named_parameters():
+        if name.endswith("proj.bias"):  # some versions of transformers begin with zeros, which are exact
+            torch.nn.init.normal_(bias)
     with torch.no_grad():
         alone = body(model)(torch.tensor([[5]])).last_hidden_state[0, 0]
         ids, mask = torch.tensor([[0, 0, 5], [9, 8, 7]]), torch.tensor([[0, 0, 1], [1, 1, 1]])
         left = body(model)(ids, attention_mask=mask).last_hidden_state[0, 2]
     assert float((alone - left).abs().max()) > 1e-3
+    batch = forward_batch(model, [[5], [9, 8, 7]], pad_id=0, padding_side="left")
+    assert batch.padding_side == "right"
+    assert batch.columns(0) == slice(0, 1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
