@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SAMPLE_TEXTS := $(addprefix --prompts ,$(wildcard samples/prompts/*.json)) $(addprefix --text ,$(wildcard samples/corpus/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-processors test-lowest check lint test-models bench faults real-model soak dying-example sample-reports clean
+.PHONY: help install demo test test-slow test-processors test-lowest check lint test-models bench faults real-model soak dying-example sample-reports clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,8 +25,11 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 demo: $(STAMP) ## capture the sample model and open the app on it
 	@$(BIN)/nfinspect demo
 
-test: $(STAMP) ## the tests, a file at a time on each of two processors
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+test: $(STAMP) ## the tests but the slow ones, a file at a time on each of two processors
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-slow: $(STAMP) ## the slow tests: kills, whole reports, memory, trainings in several processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 test-processors: $(STAMP) ## the numeric tests as other processors round, half an hour; SHORT=1 a few of them
 	@$(BIN)/python tests/processors.py $(if $(SHORT),--short)
@@ -43,7 +46,7 @@ lint: $(STAMP) ## ruff, types, imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: lint test ## the gate: lint and test
+check: lint test test-slow ## the gate: lint and all tests
 
 bench: $(STAMP) ## the measurements of tests/benchmarks, printed as ratios
 	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done

@@ -132,6 +132,7 @@ async def test_order_filter_copy_and_export(start: Start, engine: LateEngine, tm
         ]
 
 
+@pytest.mark.slow
 async def test_what_a_run_lacks_is_said_and_made(start: Start, tmp_path: Path) -> None:
     store = tmp_path / "store"
     for name in ("shallow", "deep"):

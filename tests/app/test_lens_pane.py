@@ -170,6 +170,7 @@ async def test_a_run_without_texts_asks_for_one(start: Start, monkeypatch: pytes
         assert engine.started[0][:5] == ("logits", "gpt2", "--lens", "Tulips are", "--positions")
 
 
+@pytest.mark.slow
 async def test_the_real_command_makes_and_keeps_it(start: Start, tmp_path: Path) -> None:
     store = tmp_path / "store"
     store.mkdir()

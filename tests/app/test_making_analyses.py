@@ -180,6 +180,7 @@ async def test_every_analysis_is_in_the_palette(start: Start) -> None:
         assert app.crumbs.endswith("demo > attention")
 
 
+@pytest.mark.slow
 async def test_a_real_command_makes_and_keeps_the_result(start: Start, tmp_path: Path) -> None:
     path = write_study(tmp_path / "store")
     engine = LateEngine(path.parent)

@@ -122,6 +122,7 @@ session.capture_run(CaptureRequest(sys.argv[1], Path(sys.argv[2]), text=(Path(sy
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_fast_capture_that_is_killed_loses_one_segment_of_bytes(
     seed: int, gpt2_dir: Path, tmp_path: Path, text: Path
@@ -145,7 +146,9 @@ def test_a_fast_capture_that_is_killed_loses_one_segment_of_bytes(
     assert_same_run(store / "r.duckdb", tmp_path / "whole" / "r.duckdb")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGTERM, signal.SIGHUP))]
+)
 def test_a_signal_finishes_the_segment_and_says_how_to_go_on(
     number: signal.Signals, gpt2_dir: Path, tmp_path: Path, text: Path
 ) -> None:
@@ -164,6 +167,7 @@ def test_a_signal_finishes_the_segment_and_says_how_to_go_on(
         assert run.info.status == "complete" and run.tokens == 4001
 
 
+@pytest.mark.slow
 def test_two_captures_of_one_name_do_not_mix(gpt2_dir: Path, tmp_path: Path, text: Path) -> None:
     store = tmp_path / "store"
     child = start(gpt2_dir, store, text)
@@ -198,7 +202,7 @@ except StorageFull as error:
 """
 
 
-@pytest.mark.parametrize("limit", [100_000, 3_000_000])
+@pytest.mark.parametrize("limit", [100_000, pytest.param(3_000_000, marks=pytest.mark.slow)])
 def test_a_full_disk_is_one_line_and_earlier_runs_stay(limit: int, gpt2_dir: Path, tmp_path: Path, text: Path) -> None:
     """A limit on file size stands for the full disk: the system refuses the write in the same place."""
     store = tmp_path / "store"
@@ -216,6 +220,7 @@ def test_a_full_disk_is_one_line_and_earlier_runs_stay(limit: int, gpt2_dir: Pat
         assert not list(store.glob("r.duckdb*"))
 
 
+@pytest.mark.slow
 def test_resume_refuses_another_line(gpt2_dir: Path, tmp_path: Path, text: Path) -> None:
     store = tmp_path / "store"
     with pytest.raises(NfinspectError, match="--limit-bytes"):

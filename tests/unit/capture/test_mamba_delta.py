@@ -140,6 +140,7 @@ def assert_alike(a: dict[int, DeltaMoments], b: dict[int, DeltaMoments], toleran
             np.testing.assert_allclose(getattr(a[layer], name), getattr(b[layer], name), rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_neither_batches_nor_chunks_of_logits_nor_statistics_alone_change_it(
     kind_dir: Callable[[str], Path], prompts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

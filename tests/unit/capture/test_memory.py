@@ -31,6 +31,7 @@ for tokens in ({SHORT}, {LONG}):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", ["all", "stats"])
 def test_four_times_the_tokens_take_no_more_memory(keep: str, tmp_path: Path) -> None:
     folders = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "models")]

@@ -32,7 +32,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("keep", ["all", "stats"])
-@pytest.mark.parametrize(("batch", "segment"), [(1, None), (3, None), (1, 1), (7, 2), (40, None), (5, 3)])
+@pytest.mark.parametrize(
+    ("batch", "segment"), [(1, None), (3, None), pytest.param(1, 1, marks=pytest.mark.slow), (7, 2), (40, None), (5, 3)]
+)
 def test_batches_and_segments_change_nothing(
     batch: int, segment: int | None, keep: Keep, whole: Path, tmp_path: Path
 ) -> None:

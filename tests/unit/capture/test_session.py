@@ -233,7 +233,8 @@ def test_estimated_bytes_take_the_longest_prompt_of_a_batch(request_: CaptureReq
 
 
 @pytest.mark.parametrize(
-    ("keep", "prompts", "tokens", "concepts"), [("all", 90, 32, 2), ("all", 700, 2, 1), ("stats", 1300, 2, 8)]
+    ("keep", "prompts", "tokens", "concepts"),
+    [("all", 90, 32, 2), ("all", 700, 2, 1), pytest.param("stats", 1300, 2, 8, marks=pytest.mark.slow)],
 )
 def test_bytes_are_estimated_within_a_twentieth(
     keep: Keep, prompts: int, tokens: int, concepts: int, tmp_path: Path

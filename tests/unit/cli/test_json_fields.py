@@ -165,6 +165,7 @@ def test_documents_with_a_model(study: Run) -> None:
     assert found["text"]["neural_firing_analysis"]["processing_stages"][1]["reports"]
 
 
+@pytest.mark.slow
 def test_the_document_of_a_report(study: Run) -> None:
     check(study, "report", "report study --out page")
 

@@ -153,6 +153,7 @@ def test_analyses_that_were_missing_are_kept(made: Path) -> None:
     assert {one.kind for one in kept} == {"ngrams", "positions", "delta"}
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes(
     nfinspect: Run, made: Path, store: Path, tmp_path: Path, figures: dict[str, Figure]
 ) -> None:
@@ -201,6 +202,7 @@ def test_several_runs_in_the_same_figures(
     assert "compared: words" in page and f"compared: {OTHER}" in page
 
 
+@pytest.mark.slow
 def test_a_run_and_others_beside_it(nfinspect: Run, words: Path, undrawn: None) -> None:
     write_planted(words.with_name("other.duckdb"), layers=3, seed=1)
     done = nfinspect("report", "words", "--runs", "other", "--out", "both", "--json")
@@ -208,6 +210,7 @@ def test_a_run_and_others_beside_it(nfinspect: Run, words: Path, undrawn: None) 
     assert {one["figure"] for one in json.loads(done.stdout)["figures"]} == OF_RUN | COMPARED
 
 
+@pytest.mark.slow
 def test_an_earlier_report_is_replaced_and_nothing_else_is(
     nfinspect: Run, words: Path, report: Path, undrawn: None
 ) -> None:
@@ -285,6 +288,7 @@ def test_an_interrupted_report_leaves_nothing(
     assert sorted(Path().iterdir()) == beside
 
 
+@pytest.mark.slow
 def test_ctrl_c_that_a_library_swallows_stops_the_report(
     nfinspect: Run, words: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,6 +333,7 @@ def test_a_run_of_statistics_says_what_it_lacks(nfinspect: Run, undrawn: None) -
     assert "statistics only" in why["positional-neurons"] and "statistics only" in why["ngrams1"]
 
 
+@pytest.mark.slow
 def test_with_its_model_the_report_is_whole(
     nfinspect: Run, undrawn: None, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

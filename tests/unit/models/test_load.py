@@ -458,6 +458,7 @@ def deaf_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_a_hub_that_never_answers_fails_within_15_seconds(
     monkeypatch: pytest.MonkeyPatch, empty_cache: Path, deaf_port: int
 ) -> None:
