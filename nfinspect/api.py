@@ -75,8 +75,12 @@ def capture(
     ]
     model = uncompiled(model)
     loaded = in_memory(model, tokenizer)
+    said: list[str] = []
     with eval_mode(model), run_as_python():
-        path = _GivenPrompts(CaptureRequest(loaded.name, store_path(store), **options), loaded, given).run()
+        making = _GivenPrompts(CaptureRequest(loaded.name, store_path(store), **options), loaded, given, said)
+        _warn(said)  # before anything is recorded, and not again until all of it is: a warning may be an error
+        path = making.run()
+    _warn(said)
     return Run.open(path)
 
 
@@ -109,9 +113,11 @@ def _given(concept: str, prompt: Prompt, origin: str) -> PromptText:
 class _GivenPrompts(Capture):
     """A capture of prompts that are in memory."""
 
-    def __init__(self, request: CaptureRequest, loaded: LoadedModel, prompts: Sequence[PromptText]) -> None:
+    def __init__(
+        self, request: CaptureRequest, loaded: LoadedModel, prompts: Sequence[PromptText], said: list[str]
+    ) -> None:
         self._given = prompts
-        super().__init__(request, loaded, Listener(message=_warned))
+        super().__init__(request, loaded, Listener(message=said.append))
 
     def weights(self) -> str:
         return ""
@@ -121,8 +127,9 @@ class _GivenPrompts(Capture):
         return prompt_ids(self._given, texts, answer=self.request.generate > 0)
 
 
-def _warned(text: str) -> None:
-    warnings.warn(text, stacklevel=5)  # where nfinspect.capture was called
+def _warn(said: list[str]) -> None:
+    while said:
+        warnings.warn(said.pop(0), stacklevel=3)  # where nfinspect.capture was called
 
 
 class Recording:
@@ -182,10 +189,11 @@ def record(
             )
         end: dict[str, object] = {"status": "complete", "finished_at": utc_now()}
         if passes.note is not None:
-            warnings.warn(passes.note, stacklevel=3)  # where the block ends
             end["settings"] = json.dumps({**info.settings, "notes": [*notes, passes.note]})
         recorder.commit(end, final=True)
         writer.close()
     except BaseException:
         give_up(writer, "failed")
         raise
+    if passes.note is not None:  # when the run is whole: a warning may be an error
+        warnings.warn(passes.note, stacklevel=3)  # where the block ends

@@ -13,7 +13,7 @@ from nfinspect.capturing.left_padding import note_on_left_padding
 from nfinspect.capturing.mamba_delta import DeltaReader, with_delta
 from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
 from nfinspect.capturing.transfer import to_workplace
-from nfinspect.models import LayerSite, SiteReader, TokenTexts, body, run_as_python, uncompiled
+from nfinspect.models import LayerSite, SiteReader, TokenTexts, body, one_line, run_as_python, uncompiled
 from nfinspect_store.token_text import whole_text
 
 
@@ -41,10 +41,18 @@ def recorded_passes(
             for handle in handles:
                 handle.remove()
     if passes.left_padded is not None:
+        passes.note = _note(model, *passes.left_padded, takes_positions="position_ids" in passes.names)
+
+
+def _note(model: nn.Module, token_ids: list[int], pads: int, *, takes_positions: bool) -> str | None:
+    try:
         with run_as_python():
-            passes.note = note_on_left_padding(
-                model, *passes.left_padded, takes_positions="position_ids" in passes.names
-            )
+            return note_on_left_padding(model, token_ids, pads, takes_positions=takes_positions)
+    except Exception as error:  # whatever a model makes of one more pass costs a word, not what was recorded
+        return (
+            "left-padded rows were recorded as the model read them; whether that is what it makes of a lone prompt is "
+            f"not known: it could not be asked ({one_line(error)})"
+        )
 
 
 class _Passes:

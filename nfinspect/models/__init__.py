@@ -26,7 +26,7 @@ from .errors import (
 from .fingerprint import Fingerprint, check_same_weights, fingerprint
 from .forward import forward_batch, steps_clamp_as_a_pass
 from .hooks import SiteReader
-from .hub import full_name, split_revision
+from .hub import full_name, one_line, split_revision
 from .load import LoadedModel, in_memory, load_model
 from .sites import BOUNDED, RELU_FAMILY, SITES, LayerSite, blocks, by_site, default_site, find_sites, why_no_mlp
 from .token_texts import TokenTexts
@@ -79,6 +79,7 @@ __all__ = [
     "in_memory",
     "is_text",
     "load_model",
+    "one_line",
     "require_causal",
     "rope_limit",
     "run_as_python",

@@ -1,7 +1,7 @@
 """nf.record: any forward pass, padding on any side, statistics alone, and nothing left behind when it fails."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 from words import word_tokenizer
 
 import nfinspect as nf
+from nfinspect.capturing import passes
+from nfinspect.capturing.reading import BatchReader, Values
 from nfinspect_store.errors import NfinspectError, RunExists
 from nfinspect_store.reader import RunFile
 
@@ -168,6 +170,55 @@ def test_positions_given_are_not_warned_of(tmp_path: Path) -> None:
     with nf.record(model, word_tokenizer(), store=tmp_path, run="r") as recording:
         model(torch.tensor([[0, 0, 5, 6, 7]]), attention_mask=mask, position_ids=positions)
     assert recording.run.tokens == 3 and "notes" not in recording.run.info.settings and model.training
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_warning_that_is_an_error_does_not_cost_the_recording(tmp_path: Path) -> None:
+    model, ids = FAMILIES["gpt2"](), torch.tensor([[0, 0, 5, 6, 7]])
+    with (
+        pytest.raises(UserWarning, match="left-padded rows"),
+        nf.record(model, word_tokenizer(), store=tmp_path, run="r"),
+        torch.no_grad(),
+    ):
+        model(ids, attention_mask=(ids > 0).long())
+    run = nf.open_run(tmp_path / "r.duckdb")
+    assert run.info.status == "complete" and run.tokens == 3 and "left-padded rows" in run.info.settings["notes"][0]
+
+
+def test_a_model_that_cannot_be_asked_again_does_not_cost_the_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*args: object, **options: object) -> None:
+        raise RuntimeError("no memory\nleft")
+
+    monkeypatch.setattr(passes, "note_on_left_padding", failing)
+    model, ids = FAMILIES["gpt2"](), torch.tensor([[0, 0, 5, 6, 7]])
+    with (
+        pytest.warns(UserWarning, match=r"is not known: it could not be asked \(RuntimeError: no memory left\)"),
+        nf.record(model, word_tokenizer(), store=tmp_path, run="r") as recording,
+        torch.no_grad(),
+    ):
+        model(ids, attention_mask=(ids > 0).long())
+    assert recording.run.tokens == 3 and "is not known" in recording.run.info.settings["notes"][0]
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_said_while_capturing_does_not_cost_the_capture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what is known before nothing is recorded; what comes up on the way is a warning when the run is whole."""
+    whole = BatchReader.replay
+
+    def full(reader: BatchReader, sequences: Sequence[Sequence[int]], side: str) -> Values:
+        if len(sequences) > 1:
+            raise torch.OutOfMemoryError
+        return whole(reader, sequences, side)
+
+    monkeypatch.setattr(BatchReader, "replay", full)
+    with pytest.raises(UserWarning, match="batches of 1 prompts"):
+        nf.capture(FAMILIES["gpt2"](), word_tokenizer(), ["w3 w4", "w5 w6"], store=tmp_path, run="r")
+    run = nf.open_run(tmp_path / "r.duckdb")
+    assert run.info.status == "complete" and run.prompts == 2
 
 
 def compiled_ways() -> dict[str, Callable[[PreTrainedModel], Callable[..., Any]]]:
