@@ -15,6 +15,7 @@ from nfinspect.capturing.arrays import utc_now
 from nfinspect.capturing.errors import BadPrompts, CaptureError
 from nfinspect.capturing.modes import eval_mode
 from nfinspect.capturing.passes import recorded_passes
+from nfinspect.capturing.plan import Files
 from nfinspect.capturing.prompt_files import PromptText, chat_of
 from nfinspect.capturing.prompts import PromptIds, check_concept, prompt_ids
 from nfinspect.capturing.recorder import Recorder
@@ -122,7 +123,7 @@ class _GivenPrompts(Capture):
     def weights(self) -> str:
         return ""
 
-    def read_prompts(self) -> list[PromptIds]:
+    def read_prompts(self, files: Files | None) -> list[PromptIds]:
         texts = Texts(self.loaded.tokenizer, self.request.bos, chat=self.request.chat)
         return prompt_ids(self._given, texts, answer=self.request.generate > 0)
 

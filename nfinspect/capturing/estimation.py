@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nfinspect.capturing.plan import read_files
 from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.session import Capture, Listener, load
 from nfinspect.capturing.sizes import EXAMPLE_BYTES, STATISTICS_BYTES, run_bytes
@@ -28,7 +29,8 @@ def estimate(request: CaptureRequest) -> Estimate:
     """Load the model and measure one batch in a temporary place; the store is left alone. Raises as capture_run."""
     with tempfile.TemporaryDirectory(prefix="nfinspect-") as scratch:
         sample = replace(request, store=Path(scratch), run="sample", resume=False, limit_bytes=None)
-        return _estimate(Capture(sample, load(sample), Listener()))
+        files = read_files(sample)
+        return _estimate(Capture(sample, load(sample), Listener(), files))
 
 
 def _estimate(capture: Capture) -> Estimate:

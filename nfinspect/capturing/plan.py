@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nfinspect.capturing.errors import BadPrompts
-from nfinspect.capturing.prompt_files import Columns, read_prompts
+from nfinspect.capturing.prompt_files import Columns, PromptText, read_prompts, read_text
 from nfinspect.capturing.prompts import PromptIds, corpus_windows, prompt_ids
 from nfinspect.capturing.request import DEFAULT_CONTEXT, CaptureRequest
 from nfinspect.capturing.writing import writing
@@ -33,18 +33,32 @@ class Batch:
     stop: int
 
 
-def load_prompts(request: CaptureRequest, loaded: LoadedModel) -> list[PromptIds]:
+@dataclass(frozen=True)
+class Files:
+    """What stands in a request's files: the prompts of each prompts file, the text of each corpus."""
+
+    prompts: tuple[list[PromptText], ...]
+    text: tuple[str, ...]
+
+
+def read_files(request: CaptureRequest) -> Files:
+    """Read every file of a request, once: a pipe says once what is in it. Raises BadPrompts."""
+    columns = Columns(request.text_column, request.concept_column)
+    prompts = tuple(read_prompts(file.path, file.concept, columns) for file in request.prompts)
+    return Files(prompts, tuple(read_text(path) for path in request.text))
+
+
+def load_prompts(request: CaptureRequest, loaded: LoadedModel, files: Files) -> list[PromptIds]:
     """All prompts of a request in order: prompts files, then corpora. They may be too long.
 
-    Raises BadPrompts, CannotTokenize.
+    files: what stands in those. Raises BadPrompts, CannotTokenize.
     """
     if request.chat and request.text and not request.prompts:
         raise BadPrompts("expected --prompts with --chat, found --text alone: windows of a corpus are no chats")
     texts = Texts(loaded.tokenizer, request.bos, chat=request.chat)
-    columns = Columns(request.text_column, request.concept_column)
     prompts: list[PromptIds] = []
-    for file in request.prompts:
-        prompts += prompt_ids(read_prompts(file.path, file.concept, columns), texts, answer=request.generate > 0)
+    for given in files.prompts:
+        prompts += prompt_ids(given, texts, answer=request.generate > 0)
     limit = loaded.max_context
     context = request.context or (DEFAULT_CONTEXT if limit is None else min(DEFAULT_CONTEXT, limit - request.generate))
     if request.text and (context < 1 or (limit is not None and context + request.generate > limit)):
@@ -52,8 +66,8 @@ def load_prompts(request: CaptureRequest, loaded: LoadedModel) -> list[PromptIds
             f"expected --context of at most {limit} tokens minus {request.generate} new ones, found {context}"
         )
     remaining = request.max_tokens
-    for path in request.text:
-        windows = corpus_windows(Path(path), texts, context, remaining)
+    for path, content in zip(request.text, files.text, strict=True):
+        windows = corpus_windows(Path(path), content, texts, context, remaining)
         prompts += windows
         if remaining is not None:
             remaining -= sum(len(window.token_ids) - len(texts.begin) for window in windows)

@@ -75,14 +75,6 @@ def read_text(path: Path) -> str:
         raise _unreadable(path, error) from error
 
 
-def check_readable(path: Path) -> None:
-    """Raises BadPrompts where a corpus cannot be opened."""
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
 def chat_of(said: object, origin: str) -> tuple[Message, ...]:
     """[{"role": "…", "content": "…"}, …] as messages. Raises BadPrompts."""
     shape = '[{"role": "user", "content": "…"}, …]'

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nfinspect.capturing.errors import BadPrompts
-from nfinspect.capturing.prompt_files import PromptText, read_text
+from nfinspect.capturing.prompt_files import PromptText
 from nfinspect.models import CannotTokenize, Message, Texts, TokenizedText, is_text
 
 
@@ -42,13 +42,15 @@ def check_concept(concept: object, of: str = "") -> None:
         raise BadPrompts(f"expected a concept{of} that is a str of whole characters, found {repr(concept)[:60]}")
 
 
-def corpus_windows(path: Path, texts: Texts, context: int, max_tokens: int | None = None) -> list[PromptIds]:
-    """A corpus tokenised once and cut into disjoint windows of `context` tokens, the shorter last one kept.
+def corpus_windows(
+    path: Path, content: str, texts: Texts, context: int, max_tokens: int | None = None
+) -> list[PromptIds]:
+    """The content of a corpus file, tokenised once and cut into disjoint windows of `context` tokens.
 
-    What the tokenizer puts before a text stands before every window, which has so many tokens of the text fewer.
-    The concept is the file's stem. max_tokens: of the text, at most. Raises BadPrompts.
+    The shorter last one is kept. What the tokenizer puts before a text stands before every window, which has so many
+    tokens of the text fewer. The concept is the file's stem. max_tokens: of the text, at most. Raises BadPrompts.
     """
-    ids, _, begins = texts.corpus(read_text(path))
+    ids, _, begins = texts.corpus(content)
     ids = ids[:max_tokens]
     if not ids:
         raise BadPrompts(f"expected text in {path}, found none: the file is empty")

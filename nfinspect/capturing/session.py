@@ -18,8 +18,7 @@ from nfinspect.capturing.errors import CaptureInterrupted, LimitReached, OutOfMe
 from nfinspect.capturing.generation import generate
 from nfinspect.capturing.interrupts import StopRequest
 from nfinspect.capturing.memory import free_after_failure, is_out_of_memory
-from nfinspect.capturing.plan import Batch, fitting, load_prompts, notes_on, plan_batches
-from nfinspect.capturing.prompt_files import Columns, check_readable, read_prompts
+from nfinspect.capturing.plan import Batch, Files, fitting, load_prompts, notes_on, plan_batches, read_files
 from nfinspect.capturing.prompts import PromptIds
 from nfinspect.capturing.reading import BatchReader, Values
 from nfinspect.capturing.recorder import RecordedPrompt, Recorder
@@ -80,17 +79,13 @@ def capture_run(request: CaptureRequest, listener: Listener | None = None) -> Pa
     Raises ModelError, BadPrompts, RunExists, StorageFull, CaptureInterrupted (what was recorded is kept) and the other
     NfinspectErrors. A run that fails before its first segment leaves no file.
     """
-    return Capture(request, load(request), listener or Listener()).run()
+    files = read_files(request)  # an unreadable one is said before minutes of loading
+    return Capture(request, load(request), listener or Listener(), files).run()
 
 
 def load(request: CaptureRequest) -> LoadedModel:
     """The model of a request, once the store and the run's name are known to be possible."""
     store = store_path(request.store)
-    columns = Columns(request.text_column, request.concept_column)
-    for file in request.prompts:
-        read_prompts(file.path, file.concept, columns)  # an unreadable file is said before minutes of loading
-    for path in request.text:
-        check_readable(path)
     if request.run is not None:
         path = new_run_path(store, request.run)
         if path.exists() and not request.resume:
@@ -107,7 +102,10 @@ def load(request: CaptureRequest) -> LoadedModel:
 class Capture:
     """One capture: what it will read, and the reading of it."""
 
-    def __init__(self, request: CaptureRequest, loaded: LoadedModel, listener: Listener) -> None:
+    def __init__(
+        self, request: CaptureRequest, loaded: LoadedModel, listener: Listener, files: Files | None = None
+    ) -> None:
+        """files: what stands in the request's files; None: they are read now."""
         # `NAME@R` and `NAME --revision R` are one request, and R stands in the run's model: by it the run is found.
         _, revision = split_revision(request.model, request.revision)
         request = replace(request, model=full_name(request.model, revision), revision=revision)
@@ -120,7 +118,7 @@ class Capture:
             require_causal(loaded.model, "--generate")
         self.notes = _notes(request, loaded)
         self.layers = store_layers(self.sites)
-        self.prompts = fitting(self.read_prompts(), request, loaded)
+        self.prompts = fitting(self.read_prompts(files), request, loaded)
         self.batches = plan_batches(self.prompts, request, loaded, self.layers)
         self.tokens = sum(len(p.token_ids) + request.generate for p in self.prompts)
         self._settings = {**settings_of(request, self.prompts), **({"notes": self.notes} if self.notes else {})}
@@ -133,9 +131,9 @@ class Capture:
         for note in (*loaded.notes, *notes_on(self.prompts, request, loaded)):
             listener.message(note)
 
-    def read_prompts(self) -> list[PromptIds]:
+    def read_prompts(self, files: Files | None) -> list[PromptIds]:
         """What to read, in order. A capture of other prompts than files overrides it."""
-        return load_prompts(self.request, self.loaded)
+        return load_prompts(self.request, self.loaded, files or read_files(self.request))
 
     def weights(self) -> str:
         """The state of the files that the weights are from; '' where they are in memory, and may be changed there."""

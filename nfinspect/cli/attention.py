@@ -1,6 +1,6 @@
 """Attention neurons of a model."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -183,7 +183,7 @@ def _of_files(request: "CaptureRequest", method: "Method", site: str | None, rec
     """The analysis of prompts from files, kept with the model's results."""
     from nfinspect_store.results import model_results
 
-    settings = {
+    settings: dict[str, Any] = {
         "model": lasting_name(request.model),
         "weights": weights_stamp(request.model),
         "method": method,
@@ -204,6 +204,7 @@ def _of_files(request: "CaptureRequest", method: "Method", site: str | None, rec
         found = _made(request, method, site, tick)
         return found.to_json(), found.tables()
 
+    recompute = recompute or any(not stamp for _, stamp in (*settings["prompts"], *settings["text"]))
     folder, what = model_results(request.store, lasting_name(request.model)), "attention neurons"
     return find_or_compute(folder, "attention", settings, None, compute, _read, recompute=recompute, what=what)[1]
 
@@ -212,13 +213,11 @@ def _made(request: "CaptureRequest", method: "Method", site: str | None, tick: T
     """Load the model, read the prompts, score."""
     from dataclasses import replace
 
-    from nfinspect.capturing.plan import fitting, load_prompts, notes_on
-    from nfinspect.capturing.prompt_files import check_readable
+    from nfinspect.capturing.plan import fitting, load_prompts, notes_on, read_files
     from nfinspect.experiments.attention import attention as analyse
     from nfinspect.models import TokenTexts
 
-    for path in (*(file.path for file in request.prompts), *request.text):
-        check_readable(path)  # before a model is loaded for nothing
+    files = read_files(request)  # before a model is loaded for nothing
     loaded = loaded_model(
         request.model,
         revision=request.revision,
@@ -227,7 +226,7 @@ def _made(request: "CaptureRequest", method: "Method", site: str | None, tick: T
         allow_pickle=request.allow_pickle,
         eager_attention=method != "gradient_guided",
     )
-    prompts = fitting(cut(load_prompts(request, loaded), loaded, request.context), request, loaded)
+    prompts = fitting(cut(load_prompts(request, loaded, files), loaded, request.context), request, loaded)
     found = analyse(
         loaded,
         [prompt.token_ids for prompt in prompts],

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
+from nfinspect.capturing.plan import Files
 from nfinspect.capturing.prompts import PromptIds
 from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.session import Capture, Listener
@@ -41,7 +42,7 @@ class GivenPrompts(Capture):
         self._given = prompts
         super().__init__(request, loaded, Listener())
 
-    def read_prompts(self) -> list[PromptIds]:
+    def read_prompts(self, files: Files | None) -> list[PromptIds]:
         return self._given
 
 

@@ -16,11 +16,11 @@ from words import special_tokenizer, word_tokenizer
 
 import nfinspect as nf
 from nfinspect.capturing.errors import BadPrompts
-from nfinspect.capturing.plan import fitting, load_prompts
+from nfinspect.capturing.plan import fitting, load_prompts, read_files
 from nfinspect.capturing.prompt_files import Columns, PromptText, read_prompts
-from nfinspect.capturing.prompts import corpus_windows, prompt_ids
+from nfinspect.capturing.prompts import PromptIds, corpus_windows, prompt_ids
 from nfinspect.capturing.request import CaptureRequest, PromptFile
-from nfinspect.capturing.session import load
+from nfinspect.capturing.session import capture_run
 from nfinspect.models import LoadedModel, Message, Texts, in_memory
 
 TOKENIZER = word_tokenizer()
@@ -40,6 +40,10 @@ def file(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return make
+
+
+def files_prompts(request: CaptureRequest, loaded: LoadedModel) -> list[PromptIds]:
+    return load_prompts(request, loaded, read_files(request))
 
 
 def texts(path: Path, concept: str | None = None) -> list[tuple[str, str]]:
@@ -111,7 +115,7 @@ def test_what_cannot_be_read_is_said_before_the_model_is_loaded(what: str, optio
     given = {"prompts": (PromptFile(path),)} if option == "prompts" else {"text": (path,)}
     request = CaptureRequest("no-such-model-anywhere", tmp_path / "store", **given)  # type: ignore[arg-type]
     with pytest.raises(BadPrompts, match=f"cannot read prompts from {re.escape(str(path))}: ") as caught:
-        load(request)
+        capture_run(request)
     assert "\n" not in str(caught.value) and not (tmp_path / "store").exists()
 
 
@@ -155,9 +159,9 @@ def words(ids: list[int]) -> str:
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (16, [16]), (17, [16, 1]), (40, [16, 16, 8])])
-def test_windows_are_disjoint_and_the_last_is_kept(count: int, sizes: list[int], file: Callable[..., Path]) -> None:
+def test_windows_are_disjoint_and_the_last_is_kept(count: int, sizes: list[int]) -> None:
     ids = corpus(0, count)
-    windows = corpus_windows(file("book.txt", words(ids)), TEXTS, 16)
+    windows = corpus_windows(Path("book.txt"), words(ids), TEXTS, 16)
     assert [len(w.token_ids) for w in windows] == sizes
     assert [i for w in windows for i in w.token_ids] == ids
     assert {w.concept for w in windows} == {"book"} and windows[0].text == words(ids[:16])
@@ -173,32 +177,32 @@ def test_max_tokens_bounds_all_files_together(file: Callable[..., Path], gpt2: L
         (25, [10, 10, 5]),
         (7, [7]),
     ]:
-        found = load_prompts(replace(request, max_tokens=limit), gpt2)
+        found = files_prompts(replace(request, max_tokens=limit), gpt2)
         assert [len(p.token_ids) for p in found] == sizes
-    assert [p.concept for p in load_prompts(replace(request, max_tokens=38), gpt2)] == ["0", "0", "0", "1", "1"]
+    assert [p.concept for p in files_prompts(replace(request, max_tokens=38), gpt2)] == ["0", "0", "0", "1", "1"]
 
 
 def test_windows_leave_room_for_new_tokens(file: Callable[..., Path], gpt2: LoadedModel) -> None:
     text = file("book.txt", words(corpus(0, 200)))
     request = CaptureRequest("m", Path("s"), text=(text,), generate=10)
-    assert max(len(p.token_ids) for p in load_prompts(request, gpt2)) == 54  # of a context of 64
+    assert max(len(p.token_ids) for p in files_prompts(request, gpt2)) == 54  # of a context of 64
     for context in (55, 64):
         with pytest.raises(BadPrompts, match=f"at most 64 tokens minus 10 new ones, found {context}"):
-            load_prompts(replace(request, context=context), gpt2)
+            files_prompts(replace(request, context=context), gpt2)
     with pytest.raises(BadPrompts, match="minus 64 new ones"):
-        load_prompts(replace(request, generate=64), gpt2)
+        files_prompts(replace(request, generate=64), gpt2)
 
 
 def test_a_model_without_a_context_limit_may_write_as_much_as_it_likes(file: Callable[..., Path]) -> None:
     text = file("book.txt", words(corpus(0, 600)))
     mamba = in_memory(FAMILIES["mamba"](), TOKENIZER)
-    found = load_prompts(CaptureRequest("m", Path("s"), text=(text,), generate=300), mamba)
+    found = files_prompts(CaptureRequest("m", Path("s"), text=(text,), generate=300), mamba)
     assert [len(p.token_ids) for p in found] == [256, 256, 88]
 
 
-def test_an_empty_corpus_is_one_line(file: Callable[..., Path]) -> None:
+def test_an_empty_corpus_is_one_line() -> None:
     with pytest.raises(BadPrompts, match="expected text in .*, found none: the file is empty"):
-        corpus_windows(file("book.txt", ""), TEXTS, 16)
+        corpus_windows(Path("book.txt"), "", TEXTS, 16)
 
 
 # Prompts and the model

@@ -101,17 +101,15 @@ def test_without_a_template_a_chat_is_refused() -> None:
 
 
 @pytest.mark.parametrize("text", ["w3 w4 w5 w6 w7 w8 w9", "<bos> w3 w4 w5 w6 w7 w8 w9"])
-def test_every_window_of_a_corpus_begins_with_bos(text: str, tmp_path: Path) -> None:
-    path = tmp_path / "book.txt"
-    path.write_text(text)
-    texts = Texts(special_tokenizer("<bos> $A <eos>"))
-    windows = corpus_windows(path, texts, 4)
+def test_every_window_of_a_corpus_begins_with_bos(text: str) -> None:
+    book = Path("book.txt"), text, Texts(special_tokenizer("<bos> $A <eos>"))
+    windows = corpus_windows(*book, 4)
     assert [w.token_ids for w in windows] == [(BOS, 3, 4, 5), (BOS, 6, 7, 8), (BOS, 9)]
     assert [w.text for w in windows] == ["w3 w4 w5", "w6 w7 w8", "w9"]
     assert [w.begins for w in windows] == [text.startswith("<"), False, False]
-    assert [w.token_ids for w in corpus_windows(path, texts, 4, max_tokens=4)] == [(BOS, 3, 4, 5), (BOS, 6)]
+    assert [w.token_ids for w in corpus_windows(*book, 4, max_tokens=4)] == [(BOS, 3, 4, 5), (BOS, 6)]
     with pytest.raises(BadPrompts, match="--context of 2 or more, found 1: every window begins with '<bos>'"):
-        corpus_windows(path, texts, 1)
+        corpus_windows(*book, 1)
 
 
 @pytest.mark.parametrize(("context", "stride"), [(8, 4), (8, 8), (8, 3), (100, 50)])
