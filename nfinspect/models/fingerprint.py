@@ -7,7 +7,7 @@ cannot say this. It costs one forward pass over sixteen tokens.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -63,10 +63,32 @@ class Fingerprint:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        layers = tuple(map(tuple, document["layers"]))
-        lists = {name: tuple(document[name]) for name in ("token_ids", "vocabulary", "logits")}
-        return cls(**{**document, **lists, "layers": layers})
+    def from_json(cls, document: object) -> Self:
+        """What a run's settings hold, as to_json gave it; further fields are left alone.
+
+        Raises OtherWeights for anything else: a run file may be damaged, or have been changed by hand.
+        """
+        found = document if isinstance(document, dict) else {}
+        ids, vocabulary = (_whole(found.get(name)) for name in ("token_ids", "vocabulary"))
+        logits, layers = _numbers(found.get("logits")), found.get("layers")
+        rows = [_numbers(row) for row in layers] if isinstance(layers, list) else [None]
+        words = [found.get(name) for name in ("model_type", "dtype")]
+        quantised = found.get("quantised")
+        if (
+            not ids
+            or vocabulary is None
+            or logits is None
+            or len(logits) != len(vocabulary)
+            or not all(row is not None and len(row) == PATTERNS + 1 for row in rows)
+            or not all(isinstance(word, str) for word in words)
+            or not isinstance(quantised, bool)
+        ):
+            raise OtherWeights(
+                "expected what the run's model has answered (its fingerprint) in the run's settings, found "
+                f"{str(document)[:40]!r}: the run file is damaged or was changed; nfinspect verify says more",
+                "the run no longer says what its weights were",
+            )
+        return cls(ids, vocabulary, logits, tuple(row for row in rows if row), str(words[0]), str(words[1]), quantised)
 
 
 @dataclass(frozen=True)
@@ -96,6 +118,9 @@ def fingerprint(loaded: LoadedModel, like: Fingerprint | None = None) -> Fingerp
     ids = like.token_ids if like is not None else _spread(min(TOKENS, loaded.max_context or TOKENS), rows)
     if max(ids) >= rows:
         raise OtherWeights(f"{loaded.name} has {rows} tokens, and the run's model had more: it is another model")
+    if loaded.max_context is not None and len(ids) > loaded.max_context:
+        most = loaded.max_context
+        raise OtherWeights(f"{loaded.name} reads {most} tokens at most, and the run's model more: it is another model")
     outputs: list[Tensor] = []
 
     def keep(module: nn.Module, args: object, output: object) -> None:
@@ -137,7 +162,8 @@ def difference(then: Fingerprint, now: Fingerprint) -> Difference:
     tolerance = max(TOLERANCES.get(one.dtype, TOLERANCES["bfloat16"]) for one in (then, now))
     if then.quantised != now.quantised:
         tolerance = max(tolerance, QUANTISED)
-    differing = (i for i, pair in enumerate(zip(then.layers, now.layers, strict=True)) if _apart(*pair) > tolerance)
+    pairs = zip(then.layers, now.layers, strict=True)
+    differing = (i for i, pair in enumerate(pairs) if not _apart(*pair) <= tolerance)  # NaN is no agreement
     return Difference(_logits_apart(then.logits, now.logits), tolerance, next(differing, None))
 
 
@@ -186,6 +212,22 @@ def _spread(wanted: int, of: int) -> tuple[int, ...]:
     return tuple((2 * i + 1) * of // (2 * wanted) for i in range(wanted))
 
 
+def _whole(values: object) -> tuple[int, ...] | None:
+    """Places in a vocabulary, None for anything else."""
+    if not isinstance(values, list) or not all(type(value) is int and value >= 0 for value in values):
+        return None
+    return tuple(values)
+
+
+def _numbers(values: object) -> tuple[float, ...] | None:
+    if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
+        return None
+    try:
+        return tuple(map(float, values))
+    except OverflowError:  # a whole number beyond a float
+        return None
+
+
 def _sums(values: Tensor) -> tuple[float, ...]:
     """float32[coordinates] -> its sums under patterns of signs (+−+−…, ++−−…, …), and its length."""
     place = torch.arange(len(values))
@@ -212,7 +254,6 @@ def _logits_apart(then: Sequence[float], now: Sequence[float]) -> float:
     mean = sum(then) / len(then)
     spread = sum(abs(value - mean) for value in then) / len(then)
     apart = sum(abs(a - b) for a, b in zip(then, now, strict=True)) / len(then)
-    # NaN of a broken model is no agreement.
     return apart / spread if spread and math.isfinite(apart) else (0.0 if apart == 0 else math.inf)
 
 

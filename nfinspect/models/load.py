@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 
 from .adapters import load_adapter
 from .batch import vocabulary
-from .checkpoint import CONFIG, TOKENIZERS, check_tokenizer_files, find_checkpoint
+from .checkpoint import ADAPTER, CONFIG, TOKENIZERS, check_tokenizer_files, find_checkpoint
 from .devices import choose_device, move
 from .errors import BrokenCheckpoint, ModelError, NonFiniteWeights, UnsupportedModel, WrongRevision
 from .gguf import check_gguf, gguf_types
@@ -51,6 +51,7 @@ def load_model(
     allow_pickle: bool = False,
     eager_attention: bool = False,
     timeout: float = 8.0,
+    _above: tuple[Path, ...] = (),
 ) -> LoadedModel:
     """The model in a local directory or GGUF file, in the hub's local cache, or on the hub.
 
@@ -72,6 +73,12 @@ def load_model(
     path = resolve(name, revision, allow_pickle=allow_pickle, timeout=timeout)
     found = find_checkpoint(path, allow_pickle=allow_pickle)
     if found.kind == "adapter":
+        _above = (*_above, found.directory.resolve())  # the adapters that are still without their base model
+        if _above[-1] in _above[:-1]:
+            raise BrokenCheckpoint(
+                f"expected a model at the end of the adapters' base models, found {found.directory} again: "
+                f"base_model_name_or_path in its {ADAPTER} leads back to itself"
+            )
         of_base = revision if Path(name).expanduser().is_dir() else None
 
         def load_base(base: str, its_revision: str | None) -> LoadedModel:
@@ -83,6 +90,7 @@ def load_model(
                 allow_pickle=allow_pickle,
                 eager_attention=eager_attention,
                 timeout=timeout,
+                _above=_above,
             )
 
         merged = load_adapter(found.directory, load_base)

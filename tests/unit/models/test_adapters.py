@@ -180,6 +180,30 @@ def test_an_adapter_that_cannot_be_merged_is_refused_in_one_line(
     assert "\n" not in str(error.value) and "found" in str(error.value)
 
 
+@pytest.mark.parametrize("ring", [1, 2, 3])
+def test_adapters_that_lead_back_to_themselves_are_refused(lora: Path, ring: int) -> None:
+    places = [lora, *(lora.parent / f"lora{i}" for i in range(1, ring))]
+    for place in places[1:]:
+        shutil.copytree(lora, place)
+    for place, base in zip(places, [*places[1:], places[0]], strict=True):
+        changed(place, base_model_name_or_path=f"../{base.name}")
+    with pytest.raises(BrokenCheckpoint, match=r"found .*lora/?.* again: .* leads back to itself") as error:
+        load_model(lora, device="cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_an_adapter_of_an_adapter_has_both_merged(made: tuple[Path, torch.Tensor], lora: Path) -> None:
+    above = lora.parent / "above"
+    shutil.copytree(lora, above)
+    changed(above, base_model_name_or_path="../lora")
+    loaded = load_model(above, device="cpu")
+    one, base = load_model(lora, device="cpu").model, load_model(made[0] / "base", device="cpu").model
+    for name, weight in loaded.model.state_dict().items():
+        twice = 2 * one.state_dict()[name] - base.state_dict()[name]
+        torch.testing.assert_close(weight, twice, rtol=1e-4, atol=1e-5)
+    assert len(loaded.notes) == 2
+
+
 def test_a_revision_of_an_adapter_here_is_its_base_models(lora: Path) -> None:
     with pytest.raises(WrongRevision, match="'v1'.*base on this machine: it has no revisions"):
         load_model(lora, revision="v1", device="cpu")

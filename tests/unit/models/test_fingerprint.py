@@ -1,6 +1,9 @@
 """Whether two models have the same weights, asked by what they answer: in any form of the same, and in no other."""
 
 import copy
+import json
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,7 +42,7 @@ def loaded(model: PreTrainedModel) -> LoadedModel:
 
 def kept(model: PreTrainedModel) -> Fingerprint:
     """As a run's settings give it back."""
-    return Fingerprint.from_json(fingerprint(loaded(model)).to_json())
+    return Fingerprint.from_json(json.loads(json.dumps(fingerprint(loaded(model)).to_json())))
 
 
 def projection(model: PreTrainedModel, layer: int = 1) -> nn.Module:
@@ -119,6 +122,62 @@ def test_another_model_is_named() -> None:
     then = kept(FAMILIES["llama"]())
     with pytest.raises(OtherWeights, match="expected the llama model that r was captured from, found a opt"):
         check_same_weights(then, loaded(FAMILIES["opt"]()), "r")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"token_ids": []},
+        {"token_ids": None},
+        {"token_ids": [-1]},
+        {"token_ids": [1.5]},
+        {"token_ids": [True]},
+        {"vocabulary": [3]},
+        {"vocabulary": "abc"},
+        {"logits": [1.0]},
+        {"logits": ["1"] * 64},
+        {"layers": None},
+        {"layers": [[1.0]]},
+        {"layers": [1.0]},
+        {"layers": [[10**400] * 5]},
+        {"layers": [["1"] * 5]},
+        {"model_type": None},
+        {"dtype": 5},
+        {"quantised": "no"},
+    ],
+    ids=str,
+)
+def test_a_damaged_fingerprint_is_one_line(damage: dict[str, object]) -> None:
+    good = json.loads(json.dumps(fingerprint(loaded(FAMILIES["gpt2"]())).to_json()))
+    without = {name: value for name, value in good.items() if name not in damage}
+    for document in ({**good, **damage}, without):
+        with pytest.raises(OtherWeights, match=r"^expected what the run's model has answered .* is damaged") as error:
+            Fingerprint.from_json(document)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 250
+
+
+@pytest.mark.parametrize("document", [None, [], {}, "{}", 7, [[1]]], ids=str)
+def test_what_is_no_fingerprint_is_one_line(document: object) -> None:
+    with pytest.raises(OtherWeights, match="is damaged"):
+        Fingerprint.from_json(document)
+
+
+def test_a_field_of_a_later_version_is_left_alone() -> None:
+    then = fingerprint(loaded(FAMILIES["gpt2"]()))
+    assert Fingerprint.from_json({**json.loads(json.dumps(then.to_json())), "kernel": "flash"}) == then
+
+
+def test_longer_than_the_model_reads_is_another_model() -> None:
+    model = FAMILIES["gpt2"]()
+    then = replace(kept(model), token_ids=(5,) * 65)
+    with pytest.raises(OtherWeights, match="reads 64 tokens at most"):
+        check_same_weights(then, loaded(model), "r")
+
+
+def test_what_is_not_finite_agrees_with_nothing() -> None:
+    then = kept(FAMILIES["gpt2"]())
+    for now in (replace(then, logits=(math.nan,) * 64), replace(then, layers=((math.nan,) * 5,) * 3)):
+        assert not difference(then, now).same
 
 
 def test_asking_changes_nothing() -> None:
