@@ -1,25 +1,28 @@
 """Which model a name stands for, and in which state its files are, without loading torch."""
 
 import hashlib
+import os
 from pathlib import Path
+
+from nfinspect_store.paths import expanded
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.gguf", "*.json")
 
 
 def lasting_name(name_or_dir: str) -> str:
     """What finds the same model from any directory: a hub name as it is, a directory or a file by its whole path."""
-    path = Path(name_or_dir).expanduser()
-    return str(path.resolve()) if name_or_dir and path.exists() else name_or_dir
+    path = expanded(name_or_dir)
+    return str(path.resolve()) if name_or_dir and os.path.exists(path) else name_or_dir
 
 
 def weights_stamp(model: str) -> str:
     """Tells one state of a model's files from another without reading them: a directory's by names, sizes and times, a
     hub model's by its cached snapshot; '' where there is neither.
     """
-    path = Path(model).expanduser()
-    if path.is_dir():
+    path = expanded(model)
+    if os.path.isdir(path):
         files = sorted({file for pattern in WEIGHTS for file in path.glob(pattern)})
-    elif path.is_file():
+    elif os.path.isfile(path):
         files = [path]
     else:
         return _snapshot(model)

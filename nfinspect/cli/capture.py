@@ -1,6 +1,7 @@
 """Making runs of a model of one's own."""
 
 import math
+import os
 import re
 import shlex
 import time
@@ -180,7 +181,7 @@ def prompt_file(value: str) -> "PromptFile":
     from nfinspect.capturing.request import PromptFile
 
     concept, equals, path = value.partition("=")
-    if not equals or Path(value).exists():
+    if not equals or os.path.exists(value):
         return PromptFile(Path(value))
     if not concept or not path:
         raise RequestError(f"expected --prompts FILE or CONCEPT=FILE, found {value!r}")

@@ -2,12 +2,13 @@
 
 import difflib
 import importlib
-from pathlib import Path
+import os
 from typing import Any
 
 import click
 
 from nfinspect import __version__, output
+from nfinspect_store.paths import expanded
 
 COMMANDS = {
     "demo": "demo",
@@ -64,7 +65,7 @@ class Commands(click.Group):
         if places and args[places[0]] not in COMMANDS:
             first = places[0]
             given, rest = args[first], [args[place] for place in places[1:]]
-            if rest or not there(Path(given).expanduser()):
+            if rest or not os.path.exists(expanded(given)):
                 raise click.UsageError(neither(given, rest), ctx)
             if any(arg == "--store" or arg.startswith("--store=") for arg in args):
                 raise click.UsageError(f"expected one store, found {given!r} beside --store", ctx)
@@ -82,16 +83,9 @@ class Commands(click.Group):
         return places
 
 
-def there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name that can be none
-        return False
-
-
 def neither(given: str, rest: list[str]) -> str:
     """Why the first argument is no command and no store."""
-    if there(Path(given).expanduser()):  # with something behind it
+    if os.path.exists(expanded(given)):  # with something behind it
         command = next((word for word in rest if word in COMMANDS), None)
         meant = f"nfinspect {command} … --store {given}" if command else f"nfinspect {given} opens it"
         return f"expected a command, found {given!r}, which is a store, and more behind it: {meant}"
@@ -139,8 +133,8 @@ def open_app(store: str | None, run: str | None = None, *, ascii_only: bool = Fa
             "the app needs a terminal for keys and screen, and there is none: use a command such as "
             "`nfinspect runs --json`, or ssh -t"
         )
-    given = Path(store).expanduser() if store else None
-    if given is not None and given.is_file() and given.name.endswith(RUN_SUFFIX):
+    given = expanded(store) if store else None
+    if given is not None and os.path.isfile(given) and given.name.endswith(RUN_SUFFIX):
         given, run = given.absolute().parent, given.name.removesuffix(RUN_SUFFIX)
     directory = store_path(given)
     from nfinspect.tui.start import run_app

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from nfinspect import output
 from nfinspect.cli.tables import size
 from nfinspect_store.errors import NfinspectError, NotInstalled, RequestError, StorageFull
+from nfinspect_store.paths import expanded
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -47,25 +48,26 @@ def text_path(value: str) -> Path:
     A file whose name begins like a data set is meant if it is there. Raises RequestError for a configuration, a split
     or a column that there is not, NotInstalled, HubUnreachable, DatasetUnavailable, StorageFull.
     """
-    if not value.startswith(PREFIX) or Path(value).exists():
+    if not value.startswith(PREFIX) or os.path.exists(value):
         return Path(value)
     name, config, split = _parts(value)
-    folder = Path(name).expanduser()
-    if not folder.is_dir() and name.startswith((".", "/", "~")):
-        found = "a file: name the folder that it is in" if folder.exists() else "none of this name"
+    folder = expanded(name)
+    is_local = os.path.isdir(folder)
+    if not is_local and name.startswith((".", "/", "~")):
+        found = "a file: name the folder that it is in" if os.path.exists(folder) else "none of this name"
         raise DatasetUnavailable(f"expected a folder of data files at {folder}, found {found}")
-    loaded = _offline_or_not(str(folder) if folder.is_dir() else name, config, is_local=folder.is_dir())
+    loaded = _offline_or_not(str(folder) if is_local else name, config, is_local=is_local)
     if split is not None and split not in loaded:
         raise RequestError(f"expected a split of {name}: {', '.join(loaded)}, found {split!r}")
     split = split or ("test" if "test" in loaded else next(iter(loaded)))
-    called = folder.resolve().name if folder.is_dir() else name
+    called = folder.resolve().name if is_local else name
     return _written(value, called, loaded[split], split)
 
 
 def _parts(value: str) -> tuple[str, str | None, str | None]:
     """Name, configuration and split. A folder whose name holds colons is meant if it is there."""
     whole = value.removeprefix(PREFIX)
-    if whole and Path(whole).expanduser().is_dir():
+    if whole and os.path.isdir(expanded(whole)):
         return whole, None, None
     name, *rest = whole.split(":")
     if not name or len(rest) > 2:

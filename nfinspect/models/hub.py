@@ -6,9 +6,12 @@ back is a directory in either case, so that loading has one path and never trigg
 conversion bot.
 """
 
+import os
 import re
 import threading
 from pathlib import Path
+
+from nfinspect_store.paths import expanded
 
 from .errors import HubUnreachable, ModelNotFound, WrongRevision
 
@@ -29,7 +32,7 @@ def split_revision(name_or_dir: str, revision: str | None = None) -> tuple[str, 
     revision: given apart. Raises WrongRevision for two different ones, and for one that cannot be one.
     """
     name, at, after = name_or_dir.rpartition("@")
-    if name.startswith(_LOCAL) or not _REPO.fullmatch(name) or Path(name_or_dir).expanduser().exists():
+    if name.startswith(_LOCAL) or not _REPO.fullmatch(name) or os.path.exists(expanded(name_or_dir)):
         name, after = name_or_dir, ""
     if after and revision is not None and after != revision:
         raise WrongRevision(f"expected one revision of {name}, found two: '@{after}' and --revision '{revision}'")
@@ -47,7 +50,7 @@ def full_name(name_or_dir: str, revision: str | None = None) -> str:
     Raises WrongRevision as split_revision does.
     """
     name, revision = split_revision(name_or_dir, revision)
-    return name if revision is None or Path(name).expanduser().exists() else f"{name}@{revision}"
+    return name if revision is None or os.path.exists(expanded(name)) else f"{name}@{revision}"
 
 
 def resolve(name_or_dir: str, revision: str | None = None, *, allow_pickle: bool, timeout: float) -> Path:
@@ -56,22 +59,42 @@ def resolve(name_or_dir: str, revision: str | None = None, *, allow_pickle: bool
     `timeout` is how many seconds the hub has for its first answer; a cached copy is used without one. Raises
     ModelNotFound and HubUnreachable.
     """
-    path = Path(name_or_dir).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix == GGUF):
+    path = expanded(name_or_dir)
+    if os.path.isdir(path) or (os.path.isfile(path) and path.suffix == GGUF):
         return path
-    if path.exists():
+    if os.path.exists(path):
         raise ModelNotFound(f"expected a model directory, found a file: {path}; name the directory it is in")
     if name_or_dir.startswith(_LOCAL) or not _REPO.fullmatch(name_or_dir):
-        raise ModelNotFound(f"expected a model directory or a hub name such as openai-community/gpt2, found no {path}")
+        raise ModelNotFound(
+            f"expected a model directory or a hub name such as openai-community/gpt2, found no {path}{_why_not(path)}"
+        )
     return _snapshot(name_or_dir, revision, allow_pickle=allow_pickle, timeout=timeout)
+
+
+def _why_not(path: Path) -> str:
+    """Why it cannot be reached, where it is not simply not there."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return ""
+    except OSError as error:
+        return f" ({error.strerror or error})"
+    return ""
 
 
 def _snapshot(name: str, revision: str | None, *, allow_pickle: bool, timeout: float) -> Path:
     from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     called = full_name(name, revision)
     files = (try_to_load_from_cache(name, file, revision=revision) for file in ("config.json", "adapter_config.json"))
-    cached = next((Path(file).parent for file in files if isinstance(file, str)), None)
+    try:
+        cached = next((Path(file).parent for file in files if isinstance(file, str)), None)
+    except HFValidationError as error:
+        raise ModelNotFound(
+            f"expected a model directory or a hub name such as openai-community/gpt2, found neither in '{name}': there "
+            f"is no such directory, and no hub name is of this form ({one_line(error, 400)})"
+        ) from error
     if constants.HF_HUB_OFFLINE:
         if cached is None:
             raise HubUnreachable(

@@ -1,11 +1,14 @@
 """Loading a model for inspection: one device, eval mode, checked weights, errors of one line."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from nfinspect_store.paths import expanded
 
 from .adapters import load_adapter
 from .batch import vocabulary
@@ -79,7 +82,7 @@ def load_model(
                 f"expected a model at the end of the adapters' base models, found {found.directory} again: "
                 f"base_model_name_or_path in its {ADAPTER} leads back to itself"
             )
-        of_base = revision if Path(name).expanduser().is_dir() else None
+        of_base = revision if os.path.isdir(expanded(name)) else None
 
         def load_base(base: str, its_revision: str | None) -> LoadedModel:
             return load_model(
@@ -97,7 +100,7 @@ def load_model(
         _refuse_non_finite(merged.model)
         loaded = in_memory(merged.model, _adapted_tokenizer(found.directory, merged), full_name(name, revision))
         return replace(loaded, notes=merged.notes)
-    if path == Path(name).expanduser() and revision is not None:
+    if path == expanded(name) and revision is not None:
         raise WrongRevision(
             f"expected a hub name with the revision '{revision}', found {path} on this machine: it has no revisions"
         )

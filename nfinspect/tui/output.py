@@ -9,6 +9,7 @@ from typing import Any
 
 from nfinspect.output import plain
 from nfinspect_store.atomic import replaced
+from nfinspect_store.paths import expanded
 
 
 def state_dir() -> Path:
@@ -27,7 +28,7 @@ def write_rows(name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]])
     """Rows as CSV, or as JSON where the name ends so."""
     if name.endswith(".json"):
         return write_json(name, [dict(zip(columns, row, strict=True)) for row in rows])
-    path = Path(name).expanduser()
+    path = expanded(name)
     written = 0
     with replaced(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -39,7 +40,7 @@ def write_rows(name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]])
 
 
 def _written(name: str, text: str) -> str:
-    path = Path(name).expanduser()
+    path = expanded(name)
     with replaced(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return f"wrote {path}"

@@ -18,6 +18,7 @@ from pathlib import Path
 from nfinspect_store.errors import BadName, NotARun, RunBusy, RunNotFound, StorageFull, StoreError
 from nfinspect_store.facts import Facts, FactsCache
 from nfinspect_store.heartbeat import SUFFIX, HeartbeatFile, being_written, read_heartbeat_file
+from nfinspect_store.paths import expanded
 from nfinspect_store.small_files import is_utf8, kind_of
 from nfinspect_store.types import Progress
 
@@ -53,8 +54,8 @@ def store_path(explicit: str | Path | None = None) -> Path:
 
     Raises StoreError when it is a file.
     """
-    path = Path(explicit or os.environ.get(ENVIRONMENT) or DEFAULT_STORE).expanduser()
-    if path.exists() and not path.is_dir():
+    path = expanded(explicit or os.environ.get(ENVIRONMENT) or DEFAULT_STORE)
+    if os.path.exists(path) and not os.path.isdir(path):
         raise StoreError(
             f"expected a directory of runs, found a file: {path} (a run file goes where a command takes RUN)"
         )
@@ -96,21 +97,23 @@ def run_path(store: Path, name_or_path: str | Path) -> Path:
     text = str(name_or_path)
     in_store = store / (text + RUN_SUFFIX)
     is_name = bool(text) and "/" not in text and "\0" not in text
-    if is_name and is_file(in_store):
+    if is_name and os.path.isfile(in_store):
         return in_store
-    if (is_name and is_file(store / (text + HISTORY_SUFFIX))) or text.endswith(HISTORY_SUFFIX):
+    if (is_name and os.path.isfile(store / (text + HISTORY_SUFFIX))) or text.endswith(HISTORY_SUFFIX):
         raise RunNotFound(
             f"{text} is the history of a training, which holds no tokens: nfinspect watch {text} shows it"
         )
-    if "\0" not in text and is_file(Path(text).expanduser()):
-        return Path(text).expanduser()
+    if os.path.isfile(expanded(text)):
+        return expanded(text)
     if is_name and being_written(in_store):
         raise RunBusy(f"{text} is being captured and has nothing to read yet: wait until it has finished")
     names = _names(store)
     close = difflib.get_close_matches(text, names, n=3, cutoff=0.5) or sorted(names)[:5]
     if not names:
         hint = (
-            f"{store} holds no runs: see --store, or capture one" if store.is_dir() else f"there is no store at {store}"
+            f"{store} holds no runs: see --store, or capture one"
+            if os.path.isdir(store)
+            else f"there is no store at {store}"
         )
     else:
         hint = f"{store} holds {', '.join(close)}" + (" …" if len(names) > len(close) else "")
@@ -122,7 +125,7 @@ def list_runs(store: Path) -> list[RunEntry]:
 
     Raises StoreError when the store cannot be read. A store that does not exist holds no runs.
     """
-    if store.exists() and not store.is_dir():
+    if os.path.exists(store) and not os.path.isdir(store):
         raise StoreError(f"expected a directory of runs, found a file: {store}")
     with FactsCache(store) as cache:
         entries = [_entry(store / (name + RUN_SUFFIX), cache) for name in _names(store)]
@@ -184,7 +187,7 @@ def _from_heartbeat(path: Path, beat: HeartbeatFile) -> RunEntry:
 
 def _names(store: Path) -> list[str]:
     """Names with a run file, or with a heartbeat of a capture that has not made its file yet."""
-    if not store.is_dir():
+    if not os.path.isdir(store):
         return []
     names = set()
     try:
@@ -247,14 +250,6 @@ def delete_run(path: Path, *, force: bool = False) -> list[Path]:
         return [*_beside(path), *([results] if results.exists() else [])]
     except OSError as error:
         raise StorageFull(f"cannot delete {path}: {error.strerror or error}") from error
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is a file, also for names that can be none."""
-    try:
-        return path.is_file()
-    except OSError:  # a name too long for the file system
-        return False
 
 
 def _size(path: Path) -> int:

@@ -16,9 +16,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nfinspect_store.catalog import HISTORY_SUFFIX, RUN_SUFFIX, RunEntry, check_name, is_file
+from nfinspect_store.catalog import HISTORY_SUFFIX, RUN_SUFFIX, RunEntry, check_name
 from nfinspect_store.errors import NotARun, RunBusy, RunExists, RunNotFound, StorageFull
 from nfinspect_store.heartbeat import Heartbeat, being_written, heartbeat_path, read_heartbeat
+from nfinspect_store.paths import expanded
 
 SUFFIX = HISTORY_SUFFIX
 VERSION = 1
@@ -42,10 +43,10 @@ def new_history_path(store: Path, name: str) -> Path:
 def history_path(store: Path, name_or_path: str | Path) -> Path:
     """A history's file, given its name in the store or a path. Raises RunNotFound naming the closest names."""
     text = str(name_or_path)
-    for path in (store / (text + SUFFIX), Path(text).expanduser()):
-        if "\0" not in text and path.name.endswith(SUFFIX) and path.is_file():
+    for path in (store / (text + SUFFIX), expanded(text)):
+        if path.name.endswith(SUFFIX) and os.path.isfile(path):
             return path
-    if "\0" not in text and (is_file(store / (text + RUN_SUFFIX)) or text.endswith(RUN_SUFFIX)):
+    if "\0" not in text and (os.path.isfile(store / (text + RUN_SUFFIX)) or text.endswith(RUN_SUFFIX)):
         raise RunNotFound(f"{text} is a run, no training history: nfinspect health {text} shows its health")
     names = list_histories(store)
     close = difflib.get_close_matches(text, names, n=3, cutoff=0.5) or names[:5]
@@ -55,7 +56,9 @@ def history_path(store: Path, name_or_path: str | Path) -> Path:
 
 def list_histories(store: Path) -> list[str]:
     """The names of the histories in a store, sorted."""
-    return sorted(p.name.removesuffix(SUFFIX) for p in store.glob(f"*{SUFFIX}") if is_file(p)) if store.is_dir() else []
+    if not os.path.isdir(store):
+        return []
+    return sorted(p.name.removesuffix(SUFFIX) for p in store.glob(f"*{SUFFIX}") if os.path.isfile(p))
 
 
 def history_entries(store: Path) -> list[RunEntry]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from nfinspect.tui.panes.base import Pane
+from nfinspect_store.paths import expanded
 
 
 class ExportingPane(Pane):
@@ -33,7 +34,7 @@ class ExportingPane(Pane):
         write = self.exporter()
         if not text or write is None:
             return
-        if text != self._may_replace and Path(text).expanduser().exists():
+        if text != self._may_replace and os.path.exists(expanded(text)):
             self._may_replace = text
             self.hub.say(f"{text} is there already: e and the same name again replaces it", "warn")
             return

@@ -562,3 +562,16 @@ def test_a_name_and_its_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(WrongRevision, match=said) as error:
             split_revision(name, revision)
         one_line(error)
+
+
+@pytest.mark.parametrize(
+    "name", ["a" * 300, "/" + "a" * 300, "~no-such-user/m", "foo--bar", "foo..bar", "foo.git", "x-", "-x"]
+)
+@pytest.mark.parametrize("revision", [None, "main"])
+def test_a_name_that_no_model_can_have_is_not_found(
+    name: str, revision: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelNotFound, match="expected a model directory or a hub name such as") as error:
+        load_model(name, revision=revision, device="cpu")
+    one_line(error)
