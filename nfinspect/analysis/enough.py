@@ -23,7 +23,7 @@ def few_tokens(tokens: int) -> str:
     """Of classes: what silence on so few tokens leaves open; '' where they are enough."""
     if tokens >= TOKENS:
         return ""
-    share = min(100.0, 100 * RULE_OF_THREE / tokens)
+    share = min(100.0, 100 * RULE_OF_THREE / max(1, tokens))
     bound = f"{share:.0f}" if share >= 1 else f"{share:.1g}"
     return (
         f"{only(tokens, 'token')}: a neuron that is silent on all of them (dead here) may still fire on up to {bound} "
@@ -59,6 +59,8 @@ def few_units(units: int, what: str) -> str:
     """Of an interval that a bootstrap over so many `what` (documents, windows) gave."""
     if units >= UNITS:
         return ""
+    if units == 1:
+        return f"there is no interval: the text is one {what.removesuffix('s')} only"
     return f"the intervals are drawn from {units} {what}, and are too narrow with fewer than {UNITS}"
 
 

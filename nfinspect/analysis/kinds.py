@@ -18,6 +18,7 @@ from typing import Any
 
 from nfinspect.analysis.attention_scores import TOP
 from nfinspect.analysis.classes import CLASSES
+from nfinspect.analysis.enough import few_tokens
 from nfinspect.analysis.neurons import list_neurons
 from nfinspect.analysis.provenance import results_about, whose
 from nfinspect_store.addresses import Address, parse_address
@@ -106,9 +107,12 @@ def find_kind(run: RunFile, kinds: str, site: str | None = None, top: int = TOP,
     most = None if share is None else max(1, round(share * total))
     for name in names:
         if name in CLASSES:
-            found |= {(row.layer, row.neuron) for row in list_neurons(run, site, cls=name, limit=None).rows}
+            of_class = {(row.layer, row.neuron) for row in list_neurons(run, site, cls=name, limit=None).rows}
+            found |= of_class
             if most is not None:
                 notes.append(f"{name}: all of them, a health class has no strength to take a share by")
+            if of_class and (few := few_tokens(run.tokens)):
+                notes.append(few)
             continue
         result = newest(run, name, site)
         if result is None:
@@ -118,15 +122,14 @@ def find_kind(run: RunFile, kinds: str, site: str | None = None, top: int = TOP,
         results.append(result)
         if said := whose(result):
             notes.append(f"{name}: {said}")
-        if name == "positional":  # that there were too few sequences to list any
-            notes += [f"{name}: {note}" for note in result.document.get("notes", ())]
+        notes += [f"{name}: {note}" for note in result.document.get("notes", ())]  # that it rests on too little, say
         if most is not None:
             by = KEPT_KINDS[name].strength or "|score|"
             taken = (
                 f"the {most} largest by {by}" if len(ordered) >= most else f"all {len(ordered)}, there are not {most}"
             )
             notes.append(f"{name}: {taken}, {most} being a share of {share:g} of the {total} neurons at {site}")
-    return Kind("+".join(names), site, tuple(sorted(found)), tuple(results), tuple(notes))
+    return Kind("+".join(names), site, tuple(sorted(found)), tuple(results), tuple(dict.fromkeys(notes)))
 
 
 def newest(run: RunFile, kind: str, site: str) -> Result | None:
@@ -146,9 +149,10 @@ def kept_over_all_layers(run: RunFile, kind: str, site: str, *, of_model: bool =
 
 
 def kept_ablations(run: RunFile, site: str) -> tuple[Result, ...]:
-    """The run's kept ablations of neurons of a site, the newest first."""
+    """The kept ablations of the run's own model without neurons of a site, the newest first."""
     found = list_results(run_results(run.path), run.info.run_id, "ablation")
-    return tuple(result for result in found if _cut_at(result, run.default_site) == {site})
+    own = (result for result in found if result.document["model_of_run"])
+    return tuple(result for result in own if _cut_at(result, run.default_site) == {site})
 
 
 def _cut_at(result: Result, usual: str) -> set[str]:

@@ -97,6 +97,7 @@ def ablate(
     from nfinspect.analysis.neuron_sets import set_from_file, set_of_kinds, set_of_trace
     from nfinspect.experiments.ablation_table import check_controls, check_sets
     from nfinspect.experiments.documents import read_text, text_hash, tokenised
+    from nfinspect.experiments.run_text import TooFewSequences
     from nfinspect.models import Texts
     from nfinspect_store.results import model_results, run_results
 
@@ -118,8 +119,6 @@ def ablate(
             makers += [partial(set_of_kinds, run, kind, site, share) for kind in kinds]
             makers += [partial(set_of_trace, run, concept, baseline, top, site) for concept in concepts]
         sets = check_sets(_there(makers))
-        for said in dict.fromkeys(said for one in sets for said in one.notes):
-            output.note(said)
         how = How("mean" if mode == "mean" else "zero", controls, seed, batch_size)
 
         def load() -> "LoadedModel":
@@ -128,7 +127,10 @@ def ablate(
 
         if run is not None and text is None:
             tokens = max_tokens or RUN_TOKENS
-            result = ablation_of_run(run, model, sets, how, load, tokens, dtype=dtype, recompute=recompute)
+            try:
+                result = ablation_of_run(run, model, sets, how, load, tokens, dtype=dtype, recompute=recompute)
+            except TooFewSequences as error:
+                raise TooFewSequences(f"{error}; or give another text with --text FILE") from error
         else:
             name = text_path(text or "").name
             of_text = {
@@ -194,10 +196,10 @@ def ablation_lines(document: Mapping[str, Any]) -> list[str]:
         nll = f"{figure(base['nll'], 5)} nats per token"
         return [*wrapped(title), f"perplexity  {figure(base['perplexity'], 5)}", f"NLL         {nll}"]
     mode = document["sets"][0]["mode"]
+    over = f", its interval over {drawn['units']} {drawn['resampled']}" if drawn["units"] > 1 else ""
     title += (
-        f", values set to {'0' if mode == 'zero' else 'their mean'}; "
-        f"ΔNLL in nats per token, its interval over {drawn['units']} {drawn['resampled']}; controls: mean ΔNLL of "
-        "random sets of the same size and count per layer"
+        f", values set to {'0' if mode == 'zero' else 'their mean'}; ΔNLL in nats per token{over}; controls: mean "
+        "ΔNLL of random sets of the same size and count per layer"
     )
     return [*wrapped(title), *table(columns, rows)]
 

@@ -61,12 +61,12 @@ def kept_ablation(
         from nfinspect.experiments.ablation_table import ablate
 
         loaded = load()
-        notes = difference_from_run(run, loaded) if run is not None else ()
+        own, notes = difference_from_run(run, loaded) if run is not None else (None, ())
         text = read(loaded)
         found = ablate(
             loaded, text.corpus, sets, run=run, context=text.context, stride=text.stride, tick=tick, **asdict(how)
         )
-        return replace(found, notes=(*found.notes, *notes)).to_json(), {}
+        return replace(found, model_of_run=own, notes=(*found.notes, *notes)).to_json(), {}
 
     run_id = run.info.run_id if run is not None else None
     kind = "ablation" if sets else "perplexity"  # a result without sets is none that the app or a report shows

@@ -69,10 +69,11 @@ def check_run_model(file: "RunFile", loaded: "LoadedModel") -> None:
         output.note(said)
 
 
-def difference_from_run(file: "RunFile", loaded: "LoadedModel") -> tuple[str, ...]:
-    """What a model that the user has named should be said to differ in from the run's, whose neurons it is asked about.
+def difference_from_run(file: "RunFile", loaded: "LoadedModel") -> tuple[bool, tuple[str, ...]]:
+    """Whether a model that the user has named is the run's, whose neurons it is asked about, and what it differs in.
 
-    Raises OtherWeights where it is named as the run's own model and has other weights: nobody has asked for that.
+    It is not where nothing tells that it is. Raises OtherWeights where it is named as the run's own model and has other
+    weights: nobody has asked for that.
     """
     from nfinspect.models import Fingerprint, OtherWeights, check_same_weights
 
@@ -81,11 +82,12 @@ def difference_from_run(file: "RunFile", loaded: "LoadedModel") -> tuple[str, ..
     then = file.info.settings.get("fingerprint")
     taken = "its neurons are taken for those of the model"
     if then is None:
-        return (f"the run is of {captured}, the model is {name}: {taken}",) if named_otherwise and captured else ()
+        said = (f"the run is of {captured}, the model is {name}: {taken}",) if named_otherwise and captured else ()
+        return not named_otherwise, said
     try:
-        said = check_same_weights(Fingerprint.from_json(then), loaded, file.name)
+        close = check_same_weights(Fingerprint.from_json(then), loaded, file.name)
     except OtherWeights as error:
         if not named_otherwise:
             raise
-        return (f"the run is of {captured}, the model is {name} ({error.short}): {taken}",)
-    return (said,) if said else ()
+        return False, (f"the run is of {captured}, the model is {name} ({error.short}): {taken}",)
+    return True, ((close,) if close else ())

@@ -45,6 +45,7 @@ class AblationTable:
     """Several sets on one text. tokens: how many were predicted; units: what the bootstrap drew, and how many of it.
 
     begin: the token ids before the text in every window, which are not predicted. notes: what the user should be told.
+    model_of_run: whether the model is that of the run whose neurons were cut out, None without one.
     """
 
     model: str
@@ -59,10 +60,12 @@ class AblationTable:
     baseline_nll: float
     sets: tuple[AblatedSet, ...]
     notes: tuple[str, ...]
+    model_of_run: bool | None = None
 
     def to_json(self) -> dict[str, object]:
         return {
             "model": self.model,
+            "model_of_run": self.model_of_run,
             "text": self.text,
             "tokens": self.tokens,
             "begin": list(self.begin),
@@ -104,7 +107,7 @@ def ablate(
     means = _means(run, loaded, places) if mode == "mean" else {}
     context, stride = chosen_context(loaded, context, stride, corpus.begin)
     scorer = Scorer(loaded, corpus.token_ids, context, stride, batch_size, corpus.begin)
-    drawn, notes = [], list(corpus.notes)
+    drawn, notes = [], list(dict.fromkeys((*corpus.notes, *(said for one in sets for said in one.notes))))
     for one, where in zip(sets, places, strict=True):
         crowded = crowded_layer(where) if controls else None
         drawn.append([] if crowded else control_sets(where, controls, seed))

@@ -12,11 +12,17 @@ from numpy.typing import NDArray
 
 from nfinspect.analysis.sequences import read_sequences
 from nfinspect.experiments.documents import Corpus
-from nfinspect_store.errors import RequestError
+from nfinspect.text import counted
+from nfinspect_store.errors import StoreError
 from nfinspect_store.tables import RunTables
 
 FEWEST_WINDOWS = 10
 """Windows of one length that an ablation on the run's own text needs [own]: fewer say nothing of the spread."""
+
+
+class TooFewSequences(StoreError):
+    """A run that does not hold enough text for what is asked of it."""
+
 
 READ_IDS = "SELECT token_id FROM tokens ORDER BY token_idx"
 READ_PROMPTS = "SELECT first_token, tokens FROM prompts WHERE tokens > 1 ORDER BY prompt_idx"
@@ -33,12 +39,12 @@ class Windows:
 def spread_prompts(run: RunTables, tokens: int) -> list[list[int]]:
     """Token ids of prompts of two tokens or more, generated ones included: about `tokens` in all, or every prompt.
 
-    Raises RequestError where no prompt has two tokens.
+    Raises TooFewSequences where no prompt has two tokens.
     """
     columns = run.cursor().execute(READ_PROMPTS).fetchnumpy()
     first, size = np.asarray(columns["first_token"], np.int64), np.asarray(columns["tokens"], np.int64)
     if not len(size):
-        raise RequestError("expected a prompt of two tokens or more in the run, found none")
+        raise TooFewSequences("expected a prompt of two tokens or more in the run, found none")
     ids = _token_ids(run)
     chosen = _spread(len(size), max(1, int(tokens / size.mean())))
     return [ids[first[i] : first[i] + size[i]].tolist() for i in chosen]
@@ -47,20 +53,20 @@ def spread_prompts(run: RunTables, tokens: int) -> list[list[int]]:
 def windows(run: RunTables, name: str, tokens: int) -> Windows:
     """About `tokens` tokens in the run's sequences of the greatest length, each read by itself as in the capture.
 
-    Raises RequestError where there are fewer than FEWEST_WINDOWS of them, or they have a single token.
+    Raises TooFewSequences where there are fewer than FEWEST_WINDOWS of them, or they have a single token.
     """
     sequences = read_sequences(run, None)
     if sequences.number < FEWEST_WINDOWS or sequences.length < 2:
-        raise RequestError(
+        raise TooFewSequences(
             f"expected {FEWEST_WINDOWS} or more sequences of the run's greatest length, two tokens or more, found "
-            f"{sequences.number} of {sequences.length}: a run of --text has them, or give a text (nfinspect ablate)"
+            f"{sequences.number} of {counted(sequences.length, 'token')}: runs of --text mostly have them"
         )
     chosen = _spread(sequences.number, max(FEWEST_WINDOWS, tokens // sequences.length))
     ids = _token_ids(run)
     taken = np.concatenate([ids[start : start + sequences.length] for start in sequences.starts[chosen]])
     document = np.repeat(np.arange(len(chosen)), sequences.length)
     digest = hashlib.sha256(taken.astype("<i8").tobytes()).hexdigest()
-    return Windows(Corpus(f"of the run {name}", taken, document, digest), sequences.length)
+    return Windows(Corpus(f"the run {name}", taken, document, digest), sequences.length)
 
 
 def _spread(of: int, wanted: int) -> NDArray[np.int64]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nfinspect.figures import style
-from nfinspect.figures.charts import Chart, Table, count
+from nfinspect.figures.charts import Chart, Table, count, sentences
+from nfinspect.text import model_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,15 +51,21 @@ def ablation_chart(document: Mapping[str, Any]) -> Chart:
     mode = "0" if document["sets"][0]["mode"] == "zero" else "their mean over the run"
     numbers = sorted({one["control"]["count"] for one in document["sets"]})
     random = f", {numbers[-1]} random sets beside each" if numbers[-1] else ", no random sets"
+    units = count(drawn["units"], drawn["resampled"].removesuffix("s"))
+    interval = (
+        f" The whiskers of a set are its 95 % interval under a bootstrap of the text's {units} ({drawn['draws']:,} "
+        "draws)."
+        if drawn["units"] > 1
+        else ""
+    )
     return Chart(
         name="ablation",
         title=f"What the model loses without sets of neurons, values set to {mode}",
         n=f"n = {count(document['tokens'], 'predicted token')}{random}",
         text=(
-            f"The mean negative log-likelihood on the text {document['text']} (windows of {document['context']} "
-            f"tokens, moved by {document['stride']}), less that of the whole model, in nats per token: to the right "
-            "the model is worse. The whiskers of a set are its 95 % interval under a bootstrap of the text's "
-            f"{count(drawn['units'], drawn['resampled'].removesuffix('s'))} ({drawn['draws']:,} draws).",
+            f"The mean negative log-likelihood of {model_name(document['model'])} on {document['text']} (windows of "
+            f"{document['context']} tokens, moved by {document['stride']}), less that of the whole model, in nats per "
+            f"token: to the right the model is worse.{interval}",
             "Below each set, random sets of the same size and the same count per layer, from the neurons outside it: "
             "their mean, whiskers of one standard deviation, and a cross for each. p = (1 + random sets that cost as "
             "much) / (random sets + 1).",
@@ -67,11 +74,12 @@ def ablation_chart(document: Mapping[str, Any]) -> Chart:
             f"Of the whole model: {base['nll']:.4f} nats per token"
             + (f", perplexity {base['perplexity']:.4g}." if base["perplexity"] is not None else "."),
             *(_finding(one) for one in document["sets"]),
+            *sentences(*document["notes"]),
         ),
         tables={"ablation": table, "ablation-controls": controls},
         draw=_draw,
         inches=(9.0, 1.8 + 0.9 * len(table.rows)),
-        facts={name: document[name] for name in ("text", "tokens", "context", "stride", "seed", "baseline")},
+        facts={name: document[name] for name in ("model", "text", "tokens", "context", "stride", "seed", "baseline")},
     )
 
 

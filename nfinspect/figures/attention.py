@@ -7,7 +7,7 @@ import numpy as np
 from nfinspect.analysis.attention_scores import AttentionScores
 from nfinspect.analysis.plain import number
 from nfinspect.figures import style
-from nfinspect.figures.charts import Chart, Table, count
+from nfinspect.figures.charts import Chart, Table, count, sentences
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,6 +92,7 @@ def attention_chart(found: AttentionScores, prompts: str) -> Chart:
             if best and best[0].score is not None
             else "No neuron has a defined score.",
             "These are scores, not a test: every list of top neurons has a first one.",
+            *sentences(*found.notes),
         ),
         tables={
             name: layers,

@@ -102,6 +102,15 @@ def count(number: int, what: str, many: str | None = None) -> str:
     return f"{number:,} {what if number == 1 else many or what + 's'}"
 
 
+def sentences(*said: str, of: str = "") -> tuple[str, ...]:
+    """Notes and reasons as the page has them: a capital in front, a full stop behind; empty ones are left out.
+
+    of: the run that they are about, where there are several.
+    """
+    whole = (text if text.endswith(".") else f"{text}." for text in said if text)
+    return tuple(f"{of}: {text}" if of else text[0].upper() + text[1:] for text in whole)
+
+
 def percent(part: int, whole: int) -> float | None:
     """A share 0-100, None of nothing."""
     return 100 * part / whole if whole else None

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from nfinspect.analysis.dead import DeadLayer
 from nfinspect.analysis.depth import depths
+from nfinspect.analysis.enough import few_tokens
 from nfinspect.analysis.ngrams import NgramAnalysis
 from nfinspect.analysis.positions import POSITIONAL, PositionAnalysis
 from nfinspect.analysis.triggers import BUCKETS
 from nfinspect.figures import style
-from nfinspect.figures.charts import Chart, Draw, Table, count, percent
+from nfinspect.figures.charts import Chart, Draw, Table, count, percent, sentences
 from nfinspect.figures.ngrams import COLUMNS, DEFINITION, finding, layer_rows, stacked
 from nfinspect_store.errors import RequestError
 
@@ -48,6 +49,7 @@ def dead_overlay(runs: Mapping[str, Sequence[DeadLayer]]) -> Chart:
     for name, layers in runs.items():
         dead, neurons = sum(x.dead for x in layers), sum(x.neurons for x in layers)
         findings.append(f"{name}: {dead:,} of {neurons:,} neurons dead." if dead else f"{name}: no neuron is dead.")
+        findings += sentences(few_tokens(layers[0].tokens), of=name)
     return Chart(
         name="compared-dead",
         title="Dead neurons by depth",
@@ -86,7 +88,7 @@ def position_overlay(runs: Mapping[str, PositionAnalysis]) -> Chart:
             if found.neurons
             else f"{name}: no neuron of {neurons:,} is listed as positional."
         )
-        findings += [f"{name}: {note}." for note in found.notes]
+        findings += sentences(*found.notes, of=name)
     return Chart(
         name="compared-positional",
         title="Positional neurons by depth",
@@ -120,7 +122,7 @@ def ngram_overlays(runs: Mapping[str, NgramAnalysis]) -> tuple[Chart, ...]:
     ]
     columns = {**RUN_COLUMNS, **{c: text for c, text in COLUMNS.items() if c not in ("n", "layer")}}
     whole = Table.of(columns, rows)
-    findings = tuple(f"{name}: {finding(found, sizes[name])}" for name, found in runs.items())
+    findings = (*(f"{name}: {finding(found, sizes[name])}" for name, found in runs.items()), *_said(runs))
 
     def chart(name: str, title: str, text: str, shown: Mapping[str, str]) -> Chart:
         kept = (*RUN_COLUMNS, "neurons", *shown)
@@ -155,6 +157,11 @@ def ngram_overlays(runs: Mapping[str, NgramAnalysis]) -> tuple[Chart, ...]:
     )
 
 
+def _said(runs: Mapping[str, NgramAnalysis]) -> tuple[str, ...]:
+    """What each run's analysis rests on, where that is little."""
+    return tuple(one for name, found in runs.items() for one in sentences(*found.notes, of=name))
+
+
 def _bucket_overlay(runs: Mapping[str, NgramAnalysis], n: str) -> Chart:
     columns = {
         **RUN_COLUMNS,
@@ -175,10 +182,13 @@ def _bucket_overlay(runs: Mapping[str, NgramAnalysis], n: str) -> Chart:
             "Every layer's neurons by K, the fewest tokens that hold 95 % of their activations: the share (%) of the "
             "neurons with at least one activation. One panel for each run, by its own layers.",
         ),
-        findings=tuple(
-            f"{name}: {sum(x.buckets['1-5'] for x in found.layers):,} of {sum(x.active for x in found.layers):,} "
-            "active neurons have 95 % of their activations on 5 tokens or fewer."
-            for name, found in runs.items()
+        findings=(
+            *(
+                f"{name}: {sum(x.buckets['1-5'] for x in found.layers):,} of {sum(x.active for x in found.layers):,} "
+                "active neurons have 95 % of their activations on 5 tokens or fewer."
+                for name, found in runs.items()
+            ),
+            *_said(runs),
         ),
         tables={"compared-token-buckets": Table.of(columns, rows)},
         draw=_draw_buckets,

@@ -6,7 +6,7 @@ import numpy as np
 
 from nfinspect.analysis.delta import Delta
 from nfinspect.figures import style
-from nfinspect.figures.charts import Chart, Table, count, percent
+from nfinspect.figures.charts import Chart, Table, count, percent, sentences
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,6 +64,7 @@ def delta_chart(found: Delta) -> Chart:
             f"{count(sensitive, 'neuron')} of {len(rows):,} delta-sensitive."
             if sensitive
             else f"No neuron passed the test: of {len(rows):,} none is delta-sensitive.",
+            *sentences(*found.notes),
         ),
         tables={"delta-sensitive-neurons": layers, "delta-sensitive-neurons-scatter": neurons},
         draw=_draw,

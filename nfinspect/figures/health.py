@@ -7,9 +7,10 @@ import numpy as np
 
 from nfinspect.analysis.classes import CLASSES, FAULTS
 from nfinspect.analysis.dead import DeadLayer
+from nfinspect.analysis.enough import few_tokens
 from nfinspect.analysis.health import NetworkReport
 from nfinspect.figures import style
-from nfinspect.figures.charts import Chart, Table, count, percent
+from nfinspect.figures.charts import Chart, Table, count, percent, sentences
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,12 +54,7 @@ def health_chart(report: NetworkReport, tokens: int) -> Chart:
             "0.25 × weak and 0.25 × sporadic, as shares; and the activation rate, the share of (token, neuron) pairs "
             "that fire.",
         ),
-        findings=(
-            *(f"{note}." for note in report.notes),
-            f"{report.summary}.",
-            f"{report.interpretation}.",
-            *(f"{alert}." for alert in report.alerts),
-        ),
+        findings=sentences(*report.notes, report.summary, report.interpretation, *report.alerts),
         tables={"health-by-layer": table},
         draw=_draw_health,
         inches=(10.0, 4.5),
@@ -130,7 +126,7 @@ def dead_chart(layers: Sequence[DeadLayer]) -> Chart:
             "Dead on n tokens does not mean dead for ever: the 95 % upper bound on such a neuron's firing rate is 3/n"
             + (f" = {bound:.2g}." if bound is not None else "."),
         ),
-        findings=(found,),
+        findings=(found, *sentences(few_tokens(tokens))),
         tables={"dead-by-layer": table},
         draw=_draw_dead,
         facts={"neurons": neurons, "dead": dead, "near_dead": near, "tokens": tokens},

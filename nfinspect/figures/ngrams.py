@@ -9,7 +9,7 @@ from nfinspect.analysis.ngram_words import NGRAM_WORDS
 from nfinspect.analysis.ngrams import NgramAnalysis
 from nfinspect.analysis.triggers import BUCKETS, FEWEST_SEEN, MOST
 from nfinspect.figures import style
-from nfinspect.figures.charts import Chart, Table, count, percent
+from nfinspect.figures.charts import Chart, Table, count, percent, sentences
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +43,7 @@ def ngram_charts(analyses: Mapping[int, NgramAnalysis]) -> tuple[Chart, ...]:
     neurons = sum(layer.neurons for layer in some.layers)
     seen = ", ".join(f"{a.distinct:,} different {NGRAM_WORDS[n]}s" for n, a in sorted(analyses.items()))
     n_words = f"n = {count(neurons, 'neuron')}; {seen}"
-    findings = tuple(finding(analyses[n], neurons) for n in sorted(analyses))
+    findings = (*(finding(analyses[n], neurons) for n in sorted(analyses)), *_said(analyses))
     facts = {"site": some.site, "positions": {str(n): a.positions for n, a in sorted(analyses.items())}}
 
     def chart(name: str, title: str, text: str, draw: Any, inches: tuple[float, float], more: Any = None) -> Chart:
@@ -198,12 +198,17 @@ def _bucket_chart(analyses: Mapping[int, NgramAnalysis], n: str, facts: Mapping[
             "neurons with at least one activation, those that need few n-grams at the bottom. The rest of a layer "
             "never fired.",
         ),
-        findings=tuple(_few(analyses[x]) for x in sorted(analyses)),
+        findings=(*(_few(analyses[x]) for x in sorted(analyses)), *_said(analyses)),
         tables={"ngram-buckets": table},
         draw=draw_buckets,
         inches=(1.5 + 3.6 * len(analyses), 5.0),
         facts=facts,
     )
+
+
+def _said(analyses: Mapping[int, NgramAnalysis]) -> tuple[str, ...]:
+    """What the analyses rest on, where that is little; they mostly say the same."""
+    return tuple(dict.fromkeys(one for n in sorted(analyses) for one in sentences(*analyses[n].notes)))
 
 
 def _few(found: NgramAnalysis) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from nfinspect.analysis.kind_overlap import KindOverlap
 from nfinspect.analysis.overlap import Overlap
 from nfinspect.figures import style
-from nfinspect.figures.charts import Chart, Table, count
+from nfinspect.figures.charts import Chart, Table, count, sentences
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,7 +46,7 @@ def concept_chart(found: Overlap) -> Chart:
             f"{against}, by the mean over a prompt's {found.tokens} tokens.",
             READING,
         ),
-        findings=_findings(rows),
+        findings=(*_findings(rows), *sentences(*found.notes)),
         tables={"concept-overlap": Table.of(COLUMNS, rows), "concept-overlap-sets": _sets(sizes)},
         draw=_draw,
         inches=_inches(len(sizes)),
@@ -73,7 +73,11 @@ def kind_chart(found: KindOverlap) -> Chart:
             "neuron never fires, so it is of none of the other kinds by definition: an overlap of 0 with dead is no "
             "finding.",
         ),
-        findings=(*((f"No neuron is of kind {', '.join(empty)}.",) if empty else ()), *_findings(rows), *found.notes),
+        findings=(
+            *((f"No neuron is of kind {', '.join(empty)}.",) if empty else ()),
+            *_findings(rows),
+            *sentences(*found.notes),
+        ),
         tables={
             "kind-overlap": Table.of(COLUMNS, rows),
             "kind-overlap-sets": _sets([(one.kind, one.neurons) for one in found.sets]),

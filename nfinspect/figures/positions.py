@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from nfinspect.analysis.positions import POSITIONAL, PositionAnalysis
 from nfinspect.analysis.profiles import TYPES
 from nfinspect.figures import style
-from nfinspect.figures.charts import Chart, Table, count
+from nfinspect.figures.charts import Chart, Table, count, sentences
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,7 +62,7 @@ def position_chart(found: PositionAnalysis) -> Chart:
             "three times or more), both extremes (almost always off for 32 positions in a row, and almost always on), "
             "one extreme, other. A filled marker is a strong neuron, whose rate reaches 0.001 or 0.999.",
         ),
-        findings=(result, *(f"{note[0].upper()}{note[1:]}." for note in found.notes)),
+        findings=(result, *sentences(*found.notes)),
         tables={"positional-neurons": table, "positional-neurons-layers": layers},
         draw=_draw,
         facts={"site": found.site, "length": found.length, "sequences": found.sequences, "threshold": POSITIONAL},

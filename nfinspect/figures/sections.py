@@ -18,7 +18,7 @@ from nfinspect.analysis.provenance import read_from, whose
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect.figures.ablation import ablation_chart
 from nfinspect.figures.attention import attention_chart
-from nfinspect.figures.charts import Absent, Section
+from nfinspect.figures.charts import Absent, Section, sentences
 from nfinspect.figures.compare import dead_overlay, ngram_overlays, position_overlay
 from nfinspect.figures.delta import delta_chart, step_size_chart
 from nfinspect.figures.health import dead_chart, health_chart
@@ -50,7 +50,7 @@ class Part:
         """A figure whose analysis is not kept."""
         why = self.refused.get(kind)
         if why is not None:
-            return Absent(name, title, _sentence(why))
+            return Absent(name, title, *sentences(why))
         if kind in KEPT_KINDS and not KEPT_KINDS[kind].of_model:
             return Absent(name, title, "No result of this analysis is kept.", command(self.run, kind, self.site))
         where = "" if self.site == self.run.default_site else f" --site {self.site}"
@@ -134,7 +134,7 @@ def _delta(of: Part) -> list[Section]:
     if result is None:
         return [of.missing("delta", name, title)]
     found = Delta.from_json(result.document)
-    neurons = delta_chart(found) if found.neurons else Absent(name, title, _sentence(found.notes[0]))
+    neurons = delta_chart(found) if found.neurons else Absent(name, title, *sentences(found.notes[0]))
     return [neurons, *([step_size_chart(found)] if found.mamba_delta else [])]
 
 
@@ -166,7 +166,7 @@ def _concepts(of: Part) -> list[Section]:
     try:
         return [concept_chart(overlap(run, chosen, site=of.site))]
     except RequestError as error:
-        return [Absent(name, title, _sentence(str(error)))]
+        return [Absent(name, title, *sentences(str(error)))]
 
 
 def _kinds(of: Part) -> list[Section]:
@@ -187,7 +187,3 @@ def _ablation(of: Part) -> list[Section]:
     if kept:
         return [ablation_chart(kept[0].document)]
     return [of.missing("ablation", "ablation", "What the model loses without sets of neurons")]
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."

@@ -33,7 +33,7 @@ BLOCK_SIZE = 16384
 """DuckDB's smallest: an empty table then takes little room."""
 
 FORMATS: Mapping[str, int] = {
-    "ablation": 1,
+    "ablation": 2,
     "attention": 1,
     "delta": 1,
     "lens": 1,

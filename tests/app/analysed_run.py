@@ -116,7 +116,7 @@ def ablation_document() -> dict[str, Any]:
                 "delta_nll": delta, "ci95": ends, "control": control}  # fmt: skip
 
     return {
-        "text": "tales.txt", "tokens": 4321, "context": 64, "stride": 32, "model": MODEL, "notes": [],
-        "baseline": {"nll": 3.0, "perplexity": 20.1},
+        "text": "tales.txt", "tokens": 4321, "context": 64, "stride": 32, "model": MODEL, "model_of_run": True,
+        "notes": [], "baseline": {"nll": 3.0, "perplexity": 20.1},
         "sets": [one("dead", 1, 0.0, -2.0), one("positional", 2, 0.25, 48.0)],
     }  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nfinspect.analysis.provenance import read_from, whose
+from nfinspect.text import model_name
 
 if TYPE_CHECKING:
     from nfinspect_store.results import Result
@@ -47,7 +48,8 @@ def _attention(d: Mapping[str, Any], s: Mapping[str, Any]) -> str:
 
 def _ablation(d: Mapping[str, Any], s: Mapping[str, Any]) -> str:
     sets = ", ".join(f"{one['name']} ({one['neurons']})" for one in d["sets"])
-    return f"{s['mode']} of {sets}; {d['tokens']:,} tokens of {d['text']}, {s['controls']} controls"
+    other = "" if d["model_of_run"] else f" of another model than the run's, {model_name(d['model'])}"
+    return f"{s['mode']} of {sets}{other}; {d['tokens']:,} tokens of {d['text']}, {s['controls']} controls"
 
 
 def _lens(d: Mapping[str, Any], s: Mapping[str, Any]) -> str:

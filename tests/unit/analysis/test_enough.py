@@ -51,6 +51,12 @@ def test_the_bound_is_the_rule_of_three(make_run: MakeRun) -> None:
     assert "over 28 tokens" in report.summary
     assert report.to_json()["notes"] == list(report.notes)
     assert "100 %" in enough.few_tokens(1) and "only 1 token:" in enough.few_tokens(1)
+    assert enough.few_tokens(0).startswith("only 0 tokens: ") and "100 %" in enough.few_tokens(0)
+
+
+def test_one_unit_has_no_interval_to_beware_of() -> None:
+    assert enough.few_units(1, "windows") == "there is no interval: the text is one window only"
+    assert "drawn from 2 windows" in enough.few_units(2, "windows") and enough.few_units(10, "documents") == ""
 
 
 @pytest.mark.parametrize(("concept", "baseline"), [(1, 3), (2, 2), (3, 4)])

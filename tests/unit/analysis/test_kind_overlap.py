@@ -6,8 +6,9 @@ from math import comb
 import numpy as np
 import pytest
 from analysis_runs import MakeRun, array_prompt, mlp_layers
-from kept_kinds import Places, keep_kind
+from kept_kinds import Places, keep_attention, keep_kind
 
+from nfinspect.analysis.enough import few_tokens
 from nfinspect.analysis.kind_overlap import overlap_of_kinds
 from nfinspect.analysis.kinds import NoKeptResult
 from nfinspect_store.errors import RequestError
@@ -120,3 +121,19 @@ def test_the_document_says_where_the_kinds_come_from(make_run: MakeRun) -> None:
     assert set(found["pairs"][0]) == {
         *("a", "b", "neurons_a", "neurons_b", "eligible", "overlap", "jaccard", "expected", "p_value", "shared"),
     }
+
+
+def test_what_a_kind_rests_on_is_said_of_every_kind(make_run: MakeRun) -> None:
+    """60 tokens tell little of a health class; what a kept result says of itself stands in its document."""
+    run = case(make_run)
+    kinds = {"positions": "positional", "delta": "delta", "ngrams": "ngrams1"}
+    for kind, name in kinds.items():
+        keep_kind(run, kind, [(0, 20)], notes=(f"only a little of {name}",), n=1)
+    keep_attention(run, [(0, 21)])
+    found = overlap_of_kinds(run, ["dead", "normal", *kinds.values(), "attention"]).notes
+    for name in kinds.values():
+        assert f"{name}: only a little of {name}" in found
+    assert "attention: only 3 prompts" in found
+    assert [note for note in found if "silent on all of them" in note] == [few_tokens(60)]
+    none = overlap_of_kinds(run, ["saturated", "delta"]).notes
+    assert not any("silent" in note for note in none), "there is nothing to beware of where a class is empty"

@@ -97,7 +97,7 @@ def test_attention_takes_the_first_of_all_scores(make_run: MakeRun) -> None:
         run_results(run.path),
         "attention",
         {"site": "mlp", "of_run": run.name},
-        {"site": "mlp", "method": "rollout", "neurons": [{"layer": 1, "neuron": 7}]},
+        {"site": "mlp", "method": "rollout", "neurons": [{"layer": 1, "neuron": 7}], "notes": []},
         run_id=run.info.run_id,
     )
     assert newest(run, "attention", "mlp") == own  # made over the run's own prompts, and later
@@ -125,7 +125,10 @@ def test_statistics_alone_do_not_tell_what_is_delta_sensitive(make_run: MakeRun)
 
 def test_ablations_of_a_site(make_run: MakeRun) -> None:
     run = case(make_run)
+    folder, run_id = run_results(run.path), run.info.run_id
     for sets in ({"a": ["L0/N1"], "b": ["mlp:L1/N2"]}, {"c": ["resid:L0/N1"]}, {"d": ["L0/N1", "resid:L0/N2"]}):
-        keep_result(run_results(run.path), "ablation", {"sets": sets}, {}, run_id=run.info.run_id)
+        keep_result(folder, "ablation", {"sets": sets}, {"model_of_run": True}, run_id=run_id)
+    # Another model without the run's neurons says nothing of the run's own.
+    keep_result(folder, "ablation", {"sets": {"e": ["L0/N3"]}}, {"model_of_run": False}, run_id=run_id)
     assert [list(one.settings["sets"]) for one in kept_ablations(run, "mlp")] == [["a", "b"]]
     assert [list(one.settings["sets"]) for one in kept_ablations(run, "resid")] == [["c"]]

@@ -15,9 +15,9 @@ DEAD, DETECTORS, POSITIONAL = {(0, 0), (1, 0), (1, 1)}, {(0, 3): 7, (1, 5): 9}, 
 CONCEPTS = ("tulip", "vietnam", "baseline")
 
 
-def write_planted(path: Path, layers: int = 2, seed: int = 0) -> Path:
+def write_planted(path: Path, layers: int = 2, seed: int = 0, prompts: int = PROMPTS) -> Path:
     """ReLU noise with dead neurons, detectors of token 7 and 9, and one that is on in the first half of a prompt."""
-    ids = np.random.default_rng(seed).integers(0, 40, (PROMPTS, LENGTH))
+    ids = np.random.default_rng(seed).integers(0, 40, (prompts, LENGTH))
 
     def values(prompt: int, layer: Layer) -> np.ndarray:
         rng = np.random.default_rng([seed, prompt, layer.layer])

@@ -12,7 +12,10 @@ from command_line import Run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import nfinspect as nf
+from nfinspect.analysis.kinds import kept_ablations
 from nfinspect.capturing.errors import CannotResume, CaptureInterrupted
+from nfinspect.tui.columns.kept import facts
+from nfinspect_store.reader import RunFile
 from nfinspect_store.results import list_results, run_results
 
 GPT2 = nfinspect_samples.path("gpt2-relu")
@@ -91,6 +94,15 @@ def test_another_model_that_is_named_is_cut_with_a_loud_note(nfinspect: Run, tun
     (note,) = [text for text in json.loads(done.stdout)["notes"] if "the run is of" in text]
     assert "its neurons are taken for those of the model" in note and "% of their spread" in note
     assert "the run is of" in done.stderr
+    # It is no figure of the run's report, which has its own model cut instead; wherever that lies it is the run's.
+    assert json.loads(done.stdout)["model_of_run"] is False
+    with RunFile.open(tuned / "tuned.duckdb") as run:
+        assert kept_ablations(run, "mlp") == ()
+        done = nfinspect("ablate", str(tuned / "saved"), *sets)
+        assert done.returncode == 0 and json.loads(done.stdout)["model_of_run"] is True, done.stderr
+        assert [one.document["model"] for one in kept_ablations(run, "mlp")] == [str(tuned / "saved")]
+    told = [facts(result) for result in list_results(run_results(tuned / "tuned.duckdb"), kind="ablation")]
+    assert sorted("of another model than the run's, copy;" in line for line in told) == [False, True]
     assert nfinspect("ablate", str(other), *sets).returncode == 1, "a link to the run's own directory is that directory"
 
 

@@ -119,6 +119,12 @@ def test_without_a_set_it_prints_the_perplexity_of_the_text(nfinspect: Run, stor
     assert kept == {"ablation", "perplexity"}  # the app and the report show sets: they find none without
 
 
+def test_a_run_with_too_little_text_of_its_own_asks_for_another(nfinspect: Run, captured: str) -> None:
+    done = nfinspect("ablate", GPT2, "--from", captured, "--class", "normal")
+    assert done.returncode == 1 and "expected 10 or more sequences" in done.stderr
+    assert done.stderr.splitlines()[-1].endswith("or give another text with --text FILE")
+
+
 def test_an_empty_set_is_said_and_the_others_are_cut_out(nfinspect: Run, captured: str, neurons: Path) -> None:
     line = ("ablate", GPT2, "--text", TEXT, "--from", captured, *SHORT, "--controls", "0", "--json")
     listed = nfinspect("neurons", captured, "--class", "saturated", "--json").stdout

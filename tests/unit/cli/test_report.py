@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.image
@@ -15,15 +16,23 @@ import numpy as np
 import pytest
 from command_line import Run
 from matplotlib.figure import Figure
-from planted_report import DEAD, DETECTORS, POSITIONAL, contents, document, rows_of, write_planted
+from planted_report import CONCEPTS, DEAD, DETECTORS, POSITIONAL, contents, document, rows_of, write_planted
 
+from nfinspect.analysis.attention_scores import AttentionScores
 from nfinspect.analysis.delta import delta
+from nfinspect.analysis.enough import few_tokens
 from nfinspect.analysis.kind_overlap import overlap_of_kinds
+from nfinspect.analysis.kinds import newest
 from nfinspect.analysis.ngrams import ngrams
+from nfinspect.analysis.overlap import overlap
 from nfinspect.analysis.positions import positions
 from nfinspect.cli import main
+from nfinspect.cli.report_parts import make_from_run
 from nfinspect.figures import style
-from nfinspect.figures.charts import Chart
+from nfinspect.figures.ablation import ablation_chart
+from nfinspect.figures.attention import attention_chart
+from nfinspect.figures.charts import Chart, Section
+from nfinspect.figures.sections import Part, compared_sections, sections_of
 from nfinspect.tui.columns.kept import facts
 from nfinspect_store.reader import RunFile
 from nfinspect_store.results import list_results, run_results
@@ -333,6 +342,43 @@ def test_a_run_of_statistics_says_what_it_lacks(nfinspect: Run, undrawn: None) -
     assert "statistics only" in why["positional-neurons"] and "statistics only" in why["ngrams1"]
 
 
+def said(chart: Section) -> str:
+    """A figure's findings, each of them a sentence."""
+    assert isinstance(chart, Chart)
+    for one in chart.findings:
+        assert one.endswith(".") and not one.endswith("..") and one[0] == one[0].upper(), one
+    return " ".join(chart.findings).lower()
+
+
+def test_what_rests_on_too_little_is_said_under_its_figure(store: Path) -> None:
+    """Six prompts are too few for any of the analyses."""
+    path = write_planted(store / "Few.duckdb", prompts=6)
+    with RunFile.open(path) as run:
+        make_from_run(run, "mlp")
+        drawn = {chart.name: said(chart) for chart in sections_of(run, "mlp") if isinstance(chart, Chart)}
+        beside = {chart.name: said(chart) for chart in compared_sections({"Few": Part(run, "mlp")})}
+        notes = {kind: newest(run, kind, "mlp").document["notes"] for kind in ("ngrams1", "positional", "delta")}  # type: ignore[union-attr]
+        notes["concepts"] = overlap(run, list(CONCEPTS[:2])).notes
+        notes["dead"] = [few_tokens(run.tokens)]
+    assert all(notes.values()), notes
+    of_ngrams = ("ngram-detectors", "ngram-coverage", "ngram-new", "ngram-buckets")
+    wanted = [(name, "ngrams1") for name in of_ngrams]
+    wanted += [
+        ("positional-neurons", "positional"),
+        ("delta-sensitive-neurons", "delta"),
+        ("concept-overlap", "concepts"),
+    ]
+    wanted += [("dead-by-layer", "dead"), ("health-by-layer", "dead")]
+    wanted += [("kind-overlap", kind) for kind in ("dead", "positional", "delta", "ngrams1")]
+    for figure, kind in wanted:
+        for note in notes[kind]:
+            assert note.lower() in drawn[figure], (figure, kind)
+    for figure in COMPARED:
+        kind = {"compared-dead": "dead", "compared-positional": "positional"}.get(figure, "ngrams1")
+        for note in notes[kind]:
+            assert f"few: {note.lower()}" in beside[figure], figure
+
+
 @pytest.mark.slow
 def test_with_its_model_the_report_is_whole(
     nfinspect: Run, undrawn: None, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -354,6 +400,13 @@ def test_with_its_model_the_report_is_whole(
     assert len(rows_of(tmp_path / "out" / "ablation-controls.csv")) == 20 * len(rows)
     scores = rows_of(tmp_path / "out" / "attention-rollout-neurons.csv")
     assert len(scores) == 768 and [int(row["rank"]) for row in scores] == list(range(1, 769))
+    for result in list_results(run_results(store / "gpt2.duckdb"), kind="attention"):
+        scores = replace(AttentionScores.from_json(result.document, result.table), notes=("only 3 prompts",))
+        assert "only 3 prompts." in said(attention_chart(scores, "of this run"))
+    (result,) = list_results(run_results(store / "gpt2.duckdb"), kind="ablation")
+    assert result.document["model_of_run"]
+    chart = ablation_chart({**result.document, "notes": ["dead holds nearly all"]})
+    assert "dead holds nearly all." in said(chart) and "of gpt2-relu on the run gpt2 (windows" in chart.text[0]
     again = nfinspect("report", "gpt2", "--out", "again")  # what was made with the model is kept
     assert again.returncode == 0 and contents(tmp_path / "again") == contents(tmp_path / "out")
     # The commands find it, too, and the app tells what it is.
@@ -361,9 +414,10 @@ def test_with_its_model_the_report_is_whole(
                  "--class", "dead", "--class", "attention")):  # fmt: skip
         done = nfinspect(*line)
         assert done.returncode == 0 and "kept from" in done.stderr, done.stderr
-    said = [facts(result) for result in list_results(run_results(store / "gpt2.duckdb"))]
-    assert said and not any("of another version" in line for line in said), said
-    assert any("prompts, 96 tokens; of run gpt2" in line for line in said)
+    assert "84 tokens of the run gpt2 (windows" in " ".join(done.stdout.split())
+    told = [facts(result) for result in list_results(run_results(store / "gpt2.duckdb"))]
+    assert told and not any("of another version" in line for line in told), told
+    assert any("prompts, 96 tokens; of run gpt2" in line for line in told)
 
 
 def test_another_model_is_refused(nfinspect: Run, words: Path) -> None:

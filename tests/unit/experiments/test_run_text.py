@@ -7,8 +7,7 @@ import pytest
 
 from nfinspect.capturing.arrays import ArrayPrompt, write_run
 from nfinspect.experiments.perplexity import sliding_windows
-from nfinspect.experiments.run_text import spread_prompts, windows
-from nfinspect_store.errors import RequestError
+from nfinspect.experiments.run_text import TooFewSequences, spread_prompts, windows
 from nfinspect_store.reader import RunFile
 from nfinspect_store.types import Layer
 
@@ -38,7 +37,7 @@ def test_prompts_are_spread_over_the_run(tmp_path: Path) -> None:
 def test_windows_are_the_sequences_of_the_greatest_length(tmp_path: Path) -> None:
     with run_of(tmp_path, [4, 2, *[4] * 20, 3]) as run:
         found = windows(run, "mine", 1000)
-        assert found.length == 4 and found.corpus.name == "of the run mine"
+        assert found.length == 4 and found.corpus.name == "the run mine"
         ids = found.corpus.token_ids.reshape(-1, 4)
         assert ids[:, 0].tolist() == [0, *range(200, 2200, 100)]
         assert (ids - ids[:, :1] == np.arange(4)).all()
@@ -54,10 +53,10 @@ def test_windows_are_the_sequences_of_the_greatest_length(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("lengths", [[5, *[4] * 20], [1] * 20])
 def test_too_few_windows_are_refused(tmp_path: Path, lengths: list[int]) -> None:
-    with run_of(tmp_path, lengths) as run, pytest.raises(RequestError, match="expected 10 or more sequences"):
+    with run_of(tmp_path, lengths) as run, pytest.raises(TooFewSequences, match="expected 10 or more sequences"):
         windows(run, "mine", 100)
 
 
 def test_a_run_of_single_tokens_has_no_prompt_to_read(tmp_path: Path) -> None:
-    with run_of(tmp_path, [1, 1]) as run, pytest.raises(RequestError, match="two tokens or more"):
+    with run_of(tmp_path, [1, 1]) as run, pytest.raises(TooFewSequences, match="two tokens or more"):
         spread_prompts(run, 10)
