@@ -95,12 +95,15 @@ def _some(path: Path, prompts: list[PromptText]) -> list[PromptText]:
 def _of_row(path: Path, row: Mapping[str, Any], origin: str, concept: str | None, columns: Columns) -> PromptText:
     """A prompt from a row of named values."""
     names = [columns.text] if columns.text is not None else [MESSAGES, *TEXT_COLUMNS]
-    name = next((name for name in names if row.get(name) is not None), None)
-    if name is None:
+    there = [name for name in names if row.get(name) is not None]
+    # A column may be there for other rows' sake, and CSV cannot say but by "" that a row has nothing in it.
+    filled = [name for name in there if row[name] not in ("", [])]
+    if not there:
         looked = " or ".join(map(repr, names))
         raise BadPrompts(
             f"expected a prompt in {looked} of {origin}, found {_short(list(row))}: --text-column says where it is"
         )
+    name = filled[0] if filled else there[-1]
     value = row[name]
     label = concept or _concept(row, origin, columns) or path.stem
     if name == MESSAGES or isinstance(value, list | tuple):

@@ -327,6 +327,24 @@ def test_a_wrong_table_is_one_line(name: str, content: str | bytes, said: str, f
     assert said.format(path=path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "tsv", "parquet"])
+@pytest.mark.parametrize("absent", ["left out", "empty"])
+def test_rows_of_one_file_may_have_their_prompts_in_different_columns(ending: str, absent: str, tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "w3"}]
+    rows: list[dict[str, object]] = [
+        {"messages": chat, "text": None, "prompt": None, "concept": "a"},
+        {"messages": None, "text": "w4", "prompt": None, "concept": None},
+        {"messages": None, "text": None, "prompt": "w5", "concept": "b"},
+    ]
+    if absent == "empty":
+        none: dict[str, Any] = {"messages": [] if ending in ("jsonl", "parquet") else ""}
+        rows = [{k: none.get(k, "") if v is None else v for k, v in row.items()} for row in rows]
+    path = tmp_path / f"mixed.{ending}"
+    write_table(path, rows)
+    found = [(prompt.concept, prompt.content) for prompt in read_prompts(path)]
+    assert found == [("a", (Message("user", "w3"),)), ("mixed", "w4"), ("b", "w5")]
+
+
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
 def test_a_row_that_is_wrong_is_named(ending: str, tmp_path: Path) -> None:
     path = tmp_path / f"a.{ending}"
