@@ -13,7 +13,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nfinspect.capturing.arrays import utc_now
 from nfinspect.capturing.errors import BadPrompts, CaptureError
-from nfinspect.capturing.modes import eval_mode
 from nfinspect.capturing.passes import recorded_passes
 from nfinspect.capturing.plan import Files
 from nfinspect.capturing.prompt_files import PromptText, chat_of
@@ -40,6 +39,7 @@ from nfinspect.models import (
     uncompiled,
     why_no_mlp,
 )
+from nfinspect.modes import eval_mode
 from nfinspect.run import Run
 from nfinspect_store.catalog import new_run_path, store_path
 from nfinspect_store.types import Keep

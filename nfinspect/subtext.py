@@ -66,8 +66,8 @@ class SubtextAnalyzer:
             from nfinspect.experiments.text_simulation import simulated_stages
 
             return simulated_stages(text, chosen)
-        from nfinspect.capturing.modes import eval_mode
         from nfinspect.experiments.text_stages import text_stages
+        from nfinspect.modes import eval_mode
 
         loaded = self._load()
         with eval_mode(loaded.model):

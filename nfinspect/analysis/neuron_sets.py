@@ -11,6 +11,7 @@ from nfinspect.analysis.kinds import find_kind
 from nfinspect.analysis.trace import trace
 from nfinspect_store.addresses import Address, parse_address
 from nfinspect_store.errors import RequestError
+from nfinspect_store.paths import read_text
 from nfinspect_store.reader import RunFile
 
 
@@ -43,12 +44,7 @@ def set_from_file(path: Path) -> NeuronSet:
 
     Its name is the file's stem. Raises RequestError naming the line that is no address, and for an empty file.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise RequestError(f"expected addresses such as L5/N123 in {path}, found bytes that are no text") from error
-    except OSError as error:
-        raise RequestError(f"cannot read neurons from {path}: {error.strerror or error}") from error
+    lines = read_text(path, "neurons", RequestError).split("\n")
     addresses = []
     for number, line in enumerate(lines, start=1):
         written = line.partition("#")[0].strip()

@@ -8,8 +8,8 @@ padding in.
 import torch
 from torch import Tensor, nn
 
-from nfinspect.capturing.modes import eval_mode
 from nfinspect.models import body, embedding_device
+from nfinspect.modes import eval_mode
 
 TOKENS, PADS = 16, 8
 """What is tried, at most [own]: a shift of one position already shows."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nfinspect.capturing.errors import BadPrompts
-from nfinspect.capturing.prompt_files import Columns, PromptText, read_prompts, read_text
+from nfinspect.capturing.prompt_files import PROMPTS, Columns, PromptText, read_prompts
 from nfinspect.capturing.prompts import PromptIds, corpus_windows, prompt_ids
 from nfinspect.capturing.request import DEFAULT_CONTEXT, CaptureRequest
 from nfinspect.capturing.writing import writing
@@ -19,6 +19,7 @@ from nfinspect.models import (
     end_ids,
     rope_limit,
 )
+from nfinspect_store.paths import read_text
 from nfinspect_store.types import Layer
 
 BATCH_BYTES = 128 * 2**20
@@ -45,7 +46,7 @@ def read_files(request: CaptureRequest) -> Files:
     """Read every file of a request, once: a pipe says once what is in it. Raises BadPrompts."""
     columns = Columns(request.text_column, request.concept_column)
     prompts = tuple(read_prompts(file.path, file.concept, columns) for file in request.prompts)
-    return Files(prompts, tuple(read_text(path) for path in request.text))
+    return Files(prompts, tuple(read_text(path, *PROMPTS) for path in request.text))
 
 
 def load_prompts(request: CaptureRequest, loaded: LoadedModel, files: Files) -> list[PromptIds]:

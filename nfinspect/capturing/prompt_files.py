@@ -14,10 +14,14 @@ from typing import Any
 
 from nfinspect.capturing.errors import BadPrompts
 from nfinspect.models import Message
+from nfinspect_store.paths import read_text
 
 MESSAGES = "messages"
 TEXT_COLUMNS = ("text", "prompt")
 CONCEPT_COLUMNS = ("concept", "label")
+
+PROMPTS = ("prompts", BadPrompts)
+"""What is read, and what is raised where it cannot be."""
 
 CELL_CHARACTERS = 2**31 - 1
 """A prompt in a CSV file may be longer than the 128 KB that Python's module allows at first."""
@@ -59,20 +63,10 @@ def read_prompts(path: Path, concept: str | None = None, columns: Columns | None
     elif suffix == ".json":
         return _some(path, _from_json(path, concept, columns))
     else:
-        lines = _lines(read_text(path))
+        lines = _lines(read_text(path, *PROMPTS))
         label = concept or path.stem
         return _some(path, [PromptText(label, x, f"{path}:{i + 1}") for i, x in enumerate(lines) if x.strip()])
     return _some(path, [_of_row(path, row, origin, concept, columns) for origin, row in rows])
-
-
-def read_text(path: Path) -> str:
-    """A UTF-8 file. Raises BadPrompts."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadPrompts(f"expected UTF-8 text in {path}, found other bytes at position {error.start}") from error
-    except OSError as error:
-        raise _unreadable(path, error) from error
 
 
 def chat_of(said: object, origin: str) -> tuple[Message, ...]:
@@ -125,7 +119,7 @@ def _concept(row: Mapping[str, Any], origin: str, columns: Columns) -> str:
 
 
 def _csv_rows(path: Path, delimiter: str) -> list[tuple[str, dict[str, Any]]]:
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(read_text(path, *PROMPTS), newline=""), delimiter=delimiter, strict=True)
     allowed = csv.field_size_limit(CELL_CHARACTERS)  # of the whole process: put back
     try:
         header = next(reader, [])
@@ -163,13 +157,13 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str,
                     number += 1
                     yield f"{path} row {number}", row
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise BadPrompts(f"cannot read prompts from {path}: {error.strerror or error}") from error
     except pa.ArrowException as error:
         raise BadPrompts(f"expected a Parquet file in {path}, found {str(error).splitlines()[0]}") from error
 
 
 def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for number, line in enumerate(_lines(read_text(path)), start=1):
+    for number, line in enumerate(_lines(read_text(path, *PROMPTS)), start=1):
         if not line.strip():
             continue
         origin = f"{path}:{number}"
@@ -184,7 +178,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _from_json(path: Path, concept: str | None, columns: Columns) -> list[PromptText]:
     try:
-        data = json.loads(read_text(path))
+        data = json.loads(read_text(path, *PROMPTS))
     except (ValueError, RecursionError) as error:
         raise BadPrompts(f"expected JSON in {path}, found an error: {error}") from error
     if isinstance(data, dict) and MESSAGES in data:
@@ -212,10 +206,6 @@ def _parsed(text: str, origin: str) -> object:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadPrompts(f"expected messages as JSON in {origin}, found an error: {error}") from error
-
-
-def _unreadable(path: Path, error: OSError) -> BadPrompts:
-    return BadPrompts(f"cannot read prompts from {path}: {error.strerror or error}")
 
 
 def _lines(content: str) -> list[str]:

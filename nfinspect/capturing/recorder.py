@@ -70,7 +70,8 @@ class Recorder:
         # All copies are under way before the first is waited for, so that a GPU copies while it computes.
         turned = {layer_id: begin_turn(layer.values) for layer_id, layer in values.items()}
         gates = {layer_id: begin_turn(layer.fired) for layer_id, layer in values.items() if layer.fired is not None}
-        kept = self._random.add(self.tokens, position)
+        # Where values are kept, the examples are read from them.
+        kept = None if self.writer.keeps_values else self._random.add(self.tokens, position)
         means: list[PromptMean] = []
         for record in self._layers:
             layer_id = record.layer.layer_id
@@ -79,7 +80,7 @@ class Recorder:
                 fired = gates[layer_id]().on_host() if layer_id in gates else None
                 self.writer.put(layer_id, by_neuron.on_host(), fired)
             means.extend(record.add(placed, layer, by_neuron.values, self.tokens))
-            if not self.writer.keeps_values:
+            if kept is not None:
                 record.keep_random(kept, layer.values, self.tokens)
         self.writer.add(placed, _token_rows(prompts, placed), means)
         self.tokens = position

@@ -27,6 +27,7 @@ from nfinspect.cli.tables import Column, figure, table, wrapped
 from nfinspect.model_files import lasting_name, weights_stamp
 from nfinspect_store.catalog import store_path
 from nfinspect_store.errors import RequestError
+from nfinspect_store.paths import read_text
 
 if TYPE_CHECKING:
     from nfinspect.analysis.neuron_sets import NeuronSet
@@ -96,7 +97,7 @@ def ablate(
     """
     from nfinspect.analysis.neuron_sets import set_from_file, set_of_kinds, set_of_trace
     from nfinspect.experiments.ablation_table import check_controls, check_sets
-    from nfinspect.experiments.documents import read_text, text_hash, tokenised
+    from nfinspect.experiments.documents import text_hash, tokenised
     from nfinspect.experiments.run_text import TooFewSequences
     from nfinspect.models import Texts
     from nfinspect_store.results import model_results, run_results
@@ -111,7 +112,7 @@ def ablate(
     _check_share(share, kinds)
     check_controls(controls)
     model = full_name(model, revision)
-    content = "" if text is None else read_text(text_path(text))
+    content = "" if text is None else read_text(text_path(text), "a text", RequestError)
     with ExitStack() as stack:
         run = stack.enter_context(opened(store, source)) if source is not None else None
         makers: list[Callable[[], NeuronSet]] = [partial(set_from_file, path) for path in neurons]

@@ -3,7 +3,6 @@
 import hashlib
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,16 +28,6 @@ class Corpus:
     sha256: str
     begin: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-def read_text(path: Path) -> str:
-    """A UTF-8 file. Raises RequestError."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise RequestError(f"expected UTF-8 text in {path}, found other bytes at position {error.start}") from error
-    except OSError as error:
-        raise RequestError(f"cannot read a text from {path}: {error.strerror or error}") from error
 
 
 def text_hash(text: str) -> str:

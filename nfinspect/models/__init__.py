@@ -1,6 +1,6 @@
 """Load a model, know where its neurons are, read them while it runs.
 
-Imports torch and transformers, and nothing of ours but the errors and how paths are written.
+Imports torch and transformers, and nothing of ours but the errors, how paths are written and eval_mode.
 """
 
 from .batch import Batch, body, check_ids, embedding_device, vocabulary

@@ -7,23 +7,25 @@ cannot say this. It costs one forward pass over sixteen tokens.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from nfinspect.modes import eval_mode
+
 from .batch import vocabulary
 from .checks import first_tensor
+from .dependence import plain_ids
 from .errors import OtherWeights
 from .forward import forward_batch
 from .load import LoadedModel
 from .sites import blocks
 
 TOKENS = 16
-"""Token ids that are asked, evenly spread over the vocabulary [own]."""
+"""Token ids that are asked, spread over the vocabulary; none that a config names, an image's or an end's [own]."""
 
 LOGITS = 64
 """Entries of the last token's logits that are kept, evenly spread over the vocabulary [own]."""
@@ -115,7 +117,7 @@ def fingerprint(loaded: LoadedModel, like: Fingerprint | None = None) -> Fingerp
     asks for.
     """
     rows = vocabulary(loaded.model)
-    ids = like.token_ids if like is not None else _spread(min(TOKENS, loaded.max_context or TOKENS), rows)
+    ids = like.token_ids if like is not None else plain_ids(loaded.model, min(TOKENS, loaded.max_context or TOKENS))
     if max(ids) >= rows:
         raise OtherWeights(f"{loaded.name} has {rows} tokens, and the run's model had more: it is another model")
     if loaded.max_context is not None and len(ids) > loaded.max_context:
@@ -131,7 +133,7 @@ def fingerprint(loaded: LoadedModel, like: Fingerprint | None = None) -> Fingerp
     _, stack = blocks(loaded.model)
     handles = [block.register_forward_hook(keep) for block in stack]
     try:
-        with _evaluating(loaded.model), torch.inference_mode():
+        with eval_mode(loaded.model), torch.inference_mode():
             inputs = forward_batch(loaded.model, [list(ids)], pad_id=loaded.pad_id).inputs()
             output = loaded.model(**inputs)
     finally:
@@ -197,10 +199,6 @@ def check_same_weights(then: Fingerprint, loaded: LoadedModel, run: str) -> str:
     return ""
 
 
-def loaded_quantised(loaded: LoadedModel) -> bool:
-    return getattr(loaded.model.config, "quantization_config", None) is not None
-
-
 def _shortens(loaded: LoadedModel) -> bool:
     """Whether float32 products have the precision of TF32 here, which is that of float16."""
     return loaded.device.startswith("cuda") and torch.get_float32_matmul_precision() != "highest"
@@ -255,15 +253,3 @@ def _logits_apart(then: Sequence[float], now: Sequence[float]) -> float:
     spread = sum(abs(value - mean) for value in then) / len(then)
     apart = sum(abs(a - b) for a, b in zip(then, now, strict=True)) / len(then)
     return apart / spread if spread and math.isfinite(apart) else (0.0 if apart == 0 else math.inf)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """In eval mode meanwhile; every module is put back by itself, as some may have been in it already."""
-    training = [module for module in model.modules() if module.training]
-    model.train(False)
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

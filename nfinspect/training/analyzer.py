@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from nfinspect.analysis.classes import HealthOptions, ThresholdScale
 from nfinspect.analysis.scores import LayerHealth
-from nfinspect.capturing.modes import eval_mode
 from nfinspect.capturing.statistics import HistogramCounter
 from nfinspect.capturing.transfer import to_workplace
+from nfinspect.modes import eval_mode
 from nfinspect.training.errors import NonFiniteLayer
 from nfinspect.training.places import SITE, Layers, find_places, unwrapped
 from nfinspect.training.reader import Key, LayerReader, LayerValues, layer_names

@@ -1,6 +1,8 @@
-"""Paths as people write them. What is there is asked with os.path, which takes names that no file can have, too."""
+"""Paths as people write them, and the texts there. What is there is asked with os.path, which takes any name."""
 
 from pathlib import Path
+
+from nfinspect_store.errors import NfinspectError
 
 
 def expanded(path: str | Path) -> Path:
@@ -9,3 +11,13 @@ def expanded(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def read_text(path: Path, what: str, refused: type[NfinspectError]) -> str:
+    """A UTF-8 file, its byte order mark left out. Raises `refused`. what: is to be in it, for the message."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise refused(f"expected UTF-8 text in {path}, found other bytes at position {error.start}") from error
+    except OSError as error:
+        raise refused(f"cannot read {what} from {path}: {error.strerror or error}") from error

@@ -40,7 +40,11 @@ def test_a_file_has_an_address_a_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"L1/N2\nneuron 5\n", r"mine.txt:2: .*L5/N123"), (b"# none\n", "found none"), (b"\xff\xfe", "no text")],
+    [
+        (b"L1/N2\nneuron 5\n", r"mine.txt:2: .*L5/N123"),
+        (b"# none\n", "found none"),
+        (b"\xff\xfe", "expected UTF-8 text"),
+    ],
 )
 def test_files_that_hold_no_neurons_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "mine.txt"

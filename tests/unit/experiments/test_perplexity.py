@@ -8,7 +8,7 @@ import torch
 from families import FAMILIES, VOCAB, gpt2, llama
 from words import word_tokenizer
 
-from nfinspect.experiments.documents import read_text, tokenised
+from nfinspect.experiments.documents import tokenised
 from nfinspect.experiments.perplexity import (
     Scorer,
     Window,
@@ -19,6 +19,7 @@ from nfinspect.experiments.perplexity import (
 )
 from nfinspect.models import LoadedModel, Texts, UnknownToken, in_memory
 from nfinspect_store.errors import RequestError
+from nfinspect_store.paths import read_text
 
 
 def loaded(family: str) -> LoadedModel:
@@ -140,10 +141,10 @@ def test_a_document_is_a_block_between_blank_lines() -> None:
 
 def test_texts_that_cannot_be_read_are_refused(tmp_path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(RequestError, match="nowhere.txt"):
-        read_text(tmp_path / "nowhere.txt")
+        read_text(tmp_path / "nowhere.txt", "a text", RequestError)
     (tmp_path / "bytes.txt").write_bytes(b"w5 \xff")
     with pytest.raises(RequestError, match="UTF-8"):
-        read_text(tmp_path / "bytes.txt")
+        read_text(tmp_path / "bytes.txt", "a text", RequestError)
     with pytest.raises(RequestError, match="two tokens or more in text, found 1"):
         tokenised("w5", "text", Texts(word_tokenizer()))
 

@@ -180,6 +180,24 @@ def test_what_is_not_finite_agrees_with_nothing() -> None:
         assert not difference(then, now).same
 
 
+def test_a_token_that_a_config_names_is_not_asked() -> None:
+    """That of an image among the words, say, which a model takes with an image alone."""
+    model = FAMILIES["gpt2"]()
+
+    def refuse(module: nn.Module, args: tuple[torch.Tensor]) -> None:
+        if bool(torch.isin(args[0], torch.tensor(named)).any()):
+            raise ValueError("expected an image")
+
+    model.get_input_embeddings().register_forward_pre_hook(refuse)
+    named: list[int] = []
+    asked = fingerprint(loaded(model)).token_ids
+    named = list(asked[::2])
+    model.config.image_token_id, *model.config.other_token_id = named
+    again = kept(model)
+    assert len(again.token_ids) == len(set(again.token_ids)) == len(asked) and not {*named} & {*again.token_ids}
+    assert check_same_weights(again, loaded(model), "r") == ""
+
+
 def test_asking_changes_nothing() -> None:
     """Not the modes of the modules, some of which may be in eval mode already, not the weights, not the generator."""
     model = FAMILIES["gpt2"]().train()
