@@ -67,10 +67,10 @@ def write_run(
                 {layer.layer_id: _joined(layer, indices, values, fired) for layer in layers},
             )
         recorder.commit({"status": "complete", "finished_at": utc_now()}, final=True)
-        writer.close()
     except BaseException:
         writer.discard()
         raise
+    writer.close()
 
 
 def array_info(name: str, seed: int) -> RunInfo:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ HOW_ONLY = {
 
 KEPT_ONLY = {"files", "notes", "weights", "fingerprint"}
 """Settings of a run that say where what it holds is from; the fingerprint is compared by what it says."""
+
+
+_DEFAULTS = {f.name: f.default for f in fields(CaptureRequest) if f.name not in HOW_ONLY and f.default is not MISSING}
 
 
 def settings_of(request: CaptureRequest, prompts: Sequence[PromptIds]) -> dict[str, Any]:
@@ -82,6 +85,8 @@ def check_same_model(run: RunFile, loaded: LoadedModel) -> None:
 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The settings that differ. What a run of an older version does not tell, it was not asked: as by default."""
+    then = {**_DEFAULTS, **then}
     return sorted(key for key in {*then, *now} - KEPT_ONLY if then.get(key) != now.get(key))
 
 

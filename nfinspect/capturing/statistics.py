@@ -132,7 +132,7 @@ class LayerStatistics:
     ) -> None:
         """Go on from what an earlier segment stored."""
         self._groups = dict(groups)
-        self._concepts = dict(concepts)
+        self._concepts = dict(concepts) if self._by_concept else {}
         for first, counts in histograms.items():
             self._histograms[first].restore(counts)
 

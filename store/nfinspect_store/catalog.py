@@ -15,6 +15,7 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+from nfinspect_store.atomic import clean_leftovers
 from nfinspect_store.errors import BadName, NotARun, RunBusy, RunNotFound, StorageFull, StoreError
 from nfinspect_store.facts import Facts, FactsCache
 from nfinspect_store.heartbeat import SUFFIX, HeartbeatFile, being_written, read_heartbeat_file
@@ -26,6 +27,8 @@ RUN_SUFFIX = ".duckdb"
 HISTORY_SUFFIX = ".history.jsonl"
 DEFAULT_STORE = "nfinspect-store"
 ENVIRONMENT = "NFINSPECT_STORE"
+MODEL_SUFFIX = ".model"
+"""Behind a model's name where results about it are kept: `.results` follows there, as behind a run's name."""
 NAME_BYTES = 128
 """Longest run name in bytes: file systems take 255, and companions add a suffix."""
 
@@ -77,6 +80,8 @@ def check_name(name: str) -> str:
         problem = "it starts or ends with a space"
     elif RUN_SUFFIX in name.lower():
         problem = f"it contains {RUN_SUFFIX}, which is added by itself"
+    elif name.lower().endswith(MODEL_SUFFIX):
+        problem = f"it ends in {MODEL_SUFFIX}, as the folders of results about a model do"
     elif len(name.encode()) > NAME_BYTES:
         problem = f"it has {len(name.encode())} bytes, {NAME_BYTES} at most"
     if problem:
@@ -243,6 +248,7 @@ def delete_run(path: Path, *, force: bool = False) -> list[Path]:
         path.unlink()
         for companion in companions(path):
             companion.unlink(missing_ok=True)
+        clean_leftovers(path)
         from nfinspect_store.results import delete_results, run_results  # imports duckdb, which a listing does not need
 
         results = run_results(path)

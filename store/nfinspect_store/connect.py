@@ -22,6 +22,7 @@ import duckdb
 
 from nfinspect_store.errors import NfinspectError, NotARun, QueryError, RunBusy, RunNotFound, StorageFull, StoreError
 from nfinspect_store.layout import check_result, check_run
+from nfinspect_store.memory import run_memory
 from nfinspect_store.schema import quoted
 from nfinspect_store.small_files import is_utf8
 
@@ -106,9 +107,10 @@ def attach(
     return _attached(path, locked([path], threads=threads, memory=memory), "READ_ONLY", older)
 
 
-def attach_to_write(path: Path, *, older: bool = False, memory: str | None = None) -> duckdb.DuckDBPyConnection:
+def attach_to_write(path: Path, *, older: bool = False) -> duckdb.DuckDBPyConnection:
     """The same for a run that is gone on with. It is checked first, while nothing can be written to it."""
-    attach(path, older=older).close()
+    with attach(path, older=older) as checked, translated(path):
+        memory = run_memory(checked)
     connection = locked([path], threads=1, memory=memory, changeable=WRITING)
     return _attached(path, connection, f"ROW_GROUP_SIZE {ROW_GROUP_SIZE}", older)
 

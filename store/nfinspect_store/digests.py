@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nfinspect_store.memory import pieces, widest_layer
 from nfinspect_store.schema import quoted
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 Hashes = NDArray[np.uint64]
 
 ROWS = 4096
-"""Rows hashed at a time."""
+"""Rows hashed at a time, at most."""
+
+HASHED = 4 * 2**20
+"""Bytes of rows hashed at a time: each number takes several times 8 bytes meanwhile [own]."""
 
 NOT_DIGESTED = ("blocks", "digests")
 
@@ -55,8 +59,10 @@ class Digest:
 def digest_of(rows: pa.Table | pa.RecordBatch) -> Digest:
     """The digest of some rows, whatever the order of their columns."""
     total = Digest()
-    for batch in rows.to_batches(ROWS) if isinstance(rows, pa.Table) else [rows]:
-        if batch.num_rows:
+    for whole in rows.to_batches(ROWS) if isinstance(rows, pa.Table) else [rows]:
+        step = max(1, whole.num_rows * HASHED // max(1, whole.nbytes))
+        for start in range(0, whole.num_rows, step):
+            batch = whole.slice(start, step)
             hashes = np.zeros(batch.num_rows, np.uint64)
             for name, column in zip(batch.schema.names, batch.columns, strict=True):
                 hashes += _mixed(_hashes(column) ^ np.uint64(_of_bytes(name.encode())))
@@ -71,8 +77,12 @@ def select_digested(table: str) -> str:
 
 
 def digest_table(connection: duckdb.DuckDBPyConnection, table: str) -> Digest:
-    """The digest of a whole table as the connection sees it."""
-    return sum(map(digest_of, connection.sql(select_digested(table)).to_arrow_reader(ROWS)), Digest())
+    """The digest of a whole table as the connection sees it; of a wide one, all of it committed (memory.py)."""
+    total = Digest()
+    for piece in pieces(connection, table, widest_layer(connection)):
+        query = f"{select_digested(table)} WHERE {piece}"
+        total += sum(map(digest_of, connection.sql(query).to_arrow_reader(ROWS)), Digest())
+    return total
 
 
 def read_digests(connection: duckdb.DuckDBPyConnection) -> dict[str, Digest]:

@@ -4,15 +4,12 @@ Nothing of the old file is executed: its tables are checked (layout.py) and copi
 on the copy. Whatever ends the process before the end leaves the old file as it was.
 """
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import duckdb
-
-from nfinspect_store.atomic import beside, replaced
+from nfinspect_store.atomic import beside, clean_leftovers, replaced
 from nfinspect_store.connect import (
     RUN_OPTIONS,
     WRITING,
@@ -28,11 +25,9 @@ from nfinspect_store.digests import renew_digests
 from nfinspect_store.errors import RunBusy
 from nfinspect_store.heartbeat import being_written
 from nfinspect_store.layout import check_run, definitions, make_tables
+from nfinspect_store.memory import memory_for, pieces, widest_layer
 from nfinspect_store.migrations import FIRST_VERSION, MIGRATIONS, SCHEMA_VERSION
 from nfinspect_store.schema import OPTIONAL_TABLES, quoted
-
-COPY_MEMORY = "256MB"
-"""What DuckDB may hold while it copies."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +47,7 @@ def migrate_run(path: Path) -> Migration:
     path = reached(path)
     if being_written(path):
         raise RunBusy(f"{path.stem} is being captured: wait until it has finished")
+    clean_leftovers(path)
     before = _version(path)
     if before < SCHEMA_VERSION:
         if path.with_name(f"{path.name}.wal").exists():  # left by a kill, and no part of a new file
@@ -60,7 +56,6 @@ def migrate_run(path: Path) -> Migration:
         with replaced(path) as new, _removed(beside(path)) as copy:
             copy_run(path, copy, before)
             copy_run(copy, new, SCHEMA_VERSION)
-            shutil.copymode(path, new)
     return Migration(path, before, SCHEMA_VERSION)
 
 
@@ -73,9 +68,13 @@ def _version(path: Path) -> int:
 def copy_run(path: Path, new: Path, version: int) -> None:
     """The run at `path`, of that version, in a new file; then the steps that the copy lacks are taken there.
 
-    A step leaves room that nothing is in: a copy of what needs no step is without.
+    A step leaves room that nothing is in: a copy of what needs no step is without. Raises RunBusy where somebody
+    changes the run meanwhile: the copy lacks that.
     """
-    with locked([path, new], threads=1, memory=COPY_MEMORY, changeable=WRITING) as connection:
+    before = _state(path)
+    with attach(path, older=True) as checked, translated(path):
+        widest = widest_layer(checked)
+    with locked([path, new], threads=1, memory=memory_for(widest), changeable=WRITING) as connection:
         add(connection, path, "old")
         with translated(path):
             check_run(connection, "old", path, older=True)
@@ -84,20 +83,32 @@ def copy_run(path: Path, new: Path, version: int) -> None:
             tables = [name for kind, name in definitions(connection, "old") if kind == "table"]
             connection.execute("USE new")
             make_tables(connection, version)
+            connection.execute("BEGIN")  # one transaction: pieces that are committed one by one leave room between them
             for name in tables:
                 if name in OPTIONAL_TABLES:
                     connection.execute(OPTIONAL_TABLES[name])
-                _fill(connection, name)
+                for piece in pieces(connection, name, widest, source="old.main.", version=version):
+                    connection.execute(
+                        f"INSERT INTO {quoted(name)} SELECT * FROM old.main.{quoted(name)} WHERE {piece}"
+                    )
+            connection.execute("COMMIT")
             if version < SCHEMA_VERSION:
                 for step in MIGRATIONS[version - FIRST_VERSION :]:
                     step(connection)
                 renew_digests(connection)
                 connection.execute("UPDATE run SET schema_version = ?", [SCHEMA_VERSION])
             connection.execute("CHECKPOINT")
+    if _state(path) != before:
+        raise RunBusy(f"{path} was changed or taken away while it was being copied: try again")
 
 
-def _fill(connection: duckdb.DuckDBPyConnection, table: str) -> None:
-    connection.execute(f"INSERT INTO {quoted(table)} SELECT * FROM old.main.{quoted(table)}")
+def _state(path: Path) -> tuple[int, ...]:
+    """What changes with a file; nothing where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @contextmanager

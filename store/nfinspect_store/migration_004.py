@@ -18,12 +18,16 @@ def store_less(connection: duckdb.DuckDBPyConnection) -> None:
     _merge_concepts(connection, layers)
     connection.execute("ALTER TABLE histograms RENAME TO histograms_by_neuron")
     connection.execute('CREATE TABLE histograms (layer_id SMALLINT, "first" BOOLEAN, bin SMALLINT, counts BIGINT[])')
-    connection.execute(
-        """INSERT INTO histograms
-           SELECT layer_id, "first", (bin - 1)::SMALLINT, list(counts[bin] ORDER BY neuron) AS by_neuron
-           FROM histograms_by_neuron CROSS JOIN range(1, 100) bins(bin)
-           GROUP BY layer_id, "first", bin HAVING max(counts[bin]) > 0 ORDER BY layer_id, "first", bin"""
-    )
+    for layer_id, _ in layers:  # apart, as lists that are being made wait in memory
+        for first in (False, True):
+            connection.execute(
+                """INSERT INTO histograms
+                   SELECT $layer, $first, (bin - 1)::SMALLINT, list(counts[bin] ORDER BY neuron) AS by_neuron
+                   FROM histograms_by_neuron CROSS JOIN range(1, 100) bins(bin)
+                   WHERE layer_id = $layer AND "first" = $first
+                   GROUP BY bin HAVING max(counts[bin]) > 0 ORDER BY bin""",
+                {"layer": layer_id, "first": first},
+            )
     connection.execute("DROP TABLE histograms_by_neuron")
 
 

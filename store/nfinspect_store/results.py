@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from nfinspect_store.atomic import check_place, replaced
+from nfinspect_store.catalog import MODEL_SUFFIX
 from nfinspect_store.connect import attach_result, create, translated
 from nfinspect_store.errors import StorageFull, StoreError
 from nfinspect_store.schema import RESULT_TABLE, quoted
@@ -77,7 +78,7 @@ def run_results(run: Path) -> Path:
 def model_results(store: Path, model: str) -> Path:
     """The folder in a store for results about a model that belong to no run; models of one last name share it."""
     name = re.sub(r"[^\w.-]+", "-", model.rstrip("/").rsplit("/", 1)[-1]).strip("-.") or "model"
-    return store / f"{name[:80]}.model{SUFFIX}"
+    return store / f"{name[:80]}{MODEL_SUFFIX}{SUFFIX}"
 
 
 def check_keeping(folder: Path) -> None:

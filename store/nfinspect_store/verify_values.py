@@ -28,7 +28,7 @@ MEANS_ROWS = 256
 """Prompt means read at a time."""
 
 READ_MEANS = """
-SELECT prompt_idx, n, "values" FROM prompt_means WHERE layer_id = $layer AND selection = $selection ORDER BY prompt_idx
+SELECT prompt_idx, n, "values" FROM prompt_means WHERE layer_id = $layer AND selection = $selection
 """
 
 MEANS = """

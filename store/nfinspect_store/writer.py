@@ -6,7 +6,7 @@ there with identical values.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, field, fields, replace
 from itertools import groupby
@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nfinspect_store.atomic import replaced
+from nfinspect_store.atomic import clean_leftovers, replaced
 from nfinspect_store.blocks import BlockBuffer, BlockStream
 from nfinspect_store.connect import CATALOG, FILE_HEADERS, add, attach_to_write, create, locked, reached, translated
 from nfinspect_store.digests import (
@@ -30,8 +30,9 @@ from nfinspect_store.digests import (
     values_digest,
     write_digests,
 )
-from nfinspect_store.errors import RunExists, StorageFull, StoreError
+from nfinspect_store.errors import NfinspectError, RunExists, StorageFull, StoreError
 from nfinspect_store.mamba_delta import DeltaMoments, mamba_delta_table
+from nfinspect_store.memory import PIECE, memory_for
 from nfinspect_store.migrate_run import copy_run
 from nfinspect_store.migrations import SCHEMA_VERSION
 from nfinspect_store.rows import (
@@ -48,14 +49,9 @@ from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer, Prompt, PromptMean, RunInfo, Status, TokenRows
 
-MEMORY = "256MB"
-"""What DuckDB may hold while it writes. It keeps written blocks as long as there is room, so that a capture would grow
-to this with its tokens; 350,000 neurons are written within it, no slower than within 2 GB, measured."""
-
-
 MOST_HOLES = 0.01
-"""Of a file's blocks that may stay free. They are what a commit writes anew and a few row groups of values: in a large
-run less than this, and a small one is soon copied [own]."""
+"""Of a file's blocks that may stay free. A commit writes the statistics anew, and of the other tables what has begun a
+row group: of large values little, of statistics alone and wide prompt means up to half of the file [own]."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +106,12 @@ class RunWriter:
             raise StoreError(f"expected the layers of a site side by side, numbered from 0; found {', '.join(sites)}")
         if path.exists():
             cls.refuse_existing(path)
+        clean_leftovers(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageFull(f"cannot make the store {path.parent}: {error.strerror or error}") from error
-        connection = create(path, memory=MEMORY)
+        connection = create(path, memory=memory_for(max((layer.neurons for layer in layers), default=0)))
         try:
             cls._lay_out(path, connection, info, layers)
             return cls(path, connection, RunTables(connection))
@@ -143,7 +140,8 @@ class RunWriter:
     @classmethod
     def reopen(cls, path: Path) -> Self:
         """Go on with an unfinished run after its last segment. Raises NotARun, RunBusy, SchemaTooOld."""
-        connection = attach_to_write(path, memory=MEMORY)
+        clean_leftovers(reached(path))
+        connection = attach_to_write(path)
         try:
             return cls(path, connection, RunTables(connection))
         except BaseException:
@@ -210,9 +208,11 @@ class RunWriter:
     def add_table(self, name: str, rows: pa.Table) -> None:
         """Keep a table that only some runs have (schema.OPTIONAL_TABLES), such as `planted`. Outside a segment."""
         with translated(self.path):
+            self._connection.execute("BEGIN")
             self._connection.execute(OPTIONAL_TABLES[name])
             self._append(name, rows)
             write_digests(self._connection, {name: self._digests[name]})
+            self._connection.execute("COMMIT")
 
     def abandon(self) -> None:
         """Drop the open segment: the file is as after the last commit. Then only `mark`, `close` and `discard`."""
@@ -231,25 +231,29 @@ class RunWriter:
             write_digests(self._connection, {"run": digest_table(self._connection, "run")})
             self._connection.execute("COMMIT")
 
-    def close(self) -> None:
-        """Fold the log into the file and let go of it. An open segment is dropped."""
+    def close(self, copying: Callable[[int], None] = lambda size: None) -> None:
+        """Fold the log into the file and let go of it. An open segment is dropped.
+
+        Where much of the file is free it is copied; copying: is told its bytes before.
+        """
         self.abandon()
         try:
             with translated(self.path):
                 self._connection.execute("CHECKPOINT")
         finally:
             self._connection.close()
-        if _hole_share(self.path) > MOST_HOLES:
-            self._without_holes()
+        with suppress(NfinspectError):  # such as a full disk: the run is whole, with or without room in it
+            if _hole_share(self.path) > MOST_HOLES:
+                copying(self.path.stat().st_size)
+                self._without_holes()
 
     def _without_holes(self) -> None:
-        """Copy the file where much of it is free: each commit writes some tables anew, and DuckDB uses their old place
-        again but cuts off only what is free at the end.
-
-        Where the disk has no room for the copy the file stays as it is.
+        """Copy the file: each commit writes some tables anew, and DuckDB uses their old place again but cuts off only
+        what is free at the end.
         """
-        with suppress(StorageFull), replaced(reached(self.path)) as new:
-            copy_run(self.path, new, SCHEMA_VERSION)
+        place = reached(self.path)
+        with replaced(place) as new:
+            copy_run(place, new, SCHEMA_VERSION)
 
     def discard(self) -> None:
         """Drop the whole run: its file goes."""
@@ -291,11 +295,18 @@ class RunWriter:
         self._digests[table] = Digest()
 
     def _append(self, table: str, rows: pa.Table) -> None:
-        if rows.num_rows:
-            self._connection.register("incoming", rows)
+        for piece in _pieces(rows):
+            self._connection.register("incoming", piece)
             self._connection.execute(f"INSERT INTO {quoted(table)} BY NAME SELECT * FROM incoming")
             self._connection.unregister("incoming")
-            self._digests[table] = self._digests.get(table, Digest()) + digest_of(rows)
+        self._digests[table] = self._digests.get(table, Digest()) + digest_of(rows)
+
+
+def _pieces(rows: pa.Table) -> Iterator[pa.Table]:
+    """Rows as many at a time as DuckDB can take within its memory."""
+    step = max(1, rows.num_rows * PIECE // max(1, rows.nbytes))
+    for start in range(0, rows.num_rows, step):
+        yield rows.slice(start, step)
 
 
 def _hole_share(path: Path) -> float:
