@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from nfinspect.capturing.session import (
     Capture,
     Listener,
     default_name,
-    give_up,
     new_run_info,
     statistics_device,
     store_layers,
@@ -42,6 +42,7 @@ from nfinspect.models import (
 from nfinspect.modes import eval_mode
 from nfinspect.run import Run
 from nfinspect_store.catalog import new_run_path, store_path
+from nfinspect_store.heartbeat import Heartbeat
 from nfinspect_store.types import Keep
 from nfinspect_store.writer import RunWriter
 
@@ -133,6 +134,10 @@ def _warn(said: list[str]) -> None:
         warnings.warn(said.pop(0), stacklevel=3)  # where nfinspect.capture was called
 
 
+def _tell(heartbeat: Heartbeat, recorder: Recorder) -> None:
+    heartbeat.beat(tokens_done=recorder.tokens)
+
+
 class Recording:
     """What `record` yields: `path` at once, `run` when the block has ended."""
 
@@ -179,22 +184,26 @@ def record(
     settings = {"keep": keep, "weights": "", **({"notes": notes} if notes else {})}
     info = new_run_info("record", name, loaded, loaded.name, seed, settings)
     writer = RunWriter.create(path, info, store_layers(found))
-    try:
-        recorder = Recorder(writer, seed, statistics_device(loaded))
-        with recorded_passes(model, found, recorder, TokenTexts(tokenizer), concept) as passes:
-            yield Recording(path)
-        if not recorder.tokens:
-            raise CaptureError(
-                "expected forward passes inside the block, found no forward pass over a token: the block has to call "
-                "this very model; a copy, and code that torch.jit or torch.export has made of it, call no hooks"
-            )
-        end: dict[str, object] = {"status": "complete", "finished_at": utc_now()}
-        if passes.note is not None:
-            end["settings"] = json.dumps({**info.settings, "notes": [*notes, passes.note]})
-        recorder.commit(end, final=True)
+    with Heartbeat(path, model=loaded.name) as heartbeat:
+        try:
+            heartbeat.beat()
+            recorder = Recorder(writer, seed, statistics_device(loaded))
+            tell = partial(_tell, heartbeat, recorder)
+            with recorded_passes(model, found, recorder, TokenTexts(tokenizer), concept, tell) as passes:
+                yield Recording(path)
+            if not recorder.tokens:
+                raise CaptureError(
+                    "expected forward passes inside the block, found no forward pass over a token: the block has to "
+                    "call this very model; a copy, and code that torch.jit or torch.export has made of it, call no "
+                    "hooks"
+                )
+            end: dict[str, object] = {"status": "complete", "finished_at": utc_now()}
+            if passes.note is not None:
+                end["settings"] = json.dumps({**info.settings, "notes": [*notes, passes.note]})
+            recorder.commit(end, final=True)
+        except BaseException:
+            writer.discard()
+            raise
         writer.close()
-    except BaseException:
-        give_up(writer, "failed")
-        raise
     if passes.note is not None:  # when the run is whole: a warning may be an error
         warnings.warn(passes.note, stacklevel=3)  # where the block ends

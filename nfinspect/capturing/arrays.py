@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
 from nfinspect_store.errors import RequestError
+from nfinspect_store.heartbeat import Heartbeat
 from nfinspect_store.types import Keep, Layer, RunInfo
 from nfinspect_store.writer import RunWriter
 
@@ -56,21 +57,23 @@ def write_run(
         )
     info = replace(info or array_info(path.stem, seed), settings={**(info.settings if info else {}), "keep": keep})
     writer = RunWriter.create(path, info, layers)
-    try:
-        for name, rows in (tables or {}).items():
-            writer.add_table(name, rows)
-        recorder = Recorder(writer, seed, torch.device("cpu"))
-        for start in range(0, len(prompts), batch):
-            indices = range(start, min(start + batch, len(prompts)))
-            recorder.add(
-                [RecordedPrompt(**vars(prompts[i])) for i in indices],
-                {layer.layer_id: _joined(layer, indices, values, fired) for layer in layers},
-            )
-        recorder.commit({"status": "complete", "finished_at": utc_now()}, final=True)
-    except BaseException:
-        writer.discard()
-        raise
-    writer.close()
+    with Heartbeat(path) as heartbeat:
+        try:
+            heartbeat.beat(tokens_total=sum(len(prompt.token_ids) for prompt in prompts))
+            for name, rows in (tables or {}).items():
+                writer.add_table(name, rows)
+            recorder = Recorder(writer, seed, torch.device("cpu"))
+            for start in range(0, len(prompts), batch):
+                indices = range(start, min(start + batch, len(prompts)))
+                recorder.add(
+                    [RecordedPrompt(**vars(prompts[i])) for i in indices],
+                    {layer.layer_id: _joined(layer, indices, values, fired) for layer in layers},
+                )
+            recorder.commit({"status": "complete", "finished_at": utc_now()}, final=True)
+        except BaseException:
+            writer.discard()
+            raise
+        writer.close()
 
 
 def array_info(name: str, seed: int) -> RunInfo:

@@ -1,7 +1,7 @@
 """Recording the forward passes of somebody else's code: each row of input_ids becomes a prompt."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,14 +19,20 @@ from nfinspect_store.token_text import whole_text
 
 @contextmanager
 def recorded_passes(
-    model: nn.Module, sites: Sequence[LayerSite], recorder: Recorder, texts: TokenTexts, concept: str
+    model: nn.Module,
+    sites: Sequence[LayerSite],
+    recorder: Recorder,
+    texts: TokenTexts,
+    concept: str,
+    tell: Callable[[], None],
 ) -> Iterator["_Passes"]:
     """While entered, every forward pass of `model` is recorded. Raises, inside the pass, what SiteReader raises.
 
     attention_mask says which tokens are real. A pass that goes on from a cache is refused with CaptureError: its tokens
-    alone are no sequence. Compiled code runs as Python meanwhile. What is yielded has a `note` when they are over.
+    alone are no sequence. Compiled code runs as Python meanwhile. tell: called when a pass is recorded. What is yielded
+    has a `note` when they are over.
     """
-    passes = _Passes(sites, recorder, texts, concept)
+    passes = _Passes(sites, recorder, texts, concept, tell)
     inner = body(model)
     passes.names = list(inspect.signature(uncompiled(inner).forward).parameters)
     with SiteReader(model, sites, passes.take) as passes.reader, DeltaReader(model, sites) as passes.delta:
@@ -62,7 +68,15 @@ class _Passes:
     delta: DeltaReader
     names: list[str]
 
-    def __init__(self, sites: Sequence[LayerSite], recorder: Recorder, texts: TokenTexts, concept: str) -> None:
+    def __init__(
+        self,
+        sites: Sequence[LayerSite],
+        recorder: Recorder,
+        texts: TokenTexts,
+        concept: str,
+        tell: Callable[[], None],
+    ) -> None:
+        self._tell = tell
         self._ids = {site: layer_id for layer_id, site in enumerate(sites)}
         self._recorder = recorder
         self._texts = texts
@@ -113,6 +127,7 @@ class _Passes:
             prompts.append(RecordedPrompt(self._concept, text, row, words.texts, prompt_tokens=len(row), raw=words.raw))
         values = with_delta(self._values, self.delta.moments(self._input_ids, self._valid))
         self._recorder.add([p for p in prompts if p.token_ids], values)
+        self._tell()
         self._values = {}
 
 

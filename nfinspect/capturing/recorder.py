@@ -3,6 +3,7 @@
 The recorder knows nothing of models: capture_run feeds it from hooks, write_run from arrays.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from nfinspect.capturing.derive import derive
 from nfinspect.capturing.examples import KEPT, ExtremeExamples, RandomTokens
+from nfinspect.capturing.segments import Segment
 from nfinspect.capturing.statistics import LayerStatistics, chunk_mean
 from nfinspect.capturing.transfer import Array, begin_turn, to_host
 from nfinspect_store.mamba_delta import DeltaMoments, read_mamba_delta
@@ -44,9 +46,10 @@ class LayerValues:
 
 
 class Recorder:
-    """Feeds one RunWriter. Use from one thread."""
+    """Feeds one RunWriter, and commits where a segment ends (segments.py). Use from one thread."""
 
-    def __init__(self, writer: RunWriter, seed: int, device: torch.device) -> None:
+    def __init__(self, writer: RunWriter, seed: int, device: torch.device, *, commits: bool = True) -> None:
+        """commits=False: only where `commit` is called."""
         self.writer = writer
         self.device = device
         self._random = RandomTokens(seed)
@@ -56,6 +59,7 @@ class Recorder:
         self.prompts = writer.prompts
         if self.tokens:
             self._restore(writer.tables())
+        self._segment = Segment(writer) if commits else None
 
     def add(self, prompts: Sequence[RecordedPrompt], values: Mapping[int, LayerValues]) -> None:
         """Record finished prompts. values: by layer_id. Raises StorageFull."""
@@ -85,6 +89,10 @@ class Recorder:
         self.writer.add(placed, _token_rows(prompts, placed), means)
         self.tokens = position
         self.prompts += len(prompts)
+        if self._segment is not None and self._segment.is_over(self.tokens, self.prompts):
+            start = time.monotonic()
+            self.commit({"status": "capturing"}, final=False)
+            self._segment.begin(self.tokens, self.prompts, commit_seconds=time.monotonic() - start)
 
     def commit(self, info: Mapping[str, object], *, final: bool) -> None:
         """End the segment. final: count exactly, from the values, what needs the layer scale first."""

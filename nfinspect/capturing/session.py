@@ -48,21 +48,11 @@ from nfinspect_store.catalog import new_run_path, store_path
 from nfinspect_store.errors import NfinspectError
 from nfinspect_store.heartbeat import Heartbeat
 from nfinspect_store.reader import RunFile
-from nfinspect_store.types import SELECTIONS, Layer, Progress, RunInfo, Status
+from nfinspect_store.types import Layer, Progress, RunInfo, Status
 from nfinspect_store.writer import RunWriter
 
-SEGMENT_SECONDS = 60.0
-"""What a crash can cost, beside the batch under way [own]."""
-
-SEGMENT_BYTES = 16 * 2**20
-"""Values that a crash can cost, beside the batch under way, as long as commits stay cheap [own]."""
-
-COMMIT_SHARE = 0.1
-"""Of the time at most goes into commits of segments that end by their bytes: a commit writes all statistics anew, which
-takes 0.2 s for 2,000 neurons and 1.4 s for 37,000 (docs/decisions/0008) [own]."""
-
-SEGMENT_MEANS = 64 * 2**20
-"""Bytes of prompt means in one segment at most: they wait in memory for its end [own]."""
+COPY_TOLD = 100 * 10**6
+"""Bytes of a finished file whose copying is said: it takes seconds and more."""
 
 
 @dataclass(frozen=True)
@@ -143,29 +133,26 @@ class Capture:
         """Capture everything that is not recorded yet. See capture_run."""
         model = lasting_name(self.request.model)
         writer = self._writer()
-        heartbeat: Heartbeat | None = None
         self._tokens_before = writer.tokens
         self._started = time.monotonic()
-        try:
-            heartbeat = Heartbeat(writer.path, model=model)
-            reader = self.reader()
-            with StopRequest() as stop:
-                recorder = self._recorder(writer)
-                self._tell(recorder, heartbeat, "reading")
-                reason = self._record(recorder, reader, stop, heartbeat)
-                stopped = CaptureInterrupted if stop.reason else LimitReached
-                if reason and not recorder.tokens:
-                    raise stopped(f"stopped ({reason}) before anything was recorded: no run is kept")
-                self._tell(recorder, heartbeat, "finishing")
-                status: Status = "interrupted" if reason else "complete"
-                recorder.commit({"status": status, "finished_at": utc_now()}, final=True)
-            writer.close()
-        except BaseException as error:
-            give_up(writer, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-            raise
-        finally:
-            if heartbeat is not None:
-                heartbeat.remove()
+        with contextlib.ExitStack() as beating:
+            try:
+                heartbeat = beating.enter_context(Heartbeat(writer.path, model=model))
+                reader = self.reader()
+                with StopRequest() as stop:
+                    recorder = self._recorder(writer)
+                    self._tell(recorder, heartbeat, "reading")
+                    reason = self._record(recorder, reader, stop, heartbeat)
+                    stopped = CaptureInterrupted if stop.reason else LimitReached
+                    if reason and not recorder.tokens:
+                        raise stopped(f"stopped ({reason}) before anything was recorded: no run is kept")
+                    self._tell(recorder, heartbeat, "finishing")
+                    status: Status = "interrupted" if reason else "complete"
+                    recorder.commit({"status": status, "finished_at": utc_now()}, final=True)
+                writer.close(self._copied)
+            except BaseException as error:
+                give_up(writer, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+                raise
         if reason:
             raise stopped(
                 f"stopped ({reason}) after {recorder.tokens} of {self.tokens} tokens, kept in {writer.path.stem}: "
@@ -178,7 +165,7 @@ class Capture:
         """A recorder of a new run that is thrown away at the end, for measuring."""
         writer = self._writer()
         try:
-            yield self._recorder(writer)
+            yield Recorder(writer, self.request.seed, statistics_device(self.loaded), commits=False)
         finally:
             writer.discard()
 
@@ -223,7 +210,6 @@ class Capture:
 
     def _record(self, recorder: Recorder, reader: BatchReader, stop: StopRequest, heartbeat: Heartbeat) -> str | None:
         """Record what remains; returns why it stopped early, if it did."""
-        segment = _Segment(recorder)
         for batch in self._remaining(recorder.prompts):
             if stop.reason:
                 return stop.reason
@@ -233,8 +219,6 @@ class Capture:
             for prompts, values in self.read_with_less(reader, batch):
                 recorder.add(prompts, values)
             self._tell(recorder, heartbeat, "reading")
-            if segment.is_over():
-                segment.end()
         return None
 
     def _bytes_with(self, batch: Batch, recorder: Recorder) -> int:
@@ -317,6 +301,12 @@ class Capture:
             )
         )
 
+    def _copied(self, size: int) -> None:
+        if size > COPY_TOLD:
+            self._listener.message(
+                f"finishing: much of the file's {size / 1e6:,.0f} MB is free, so what it holds is copied into a new one"
+            )
+
     def _writer(self) -> RunWriter:
         if self.request.resume:
             named = self.request.run
@@ -340,34 +330,6 @@ def _notes(request: CaptureRequest, loaded: LoadedModel) -> list[str]:
             "before a neuron's (n-grams, deltas, traces of the last token) does not hold for it"
         )
     return [note for note in notes if note]
-
-
-class _Segment:
-    """What was recorded since the last commit, and whether that is enough for another one."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-        self._neurons = sum(layer.neurons for layer in recorder.writer.layers)
-        self._commit_seconds = 0.0
-        self._begin()
-
-    def _begin(self) -> None:
-        self._start = time.monotonic()
-        self._tokens, self._prompts = self._recorder.tokens, self._recorder.prompts
-
-    def is_over(self) -> bool:
-        seconds = time.monotonic() - self._start
-        means = 4 * len(SELECTIONS) * self._neurons * (self._recorder.prompts - self._prompts)
-        if seconds > SEGMENT_SECONDS or means > SEGMENT_MEANS:
-            return True
-        values = 4 * self._neurons * (self._recorder.tokens - self._tokens) if self._recorder.writer.keeps_values else 0
-        return values >= SEGMENT_BYTES and self._commit_seconds <= COMMIT_SHARE * seconds
-
-    def end(self) -> None:
-        start = time.monotonic()
-        self._recorder.commit({"status": "capturing"}, final=False)
-        self._commit_seconds = time.monotonic() - start
-        self._begin()
 
 
 def default_name(model: str) -> str:

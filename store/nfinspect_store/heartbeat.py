@@ -9,10 +9,11 @@ import json
 import math
 import os
 import socket
+import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from nfinspect_store.small_files import read_small
 from nfinspect_store.types import Progress
@@ -23,6 +24,10 @@ STALE = 30.0
 """Seconds without a beat after which a capture on another host counts as gone: its process cannot be looked
 up.
 """
+
+
+RENEWAL = 10.0
+"""Seconds after which a heartbeat that is kept is written again [own]."""
 
 
 LATEST = 253_402_300_799.0
@@ -43,6 +48,25 @@ class Heartbeat:
         self._min_interval = min_interval
         self._started_at = time.time()
         self._last: Progress | None = None
+        self._writing = threading.Lock()
+        self._ended = threading.Event()
+        self._renewal: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        """Until the end say again what was said last: a batch may take minutes, and so may closing the file."""
+        self._renewal = threading.Thread(target=self._renew, name="nfinspect-heartbeat", daemon=True)
+        self._renewal.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.remove()
+
+    def _renew(self) -> None:
+        while not self._ended.wait(RENEWAL):
+            with self._writing:
+                if self._last is not None and not self._ended.is_set():
+                    self._last = replace(self._last, updated_at=time.time())
+                    self._write(self._last)
 
     def beat(
         self,
@@ -57,21 +81,25 @@ class Heartbeat:
         heartbeat.
         """
         now = time.time()
-        if self._last and self._last.phase == phase and now - self._last.updated_at < self._min_interval:
-            return
-        self._last = Progress(
-            pid=os.getpid(),
-            host=socket.gethostname(),
-            started_at=self._started_at,
-            updated_at=now,
-            tokens_done=int(tokens_done),
-            tokens_total=None if tokens_total is None else int(tokens_total),
-            tokens_per_second=float(tokens_per_second),
-            bytes=int(bytes),
-            phase=phase,
-            alive=True,
-        )
-        facts = {**vars(self._last), "model": self._model, "process_started": process_start(os.getpid())}
+        with self._writing:
+            if self._last and self._last.phase == phase and now - self._last.updated_at < self._min_interval:
+                return
+            self._last = Progress(
+                pid=os.getpid(),
+                host=socket.gethostname(),
+                started_at=self._started_at,
+                updated_at=now,
+                tokens_done=int(tokens_done),
+                tokens_total=None if tokens_total is None else int(tokens_total),
+                tokens_per_second=float(tokens_per_second),
+                bytes=int(bytes),
+                phase=phase,
+                alive=True,
+            )
+            self._write(self._last)
+
+    def _write(self, progress: Progress) -> None:
+        facts = {**vars(progress), "model": self._model, "process_started": process_start(os.getpid())}
         del facts["alive"]  # the reader finds out
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
         try:
@@ -85,6 +113,9 @@ class Heartbeat:
         """The run is finished, or given up: nobody is writing to it. Never raises: an error under way says more, and a
         heartbeat that stays is that of a process that ends.
         """
+        self._ended.set()
+        if self._renewal is not None:
+            self._renewal.join()
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
 

@@ -22,9 +22,9 @@ from nfinspect_store.verify import verify_run
 CHILD = """
 import sys, time
 from pathlib import Path
-from nfinspect.capturing import session
+from nfinspect.capturing import segments, session
 from nfinspect.capturing.request import CaptureRequest
-session.SEGMENT_SECONDS = 0.0
+segments.SEGMENT_SECONDS = 0.0
 read = session.Capture.read_batch
 def slowly(self, reader, batch):
     time.sleep(0.05)
@@ -114,9 +114,9 @@ SEGMENT = 200_000
 FAST = """
 import sys
 from pathlib import Path
-from nfinspect.capturing import session
+from nfinspect.capturing import segments, session
 from nfinspect.capturing.request import CaptureRequest
-session.SEGMENT_BYTES, session.COMMIT_SHARE = int(sys.argv[4]), 1e9
+segments.SEGMENT_BYTES, segments.COMMIT_SHARE = int(sys.argv[4]), 1e9
 session.capture_run(CaptureRequest(sys.argv[1], Path(sys.argv[2]), text=(Path(sys.argv[3]),), run="r", context=16,
                                    batch_size=4, sites=("mlp", "resid")))
 """
@@ -187,10 +187,10 @@ def test_two_captures_of_one_name_do_not_mix(gpt2_dir: Path, tmp_path: Path, tex
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from nfinspect.capturing import session
+from nfinspect.capturing import segments, session
 from nfinspect.capturing.request import CaptureRequest
 from nfinspect_store.errors import StorageFull
-session.SEGMENT_SECONDS = 0.0
+segments.SEGMENT_SECONDS = 0.0
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]), int(sys.argv[4])))
 request = CaptureRequest(sys.argv[1], Path(sys.argv[2]), text=(Path(sys.argv[3]),), run="r", context=16, batch_size=4,
                          sites=("mlp", "resid"))

@@ -18,7 +18,7 @@ from words import word_tokenizer
 
 import nfinspect as nf
 from nfinspect.analysis.delta import delta
-from nfinspect.capturing import session
+from nfinspect.capturing import segments
 from nfinspect.capturing.request import CaptureRequest, PromptFile
 from nfinspect.capturing.session import Capture, Listener, load
 from nfinspect.models import surprisal
@@ -155,7 +155,7 @@ def test_neither_batches_nor_chunks_of_logits_nor_statistics_alone_change_it(
 def test_a_resumed_capture_has_the_same_to_the_last_digit(
     kind_dir: Callable[[str], Path], prompts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "SEGMENT_SECONDS", -1.0)  # a segment after every batch
+    monkeypatch.setattr(segments, "SEGMENT_SECONDS", -1.0)  # a segment after every batch
     request = CaptureRequest(
         str(kind_dir("mamba2")), tmp_path, prompts=(PromptFile(prompts_file),), run="whole", batch_size=2
     )
@@ -197,7 +197,7 @@ def test_a_run_of_before_has_none_and_says_so(
 def test_a_run_begun_before_is_not_counted_from_its_middle_on(
     kind_dir: Callable[[str], Path], prompts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "SEGMENT_SECONDS", -1.0)
+    monkeypatch.setattr(segments, "SEGMENT_SECONDS", -1.0)
     request = CaptureRequest(
         str(kind_dir("mamba")), tmp_path, prompts=(PromptFile(prompts_file),), run="r", batch_size=1
     )

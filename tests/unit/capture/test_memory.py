@@ -15,10 +15,10 @@ import resource, sys
 from transformers import GPT2Config, GPT2LMHeadModel
 from words import word_tokenizer
 import nfinspect as nf
-from nfinspect.capturing import session
-from nfinspect_store import blocks, writer
+from nfinspect.capturing import segments
+from nfinspect_store import blocks, memory
 # What may fill up is made small, so that the process cannot hide growth below it.
-blocks.QUEUE_BYTES, writer.MEMORY, session.SEGMENT_SECONDS = 8 * 2**20, "64MB", 0.3
+blocks.QUEUE_BYTES, memory.MEMORY, segments.SEGMENT_SECONDS = 8 * 2**20, 32 * 2**20, 0.3
 shape = GPT2Config(vocab_size=101, n_embd=16, n_layer=2, n_head=4, n_positions=64, n_inner={NEURONS // 2})
 model = GPT2LMHeadModel(shape)
 for tokens in ({SHORT}, {LONG}):

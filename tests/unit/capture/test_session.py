@@ -15,7 +15,7 @@ from families import FAMILIES
 from words import word_tokenizer
 
 import nfinspect as nf
-from nfinspect.capturing import reading, session
+from nfinspect.capturing import reading, segments, session
 from nfinspect.capturing.arrays import ArrayPrompt, write_run
 from nfinspect.capturing.errors import CaptureInterrupted, OutOfMemory
 from nfinspect.capturing.estimation import estimate
@@ -137,7 +137,7 @@ def test_values_that_are_no_numbers_name_the_layer_and_keep_what_was_durable(
     batches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A segment after each batch; one word of the vocabulary is NaN and comes after `batches` batches."""
-    monkeypatch.setattr(session, "SEGMENT_SECONDS", 0.0)
+    monkeypatch.setattr(segments, "SEGMENT_SECONDS", 0.0)
     model = FAMILIES["gpt2"]()
     with torch.no_grad():
         model.transformer.wte.weight[50] = torch.nan

@@ -1,0 +1,45 @@
+"""When a segment ends: what a crash may cost, and what waits in memory until its commit.
+
+The one rule for whatever feeds a Recorder: a capture, `nf.record`, runs from arrays.
+"""
+
+import time
+
+from nfinspect_store.types import SELECTIONS
+from nfinspect_store.writer import RunWriter
+
+SEGMENT_SECONDS = 60.0
+"""What a crash can cost, beside the batch under way [own]."""
+
+SEGMENT_BYTES = 16 * 2**20
+"""Values that a crash can cost, beside the batch under way, as long as commits stay cheap [own]."""
+
+COMMIT_SHARE = 0.1
+"""Of the time at most goes into commits of segments that end by their bytes: a commit writes all statistics anew, which
+takes 0.2 s for 2,000 neurons and 1.4 s for 37,000 (docs/decisions/0008) [own]."""
+
+SEGMENT_MEANS = 64 * 2**20
+"""Bytes of prompt means in one segment at most: they wait in memory for its end [own]."""
+
+
+class Segment:
+    """What was recorded since the last commit, and whether that is enough for another one."""
+
+    def __init__(self, writer: RunWriter) -> None:
+        self._keeps_values = writer.keeps_values
+        self._neurons = sum(layer.neurons for layer in writer.layers)
+        self.begin(writer.tokens, writer.prompts, commit_seconds=0.0)
+
+    def begin(self, tokens: int, prompts: int, *, commit_seconds: float) -> None:
+        """After so many tokens and prompts, and a commit that took so long."""
+        self._start = time.monotonic()
+        self._tokens, self._prompts, self._commit_seconds = tokens, prompts, commit_seconds
+
+    def is_over(self, tokens: int, prompts: int) -> bool:
+        """Whether to commit now that the run has so many."""
+        seconds = time.monotonic() - self._start
+        means = 4 * len(SELECTIONS) * self._neurons * (prompts - self._prompts)
+        if seconds > SEGMENT_SECONDS or means > SEGMENT_MEANS:
+            return True
+        values = 4 * self._neurons * (tokens - self._tokens) if self._keeps_values else 0
+        return values >= SEGMENT_BYTES and self._commit_seconds <= COMMIT_SHARE * seconds

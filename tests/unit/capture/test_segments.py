@@ -1,0 +1,107 @@
+"""A segment ends by one rule, whoever records: what waits for its commit stays small, and a crash costs little."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from families import FAMILIES
+from words import word_tokenizer
+
+import nfinspect as nf
+from nfinspect.capturing import segments
+from nfinspect.capturing.arrays import ArrayPrompt, write_run
+from nfinspect_store import heartbeat
+from nfinspect_store.heartbeat import being_written, read_heartbeat
+from nfinspect_store.types import Layer
+from nfinspect_store.writer import RunWriter
+
+PASSES = 6
+
+
+def captured(store: Path, each: Callable[[int], object] = int) -> None:
+    nf.capture(FAMILIES["gpt2"](), word_tokenizer(), ["w3 w4 w5"] * PASSES, store=store, run="r", batch_size=1)
+
+
+def recorded(store: Path, each: Callable[[int], object] = int) -> None:
+    model = FAMILIES["gpt2"]()
+    with nf.record(model, word_tokenizer(), store=store, run="r"), torch.no_grad():
+        for i in range(PASSES):
+            model(torch.tensor([[5, 6, 7]]))
+            each(i)
+
+
+def from_arrays(store: Path, each: Callable[[int], object] = int) -> None:
+    def values(prompt: int, layer: Layer) -> np.ndarray:
+        each(prompt - 1)
+        return np.ones((3, 8), np.float32)
+
+    prompts = [ArrayPrompt("tulip", "a b c", [1, 2, 3], ["a", " b", " c"], 3)] * PASSES
+    layers = [Layer(0, "mlp", 0, "h.0.mlp", 8, "relu", "positive")]
+    store.mkdir(exist_ok=True)
+    write_run(store / "r.duckdb", layers=layers, prompts=prompts, values=values, batch=1)
+
+
+WAYS = [captured, recorded, from_arrays]
+
+
+@pytest.mark.parametrize("limit", ["SEGMENT_MEANS", "SEGMENT_BYTES", "SEGMENT_SECONDS"])
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_record_ends_segments(
+    way: Callable[..., None], limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens: list[int] = []
+    commit = RunWriter.commit
+
+    def counted(self: RunWriter, *arguments: Any, **options: Any) -> None:
+        commit(self, *arguments, **options)
+        tokens.append(self.tokens)
+
+    monkeypatch.setattr(RunWriter, "commit", counted)
+    monkeypatch.setattr(segments, limit, -1)
+    monkeypatch.setattr(segments, "COMMIT_SHARE", 1e9)
+    way(tmp_path)
+    assert tokens == [*range(3, 3 * PASSES + 1, 3), 3 * PASSES]  # after each prompt, and at the end
+
+
+@pytest.mark.parametrize("way", [recorded, from_arrays])
+def test_what_fails_after_a_segment_leaves_no_run(
+    way: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "SEGMENT_SECONDS", -1)
+
+    def fail(number: int) -> None:
+        if number == 2:
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        way(tmp_path, fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_heartbeat_beats_until_the_file_is_closed(
+    way: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another host nothing else says that the writer is alive, however long a batch or the closing copy takes."""
+    beats: list[float] = []
+    close = RunWriter.close
+
+    def slowly(self: RunWriter, *arguments: Any) -> None:
+        close(self, *arguments)
+        for _ in range(3000):
+            seen = read_heartbeat(self.path)
+            assert seen is not None and seen.alive
+            beats.append(seen.updated_at)
+            if len(set(beats)) > 2:
+                return
+            heartbeat.threading.Event().wait(0.002)
+
+    monkeypatch.setattr(heartbeat, "RENEWAL", 0.005)
+    monkeypatch.setattr(RunWriter, "close", slowly)
+    way(tmp_path)
+    assert len(set(beats)) > 2
+    assert not being_written(tmp_path / "r.duckdb")
+    assert [file.name for file in tmp_path.iterdir()] == ["r.duckdb"]
