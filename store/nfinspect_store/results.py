@@ -179,9 +179,21 @@ def _read(path: Path) -> Result:
     if len(rows) != 1:
         raise StoreError(f"{path} holds no result, or more than one: delete it")
     kind, settings, document, run_id, made_at, made_by, made_in = rows[0]
+    if kind is None or made_at is None or made_by is None:
+        raise StoreError(f"{path} does not say what made it, or when: delete it")
     if made_in != _format(kind):
         raise StoreError(f"{path} is in format {made_in}, and {_format(kind)} is read: it has to be made again")
-    return Result(kind, json.loads(settings), json.loads(document), run_id, made_at, made_by, path)
+    return Result(kind, _object(path, settings), _object(path, document), run_id, made_at, made_by, path)
+
+
+def _object(path: Path, text: str | None) -> dict[str, Any]:
+    try:
+        found = json.loads(text or "null")
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise StoreError(f"{path} holds no JSON object where it tells its settings and what was found: delete it")
+    return found
 
 
 def _format(kind: str) -> int:

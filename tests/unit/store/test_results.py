@@ -99,3 +99,22 @@ def test_results_about_a_model_have_a_folder_of_their_own(tmp_path: Path) -> Non
     assert model_results(tmp_path, "openai-community/gpt2").name == "gpt2.model.results"
     assert model_results(tmp_path, "./models/my model/").name == "my-model.model.results"
     assert model_results(tmp_path, "..").name == "model.model.results"
+
+
+ODD = {
+    "settings": ["NULL", "'[]'", "'null'"],
+    "document": ["NULL", "'[1]'", "'3'", "repeat('[', 900) || repeat(']', 900)"],
+    "made_at": ["NULL"],
+    "kind": ["NULL"],
+    "nfinspect_version": ["NULL"],
+}
+
+
+@pytest.mark.parametrize(("column", "value"), [(column, value) for column, odd in ODD.items() for value in odd])
+def test_one_result_with_odd_contents_costs_itself_alone(column: str, value: str, tmp_path: Path) -> None:
+    path = keep_result(tmp_path, "delta", SETTINGS, DOCUMENT, run_id="a").path
+    other = keep_result(tmp_path, "ngrams", SETTINGS, DOCUMENT, run_id="a")
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(f"UPDATE result SET {column} = {value}")
+    assert list_results(tmp_path) == (other,)
+    assert find_result(tmp_path, "delta", SETTINGS, "a") is None

@@ -1,0 +1,119 @@
+"""Closing a run: the copy without free room is a courtesy, and what stops it costs nothing."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "capture"))
+
+from recorded import make_arrays, record_arrays  # noqa: E402
+
+from nfinspect_store import catalog, migrate_run, writer
+from nfinspect_store.atomic import beside
+from nfinspect_store.digests import Digest
+from nfinspect_store.errors import BadName, RunBusy, StoreError
+from nfinspect_store.migrate_run import copy_run
+from nfinspect_store.migrations import SCHEMA_VERSION
+from nfinspect_store.reader import RunFile
+from nfinspect_store.schema import OPTIONAL_TABLES, PLANTED
+from nfinspect_store.verify import verify_run
+from nfinspect_store.writer import RunWriter
+
+PLANTED_ROWS = pa.table({"site": ["mlp"], "layer": [0], "neuron": [1], "class": ["dead"]})
+
+
+@pytest.mark.parametrize("failing", ["copy_run", "_hole_share"])
+def test_a_closing_copy_that_fails_leaves_a_whole_run(
+    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise StoreError("Out of Memory Error: failed to pin block")
+
+    monkeypatch.setattr(writer, "MOST_HOLES", -1.0)  # every file is copied
+    monkeypatch.setattr(writer, failing, fail)
+    path = record_arrays(tmp_path / "run.duckdb", make_arrays([5, 9], seed=1), segment=1)
+    assert [file.name for file in tmp_path.iterdir()] == ["run.duckdb"]
+    assert verify_run(path).ok
+
+
+def test_whoever_closes_is_told_before_a_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = record_arrays(tmp_path / "run.duckdb", make_arrays([5, 9], seed=1))
+    told: list[int] = []
+    for share, copied in ((1.0, False), (-1.0, True)):
+        monkeypatch.setattr(writer, "MOST_HOLES", share)
+        RunWriter.reopen(path).close(told.append)
+        assert bool(told) == copied
+    assert told[0] >= 4096
+
+
+def test_a_run_that_changes_while_it_is_copied_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As from another host, where the writer was taken for gone."""
+    path = record_arrays(tmp_path / "run.duckdb", make_arrays([5, 9], seed=1))
+    pieces = migrate_run.pieces
+
+    def changed(*arguments: object, **options: object) -> Iterator[str]:
+        os.utime(path, ns=(1, 1))
+        return pieces(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(migrate_run, "pieces", changed)
+    with pytest.raises(RunBusy, match="changed or taken away while it was being copied"):
+        copy_run(path, tmp_path / "new.duckdb", SCHEMA_VERSION)
+
+
+def leftover(path: Path) -> Path:
+    """What a copy that was killed leaves: named for a process that is gone."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = path.with_name(beside(path).name.replace(f"-{os.getpid()}-", f"-{gone.pid}-"))
+    left.write_bytes(b"half a copy")
+    left.with_name(left.name + ".wal").write_bytes(b"its log")
+    return left
+
+
+def test_what_a_killed_copy_has_left_goes_with_the_next_that_is_done_to_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "run.duckdb"
+    arrays = make_arrays([5, 9], seed=1)
+    steps = {
+        "made": lambda: record_arrays(path, arrays),
+        "reopened": lambda: RunWriter.reopen(path).close(),
+        "migrated": lambda: migrate_run.migrate_run(path),
+        "deleted": lambda: catalog.delete_run(path),
+    }
+    for what, step in steps.items():
+        leftover(path)
+        step()
+        assert [file.name for file in tmp_path.iterdir()] == ([] if what == "deleted" else ["run.duckdb"]), what
+
+
+def test_a_table_of_the_run_s_own_comes_with_its_digest_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.duckdb"
+    record_arrays(path, make_arrays([5, 9], seed=1))
+
+    def die(*arguments: object) -> Digest:
+        raise KeyboardInterrupt
+
+    new = RunWriter.reopen(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "write_digests", die)
+        with pytest.raises(KeyboardInterrupt):
+            new.add_table(PLANTED, PLANTED_ROWS)
+    new.close()
+    with RunFile.open(path) as run:
+        names = {row[0] for row in run.sql("SELECT table_name FROM duckdb_tables()").fetchall()}
+    assert PLANTED in OPTIONAL_TABLES and PLANTED not in names
+    assert verify_run(path).ok
+
+
+@pytest.mark.parametrize("name", ["gpt2.model", "GPT2.Model"])
+def test_no_run_has_the_name_of_a_model_s_results(name: str) -> None:
+    """Deleting it would take them along."""
+    with pytest.raises(BadName, match=r"ends in \.model"):
+        catalog.check_name(name)
+    assert catalog.check_name("gpt2.models")
