@@ -258,3 +258,17 @@ def test_layer_statistics_keep_concepts_and_position_zero_apart_and_go_on_where_
     for first, counts in whole.histograms().items():
         np.testing.assert_array_equal(counts, resumed.histograms()[first])
     assert whole.histograms()[True].sum() == NEURONS * 23
+
+
+def test_a_layer_that_keeps_nothing_by_concept_gives_nothing_back_by_concept() -> None:
+    """A migrated run tells its concepts as of then; what is not added to any more must not be written again."""
+    values = sample(40)
+    layer = LayerStatistics(values.shape[1], "positive", torch.device("cpu"), by_concept=False)
+    chunk = chunk_statistics(values, None, "positive")
+    layer.restore({False: chunk}, {"tulip": ConceptStatistics.of(chunk)}, {})
+    layer.add("tulip", False, values, None)
+    assert layer.concepts() == {}
+    apart = LayerStatistics(values.shape[1], "positive", torch.device("cpu"), by_concept=True)
+    apart.restore({False: chunk}, {"tulip": ConceptStatistics.of(chunk)}, {})
+    apart.add("tulip", False, values, None)
+    assert (apart.concepts()["tulip"].n == 2 * len(values)).all()
