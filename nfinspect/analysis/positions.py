@@ -107,6 +107,11 @@ class PositionAnalysis:
             }
         )
 
+    @property
+    def held_back(self) -> bool:
+        """Whether neurons passed that are not listed: `allow_few` lists them."""
+        return any(layer.would_pass > layer.positional for layer in self.layers)
+
     @classmethod
     def from_json(cls, document: Mapping[str, Any], profiles: pa.Table) -> Self:
         """From the document of a kept result and its table of profiles."""
@@ -204,7 +209,7 @@ def _notes(sequences: Sequences, layers: Sequence[LayerPositions], allow_few: bo
     if allow_few:
         return (f"{sequences.few}: what is listed may be chance{sequences.longer}",)
     would = f"{passing:,} of {neurons:,} neurons would pass, which may be chance, and none is listed"
-    said = f"{would} (--allow-few lists them)" if passing else f"none of {neurons:,} neurons would pass"
+    said = would if passing else f"none of {neurons:,} neurons would pass"
     return (f"{sequences.few}: {said}{sequences.longer}",)
 
 

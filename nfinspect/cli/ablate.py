@@ -107,12 +107,15 @@ def ablate(
             "no --text" if text is None else "--class, --trace and --mode mean, which take neurons or means from a run"
         )
         raise RequestError(f"expected --from RUN, found {needs}: give --from RUN")
-    if text is None and (context is not None or stride is not None):
-        raise RequestError("--context and --stride go with --text: the run's windows are read as they were captured")
+    if text is None and (context is not None or stride is not None or bos != "auto"):
+        raise RequestError(
+            "--context, --stride and --bos go with --text: the run's windows are read as they were captured"
+        )
     _check_share(share, kinds)
     check_controls(controls)
     model = full_name(model, revision)
-    content = "" if text is None else read_text(text_path(text), "a text", RequestError)
+    file = None if text is None else text_path(text)
+    content = "" if file is None else read_text(file, "a text", RequestError)
     with ExitStack() as stack:
         run = stack.enter_context(opened(store, source)) if source is not None else None
         makers: list[Callable[[], NeuronSet]] = [partial(set_from_file, path) for path in neurons]
@@ -126,14 +129,15 @@ def ablate(
             wanted = own_dtype(run) if run is not None and text is None and dtype == "auto" else dtype
             return loaded_model(model, revision=revision, dtype=wanted, device=device, allow_pickle=allow_pickle)
 
-        if run is not None and text is None:
+        if run is not None and file is None:
             tokens = max_tokens or RUN_TOKENS
             try:
                 result = ablation_of_run(run, model, sets, how, load, tokens, dtype=dtype, recompute=recompute)
             except TooFewSequences as error:
                 raise TooFewSequences(f"{error}; or give another text with --text FILE") from error
         else:
-            name = text_path(text or "").name
+            assert file is not None  # refused above
+            name = file.name
             of_text = {
                 "model": lasting_name(model),
                 "weights": weights_stamp(model),

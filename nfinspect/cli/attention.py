@@ -1,5 +1,6 @@
 """Attention neurons of a model."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +19,7 @@ from nfinspect.cli.options import (
     opened,
     store_option,
 )
-from nfinspect.cli.run_model import loaded_model, run_model
+from nfinspect.cli.run_model import loaded_model, own_dtype, run_model
 from nfinspect.cli.stamps import file_stamp
 from nfinspect.cli.tables import Column, figure, percent, table, wrapped
 from nfinspect.model_files import lasting_name, weights_stamp
@@ -103,15 +104,19 @@ def attention(
     model = full_name(model, revision)
     chosen, wanted = METHODS[METHODS.index(method)], layer_list(layers)
     if source is not None:
-        if prompts or text or max_length is not None:
-            raise RequestError("--from RUN reads the run's own prompts: leave out --prompts, --text and --max-length")
+        if prompts or text or max_length is not None or text_column or concept_column or chat or bos != "auto":
+            raise RequestError(
+                "--from RUN reads the run's own prompts as they were captured: leave out --prompts, --text, "
+                "--text-column, --concept-column, --max-length, --bos and --chat"
+            )
         options = {"revision": revision, "dtype": dtype, "device": device, "allow_pickle": allow_pickle}
         with opened(store, source) as file:
 
             def load() -> "LoadedModel":
                 return run_model(file, model, "attention", **options, eager_attention=method != "gradient_guided")
 
-            found = attention_of_run(file, load, chosen, site, wanted, max_tokens or RUN_TOKENS, recompute=recompute)
+            own = RunModel(model, own_dtype(file) if dtype == "auto" else dtype, load)
+            found = attention_of_run(file, own, chosen, site, wanted, max_tokens or RUN_TOKENS, recompute=recompute)
     else:
         from nfinspect.capturing.request import CaptureRequest
 
@@ -141,9 +146,18 @@ def attention(
         output.lines(attention_lines(found, top))
 
 
+@dataclass(frozen=True)
+class RunModel:
+    """A model that is taken for a run's: its name and precision, and what loads it, or raises for other weights."""
+
+    name: str
+    dtype: str
+    load: "Callable[[], LoadedModel]"
+
+
 def attention_of_run(
     file: "RunFile",
-    load: "Callable[[], LoadedModel]",
+    model: RunModel,
     method: "Method",
     site: str | None = None,
     layers: "Sequence[int] | None" = None,
@@ -151,7 +165,7 @@ def attention_of_run(
     *,
     recompute: bool = False,
 ) -> "AttentionScores":
-    """The kept analysis of a run's own prompts, or a new one, which is kept with the run. load: of the run's model."""
+    """The kept analysis of a run's own prompts by this model, or a new one, which is kept with the run."""
     from nfinspect.analysis.chosen import chosen_layers
     from nfinspect_store.results import run_results
 
@@ -163,12 +177,13 @@ def attention_of_run(
         from nfinspect.experiments.run_text import spread_prompts
         from nfinspect.models import TokenTexts
 
-        prompts, loaded = spread_prompts(file, tokens), load()
+        prompts, loaded = spread_prompts(file, tokens), model.load()
         found = analyse(loaded, prompts, method, place, numbers, TokenTexts(loaded.tokenizer), tick)
         return found.to_json(), found.tables()
 
-    # Wherever the model lies, its weights are the run's: the result is the same.
-    settings = {"method": method, "of_run": file.name, "tokens": tokens, "site": place, "layers": numbers}
+    # Another model, or other files of that name, have a result of their own: none of the run's is given out for theirs.
+    named = {"model": lasting_name(model.name), "weights": weights_stamp(model.name), "dtype": model.dtype}
+    settings = {"method": method, "of_run": file.name, **named, "tokens": tokens, "site": place, "layers": numbers}
     folder, run_id, what = run_results(file.path), file.info.run_id, f"attention neurons, {method}"
     return find_or_compute(folder, "attention", settings, run_id, compute, _read, recompute=recompute, what=what)[1]
 

@@ -71,6 +71,8 @@ def compare_positions(
     for name, one in found.items():
         for text in one.notes:
             output.note(f"{name}: {text}")
+    if any(one.held_back for one in found.values()):
+        output.note("--allow-few lists them")
     if as_json:
         output.document({"runs": [_document(name, one.to_json()) for name, one in found.items()]})
     else:

@@ -1,5 +1,6 @@
 """Getting at the data: SQL, and export to files."""
 
+import difflib
 import sys
 import threading
 from collections.abc import Callable
@@ -20,7 +21,7 @@ SHOWN = 1000
 """Rows of a table for people; the other formats have all of them."""
 
 
-@click.command()
+@click.command(context_settings={"ignore_unknown_options": True})  # SQL may begin with a comment
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, shell_complete=complete_run)
 @click.argument("query", metavar="SQL")
 @click.option(
@@ -50,6 +51,7 @@ def sql(
     """
     from nfinspect_store.console import open_console
 
+    _check_options((*runs, query))
     fmt = "json" if as_json else fmt
     if fmt == "parquet" and not out:
         raise click.UsageError("parquet is written to a file: give --out FILE")
@@ -66,6 +68,15 @@ def sql(
     with open_console(paths) as console:
         result = console.run(text, timeout=timeout)
         _interruptible(console, lambda: _write(result, fmt, out))
+
+
+def _check_options(words: tuple[str, ...]) -> None:
+    """Raises click's own error for a word that is an option's and not SQL: a comment has a space or a line in it."""
+    for word in words:
+        if word.startswith("-") and word != "-" and not any(character.isspace() for character in word):
+            name, context = word.partition("=")[0], click.get_current_context()
+            known = [option for parameter in context.command.params for option in parameter.opts]
+            raise click.NoSuchOption(name, possibilities=difflib.get_close_matches(name, known), ctx=context)
 
 
 def _write(result: "QueryResult", fmt: str, out: str | None) -> None:

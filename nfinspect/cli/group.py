@@ -69,17 +69,18 @@ class Commands(click.Group):
                 raise click.UsageError(neither(given, rest), ctx)
             if any(arg == "--store" or arg.startswith("--store=") for arg in args):
                 raise click.UsageError(f"expected one store, found {given!r} beside --store", ctx)
-            args = [*args[:first], *args[first + 1 :], "--store", given]
+            args = ["--store", given, *args[:first], *args[first + 1 :]]
         return super().parse_args(ctx, args)
 
     def _arguments(self, args: list[str]) -> list[int]:
         """Places of the arguments that are neither options of the app nor values of such."""
         valued = {name for p in self.params if isinstance(p, click.Option) and not p.is_flag for name in p.opts}
-        places, skip = [], False
+        places, skip, ended = [], False, False
         for place, arg in enumerate(args):
-            if not skip and not arg.startswith("-"):
+            if not skip and (ended or not arg.startswith("-")):
                 places.append(place)
-            skip = not skip and arg in valued
+            ended = ended or (not skip and arg == "--")
+            skip = not skip and not ended and arg in valued
         return places
 
 

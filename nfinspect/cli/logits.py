@@ -120,11 +120,12 @@ def _lens(
             what="logit lens",
         )[1]
 
+    of_model = {"model": lasting_name(model), "weights": weights_stamp(model)}
     if source is not None:
         from nfinspect_store.results import run_results
 
         with opened(store, source) as file:
-            of_run = {"of_run": file.name, "dtype": options["dtype"]}
+            of_run = {**of_model, "of_run": file.name, "dtype": options["dtype"]}
             return kept(
                 run_results(file.path), file.info.run_id, of_run, lambda: run_model(file, model, "lens", **options)
             )
@@ -133,8 +134,7 @@ def _lens(
     from nfinspect_store.catalog import store_path
     from nfinspect_store.results import model_results
 
-    settings = {"model": lasting_name(model), "weights": weights_stamp(model), "dtype": options["dtype"],
-                "device": options["device"]}  # fmt: skip
+    settings = {**of_model, "dtype": options["dtype"], "device": options["device"]}
     return kept(
         model_results(store_path(store), lasting_name(model)), None, settings, lambda: loaded_model(model, **options)
     )

@@ -64,6 +64,8 @@ def positions(
         _, found = kept_positions(file, length, site, layer_list(layers), allow_few=allow_few, recompute=recompute)
     for text in found.notes:
         output.note(text)
+    if found.held_back:
+        output.note("--allow-few lists them")
     if as_json:
         output.document(found.to_json())
     else:
@@ -117,7 +119,7 @@ def position_lines(found: "PositionAnalysis", top: int) -> list[str]:
     rows: list[tuple[object, ...]] = [
         (layer.layer, layer.neurons, layer.positional, layer.strong, *layer.types.values()) for layer in found.layers
     ]
-    if any(layer.would_pass > layer.positional for layer in found.layers):
+    if found.held_back:
         columns, types = [*columns[:2], Column("would pass, perhaps by chance")], []
         rows = [(layer.layer, layer.neurons, layer.would_pass) for layer in found.layers]
     lines = [*wrapped(title), *table([*columns, *(Column(name) for name in types)], rows)]

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-from nfinspect.cli.attention import attention_of_run
+from nfinspect.cli.attention import RunModel, attention_of_run
 from nfinspect.cli.kept_ablation import How, ablation_of_run
 from nfinspect.cli.kinds import FROM_THE_STORE
 from nfinspect.cli.ngrams import keep_suppression
-from nfinspect.cli.run_model import named_model, run_model
+from nfinspect.cli.run_model import named_model, own_dtype, run_model
 from nfinspect_store.errors import NfinspectError, RequestError, StorageFull, StoreError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _attention(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> 
 
     known = {one.document["method"] for one in kept_over_all_layers(file, "attention", site, of_model=True)}
     for method in (method for method in METHODS if method not in known):
-        attention_of_run(file, lambda: loaded, method, site)
+        attention_of_run(file, RunModel(name, own_dtype(file), lambda: loaded), method, site)
 
 
 def _suppression(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> None:

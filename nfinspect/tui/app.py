@@ -97,6 +97,9 @@ class NfinspectApp(App[int]):
         self._typed = TypeAhead()
         self._keep_line = False
         self._said = 0
+        self._announced: tuple[int, str] | None = None
+        """The work that the status line tells of, as long as nothing else is said there."""
+
         self._said_before_key = 0
         self._work: dict[tuple[int, str], str] = {}
         self._trail = Trail(Stop(partial(RunsPane, "nfinspect")))
@@ -154,6 +157,7 @@ class NfinspectApp(App[int]):
         """One line in the status line. `keep` it beyond the next change of place."""
         self._keep_line = keep
         self._said += 1
+        self._announced = None
         self._base_screen.query_one(StatusLine).put(Cell(text, tone))
 
     def busy(self, pane: Pane, what: str, text: str) -> None:
@@ -163,14 +167,16 @@ class NfinspectApp(App[int]):
         def announce() -> None:
             if self._work.get(key) == text and pane is self._shown and not self._keep_line:
                 self.say(text + self.glyphs.more, "dim")
+                self._announced = key
 
         self.set_timer(BUSY_SECONDS, announce)
 
     def done(self, pane: Pane, what: str) -> None:
-        text = self._work.pop((id(pane), what), None)
+        key = (id(pane), what)
+        self._work.pop(key, None)
         if what == OPENING:  # twice: behind the place that this may bring on screen
             self.call_later(self.call_later, self._let_in_next)
-        if text is not None and self._base_screen.query_one(StatusLine).cell.text == text + self.glyphs.more:
+        if self._announced == key:
             self.say("")
 
     def work_of(self, pane: Pane) -> list[str]:

@@ -54,10 +54,12 @@ class Breadcrumbs(Widget):
 class StatusLine(Widget):
     """One line:
 
-    an error, an answer, or what is being worked on. A long one takes a second row rather than lose its end.
+    an error, an answer, or what is being worked on. A long one takes more rows rather than lose its end, which mostly
+    says what to do; one that is longer than MOST_ROWS ends in an ellipsis.
     """
 
-    DEFAULT_CSS = "StatusLine { height: auto; min-height: 1; max-height: 3; width: 1fr; padding: 0 1; }"
+    MOST_ROWS = 8
+    DEFAULT_CSS = f"StatusLine {{ height: auto; min-height: 1; max-height: {MOST_ROWS}; width: 1fr; padding: 0 1; }}"
 
     cell: Cell = Cell("")
 
@@ -70,8 +72,12 @@ class StatusLine(Widget):
             self.refresh(layout=taller)
 
     def render(self) -> Content:
-        sign = "! " if self.cell.tone == "bad" else ""
-        return content(Cell(sign + self.cell.text, self.cell.tone))
+        text = ("! " if self.cell.tone == "bad" else "") + self.cell.text
+        width = max(1, self.app.size.width - 2)
+        room = self.MOST_ROWS * (width - width // 8)  # lines are broken between words
+        if cell_len(text) > room:
+            text = fit(text, room, cast("NfinspectApp", self.app).glyphs)
+        return content(Cell(text, self.cell.tone))
 
 
 class KeyLine(Widget):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nfinspect.tui.engine import Session
 
-MODEL, FILE, TEXT = "MODEL", "FILE", "TEXT"
+MODEL, TEXT = "MODEL", "TEXT"
 """What stands in a command where the app does not know better: the user is asked to put it in."""
 
 
@@ -64,13 +64,13 @@ def make_command(
     if name == "logits":
         made = ("logits", model, *choices, "--json", "--from", session.name)
     elif name == "lens":
-        made = ("logits", model, *(choices or lens_of(first_text(session))), "--from", session.name)
+        made = ("logits", model, *(choices or lens_of(first_text(session))), *bos_of(session), "--from", session.name)
     elif name == "attention":
         made = ("attention", model, *choices, *where, "--from", session.name)
     elif name == "ablate":
+        # On the run's own windows, which are what its classes and kinds were found on.
         chosen = ("--neurons", str(marked_file(session))) if marked else ("--class", "dead")
-        text = (*where, *windows_of(session), "--text", text_of(session))
-        made = ("ablate", model, "--from", session.name, *chosen, *choices, *text)
+        made = ("ablate", model, "--from", session.name, *chosen, *choices, *where)
     elif name == "kinds":
         made = ("overlap", session.name, "--kinds", FROM_THE_STORE, *where)
     else:
@@ -80,7 +80,7 @@ def make_command(
 
 def incomplete(arguments: Sequence[str]) -> str:
     """What stands in a command that only the user knows, the last of it first; empty where nothing does."""
-    return next((word for word in (FILE, TEXT, MODEL) if word in arguments), "")
+    return next((word for word in (TEXT, MODEL) if word in arguments), "")
 
 
 def lens_of(prompt: str) -> tuple[str, ...]:
@@ -98,19 +98,10 @@ def marked_file(session: Session) -> Path:
     return session.results_folder / "marked.txt"
 
 
-def text_of(session: Session) -> str:
-    """A text that the run was captured from, if it is still there."""
-    files = session.info.settings.get("files", ())
-    there = (str(file) for file in files if not str(file).endswith((".json", ".jsonl")) and Path(str(file)).is_file())
-    return next(there, FILE)
-
-
-def windows_of(session: Session) -> tuple[str, ...]:
-    """As much of that text, cut as the capture cut it: what is dead in a run is so for its windows."""
-    settings = session.info.settings
-    context, tokens = settings.get("context") or 0, settings.get("max_tokens") or 0
-    cut = ("--context", str(context), "--stride", str(context)) if context >= 2 else ()
-    return (*cut, "--max-tokens", str(tokens)) if tokens >= 2 else cut
+def bos_of(session: Session) -> tuple[str, ...]:
+    """What stands before a text, as in the capture."""
+    bos = str(session.info.settings.get("bos", "auto"))
+    return () if bos == "auto" else ("--bos", bos)
 
 
 def write_lines(path: Path, lines: Sequence[str]) -> None:

@@ -34,12 +34,15 @@ class JobBoard:
         """How many commands have ended well: what was kept may have changed since."""
         self.models: dict[str, str] = {}
         """Where the user has said that a run's model is."""
+        self.problems: dict[Key, str] = {}
+        """Why the last command of an analysis failed, until it is tried again or something else is asked for."""
         self.printed: dict[Key, str] = {}
         """What commands have printed that ended well."""
 
     def put(self, key: Key, job: Job, then: Callable[[JobState], None] | None = None) -> None:
         """then: is told how the command ended, whichever pane is on screen by then."""
         self._jobs[key] = job
+        self.problems.pop(key, None)
         if then is not None:
             self._then[key] = then
         if self._timer is None:
@@ -66,6 +69,7 @@ class JobBoard:
             if key[0] == run:
                 self._jobs[key].cancel()
         self.printed = {key: text for key, text in self.printed.items() if key[0] != run}
+        self.problems = {key: line for key, line in self.problems.items() if key[0] != run}
 
     def close(self) -> None:
         for job in self._jobs.values():
@@ -80,8 +84,10 @@ class JobBoard:
                 if state.status == 0:
                     self.ended += 1
                     self.printed[key] = job.output()
+                elif not state.cancelled:
+                    self.problems[key] = state.line
             pane: Any = self._hub.pane
-            if getattr(pane, "job_key", None) == key:
+            if getattr(pane, "job_key", None) == key and pane.is_attached:  # not while the app ends
                 pane.job_news(state)
             elif state.status is not None:
                 self._tell(key, state)

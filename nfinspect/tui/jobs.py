@@ -75,7 +75,7 @@ class ChildJob:
         with self._process.stderr as lines:
             for line in lines:
                 if text := line.strip():
-                    self._line = text[:LONGEST]
+                    self._line = text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
         status = self._process.wait()
         with self._stdout as printed:
             printed.seek(0)

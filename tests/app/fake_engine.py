@@ -100,6 +100,7 @@ class FakeSession:
     total: int = 120_000
     token: str = " tulip"
     result: Any = None
+    notes: tuple[str, ...] = ()
     calls: list[Any] = field(default_factory=list)
     interrupted: threading.Event = field(default_factory=threading.Event)
     kept: list[Any] = field(default_factory=list)
@@ -183,6 +184,7 @@ class FakeSession:
             for i in range(min(request.top, 12))
         )
         notes = ("no baseline: raw values find the same outliers for every concept",) if raw else ()
+        notes += self.notes
         return Trace(
             concept=request.concept,
             baseline=request.baseline,
@@ -213,7 +215,7 @@ class FakeSession:
             top=request.top,
             eligible=4000,
             pairs=tuple(pairs),
-            notes=(),
+            notes=self.notes,
         )
 
     def prompt(self, prompt_idx: int, address: Any) -> PromptReading:

@@ -112,15 +112,52 @@ async def test_a_command_goes_on_when_its_pane_is_left(start: Start) -> None:
 
 
 async def test_what_only_the_user_knows_is_asked_for(start: Start) -> None:
-    engine = FakeEngine()
+    session = FakeSession()
+    session.info = replace(session.info, model="")
+    engine = FakeEngine(session=session)
     async with start(engine) as app:
         await go(app, "ablate")
         await app.press("r")
-        assert not engine.started, "the run was captured from no text: FILE has to be put in"
-        await app.type("tales.txt")
+        assert not engine.started, "the run names no model: MODEL has to be put in"
+        await app.type("./mine")
         await app.press("enter")
-        assert engine.started[0][:5] == ("ablate", "gpt2", "--from", "demo", "--class")
-        assert engine.started[0][-4:-2] == ("--text", "tales.txt")
+        assert engine.started[0][:5] == ("ablate", "./mine", "--from", "demo", "--class")
+
+
+async def test_a_model_is_remembered_once_it_has_done_what_was_asked(start: Start) -> None:
+    engine = FakeEngine()
+    async with start(engine) as app:
+        for model, status in (("./other", 1), ("./moved", 0)):
+            engine.job = FakeJob()
+            await go(app, "attention")
+            await app.press("R", *["backspace"] * 200)
+            await app.type(f"attention {model} --from demo")
+            await app.press("enter")
+            await go(app, "ablate")
+            engine.job.end(status, "expected the weights that demo was captured from")
+            await look(app)
+            await go(app, "ablate")
+            assert f"nfinspect ablate {'gpt2' if status else model} --from demo" in " ".join(app.text.split())
+
+
+async def test_why_a_command_failed_is_said_where_it_was_asked_for(start: Start) -> None:
+    """Although the user was elsewhere when it did."""
+    engine = FakeEngine()
+    async with start(engine) as app:
+        await go(app, "ngrams")
+        await app.press("r")
+        await go(app, "L0/N3")
+        engine.job.end(1, "no space left for the result")
+        await look(app)
+        assert app.status == "ngrams of demo: no space left for the result"
+        await app.press("j")
+        await go(app, "ngrams")
+        assert "! no space left for the result" in app.text and app.status == "no space left for the result"
+        await go(app, "L0/N3")
+        await go(app, "ngrams")
+        assert "! no space left" in app.text
+        await app.press("2")
+        assert "no space left" not in app.text
 
 
 async def test_the_command_can_be_edited_and_is_of_its_analysis(start: Start) -> None:
@@ -146,20 +183,23 @@ async def test_marked_neurons_are_what_an_ablation_cuts_out(start: Start) -> Non
         await go(app, "ablate")
         assert "--neurons /store/demo.results/marked.txt" in " ".join(app.text.split())
         await app.press("r")
-        await app.type("a.txt")
-        await app.press("enter")
         assert session.calls[-1] == ("write_inputs", ("L0/N0", "L0/N1"))
 
 
-async def test_an_ablation_reads_the_text_as_the_run_was_cut(start: Start) -> None:
+async def test_a_command_reads_as_the_capture_did(start: Start) -> None:
+    """An ablation the run's own windows, whatever files they are from; a lens with what stood before the prompts."""
     session = FakeSession()
-    session.info = replace(session.info, settings={"files": [__file__], "context": 64, "max_tokens": 6000})
+    settings = {"files": ["prompts.csv", __file__], "context": 64, "max_tokens": 6000, "bos": "none"}
+    session.info = replace(session.info, settings=settings)
     engine = FakeEngine(session=session)
     async with start(engine) as app:
         await go(app, "ablate")
         await app.press("r")
-        cut = ("--context", "64", "--stride", "64", "--max-tokens", "6000", "--text", __file__)
-        assert engine.started[0][-10:-2] == cut
+        assert engine.started.pop() == ("ablate", "gpt2", "--from", "demo", "--class", "dead", "--store", "/store")
+        engine.job = FakeJob()
+        await go(app, "lens")
+        await app.press("r")
+        assert engine.started.pop()[4:] == ("--positions", "--bos", "none", "--from", "demo", "--store", "/store")
 
 
 async def test_deleting_a_run_ends_its_commands(start: Start) -> None:

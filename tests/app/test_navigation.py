@@ -1,5 +1,6 @@
 """Going places: breadcrumbs, history, go-to, help, palette, remapped keys."""
 
+import asyncio
 import json
 import re
 import threading
@@ -10,9 +11,11 @@ from app_driver import Start
 from fake_engine import FakeEngine, FakeSession
 
 from nfinspect.tui import trail
+from nfinspect.tui.app import BUSY_SECONDS
 from nfinspect.tui.bindings import binding_ids
 from nfinspect.tui.goto import ANALYSES, WORDS, parse_target
 from nfinspect.tui.help import HelpScreen
+from nfinspect.tui.jobs import LONGEST
 from nfinspect_store.errors import RequestError
 
 
@@ -231,3 +234,31 @@ async def test_a_run_that_opens_takes_no_line_away_from_who_types_it(start: Star
         assert app.crumbs == "nfinspect > demo > dead neurons"
         await app.press("j")
         assert app.pane.table.cursor == 1, "the table has the keys again"
+
+
+async def test_a_long_line_keeps_its_end(start: Start) -> None:
+    """What to do mostly stands there. One that no screen holds says that there is more."""
+    async with start(FakeEngine()) as app:
+        line = "expected the weights that the run was captured from, found others in a directory; " * 5 + "pass --model"
+        app.app.say(line, "bad")
+        await app.settle()
+        assert len(line) < LONGEST and "pass --model" in app.text
+        app.app.say(line * 4, "bad")
+        await app.settle()
+        shown = [row for row in app.lines if row.strip()]
+        assert any(row.rstrip().endswith("…") for row in shown[-3:]), app.text
+        assert "Health" in app.text, "the pane is still there"
+
+
+@pytest.mark.parametrize("plain", [False, True])
+async def test_what_is_worked_on_is_said_until_it_is_done(start: Start, plain: bool) -> None:
+    """However it is drawn, and unless something else has been said by then."""
+    async with start(FakeEngine(), plain=plain) as app:
+        for between, left in ((None, ""), ("3 marked", "3 marked")):
+            app.app.busy(app.pane, "found", "opening Häuser\t…")
+            await asyncio.sleep(BUSY_SECONDS + 0.1)
+            assert app.status.startswith("opening H")
+            if between:
+                app.app.say(between)
+            app.app.done(app.pane, "found")
+            assert app.status == left

@@ -43,7 +43,7 @@ async def test_without_a_baseline_there_is_a_warning(start: Start) -> None:
     async with start(FakeEngine(session=session)) as app:
         await app.press("t")
         assert "no baseline" in app.text
-        assert app.status.startswith("no baseline: raw values")
+        assert "no baseline: raw values find the same" in app.text
         await app.press("r")
         assert "need a baseline" in app.status
 
@@ -74,3 +74,13 @@ async def test_overlap_leaves_concepts_out(start: Start) -> None:
         await app.press("c", "down", "enter")
         assert "needs two concepts" in app.status
         assert app.app.is_running
+
+
+async def test_what_to_beware_of_stays_as_long_as_what_it_is_about(start: Start) -> None:
+    """Every note, after the next key, too; on every pane that asks for traces."""
+    notes = ("of two, five would stand apart by chance", "3 prompts of hanoi are left out", "a third thing")
+    async with start(FakeEngine(session=FakeSession(notes=notes))) as app:
+        for keys in (("t", "j", "j"), ("o", "j"), ("n", "space", "O", "j")):
+            await app.press(*keys)
+            assert all(note in app.text for note in notes), (keys, app.text)
+            await app.press(*["escape"] * sum(key in "toO" for key in keys))

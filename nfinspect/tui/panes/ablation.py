@@ -36,8 +36,8 @@ class AblationPane(AnalysisPane):
         "the model is worse off); its 95 % interval is a bootstrap over documents. perpl.: perplexity without the set. "
         "controls: mean dNLL of random sets of the same size and count per layer. z: how many of their standard "
         "deviations the set lies above them. p: share of controls that cost as much or more, the set itself counted. "
-        "r cuts out the marked neurons, or the dead ones where none is marked; R edits the command: --class, --trace, "
-        "--mode mean, --context. Enter goes to the set's neurons, Space marks all of them."
+        "r cuts out the marked neurons, or the dead ones where none is marked, on the run's own text; R edits the "
+        "command: --class, --trace, --mode mean, --text FILE. Enter goes to the set's neurons, Space marks all of them."
     )
     empty = "no set"
 

@@ -155,16 +155,23 @@ class AnalysisPane(ArrangedPane):
     def entered(self) -> None:
         self.table.refresh()  # marks may have changed elsewhere
         if self._seen_ended != self.hub.board.ended or self.analysis is None:
-            self.changed()
+            self._problem = ""  # of reading, which is tried again
+            self._look()
         else:
             self.draw_about()
+        if self.problem:
+            self.hub.say(self.problem, "bad")
 
     def changed(self) -> None:
         """A choice was made, or a command has ended."""
-        self._seen_ended = self.hub.board.ended
-        if self._problem:  # the status line says it, too
+        if self.problem:  # the status line says it, too
             self.hub.say("")
-        self._reading, self._problem = True, ""
+        self.forget_problem()
+        self._look()
+
+    def _look(self) -> None:
+        self._seen_ended = self.hub.board.ended
+        self._reading = True
         self.draw_about()
         self.load("found", self._find, busy="reading the kept result")
 
@@ -284,8 +291,8 @@ class AnalysisPane(ArrangedPane):
             since = cells.duration(state.seconds, g)
             cancel = () if state.cancelled else (Cell("  x", "bold"), " cancels")
             rows.append([Cell(f"making it, {since}: ", "dim"), said, *cancel])
-        elif self._problem:
-            rows.append([Cell("! " + self._problem, "bad")])
+        elif self.problem:
+            rows.append([Cell("! " + self.problem, "bad")])
         self.query_one("#about", TextBlock).put(cells.lines(rows))
 
     def nothing(self) -> str:

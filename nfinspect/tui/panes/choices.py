@@ -6,7 +6,7 @@ baseline, tokens, rank and how many neurons, changed in place.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.binding import Binding, BindingType
 
@@ -14,9 +14,19 @@ from nfinspect.tui.cells import Cell
 from nfinspect.tui.engine import RANKS, Session, TraceRequest
 from nfinspect.tui.panes.of_run import RunPane
 
+if TYPE_CHECKING:
+    from nfinspect.analysis.overlap import Overlap
+    from nfinspect.analysis.trace import Trace
+
 TOPS = (5, 10, 20, 50, 100, 200)
 TOKENS = ("last", "generated", "all")
 NO_BASELINE = "(none: raw values)"
+
+
+def notes_of(*found: Trace | Overlap | None) -> list[list[Cell | str]]:
+    """What the user should beware of, each note a line of its own that stays as long as what it is about."""
+    notes = dict.fromkeys(note for one in found if one is not None for note in one.notes)
+    return [[Cell(note, "warn")] for note in notes]
 
 
 class TracedPane(RunPane):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import Binding, BindingType
@@ -29,7 +30,7 @@ class MakingPane(RunPane):
     """Which of commands.BY_NAME this is."""
 
     _problem = ""
-    """Why the last command failed."""
+    """Why a command could not be started, or a kept result not be read."""
 
     _starting = False
 
@@ -73,6 +74,15 @@ class MakingPane(RunPane):
             choices=self.options() if choices is None else choices,
         )
 
+    @property
+    def problem(self) -> str:
+        """What went wrong last, here or while the user was elsewhere."""
+        return self._problem or self.hub.board.problems.get(self.job_key, "")
+
+    def forget_problem(self) -> None:
+        self._problem = ""
+        self.hub.board.problems.pop(self.job_key, None)
+
     # from the key to the process
 
     @property
@@ -110,26 +120,26 @@ class MakingPane(RunPane):
         if command[0] != word or incomplete(command):
             self.hub.say(f"expected the command {word} with nothing left in capitals", "bad")
             return
-        if BY_NAME[self.command_name].of_model and len(command) > 1:
-            self.hub.board.models[self.session.name] = command[1]
         self._start(command)
 
     def _start(self, command: tuple[str, ...]) -> None:
         if self._under_way:
             self.hub.say("it is being made already; x cancels it", "dim")
             return
-        self._starting, self._problem = True, ""
+        self._starting = True
+        self.forget_problem()
         marked = [str(self.address(layer, neuron)) for layer, neuron in self.marks]
 
-        def start() -> Job:
+        def start() -> tuple[tuple[str, ...], Job]:
             self.session.write_inputs(command, marked)
-            return self.hub.engine.start(command)
+            return command, self.hub.engine.start(command)
 
         self.load("start", start, busy=f"starting {self.command_name}")
 
-    def show_start(self, job: Job) -> None:
+    def show_start(self, started: tuple[tuple[str, ...], Job]) -> None:
         self._starting = False
-        self.hub.board.put(self.job_key, job)
+        command, job = started
+        self.hub.board.put(self.job_key, job, partial(self._ended, command))
         self.refresh_bindings()
         self.draw_about()
 
@@ -141,6 +151,11 @@ class MakingPane(RunPane):
 
     # how it goes
 
+    def _ended(self, command: tuple[str, ...], state: JobState) -> None:
+        """From the board, once, wherever the user is: the run has the model that did what was asked."""
+        if state.status == 0 and BY_NAME[self.command_name].of_model:
+            self.hub.board.models[self.session.name] = command[1]
+
     def job_news(self, state: JobState) -> None:
         """From the board, twice a second while the command runs, and once when it has ended."""
         if state.status is not None:
@@ -148,7 +163,6 @@ class MakingPane(RunPane):
             if state.status == 0:
                 self.load("made", self.kept)
                 return
-            self._problem = "" if state.cancelled else state.line
             self.hub.say(state.line, "warn" if state.cancelled else "bad")
         self.draw_about()
 

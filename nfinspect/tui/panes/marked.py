@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 from textual.app import ComposeResult
 
-from nfinspect.tui.cells import Cell, content, visible_in
+from nfinspect.tui.cells import Cell, content, lines, visible_in
 from nfinspect.tui.engine import Session
-from nfinspect.tui.panes.choices import TracedPane
+from nfinspect.tui.panes.choices import TracedPane, notes_of
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 
@@ -30,7 +30,10 @@ class MarkedPane(TracedPane):
         "At which rank of each concept's trace the marked neurons stand; above, how many of each trace are marked."
     )
 
-    DEFAULT_CSS = "MarkedPane #choices { height: auto; max-height: 4; padding: 0 1; }"
+    DEFAULT_CSS = """
+    MarkedPane #choices { height: auto; max-height: 8; padding: 0 1; }
+    MarkedPane.-shorter #choices { max-height: 4; }
+    """
 
     def __init__(self, session: Session, site: str, marked: tuple[tuple[int, int], ...]) -> None:
         super().__init__(f"{len(marked)} marked", session, site)
@@ -75,7 +78,8 @@ class MarkedPane(TracedPane):
         self.table.put_rows(self._marked)
         held = [f"{c} {sum(m in ranks for m in self._marked)}" for c, ranks in self._ranks.items()]
         totals = f"of {len(self._marked)} marked neurons in the top {self.request.top}: {', '.join(held)}"
-        self.query_one("#choices", TextBlock).put(content(*self.choices(), "\n", Cell(totals, "dim")))
+        rows = [self.choices(), [Cell(totals, "dim")], *notes_of(*traces)]
+        self.query_one("#choices", TextBlock).put(lines(rows))
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
         layer, neuron = message.row

@@ -14,9 +14,9 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.content import Content
 
-from nfinspect.tui.cells import Cell, content, lines, number, visible_in
+from nfinspect.tui.cells import Cell, lines, number, visible_in
 from nfinspect.tui.engine import Session
-from nfinspect.tui.panes.choices import TracedPane
+from nfinspect.tui.panes.choices import TracedPane, notes_of
 from nfinspect.tui.panes.of_run import json_writer
 from nfinspect.tui.widgets.heat_map import heat_map
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
@@ -46,7 +46,8 @@ class OverlapPane(TracedPane):
     ]
 
     DEFAULT_CSS = """
-    OverlapPane #choices { height: auto; max-height: 2; padding: 0 1; }
+    OverlapPane #choices { height: auto; max-height: 6; padding: 0 1; }
+    OverlapPane.-shorter #choices { max-height: 3; }
     OverlapPane #map { height: auto; max-height: 12; padding: 0 1; }
     OverlapPane.-short #map { max-height: 7; }
     OverlapPane.-shorter #map { display: none; }
@@ -116,9 +117,7 @@ class OverlapPane(TracedPane):
         self._draw_map()
 
     def changed(self) -> None:
-        self.query_one("#choices", TextBlock).put(
-            content(Cell("c", "bold"), Cell(f" {len(self._concepts)}", "accent"), " concepts", *self.choices())
-        )
+        self._draw_choices()
         concepts = tuple(c for c in self._concepts if c != self.request.baseline)
         if len(concepts) < 2:
             self._overlap = None
@@ -130,8 +129,6 @@ class OverlapPane(TracedPane):
     def show_overlap(self, overlap: Overlap) -> None:
         self._overlap = overlap
         self._draw()
-        if overlap.notes:
-            self.hub.say(overlap.notes[0], "warn")
 
     def failed(self, what: str, line: str) -> None:
         super().failed(what, line)
@@ -139,7 +136,12 @@ class OverlapPane(TracedPane):
             self._overlap = None
             self._draw()
 
+    def _draw_choices(self) -> None:
+        first = [Cell("c", "bold"), Cell(f" {len(self._concepts)}", "accent"), " concepts", *self.choices()]
+        self.query_one("#choices", TextBlock).put(lines([first, *notes_of(self._overlap)]))
+
     def _draw(self) -> None:
+        self._draw_choices()
         pairs = self._overlap.pairs if self._overlap is not None else ()
         self.pairs.put_rows(sorted(pairs, key=lambda p: (-p.overlap, p.a, p.b)))
         self._draw_map()

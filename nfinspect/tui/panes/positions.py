@@ -48,7 +48,8 @@ class PositionsPane(AnalysisPane):
         )
 
     def note(self, analysis: PositionAnalysis) -> str:
-        return "; ".join(analysis.notes)
+        lists = ("R, then --allow-few, lists them",) if analysis.held_back else ()
+        return "; ".join((*analysis.notes, *lists))
 
     def rows(self, analysis: PositionAnalysis) -> Sequence[PositionalNeuron]:
         return analysis.neurons

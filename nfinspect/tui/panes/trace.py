@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from nfinspect.tui.cells import Cell, content, number
+from nfinspect.tui.cells import Cell, lines, number
 from nfinspect.tui.engine import Session
-from nfinspect.tui.panes.choices import TracedPane
+from nfinspect.tui.panes.choices import TracedPane, notes_of
 from nfinspect.tui.panes.of_run import json_writer
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
@@ -41,7 +41,8 @@ class TracePane(TracedPane):
     ]
 
     DEFAULT_CSS = """
-    TracePane #choices { height: auto; max-height: 4; padding: 0 1; }
+    TracePane #choices { height: auto; max-height: 8; padding: 0 1; }
+    TracePane.-shorter #choices { max-height: 4; }
     """
 
     _trace: Trace | None = None
@@ -104,8 +105,6 @@ class TracePane(TracedPane):
         self._trace = trace
         self.table.put_rows(trace.neurons)
         self._draw_choices()
-        if trace.notes:
-            self.hub.say(trace.notes[0], "warn")
 
     def failed(self, what: str, line: str) -> None:
         super().failed(what, line)
@@ -121,9 +120,8 @@ class TracePane(TracedPane):
         if t is not None:
             against = f" against {t.baseline_samples}" if t.baseline is not None else ", raw values"
             second = f"{t.samples} prompts{against}"
-            if len(t.notes) > 1:
-                second += f"; {t.notes[1]}"
-        self.query_one("#choices", TextBlock).put(content(*first, *self.choices(), "\n", Cell(second, "dim")))
+        rows = [[*first, *self.choices()], [Cell(second, "dim")], *notes_of(t)]
+        self.query_one("#choices", TextBlock).put(lines(rows))
 
     # keys
 

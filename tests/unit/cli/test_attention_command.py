@@ -79,6 +79,19 @@ def test_corpora_and_long_prompts_are_cut_to_the_length(nfinspect: Run, tmp_path
         ((GPT2, "--prompts", "{}", "--layers", "99"), "99", 2),
         ((MAMBA, "--prompts", "{}", "--site", "mlp"), "mlp", 2),
         (("no/such-directory/model", "--prompts", "{}"), "model", 1),
+        # What has no effect on a run's own prompts is refused, not ignored.
+        *(
+            ((GPT2, "--from", "planted", *option), "the run's own prompts as they were captured", 2)
+            for option in (
+                ("--prompts", "{}"),
+                ("--text", "{}"),
+                ("--max-length", "9"),
+                ("--chat",),
+                ("--bos", "none"),
+                ("--text-column", "t"),
+                ("--concept-column", "c"),
+            )
+        ),
     ],
 )
 def test_wrong_lines_end_in_one_and_keep_nothing(

@@ -106,6 +106,25 @@ def test_another_model_that_is_named_is_cut_with_a_loud_note(nfinspect: Run, tun
     assert nfinspect("ablate", str(other), *sets).returncode == 1, "a link to the run's own directory is that directory"
 
 
+def test_what_is_kept_of_a_run_is_of_the_model_that_is_named(nfinspect: Run, tuned: Path) -> None:
+    """And in the precision that is asked for: it is not handed out under another model's name, or nobody's."""
+    for command, *rest in (("attention",), ("logits", "--lens", "The river")):
+
+        def made(model: str, *more: str, line: tuple[str, ...] = (command, *rest)) -> tuple[int, str]:
+            done = nfinspect(line[0], model, *line[1:], "--from", "few", "--store", str(tuned), *more)
+            return done.returncode, done.stderr
+
+        saved = str(tuned / "saved")
+        assert made(saved)[0] == 0
+        status, said = made(saved)
+        assert status == 0 and "kept from" in said
+        status, said = made(str(GPT2))
+        assert status == 1 and "found others in" in said, command
+        assert made("no/such")[0] == 1
+        status, said = made(saved, "--dtype", "float16")
+        assert status == 0 and "kept from" not in said, said
+
+
 def test_a_resumed_capture_has_the_weights_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = AutoModelForCausalLM.from_pretrained(GPT2), AutoTokenizer.from_pretrained(GPT2)
     prompts = ["The river runs."] * 6

@@ -128,6 +128,20 @@ def test_verify_of_a_file_that_cannot_be_opened_passes_nothing(nfinspect: Run, s
     assert [line.split()[0] for line in lines] == ["planted", "PROBLEM", "failed"]
 
 
+def test_sql_may_begin_with_a_comment(nfinspect: Run) -> None:
+    """Whatever stands in it; a word that begins with a dash and has no space is an option all the same."""
+    for comment in ("-- the ten\n", "--all=of --them\n", "-- --json\n", "-a comment?*/\n"):
+        done = nfinspect("sql", "planted", f"{comment}SELECT 1 AS one", "--json")
+        if comment.startswith("--"):
+            assert done.returncode == 0 and json.loads(done.stdout) == [{"one": 1}], done.stderr
+        else:
+            assert done.returncode == 1, "it is SQL, and wrong"
+    for line in (("--formt", "csv", "SELECT 1"), ("SELECT 1", "--formt=csv"), ("SELECT 1", "-x")):
+        done = nfinspect("sql", "planted", *line)
+        assert done.returncode == 2 and f"No such option '{'-x' if '-x' in line else '--formt'}'" in done.stderr, line
+    assert "--format" in nfinspect("sql", "planted", "SELECT 1", "--formt=csv").stderr
+
+
 def test_sql_in_every_format(nfinspect: Run, tmp_path: Path) -> None:
     query = "SELECT neuron, 'nan'::FLOAT AS nothing FROM neurons WHERE class = 'dead' AND site = 'mlp'"
     assert document(nfinspect, "sql", "planted", query) == [{"neuron": 0, "nothing": None}] * 3

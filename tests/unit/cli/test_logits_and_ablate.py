@@ -1,5 +1,6 @@
 """`logits` and `ablate` on the sample models."""
 
+import importlib
 import json
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import nfinspect_samples
 import pytest
 from command_line import Run
 
-from nfinspect.cli.ablate import ablation_lines
+ablate = importlib.import_module("nfinspect.cli.ablate")  # where nfinspect.cli has names, it has the command
 
 GPT2 = str(nfinspect_samples.path("gpt2-relu"))
 MAMBA = str(nfinspect_samples.path("mamba"))
@@ -125,6 +126,15 @@ def test_a_run_with_too_little_text_of_its_own_asks_for_another(nfinspect: Run, 
     assert done.stderr.splitlines()[-1].endswith("or give another text with --text FILE")
 
 
+def test_a_text_is_looked_up_once(nfinspect: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of the hub is fetched each time."""
+    asked: list[str] = []
+    real = ablate.text_path
+    monkeypatch.setattr(ablate, "text_path", lambda text: (asked.append(text), real(text))[1])
+    assert nfinspect("ablate", GPT2, "--text", TEXT, "--max-tokens", "9", "--context", "8").returncode == 0
+    assert asked == [TEXT]
+
+
 def test_an_empty_set_is_said_and_the_others_are_cut_out(nfinspect: Run, captured: str, neurons: Path) -> None:
     line = ("ablate", GPT2, "--text", TEXT, "--from", captured, *SHORT, "--controls", "0", "--json")
     listed = nfinspect("neurons", captured, "--class", "saturated", "--json").stdout
@@ -165,7 +175,7 @@ def test_the_interval_is_whole_in_80_columns(monkeypatch: pytest.MonkeyPatch) ->
             row("dead+positional", 1, 0.00123456, [0.00112, 0.00134], 0.0001),
         ],
     }  # fmt: skip
-    lines = ablation_lines(document)
+    lines = ablate.ablation_lines(document)
     assert max(map(len, lines)) <= 80
     assert " -1.2e-5 to -1.1e-5 " in lines[-2] and " 0.0011 to 0.0013 " in lines[-1]
     assert "-123.5" in lines[-2] and "0.048" in lines[-2]
@@ -198,6 +208,7 @@ def test_a_mamba_is_ablated(nfinspect: Run, neurons: Path) -> None:
         (("logits", GPT2, "--lens", ""), 2, "one token or more"),
         (("logits", "nowhere/at/all", "L0/N0"), 1, "nowhere"),
         (("ablate", GPT2, "--neurons", "marked.txt"), 2, "--text"),
+        (("ablate", GPT2, "--from", "planted", "--class", "dead", "--bos", "none"), 2, "--bos go with --text"),
         (("ablate", GPT2, "--text", "nowhere.txt", "--neurons", "marked.txt"), 2, "nowhere.txt"),
         (("ablate", GPT2, "--text", TEXT, "--neurons", "nowhere.txt"), 2, "nowhere.txt"),
         (("ablate", GPT2, "--text", TEXT, "--neurons", "empty.txt"), 2, "found none"),

@@ -41,6 +41,8 @@ def opened(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]
         ("--store runs.d", ("runs.d", False, False)),
         ("--store=runs.d", ("runs.d", False, False)),
         ("--store -odd", ("-odd", False, False)),
+        ("-- runs.d", ("runs.d", False, False)),
+        ("--ascii -- -odd", ("-odd", True, False)),
         ("--store runs", ("runs", False, False)),  # the name of a command, where a directory is asked for
         ("--store new", ("new", False, False)),  # a store need not exist yet
         ("--ascii --store runs.d --no-mouse", ("runs.d", True, True)),
