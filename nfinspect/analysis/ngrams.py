@@ -175,6 +175,4 @@ def _detectors(run: RunTables, index: NgramIndex, found: Sequence[tuple[Layer, i
 
 
 def _covered(ngram: Mapping[str, Any]) -> CoveredNgram:
-    tokens = tuple(ngram["tokens"])
-    text = ngram.get("text", "".join(tokens))  # results of before do not have it
-    return CoveredNgram(**{**ngram, "token_ids": tuple(ngram["token_ids"]), "tokens": tokens, "text": text})
+    return CoveredNgram(**{**ngram, "token_ids": tuple(ngram["token_ids"]), "tokens": tuple(ngram["tokens"])})

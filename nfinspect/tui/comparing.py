@@ -116,6 +116,8 @@ def of_run(session: Session, sign: str, topic: Topic, site: str | None) -> OfRun
     layers, made, about = _layers(session, topic, site)
     if layers is None:
         return OfRun(session.name, sign, site, lacks=f"no {topic.name} kept", can_be_made=made)
+    if topic.analysis == "positions" and _sum(layers, "would_pass") > _sum(layers, "positional"):
+        return OfRun(session.name, sign, site, lacks="too few sequences to tell positional neurons from chance")
     rows = tuple(
         LayerRow(session.name, sign, site, layer["layer"], depth, layer["neurons"], topic.figures(layer))
         for layer, depth in zip(layers, depths(layers), strict=True)
@@ -157,12 +159,6 @@ def _sum(layers: Layers, key: str) -> int:
 
 def _of(layers: Layers, key: str, what: str) -> str:
     return f"{_sum(layers, key):,} {what} of {counted(_sum(layers, 'neurons'), 'neuron')}"
-
-
-def _said_of_positions(layers: Layers) -> str:
-    passing = _sum(layers, "would_pass") - _sum(layers, "positional")
-    few = f"; too few sequences to list {passing:,} that would pass" if passing else ""
-    return f"{_of(layers, 'positional', 'positional')}{few}"
 
 
 def _ngrams(n: int, word: str) -> Topic:
@@ -223,7 +219,7 @@ TOPICS = (
             "positional": x["positional"],
             "strong": x["strong"],
         },
-        _said_of_positions,
+        lambda layers: _of(layers, "positional", "positional"),
     ),
     Topic(
         "delta",

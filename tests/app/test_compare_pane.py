@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from test_making_analyses import ended, go
 from nfinspect.capturing.arrays import ArrayPrompt, array_info, write_run
 from nfinspect.cli.ngrams import kept_ngrams
 from nfinspect.cli.positions import kept_positions
+from nfinspect.tui.comparing import TOPICS, of_run
 from nfinspect.tui.late import LateEngine
 from nfinspect.tui.widgets.plots import overlay
 from nfinspect_store.reader import RunFile
@@ -238,3 +241,16 @@ def test_curves_on_each_other_are_all_seen() -> None:
     assert drawn.isascii()
     assert "X" in "\n".join(overlay((("A", line),), (0.0, 1.0), 70, 12, False))
     assert overlay((), None, 70, 12, False) == ("no figures",)
+
+
+@pytest.mark.parametrize(("would_pass", "drawn"), [(0, True), (2, False)])
+def test_positional_neurons_that_may_be_chance_are_not_compared(would_pass: int, drawn: bool) -> None:
+    """A run with too few sequences lists none, which is no share of 0 %."""
+    layer = {"layer": 0, "neurons": 8, "would_pass": would_pass, "positional": 0, "strong": 0}
+    result = SimpleNamespace(document={"site": "mlp", "layers": [layer]}, run_id="id")
+    layers = [SimpleNamespace(site="mlp", layer=0)]
+    session: Any = SimpleNamespace(
+        name="a", sites=("mlp",), default_site="mlp", layers=layers, results=lambda kind: [result]
+    )
+    found = of_run(session, "o", next(topic for topic in TOPICS if topic.name == "positions"), None)
+    assert bool(found.rows) == drawn and ("too few sequences" in found.lacks) != drawn and not found.can_be_made

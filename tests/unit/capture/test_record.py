@@ -161,7 +161,7 @@ def test_left_padding_without_positions_is_told_where_it_matters(family: str, tm
             off = max(off, float(np.linalg.norm(stored - expected) / np.linalg.norm(expected)))
         assert len(notes) == (off > 1e-3), f"{family}, {side}: {off:.2g} off, {notes}"
         assert run.info.settings.get("notes", []) == notes
-        assert off < 1e-3 or (side == "left" and "position_ids" in notes[0] or "mamba" in family)
+        assert off < 1e-3 or (side == "left" and ("position_ids" in notes[0] or "mamba" in family))
 
 
 def test_positions_given_are_not_warned_of(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_a_missing_directory_and_a_file_are_refused(saved: Path, tmp_path: Path)
     for name in (tmp_path / "absent", "./absent", "~/absent/model", "a/b/c", "a b"):
         with pytest.raises(ModelNotFound) as error:
             load_model(name)
-        assert "absent" in one_line(error) or "a" in str(name)
+        assert str(Path(name)).removeprefix("~") in one_line(error)
     with pytest.raises(ModelNotFound, match="found a file") as error:
         load_model(saved / "config.json")
     one_line(error)
