@@ -164,7 +164,7 @@ def test_a_resumed_capture_has_the_same_to_the_last_digit(
 
     def fail_after_the_second_batch(progress: object) -> None:
         told.append(progress)
-        if len(told) == 4:  # told at the start, then after each batch: here before the third batch is committed
+        if len(told) == 3:  # told at the start, then after each batch, when it is committed
             raise RuntimeError("pulled the plug")
 
     with pytest.raises(RuntimeError, match="pulled the plug"):
