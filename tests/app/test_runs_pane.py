@@ -15,6 +15,7 @@ async def test_every_run_with_its_facts(start: Start, size: tuple[int, int]) -> 
             assert fact in demo
         assert "unreadable" in next(line for line in app.lines if "broken" in line)
         assert " 43%" in next(line for line in app.lines if "live" in line)
+        assert "size created (UTC)▼" in app.text, "the sign of the order stands beside the title that it is of"
 
 
 async def test_a_running_capture_shows_progress(start: Start) -> None:

@@ -24,8 +24,10 @@ async def test_enter_after_a_semicolon_runs(start: Start, size: tuple[int, int])
         await app.press("Q", "enter")
         assert engine.session.calls[-1][0] == "sql"
         assert "1,000 rows in" in app.text
-        assert "row 3" in app.text
-        await app.press("escape", "G")
+        assert "row 3" in app.text and "Esc leads to them" in app.text
+        await app.press("escape")
+        assert "1,000 rows in" in app.text and "Esc leads" not in app.text
+        await app.press("G")
         assert "row 999" in app.text
 
 

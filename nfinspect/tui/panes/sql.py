@@ -150,12 +150,14 @@ class SqlPane(RunPane):
         self.table.grow(total)
         self._count_up()
 
-    def _count_up(self) -> None:
+    def _count_up(self, *, leaving: bool = False) -> None:
+        """leaving: the editor, for the rows."""
         if self._result is None:
             return
         rows = counted(self._result.rows, "row") if self._result.rows is not None else "more than 10,000 rows"
         at = f", row {self.table.cursor + 1:,}" if self.table.total else ""
-        self._tell(f"{rows} in {self._seconds:.2f} s{at}")
+        way = "    Esc leads to them, i back" if self.table.total and self.editor.has_focus and not leaving else ""
+        self._tell(f"{rows} in {self._seconds:.2f} s{at}{way}")
 
     def on_paged_table_page_wanted(self, message: PagedTable.PageWanted) -> None:
         result = self._result
@@ -269,6 +271,7 @@ class SqlPane(RunPane):
             self.action_cancel()
         elif self.editor.has_focus and self._result is not None:
             self.table.focus()
+            self._count_up(leaving=True)
         else:
             await self.hub.action_out()
 

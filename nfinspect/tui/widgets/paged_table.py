@@ -427,7 +427,8 @@ class PagedTable(ScrollView, can_focus=True):
         for place, (column, cells) in enumerate(self._layout(width)):
             title = column.title
             if column.key and column.key == key:
-                title = (self.glyphs.down if descending else self.glyphs.up) + title
+                sign = self.glyphs.down if descending else self.glyphs.up
+                title = sign + title if column.align == "right" else title + sign  # beside nothing but its own title
             text += (" " if place else "") + fit(title, cells, self.glyphs, column.align)
         text = fit(text, width, self.glyphs)
         if self._cut_right:
