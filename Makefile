@@ -49,7 +49,7 @@ lint: $(STAMP) ## ruff, types, imports
 check: lint test test-slow ## the gate: lint and all tests
 
 bench: $(STAMP) ## the measurements of tests/benchmarks, printed as ratios
-	@for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+	@$(BIN)/python -m tests.benchmarks
 
 test-models: $(STAMP) ## every decoder family of transformers against plain hooks, and docs/models.md from it: half an hour
 	OMP_NUM_THREADS=1 $(BIN)/python tests/sweep/sweep.py

@@ -1,7 +1,8 @@
 """What a run file takes, everything in it included: bytes per value, table by table, and the blocks left free.
 
-Four captures of models with random weights: GPT-2-small's neurons over prompts of one concept, and the shape of a
+Captures of models with random weights: GPT-2-small's neurons over prompts of one concept, and the shape of a
 135 M-parameter Llama with `mlp` and `resid` over short prompts of five concepts, each with few and with more tokens.
+Prompts cost, too: each has its means.
 """
 
 import shutil
@@ -37,8 +38,9 @@ class Shape:
 
 
 SHAPES = (
-    Shape("GPT-2-small, one concept", "gpt2", 1800, 31, 1, 4.6),
+    Shape("GPT-2-small, one concept", "gpt2", 1800, 70, 1, 4.6),
     Shape("GPT-2-small, one concept", "gpt2", 280, 6, 1, 5.2),
+    Shape("GPT-2-small, one concept", "gpt2", 280, 11, 1, 5.2),
     Shape("Llama 135M, mlp and resid", "llama", 1832, 70, 5, 4.8),
     Shape("Llama 135M, mlp and resid", "llama", 280, 11, 5, 6.0),
 )
