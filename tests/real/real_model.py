@@ -101,7 +101,7 @@ def main() -> None:
     file = downloaded()
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     model: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
-    for name, options in (("read", ()), ("written", ("--generate", "24"))):
+    for name, options in (("read", ()), ("written", ("--generate", "16"))):
         run = captured(file, name, *options)
         if name == "read":
             read = "FROM tokens JOIN prompts USING (prompt_idx) GROUP BY prompt_idx, text"
