@@ -21,7 +21,8 @@ def test_which_neurons_died_at_which_step() -> None:
 
     watched = monitor()
     train(model, watched, between=kill)
-    dying = [alert for alert in watched.alerts if alert.kind == "dying"]
+    # Elsewhere neurons may die of the training itself: that depends on the version of torch.
+    dying = [alert for alert in watched.alerts if alert.kind == "dying" and alert.layer_name == "7"]
     assert [(a.step, a.layer_name, a.neurons, a.died_at) for a in dying] == [(20, "7", (3, 7, 11, 20, 21), (20,) * 5)]
     assert "N3, N7, N11, N20, N21" in dying[0].text and "at step 20" in dying[0].text
     layers = {reading.step: reading.layers[1] for reading in watched.history}
