@@ -11,6 +11,7 @@ import duckdb
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sampled import sampled
 
 from nfinspect.capturing.arrays import ArrayPrompt, write_run
 from nfinspect.capturing.derive import derive
@@ -136,13 +137,13 @@ def test_statistics_alone_are_sound_and_say_what_is_not_covered(store: Path) -> 
     assert found.problems == () and any("keeps no values" in what for what in found.not_covered)
 
 
-@pytest.mark.parametrize("edit", ONCE)
+@pytest.mark.parametrize("edit", sampled(ONCE, 4))
 def test_an_edit_of_what_stands_once_is_noticed(made: Path, tmp_path: Path, edit: str) -> None:
     found = edited(made, tmp_path, edit, renewed=False)
     assert not found.ok and all("\n" not in problem for problem in found.problems)
 
 
-@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("edit", sampled(EDITS, 4))
 def test_an_edit_of_what_can_be_made_again_is_noticed_even_with_new_digests(
     made: Path, tmp_path: Path, edit: str
 ) -> None:
