@@ -161,18 +161,22 @@ def _hashes(array: pa.Array) -> Hashes:
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_binary(kind):
         hashes = _of_texts(array)
     elif pa.types.is_floating(kind):
-        numbers = np.asarray(array.fill_null(0).to_numpy(zero_copy_only=False), np.float64) + 0.0  # -0.0 is 0.0
+        numbers = np.asarray(_filled(array, 0).to_numpy(zero_copy_only=False), np.float64) + 0.0  # -0.0 is 0.0
         numbers[np.isnan(numbers)] = np.nan  # one pattern for all of them
         hashes = numbers.view(np.uint64)
     else:  # whole numbers, booleans, times
         counted = array.cast(pa.timestamp("us")) if pa.types.is_timestamp(kind) else array
-        hashes = np.asarray(counted.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False), np.int64).view(
-            np.uint64
-        )
+        numbers = _filled(counted.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
+        hashes = np.asarray(numbers, np.int64).view(np.uint64)
     if array.null_count:
         missing = np.asarray(array.is_null().to_numpy(zero_copy_only=False), np.bool_)
         hashes = np.where(missing, _EMPTY, hashes)
     return hashes
+
+
+def _filled(array: pa.Array, value: object) -> pa.Array:
+    """With a value for NULLs. Asked only where there are some: Arrow's own way takes as long as a small column."""
+    return array.fill_null(value) if array.null_count else array
 
 
 def _is_binary(kind: pa.DataType) -> bool:
@@ -181,7 +185,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 def _of_texts(array: pa.Array) -> Hashes:
     """Texts and bytes: each different one is hashed once, as tokens repeat."""
-    encoded = array.fill_null(b"" if _is_binary(array.type) else "").dictionary_encode()
+    encoded = _filled(array, b"" if _is_binary(array.type) else "").dictionary_encode()
     known = encoded.dictionary.to_pylist()
     hashes = _array(_of_bytes(one if isinstance(one, bytes) else one.encode("utf-8", "surrogatepass")) for one in known)
     found: Hashes = hashes[encoded.indices.to_numpy()]
@@ -190,7 +194,7 @@ def _of_texts(array: pa.Array) -> Hashes:
 
 def _of_lists(array: pa.Array) -> Hashes:
     """Each list's elements by their places, and its length."""
-    lengths = np.asarray(array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False), np.int64)
+    lengths = np.asarray(_filled(array.value_lengths(), 0).to_numpy(zero_copy_only=False), np.int64)
     elements = _hashes(array.flatten())
     start = np.cumsum(lengths) - lengths
     place = (np.arange(len(elements)) - np.repeat(start, lengths)).astype(np.uint64)

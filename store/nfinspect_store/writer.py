@@ -53,6 +53,9 @@ MOST_HOLES = 0.01
 """Of a file's blocks that may stay free. A commit writes the statistics anew, and of the other tables what has begun a
 row group: of large values little, of statistics alone and wide prompt means up to half of the file [own]."""
 
+SMALL = 4 * 2**20
+"""Bytes up to which a file is closed as it is: to look for free blocks takes longer than they are worth."""
+
 
 @dataclass(frozen=True)
 class LayerSnapshot:
@@ -242,8 +245,8 @@ class RunWriter:
                 self._connection.execute("CHECKPOINT")
         finally:
             self._connection.close()
-        with suppress(NfinspectError):  # such as a full disk: the run is whole, with or without room in it
-            if _hole_share(self.path) > MOST_HOLES:
+        with suppress(NfinspectError, OSError):  # such as a full disk: the run is whole, with or without room in it
+            if self.path.stat().st_size > SMALL and _hole_share(self.path) > MOST_HOLES:
                 copying(self.path.stat().st_size)
                 self._without_holes()
 

@@ -34,6 +34,7 @@ def test_a_closing_copy_that_fails_leaves_a_whole_run(
     def fail(*arguments: object) -> None:
         raise StoreError("Out of Memory Error: failed to pin block")
 
+    monkeypatch.setattr(writer, "SMALL", 0)
     monkeypatch.setattr(writer, "MOST_HOLES", -1.0)  # every file is copied
     monkeypatch.setattr(writer, failing, fail)
     path = record_arrays(tmp_path / "run.duckdb", make_arrays([5, 9], seed=1), segment=1)
@@ -43,6 +44,7 @@ def test_a_closing_copy_that_fails_leaves_a_whole_run(
 
 def test_whoever_closes_is_told_before_a_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = record_arrays(tmp_path / "run.duckdb", make_arrays([5, 9], seed=1))
+    monkeypatch.setattr(writer, "SMALL", 0)
     told: list[int] = []
     for share, copied in ((1.0, False), (-1.0, True)):
         monkeypatch.setattr(writer, "MOST_HOLES", share)
