@@ -32,6 +32,17 @@ LAYERS = [
 
 MakeRun = Callable[..., Path]
 
+SEEDS_TRIED = 3
+"""Of a test's seeds, how many `make test` tries; `make test-slow` tries the others."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        case = getattr(item, "callspec", None)
+        if case is not None and case.indices.get("seed", 0) >= SEEDS_TRIED:
+            item.add_marker(pytest.mark.slow)
+
 
 def planted_values(prompt: int, layer: Layer) -> NDArray[np.float32]:
     """Neuron 0 is dead, 1 stuck at 3, 5 two higher for tulip; the rest is noise."""

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from analysis_runs import MakeRun, array_prompt, statistics_of
 from planted import LENGTH, PROMPTS, layer_of_each, reference_classes, reference_rho
-from sampled import sampled
 
 from nfinspect.analysis.classes import (
     FAULTS,
@@ -46,14 +45,14 @@ def found_classes(run: RunFile, layer: Layer) -> list[str]:
 
 
 @pytest.mark.parametrize("keep", ["all", "stats"])
-@pytest.mark.parametrize("seed", sampled(SEEDS, 4))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_planted_classes_are_found_exactly(make_run: MakeRun, seed: int, keep: Keep) -> None:
     run, plants = planted_run(make_run, seed, keep)
     for plant in plants:
         assert found_classes(run, plant.layer) == list(plant.classes), plant.layer.activation
 
 
-@pytest.mark.parametrize("seed", sampled(SEEDS, 4))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_planted_counts_reach_the_report(make_run: MakeRun, seed: int) -> None:
     run, plants = planted_run(make_run, seed)
     report = network_report(run, "mlp")
@@ -83,7 +82,7 @@ def test_options_agree_with_the_rules_as_plain_loops(make_run: MakeRun, scale: s
         assert rows.column("class").to_pylist() == expected
 
 
-@pytest.mark.parametrize("seed", sampled(SEEDS, 4))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_counts_near_the_layer_scale_are_exact(make_run: MakeRun, seed: int) -> None:
     """Neurons whose rarity turns on values in the histogram bin that the layer scale cuts."""
     rng = np.random.default_rng(seed)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from sampled import sampled
 
 from nfinspect.analysis.array_health import array_health
 from nfinspect.analysis.detection import ClassDetection, detection, run_detection
@@ -23,7 +22,7 @@ FAULTS = ("dead", "saturated", "sporadic", "missing", "weak")
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "tanh"])
-@pytest.mark.parametrize("seed", sampled(range(10), 4))
+@pytest.mark.parametrize("seed", range(10))
 def test_precision_and_recall_are_one(tmp_path: Path, activation: str, seed: int) -> None:
     found = simulate_run(tmp_path / "s.duckdb", NetworkPlan(**SMALL, activation=activation, seed=seed))
     assert [one.name for one in found.detection] == [*FAULTS, "normal"]
