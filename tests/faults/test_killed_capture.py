@@ -86,6 +86,7 @@ def assert_same_run(one: Path, other: Path) -> None:
             assert a.sql(different).fetchall() == b.sql(different).fetchall(), table
 
 
+@pytest.mark.slow
 def test_kill_leaves_the_last_segment_and_resume_gives_identical_values(
     gpt2_dir: Path, tmp_path: Path, text: Path
 ) -> None:

@@ -191,6 +191,7 @@ def check_figure(file: Path, figure: Figure) -> None:
         assert axes.get_ylabel() or figure.get_supylabel() or shared, file.stem
 
 
+@pytest.mark.slow
 def test_several_runs_in_the_same_figures(
     nfinspect: Run, words: Path, tmp_path: Path, figures: dict[str, Figure]
 ) -> None:
@@ -281,6 +282,7 @@ def test_wrong_requests_write_nothing(nfinspect: Run, words: Path, arguments: tu
     assert not Path("out").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_report_leaves_nothing(
     nfinspect: Run, words: Path, report: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

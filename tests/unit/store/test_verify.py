@@ -118,6 +118,7 @@ def test_what_does_not_agree_is_found_where_only_statistics_are(store: Path, sta
     assert any(expected in problem for problem in problems), problems
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_and_no_cut_goes_unseen_or_crashes(store: Path) -> None:
     path = store / "planted.duckdb"
     whole = path.read_bytes()
