@@ -44,7 +44,7 @@ def clean_leftovers(path: Path) -> None:
         for left in path.absolute().parent.iterdir():
             made_by = re.match(r"(\d+)-[0-9a-f]{8}", left.name.removeprefix(prefix))
             if left.name.startswith(prefix) and made_by and not _runs(int(made_by[1])):
-                _remove(left)
+                remove(left)
 
 
 def _runs(pid: int) -> bool:
@@ -57,8 +57,8 @@ def _runs(pid: int) -> bool:
     return True
 
 
-def _remove(path: Path) -> None:
-    """A file or a folder of ours, with the log that DuckDB may have beside it."""
+def remove(path: Path) -> None:
+    """Take away a file or a folder of ours, with the log that DuckDB may have beside it. Never raises."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
         return
@@ -144,7 +144,7 @@ def replaced(path: Path) -> Iterator[Path]:
             yield temporary
             _put(temporary, place)
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
 @contextmanager
@@ -171,7 +171,7 @@ def _put(file: Path, place: Path) -> None:
             shutil.copy(file, near)
             os.replace(near, place)
         finally:
-            _remove(near)
+            remove(near)
 
 
 @contextmanager
@@ -196,7 +196,7 @@ def new_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
             else:
                 os.replace(temporary, place)
     finally:
-        _remove(temporary)
+        remove(temporary)
 
 
 def _fill(directory: Path, files: list[Path]) -> None:

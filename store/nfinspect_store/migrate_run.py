@@ -5,11 +5,11 @@ on the copy. Whatever ends the process before the end leaves the old file as it 
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from nfinspect_store.atomic import beside, clean_leftovers, replaced
+from nfinspect_store.atomic import beside, clean_leftovers, remove, replaced
 from nfinspect_store.connect import (
     RUN_OPTIONS,
     WRITING,
@@ -117,6 +117,4 @@ def _removed(path: Path) -> Iterator[Path]:
     try:
         yield path
     finally:
-        for file in (path, path.with_name(f"{path.name}.wal")):
-            with suppress(OSError):
-                file.unlink(missing_ok=True)
+        remove(path)

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nfinspect_store.atomic import clean_leftovers, replaced
+from nfinspect_store.atomic import clean_leftovers, remove, replaced
 from nfinspect_store.blocks import BlockBuffer, BlockStream
 from nfinspect_store.connect import CATALOG, FILE_HEADERS, add, attach_to_write, create, locked, reached, translated
 from nfinspect_store.digests import (
@@ -120,7 +120,7 @@ class RunWriter:
             return cls(path, connection, RunTables(connection))
         except BaseException:
             connection.close()
-            _remove(path)
+            remove(path)
             raise
 
     @staticmethod
@@ -262,7 +262,7 @@ class RunWriter:
         """Drop the whole run: its file goes."""
         self.abandon()
         self._connection.close()
-        _remove(self.path)
+        remove(self.path)
 
     def _insert_segment(self) -> None:
         self._append("prompts", prompts_table(self._segment.prompts))
@@ -322,12 +322,6 @@ def _hole_share(path: Path) -> float:
         size, used = connection.execute(query, [CATALOG]).fetchall()[0]
     blocks = (path.stat().st_size - FILE_HEADERS) // size
     return float((blocks - used) / max(blocks, 1))
-
-
-def _remove(path: Path) -> None:
-    for file in (path, path.with_name(path.name + ".wal")):
-        with suppress(OSError):  # the error that led here says more
-            file.unlink(missing_ok=True)
 
 
 def _insert_run(connection: duckdb.DuckDBPyConnection, info: RunInfo) -> None:
