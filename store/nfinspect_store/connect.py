@@ -15,14 +15,15 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
 
 from nfinspect_store.errors import NfinspectError, NotARun, QueryError, RunBusy, RunNotFound, StorageFull, StoreError
-from nfinspect_store.layout import check_result, check_run
+from nfinspect_store.layout import check_result, check_run, refuse_older
 from nfinspect_store.memory import run_memory
+from nfinspect_store.paths import file_state
 from nfinspect_store.schema import quoted
 from nfinspect_store.small_files import is_utf8
 
@@ -51,6 +52,10 @@ DAMAGE = ("not a valid duckdb", "corrupt", "checksum", "serializ", "could not re
 """What DuckDB says of a file that is none of its own, or is damaged."""
 
 _number = itertools.count()
+
+_checked: dict[tuple[int, ...], int] = {}
+"""The schema versions of files that this process has found to be runs, macros and all, by their state: what has not
+changed since need not be gone through again, which takes longer than all the rest of an opening."""
 
 
 def locked(
@@ -127,22 +132,11 @@ def create(path: Path, *, memory: str | None = None, options: str = RUN_OPTIONS)
     return connection
 
 
-def attach_result(path: Path) -> duckdb.DuckDBPyConnection:
-    """A connection whose default catalog is a kept result. Raises StoreError."""
-    connection = locked([path], threads=1)
-    try:
-        add(connection, path, CATALOG)
-        with translated(path):
-            check_result(connection, CATALOG, path)
-            connection.execute(f"USE {CATALOG}")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
 def add(connection: duckdb.DuckDBPyConnection, path: Path, name: str, options: str = "READ_ONLY") -> None:
-    """Attach a file that is there to a locked instance under a name. What is in it is still to be checked."""
+    """Attach a file that is there to a locked instance under a name. What is in it is still to be checked.
+
+    Raises RunNotFound, NotARun, RunBusy.
+    """
     if not path.exists():
         raise RunNotFound(f"no run file at {path}")
     if not path.is_file():  # a pipe would be waited for
@@ -151,6 +145,62 @@ def add(connection: duckdb.DuckDBPyConnection, path: Path, name: str, options: s
     with translated(path):
         # With its type told, DuckDB takes no file for a database of another kind because of its name.
         connection.execute(f"ATTACH {literal(reached(path))} AS {quoted(name)} (TYPE duckdb, {options})")
+
+
+def add_run(
+    connection: duckdb.DuckDBPyConnection,
+    path: Path,
+    name: str,
+    options: str = "READ_ONLY",
+    *,
+    older: bool = False,
+    macros: bool = True,
+) -> None:
+    """Attach a run to a locked instance under a name, once it is known to be a run and nothing else (layout.check_run).
+
+    Raises what `add` does, SchemaTooNew, and SchemaTooOld unless `older` ones are wanted; it is then not attached.
+    """
+    state = _state(path)
+    add(connection, path, name, options)
+    try:
+        with translated(path):
+            version = _checked.get(state)
+            if version is None:
+                version = check_run(connection, name, path, macros=macros)
+                if macros and state and state == _state(path):
+                    _checked[state] = version
+            if not older:
+                refuse_older(path, version)
+    except BaseException:
+        with suppress(duckdb.Error):
+            connection.execute(f"DETACH {quoted(name)}")
+        raise
+
+
+def remember(path: Path, version: int) -> None:
+    """Take a file that this process has just written and closed for a run of that schema version, unread."""
+    state = _state(path)
+    if state:
+        _checked[state] = version
+
+
+def add_result(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Attach a kept result to a locked instance as CATALOG, once it is known to be one. It is never made the default
+    catalog: no function of its own can stand for DuckDB's. Raises what `add` does; it is then not attached.
+    """
+    add(connection, path, CATALOG)
+    try:
+        with translated(path):
+            check_result(connection, CATALOG, path)
+    except BaseException:
+        with suppress(duckdb.Error):
+            connection.execute(f"DETACH {CATALOG}")
+        raise
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What changes with the file; nothing where a log beside it holds more."""
+    return () if reached(path).with_name(f"{reached(path).name}.wal").exists() else file_state(path)
 
 
 def add_new(connection: duckdb.DuckDBPyConnection, path: Path, name: str, options: str) -> None:
@@ -164,10 +214,8 @@ def _attached(
     path: Path, connection: duckdb.DuckDBPyConnection, options: str, older: bool
 ) -> duckdb.DuckDBPyConnection:
     try:
-        add(connection, path, CATALOG, options)
-        with translated(path):
-            check_run(connection, CATALOG, path, older=older)
-            connection.execute(f"USE {CATALOG}")
+        add_run(connection, path, CATALOG, options, older=older)
+        connection.execute(f"USE {CATALOG}")
     except BaseException:
         connection.close()
         raise

@@ -16,10 +16,10 @@ from typing import Self
 
 import duckdb
 
-from nfinspect_store.connect import add, first_line, locked, query_message, translated
+from nfinspect_store.connect import add_run, first_line, locked, query_message
 from nfinspect_store.errors import QueryError, RunBusy, StoreError
 from nfinspect_store.heartbeat import being_written
-from nfinspect_store.layout import SCRATCH, check_run
+from nfinspect_store.layout import SCRATCH
 from nfinspect_store.query_result import Column, QueryResult
 from nfinspect_store.schema import INTERNAL, PLANTED, PUBLIC, quoted
 
@@ -73,9 +73,7 @@ class Console:
         if being_written(path):
             raise RunBusy(f"{path.stem} is being captured: wait until it has finished")
         name = f"{name}_run" if name.lower() in RESERVED else name
-        add(self._connection, path, name)
-        with translated(path):
-            check_run(self._connection, name, path)
+        add_run(self._connection, path, name)
         return name
 
     def run(self, sql: str, *, timeout: float | None = None) -> QueryResult:

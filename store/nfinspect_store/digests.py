@@ -93,9 +93,13 @@ def read_digests(connection: duckdb.DuckDBPyConnection) -> dict[str, Digest]:
 
 def write_digests(connection: duckdb.DuckDBPyConnection, digests: dict[str, Digest]) -> None:
     """Set the digests of these tables; those of others stay."""
-    for part, digest in digests.items():
-        connection.execute("DELETE FROM digests WHERE part = ?", [part])
-        connection.execute("INSERT INTO digests VALUES (?, ?, ?)", [part, digest.rows, digest.value])
+    parts = {"parts": list(digests)}
+    connection.execute("DELETE FROM digests WHERE part IN (SELECT unnest($parts::VARCHAR[]))", parts)
+    numbers = {"rows": [d.rows for d in digests.values()], "values": [d.value for d in digests.values()]}
+    connection.execute(
+        "INSERT INTO digests SELECT unnest($parts::VARCHAR[]), unnest($rows::BIGINT[]), unnest($values::UBIGINT[])",
+        parts | numbers,
+    )
 
 
 def values_digest(

@@ -90,21 +90,20 @@ class FactsCache:
         """One in-memory instance takes one run after the other: an instance of its own for each costs ten times as
         much.
         """
-        from nfinspect_store.connect import add, translated  # duckdb takes 0.1 s: not spent where the cache knows all
-        from nfinspect_store.layout import check_run
+        # duckdb takes 0.1 s: not spent where the cache knows all
+        from nfinspect_store.connect import CATALOG, add_run, translated
 
         connection = self._reaching(path)
-        add(connection, path, "run_file")
+        # No function of the file's is called here, so nobody needs to know whether it has any.
+        add_run(connection, path, CATALOG, older=True, macros=False)
         try:
             with translated(path):
-                # No function of the file's is called here, so nobody needs to know whether it has any.
-                check_run(connection, "run_file", path, older=True, macros=False)
                 row: tuple[Any, ...] = connection.execute(READ_FACTS).fetchall()[0]
                 return row
         except (ValueError, OverflowError) as error:  # a time that Python has none for
             raise NotARun(f"{path} is no run, or a changed one: {error}") from error
         finally:
-            connection.execute("DETACH run_file")
+            connection.execute(f"DETACH {CATALOG}")
 
     def _reaching(self, path: Path) -> "duckdb.DuckDBPyConnection":
         """The instance, which can attach the run files of the store and this one."""

@@ -49,7 +49,7 @@ SCRATCH = "layout"
 _layouts: dict[str, Definitions] = {}
 
 
-def definitions(connection: duckdb.DuckDBPyConnection, catalog: str, *, macros: bool = True) -> Definitions:
+def definitions(connection: duckdb.DuckDBPyConnection, catalog: str, *, macros: bool) -> Definitions:
     """Everything that is defined in an attached database. The default catalog must be another: names in it could stand
     before DuckDB's own.
     """
@@ -87,13 +87,11 @@ def _make_run(connection: duckdb.DuckDBPyConnection, version: int) -> None:
     connection.execute("".join(OPTIONAL_TABLES.values()))
 
 
-def check_run(
-    connection: duckdb.DuckDBPyConnection, catalog: str, path: Path, *, older: bool = False, macros: bool = True
-) -> int:
+def check_run(connection: duckdb.DuckDBPyConnection, catalog: str, path: Path, *, macros: bool = True) -> int:
     """The schema version of the run that is attached as `catalog`, once it is known to hold a run and nothing else.
 
     macros=False leaves them out, for who calls no function while the run is the default catalog: listing them takes
-    longer than all the rest. Raises NotARun, SchemaTooNew, and SchemaTooOld unless `older` ones are wanted.
+    longer than all the rest. Raises NotARun, SchemaTooNew.
     """
     found = definitions(connection, catalog, macros=macros)
     version = _version(connection, catalog, path, found)
@@ -111,17 +109,23 @@ def check_run(
                 raise NotARun(f"{path} is no run, or a damaged one: it has no {kind} {name}")
         elif not _same(connection, kind, found[kind, name], definition):
             raise NotARun(f"{path} is no run, or a changed one: its {kind} {name} is not defined as nfinspect does")
-    if version < SCHEMA_VERSION and not older:
+    return version
+
+
+def refuse_older(path: Path, version: int) -> None:
+    """Raises SchemaTooOld for a run of an earlier schema than today's."""
+    if version < SCHEMA_VERSION:
         raise SchemaTooOld(
             f"{path} has schema version {version}, this nfinspect reads {SCHEMA_VERSION}: "
             f"nfinspect migrate {shlex.quote(str(path))} brings it up to date"
         )
-    return version
 
 
 def check_result(connection: duckdb.DuckDBPyConnection, catalog: str, path: Path) -> None:
-    """Raises NotARun unless the database attached as `catalog` is a kept result: plain tables, `result` among them."""
-    found = definitions(connection, catalog)
+    """Raises NotARun unless the database attached as `catalog` is a kept result: plain tables, `result` among them, and
+    at most macros, which nobody calls.
+    """
+    found = definitions(connection, catalog, macros=False)
     for kind, name in found:
         if kind != "table":
             raise NotARun(_foreign(path, kind, name))

@@ -13,8 +13,8 @@ from nfinspect_store.atomic import beside, clean_leftovers, remove, replaced
 from nfinspect_store.connect import (
     RUN_OPTIONS,
     WRITING,
-    add,
     add_new,
+    add_run,
     attach,
     attach_to_write,
     locked,
@@ -24,9 +24,10 @@ from nfinspect_store.connect import (
 from nfinspect_store.digests import renew_digests
 from nfinspect_store.errors import RunBusy
 from nfinspect_store.heartbeat import being_written
-from nfinspect_store.layout import check_run, definitions, make_tables
+from nfinspect_store.layout import definitions, make_tables
 from nfinspect_store.memory import memory_for, pieces, widest_layer
 from nfinspect_store.migrations import FIRST_VERSION, MIGRATIONS, SCHEMA_VERSION
+from nfinspect_store.paths import file_state
 from nfinspect_store.schema import OPTIONAL_TABLES, quoted
 
 
@@ -71,16 +72,14 @@ def copy_run(path: Path, new: Path, version: int) -> None:
     A step leaves room that nothing is in: a copy of what needs no step is without. Raises RunBusy where somebody
     changes the run meanwhile: the copy lacks that.
     """
-    before = _state(path)
+    before = file_state(path)
     with attach(path, older=True) as checked, translated(path):
         widest = widest_layer(checked)
     with locked([path, new], threads=1, memory=memory_for(widest), changeable=WRITING) as connection:
-        add(connection, path, "old")
-        with translated(path):
-            check_run(connection, "old", path, older=True)
+        add_run(connection, path, "old", older=True)
         add_new(connection, new, "new", RUN_OPTIONS)
         with translated(new):
-            tables = [name for kind, name in definitions(connection, "old") if kind == "table"]
+            tables = [name for kind, name in definitions(connection, "old", macros=False) if kind == "table"]
             connection.execute("USE new")
             make_tables(connection, version)
             connection.execute("BEGIN")  # one transaction: pieces that are committed one by one leave room between them
@@ -98,17 +97,8 @@ def copy_run(path: Path, new: Path, version: int) -> None:
                 renew_digests(connection)
                 connection.execute("UPDATE run SET schema_version = ?", [SCHEMA_VERSION])
             connection.execute("CHECKPOINT")
-    if _state(path) != before:
+    if file_state(path) != before:
         raise RunBusy(f"{path} was changed or taken away while it was being copied: try again")
-
-
-def _state(path: Path) -> tuple[int, ...]:
-    """What changes with a file; nothing where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return ()
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @contextmanager

@@ -13,6 +13,15 @@ def expanded(path: str | Path) -> Path:
         return Path(path)
 
 
+def file_state(path: Path) -> tuple[int, ...]:
+    """What changes whenever a file is written or another takes its place; nothing where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def read_text(path: Path, what: str, refused: type[NfinspectError]) -> str:
     """A UTF-8 file, its byte order mark left out. Raises `refused`. what: is to be in it, for the message."""
     try:

@@ -17,12 +17,17 @@ STREAMING_MEMORY = "1GB"
 """What DuckDB may hold of values that are streamed. By itself it keeps what it reads until 80 % of the machine's memory
 is full: 5.7 GB for a run of 5 GB, where 1.8 GB do and take no longer."""
 
+SMALL = 256 * 2**20
+"""Bytes of a file whose values may stay in memory: an instance of its own for their streams would take longer to make
+than most of them take."""
+
 
 class RunFile(RunTables):
     """One run, read-only. Threads may share it: every method takes a cursor of its own."""
 
     def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection) -> None:
-        super().__init__(connection, streaming=self._streaming_connection)
+        streaming = self._streaming_connection if path.stat().st_size > SMALL else None
+        super().__init__(connection, streaming=streaming)
         self.path = path
         self._second: duckdb.DuckDBPyConnection | None = None
         self._lock = threading.Lock()

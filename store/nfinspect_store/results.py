@@ -10,20 +10,22 @@ import datetime as dt
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from nfinspect_store.atomic import check_place, replaced
 from nfinspect_store.catalog import MODEL_SUFFIX
-from nfinspect_store.connect import attach_result, create, translated
+from nfinspect_store.connect import CATALOG, add_result, create, locked, translated
 from nfinspect_store.errors import StorageFull, StoreError
 from nfinspect_store.schema import RESULT_TABLE, quoted
+from nfinspect_store.small_files import is_utf8
 
 SUFFIX = ".results"
 
@@ -46,7 +48,7 @@ FORMATS: Mapping[str, int] = {
 """Of each kind of result: to be raised when its document or tables change, or what their figures mean. What is kept in
 another format counts as not kept."""
 
-READ_NAMES = "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() ORDER BY ALL"
+READ_NAMES = f"SELECT table_name FROM duckdb_tables() WHERE database_name = '{CATALOG}' ORDER BY ALL"
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,11 @@ class Result:
 
     def table(self, name: str) -> pa.Table:
         """One of the tables that were kept with the document. Raises StoreError when there is none of that name."""
-        with attach_result(self.path) as connection, translated(self.path):
+        with locked([self.path], threads=1) as connection, _attached(connection, self.path):
             names = [row[0] for row in connection.execute(READ_NAMES).fetchall()]
             if name not in names:
                 raise StoreError(f"{self.path} has no table {name}: it has {', '.join(names)}")
-            return connection.sql(f"FROM {quoted(name)}").to_arrow_table()
+            return connection.sql(f"FROM {CATALOG}.main.{quoted(name)}").to_arrow_table()
 
 
 def run_results(run: Path) -> Path:
@@ -131,7 +133,8 @@ def find_result(folder: Path, kind: str, settings: Mapping[str, Any], run_id: st
     if not path.is_file():
         return None
     try:
-        found = _read(path)
+        with locked([path], threads=1) as connection:
+            found = _read(connection, path)
     except StoreError:  # damaged, or of another version: it is made again
         return None
     return found if found.run_id == run_id and found.settings == json.loads(_json(settings)) else None
@@ -142,14 +145,19 @@ def list_results(folder: Path, run_id: str | None = None, kind: str | None = Non
 
     Damaged ones and those in other formats are left out.
     """
+    paths = sorted(filter(is_utf8, folder.glob(f"{kind or '*'}-*.duckdb"))) if folder.is_dir() else []
+    if not paths:
+        return ()
     found = []
-    for path in sorted(folder.glob(f"{kind or '*'}-*.duckdb")) if folder.is_dir() else []:
-        try:
-            result = _read(path)
-        except StoreError:
-            continue
-        if run_id is None or result.run_id == run_id:
-            found.append(result)
+    # One instance for all of them: to make one takes longer than to read a result.
+    with locked(paths, threads=1) as connection:
+        for path in paths:
+            try:
+                result = _read(connection, path)
+            except StoreError:
+                continue
+            if run_id is None or result.run_id == run_id:
+                found.append(result)
     return tuple(sorted(found, key=lambda r: (r.kind, -r.made_at.timestamp())))
 
 
@@ -173,9 +181,20 @@ def _json(settings: Mapping[str, Any]) -> str:
     return json.dumps(settings, sort_keys=True, allow_nan=False)
 
 
-def _read(path: Path) -> Result:
-    with attach_result(path) as connection, translated(path):
-        rows = connection.execute("FROM result LIMIT 2").fetchall()
+@contextmanager
+def _attached(connection: duckdb.DuckDBPyConnection, path: Path) -> Iterator[None]:
+    """A kept result as CATALOG of a locked instance that can reach it."""
+    add_result(connection, path)
+    try:
+        with translated(path):
+            yield
+    finally:
+        connection.execute(f"DETACH {CATALOG}")
+
+
+def _read(connection: duckdb.DuckDBPyConnection, path: Path) -> Result:
+    with _attached(connection, path):
+        rows = connection.execute(f"FROM {CATALOG}.main.result LIMIT 2").fetchall()
     if len(rows) != 1:
         raise StoreError(f"{path} holds no result, or more than one: delete it")
     kind, settings, document, run_id, made_at, made_by, made_in = rows[0]

@@ -84,7 +84,7 @@ def examples_table(layer_id: int, kind: str, token_idx: NDArray[np.int64], value
 
 def _repeated(text: str, rows: int) -> pa.Array:
     """A column of one text."""
-    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int8)), pa.array([text]))
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([text]))
 
 
 def _equal_lists(values: NDArray[Any]) -> pa.ListArray:

@@ -6,7 +6,7 @@ there with identical values.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, field, fields, replace
 from itertools import groupby
@@ -20,7 +20,17 @@ from numpy.typing import NDArray
 
 from nfinspect_store.atomic import clean_leftovers, remove, replaced
 from nfinspect_store.blocks import BlockBuffer, BlockStream
-from nfinspect_store.connect import CATALOG, FILE_HEADERS, add, attach_to_write, create, locked, reached, translated
+from nfinspect_store.connect import (
+    CATALOG,
+    FILE_HEADERS,
+    add,
+    attach_to_write,
+    create,
+    locked,
+    reached,
+    remember,
+    translated,
+)
 from nfinspect_store.digests import (
     VALUES,
     Digest,
@@ -196,11 +206,11 @@ class RunWriter:
         with translated(self.path):
             self._insert_segment()
             self._replace_statistics(layers)
-            for column, value in info.items():
-                self._connection.execute(f"UPDATE run SET {quoted(column)} = ?", [value])
+            settings = ", ".join(f"{quoted(column)} = ?" for column in info)
+            self._connection.execute(f"UPDATE run SET {settings}", list(info.values()))
             neurons, health = derive(RunTables(self._connection, in_transaction=True))
-            self._replace("neurons", neurons)
-            self._replace("layer_health", health)
+            self._replace("neurons", [neurons])
+            self._replace("layer_health", [health])
             self._digests["run"] = digest_table(self._connection, "run")
             write_digests(self._connection, self._digests)
             self._connection.execute("COMMIT")
@@ -213,7 +223,7 @@ class RunWriter:
         with translated(self.path):
             self._connection.execute("BEGIN")
             self._connection.execute(OPTIONAL_TABLES[name])
-            self._append(name, rows)
+            self._append(name, [rows])
             write_digests(self._connection, {name: self._digests[name]})
             self._connection.execute("COMMIT")
 
@@ -249,6 +259,7 @@ class RunWriter:
             if self.path.stat().st_size > SMALL and _hole_share(self.path) > MOST_HOLES:
                 copying(self.path.stat().st_size)
                 self._without_holes()
+        remember(self.path, SCHEMA_VERSION)
 
     def _without_holes(self) -> None:
         """Copy the file: each commit writes some tables anew, and DuckDB uses their old place again but cuts off only
@@ -265,51 +276,92 @@ class RunWriter:
         remove(self.path)
 
     def _insert_segment(self) -> None:
-        self._append("prompts", prompts_table(self._segment.prompts))
-        for tokens in self._segment.tokens:
-            self._append("tokens", tokens_table(tokens))
+        self._append("prompts", [prompts_table(self._segment.prompts)])
+        self._append("tokens", map(tokens_table, self._segment.tokens))
         if self._segment.means:
-            self._append("prompt_means", means_table(self._segment.means))
+            self._append("prompt_means", [means_table(self._segment.means)])
 
     def _replace_statistics(self, layers: Sequence[LayerSnapshot]) -> None:
-        for table in ("statistics", "concept_statistics", "histograms", "examples", "mamba_delta"):
-            self._empty(table)
-        for first in (False, True):  # like beside like packs best
-            for layer in layers:
-                if first in layer.statistics:
-                    rows = statistics_table(layer.layer_id, first, layer.statistics[first])
-                    self._append("statistics", rows)
-        for layer in layers:
-            for first, counts in layer.histograms.items():
-                self._append("histograms", histograms_table(layer.layer_id, first, counts))
-            for concept, told in layer.concepts.items():
-                self._append("concept_statistics", concept_statistics_table(layer.layer_id, concept, told))
-            for kind, (tokens, values) in layer.examples.items():
-                self._append("examples", examples_table(layer.layer_id, kind, tokens, values))
-            if layer.delta is not None:
-                self._append("mamba_delta", mamba_delta_table(self.layers[layer.layer_id].layer, layer.delta))
+        self._replace(
+            "statistics",
+            (
+                statistics_table(layer.layer_id, first, layer.statistics[first])
+                for first in (False, True)  # like beside like packs best
+                for layer in layers
+                if first in layer.statistics
+            ),
+        )
+        self._replace(
+            "histograms",
+            (
+                histograms_table(layer.layer_id, first, counts)
+                for layer in layers
+                for first, counts in layer.histograms.items()
+            ),
+        )
+        self._replace(
+            "concept_statistics",
+            (
+                concept_statistics_table(layer.layer_id, concept, told)
+                for layer in layers
+                for concept, told in layer.concepts.items()
+            ),
+        )
+        self._replace(
+            "examples",
+            (
+                examples_table(layer.layer_id, kind, tokens, values)
+                for layer in layers
+                for kind, (tokens, values) in layer.examples.items()
+            ),
+        )
+        self._replace(
+            "mamba_delta",
+            (
+                mamba_delta_table(self.layers[layer.layer_id].layer, layer.delta)
+                for layer in layers
+                if layer.delta is not None
+            ),
+        )
 
-    def _replace(self, table: str, rows: pa.Table) -> None:
-        self._empty(table)
-        self._append(table, rows)
-
-    def _empty(self, table: str) -> None:
+    def _replace(self, table: str, rows: Iterable[pa.Table]) -> None:
         self._connection.execute(f"DELETE FROM {quoted(table)}")
         self._digests[table] = Digest()
+        self._append(table, rows)
 
-    def _append(self, table: str, rows: pa.Table) -> None:
+    def _append(self, table: str, rows: Iterable[pa.Table]) -> None:
+        digest = self._digests.get(table, Digest())
         for piece in _pieces(rows):
             self._connection.register("incoming", piece)
             self._connection.execute(f"INSERT INTO {quoted(table)} BY NAME SELECT * FROM incoming")
             self._connection.unregister("incoming")
-        self._digests[table] = self._digests.get(table, Digest()) + digest_of(rows)
+            digest += digest_of(piece)
+        self._digests[table] = digest
 
 
-def _pieces(rows: pa.Table) -> Iterator[pa.Table]:
-    """Rows as many at a time as DuckDB can take within its memory."""
-    step = max(1, rows.num_rows * PIECE // max(1, rows.nbytes))
-    for start in range(0, rows.num_rows, step):
-        yield rows.slice(start, step)
+def _pieces(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Tables of the same columns, put together or cut to what DuckDB can take within its memory: a statement of its own
+    for each of many small ones would take longer than their rows.
+    """
+    waiting: list[pa.Table] = []
+    held = 0
+    for rows in tables:
+        step = max(1, rows.num_rows * PIECE // max(1, rows.nbytes))
+        for start in range(0, rows.num_rows, step):
+            piece = rows.slice(start, step)
+            size = piece.nbytes
+            if held + size > PIECE:
+                yield from _together(waiting)
+                waiting, held = [], 0
+            waiting.append(piece)
+            held += size
+    yield from _together(waiting)
+
+
+def _together(tables: list[pa.Table]) -> Iterator[pa.Table]:
+    """Tables of the same columns as one, if there are any."""
+    if tables:
+        yield pa.concat_tables(tables).unify_dictionaries().combine_chunks()
 
 
 def _hole_share(path: Path) -> float:

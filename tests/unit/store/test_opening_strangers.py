@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pytest
 from hostile_files import LIES, NAMES, PROGRAMS, make
 from sampled import sampled
@@ -118,7 +119,6 @@ def test_a_linked_run_is_read_with_its_log(planted_runs: Path, tmp_path: Path) -
     [
         "DROP TABLE result; CREATE VIEW result AS SELECT * FROM read_text('{secret}')",
         "CREATE VIEW more AS SELECT * FROM read_text('{secret}')",
-        "CREATE MACRO lower(x) AS 1",
         "CREATE TABLE more (a INTEGER, b INTEGER GENERATED ALWAYS AS (a + 1))",
         "CREATE TABLE more (a INTEGER DEFAULT 3)",
         "CREATE TABLE more (a INTEGER PRIMARY KEY)",
@@ -133,6 +133,46 @@ def test_a_kept_result_that_was_changed_counts_as_none(statement: str, secret: P
         connection.execute(statement.replace("{secret}", str(secret)))
     assert find_result(path.parent, "delta", {}, "a") is None
     assert list_results(path.parent) == ()
+
+
+@pytest.mark.parametrize("name", ["max(x)", "lower(x)", "duckdb_tables()", "json(x)"])
+def test_a_macro_in_a_kept_result_is_never_called(name: str, tmp_path: Path) -> None:
+    rows = pa.table({"a": [1, 2]})
+    kept = keep_result(tmp_path / "run.results", "delta", {"k": 1}, {"d": "e"}, run_id="a", tables={"more": rows})
+    with duckdb.connect(str(kept.path)) as connection:
+        connection.execute(f"CREATE MACRO {name} AS {'TABLE SELECT 7 AS a' if name.endswith('()') else '7'}")
+    found = find_result(kept.path.parent, "delta", {"k": 1}, "a")
+    assert found == kept
+    assert found.table("more").equals(rows)
+    assert list_results(kept.path.parent) == (kept,)
+
+
+@pytest.mark.parametrize("way", ["in place", "by another file", "in a log"])
+def test_what_was_a_run_and_has_changed_is_looked_at_again(way: str, planted_runs: Path, tmp_path: Path) -> None:
+    """Also where size and time of the last change are as before."""
+    path, other = tmp_path / "run.duckdb", tmp_path / "other.duckdb"
+    shutil.copy2(planted_runs / "stats.duckdb", path)
+    for _ in range(2):
+        with RunFile.open(path) as run:
+            assert run.tokens == 1200
+    before = path.stat()
+    changed = other if way == "by another file" else path
+    if changed is other:
+        shutil.copy2(path, other)
+    connection = duckdb.connect(str(changed))
+    if way == "in a log":
+        connection.execute("PRAGMA disable_checkpoint_on_shutdown")
+    connection.execute("CREATE MACRO max(x) AS 42")
+    connection.close()
+    if changed is other:
+        os.replace(other, path)
+    with open(path, "ab") as file:
+        file.truncate(max(before.st_size, path.stat().st_size))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(NotARun, match="macro 'max'"):
+        RunFile.open(path)
+    with pytest.raises(NotARun, match="macro 'max'"):
+        Console(path)
 
 
 def test_the_instance_that_reads_reaches_nothing_else(planted_runs: Path, secret: Path) -> None:

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "capture"))
 from recorded import LAYERS, Arrays, make_arrays, record_arrays  # noqa: E402
 
 from nfinspect.capturing.arrays import array_info
-from nfinspect_store import connect, layout, migrate_run, migrations, schema
+from nfinspect_store import connect, layout, migrate_run, migrations, reader, schema
 from nfinspect_store.errors import (
     NotARun,
     RequestError,
@@ -186,15 +186,25 @@ def test_a_log_left_behind_does_not_get_into_a_new_run(tmp_path: Path) -> None:
         np.testing.assert_array_equal(run.activations("mlp", 1), arrays.layer(1))
 
 
-def test_little_is_held_of_a_run_while_its_values_stream(old_run: Path) -> None:
-    """A stream that is given up leaves nothing changed: the limit is that of an instance of its own."""
+def test_little_is_held_of_a_run_while_its_values_stream(old_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that is given up leaves nothing changed: the limit is that of an instance of its own, where the file is
+    so large that there is need of one.
+    """
     limit = "SELECT current_setting('memory_limit')"
     with RunFile.open(old_run) as run:
         before = run.sql(limit).fetchall()
         passing = run.blocks(LAYERS[0])
         next(passing)
         assert run.sql(limit).fetchall() == before
-        assert run._streaming_connection().execute(limit).fetchall() == [("953.6 MiB",)]
+        passing.close()
+        assert run._second is None
+    monkeypatch.setattr(reader, "SMALL", old_run.stat().st_size - 1)
+    with RunFile.open(old_run) as run:
+        passing = run.blocks(LAYERS[0])
+        next(passing)
+        assert run.sql(limit).fetchall() == before
+        assert run._second is not None
+        assert run._second.execute(limit).fetchall() == [("953.6 MiB",)]
         passing.close()
 
 
