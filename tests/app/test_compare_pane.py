@@ -169,6 +169,7 @@ async def test_what_a_run_lacks_is_said_and_made(start: Start, tmp_path: Path) -
         engine.close()
 
 
+@pytest.mark.slow
 async def test_leaving_does_not_stop_the_next_run(start: Start, tmp_path: Path) -> None:
     store = tmp_path / "store"
     write(store, "one", 1)

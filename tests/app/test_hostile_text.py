@@ -191,6 +191,7 @@ def test_tones_stay_with_their_words(glyphs: object) -> None:
 SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\\\)|P[^\x1b]*\x1b\\\\|[ -/]*[0-~])")
 
 
+@pytest.mark.slow
 def test_what_a_real_terminal_is_sent(poisoned: Path) -> None:
     terminal = Terminal(poisoned, "planted", size=(120, 40))
     try:

@@ -6,6 +6,7 @@ import pytest
 from analysed_run import keep_analyses, write_study
 from app_driver import Driven, Start
 from fake_engine import FakeEngine
+from sampled import sampled
 from test_lens_pane import keep as keep_lens
 from test_making_analyses import go
 
@@ -28,7 +29,7 @@ def analysed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store
 
 
-@pytest.mark.parametrize("size", [(60, 15), (60, 18), (80, 20)], ids=["60x15", "60x18", "80x20"])
+@pytest.mark.parametrize("size", sampled([(60, 15), (60, 18), (80, 20)], every=3))
 async def test_rows_are_always_in_sight(start: Start, analysed: Path, size: tuple[int, int]) -> None:
     engine = LateEngine(analysed)
     try:

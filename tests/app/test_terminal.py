@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
+import pytest
 from terminal import Terminal
 from test_making_analyses import SLOW
 
@@ -67,6 +68,7 @@ def test_sigterm_asks_nothing_and_ends_a_command(store: Path) -> None:
         assert not commands_about(store)
 
 
+@pytest.mark.slow
 def test_nothing_is_sent_while_idle(store: Path) -> None:
     with opened(store) as terminal:
         for keys in ("n", "\r"):
@@ -75,6 +77,7 @@ def test_nothing_is_sent_while_idle(store: Path) -> None:
             assert terminal.read(2.0) == b"", f"after {keys!r}"
 
 
+@pytest.mark.slow
 def test_a_key_is_answered_with_few_bytes(store: Path) -> None:
     with opened(store, size=(200, 50)) as terminal:
         terminal.send("n")
@@ -120,6 +123,7 @@ def test_an_analysis_is_made_by_a_command_and_read(store: Path) -> None:
         assert list((store / "planted.results").glob("ngrams-*.duckdb"))
 
 
+@pytest.mark.slow
 def test_runs_are_marked_and_compared(store: Path) -> None:
     with opened(store, "") as terminal:
         terminal.wait_for("planted  ")
@@ -171,6 +175,7 @@ def test_quitting_ends_a_command(store: Path) -> None:
         assert not commands_about(store)
 
 
+@pytest.mark.slow
 def test_every_pane_of_a_run_without_values(store: Path) -> None:
     with opened(store, "stats") as terminal:
         for keys, expected in (
@@ -187,6 +192,7 @@ def test_every_pane_of_a_run_without_values(store: Path) -> None:
             assert "unexpected" not in terminal.text
 
 
+@pytest.mark.slow
 def test_ascii_and_no_colour(store: Path) -> None:
     with opened(store, options="{'ascii': True, 'mouse': False}", NO_COLOR="1") as terminal:
         terminal.send("n\r")

@@ -147,9 +147,8 @@ def test_a_fast_capture_that_is_killed_loses_one_segment_of_bytes(
     assert_same_run(store / "r.duckdb", tmp_path / "whole" / "r.duckdb")
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGTERM, signal.SIGHUP))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_finishes_the_segment_and_says_how_to_go_on(
     number: signal.Signals, gpt2_dir: Path, tmp_path: Path, text: Path
 ) -> None:

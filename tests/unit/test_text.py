@@ -46,6 +46,7 @@ def test_marks_do_not_pile_up() -> None:
     assert visible("a" + "\u0301" * 5) == "a" + "\u0301" * 3 + "\\u0301" * 2
 
 
+@pytest.mark.slow
 def test_every_character_comes_out_on_one_line_and_harmless() -> None:
     shown = visible("".join(map(chr, range(0x110000))))
     assert len(shown.splitlines()) == 1
@@ -57,6 +58,7 @@ def test_ascii_only() -> None:
     assert visible("é\n日", ascii_only=True) == "\\xe9\\x0a\\u65e5"
 
 
+@pytest.mark.slow
 def test_what_is_visible_stays_as_it_is() -> None:
     every = visible("".join(f"a{chr(i)}" for i in range(0x110000)))
     assert visible(every) == every
