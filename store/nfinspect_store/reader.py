@@ -41,7 +41,7 @@ class RunFile(RunTables):
             _refuse_cut_short(path, connection)
             with translated(path):
                 check_contents(connection, path)
-            return cls(path, connection)
+                return cls(path, connection)
         except BaseException:
             connection.close()
             raise
