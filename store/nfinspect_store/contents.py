@@ -1,4 +1,4 @@
-"""What every reader relies on of a run's two small tables, `run` and `layers`: checked when the file is opened.
+"""What every reader relies on of a run's small tables, `run`, `layers` and `prompts`: checked when the file is opened.
 
 From here come the sizes of arrays and the ranges of ids; a stranger's file may say anything. All other tables are too
 large to be gone through at every opening: verify.py does that.
@@ -18,6 +18,9 @@ FIRINGS = ("positive", "gate", "scale")
 ROWS_PER_BYTE = 4
 """More neurons or tokens for each byte of the file than any capture writes: they would be made by compression alone."""
 
+FEW = 2**16
+"""Tokens that a prompt may claim beyond the run's: verify tells of some too many, and an array of so many is small."""
+
 READ_RUN = "SELECT run_id, name, kind, model, status, created_at, settings FROM run LIMIT 2"
 VALUES_PER_BYTE = 8
 """Likewise values, which take four bytes each where they are kept."""
@@ -28,6 +31,10 @@ READ_LAYERS = (
 READ_SIZES = """
 SELECT (SELECT count(*) FROM tokens), (SELECT count(*) FROM prompts), (SELECT sum(neurons) FROM layers),
        settings->>'keep' FROM run
+"""
+READ_PROMPTS = """
+SELECT coalesce(min(least(first_token, prompt_tokens, tokens)), 0),
+       coalesce(max(greatest(first_token + tokens, prompt_tokens)), 0) FROM prompts
 """
 
 
@@ -85,6 +92,9 @@ def _of_sizes(connection: duckdb.DuckDBPyConnection, path: Path) -> str | None:
     log = path.with_name(f"{path.name}.wal")
     size = path.stat().st_size + (log.stat().st_size if log.exists() else 0)
     values = 0 if keep == "stats" else tokens * neurons
+    first, last = connection.execute(READ_PROMPTS).fetchall()[0]
+    if first < 0 or last > max(2 * tokens, FEW):
+        return f"a prompt reaches from token {first} to {last}, and it holds {tokens} tokens"
     if max(tokens, prompts, neurons) > ROWS_PER_BYTE * size or values > VALUES_PER_BYTE * size:
         return f"{tokens} tokens, {prompts} prompts and {neurons} neurons are more than a file of its size can hold"
     return None
