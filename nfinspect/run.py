@@ -7,13 +7,13 @@ from nfinspect_store.addresses import Address
 from nfinspect_store.reader import RunFile
 
 if TYPE_CHECKING:
+    from nfinspect.analyses.positions import PositionAnalysis
     from nfinspect.analysis.delta import Delta
     from nfinspect.analysis.health import NetworkReport
     from nfinspect.analysis.neuron import NeuronDetail
     from nfinspect.analysis.neurons import NeuronPage
     from nfinspect.analysis.ngrams import NgramAnalysis
     from nfinspect.analysis.overlap import Overlap
-    from nfinspect.analysis.positions import PositionAnalysis
     from nfinspect.analysis.trace import Trace
 
 
@@ -58,8 +58,8 @@ class Run(RunFile):
         return ngrams(self, n, **options)
 
     def positions(self, length: int | None = None, **options: Any) -> "PositionAnalysis":
-        """Positional neurons and their profiles. options: those of nfinspect.analysis.positions.positions."""
-        from nfinspect.analysis.positions import positions
+        """Positional neurons and their profiles. options: those of nfinspect.analyses.positions.positions."""
+        from nfinspect.analyses.positions import positions
 
         return positions(self, length, **options)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nfinspect.analysis.history import Reading
-from nfinspect.figures.style import blank, line, require_matplotlib, save
+from nfinspect.present.style import blank, line, require_matplotlib, save
 
 if TYPE_CHECKING:
     from nfinspect_samples.dying_relu import Example

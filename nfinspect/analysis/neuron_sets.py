@@ -1,13 +1,13 @@
 """Named sets of neurons: from a file, by kind, from a trace. What is cut out in an ablation is such a set.
 
-The kinds are those of nfinspect.analysis.kinds: `dead`, `positional`, `dead+positional`.
+The kinds are those of nfinspect.analyses.kinds: `dead`, `positional`, `dead+positional`.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nfinspect.analysis.kinds import find_kind
+from nfinspect.analyses.kinds import find_kind
 from nfinspect.analysis.trace import trace
 from nfinspect_store.addresses import Address, parse_address
 from nfinspect_store.errors import RequestError

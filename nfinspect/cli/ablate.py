@@ -216,7 +216,7 @@ def _short(value: float | None, digits: int) -> str:
 
 def _check_share(share: float | None, kinds: Sequence[str]) -> None:
     """Raises RequestError for a share where no set has a strength to take it by."""
-    from nfinspect.analysis.kinds import KEPT_KINDS, check_kinds
+    from nfinspect.analyses.kinds import KEPT_KINDS, check_kinds
 
     if share is None:
         return

@@ -7,9 +7,10 @@ import click
 
 from nfinspect import output
 from nfinspect.analysis.attention_scores import METHODS, TOP
+from nfinspect.analysis.ticks import Tick
 from nfinspect.cli.capture import layer_list, prompt_column_options, prompt_file
 from nfinspect.cli.hub_text import text_path
-from nfinspect.cli.long_work import Made, Tick, find_or_compute, recompute_option
+from nfinspect.cli.long_work import find_or_compute, recompute_option
 from nfinspect.cli.options import (
     bos_option,
     chat_option,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from nfinspect.capturing.prompts import PromptIds
     from nfinspect.capturing.request import CaptureRequest
     from nfinspect.models import Bos, LoadedModel
+    from nfinspect.results import Made
     from nfinspect_store.reader import RunFile
     from nfinspect_store.results import Result
 
@@ -172,7 +174,7 @@ def attention_of_run(
     chosen = chosen_layers(file, site, layers)
     place, numbers = chosen[0].site, [layer.layer for layer in chosen]
 
-    def compute(tick: Tick) -> Made:
+    def compute(tick: Tick) -> "Made":
         from nfinspect.experiments.attention import attention as analyse
         from nfinspect.experiments.run_text import spread_prompts
         from nfinspect.models import TokenTexts
@@ -215,7 +217,7 @@ def _of_files(request: "CaptureRequest", method: "Method", site: str | None, rec
         "device": request.device,
     }
 
-    def compute(tick: Tick) -> Made:
+    def compute(tick: Tick) -> "Made":
         found = _made(request, method, site, tick)
         return found.to_json(), found.tables()
 

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nfinspect import output
 from nfinspect.analysis.ngram_words import NGRAM_WORDS
+from nfinspect.cli.analysis import column, written
+from nfinspect.cli.long_work import CommandLine
 from nfinspect.cli.ngrams import kept_ngrams
 from nfinspect.cli.options import opened
-from nfinspect.cli.positions import kept_positions
-from nfinspect.cli.tables import Column, figure, percent, table, wrapped
+from nfinspect.cli.tables import Column, percent, table, wrapped
 from nfinspect_store.errors import NfinspectError
 
 if TYPE_CHECKING:
+    from nfinspect.analyses.spec import AnalysisSpec
     from nfinspect.analysis.ngrams import NgramAnalysis
-    from nfinspect.analysis.positions import PositionAnalysis
     from nfinspect_store.reader import RunFile
 
 Found = TypeVar("Found")
@@ -53,30 +54,39 @@ def compare_ngrams(
         output.lines(compared_ngram_lines(found))
 
 
-def compare_positions(
-    store: str | None,
-    names: Sequence[str],
-    length: int | None,
-    site: str | None,
-    layers: Sequence[int] | None,
-    allow_few: bool,
-    recompute: bool,
-    as_json: bool,
-) -> None:
-    """Print the positional neurons of several runs."""
+def compare(spec: "AnalysisSpec", store: str | None, names: Sequence[str], as_json: bool, **asked: Any) -> None:
+    """Print an analysis of several runs. asked: of nfinspect.results.find_or_compute."""
+    from nfinspect.results import find_or_compute
+
     with opened_runs(store, names) as files:
-        found = _of_each(
-            files, lambda file: kept_positions(file, length, site, layers, allow_few=allow_few, recompute=recompute)[1]
-        )
+        found = _of_each(files, lambda file: find_or_compute(spec, file, reporter=CommandLine(), **asked)[1])
     for name, one in found.items():
-        for text in one.notes:
+        for text in spec.notes(one):
             output.note(f"{name}: {text}")
-    if any(one.held_back for one in found.values()):
-        output.note("--allow-few lists them")
+    for offered in dict.fromkeys(filter(None, map(spec.offers, found.values()))):
+        output.note(f"{offered} lists them")
     if as_json:
-        output.document({"runs": [_document(name, one.to_json()) for name, one in found.items()]})
+        output.document({"runs": [_document(name, spec.document(one)) for name, one in found.items()]})
     else:
-        output.lines(compared_position_lines(found))
+        output.lines(compared_lines(spec, found))
+
+
+def compared_lines(spec: "AnalysisSpec", found: Mapping[str, Any]) -> list[str]:
+    """The runs for people: in short, then by depth."""
+    comparison = spec.comparison
+    assert comparison is not None
+    columns = [Column("run", text=True), Column("site", text=True, spare=1), *map(column, comparison.facts)]
+    rows = [
+        (name, one.site, *(written(field, field.of(one)) for field in comparison.facts)) for name, one in found.items()
+    ]
+    layers = _by_depth(found, lambda layer: [written(field, field.of(layer)) for field in comparison.layers])
+    return [
+        *wrapped(f"{spec.title} of {len(found)} runs"),
+        *table(columns, rows),
+        "",
+        *wrapped("By depth: 0 is the first layer, 1 the last"),
+        *table([*RUN_COLUMNS, *map(column, comparison.layers)], layers),
+    ]
 
 
 def compared_ngram_lines(found: "Mapping[str, NgramAnalysis]") -> list[str]:
@@ -126,49 +136,6 @@ def compared_ngram_lines(found: "Mapping[str, NgramAnalysis]") -> list[str]:
         "",
         *wrapped(f"Neurons that fired, by the fewest {word}s that hold 95% of their activations"),
         *table([Column("run", text=True), *(Column(name) for name in buckets)], shares),
-    ]
-
-
-def compared_position_lines(found: "Mapping[str, PositionAnalysis]") -> list[str]:
-    """The runs for people: in short, then by depth."""
-    columns = [
-        Column("run", text=True),
-        Column("site", text=True, spare=1),
-        Column("sequences"),
-        Column("tokens each"),
-        Column("neurons"),
-        Column("positional"),
-        Column("highest"),
-    ]
-    rows = [
-        (
-            name,
-            one.site,
-            one.sequences,
-            one.length,
-            _sum(one, "neurons"),
-            len(one.neurons),
-            figure(one.neurons[0].mutual_information, 3) if one.neurons else "-",
-        )
-        for name, one in found.items()
-    ]
-    types = list(next(iter(found.values())).layers[0].types)
-    by_depth = [Column("positional"), Column("% of layer"), Column("strong"), *(Column(x, spare=1) for x in types)]
-    layers = _by_depth(
-        found,
-        lambda layer: (
-            layer.positional,
-            percent(layer.positional / layer.neurons),
-            layer.strong,
-            *layer.types.values(),
-        ),
-    )
-    return [
-        *wrapped(f"Positional neurons of {len(found)} runs"),
-        *table(columns, rows),
-        "",
-        *wrapped("By depth: 0 is the first layer, 1 the last"),
-        *table([*RUN_COLUMNS, *by_depth], layers),
     ]
 
 

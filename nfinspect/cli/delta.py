@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import click
 
 from nfinspect import output
+from nfinspect.analysis.ticks import Tick
 from nfinspect.cli.capture import layer_list
-from nfinspect.cli.long_work import Made, Tick, find_or_compute, recompute_option
+from nfinspect.cli.long_work import find_or_compute, recompute_option
 from nfinspect.cli.options import json_option, opened, run_argument, site_option, store_option
 from nfinspect.cli.run_model import named_model, run_model
 from nfinspect.cli.tables import Column, figure, table, wrapped
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from nfinspect.analysis.delta import Delta
     from nfinspect.analysis.mamba_channels import ChannelRow
     from nfinspect.analysis.substitution import Substitution
+    from nfinspect.results import Made
     from nfinspect_store.reader import RunFile
     from nfinspect_store.results import Result
     from nfinspect_store.types import Layer
@@ -100,7 +102,7 @@ def kept_delta(
     where = {"site": chosen[0].site, "layers": [layer.layer for layer in chosen]}
     settings = {**where, "min_ratio": min_ratio, "min_step": min_step}
 
-    def make(tick: Tick) -> Made:
+    def make(tick: Tick) -> "Made":
         found = analyse(file, site, layers, min_ratio=min_ratio, min_step=min_step, tick=tick)
         return found.to_json(), {}
 
@@ -120,7 +122,7 @@ def _substitution(
     named_model(file, model, "substitution")
     site, numbers = layers[0].site, [layer.layer for layer in layers]
 
-    def make(tick: Tick) -> Made:
+    def make(tick: Tick) -> "Made":
         from nfinspect.experiments.substitution import substitution_sensitivity
 
         loaded = run_model(file, model, "substitution")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from nfinspect import __version__, output
+from nfinspect.analyses import names, spec
 from nfinspect_store.paths import expanded
 
 COMMANDS = {
@@ -24,7 +25,7 @@ COMMANDS = {
     "trace": "concepts",
     "overlap": "concepts",
     "ngrams": "ngrams",
-    "positions": "positions",
+    "positions": "",
     "delta": "delta",
     "attention": "attention",
     "logits": "logits",
@@ -36,16 +37,25 @@ COMMANDS = {
     "export": "data",
     "report": "report",
 }
-"""Command to the module of nfinspect.cli that has it."""
+"""Command to the module of nfinspect.cli that has it; to nothing where the command is made of an analysis' spec."""
+
+
+def commands() -> tuple[str, ...]:
+    """Every command, in the order of the help: analyses that have no place above come last."""
+    return tuple(dict.fromkeys([*COMMANDS, *names()]))
 
 
 class Commands(click.Group):
     """Imports a command's module when the command is asked for; a first argument that is none is a store."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(commands())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in names():
+            from nfinspect.cli.analysis import analysis_command
+
+            return analysis_command(spec(cmd_name))
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"nfinspect.cli.{COMMANDS[cmd_name]}")
@@ -62,7 +72,7 @@ class Commands(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         places = self._arguments(args)
-        if places and args[places[0]] not in COMMANDS:
+        if places and args[places[0]] not in commands():
             first = places[0]
             given, rest = args[first], [args[place] for place in places[1:]]
             if rest or not os.path.exists(expanded(given)):
@@ -87,10 +97,10 @@ class Commands(click.Group):
 def neither(given: str, rest: list[str]) -> str:
     """Why the first argument is no command and no store."""
     if os.path.exists(expanded(given)):  # with something behind it
-        command = next((word for word in rest if word in COMMANDS), None)
+        command = next((word for word in rest if word in commands()), None)
         meant = f"nfinspect {command} … --store {given}" if command else f"nfinspect {given} opens it"
         return f"expected a command, found {given!r}, which is a store, and more behind it: {meant}"
-    close = difflib.get_close_matches(given, COMMANDS, n=1)
+    close = difflib.get_close_matches(given, commands(), n=1)
     if close:
         return f"no command and no store is called {given!r}: did you mean {close[0]}?"
     if any(mark in given for mark in ("/", "~", ".")):

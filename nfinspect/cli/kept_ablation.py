@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nfinspect.cli.long_work import Made, Tick, find_or_compute
+from nfinspect.analysis.ticks import Tick
+from nfinspect.cli.long_work import find_or_compute
 from nfinspect.cli.run_model import difference_from_run
 from nfinspect.model_files import lasting_name, weights_stamp
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from nfinspect.analysis.neuron_sets import NeuronSet
     from nfinspect.experiments.documents import Corpus
     from nfinspect.models import LoadedModel
+    from nfinspect.results import Made
     from nfinspect_store.reader import RunFile
     from nfinspect_store.results import Result
 
@@ -57,7 +59,7 @@ def kept_ablation(
     """
     settings = {**of_text, **asdict(how), "sets": {one.name: [str(a) for a in one.addresses] for one in sets}}
 
-    def compute(tick: Tick) -> Made:
+    def compute(tick: Tick) -> "Made":
         from nfinspect.experiments.ablation_table import ablate
 
         loaded = load()

@@ -5,23 +5,40 @@ from typing import TYPE_CHECKING
 
 from nfinspect import output
 from nfinspect.cli.delta import kept_delta
+from nfinspect.cli.long_work import CommandLine
 from nfinspect.cli.ngrams import kept_ngrams
-from nfinspect.cli.positions import kept_positions
 from nfinspect.cli.tables import Column, figure, table, wrapped
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
-    from nfinspect.analysis.kind_overlap import KindOverlap
+    from nfinspect.analyses.kind_overlap import KindOverlap
+    from nfinspect.analyses.spec import AnalysisSpec, Options
     from nfinspect_store.reader import RunFile
 
-FROM_THE_STORE: dict[str, "Callable[[RunFile, str | None], object]"] = {
-    "positional": lambda file, site: kept_positions(file, None, site),
+OWN_COMMANDS: dict[str, "Callable[[RunFile, str | None], object]"] = {
     "delta": lambda file, site: kept_delta(file, site),
     "ngrams1": lambda file, site: kept_ngrams(file, 1, site),
     "ngrams2": lambda file, site: kept_ngrams(file, 2, site),
     "ngrams3": lambda file, site: kept_ngrams(file, 3, site),
 }
-"""Kinds whose analysis needs no model, and what makes and keeps it; a bare `ngram` asks for what is there."""
+"""Kinds whose analysis has a command of its own, and what makes and keeps it; `ngram` asks for what is there."""
+
+
+def makers() -> dict[str, "Callable[[RunFile, str | None], object]"]:
+    """Kinds whose analysis needs no model, and what makes and keeps it."""
+    from nfinspect.analyses import specs
+
+    def maker(spec: "AnalysisSpec", options: "Options") -> "Callable[[RunFile, str | None], object]":
+        def make(file: "RunFile", site: str | None) -> object:
+            from nfinspect.results import find_or_compute
+
+            return find_or_compute(spec, file, site, reporter=CommandLine(), **options)
+
+        return make
+
+    known = {kind.name: maker(spec, kind.options) for spec in specs() if spec.needs == "run" for kind in spec.kinds}
+    return {**known, **OWN_COMMANDS}
+
 
 SHOWN = 8
 """Shared neurons in a line for people; the JSON has all of them."""
@@ -29,18 +46,18 @@ SHOWN = 8
 
 def show_kinds(file: "RunFile", kinds: str, site: str | None, top: int | None, as_json: bool) -> None:
     """Print the overlap of kinds `A,B,C`, after the analyses that are missing and need no model."""
+    from nfinspect.analyses.kind_overlap import overlap_of_kinds
+    from nfinspect.analyses.kinds import check_kinds, newest
     from nfinspect.analysis.attention_scores import TOP
-    from nfinspect.analysis.kind_overlap import overlap_of_kinds
-    from nfinspect.analysis.kinds import check_kinds, newest
 
     names = [name.strip() for name in kinds.split(",") if name.strip()]
     parts = {part for name in names for part in check_kinds(name)}
     if len(names) < 2:
         raise RequestError(f"expected two kinds or more, as in --kinds dead,positional; found {kinds!r}")
     place = file.resolve_site(site)
-    for part in (part for part in FROM_THE_STORE if part in parts):
-        if newest(file, part, place) is None:
-            FROM_THE_STORE[part](file, site)
+    for part, make in makers().items():
+        if part in parts and newest(file, part, place) is None:
+            make(file, site)
     found = overlap_of_kinds(file, names, site, top or TOP)
     for note in found.notes:
         output.note(note)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nfinspect import output
-from nfinspect.cli.long_work import Made, find_or_compute, recompute_option
+from nfinspect.cli.long_work import find_or_compute, recompute_option
 from nfinspect.cli.options import bos_option, chat_option, full_name, json_option, model_options, opened
 from nfinspect.cli.run_model import loaded_model, run_model
 from nfinspect.cli.tables import Column, figure, percent, table, wrapped
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from nfinspect.experiments.logits import NeuronLogits
     from nfinspect.models import Bos, LoadedModel
+    from nfinspect.results import Made
 
 
 @click.command()
@@ -101,7 +102,7 @@ def _lens(
     """The document of the lens: kept with RUN, or in the store; with neither it is made and not kept."""
     asked = {"prompt": prompt, "positions": positions, "top": top, "bos": bos, "chat": chat}
 
-    def found(load: "Callable[[], LoadedModel]") -> Made:
+    def found(load: "Callable[[], LoadedModel]") -> "Made":
         from nfinspect.experiments.lens import logit_lens
 
         return logit_lens(load(), prompt, top, positions=positions, bos=bos, chat=chat).to_json(), {}

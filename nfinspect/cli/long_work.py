@@ -4,7 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,17 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from nfinspect import output
+from nfinspect.analysis.ticks import Tick
 from nfinspect.cli.tables import duration
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
+    from nfinspect.results import Made
     from nfinspect_store.results import Result
-
-Tick = Callable[[int, int], None]
-
-Made = tuple[Mapping[str, Any], Mapping[str, "pa.Table"]]
-"""A document as `--json` prints it, and what else is kept with it."""
 
 Analysis = TypeVar("Analysis")
 
@@ -94,35 +89,30 @@ def _noting_ctrl_c(pressed: list[int]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+class CommandLine:
+    """What long work says on stderr: a line of progress, and where a result is from."""
+
+    def note(self, text: str) -> None:
+        output.note(text)
+
+    def progress(self, what: str) -> AbstractContextManager[Tick]:
+        return progress(what)
+
+
 def find_or_compute(
     folder: Path,
     kind: str,
     settings: Mapping[str, Any],
     run_id: str | None,
-    compute: Callable[[Tick], Made],
+    compute: "Callable[[Tick], Made]",
     read: "Callable[[Result], Analysis]",
     *,
     recompute: bool,
     what: str,
 ) -> "tuple[Result, Analysis]":
-    """The kept result of these settings, or a new one, which is kept; and what `read` makes of it.
+    """nfinspect.results.keep_or_find for who sits at a terminal."""
+    from nfinspect.results import keep_or_find
 
-    One that cannot be read is computed again. Raises StorageFull, before the work if it can, and what `compute` raises.
-    """
-    from nfinspect_store.errors import StoreError
-    from nfinspect_store.results import check_keeping, find_result, keep_result
-
-    if not recompute and (found := find_result(folder, kind, settings, run_id)) is not None:
-        try:
-            analysis = read(found)
-        except (KeyError, TypeError, ValueError, AttributeError, StoreError):  # not what this version keeps
-            output.note(f"{found.path} cannot be read: it is computed again")
-        else:
-            made = f"{found.made_at:%Y-%m-%d %H:%M} UTC ({found.path})"
-            output.note(f"kept from {made}; --recompute computes it again")
-            return found, analysis
-    check_keeping(folder)
-    with progress(what) as tick:
-        document, tables = compute(tick)
-    result = keep_result(folder, kind, settings, output.plain(document), run_id=run_id, tables=tables)
-    return result, read(result)
+    return keep_or_find(
+        folder, kind, settings, run_id, compute, read, recompute=recompute, what=what, reporter=CommandLine()
+    )

@@ -7,8 +7,9 @@ import click
 
 from nfinspect import output
 from nfinspect.analysis.ngram_words import NGRAM_WORDS
+from nfinspect.analysis.ticks import Tick
 from nfinspect.cli.capture import layer_list
-from nfinspect.cli.long_work import Made, Tick, find_or_compute, recompute_option
+from nfinspect.cli.long_work import find_or_compute, recompute_option
 from nfinspect.cli.options import (
     json_option,
     one_run,
@@ -27,6 +28,7 @@ from nfinspect_store.errors import NfinspectError, RequestError
 if TYPE_CHECKING:
     from nfinspect.analysis.ngrams import CoveredNgram, NgramAnalysis
     from nfinspect.models import LoadedModel
+    from nfinspect.results import Made
     from nfinspect_store.reader import RunFile
     from nfinspect_store.results import Result
 
@@ -85,7 +87,7 @@ def kept_ngrams(
     chosen = chosen_layers(file, site, layers)
     settings = {"n": n, "site": chosen[0].site, "layers": [layer.layer for layer in chosen]}
 
-    def make(tick: Tick) -> Made:
+    def make(tick: Tick) -> "Made":
         return analyse(file, n, site, layers, tick).to_json(), {}
 
     folder, what = run_results(file.path), f"{NGRAM_WORDS[n]} detectors"

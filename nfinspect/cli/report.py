@@ -22,11 +22,15 @@ from nfinspect.text import model_name
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
-    from nfinspect.figures.charts import Section
+    from nfinspect.present.charts import Section
     from nfinspect_store.reader import RunFile
 
-COMPARED = ("ngrams1", "positional")
-"""Kinds of neurons whose analyses are drawn of several runs."""
+
+def compared_kinds() -> tuple[str, ...]:
+    """Kinds of neurons whose analyses are drawn of several runs."""
+    from nfinspect.analyses import specs
+
+    return ("ngrams1", *(one.kinds[0].name for one in specs() if one.comparison and one.comparison.figure))
 
 
 @click.command()
@@ -58,7 +62,7 @@ def report(
     from nfinspect.figures.compare import check_runs
     from nfinspect.figures.folder import check_directory
     from nfinspect.figures.report import write_report
-    from nfinspect.figures.style import require_matplotlib
+    from nfinspect.present.style import require_matplotlib
 
     names = [one_run(run)] if runs is None else check_runs(run_names(run, runs))
     if model is not None and not with_model:
@@ -116,7 +120,7 @@ def compared_part(
         parts = {}
         for name, file in files.items():
             place = file.resolve_site(site)
-            parts[name] = Part(file, place, make_from_run(file, place, COMPARED))
+            parts[name] = Part(file, place, make_from_run(file, place, compared_kinds()))
         with progress("reading results") as tick:
             sections = compared_sections(parts, tick)
         facts = {}

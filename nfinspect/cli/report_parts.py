@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from nfinspect.cli.attention import RunModel, attention_of_run
 from nfinspect.cli.kept_ablation import How, ablation_of_run
-from nfinspect.cli.kinds import FROM_THE_STORE
+from nfinspect.cli.kinds import makers
 from nfinspect.cli.ngrams import keep_suppression
 from nfinspect.cli.run_model import named_model, own_dtype, run_model
 from nfinspect_store.errors import NfinspectError, RequestError, StorageFull, StoreError
@@ -18,16 +18,18 @@ CUT = ("dead", "positional", "delta", "ngrams1", "attention", "dead+positional")
 """Kinds of neurons that are cut out, where there are any: single ones, and the founding notes' pair."""
 
 
-def make_from_run(file: "RunFile", site: str, kinds: Collection[str] = tuple(FROM_THE_STORE)) -> dict[str, str]:
-    """Run the analyses of these kinds that nothing is kept of. Returns why one cannot be made, by kind."""
-    from nfinspect.analysis.kinds import newest
+def make_from_run(file: "RunFile", site: str, kinds: Collection[str] | None = None) -> dict[str, str]:
+    """Run the analyses of these kinds, of all if not given, that nothing is kept of. Returns why one cannot be made, by
+    kind.
+    """
+    from nfinspect.analyses.kinds import newest
 
     refused = {}
-    for kind in (kind for kind in FROM_THE_STORE if kind in kinds):
-        if newest(file, kind, site) is not None:
+    for kind, make in makers().items():
+        if (kinds is not None and kind not in kinds) or newest(file, kind, site) is not None:
             continue
         try:
-            FROM_THE_STORE[kind](file, site)
+            make(file, site)
         except StorageFull:
             raise
         except StoreError as error:  # the run does not hold what it takes
@@ -65,8 +67,8 @@ def make_with_model(file: "RunFile", site: str, model: str | None) -> dict[str, 
 
 def _attention(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> None:
     """The methods that nothing is kept of, over the run's own prompts."""
+    from nfinspect.analyses.kinds import kept_over_all_layers
     from nfinspect.analysis.attention_scores import METHODS
-    from nfinspect.analysis.kinds import kept_over_all_layers
 
     known = {one.document["method"] for one in kept_over_all_layers(file, "attention", site, of_model=True)}
     for method in (method for method in METHODS if method not in known):
@@ -75,7 +77,7 @@ def _attention(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> 
 
 def _suppression(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> None:
     """What the kept detectors do to the logits of their own n-grams."""
-    from nfinspect.analysis.kinds import newest
+    from nfinspect.analyses.kinds import newest
     from nfinspect.analysis.ngrams import NgramAnalysis
 
     for n in (1, 2, 3):
@@ -89,7 +91,7 @@ def _suppression(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -
 
 def _ablation(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> None:
     """Kinds of neurons cut out, on the run's own windows."""
-    from nfinspect.analysis.kinds import NoKeptResult, kept_ablations
+    from nfinspect.analyses.kinds import NoKeptResult, kept_ablations
     from nfinspect.analysis.neuron_sets import NeuronSet, set_of_kinds
 
     if kept_ablations(file, site):

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nfinspect.figures import style
-from nfinspect.figures.charts import Chart, Table, count, sentences
+from nfinspect.present import style
+from nfinspect.present.charts import Chart, Table, count, sentences
 from nfinspect.text import model_name
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import numpy as np
 
 from nfinspect.analysis.attention_scores import AttentionScores
 from nfinspect.analysis.plain import number
-from nfinspect.figures import style
-from nfinspect.figures.charts import Chart, Table, count, sentences
+from nfinspect.present import style
+from nfinspect.present.charts import Chart, Table, count, sentences
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

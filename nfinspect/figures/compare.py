@@ -11,23 +11,15 @@ from nfinspect.analysis.dead import DeadLayer
 from nfinspect.analysis.depth import depths
 from nfinspect.analysis.enough import few_tokens
 from nfinspect.analysis.ngrams import NgramAnalysis
-from nfinspect.analysis.positions import POSITIONAL, PositionAnalysis
 from nfinspect.analysis.triggers import BUCKETS
-from nfinspect.figures import style
-from nfinspect.figures.charts import Chart, Draw, Table, count, percent, sentences
 from nfinspect.figures.ngrams import COLUMNS, DEFINITION, finding, layer_rows, stacked
+from nfinspect.present import style
+from nfinspect.present.charts import RUN_COLUMNS, Chart, Draw, Table, count, percent, sentences
+from nfinspect.present.drawn import common_legend, over_depth, overlay
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-AXIS = "depth (0 first layer, 1 last layer)"
-RUN_COLUMNS = {
-    "run": "name of the run",
-    "layer": "layer, from 0",
-    "depth": "layer / (layers - 1), from 0 to 1",
-}
 
 
 def check_runs(names: list[str]) -> list[str]:
@@ -63,48 +55,7 @@ def dead_overlay(runs: Mapping[str, Sequence[DeadLayer]]) -> Chart:
         ),
         findings=tuple(findings),
         tables={"compared-dead": Table.of({**RUN_COLUMNS, **columns}, rows)},
-        draw=_draw_one("dead_percent", "dead neurons (% of the layer)"),
-    )
-
-
-def position_overlay(runs: Mapping[str, PositionAnalysis]) -> Chart:
-    """The share of positional neurons of several runs."""
-    rows = [
-        (name, x.layer, depth, x.neurons, x.positional, percent(x.positional, x.neurons), x.strong)
-        for name, found in runs.items()
-        for x, depth in zip(found.layers, depths(found.layers), strict=True)
-    ]
-    columns = {
-        "neurons": "neurons of the layer",
-        "positional": "of them positional",
-        "positional_percent": "% of the layer's neurons",
-        "strong": "of the positional ones strong",
-    }
-    findings = []
-    for name, found in runs.items():
-        neurons = sum(x.neurons for x in found.layers)
-        findings.append(
-            f"{name}: {count(len(found.neurons), 'positional neuron')} of {neurons:,}."
-            if found.neurons
-            else f"{name}: no neuron of {neurons:,} is listed as positional."
-        )
-        findings += sentences(*found.notes, of=name)
-    return Chart(
-        name="compared-positional",
-        title="Positional neurons by depth",
-        n="n = "
-        + "; ".join(
-            f"{name} {count(sum(x.neurons for x in found.layers), 'neuron')}, "
-            f"{count(found.sequences, 'sequence')} of {count(found.length, 'token')}"
-            for name, found in runs.items()
-        ),
-        text=(
-            "The share of each layer's neurons (%) whose firing tells more than "
-            f"{POSITIONAL} nats of the position of the token, over the depth of the network.",
-        ),
-        findings=tuple(findings),
-        tables={"compared-positional": Table.of({**RUN_COLUMNS, **columns}, rows)},
-        draw=_draw_one("positional_percent", "positional neurons (% of the layer)"),
+        draw=over_depth("dead_percent", "dead neurons (% of the layer)"),
     )
 
 
@@ -196,40 +147,13 @@ def _bucket_overlay(runs: Mapping[str, NgramAnalysis], n: str) -> Chart:
     )
 
 
-def _draw_one(column: str, name: str) -> Draw:
-    def draw(figure: "Figure", chart: Chart) -> None:
-        _overlay(figure.subplots(), chart.table, column, name, whole=False)
-        _legend(figure)
-
-    return draw
-
-
 def _draw_two(shown: Mapping[str, str]) -> Draw:
     def draw(figure: "Figure", chart: Chart) -> None:
         for axes, (column, name) in zip(figure.subplots(1, 2), shown.items(), strict=True):
-            _overlay(axes, chart.table, column, name, whole=not column.endswith("percent"))
-        _legend(figure)
+            overlay(axes, chart.table, column, name, whole=not column.endswith("percent"))
+        common_legend(figure)
 
     return draw
-
-
-def _overlay(axes: "Axes", table: Table, column: str, name: str, *, whole: bool = True) -> None:
-    for i, run in enumerate(dict.fromkeys(table.column("run"))):
-        rows = table.where("run", run)
-        axes.plot(rows.column("depth"), rows.column(column), label=style.label(run), **style.line(i))
-    axes.set_xlabel(AXIS)
-    axes.set_xlim(-0.04, 1.04)
-    if whole:
-        style.counted(axes, name)
-    else:
-        style.from_zero(axes, name)
-    if not any(table.column(column)):
-        axes.text(0.5, 0.5, "none in any run", transform=axes.transAxes, ha="center")
-
-
-def _legend(figure: "Figure") -> None:
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), fontsize=9, handlelength=3.5)
 
 
 def _draw_buckets(figure: "Figure", chart: Chart) -> None:

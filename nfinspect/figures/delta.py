@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nfinspect.analysis.delta import Delta
-from nfinspect.figures import style
-from nfinspect.figures.charts import Chart, Table, count, percent, sentences
+from nfinspect.present import style
+from nfinspect.present.charts import Chart, Table, count, percent, sentences
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,8 +9,8 @@ from nfinspect.analysis.classes import CLASSES, FAULTS
 from nfinspect.analysis.dead import DeadLayer
 from nfinspect.analysis.enough import few_tokens
 from nfinspect.analysis.health import NetworkReport
-from nfinspect.figures import style
-from nfinspect.figures.charts import Chart, Table, count, percent, sentences
+from nfinspect.present import style
+from nfinspect.present.charts import Chart, Table, count, percent, sentences
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

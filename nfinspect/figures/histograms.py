@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nfinspect.analysis.plain import number
-from nfinspect.figures.charts import Chart, Table, count
+from nfinspect.present.charts import Chart, Table, count
 from nfinspect_store.histogram import BINS, EDGES, MIDDLE
 from nfinspect_store.tables import RunTables
 

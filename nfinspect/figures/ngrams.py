@@ -8,8 +8,8 @@ import numpy as np
 from nfinspect.analysis.ngram_words import NGRAM_WORDS
 from nfinspect.analysis.ngrams import NgramAnalysis
 from nfinspect.analysis.triggers import BUCKETS, FEWEST_SEEN, MOST
-from nfinspect.figures import style
-from nfinspect.figures.charts import Chart, Table, count, percent, sentences
+from nfinspect.present import style
+from nfinspect.present.charts import Chart, Table, count, percent, sentences
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nfinspect.analysis.kind_overlap import KindOverlap
+from nfinspect.analyses.kind_overlap import KindOverlap
 from nfinspect.analysis.overlap import Overlap
-from nfinspect.figures import style
-from nfinspect.figures.charts import Chart, Table, count, sentences
+from nfinspect.present import style
+from nfinspect.present.charts import Chart, Table, count, sentences
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

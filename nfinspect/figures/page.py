@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nfinspect.figures.charts import Absent, Chart, Section, Table
+from nfinspect.present.charts import Absent, Chart, Section, Table
 from nfinspect.text import visible
 
 MOST_ROWS, MOST_COLUMNS = 26, 14

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nfinspect.analysis.ticks import Tick, silent
-from nfinspect.figures import style
-from nfinspect.figures.charts import Absent, Chart, Section, Table
 from nfinspect.figures.folder import MANIFEST, report_directory, write_manifest
 from nfinspect.figures.page import dumped, page
+from nfinspect.present import style
+from nfinspect.present.charts import Absent, Chart, Section, Table
 
 PAGE = "report.md"
 

@@ -2,35 +2,45 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
+from nfinspect.analyses import specs
+from nfinspect.analyses.kind_overlap import overlap_of_kinds
+from nfinspect.analyses.kinds import KEPT_KINDS, command, kept_ablations, kept_over_all_layers, newest
+from nfinspect.analyses.spec import AnalysisSpec
 from nfinspect.analysis.attention_scores import METHODS, AttentionScores
 from nfinspect.analysis.comparison import BASELINE
 from nfinspect.analysis.dead import dead_by_layer
 from nfinspect.analysis.delta import Delta
 from nfinspect.analysis.health import network_report
-from nfinspect.analysis.kind_overlap import overlap_of_kinds
-from nfinspect.analysis.kinds import KEPT_KINDS, command, kept_ablations, kept_over_all_layers, newest
 from nfinspect.analysis.ngram_words import NGRAM_WORDS
 from nfinspect.analysis.ngrams import NgramAnalysis
 from nfinspect.analysis.overlap import overlap
-from nfinspect.analysis.positions import PositionAnalysis
 from nfinspect.analysis.provenance import read_from, whose
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect.figures.ablation import ablation_chart
 from nfinspect.figures.attention import attention_chart
-from nfinspect.figures.charts import Absent, Section, sentences
-from nfinspect.figures.compare import dead_overlay, ngram_overlays, position_overlay
+from nfinspect.figures.compare import dead_overlay, ngram_overlays
 from nfinspect.figures.delta import delta_chart, step_size_chart
 from nfinspect.figures.health import dead_chart, health_chart
 from nfinspect.figures.histograms import histogram_chart
 from nfinspect.figures.ngrams import ngram_charts
 from nfinspect.figures.overlaps import concept_chart, kind_chart
-from nfinspect.figures.positions import position_chart
+from nfinspect.present.charts import Absent, Section, sentences
 from nfinspect_store.errors import RequestError
 from nfinspect_store.reader import RunFile
 from nfinspect_store.results import Result
 
-OVERLAPPED = ("dead", "positional", "delta", "ngrams1", "ngrams2", "ngrams3", "attention")
+FIRST = ("positions",)
+"""Of the analyses that have a spec, those whose figures come before what is made of a model."""
+
+OVERLAPPED = tuple(
+    dict.fromkeys(
+        ["dead", "positional", "delta", "ngrams1", "ngrams2", "ngrams3", "attention"]
+        + [kind.name for one in specs() for kind in one.kinds]
+    )
+)
 MOST_CONCEPTS = 10
 """Concepts of the heat map: those with the most prompts, where a run has more."""
 
@@ -66,10 +76,11 @@ def sections_of(
     parts: tuple[Callable[[Part], list[Section]], ...] = (
         _health,
         _histograms,
-        _positions,
+        partial(_specified, first=True),
         _ngrams,
         _delta,
         _attention,
+        partial(_specified, first=False),
         _concepts,
         _kinds,
         _ablation,
@@ -83,22 +94,27 @@ def sections_of(
 
 def compared_sections(parts: Mapping[str, Part], tick: Tick = silent) -> list[Section]:
     """The overlays of several runs by their names. tick: runs read."""
-    dead, detectors, positional, absent = {}, {}, {}, []
+    dead, detectors, absent = {}, {}, []
+    overlaid = [(one, one.comparison.figure) for one in specs() if one.comparison and one.comparison.figure]
+    known: dict[str, dict[str, Any]] = {one.name: {} for one, _ in overlaid}
     for done, (name, part) in enumerate(parts.items(), 1):
         dead[name] = dead_by_layer(part.run, part.site)
-        ngrams, positions = part.result("ngrams1"), part.result("positional")
+        ngrams = part.result("ngrams1")
         if ngrams is None:
             absent.append(part.missing("ngrams1", f"no-tokens-{done}", f"Token detectors of {name}"))
         else:
             detectors[name] = NgramAnalysis.from_json(ngrams.document)
-        if positions is None:
-            absent.append(part.missing("positional", f"no-positions-{done}", f"Positional neurons of {name}"))
-        else:
-            positional[name] = PositionAnalysis.from_json(positions.document, positions.table("profiles"))
+        for one, _ in overlaid:
+            kind = one.kinds[0].name
+            result = part.result(kind)
+            if result is None:
+                absent.append(part.missing(kind, f"no-{one.name}-{done}", f"{one.title} of {name}"))
+            else:
+                known[one.name][name] = one.read(result)
         tick(done, len(parts))
     charts = [dead_overlay(dead)]
     charts += ngram_overlays(detectors) if detectors else ()
-    charts += [position_overlay(positional)] if positional else ()
+    charts += [draw(known[one.name]) for one, draw in overlaid if known[one.name]]
     return [*charts, *absent]
 
 
@@ -110,11 +126,16 @@ def _histograms(of: Part) -> list[Section]:
     return [histogram_chart(of.run, of.site)]
 
 
-def _positions(of: Part) -> list[Section]:
-    result = of.result("positional")
-    if result is None:
-        return [of.missing("positional", "positional-neurons", "Positional neurons")]
-    return [position_chart(PositionAnalysis.from_json(result.document, result.table("profiles")))]
+def _specified(of: Part, *, first: bool) -> list[Section]:
+    """The figures of the analyses that have a spec: those of FIRST, or the others."""
+    return [_of_spec(of, one) for one in specs() if one.figure is not None and (one.name in FIRST) == first]
+
+
+def _of_spec(of: Part, one: AnalysisSpec) -> Section:
+    result = of.result(one.kinds[0].name)
+    if result is None or one.figure is None:
+        return of.missing(one.kinds[0].name, one.figure_name, one.title)
+    return one.figure(one.read(result))
 
 
 def _ngrams(of: Part) -> list[Section]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nfinspect.analysis.classes import FAULTS
-from nfinspect.figures.style import require_matplotlib
+from nfinspect.present.style import require_matplotlib
 from nfinspect.training.reports import NetworkFiringReport, NeuralLayerAnalysis
 from nfinspect_store.atomic import replaced
 

@@ -13,7 +13,7 @@ from nfinspect.tui.cells import fit, number
 from nfinspect.tui.glyphs import ASCII, UNICODE, Glyphs, bar, shade
 
 if TYPE_CHECKING:
-    from nfinspect.analysis.kind_overlap import KindOverlap
+    from nfinspect.analyses.kind_overlap import KindOverlap
 
 Lines = tuple[str, ...]
 NAME = 14

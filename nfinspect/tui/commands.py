@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nfinspect.analyses import names, spec, specs
+
 if TYPE_CHECKING:
     from nfinspect.tui.engine import Session
 
@@ -29,20 +31,41 @@ class Analysis:
         return self.word or self.name
 
 
-ANALYSES = (
-    Analysis("ngrams", "ngrams", "neurons that fire on a few n-grams only"),
-    Analysis("positions", "positions", "neurons that tell where a token stands"),
-    Analysis("delta", "delta", "neurons that change with every token"),
-    Analysis("attention", "attention", "neurons that go with the attention", of_model=True),
-    Analysis("ablate", "ablation", "what is lost without a set of neurons", of_model=True),
-    Analysis("kinds", "", "how many neurons are of two such kinds", word="overlap"),
-    Analysis("lens", "lens", "what each layer would answer to a prompt", of_model=True, word="logits"),
-    Analysis("logits", "", "tokens that a neuron promotes, suppresses", of_model=True),
-)
-FROM_THE_STORE = "dead,positional,delta,ngrams1,ngrams2,ngrams3"
-"""Kinds of neurons whose analysis needs no model: `overlap --kinds` makes and keeps what is not there."""
+OWN = {
+    one.name: one
+    for one in (
+        Analysis("ngrams", "ngrams", "neurons that fire on a few n-grams only"),
+        Analysis("delta", "delta", "neurons that change with every token"),
+        Analysis("attention", "attention", "neurons that go with the attention", of_model=True),
+        Analysis("ablate", "ablation", "what is lost without a set of neurons", of_model=True),
+        Analysis("kinds", "", "how many neurons are of two such kinds", word="overlap"),
+        Analysis("lens", "lens", "what each layer would answer to a prompt", of_model=True, word="logits"),
+        Analysis("logits", "", "tokens that a neuron promotes, suppresses", of_model=True),
+    )
+}
+"""Those that have panes of their own. Of the others the specs tell."""
 
-BY_NAME = {analysis.name: analysis for analysis in ANALYSES}
+FIRST, LAST = ("ngrams", "positions", "delta", "attention"), ("ablate", "kinds", "lens", "logits")
+"""Their order: what has no place in it comes between the two."""
+
+
+def analysis_names() -> tuple[str, ...]:
+    """The names of all, in their order; they are places after `:`, too."""
+    return tuple(dict.fromkeys([*FIRST, *(name for name in names() if name not in LAST), *LAST]))
+
+
+def analysis_of(name: str) -> Analysis:
+    """An analysis by its name."""
+    if name in OWN:
+        return OWN[name]
+    found = spec(name)
+    return Analysis(name, name, found.answers, of_model=found.needs == "model")
+
+
+def from_the_store() -> str:
+    """Kinds of neurons whose analysis needs no model: `overlap --kinds` makes and keeps what is not there."""
+    of_specs = [kind.name for one in specs() if one.needs == "run" for kind in one.kinds]
+    return ",".join(["dead", *of_specs, "delta", "ngrams1", "ngrams2", "ngrams3"])
 
 
 def make_command(
@@ -72,7 +95,7 @@ def make_command(
         chosen = ("--neurons", str(marked_file(session))) if marked else ("--class", "dead")
         made = ("ablate", model, "--from", session.name, *chosen, *choices, *where)
     elif name == "kinds":
-        made = ("overlap", session.name, "--kinds", FROM_THE_STORE, *where)
+        made = ("overlap", session.name, "--kinds", from_the_store(), *where)
     else:
         made = (name, session.name, *choices, *where)
     return (*made, "--store", str(store))

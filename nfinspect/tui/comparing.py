@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nfinspect.analyses import specs
+from nfinspect.analyses.spec import AnalysisSpec
+from nfinspect.analyses.spec import Comparison as SpecComparison
 from nfinspect.analysis.depth import depths
 from nfinspect.analysis.provenance import whose
 from nfinspect.tui.cells import counted
@@ -62,7 +65,9 @@ class OfRun:
 
 @dataclass(frozen=True)
 class Topic:
-    """An analysis to compare by. figures: from a layer of its document; said: in short, from all of them."""
+    """An analysis to compare by. figures: from a layer of its document; said: in short, from all of them; refused: why
+    they say nothing, else "".
+    """
 
     name: str
     analysis: str
@@ -70,6 +75,7 @@ class Topic:
     figures: Callable[[Mapping[str, Any]], Mapping[str, float | None]]
     said: Callable[[Layers], str]
     n: int = 0
+    refused: Callable[[Layers], str] = lambda layers: ""
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -116,8 +122,8 @@ def of_run(session: Session, sign: str, topic: Topic, site: str | None) -> OfRun
     layers, made, about = _layers(session, topic, site)
     if layers is None:
         return OfRun(session.name, sign, site, lacks=f"no {topic.name} kept", can_be_made=made)
-    if topic.analysis == "positions" and _sum(layers, "would_pass") > _sum(layers, "positional"):
-        return OfRun(session.name, sign, site, lacks="too few sequences to tell positional neurons from chance")
+    if why := topic.refused(layers):
+        return OfRun(session.name, sign, site, lacks=why)
     rows = tuple(
         LayerRow(session.name, sign, site, layer["layer"], depth, layer["neurons"], topic.figures(layer))
         for layer, depth in zip(layers, depths(layers), strict=True)
@@ -186,6 +192,25 @@ def _shares(names: Sequence[str]) -> tuple[Measure, ...]:
 
 CLASSES = ("dead", "sporadic", "missing", "weak")
 
+
+def _specified(one: AnalysisSpec, comparison: SpecComparison) -> Topic:
+    return Topic(
+        one.name,
+        one.name,
+        tuple(Measure(x.key, x.title, x.meaning, x.unit, x.width) for x in comparison.measures),
+        lambda layer: {x.key: x.of(layer) for x in comparison.measures},
+        comparison.said,
+        refused=comparison.refused,
+    )
+
+
+_FIRST = ("positions",)
+_SPECIFIED = [
+    _specified(one, one.comparison)
+    for one in sorted(specs(), key=lambda one: one.name not in _FIRST)
+    if one.comparison is not None
+]
+
 TOPICS = (
     Topic(
         "health",
@@ -206,21 +231,7 @@ TOPICS = (
     _ngrams(1, "token"),
     _ngrams(2, "bigram"),
     _ngrams(3, "trigram"),
-    Topic(
-        "positions",
-        "positions",
-        (
-            Measure("percent", "% layer", "positional neurons, % of each layer", "%"),
-            Measure("positional", "positional", "positional neurons of each layer", "count", 10),
-            Measure("strong", "strong", "strongly positional neurons of each layer", "count"),
-        ),
-        lambda x: {
-            "percent": _percent(x["positional"], x["neurons"]),
-            "positional": x["positional"],
-            "strong": x["strong"],
-        },
-        lambda layers: _of(layers, "positional", "positional"),
-    ),
+    *_SPECIFIED[:1],
     Topic(
         "delta",
         "delta",
@@ -253,4 +264,5 @@ TOPICS = (
         },
         lambda layers: f"{max((x['heads'] or 0 for x in layers), default=0):,} heads or channels a layer",
     ),
+    *_SPECIFIED[1:],
 )

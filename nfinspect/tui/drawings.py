@@ -10,15 +10,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nfinspect.analysis.ngram_words import NGRAM_WORDS
-from nfinspect.tui.cells import counted
 from nfinspect.tui.glyphs import ASCII, UNICODE, Glyphs
-from nfinspect.tui.widgets.plots import curve, key_line, layer_bars, points
+from nfinspect.tui.widgets.plots import key_line, layer_bars
 
 if TYPE_CHECKING:
     from nfinspect.analysis.attention_scores import AttentionScores, NeuronScore
     from nfinspect.analysis.delta import Delta
     from nfinspect.analysis.ngrams import NgramAnalysis
-    from nfinspect.analysis.positions import PositionalNeuron, PositionAnalysis
 
 Lines = tuple[str, ...]
 BINS = 60
@@ -63,52 +61,6 @@ def ngram_covered(found: NgramAnalysis, row: object, width: int, height: int, pl
     what = f"{NGRAM_WORDS[found.n]}s that each layer's detectors cover together"
     drawn = layer_bars(_names(found.layers), (new, known), width, height - 2, plain, whole=True)
     return (what, *drawn, key_line(names, plain))
-
-
-# positions
-
-
-def position_profile(
-    found: PositionAnalysis, row: PositionalNeuron | None, width: int, height: int, plain: bool
-) -> Lines:
-    if row is None:
-        return ("no positional neuron: nothing to draw",)
-    rates = tuple(found.profiles[found.neurons.index(row)].tolist())
-    what = f"{row.address}: share of {counted(found.sequences, 'sequence')} in which it fires, by position"
-    return (what, *curve(rates, 0.0, 1.0, width, height - 1, plain))
-
-
-def position_layers(found: PositionAnalysis, row: object, width: int, height: int, plain: bool) -> Lines:
-    strong = tuple(float(layer.strong) for layer in found.layers)
-    weak = tuple(float(layer.positional - layer.strong) for layer in found.layers)
-    if not found.neurons:
-        return ("no layer has a positional neuron: nothing to draw",)
-    drawn = layer_bars(_names(found.layers), (strong, weak), width, height - 2, plain, whole=True)
-    return ("positional neurons in each layer", *drawn, key_line(("strong", "weak"), plain))
-
-
-SIGNS = {"oscillatory": "o", "both extremes": "b", "one extreme": "e", "other": "t"}
-"""Of the types of positional neurons in the scatter; capitals are strong ones."""
-
-
-def position_scatter(
-    found: PositionAnalysis, row: PositionalNeuron | None, width: int, height: int, plain: bool
-) -> Lines:
-    """Neurons by layer, farther to the right the higher their number, and mutual information."""
-    if not found.neurons:
-        return ("no positional neuron: nothing to draw",)
-    order = [layer.layer for layer in found.layers]
-    sizes = {layer.layer: layer.neurons for layer in found.layers}
-    last = [one for one in found.neurons if one != row] + ([row] if row is not None else [])  # drawn over the others
-    across = tuple(order.index(one.layer) + 0.8 * ((one.neuron + 0.5) / sizes[one.layer] - 0.5) for one in last)
-    up = tuple(one.mutual_information for one in last)
-    signs = tuple(
-        "X" if one is row else SIGNS[one.type].upper() if one.strength == "strong" else SIGNS[one.type] for one in last
-    )
-    key = ", ".join(f"{sign} {name}" for name, sign in SIGNS.items())
-    what = "mutual information of firing and position, nats, by layer and neuron"
-    drawn = points(_names(found.layers), across, up, signs, width, height - 2, plain)
-    return (what, *drawn, f"{key}; capital: strong; X: row")
 
 
 # delta

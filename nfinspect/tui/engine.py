@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from nfinspect.analyses.kind_overlap import KindOverlap
     from nfinspect.analysis.health import NetworkReport
     from nfinspect.analysis.history import LiveHistory
-    from nfinspect.analysis.kind_overlap import KindOverlap
     from nfinspect.analysis.neuron import NeuronDetail
     from nfinspect.analysis.neurons import NeuronPage
     from nfinspect.analysis.overlap import Overlap

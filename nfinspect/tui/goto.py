@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
+from nfinspect.tui.commands import analysis_names
 from nfinspect_store.addresses import Address, parse_address
 from nfinspect_store.errors import RequestError
 
-ANALYSES = ("ngrams", "positions", "delta", "attention", "ablate", "kinds", "lens", "logits")
+ANALYSES = analysis_names()
 WORDS = ("runs", "watch", "compare", "layers", "neurons", "trace", "overlap", "sql", "analyses", *ANALYSES, "quit")
 EXPECTED = (
     "L12/N3071, L12, a class such as dead, trace CONCEPT, overlap, sql, layers, neurons, runs, watch NAME, "

@@ -24,7 +24,7 @@ from nfinspect_store.results import Result, run_results
 from nfinspect_store.token_text import whole_text
 
 if TYPE_CHECKING:
-    from nfinspect.analysis.kind_overlap import KindOverlap
+    from nfinspect.analyses.kind_overlap import KindOverlap
     from nfinspect.analysis.overlap import Overlap
     from nfinspect.analysis.trace import Trace
 
@@ -130,8 +130,8 @@ class RunSession:
 
     def kinds(self, site: str) -> KindOverlap | None:
         """What the dead and the kinds share whose analysis is kept; None where none is."""
-        from nfinspect.analysis.kind_overlap import overlap_of_kinds
-        from nfinspect.analysis.kinds import KEPT_KINDS, newest
+        from nfinspect.analyses.kind_overlap import overlap_of_kinds
+        from nfinspect.analyses.kinds import KEPT_KINDS, newest
 
         known = [kind for kind in KEPT_KINDS if kind != "ngram" and newest(self._run, kind, site) is not None]
         return overlap_of_kinds(self._run, ["dead", *known], site) if known else None

@@ -9,12 +9,13 @@ import pyarrow as pa
 from fake_engine import HOSTILE
 from numpy.typing import NDArray
 
+from nfinspect.analyses import spec
 from nfinspect.analysis.attention_scores import AttentionLayer, AttentionScores, LayerScores, distribution_of, ranked
 from nfinspect.capturing.arrays import ArrayPrompt, array_info, write_run
 from nfinspect.cli.delta import kept_delta
 from nfinspect.cli.ngrams import kept_ngrams
-from nfinspect.cli.positions import kept_positions
 from nfinspect.output import plain
+from nfinspect.results import find_or_compute
 from nfinspect_store.reader import RunFile
 from nfinspect_store.results import keep_result, model_results, run_results
 from nfinspect_store.types import Layer
@@ -72,7 +73,7 @@ def keep_analyses(path: Path) -> None:
     with RunFile.open(path) as run:
         for n in (1, 2):
             kept_ngrams(run, n)
-        kept_positions(run)
+        find_or_compute(spec("positions"), run)
         kept_delta(run)
         keep_attention(path.parent)
         keep_result(run_results(path), "ablation", ablation_settings(), ablation_document(), run_id=run.info.run_id)

@@ -15,9 +15,10 @@ from fake_engine import FakeEngine
 from numpy.typing import NDArray
 from test_making_analyses import ended, go
 
+from nfinspect.analyses import spec
 from nfinspect.capturing.arrays import ArrayPrompt, array_info, write_run
 from nfinspect.cli.ngrams import kept_ngrams
-from nfinspect.cli.positions import kept_positions
+from nfinspect.results import find_or_compute
 from nfinspect.tui.comparing import TOPICS, of_run
 from nfinspect.tui.late import LateEngine
 from nfinspect.tui.widgets.plots import overlay
@@ -55,7 +56,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = tmp_path_factory.mktemp("two")
     with RunFile.open(write(store, "shallow", 2)) as run:
         kept_ngrams(run, 1)
-        kept_positions(run)
+        find_or_compute(spec("positions"), run)
     write(store, "deep", 3)
     return store
 

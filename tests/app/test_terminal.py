@@ -220,9 +220,9 @@ import sys
 import nfinspect.tui.app, nfinspect.tui.late, nfinspect.tui.session, nfinspect.tui.bindings
 import nfinspect.tui.widgets.chart, nfinspect.tui.panes.marked, nfinspect.tui.panes.prompt
 import nfinspect.analysis.trace, nfinspect.analysis.overlap
-import nfinspect.tui.panes.analyses, nfinspect.tui.panes.positions, nfinspect.tui.panes.ablation
+import nfinspect.tui.panes.analyses, nfinspect.tui.panes.specified, nfinspect.tui.panes.ablation
 import nfinspect.tui.panes.kinds, nfinspect.tui.panes.logits, nfinspect.tui.drawings, nfinspect.tui.jobs
-import nfinspect.analysis.kind_overlap, nfinspect.analysis.ngrams, nfinspect.analysis.positions
+import nfinspect.analyses.kind_overlap, nfinspect.analysis.ngrams, nfinspect.analyses.positions
 import nfinspect.analysis.attention_scores, nfinspect.analysis.delta
 import nfinspect.tui.panes.lens, nfinspect.tui.lens_drawings, nfinspect.tui.panes.compare, nfinspect.tui.comparing
 nfinspect.tui.bindings.binding_ids()

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from nfinspect.analyses.positions import positions
 from nfinspect.analysis.ngrams import ngrams
-from nfinspect.analysis.positions import positions
 from nfinspect.capturing.arrays import ArrayPrompt, write_run
 from nfinspect_store.reader import RunFile
 from nfinspect_store.types import Layer

@@ -38,20 +38,6 @@ def ngram_columns(g: Glyphs) -> list[Column]:
     ]
 
 
-def position_columns(g: Glyphs) -> list[Column]:
-    return [
-        neuron_column(),
-        figure("MI nats", "mutual_information", 8, g, 4, "bold"),
-        Column("type", 13, lambda r, w: Cell(r.type), key="type"),
-        Column("strength", 9, lambda r, w: Cell(r.strength, _strong(r.strength)), key="strength"),
-        Column("fires", 6, lambda r, w: Cell(percent(r.firing_rate, g)), "right", key="firing_rate"),
-    ]
-
-
-def _strong(strength: str) -> str:
-    return "bold" if strength == "strong" else ""
-
-
 LAG = "lag "
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from nfinspect.analyses import spec
 from nfinspect.analysis.provenance import read_from, whose
 from nfinspect.text import model_name
 
@@ -15,10 +16,11 @@ if TYPE_CHECKING:
 def facts(result: Result) -> str:
     """From the document that the command prints, and whose it is; where it does not hold what it should, it says so."""
     try:
-        said = _FACTS[result.kind](result.document, result.settings)
+        own = _FACTS.get(result.kind)
+        said = own(result.document, result.settings) if own else spec(result.kind).kept(result.document)
         about = whose(result) or (f"of {read_from(result)}" if result.kind == "attention" else "")
         return f"{said}; {about}" if about else said
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (KeyError, TypeError, ValueError, IndexError, ImportError):
         return f"{result.path.name}: of another version of nfinspect"
 
 
@@ -28,13 +30,6 @@ def _neurons(document: Mapping[str, Any]) -> str:
 
 def _ngrams(d: Mapping[str, Any], s: Mapping[str, Any]) -> str:
     return f"n={d['n']} at {d['site']}: {len(d['detectors'])} detectors among {_neurons(d)}"
-
-
-def _positions(d: Mapping[str, Any], s: Mapping[str, Any]) -> str:
-    return (
-        f"{d['site']}: {len(d['neurons'])} positional among {_neurons(d)}; "
-        f"{d['sequences']:,} sequences of {d['length']} tokens"
-    )
 
 
 def _delta(d: Mapping[str, Any], s: Mapping[str, Any]) -> str:
@@ -58,7 +53,6 @@ def _lens(d: Mapping[str, Any], s: Mapping[str, Any]) -> str:
 
 _FACTS = {
     "ngrams": _ngrams,
-    "positions": _positions,
     "delta": _delta,
     "attention": _attention,
     "ablation": _ablation,

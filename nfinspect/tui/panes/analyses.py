@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 
 from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.kept import facts
-from nfinspect.tui.commands import ANALYSES, Analysis, make_command
+from nfinspect.tui.commands import Analysis, analysis_names, analysis_of, make_command
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.panes.of_run import RunPane
@@ -40,10 +40,6 @@ def pane_of(name: str) -> Callable[[Session, str], Pane]:
         from nfinspect.tui.panes.ngrams import NgramsPane
 
         return NgramsPane
-    if name == "positions":
-        from nfinspect.tui.panes.positions import PositionsPane
-
-        return PositionsPane
     if name == "delta":
         from nfinspect.tui.panes.delta import DeltaPane
 
@@ -60,9 +56,13 @@ def pane_of(name: str) -> Callable[[Session, str], Pane]:
         from nfinspect.tui.panes.kinds import KindsPane
 
         return KindsPane
-    from nfinspect.tui.panes.ablation import AblationPane
+    if name == "ablate":
+        from nfinspect.tui.panes.ablation import AblationPane
 
-    return AblationPane
+        return AblationPane
+    from nfinspect.tui.panes.specified import SpecifiedPane
+
+    return partial(SpecifiedPane, name)
 
 
 class AnalysesPane(RunPane):
@@ -128,11 +128,11 @@ class AnalysesPane(RunPane):
     def _read(self) -> tuple[Row, ...]:
         kept = self.session.results()
         rows = []
-        for analysis in ANALYSES:
-            results = tuple(result for result in kept if result.kind == analysis.kind)
-            choices = ("L0/N0",) if analysis.name == "logits" else ()
+        for one in map(analysis_of, analysis_names()):
+            results = tuple(result for result in kept if result.kind == one.kind)
+            choices = ("L0/N0",) if one.name == "logits" else ()
             command = make_command(
-                analysis.name,
+                one.name,
                 self.session,
                 self.hub.engine.store,
                 self.site,
@@ -140,7 +140,7 @@ class AnalysesPane(RunPane):
                 marked=len(self.marks),
                 choices=choices,
             )
-            rows.append(Row(analysis, results, command))
+            rows.append(Row(one, results, command))
         return tuple(rows)
 
     def show_kept(self, rows: tuple[Row, ...]) -> None:

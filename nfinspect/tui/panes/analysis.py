@@ -18,7 +18,7 @@ from textual.binding import Binding, BindingType
 from nfinspect.analysis.provenance import NOT_OF_THE_RUN
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell
-from nfinspect.tui.commands import BY_NAME
+from nfinspect.tui.commands import analysis_of
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.arranged import Arranged, ArrangedPane
 from nfinspect.tui.panes.base import CANCELLED
@@ -286,7 +286,7 @@ class AnalysisPane(ArrangedPane):
             rows.append([self.nothing(), *how])
             rows.append([Cell(f"nfinspect {shlex.join(found.command)}", "accent")])
         if state is not None:
-            beginning = "loading the model" if BY_NAME[self.command_name].of_model else "starting"
+            beginning = "loading the model" if analysis_of(self.command_name).of_model else "starting"
             said = Cell("cancelling" if state.cancelled else state.line or beginning)
             since = cells.duration(state.seconds, g)
             cancel = () if state.cancelled else (Cell("  x", "bold"), " cancels")

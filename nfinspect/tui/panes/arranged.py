@@ -32,10 +32,10 @@ class ArrangedRows(Pane):
 
     BINDINGS: ClassVar[list[BindingType]] = [*arranging_keys("analysis", before="sort_before")]
 
-    order: ClassVar[tuple[str, bool]] = ("", False)
+    order: tuple[str, bool] = ("", False)
     """Key of the column that the rows stand by at first, and whether the largest comes first."""
 
-    empty: ClassVar[str] = "no neuron passed"
+    empty: str = "no neuron passed"
     """Said where there is no row."""
 
     shown = Arranged()
@@ -64,6 +64,10 @@ class ArrangedRows(Pane):
     def place(self, row: Any) -> Any:
         """What rows stand by when they stand by layer."""
         return row.layer, row.neuron
+
+    def ascending(self, key: str) -> bool:
+        """Whether a column is read from the smallest on."""
+        return key in ASCENDING
 
     def named(self) -> dict[str, str]:
         """Columns for the filter beside those of the table."""
@@ -142,7 +146,7 @@ class ArrangedRows(Pane):
 
     def _sorted(self, key: str | None) -> None:
         if key is not None and self.arrangeable is not None:
-            self._order = (key, key not in ASCENDING)
+            self._order = (key, not self.ascending(key))
             self.rearrange()
 
     def action_sort_step(self, step: int) -> None:

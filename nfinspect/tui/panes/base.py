@@ -94,7 +94,7 @@ class Pane(Widget):
     SHORTER: ClassVar[int] = 16
     """Lines below which a pane is `-shorter`, too: then it goes."""
 
-    help_text: ClassVar[str] = ""
+    help_text: str = ""
     """What this pane shows and how its figures are meant, for the help screen."""
 
     first_focus: ClassVar[str] = "*"

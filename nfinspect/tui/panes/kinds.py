@@ -11,7 +11,7 @@ from nfinspect.tui.panes.analysis import AnalysisPane, Drawing, Found
 from nfinspect.tui.widgets.paged_table import Column
 
 if TYPE_CHECKING:
-    from nfinspect.analysis.kind_overlap import KindOverlap, KindPair
+    from nfinspect.analyses.kind_overlap import KindOverlap, KindPair
     from nfinspect_store.results import Result
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import Binding, BindingType
 
-from nfinspect.tui.commands import BY_NAME, incomplete, make_command
+from nfinspect.tui.commands import analysis_of, incomplete, make_command
 from nfinspect.tui.engine import JobState, Session
 from nfinspect.tui.panes.of_run import RunPane
 
@@ -26,8 +26,8 @@ class MakingPane(RunPane):
         Binding("x", "cancel", "Cancel", id="analysis.cancel"),
     ]
 
-    command_name: ClassVar[str]
-    """Which of commands.BY_NAME this is."""
+    command_name: str
+    """Which of commands.analysis_of this is."""
 
     _problem = ""
     """Why a command could not be started, or a kept result not be read."""
@@ -46,7 +46,7 @@ class MakingPane(RunPane):
 
     def kept(self) -> tuple[Result, ...]:
         """In a worker: every kept result of this analysis, the newest first."""
-        kind = BY_NAME[self.command_name].kind
+        kind = analysis_of(self.command_name).kind
         return self.session.results(kind) if kind else ()
 
     @property
@@ -99,7 +99,7 @@ class MakingPane(RunPane):
         if incomplete(command):
             self.show_edited(command)
         else:
-            self._start((*command, "--recompute") if self.anew and BY_NAME[self.command_name].kind else command)
+            self._start((*command, "--recompute") if self.anew and analysis_of(self.command_name).kind else command)
 
     def action_make_edited(self) -> None:
         self.load("edited", self.command)
@@ -116,7 +116,7 @@ class MakingPane(RunPane):
             return
         if not command:
             return
-        word = BY_NAME[self.command_name].command
+        word = analysis_of(self.command_name).command
         if command[0] != word or incomplete(command):
             self.hub.say(f"expected the command {word} with nothing left in capitals", "bad")
             return
@@ -153,7 +153,7 @@ class MakingPane(RunPane):
 
     def _ended(self, command: tuple[str, ...], state: JobState) -> None:
         """From the board, once, wherever the user is: the run has the model that did what was asked."""
-        if state.status == 0 and BY_NAME[self.command_name].of_model:
+        if state.status == 0 and analysis_of(self.command_name).of_model:
             self.hub.board.models[self.session.name] = command[1]
 
     def job_news(self, state: JobState) -> None:

@@ -7,10 +7,10 @@ import pytest
 from analysis_runs import MakeRun, array_prompt, mlp_layers
 from kept_kinds import keep_attention, keep_kind
 
+from nfinspect.analyses.kinds import NoKeptResult, check_kinds, command, find_kind, kept_ablations, newest
+from nfinspect.analyses.positions import positions
 from nfinspect.analysis.delta import delta
-from nfinspect.analysis.kinds import NoKeptResult, check_kinds, command, find_kind, kept_ablations, newest
 from nfinspect.analysis.ngrams import ngrams
-from nfinspect.analysis.positions import positions
 from nfinspect_store.errors import RequestError, StoreError
 from nfinspect_store.reader import RunFile
 from nfinspect_store.results import keep_result, run_results

@@ -8,8 +8,8 @@ import pytest
 from analysis_runs import MakeRun, array_prompt, mlp_layers
 from numpy.typing import NDArray
 
+from nfinspect.analyses.positions import PositionAnalysis, positions
 from nfinspect.analysis import firing
-from nfinspect.analysis.positions import PositionAnalysis, positions
 from nfinspect.analysis.profiles import longest, mutual_information, profile_strength, profile_type, windows
 from nfinspect_store.errors import RequestError, StoreError
 from nfinspect_store.reader import RunFile

@@ -12,7 +12,7 @@ from command_line import Run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import nfinspect as nf
-from nfinspect.analysis.kinds import kept_ablations
+from nfinspect.analyses.kinds import kept_ablations
 from nfinspect.capturing.errors import CannotResume, CaptureInterrupted
 from nfinspect.tui.columns.kept import facts
 from nfinspect_store.reader import RunFile

@@ -18,21 +18,21 @@ from command_line import Run
 from matplotlib.figure import Figure
 from planted_report import CONCEPTS, DEAD, DETECTORS, POSITIONAL, contents, document, rows_of, write_planted
 
+from nfinspect.analyses.kind_overlap import overlap_of_kinds
+from nfinspect.analyses.kinds import newest
+from nfinspect.analyses.positions import positions
 from nfinspect.analysis.attention_scores import AttentionScores
 from nfinspect.analysis.delta import delta
 from nfinspect.analysis.enough import few_tokens
-from nfinspect.analysis.kind_overlap import overlap_of_kinds
-from nfinspect.analysis.kinds import newest
 from nfinspect.analysis.ngrams import ngrams
 from nfinspect.analysis.overlap import overlap
-from nfinspect.analysis.positions import positions
 from nfinspect.cli import main
 from nfinspect.cli.report_parts import make_from_run
-from nfinspect.figures import style
 from nfinspect.figures.ablation import ablation_chart
 from nfinspect.figures.attention import attention_chart
-from nfinspect.figures.charts import Chart, Section
 from nfinspect.figures.sections import Part, compared_sections, sections_of
+from nfinspect.present import style
+from nfinspect.present.charts import Chart, Section
 from nfinspect.tui.columns.kept import facts
 from nfinspect_store.reader import RunFile
 from nfinspect_store.results import list_results, run_results

@@ -13,7 +13,7 @@ import nfinspect as nf
 from nfinspect.analysis.array_health import array_health
 from nfinspect.analysis.classes import BARE, CLASSES, HealthOptions
 from nfinspect.analysis.planted import NetworkPlan, planted_network
-from nfinspect.figures.style import require_matplotlib
+from nfinspect.present.style import require_matplotlib
 from nfinspect.training.errors import NoLayers, NonFiniteLayer, NotReadable, SilentLayer
 from nfinspect_store.errors import NotInstalled, RequestError
 from nfinspect_store.types import Layer

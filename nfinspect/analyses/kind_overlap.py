@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from nfinspect.analyses.kinds import Kind, find_kind
 from nfinspect.analysis.attention_scores import TOP
-from nfinspect.analysis.kinds import Kind, find_kind
 from nfinspect.analysis.overlap import against_chance
 from nfinspect.analysis.provenance import whose
 from nfinspect_store.addresses import Address

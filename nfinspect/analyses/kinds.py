@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nfinspect.analyses import specs
+from nfinspect.analyses.spec import AnalysisSpec, Options
 from nfinspect.analysis.attention_scores import TOP
 from nfinspect.analysis.classes import CLASSES
 from nfinspect.analysis.enough import few_tokens
@@ -47,8 +49,19 @@ class Source:
     of_model: bool = False
 
 
+def _command(spec: AnalysisSpec, options: Options) -> str:
+    given = "".join(
+        f" --{name.replace('_', '-')}{'' if value is True else f' {value}'}" for name, value in options.items() if value
+    )
+    return f"nfinspect {spec.name} {'MODEL --from RUN' if spec.needs == 'model' else 'RUN'}{given}"
+
+
 KEPT_KINDS = {
-    "positional": Source("positions", "neurons", "nfinspect positions RUN", "mutual_information"),
+    **{
+        kind.name: Source(spec.name, kind.rows, _command(spec, kind.options), kind.strength)
+        for spec in specs()
+        for kind in spec.kinds
+    },
     "delta": Source("delta", "neurons", "nfinspect delta RUN", "step_sensitivity"),
     "ngrams1": Source("ngrams", "detectors", "nfinspect ngrams RUN", "coverage", n=1),
     "ngrams2": Source("ngrams", "detectors", "nfinspect ngrams RUN --n 2", "coverage", n=2),

@@ -5,7 +5,7 @@ Everything that is drawn comes from the chart's tables, so that its JSON and CSV
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,6 +14,24 @@ Draw = Callable[["Figure", "Chart"], None]
 
 WIDE = (8.0, 4.5)
 """Inches of a figure with one panel."""
+
+
+RUN_COLUMNS = {
+    "run": "name of the run",
+    "layer": "layer, from 0",
+    "depth": "layer / (layers - 1), from 0 to 1",
+}
+"""What tells the layers of several runs from each other."""
+
+
+class Field(Protocol):
+    """A column of rows that are objects."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def meaning(self) -> str: ...
+    def of(self, row: Any) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -30,6 +48,11 @@ class Table:
         if any(len(row) != len(columns) for row in held):
             raise ValueError(f"expected {len(columns)} values in every row: {', '.join(columns)}")
         return cls(columns, held)
+
+    @classmethod
+    def of_fields(cls, fields: Sequence[Field], rows: Iterable[Any]) -> "Table":
+        """A column for each field, by its key."""
+        return cls.of({field.key: field.meaning for field in fields}, ([f.of(row) for f in fields] for row in rows))
 
     def column(self, name: str) -> list[Any]:
         """The values of one column."""

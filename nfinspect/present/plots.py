@@ -1,0 +1,76 @@
+"""What an analysis is drawn as, as data: the app draws it in characters, a report with matplotlib.
+
+The geometry is worked out here once, so that both show the same.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+Values = tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """There is nothing to draw. why: one line."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line through values at 0, 1, 2, …, which lie between low and high."""
+
+    title: str
+    values: tuple[float, ...]
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class LayerBars:
+    """A bar for each layer, stacked of parts. parts: values of each layer, by the name of the part, >= 0 where there
+    are several. whole: they are counts or percentages.
+    """
+
+    title: str
+    layers: tuple[int, ...]
+    parts: Mapping[str, Values]
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points of one kind. sign: a letter for it; kind: its place among the kinds; filled: as points of it are drawn."""
+
+    name: str
+    sign: str
+    kind: int
+    filled: bool
+    across: tuple[float, ...]
+    up: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class LayerPoints:
+    """A point for each listed neuron. across: layers, from 0 in their order, and within a layer farther to the right
+    the higher the neuron's number; up: from 0 on. here: the point that is marked. key: what the signs mean.
+    """
+
+    title: str
+    layers: tuple[int, ...]
+    series: tuple[Series, ...]
+    key: str
+    here: tuple[float, float] | None = None
+
+
+Plot = Nothing | Curve | LayerBars | LayerPoints
+
+
+def across(layer: int, neuron: int, sizes: Mapping[int, int]) -> float:
+    """Where a neuron stands over its layer. sizes: neurons of each layer, in the order of the axis."""
+    return list(sizes).index(layer) + 0.8 * ((neuron + 0.5) / sizes[layer] - 0.5)
+
+
+def sizes_of(layers: Sequence[object]) -> dict[int, int]:
+    """Neurons by layer, of rows that have `layer` and `neurons`."""
+    return {layer.layer: layer.neurons for layer in layers}  # type: ignore[attr-defined]

@@ -1,0 +1,35 @@
+"""The columns of the fields that an analysis' spec tells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nfinspect.tui import cells
+from nfinspect.tui.cells import Cell, number, percent
+from nfinspect.tui.columns.analyses import neuron_column
+from nfinspect.tui.glyphs import Glyphs
+from nfinspect.tui.widgets.paged_table import Column
+
+if TYPE_CHECKING:
+    from nfinspect.analyses.spec import Field
+
+
+def field_column(field: Field, g: Glyphs) -> Column:
+    """A field as a column of the app. Neurons stand by layer and neuron."""
+    if field.form == "neuron":
+        return neuron_column()
+    align = "left" if field.form in ("text", "yes") else "right"
+    return Column(field.title, field.width, lambda row, width: _cell(field, row, g), align, key=field.key)
+
+
+def _cell(field: Field, row: Any, g: Glyphs) -> Cell:
+    value = field.of(row)
+    if field.form == "number":
+        return Cell(number(value, g, field.digits), field.tone)
+    if field.form == "percent":
+        return Cell(percent(value, g), field.tone)
+    if field.form in ("count", "layer"):
+        return Cell(cells.count(value, g), field.tone)
+    if field.form == "yes":
+        return Cell("yes" if value else "", field.tone or "accent")
+    return Cell(value, field.tone)

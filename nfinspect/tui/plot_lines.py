@@ -1,0 +1,42 @@
+"""Charts as data (present.plots) in characters: a line that says what is drawn, then its lines. Runs in workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from nfinspect.present.plots import Curve, LayerBars, LayerPoints, Nothing, Plot
+from nfinspect.tui.widgets.plots import curve, key_line, layer_bars, points
+
+
+def plot_lines(
+    make: Callable[[Any, Any], Plot], found: Any, row: Any, width: int, height: int, plain: bool
+) -> tuple[str, ...]:
+    """make: of what was found and the row under the cursor. plain: ASCII only."""
+    plot = make(found, row)
+    match plot:
+        case Nothing(why):
+            return (why,)
+        case Curve(title, values, low, high):
+            return (title, *curve(values, low, high, width, height - 1, plain))
+        case LayerBars(title, layers, parts, whole):
+            names, values = _names(layers), tuple(parts.values())
+            if len(parts) < 2:
+                return (title, *layer_bars(names, values, width, height - 1, plain, whole=whole))
+            drawn = layer_bars(names, values, width, height - 2, plain, whole=whole)
+            return (title, *drawn, key_line(list(parts), plain))
+        case LayerPoints():
+            return _points(plot, width, height, plain)
+
+
+def _points(plot: LayerPoints, width: int, height: int, plain: bool) -> tuple[str, ...]:
+    every = [(x, y, one.sign) for one in plot.series for x, y in zip(one.across, one.up, strict=True)]
+    if plot.here is not None:  # the last: over the others
+        every = [(x, y, sign) for x, y, sign in every if (x, y) != plot.here]
+        every.append((*plot.here, "X"))
+    across, up, signs = zip(*every, strict=True) if every else ((), (), ())
+    return (plot.title, *points(_names(plot.layers), across, up, signs, width, height - 2, plain), plot.key)
+
+
+def _names(layers: tuple[int, ...]) -> tuple[str, ...]:
+    return tuple(f"L{layer}" for layer in layers)
