@@ -63,6 +63,7 @@ def find_or_compute(
     options: those of the spec; what is not given is as usual. Raises what the analysis raises, StorageFull, TypeError
     for an option that it has not.
     """
+    site = spec.site if site is None else site
     chosen = chosen_layers(run, site, layers)
     every = with_defaults(spec, options)
     settings = {**spec.settings(run, every), "site": chosen[0].site, "layers": [layer.layer for layer in chosen]}

@@ -1,9 +1,11 @@
 """A run as Python users hold it: arrays, relations, and the analyses as methods."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nfinspect_store.addresses import Address
+from nfinspect_store.errors import RequestError
 from nfinspect_store.reader import RunFile
 
 if TYPE_CHECKING:
@@ -62,6 +64,25 @@ class Run(RunFile):
         from nfinspect.analyses.positions import positions
 
         return positions(self, length, **options)
+
+    def analyse(self, name: str, site: str | None = None, layers: Sequence[int] | None = None, **options: Any) -> Any:
+        """Any analysis of a run by the name of its command, computed and not kept.
+
+        site, layers: the usual site and all its layers if not given. options: those of `nfinspect NAME -h`, with _ for
+        -. Returns what nfinspect.analyses.NAME says. Raises RequestError for an unknown name or option, and what the
+        analysis raises.
+        """
+        from nfinspect.analyses import names, spec
+        from nfinspect.results import with_defaults
+
+        if name not in names():
+            raise RequestError(f"no analysis {name!r}: choose of {', '.join(names())}")
+        one = spec(name)
+        try:
+            every = with_defaults(one, options)
+        except TypeError as error:
+            raise RequestError(str(error)) from error
+        return one.compute(self, site=one.site if site is None else site, layers=layers, **every)
 
     def delta(self, site: str | None = None, **options: Any) -> "Delta":
         """How neurons change from token to token; Mamba's Δ. options: those of nfinspect.analysis.delta.delta."""

@@ -38,7 +38,8 @@ class Source:
     """Where a kind that an analysis found is kept: the result's kind, and the list in its document.
 
     strength: the field that says how much of the kind a neuron is; "" where the list is in that order [own].
-    n: of the n-grams. of_model: beside the other results about the run's model, as the analysis goes without a run.
+    n: of the n-grams. site: which it is about, if not the run's usual one.
+    of_model: beside the other results about the run's model, as the analysis goes without a run.
     """
 
     result: str
@@ -47,6 +48,7 @@ class Source:
     strength: str
     n: int | None = None
     of_model: bool = False
+    site: str | None = None
 
 
 def _command(spec: AnalysisSpec, options: Options) -> str:
@@ -58,7 +60,7 @@ def _command(spec: AnalysisSpec, options: Options) -> str:
 
 KEPT_KINDS = {
     **{
-        kind.name: Source(spec.name, kind.rows, _command(spec, kind.options), kind.strength)
+        kind.name: Source(spec.name, kind.rows, _command(spec, kind.options), kind.strength, site=spec.site)
         for spec in specs()
         for kind in spec.kinds
     },

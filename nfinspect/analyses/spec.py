@@ -134,7 +134,8 @@ class AnalysisSpec:
     """An analysis.
 
     name: of its command, its place after `:` and its kept results. format: of these, to be raised when the document,
-    its tables or the meaning of its figures changes. needs: whether a run is enough.
+    its tables or the meaning of its figures changes. needs: whether a run is enough. site: the
+    one that it is about, where that is not the run's usual one.
     does: the command's help in one line. answers: what it answers, in a few words. explains: every figure, with the
     source. title: of its figures. what: is being made, for the progress line.
     settings: what a kept result is found by beside site and layers, from a run and the options. compute: what is found,
@@ -176,6 +177,7 @@ class AnalysisSpec:
     figure_name: str = ""
     offers: Callable[[Any], str] = lambda found: ""
     searched: Callable[[Any], str] = lambda row: ""
+    site: str | None = None
     needs: Literal["run", "model"] = "run"
 
     def defaults(self) -> dict[str, Any]:

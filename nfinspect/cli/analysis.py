@@ -77,7 +77,9 @@ def analysis_command(spec: "AnalysisSpec") -> click.Command:
     command: Callable[..., Any] = run_it
     for decorate in reversed(list(decorators)):
         command = decorate(command)
-    return click.command(spec.name, help=f"{spec.does}\n\n{spec.explains}")(command)
+    fields = "\n".join(f"  {field.key}: {field.meaning}" for field in spec.fields)
+    told = f"{spec.does}\n\n{spec.explains}\n\n\b\nOf each neuron:\n{fields}"
+    return click.command(spec.name, help=told, short_help=spec.does)(command)
 
 
 def _option(option: "Option") -> Callable[..., Any]:

@@ -22,17 +22,18 @@ def make_from_run(file: "RunFile", site: str, kinds: Collection[str] | None = No
     """Run the analyses of these kinds, of all if not given, that nothing is kept of. Returns why one cannot be made, by
     kind.
     """
-    from nfinspect.analyses.kinds import newest
+    from nfinspect.analyses.kinds import KEPT_KINDS, newest
 
     refused = {}
     for kind, make in makers().items():
-        if (kinds is not None and kind not in kinds) or newest(file, kind, site) is not None:
+        place = KEPT_KINDS[kind].site or site
+        if (kinds is not None and kind not in kinds) or newest(file, kind, place) is not None:
             continue
         try:
-            make(file, site)
+            make(file, place)
         except StorageFull:
             raise
-        except StoreError as error:  # the run does not hold what it takes
+        except (StoreError, RequestError) as error:  # the run does not hold what it takes
             refused[kind] = str(error)
     return refused
 

@@ -54,7 +54,11 @@ class Part:
     refused: Mapping[str, str] = field(default_factory=dict)
 
     def result(self, kind: str) -> Result | None:
-        return newest(self.run, kind, self.site)
+        return newest(self.run, kind, self.place(kind))
+
+    def place(self, kind: str) -> str:
+        """The site that the analysis of a kind is about."""
+        return KEPT_KINDS[kind].site or self.site
 
     def missing(self, kind: str, name: str, title: str) -> Absent:
         """A figure whose analysis is not kept."""
@@ -62,7 +66,7 @@ class Part:
         if why is not None:
             return Absent(name, title, *sentences(why))
         if kind in KEPT_KINDS and not KEPT_KINDS[kind].of_model:
-            return Absent(name, title, "No result of this analysis is kept.", command(self.run, kind, self.site))
+            return Absent(name, title, "No result of this analysis is kept.", command(self.run, kind, self.place(kind)))
         where = "" if self.site == self.run.default_site else f" --site {self.site}"
         line = f"nfinspect report {self.run.name}{where} --with-model --out DIR"
         return Absent(name, title, "This needs the model, and no result of it is kept.", line)
@@ -192,7 +196,8 @@ def _concepts(of: Part) -> list[Section]:
 
 def _kinds(of: Part) -> list[Section]:
     title, name = "What kinds of neurons share", "kind-overlap"
-    kept = [kind for kind in OVERLAPPED if kind not in KEPT_KINDS or _usable(of, kind)]
+    there = [kind for kind in OVERLAPPED if kind not in KEPT_KINDS or of.place(kind) == of.site]
+    kept = [kind for kind in there if kind not in KEPT_KINDS or _usable(of, kind)]
     if len(kept) < 2:
         return [Absent(name, title, "An overlap needs two kinds of neurons, and no analysis of this run is kept.")]
     return [kind_chart(overlap_of_kinds(of.run, kept, of.site))]

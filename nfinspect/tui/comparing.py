@@ -266,3 +266,11 @@ TOPICS = (
     ),
     *_SPECIFIED[1:],
 )
+
+NAMED = 7
+"""Topics whose keys have names of their own in a keymap; the others are called by their digit."""
+
+
+def key_name(place: int) -> str:
+    """The name of a topic's key in a keymap."""
+    return f"compare.{TOPICS[place].name}" if place < NAMED else f"compare.topic{place + 1}"

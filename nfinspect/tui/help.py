@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
@@ -11,10 +12,20 @@ from textual.content import Content
 from textual.screen import ModalScreen
 
 from nfinspect.tui.cells import Cell, content, fit
+from nfinspect.tui.commands import analysis_names
 from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
     from nfinspect.tui.app import NfinspectApp
+
+
+INDENT = " " * 7
+ARGUMENTS = {"lens": " The capital of", "logits": " L1/N4"}
+
+
+def _analyses() -> str:
+    """What goes to each analysis."""
+    return "  ".join([":analyses", *(f":{name}{ARGUMENTS.get(name, '')}" for name in analysis_names())])
 
 
 class HelpScreen(ModalScreen[None]):
@@ -63,9 +74,8 @@ class HelpScreen(ModalScreen[None]):
             "\n",
             Cell("go to", "title"),
             "  :L12/N3071  :resid:L1/N4  :L12  :dead  :trace tulip  :overlap\n"
-            "       :sql  :runs  :layers  :neurons  :watch NAME  :quit\n"
-            "       :analyses  :ngrams  :positions  :delta  :attention  :ablate\n"
-            "       :kinds  :lens The capital of  :logits L1/N4  :compare A,B\n",
+            "       :sql  :runs  :layers  :neurons  :watch NAME  :compare A,B  :quit\n"
+            f"{textwrap.fill(_analyses(), 72, initial_indent=INDENT, subsequent_indent=INDENT)}\n",
         ]
         pieces += [Cell("remap", "title"), '  ~/.config/nfinspect/keys.json: {"id": "key,key"}\n']
         pieces += [Cell("j k move, Esc closes", "dim")]

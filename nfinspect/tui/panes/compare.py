@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.columns.compare import compare_columns, figure_of
-from nfinspect.tui.comparing import SIGNS, TOPICS, Comparison, LayerRow, Measure, OfRun, Topic, of_run
+from nfinspect.tui.comparing import SIGNS, TOPICS, Comparison, LayerRow, Measure, OfRun, Topic, key_name, of_run
 from nfinspect.tui.panes.arranged import Arranged, ArrangedRows
 from nfinspect.tui.panes.base import one_line
 from nfinspect.tui.panes.exporting import ExportingPane
@@ -51,8 +51,7 @@ class ComparePane(ArrangedRows, InTurnPane, ExportingPane):
     first_focus = "#rows"
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        *(Binding(str(i + 1), f"topic({i})", one.name, show=False, id=f"compare.{one.name}")
-          for i, one in enumerate(TOPICS)),
+        *(Binding(str(i + 1), f"topic({i})", one.name, show=False, id=key_name(i)) for i, one in enumerate(TOPICS[:9])),
         Binding("c", "drawing", "Drawing", id="compare.drawing"),
         Binding("S", "site", "Site", show=False, id="compare.site"),
         Binding("y", "copy", "Copy the table", show=False, id="compare.copy"),

@@ -25,7 +25,7 @@ class SpecifiedPane(AnalysisPane):
         self.spec = spec(name)
         self.command_name, self.help_text = name, self.spec.explains
         self.empty, self.order = self.spec.empty, self.spec.order
-        super().__init__(session, site)
+        super().__init__(session, self.spec.site if self.spec.site in session.sites else site)
 
     @property
     def _fields(self) -> tuple[Field, ...]:
