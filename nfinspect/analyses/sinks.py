@@ -1,0 +1,399 @@
+"""Massive activations: coordinates of the residual stream that are huge on few tokens, which attention then rests on.
+
+Sun, Chen, Kolter & Liu 2024, arXiv 2402.17762: a value is massive above 100 in size and above 1,000 times the median
+size of its layer's values. The tokens that carry such values, mostly the first one and delimiters, are the attention
+sinks. Candidates are told by the extremes, which are exact; their values and the layer's median by what is stored.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nfinspect.analyses.spec import AnalysisSpec, Comparison, Drawing, Field, Measure, NeuronKind, Option, Table
+from nfinspect.analysis.chosen import chosen_layers
+from nfinspect.analysis.plain import number
+from nfinspect.analysis.ticks import Tick, silent
+from nfinspect.present import charts
+from nfinspect.present.charts import Chart, count, sentences
+from nfinspect.present.plots import LayerBars, LayerPoints, Nothing, Plot, Series, across, sizes_of
+from nfinspect_store.results import Result
+from nfinspect_store.tables import RunTables
+from nfinspect_store.types import Layer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LARGE, TIMES = 100.0, 1000.0
+"""What a massive value exceeds: this size, and so many times the median size in its layer. Sun et al. 2024."""
+
+SHIFT = 11
+"""Bits of a float32 that the median leaves out: it is told to one part in 2^12 [own]."""
+
+TOKENS = 20
+"""Different tokens that are told of each coordinate, those with the most massive values first [own]."""
+
+FACTS = ("site", "tokens", "large", "times", "first_token_share")
+
+READ_TOKENS = "SELECT token, position FROM tokens ORDER BY token_idx"
+
+
+@dataclass(frozen=True)
+class SinkToken:
+    """A token with massive values. count: places where it has one; max: the largest size there."""
+
+    token: str
+    count: int
+    max: float
+
+
+@dataclass(frozen=True)
+class Coordinate:
+    """A neuron of the site with massive values. max: its largest |a|; median: of its layer; ratio: max / median, None
+    where the median is 0; count: tokens on which it is massive; first: how many of them stand at position 0.
+
+    tokens: the different ones, the most frequent first, TOKENS at most.
+    """
+
+    site: str
+    layer: int
+    neuron: int
+    max: float
+    median: float
+    ratio: float | None
+    count: int
+    first: int
+    tokens: tuple[SinkToken, ...]
+
+    def to_json(self) -> dict[str, object]:
+        return {**vars(self), "tokens": [vars(token) for token in self.tokens]}
+
+
+@dataclass(frozen=True)
+class LayerSinks:
+    """One layer. median, max: sizes of its values; massive: its coordinates; sinks: tokens with a massive value."""
+
+    site: str
+    layer: int
+    neurons: int
+    median: float
+    max: float
+    massive: int
+    sinks: int
+
+
+@dataclass(frozen=True)
+class Sinks:
+    """The massive coordinates of a site, the highest ratio first. large, times: the limits that were asked for.
+
+    first_token_share: of all massive values, those at position 0, 0-1; None where there are none.
+    """
+
+    site: str
+    tokens: int
+    large: float
+    times: float
+    first_token_share: float | None
+    coordinates: tuple[Coordinate, ...]
+    layers: tuple[LayerSinks, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader should beware of."""
+        if self.site == "resid":
+            return ()
+        return (f"massive activations are told of the residual stream (resid), and this is {self.site}",)
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "site": self.site,
+            "tokens": self.tokens,
+            "large": self.large,
+            "times": self.times,
+            "first_token_share": self.first_token_share,
+            "coordinates": [one.to_json() for one in self.coordinates],
+            "layers": [vars(layer) for layer in self.layers],
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> "Sinks":
+        """From the document of a kept result."""
+        coordinates = (
+            Coordinate(**{**one, "tokens": tuple(SinkToken(**token) for token in one["tokens"])})
+            for one in document["coordinates"]
+        )
+        layers = tuple(LayerSinks(**layer) for layer in document["layers"])
+        facts = {name: document[name] for name in FACTS}
+        return cls(**facts, coordinates=tuple(coordinates), layers=layers)
+
+
+def sinks(
+    run: RunTables,
+    site: str | None = None,
+    layers: Sequence[int] | None = None,
+    tick: Tick = silent,
+    *,
+    large: float = LARGE,
+    times: float = TIMES,
+) -> Sinks:
+    """The massive activations of a site. layers: all of them if not given. tick: neurons done, of all.
+
+    large, times: what a massive value exceeds, in size and in medians of its layer. Raises RequestError for an unknown
+    site or layer, StoreError for a run without values.
+    """
+    chosen = chosen_layers(run, site, layers)
+    columns = run.cursor().execute(READ_TOKENS).fetchnumpy()
+    texts, positions = columns["token"], np.asarray(columns["position"])
+    total, done = sum(layer.neurons for layer in chosen), 0
+    found: list[Coordinate] = []
+    summaries: list[LayerSinks] = []
+    for layer in chosen:
+        median = median_size(run, layer)
+        statistics = run.statistics(layer.site, layer=layer.layer)
+        largest = np.maximum(np.abs(statistics.minimum), np.abs(statistics.maximum))
+        limit = max(large, times * median)
+        carrying = np.zeros(run.tokens, np.bool_)
+        here = []
+        for neuron in np.flatnonzero(largest > limit).tolist():
+            size = np.abs(run.neuron(layer.layer, neuron, layer.site))
+            places = np.flatnonzero(size > limit)
+            carrying[places] = True
+            here.append(_coordinate(layer, neuron, median, size[places], texts[places], positions[places]))
+        done += layer.neurons
+        tick(done, total)
+        found += here
+        top = float(largest.max(initial=0.0))
+        summaries.append(
+            LayerSinks(layer.site, layer.layer, layer.neurons, median, top, len(here), int(carrying.sum()))
+        )
+    found.sort(key=lambda one: -(one.max / one.median if one.median else np.inf))  # ties by layer and neuron
+    massive = sum(one.count for one in found)
+    return Sinks(
+        site=chosen[0].site,
+        tokens=run.tokens,
+        large=large,
+        times=times,
+        first_token_share=sum(one.first for one in found) / massive if massive else None,
+        coordinates=tuple(found),
+        layers=tuple(summaries),
+    )
+
+
+def median_size(run: RunTables, layer: Layer) -> float:
+    """The median of |a| over all neurons and tokens of a layer, to one part in 2^12. Raises StoreError."""
+    counts = np.zeros(1 << (31 - SHIFT), np.int64)
+    for rows in run.blocks(layer):
+        bits = np.ascontiguousarray(rows.values, np.float32).view(np.uint32) & np.uint32(0x7FFFFFFF)
+        counts += np.bincount((bits >> np.uint32(SHIFT)).ravel(), minlength=len(counts))
+    values = int(counts.sum())
+    if not values:
+        return 0.0
+    ends = np.cumsum(counts)
+    places = np.searchsorted(ends, [(values + 1) // 2, values // 2 + 1])  # the two in the middle, or the one twice
+    edges = (np.stack([places, places + 1]).astype(np.uint32) << np.uint32(SHIFT)).view(np.float32)
+    return float(np.where(places > 0, edges.mean(axis=0, dtype=np.float64), 0.0).mean())
+
+
+def _coordinate(
+    layer: Layer,
+    neuron: int,
+    median: float,
+    size: NDArray[np.float32],
+    texts: NDArray[np.object_],
+    positions: NDArray[np.int64],
+) -> Coordinate:
+    """Of one neuron from its massive values, and the tokens that they stand on."""
+    held: dict[str, list[float]] = {}
+    for text, value in zip(texts.tolist(), size.tolist(), strict=True):
+        held.setdefault(text, []).append(value)
+    tokens = sorted((SinkToken(text, len(of), max(of)) for text, of in held.items()), key=lambda x: (-x.count, -x.max))
+    top = float(size.max())
+    return Coordinate(
+        site=layer.site,
+        layer=layer.layer,
+        neuron=neuron,
+        max=top,
+        median=median,
+        ratio=number(top / median) if median else None,
+        count=len(size),
+        first=int((positions == 0).sum()),
+        tokens=tuple(tokens[:TOKENS]),
+    )
+
+
+FIELDS = (
+    Field("neuron", "coordinate: layer and number, each from 0", title="neuron", form="neuron", width=11),
+    Field("max", "its largest |a|", title="max |a|", digits=4, width=9, tone="bold"),
+    Field("ratio", "max in medians of its layer's |a|; undefined where that is 0", title="medians", width=9),
+    Field("count", "tokens on which it is massive", title="tokens", form="count", width=7),
+    Field("first", "of these, at position 0", title="first", header="at position 0", form="count", width=6),
+    Field(
+        "tokens",
+        "the tokens, the most frequent first",
+        title="on",
+        form="text",
+        width=24,
+        value=lambda row: " ".join(f'"{one.token}"' for one in row.tokens[:8]),
+    ),
+)
+LAYER = Field("layer", "layer, from 0", header="layer", form="layer")
+NEURONS = Field("neurons", "coordinates of the layer", header="neurons", form="count", spare=2)
+MEDIAN = Field("median", "median |a|", header="median |a|")
+LARGEST = Field("max", "largest |a|", header="max |a|", digits=4)
+MASSIVE = Field("massive", "coordinates with a massive value", header="massive", form="count")
+SINK_TOKENS = Field("sinks", "tokens with a massive value", header="sink tokens", form="count")
+LAYER_FIELDS = (LAYER, NEURONS, MEDIAN, LARGEST, MASSIVE, SINK_TOKENS)
+
+
+def _share(found: Sinks) -> str:
+    return "" if found.first_token_share is None else f", {100 * found.first_token_share:.0f}% of them at position 0"
+
+
+def _limits(found: Sinks) -> str:
+    return f"|a| above {found.large:g} and above {found.times:,g} medians of its layer"
+
+
+def _headline(found: Sinks) -> str:
+    values = count(sum(one.count for one in found.coordinates), "massive value")
+    where = f"at {found.site} in {count(found.tokens, 'token')}"
+    return f"{count(len(found.coordinates), 'massive coordinate')} {where} ({_limits(found)}): {values}{_share(found)}"
+
+
+def _sentence(found: Sinks) -> str:
+    neurons = sum(layer.neurons for layer in found.layers)
+    return f"{count(len(found.coordinates), 'massive coordinate')} of {neurons:,} ({_limits(found)}){_share(found)}"
+
+
+def _kept(document: Mapping[str, Any]) -> str:
+    limits = f"above {document['large']:g} and {document['times']:,g} medians"
+    found = f"{len(document['coordinates'])} massive coordinates in {document['tokens']:,} tokens"
+    return f"{document['site']}: {found}, {limits}"
+
+
+def _sizes(found: Sinks, row: Coordinate | None) -> Plot:
+    if not found.coordinates:
+        return Nothing("no massive activation: nothing to draw")
+    sizes = sizes_of(found.layers)
+    places = {one: (across(one.layer, one.neuron, sizes), one.max) for one in found.coordinates}
+    xs, ys = zip(*places.values(), strict=True)
+    return LayerPoints(
+        "largest |a| of each massive coordinate, by layer and neuron",
+        tuple(sizes),
+        (Series("massive", "o", 0, True, xs, ys),),
+        "o massive; X: row",
+        places.get(row) if row is not None else None,
+    )
+
+
+def _by_layer(found: Sinks, row: object) -> Plot:
+    layers = tuple(layer.layer for layer in found.layers)
+    return LayerBars("largest |a| in each layer", layers, {"max": tuple(layer.max for layer in found.layers)})
+
+
+def sinks_chart(found: Sinks) -> Chart:
+    """The largest size in each layer beside the median size, and what is massive."""
+    listed = ", ".join(f"L{one.layer}/N{one.neuron} ({one.max:.4g})" for one in found.coordinates[:5])
+    result = f"{_headline(found)}. {f'The largest: {listed}.' if listed else 'None exceeds both limits.'}"
+    return Chart(
+        name="massive-activations",
+        title=f"Massive activations at {found.site}",
+        n=f"n = {count(sum(layer.neurons for layer in found.layers), 'coordinate')}, {count(found.tokens, 'token')}",
+        text=(
+            f"The largest and the median |a| in each layer. A value is massive above {found.large:g} in size and above "
+            f"{found.times:,g} times its layer's median (Sun et al. 2024: {LARGE:g} and {TIMES:,g}). The tokens "
+            "that carry such values are those that attention rests on (attention sinks).",
+        ),
+        findings=(result, *sentences(*found.notes)),
+        tables={
+            "massive-activations": charts.Table.of_fields(LAYER_FIELDS, found.layers),
+            "massive-coordinates": charts.Table.of_fields(
+                (LAYER, Field("neuron", "coordinate, from 0"), *FIELDS[1:]), found.coordinates
+            ),
+        },
+        draw=_draw,
+        facts={
+            "site": found.site,
+            "tokens": found.tokens,
+            "large": found.large,
+            "times": found.times,
+            "first_token_share": found.first_token_share,
+        },
+    )
+
+
+def _draw(figure: "Figure", chart: Chart) -> None:
+    from nfinspect.present import style
+
+    axes, table = figure.subplots(), chart.table
+    layers = table.column("layer")
+    for i, (name, says) in enumerate((("max", "largest |a|"), ("median", "median |a|"))):
+        axes.plot(layers, table.column(name), label=says, **style.line(i))
+    axes.set_yscale("symlog", linthresh=1e-3)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("|a|")
+    style.layer_axis(axes, layers)
+    axes.legend(fontsize=8)
+
+
+def _read(result: Result) -> Sinks:
+    return Sinks.from_json(result.document)
+
+
+SPEC = AnalysisSpec(
+    name="sinks",
+    format=1,
+    does="Massive activations, and the tokens that carry them: attention sinks.",
+    answers="coordinates that are huge on few tokens",
+    explains=(
+        "Of the residual stream (resid, which the capture has to hold: --sites mlp,resid). A value is massive where "
+        "its size |a| exceeds both 100 and 1,000 times the median |a| of all the layer's values. max: the largest |a|. "
+        "medians: that in medians of the layer. tokens: on how many tokens the coordinate is massive. first: how many "
+        "of these stand at position 0. The tokens with massive values are those that attention rests on. "
+        "After Sun et al. 2024."
+    ),
+    title="Massive activations",
+    what="massive activations",
+    site="resid",
+    options=(
+        Option("large", "Size that a massive value exceeds.", type=float, default=LARGE, metavar="A"),
+        Option("times", "Medians of its layer that a massive value exceeds.", type=float, default=TIMES, metavar="N"),
+    ),
+    settings=lambda run, options: dict(options),
+    compute=sinks,
+    document=Sinks.to_json,
+    tables=lambda found: {},
+    read=_read,
+    headline=_headline,
+    layers=lambda found: Table(LAYER_FIELDS, found.layers),
+    fields=FIELDS,
+    listed=lambda found: found.coordinates,
+    sentence=_sentence,
+    notes=lambda found: found.notes,
+    kept=_kept,
+    searched=lambda row: " ".join(one.token for one in row.tokens),
+    order=("ratio", True),
+    empty="no coordinate is massive",
+    drawings=(Drawing("sizes", _sizes, follows=True), Drawing("layers", _by_layer)),
+    kinds=(NeuronKind("massive", "coordinates", "ratio"),),
+    figure=sinks_chart,
+    figure_name="massive-activations",
+    comparison=Comparison(
+        facts=(
+            Field("tokens", "tokens read", header="tokens", form="count"),
+            Field("massive", "massive coordinates", header="massive", form="count",
+                  value=lambda found: len(found.coordinates)),
+            Field("first_token_share", "of the massive values at position 0", header="at position 0", form="percent"),
+        ),
+        layers=(MEDIAN, LARGEST, MASSIVE, SINK_TOKENS),
+        measures=(
+            Measure("max", "max |a|", "largest |a| of each layer", lambda x: x["max"], width=9),
+            Measure("median", "median", "median |a| of each layer", lambda x: x["median"]),
+            Measure("massive", "massive", "massive coordinates of each layer", lambda x: x["massive"], "count", 8),
+            Measure("sinks", "sinks", "tokens with a massive value in each layer", lambda x: x["sinks"], "count"),
+        ),
+        said=lambda layers: f"{sum(layer['massive'] for layer in layers):,} massive coordinates",
+    ),
+)  # fmt: skip
