@@ -10,7 +10,9 @@ Nothing heavy is imported until a name is used: `import nfinspect` costs no torc
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from nfinspect.version import VERSION
+
+__version__ = VERSION
 
 LAZY = {
     "FiringMonitor": "training.monitor",

@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from nfinspect.capturing.derive import derive
-from nfinspect.capturing.examples import KEPT, ExtremeExamples, RandomTokens
+from nfinspect.capturing.examples import ExtremeExamples, RandomTokens
 from nfinspect.capturing.segments import Segment
 from nfinspect.capturing.statistics import LayerStatistics, chunk_mean
 from nfinspect.capturing.transfer import Array, begin_turn, to_host
+from nfinspect_store.examples import KEPT
 from nfinspect_store.mamba_delta import DeltaMoments, read_mamba_delta
 from nfinspect_store.statistics import NeuronStatistics
 from nfinspect_store.tables import RunTables

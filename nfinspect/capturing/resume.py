@@ -62,7 +62,8 @@ def run_to_resume(store: Path, settings: Mapping[str, Any]) -> Path:
             continue  # it cannot be opened, so it cannot be the one to go on with
     if not candidates:
         raise CannotResume(f"expected an unfinished run of this very line in {store}, found none: name it with --run")
-    return max(candidates)[1]
+    newest: Path = max(candidates)[1]
+    return newest
 
 
 def check_same_capture(run: RunFile, settings: Mapping[str, Any]) -> None:

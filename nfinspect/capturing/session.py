@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import transformers
 
-from nfinspect import __version__
 from nfinspect.capturing.arrays import utc_now
 from nfinspect.capturing.errors import CaptureInterrupted, LimitReached, OutOfMemory
 from nfinspect.capturing.generation import generate
@@ -44,6 +43,7 @@ from nfinspect.models import (
     steps_clamp_as_a_pass,
     why_no_mlp,
 )
+from nfinspect.version import VERSION
 from nfinspect_store.catalog import new_run_path, store_path
 from nfinspect_store.errors import NfinspectError
 from nfinspect_store.heartbeat import Heartbeat
@@ -353,7 +353,7 @@ def new_run_info(
         device=loaded.device,
         seed=seed,
         created_at=utc_now(),
-        nfinspect_version=__version__,
+        nfinspect_version=VERSION,
         torch_version=torch.__version__,
         transformers_version=transformers.__version__,
         settings={**settings, "fingerprint": fingerprint(loaded).to_json()},

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from nfinspect.capturing.examples import KEPT
+from nfinspect_store.examples import KEPT
 from nfinspect_store.schema import BLOCK
 from nfinspect_store.types import Keep, Layer
 

@@ -8,6 +8,7 @@ import click
 from nfinspect import output
 from nfinspect.analyses.spec import Table
 from nfinspect.cli.capture import layer_list
+from nfinspect.cli.fields import field_table
 from nfinspect.cli.long_work import CommandLine, recompute_option
 from nfinspect.cli.options import (
     json_option,
@@ -20,10 +21,10 @@ from nfinspect.cli.options import (
     site_option,
     store_option,
 )
-from nfinspect.cli.tables import Column, figure, percent, table, wrapped
+from nfinspect.cli.tables import wrapped
 
 if TYPE_CHECKING:
-    from nfinspect.analyses.spec import AnalysisSpec, Field, Option
+    from nfinspect.analyses.spec import AnalysisSpec, Option
 
 layers_option = click.option("--layers", metavar="LIST", help="Such as 0-3,11; all if not given.")
 top_option = click.option(
@@ -105,27 +106,3 @@ def lines(spec: "AnalysisSpec", found: Any, top: int) -> list[str]:
         return said
     ending = [f"and {len(rows) - top} more (--top {len(rows)})"] if len(rows) > top else []
     return [*said, "", *field_table(Table(spec.fields, rows[:top])), *ending]
-
-
-def field_table(of: Table) -> list[str]:
-    """The fields of rows as a table."""
-    columns = [column(field) for field in of.fields]
-    return table(columns, [[written(field, field.of(row), row) for field in of.fields] for row in of.rows])
-
-
-def column(field: "Field") -> Column:
-    """A field as a column."""
-    return Column(field.head, text=field.form in ("neuron", "text"), spare=field.spare)
-
-
-def written(field: "Field", value: Any, row: Any = None) -> object:
-    """A value as the command prints it."""
-    if field.form == "neuron":
-        return f"L{row.layer}/N{row.neuron}"
-    if field.form == "percent":
-        return percent(value)
-    if field.form == "number":
-        return figure(value, field.digits)
-    if field.form == "yes":
-        return "yes" if value else ""
-    return value

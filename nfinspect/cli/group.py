@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
-from nfinspect import __version__, output
+from nfinspect import output
 from nfinspect.analyses import names, spec
+from nfinspect.version import VERSION
 from nfinspect_store.paths import expanded
 
 COMMANDS = {
@@ -116,7 +117,7 @@ def neither(given: str, rest: list[str]) -> str:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit status: 0 done, 1 the job failed, 2 wrong usage, 130 interrupted. --debug shows tracebacks.",
 )
-@click.version_option(__version__, "--version", message="nfinspect %(version)s")
+@click.version_option(VERSION, "--version", message="nfinspect %(version)s")
 @click.option("--store", help="Directory of runs to open; else $NFINSPECT_STORE, else ./nfinspect-store.")
 @click.option("--ascii", "ascii_only", is_flag=True, help="Draw the app with ASCII characters only.")
 @click.option("--no-mouse", is_flag=True, help="Leave the mouse to the terminal.")
@@ -137,7 +138,8 @@ def nfinspect(ctx: click.Context, store: str | None, ascii_only: bool, no_mouse:
 
 def open_app(store: str | None, run: str | None = None, *, ascii_only: bool = False, no_mouse: bool = False) -> int:
     """The app on a store, or on the store of a run file. Needs a terminal."""
-    from nfinspect_store.catalog import RUN_SUFFIX, store_path
+    from nfinspect_store.catalog import store_path
+    from nfinspect_store.names import RUN_SUFFIX
 
     if not output.has_terminal():
         raise click.UsageError(

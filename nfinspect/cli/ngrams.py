@@ -1,7 +1,7 @@
 """Neurons that detect tokens, bigrams or trigrams."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -9,6 +9,7 @@ from nfinspect import output
 from nfinspect.analysis.ngram_words import NGRAM_WORDS
 from nfinspect.analysis.ticks import Tick
 from nfinspect.cli.capture import layer_list
+from nfinspect.cli.compared import RUN_COLUMNS, by_depth, document_of, of_each, opened_runs
 from nfinspect.cli.long_work import find_or_compute, recompute_option
 from nfinspect.cli.options import (
     json_option,
@@ -58,8 +59,6 @@ def ngrams(
 ) -> None:
     """Neurons that detect tokens, bigrams or trigrams, and what each layer adds."""
     if runs is not None:
-        from nfinspect.cli.compared import compare_ngrams
-
         if model is not None:
             raise RequestError("--model goes with one run: what is compared is without suppression")
         compare_ngrams(store, run_names(run, runs), n, site, layer_list(layers), recompute, as_json)
@@ -193,3 +192,86 @@ def _detector_lines(found: "NgramAnalysis", top: int) -> list[str]:
 
 def _quoted(ngram: "CoveredNgram") -> str:
     return f'"{ngram.text}"'
+
+
+# several runs
+
+
+def compare_ngrams(
+    store: str | None,
+    names: Sequence[str],
+    n: int,
+    site: str | None,
+    layers: Sequence[int] | None,
+    recompute: bool,
+    as_json: bool,
+) -> None:
+    """Print the n-gram detectors of several runs, without suppression."""
+    with opened_runs(store, names) as files:
+        found = of_each(files, lambda file: kept_ngrams(file, n, site, layers, recompute=recompute)[1])
+    for name, one in found.items():
+        for text in one.notes:
+            output.note(f"{name}: {text}")
+    if as_json:
+        output.document({"n": n, "runs": [document_of(name, one.to_json()) for name, one in found.items()]})
+    else:
+        output.lines(compared_ngram_lines(found))
+
+
+def compared_ngram_lines(found: "Mapping[str, NgramAnalysis]") -> list[str]:
+    """The runs for people: in short, then by depth, then all neurons by K."""
+    some = next(iter(found.values()))
+    word = NGRAM_WORDS[some.n]
+    columns = [
+        Column("run", text=True),
+        Column("site", text=True, spare=1),
+        Column("tokens"),
+        Column(f"{word}s seen", spare=2),
+        Column("neurons"),
+        Column("detectors"),
+        Column(f"{word}s covered"),
+    ]
+    rows = [
+        (
+            name,
+            one.site,
+            one.positions,
+            one.distinct,
+            _sum(one, "neurons"),
+            len(one.detectors),
+            one.layers[-1].cumulative,
+        )
+        for name, one in found.items()
+    ]
+    shown = [Column("detectors"), Column("% of layer"), Column(f"{word}s"), Column("up to here"), Column("new")]
+    layers = by_depth(
+        found,
+        lambda layer: (
+            layer.detectors,
+            percent(layer.detectors / layer.neurons),
+            layer.covered,
+            layer.cumulative,
+            layer.new_overall,
+        ),
+    )
+    buckets = list(some.layers[0].buckets)
+    shares = [(name, *(percent(_share(one, bucket), 0) for bucket in buckets)) for name, one in found.items()]
+    return [
+        *wrapped(f"{word.capitalize()} detectors of {len(found)} runs"),
+        *table(columns, rows),
+        "",
+        *wrapped("By depth: 0 is the first layer, 1 the last"),
+        *table([*RUN_COLUMNS, *shown], layers),
+        "",
+        *wrapped(f"Neurons that fired, by the fewest {word}s that hold 95% of their activations"),
+        *table([Column("run", text=True), *(Column(name) for name in buckets)], shares),
+    ]
+
+
+def _sum(one: Any, name: str) -> int:
+    return sum(getattr(layer, name) for layer in one.layers)
+
+
+def _share(one: "NgramAnalysis", bucket: str) -> float | None:
+    active = sum(layer.active for layer in one.layers)
+    return sum(layer.buckets[bucket] for layer in one.layers) / active if active else None

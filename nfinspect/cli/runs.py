@@ -18,9 +18,11 @@ from nfinspect.cli.options import (
 )
 from nfinspect.cli.tables import Column, duration, size, table
 from nfinspect.text import model_name
-from nfinspect_store.catalog import RUN_SUFFIX, RunEntry, companions, delete_run, list_everything, run_path, store_path
+from nfinspect_store.catalog import companions, delete_run, list_everything, run_path, store_path
 from nfinspect_store.errors import RunNotFound
 from nfinspect_store.history import SUFFIX, delete_history, history_path, list_histories
+from nfinspect_store.names import RUN_SUFFIX
+from nfinspect_store.types import RunEntry
 
 
 @click.command()

@@ -27,7 +27,8 @@ from .fingerprint import Fingerprint, check_same_weights, fingerprint
 from .forward import forward_batch, steps_clamp_as_a_pass
 from .hooks import SiteReader
 from .hub import full_name, one_line, split_revision
-from .load import LoadedModel, in_memory, load_model
+from .load import in_memory, load_model
+from .loaded import LoadedModel
 from .sites import BOUNDED, RELU_FAMILY, SITES, LayerSite, blocks, by_site, default_site, find_sites, why_no_mlp
 from .token_texts import TokenTexts
 from .tokenizing import Bos, Message, Texts, TokenizedText, already_begun, end_ids, is_text

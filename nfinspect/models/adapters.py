@@ -15,7 +15,7 @@ from .errors import BrokenCheckpoint, ModelError, ModelNotFound, UnsupportedMode
 from .hub import one_line
 
 if TYPE_CHECKING:
-    from .load import LoadedModel
+    from .loaded import LoadedModel
 
 LoadBase = Callable[[str, str | None], "LoadedModel"]
 

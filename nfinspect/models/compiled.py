@@ -3,9 +3,12 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
+
+ModelType = TypeVar("ModelType", bound=nn.Module)
 
 _WRAPPER = re.compile(r"(^|\.)_orig_mod(?=\.|$)")
 
@@ -21,10 +24,10 @@ def run_as_python() -> Iterator[None]:
         yield
 
 
-def uncompiled(model: nn.Module) -> nn.Module:
-    """The module inside the wrapper that torch.compile returns."""
+def uncompiled(model: ModelType) -> ModelType:
+    """The module inside the wrapper that torch.compile returns, which is of the model's own class."""
     inner = getattr(model, "_orig_mod", model)
-    return inner if isinstance(inner, nn.Module) else model
+    return cast(ModelType, inner) if isinstance(inner, nn.Module) else model
 
 
 def modules_by_name(model: nn.Module) -> dict[str, nn.Module]:

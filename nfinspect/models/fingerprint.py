@@ -21,7 +21,7 @@ from .checks import first_tensor
 from .dependence import plain_ids
 from .errors import OtherWeights
 from .forward import forward_batch
-from .load import LoadedModel
+from .loaded import LoadedModel
 from .sites import blocks
 
 TOKENS = 16

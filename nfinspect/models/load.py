@@ -1,7 +1,7 @@
 """Loading a model for inspection: one device, eval mode, checked weights, errors of one line."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +17,11 @@ from .devices import choose_device, move
 from .errors import BrokenCheckpoint, ModelError, NonFiniteWeights, UnsupportedModel, WrongRevision
 from .gguf import check_gguf, gguf_types
 from .hub import full_name, one_line, resolve, split_revision
+from .loaded import LoadedModel
 from .sites import blocks
 from .weights import read_weights
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A model in eval mode and what a run has to know about it.
-
-    `device` and `dtype` are those of the weights ('cuda:0', 'bfloat16'); `max_context` is the most tokens a
-    sequence may have, None where nothing limits it (Mamba, ALiBi); `layers` counts the blocks; `pad_id` is a
-    token id to fill padding with, whether or not the tokenizer has a padding token. notes: what the user should be told
-    of how it was loaded.
-    """
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    name: str
-    model_type: str
-    device: str
-    dtype: str
-    max_context: int | None
-    layers: int
-    pad_id: int
-    notes: tuple[str, ...] = ()
 
 
 def load_model(

@@ -123,7 +123,7 @@ class Texts:
             return TokenizedText(text, ())
         begins = self._begins(ids)
         put = () if begins else self.begin
-        spoken = None if roles is None else (*roles[:1] * len(put), *roles)
+        spoken = None if roles is None else (*list(roles[:1]) * len(put), *roles)
         return TokenizedText(text, (*put, *ids), begins, spoken)
 
     def _check_template(self) -> None:

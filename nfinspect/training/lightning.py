@@ -1,18 +1,16 @@
 """The monitor as a callback of Lightning, which is not among this project's dependencies."""
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nfinspect.training.record import status_of
+from nfinspect.training.watching import Watching
 from nfinspect_store.errors import NotInstalled
-
-if TYPE_CHECKING:
-    from nfinspect.training.monitor import FiringMonitor
 
 PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
 
-def lightning_callback(monitor: "FiringMonitor") -> Any:
+def lightning_callback(monitor: Watching) -> Any:
     """A callback of the Lightning that is installed. Raises NotInstalled."""
     return type("MonitorCallback", (_Hooks, _base()), {})(monitor)
 
@@ -33,7 +31,7 @@ def _base() -> type:
 class _Hooks:
     """Lightning calls these."""
 
-    def __init__(self, monitor: "FiringMonitor") -> None:
+    def __init__(self, monitor: Watching) -> None:
         super().__init__()
         self.monitor = monitor
         self._step = 0

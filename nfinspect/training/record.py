@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from nfinspect_store.errors import StorageFull
-from nfinspect_store.history import VERSION, HistoryWriter, utc_now
+from nfinspect_store.history import HistoryWriter, utc_now
 
 
 def status_of(error: BaseException | None) -> str:
@@ -33,7 +33,7 @@ class Record:
 
     def __init__(self, path: Path, model: str, facts: Mapping[str, Any], *, resume: bool) -> None:
         """facts: of the monitor (`every`, `first_step`, `settings`). Raises RunExists, StorageFull."""
-        from nfinspect import __version__
+        from nfinspect.version import VERSION
 
         writer = HistoryWriter(path, model, resume=resume)
         head = {
@@ -42,7 +42,7 @@ class Record:
             "kind": "monitor",
             "model": model,
             "created_at": utc_now(),
-            "nfinspect_version": __version__,
+            "nfinspect_version": VERSION,
             "torch_version": torch.__version__,
             **facts,
         }

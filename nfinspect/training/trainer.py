@@ -1,14 +1,12 @@
 """The monitor as a callback of transformers' Trainer. Imported on request only."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from nfinspect.training.errors import NotReadable
-
-if TYPE_CHECKING:
-    from nfinspect.training.monitor import FiringMonitor
+from nfinspect.training.watching import Watching
 
 
 class MonitorCallback(TrainerCallback):
@@ -18,7 +16,7 @@ class MonitorCallback(TrainerCallback):
     (`logging_steps=1`); else none.
     """
 
-    def __init__(self, monitor: "FiringMonitor") -> None:
+    def __init__(self, monitor: Watching) -> None:
         self.monitor = monitor
         self._waiting: int | None = None
         self._logged = 0

@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from nfinspect.analysis.overlap import Overlap
     from nfinspect.analysis.trace import Trace
     from nfinspect_store.addresses import Address
-    from nfinspect_store.catalog import RunEntry
     from nfinspect_store.results import Result
-    from nfinspect_store.types import Layer, Progress, RunInfo
+    from nfinspect_store.types import Layer, Progress, RunEntry, RunInfo
 
 CLASSES = ("dead", "saturated", "sporadic", "missing", "weak", "normal")
 RANKS = ("difference", "effect", "auroc")

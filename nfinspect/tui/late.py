@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from nfinspect.analysis.history import LiveHistory
     from nfinspect.tui.engine import Session
     from nfinspect.tui.jobs import ChildJob
-    from nfinspect_store.catalog import RunEntry
-    from nfinspect_store.types import Progress
+    from nfinspect_store.types import Progress, RunEntry
 
 
 class LateEngine:
@@ -45,8 +44,8 @@ class LateEngine:
 
     def progress(self, run: str) -> Progress | None:
         """How far the capture of `run` is; None when nothing is being captured under that name."""
-        from nfinspect_store.catalog import RUN_SUFFIX
         from nfinspect_store.heartbeat import read_heartbeat
+        from nfinspect_store.names import RUN_SUFFIX
 
         return read_heartbeat(self.store / (run + RUN_SUFFIX))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from nfinspect.present.plots import Curve, LayerBars, LayerPoints, Nothing, Plot
+from nfinspect.present.plots import Curve, LayerBars, LayerPoints, Nothing, Plot, Values
 from nfinspect.tui.widgets.plots import curve, key_line, layer_bars, points
 
 
@@ -19,14 +19,17 @@ def plot_lines(
             return (why,)
         case Curve(title, values, low, high):
             return (title, *curve(values, low, high, width, height - 1, plain))
-        case LayerBars(title, layers, parts, whole):
-            names, values = _names(layers), tuple(parts.values())
-            if len(parts) < 2:
-                return (title, *layer_bars(names, values, width, height - 1, plain, whole=whole))
-            drawn = layer_bars(names, values, width, height - 2, plain, whole=whole)
-            return (title, *drawn, key_line(list(parts), plain))
+        case LayerBars():
+            return _bars(plot, width, height, plain)
         case LayerPoints():
             return _points(plot, width, height, plain)
+
+
+def _bars(plot: LayerBars, width: int, height: int, plain: bool) -> tuple[str, ...]:
+    values: tuple[Values, ...] = tuple(plot.parts.values())
+    key = (key_line(list(plot.parts), plain),) if len(values) > 1 else ()
+    room = height - 1 - len(key)
+    return (plot.title, *layer_bars(_names(plot.layers), values, width, room, plain, whole=plot.whole), *key)
 
 
 def _points(plot: LayerPoints, width: int, height: int, plain: bool) -> tuple[str, ...]:

@@ -11,45 +11,23 @@ import difflib
 import os
 import re
 import stat
-import unicodedata
-from dataclasses import dataclass
 from pathlib import Path
 
 from nfinspect_store.atomic import clean_leftovers
-from nfinspect_store.errors import BadName, NotARun, RunBusy, RunNotFound, StorageFull, StoreError
+from nfinspect_store.errors import NotARun, RunBusy, RunNotFound, StorageFull, StoreError
 from nfinspect_store.facts import Facts, FactsCache
 from nfinspect_store.heartbeat import SUFFIX, HeartbeatFile, being_written, read_heartbeat_file
+from nfinspect_store.history import history_entries
+from nfinspect_store.names import HISTORY_SUFFIX, RUN_SUFFIX, check_name
 from nfinspect_store.paths import expanded
 from nfinspect_store.small_files import is_utf8, kind_of
-from nfinspect_store.types import Progress
+from nfinspect_store.types import RunEntry
 
-RUN_SUFFIX = ".duckdb"
-HISTORY_SUFFIX = ".history.jsonl"
 DEFAULT_STORE = "nfinspect-store"
 ENVIRONMENT = "NFINSPECT_STORE"
-MODEL_SUFFIX = ".model"
-"""Behind a model's name where results about it are kept: `.results` follows there, as behind a run's name."""
-NAME_BYTES = 128
-"""Longest run name in bytes: file systems take 255, and companions add a suffix."""
 
 _COMPANION = re.compile(r"\.heartbeat(\.\d+)?|\.wal(\.checkpoint|\.recovery)?")
 """What follows a run file's name in those of its companions."""
-
-
-@dataclass(frozen=True)
-class RunEntry:
-    """One line of the list of runs. Unknown facts of a file that cannot be read are None or empty."""
-
-    name: str
-    path: Path
-    status: str  # capturing | complete | interrupted | failed; empty where unknown
-    model: str
-    created_at: dt.datetime | None  # UTC, without a zone
-    tokens: int | None
-    bytes: int
-    progress: Progress | None  # of a capture that is running
-    problem: str | None = None  # why the file cannot be read as a run, in one line
-    kind: str = "run"  # run | history (of a training that is watched)
 
 
 def store_path(explicit: str | Path | None = None) -> Path:
@@ -63,30 +41,6 @@ def store_path(explicit: str | Path | None = None) -> Path:
             f"expected a directory of runs, found a file: {path} (a run file goes where a command takes RUN)"
         )
     return path
-
-
-def check_name(name: str) -> str:
-    """`name`, if it can be a run's. Raises BadName saying what is wrong with it."""
-    problem = None
-    if not name or not name.strip():
-        problem = "it is empty"
-    elif re.search(r"[/\\]", name):
-        problem = "it contains a slash"
-    elif name.startswith((".", "-", "~")):
-        problem = f"it starts with {name[0]!r}"
-    elif any(unicodedata.category(c)[0] == "C" or unicodedata.category(c) in ("Zl", "Zp") for c in name):
-        problem = "it contains control or invisible characters"
-    elif name != name.strip():
-        problem = "it starts or ends with a space"
-    elif RUN_SUFFIX in name.lower():
-        problem = f"it contains {RUN_SUFFIX}, which is added by itself"
-    elif name.lower().endswith(MODEL_SUFFIX):
-        problem = f"it ends in {MODEL_SUFFIX}, as the folders of results about a model do"
-    elif len(name.encode()) > NAME_BYTES:
-        problem = f"it has {len(name.encode())} bytes, {NAME_BYTES} at most"
-    if problem:
-        raise BadName(f"expected a run name such as gpt2-tulips, found {name[:60]!r}: {problem}")
-    return name
 
 
 def new_run_path(store: Path, name: str) -> Path:
@@ -143,8 +97,6 @@ def list_runs(store: Path) -> list[RunEntry]:
 
 def list_everything(store: Path) -> list[RunEntry]:
     """Every run and every training history of the store, the newest first. Raises StoreError as `list_runs` does."""
-    from nfinspect_store.history import history_entries
-
     oldest = dt.datetime.min
     return sorted(
         [*list_runs(store), *history_entries(store)],

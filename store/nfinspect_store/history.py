@@ -16,10 +16,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from nfinspect_store.catalog import HISTORY_SUFFIX, RUN_SUFFIX, RunEntry, check_name
 from nfinspect_store.errors import NotARun, RunBusy, RunExists, RunNotFound, StorageFull
 from nfinspect_store.heartbeat import Heartbeat, being_written, heartbeat_path, read_heartbeat
+from nfinspect_store.names import HISTORY_SUFFIX, RUN_SUFFIX, check_name
 from nfinspect_store.paths import expanded
+from nfinspect_store.types import RunEntry
 
 SUFFIX = HISTORY_SUFFIX
 VERSION = 1

@@ -21,9 +21,9 @@ import duckdb
 import pyarrow as pa
 
 from nfinspect_store.atomic import check_place, replaced
-from nfinspect_store.catalog import MODEL_SUFFIX
 from nfinspect_store.connect import CATALOG, add_result, create, locked, translated
 from nfinspect_store.errors import StorageFull, StoreError
+from nfinspect_store.names import MODEL_SUFFIX
 from nfinspect_store.schema import RESULT_TABLE, quoted
 from nfinspect_store.small_files import is_utf8
 

@@ -3,6 +3,7 @@
 import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -129,3 +130,19 @@ class Progress:
     bytes: int
     phase: str  # loading | generating | reading | finishing
     alive: bool = False  # filled in by the reader: is that process there?
+
+
+@dataclass(frozen=True)
+class RunEntry:
+    """One line of the list of runs. Unknown facts of a file that cannot be read are None or empty."""
+
+    name: str
+    path: Path
+    status: str  # capturing | complete | interrupted | failed; empty where unknown
+    model: str
+    created_at: dt.datetime | None  # UTC, without a zone
+    tokens: int | None
+    bytes: int
+    progress: Progress | None  # of a capture that is running
+    problem: str | None = None  # why the file cannot be read as a run, in one line
+    kind: str = "run"  # run | history (of a training that is watched)

@@ -16,9 +16,8 @@ from nfinspect.analysis.overlap import Overlap, Pair, SharedNeuron
 from nfinspect.analysis.scores import make_layer_health
 from nfinspect.analysis.trace import Trace, TraceRow
 from nfinspect.tui.engine import JobState, NeuronQuery, PromptReading, PromptText, TraceRequest
-from nfinspect_store.catalog import RunEntry
 from nfinspect_store.errors import NotARun, QueryError, RequestError, RunBusy
-from nfinspect_store.types import Layer, Progress, RunInfo
+from nfinspect_store.types import Layer, Progress, RunEntry, RunInfo
 
 HOSTILE = "\x1b[31mred\x1b[0m [/red] \u202eabc\u200b\x07 漢"
 CREATED = dt.datetime(2026, 11, 20, 12, 30)

@@ -14,7 +14,7 @@ from nfinspect.tui.glyphs import Glyphs, bar
 from nfinspect.tui.widgets.paged_table import Column
 
 if TYPE_CHECKING:
-    from nfinspect_store.catalog import RunEntry
+    from nfinspect_store.types import RunEntry
 
 TONES = {"complete": "good", "capturing": "accent", "interrupted": "warn", "failed": "bad"}
 

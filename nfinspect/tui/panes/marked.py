@@ -78,7 +78,7 @@ class MarkedPane(TracedPane):
         self.table.put_rows(self._marked)
         held = [f"{c} {sum(m in ranks for m in self._marked)}" for c, ranks in self._ranks.items()]
         totals = f"of {len(self._marked)} marked neurons in the top {self.request.top}: {', '.join(held)}"
-        rows = [self.choices(), [Cell(totals, "dim")], *notes_of(*traces)]
+        rows: list[list[Cell | str]] = [self.choices(), [Cell(totals, "dim")], *notes_of(*traces)]
         self.query_one("#choices", TextBlock).put(lines(rows))
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:

@@ -19,7 +19,7 @@ from nfinspect.tui.widgets.text_block import TextBlock
 from nfinspect.tui.widgets.text_panel import TextPanel
 
 if TYPE_CHECKING:
-    from nfinspect_store.catalog import RunEntry
+    from nfinspect_store.types import RunEntry
 
 LIVE_SECONDS = 0.5
 QUIET_SECONDS = 3.0

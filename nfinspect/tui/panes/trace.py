@@ -120,7 +120,7 @@ class TracePane(TracedPane):
         if t is not None:
             against = f" against {t.baseline_samples}" if t.baseline is not None else ", raw values"
             second = f"{t.samples} prompts{against}"
-        rows = [[*first, *self.choices()], [Cell(second, "dim")], *notes_of(t)]
+        rows: list[list[Cell | str]] = [[*first, *self.choices()], [Cell(second, "dim")], *notes_of(t)]
         self.query_one("#choices", TextBlock).put(lines(rows))
 
     # keys

@@ -304,7 +304,7 @@ def test_a_store_that_is_a_file_is_one_line(request_: CaptureRequest) -> None:
     "model", ["gpt2", "org/gpt2", "/models/gpt2/", ".", "..", "/", "/models/.hidden", "/m/-x", "/m/" + "x" * 200]
 )
 def test_a_run_named_after_its_model_can_be_a_run(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nfinspect_store.catalog import check_name
+    from nfinspect_store.names import check_name
 
     monkeypatch.chdir(tmp_path)
     name = check_name(default_name(model))

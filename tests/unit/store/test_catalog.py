@@ -9,10 +9,11 @@ import duckdb
 import pytest
 
 from nfinspect_store import catalog
-from nfinspect_store.catalog import check_name, delete_run, list_runs, new_run_path, run_path, store_path
+from nfinspect_store.catalog import delete_run, list_runs, new_run_path, run_path, store_path
 from nfinspect_store.errors import BadName, NotARun, RunBusy, RunNotFound, StoreError
 from nfinspect_store.facts import CACHE_NAME
 from nfinspect_store.heartbeat import Heartbeat, heartbeat_path
+from nfinspect_store.names import check_name
 
 
 def set_status(path: Path, status: str) -> None:

@@ -1,0 +1,27 @@
+"""A model as it was loaded."""
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in eval mode and what a run has to know about it.
+
+    `device` and `dtype` are those of the weights ('cuda:0', 'bfloat16'); `max_context` is the most tokens a
+    sequence may have, None where nothing limits it (Mamba, ALiBi); `layers` counts the blocks; `pad_id` is a
+    token id to fill padding with, whether or not the tokenizer has a padding token. notes: what the user should be told
+    of how it was loaded.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    model_type: str
+    device: str
+    dtype: str
+    max_context: int | None
+    layers: int
+    pad_id: int
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,15 @@
+"""What a trainer's callback asks of a monitor."""
+
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+
+class Watching(Protocol):
+    """nfinspect.FiringMonitor, as far as a callback drives it."""
+
+    @property
+    def active(self) -> bool: ...
+    def start(self, model: nn.Module | None = None, *, step: int | None = None) -> None: ...
+    def step(self, step: int | None = None, loss: float | Tensor | None = None) -> Any: ...
+    def finish(self, status: str = "complete") -> None: ...
