@@ -24,7 +24,8 @@ from nfinspect.tui.glyphs import ASCII, UNICODE
 from nfinspect.tui.harmless import Harmless
 from nfinspect.tui.job_board import JobBoard
 from nfinspect.tui.panes.base import LEAVES_SOMETHING, OPENING, Pane, one_line
-from nfinspect.tui.panes.runs import RunsPane
+from nfinspect.tui.places import Place, place
+from nfinspect.tui.router import open_pane
 from nfinspect.tui.trail import Stop, Trail
 from nfinspect.tui.typeahead import STUCK_SECONDS, KeyDone, TypeAhead
 
@@ -102,7 +103,7 @@ class NfinspectApp(App[int]):
 
         self._said_before_key = 0
         self._work: dict[tuple[int, str], str] = {}
-        self._trail = Trail(Stop(partial(RunsPane, "nfinspect")))
+        self._trail = Trail(Stop(partial(open_pane, place("runs", "nfinspect"))))
         self._shown: Pane | None = None
         self._asker: Pane | None = None
         self.register_theme(colours.OWN)
@@ -145,7 +146,7 @@ class NfinspectApp(App[int]):
         from nfinspect.tui.bindings import binding_ids
         from nfinspect.tui.keymap import keys_file, read_keymap
 
-        keymap, line = read_keymap(keys_file(), binding_ids())
+        keymap, line = read_keymap(keys_file(), binding_ids(type(self)))
         if keymap:
             self.set_keymap(keymap)
         if line:
@@ -194,14 +195,14 @@ class NfinspectApp(App[int]):
         assert self._shown is not None
         return self._shown
 
-    def into(self, make: Callable[[], Pane], run: str | None = None) -> None:
+    def into(self, place: Place, run: str | None = None) -> None:
         """A step further in."""
-        self._trail.into(Stop(make, run))
+        self._trail.into(Stop(partial(open_pane, place), run))
         self.call_later(self._show)
 
-    def jump(self, make: Callable[[], Pane], session: Session) -> None:
+    def jump(self, place: Place, session: Session) -> None:
         """To a place of a run from anywhere: runs › layers of the run › there."""
-        self._trail.go((*self._base_of(session), Stop(make, session.name)))
+        self._trail.go((*self._base_of(session), Stop(partial(open_pane, place), session.name)))
         self.call_later(self._show)
 
     def _base_of(self, session: Session) -> tuple[Stop, ...]:
@@ -209,12 +210,7 @@ class NfinspectApp(App[int]):
         for stop in self._trail.stops[1:2]:
             if stop.run == session.name:
                 return (first, stop)
-        return (first, Stop(partial(self._layers_pane, session), session.name))
-
-    def _layers_pane(self, session: Session) -> Pane:
-        from nfinspect.tui.panes.layers import LayersPane
-
-        return LayersPane(session)
+        return (first, Stop(partial(open_pane, place("layers", session)), session.name))
 
     async def _show(self) -> None:
         stop = self._trail.here
@@ -292,9 +288,7 @@ class NfinspectApp(App[int]):
 
     def follow(self, name: str) -> None:
         """To the progress of a run that is being captured."""
-        from nfinspect.tui.panes.live import LivePane
-
-        self._trail.go((self._trail.stops[0], Stop(partial(LivePane, name))))
+        self._trail.go((self._trail.stops[0], Stop(partial(open_pane, place("live", name)))))
         self.call_later(self._show)
 
     def opened(self, session: Session, *, show: bool = True) -> None:

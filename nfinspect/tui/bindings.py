@@ -1,13 +1,14 @@
 """Every binding id there is, so that a keymap with a misspelt one is told so."""
 
 from functools import cache
+from typing import Any
 
 from nfinspect.tui.keymap import known_ids
 
 
 @cache
-def binding_ids() -> frozenset[str]:
-    from nfinspect.tui.app import NfinspectApp
+def binding_ids(app: type[Any]) -> frozenset[str]:
+    """app: the app's class, whose keys are among them."""
     from nfinspect.tui.chrome import PromptInput
     from nfinspect.tui.dialogs import Confirm, Picker
     from nfinspect.tui.help import HelpScreen
@@ -39,5 +40,5 @@ def binding_ids() -> frozenset[str]:
         LensPane,
         ComparePane,
     )  # the others add no keys to what these inherit
-    others = (NfinspectApp, PromptInput, Confirm, Picker, HelpScreen, PagedTable, TextPanel, SqlEditor)
+    others = (app, PromptInput, Confirm, Picker, HelpScreen, PagedTable, TextPanel, SqlEditor)
     return known_ids((*others, *panes, *analyses))

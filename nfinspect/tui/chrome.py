@@ -17,7 +17,7 @@ from textual.widgets.input import Selection
 from nfinspect.tui.cells import Cell, content, fit, shown_cell, visible_in
 
 if TYPE_CHECKING:
-    from nfinspect.tui.app import NfinspectApp
+    from nfinspect.tui.hub import Hub
 
 
 class Breadcrumbs(Widget):
@@ -34,7 +34,7 @@ class Breadcrumbs(Widget):
             self.refresh()
 
     def render(self) -> Content:
-        glyphs = cast("NfinspectApp", self.app).glyphs
+        glyphs = cast("Hub", self.app).glyphs
         width = self.size.width
         between = f" {glyphs.crumb} "
         hint = visible_in(self.hint, glyphs)
@@ -64,7 +64,7 @@ class StatusLine(Widget):
     cell: Cell = Cell("")
 
     def put(self, cell: Cell) -> None:
-        cell = shown_cell(cell, cast("NfinspectApp", self.app).glyphs)
+        cell = shown_cell(cell, cast("Hub", self.app).glyphs)
         if cell != self.cell:
             width = max(1, self.size.width)
             taller = cell_len(cell.text) + 2 > width or cell_len(self.cell.text) + 2 > width
@@ -76,7 +76,7 @@ class StatusLine(Widget):
         width = max(1, self.app.size.width - 2)
         room = self.MOST_ROWS * (width - width // 8)  # lines are broken between words
         if cell_len(text) > room:
-            text = fit(text, room, cast("NfinspectApp", self.app).glyphs)
+            text = fit(text, room, cast("Hub", self.app).glyphs)
         return content(Cell(text, self.cell.tone))
 
 

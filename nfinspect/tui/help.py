@@ -16,7 +16,7 @@ from nfinspect.tui.commands import analysis_names
 from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
-    from nfinspect.tui.app import NfinspectApp
+    from nfinspect.tui.hub import Hub
 
 
 INDENT = " " * 7
@@ -52,7 +52,7 @@ class HelpScreen(ModalScreen[None]):
         self._text = text
 
     @classmethod
-    def of(cls, app: NfinspectApp) -> HelpScreen:
+    def of(cls, app: Hub) -> HelpScreen:
         groups: dict[str, dict[str, tuple[list[str], str, str]]] = {}
         for _, binding, _, _ in app.screen.active_bindings.values():
             if not binding.description or binding.id is None:

@@ -7,12 +7,11 @@ and nothing sent, while no command runs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from textual.timer import Timer
 
 if TYPE_CHECKING:
-    from nfinspect.tui.app import NfinspectApp
     from nfinspect.tui.engine import Job, JobState
 
 SECONDS = 0.5
@@ -22,10 +21,19 @@ Key = tuple[str, str]
 """A run and the name of an analysis."""
 
 
+class Screenside(Protocol):
+    """What the board asks of the app."""
+
+    @property
+    def pane(self) -> Any: ...
+    def say(self, text: str, tone: str = "", *, keep: bool = False) -> None: ...
+    def set_interval(self, interval: float, callback: Callable[[], Any]) -> Timer: ...
+
+
 class JobBoard:
     """Lives on the app's event loop."""
 
-    def __init__(self, hub: NfinspectApp) -> None:
+    def __init__(self, hub: Screenside) -> None:
         self._hub = hub
         self._jobs: dict[Key, Job] = {}
         self._then: dict[Key, Callable[[JobState], None]] = {}

@@ -4,18 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from nfinspect.tui.cells import fit
 from nfinspect.tui.glyphs import ASCII, UNICODE, shade
 from nfinspect.tui.widgets.plots import layer_bars
 
-if TYPE_CHECKING:
-    from nfinspect.tui.panes.lens import Lens
-
 Lines = tuple[str, ...]
 MARKED = 4
 """Cells between two marks below the map."""
+
+
+@dataclass(frozen=True)
+class Lens:
+    """The document of `nfinspect logits --lens`."""
+
+    document: Mapping[str, Any]
+
+    @property
+    def layers(self) -> list[Mapping[str, Any]]:
+        found: list[Mapping[str, Any]] = self.document["layers"]
+        return found
+
+    @property
+    def answer(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.document["answer"]
+        return found
+
+    @property
+    def tokens(self) -> list[str | None]:
+        """Of the prompt; empty where the lens was at its end alone."""
+        found: list[str | None] = self.document.get("prompt_tokens", [])
+        return found
+
+    def to_json(self) -> dict[str, object]:
+        return dict(self.document)
 
 
 def _labels(found: Lens) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from app_driver import Start
 from fake_engine import FakeEngine, FakeSession
 
 from nfinspect.tui import trail
-from nfinspect.tui.app import BUSY_SECONDS
+from nfinspect.tui.app import BUSY_SECONDS, NfinspectApp
 from nfinspect.tui.bindings import binding_ids
 from nfinspect.tui.goto import ANALYSES, WORDS, parse_target
 from nfinspect.tui.help import HelpScreen
@@ -181,7 +181,7 @@ async def test_panes_that_no_history_holds_are_removed(start: Start, monkeypatch
 
 def test_every_binding_is_documented() -> None:
     documented = (Path(__file__).parents[2] / "docs/keys.md").read_text(encoding="utf-8")
-    missing = [name for name in binding_ids() if f"`{name}`" not in documented]
+    missing = [name for name in binding_ids(NfinspectApp) if f"`{name}`" not in documented]
     assert not missing
 
 

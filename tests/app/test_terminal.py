@@ -225,7 +225,7 @@ import nfinspect.tui.panes.kinds, nfinspect.tui.panes.logits, nfinspect.tui.draw
 import nfinspect.analyses.kind_overlap, nfinspect.analysis.ngrams, nfinspect.analyses.positions
 import nfinspect.analysis.attention_scores, nfinspect.analysis.delta
 import nfinspect.tui.panes.lens, nfinspect.tui.lens_drawings, nfinspect.tui.panes.compare, nfinspect.tui.comparing
-nfinspect.tui.bindings.binding_ids()
+nfinspect.tui.bindings.binding_ids(nfinspect.tui.app.NfinspectApp)
 assert not {"torch", "transformers", "matplotlib"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)

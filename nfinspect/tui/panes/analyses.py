@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
@@ -15,13 +13,12 @@ from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.kept import facts
 from nfinspect.tui.commands import Analysis, analysis_names, analysis_of, make_command
 from nfinspect.tui.engine import Session
-from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.panes.of_run import RunPane
+from nfinspect.tui.places import place
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_panel import TextPanel
 
 if TYPE_CHECKING:
-    from nfinspect_store.addresses import Address
     from nfinspect_store.results import Result
 
 
@@ -32,37 +29,6 @@ class Row:
     analysis: Analysis
     results: tuple[Result, ...]
     command: tuple[str, ...]
-
-
-def pane_of(name: str) -> Callable[[Session, str], Pane]:
-    """The pane of an analysis, imported when it is opened. Not for logits, which are of one neuron."""
-    if name == "ngrams":
-        from nfinspect.tui.panes.ngrams import NgramsPane
-
-        return NgramsPane
-    if name == "delta":
-        from nfinspect.tui.panes.delta import DeltaPane
-
-        return DeltaPane
-    if name == "attention":
-        from nfinspect.tui.panes.attention import AttentionPane
-
-        return AttentionPane
-    if name == "lens":
-        from nfinspect.tui.panes.lens import LensPane
-
-        return LensPane
-    if name == "kinds":
-        from nfinspect.tui.panes.kinds import KindsPane
-
-        return KindsPane
-    if name == "ablate":
-        from nfinspect.tui.panes.ablation import AblationPane
-
-        return AblationPane
-    from nfinspect.tui.panes.specified import SpecifiedPane
-
-    return partial(SpecifiedPane, name)
 
 
 class AnalysesPane(RunPane):
@@ -80,7 +46,6 @@ class AnalysesPane(RunPane):
     ]
 
     DEFAULT_CSS = """
-    AnalysesPane #analyses { height: 9; }
     AnalysesPane TextPanel { height: 1fr; }
     """
 
@@ -89,6 +54,7 @@ class AnalysesPane(RunPane):
 
     def compose(self) -> ComposeResult:
         table = PagedTable(self._columns(), glyphs=self.glyphs, frozen=1, id="analyses")
+        table.styles.height = len(analysis_names()) + 1  # with the heads of the columns
         yield table
         panel = TextPanel(id="kept")
         panel.add_class("ruled-top")
@@ -177,7 +143,7 @@ class AnalysesPane(RunPane):
             marked = next(iter(self.marks), None)
             self.hub.ask(self, "neuron", "logits of", str(self.address(*marked)) if marked else "L0/N0")
         else:
-            self.hub.into(partial(pane_of(name), self.session, self.site), self.session.name)
+            self.hub.into(place(name, self.session, self.site), self.session.name)
 
     def entered_neuron(self, text: str) -> None:
         if text:
@@ -207,10 +173,3 @@ class AnalysesPane(RunPane):
     def action_copy(self) -> None:
         if (row := self.table.current) is not None:
             self.hub.copy(f"nfinspect {shlex.join(row.command)}")
-
-
-def logits_pane(session: Session, address: Address) -> Pane:
-    """The pane of one neuron's logits."""
-    from nfinspect.tui.panes.logits import LogitsPane
-
-    return LogitsPane(session, address)

@@ -20,7 +20,7 @@ from nfinspect.tui.engine import Session
 from nfinspect.tui.glyphs import Glyphs
 
 if TYPE_CHECKING:
-    from nfinspect.tui.app import NfinspectApp
+    from nfinspect.tui.hub import Hub
 
 
 CANCELLED = "cancelled"
@@ -109,8 +109,8 @@ class Pane(Widget):
         self._tickets: Counter[str] = Counter()
 
     @property
-    def hub(self) -> NfinspectApp:
-        return cast("NfinspectApp", self.app)
+    def hub(self) -> Hub:
+        return cast("Hub", self.app)
 
     @property
     def session(self) -> Session:

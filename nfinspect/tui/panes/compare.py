@@ -19,6 +19,7 @@ from nfinspect.tui.panes.base import one_line
 from nfinspect.tui.panes.exporting import ExportingPane
 from nfinspect.tui.panes.in_turn import InTurnPane
 from nfinspect.tui.panes.of_run import json_writer
+from nfinspect.tui.places import place
 from nfinspect.tui.widgets.chart_box import ChartBox
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
@@ -204,11 +205,11 @@ class ComparePane(ArrangedRows, InTurnPane, ExportingPane):
     def draw_about(self) -> None:
         g, wide = self.glyphs, self.size.width >= 120
         tabs: list[Cell | str] = []
-        for place, topic in enumerate(TOPICS):
+        for i, topic in enumerate(TOPICS):
             here = topic is self._topic
             name = f"[{topic.name}]" if here else topic.name
             tabs += [
-                Cell(f"{place + 1} ", "bold"),
+                Cell(f"{i + 1} ", "bold"),
                 Cell(f"{name}  " if wide else f"{name} ", "accent" if here else "dim"),
             ]
         rows: list[list[Cell | str]] = [tabs]
@@ -293,15 +294,13 @@ class ComparePane(ArrangedRows, InTurnPane, ExportingPane):
         self.changed()
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
-        from nfinspect.tui.panes.neurons import NeuronsPane
-
         row: LayerRow = message.row
         session = self.hub.sessions.get(row.run)
         if session is None:
             self.hub.say(f"{row.run} is no longer open", "warn")
             self.changed()
         else:
-            self.hub.into(partial(NeuronsPane, session, row.site, layer=row.layer), row.run)
+            self.hub.into(place("neurons", session, row.site, layer=row.layer), row.run)
 
     def action_copy(self) -> None:
         if self._found is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,7 +13,7 @@ from nfinspect.tui.cells import Cell, counted, percent, visible_in
 from nfinspect.tui.columns.lens import layer_columns, position_columns
 from nfinspect.tui.commands import first_text, lens_of
 from nfinspect.tui.engine import PromptText, Session
-from nfinspect.tui.lens_drawings import lens_entropy, lens_map, lens_probability, quoted
+from nfinspect.tui.lens_drawings import Lens, lens_entropy, lens_map, lens_probability, quoted
 from nfinspect.tui.panes.analysis import AnalysisPane, Drawing, Found
 from nfinspect.tui.widgets.paged_table import Column
 
@@ -27,32 +26,6 @@ MOST_PROMPTS = 500
 
 LONGEST = 200
 """Characters of a prompt in the list to choose from."""
-
-
-@dataclass(frozen=True)
-class Lens:
-    """The document of `nfinspect logits --lens`."""
-
-    document: Mapping[str, Any]
-
-    @property
-    def layers(self) -> list[Mapping[str, Any]]:
-        found: list[Mapping[str, Any]] = self.document["layers"]
-        return found
-
-    @property
-    def answer(self) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.document["answer"]
-        return found
-
-    @property
-    def tokens(self) -> list[str | None]:
-        """Of the prompt; empty where the lens was at its end alone."""
-        found: list[str | None] = self.document.get("prompt_tokens", [])
-        return found
-
-    def to_json(self) -> dict[str, object]:
-        return dict(self.document)
 
 
 class LensPane(AnalysisPane):

@@ -15,6 +15,7 @@ from nfinspect.tui.cells import Cell, content, number, percent
 from nfinspect.tui.columns.neuron import concept_columns, example_columns
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.of_run import RunPane, json_writer
+from nfinspect.tui.places import place
 from nfinspect.tui.steps import Found, Step, Steps, find, sizes_of
 from nfinspect.tui.widgets.chart_box import ChartBox
 from nfinspect.tui.widgets.paged_table import PagedTable
@@ -258,23 +259,17 @@ class NeuronPane(RunPane):
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
         if message.table.id == "examples":
-            from nfinspect.tui.panes.prompt import PromptPane
-
             example = message.row[1]
-            make = partial(PromptPane, self.session, self._address, example.prompt_idx, example.token_idx)
+            make = place("prompt", self.session, self._address, example.prompt_idx, example.token_idx)
             self.hub.into(make, self.session.name)
         else:
             self.action_trace(message.row.concept)
 
     def action_trace(self, concept: str | None = None) -> None:
-        from nfinspect.tui.panes.trace import TracePane
-
-        self.hub.into(partial(TracePane, self.session, self.site, concept), self.session.name)
+        self.hub.into(place("trace", self.session, self.site, concept), self.session.name)
 
     def action_logits(self) -> None:
-        from nfinspect.tui.panes.analyses import logits_pane
-
-        self.hub.into(partial(logits_pane, self.session, self._address), self.session.name)
+        self.hub.into(place("logits", self.session, self._address), self.session.name)
 
     def action_mark(self) -> None:
         if self._detail is not None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from textual.binding import Binding, BindingType
 
 from nfinspect.tui.panes.exporting import ExportingPane
+from nfinspect.tui.places import place
 
 if TYPE_CHECKING:
     from nfinspect.tui.engine import NeuronQuery, Session
@@ -83,46 +83,33 @@ class RunPane(ExportingPane):
         site: str | None = None,
     ) -> None:
         """To a neuron's pane. It steps through `query` from `row` on, or through the neurons `around`."""
-        from nfinspect.tui.panes.neuron import NeuronPane
         from nfinspect.tui.steps import Steps
 
         address = self.address(layer, neuron, site)
         steps = Steps(query, around, row)
-        self.hub.into(partial(NeuronPane, self.session, address, steps), self.session.name)
+        self.hub.into(place("neuron", self.session, address, steps), self.session.name)
 
     def open_neurons(self, *, cls: str | None = None, layer: int | None = None) -> None:
-        from nfinspect.tui.panes.neurons import NeuronsPane
-
-        self.hub.into(partial(NeuronsPane, self.session, self.site, cls=cls, layer=layer), self.session.name)
+        self.hub.into(place("neurons", self.session, self.site, cls=cls, layer=layer), self.session.name)
 
     def action_neurons(self) -> None:
         self.open_neurons()
 
     def action_trace(self) -> None:
-        from nfinspect.tui.panes.trace import TracePane
-
-        self.hub.into(partial(TracePane, self.session, self.site), self.session.name)
+        self.hub.into(place("trace", self.session, self.site), self.session.name)
 
     def action_overlap(self) -> None:
-        from nfinspect.tui.panes.overlap import OverlapPane
-
-        self.hub.into(partial(OverlapPane, self.session, self.site), self.session.name)
+        self.hub.into(place("overlap", self.session, self.site), self.session.name)
 
     def action_analyses(self) -> None:
-        from nfinspect.tui.panes.analyses import AnalysesPane
-
-        self.hub.into(partial(AnalysesPane, self.session, self.site), self.session.name)
+        self.hub.into(place("analyses", self.session, self.site), self.session.name)
 
     def action_sql(self) -> None:
-        from nfinspect.tui.panes.sql import SqlPane
-
-        self.hub.into(partial(SqlPane, self.session), self.session.name)
+        self.hub.into(place("sql", self.session), self.session.name)
 
     def open_marked(self) -> None:
         """The marked neurons against every concept's trace."""
         if not self.marks:
             self.hub.say("mark neurons with Space first", "warn")
             return
-        from nfinspect.tui.panes.marked import MarkedPane
-
-        self.hub.into(partial(MarkedPane, self.session, self.site, tuple(self.marks)), self.session.name)
+        self.hub.into(place("marked", self.session, self.site, tuple(self.marks)), self.session.name)

@@ -14,6 +14,7 @@ from nfinspect.tui import cells
 from nfinspect.tui.cells import content
 from nfinspect.tui.columns.runs import about_run, run_columns, welcome
 from nfinspect.tui.panes.base import Pane
+from nfinspect.tui.places import place
 from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 from nfinspect.tui.widgets.text_panel import TextPanel
@@ -176,9 +177,7 @@ class RunsPane(Pane):
         if run.problem:
             self.hub.say(run.problem, "bad")
         elif run.kind == "history":
-            from nfinspect.tui.panes.history import HistoryPane
-
-            self.hub.into(partial(HistoryPane, run.name))
+            self.hub.into(place("history", run.name))
         else:
             self.hub.open_run(run.name)
 

@@ -1,0 +1,106 @@
+"""From places to panes: the one module that knows all of them. A pane is imported when it is first gone to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nfinspect.tui.panes.base import Pane
+    from nfinspect.tui.places import Place
+
+
+def open_pane(place: Place) -> Pane:
+    """The pane of a place."""
+    made: Pane = _pane(place.pane)(*place.arguments, **place.options)
+    return made
+
+
+def _pane(name: str) -> Any:
+    """What makes a pane. Analyses that have no pane of their own have the one that their specs fill."""
+    match name:
+        case "runs":
+            from nfinspect.tui.panes.runs import RunsPane
+
+            return RunsPane
+        case "live":
+            from nfinspect.tui.panes.live import LivePane
+
+            return LivePane
+        case "history":
+            from nfinspect.tui.panes.history import HistoryPane
+
+            return HistoryPane
+        case "compare":
+            from nfinspect.tui.panes.compare import ComparePane
+
+            return ComparePane
+        case "layers":
+            from nfinspect.tui.panes.layers import LayersPane
+
+            return LayersPane
+        case "neurons":
+            from nfinspect.tui.panes.neurons import NeuronsPane
+
+            return NeuronsPane
+        case "neuron":
+            from nfinspect.tui.panes.neuron import NeuronPane
+
+            return NeuronPane
+        case "prompt":
+            from nfinspect.tui.panes.prompt import PromptPane
+
+            return PromptPane
+        case "trace":
+            from nfinspect.tui.panes.trace import TracePane
+
+            return TracePane
+        case "overlap":
+            from nfinspect.tui.panes.overlap import OverlapPane
+
+            return OverlapPane
+        case "marked":
+            from nfinspect.tui.panes.marked import MarkedPane
+
+            return MarkedPane
+        case "sql":
+            from nfinspect.tui.panes.sql import SqlPane
+
+            return SqlPane
+        case "analyses":
+            from nfinspect.tui.panes.analyses import AnalysesPane
+
+            return AnalysesPane
+        case "ngrams":
+            from nfinspect.tui.panes.ngrams import NgramsPane
+
+            return NgramsPane
+        case "delta":
+            from nfinspect.tui.panes.delta import DeltaPane
+
+            return DeltaPane
+        case "attention":
+            from nfinspect.tui.panes.attention import AttentionPane
+
+            return AttentionPane
+        case "ablate":
+            from nfinspect.tui.panes.ablation import AblationPane
+
+            return AblationPane
+        case "kinds":
+            from nfinspect.tui.panes.kinds import KindsPane
+
+            return KindsPane
+        case "lens":
+            from nfinspect.tui.panes.lens import LensPane
+
+            return LensPane
+        case "logits":
+            from nfinspect.tui.panes.logits import LogitsPane
+
+            return LogitsPane
+        case _:
+            from functools import partial
+
+            from nfinspect.tui.panes.specified import SpecifiedPane
+
+            return partial(SpecifiedPane, name)
