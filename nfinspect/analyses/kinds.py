@@ -21,6 +21,7 @@ from nfinspect.analyses.spec import AnalysisSpec, Options
 from nfinspect.analysis.attention_scores import TOP
 from nfinspect.analysis.classes import CLASSES
 from nfinspect.analysis.enough import few_tokens
+from nfinspect.analysis.neuron_sets import EmptySet, NeuronSet
 from nfinspect.analysis.neurons import list_neurons
 from nfinspect.analysis.provenance import results_about, whose
 from nfinspect_store.addresses import Address, parse_address
@@ -215,3 +216,18 @@ def _neurons(run: RunFile, kind: str, result: Result, top: int) -> list[tuple[in
 def _strength(value: float | None) -> float:
     """Undefined is weakest."""
     return -math.inf if value is None else value
+
+
+def set_of_kinds(run: RunFile, kinds: str, site: str | None = None, share: float | None = None) -> NeuronSet:
+    """The neurons of a site that are of any of these kinds: `dead`, `dead+positional`.
+
+    share: only the strongest, as find_kind takes them; the set is called `delta 15%` then. Raises what find_kind
+    raises, and EmptySet where no neuron is of these kinds.
+    """
+    found = find_kind(run, kinds, site, share=share)
+    if not found.neurons:
+        kind = " or ".join(found.parts)
+        why = "; ".join(found.notes) or "there is nothing to take"
+        raise EmptySet(f"no neuron of {run.name} at {found.site} is {kind}: {why}")
+    name = found.name if share is None or not found.results else f"{found.name} {100 * share:g}%"
+    return NeuronSet.of(name, found.addresses, found.notes)

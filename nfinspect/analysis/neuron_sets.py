@@ -1,13 +1,11 @@
-"""Named sets of neurons: from a file, by kind, from a trace. What is cut out in an ablation is such a set.
-
-The kinds are those of nfinspect.analyses.kinds: `dead`, `positional`, `dead+positional`.
+"""Named sets of neurons: from a file, from a trace; by kind in nfinspect.analyses.kinds. What is cut out in an ablation
+is such a set.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from nfinspect.analyses.kinds import find_kind
 from nfinspect.analysis.trace import trace
 from nfinspect_store.addresses import Address, parse_address
 from nfinspect_store.errors import RequestError
@@ -57,21 +55,6 @@ def set_from_file(path: Path) -> NeuronSet:
     if not addresses:
         raise RequestError(f"expected neurons in {path}, one address such as L5/N123 a line, found none")
     return NeuronSet.of(path.stem, addresses)
-
-
-def set_of_kinds(run: RunFile, kinds: str, site: str | None = None, share: float | None = None) -> NeuronSet:
-    """The neurons of a site that are of any of these kinds: `dead`, `dead+positional`.
-
-    share: only the strongest, as find_kind takes them; the set is called `delta 15%` then. Raises what find_kind
-    raises, and EmptySet where no neuron is of these kinds.
-    """
-    found = find_kind(run, kinds, site, share=share)
-    if not found.neurons:
-        kind = " or ".join(found.parts)
-        why = "; ".join(found.notes) or "there is nothing to take"
-        raise EmptySet(f"no neuron of {run.name} at {found.site} is {kind}: {why}")
-    name = found.name if share is None or not found.results else f"{found.name} {100 * share:g}%"
-    return NeuronSet.of(name, found.addresses, found.notes)
 
 
 def set_of_trace(

@@ -95,7 +95,8 @@ def ablate(
 
     Without any set: its perplexity on the text.
     """
-    from nfinspect.analysis.neuron_sets import set_from_file, set_of_kinds, set_of_trace
+    from nfinspect.analyses.kinds import set_of_kinds
+    from nfinspect.analysis.neuron_sets import set_from_file, set_of_trace
     from nfinspect.experiments.ablation_table import check_controls, check_sets
     from nfinspect.experiments.documents import text_hash, tokenised
     from nfinspect.experiments.run_text import TooFewSequences

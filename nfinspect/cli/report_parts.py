@@ -92,8 +92,8 @@ def _suppression(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -
 
 def _ablation(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> None:
     """Kinds of neurons cut out, on the run's own windows."""
-    from nfinspect.analyses.kinds import NoKeptResult, kept_ablations
-    from nfinspect.analysis.neuron_sets import NeuronSet, set_of_kinds
+    from nfinspect.analyses.kinds import NoKeptResult, kept_ablations, set_of_kinds
+    from nfinspect.analysis.neuron_sets import NeuronSet
 
     if kept_ablations(file, site):
         return
