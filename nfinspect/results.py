@@ -81,6 +81,7 @@ def find_or_compute(
         spec.read,
         recompute=recompute,
         what=spec.what,
+        in_format=spec.format,
         reporter=reporter or Silent(),
     )
 
@@ -105,12 +106,14 @@ def keep_or_find(
     recompute: bool,
     what: str,
     reporter: Reporter,
+    in_format: int | None = None,
 ) -> tuple[Result, Analysis]:
     """The kept result of these settings, or a new one, which is kept; and what `read` makes of it.
 
-    One that cannot be read is computed again. Raises StorageFull, before the work if it can, and what `compute` raises.
+    One that cannot be read is computed again. in_format: of the kind, where the store does not know it. Raises
+    StorageFull, before the work if it can, and what `compute` raises.
     """
-    if not recompute and (found := find_result(folder, kind, settings, run_id)) is not None:
+    if not recompute and (found := find_result(folder, kind, settings, run_id, in_format)) is not None:
         try:
             analysis = read(found)
         except UNREADABLE:
@@ -122,5 +125,7 @@ def keep_or_find(
     check_keeping(folder)
     with reporter.progress(what) as tick:
         document, tables = compute(tick)
-    result = keep_result(folder, kind, settings, output.plain(document), run_id=run_id, tables=tables)
+    result = keep_result(
+        folder, kind, settings, output.plain(document), run_id=run_id, tables=tables, in_format=in_format
+    )
     return result, read(result)

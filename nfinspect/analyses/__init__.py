@@ -22,6 +22,11 @@ def spec(name: str) -> AnalysisSpec:
     return found
 
 
+def formats() -> dict[str, int]:
+    """The format of the kept results of each."""
+    return {one.name: one.format for one in specs()}
+
+
 def specs() -> tuple[AnalysisSpec, ...]:
     """All of them."""
     return tuple(map(spec, names()))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nfinspect.analyses import specs
+from nfinspect.analyses import formats, specs
 from nfinspect.analyses.spec import AnalysisSpec, Options
 from nfinspect.analysis.attention_scores import TOP
 from nfinspect.analysis.classes import CLASSES
@@ -160,7 +160,7 @@ def kept_over_all_layers(run: RunFile, kind: str, site: str, *, of_model: bool =
 
     of_model: those of the run's model, from the same store, too.
     """
-    found = results_about(run, kind)
+    found = results_about(run, kind, formats())
     return tuple(x for x in found if (of_model or x.run_id is not None) and _covers(run, x, site))
 
 

@@ -10,11 +10,16 @@ from nfinspect_store.results import Result, list_results, model_results, run_res
 NOT_OF_THE_RUN = "of the model, not of this run"
 
 
-def results_about(run: RunFile, kind: str | None = None) -> tuple[Result, ...]:
-    """What is kept of a run, then what is kept of its model, each by kind, the newest first."""
+def results_about(
+    run: RunFile, kind: str | None = None, formats: Mapping[str, int] | None = None
+) -> tuple[Result, ...]:
+    """What is kept of a run, then what is kept of its model, each by kind, the newest first.
+
+    formats: of list_results.
+    """
     info = run.info
-    found = list_results(run_results(run.path), info.run_id, kind)
-    of_model = list_results(model_results(run.path.parent, info.model), None, kind)
+    found = list_results(run_results(run.path), info.run_id, kind, formats)
+    of_model = list_results(model_results(run.path.parent, info.model), None, kind, formats)
     found += tuple(result for result in of_model if _of_its_model(result, run))
     return tuple(sorted(found, key=lambda x: (x.kind, x.run_id is None, -x.made_at.timestamp())))
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nfinspect.analyses import formats
 from nfinspect.analysis import health, neuron, neurons
 from nfinspect.analysis.comparison import NO_BASELINE
 from nfinspect.tui.engine import NeuronQuery, PromptReading, PromptText, TraceRequest
@@ -126,7 +127,7 @@ class RunSession:
         """What is kept of this run, then of its model, each by kind, the newest first."""
         from nfinspect.analysis.provenance import results_about
 
-        return results_about(self._run, kind)
+        return results_about(self._run, kind, formats())
 
     def kinds(self, site: str) -> KindOverlap | None:
         """What the dead and the kinds share whose analysis is kept; None where none is."""

@@ -42,11 +42,10 @@ FORMATS: Mapping[str, int] = {
     "lens": 1,
     "ngrams": 1,
     "perplexity": 1,
-    "positions": 1,
     "substitution": 1,
 }
-"""Of each kind of result: to be raised when its document or tables change, or what their figures mean. What is kept in
-another format counts as not kept."""
+"""Of each kind of result that nobody names a format of: to be raised when its document or tables change, or what their
+figures mean. What is kept in another format counts as not kept."""
 
 READ_NAMES = f"SELECT table_name FROM duckdb_tables() WHERE database_name = '{CATALOG}' ORDER BY ALL"
 
@@ -99,15 +98,16 @@ def keep_result(
     *,
     run_id: str | None,
     tables: Mapping[str, pa.Table] | None = None,
+    in_format: int | None = None,
 ) -> Result:
     """Keep a result; it takes the place of an earlier one of the same kind and settings. Raises StorageFull.
 
-    settings, document: what JSON can hold (no NaN).
+    settings, document: what JSON can hold (no NaN). in_format: of the kind, that of FORMATS if not given.
     """
     path = _place(folder, kind, settings)
     made_at = dt.datetime.now(dt.UTC).replace(tzinfo=None)
     text = json.dumps(document, allow_nan=False)
-    row = [kind, _json(settings), text, run_id, made_at, _version(), _format(kind)]
+    row = [kind, _json(settings), text, run_id, made_at, _version(), _format(kind, in_format)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -127,23 +127,27 @@ def keep_result(
     return Result(kind, json.loads(_json(settings)), json.loads(text), run_id, made_at, _version(), path)
 
 
-def find_result(folder: Path, kind: str, settings: Mapping[str, Any], run_id: str | None) -> Result | None:
-    """The kept result of exactly these settings and this run, if there is one that can be read."""
+def find_result(
+    folder: Path, kind: str, settings: Mapping[str, Any], run_id: str | None, in_format: int | None = None
+) -> Result | None:
+    """The kept result of exactly these settings and this run, if there is one that can be read, in this format."""
     path = _place(folder, kind, settings)
     if not path.is_file():
         return None
     try:
         with locked([path], threads=1) as connection:
-            found = _read(connection, path)
+            found = _read(connection, path, {} if in_format is None else {kind: in_format})
     except StoreError:  # damaged, or of another version: it is made again
         return None
     return found if found.run_id == run_id and found.settings == json.loads(_json(settings)) else None
 
 
-def list_results(folder: Path, run_id: str | None = None, kind: str | None = None) -> tuple[Result, ...]:
+def list_results(
+    folder: Path, run_id: str | None = None, kind: str | None = None, formats: Mapping[str, int] | None = None
+) -> tuple[Result, ...]:
     """The kept results in a folder, by kind, the newest first; of one run or kind if given.
 
-    Damaged ones and those in other formats are left out.
+    formats: of kinds that are not in FORMATS. Damaged ones and those in other formats are left out.
     """
     paths = sorted(filter(is_utf8, folder.glob(f"{kind or '*'}-*.duckdb"))) if folder.is_dir() else []
     if not paths:
@@ -153,7 +157,7 @@ def list_results(folder: Path, run_id: str | None = None, kind: str | None = Non
     with locked(paths, threads=1) as connection:
         for path in paths:
             try:
-                result = _read(connection, path)
+                result = _read(connection, path, formats or {})
             except StoreError:
                 continue
             if run_id is None or result.run_id == run_id:
@@ -192,7 +196,7 @@ def _attached(connection: duckdb.DuckDBPyConnection, path: Path) -> Iterator[Non
         connection.execute(f"DETACH {CATALOG}")
 
 
-def _read(connection: duckdb.DuckDBPyConnection, path: Path) -> Result:
+def _read(connection: duckdb.DuckDBPyConnection, path: Path, formats: Mapping[str, int]) -> Result:
     with _attached(connection, path):
         rows = connection.execute(f"FROM {CATALOG}.main.result LIMIT 2").fetchall()
     if len(rows) != 1:
@@ -200,8 +204,9 @@ def _read(connection: duckdb.DuckDBPyConnection, path: Path) -> Result:
     kind, settings, document, run_id, made_at, made_by, made_in = rows[0]
     if kind is None or made_at is None or made_by is None:
         raise StoreError(f"{path} does not say what made it, or when: delete it")
-    if made_in != _format(kind):
-        raise StoreError(f"{path} is in format {made_in}, and {_format(kind)} is read: it has to be made again")
+    read = _format(kind, formats.get(kind))
+    if made_in != read:
+        raise StoreError(f"{path} is in format {made_in}, and {read} is read: it has to be made again")
     return Result(kind, _object(path, settings), _object(path, document), run_id, made_at, made_by, path)
 
 
@@ -215,8 +220,8 @@ def _object(path: Path, text: str | None) -> dict[str, Any]:
     return found
 
 
-def _format(kind: str) -> int:
-    return FORMATS.get(kind, 1)
+def _format(kind: str, told: int | None) -> int:
+    return FORMATS.get(kind, 1) if told is None else told
 
 
 def _version() -> str:

@@ -1,14 +1,17 @@
 """Massive activations: planted ones, on planted tokens, beside plain numpy."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from analysis_runs import MakeRun, array_prompt, mlp_layers
 from numpy.typing import NDArray
 
-from nfinspect.analyses import spec
+from nfinspect import analyses
+from nfinspect.analyses import formats, spec
 from nfinspect.analyses.sinks import LARGE, TIMES, Sinks, median_size, sinks
+from nfinspect.analysis.provenance import results_about
 from nfinspect.results import find_or_compute
 from nfinspect_store.errors import RequestError, StoreError
 from nfinspect_store.reader import RunFile
@@ -91,6 +94,18 @@ def test_it_is_kept_and_read_again(make_run: MakeRun) -> None:
     assert Sinks.from_json(json.loads(json.dumps(found.to_json()))) == found
     other, _ = find_or_compute(spec("sinks"), run, times=10.0)
     assert other.path != result.path
+
+
+def test_what_is_kept_in_another_format_counts_as_not_kept(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of(make_run, planted(2))
+    result, _ = find_or_compute(spec("sinks"), run)
+    assert [kept.path for kept in results_about(run, "sinks", formats())] == [result.path]
+    later = replace(spec("sinks"), format=spec("sinks").format + 1)
+    monkeypatch.setattr(analyses, "specs", lambda: (later,))
+    assert results_about(run, "sinks", formats()) == ()
+    again, _ = find_or_compute(later, run)
+    assert again.path == result.path and again.made_at > result.made_at
+    assert [kept.made_at for kept in results_about(run, "sinks", formats())] == [again.made_at]
 
 
 def test_what_cannot_be_had(make_run: MakeRun) -> None:
