@@ -86,6 +86,14 @@ def find_or_compute(
     )
 
 
+def read_or_none(spec: AnalysisSpec, result: Result) -> Any:
+    """What a kept result holds; None where its document or a table says something else than its kind does."""
+    try:
+        return spec.read(result)
+    except UNREADABLE:
+        return None
+
+
 def with_defaults(spec: AnalysisSpec, options: Mapping[str, Any]) -> dict[str, Any]:
     """Every option of an analysis. Raises TypeError for one that it has not."""
     every = spec.defaults()

@@ -59,18 +59,20 @@ def _command(spec: AnalysisSpec, options: Options) -> str:
     return f"nfinspect {spec.name} {'MODEL --from RUN' if spec.needs == 'model' else 'RUN'}{given}"
 
 
+_of_specs = {
+    kind.name: Source(spec.name, kind.rows, _command(spec, kind.options), kind.strength, site=spec.site)
+    for spec in specs()
+    for kind in spec.kinds
+}
 KEPT_KINDS = {
-    **{
-        kind.name: Source(spec.name, kind.rows, _command(spec, kind.options), kind.strength, site=spec.site)
-        for spec in specs()
-        for kind in spec.kinds
-    },
+    "positional": _of_specs["positional"],
     "delta": Source("delta", "neurons", "nfinspect delta RUN", "step_sensitivity"),
     "ngrams1": Source("ngrams", "detectors", "nfinspect ngrams RUN", "coverage", n=1),
     "ngrams2": Source("ngrams", "detectors", "nfinspect ngrams RUN --n 2", "coverage", n=2),
     "ngrams3": Source("ngrams", "detectors", "nfinspect ngrams RUN --n 3", "coverage", n=3),
     "ngram": Source("ngrams", "detectors", "nfinspect ngrams RUN", "coverage"),
     "attention": Source("attention", "neurons", "nfinspect attention MODEL --from RUN", "", of_model=True),
+    **{name: source for name, source in _of_specs.items() if name != "positional"},
 }
 KINDS = (*CLASSES, *KEPT_KINDS)
 

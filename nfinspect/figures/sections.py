@@ -28,6 +28,7 @@ from nfinspect.figures.histograms import histogram_chart
 from nfinspect.figures.ngrams import ngram_charts
 from nfinspect.figures.overlaps import concept_chart, kind_chart
 from nfinspect.present.charts import Absent, Section, sentences
+from nfinspect.results import read_or_none
 from nfinspect_store.errors import RequestError
 from nfinspect_store.reader import RunFile
 from nfinspect_store.results import Result
@@ -111,10 +112,11 @@ def compared_sections(parts: Mapping[str, Part], tick: Tick = silent) -> list[Se
         for one, _ in overlaid:
             kind = one.kinds[0].name
             result = part.result(kind)
-            if result is None:
+            found = None if result is None else read_or_none(one, result)
+            if found is None:
                 absent.append(part.missing(kind, f"no-{one.name}-{done}", f"{one.title} of {name}"))
             else:
-                known[one.name][name] = one.read(result)
+                known[one.name][name] = found
         tick(done, len(parts))
     charts = [dead_overlay(dead)]
     charts += ngram_overlays(detectors) if detectors else ()
@@ -137,9 +139,10 @@ def _specified(of: Part, *, first: bool) -> list[Section]:
 
 def _of_spec(of: Part, one: AnalysisSpec) -> Section:
     result = of.result(one.kinds[0].name)
-    if result is None or one.figure is None:
+    found = None if result is None else read_or_none(one, result)
+    if found is None or one.figure is None:
         return of.missing(one.kinds[0].name, one.figure_name, one.title)
-    return one.figure(one.read(result))
+    return one.figure(found)
 
 
 def _ngrams(of: Part) -> list[Section]:

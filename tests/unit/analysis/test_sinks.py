@@ -12,9 +12,12 @@ from nfinspect import analyses
 from nfinspect.analyses import formats, spec
 from nfinspect.analyses.sinks import LARGE, TIMES, Sinks, median_size, sinks
 from nfinspect.analysis.provenance import results_about
+from nfinspect.figures.sections import sections_of
+from nfinspect.present.charts import Absent
 from nfinspect.results import find_or_compute
 from nfinspect_store.errors import RequestError, StoreError
 from nfinspect_store.reader import RunFile
+from nfinspect_store.results import keep_result, run_results
 from nfinspect_store.types import Layer
 
 PROMPTS, TOKENS, WIDTH = 6, 20, 24
@@ -106,6 +109,14 @@ def test_what_is_kept_in_another_format_counts_as_not_kept(make_run: MakeRun, mo
     again, _ = find_or_compute(later, run)
     assert again.path == result.path and again.made_at > result.made_at
     assert [kept.made_at for kept in results_about(run, "sinks", formats())] == [again.made_at]
+
+
+@pytest.mark.parametrize("document", [{}, {"site": "resid", "coordinates": [{"neuron": 1}], "layers": []}])
+def test_a_report_takes_a_document_of_another_form_for_none(make_run: MakeRun, document: dict[str, object]) -> None:
+    run = run_of(make_run, planted(0))
+    keep_result(run_results(run.path), "sinks", {"site": "resid"}, document, run_id=run.info.run_id)
+    (section,) = [one for one in sections_of(run, "resid") if one.name == "massive-activations"]
+    assert isinstance(section, Absent) and section.command == f"nfinspect sinks {run.name}"
 
 
 def test_what_cannot_be_had(make_run: MakeRun) -> None:
