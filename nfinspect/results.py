@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from nfinspect import output
 from nfinspect.analyses.spec import AnalysisSpec
 from nfinspect.analysis.chosen import chosen_layers
 from nfinspect.analysis.ticks import Tick, silent
+from nfinspect.plain import plain
 from nfinspect_store.errors import StoreError
 from nfinspect_store.results import Result, check_keeping, find_result, keep_result, run_results
 
@@ -133,7 +133,5 @@ def keep_or_find(
     check_keeping(folder)
     with reporter.progress(what) as tick:
         document, tables = compute(tick)
-    result = keep_result(
-        folder, kind, settings, output.plain(document), run_id=run_id, tables=tables, in_format=in_format
-    )
+    result = keep_result(folder, kind, settings, plain(document), run_id=run_id, tables=tables, in_format=in_format)
     return result, read(result)

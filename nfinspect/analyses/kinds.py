@@ -154,7 +154,13 @@ def newest(run: RunFile, kind: str, site: str) -> Result | None:
     """The newest kept result of a kind's analysis over all layers of the site, if there is one."""
     source = KEPT_KINDS[kind]
     fitting = kept_over_all_layers(run, source.result, site, of_model=source.of_model)
-    return next((r for r in fitting if source.n is None or r.document.get("n") == source.n), None)
+    right_n = (r for r in fitting if source.n is None or r.document.get("n") == source.n)
+    return next((r for r in right_n if _lists_neurons(r.document.get(source.field))), None)
+
+
+def _lists_neurons(rows: Any) -> bool:
+    """Whether these are rows about neurons, as every document of a kind has them."""
+    return isinstance(rows, list) and all(isinstance(row, dict) and {"layer", "neuron"} <= row.keys() for row in rows)
 
 
 def kept_over_all_layers(run: RunFile, kind: str, site: str, *, of_model: bool = False) -> tuple[Result, ...]:

@@ -24,6 +24,7 @@ from nfinspect.cli.options import (
 from nfinspect.cli.run_model import run_model
 from nfinspect.cli.tables import Column, figure, percent, table, wrapped
 from nfinspect.model_files import lasting_name
+from nfinspect.plain import plain
 from nfinspect_store.errors import NfinspectError, RequestError
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def keep_suppression(kept: "Result", found: "NgramAnalysis", loaded: "LoadedMode
     from nfinspect_store.results import keep_result
 
     suppressing = with_suppression(found, loaded)
-    document = output.plain(suppressing.to_json())
+    document = plain(suppressing.to_json())
     keep_result(kept.path.parent, kept.kind, kept.settings, document, run_id=kept.run_id)
     return suppressing
 

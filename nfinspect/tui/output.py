@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nfinspect.output import plain
+from nfinspect.plain import plain
 from nfinspect_store.atomic import replaced
 from nfinspect_store.paths import expanded
 

@@ -14,7 +14,7 @@ from nfinspect.analysis.attention_scores import AttentionLayer, AttentionScores,
 from nfinspect.capturing.arrays import ArrayPrompt, array_info, write_run
 from nfinspect.cli.delta import kept_delta
 from nfinspect.cli.ngrams import kept_ngrams
-from nfinspect.output import plain
+from nfinspect.plain import plain
 from nfinspect.results import find_or_compute
 from nfinspect_store.reader import RunFile
 from nfinspect_store.results import keep_result, model_results, run_results
