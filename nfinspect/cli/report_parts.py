@@ -27,13 +27,15 @@ def make_from_run(file: "RunFile", site: str, kinds: Collection[str] | None = No
     refused = {}
     for kind, make in makers().items():
         place = KEPT_KINDS[kind].site or site
-        if (kinds is not None and kind not in kinds) or newest(file, kind, place) is not None:
+        if place not in file.sites or (kinds is not None and kind not in kinds):
+            continue
+        if newest(file, kind, place) is not None:
             continue
         try:
             make(file, place)
         except StorageFull:
             raise
-        except (StoreError, RequestError) as error:  # the run does not hold what it takes
+        except StoreError as error:  # the run does not hold what it takes
             refused[kind] = str(error)
     return refused
 

@@ -133,8 +133,11 @@ def _histograms(of: Part) -> list[Section]:
 
 
 def _specified(of: Part, *, first: bool) -> list[Section]:
-    """The figures of the analyses that have a spec: those of FIRST, or the others."""
-    return [_of_spec(of, one) for one in specs() if one.figure is not None and (one.name in FIRST) == first]
+    """The figures of the analyses that have a spec: those of FIRST, or the others. One that is about a site which the
+    run does not hold has none.
+    """
+    there = [one for one in specs() if one.site is None or one.site in of.run.sites]
+    return [_of_spec(of, one) for one in there if one.figure is not None and (one.name in FIRST) == first]
 
 
 def _of_spec(of: Part, one: AnalysisSpec) -> Section:
