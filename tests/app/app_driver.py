@@ -1,6 +1,7 @@
 """Pressing keys in the app and reading what is on the screen."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from nfinspect.tui.app import NfinspectApp
 from nfinspect.tui.chrome import Breadcrumbs, StatusLine
 
 SMALL, LARGE = (80, 24), (200, 50)
+
+SETTLED = 120.0
+"""Seconds after which what a key began is taken for stuck."""
 
 
 @dataclass
@@ -29,10 +33,11 @@ class Driven:
         Textual's own pause looks at the processor time of the process, which costs 40 ms a key and, on a busy
         machine, is not enough.
         """
-        quiet = 0
-        while quiet < 3:
+        quiet, deadline = 0, time.monotonic() + SETTLED
+        while quiet < 5:
             await asyncio.sleep(0.002)
             quiet = 0 if self.at_work() else quiet + 1
+            assert time.monotonic() < deadline, f"still at work; keys waiting: {self.app._typed.busy}\n{self.text}"
 
     def at_work(self) -> bool:
         screen = self.app.screen
