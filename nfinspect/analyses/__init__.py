@@ -17,7 +17,9 @@ def names() -> tuple[str, ...]:
 
 @cache
 def spec(name: str) -> AnalysisSpec:
-    """An analysis by its name."""
+    """An analysis by its name, which may be a stranger's. Raises KeyError."""
+    if name not in names():
+        raise KeyError(name)
     found: AnalysisSpec = import_module(f"{__name__}.{name}").SPEC
     return found
 

@@ -12,6 +12,7 @@ from nfinspect.cli.fields import field_table
 from nfinspect.cli.long_work import CommandLine, recompute_option
 from nfinspect.cli.options import (
     json_option,
+    layers_option,
     one_run,
     opened,
     optional_run_argument,
@@ -26,7 +27,6 @@ from nfinspect.cli.tables import wrapped
 if TYPE_CHECKING:
     from nfinspect.analyses.spec import AnalysisSpec, Option
 
-layers_option = click.option("--layers", metavar="LIST", help="Such as 0-3,11; all if not given.")
 top_option = click.option(
     "--top", metavar="K", type=click.IntRange(min=0), default=20, show_default=True, help="Neurons shown."
 )

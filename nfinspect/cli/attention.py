@@ -16,6 +16,7 @@ from nfinspect.cli.options import (
     chat_option,
     full_name,
     json_option,
+    layers_option,
     model_options,
     opened,
     store_option,
@@ -65,7 +66,7 @@ RUN_TOKENS = 2048
 @click.option("--method", type=click.Choice(METHODS), default="attention_weighted", show_default=True,
               help="Values where attention goes, loss by value, or values where the last token looks.")  # fmt: skip
 @click.option("--top", metavar="K", type=click.IntRange(min=0), default=TOP, show_default=True, help="Neurons shown.")
-@click.option("--layers", metavar="LIST", help="Such as 0-3,11; all if not given.")
+@layers_option
 @click.option("--site", help="Where neurons are read; mlp (mixer for Mamba) if not given.")
 @click.option("--max-length", metavar="N", type=click.IntRange(min=2), help="Cut prompts to their first N tokens.")
 @bos_option

@@ -12,7 +12,15 @@ import click
 
 from nfinspect import output
 from nfinspect.cli.hub_text import text_path
-from nfinspect.cli.options import Command, bos_option, chat_option, json_option, model_options, store_option
+from nfinspect.cli.options import (
+    Command,
+    bos_option,
+    chat_option,
+    json_option,
+    layers_option,
+    model_options,
+    store_option,
+)
 from nfinspect.cli.tables import duration, size
 from nfinspect_store.catalog import store_path
 from nfinspect_store.errors import RequestError
@@ -62,7 +70,7 @@ def prompt_column_options(command: Command) -> Command:
 @click.option("--generate", metavar="N", type=click.IntRange(min=0), default=0, show_default=True,
               help="New tokens for each prompt; 0 reads only.")  # fmt: skip
 @click.option("--sites", metavar="LIST", help="Of mlp, mixer, attn, resid; mlp (mixer for Mamba) if not given.")
-@click.option("--layers", metavar="LIST", help="Such as 0-3,11; all if not given.")
+@layers_option
 @click.option("--keep", type=click.Choice(["all", "stats"]), default="all", show_default=True,
               help="Every value, or statistics and examples only.")  # fmt: skip
 @click.option("--run", "name", metavar="NAME", help="The run's name; the model's and the time if not given.")

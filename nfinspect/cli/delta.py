@@ -9,7 +9,7 @@ from nfinspect import output
 from nfinspect.analysis.ticks import Tick
 from nfinspect.cli.capture import layer_list
 from nfinspect.cli.long_work import find_or_compute, recompute_option
-from nfinspect.cli.options import json_option, opened, run_argument, site_option, store_option
+from nfinspect.cli.options import json_option, layers_option, opened, run_argument, site_option, store_option
 from nfinspect.cli.run_model import named_model, run_model
 from nfinspect.cli.tables import Column, figure, table, wrapped
 from nfinspect_store.errors import RequestError
@@ -30,7 +30,7 @@ MIN_RATIO, MIN_STEP = 2.0, 0.2
 
 @click.command()
 @run_argument
-@click.option("--layers", metavar="LIST", help="Such as 0-3,11; all if not given.")
+@layers_option
 @click.option("--sort", type=click.Choice(ORDERS), default=ORDERS[0], show_default=True, help="Order.")
 @click.option("--top", metavar="K", type=click.IntRange(min=0), default=20, show_default=True, help="Neurons shown.")
 @click.option("--min-ratio", type=float, default=MIN_RATIO, show_default=True,

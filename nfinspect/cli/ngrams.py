@@ -13,6 +13,7 @@ from nfinspect.cli.compared import RUN_COLUMNS, by_depth, document_of, of_each, 
 from nfinspect.cli.long_work import find_or_compute, recompute_option
 from nfinspect.cli.options import (
     json_option,
+    layers_option,
     one_run,
     opened,
     optional_run_argument,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 @optional_run_argument
 @runs_option
 @click.option("--n", type=click.IntRange(1, 3), default=1, show_default=True, help="Tokens, bigrams or trigrams.")
-@click.option("--layers", metavar="LIST", help="Such as 0-3,11; all if not given.")
+@layers_option
 @click.option("--model", metavar="M", help="The run's model, for the suppression; where the run says if not given.")
 @click.option("--top", metavar="K", type=click.IntRange(min=0), default=20, show_default=True, help="Detectors shown.")
 @site_option

@@ -38,6 +38,7 @@ store_option = click.option(
     "--store", metavar="DIR", help="Directory of runs; else $NFINSPECT_STORE, else ./nfinspect-store."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+layers_option = click.option("--layers", metavar="LIST", help="Such as 0-3,11; all if not given.")
 site_option = click.option("--site", help="Where neurons are read: mlp, mixer, attn or resid, as the run has them.")
 
 

@@ -200,7 +200,8 @@ def add_result(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
 
 def _state(path: Path) -> tuple[int, ...]:
     """What changes with the file; nothing where a log beside it holds more."""
-    return () if reached(path).with_name(f"{reached(path).name}.wal").exists() else file_state(path)
+    place = reached(path)
+    return () if place.with_name(f"{place.name}.wal").exists() else file_state(place)
 
 
 def add_new(connection: duckdb.DuckDBPyConnection, path: Path, name: str, options: str) -> None:

@@ -20,7 +20,7 @@ def facts(result: Result) -> str:
         said = own(result.document, result.settings) if own else spec(result.kind).kept(result.document)
         about = whose(result) or (f"of {read_from(result)}" if result.kind == "attention" else "")
         return f"{said}; {about}" if about else said
-    except (KeyError, TypeError, ValueError, IndexError, ImportError):
+    except (KeyError, TypeError, ValueError, IndexError):
         return f"{result.path.name}: of another version of nfinspect"
 
 

@@ -128,3 +128,10 @@ def test_what_cannot_be_had(make_run: MakeRun) -> None:
     stats = make_run(RESID, [array_prompt("a", TOKENS) for _ in range(PROMPTS)], planted(0), keep="stats")
     with pytest.raises(StoreError, match="statistics only"):
         sinks(stats, "resid")
+
+
+@pytest.mark.parametrize("name", ["kinds", "spec", "", "..models", "nowhere"])
+def test_a_name_that_is_no_analysis_imports_nothing(name: str) -> None:
+    """Names come from files, too, which may be a stranger's."""
+    with pytest.raises(KeyError):
+        spec(name)
