@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nfinspect.capturing.arrays import utc_now
 from nfinspect.capturing.errors import BadPrompts, CaptureError
-from nfinspect.capturing.passes import recorded_passes
+from nfinspect.capturing.foreign_passes import recorded_passes
 from nfinspect.capturing.plan import Files
 from nfinspect.capturing.prompt_files import PromptText, chat_of
 from nfinspect.capturing.prompts import PromptIds, check_concept, prompt_ids

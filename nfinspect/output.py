@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
-from nfinspect.plain import plain
+from nfinspect.json_values import jsonable
 from nfinspect.text import visible, visible_lines
 
 NARROW = 80
@@ -95,7 +95,7 @@ def note(text: str) -> None:
 def document(value: object) -> None:
     """One JSON document: NaN and infinities as null, everything outside ASCII escaped."""
     out = _own(sys.stdout)
-    json.dump(plain(value), out, indent=2, allow_nan=False)
+    json.dump(jsonable(value), out, indent=2, allow_nan=False)
     out.write("\n")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from nfinspect.analyses.spec import AnalysisSpec
 from nfinspect.analysis.chosen import chosen_layers
 from nfinspect.analysis.ticks import Tick, silent
-from nfinspect.plain import plain
+from nfinspect.json_values import jsonable
 from nfinspect_store.errors import StoreError
 from nfinspect_store.results import Result, check_keeping, find_result, keep_result, run_results
 
@@ -133,5 +133,5 @@ def keep_or_find(
     check_keeping(folder)
     with reporter.progress(what) as tick:
         document, tables = compute(tick)
-    result = keep_result(folder, kind, settings, plain(document), run_id=run_id, tables=tables, in_format=in_format)
+    result = keep_result(folder, kind, settings, jsonable(document), run_id=run_id, tables=tables, in_format=in_format)
     return result, read(result)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nfinspect.analyses.spec import AnalysisSpec, Comparison, Drawing, Field, Measure, NeuronKind, Option, Table
 from nfinspect.analysis.chosen import chosen_layers
-from nfinspect.analysis.plain import number
+from nfinspect.analysis.numbers import number
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect.present import charts
 from nfinspect.present.charts import Chart, count, sentences

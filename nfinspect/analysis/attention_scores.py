@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nfinspect.analysis.distribution import PERCENTILES, Distribution
-from nfinspect.analysis.plain import nullable, number
+from nfinspect.analysis.numbers import nullable, number
 
 Floats = NDArray[np.float64]
 Method = Literal["attention_weighted", "gradient_guided", "rollout"]

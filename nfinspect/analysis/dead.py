@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from nfinspect.analysis.classes import HealthOptions
+from nfinspect.analysis.classification_cache import kept_classification
 from nfinspect.analysis.enough import RULE_OF_THREE
-from nfinspect.analysis.kept import kept_classification
 from nfinspect_store.tables import RunTables
 
 COUNT_DEAD = """

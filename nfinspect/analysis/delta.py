@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nfinspect.analysis.chosen import chosen_layers
 from nfinspect.analysis.enough import few_steps
 from nfinspect.analysis.mamba_channels import ChannelRow, channel_rows
-from nfinspect.analysis.plain import number
+from nfinspect.analysis.numbers import number
 from nfinspect.analysis.steps import Steps, measure_steps
 from nfinspect.analysis.substitution import Substitution
 from nfinspect.analysis.ticks import Tick, silent

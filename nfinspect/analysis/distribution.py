@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nfinspect.analysis.plain import number
+from nfinspect.analysis.numbers import number
 from nfinspect_store.histogram import EDGES, MIDDLE
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)

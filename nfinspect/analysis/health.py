@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nfinspect.analysis.classes import FAULTS, HealthOptions, classify
+from nfinspect.analysis.classification_cache import kept_classification
 from nfinspect.analysis.distribution import Distribution, distribution
 from nfinspect.analysis.enough import few_tokens
-from nfinspect.analysis.kept import kept_classification
 from nfinspect.analysis.recommendations import recommendations
 from nfinspect.analysis.scores import (
     LayerHealth,

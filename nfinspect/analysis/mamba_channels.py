@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nfinspect.analysis.plain import number
+from nfinspect.analysis.numbers import number
 from nfinspect_store.mamba_delta import read_mamba_delta
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from nfinspect.analysis.distribution import percentiles
 from nfinspect.analysis.firing import firing_threshold
 from nfinspect.analysis.neurons import NeuronRow, neuron_row
-from nfinspect.analysis.plain import number
+from nfinspect.analysis.numbers import number
 from nfinspect_store.addresses import Address
 from nfinspect_store.histogram import EDGES
 from nfinspect_store.tables import RunTables

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import duckdb
 
 from nfinspect.analysis.classes import HealthOptions
+from nfinspect.analysis.classification_cache import kept_classification
 from nfinspect.analysis.filters import COLUMNS, Condition, check_class, check_column, parse_filter
-from nfinspect.analysis.kept import kept_classification
-from nfinspect.analysis.plain import number
+from nfinspect.analysis.numbers import number
 from nfinspect_store.errors import RequestError
 from nfinspect_store.schema import quoted
 from nfinspect_store.tables import RunTables

@@ -6,9 +6,9 @@ from itertools import combinations
 
 from nfinspect.analysis import contrasts
 from nfinspect.analysis.classes import HealthOptions
+from nfinspect.analysis.classification_cache import kept_classification
 from nfinspect.analysis.comparison import Rank, ask, read_groups
-from nfinspect.analysis.kept import kept_classification
-from nfinspect.analysis.plain import number
+from nfinspect.analysis.numbers import number
 from nfinspect.analysis.trace import chance_notes, rank_neurons
 from nfinspect_store.addresses import Address
 from nfinspect_store.errors import RequestError

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from nfinspect.analysis.classes import CLASSES, FAULTS
 from nfinspect.analysis.distribution import Distribution
-from nfinspect.analysis.plain import number
+from nfinspect.analysis.numbers import number
 
 WEIGHTS: Mapping[str, float] = {
     "dead": 1.0,

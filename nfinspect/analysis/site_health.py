@@ -15,7 +15,7 @@ from nfinspect.analysis import classes, counting
 from nfinspect.analysis.classes import FAULTS, HealthOptions
 from nfinspect.analysis.distribution import distribution
 from nfinspect.analysis.enough import RULE_OF_THREE
-from nfinspect.analysis.plain import nullable
+from nfinspect.analysis.numbers import nullable
 from nfinspect.analysis.scores import LayerHealth, make_layer_health
 from nfinspect_store.errors import RequestError, StoreError
 from nfinspect_store.histogram import share_beyond

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nfinspect.analysis.plain import number
+from nfinspect.analysis.numbers import number
 from nfinspect_store.statistics import Floats
 
 LAGS = (0, 1, 2, 4, 8)

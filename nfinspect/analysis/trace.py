@@ -14,7 +14,7 @@ from nfinspect.analysis import contrasts
 from nfinspect.analysis.comparison import Groups, Question, Rank, ask, read_groups
 from nfinspect.analysis.contrasts import Floats, Moments
 from nfinspect.analysis.enough import separated_by_chance
-from nfinspect.analysis.plain import number
+from nfinspect.analysis.numbers import number
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Selection
 

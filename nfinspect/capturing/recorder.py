@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nfinspect.capturing.derive import derive
+from nfinspect.capturing.classification import classify_tables
 from nfinspect.capturing.examples import ExtremeExamples, RandomTokens
 from nfinspect.capturing.segments import Segment
 from nfinspect.capturing.statistics import LayerStatistics, chunk_mean
-from nfinspect.capturing.transfer import Array, begin_turn, to_host
+from nfinspect.capturing.transfer import Array, start_transpose, to_host
 from nfinspect_store.examples import KEPT
 from nfinspect_store.mamba_delta import DeltaMoments, read_mamba_delta
 from nfinspect_store.statistics import NeuronStatistics
@@ -73,8 +73,10 @@ class Recorder:
             placed.append(Prompt(self.prompts + i, prompt.concept, prompt.text, position, prompt.prompt_tokens, size))
             position += size
         # All copies are under way before the first is waited for, so that a GPU copies while it computes.
-        turned = {layer_id: begin_turn(layer.values) for layer_id, layer in values.items()}
-        gates = {layer_id: begin_turn(layer.fired) for layer_id, layer in values.items() if layer.fired is not None}
+        turned = {layer_id: start_transpose(layer.values) for layer_id, layer in values.items()}
+        gates = {
+            layer_id: start_transpose(layer.fired) for layer_id, layer in values.items() if layer.fired is not None
+        }
         # Where values are kept, the examples are read from them.
         kept = None if self.writer.keeps_values else self._random.add(self.tokens, position)
         means: list[PromptMean] = []
@@ -99,7 +101,7 @@ class Recorder:
         """End the segment. final: count exactly, from the values, what needs the layer scale first."""
         layers = [record.snapshot(self._random) for record in self._layers]
         exact = final and self.writer.keeps_values
-        self.writer.commit(layers, lambda tables: derive(tables, exact=exact), info)
+        self.writer.commit(layers, lambda tables: classify_tables(tables, exact=exact), info)
 
     def _restore(self, tables: RunTables) -> None:
         for record in self._layers:

@@ -33,7 +33,7 @@ def to_host(array: Array) -> NDArray[Any]:
     return array.cpu().numpy() if isinstance(array, Tensor) else array
 
 
-def begin_turn(array: Array) -> Callable[[], Turned]:
+def start_transpose(array: Array) -> Callable[[], Turned]:
     """Begin to turn [tokens, neurons]; the function returned gives the result.
 
     On a GPU it turns at once and is copied to the CPU beside whatever is computed there meanwhile. On the CPU it turns

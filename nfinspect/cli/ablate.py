@@ -12,7 +12,6 @@ import click
 from nfinspect import output
 from nfinspect.cli.hub_text import text_path
 from nfinspect.cli.kept_ablation import RUN_TOKENS, How, Text, ablation_of_run, kept_ablation
-from nfinspect.cli.long_work import recompute_option
 from nfinspect.cli.options import (
     bos_option,
     full_name,
@@ -22,6 +21,7 @@ from nfinspect.cli.options import (
     site_option,
     store_option,
 )
+from nfinspect.cli.progress import recompute_option
 from nfinspect.cli.run_model import loaded_model, own_dtype
 from nfinspect.cli.tables import Column, figure, table, wrapped
 from nfinspect.model_files import lasting_name, weights_stamp

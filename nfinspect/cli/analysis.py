@@ -9,7 +9,6 @@ from nfinspect import output
 from nfinspect.analyses.spec import Table
 from nfinspect.cli.capture import layer_list
 from nfinspect.cli.fields import field_table
-from nfinspect.cli.long_work import CommandLine, recompute_option
 from nfinspect.cli.options import (
     json_option,
     layers_option,
@@ -22,6 +21,7 @@ from nfinspect.cli.options import (
     site_option,
     store_option,
 )
+from nfinspect.cli.progress import CommandLine, recompute_option
 from nfinspect.cli.tables import wrapped
 
 if TYPE_CHECKING:

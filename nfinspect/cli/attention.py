@@ -9,8 +9,8 @@ from nfinspect import output
 from nfinspect.analysis.attention_scores import METHODS, TOP
 from nfinspect.analysis.ticks import Tick
 from nfinspect.cli.capture import layer_list, prompt_column_options, prompt_file
+from nfinspect.cli.file_digest import file_stamp
 from nfinspect.cli.hub_text import text_path
-from nfinspect.cli.long_work import find_or_compute, recompute_option
 from nfinspect.cli.options import (
     bos_option,
     chat_option,
@@ -21,8 +21,8 @@ from nfinspect.cli.options import (
     opened,
     store_option,
 )
+from nfinspect.cli.progress import find_or_compute, recompute_option
 from nfinspect.cli.run_model import loaded_model, own_dtype, run_model
-from nfinspect.cli.stamps import file_stamp
 from nfinspect.cli.tables import Column, figure, percent, table, wrapped
 from nfinspect.model_files import lasting_name, weights_stamp
 from nfinspect_store.catalog import store_path

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from nfinspect import output
 from nfinspect.cli.fields import column, written
-from nfinspect.cli.long_work import CommandLine
 from nfinspect.cli.options import opened
+from nfinspect.cli.progress import CommandLine
 from nfinspect.cli.tables import Column, table, wrapped
 from nfinspect_store.errors import NfinspectError
 

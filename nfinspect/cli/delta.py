@@ -8,8 +8,8 @@ import click
 from nfinspect import output
 from nfinspect.analysis.ticks import Tick
 from nfinspect.cli.capture import layer_list
-from nfinspect.cli.long_work import find_or_compute, recompute_option
 from nfinspect.cli.options import json_option, layers_option, opened, run_argument, site_option, store_option
+from nfinspect.cli.progress import find_or_compute, recompute_option
 from nfinspect.cli.run_model import named_model, run_model
 from nfinspect.cli.tables import Column, figure, table, wrapped
 from nfinspect_store.errors import RequestError

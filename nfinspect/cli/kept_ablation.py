@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from nfinspect.analysis.ticks import Tick
-from nfinspect.cli.long_work import find_or_compute
+from nfinspect.cli.progress import find_or_compute
 from nfinspect.cli.run_model import difference_from_run
 from nfinspect.model_files import lasting_name, weights_stamp
 

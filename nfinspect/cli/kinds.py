@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from nfinspect import output
 from nfinspect.cli.delta import kept_delta
-from nfinspect.cli.long_work import CommandLine
 from nfinspect.cli.ngrams import kept_ngrams
+from nfinspect.cli.progress import CommandLine
 from nfinspect.cli.tables import Column, figure, table, wrapped
 from nfinspect_store.errors import RequestError
 

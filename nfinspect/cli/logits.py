@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import click
 
 from nfinspect import output
-from nfinspect.cli.long_work import find_or_compute, recompute_option
 from nfinspect.cli.options import bos_option, chat_option, full_name, json_option, model_options, opened
+from nfinspect.cli.progress import find_or_compute, recompute_option
 from nfinspect.cli.run_model import loaded_model, run_model
 from nfinspect.cli.tables import Column, figure, percent, table, wrapped
 from nfinspect.model_files import lasting_name, weights_stamp

@@ -10,7 +10,6 @@ from nfinspect.analysis.ngram_words import NGRAM_WORDS
 from nfinspect.analysis.ticks import Tick
 from nfinspect.cli.capture import layer_list
 from nfinspect.cli.compared import RUN_COLUMNS, by_depth, document_of, of_each, opened_runs
-from nfinspect.cli.long_work import find_or_compute, recompute_option
 from nfinspect.cli.options import (
     json_option,
     layers_option,
@@ -22,10 +21,11 @@ from nfinspect.cli.options import (
     site_option,
     store_option,
 )
+from nfinspect.cli.progress import find_or_compute, recompute_option
 from nfinspect.cli.run_model import run_model
 from nfinspect.cli.tables import Column, figure, percent, table, wrapped
+from nfinspect.json_values import jsonable
 from nfinspect.model_files import lasting_name
-from nfinspect.plain import plain
 from nfinspect_store.errors import NfinspectError, RequestError
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def keep_suppression(kept: "Result", found: "NgramAnalysis", loaded: "LoadedMode
     from nfinspect_store.results import keep_result
 
     suppressing = with_suppression(found, loaded)
-    document = plain(suppressing.to_json())
+    document = jsonable(suppressing.to_json())
     keep_result(kept.path.parent, kept.kind, kept.settings, document, run_id=kept.run_id)
     return suppressing
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import click
 
 from nfinspect import output
-from nfinspect.cli.long_work import progress
 from nfinspect.cli.options import (
     json_option,
     one_run,
@@ -18,6 +17,7 @@ from nfinspect.cli.options import (
     site_option,
     store_option,
 )
+from nfinspect.cli.progress import progress
 from nfinspect.text import model_name
 from nfinspect_store.errors import RequestError
 

@@ -140,11 +140,11 @@ def info(run: str, store: str | None, as_json: bool) -> None:
 @json_option
 def verify(run: str, store: str | None, as_json: bool) -> int:
     """Check a run file against its own counts, digests and checksums; exit status 1 if something is wrong."""
-    from nfinspect.capturing.derive import derive
+    from nfinspect.capturing.classification import classify_tables
     from nfinspect_store.verify import verify_run
 
     path = find_run(store, run)
-    found = verify_run(path, lambda tables, exact: derive(tables, exact=exact))
+    found = verify_run(path, lambda tables, exact: classify_tables(tables, exact=exact))
     if as_json:
         output.document(found.to_json())
     else:

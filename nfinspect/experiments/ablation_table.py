@@ -11,10 +11,10 @@ from nfinspect.analysis.enough import few_units
 from nfinspect.analysis.neuron_sets import NeuronSet
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect.experiments.ablation import LayerAblation, ablated
+from nfinspect.experiments.addresses import resolve_addresses
 from nfinspect.experiments.bootstrap import DRAWS, bootstrap_interval
-from nfinspect.experiments.controls import FEWEST, Controls, beside, control_sets, crowded_layer
+from nfinspect.experiments.controls import FEWEST, Controls, compare_with_controls, control_sets, crowded_layer
 from nfinspect.experiments.documents import Corpus
-from nfinspect.experiments.located import located
 from nfinspect.experiments.perplexity import Scorer, chosen_context, mean_nll, perplexity
 from nfinspect.models import LayerSite, LoadedModel
 from nfinspect_store.errors import RequestError
@@ -103,7 +103,7 @@ def ablate(
     without a run of this model that holds the sets' layers; UnknownSite, SilentHook.
     """
     check_controls(controls)
-    places = [located(loaded, one.addresses) for one in check_sets(sets)]
+    places = [resolve_addresses(loaded, one.addresses) for one in check_sets(sets)]
     means = _means(run, loaded, places) if mode == "mean" else {}
     context, stride = chosen_context(loaded, context, stride, corpus.begin)
     scorer = Scorer(loaded, corpus.token_ids, context, stride, batch_size, corpus.begin)
@@ -148,7 +148,7 @@ def ablate(
                 perplexity=perplexity(mean_nll(cut)),
                 delta_nll=delta,
                 ci95=bootstrap_interval(cut - whole, unit, seed),
-                control=beside(delta, [mean_nll(without(control) - whole) for control in these]),
+                control=compare_with_controls(delta, [mean_nll(without(control) - whole) for control in these]),
             )
         )
     return AblationTable(

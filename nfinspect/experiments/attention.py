@@ -28,7 +28,7 @@ from nfinspect.analysis.attention_scores import (
 )
 from nfinspect.analysis.attention_weights import attended, rollout
 from nfinspect.analysis.enough import few_prompts
-from nfinspect.analysis.plain import number
+from nfinspect.analysis.numbers import number
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect.experiments.attention_maps import eager_attention
 from nfinspect.experiments.attention_sources import AttentionSource, attention_source

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from nfinspect.analysis.plain import number
+from nfinspect.analysis.numbers import number
 
 DRAWS = 2000
 """Bootstrap samples [own]."""

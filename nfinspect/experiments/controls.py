@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nfinspect.analysis.plain import number
+from nfinspect.analysis.numbers import number
 from nfinspect.models import LayerSite
 
 FEWEST = 20
@@ -36,7 +36,7 @@ class Controls:
         return {**vars(self), "delta_nlls": list(self.delta_nlls)}
 
 
-def beside(observed: float, controls: Sequence[float]) -> Controls:
+def compare_with_controls(observed: float, controls: Sequence[float]) -> Controls:
     """An observed ΔNLL beside those of control sets."""
     values = np.asarray(controls, np.float64)
     count = len(values)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from nfinspect.experiments.located import located
+from nfinspect.experiments.addresses import resolve_addresses
 from nfinspect.experiments.output_weights import output_effects
 from nfinspect.models import LoadedModel, TokenTexts
 from nfinspect_store.addresses import Address, parse_address
@@ -65,7 +65,7 @@ def neuron_logits(loaded: LoadedModel, address: Address | str, top: int = 10) ->
     if top < 1:
         raise RequestError(f"--top counts tokens from 1 up, found {top}")
     address = parse_address(address) if isinstance(address, str) else address
-    ((site, neurons),) = located(loaded, [address]).items()
+    ((site, neurons),) = resolve_addresses(loaded, [address]).items()
     effects = output_effects(loaded, site, neurons)[0]
     ascending = np.argsort(effects, kind="stable")
     descending = np.argsort(-effects, kind="stable")

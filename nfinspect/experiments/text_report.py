@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nfinspect.analysis.health import NetworkReport
-from nfinspect.analysis.plain import number
+from nfinspect.analysis.numbers import number
 from nfinspect.analysis.scores import reading
 
 

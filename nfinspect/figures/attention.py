@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nfinspect.analysis.attention_scores import AttentionScores
-from nfinspect.analysis.plain import number
+from nfinspect.analysis.numbers import number
 from nfinspect.present import style
 from nfinspect.present.charts import Chart, Table, count, sentences
 

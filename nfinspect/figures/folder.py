@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nfinspect.figures.page import dumped
-from nfinspect_store.atomic import beside, check_place, clean_leftovers, place_of
+from nfinspect_store.atomic import check_place, clean_leftovers, next_to, place_of
 from nfinspect_store.errors import StorageFull
 
 MANIFEST = "report.json"
@@ -61,7 +61,7 @@ def report_directory(path: Path) -> Iterator[Path]:
     path = place_of(path)  # a link stays one
     clean_leftovers(path)
     check_directory(path)
-    new, old = beside(path), beside(path)
+    new, old = next_to(path), next_to(path)
     try:
         new.mkdir(parents=True)
         yield new

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nfinspect.analysis.plain import number
+from nfinspect.analysis.numbers import number
 from nfinspect.present.charts import Chart, Table, count
 from nfinspect_store.histogram import BINS, EDGES, MIDDLE
 from nfinspect_store.tables import RunTables

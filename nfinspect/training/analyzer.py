@@ -19,7 +19,7 @@ from nfinspect.capturing.statistics import HistogramCounter
 from nfinspect.capturing.transfer import to_workplace
 from nfinspect.modes import eval_mode
 from nfinspect.training.errors import NonFiniteLayer
-from nfinspect.training.places import SITE, Layers, find_places, unwrapped
+from nfinspect.training.layer_finder import SITE, Layers, find_places, unwrapped
 from nfinspect.training.reader import Key, LayerReader, LayerValues, layer_names
 from nfinspect.training.reports import NetworkFiringReport, NeuralLayerAnalysis
 from nfinspect.training.samples import LayerSample, classified, take_sample

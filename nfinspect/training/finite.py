@@ -5,8 +5,8 @@ Where it is not finite, the first kept layer that is not is where it began. A la
 layer has run, and each layer's where a bounded activation could make infinity finite again. A GPU is not waited for:
 the first step at which a layer's sum was not finite is kept there and fetched with the next reading.
 
-Layers that come within a backward pass alone (nfinspect.training.passes) come the last one first: each is looked at at
-once, and the last one found is where it began.
+Layers that come within a backward pass alone (nfinspect.training.training_passes) come the last one first: each is
+looked at at once, and the last one found is where it began.
 """
 
 import math
@@ -19,9 +19,9 @@ from torch.utils.hooks import RemovableHandle
 
 from nfinspect.analysis.module_names import layer_words
 from nfinspect.training.hooks import Hook, is_traced
-from nfinspect.training.passes import Call, Passes, inside_backward
-from nfinspect.training.places import Place
+from nfinspect.training.layer_finder import Place
 from nfinspect.training.reader import first_tensor
+from nfinspect.training.training_passes import Call, Passes, inside_backward
 
 NEVER = 2**62
 HALVES = (torch.float16, torch.bfloat16)

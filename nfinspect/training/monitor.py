@@ -27,7 +27,7 @@ from nfinspect.analysis.history import Alert, Reading
 from nfinspect.training.analyzer import Input, NeuralFiringAnalyzer
 from nfinspect.training.errors import TrainingError
 from nfinspect.training.finite import Beginning, FiniteWatch
-from nfinspect.training.places import Layers, find_places, unwrapped
+from nfinspect.training.layer_finder import Layers, find_places, unwrapped
 from nfinspect.training.record import Record, status_of
 from nfinspect.training.step_reader import StepReader, Windows
 from nfinspect.training.watch import SeenLayer, TrainingWatch

@@ -19,8 +19,8 @@ from torch.utils.hooks import RemovableHandle
 
 from nfinspect.training.errors import NotReadable, SilentLayer
 from nfinspect.training.hooks import Hook, is_traced, is_transformed
-from nfinspect.training.passes import Call, Passes, visible_rows
-from nfinspect.training.places import Place
+from nfinspect.training.layer_finder import Place
+from nfinspect.training.training_passes import Call, Passes, visible_rows
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ Sink: TypeAlias = Callable[[Key, LayerValues], None]
 class LayerReader:
     """Hands every call of the layers to `sink` between `attach` and `detach`.
 
-    training: only calls of a training pass (nfinspect.training.passes); `begin_step` starts anew.
+    training: only calls of a training pass (nfinspect.training.training_passes); `begin_step` starts anew.
     """
 
     def __init__(self, model: nn.Module, places: Sequence[Place], sink: Sink, *, training: bool = False) -> None:

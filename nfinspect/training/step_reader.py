@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nfinspect.analysis.classes import HealthOptions
 from nfinspect.training.errors import NotReadable
-from nfinspect.training.places import Place
+from nfinspect.training.layer_finder import Place
 from nfinspect.training.reader import Key, LayerReader, LayerValues, layer_names
 from nfinspect.training.samples import LayerSample, take_sample
 from nfinspect.training.watch import LayerWindow, SeenLayer

@@ -131,7 +131,7 @@ class NfinspectApp(App[int]):
     async def on_mount(self) -> None:
         self.loop = asyncio.get_running_loop()
         if self.glyphs is ASCII:
-            from nfinspect.tui.plain import use_ascii
+            from nfinspect.tui.ascii_borders import use_ascii
 
             use_ascii(self)
         await self._show()
@@ -386,7 +386,7 @@ class NfinspectApp(App[int]):
     @on(PromptLine.Entered)
     def _entered(self, message: PromptLine.Entered) -> None:
         if message.kind == "goto":
-            from nfinspect.tui.going import go_to
+            from nfinspect.tui.navigate import go_to
 
             try:
                 go_to(self, message.text)
@@ -474,7 +474,7 @@ class NfinspectApp(App[int]):
             yield SystemCommand(words, f"key {key}", partial(self.run_action, binding.action, node))
         if self.session_here() is not None:
             from nfinspect.tui.commands import analysis_names, analysis_of
-            from nfinspect.tui.going import go_to
+            from nfinspect.tui.navigate import go_to
 
             for analysis in map(analysis_of, analysis_names()[:-1]):  # logits are of one neuron: its pane has the key
                 yield SystemCommand(f"Analysis: {analysis.name}", analysis.answers, partial(go_to, self, analysis.name))

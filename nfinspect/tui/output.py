@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from nfinspect.plain import plain
+from nfinspect.json_values import jsonable
 from nfinspect_store.atomic import replaced
 from nfinspect_store.paths import expanded
 
@@ -20,7 +20,7 @@ def state_dir() -> Path:
 
 def write_json(name: str, document: Any) -> str:
     """Returns the line to show. Raises StorageFull when it cannot be written."""
-    text = json.dumps(plain(document), indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(jsonable(document), indent=1, ensure_ascii=False, allow_nan=False)
     return _written(name, text + "\n")
 
 

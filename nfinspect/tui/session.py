@@ -145,12 +145,12 @@ class RunSession:
             write_lines(marked_file(self), marked)
 
     def sql(self, statement: str) -> QueryResult:
-        return self._shut_in().run(statement)
+        return self._open_console().run(statement)
 
     def sql_tables(self) -> Mapping[str, tuple[str, ...]]:
-        return self._shut_in().tables()
+        return self._open_console().tables()
 
-    def _shut_in(self) -> Console:
+    def _open_console(self) -> Console:
         with self._lock:
             if self._console is None:
                 self._console = Console({self.name: self._run.path})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from nfinspect.tui.app import NfinspectApp
 
 if TYPE_CHECKING:
-    from nfinspect.tui.late import LateEngine
+    from nfinspect.tui.store_engine import StoreEngine
 
 
 def run_app(
@@ -26,9 +26,9 @@ def run_app(
     The engine is bound late: DuckDB's import (0.1-0.2 s) happens in the first worker, behind the first paint.
     """
     from nfinspect.tui.hangup import watch_terminal
-    from nfinspect.tui.late import LateEngine
+    from nfinspect.tui.store_engine import StoreEngine
 
-    engine = LateEngine(Path(store))
+    engine = StoreEngine(Path(store))
     app = NfinspectApp(engine, run, plain=ascii)
     stop_watching = None
     if sys.__stdin__ is not None and sys.__stdin__.isatty():
@@ -44,7 +44,7 @@ def run_app(
     return app.return_code or status or 0
 
 
-def _farewell(app: NfinspectApp, engine: LateEngine) -> None:
+def _farewell(app: NfinspectApp, engine: StoreEngine) -> None:
     app.close_runs()
     engine.end_jobs()
 

@@ -27,7 +27,7 @@ OPEN_FILES = (("fd",), ("stdin",), ("stdout",), ("stderr",))
 """Names in /dev."""
 
 
-def beside(path: Path) -> Path:
+def next_to(path: Path) -> Path:
     """A new name in the directory of `path`, where what is to become `path` is written. It tells who writes."""
     return path.absolute().with_name(f"{_prefix(path)}{os.getpid()}-{uuid.uuid4().hex[:8]}")
 
@@ -103,7 +103,7 @@ def check_place(path: Path) -> None:
     if is_stream(path):
         return
     place = place_of(path)
-    probe = beside(place)
+    probe = next_to(place)
     missing: list[Path] = []
     try:
         missing = [one for one in probe.parents if not one.exists()]
@@ -136,7 +136,7 @@ def replaced(path: Path) -> Iterator[Path]:
         return
     place = place_of(path)
     clean_leftovers(place)
-    temporary = beside(place)
+    temporary = next_to(place)
     try:
         with _explained(path):
             if place.is_dir():
@@ -166,7 +166,7 @@ def _put(file: Path, place: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        near = beside(place)
+        near = next_to(place)
         try:
             shutil.copy(file, near)
             os.replace(near, place)
@@ -184,7 +184,7 @@ def new_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
     if place.exists() and not place.is_dir():
         raise StorageFull(f"expected a directory to write to, found a file: {path}")
     clean_leftovers(place)
-    temporary = beside(place)
+    temporary = next_to(place)
     try:
         with _explained(path):
             if not force and place.is_dir() and any(place.iterdir()):

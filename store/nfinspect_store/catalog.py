@@ -15,11 +15,11 @@ from pathlib import Path
 
 from nfinspect_store.atomic import clean_leftovers
 from nfinspect_store.errors import NotARun, RunBusy, RunNotFound, StorageFull, StoreError
-from nfinspect_store.facts import Facts, FactsCache
 from nfinspect_store.heartbeat import SUFFIX, HeartbeatFile, being_written, read_heartbeat_file
 from nfinspect_store.history import history_entries
 from nfinspect_store.names import HISTORY_SUFFIX, RUN_SUFFIX, check_name
 from nfinspect_store.paths import expanded
+from nfinspect_store.run_summary import Facts, FactsCache
 from nfinspect_store.small_files import is_utf8, kind_of
 from nfinspect_store.types import RunEntry
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from nfinspect_store.atomic import beside, clean_leftovers, remove, replaced
+from nfinspect_store.atomic import clean_leftovers, next_to, remove, replaced
 from nfinspect_store.connect import (
     RUN_OPTIONS,
     WRITING,
@@ -54,7 +54,7 @@ def migrate_run(path: Path) -> Migration:
         if path.with_name(f"{path.name}.wal").exists():  # left by a kill, and no part of a new file
             with attach_to_write(path, older=True) as connection, translated(path):
                 connection.execute("CHECKPOINT")
-        with replaced(path) as new, _removed(beside(path)) as copy:
+        with replaced(path) as new, _removed(next_to(path)) as copy:
             copy_run(path, copy, before)
             copy_run(copy, new, SCHEMA_VERSION)
     return Migration(path, before, SCHEMA_VERSION)

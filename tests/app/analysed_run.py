@@ -14,7 +14,7 @@ from nfinspect.analysis.attention_scores import AttentionLayer, AttentionScores,
 from nfinspect.capturing.arrays import ArrayPrompt, array_info, write_run
 from nfinspect.cli.delta import kept_delta
 from nfinspect.cli.ngrams import kept_ngrams
-from nfinspect.plain import plain
+from nfinspect.json_values import jsonable
 from nfinspect.results import find_or_compute
 from nfinspect_store.reader import RunFile
 from nfinspect_store.results import keep_result, model_results, run_results
@@ -99,7 +99,7 @@ def keep_attention(store: Path, neurons: int = NEURONS, **settings: object) -> N
         pa.table({"position": range(4), "token": [" The", HOSTILE, " fields", "."]}),
     )  # fmt: skip
     asked = {"model": MODEL, "method": "attention_weighted", "prompts": [["/texts/six.txt", "1"]], "text": []}
-    document = plain(found.to_json())
+    document = jsonable(found.to_json())
     folder = model_results(store, MODEL)
     keep_result(folder, "attention", {**asked, **settings}, document, run_id=None, tables=found.tables())
 

@@ -11,8 +11,8 @@ import pytest
 from analysed_run import MODEL, keep_analyses, keep_attention, write_study
 from app_driver import LARGE, SMALL, Driven, Start
 
-from nfinspect.tui.arranging import ordered
-from nfinspect.tui.late import LateEngine
+from nfinspect.tui.row_order import ordered
+from nfinspect.tui.store_engine import StoreEngine
 
 SIZES = pytest.mark.parametrize("size", [SMALL, LARGE], ids=["80x24", "200x50"])
 
@@ -27,7 +27,7 @@ def analysed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @asynccontextmanager
 async def opened(start: Start, store: Path, place: str, **options: Any) -> AsyncIterator[Driven]:
-    engine = LateEngine(store)
+    engine = StoreEngine(store)
     try:
         async with start(engine, "study", **options) as app:
             await go(app, place)
@@ -258,7 +258,7 @@ async def test_a_result_that_cannot_be_read_is_said_in_a_line(start: Start, anal
         keep_result(run_results(run.path), "ngrams", settings, {"later": True}, run_id=run.info.run_id)
     async with opened(start, store, "ngrams") as app:
         await app.press("3")
-        assert "of another version of nfinspect: r makes it anew" in words(app)
+        assert "of another version of nfinspect: r recomputes it" in words(app)
         await app.press("1")
         assert names(app) == ["L0/N3"]
         assert "another version" not in app.text

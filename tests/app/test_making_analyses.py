@@ -15,7 +15,7 @@ from app_driver import Driven, Start
 from fake_engine import HOSTILE, FakeEngine, FakeJob, FakeSession
 
 from nfinspect.tui.jobs import ChildJob, end_all
-from nfinspect.tui.late import LateEngine
+from nfinspect.tui.store_engine import StoreEngine
 from nfinspect_store.results import list_results, run_results
 
 DOCUMENT = {
@@ -223,7 +223,7 @@ async def test_every_analysis_is_in_the_palette(start: Start) -> None:
 @pytest.mark.slow
 async def test_a_real_command_makes_and_keeps_the_result(start: Start, tmp_path: Path) -> None:
     path = write_study(tmp_path / "store")
-    engine = LateEngine(path.parent)
+    engine = StoreEngine(path.parent)
     try:
         async with start(engine, "study") as app:
             await go(app, "delta")
@@ -232,7 +232,7 @@ async def test_a_real_command_makes_and_keeps_the_result(start: Start, tmp_path:
             await ended(app)
             assert "2 delta-sensitive of 24 neurons" in app.text
             assert [result.kind for result in list_results(run_results(path))] == ["delta"]
-            assert app.pane.anew, "r would make it again"
+            assert app.pane.has_result, "r would make it again"
             await go(app, "kinds")
             await app.press("R")
             await app.type("overlap study --kinds dead,positional --store " + str(path.parent))
@@ -246,7 +246,7 @@ async def test_a_real_command_makes_and_keeps_the_result(start: Start, tmp_path:
 
 
 async def test_a_run_without_values_says_why(start: Start, store: Path) -> None:
-    engine = LateEngine(store)
+    engine = StoreEngine(store)
     try:
         async with start(engine, "stats") as app:
             await go(app, "ngrams")

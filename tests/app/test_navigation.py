@@ -13,7 +13,7 @@ from fake_engine import FakeEngine, FakeSession
 from nfinspect.tui import trail
 from nfinspect.tui.app import BUSY_SECONDS, NfinspectApp
 from nfinspect.tui.bindings import binding_ids
-from nfinspect.tui.goto import ANALYSES, WORDS, parse_target
+from nfinspect.tui.destinations import ANALYSES, WORDS, parse_target
 from nfinspect.tui.help import HelpScreen
 from nfinspect.tui.jobs import LONGEST
 from nfinspect_store.errors import RequestError
@@ -129,7 +129,7 @@ def test_every_binding_has_an_id_and_no_terminal_trap() -> None:
 
     from nfinspect.tui import app, chrome, dialogs
     from nfinspect.tui import help as help_screen
-    from nfinspect.tui.panes import choices, layers, neuron, neurons, of_run, overlap, runs, sql, trace
+    from nfinspect.tui.panes import choices, layers, neuron, neurons, overlap, run_pane, runs, sql, trace
     from nfinspect.tui.widgets import paged_table, sql_editor, text_panel
 
     traps = {f"ctrl+{c}" for c in "abshijm"}
@@ -142,7 +142,7 @@ def test_every_binding_has_an_id_and_no_terminal_trap() -> None:
         layers,
         neuron,
         neurons,
-        of_run,
+        run_pane,
         overlap,
         runs,
         sql,

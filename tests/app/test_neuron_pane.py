@@ -8,8 +8,8 @@ from app_driver import Start
 from fake_engine import FakeEngine, FakeSession, example
 
 from nfinspect.tui.glyphs import UNICODE
+from nfinspect.tui.neuron_text import example_cell
 from nfinspect.tui.widgets.paged_table import PagedTable
-from nfinspect.tui.words import example_cell
 
 
 async def test_everything_about_a_neuron(start: Start, size: tuple[int, int]) -> None:

@@ -8,8 +8,8 @@ from app_driver import LARGE, Start
 from nfinspect.analysis.planted import NetworkPlan, planted_network
 from nfinspect.capturing.simulated import simulate_run
 from nfinspect.tui.engine import TraceRequest
-from nfinspect.tui.late import LateEngine
 from nfinspect.tui.session import RunSession
+from nfinspect.tui.store_engine import StoreEngine
 from nfinspect_store.reader import RunFile
 
 
@@ -17,7 +17,7 @@ async def test_planted_faults_are_in_the_layers_the_lists_and_the_console(start:
     plan = NetworkPlan(3, 100, 256)
     simulate_run(tmp_path / "sim.duckdb", plan)
     counts = [Counter(layer.classes) for layer in planted_network(plan)]
-    async with start(LateEngine(tmp_path), "sim", size=LARGE) as app:
+    async with start(StoreEngine(tmp_path), "sim", size=LARGE) as app:
         assert app.crumbs.endswith("sim")
         line = next(line for line in app.lines if line.lstrip("▌ ").startswith("L2 "))
         assert f" {counts[2]['dead']} " in line

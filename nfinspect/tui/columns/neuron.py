@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell, number, percent
 from nfinspect.tui.glyphs import Glyphs, bar
+from nfinspect.tui.neuron_text import example_cell
 from nfinspect.tui.widgets.paged_table import Column
-from nfinspect.tui.words import example_cell
 
 if TYPE_CHECKING:
     from nfinspect.analysis.neuron import ConceptMean, ExampleText

@@ -13,7 +13,7 @@ from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.kept import facts
 from nfinspect.tui.commands import Analysis, analysis_names, analysis_of, make_command
 from nfinspect.tui.engine import Session
-from nfinspect.tui.panes.of_run import RunPane
+from nfinspect.tui.panes.run_pane import RunPane
 from nfinspect.tui.places import place
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_panel import TextPanel
@@ -147,7 +147,7 @@ class AnalysesPane(RunPane):
 
     def entered_neuron(self, text: str) -> None:
         if text:
-            from nfinspect.tui.going import go_to
+            from nfinspect.tui.navigate import go_to
             from nfinspect_store.errors import RequestError
 
             try:

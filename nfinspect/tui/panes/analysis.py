@@ -20,9 +20,9 @@ from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.commands import analysis_of
 from nfinspect.tui.engine import Session
-from nfinspect.tui.panes.arranged import Arranged, ArrangedPane
 from nfinspect.tui.panes.base import CANCELLED
-from nfinspect.tui.panes.of_run import json_writer
+from nfinspect.tui.panes.run_pane import json_writer
+from nfinspect.tui.panes.sortable import SortablePane, SortedRows
 from nfinspect.tui.widgets.chart_box import ChartBox
 from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
@@ -54,7 +54,7 @@ class Found:
     place: int
     analysis: Any
     command: tuple[str, ...]
-    rows: Arranged = Arranged()
+    rows: SortedRows = SortedRows()
 
     @property
     def result(self) -> Result | None:
@@ -66,7 +66,7 @@ class Found:
         return (self.result.path, self.result.made_at) if self.result is not None else None
 
 
-class AnalysisPane(ArrangedPane):
+class AnalysisPane(SortablePane):
     """A table of neurons (or of sets of them), a drawing above it, and above that what was asked and what was found."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -175,12 +175,12 @@ class AnalysisPane(ArrangedPane):
         self.draw_about()
         self.load("found", self._find, busy="reading the kept result")
 
-    def rearrange(self) -> None:
+    def reorder(self) -> None:
         found, self._from_top = self._found, True
         if self._reading or found is None:
             self.changed()
         else:  # in the same group as reading: whichever was asked for last is shown
-            self.load("found", lambda: replace(found, rows=self.arranged(found.analysis)), busy="sorting")
+            self.load("found", lambda: replace(found, rows=self.sorted_rows(found.analysis)), busy="sorting")
 
     def _find(self) -> Found:
         every = self.kept()
@@ -191,7 +191,7 @@ class AnalysisPane(ArrangedPane):
         if not results:
             return Found(results, place, None, self.command())
         analysis = self._read(results[place], every)
-        return Found(results, place, analysis, self.command(), self.arranged(analysis))
+        return Found(results, place, analysis, self.command(), self.sorted_rows(analysis))
 
     def _may_fit(self, result: Result) -> bool:
         try:
@@ -205,14 +205,14 @@ class AnalysisPane(ArrangedPane):
         try:
             return self.read(result, every)
         except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"{result.path.name} is of another version of nfinspect: r makes it anew") from error
+            raise StoreError(f"{result.path.name} is of another version of nfinspect: r recomputes it") from error
 
     def show_found(self, found: Found) -> None:
         before = self._found.key if self._found is not None else None
         self._found, self._place, self._damaged, self._reading = found, found.place, False, False
         self.set_class(found.analysis is None, "-empty")
         self.table.set_columns(self.columns())
-        self.put_arranged(found.rows)
+        self.put_sorted(found.rows)
         if found.key != before or self._from_top:
             self.table.move_to(0)
         self._from_top = False
@@ -226,11 +226,11 @@ class AnalysisPane(ArrangedPane):
         if what == "found":
             self._found, self._damaged, self._problem, self._reading = None, line != CANCELLED, line, False
             self.add_class("-empty")
-            self.put_arranged(Arranged())
+            self.put_sorted(SortedRows())
             self.draw_about()
 
     @property
-    def arrangeable(self) -> Any:
+    def sortable(self) -> Any:
         return self.analysis
 
     def show_made(self, results: tuple[Result, ...]) -> None:
@@ -243,7 +243,7 @@ class AnalysisPane(ArrangedPane):
         self.changed()
 
     @property
-    def anew(self) -> bool:
+    def has_result(self) -> bool:
         return self._damaged or (self._found is not None and self._found.result is not None)
 
     @property

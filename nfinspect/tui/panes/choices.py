@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.engine import RANKS, Session, TraceRequest
-from nfinspect.tui.panes.of_run import RunPane
+from nfinspect.tui.panes.run_pane import RunPane
 
 if TYPE_CHECKING:
     from nfinspect.analysis.overlap import Overlap

@@ -14,11 +14,11 @@ from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.columns.compare import compare_columns, figure_of
 from nfinspect.tui.comparing import SIGNS, TOPICS, Comparison, LayerRow, Measure, OfRun, Topic, key_name, of_run
-from nfinspect.tui.panes.arranged import Arranged, ArrangedRows
 from nfinspect.tui.panes.base import one_line
+from nfinspect.tui.panes.command_queue import CommandQueuePane
 from nfinspect.tui.panes.exporting import ExportingPane
-from nfinspect.tui.panes.in_turn import InTurnPane
-from nfinspect.tui.panes.of_run import json_writer
+from nfinspect.tui.panes.run_pane import json_writer
+from nfinspect.tui.panes.sortable import SortableRows, SortedRows
 from nfinspect.tui.places import place
 from nfinspect.tui.widgets.chart_box import ChartBox
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
@@ -33,10 +33,10 @@ class Compared:
     """A worker's answer, with its rows as they are to stand."""
 
     comparison: Comparison
-    rows: Arranged
+    rows: SortedRows
 
 
-class ComparePane(ArrangedRows, InTurnPane, ExportingPane):
+class ComparePane(SortableRows, CommandQueuePane, ExportingPane):
     """Rows are layers of all the runs, by depth. What a run lacks, `r` has made by the run's own command."""
 
     help_text = (
@@ -143,14 +143,14 @@ class ComparePane(ArrangedRows, InTurnPane, ExportingPane):
             else:
                 every.append(of_run(session, sign, self._topic, self._site))
         found = Comparison(self._topic, tuple(every))
-        return Compared(found, self.arranged(found))
+        return Compared(found, self.sorted_rows(found))
 
     def show_compared(self, compared: Compared) -> None:
         other = self._shown_topic is not compared.comparison.topic
         self._found, self._reading, self._shown_topic = compared.comparison, False, compared.comparison.topic
         self.set_class(not compared.rows.total, "-empty")
         self.table.set_columns(self.columns())
-        self.put_arranged(compared.rows)
+        self.put_sorted(compared.rows)
         if other:
             self.table.move_to(0)
         self.draw_about()
@@ -179,17 +179,17 @@ class ComparePane(ArrangedRows, InTurnPane, ExportingPane):
         return {"layer": "layer"}
 
     @property
-    def arrangeable(self) -> Any:
+    def sortable(self) -> Any:
         return self._found
 
-    def rearrange(self) -> None:
+    def reorder(self) -> None:
         found = self._found
         if self._reading or found is None:
             self.changed()
         else:
-            self.load("compared", lambda: Compared(found, self.arranged(found)), busy="sorting")
+            self.load("compared", lambda: Compared(found, self.sorted_rows(found)), busy="sorting")
 
-    def lacking(self) -> tuple[str, ...]:
+    def runs_without_result(self) -> tuple[str, ...]:
         return tuple(one.run for one in self._found.runs if one.can_be_made) if self._found is not None else ()
 
     def asked(self) -> tuple[Topic, str | None]:
@@ -219,16 +219,16 @@ class ComparePane(ArrangedRows, InTurnPane, ExportingPane):
                 if one.rows:
                     between = g.dot.center(3) if there else ""
                     there += [between, Cell(one.sign, "bold"), Cell(f" {one.run} {one.site}: {one.said}")]
-            lacking: list[Cell | str] = []
+            runs_without_result: list[Cell | str] = []
             for one in self._found.runs:
                 if one.lacks:
                     why = "could not be made" if one.run in self._problems else one.lacks
-                    lacking.append(Cell(f"{'; ' if lacking else ''}{one.run}: {why}", "warn"))
-            if self.lacking() and not self.under_way:
-                lacking += [Cell("  r", "bold"), " makes it"]
+                    runs_without_result.append(Cell(f"{'; ' if runs_without_result else ''}{one.run}: {why}", "warn"))
+            if self.runs_without_result() and not self.under_way:
+                runs_without_result += [Cell("  r", "bold"), " makes it"]
             few = f"{len(self.shown.rows):,} of {self.shown.total:,}"
             filtered = [Cell(f"  {few} where {self._filter}", "accent")] if self._filter else []
-            rows += [row for row in ([*there, *filtered], lacking) if row]
+            rows += [row for row in ([*there, *filtered], runs_without_result) if row]
         state = self.hub.board.state(self.job_key)
         if state is not None:
             said = Cell("cancelling" if state.cancelled else state.line or "starting")
@@ -273,7 +273,7 @@ class ComparePane(ArrangedRows, InTurnPane, ExportingPane):
     def action_topic(self, place: int) -> None:
         if TOPICS[place] is not self._topic:
             self._topic, self._found, self._problems = TOPICS[place], None, frozenset()
-            self.drop_arrangement()
+            self.reset_order()
             self.changed()
 
     def action_drawing(self) -> None:

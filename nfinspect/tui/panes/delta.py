@@ -110,7 +110,7 @@ class DeltaPane(AnalysisPane):
         place = lists.index(self._list) if self._list in lists else 0
         before, self._list = self._list, lists[(place + 1) % len(lists)]
         if CHANNELS in (before, self._list):  # other columns
-            self.drop_arrangement()
+            self.reset_order()
             self._order = ("mean", True) if self._list == CHANNELS else self.order
         self.draw_about()
-        self.rearrange()
+        self.reorder()

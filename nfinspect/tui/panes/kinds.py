@@ -41,7 +41,7 @@ class KindsPane(AnalysisPane):
         overlap = self.session.kinds(self.site)
         if overlap is None:
             return Found((), 0, None, self.command())
-        return Found((), 0, overlap, self.command(), self.arranged(overlap))
+        return Found((), 0, overlap, self.command(), self.sorted_rows(overlap))
 
     def nothing(self) -> str:
         return "No kind beside the dead is known yet."

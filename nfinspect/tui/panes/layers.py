@@ -15,7 +15,7 @@ from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.layers import explanation, layer_columns, tone_of
 from nfinspect.tui.engine import Session
 from nfinspect.tui.glyphs import level
-from nfinspect.tui.panes.of_run import RunPane, json_writer
+from nfinspect.tui.panes.run_pane import RunPane, json_writer
 from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 from nfinspect.tui.widgets.text_panel import TextPanel

@@ -90,7 +90,7 @@ class LensPane(AnalysisPane):
             return Found((), 0, None, self.command())
         place = max(0, min(self._place, len(every) - 1)) if wish is None else same[0]
         lens = self._read(every[place], every)
-        return Found(every, place, lens, self.command(lens_of(lens.document["prompt"])), self.arranged(lens))
+        return Found(every, place, lens, self.command(lens_of(lens.document["prompt"])), self.sorted_rows(lens))
 
     def read(self, result: Result, results: Sequence[Result]) -> Lens:
         found = Lens(result.document)
@@ -200,7 +200,7 @@ class LensPane(AnalysisPane):
         self._list = EVERYWHERE if self._list == AT_THE_END else AT_THE_END
         self.draw_about()
         self.table.set_columns(self.columns())
-        self.put_arranged(self.shown)
+        self.put_sorted(self.shown)
 
     def open_row(self) -> None:
         if (row := self.table.current) is None:

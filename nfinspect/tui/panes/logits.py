@@ -65,7 +65,7 @@ class LogitsPane(AnalysisPane):
         if printed is None:
             return Found((), 0, None, self.command())
         effects = self._effects(printed)
-        return Found((), 0, effects, self.command(), self.arranged(effects))
+        return Found((), 0, effects, self.command(), self.sorted_rows(effects))
 
     def _effects(self, printed: str) -> Effects:
         from nfinspect_store.errors import StoreError

@@ -14,13 +14,13 @@ from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell, content, number, percent
 from nfinspect.tui.columns.neuron import concept_columns, example_columns
 from nfinspect.tui.engine import Session
-from nfinspect.tui.panes.of_run import RunPane, json_writer
+from nfinspect.tui.neuron_text import why
+from nfinspect.tui.panes.run_pane import RunPane, json_writer
 from nfinspect.tui.places import place
 from nfinspect.tui.steps import Found, Step, Steps, find, sizes_of
 from nfinspect.tui.widgets.chart_box import ChartBox
 from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
-from nfinspect.tui.words import why
 
 if TYPE_CHECKING:
     from nfinspect.analysis.neuron import ConceptMean, NeuronDetail

@@ -14,7 +14,7 @@ from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.neurons import neuron_columns
 from nfinspect.tui.engine import CLASSES, NeuronQuery, Session
 from nfinspect.tui.panes.base import arranging_keys
-from nfinspect.tui.panes.of_run import RunPane
+from nfinspect.tui.panes.run_pane import RunPane
 from nfinspect.tui.widgets.paged_table import PAGE, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 

@@ -17,7 +17,7 @@ from textual.content import Content
 from nfinspect.tui.cells import Cell, lines, number, visible_in
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.choices import TracedPane, notes_of
-from nfinspect.tui.panes.of_run import json_writer
+from nfinspect.tui.panes.run_pane import json_writer
 from nfinspect.tui.widgets.heat_map import heat_map
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock

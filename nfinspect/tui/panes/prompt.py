@@ -10,9 +10,9 @@ from textual.app import ComposeResult
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell, content, number
 from nfinspect.tui.engine import PromptReading, Session
-from nfinspect.tui.panes.of_run import RunPane
+from nfinspect.tui.neuron_text import reading
+from nfinspect.tui.panes.run_pane import RunPane
 from nfinspect.tui.widgets.text_panel import TextPanel
-from nfinspect.tui.words import reading
 
 if TYPE_CHECKING:
     from nfinspect_store.addresses import Address

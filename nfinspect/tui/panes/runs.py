@@ -229,7 +229,7 @@ class RunsPane(Pane):
         self.hub.say(f"{len(self._marked)} marked; {how}" if self._marked else "", "dim")
 
     def action_compare(self) -> None:
-        from nfinspect.tui.going import to_comparison
+        from nfinspect.tui.navigate import to_comparison
         from nfinspect_store.errors import RequestError
 
         there = {run.name for run in self._runs or () if run.kind != "history"}

@@ -14,7 +14,7 @@ from nfinspect.tui.cells import Cell, content, counted
 from nfinspect.tui.columns.results import result_columns
 from nfinspect.tui.completion import complete
 from nfinspect.tui.engine import Session, SqlResult
-from nfinspect.tui.panes.of_run import RunPane
+from nfinspect.tui.panes.run_pane import RunPane
 from nfinspect.tui.sql_history import append_history, history_file, read_history
 from nfinspect.tui.widgets.paged_table import PAGE, PagedTable
 from nfinspect.tui.widgets.sql_editor import SqlEditor

@@ -12,7 +12,7 @@ from textual.binding import Binding, BindingType
 from nfinspect.tui.cells import Cell, lines, number
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.choices import TracedPane, notes_of
-from nfinspect.tui.panes.of_run import json_writer
+from nfinspect.tui.panes.run_pane import json_writer
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 

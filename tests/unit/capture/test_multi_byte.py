@@ -93,8 +93,8 @@ def test_an_ngram_of_pieces_is_shown_whole(run: nf.Run) -> None:
 
 def test_the_app_shows_whole_characters(run: nf.Run) -> None:
     from nfinspect.tui.glyphs import UNICODE
+    from nfinspect.tui.neuron_text import example_cell, reading
     from nfinspect.tui.session import RunSession
-    from nfinspect.tui.words import example_cell, reading
     from nfinspect_store.addresses import parse_address
 
     session = RunSession.open(run.path)

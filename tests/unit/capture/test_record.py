@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from words import word_tokenizer
 
 import nfinspect as nf
-from nfinspect.capturing import passes
+from nfinspect.capturing import foreign_passes
 from nfinspect.capturing.reading import BatchReader, Values
 from nfinspect_store.errors import NfinspectError, RunExists
 from nfinspect_store.reader import RunFile
@@ -192,7 +192,7 @@ def test_a_model_that_cannot_be_asked_again_does_not_cost_the_recording(
     def failing(*args: object, **options: object) -> None:
         raise RuntimeError("no memory\nleft")
 
-    monkeypatch.setattr(passes, "note_on_left_padding", failing)
+    monkeypatch.setattr(foreign_passes, "note_on_left_padding", failing)
     model, ids = FAMILIES["gpt2"](), torch.tensor([[0, 0, 5, 6, 7]])
     with (
         pytest.warns(UserWarning, match=r"is not known: it could not be asked \(RuntimeError: no memory left\)"),

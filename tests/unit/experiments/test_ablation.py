@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from words import word_tokenizer
 
 from nfinspect.experiments.ablation import LayerAblation, ablated
-from nfinspect.experiments.located import located
+from nfinspect.experiments.addresses import resolve_addresses
 from nfinspect.models import (
     LayerSite,
     SilentHook,
@@ -164,11 +164,11 @@ def test_a_site_of_another_model_is_an_error() -> None:
 def test_addresses_are_found_in_the_model() -> None:
     loaded = in_memory(gpt2(), word_tokenizer())
     addresses = [Address(1, 5), Address(0, 2, "resid"), Address(1, 3, "mlp"), Address(1, 5, "mlp")]
-    found = located(loaded, addresses)
+    found = resolve_addresses(loaded, addresses)
     assert {(s.site, s.layer): n for s, n in found.items()} == {("mlp", 1): (5, 3), ("resid", 0): (2,)}
     with pytest.raises(RequestError, match="no neuron 64 in layer 1 at site mlp .* neurons 0-63"):
-        located(loaded, [Address(1, 64)])
+        resolve_addresses(loaded, [Address(1, 64)])
     with pytest.raises(UnknownSite, match="between 0 and 2"):
-        located(loaded, [Address(3, 0)])
+        resolve_addresses(loaded, [Address(3, 0)])
     with pytest.raises(UnknownSite, match="mixer"):
-        located(loaded, [Address(0, 0, "mixer")])
+        resolve_addresses(loaded, [Address(0, 0, "mixer")])

@@ -11,10 +11,10 @@ from words import word_tokenizer
 import nfinspect as nf
 from nfinspect.analysis.neuron_sets import NeuronSet
 from nfinspect.experiments.ablation_table import ablate
+from nfinspect.experiments.addresses import resolve_addresses
 from nfinspect.experiments.bootstrap import bootstrap_interval
-from nfinspect.experiments.controls import beside, control_sets, crowded_layer
+from nfinspect.experiments.controls import compare_with_controls, control_sets, crowded_layer
 from nfinspect.experiments.documents import Corpus, tokenised
-from nfinspect.experiments.located import located
 from nfinspect.experiments.perplexity import Scorer, mean_nll
 from nfinspect.models import LoadedModel, Texts, in_memory
 from nfinspect_store.addresses import Address
@@ -44,7 +44,7 @@ def test_a_set_costs_what_the_model_without_its_columns_costs(family: str) -> No
     found = ablate(model, text, [SET], controls=0, context=16)
     before = Scorer(model, text.token_ids, 16, 8).nll()
     with torch.no_grad():
-        for site, neurons in located(model, SET.addresses).items():
+        for site, neurons in resolve_addresses(model, SET.addresses).items():
             weight = model.model.get_submodule(site.module).weight
             (weight if family == "gpt2" else weight.T)[list(neurons)] = 0
     after = Scorer(model, text.token_ids, 16, 8).nll()
@@ -61,7 +61,7 @@ def test_a_set_costs_what_the_model_without_its_columns_costs(family: str) -> No
 
 def test_neurons_without_output_weights_cost_nothing_at_all() -> None:
     model = loaded()
-    for site, neurons in located(model, SET.addresses).items():
+    for site, neurons in resolve_addresses(model, SET.addresses).items():
         with torch.no_grad():
             model.model.get_submodule(site.module).weight[list(neurons)] = 0
     (one,) = ablate(model, corpus(), [SET], controls=20, context=16).sets
@@ -81,7 +81,7 @@ def test_mean_ablation_takes_the_means_of_the_run(tmp_path) -> None:  # type: ig
     run = nf.capture(model.model, model.tokenizer, ["w5 w6 w7 w8", "w9 w10"], store=tmp_path, run="reference")
     (found,) = ablate(model, text, [SET], mode="mean", run=run, controls=0, context=16).sets
     with torch.no_grad():
-        for site, neurons in located(model, SET.addresses).items():
+        for site, neurons in resolve_addresses(model, SET.addresses).items():
             projection, index = model.model.get_submodule(site.module), list(neurons)
             means = run.activations("mlp", site.layer).mean(axis=0)[index]
             projection.bias += torch.as_tensor(means) @ projection.weight[index]
@@ -104,7 +104,7 @@ def test_mean_ablation_needs_a_run_of_this_model(tmp_path) -> None:  # type: ign
 
 
 def test_controls_are_of_the_same_size_per_layer_and_outside_the_set() -> None:
-    places = located(loaded(), SET.addresses)
+    places = resolve_addresses(loaded(), SET.addresses)
     drawn = control_sets(places, 200, seed=1)
     for control in drawn:
         assert {site.layer: len(neurons) for site, neurons in control.items()} == {0: 2, 2: 1}
@@ -125,7 +125,7 @@ def _lists(drawn: list[dict[object, np.ndarray]]) -> list[list[list[int]]]:  # t
 def test_a_set_that_leaves_too_few_neurons_has_no_controls_and_says_so() -> None:
     most = NeuronSet.of("most", [Address(1, i) for i in range(40)])
     half = NeuronSet.of("half", [Address(1, i) for i in range(32)])
-    assert crowded_layer(located(loaded(), half.addresses)) is None
+    assert crowded_layer(resolve_addresses(loaded(), half.addresses)) is None
     found = ablate(loaded(), corpus(), [most, SET], controls=20, context=16)
     first, second = found.sets
     assert (first.control.count, first.control.z, first.control.p_value) == (0, None, None)
@@ -137,15 +137,15 @@ def test_a_set_that_leaves_too_few_neurons_has_no_controls_and_says_so() -> None
 
 
 def test_p_and_z_by_hand() -> None:
-    found = beside(3.0, [1.0, 2.0, 3.0, 4.0])
+    found = compare_with_controls(3.0, [1.0, 2.0, 3.0, 4.0])
     assert found.p_value == 3 / 5
     assert found.mean_delta_nll == 2.5
     assert found.sd == pytest.approx(np.std([1, 2, 3, 4], ddof=1))
     assert found.z == pytest.approx(0.5 / np.std([1, 2, 3, 4], ddof=1))
-    assert beside(9.0, [1.0] * 20).p_value == 1 / 21
-    alike = beside(1.0, [1.0] * 20)
+    assert compare_with_controls(9.0, [1.0] * 20).p_value == 1 / 21
+    alike = compare_with_controls(1.0, [1.0] * 20)
     assert (alike.sd, alike.z, alike.p_value) == (0.0, None, 1.0)
-    none = beside(1.0, [])
+    none = compare_with_controls(1.0, [])
     assert (none.count, none.mean_delta_nll, none.sd, none.z, none.p_value) == (0, None, None, None, None)
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nfinspect.tui.output import write_json, write_rows
-from nfinspect_store.atomic import beside, check_place, new_directory, replaced
+from nfinspect_store.atomic import check_place, new_directory, next_to, replaced
 from nfinspect_store.console import Console
 from nfinspect_store.errors import StorageFull
 from nfinspect_store.export import export_run
@@ -150,7 +150,7 @@ def test_what_a_killed_process_left_goes_when_the_same_is_written_again(tmp_path
     gone = subprocess.Popen([sys.executable, "-c", "pass"])
     gone.wait()
     for name in ("a.csv", "folder"):
-        mine = beside(tmp_path / name)
+        mine = next_to(tmp_path / name)
         left = mine.with_name(mine.name.replace(f"-{os.getpid()}-", f"-{gone.pid}-"))
         left.mkdir()
         (left / "half").touch()

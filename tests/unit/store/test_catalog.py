@@ -11,9 +11,9 @@ import pytest
 from nfinspect_store import catalog
 from nfinspect_store.catalog import delete_run, list_runs, new_run_path, run_path, store_path
 from nfinspect_store.errors import BadName, NotARun, RunBusy, RunNotFound, StoreError
-from nfinspect_store.facts import CACHE_NAME
 from nfinspect_store.heartbeat import Heartbeat, heartbeat_path
 from nfinspect_store.names import check_name
+from nfinspect_store.run_summary import CACHE_NAME
 
 
 def set_status(path: Path, status: str) -> None:

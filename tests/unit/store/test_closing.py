@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "capture"))
 from recorded import make_arrays, record_arrays  # noqa: E402
 
 from nfinspect_store import catalog, migrate_run, writer
-from nfinspect_store.atomic import beside
+from nfinspect_store.atomic import next_to
 from nfinspect_store.digests import Digest
 from nfinspect_store.errors import BadName, RunBusy, StoreError
 from nfinspect_store.migrate_run import copy_run
@@ -71,7 +71,7 @@ def leftover(path: Path) -> Path:
     """What a copy that was killed leaves: named for a process that is gone."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    left = path.with_name(beside(path).name.replace(f"-{os.getpid()}-", f"-{gone.pid}-"))
+    left = path.with_name(next_to(path).name.replace(f"-{os.getpid()}-", f"-{gone.pid}-"))
     left.write_bytes(b"half a copy")
     left.with_name(left.name + ".wal").write_bytes(b"its log")
     return left

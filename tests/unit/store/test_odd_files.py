@@ -12,11 +12,11 @@ import pytest
 
 from nfinspect_store.catalog import delete_run, list_everything, run_path
 from nfinspect_store.errors import NfinspectError
-from nfinspect_store.facts import CACHE_NAME
 from nfinspect_store.heartbeat import being_written, heartbeat_path, read_heartbeat_file
 from nfinspect_store.history import list_histories
 from nfinspect_store.reader import RunFile
 from nfinspect_store.results import list_results, run_results
+from nfinspect_store.run_summary import CACHE_NAME
 from nfinspect_store.types import RunEntry
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sampled import sampled
 
 from nfinspect.capturing.arrays import ArrayPrompt, write_run
-from nfinspect.capturing.derive import derive
+from nfinspect.capturing.classification import classify_tables
 from nfinspect_store.digests import renew_digests
 from nfinspect_store.types import Layer
 from nfinspect_store.verify import Verification, verify_run
@@ -90,7 +90,7 @@ ONCE = [
 
 
 def verified(path: Path) -> Verification:
-    return verify_run(path, lambda tables, exact: derive(tables, exact=exact))
+    return verify_run(path, lambda tables, exact: classify_tables(tables, exact=exact))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from networks import dropout_mlp, hooks_of, monitor, train
 from torch import nn
 
 from nfinspect.training.finite import FiniteWatch
-from nfinspect.training.places import find_places
+from nfinspect.training.layer_finder import find_places
 
 
 @pytest.mark.parametrize("waits", [None, False], ids=["looked at at once", "fetched with the next reading"])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nfinspect.tui.engine import Job, JobState
 
 
-class InTurnPane(Pane):
+class CommandQueuePane(Pane):
     """The commands go on when the pane is left, like those of a run's own panes, which show them, too."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -34,7 +34,7 @@ class InTurnPane(Pane):
 
     # what the pane says for itself
 
-    def lacking(self) -> tuple[str, ...]:
+    def runs_without_result(self) -> tuple[str, ...]:
         """The runs of which the analysis can be made."""
         raise NotImplementedError
 
@@ -58,7 +58,7 @@ class InTurnPane(Pane):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "make":
-            return bool(self.lacking())
+            return bool(self.runs_without_result())
         if action == "cancel":
             return self.hub.board.state(self.job_key) is not None
         return super().check_action(action, parameters)
@@ -67,7 +67,7 @@ class InTurnPane(Pane):
         if self.under_way:
             self.hub.say("it is being made already; x cancels it", "dim")
         else:
-            self._to_make, self._asked, self._problems = self.lacking(), self.asked(), frozenset()
+            self._to_make, self._asked, self._problems = self.runs_without_result(), self.asked(), frozenset()
             self._make_next()
 
     def _make_next(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nfinspect.tui.goto import ANALYSES, parse_target
+from nfinspect.tui.destinations import ANALYSES, parse_target
 from nfinspect.tui.places import place
 from nfinspect_store.errors import RequestError
 

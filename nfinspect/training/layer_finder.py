@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from nfinspect.analysis.classes import BARE
 from nfinspect.training.errors import NoLayers, NotReadable
-from nfinspect.training.passes import is_pretrained
+from nfinspect.training.training_passes import is_pretrained
 from nfinspect_store.errors import RequestError
 
 Layers = Sequence[str] | Mapping[str, str] | None

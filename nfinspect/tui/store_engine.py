@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nfinspect_store.types import Progress, RunEntry
 
 
-class LateEngine:
+class StoreEngine:
     """An `Engine`. Listing runs needs no DuckDB where the catalog's cache knows them all."""
 
     def __init__(self, store: Path) -> None:

@@ -6,7 +6,7 @@ from nfinspect.analysis.site_health import classify_run
 from nfinspect_store.tables import RunTables
 
 
-def derive(tables: RunTables, *, exact: bool) -> tuple[pa.Table, pa.Table]:
+def classify_tables(tables: RunTables, *, exact: bool) -> tuple[pa.Table, pa.Table]:
     """Rows of `neurons` and of `layer_health`.
 
     exact: count what depends on the layer scale from the stored values (the last segment); otherwise estimate it from

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from textual.binding import BindingType
 
-from nfinspect.tui.arranging import Filtered, Test, ordered
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.base import Pane, arranging_keys
-from nfinspect.tui.panes.making import MakingPane
+from nfinspect.tui.panes.command import CommandPane
+from nfinspect.tui.row_order import Filtered, Test, ordered
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 
 ASCENDING = ("layer", "rank", "k", "p", "p_value", "name", "type", "strength", "a", "b")
@@ -19,7 +19,7 @@ ASCENDING = ("layer", "rank", "k", "p", "p_value", "name", "type", "strength", "
 
 
 @dataclass(frozen=True)
-class Arranged:
+class SortedRows:
     """The rows that pass the filter, in order; `total` of them without the filter, `sample` the first of these."""
 
     rows: Sequence[Any] = ()
@@ -27,7 +27,7 @@ class Arranged:
     sample: Any = None
 
 
-class ArrangedRows(Pane):
+class SortableRows(Pane):
     """Rows are sorted and filtered in workers: a large model's lists take longer than a repaint may."""
 
     BINDINGS: ClassVar[list[BindingType]] = [*arranging_keys("analysis", before="sort_before")]
@@ -38,7 +38,7 @@ class ArrangedRows(Pane):
     empty: str = "no neuron passed"
     """Said where there is no row."""
 
-    shown = Arranged()
+    shown = SortedRows()
 
     _order: tuple[str, bool] = ("", False)
     _filter = ""
@@ -79,23 +79,23 @@ class ArrangedRows(Pane):
     def table(self) -> PagedTable:
         return self.query_one(PagedTable)
 
-    def arranged(self, analysis: Any) -> Arranged:
+    def sorted_rows(self, analysis: Any) -> SortedRows:
         """In a worker."""
         rows, test, (key, descending) = self.rows(analysis), self._test, self._order
         kept = rows if test is None else [row for row in rows if test(row)]
-        return Arranged(ordered(kept, key, descending, self._sort_value), len(rows), rows[0] if rows else None)
+        return SortedRows(ordered(kept, key, descending, self._sort_value), len(rows), rows[0] if rows else None)
 
     def _sort_value(self, row: Any, key: str) -> Any:
         return self.place(row) if key == "layer" else self.value(row, key)
 
-    def rearrange(self) -> None:
+    def reorder(self) -> None:
         """The order, the filter or the list has changed: have the rows arranged anew."""
         raise NotImplementedError
 
-    def put_arranged(self, arranged: Arranged) -> None:
+    def put_sorted(self, arranged: SortedRows) -> None:
         self.shown = arranged
         there = self.empty if not arranged.total else "nothing passes the filter"
-        self.table.empty = there if self.arrangeable is not None else ""
+        self.table.empty = there if self.sortable is not None else ""
         self.table.sorted_by = self._order
         self.table.put_rows(arranged.rows)
 
@@ -103,13 +103,13 @@ class ArrangedRows(Pane):
         return [column.key for column in self.columns() if column.key]
 
     @property
-    def arrangeable(self) -> Any:
+    def sortable(self) -> Any:
         """The analysis whose rows are on screen, None while there is none."""
         raise NotImplementedError
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action in ("filter", "sort", "sort_step", "invert"):
-            return self.arrangeable is not None and bool(self._keys())
+            return self.sortable is not None and bool(self._keys())
         return super().check_action(action, parameters)
 
     # keys
@@ -120,7 +120,7 @@ class ArrangedRows(Pane):
     def entered_filter(self, text: str) -> None:
         from nfinspect_store.errors import RequestError
 
-        if self.arrangeable is None:
+        if self.sortable is None:
             return
         try:
             test = self._filtered().test(text) if text else None
@@ -128,7 +128,7 @@ class ArrangedRows(Pane):
             self.hub.say(str(error), "bad")
             return
         self._filter, self._test = text, test
-        self.rearrange()
+        self.reorder()
 
     def _filtered(self) -> Filtered:
         columns = [column for column in self.columns() if column.key]
@@ -145,9 +145,9 @@ class ArrangedRows(Pane):
         self.app.push_screen(Picker("sort by", self._keys(), self.glyphs, self._order[0]), self._sorted)
 
     def _sorted(self, key: str | None) -> None:
-        if key is not None and self.arrangeable is not None:
+        if key is not None and self.sortable is not None:
             self._order = (key, not self.ascending(key))
-            self.rearrange()
+            self.reorder()
 
     def action_sort_step(self, step: int) -> None:
         keys = self._keys()
@@ -156,16 +156,16 @@ class ArrangedRows(Pane):
 
     def action_invert(self) -> None:
         key, descending = self._order
-        if key and self.arrangeable is not None:
+        if key and self.sortable is not None:
             self._order = (key, not descending)
-            self.rearrange()
+            self.reorder()
 
-    def drop_arrangement(self) -> None:
+    def reset_order(self) -> None:
         """Other rows with other columns are shown: as they are."""
         self._order, self._filter, self._test = self.order, "", None
 
 
-class ArrangedPane(ArrangedRows, MakingPane):
+class SortablePane(SortableRows, CommandPane):
     """The pane of one analysis of a run."""
 
     def __init__(self, crumb: str, session: Session, site: str | None = None) -> None:

@@ -10,14 +10,14 @@ from textual.binding import Binding, BindingType
 
 from nfinspect.tui.commands import analysis_of, incomplete, make_command
 from nfinspect.tui.engine import JobState, Session
-from nfinspect.tui.panes.of_run import RunPane
+from nfinspect.tui.panes.run_pane import RunPane
 
 if TYPE_CHECKING:
     from nfinspect.tui.engine import Job
     from nfinspect_store.results import Result
 
 
-class MakingPane(RunPane):
+class CommandPane(RunPane):
     """A pane of one analysis. Its command goes on when the pane is left (job_board)."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -50,7 +50,7 @@ class MakingPane(RunPane):
         return self.session.results(kind) if kind else ()
 
     @property
-    def anew(self) -> bool:
+    def has_result(self) -> bool:
         """Whether what is kept already is to be made again."""
         raise NotImplementedError
 
@@ -99,7 +99,9 @@ class MakingPane(RunPane):
         if incomplete(command):
             self.show_edited(command)
         else:
-            self._start((*command, "--recompute") if self.anew and analysis_of(self.command_name).kind else command)
+            self._start(
+                (*command, "--recompute") if self.has_result and analysis_of(self.command_name).kind else command
+            )
 
     def action_make_edited(self) -> None:
         self.load("edited", self.command)

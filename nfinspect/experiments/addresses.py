@@ -7,7 +7,7 @@ from nfinspect_store.addresses import Address
 from nfinspect_store.errors import RequestError
 
 
-def located(loaded: LoadedModel, addresses: Iterable[Address]) -> dict[LayerSite, tuple[int, ...]]:
+def resolve_addresses(loaded: LoadedModel, addresses: Iterable[Address]) -> dict[LayerSite, tuple[int, ...]]:
     """The neurons by where they are read, in order of first appearance, each once.
 
     An address without a site is one of the model's default site. Raises UnknownSite for a site or a layer that the
