@@ -12,7 +12,7 @@ from nfinspect_store.reader import RunFile
 from nfinspect_store.schema import PUBLIC
 
 ROOT = Path(__file__).parents[3]
-NAMES = ("README.md", *(f"docs/{name}.md" for name in ("commands", "json", "keys", "python", "sql")))
+NAMES = ("README.md", *(f"docs/{name}.md" for name in ("commands", "json", "keys", "methods", "python", "sql")))
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in NAMES}
 TEXT = "\n".join(PAGES.values())
 INTERNAL_COLUMNS = {"layer_id", "fires", "scale"}
@@ -52,8 +52,8 @@ def test_every_public_name_is_documented(planted_runs: Path) -> None:
 
 
 def test_the_queries_of_the_documents_run(planted_runs: Path) -> None:
-    queries = re.findall(r"```sql\n(.*?)```", PAGES["docs/sql.md"], re.DOTALL)
-    assert len(queries) >= 4
+    queries = re.findall(r"```sql\n(.*?)```", PAGES["docs/sql.md"] + PAGES["docs/methods.md"], re.DOTALL)
+    assert len(queries) >= 9
     runs = {name: planted_runs / f"{name}.duckdb" for name in ("planted", "stats")}
     with Console(runs) as console:
         for query in queries:
