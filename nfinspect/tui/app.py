@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from textual import events, on
+from textual import events
 from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.containers import Container
@@ -23,7 +23,7 @@ from nfinspect.tui.chrome import Breadcrumbs, KeyLine, PromptLine, StatusLine
 from nfinspect.tui.glyphs import ASCII, UNICODE
 from nfinspect.tui.harmless import Harmless
 from nfinspect.tui.job_board import JobBoard
-from nfinspect.tui.panes.base import LEAVES_SOMETHING, OPENING, Pane, one_line
+from nfinspect.tui.panes.base import OPENING, Pane, Work, one_line
 from nfinspect.tui.places import Place, place
 from nfinspect.tui.router import open_pane
 from nfinspect.tui.trail import Stop, Trail
@@ -102,10 +102,9 @@ class NfinspectApp(App[int]):
         """The work that the status line tells of, as long as nothing else is said there."""
 
         self._said_before_key = 0
-        self._work: dict[tuple[int, str], str] = {}
+        self._work: dict[tuple[int, str], Work[Any]] = {}
         self._trail = Trail(Stop(partial(open_pane, place("runs", "nfinspect"))))
         self._shown: Pane | None = None
-        self._asker: Pane | None = None
         self.register_theme(colours.OWN)
         self.theme = "ansi-dark" if sixteen else colours.NAME
 
@@ -161,28 +160,24 @@ class NfinspectApp(App[int]):
         self._announced = None
         self._base_screen.query_one(StatusLine).put(Cell(text, tone))
 
-    def busy(self, pane: Pane, what: str, text: str) -> None:
-        key = (id(pane), what)
-        self._work[key] = text
+    def busy(self, pane: Pane, work: Work[Any]) -> None:
+        key = (id(pane), work.group)
+        self._work[key] = work
 
         def announce() -> None:
-            if self._work.get(key) == text and pane is self._shown and not self._keep_line:
-                self.say(text + self.glyphs.more, "dim")
+            if self._work.get(key) is work and pane is self._shown and not self._keep_line:
+                self.say(work.busy + self.glyphs.more, "dim")
                 self._announced = key
 
         self.set_timer(BUSY_SECONDS, announce)
 
-    def done(self, pane: Pane, what: str) -> None:
-        key = (id(pane), what)
+    def done(self, pane: Pane, work: Work[Any]) -> None:
+        key = (id(pane), work.group)
         self._work.pop(key, None)
-        if what == OPENING:  # twice: behind the place that this may bring on screen
+        if work.group == OPENING:  # twice: behind the place that this may bring on screen
             self.call_later(self.call_later, self._let_in_next)
         if self._announced == key:
             self.say("")
-
-    def work_of(self, pane: Pane) -> list[str]:
-        """What a pane has said that it is busy with."""
-        return [what for owner, what in self._work if owner == id(pane)]
 
     @property
     def _base_screen(self) -> Screen[Any]:
@@ -280,11 +275,23 @@ class NfinspectApp(App[int]):
             self.opened(session)
             return
 
-        def opened() -> Session | None:
-            progress = self.engine.progress(name)
-            return None if progress is not None and progress.alive else self.engine.open(name)
+        pane, engine = self.pane, self.engine
 
-        self.pane.load(OPENING, lambda: (name, opened()), busy=f"opening {name}")
+        def opened() -> Session | None:
+            progress = engine.progress(name)
+            return None if progress is not None and progress.alive else engine.open(name)
+
+        def show(session: Session | None) -> None:
+            if session is not None:
+                self.opened(session, show=self.pane is pane)  # whoever has gone elsewhere meanwhile stays there
+            elif self.pane is pane:
+                self.follow(name)
+
+        def close(session: Session | None) -> None:
+            if session is not None:
+                session.close()
+
+        pane.load(OPENING, opened, show, busy=f"opening {name}", unwanted=close)
 
     def follow(self, name: str) -> None:
         """To the progress of a run that is being captured."""
@@ -364,7 +371,7 @@ class NfinspectApp(App[int]):
     @property
     def _opening(self) -> bool:
         """Whether the place on screen is waiting for a run that was asked for."""
-        return self._shown is not None and OPENING in self.work_of(self._shown)
+        return self._shown is not None and any(work.group == OPENING for work in self._shown.busy_with)
 
     def action_help(self) -> None:
         from nfinspect.tui.help import HelpScreen
@@ -372,28 +379,30 @@ class NfinspectApp(App[int]):
         self.push_screen(HelpScreen.of(self))
 
     def action_goto(self) -> None:
-        self._base_screen.query_one(PromptLine).open("goto", ":")
+        self._base_screen.query_one(PromptLine).open("goto", ":", self._go_to)
 
-    def ask(self, pane: Pane, kind: str, sign: str, text: str = "", select: str = "") -> None:
-        """Let the user type a line; `pane` gets it, while it is on screen, as `entered_<kind>`.
+    def _go_to(self, text: str) -> None:
+        from nfinspect.tui.navigate import go_to
 
-        select: what typing replaces.
+        try:
+            go_to(self, text)
+        except Exception as error:  # a mistyped address is a line, whatever it trips over
+            self.say(one_line(error), "bad")
+
+    def ask(
+        self, pane: Pane, kind: str, sign: str, then: Callable[[str], None], text: str = "", select: str = ""
+    ) -> None:
+        """Let the user type a line; `then` gets it, if `pane` is on screen still.
+
+        kind: which lines typed before can be recalled. select: what typing replaces.
         """
+
+        def entered(typed: str) -> None:
+            if pane is self._shown:
+                then(typed)
+
         if pane is self._shown:  # a key may reach a pane that is just being left
-            self._asker = pane
-            self._base_screen.query_one(PromptLine).open(kind, sign, text, select)
-
-    @on(PromptLine.Entered)
-    def _entered(self, message: PromptLine.Entered) -> None:
-        if message.kind == "goto":
-            from nfinspect.tui.navigate import go_to
-
-            try:
-                go_to(self, message.text)
-            except Exception as error:  # a mistyped address is a line, whatever it trips over
-                self.say(one_line(error), "bad")
-        elif self._asker is self._shown:  # else the place that asked is no longer on screen
-            getattr(self.pane, f"entered_{message.kind}")(message.text)
+            self._base_screen.query_one(PromptLine).open(kind, sign, entered, text, select)
 
     def copy(self, text: str) -> None:
         """To the clipboard by OSC 52, which no terminal confirms, and to a file beside it:
@@ -435,7 +444,7 @@ class NfinspectApp(App[int]):
     @property
     def would_be_lost(self) -> list[str]:
         """What quitting would cut short and the user may have waited for: commands, exports, deletions."""
-        started = [text for (_, what), text in self._work.items() if what in LEAVES_SOMETHING]
+        started = [work.busy for work in self._work.values() if work.lasting]
         return [*self.board.under_way, *started]
 
     def action_leave(self) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.cells import cell_len
 from textual import events
+from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
-from textual.message import Message
 from textual.widget import Widget
-from textual.widgets import Input
+from textual.widgets import Input, Static
 from textual.widgets.input import Selection
 
 from nfinspect.tui.cells import Cell, content, fit, shown_cell, visible_in
@@ -145,36 +145,25 @@ class PromptLine(Widget):
     $bar; }
     """
 
-    class Entered(Message):
-        """The line as typed; `kind` says what for."""
-
-        def __init__(self, kind: str, text: str) -> None:
-            super().__init__()
-            self.kind = kind
-            self.text = text
-
     def __init__(self) -> None:
         super().__init__()
         self.kind = ""
         self._history: dict[str, list[str]] = {}
         self._place = 0
+        self._then: Callable[[str], None] = lambda text: None
         self._back: Widget | None = None
 
-    def compose(self):  # type: ignore[no-untyped-def]
-        from textual.widgets import Static
-
+    def compose(self) -> ComposeResult:
         yield Static("", id="sign", markup=False)
         line = PromptInput(id="line", compact=True, select_on_focus=False)
         line.cursor_blink = False  # a blinking cursor sends bytes twice a second for nothing
         yield line
 
-    def open(self, kind: str, sign: str, text: str = "", select: str = "") -> None:
-        """select: the part of `text` that typing replaces; all of it if not given."""
-        self.kind = kind
+    def open(self, kind: str, sign: str, then: Callable[[str], None], text: str = "", select: str = "") -> None:
+        """then: gets the line as typed. select: the part of `text` that typing replaces; all of it if not given."""
+        self.kind, self._then = kind, then
         self._back = self.screen.focused
         self._place = len(self._history.setdefault(kind, []))
-        from textual.widgets import Static
-
         self.query_one("#sign", Static).update(sign)
         line = self.query_one(PromptInput)
         line.value = text
@@ -214,7 +203,7 @@ class PromptLine(Widget):
         if text and (not earlier or earlier[-1] != text):
             earlier.append(text)
         self.close()
-        self.post_message(self.Entered(self.kind, text))
+        self._then(text)
 
     def on_input_blurred(self, event: events.Event) -> None:
         event.stop()

@@ -27,6 +27,11 @@ class Glyphs:
     closing: str
     column: str
 
+    @property
+    def plain(self) -> bool:
+        """Whether they are plain ASCII."""
+        return self.crumb.isascii()
+
 
 UNICODE = Glyphs(
     levels=" ▁▂▃▄▅▆▇█",

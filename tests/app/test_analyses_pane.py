@@ -11,7 +11,7 @@ import pytest
 from analysed_run import MODEL, keep_analyses, keep_attention, write_study
 from app_driver import LARGE, SMALL, Driven, Start
 
-from nfinspect.tui.row_order import ordered
+from nfinspect.tui.listing import ordered
 from nfinspect.tui.store_engine import StoreEngine
 
 SIZES = pytest.mark.parametrize("size", [SMALL, LARGE], ids=["80x24", "200x50"])

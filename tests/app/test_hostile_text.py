@@ -171,7 +171,7 @@ async def test_what_is_typed_pasted_or_notified(start: Start) -> None:
                 assert not UNSAFE.search(line), (keys, ascii(line))
         await app.press("escape")
         app.app.notify(WORST, title=WORST, markup=False)
-        app.app.ask(app.pane, "filter", "/", WORST)
+        app.app.ask(app.pane, "filter", "/", lambda text: None, WORST)
         await app.settle()
         for line in app.lines:
             assert not UNSAFE.search(line), ascii(line)

@@ -268,7 +268,8 @@ async def test_quitting_during_an_export_asks(start: Start, tmp_path: Path) -> N
     async with start(FakeEngine(session=session)) as app:
         await app.press("n")
         gate = threading.Event()
-        app.pane.load("exported", lambda: (gate.wait(5), "wrote x")[1], busy="exporting")
+        wrote = lambda: (gate.wait(5), "wrote x")[1]  # noqa: E731
+        app.pane.load("export", wrote, app.pane.exported, busy="exporting", lasting=True)
         await asyncio.sleep(0.05)
         app._send("q")
         await asyncio.sleep(0.2)
@@ -318,8 +319,10 @@ async def test_ctrl_c_gives_up_what_a_place_waits_for(start: Start) -> None:
 async def test_a_line_is_for_the_place_that_asked_for_it(start: Start) -> None:
     async with start() as app:
         await app.press("n")
-        app.app.ask(app.pane, "filter", "/", "max>4")
+        taken: list[str] = []
+        app.app.ask(app.pane, "filter", "/", taken.append, "max>4")
         app.app.to_layers(app.pane.session)  # the place changes while the line is on its way
-        app.app.post_message(PromptLine.Entered("filter", "max>4"))
+        app.app.call_later(app.app.query_one(PromptLine)._then, "max>4")
         await app.settle()
+        assert not taken
         assert app.crumbs.endswith("demo") and "unexpected" not in app.status

@@ -16,6 +16,7 @@ from nfinspect.tui.bindings import binding_ids
 from nfinspect.tui.destinations import ANALYSES, WORDS, parse_target
 from nfinspect.tui.help import HelpScreen
 from nfinspect.tui.jobs import LONGEST
+from nfinspect.tui.panes.base import Work
 from nfinspect_store.errors import RequestError
 
 
@@ -255,10 +256,11 @@ async def test_what_is_worked_on_is_said_until_it_is_done(start: Start, plain: b
     """However it is drawn, and unless something else has been said by then."""
     async with start(FakeEngine(), plain=plain) as app:
         for between, left in ((None, ""), ("3 marked", "3 marked")):
-            app.app.busy(app.pane, "found", "opening Häuser\t…")
+            work = Work("found", lambda found: None, app.pane.say_failed, busy="opening Häuser\t…")
+            app.app.busy(app.pane, work)
             await asyncio.sleep(BUSY_SECONDS + 0.1)
             assert app.status.startswith("opening H")
             if between:
                 app.app.say(between)
-            app.app.done(app.pane, "found")
+            app.app.done(app.pane, work)
             assert app.status == left

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nfinspect.tui.bar_drawings import ablation_bars
 from nfinspect.tui.cells import counted, number
 from nfinspect.tui.columns.analyses import ablation_columns, set_value
+from nfinspect.tui.listing import Listing
 from nfinspect.tui.panes.analysis import AnalysisPane, Drawing
 from nfinspect.tui.widgets.paged_table import Column
 
@@ -39,26 +41,27 @@ class AblationPane(AnalysisPane):
         "r cuts out the marked neurons, or the dead ones where none is marked, on the run's own text; R edits the "
         "command: --class, --trace, --mode mean, --text FILE. Enter goes to the set's neurons, Space marks all of them."
     )
-    empty = "no set"
 
     def columns(self) -> list[Column]:
         return ablation_columns(self.glyphs)
 
-    def fits(self, result: Result) -> bool:
-        return True
+    def listing(self) -> Listing:
+        return Listing(
+            rows=lambda analysis: analysis.document["sets"],
+            value=set_value,
+            text=lambda row: str(row["name"]),
+            named=(),
+            empty="no set",
+        )
+
+    def fits(self) -> Callable[[Result], bool]:
+        return lambda result: True
 
     def adopt(self, result: Result) -> None:
         """There is nothing to choose."""
 
-    def read(self, result: Result, results: Sequence[Result]) -> Ablated:
-        from nfinspect_store.addresses import parse_address
-
-        neurons = {}
-        for name, addresses in result.settings.get("sets", {}).items():
-            read = [parse_address(address) for address in addresses]
-            here = [a for a in read if (a.site or self.session.default_site) == self.site]
-            neurons[name] = tuple((a.layer, a.neuron) for a in here)
-        return Ablated({**result.document, "sets": tuple(result.document["sets"])}, neurons)
+    def reader(self) -> Callable[[Result], Ablated]:
+        return partial(_read, self.session.default_site, self.site)
 
     def facts(self, analysis: Ablated) -> str:
         d = analysis.document
@@ -71,21 +74,19 @@ class AblationPane(AnalysisPane):
     def note(self, analysis: Ablated) -> str:
         return "; ".join(analysis.document["notes"])
 
-    def rows(self, analysis: Ablated) -> Sequence[Mapping[str, Any]]:
-        rows: Sequence[Mapping[str, Any]] = analysis.document["sets"]
-        return rows
-
-    def value(self, row: Mapping[str, Any], key: str) -> Any:
-        return set_value(row, key)
-
-    def text(self, row: Mapping[str, Any]) -> str:
-        return str(row["name"])
-
-    def named(self) -> dict[str, str]:
-        return {}
-
     def neurons_of(self, row: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
         return self.analysis.neurons.get(row["name"], ()) if self.analysis is not None else ()
 
     def drawings(self, analysis: Ablated) -> Sequence[Drawing]:
         return (Drawing("bars", ablation_bars, follows=True),)
+
+
+def _read(default_site: str, site: str, result: Result) -> Ablated:
+    """In a worker: the table, and the neurons of each set that stand at `site`."""
+    from nfinspect_store.addresses import parse_address
+
+    neurons = {}
+    for name, addresses in result.settings.get("sets", {}).items():
+        read = [parse_address(address) for address in addresses]
+        neurons[name] = tuple((a.layer, a.neuron) for a in read if (a.site or default_site) == site)
+    return Ablated({**result.document, "sets": tuple(result.document["sets"])}, neurons)

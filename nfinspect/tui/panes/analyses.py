@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
@@ -80,36 +82,19 @@ class AnalysesPane(RunPane):
             Column("kept (UTC)", 19, kept),
         ]
 
-    @property
-    def table(self) -> PagedTable:
-        return self.query_one(PagedTable)
-
-    @property
-    def hint(self) -> str:
-        return f"{self.session.name} {self.glyphs.dot} {self.site}"
-
     def entered(self) -> None:
-        self.load("kept", self._read, busy="looking for kept results")
+        model = self.hub.board.models.get(self.session.name, "")
+        command = partial(
+            make_command,
+            session=self.session,
+            store=self.hub.engine.store,
+            site=self.site,
+            model=model,
+            marked=len(self.marks),
+        )
+        self.load("kept", partial(_rows, self.session, command), self._show, busy="looking for kept results")
 
-    def _read(self) -> tuple[Row, ...]:
-        kept = self.session.results()
-        rows = []
-        for one in map(analysis_of, analysis_names()):
-            results = tuple(result for result in kept if result.kind == one.kind)
-            choices = ("L0/N0",) if one.name == "logits" else ()
-            command = make_command(
-                one.name,
-                self.session,
-                self.hub.engine.store,
-                self.site,
-                model=self.hub.board.models.get(self.session.name, ""),
-                marked=len(self.marks),
-                choices=choices,
-            )
-            rows.append(Row(one, results, command))
-        return tuple(rows)
-
-    def show_kept(self, rows: tuple[Row, ...]) -> None:
+    def _show(self, rows: tuple[Row, ...]) -> None:
         self.table.put_rows(rows)
         self._explain()
 
@@ -141,11 +126,12 @@ class AnalysesPane(RunPane):
         name = message.row.analysis.name
         if name == "logits":
             marked = next(iter(self.marks), None)
-            self.hub.ask(self, "neuron", "logits of", str(self.address(*marked)) if marked else "L0/N0")
+            first = str(self.address(*marked)) if marked else "L0/N0"
+            self.hub.ask(self, "neuron", "logits of", self._logits_of, first)
         else:
             self.hub.into(place(name, self.session, self.site), self.session.name)
 
-    def entered_neuron(self, text: str) -> None:
+    def _logits_of(self, text: str) -> None:
         if text:
             from nfinspect.tui.navigate import go_to
             from nfinspect_store.errors import RequestError
@@ -162,14 +148,23 @@ class AnalysesPane(RunPane):
         self.entered()
 
     def action_site(self) -> None:
-        sites = self.session.sites
-        if len(sites) < 2:
-            self.hub.say(f"this run holds one site only: {self.site}", "dim")
-            return
-        self.site = sites[(sites.index(self.site) + 1) % len(sites)]
-        self.hub.update_trail()
-        self.entered()
+        if self.next_site():
+            self.hub.update_trail()
+            self.entered()
 
     def action_copy(self) -> None:
         if (row := self.table.current) is not None:
             self.hub.copy(f"nfinspect {shlex.join(row.command)}")
+
+
+def _rows(session: Session, command: Callable[..., tuple[str, ...]]) -> tuple[Row, ...]:
+    """In a worker. command: of an analysis by its name, with the choices."""
+    kept = session.results()
+    return tuple(
+        Row(
+            one,
+            tuple(result for result in kept if result.kind == one.kind),
+            command(one.name, choices=("L0/N0",) if one.name == "logits" else ()),
+        )
+        for one in map(analysis_of, analysis_names())
+    )

@@ -19,12 +19,15 @@ from nfinspect.analysis.provenance import NOT_OF_THE_RUN
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.commands import analysis_of
-from nfinspect.tui.engine import Session
-from nfinspect.tui.panes.base import CANCELLED
-from nfinspect.tui.panes.run_pane import json_writer
-from nfinspect.tui.panes.sortable import SortablePane, SortedRows
+from nfinspect.tui.engine import JobState, Session
+from nfinspect.tui.listing import Arranged, Listing
+from nfinspect.tui.panes.base import CANCELLED, arranging_keys
+from nfinspect.tui.panes.command import AnalysisCommand
+from nfinspect.tui.panes.exporting import Export, json_export
+from nfinspect.tui.panes.run_pane import RunPane
+from nfinspect.tui.panes.sorted_rows import ACTIONS, SortedRows
 from nfinspect.tui.widgets.chart_box import ChartBox
-from nfinspect.tui.widgets.paged_table import PagedTable
+from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
@@ -54,7 +57,7 @@ class Found:
     place: int
     analysis: Any
     command: tuple[str, ...]
-    rows: SortedRows = SortedRows()
+    rows: Arranged | None = None
 
     @property
     def result(self) -> Result | None:
@@ -66,10 +69,17 @@ class Found:
         return (self.result.path, self.result.made_at) if self.result is not None else None
 
 
-class AnalysisPane(SortablePane):
+class AnalysisPane(RunPane):
     """A table of neurons (or of sets of them), a drawing above it, and above that what was asked and what was found."""
 
+    command_name: str
+    """Which of commands.analysis_of this is."""
+
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("r", "make", "Make", id="analysis.make"),
+        Binding("R", "make_edited", "Edit the command", show=False, id="analysis.edit"),
+        Binding("x", "cancel", "Cancel", id="analysis.cancel"),
+        *arranging_keys("analysis", before="sort_before"),
         Binding("c", "drawing", "Drawing", id="analysis.drawing"),
         Binding("less_than_sign", "kept(1)", "Earlier result", key_display="<", show=False, id="analysis.earlier"),
         Binding("greater_than_sign", "kept(-1)", "Later result", key_display=">", show=False, id="analysis.later"),
@@ -102,8 +112,19 @@ class AnalysisPane(SortablePane):
     _damaged = False
     """Whether there is a kept result that cannot be read: it has to be made again."""
 
-    def __init__(self, session: Session, site: str | None = None) -> None:
+    def __init__(self, session: Session, site: str | None = None, *, job: str | None = None) -> None:
+        """job: the name of its commands on the board, if they are not all of the analysis."""
         super().__init__(self.command_name, session, site)
+        self.rows = SortedRows(self, self.listing, self.columns, self.reorder)
+        self.command = AnalysisCommand(
+            self,
+            self.command_name,
+            job or self.command_name,
+            options=self.options,
+            remakes=lambda: self.has_result,
+            draw=self.draw_about,
+            made=self.show_made,
+        )
 
     def compose(self) -> ComposeResult:
         yield TextBlock(id="about")
@@ -113,23 +134,41 @@ class AnalysisPane(SortablePane):
         table.marked = self.is_marked
         yield table
 
-    @property
-    def hint(self) -> str:
-        return f"{self.session.name} {self.glyphs.dot} {self.site}"
-
     # what each analysis says for itself
 
-    def fits(self, result: Result) -> bool:
-        """Whether a kept result is what this pane's choices ask for."""
-        return result.settings.get("site") == self.site
+    # Functions for workers hold the choices as they are when they are asked for, and no pane.
+
+    def columns(self) -> list[Column]:
+        raise NotImplementedError
+
+    def listing(self) -> Listing:
+        """What the rows of an analysis are."""
+        raise NotImplementedError
+
+    def options(self) -> tuple[str, ...]:
+        """The choices as options of the command."""
+        return ()
+
+    def fits(self) -> Callable[[Result], bool]:
+        """For a worker: whether a kept result is what this pane's choices ask for."""
+        site = self.site
+        return lambda result: result.settings.get("site") == site
 
     def adopt(self, result: Result) -> None:
         """Make the choices those of a result that was just made."""
         self.site = str(result.settings.get("site") or self.site)
 
-    def read(self, result: Result, results: Sequence[Result]) -> Any:
-        """In a worker: the analysis that a kept result holds. results: all of this kind."""
+    def reader(self) -> Callable[[Result], Any]:
+        """For a worker: the analysis that a kept result holds."""
         raise NotImplementedError
+
+    def finder(self) -> Callable[[], Found]:
+        """For a worker: what finds and reads the result that the choices ask for."""
+        made, self._made = self._made, None
+        return partial(
+            _find, self.command.kept, self.fits(), self._place, made, self.reader(), self.rows.arranger(),
+            self.command.asked(),
+        )  # fmt: skip
 
     def choices(self) -> list[Cell | str]:
         """The choices, the key of each in front of it."""
@@ -155,64 +194,40 @@ class AnalysisPane(SortablePane):
     def entered(self) -> None:
         self.table.refresh()  # marks may have changed elsewhere
         if self._seen_ended != self.hub.board.ended or self.analysis is None:
-            self._problem = ""  # of reading, which is tried again
+            self.command.problem = ""  # of reading, which is tried again
             self._look()
         else:
             self.draw_about()
-        if self.problem:
-            self.hub.say(self.problem, "bad")
+        if self.command.problem:
+            self.hub.say(self.command.problem, "bad")
 
     def changed(self) -> None:
         """A choice was made, or a command has ended."""
-        if self.problem:  # the status line says it, too
+        if self.command.problem:  # the status line says it, too
             self.hub.say("")
-        self.forget_problem()
+        self.command.forget_problem()
         self._look()
 
     def _look(self) -> None:
         self._seen_ended = self.hub.board.ended
         self._reading = True
         self.draw_about()
-        self.load("found", self._find, busy="reading the kept result")
+        self.load("found", self.finder(), self.show_found, self._not_found, busy="reading the kept result")
 
     def reorder(self) -> None:
         found, self._from_top = self._found, True
         if self._reading or found is None:
             self.changed()
         else:  # in the same group as reading: whichever was asked for last is shown
-            self.load("found", lambda: replace(found, rows=self.sorted_rows(found.analysis)), busy="sorting")
-
-    def _find(self) -> Found:
-        every = self.kept()
-        results = tuple(result for result in every if self._may_fit(result))
-        made, self._made = self._made, None
-        paths = [result.path for result in results]
-        place = paths.index(made) if made in paths else max(0, min(self._place, len(results) - 1))
-        if not results:
-            return Found(results, place, None, self.command())
-        analysis = self._read(results[place], every)
-        return Found(results, place, analysis, self.command(), self.sorted_rows(analysis))
-
-    def _may_fit(self, result: Result) -> bool:
-        try:
-            return self.fits(result)
-        except (KeyError, TypeError):  # of another version: reading it says so
-            return True
-
-    def _read(self, result: Result, every: Sequence[Result]) -> Any:
-        from nfinspect_store.errors import StoreError
-
-        try:
-            return self.read(result, every)
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"{result.path.name} is of another version of nfinspect: r recomputes it") from error
+            arranged = partial(_arranged_again, found, self.rows.arranger())
+            self.load("found", arranged, self.show_found, self._not_found, busy="sorting")
 
     def show_found(self, found: Found) -> None:
         before = self._found.key if self._found is not None else None
         self._found, self._place, self._damaged, self._reading = found, found.place, False, False
         self.set_class(found.analysis is None, "-empty")
         self.table.set_columns(self.columns())
-        self.put_sorted(found.rows)
+        self.rows.put(found.rows)
         if found.key != before or self._from_top:
             self.table.move_to(0)
         self._from_top = False
@@ -221,17 +236,12 @@ class AnalysisPane(SortablePane):
         self.hub.update_trail()
         self.refresh_bindings()
 
-    def failed(self, what: str, line: str) -> None:
-        super().failed(what, line)
-        if what == "found":
-            self._found, self._damaged, self._problem, self._reading = None, line != CANCELLED, line, False
-            self.add_class("-empty")
-            self.put_sorted(SortedRows())
-            self.draw_about()
-
-    @property
-    def sortable(self) -> Any:
-        return self.analysis
+    def _not_found(self, line: str) -> None:
+        self.say_failed(line)
+        self._found, self._damaged, self.command.problem, self._reading = None, line != CANCELLED, line, False
+        self.add_class("-empty")
+        self.rows.put(None)
+        self.draw_about()
 
     def show_made(self, results: tuple[Result, ...]) -> None:
         """What was kept is shown, whatever the choices were."""
@@ -244,6 +254,7 @@ class AnalysisPane(SortablePane):
 
     @property
     def has_result(self) -> bool:
+        """Whether what is kept already is to be made again."""
         return self._damaged or (self._found is not None and self._found.result is not None)
 
     @property
@@ -256,7 +267,7 @@ class AnalysisPane(SortablePane):
         """The choices, what was found or how to make it, and how far a command is."""
         g, found = self.glyphs, self._found
         rows: list[list[Cell | str]] = []
-        state = self.hub.board.state(self.job_key)
+        state = self.command.runner.state
         shown = self._drawing_now()
         first = self.choices()
         if shown is not None and len(self.drawings(self.analysis)) > 1:
@@ -272,9 +283,8 @@ class AnalysisPane(SortablePane):
                 first += [Cell(" < >", "bold")]
             if found.result.run_id is None:
                 first.append(Cell(f"  {NOT_OF_THE_RUN}", "warn"))
-        if self._filter and found is not None and found.analysis is not None:
-            few = f"{len(self.shown.rows):,} of {self.shown.total:,}"
-            first.append(Cell(f"  {few} where {self._filter}", "accent"))
+        if self.rows.said:
+            first.append(Cell(f"  {self.rows.said}", "accent"))
         if first:
             rows.append(first)
         if found is not None and found.analysis is not None:
@@ -291,8 +301,8 @@ class AnalysisPane(SortablePane):
             since = cells.duration(state.seconds, g)
             cancel = () if state.cancelled else (Cell("  x", "bold"), " cancels")
             rows.append([Cell(f"making it, {since}: ", "dim"), said, *cancel])
-        elif self.problem:
-            rows.append([Cell("! " + self.problem, "bad")])
+        elif self.command.problem:
+            rows.append([Cell("! " + self.command.problem, "bad")])
         self.query_one("#about", TextBlock).put(cells.lines(rows))
 
     def nothing(self) -> str:
@@ -304,20 +314,18 @@ class AnalysisPane(SortablePane):
         every = self.drawings(self.analysis) if self.analysis is not None else ()
         return every[self._drawing % len(every)] if every else None
 
-    def on_resize(self) -> None:
-        self.set_class(self.size.height >= 34, "-tall")
-
     def on_chart_box_resized(self) -> None:
         self._draw_chart()
 
     def _draw_chart(self) -> None:
         drawing, size = self._drawing_now(), self.query_one("#chart").content_size
         if drawing is not None and size.width > 0 and self.analysis is not None:
-            plain = self.glyphs.crumb == ">"
+            plain = self.glyphs.plain
             row = self.table.current if drawing.follows else None
-            self.load("chart", partial(drawing.draw, self.analysis, row, size.width, size.height, plain))
+            chart = partial(drawing.draw, self.analysis, row, size.width, size.height, plain)
+            self.load("chart", chart, self._put_chart)
 
-    def show_chart(self, lines: tuple[str, ...]) -> None:
+    def _put_chart(self, lines: tuple[str, ...]) -> None:
         self.query_one("#chart", ChartBox).put_drawing(lines, self.glyphs)
 
     def action_drawing(self) -> None:
@@ -335,9 +343,40 @@ class AnalysisPane(SortablePane):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "drawing":
             return self.analysis is not None and len(self.drawings(self.analysis)) > 1
-        return super().check_action(action, parameters)
+        if action == "cancel":
+            return self.command.runner.state is not None
+        return action not in ACTIONS or self.rows.sortable
+
+    # the command
+
+    def job_news(self, state: JobState) -> None:
+        self.command.news(state)
+
+    def cancel_work(self) -> bool:
+        return self.command.runner.cancel() or super().cancel_work()
+
+    def action_make(self) -> None:
+        self.command.make()
+
+    def action_make_edited(self) -> None:
+        self.command.edit()
+
+    def action_cancel(self) -> None:
+        self.command.runner.cancel()
 
     # keys
+
+    def action_filter(self) -> None:
+        self.rows.ask_filter()
+
+    def action_sort(self) -> None:
+        self.rows.ask_order()
+
+    def action_sort_step(self, step: int) -> None:
+        self.rows.step(step)
+
+    def action_invert(self) -> None:
+        self.rows.invert()
 
     def action_kept(self, step: int) -> None:
         count = len(self._found.results) if self._found is not None else 0
@@ -348,19 +387,16 @@ class AnalysisPane(SortablePane):
             self.hub.say("no earlier result is kept" if step > 0 else "no later result is kept", "dim")
 
     def action_site(self) -> None:
-        sites = self.session.sites
-        if len(sites) < 2:
-            self.hub.say(f"this run holds one site only: {self.site}", "dim")
-            return
-        self.site, self._place = sites[(sites.index(self.site) + 1) % len(sites)], 0
-        self.changed()
+        if self.next_site():
+            self._place = 0
+            self.changed()
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
         self.open_row()
 
     def open_row(self) -> None:
         """To the neuron under the cursor, or the first of the set; J and K go along all of the table's."""
-        every = [self.neurons_of(row) for row in self.shown.rows]
+        every = [self.neurons_of(row) for row in self.rows.current]
         around = tuple(neuron for row in every for neuron in row)
         row = sum(len(neurons) for neurons in every[: self.table.cursor])
         if every[self.table.cursor]:
@@ -374,24 +410,55 @@ class AnalysisPane(SortablePane):
 
     def action_mark(self) -> None:
         if (row := self.table.current) is not None:
-            for neuron in self.neurons_of(row):
-                self.toggle_mark(*neuron)
-            self.table.action_cursor(1)
-            self.table.refresh()
-
-    def action_marked(self) -> None:
-        self.open_marked()
+            self.mark_row(self.table, *self.neurons_of(row))
 
     def action_copy(self) -> None:
-        neurons = [neuron for row in self.shown.rows for neuron in self.neurons_of(row)]
+        neurons = [neuron for row in self.rows.current for neuron in self.neurons_of(row)]
         if neurons:
             self.hub.copy("\n".join(str(self.address(*neuron)) for neuron in neurons))
         elif self._found is not None:
             self.hub.copy(f"nfinspect {shlex.join(self._found.command)}")
 
-    @property
-    def export_name(self) -> str:
-        return f"{self.session.name}-{self.command_name}.json"
+    def export(self) -> Export | None:
+        return json_export(f"{self.session.name}-{self.command_name}.json", self.analysis)
 
-    def exporter(self) -> Callable[[str], str] | None:
-        return json_writer(self.analysis)
+
+def _find(
+    kept: Callable[[], tuple[Result, ...]],
+    fits: Callable[[Result], bool],
+    place: int,
+    made: Path | None,
+    read: Callable[[Result], Any],
+    arrange: Callable[[Any], Arranged],
+    command: Callable[[], tuple[str, ...]],
+) -> Found:
+    """In a worker. place: of the result among those that fit; made: the path of the one that is wanted, if there is."""
+
+    def may_fit(result: Result) -> bool:
+        try:
+            return fits(result)
+        except (KeyError, TypeError):  # of another version: reading it says so
+            return True
+
+    results = tuple(result for result in kept() if may_fit(result))
+    paths = [result.path for result in results]
+    place = paths.index(made) if made in paths else max(0, min(place, len(results) - 1))
+    if not results:
+        return Found(results, place, None, command())
+    analysis = read_result(read, results[place])
+    return Found(results, place, analysis, command(), arrange(analysis))
+
+
+def read_result(read: Callable[[Result], Any], result: Result) -> Any:
+    """In a worker. Raises StoreError for a result that cannot be read, as of another version."""
+    from nfinspect_store.errors import StoreError
+
+    try:
+        return read(result)
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{result.path.name} is of another version of nfinspect: r recomputes it") from error
+
+
+def _arranged_again(found: Found, arrange: Callable[[Any], Arranged]) -> Found:
+    """In a worker."""
+    return replace(found, rows=arrange(found.analysis))

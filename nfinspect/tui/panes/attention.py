@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.binding import Binding, BindingType
@@ -13,11 +13,12 @@ from nfinspect.tui.cells import Cell
 from nfinspect.tui.columns.analyses import attention_columns
 from nfinspect.tui.drawings import attention_diversity, attention_map, attention_scores, attention_sink
 from nfinspect.tui.engine import Session
+from nfinspect.tui.listing import Listing
 from nfinspect.tui.panes.analysis import AnalysisPane, Drawing
 from nfinspect.tui.widgets.paged_table import Column
 
 if TYPE_CHECKING:
-    from nfinspect.analysis.attention_scores import AttentionScores, NeuronScore
+    from nfinspect.analysis.attention_scores import AttentionScores
     from nfinspect_store.results import Result
 
 SHORT = {"attention_weighted": "weighted", "gradient_guided": "gradient", "rollout": "rollout"}
@@ -35,7 +36,6 @@ class AttentionPane(AnalysisPane):
         "hidden one of its scan. The map is of the layer of the neuron under the cursor, the mean over heads, for the "
         "longest prompt. r reads the run's own prompts; R edits the command, as to --prompts FILE."
     )
-    order = ("rank", False)
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("1", "method('attention_weighted')", "Weighted", id="attention.weighted"),
@@ -44,18 +44,22 @@ class AttentionPane(AnalysisPane):
     ]
 
     def __init__(self, session: Session, site: str | None = None) -> None:
-        super().__init__(session, site)
         self._method = "attention_weighted"
+        super().__init__(session, site)
 
     def columns(self) -> list[Column]:
         return attention_columns(self._method == "gradient_guided", self.glyphs)
 
-    def fits(self, result: Result) -> bool:
+    def listing(self) -> Listing:
+        return Listing(rows=lambda analysis: analysis.neurons(analysis.scores.num_rows), order=("rank", False))
+
+    def fits(self) -> Callable[[Result], bool]:
         """Its layers, too, are the run's: a model of the same name may be another one."""
         sizes = {layer.layer: layer.neurons for layer in self.session.layers if layer.site == self.site}
-        return (
-            result.document["site"] == self.site
-            and result.settings["method"] == self._method
+        site, method = self.site, self._method
+        return lambda result: (
+            result.document["site"] == site
+            and result.settings["method"] == method
             and all(sizes.get(layer["layer"]) == layer["neurons"] for layer in result.document["layers"])
         )
 
@@ -64,10 +68,8 @@ class AttentionPane(AnalysisPane):
         self.site = site if site in self.session.sites else self.site
         self._method = str(result.settings["method"])
 
-    def read(self, result: Result, results: Sequence[Result]) -> AttentionScores:
-        from nfinspect.analysis.attention_scores import AttentionScores
-
-        return AttentionScores.from_json(result.document, result.table)
+    def reader(self) -> Callable[[Result], AttentionScores]:
+        return _read
 
     def options(self) -> tuple[str, ...]:
         return ("--method", self._method)
@@ -90,13 +92,6 @@ class AttentionPane(AnalysisPane):
         result = self._found.result if self._found is not None else None
         return f" of {read_from(result)}" if result is not None else ""
 
-    def rows(self, analysis: AttentionScores) -> Sequence[NeuronScore]:
-        if self._rows is None or self._rows[0] is not analysis:
-            self._rows = (analysis, analysis.neurons(analysis.scores.num_rows))
-        return self._rows[1]
-
-    _rows: tuple[AttentionScores, tuple[NeuronScore, ...]] | None = None
-
     def drawings(self, analysis: AttentionScores) -> Sequence[Drawing]:
         scores = Drawing("scores", attention_scores)
         if not analysis.attention_map.num_rows:
@@ -111,3 +106,10 @@ class AttentionPane(AnalysisPane):
     def action_method(self, method: str) -> None:
         self._method, self._place = method, 0
         self.changed()
+
+
+def _read(result: Result) -> AttentionScores:
+    """In a worker."""
+    from nfinspect.analysis.attention_scores import AttentionScores
+
+    return AttentionScores.from_json(result.document, result.table)

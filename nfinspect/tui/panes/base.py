@@ -1,43 +1,62 @@
 """What all panes share, above all the one threading rule.
 
-`Pane.load(what, call)` runs `call` in an exclusive thread worker of group `what`; the worker only posts a
-frozen `Loaded` or `Failed`; the pane's handler `show_<what>` owns the state. An answer to a question that
-is no longer asked is dropped by its ticket. Nothing here, and nothing in a pane, waits for a thread.
+`Pane.load(group, work, then)` runs `work` in an exclusive thread worker; `work` gets what it needs as arguments
+(frozen values), never from the pane, which may change meanwhile. The worker only posts a frozen `Loaded` or `Failed`;
+`then`, called on the app's loop, owns the state. An answer to a question that is no longer asked is dropped. Nothing
+here, and nothing in a pane, waits for a thread.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from textual.binding import Binding
 from textual.message import Message
 from textual.widget import Widget
 
-from nfinspect.tui.engine import Session
 from nfinspect.tui.glyphs import Glyphs
+from nfinspect.tui.panes.exporting import Export
+from nfinspect.tui.widgets.paged_table import PagedTable
+from nfinspect_store.paths import expanded
 
 if TYPE_CHECKING:
+    from nfinspect.tui.engine import JobState, Session
     from nfinspect.tui.hub import Hub
 
+Answer = TypeVar("Answer")
 
 CANCELLED = "cancelled"
 
-OPENING = "opened_or_live"
-"""The work of a pane in which a run was asked for: see `show_opened_or_live`."""
+OPENING = "opening"
+"""The group of the work of a pane in which a run was asked for."""
 
-LEAVES_SOMETHING = ("exported", "start", "started", "deleted")
-"""Pieces of work that leave something behind: files, processes."""
+
+@dataclass(frozen=True, eq=False)
+class Work(Generic[Answer]):
+    """What was asked of a worker. Of one group only what was asked last counts.
+
+    busy: what is said if it takes a while. lasting: it leaves something behind (a file, a process), so that it is not
+    given up unasked. unwanted: gets an answer that is no longer asked for.
+    """
+
+    group: str
+    then: Callable[[Answer], None]
+    failed: Callable[[str], None]
+    busy: str = ""
+    lasting: bool = False
+    unwanted: Callable[[Answer], None] | None = None
 
 
 @dataclass
 class Loaded(Message, bubble=False):
     """A worker's answer."""
 
-    what: str
-    ticket: int
+    work: Work[Any]
     value: Any
 
 
@@ -45,8 +64,7 @@ class Loaded(Message, bubble=False):
 class Failed(Message, bubble=False):
     """A worker's error, as one line."""
 
-    what: str
-    ticket: int
+    work: Work[Any]
     line: str
 
 
@@ -94,6 +112,9 @@ class Pane(Widget):
     SHORTER: ClassVar[int] = 16
     """Lines below which a pane is `-shorter`, too: then it goes."""
 
+    TALL: ClassVar[int] = 34
+    """Lines from which on it is `-tall`: there is room for more than the table."""
+
     help_text: str = ""
     """What this pane shows and how its figures are meant, for the help screen."""
 
@@ -102,11 +123,15 @@ class Pane(Widget):
 
     last_focus: Widget | None = None
 
+    job_key: tuple[str, str] | None = None
+    """The run and the analysis of the command that this place shows."""
+
     def __init__(self, crumb: str, session: Session | None = None) -> None:
         super().__init__()
         self.crumb = crumb
         self._session = session
-        self._tickets: Counter[str] = Counter()
+        self._asked: dict[str, Work[Any]] = {}
+        self._may_replace: str | None = None
 
     @property
     def hub(self) -> Hub:
@@ -129,10 +154,15 @@ class Pane(Widget):
     def hint(self) -> str:
         return ""
 
+    @property
+    def table(self) -> PagedTable:
+        return self.query_one(PagedTable)
+
     def on_resize(self) -> None:
         """Called beside the subclasses' own."""
         self.set_class(self.size.height < self.SHORT, "-short")
         self.set_class(self.size.height < self.SHORTER, "-shorter")
+        self.set_class(self.size.height >= self.TALL, "-tall")
 
     def entered(self) -> None:
         """The pane has come on screen."""
@@ -140,66 +170,109 @@ class Pane(Widget):
     def left(self) -> None:
         """The pane has gone off screen; it may come back."""
 
+    def job_news(self, state: JobState) -> None:
+        """From the board, twice a second while the command of `job_key` runs, and once when it has ended."""
+
+    def other_job_ended(self) -> None:
+        """From the board: a command of another place has ended."""
+
     # work
+
+    @property
+    def busy_with(self) -> list[Work[Any]]:
+        """What this place has said that it is busy with."""
+        return [work for work in self._asked.values() if work.busy]
 
     def cancel_work(self) -> bool:
         """Cancel what this place is working on, as ctrl+c asks for. Whether there was anything."""
-        if not (under_way := self.hub.work_of(self)):
+        if not (busy := self.busy_with):
             return False
         if self._session is not None:
             self._session.interrupt()
-        for what in under_way:
-            if what not in LEAVES_SOMETHING:  # of the others the worker itself tells how they ended
-                self.on_failed(Failed(what, self._tickets[what], CANCELLED))
-                self._tickets[what] += 1  # an answer that comes all the same is to a question that is no longer asked
+        for work in busy:
+            if not work.lasting:  # of the others the worker itself tells how they ended
+                self.on_failed(Failed(work, CANCELLED))
         return True
 
-    def load(self, what: str, call: Callable[[], Any], *, busy: str = "") -> None:
-        """Answer `what` in a worker; `show_<what>` gets the value. `busy` is shown if it takes a while."""
-        self._tickets[what] += 1
-        ticket = self._tickets[what]
+    def load(
+        self,
+        group: str,
+        work: Callable[[], Answer],
+        then: Callable[[Answer], None],
+        failed: Callable[[str], None] | None = None,
+        *,
+        busy: str = "",
+        lasting: bool = False,
+        unwanted: Callable[[Answer], None] | None = None,
+    ) -> None:
+        """Have `work` done by a worker, and `then` called with its answer, or `failed` with one line (else it is said).
 
-        def work() -> None:
+        Asked again in the same group before that, only the last one's answer counts. The others: see Work.
+        """
+        asked = self._asked[group] = Work(group, then, failed or self.say_failed, busy, lasting, unwanted)
+
+        def answer() -> None:
             try:
-                value = call()
+                value = work()
             except Exception as error:  # whatever a worker meets ends as one line, never as a dead app
-                self.post_message(Failed(what, ticket, one_line(error)))
+                self.post_message(Failed(asked, one_line(error)))
             else:
-                self.post_message(Loaded(what, ticket, value))
+                self.post_message(Loaded(asked, value))
 
         if busy:
-            self.hub.busy(self, what, busy)
-        self.run_worker(work, name=what, group=what, exclusive=True, thread=True, exit_on_error=False)
+            self.hub.busy(self, asked)
+        self.run_worker(answer, name=group, group=group, exclusive=True, thread=True, exit_on_error=False)
 
     def on_loaded(self, message: Loaded) -> None:
-        if message.ticket != self._tickets[message.what]:
-            if message.what == OPENING and message.value[1] is not None:
-                message.value[1].close()
-            return
-        self.hub.done(self, message.what)
-        getattr(self, f"show_{message.what}")(message.value)
+        work = message.work
+        if self._done(work):
+            work.then(message.value)
+        elif work.unwanted is not None:
+            work.unwanted(message.value)
 
     def on_failed(self, message: Failed) -> None:
-        if message.ticket != self._tickets[message.what]:
-            return
-        self.hub.done(self, message.what)
-        self.failed(message.what, message.line)
+        if self._done(message.work):
+            message.work.failed(message.line)
 
-    def failed(self, what: str, line: str) -> None:
+    def _done(self, work: Work[Any]) -> bool:
+        """Whether its answer is still asked for."""
+        if self._asked.get(work.group) is not work:
+            return False
+        del self._asked[work.group]
+        self.hub.done(self, work)
+        return True
+
+    def say_failed(self, line: str) -> None:
         """A piece of work ended in an error."""
         self.hub.say(line, "bad")
 
-    def show_opened_or_live(self, answer: tuple[str, Session | None]) -> None:
-        """A run that was asked for here is open, or being captured."""
-        name, session = answer
-        if session is not None:
-            self.show_opened(session)
-        elif self.hub.pane is self:
-            self.hub.follow(name)
+    # files
 
-    def show_opened(self, session: Session) -> None:
-        """A run that was asked for here is open. Whoever has gone elsewhere meanwhile stays there."""
-        self.hub.opened(session, show=self.hub.pane is self)
+    def export(self) -> Export | None:
+        """What this place shows as a file, as far as there is anything."""
+        return None
+
+    def action_export(self) -> None:
+        if (export := self.export()) is None:
+            self.hub.say("there is nothing to export yet", "warn")
+        else:
+            name = self._may_replace or re.sub(r"[^\w.-]+", "-", export.name)
+            self.hub.ask(self, "export", "export to", self._export_to, name)
+
+    def _export_to(self, name: str) -> None:
+        """Nothing is replaced unasked."""
+        export = self.export()
+        if not name or export is None:
+            return
+        if name != self._may_replace and os.path.exists(expanded(name)):
+            self._may_replace = name
+            self.hub.say(f"{name} is there already: e and the same name again replaces it", "warn")
+            return
+        self._may_replace = None
+        self.load("export", partial(export.write, name), self.exported, busy="exporting", lasting=True)
+
+    def exported(self, line: str) -> None:
+        self.hub.say(line, "good")
 
     # zoom
 

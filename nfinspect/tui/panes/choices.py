@@ -105,10 +105,6 @@ class TracedPane(RunPane):
         self.change(top=TOPS[max(0, min(len(TOPS) - 1, here + step))])
 
     def action_site(self) -> None:
-        sites = self.session.sites
-        if len(sites) < 2:
-            self.hub.say(f"this run holds one site only: {self.site}", "dim")
-            return
-        self.site = sites[(sites.index(self.site) + 1) % len(sites)]
-        self.change(site=self.site)
-        self.hub.update_trail()
+        if self.next_site():
+            self.change(site=self.site)
+            self.hub.update_trail()

@@ -1,184 +1,260 @@
-"""Having a command carried out for a pane: from the key, through the line that may be edited, to how it ended."""
+"""Having commands carried out for a pane: from the key, through the line that may be edited, to how they ended.
+
+A command goes on when its pane is left (jobs): the board tells whoever shows it how far it is.
+"""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
-
-from textual.binding import Binding, BindingType
+from typing import TYPE_CHECKING
 
 from nfinspect.tui.commands import analysis_of, incomplete, make_command
-from nfinspect.tui.engine import JobState, Session
+from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.panes.run_pane import RunPane
 
 if TYPE_CHECKING:
-    from nfinspect.tui.engine import Job
+    from nfinspect.tui.engine import Job, JobState
     from nfinspect_store.results import Result
 
+UNDER_WAY = "it is being made already; x cancels it"
 
-class CommandPane(RunPane):
-    """A pane of one analysis. Its command goes on when the pane is left (job_board)."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("r", "make", "Make", id="analysis.make"),
-        Binding("R", "make_edited", "Edit the command", show=False, id="analysis.edit"),
-        Binding("x", "cancel", "Cancel", id="analysis.cancel"),
-    ]
+class Runner:
+    """The command of a pane. key: its run and its analysis, as on the board; draw: says how far it is."""
 
-    command_name: str
-    """Which of commands.analysis_of this is."""
-
-    _problem = ""
-    """Why a command could not be started, or a kept result not be read."""
-
-    _starting = False
-
-    def __init__(self, crumb: str, session: Session, site: str | None = None) -> None:
-        super().__init__(crumb, session, site)
-        self.job_key = (session.name, self.command_name)
-
-    # what the pane says for itself
-
-    def options(self) -> tuple[str, ...]:
-        """The choices as options of the command."""
-        return ()
-
-    def kept(self) -> tuple[Result, ...]:
-        """In a worker: every kept result of this analysis, the newest first."""
-        kind = analysis_of(self.command_name).kind
-        return self.session.results(kind) if kind else ()
+    def __init__(self, pane: Pane, key: tuple[str, str], draw: Callable[[], None]) -> None:
+        self._pane = pane
+        self._draw = draw
+        self._starting = False
+        self.key = pane.job_key = key
 
     @property
-    def has_result(self) -> bool:
-        """Whether what is kept already is to be made again."""
-        raise NotImplementedError
+    def state(self) -> JobState | None:
+        """How far the command is, None where none runs."""
+        return self._pane.hub.board.state(self.key)
 
-    def draw_about(self) -> None:
-        """Say how far the command is."""
-        raise NotImplementedError
+    @property
+    def under_way(self) -> bool:
+        return self._starting or self.state is not None
 
-    def show_made(self, results: tuple[Result, ...]) -> None:
-        """The command has ended well. results: as `kept`."""
-        raise NotImplementedError
+    def start(
+        self,
+        start: Callable[[], Job],
+        ended: Callable[[JobState], None],
+        failed: Callable[[str], None],
+        *,
+        key: tuple[str, str],
+        busy: str,
+    ) -> None:
+        """start: by a worker. ended: is told how it did, wherever the user is; failed: why it could not be started."""
+        self._starting = True
 
-    def command(self, choices: tuple[str, ...] | None = None) -> tuple[str, ...]:
-        """In a worker: the command that makes what the choices ask for, those of `options` if none are given."""
-        return make_command(
-            self.command_name,
-            self.session,
-            self.hub.engine.store,
-            self.site,
-            model=self.hub.board.models.get(self.session.name, ""),
-            marked=len(self.marks),
-            choices=self.options() if choices is None else choices,
+        def started(job: Job) -> None:
+            self._starting, self.key, self._pane.job_key = False, key, key
+            self._pane.hub.board.put(key, job, ended)
+            self._pane.refresh_bindings()
+            self._draw()
+
+        def not_started(line: str) -> None:
+            self._starting = False
+            self._pane.say_failed(line)
+            failed(line)
+
+        self._pane.load("start", start, started, not_started, busy=busy, lasting=True)
+
+    def cancel(self) -> bool:
+        """Whether there is one to cancel."""
+        found = self._pane.hub.board.cancel(self.key)
+        if found:
+            self._draw()
+        return found
+
+
+class AnalysisCommand:
+    """The command that makes an analysis of a run.
+
+    name: which of commands.analysis_of it is; options: the pane's choices as options of the command; remakes: whether
+    there is a result already; draw: says how far the command is; made: gets what is kept when it has ended well.
+    """
+
+    def __init__(
+        self,
+        pane: RunPane,
+        name: str,
+        key: str,
+        *,
+        options: Callable[[], tuple[str, ...]],
+        remakes: Callable[[], bool],
+        draw: Callable[[], None],
+        made: Callable[[tuple[Result, ...]], None],
+    ) -> None:
+        self._pane = pane
+        self._analysis = analysis_of(name)
+        self._options = options
+        self._remakes = remakes
+        self._draw = draw
+        self._made = made
+        self.runner = Runner(pane, (pane.session.name, key), draw)
+        self._problem = ""
+
+    @property
+    def kept(self) -> Callable[[], tuple[Result, ...]]:
+        """For a worker: what reads every kept result of this analysis, the newest first."""
+        return partial(self._pane.session.results, self._analysis.kind) if self._analysis.kind else tuple
+
+    def asked(self) -> Callable[..., tuple[str, ...]]:
+        """For a worker: what tells the command that makes what the choices ask for."""
+        pane = self._pane
+        return partial(
+            make_command,
+            self._analysis.name,
+            pane.session,
+            pane.hub.engine.store,
+            pane.site,
+            model=pane.hub.board.models.get(pane.session.name, ""),
+            marked=len(pane.marks),
+            choices=self._options(),
         )
+
+    # what went wrong
 
     @property
     def problem(self) -> str:
-        """What went wrong last, here or while the user was elsewhere."""
-        return self._problem or self.hub.board.problems.get(self.job_key, "")
+        """Why a command could not be started or a kept result not be read, here or while the user was elsewhere."""
+        return self._problem or self._pane.hub.board.problems.get(self.runner.key, "")
+
+    @problem.setter
+    def problem(self, line: str) -> None:
+        self._problem = line
 
     def forget_problem(self) -> None:
         self._problem = ""
-        self.hub.board.problems.pop(self.job_key, None)
+        self._pane.hub.board.problems.pop(self.runner.key, None)
 
     # from the key to the process
 
-    @property
-    def _under_way(self) -> bool:
-        return self._starting or self.hub.board.state(self.job_key) is not None
-
-    def action_make(self) -> None:
-        if self._under_way:
-            self.hub.say("it is being made already; x cancels it", "dim")
+    def make(self) -> None:
+        if self.runner.under_way:
+            self._pane.hub.say(UNDER_WAY, "dim")
         else:
-            self.load("command", self.command)
+            self._pane.load("command", self.asked(), self._make)
 
-    def show_command(self, command: tuple[str, ...]) -> None:
+    def _make(self, command: tuple[str, ...]) -> None:
         if incomplete(command):
-            self.show_edited(command)
+            self._edit(command)
         else:
-            self._start(
-                (*command, "--recompute") if self.has_result and analysis_of(self.command_name).kind else command
-            )
+            again = self._remakes() and self._analysis.kind
+            self._start((*command, "--recompute") if again else command)
 
-    def action_make_edited(self) -> None:
-        self.load("edited", self.command)
+    def edit(self) -> None:
+        self._pane.load("edited", self.asked(), self._edit)
 
-    def show_edited(self, command: tuple[str, ...]) -> None:
-        if self.hub.pane is self:
-            self.hub.ask(self, "command", "nfinspect", shlex.join(command), select=incomplete(command))
+    def _edit(self, command: tuple[str, ...]) -> None:
+        line, select = shlex.join(command), incomplete(command)
+        self._pane.hub.ask(self._pane, "command", "nfinspect", self._start_edited, line, select)
 
-    def entered_command(self, text: str) -> None:
+    def _start_edited(self, text: str) -> None:
         try:
             command = tuple(shlex.split(text))
         except ValueError as error:
-            self.hub.say(f"this command cannot be read: {error}", "bad")
+            self._pane.hub.say(f"this command cannot be read: {error}", "bad")
             return
         if not command:
             return
-        word = analysis_of(self.command_name).command
+        word = self._analysis.command
         if command[0] != word or incomplete(command):
-            self.hub.say(f"expected the command {word} with nothing left in capitals", "bad")
+            self._pane.hub.say(f"expected the command {word} with nothing left in capitals", "bad")
             return
         self._start(command)
 
     def _start(self, command: tuple[str, ...]) -> None:
-        if self._under_way:
-            self.hub.say("it is being made already; x cancels it", "dim")
+        if self.runner.under_way:
+            self._pane.hub.say(UNDER_WAY, "dim")
             return
-        self._starting = True
         self.forget_problem()
-        marked = [str(self.address(layer, neuron)) for layer, neuron in self.marks]
+        session, engine = self._pane.session, self._pane.hub.engine
+        marked = [str(self._pane.address(layer, neuron)) for layer, neuron in self._pane.marks]
 
-        def start() -> tuple[tuple[str, ...], Job]:
-            self.session.write_inputs(command, marked)
-            return command, self.hub.engine.start(command)
+        def start() -> Job:
+            session.write_inputs(command, marked)
+            return engine.start(command)
 
-        self.load("start", start, busy=f"starting {self.command_name}")
+        ended, busy = partial(self._ended, command), f"starting {self._analysis.name}"
+        self.runner.start(start, ended, self._not_started, key=self.runner.key, busy=busy)
 
-    def show_start(self, started: tuple[tuple[str, ...], Job]) -> None:
-        self._starting = False
-        command, job = started
-        self.hub.board.put(self.job_key, job, partial(self._ended, command))
-        self.refresh_bindings()
-        self.draw_about()
-
-    def failed(self, what: str, line: str) -> None:
-        super().failed(what, line)
-        if what == "start":
-            self._starting, self._problem = False, line
-            self.draw_about()
+    def _not_started(self, line: str) -> None:
+        self._problem = line
+        self._draw()
 
     # how it goes
 
     def _ended(self, command: tuple[str, ...], state: JobState) -> None:
-        """From the board, once, wherever the user is: the run has the model that did what was asked."""
-        if state.status == 0 and analysis_of(self.command_name).of_model:
-            self.hub.board.models[self.session.name] = command[1]
+        """The run has the model that did what was asked."""
+        if state.status == 0 and self._analysis.of_model:
+            self._pane.hub.board.models[self._pane.session.name] = command[1]
 
-    def job_news(self, state: JobState) -> None:
-        """From the board, twice a second while the command runs, and once when it has ended."""
+    def news(self, state: JobState) -> None:
         if state.status is not None:
-            self.refresh_bindings()
+            self._pane.refresh_bindings()
             if state.status == 0:
-                self.load("made", self.kept)
+                self._pane.load("made", self.kept, self._made)
                 return
-            self.hub.say(state.line, "warn" if state.cancelled else "bad")
-        self.draw_about()
+            self._pane.hub.say(state.line, "warn" if state.cancelled else "bad")
+        self._draw()
 
-    def action_cancel(self) -> None:
-        self.hub.board.cancel(self.job_key)
-        self.draw_about()
 
-    def cancel_work(self) -> bool:
-        if self.hub.board.cancel(self.job_key):
-            self.draw_about()
-            return True
-        return super().cancel_work()
+class CommandQueue:
+    """One analysis made of several runs, one run after the other, each by its own command in its own process.
 
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if action == "cancel":
-            return self.hub.board.state(self.job_key) is not None
-        return True
+    draw: says how far the command is; changed: one has ended, there may be more to show.
+    """
+
+    def __init__(self, pane: Pane, draw: Callable[[], None], changed: Callable[[], None]) -> None:
+        self._pane = pane
+        self._changed = changed
+        self.runner = Runner(pane, ("", ""), draw)
+        self._waiting: tuple[tuple[str, Callable[[], Job]], ...] = ()
+        self._analysis = ""
+        self.problems: frozenset[str] = frozenset()
+        """Runs whose command has failed."""
+
+    @property
+    def under_way(self) -> bool:
+        return bool(self._waiting) or self.runner.under_way
+
+    def make(self, analysis: str, runs: tuple[tuple[str, Callable[[], Job]], ...]) -> None:
+        """runs: with what starts the command of each, in a worker."""
+        if self.under_way:
+            self._pane.hub.say(UNDER_WAY, "dim")
+        else:
+            self._analysis, self._waiting, self.problems = analysis, runs, frozenset()
+            self._next()
+
+    def _next(self) -> None:
+        hub = self._pane.hub
+        while self._waiting:
+            (run, start), *rest = self._waiting
+            self._waiting, key = tuple(rest), (run, self._analysis)
+            if run in hub.sessions and hub.board.state(key) is None:
+                busy = f"starting {self._analysis} of {run}"
+                self.runner.start(start, partial(self._ended, run), self._not_started, key=key, busy=busy)
+                return
+
+    def _not_started(self, line: str) -> None:
+        self._waiting = ()
+
+    def _ended(self, run: str, state: JobState) -> None:
+        """It is the next run's turn."""
+        if not self._pane.is_attached:
+            return
+        if state.cancelled:
+            self._waiting = ()
+        elif state.status:
+            self.problems |= {run}
+            self._pane.hub.say(f"{run}: {state.line}", "bad")
+        self._next()
+        self._pane.refresh_bindings()
+        if self._pane.hub.pane is self._pane:
+            self._changed()

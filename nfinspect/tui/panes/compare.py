@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -13,19 +13,20 @@ from textual.binding import Binding, BindingType
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.columns.compare import compare_columns, figure_of
+from nfinspect.tui.commands import make_command
 from nfinspect.tui.comparing import SIGNS, TOPICS, Comparison, LayerRow, Measure, OfRun, Topic, key_name, of_run
-from nfinspect.tui.panes.base import one_line
-from nfinspect.tui.panes.command_queue import CommandQueuePane
-from nfinspect.tui.panes.exporting import ExportingPane
-from nfinspect.tui.panes.run_pane import json_writer
-from nfinspect.tui.panes.sortable import SortableRows, SortedRows
+from nfinspect.tui.listing import Arranged, Listing
+from nfinspect.tui.panes.base import Pane, arranging_keys, one_line
+from nfinspect.tui.panes.command import CommandQueue
+from nfinspect.tui.panes.exporting import Export, json_export
+from nfinspect.tui.panes.sorted_rows import ACTIONS, SortedRows
 from nfinspect.tui.places import place
 from nfinspect.tui.widgets.chart_box import ChartBox
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
-    from nfinspect.tui.engine import Session
+    from nfinspect.tui.engine import Engine, Job, JobState, Session
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,21 @@ class Compared:
     """A worker's answer, with its rows as they are to stand."""
 
     comparison: Comparison
-    rows: SortedRows
+    rows: Arranged
 
 
-class ComparePane(SortableRows, CommandQueuePane, ExportingPane):
+LISTING = Listing(
+    rows=lambda comparison: comparison.rows,
+    value=figure_of,
+    place=lambda row: (row.layer, row.sign),
+    text=lambda row: row.run,
+    named=("layer",),
+    order=("depth", False),
+    empty="no run has this analysis",
+)
+
+
+class ComparePane(Pane):
     """Rows are layers of all the runs, by depth. What a run lacks, `r` has made by the run's own command."""
 
     help_text = (
@@ -47,11 +59,12 @@ class ComparePane(SortableRows, CommandQueuePane, ExportingPane):
         "that all have. r makes what is not kept, run after run; attention is made in a run's own pane. Enter goes to "
         "the layer's neurons."
     )
-    empty = "no run has this analysis"
-    order = ("depth", False)
     first_focus = "#rows"
 
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("r", "make", "Make what is missing", id="compare.make"),
+        Binding("x", "cancel", "Cancel", id="compare.cancel"),
+        *arranging_keys("analysis", before="sort_before"),
         *(Binding(str(i + 1), f"topic({i})", one.name, show=False, id=key_name(i)) for i, one in enumerate(TOPICS[:9])),
         Binding("c", "drawing", "Drawing", id="compare.drawing"),
         Binding("S", "site", "Site", show=False, id="compare.site"),
@@ -72,7 +85,6 @@ class ComparePane(SortableRows, CommandQueuePane, ExportingPane):
     def __init__(self, runs: tuple[str, ...]) -> None:
         super().__init__(f"compare {len(runs)} runs")
         self._runs = runs
-        self._order = self.order
         self._topic: Topic = TOPICS[0]
         self._site: str | None = None
         self._drawings: dict[str, int] = {}
@@ -80,6 +92,8 @@ class ComparePane(SortableRows, CommandQueuePane, ExportingPane):
         self._shown_topic: Topic | None = None
         self._seen_ended = -1
         self._reading = False
+        self.rows = SortedRows(self, lambda: LISTING, self.columns, self.reorder)
+        self.queue = CommandQueue(self, self.draw_about, self.changed)
 
     def compose(self) -> ComposeResult:
         yield TextBlock(id="about")
@@ -111,20 +125,10 @@ class ComparePane(SortableRows, CommandQueuePane, ExportingPane):
         self._seen_ended = self.hub.board.ended
         self._reading = True
         self.draw_about()
-        self.load("opened_runs", partial(self._open, dict(self.hub.sessions)), busy="opening the runs")
+        closed = [name for name in self._runs if name not in self.hub.sessions]
+        self.load("opened", partial(_open, self.hub.engine, closed), self._opened, busy="opening the runs")
 
-    def _open(self, known: dict[str, Session]) -> tuple[dict[str, Session], dict[str, str]]:
-        """In a worker: those that were not open, and why the others cannot be."""
-        opened, problems = {}, {}
-        for name in self._runs:
-            if name not in known:
-                try:
-                    opened[name] = self.hub.engine.open(name)
-                except Exception as error:  # a damaged run is a line, and costs the others nothing
-                    problems[name] = one_line(error)
-        return opened, problems
-
-    def show_opened_runs(self, answer: tuple[dict[str, Session], dict[str, str]]) -> None:
+    def _opened(self, answer: tuple[dict[str, Session], dict[str, str]]) -> None:
         opened, problems = answer
         for session in opened.values():
             self.hub.opened(session, show=False)
@@ -132,25 +136,15 @@ class ComparePane(SortableRows, CommandQueuePane, ExportingPane):
             name, why = next(iter(problems.items()))
             self.hub.say(f"{name} cannot be opened: {why}", "bad")
         sessions = {name: self.hub.sessions.get(name) for name in self._runs}
-        self.load("compared", partial(self._compare, sessions), busy="comparing")
+        compare = partial(_compare, sessions, self._topic, self._site, self.rows.arranger())
+        self.load("compared", compare, self._show, self._failed, busy="comparing")
 
-    def _compare(self, sessions: dict[str, Session | None]) -> Compared:
-        """In a worker."""
-        every = []
-        for (name, session), sign in zip(sessions.items(), SIGNS, strict=False):
-            if session is None:
-                every.append(OfRun(name, sign, lacks="cannot be opened"))
-            else:
-                every.append(of_run(session, sign, self._topic, self._site))
-        found = Comparison(self._topic, tuple(every))
-        return Compared(found, self.sorted_rows(found))
-
-    def show_compared(self, compared: Compared) -> None:
+    def _show(self, compared: Compared) -> None:
         other = self._shown_topic is not compared.comparison.topic
         self._found, self._reading, self._shown_topic = compared.comparison, False, compared.comparison.topic
         self.set_class(not compared.rows.total, "-empty")
         self.table.set_columns(self.columns())
-        self.put_sorted(compared.rows)
+        self.rows.put(compared.rows)
         if other:
             self.table.move_to(0)
         self.draw_about()
@@ -163,42 +157,22 @@ class ComparePane(SortableRows, CommandQueuePane, ExportingPane):
     def columns(self) -> list[Column]:
         return compare_columns(self._topic, self._runs, self.glyphs)
 
-    def rows(self, analysis: Comparison) -> Sequence[LayerRow]:
-        return analysis.rows
-
-    def value(self, row: LayerRow, key: str) -> Any:
-        return figure_of(row, key)
-
-    def place(self, row: LayerRow) -> Any:
-        return row.layer, row.sign
-
-    def text(self, row: LayerRow) -> str:
-        return row.run
-
-    def named(self) -> dict[str, str]:
-        return {"layer": "layer"}
-
-    @property
-    def sortable(self) -> Any:
-        return self._found
-
     def reorder(self) -> None:
         found = self._found
         if self._reading or found is None:
             self.changed()
         else:
-            self.load("compared", lambda: Compared(found, self.sorted_rows(found)), busy="sorting")
+            arrange = self.rows.arranger()
+            sort = lambda: Compared(found, arrange(found))  # noqa: E731
+            self.load("compared", sort, self._show, self._failed, busy="sorting")
 
-    def runs_without_result(self) -> tuple[str, ...]:
+    def _to_make(self) -> tuple[str, ...]:
+        """The runs of which the analysis can be made."""
         return tuple(one.run for one in self._found.runs if one.can_be_made) if self._found is not None else ()
 
-    def asked(self) -> tuple[Topic, str | None]:
-        return self._topic, self._site
-
-    def failed(self, what: str, line: str) -> None:
-        super().failed(what, line)
-        if what == "compared":
-            self._reading = False
+    def _failed(self, line: str) -> None:
+        self.say_failed(line)
+        self._reading = False
 
     # what is said above
 
@@ -222,20 +196,19 @@ class ComparePane(SortableRows, CommandQueuePane, ExportingPane):
             runs_without_result: list[Cell | str] = []
             for one in self._found.runs:
                 if one.lacks:
-                    why = "could not be made" if one.run in self._problems else one.lacks
+                    why = "could not be made" if one.run in self.queue.problems else one.lacks
                     runs_without_result.append(Cell(f"{'; ' if runs_without_result else ''}{one.run}: {why}", "warn"))
-            if self.runs_without_result() and not self.under_way:
+            if self._to_make() and not self.queue.under_way:
                 runs_without_result += [Cell("  r", "bold"), " makes it"]
-            few = f"{len(self.shown.rows):,} of {self.shown.total:,}"
-            filtered = [Cell(f"  {few} where {self._filter}", "accent")] if self._filter else []
+            filtered = [Cell(f"  {self.rows.said}", "accent")] if self.rows.said else []
             rows += [row for row in ([*there, *filtered], runs_without_result) if row]
-        state = self.hub.board.state(self.job_key)
+        state, (run, analysis) = self.queue.runner.state, self.queue.runner.key
         if state is not None:
             said = Cell("cancelling" if state.cancelled else state.line or "starting")
             since = cells.duration(state.seconds, g)
             rows.append(
                 [
-                    Cell(f"{self.job_key[1]} of {self.job_key[0]}, {since}: ", "dim"),
+                    Cell(f"{analysis} of {run}, {since}: ", "dim"),
                     said,
                     Cell("  x", "bold"),
                     " cancels",
@@ -249,9 +222,6 @@ class ComparePane(SortableRows, CommandQueuePane, ExportingPane):
     def _measure(self) -> Measure:
         return self._topic.measures[self._drawings.get(self._topic.name, 0)]
 
-    def on_resize(self) -> None:
-        self.set_class(self.size.height >= 34, "-tall")
-
     def on_chart_box_resized(self) -> None:
         self._draw_chart()
 
@@ -262,18 +232,56 @@ class ComparePane(SortableRows, CommandQueuePane, ExportingPane):
         size = self.query_one("#chart").content_size
         if self._found is not None and self._found.rows and size.width > 0:
             row: LayerRow | None = self.table.current
-            plain = self.glyphs.crumb == ">"
-            self.load("chart", partial(_chart, self._found, self._measure, row, size.width, size.height, plain))
+            plain = self.glyphs.plain
+            chart = partial(_chart, self._found, self._measure, row, size.width, size.height, plain)
+            self.load("chart", chart, self._put_chart)
 
-    def show_chart(self, lines: tuple[str, ...]) -> None:
+    def _put_chart(self, lines: tuple[str, ...]) -> None:
         self.query_one("#chart", ChartBox).put_drawing(lines, self.glyphs)
 
     # keys
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "make":
+            return bool(self._to_make())
+        if action == "cancel":
+            return self.queue.runner.state is not None
+        return action not in ACTIONS or self.rows.sortable
+
+    def job_news(self, state: JobState) -> None:
+        self.draw_about()
+
+    def cancel_work(self) -> bool:
+        return self.queue.runner.cancel() or super().cancel_work()
+
+    def action_cancel(self) -> None:
+        self.queue.runner.cancel()
+
+    def action_make(self) -> None:
+        topic, engine, sessions = self._topic, self.hub.engine, self.hub.sessions
+        runs = [(name, sessions[name]) for name in self._to_make() if name in sessions]
+        self.queue.make(
+            topic.analysis,
+            tuple((run, partial(_start, engine, session, topic, self._site)) for run, session in runs),
+        )
+
+    def action_filter(self) -> None:
+        self.rows.ask_filter()
+
+    def action_sort(self) -> None:
+        self.rows.ask_order()
+
+    def action_sort_step(self, step: int) -> None:
+        self.rows.step(step)
+
+    def action_invert(self) -> None:
+        self.rows.invert()
+
     def action_topic(self, place: int) -> None:
         if TOPICS[place] is not self._topic:
-            self._topic, self._found, self._problems = TOPICS[place], None, frozenset()
-            self.reset_order()
+            self._topic, self._found = TOPICS[place], None
+            self.queue.problems, self.rows.shown = frozenset(), None
+            self.rows.reset()
             self.changed()
 
     def action_drawing(self) -> None:
@@ -306,15 +314,42 @@ class ComparePane(SortableRows, CommandQueuePane, ExportingPane):
         if self._found is None:
             return
         keys = ("depth", "run", "layer", "neurons", *(measure.key for measure in self._topic.measures))
-        rows = [[figure_of(row, key) for key in keys] for row in self.shown.rows]
+        rows = [[figure_of(row, key) for key in keys] for row in self.rows.current]
         self.hub.copy("\n".join("\t".join("" if x is None else str(x) for x in row) for row in [list(keys), *rows]))
 
-    @property
-    def export_name(self) -> str:
-        return f"compare-{self._topic.name}.json"
+    def export(self) -> Export | None:
+        return json_export(f"compare-{self._topic.name}.json", self._found)
 
-    def exporter(self) -> Callable[[str], str] | None:
-        return json_writer(self._found)
+
+def _start(engine: Engine, session: Session, topic: Topic, site: str | None) -> Job:
+    """In a worker: the command that makes what is missing of a run."""
+    where = site or session.default_site
+    return engine.start(make_command(topic.analysis, session, engine.store, where, choices=topic.options))
+
+
+def _open(engine: Engine, names: Sequence[str]) -> tuple[dict[str, Session], dict[str, str]]:
+    """In a worker: the sessions of runs, and why the others cannot be opened."""
+    opened, problems = {}, {}
+    for name in names:
+        try:
+            opened[name] = engine.open(name)
+        except Exception as error:  # a damaged run is a line, and costs the others nothing
+            problems[name] = one_line(error)
+    return opened, problems
+
+
+def _compare(
+    sessions: dict[str, Session | None], topic: Topic, site: str | None, arrange: Callable[[Comparison], Arranged]
+) -> Compared:
+    """In a worker."""
+    found = Comparison(
+        topic,
+        tuple(
+            of_run(session, sign, topic, site) if session is not None else OfRun(name, sign, lacks="cannot be opened")
+            for (name, session), sign in zip(sessions.items(), SIGNS, strict=False)
+        ),
+    )
+    return Compared(found, arrange(found))
 
 
 def _chart(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.binding import Binding, BindingType
@@ -11,6 +12,7 @@ from nfinspect.tui.cells import Cell
 from nfinspect.tui.columns.analyses import LAG, channel_columns, delta_columns
 from nfinspect.tui.drawings import delta_layers, delta_mamba, delta_ratio, delta_step
 from nfinspect.tui.engine import Session
+from nfinspect.tui.listing import Listing
 from nfinspect.tui.panes.analysis import AnalysisPane, Drawing
 from nfinspect.tui.widgets.paged_table import Column
 
@@ -33,16 +35,14 @@ class DeltaPane(AnalysisPane):
         "the model). Mamba's step size is how much of a token each channel lets into its state: its mean, its "
         "coefficient of variation, its correlation with the token's surprisal."
     )
-    empty = "no neuron is delta-sensitive"
-    order = ("von_neumann_ratio", True)
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("d", "list", "List", id="delta.list"),
     ]
 
     def __init__(self, session: Session, site: str | None = None) -> None:
-        super().__init__(session, site)
         self._list = SENSITIVE
+        super().__init__(session, site)
 
     def columns(self) -> list[Column]:
         found = self.analysis
@@ -50,16 +50,24 @@ class DeltaPane(AnalysisPane):
             return channel_columns(self.glyphs)
         return delta_columns(found.substitution.lags if found and found.substitution else (), self.glyphs)
 
-    def read(self, result: Result, results: Sequence[Result]) -> Delta:
-        from nfinspect.analysis.delta import Delta
-        from nfinspect.analysis.substitution import Substitution
+    def reader(self) -> Callable[[Result], Delta]:
+        return partial(_read, self.session)
 
-        found = Delta.from_json(result.document)
-        for other in self.session.results("substitution"):
-            if other.settings.get("site") == found.site and other.settings.get("layers") == result.settings["layers"]:
-                found = found.with_substitution(Substitution.from_parts(other.document, other.table("neurons")))
-                break
-        return found
+    def listing(self) -> Listing:
+        found = self.analysis
+        lags = found.substitution.lags if found is not None and found.substitution is not None else ()
+        return Listing(
+            rows={
+                SENSITIVE: lambda analysis: analysis.delta_sensitive,
+                ALL: lambda analysis: analysis.neurons,
+                CHANNELS: lambda analysis: analysis.mamba_delta,
+            }[self._list],
+            value=partial(_value, lags),
+            place=lambda row: (row.layer, getattr(row, "channel", None) or getattr(row, "neuron", 0)),
+            named=("layer", "channel") if self._list == CHANNELS else ("layer", "neuron"),
+            order=("von_neumann_ratio", True),
+            empty="no neuron is delta-sensitive",
+        )
 
     def choices(self) -> list[Cell | str]:
         return [Cell("d ", "bold"), Cell(self._list, "accent")]
@@ -75,22 +83,6 @@ class DeltaPane(AnalysisPane):
 
     def note(self, analysis: Delta) -> str:
         return "; ".join(analysis.notes) if analysis.neurons else ""
-
-    def rows(self, analysis: Delta) -> Sequence[Any]:
-        if self._list == CHANNELS:
-            return analysis.mamba_delta
-        return analysis.delta_sensitive if self._list == SENSITIVE else analysis.neurons
-
-    def value(self, row: Any, key: str) -> Any:
-        if key.startswith(LAG) and self.analysis is not None:
-            return row.substitution_sensitivity[self.analysis.substitution.lags.index(int(key.removeprefix(LAG)))]
-        return getattr(row, key, None)
-
-    def place(self, row: Any) -> Any:
-        return row.layer, getattr(row, "channel", None) or getattr(row, "neuron", 0)
-
-    def named(self) -> dict[str, str]:
-        return {"layer": "layer", "channel": "channel"} if self._list == CHANNELS else super().named()
 
     def neurons_of(self, row: Any) -> tuple[tuple[int, int], ...]:
         """A channel of Mamba is the neuron of its number; a head of Mamba-2 is none."""
@@ -110,7 +102,24 @@ class DeltaPane(AnalysisPane):
         place = lists.index(self._list) if self._list in lists else 0
         before, self._list = self._list, lists[(place + 1) % len(lists)]
         if CHANNELS in (before, self._list):  # other columns
-            self.reset_order()
-            self._order = ("mean", True) if self._list == CHANNELS else self.order
+            self.rows.reset(("mean", True) if self._list == CHANNELS else None)
         self.draw_about()
         self.reorder()
+
+
+def _read(session: Session, result: Result) -> Delta:
+    """In a worker."""
+    from nfinspect.analysis.delta import Delta
+    from nfinspect.analysis.substitution import Substitution
+
+    found = Delta.from_json(result.document)
+    for other in session.results("substitution"):
+        if other.settings.get("site") == found.site and other.settings.get("layers") == result.settings["layers"]:
+            return found.with_substitution(Substitution.from_parts(other.document, other.table("neurons")))
+    return found
+
+
+def _value(lags: Sequence[int], row: Any, key: str) -> Any:
+    if key.startswith(LAG):
+        return row.substitution_sensitivity[lags.index(int(key.removeprefix(LAG)))]
+    return getattr(row, key, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -83,10 +84,6 @@ class HistoryPane(Pane):
     first_focus: ClassVar[str] = "PagedTable"
 
     @property
-    def table(self) -> PagedTable:
-        return self.query_one(PagedTable)
-
-    @property
     def hint(self) -> str:
         return {"readings": "", "layers": "layers of this reading", "alerts": "alerts"}[self._table]
 
@@ -109,17 +106,13 @@ class HistoryPane(Pane):
     def _look(self) -> None:
         if not self._looking and self.app.screen is self.screen:
             self._looking = True
-            self.load("history", self._read, busy="" if self._history else "reading the history")
-
-    def _read(self) -> tuple[LiveHistory, History]:
-        """In a worker: the lines that came since the last look."""
-        live = self._live or self.hub.engine.history(self._run)
-        live.update()
-        return live, live.history
+            read = partial(_read, self._live, partial(self.hub.engine.history, self._run))
+            busy = "" if self._history else "reading the history"
+            self.load("history", read, self._show, self._failed, busy=busy)
 
     # answers
 
-    def show_history(self, answer: tuple[LiveHistory, History]) -> None:
+    def _show(self, answer: tuple[LiveHistory, History]) -> None:
         """The history as it stands; drawn only where it has changed."""
         self._looking = False
         if self._failing:  # it was not there, or could not be read, until now
@@ -140,11 +133,11 @@ class HistoryPane(Pane):
         ):
             self._fill()
 
-    def failed(self, what: str, line: str) -> None:
+    def _failed(self, line: str) -> None:
         self._looking, self._failing = False, True
-        super().failed(what, line)
+        self.say_failed(line)
 
-    def show_charts(self, lines: tuple[str, ...]) -> None:
+    def _put_charts(self, lines: tuple[str, ...]) -> None:
         self.query_one(ChartBox).put_lines(lines, "")
 
     # drawing
@@ -185,9 +178,9 @@ class HistoryPane(Pane):
         width, height = box.content_size
         if reading is not None and width and height:
             here = None if self._at is None else reading.step
-            plain = self.glyphs.crumb == ">"
+            plain = self.glyphs.plain
             note = wrapped_note(self._note(), width, min(NOTE_LINES, height // 3), plain=plain)
-            self.load("charts", partial(_drawn, history, width, height, plain, here, note))
+            self.load("charts", partial(_drawn, history, width, height, plain, here, note), self._put_charts)
 
     def _note(self) -> str:
         row = self.table.current
@@ -230,6 +223,13 @@ class HistoryPane(Pane):
         self.table.cursor = 0
         self._fill()
         self.hub.update_trail()
+
+
+def _read(live: LiveHistory | None, make: Callable[[], LiveHistory]) -> tuple[LiveHistory, History]:
+    """In a worker: the lines that came since the last look."""
+    live = live or make()
+    live.update()
+    return live, live.history
 
 
 def _drawn(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from nfinspect.tui.bar_drawings import kind_map
 from nfinspect.tui.columns.analyses import kind_columns
+from nfinspect.tui.listing import Arranged, Listing
 from nfinspect.tui.panes.analysis import AnalysisPane, Drawing, Found
 from nfinspect.tui.widgets.paged_table import Column
 
 if TYPE_CHECKING:
     from nfinspect.analyses.kind_overlap import KindOverlap, KindPair
+    from nfinspect.tui.engine import Session
     from nfinspect_store.results import Result
 
 
@@ -26,7 +29,6 @@ class KindsPane(AnalysisPane):
         "the largest |score| of the newest result, this run's before its model's. Enter goes to the first neuron of a "
         "pair, J and K along all of them; Space marks them."
     )
-    empty = "no pair"
 
     def columns(self) -> list[Column]:
         return kind_columns(self.glyphs)
@@ -37,11 +39,17 @@ class KindsPane(AnalysisPane):
     def entered(self) -> None:
         self.changed()
 
-    def _find(self) -> Found:
-        overlap = self.session.kinds(self.site)
-        if overlap is None:
-            return Found((), 0, None, self.command())
-        return Found((), 0, overlap, self.command(), self.sorted_rows(overlap))
+    def finder(self) -> Callable[[], Found]:
+        return partial(_find, self.session, self.site, self.command.asked(), self.rows.arranger())
+
+    def listing(self) -> Listing:
+        return Listing(
+            rows=lambda analysis: analysis.pairs,
+            place=lambda row: (row.a, row.b),
+            text=lambda row: f"{row.a} {row.b}",
+            named=(),
+            empty="no pair",
+        )
 
     def nothing(self) -> str:
         return "No kind beside the dead is known yet."
@@ -53,20 +61,16 @@ class KindsPane(AnalysisPane):
     def note(self, analysis: KindOverlap) -> str:
         return "; ".join(analysis.notes)
 
-    def rows(self, analysis: KindOverlap) -> Sequence[KindPair]:
-        return analysis.pairs
-
-    def place(self, row: KindPair) -> Any:
-        return row.a, row.b
-
-    def text(self, row: KindPair) -> str:
-        return f"{row.a} {row.b}"
-
-    def named(self) -> dict[str, str]:
-        return {}
-
     def neurons_of(self, row: KindPair) -> tuple[tuple[int, int], ...]:
         return tuple((one.layer, one.neuron) for one in row.shared)
 
     def drawings(self, analysis: KindOverlap) -> Sequence[Drawing]:
         return (Drawing("map", kind_map),)
+
+
+def _find(
+    session: Session, site: str, command: Callable[[], tuple[str, ...]], arrange: Callable[[Any], Arranged]
+) -> Found:
+    """In a worker."""
+    overlap = session.kinds(site)
+    return Found((), 0, overlap, command(), arrange(overlap) if overlap is not None else None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,7 +14,8 @@ from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.layers import explanation, layer_columns, tone_of
 from nfinspect.tui.engine import Session
 from nfinspect.tui.glyphs import level
-from nfinspect.tui.panes.run_pane import RunPane, json_writer
+from nfinspect.tui.panes.exporting import Export, json_export
+from nfinspect.tui.panes.run_pane import RunPane
 from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 from nfinspect.tui.widgets.text_panel import TextPanel
@@ -72,10 +72,6 @@ class LayersPane(RunPane):
             yield TextPanel(id="why")
 
     @property
-    def table(self) -> PagedTable:
-        return self.query_one(PagedTable)
-
-    @property
     def hint(self) -> str:
         s = self.session
         sites = f" of {len(s.sites)} sites" if len(s.sites) > 1 else ""
@@ -95,9 +91,9 @@ class LayersPane(RunPane):
             self._read()
 
     def _read(self) -> None:
-        self.load("health", partial(self.session.health, self.site), busy="reading the layers")
+        self.load("health", partial(self.session.health, self.site), self._show, busy="reading the layers")
 
-    def show_health(self, report: NetworkReport) -> None:
+    def _show(self, report: NetworkReport) -> None:
         self._report = report
         g = self.glyphs
         p = report.parts
@@ -127,10 +123,7 @@ class LayersPane(RunPane):
         self.table.put_rows(report.layer_analyses)
         self._explain()
         self.hub.update_trail()
-        self.load("warmed", self.session.warm_up)
-
-    def show_warmed(self, nothing: None) -> None:
-        """What the next pane needs is imported."""
+        self.load("warmed", self.session.warm_up, lambda nothing: None)
 
     def _draw_strip(self) -> None:
         if self._report is None:
@@ -168,12 +161,8 @@ class LayersPane(RunPane):
         self.open_neurons(layer=message.row.layer)
 
     def action_site(self) -> None:
-        sites = self.session.sites
-        if len(sites) < 2:
-            self.hub.say(f"this run holds one site only: {self.site}", "dim")
-            return
-        self.site = sites[(sites.index(self.site) + 1) % len(sites)]
-        self._read()
+        if self.next_site():
+            self._read()
 
     def action_copy(self) -> None:
         if self._report is not None:
@@ -183,9 +172,5 @@ class LayersPane(RunPane):
                 )
             )
 
-    @property
-    def export_name(self) -> str:
-        return f"{self.session.name}-health.json"
-
-    def exporter(self) -> Callable[[str], str] | None:
-        return json_writer(self._report)
+    def export(self) -> Export | None:
+        return json_export(f"{self.session.name}-health.json", self._report)

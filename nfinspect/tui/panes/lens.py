@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,10 +11,11 @@ from textual.binding import Binding, BindingType
 
 from nfinspect.tui.cells import Cell, counted, percent, visible_in
 from nfinspect.tui.columns.lens import layer_columns, position_columns
-from nfinspect.tui.commands import first_text, lens_of
+from nfinspect.tui.commands import lens_of
 from nfinspect.tui.engine import PromptText, Session
 from nfinspect.tui.lens_drawings import Lens, lens_entropy, lens_map, lens_probability, quoted
-from nfinspect.tui.panes.analysis import AnalysisPane, Drawing, Found
+from nfinspect.tui.listing import Arranged, Listing
+from nfinspect.tui.panes.analysis import AnalysisPane, Drawing, Found, read_result
 from nfinspect.tui.widgets.paged_table import Column
 
 if TYPE_CHECKING:
@@ -40,8 +41,6 @@ class LensPane(AnalysisPane):
         "of the run, i one that you type; R edits the command, where quotes keep spaces at the end of a prompt. Enter "
         "goes to the layer's neurons. After nostalgebraist 2020."
     )
-    empty = "no layer"
-    order = ("layer", False)
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "prompt", "Prompt of the run", id="lens.prompt"),
@@ -75,28 +74,25 @@ class LensPane(AnalysisPane):
         return "" if self.analysis is None else str(self.analysis.document["prompt"])
 
     def options(self) -> tuple[str, ...]:
-        return lens_of(self._prompt or first_text(self.session))
+        return lens_of(self._prompt) if self._prompt else ()  # the command's maker knows the run's first
 
-    def fits(self, result: Result) -> bool:
-        return True
+    def listing(self) -> Listing:
+        return Listing(
+            rows=lambda analysis: analysis.layers,
+            value=_value,
+            text=lambda row: "\n".join(token["token"] or "" for token in (*row["top"], *row["positions"])),
+            place=lambda row: row["layer"],
+            named=("layer",),
+            order=("layer", False),
+            empty="no layer",
+        )
 
     def adopt(self, result: Result) -> None:
         self._wish = str(result.settings["prompt"])
 
-    def _find(self) -> Found:
-        every, wish = self.kept(), self._wish
-        same = [i for i, result in enumerate(every) if wish is None or result.settings.get("prompt") == wish]
-        if not same:
-            return Found((), 0, None, self.command())
-        place = max(0, min(self._place, len(every) - 1)) if wish is None else same[0]
-        lens = self._read(every[place], every)
-        return Found(every, place, lens, self.command(lens_of(lens.document["prompt"])), self.sorted_rows(lens))
-
-    def read(self, result: Result, results: Sequence[Result]) -> Lens:
-        found = Lens(result.document)
-        if [len(layer["positions"]) for layer in found.layers] != [len(found.tokens)] * len(found.layers):
-            raise ValueError("positions and tokens differ")
-        return found
+    def finder(self) -> Callable[[], Found]:
+        kept, command = self.command.kept, self.command.asked()
+        return partial(_find, kept, self._wish, self._place, command, self.rows.arranger())
 
     def show_found(self, found: Found) -> None:
         super().show_found(found)
@@ -111,9 +107,10 @@ class LensPane(AnalysisPane):
         self.changed()
 
     def action_prompt(self) -> None:
-        self.load("texts", partial(self.session.texts, MOST_PROMPTS), busy="reading the prompts")
+        texts = partial(self.session.texts, MOST_PROMPTS)
+        self.load("texts", texts, self._offer, busy="reading the prompts")
 
-    def show_texts(self, prompts: tuple[PromptText, ...]) -> None:
+    def _offer(self, prompts: tuple[PromptText, ...]) -> None:
         from nfinspect.tui.dialogs import Picker
 
         if not prompts:
@@ -131,9 +128,10 @@ class LensPane(AnalysisPane):
             self._choose(self._offered[name])
 
     def action_type(self) -> None:
-        self.hub.ask(self, "prompt", "prompt", self._prompt if self._prompt.isprintable() else "")
+        prompt = self._prompt if self._prompt.isprintable() else ""
+        self.hub.ask(self, "prompt", "prompt", self._typed, prompt)
 
-    def entered_prompt(self, text: str) -> None:
+    def _typed(self, text: str) -> None:
         if text:
             self._choose(text)
 
@@ -162,23 +160,6 @@ class LensPane(AnalysisPane):
     def nothing(self) -> str:
         return "No lens of this prompt is kept." if self._wish is not None else "No lens is kept yet."
 
-    def rows(self, analysis: Lens) -> Sequence[Mapping[str, Any]]:
-        return analysis.layers
-
-    def value(self, row: Mapping[str, Any], key: str) -> Any:
-        if key == "probability":
-            return math.exp(row["answer_log_prob"])
-        return row["answer_rank"] if key == "rank" else row[key]
-
-    def place(self, row: Mapping[str, Any]) -> Any:
-        return row["layer"]
-
-    def text(self, row: Mapping[str, Any]) -> str:
-        return "\n".join(token["token"] or "" for token in (*row["top"], *row["positions"]))
-
-    def named(self) -> dict[str, str]:
-        return {"layer": "layer"}
-
     def drawings(self, analysis: Lens) -> Sequence[Drawing]:
         of_answer = (Drawing("probability", lens_probability), Drawing("entropy", lens_entropy))
         return (*of_answer, Drawing("map", lens_map, follows=True)) if analysis.tokens else of_answer
@@ -200,7 +181,7 @@ class LensPane(AnalysisPane):
         self._list = EVERYWHERE if self._list == AT_THE_END else AT_THE_END
         self.draw_about()
         self.table.set_columns(self.columns())
-        self.put_sorted(self.shown)
+        self.rows.put(self.rows.shown)
 
     def open_row(self) -> None:
         if (row := self.table.current) is None:
@@ -215,5 +196,35 @@ class LensPane(AnalysisPane):
             super().action_copy()
             return
         rows = [(x["layer"], x["answer_rank"], f"{math.exp(x['answer_log_prob']):.6g}", f"{x['entropy']:.4f}",
-                 *(visible_in(token["token"]) for token in x["top"])) for x in self.shown.rows]  # fmt: skip
+                 *(visible_in(token["token"]) for token in x["top"])) for x in self.rows.current]  # fmt: skip
         self.hub.copy("\n".join("\t".join(map(str, row)) for row in rows))
+
+
+def _find(
+    kept: Callable[[], tuple[Result, ...]],
+    wish: str | None,
+    place: int,
+    command: Callable[..., tuple[str, ...]],
+    arrange: Callable[[Any], Arranged],
+) -> Found:
+    """In a worker: the newest result of the prompt that is wished for, else the one at `place` among all."""
+    every = kept()
+    same = [i for i, result in enumerate(every) if wish is None or result.settings.get("prompt") == wish]
+    if not same:
+        return Found((), 0, None, command())
+    place = max(0, min(place, len(every) - 1)) if wish is None else same[0]
+    lens = read_result(_read, every[place])
+    return Found(every, place, lens, command(choices=lens_of(lens.document["prompt"])), arrange(lens))
+
+
+def _read(result: Result) -> Lens:
+    found = Lens(result.document)
+    if [len(layer["positions"]) for layer in found.layers] != [len(found.tokens)] * len(found.layers):
+        raise ValueError("positions and tokens differ")
+    return found
+
+
+def _value(row: Mapping[str, Any], key: str) -> Any:
+    if key == "probability":
+        return math.exp(row["answer_log_prob"])
+    return row["answer_rank"] if key == "rank" else row[key]

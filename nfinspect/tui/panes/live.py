@@ -68,29 +68,29 @@ class LivePane(Pane):
 
     def _look(self) -> None:
         if not self._paused and not self._over and self.app.screen is self.screen:
-            self.load("progress", partial(self.hub.engine.progress, self._run))
+            self.load("progress", partial(self.hub.engine.progress, self._run), self._show)
 
     # answers
 
-    def show_progress(self, progress: Progress | None) -> None:
+    def _show(self, progress: Progress | None) -> None:
         if progress is None:  # the capture has taken its file away: it is over, in one way or another
             self._over = True
-            self.load("opened", partial(self.hub.engine.open, self._run), busy=f"opening {self._run}")
+            opened = partial(self.hub.engine.open, self._run)
+            self.load("opened", opened, self._opened, self._not_opened, busy=f"opening {self._run}")
             return
         self._progress = progress
         self._draw()
 
-    def show_opened(self, session: Session) -> None:
-        status = session.info.status
-        super().show_opened(session)
-        if status != "complete" and self.hub.pane is self:
+    def _opened(self, session: Session) -> None:
+        status, here = session.info.status, self.hub.pane is self
+        self.hub.opened(session, show=here)
+        if status != "complete" and here:
             self.hub.say(f"{session.name} is {status}: {RESUME}", "warn", keep=True)
 
-    def failed(self, what: str, line: str) -> None:
-        super().failed(what, line)
-        if what == "opened":
-            pieces = [Cell(f"The capture of {self._run} has ended, and kept no run.", "bad")]
-            self.query_one(TextPanel).put(content(*pieces, f"\n{sentence(line)}\n"))
+    def _not_opened(self, line: str) -> None:
+        self.say_failed(line)
+        pieces = [Cell(f"The capture of {self._run} has ended, and kept no run.", "bad")]
+        self.query_one(TextPanel).put(content(*pieces, f"\n{sentence(line)}\n"))
 
     def _draw(self) -> None:
         if self._progress is None:

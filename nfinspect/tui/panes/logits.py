@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,9 @@ from nfinspect.tui.bar_drawings import logit_bars
 from nfinspect.tui.cells import number
 from nfinspect.tui.columns.analyses import logit_columns
 from nfinspect.tui.engine import Session
+from nfinspect.tui.listing import Arranged, Listing
 from nfinspect.tui.panes.analysis import AnalysisPane, Drawing, Found
+from nfinspect.tui.panes.exporting import Export, json_export
 from nfinspect.tui.widgets.paged_table import Column
 
 if TYPE_CHECKING:
@@ -49,10 +52,9 @@ class LogitsPane(AnalysisPane):
 
     def __init__(self, session: Session, address: Address) -> None:
         site = address.site or session.default_site
-        super().__init__(session, site)
         self._address = address
+        super().__init__(session, site, job=f"logits {address}")
         self.crumb = f"logits {address}"
-        self.job_key = (session.name, f"logits {address}")
 
     def columns(self) -> list[Column]:
         return logit_columns(self.glyphs)
@@ -60,24 +62,12 @@ class LogitsPane(AnalysisPane):
     def options(self) -> tuple[str, ...]:
         return (str(self._address), "--top", str(TOP))
 
-    def _find(self) -> Found:
-        printed = self.hub.board.printed.get(self.job_key)
-        if printed is None:
-            return Found((), 0, None, self.command())
-        effects = self._effects(printed)
-        return Found((), 0, effects, self.command(), self.sorted_rows(effects))
+    def finder(self) -> Callable[[], Found]:
+        printed = self.hub.board.printed.get(self.command.runner.key)
+        return partial(_find, printed, self._address, self.command.asked(), self.rows.arranger())
 
-    def _effects(self, printed: str) -> Effects:
-        from nfinspect_store.errors import StoreError
-
-        try:
-            document = json.loads(printed)
-            found = (document["layer"], document["neuron"], document["promoted"], document["suppressed"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreError("expected the command's JSON document, found none: leave --json in it") from error
-        if found[:2] != (self._address.layer, self._address.neuron):
-            raise StoreError(f"the command was about L{found[0]}/N{found[1]}, not {self._address}")
-        return Effects(document)
+    def listing(self) -> Listing:
+        return Listing(rows=lambda analysis: analysis.pairs)
 
     def nothing(self) -> str:
         return "This needs the model's weights."
@@ -88,9 +78,6 @@ class LogitsPane(AnalysisPane):
             f"L{d['layer']}/N{d['neuron']} of {d['model']}: std of the effect over {d['vocabulary']:,} tokens "
             f"{number(d['std'], self.glyphs)}"
         )
-
-    def rows(self, analysis: Effects) -> Sequence[Any]:
-        return analysis.pairs
 
     def drawings(self, analysis: Effects) -> Sequence[Drawing]:
         return (Drawing("bars", logit_bars, follows=True),)
@@ -111,6 +98,28 @@ class LogitsPane(AnalysisPane):
         else:
             super().action_copy()
 
-    @property
-    def export_name(self) -> str:
-        return f"{self.session.name}-logits-{self._address}.json"
+    def export(self) -> Export | None:
+        return json_export(f"{self.session.name}-logits-{self._address}.json", self.analysis)
+
+
+def _find(
+    printed: str | None, address: Address, command: Callable[[], tuple[str, ...]], arrange: Callable[[Any], Arranged]
+) -> Found:
+    """In a worker. printed: what the command has."""
+    if printed is None:
+        return Found((), 0, None, command())
+    effects = _effects(printed, address)
+    return Found((), 0, effects, command(), arrange(effects))
+
+
+def _effects(printed: str, address: Address) -> Effects:
+    from nfinspect_store.errors import StoreError
+
+    try:
+        document = json.loads(printed)
+        found = (document["layer"], document["neuron"], document["promoted"], document["suppressed"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError("expected the command's JSON document, found none: leave --json in it") from error
+    if found[:2] != (address.layer, address.neuron):
+        raise StoreError(f"the command was about L{found[0]}/N{found[1]}, not {address}")
+    return Effects(document)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from rich.cells import cell_len
 from textual.app import ComposeResult
 
 from nfinspect.tui.cells import Cell, content, lines, visible_in
-from nfinspect.tui.engine import Session
+from nfinspect.tui.engine import Session, TraceRequest
 from nfinspect.tui.panes.choices import TracedPane, notes_of
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
@@ -48,8 +49,8 @@ class MarkedPane(TracedPane):
         yield table
 
     @property
-    def table(self) -> PagedTable:
-        return self.query_one(PagedTable)
+    def hint(self) -> str:
+        return ""
 
     def on_mount(self) -> None:
         self.changed()
@@ -57,12 +58,10 @@ class MarkedPane(TracedPane):
     def changed(self) -> None:
         self.query_one("#choices", TextBlock).put(content(*self.choices()))
         concepts = tuple(c for c in self.session.concepts if c != self.request.baseline)
-        self.load("traces", partial(self._traces, concepts), busy="tracing the concepts")
+        requests = [replace(self.request, concept=concept) for concept in concepts]
+        self.load("traces", partial(_traces, self.session, requests), self._show, busy="tracing the concepts")
 
-    def _traces(self, concepts: tuple[str, ...]) -> tuple[Trace, ...]:
-        return tuple(self.session.trace(replace(self.request, concept=c)) for c in concepts)
-
-    def show_traces(self, traces: tuple[Trace, ...]) -> None:
+    def _show(self, traces: tuple[Trace, ...]) -> None:
         g = self.glyphs
         self._ranks = {t.concept: {(r.layer, r.neuron): r.rank for r in t.neurons} for t in traces}
 
@@ -84,3 +83,8 @@ class MarkedPane(TracedPane):
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
         layer, neuron = message.row
         self.open_neuron(layer, neuron, around=self._marked, row=self.table.cursor)
+
+
+def _traces(session: Session, requests: Sequence[TraceRequest]) -> tuple[Trace, ...]:
+    """In a worker."""
+    return tuple(session.trace(request) for request in requests)

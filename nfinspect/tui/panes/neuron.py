@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,7 +14,8 @@ from nfinspect.tui.cells import Cell, content, number, percent
 from nfinspect.tui.columns.neuron import concept_columns, example_columns
 from nfinspect.tui.engine import Session
 from nfinspect.tui.neuron_text import why
-from nfinspect.tui.panes.run_pane import RunPane, json_writer
+from nfinspect.tui.panes.exporting import Export, json_export
+from nfinspect.tui.panes.run_pane import RunPane
 from nfinspect.tui.places import place
 from nfinspect.tui.steps import Found, Step, Steps, find, sizes_of
 from nfinspect.tui.widgets.chart_box import ChartBox
@@ -74,7 +74,7 @@ class NeuronPane(RunPane):
         self._total: int | None = None
         self._ahead: dict[Step, Found] = {}
         self._looking_for: Step | None = None
-        self._asked: Step | None = None
+        self._asked_step: Step | None = None
         self._further = 0
         self._direction = 1
 
@@ -107,7 +107,6 @@ class NeuronPane(RunPane):
         self._read(0)
 
     def on_resize(self) -> None:
-        self.set_class(self.size.height >= 34, "-tall")
         self.set_class(self.size.width >= 120, "-wide")
 
     def on_chart_box_resized(self) -> None:
@@ -118,16 +117,17 @@ class NeuronPane(RunPane):
     def _read(self, step: int) -> None:
         """Go so much further from the neuron on screen. One is read at a time; steps that come meanwhile add up."""
         self._direction = 1 if step > 0 else -1 if step < 0 else 1
-        if self._asked is not None:
-            self._further = self._within(self._asked.step + self._further + step) - self._asked.step
+        if self._asked_step is not None:
+            self._further = self._within(self._asked_step.step + self._further + step) - self._asked_step.step
             return
         question = Step(self._address, self._steps, self._within(step))
         if (found := self._ahead.get(question)) is not None:
-            self.show_neuron(found)
+            self._show(found)
             return
-        self._asked = question
+        self._asked_step = question
         if question != self._looking_for:  # else it is on its way already
-            self.load("neuron", partial(find, self.session, question), busy=f"reading {self._address}")
+            neuron = partial(find, self.session, question)
+            self.load("neuron", neuron, self._show, self._failed, busy=f"reading {self._address}")
 
     def _within(self, step: int) -> int:
         """A step that stays in the list: presses beyond its end are not owed to the way back."""
@@ -143,30 +143,31 @@ class NeuronPane(RunPane):
         question = Step(self._address, self._steps, self._direction)
         if question not in self._ahead and question != self._looking_for:
             self._looking_for = question
-            self.load("ahead", lambda: (question, find(self.session, question)))
+            ahead = partial(find, self.session, question)
+            self.load("ahead", ahead, partial(self._found_ahead, question), self._failed_ahead)
 
-    def show_ahead(self, answer: tuple[Step, Found]) -> None:
-        question, found = answer
+    def _found_ahead(self, question: Step, found: Found) -> None:
         self._ahead[question] = found
         while len(self._ahead) > AHEAD:
             self._ahead.pop(next(iter(self._ahead)))
         self._looking_for = None
-        if question == self._asked:
-            self.show_neuron(found)
+        if question == self._asked_step:
+            self._show(found)
 
-    def failed(self, what: str, line: str) -> None:
-        if what == "ahead":  # nobody may have asked for it yet
-            waited, self._looking_for = self._asked == self._looking_for, None
-            if not waited:
-                return
-        if what in ("neuron", "ahead"):
-            self._asked, self._further = None, 0
-            if self._detail is None:
-                self.query_one("#figures", TextBlock).put(content(Cell(f"! {line}", "bad")))
-        super().failed(what, line)
+    def _failed_ahead(self, line: str) -> None:
+        """Nobody may have asked for it yet."""
+        waited, self._looking_for = self._asked_step == self._looking_for, None
+        if waited:
+            self._failed(line)
 
-    def show_neuron(self, found: Found) -> None:
-        further, self._asked, self._further = self._further, None, 0
+    def _failed(self, line: str) -> None:
+        self._asked_step, self._further = None, 0
+        if self._detail is None:
+            self.query_one("#figures", TextBlock).put(content(Cell(f"! {line}", "bad")))
+        self.say_failed(line)
+
+    def _show(self, found: Found) -> None:
+        further, self._asked_step, self._further = self._further, None, 0
         self._put(found)
         if further:
             self._read(further)
@@ -230,18 +231,14 @@ class NeuronPane(RunPane):
         size = self.query_one("#chart").content_size
         if size.width < 1:
             return
-        self.load(
-            "chart",
-            partial(_chart, self._detail, size.width, size.height, self._log_scale, self.glyphs.crumb == ">"),
-        )
-
-    def show_chart(self, lines: tuple[str, ...]) -> None:
-        self.query_one("#chart", ChartBox).put_lines(lines)
+        plain = self.glyphs.plain
+        chart = partial(_chart, self._detail, size.width, size.height, self._log_scale, plain)
+        self.load("chart", chart, self.query_one("#chart", ChartBox).put_lines)
 
     # keys
 
     def entered(self) -> None:
-        if self._detail is None and self._asked is None:  # it could not be read the last time
+        if self._detail is None and self._asked_step is None:  # it could not be read the last time
             self._read(0)
         self._draw_figures()
 
@@ -276,21 +273,14 @@ class NeuronPane(RunPane):
             self.toggle_mark(self._detail.row.layer, self._detail.row.neuron)
             self._draw_figures()
 
-    def action_marked(self) -> None:
-        self.open_marked()
-
     def action_copy(self) -> None:
         if self._detail is not None:
             r = self._detail.row
             tops = [f"{number(e.value)}\t{e.concept}\t{e.text}" for e in self._detail.top_examples]
             self.hub.copy("\n".join([f"{self.session.name} {self._address} {r.cls} mean {r.mean} max {r.max}", *tops]))
 
-    @property
-    def export_name(self) -> str:
-        return f"{self.session.name}-{self._address}.json"
-
-    def exporter(self) -> Callable[[str], str] | None:
-        return json_writer(self._detail)
+    def export(self) -> Export | None:
+        return json_export(f"{self.session.name}-{self._address}.json", self._detail)
 
 
 def _chart(detail: NeuronDetail, width: int, height: int, log: bool | None, plain: bool) -> tuple[str, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,11 +13,13 @@ from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.neurons import neuron_columns
 from nfinspect.tui.engine import CLASSES, NeuronQuery, Session
 from nfinspect.tui.panes.base import arranging_keys
+from nfinspect.tui.panes.exporting import Export
 from nfinspect.tui.panes.run_pane import RunPane
 from nfinspect.tui.widgets.paged_table import PAGE, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
+    from nfinspect.analysis.health import NetworkReport
     from nfinspect.analysis.neurons import NeuronPage
 
 SHORT = ("all", "dead", "sat", "spo", "mis", "weak", "ok")
@@ -74,16 +75,8 @@ class NeuronsPane(RunPane):
             neuron_columns(self.glyphs), glyphs=self.glyphs, frozen=1, empty="no such neuron", id="neurons"
         )
         table.add_class("panel")
-        table.marked = lambda row: (row.layer, row.neuron) in self.marks
+        table.marked = self.is_marked
         yield table
-
-    @property
-    def table(self) -> PagedTable:
-        return self.query_one(PagedTable)
-
-    @property
-    def hint(self) -> str:
-        return f"{self.session.name} {self.glyphs.dot} {self.site}"
 
     def on_mount(self) -> None:
         self._ask_again()
@@ -96,7 +89,7 @@ class NeuronsPane(RunPane):
         self._title()
         self.table.sorted_by = (self._query.sort, self._query.descending)
         self.table.reset()
-        self.load("counts", partial(self.session.health, self.site))
+        self.load("counts", partial(self.session.health, self.site), self._count)
         self._tabs()
         self.hub.update_trail()
 
@@ -104,41 +97,34 @@ class NeuronsPane(RunPane):
 
     def on_paged_table_page_wanted(self, message: PagedTable.PageWanted) -> None:
         # two groups: the page on screen and the one ahead do not push each other out
-        what = f"page_{(message.offset // PAGE) % 2}"
-        query, offset = self._query, message.offset
-        if (pushed_out := self._under_way.get(what)) is not None and pushed_out != offset:
+        group, offset = f"page {message.offset // PAGE % 2}", message.offset
+        if (pushed_out := self._under_way.get(group)) is not None and pushed_out != offset:
             self.table.lost(pushed_out)
-        self._under_way[what] = offset
+        self._under_way[group] = offset
+        self._read_page(group, offset, busy="reading neurons")
 
-        def page() -> tuple[NeuronQuery, int, NeuronPage]:
-            return query, offset, self.session.neurons(query, offset, message.limit)
+    def _read_page(self, group: str, offset: int, *, busy: str = "") -> None:
+        query = self._query
+        page = partial(self.session.neurons, query, offset, PAGE)
+        self.load(group, page, partial(self._show, query, offset), partial(self._failed, offset), busy=busy)
 
-        self.load(what, page, busy="reading neurons")
-
-    def show_page_0(self, answer: tuple[NeuronQuery, int, NeuronPage]) -> None:
-        query, offset, page = answer
+    def _show(self, query: NeuronQuery, offset: int, page: NeuronPage) -> None:
         if query == self._query:
             self.table.put_page(offset, page.rows, page.total)
             self._tabs()
 
-    show_page_1 = show_page_0
-
-    def failed(self, what: str, line: str) -> None:
-        super().failed(what, line)
-        if (offset := self._under_way.get(what)) is not None:
-            self.table.fail(offset, line)
-        if what.startswith("page") and self._good_query is not None and self._query != self._good_query:
+    def _failed(self, offset: int, line: str) -> None:
+        self.say_failed(line)
+        self.table.fail(offset, line)
+        if self._good_query is not None and self._query != self._good_query:
             # a filter that cannot be read leaves the list that was there
             self._query = self._good_query
             self._title()
-            self.load("page_0", partial(self._page_zero, self._query))
+            self._read_page("page 0", 0)
 
     _good_query: NeuronQuery | None = None
 
-    def _page_zero(self, query: NeuronQuery) -> Any:
-        return query, 0, self.session.neurons(query, 0, PAGE)
-
-    def show_counts(self, report: Any) -> None:
+    def _count(self, report: NetworkReport) -> None:
         layers = [r for r in report.layer_analyses if self._query.layer in (None, r.layer)]
         self._counts = {name: sum(r.count(name) for r in layers) for name in CLASSES}
         self._tabs()
@@ -181,9 +167,9 @@ class NeuronsPane(RunPane):
         self._ask_again()
 
     def action_filter(self) -> None:
-        self.hub.ask(self, "filter", "/", self._query.filter or "")
+        self.hub.ask(self, "filter", "/", self._filter, self._query.filter or "")
 
-    def entered_filter(self, text: str) -> None:
+    def _filter(self, text: str) -> None:
         self.hub.say("")
         self._change(filter=text or None)
 
@@ -226,33 +212,26 @@ class NeuronsPane(RunPane):
 
     def action_mark(self) -> None:
         if (row := self.table.current) is not None:
-            self.toggle_mark(row.layer, row.neuron)
-            self.table.action_cursor(1)
-            self.table.refresh()
+            self.mark_row(self.table, (row.layer, row.neuron))
             self._tabs()
-
-    def action_marked(self) -> None:
-        self.open_marked()
 
     def action_copy(self) -> None:
         if (row := self.table.current) is not None:
             self.hub.copy(str(self.address(row.layer, row.neuron)))
 
-    @property
-    def export_name(self) -> str:
-        return f"{self.session.name}-neurons.csv"
+    def export(self) -> Export:
+        return Export(f"{self.session.name}-neurons.csv", partial(_write, session=self.session, query=self._query))
 
-    def exporter(self) -> Callable[[str], str]:
-        return partial(self._write, query=self._query)
 
-    def _write(self, text: str, query: NeuronQuery) -> str:
-        from dataclasses import asdict
+def _write(name: str, session: Session, query: NeuronQuery) -> str:
+    """In a worker."""
+    from dataclasses import asdict
 
-        from nfinspect.tui.output import write_rows
+    from nfinspect.tui.output import write_rows
 
-        rows: list[dict[str, Any]] = []
-        while page := self.session.neurons(query, len(rows), 10_000).rows:
-            rows += [asdict(row) for row in page]
-        columns = list(rows[0]) if rows else []
-        names = ["class" if name == "cls" else name for name in columns]
-        return write_rows(text, names, ([row[name] for name in columns] for row in rows))
+    rows: list[dict[str, Any]] = []
+    while page := session.neurons(query, len(rows), 10_000).rows:
+        rows += [asdict(row) for row in page]
+    columns = list(rows[0]) if rows else []
+    names = ["class" if column == "cls" else column for column in columns]
+    return write_rows(name, names, ([row[column] for column in columns] for row in rows))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.binding import Binding, BindingType
@@ -12,11 +12,12 @@ from nfinspect.tui.cells import Cell, counted
 from nfinspect.tui.columns.analyses import ngram_columns
 from nfinspect.tui.drawings import ngram_buckets, ngram_covered, ngram_detectors
 from nfinspect.tui.engine import Session
+from nfinspect.tui.listing import Listing
 from nfinspect.tui.panes.analysis import AnalysisPane, Drawing
 from nfinspect.tui.widgets.paged_table import Column
 
 if TYPE_CHECKING:
-    from nfinspect.analysis.ngrams import Detector, NgramAnalysis
+    from nfinspect.analysis.ngrams import NgramAnalysis
     from nfinspect_store.results import Result
 
 
@@ -31,8 +32,6 @@ class NgramsPane(AnalysisPane):
         "share. fired: its activations. suppr.: what it adds to the logits of the last tokens of its n-grams, per unit "
         "of its value (negative: it suppresses them; a dash: the model was not there to ask). After Voita et al. 2023."
     )
-    empty = "no neuron is a detector"
-    order = ("layer", False)
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("1", "n(1)", "Tokens", id="ngrams.tokens"),
@@ -41,23 +40,30 @@ class NgramsPane(AnalysisPane):
     ]
 
     def __init__(self, session: Session, site: str | None = None) -> None:
-        super().__init__(session, site)
         self._n = 1
+        super().__init__(session, site)
 
     def columns(self) -> list[Column]:
         return ngram_columns(self.glyphs)
 
-    def fits(self, result: Result) -> bool:
-        return super().fits(result) and result.settings.get("n") == self._n
+    def listing(self) -> Listing:
+        return Listing(
+            rows=lambda analysis: analysis.detectors,
+            text=lambda row: "\n".join("".join(ngram.tokens) for ngram in row.ngrams),
+            order=("layer", False),
+            empty="no neuron is a detector",
+        )
+
+    def fits(self) -> Callable[[Result], bool]:
+        of_site, n = super().fits(), self._n
+        return lambda result: of_site(result) and result.settings.get("n") == n
 
     def adopt(self, result: Result) -> None:
         super().adopt(result)
         self._n = result.settings["n"]
 
-    def read(self, result: Result, results: Sequence[Result]) -> NgramAnalysis:
-        from nfinspect.analysis.ngrams import NgramAnalysis
-
-        return NgramAnalysis.from_json(result.document)
+    def reader(self) -> Callable[[Result], NgramAnalysis]:
+        return _read
 
     def options(self) -> tuple[str, ...]:
         return ("--n", str(self._n))
@@ -81,12 +87,6 @@ class NgramsPane(AnalysisPane):
     def note(self, analysis: NgramAnalysis) -> str:
         return "; ".join(analysis.notes)
 
-    def rows(self, analysis: NgramAnalysis) -> Sequence[Detector]:
-        return analysis.detectors
-
-    def text(self, row: Detector) -> str:
-        return "\n".join("".join(ngram.tokens) for ngram in row.ngrams)
-
     def drawings(self, analysis: Any) -> Sequence[Drawing]:
         return (
             Drawing("by k", ngram_buckets),
@@ -97,3 +97,9 @@ class NgramsPane(AnalysisPane):
     def action_n(self, n: int) -> None:
         self._n, self._place = n, 0
         self.changed()
+
+
+def _read(result: Result) -> NgramAnalysis:
+    from nfinspect.analysis.ngrams import NgramAnalysis
+
+    return NgramAnalysis.from_json(result.document)

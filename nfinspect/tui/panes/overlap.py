@@ -5,7 +5,6 @@ a heat map, a table of pairs, and the shared neurons of the pair under the curso
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,7 +16,7 @@ from textual.content import Content
 from nfinspect.tui.cells import Cell, lines, number, visible_in
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.choices import TracedPane, notes_of
-from nfinspect.tui.panes.run_pane import json_writer
+from nfinspect.tui.panes.exporting import Export, json_export
 from nfinspect.tui.widgets.heat_map import heat_map
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
@@ -73,7 +72,7 @@ class OverlapPane(TracedPane):
             yield pairs
             shared = PagedTable(self._shared_columns(), glyphs=g, empty="nothing shared", id="shared")
             shared.add_class("panel", "ruled-left")
-            shared.marked = lambda row: (row.layer, row.neuron) in self.marks
+            shared.marked = self.is_marked
             yield shared
 
     def _pair_columns(self) -> list[Column]:
@@ -106,10 +105,6 @@ class OverlapPane(TracedPane):
     def shared(self) -> PagedTable:
         return self.query_one("#shared", PagedTable)
 
-    @property
-    def hint(self) -> str:
-        return f"{self.session.name} {self.glyphs.dot} {self.site}"
-
     def on_mount(self) -> None:
         self.changed()
 
@@ -120,21 +115,19 @@ class OverlapPane(TracedPane):
         self._draw_choices()
         concepts = tuple(c for c in self._concepts if c != self.request.baseline)
         if len(concepts) < 2:
-            self._overlap = None
             self.hub.say("an overlap needs two concepts beside the baseline: c chooses them, b the baseline", "warn")
-            self._draw()
+            self._show(None)
             return
-        self.load("overlap", partial(self.session.overlap, self.request, concepts), busy="tracing the concepts")
+        overlap = partial(self.session.overlap, self.request, concepts)
+        self.load("overlap", overlap, self._show, self._failed, busy="tracing the concepts")
 
-    def show_overlap(self, overlap: Overlap) -> None:
+    def _show(self, overlap: Overlap | None) -> None:
         self._overlap = overlap
         self._draw()
 
-    def failed(self, what: str, line: str) -> None:
-        super().failed(what, line)
-        if what == "overlap":
-            self._overlap = None
-            self._draw()
+    def _failed(self, line: str) -> None:
+        self.say_failed(line)
+        self._show(None)
 
     def _draw_choices(self) -> None:
         first = [Cell("c", "bold"), Cell(f" {len(self._concepts)}", "accent"), " concepts", *self.choices()]
@@ -205,14 +198,9 @@ class OverlapPane(TracedPane):
     def action_mark(self) -> None:
         row = self.shared.current
         if self.shared.has_focus and row is not None:
-            self.toggle_mark(row.layer, row.neuron)
-            self.shared.action_cursor(1)
-            self.shared.refresh()
+            self.mark_row(self.shared, (row.layer, row.neuron))
         else:
             self.hub.say("Tab to the shared neurons, then Space marks one", "dim")
-
-    def action_marked(self) -> None:
-        self.open_marked()
 
     def action_copy(self) -> None:
         if self._overlap is not None:
@@ -220,9 +208,5 @@ class OverlapPane(TracedPane):
                 "\n".join(f"{p.a}\t{p.b}\t{p.overlap}\t{p.jaccard}\t{p.p_value}" for p in self._overlap.pairs)
             )
 
-    @property
-    def export_name(self) -> str:
-        return f"{self.session.name}-overlap.json"
-
-    def exporter(self) -> Callable[[str], str] | None:
-        return json_writer(self._overlap)
+    def export(self) -> Export | None:
+        return json_export(f"{self.session.name}-overlap.json", self._overlap)

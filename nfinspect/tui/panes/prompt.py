@@ -39,9 +39,10 @@ class PromptPane(RunPane):
         return f"as {self._address} read it"
 
     def on_mount(self) -> None:
-        self.load("prompt", partial(self.session.prompt, self._prompt_idx, self._address), busy="reading the prompt")
+        prompt = partial(self.session.prompt, self._prompt_idx, self._address)
+        self.load("prompt", prompt, self._show, busy="reading the prompt")
 
-    def show_prompt(self, read: PromptReading) -> None:
+    def _show(self, read: PromptReading) -> None:
         g = self.glyphs
         kept = "" if read.values else "  (values were not kept: no strengths)"
         written = sum(read.generated)

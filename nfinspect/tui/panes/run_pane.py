@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.binding import Binding, BindingType
 
-from nfinspect.tui.panes.exporting import ExportingPane
+from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.places import place
 
 if TYPE_CHECKING:
     from nfinspect.tui.engine import NeuronQuery, Session
+    from nfinspect.tui.widgets.paged_table import PagedTable
     from nfinspect_store.addresses import Address
 
 
-class Document(Protocol):
-    """A result with a JSON form."""
-
-    def to_json(self) -> dict[str, object]: ...
-
-
-def json_writer(document: Document | None) -> Callable[[str], str] | None:
-    """What writes a result as JSON; None while there is none."""
-    if document is None:
-        return None
-
-    def write(name: str) -> str:
-        from nfinspect.tui.output import write_json
-
-        return write_json(name, document.to_json())
-
-    return write
-
-
-class RunPane(ExportingPane):
+class RunPane(Pane):
     """A pane of an open run, at one site of it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -49,6 +30,10 @@ class RunPane(ExportingPane):
         super().__init__(crumb, session)
         self.site = site or session.default_site
 
+    @property
+    def hint(self) -> str:
+        return f"{self.session.name} {self.glyphs.dot} {self.site}"
+
     def address(self, layer: int, neuron: int, site: str | None = None) -> Address:
         """How a neuron is written here: with its site in front when it is not the run's default one."""
         from nfinspect_store.addresses import Address
@@ -60,6 +45,17 @@ class RunPane(ExportingPane):
     def marks(self) -> dict[tuple[int, int], None]:
         """Marked neurons of this run and site, in the order of marking; shared by all panes of the run."""
         return self.hub.marks.setdefault((self.session.name, self.site), {})
+
+    def is_marked(self, row: Any) -> bool:
+        """Whether the neuron of a row is."""
+        return (row.layer, row.neuron) in self.marks
+
+    def mark_row(self, table: PagedTable, *neurons: tuple[int, int]) -> None:
+        """Mark the neurons of the row under the cursor, or no longer; on to the next row."""
+        for layer, neuron in neurons:
+            self.toggle_mark(layer, neuron)
+        table.action_cursor(1)
+        table.refresh()
 
     def toggle_mark(self, layer: int, neuron: int) -> None:
         key = (layer, neuron)
@@ -107,7 +103,16 @@ class RunPane(ExportingPane):
     def action_sql(self) -> None:
         self.hub.into(place("sql", self.session), self.session.name)
 
-    def open_marked(self) -> None:
+    def next_site(self) -> bool:
+        """To the run's next site, if it has another."""
+        sites = self.session.sites
+        if len(sites) < 2:
+            self.hub.say(f"this run holds one site only: {self.site}", "dim")
+            return False
+        self.site = sites[(sites.index(self.site) + 1) % len(sites)]
+        return True
+
+    def action_marked(self) -> None:
         """The marked neurons against every concept's trace."""
         if not self.marks:
             self.hub.say("mark neurons with Space first", "warn")

@@ -90,10 +90,6 @@ class RunsPane(Pane):
         yield TextBlock(id="about")
 
     @property
-    def table(self) -> PagedTable:
-        return self.query_one(PagedTable)
-
-    @property
     def hint(self) -> str:
         return (f"only {self._filter!r} {self.glyphs.dot} " if self._filter else "") + str(self.hub.engine.store)
 
@@ -118,11 +114,11 @@ class RunsPane(Pane):
 
     def _look(self) -> None:
         if self.app.screen is self.screen:
-            self.load("runs", self.hub.engine.runs)
+            self.load("runs", self.hub.engine.runs, self._show)
 
     # answers
 
-    def show_runs(self, runs: tuple[RunEntry, ...]) -> None:
+    def _show(self, runs: tuple[RunEntry, ...]) -> None:
         """A new listing; drawn only if something changed, so that an idle store sends nothing."""
         if runs == self._runs:
             return
@@ -162,7 +158,7 @@ class RunsPane(Pane):
             content(*about_run(run, self.glyphs)) if run is not None else Content("")
         )
 
-    def show_deleted(self, name: str) -> None:
+    def _deleted(self, name: str) -> None:
         self.hub.say(f"deleted {name}", "good")
         self._runs = None
         self.action_reload()
@@ -182,12 +178,12 @@ class RunsPane(Pane):
             self.hub.open_run(run.name)
 
     def action_reload(self) -> None:
-        self.load("runs", self.hub.engine.runs, busy="reading the store" if self._runs is None else "")
+        self.load("runs", self.hub.engine.runs, self._show, busy="reading the store" if self._runs is None else "")
 
     def action_filter(self) -> None:
-        self.hub.ask(self, "filter", "/", self._filter)
+        self.hub.ask(self, "filter", "/", self._only, self._filter)
 
-    def entered_filter(self, text: str) -> None:
+    def _only(self, text: str) -> None:
         self._filter = text
         self._draw()
         self.hub.update_trail()
@@ -247,8 +243,7 @@ class RunsPane(Pane):
         if not history:
             self.hub.forget_run(name)
 
-        def delete() -> str:
-            (self.hub.engine.delete_history if history else self.hub.engine.delete)(name)
-            return name
-
-        self.load("deleted", delete, busy=f"deleting {name}")
+        delete = self.hub.engine.delete_history if history else self.hub.engine.delete
+        self.load(
+            "deleted", partial(delete, name), lambda _: self._deleted(name), busy=f"deleting {name}", lasting=True
+        )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -14,14 +14,12 @@ from nfinspect.tui.cells import Cell, content, counted
 from nfinspect.tui.columns.results import result_columns
 from nfinspect.tui.completion import complete
 from nfinspect.tui.engine import Session, SqlResult
+from nfinspect.tui.panes.exporting import Export
 from nfinspect.tui.panes.run_pane import RunPane
 from nfinspect.tui.sql_history import append_history, history_file, read_history
 from nfinspect.tui.widgets.paged_table import PAGE, PagedTable
 from nfinspect.tui.widgets.sql_editor import SqlEditor
 from nfinspect.tui.widgets.text_block import TextBlock
-
-if TYPE_CHECKING:
-    pass
 
 FIRST = "SELECT site, class, count(*) AS neurons, max(max) AS strongest FROM neurons GROUP BY ALL ORDER BY ALL;"
 
@@ -78,25 +76,18 @@ class SqlPane(RunPane):
         return self.query_one(SqlEditor)
 
     @property
-    def table(self) -> PagedTable:
-        return self.query_one(PagedTable)
-
-    @property
     def hint(self) -> str:
         return f"{self.session.name} {self.glyphs.dot} read-only"
 
     def on_mount(self) -> None:
         self.editor.move_cursor(self.editor.document.end)
-        self.load("history", partial(read_history, history_file()))
-        self.load("tables", self.session.sql_tables)
+        self.load("history", partial(read_history, history_file()), self._remember)
+        self.load("tables", self.session.sql_tables, self._put_tables)
         self._tell("Enter after ; runs    ^r runs    Tab completes    Up, Down: earlier statements")
         if self._statement:
             self._run()
         else:
             self.editor.select_all()  # an example: Enter runs it, typing replaces it
-
-    def on_resize(self) -> None:
-        self.set_class(self.size.height >= 34, "-tall")
 
     def _tell(self, text: str, tone: str = "dim") -> None:
         self.query_one("#found", TextBlock).put(content(Cell(text, tone)))
@@ -118,14 +109,9 @@ class SqlPane(RunPane):
         self.hub.say("")  # an error was about the statement before
         self._busy, self._started = True, time.monotonic()
         self._tell("running: Esc cancels", "accent")
-        self.load("result", partial(self._answer, statement))
+        self.load("result", partial(_answer, self.session, statement), self._show, self._failed)
 
-    def _answer(self, statement: str) -> tuple[SqlResult, list[tuple[Any, ...]]]:
-        append_history(history_file(), statement)
-        result = self.session.sql(statement)
-        return result, result.page(0, PAGE)
-
-    def show_result(self, answer: tuple[SqlResult, list[tuple[Any, ...]]]) -> None:
+    def _show(self, answer: tuple[SqlResult, list[tuple[Any, ...]]]) -> None:
         result, rows = answer
         self._busy = False
         self._seconds = time.monotonic() - self._started
@@ -139,14 +125,14 @@ class SqlPane(RunPane):
         table.put_page(0, rows, self._total(result, len(rows)))
         self._count_up()
         if result.rows is None:
-            self.load("counted", result.count)
+            self.load("counted", result.count, self._counted)
 
     @staticmethod
     def _total(result: SqlResult, seen: int) -> int:
         """Until the rows are counted, one page more than was seen: scrolling down finds the rest."""
         return result.rows if result.rows is not None else seen + 1
 
-    def show_counted(self, total: int) -> None:
+    def _counted(self, total: int) -> None:
         self.table.grow(total)
         self._count_up()
 
@@ -163,36 +149,34 @@ class SqlPane(RunPane):
         result = self._result
         if result is None:
             return
-        what = f"page_{(message.offset // PAGE) % 2}"
-        offset, limit = message.offset, message.limit
-        if (pushed_out := self._under_way.get(what)) is not None and pushed_out != offset:
+        group, offset = f"page {message.offset // PAGE % 2}", message.offset
+        if (pushed_out := self._under_way.get(group)) is not None and pushed_out != offset:
             self.table.lost(pushed_out)
-        self._under_way[what] = offset
-        self.load(what, lambda: (result, offset, result.page(offset, limit)))
+        self._under_way[group] = offset
+        page = partial(result.page, offset, message.limit)
+        self.load(group, page, partial(self._show_page, result, offset), partial(self._failed_page, offset))
 
-    def show_page_0(self, answer: tuple[SqlResult, int, list[tuple[Any, ...]]]) -> None:
-        result, offset, rows = answer
+    def _show_page(self, result: SqlResult, offset: int, rows: list[tuple[Any, ...]]) -> None:
         if result is self._result:
             self.table.widen(result_columns(result.columns, rows, self.glyphs))
             self.table.put_page(offset, rows, self._total(result, max(self.table.total - 1, offset + len(rows))))
 
-    show_page_1 = show_page_0
+    def _failed(self, line: str) -> None:
+        self._busy = False
+        self._tell("no result: the statement stands above")
+        self.say_failed(line)
 
-    def failed(self, what: str, line: str) -> None:
-        if what == "result":
-            self._busy = False
-            self._tell("no result: the statement stands above")
-        elif (offset := self._under_way.get(what)) is not None:
-            self.table.fail(offset, line)
-        super().failed(what, line)
+    def _failed_page(self, offset: int, line: str) -> None:
+        self.table.fail(offset, line)
+        self.say_failed(line)
 
     # editing
 
-    def show_history(self, statements: list[str]) -> None:
+    def _remember(self, statements: list[str]) -> None:
         self._history = statements + self._history
         self._place = len(self._history)
 
-    def show_tables(self, tables: Mapping[str, tuple[str, ...]]) -> None:
+    def _put_tables(self, tables: Mapping[str, tuple[str, ...]]) -> None:
         self._tables = tables
 
     def on_sql_editor_recall(self, message: SqlEditor.Recall) -> None:
@@ -289,12 +273,17 @@ class SqlPane(RunPane):
         if (row := self.table.current) is not None:
             self.hub.copy("\t".join("" if value is None else str(value) for value in row))
 
-    @property
-    def export_name(self) -> str:
-        return f"{self.session.name}-result.csv"
+    def export(self) -> Export | None:
+        if self._result is None:
+            return None
+        return Export(f"{self.session.name}-result.csv", partial(_export, result=self._result))
 
-    def exporter(self) -> Callable[[str], str] | None:
-        return partial(_export, result=self._result) if self._result is not None else None
+
+def _answer(session: Session, statement: str) -> tuple[SqlResult, list[tuple[Any, ...]]]:
+    """In a worker."""
+    append_history(history_file(), statement)
+    result = session.sql(statement)
+    return result, result.page(0, PAGE)
 
 
 def _export(name: str, result: SqlResult) -> str:

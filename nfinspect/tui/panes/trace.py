@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,7 +11,7 @@ from textual.binding import Binding, BindingType
 from nfinspect.tui.cells import Cell, lines, number
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.choices import TracedPane, notes_of
-from nfinspect.tui.panes.run_pane import json_writer
+from nfinspect.tui.panes.exporting import Export, json_export
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 
@@ -56,7 +55,7 @@ class TracePane(TracedPane):
         yield TextBlock(id="choices")
         table = PagedTable(self._columns(), glyphs=self.glyphs, frozen=2, empty="no neurons", id="trace")
         table.add_class("panel")
-        table.marked = lambda row: (row.layer, row.neuron) in self.marks
+        table.marked = self.is_marked
         yield table
 
     def _columns(self) -> list[Column]:
@@ -84,14 +83,6 @@ class TracePane(TracedPane):
             figure("t", "t", 7),
         ]
 
-    @property
-    def table(self) -> PagedTable:
-        return self.query_one(PagedTable)
-
-    @property
-    def hint(self) -> str:
-        return f"{self.session.name} {self.glyphs.dot} {self.site}"
-
     def on_mount(self) -> None:
         self.changed()
 
@@ -99,19 +90,17 @@ class TracePane(TracedPane):
         self.crumb = f"trace {self.request.concept}"
         self.hub.update_trail()
         self._draw_choices()
-        self.load("trace", partial(self.session.trace, self.request), busy=f"tracing {self.request.concept}")
+        trace = partial(self.session.trace, self.request)
+        self.load("trace", trace, self._show, self._failed, busy=f"tracing {self.request.concept}")
 
-    def show_trace(self, trace: Trace) -> None:
+    def _show(self, trace: Trace | None) -> None:
         self._trace = trace
-        self.table.put_rows(trace.neurons)
+        self.table.put_rows(trace.neurons if trace is not None else ())
         self._draw_choices()
 
-    def failed(self, what: str, line: str) -> None:
-        super().failed(what, line)
-        if what == "trace":
-            self._trace = None
-            self.table.put_rows(())
-            self._draw_choices()
+    def _failed(self, line: str) -> None:
+        self.say_failed(line)
+        self._show(None)
 
     def _draw_choices(self) -> None:
         t = self._trace
@@ -151,14 +140,12 @@ class TracePane(TracedPane):
 
     def action_mark(self) -> None:
         if (row := self.table.current) is not None:
-            self.toggle_mark(row.layer, row.neuron)
-            self.table.action_cursor(1)
-            self.table.refresh()
+            self.mark_row(self.table, (row.layer, row.neuron))
 
     def action_marked(self) -> None:
         """The marked neurons against all traces; with nothing marked, the concepts against each other."""
         if self.marks:
-            self.open_marked()
+            super().action_marked()
         else:
             self.action_overlap()
 
@@ -166,9 +153,5 @@ class TracePane(TracedPane):
         if self._trace is not None:
             self.hub.copy("\n".join(str(self.address(r.layer, r.neuron)) for r in self._trace.neurons))
 
-    @property
-    def export_name(self) -> str:
-        return f"{self.session.name}-trace-{self.request.concept}.json"
-
-    def exporter(self) -> Callable[[str], str] | None:
-        return json_writer(self._trace)
+    def export(self) -> Export | None:
+        return json_export(f"{self.session.name}-trace-{self.request.concept}.json", self._trace)

@@ -1,4 +1,4 @@
-"""The rows of a kept result in another order, or some of them. They stand in memory, so the store is not asked.
+"""The rows of an analysis: what stands in them, and how they are filtered and sorted. They stand in memory.
 
     filter = term { "and" term };  term = column op value | L5 | text;  op = "=" | "!=" | "<" | "<=" | ">" | ">="
 
@@ -41,6 +41,49 @@ def ordered(rows: Sequence[Any], key: str, descending: bool, value: Value) -> Se
     known = [(found, row) for row in rows if (found := value(row, key)) is not None]
     known.sort(key=lambda pair: pair[0], reverse=descending)
     return (*(row for _, row in known), *(row for row in rows if value(row, key) is None))
+
+
+ASCENDING = ("layer", "rank", "k", "p", "p_value", "name", "type", "strength", "a", "b")
+"""Columns that one reads from the smallest on."""
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """The rows that pass the filter, in order; `total` of them without the filter, `sample` the first of these."""
+
+    rows: Sequence[Any]
+    total: int
+    sample: Any
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What the rows of an analysis are. Workers call its functions, so they hold what they need, and no pane.
+
+    rows: every row of an analysis, in its own order. value: what stands in a column. text: what a filter that is no
+    comparison is looked for in, empty where there is nothing. place: what rows stand by when they stand by layer.
+    ascending: whether a column is read from the smallest on. named: columns for the filter beside those of the table.
+    order: the column that the rows stand by at first, and whether the largest comes first. empty: said where there is
+    no row.
+    """
+
+    rows: Callable[[Any], Sequence[Any]]
+    value: Value = getattr
+    text: Callable[[Any], str] = lambda row: ""
+    place: Callable[[Any], Any] = lambda row: (row.layer, row.neuron)
+    ascending: Callable[[str], bool] = lambda key: key in ASCENDING
+    named: tuple[str, ...] = ("layer", "neuron")
+    order: tuple[str, bool] = ("", False)
+    empty: str = "no neuron passed"
+
+    def arranged(self, order: tuple[str, bool], test: Test | None, analysis: Any) -> Arranged:
+        """In a worker: a large model's lists take longer than a repaint may."""
+        rows = self.rows(analysis)
+        passing = rows if test is None else [row for row in rows if test(row)]
+        return Arranged(ordered(passing, *order, self._sort_value), len(rows), rows[0] if rows else None)
+
+    def _sort_value(self, row: Any, key: str) -> Any:
+        return self.place(row) if key == "layer" else self.value(row, key)
 
 
 @dataclass(frozen=True)

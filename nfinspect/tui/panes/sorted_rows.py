@@ -1,0 +1,122 @@
+"""The order and the filter of a table whose rows stand in memory: the keys of neuron lists, without the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from nfinspect.tui.listing import Arranged, Filtered, Listing, Test
+from nfinspect.tui.panes.base import Pane
+from nfinspect.tui.widgets.paged_table import Column
+
+ACTIONS = ("filter", "sort", "sort_step", "invert")
+
+
+class SortedRows:
+    """What a pane with such a table has. listing, columns: as they are now; changed: the rows are to be arranged again.
+
+    The pane has `arranger()` called by a worker, on the analysis, and `put` shows what comes of it.
+    """
+
+    def __init__(
+        self,
+        pane: Pane,
+        listing: Callable[[], Listing],
+        columns: Callable[[], list[Column]],
+        changed: Callable[[], None],
+    ) -> None:
+        self._pane = pane
+        self._listing = listing
+        self._columns = columns
+        self._changed = changed
+        self.order = listing().order
+        self.filter = ""
+        self._test: Test | None = None
+        self.shown: Arranged | None = None
+        """What is on screen, None while there is no analysis."""
+
+    def arranger(self) -> Callable[[Any], Arranged]:
+        """For a worker: what filters and sorts the rows of an analysis as is chosen now."""
+        return partial(self._listing().arranged, self.order, self._test)
+
+    def put(self, arranged: Arranged | None) -> None:
+        self.shown, table = arranged, self._pane.table
+        table.empty = ""
+        if arranged is not None:
+            table.empty = self._listing().empty if not arranged.total else "nothing passes the filter"
+        table.sorted_by = self.order
+        table.put_rows(arranged.rows if arranged is not None else ())
+
+    def reset(self, order: tuple[str, bool] | None = None) -> None:
+        """Other rows with other columns are shown: in their own order, or in this one."""
+        self.order, self.filter, self._test = order or self._listing().order, "", None
+
+    @property
+    def current(self) -> Sequence[Any]:
+        """The rows on screen."""
+        return self.shown.rows if self.shown is not None else ()
+
+    @property
+    def said(self) -> str:
+        """How many rows pass the filter; empty without one."""
+        if not self.filter or self.shown is None:
+            return ""
+        return f"{len(self.shown.rows):,} of {self.shown.total:,} where {self.filter}"
+
+    def _keys(self) -> list[str]:
+        return [column.key for column in self._columns() if column.key]
+
+    @property
+    def sortable(self) -> bool:
+        return self.shown is not None and bool(self._keys())
+
+    # keys
+
+    def ask_filter(self) -> None:
+        self._pane.hub.ask(self._pane, "filter", "/", self._put_filter, self.filter)
+
+    def _put_filter(self, text: str) -> None:
+        from nfinspect_store.errors import RequestError
+
+        if self.shown is None:
+            return
+        try:
+            self._test = self._filtered(self.shown).test(text) if text else None
+        except RequestError as error:
+            self._pane.hub.say(str(error), "bad")
+            return
+        self.filter = text
+        self._changed()
+
+    def _filtered(self, shown: Arranged) -> Filtered:
+        columns, listing = [column for column in self._columns() if column.key], self._listing()
+        names = {
+            **{column.title.lower(): column.key for column in columns},
+            **{column.key.lower(): column.key for column in columns},
+            **{name: name for name in listing.named},
+        }
+        return Filtered(names, listing.value, listing.text, shown.sample)
+
+    def ask_order(self) -> None:
+        from nfinspect.tui.dialogs import Picker
+
+        picker = Picker("sort by", self._keys(), self._pane.glyphs, self.order[0])
+        self._pane.app.push_screen(picker, self._sort_by)
+
+    def _sort_by(self, key: str | None) -> None:
+        if key is not None and self.shown is not None:
+            self.order = (key, not self._listing().ascending(key))
+            self._changed()
+
+    def step(self, step: int) -> None:
+        """By the next column, or the one before."""
+        keys = self._keys()
+        place = keys.index(self.order[0]) + step if self.order[0] in keys else 0
+        self._sort_by(keys[place % len(keys)])
+
+    def invert(self) -> None:
+        key, descending = self.order
+        if key and self.shown is not None:
+            self.order = (key, not descending)
+            self._changed()
