@@ -27,7 +27,7 @@ _JOINED = 6
 
 
 def counted(count: int, of: str) -> str:
-    """`1 layer`, `12 layers`."""
+    """`1 layer`, `12000 layers`: in what is said in a document (JSON); for people it is `present.numbers.counted`."""
     return f"{count} {of}" + ("" if count == 1 else "s")
 
 

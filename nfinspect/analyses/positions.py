@@ -30,7 +30,8 @@ from nfinspect.analysis.profiles import TYPES, Strength, Type, mutual_informatio
 from nfinspect.analysis.sequences import Sequences, read_sequences
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect.present import charts
-from nfinspect.present.charts import RUN_COLUMNS, Chart, count, percent, sentences
+from nfinspect.present.charts import RUN_COLUMNS, Chart, percent, sentences
+from nfinspect.present.numbers import counted, number
 from nfinspect.present.plots import Curve, LayerBars, LayerPoints, Nothing, Plot, Series, across, sizes_of
 from nfinspect_store.reader import RunFile
 from nfinspect_store.results import Result
@@ -321,8 +322,8 @@ def _layers(found: PositionAnalysis) -> Table:
 def _sentence(found: PositionAnalysis) -> str:
     neurons = sum(layer.neurons for layer in found.layers)
     return (
-        f"{count(len(found.neurons), 'positional neuron')} of {neurons:,}; "
-        f"{count(found.sequences, 'sequence')} of {found.length:,} tokens"
+        f"{counted(len(found.neurons), 'positional neuron')} of {neurons:,}; "
+        f"{counted(found.sequences, 'sequence')} of {found.length:,} tokens"
     )
 
 
@@ -336,7 +337,7 @@ def _profile(found: PositionAnalysis, row: PositionalNeuron | None) -> Plot:
     if row is None:
         return Nothing("no positional neuron: nothing to draw")
     rates = tuple(found.profiles[found.neurons.index(row)].tolist())
-    sequences = count(found.sequences, "sequence")
+    sequences = counted(found.sequences, "sequence")
     return Curve(f"{row.address}: share of {sequences} in which it fires, by position", rates, 0.0, 1.0)
 
 
@@ -388,10 +389,10 @@ def position_chart(found: PositionAnalysis) -> Chart:
     neurons = sum(layer.neurons for layer in found.layers)
     strong = sum(row.strength == "strong" for row in found.neurons)
     result = (
-        f"{count(len(found.neurons), 'neuron')} of {neurons:,} positional, {strong} of them strong: "
+        f"{counted(len(found.neurons), 'neuron')} of {neurons:,} positional, {strong} of them strong: "
         + ", ".join(f"{sum(row.type == name for row in found.neurons)} {name}" for name in TYPES)
         + f". The highest is L{found.neurons[0].layer}/N{found.neurons[0].neuron} with "
-        f"{found.neurons[0].mutual_information:.3g} nats."
+        f"{number(found.neurons[0].mutual_information, digits=3)} nats."
         if found.neurons
         else f"No neuron passed the test: of {neurons:,} none has more than {POSITIONAL} nats."
         if not any(layer.would_pass for layer in found.layers)
@@ -401,7 +402,8 @@ def position_chart(found: PositionAnalysis) -> Chart:
     return Chart(
         name="positional-neurons",
         title=f"Positional neurons at {found.site}",
-        n=f"n = {count(neurons, 'neuron')}, {count(found.sequences, 'sequence')} of {count(found.length, 'token')}",
+        n=f"n = {counted(neurons, 'neuron')}, {counted(found.sequences, 'sequence')} of "
+        f"{counted(found.length, 'token')}",
         text=(
             "Every positional neuron by its layer and by the mutual information, in nats, between its firing and the "
             f"position of the token. A neuron is positional above {POSITIONAL} nats (Voita et al. 2023), the dotted "
@@ -460,7 +462,7 @@ def position_overlay(runs: Mapping[str, PositionAnalysis]) -> Chart:
     for name, found in runs.items():
         neurons = sum(x.neurons for x in found.layers)
         findings.append(
-            f"{name}: {count(len(found.neurons), 'positional neuron')} of {neurons:,}."
+            f"{name}: {counted(len(found.neurons), 'positional neuron')} of {neurons:,}."
             if found.neurons
             else f"{name}: no neuron of {neurons:,} is listed as positional."
         )
@@ -470,8 +472,8 @@ def position_overlay(runs: Mapping[str, PositionAnalysis]) -> Chart:
         title="Positional neurons by depth",
         n="n = "
         + "; ".join(
-            f"{name} {count(sum(x.neurons for x in found.layers), 'neuron')}, "
-            f"{count(found.sequences, 'sequence')} of {count(found.length, 'token')}"
+            f"{name} {counted(sum(x.neurons for x in found.layers), 'neuron')}, "
+            f"{counted(found.sequences, 'sequence')} of {counted(found.length, 'token')}"
             for name, found in runs.items()
         ),
         text=(
@@ -486,7 +488,7 @@ def position_overlay(runs: Mapping[str, PositionAnalysis]) -> Chart:
 
 def _said(layers: Sequence[Mapping[str, Any]]) -> str:
     found, neurons = (sum(layer[key] for layer in layers) for key in ("positional", "neurons"))
-    return f"{found:,} positional of {count(neurons, 'neuron')}"
+    return f"{found:,} positional of {counted(neurons, 'neuron')}"
 
 
 def _refused(layers: Sequence[Mapping[str, Any]]) -> str:

@@ -16,8 +16,9 @@ from nfinspect.analyses.spec import AnalysisSpec, Comparison, Drawing, Field, Me
 from nfinspect.analysis.chosen import chosen_layers
 from nfinspect.analysis.numbers import number
 from nfinspect.analysis.ticks import Tick, silent
-from nfinspect.present import charts
-from nfinspect.present.charts import Chart, count, sentences
+from nfinspect.present import charts, numbers
+from nfinspect.present.charts import Chart, sentences
+from nfinspect.present.numbers import counted, percent
 from nfinspect.present.plots import LayerBars, LayerPoints, Nothing, Plot, Series, across, sizes_of
 from nfinspect_store.results import Result
 from nfinspect_store.tables import RunTables
@@ -249,7 +250,7 @@ LAYER_FIELDS = (LAYER, NEURONS, MEDIAN, LARGEST, MASSIVE, SINK_TOKENS)
 
 
 def _share(found: Sinks) -> str:
-    return "" if found.first_token_share is None else f", {100 * found.first_token_share:.0f}% of them at position 0"
+    return "" if found.first_token_share is None else f", {percent(found.first_token_share)} of them at position 0"
 
 
 def _limits(found: Sinks) -> str:
@@ -257,14 +258,15 @@ def _limits(found: Sinks) -> str:
 
 
 def _headline(found: Sinks) -> str:
-    values = count(sum(one.count for one in found.coordinates), "massive value")
-    where = f"at {found.site} in {count(found.tokens, 'token')}"
-    return f"{count(len(found.coordinates), 'massive coordinate')} {where} ({_limits(found)}): {values}{_share(found)}"
+    values = counted(sum(one.count for one in found.coordinates), "massive value")
+    where = f"at {found.site} in {counted(found.tokens, 'token')}"
+    massive = counted(len(found.coordinates), "massive coordinate")
+    return f"{massive} {where} ({_limits(found)}): {values}{_share(found)}"
 
 
 def _sentence(found: Sinks) -> str:
     neurons = sum(layer.neurons for layer in found.layers)
-    return f"{count(len(found.coordinates), 'massive coordinate')} of {neurons:,} ({_limits(found)}){_share(found)}"
+    return f"{counted(len(found.coordinates), 'massive coordinate')} of {neurons:,} ({_limits(found)}){_share(found)}"
 
 
 def _kept(document: Mapping[str, Any]) -> str:
@@ -295,12 +297,12 @@ def _by_layer(found: Sinks, row: object) -> Plot:
 
 def sinks_chart(found: Sinks) -> Chart:
     """The largest size in each layer beside the median size, and what is massive."""
-    listed = ", ".join(f"L{one.layer}/N{one.neuron} ({one.max:.4g})" for one in found.coordinates[:5])
+    listed = ", ".join(f"L{one.layer}/N{one.neuron} ({numbers.number(one.max)})" for one in found.coordinates[:5])
     result = f"{_headline(found)}. {f'The largest: {listed}.' if listed else 'None exceeds both limits.'}"
     return Chart(
         name="massive-activations",
         title=f"Massive activations at {found.site}",
-        n=f"n = {count(sum(layer.neurons for layer in found.layers), 'coordinate')}, {count(found.tokens, 'token')}",
+        n=f"n = {counted(sum(x.neurons for x in found.layers), 'coordinate')}, {counted(found.tokens, 'token')}",
         text=(
             f"The largest and the median |a| in each layer. A value is massive above {found.large:g} in size and above "
             f"{found.times:,g} times its layer's median (Sun et al. 2024: {LARGE:g} and {TIMES:,g}). The tokens "

@@ -23,8 +23,9 @@ from nfinspect.cli.options import (
 )
 from nfinspect.cli.progress import recompute_option
 from nfinspect.cli.run_model import loaded_model, own_dtype
-from nfinspect.cli.tables import Column, figure, table, wrapped
 from nfinspect.model_files import lasting_name, weights_stamp
+from nfinspect.present.numbers import fixed, number
+from nfinspect.present.tables import Column, table, wrapped
 from nfinspect_store.catalog import store_path
 from nfinspect_store.errors import RequestError
 from nfinspect_store.paths import read_text
@@ -178,7 +179,7 @@ def ablation_lines(document: Mapping[str, Any]) -> list[str]:
         Column("z"),
         Column("p"),
     ]
-    rows: list[Sequence[object]] = [("(none)", 0, figure(base["perplexity"], 5), "", "", "", "", "")]
+    rows: list[Sequence[object]] = [("(none)", 0, number(base["perplexity"], digits=5), "", "", "", "", "")]
     for one in document["sets"]:
         control = one["control"]
         low, high = one["ci95"]
@@ -186,12 +187,12 @@ def ablation_lines(document: Mapping[str, Any]) -> list[str]:
             (
                 one["name"],
                 one["neurons"],
-                figure(one["perplexity"], 5),
-                _short(one["delta_nll"], 3),
-                "-" if low is None else f"{_short(low, 2)} to {_short(high, 2)}",
-                _short(control["mean_delta_nll"], 2),
-                "-" if control["z"] is None else f"{control['z']:.1f}",
-                figure(control["p_value"], 2),
+                number(one["perplexity"], digits=5),
+                number(one["delta_nll"], digits=3),
+                "-" if low is None else f"{number(low, digits=3)} to {number(high, digits=3)}",
+                number(control["mean_delta_nll"], digits=3),
+                fixed(control["z"], places=1),
+                number(control["p_value"], digits=2),
             )
         )
     title = (
@@ -199,8 +200,8 @@ def ablation_lines(document: Mapping[str, Any]) -> list[str]:
         f"stride {document['stride']})"
     )
     if not document["sets"]:
-        nll = f"{figure(base['nll'], 5)} nats per token"
-        return [*wrapped(title), f"perplexity  {figure(base['perplexity'], 5)}", f"NLL         {nll}"]
+        nll = f"{number(base['nll'], digits=5)} nats per token"
+        return [*wrapped(title), f"perplexity  {number(base['perplexity'], digits=5)}", f"NLL         {nll}"]
     mode = document["sets"][0]["mode"]
     over = f", its interval over {drawn['units']} {drawn['resampled']}" if drawn["units"] > 1 else ""
     title += (
@@ -208,11 +209,6 @@ def ablation_lines(document: Mapping[str, Any]) -> list[str]:
         "ΔNLL of random sets of the same size and count per layer"
     )
     return [*wrapped(title), *table(columns, rows)]
-
-
-def _short(value: float | None, digits: int) -> str:
-    """A number in few columns: 1.2e-5, not 1.2e-05."""
-    return figure(value, digits).replace("e-0", "e-").replace("e+0", "e+")
 
 
 def _check_share(share: float | None, kinds: Sequence[str]) -> None:

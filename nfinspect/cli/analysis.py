@@ -22,7 +22,7 @@ from nfinspect.cli.options import (
     store_option,
 )
 from nfinspect.cli.progress import CommandLine, recompute_option
-from nfinspect.cli.tables import wrapped
+from nfinspect.present.tables import wrapped
 
 if TYPE_CHECKING:
     from nfinspect.analyses.spec import AnalysisSpec, Option

@@ -23,8 +23,9 @@ from nfinspect.cli.options import (
 )
 from nfinspect.cli.progress import find_or_compute, recompute_option
 from nfinspect.cli.run_model import loaded_model, own_dtype, run_model
-from nfinspect.cli.tables import Column, figure, percent, table, wrapped
 from nfinspect.model_files import lasting_name, weights_stamp
+from nfinspect.present.numbers import number, percent
+from nfinspect.present.tables import Column, table, wrapped
 from nfinspect_store.catalog import store_path
 from nfinspect_store.errors import RequestError
 
@@ -294,7 +295,7 @@ def attention_lines(found: "AttentionScores", top: int) -> list[str]:
     if any(layer.heads is not None for layer in found.layers):
         columns += [Column("heads", spare=3), Column("on position 0"), Column("evenness"), Column("diversity")]
         rows = [
-            (*row, layer.heads, percent(layer.sink), figure(layer.entropy, 3), figure(layer.diversity, 3))
+            (*row, layer.heads, percent(layer.sink), number(layer.entropy, digits=3), number(layer.diversity, digits=3))
             for row, layer in zip(values, found.layers, strict=True)
         ]
     lines = [*wrapped(title), *table(columns, rows)]
@@ -314,5 +315,5 @@ def attention_lines(found: "AttentionScores", top: int) -> list[str]:
     listed: list[tuple[object, ...]] = []
     for neuron in neurons:
         row = (neuron.rank, neuron.address, neuron.score, neuron.mean_activation, neuron.first_activation)
-        listed.append((*row, figure(neuron.first_score)) if gradients else row)
+        listed.append((*row, number(neuron.first_score)) if gradients else row)
     return [*lines, "", *table(columns, listed)]

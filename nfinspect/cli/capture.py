@@ -21,7 +21,7 @@ from nfinspect.cli.options import (
     model_options,
     store_option,
 )
-from nfinspect.cli.tables import duration, size
+from nfinspect.present.numbers import duration, percent, size
 from nfinspect_store.catalog import store_path
 from nfinspect_store.errors import RequestError
 
@@ -162,8 +162,8 @@ def progress_text(progress: "Progress") -> str:
     done, total, rate = progress.tokens_done, progress.tokens_total, progress.tokens_per_second
     text = f"{progress.phase}  {done} tokens"
     if total:
-        text = f"{progress.phase}  {done}/{total} tokens ({100 * done / total:.0f}%)"
-    text += f"  {rate:.0f}/s  {size(progress.bytes)}"
+        text = f"{progress.phase}  {done:,}/{total:,} tokens ({percent(done / total, places=0)})"
+    text += f"  {rate:,.0f}/s  {size(progress.bytes)}"
     if total and rate > 0 and done < total:
         text += f"  {duration((total - done) / rate)} left"
     return text

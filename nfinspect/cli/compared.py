@@ -8,7 +8,8 @@ from nfinspect import output
 from nfinspect.cli.fields import column, written
 from nfinspect.cli.options import opened
 from nfinspect.cli.progress import CommandLine
-from nfinspect.cli.tables import Column, table, wrapped
+from nfinspect.present.numbers import fixed
+from nfinspect.present.tables import Column, table, wrapped
 from nfinspect_store.errors import NfinspectError
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def by_depth(found: Mapping[str, Any], cells: Callable[[Any], Sequence[object]])
     from nfinspect.analysis.depth import depths
 
     rows = [
-        (depth, i, (f"{depth:.2f}", name, layer.layer, layer.neurons, *cells(layer)))
+        (depth, i, (fixed(depth, places=2), name, layer.layer, layer.neurons, *cells(layer)))
         for i, (name, one) in enumerate(found.items())
         for layer, depth in zip(one.layers, depths(one.layers), strict=True)
     ]

@@ -14,7 +14,8 @@ from nfinspect.cli.options import (
     site_option,
     store_option,
 )
-from nfinspect.cli.tables import Column, figure, percent, table, wrapped
+from nfinspect.present.numbers import counted, fixed, number, percent
+from nfinspect.present.tables import Column, table, wrapped
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
@@ -85,7 +86,9 @@ def _against(baseline: str | None, none: bool) -> str | None:
 def trace_lines(found: "Trace") -> list[str]:
     """A trace for people."""
     against = (
-        f"against {found.baseline} ({_prompts(found.baseline_samples)})" if found.baseline else "without a baseline"
+        f"against {found.baseline} ({counted(found.baseline_samples, 'prompt')})"
+        if found.baseline
+        else "without a baseline"
     )
     columns = [
         Column("#"),
@@ -104,24 +107,20 @@ def trace_lines(found: "Trace") -> list[str]:
             row.rank,
             row.address,
             f"{row.occurrences}/{row.samples}",
-            f"{row.percent:.0f}",
+            percent(row.percent / 100, places=0),
             row.concept_mean,
             row.baseline_mean,
             row.difference,
-            figure(row.effect_size, 3),
-            figure(row.auroc, 3),
-            figure(row.q_value, 2),
+            number(row.effect_size, digits=3),
+            fixed(row.auroc),
+            number(row.q_value, digits=2),
         )
         for row in found.neurons
     ]
     tokens = "last token" if found.tokens == "last" else f"{found.tokens} tokens"
     which = f"{tokens} at {found.site}, by {found.rank if found.baseline else 'raw mean'}"
-    title = f"{found.concept} ({_prompts(found.samples)}) {against}, {which}"
+    title = f"{found.concept} ({counted(found.samples, 'prompt')}) {against}, {which}"
     return [*wrapped(title), *table(columns, rows)]
-
-
-def _prompts(count: int) -> str:
-    return f"{count} prompt" + ("" if count == 1 else "s")
 
 
 @click.command()
@@ -191,15 +190,15 @@ def overlap_lines(found: "Overlap") -> list[str]:
             pair.a,
             pair.b,
             pair.overlap,
-            figure(pair.jaccard, 3),
-            figure(pair.expected, 2),
-            figure(pair.p_value, 2),
+            fixed(pair.jaccard),
+            number(pair.expected, digits=3),
+            number(pair.p_value, digits=2),
             " ".join(neuron.address for neuron in pair.shared),
         )
         for pair in found.pairs
     ]
     against = f"against {found.baseline}" if found.baseline else "without a baseline"
-    share = percent(found.top / found.eligible if found.eligible else None, 2)
+    share = percent(found.top / found.eligible if found.eligible else None)
     title = f"Shared by the top {found.top} ({share} of {found.eligible} live neurons) at {found.site}, {against}"
     return [*wrapped(title), *table(columns, rows)]
 

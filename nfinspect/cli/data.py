@@ -11,7 +11,8 @@ import click
 
 from nfinspect import output
 from nfinspect.cli.options import complete_run, damage_told, find_run, json_option, run_argument, store_option
-from nfinspect.cli.tables import Column, figure, fitted, size
+from nfinspect.present.numbers import number, size
+from nfinspect.present.tables import Column, fitted
 
 if TYPE_CHECKING:
     from nfinspect_store.console import Console
@@ -118,8 +119,8 @@ def _cell(value: Any) -> str:
     from nfinspect_store.query_result import plain_value
 
     plain = plain_value(value)
-    if isinstance(plain, float | int) and not isinstance(plain, bool):
-        return figure(plain, 6)
+    if isinstance(plain, float):
+        return number(plain, digits=6)
     return "NULL" if value is None else "NaN" if plain is None else str(plain)
 
 

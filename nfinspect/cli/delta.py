@@ -11,7 +11,8 @@ from nfinspect.cli.capture import layer_list
 from nfinspect.cli.options import json_option, layers_option, opened, run_argument, site_option, store_option
 from nfinspect.cli.progress import find_or_compute, recompute_option
 from nfinspect.cli.run_model import named_model, run_model
-from nfinspect.cli.tables import Column, figure, table, wrapped
+from nfinspect.present.numbers import number
+from nfinspect.present.tables import Column, table, wrapped
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def delta_lines(found: "Delta", top: int) -> list[str]:
 def _neuron_lines(found: "Delta", top: int) -> list[str]:
     title = (
         f"{len(found.delta_sensitive)} delta-sensitive of {len(found.neurons)} neurons at {found.site}, from "
-        f"{found.pairs} steps (ratio at least {figure(found.min_ratio)}, step at least {figure(found.min_step)})"
+        f"{found.pairs} steps (ratio at least {found.min_ratio:g}, step at least {found.min_step:g})"
     )
     columns = [
         Column("layer"),
@@ -165,8 +166,8 @@ def _neuron_lines(found: "Delta", top: int) -> list[str]:
             layer.neurons,
             layer.delta_sensitive,
             layer.constant,
-            figure(layer.median_step_sensitivity, 3),
-            figure(layer.median_von_neumann_ratio, 3),
+            number(layer.median_step_sensitivity, digits=3),
+            number(layer.median_von_neumann_ratio, digits=3),
         )
         for layer in found.layers
     ]
@@ -180,10 +181,10 @@ def _neuron_lines(found: "Delta", top: int) -> list[str]:
     cells = [
         (
             row.address,
-            figure(row.step_sensitivity, 3),
-            figure(row.von_neumann_ratio, 3),
+            number(row.step_sensitivity, digits=3),
+            number(row.von_neumann_ratio, digits=3),
             "yes" if row.delta_sensitive else "",
-            *(figure(value, 3) for value in row.substitution_sensitivity or ()),
+            *(number(value, digits=3) for value in row.substitution_sensitivity or ()),
         )
         for row in listed
     ]
@@ -227,11 +228,11 @@ def _mamba_lines(rows: "Sequence[ChannelRow]") -> list[str]:
             (
                 layer,
                 len(here),
-                figure(median([row.mean for row in here]), 3),
-                figure(median([row.cv for row in here]), 3),
-                figure(median([row.surprisal_correlation for row in here]), 3),
-                figure(strongest.surprisal_correlation if strongest else None, 3),
-                strongest.channel if strongest else "-",
+                number(median([row.mean for row in here]), digits=3),
+                number(median([row.cv for row in here]), digits=3),
+                number(median([row.surprisal_correlation for row in here]), digits=3),
+                number(strongest.surprisal_correlation if strongest else None, digits=3),
+                str(strongest.channel) if strongest else "-",
             )
         )
     title = f"Mamba's step size Δ over {rows[0].n} tokens, and its correlation with the token's surprisal"

@@ -3,7 +3,8 @@
 from typing import Any
 
 from nfinspect.analyses.spec import Field, Table
-from nfinspect.cli.tables import Column, figure, percent, table
+from nfinspect.present.numbers import number, percent
+from nfinspect.present.tables import Column, table
 
 
 def field_table(of: Table) -> list[str]:
@@ -24,7 +25,7 @@ def written(field: Field, value: Any, row: Any = None) -> object:
     if field.form == "percent":
         return percent(value)
     if field.form == "number":
-        return figure(value, field.digits)
+        return number(value, digits=field.digits)
     if field.form == "yes":
         return "yes" if value else ""
     return value

@@ -13,7 +13,8 @@ from nfinspect.cli.options import (
     site_option,
     store_option,
 )
-from nfinspect.cli.tables import Column, figure, percent, table, wrapped
+from nfinspect.present.numbers import fixed, percent
+from nfinspect.present.tables import Column, table, wrapped
 
 if TYPE_CHECKING:
     from nfinspect.analysis.classes import HealthOptions
@@ -64,11 +65,11 @@ def health_lines(report: "NetworkReport") -> list[str]:
             layer.weak_neurons,
             layer.saturated_neurons,
             layer.sporadic_neurons,
-            f"{layer.health_score:.3f}",
+            fixed(layer.health_score),
         )
         for layer in report.layer_analyses
     ]
-    lines = wrapped(f"Health {figure(report.overall_health_score, 3)} at {report.site}. {report.interpretation}.")
+    lines = wrapped(f"Health {fixed(report.overall_health_score)} at {report.site}. {report.interpretation}.")
     lines += [line for note in report.notes for line in wrapped(f"NOTE {note}.")]
     lines += [*wrapped(f"{report.summary}."), "", *table(columns, rows)]
     issues = [f"L{layer.layer}  {issue}" for layer in report.layer_analyses for issue in layer.issues]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nfinspect import output
-from nfinspect.cli.tables import size
+from nfinspect.present.numbers import size
 from nfinspect_store.errors import NfinspectError, NotInstalled, RequestError, StorageFull
 from nfinspect_store.paths import expanded
 

@@ -7,7 +7,8 @@ from nfinspect import output
 from nfinspect.cli.delta import kept_delta
 from nfinspect.cli.ngrams import kept_ngrams
 from nfinspect.cli.progress import CommandLine
-from nfinspect.cli.tables import Column, figure, table, wrapped
+from nfinspect.present.numbers import fixed, number
+from nfinspect.present.tables import Column, table, wrapped
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
@@ -90,15 +91,15 @@ def kind_lines(found: "KindOverlap") -> list[str]:
                 pair.b,
                 pair.neurons_b,
                 pair.overlap,
-                figure(pair.jaccard, 3),
-                figure(pair.expected, 2),
-                figure(pair.p_value, 2),
+                fixed(pair.jaccard),
+                number(pair.expected, digits=3),
+                number(pair.p_value, digits=2),
                 shared + (" …" if len(pair.shared) > SHOWN else ""),
             )
         )
-    sizes = ", ".join(f"{one.kind} {one.neurons}" for one in found.sets)
+    sizes = ", ".join(f"{one.kind} {one.neurons:,}" for one in found.sets)
     title = (
-        f"Kinds of neurons at {found.site}: {sizes}. Pairs are counted among the {found.alive} live neurons, with dead "
-        f"as one of the two among all {found.neurons}"
+        f"Kinds of neurons at {found.site}: {sizes}. Pairs are counted among the {found.alive:,} live neurons, with "
+        f"dead as one of the two among all {found.neurons:,}"
     )
     return [*wrapped(title), *table(columns, rows)]

@@ -8,8 +8,9 @@ from nfinspect import output
 from nfinspect.cli.options import bos_option, chat_option, full_name, json_option, model_options, opened
 from nfinspect.cli.progress import find_or_compute, recompute_option
 from nfinspect.cli.run_model import loaded_model, run_model
-from nfinspect.cli.tables import Column, figure, percent, table, wrapped
 from nfinspect.model_files import lasting_name, weights_stamp
+from nfinspect.present.numbers import fixed, number, percent, signed
+from nfinspect.present.tables import Column, table, wrapped
 from nfinspect_store.addresses import parse_address
 from nfinspect_store.errors import RequestError
 
@@ -150,12 +151,12 @@ def neuron_lines(found: "NeuronLogits") -> list[str]:
         Column("effect"),
     ]
     rows = [
-        (_quoted(up.token), _signed(up.effect), _quoted(down.token), _signed(down.effect))
+        (_quoted(up.token), signed(up.effect), _quoted(down.token), signed(down.effect))
         for up, down in zip(found.promoted, found.suppressed, strict=True)
     ]
     title = (
         f"{found.address} at {found.site} of {found.model}: what one unit of its value adds to the logits, directly; "
-        f"standard deviation over {found.vocabulary} tokens {figure(found.std, 3)}"
+        f"standard deviation over {found.vocabulary:,} tokens {number(found.std)}"
     )
     return [*wrapped(title), *table(columns, rows)]
 
@@ -173,8 +174,8 @@ def lens_lines(found: "Mapping[str, Any]") -> list[str]:
         (
             layer["layer"],
             layer["answer_rank"],
-            f"{layer['answer_log_prob']:.2f}",
-            f"{layer['entropy']:.2f}",
+            fixed(layer["answer_log_prob"], places=2),
+            fixed(layer["entropy"]),
             "  ".join(map(_likely, layer["top"])),
         )
         for layer in found["layers"]
@@ -198,13 +199,9 @@ def _position_lines(found: "Mapping[str, Any]") -> list[str]:
 
 
 def _likely(token: "Mapping[str, Any]") -> str:
-    return f"{_quoted(token['token'])} {percent(token['probability'], 0)}"
+    return f"{_quoted(token['token'])} {percent(token['probability'], places=0)}"
 
 
 def _quoted(token: str | None) -> str:
     """A token with its spaces to be seen; a dash for an id that the tokenizer has no token for."""
     return "-" if token is None else f"'{token}'"
-
-
-def _signed(effect: float) -> str:
-    return f"{effect:+.4g}"

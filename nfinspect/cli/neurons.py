@@ -13,7 +13,8 @@ from nfinspect.cli.options import (
     site_option,
     store_option,
 )
-from nfinspect.cli.tables import Column, figure, percent, table
+from nfinspect.present.numbers import number, percent
+from nfinspect.present.tables import Column, table
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def neurons(
         (
             row.address,
             row.cls,
-            percent(row.firing_rate, 2),
+            percent(row.firing_rate),
             row.max,
             row.mean,
             row.std,
@@ -141,14 +142,14 @@ def _lines(detail: "NeuronDetail", examples: int) -> list[str]:
         "excess kurtosis": row.excess_kurtosis,
         "dormancy": row.dormancy,
     }
-    lines = [f"{row.site}:{row.address}  {row.cls}, fires on {percent(row.firing_rate, 2)} of the tokens"]
-    cells = [f"{name} {figure(value)}" for name, value in figures.items()]
+    lines = [f"{row.site}:{row.address}  {row.cls}, fires on {percent(row.firing_rate)} of the tokens"]
+    cells = [f"{name} {number(value)}" for name, value in figures.items()]
     lines += ["  ".join(cells[i : i + 6]) for i in range(0, len(cells), 6)]
     histogram = detail.histogram
     scale = "even bins" if histogram.linear else "signed-log bins"
     lines += [
         "",
-        f"Histogram, {figure(histogram.edges[0])} to {figure(histogram.edges[-1])}, {scale}, "
+        f"Histogram, {number(histogram.edges[0])} to {number(histogram.edges[-1])}, {scale}, "
         "heights by the root of counts",
         _strip(histogram.counts),
     ]
@@ -159,7 +160,7 @@ def _lines(detail: "NeuronDetail", examples: int) -> list[str]:
     ):
         if found and examples:
             columns = [Column("value"), Column("concept", text=True), Column("text", text=True)]
-            rows = [(figure(e.value), e.concept, _in_context(e)) for e in found[:examples]]
+            rows = [(number(e.value), e.concept, _in_context(e)) for e in found[:examples]]
             lines += ["", title, *table(columns, rows)]
     columns = [
         Column("concept", text=True),

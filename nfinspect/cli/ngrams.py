@@ -23,9 +23,10 @@ from nfinspect.cli.options import (
 )
 from nfinspect.cli.progress import find_or_compute, recompute_option
 from nfinspect.cli.run_model import run_model
-from nfinspect.cli.tables import Column, figure, percent, table, wrapped
 from nfinspect.json_values import jsonable
 from nfinspect.model_files import lasting_name
+from nfinspect.present.numbers import number, percent
+from nfinspect.present.tables import Column, table, wrapped
 from nfinspect_store.errors import NfinspectError, RequestError
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def _detector_lines(found: "NgramAnalysis", top: int) -> list[str]:
             detector.k,
             percent(detector.coverage),
             detector.activations,
-            figure(detector.suppression, 3),
+            number(detector.suppression, digits=3),
             " ".join(map(_quoted, detector.ngrams)),
         )
         for detector in found.detectors[:top]
@@ -257,7 +258,7 @@ def compared_ngram_lines(found: "Mapping[str, NgramAnalysis]") -> list[str]:
         ),
     )
     buckets = list(some.layers[0].buckets)
-    shares = [(name, *(percent(_share(one, bucket), 0) for bucket in buckets)) for name, one in found.items()]
+    shares = [(name, *(percent(_share(one, bucket), places=0) for bucket in buckets)) for name, one in found.items()]
     return [
         *wrapped(f"{word.capitalize()} detectors of {len(found)} runs"),
         *table(columns, rows),

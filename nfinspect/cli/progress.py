@@ -13,7 +13,7 @@ import click
 
 from nfinspect import output
 from nfinspect.analysis.ticks import Tick
-from nfinspect.cli.tables import duration
+from nfinspect.present.numbers import duration, percent
 
 if TYPE_CHECKING:
     from nfinspect.results import Made
@@ -57,7 +57,7 @@ def progress(what: str) -> Iterator[Tick]:
         now = time.monotonic()
         share = done / total if total else 1.0
         left = f"  {duration((now - started) * (1 / share - 1))} left" if 0 < share < 1 else ""
-        line.show(f"{what}  {done}/{total} ({100 * share:.0f}%){left}", now)
+        line.show(f"{what}  {done}/{total} ({percent(share, places=0)}){left}", now)
 
     try:
         with _noting_ctrl_c(pressed):

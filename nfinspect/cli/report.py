@@ -18,6 +18,7 @@ from nfinspect.cli.options import (
     store_option,
 )
 from nfinspect.cli.progress import progress
+from nfinspect.present.numbers import counted
 from nfinspect.text import model_name
 from nfinspect_store.errors import RequestError
 
@@ -137,8 +138,9 @@ def run_facts(file: "RunFile", site: str) -> Mapping[str, str]:
     return {
         "run": file.name,
         "model": f"{model_name(info.model)} ({info.model_type})" if info.model else "none",
-        "site": f"{site}, {sum(layer.neurons for layer in layers):,} neurons in {len(layers)} layers",
-        "text": f"{file.prompts:,} prompts, {file.tokens:,} tokens; concepts: {', '.join(file.concepts)}",
+        "site": f"{site}, {counted(sum(x.neurons for x in layers), 'neuron')} in {counted(len(layers), 'layer')}",
+        "text": f"{counted(file.prompts, 'prompt')}, {counted(file.tokens, 'token')}; "
+        f"concepts: {', '.join(file.concepts)}",
         "status": info.status,
         "made by": f"nfinspect {info.nfinspect_version}",
     }

@@ -16,7 +16,8 @@ from nfinspect.cli.options import (
     status_of,
     store_option,
 )
-from nfinspect.cli.tables import Column, duration, size, table
+from nfinspect.present.numbers import duration, percent, size
+from nfinspect.present.tables import Column, table
 from nfinspect.text import model_name
 from nfinspect_store.catalog import companions, delete_run, list_everything, run_path, store_path
 from nfinspect_store.errors import RunNotFound
@@ -73,7 +74,7 @@ def _status(entry: RunEntry) -> str:
         return f"capturing: {progress.phase}"
     left = progress.tokens_total - progress.tokens_done
     eta = f", {duration(left / progress.tokens_per_second)} left" if progress.tokens_per_second > 0 else ""
-    return f"capturing {100 * progress.tokens_done / progress.tokens_total:.0f}%{eta}"
+    return f"capturing {percent(progress.tokens_done / progress.tokens_total, places=0)}{eta}"
 
 
 def _entry(entry: RunEntry) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import click
 
 from nfinspect import output
 from nfinspect.cli.options import json_option, store_option
-from nfinspect.cli.tables import Column, percent, size, table, wrapped
-from nfinspect.text import counted
+from nfinspect.present.numbers import counted, percent, size
+from nfinspect.present.tables import Column, table, wrapped
 from nfinspect_store.catalog import new_run_path, store_path
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from rich.cells import cell_len
 from nfinspect import output
 from nfinspect.cli.capture import quiet_transformers
 from nfinspect.cli.options import bos_option, chat_option, health_options, json_option, model_options
-from nfinspect.cli.tables import Column, percent, table, wrapped
-from nfinspect.text import counted, model_name, visible
+from nfinspect.present.numbers import counted, fixed, percent
+from nfinspect.present.tables import Column, table, wrapped
+from nfinspect.text import model_name, visible
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def text_lines(found: "TextFiring") -> list[str]:
         if found.simulated
         else f"{counted(tokens, 'token')} through {model_name(found.model)}"
     )
-    figures = f"health {found.neural_health_score:.3f}, firing rate {percent(found.overall_firing_rate)}"
+    figures = f"health {fixed(found.neural_health_score)}, firing rate {percent(found.overall_firing_rate)}"
     issues = [f"{stage.name}: {issue}" for stage in found.stages for issue in stage.issues]
     if len(issues) > MOST_ISSUES:
         issues = [*issues[:MOST_ISSUES], f"and {len(issues) - MOST_ISSUES} more"]
@@ -119,7 +120,7 @@ def _stage_rows(stage: "Stage") -> list[tuple[object, ...]]:
                 sum(layer.count(name) for layer in report.layer_analyses)
                 for name in ("dead", "missing", "weak", "saturated", "sporadic")
             ),
-            f"{report.overall_health_score:.3f}",
+            fixed(report.overall_health_score),
         )
         for report in stage.reports
     ]
@@ -127,7 +128,7 @@ def _stage_rows(stage: "Stage") -> list[tuple[object, ...]]:
 
 def _token_lines(found: "TextFiring") -> list[str]:
     tokens = [
-        f"'{token.token}'" + ("" if token.surprisal is None else f" {token.surprisal:.1f}")
+        f"'{token.token}'" + ("" if token.surprisal is None else f" {fixed(token.surprisal, places=1)}")
         for token in found.tokens[:MOST_TOKENS]
     ]
     if len(found.tokens) > MOST_TOKENS:
@@ -139,13 +140,13 @@ def _token_lines(found: "TextFiring") -> list[str]:
     return [
         *wrapped(f"Tokens, with their surprisal in nats ({_mean(found.mean_surprisal)})"),
         *_flowed(tokens),
-        *wrapped(f"Likeliest next tokens (entropy {following.entropy:.2f} nats)"),
+        *wrapped(f"Likeliest next tokens (entropy {fixed(following.entropy, places=2)} nats)"),
         *_flowed(likeliest),
     ]
 
 
 def _mean(surprisal: float | None) -> str:
-    return "a first token has none" if surprisal is None else f"mean {surprisal:.2f}"
+    return "a first token has none" if surprisal is None else f"mean {fixed(surprisal, places=2)}"
 
 
 def _flowed(items: list[str]) -> list[str]:

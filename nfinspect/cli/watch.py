@@ -8,8 +8,9 @@ import click
 
 from nfinspect import output
 from nfinspect.cli.options import json_option, store_option
-from nfinspect.cli.tables import figure, percent, wrapped
-from nfinspect.text import counted, visible
+from nfinspect.present.numbers import counted, fixed, number, percent
+from nfinspect.present.tables import wrapped
+from nfinspect.text import visible
 from nfinspect_store.catalog import store_path
 from nfinspect_store.errors import StoreError
 from nfinspect_store.history import history_path, list_histories
@@ -84,9 +85,9 @@ def history_lines(history: "History", width: int, height: int) -> list[str]:
     if not history.readings:
         return [output.cut(visible(f"{head}, no reading yet"), width)]
     last = history.readings[-1]
-    figures = [f"step {last.step}", f"health {figure(last.health_score, 3)}", f"dead {percent(last.dead_share)}"]
+    figures = [f"step {last.step}", f"health {fixed(last.health_score)}", f"dead {percent(last.dead_share)}"]
     if last.loss is not None:
-        figures.insert(1, f"loss {figure(last.loss)}")
+        figures.insert(1, f"loss {number(last.loss)}")
     most = max(3, height // 5)
     alerts = _newest(history.alerts, most)
     title = f"{counted(len(history.alerts), 'alert')}, the newest first" if alerts else "no alerts"

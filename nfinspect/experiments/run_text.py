@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nfinspect.analysis.sequences import read_sequences
 from nfinspect.experiments.documents import Corpus
-from nfinspect.text import counted
+from nfinspect.present.numbers import counted
 from nfinspect_store.errors import StoreError
 from nfinspect_store.tables import RunTables
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nfinspect.present import style
-from nfinspect.present.charts import Chart, Table, count, sentences
+from nfinspect.present.charts import Chart, Table, sentences
+from nfinspect.present.numbers import counted, number
 from nfinspect.text import model_name
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def ablation_chart(document: Mapping[str, Any]) -> Chart:
     mode = "0" if document["sets"][0]["mode"] == "zero" else "their mean over the run"
     numbers = sorted({one["control"]["count"] for one in document["sets"]})
     random = f", {numbers[-1]} random sets beside each" if numbers[-1] else ", no random sets"
-    units = count(drawn["units"], drawn["resampled"].removesuffix("s"))
+    units = counted(drawn["units"], drawn["resampled"].removesuffix("s"))
     interval = (
         f" The whiskers of a set are its 95 % interval under a bootstrap of the text's {units} ({drawn['draws']:,} "
         "draws)."
@@ -61,7 +62,7 @@ def ablation_chart(document: Mapping[str, Any]) -> Chart:
     return Chart(
         name="ablation",
         title=f"What the model loses without sets of neurons, values set to {mode}",
-        n=f"n = {count(document['tokens'], 'predicted token')}{random}",
+        n=f"n = {counted(document['tokens'], 'predicted token')}{random}",
         text=(
             f"The mean negative log-likelihood of {model_name(document['model'])} on {document['text']} (windows of "
             f"{document['context']} tokens, moved by {document['stride']}), less that of the whole model, in nats per "
@@ -71,8 +72,8 @@ def ablation_chart(document: Mapping[str, Any]) -> Chart:
             "much) / (random sets + 1).",
         ),
         findings=(
-            f"Of the whole model: {base['nll']:.4f} nats per token"
-            + (f", perplexity {base['perplexity']:.4g}." if base["perplexity"] is not None else "."),
+            f"Of the whole model: {number(base['nll'], digits=5)} nats per token"
+            + (f", perplexity {number(base['perplexity'], digits=5)}." if base["perplexity"] is not None else "."),
             *(_finding(one) for one in document["sets"]),
             *sentences(*document["notes"]),
         ),
@@ -84,12 +85,12 @@ def ablation_chart(document: Mapping[str, Any]) -> Chart:
 
 
 def _finding(one: Mapping[str, Any]) -> str:
+    without = f"Without {one['name']} ({counted(one['neurons'], 'neuron')})"
     if one["delta_nll"] == 0:
-        return (
-            f"Without {one['name']} ({count(one['neurons'], 'neuron')}) the likelihood is the same: ΔNLL is exactly 0."
-        )
-    beside = "" if one["control"]["p_value"] is None else f", p = {one['control']['p_value']:.2g} beside random sets"
-    return f"Without {one['name']} ({count(one['neurons'], 'neuron')}): ΔNLL {one['delta_nll']:.3g}{beside}."
+        return f"{without} the likelihood is the same: ΔNLL is exactly 0."
+    p = one["control"]["p_value"]
+    beside = "" if p is None else f", p = {number(p, digits=2)} beside random sets"
+    return f"{without}: ΔNLL {number(one['delta_nll'], digits=3)}{beside}."
 
 
 def _draw(figure: "Figure", chart: Chart) -> None:
@@ -131,4 +132,4 @@ def _numbers(table: Table, name: str) -> np.ndarray:
 
 def _name(row: tuple[str, int, float | None]) -> str:
     name, neurons, p = row
-    return f"{style.label(name)}\n{count(neurons, 'neuron')}" + ("" if p is None else f", p = {p:.2g}")
+    return f"{style.label(name)}\n{counted(neurons, 'neuron')}" + ("" if p is None else f", p = {number(p, digits=2)}")

@@ -6,8 +6,9 @@ import numpy as np
 
 from nfinspect.analysis.attention_scores import AttentionScores
 from nfinspect.analysis.numbers import number
-from nfinspect.present import style
-from nfinspect.present.charts import Chart, Table, count, sentences
+from nfinspect.present import numbers, style
+from nfinspect.present.charts import Chart, Table, sentences
+from nfinspect.present.numbers import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,8 +78,8 @@ def attention_chart(found: AttentionScores, prompts: str) -> Chart:
     return Chart(
         name=name,
         title=f"Attention neurons at {found.site}, {found.method}",
-        n=f"n = {count(len(neurons.rows), 'neuron')}, {count(found.samples, 'prompt')} with "
-        f"{count(found.tokens, 'token')}",
+        n=f"n = {counted(len(neurons.rows), 'neuron')}, {counted(found.samples, 'prompt')} with "
+        f"{counted(found.tokens, 'token')}",
         text=(
             f"Every neuron's score: {SCORES[found.method]}; the mean over the prompts ({prompts}). Position 0 counts "
             "in no score.",
@@ -88,7 +89,7 @@ def attention_chart(found: AttentionScores, prompts: str) -> Chart:
             f"heads (0 to 1) and the share of attention on position 0; the figures in short.{drawn}",
         ),
         findings=(
-            f"The largest |score| is that of L{best[0].layer}/N{best[0].neuron}: {best[0].score:.3g}."
+            f"The largest |score| is that of L{best[0].layer}/N{best[0].neuron}: {numbers.number(best[0].score)}."
             if best and best[0].score is not None
             else "No neuron has a defined score.",
             "These are scores, not a test: every list of top neurons has a first one.",
@@ -202,17 +203,17 @@ def _draw_map(figure: "Figure", axes: "Axes", table: Table) -> None:
 
 def _draw_heads(axes: "Axes", layers: Table) -> None:
     axes.set_title("evenness, diversity, position 0", fontsize=10)
-    numbers = layers.column("layer")
+    places = layers.column("layer")
     names = {"entropy": "evenness (entropy)", "diversity": "diversity of heads", "sink": "on position 0"}
     held = {name: layers.column(name) for name in names}
-    style.layer_axis(axes, numbers)
+    style.layer_axis(axes, places)
     axes.set_ylabel("0 to 1")
     axes.set_ylim(-0.03, 1.05)
     if all(value is None for values in held.values() for value in values):
         _empty(axes, "reads no attention")
         return
     for i, (name, shown) in enumerate(names.items()):
-        axes.plot(numbers, [np.nan if v is None else v for v in held[name]], label=shown, **style.line(i))
+        axes.plot(places, [np.nan if v is None else v for v in held[name]], label=shown, **style.line(i))
     axes.legend(fontsize=8, handlelength=3.5)
 
 
@@ -232,8 +233,8 @@ def _summary(chart: Chart) -> list[str]:
     ]
     if len(scores):
         lines += [
-            f"score: {scores.min():.3g} to {scores.max():.3g}",
-            f"median |score|: {np.median(np.abs(scores)):.3g}",
+            f"score: {numbers.number(scores.min())} to {numbers.number(scores.max())}",
+            f"median |score|: {numbers.number(np.median(np.abs(scores)))}",
             "",
             "median |score| by layer:",
             *_by_layer(neurons),
@@ -246,5 +247,5 @@ def _by_layer(neurons: Table) -> list[str]:
     for layer, importance in zip(neurons.column("layer"), neurons.column("importance"), strict=True):
         if importance is not None:
             held.setdefault(layer, []).append(importance)
-    lines = [f"  layer {layer}: {np.median(held[layer]):.3g}" for layer in sorted(held)]
+    lines = [f"  layer {layer}: {numbers.number(np.median(held[layer]))}" for layer in sorted(held)]
     return lines if len(lines) <= 12 else [*lines[:6], "  …", *lines[-5:]]

@@ -14,8 +14,9 @@ from nfinspect.analysis.ngrams import NgramAnalysis
 from nfinspect.analysis.triggers import BUCKETS
 from nfinspect.figures.ngrams import COLUMNS, DEFINITION, finding, layer_rows, stacked
 from nfinspect.present import style
-from nfinspect.present.charts import RUN_COLUMNS, Chart, Draw, Table, count, percent, sentences
+from nfinspect.present.charts import RUN_COLUMNS, Chart, Draw, Table, percent, sentences
 from nfinspect.present.drawn import common_legend, over_depth, overlay
+from nfinspect.present.numbers import counted
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def dead_overlay(runs: Mapping[str, Sequence[DeadLayer]]) -> Chart:
         title="Dead neurons by depth",
         n="n = "
         + "; ".join(
-            f"{name} {count(sum(x.neurons for x in layers), 'neuron')}, {count(layers[0].tokens, 'token')}"
+            f"{name} {counted(sum(x.neurons for x in layers), 'neuron')}, {counted(layers[0].tokens, 'token')}"
             for name, layers in runs.items()
         ),
         text=(
@@ -63,7 +64,7 @@ def ngram_overlays(runs: Mapping[str, NgramAnalysis]) -> tuple[Chart, ...]:
     """Token detectors, what they cover, what of it is new, and the neurons by K, of several runs."""
     sizes = {name: sum(layer.neurons for layer in found.layers) for name, found in runs.items()}
     n = "n = " + "; ".join(
-        f"{name} {count(sizes[name], 'neuron')}, {found.positions:,} tokens, {found.distinct:,} different"
+        f"{name} {counted(sizes[name], 'neuron')}, {found.positions:,} tokens, {found.distinct:,} different"
         for name, found in runs.items()
     )
     rows = [

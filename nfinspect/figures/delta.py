@@ -6,7 +6,8 @@ import numpy as np
 
 from nfinspect.analysis.delta import Delta
 from nfinspect.present import style
-from nfinspect.present.charts import Chart, Table, count, percent, sentences
+from nfinspect.present.charts import Chart, Table, percent, sentences
+from nfinspect.present.numbers import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,7 +53,7 @@ def delta_chart(found: Delta) -> Chart:
     return Chart(
         name="delta-sensitive-neurons",
         title=f"Delta-sensitive neurons at {found.site}",
-        n=f"n = {count(len(rows), 'neuron')}, {count(found.pairs, 'pair')} of neighbouring tokens",
+        n=f"n = {counted(len(rows), 'neuron')}, {counted(found.pairs, 'pair')} of neighbouring tokens",
         text=(
             "Left, the share of each layer's neurons (%) that are delta-sensitive. Right, every neuron that varied at "
             "all: the step sensitivity, mean |step from a token to the next| / standard deviation, and the von Neumann "
@@ -61,7 +62,7 @@ def delta_chart(found: Delta) -> Chart:
             f"of {found.min_step:g} on, the dotted lines; these limits are this project's own.",
         ),
         findings=(
-            f"{count(sensitive, 'neuron')} of {len(rows):,} delta-sensitive."
+            f"{counted(sensitive, 'neuron')} of {len(rows):,} delta-sensitive."
             if sensitive
             else f"No neuron passed the test: of {len(rows):,} none is delta-sensitive.",
             *sentences(*found.notes),
@@ -118,7 +119,7 @@ def step_size_chart(found: Delta) -> Chart:
     return Chart(
         name="mamba-step-size",
         title="Mamba's step size Δ by layer",
-        n=f"n = {count(len(rows), 'channel')}, {count(rows[0].n, 'token')}",
+        n=f"n = {counted(len(rows), 'channel')}, {counted(rows[0].n, 'token')}",
         text=(
             "The step size Δ with which each channel (head in Mamba-2) takes in a token, counted while the run was "
             "captured: its mean over the tokens, its coefficient of variation, and its correlation with the token's "

@@ -9,8 +9,9 @@ from nfinspect.analysis.classes import CLASSES, FAULTS
 from nfinspect.analysis.dead import DeadLayer
 from nfinspect.analysis.enough import few_tokens
 from nfinspect.analysis.health import NetworkReport
-from nfinspect.present import style
-from nfinspect.present.charts import Chart, Table, count, percent, sentences
+from nfinspect.present import numbers, style
+from nfinspect.present.charts import Chart, Table, percent, sentences
+from nfinspect.present.numbers import counted, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +45,7 @@ def health_chart(report: NetworkReport, tokens: int) -> Chart:
     return Chart(
         name="health-by-layer",
         title=f"Health by layer at {report.site}",
-        n=f"n = {count(neurons, 'neuron')} in {count(len(layers), 'layer')}, {count(tokens, 'token')}",
+        n=f"n = {counted(neurons, 'neuron')} in {counted(len(layers), 'layer')}, {counted(tokens, 'token')}",
         text=(
             "Left, the share of each layer's neurons (%) in every health class. A neuron has the first class that "
             "holds: dead (a ReLU neuron that is 0 on every token; with other activations, below 0.01 of the layer's "
@@ -112,19 +113,20 @@ def dead_chart(layers: Sequence[DeadLayer]) -> Chart:
         ],
     )
     found = (
-        f"{count(dead, 'neuron')} of {neurons:,} ({100 * dead / neurons:.1f} %) dead, another {near:,} nearly so."
+        f"{counted(dead, 'neuron')} of {neurons:,} ({numbers.percent(dead / neurons)}) dead, "
+        f"another {near:,} nearly so."
         if dead
         else f"No neuron of {neurons:,} is dead on these {tokens:,} tokens; {near:,} are nearly so."
     )
     return Chart(
         name="dead-by-layer",
         title=f"Dead neurons by layer at {layers[0].site}",
-        n=f"n = {count(neurons, 'neuron')} in {count(len(layers), 'layer')}, {count(tokens, 'token')}",
+        n=f"n = {counted(neurons, 'neuron')} in {counted(len(layers), 'layer')}, {counted(tokens, 'token')}",
         text=(
             "The share of each layer's neurons (%) that are dead on this text, and above them those that are nearly "
             "dead: they fired on fewer than one token in a thousand.",
             "Dead on n tokens does not mean dead for ever: the 95 % upper bound on such a neuron's firing rate is 3/n"
-            + (f" = {bound:.2g}." if bound is not None else "."),
+            + (f" = {number(bound, digits=2)}." if bound is not None else "."),
         ),
         findings=(found, *sentences(few_tokens(tokens))),
         tables={"dead-by-layer": table},

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nfinspect.analysis.numbers import number
-from nfinspect.present.charts import Chart, Table, count
+from nfinspect.present.charts import Chart, Table
+from nfinspect.present.numbers import counted, percent
 from nfinspect_store.histogram import BINS, EDGES, MIDDLE
 from nfinspect_store.tables import RunTables
 
@@ -49,15 +50,13 @@ def histogram_chart(run: RunTables, site: str) -> Chart:
     return Chart(
         name="activation-histograms",
         title=f"Activation values by layer at {site}",
-        n=f"n = {count(pairs, '(token, neuron) pair')} in {count(len(layers), 'layer')}",
+        n=f"n = {counted(pairs, '(token, neuron) pair')} in {counted(len(layers), 'layer')}",
         text=(
             "How the values of the neurons are spread in each layer: the share of all (token, neuron) pairs in each "
             "bin, on a logarithmic scale. The bins are two an octave on either side of zero; the hatched bar in the "
             f"middle holds what is smaller than 2⁻¹⁴, zeros among them.{only}",
         ),
-        findings=(
-            f"{100 * zero / pairs:.1f} % of the values are smaller than 2⁻¹⁴." if pairs else "There is no value.",
-        ),
+        findings=(f"{percent(zero / pairs)} of the values are smaller than 2⁻¹⁴." if pairs else "There is no value.",),
         tables={"activation-histograms": table},
         draw=_draw,
         inches=(10.0, 1.1 + 2.0 * -(-len(drawn) // 4)),

@@ -9,7 +9,8 @@ from nfinspect.analysis.ngram_words import NGRAM_WORDS
 from nfinspect.analysis.ngrams import NgramAnalysis
 from nfinspect.analysis.triggers import BUCKETS, FEWEST_SEEN, MOST
 from nfinspect.present import style
-from nfinspect.present.charts import Chart, Table, count, percent, sentences
+from nfinspect.present.charts import Chart, Table, percent, sentences
+from nfinspect.present.numbers import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,7 +43,7 @@ def ngram_charts(analyses: Mapping[int, NgramAnalysis]) -> tuple[Chart, ...]:
     some = next(iter(analyses.values()))
     neurons = sum(layer.neurons for layer in some.layers)
     seen = ", ".join(f"{a.distinct:,} different {NGRAM_WORDS[n]}s" for n, a in sorted(analyses.items()))
-    n_words = f"n = {count(neurons, 'neuron')}; {seen}"
+    n_words = f"n = {counted(neurons, 'neuron')}; {seen}"
     findings = (*(finding(analyses[n], neurons) for n in sorted(analyses)), *_said(analyses))
     facts = {"site": some.site, "positions": {str(n): a.positions for n, a in sorted(analyses.items())}}
 
@@ -115,7 +116,9 @@ def finding(found: NgramAnalysis, neurons: int) -> str:
     if not found.detectors:
         return f"No neuron passed the test for {word}s: of {neurons:,} none is a {word} detector."
     covered = found.layers[-1].cumulative
-    return f"{count(len(found.detectors), f'{word} detector')} among {neurons:,} neurons, covering {covered:,} {word}s."
+    return (
+        f"{counted(len(found.detectors), f'{word} detector')} among {neurons:,} neurons, covering {covered:,} {word}s."
+    )
 
 
 def _listed(analyses: Mapping[int, NgramAnalysis]) -> Table:

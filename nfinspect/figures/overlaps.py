@@ -8,7 +8,8 @@ import numpy as np
 from nfinspect.analyses.kind_overlap import KindOverlap
 from nfinspect.analysis.overlap import Overlap
 from nfinspect.present import style
-from nfinspect.present.charts import Chart, Table, count, sentences
+from nfinspect.present.charts import Chart, Table, sentences
+from nfinspect.present.numbers import counted, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +41,7 @@ def concept_chart(found: Overlap) -> Chart:
     return Chart(
         name="concept-overlap",
         title=f"What the traces of concepts share at {found.site}",
-        n=f"n = {count(found.eligible, 'live neuron')}, the top {found.top} of each concept {against}",
+        n=f"n = {counted(found.eligible, 'live neuron')}, the top {found.top} of each concept {against}",
         text=(
             f"The trace of a concept is the {found.top} neurons of the site that stand highest in most of its prompts, "
             f"{against}, by the mean over a prompt's {found.tokens} tokens.",
@@ -64,7 +65,7 @@ def kind_chart(found: KindOverlap) -> Chart:
     return Chart(
         name="kind-overlap",
         title=f"What kinds of neurons share at {found.site}",
-        n=f"n = {count(found.alive, 'live neuron')}; in pairs with dead, {count(found.neurons, 'neuron')}",
+        n=f"n = {counted(found.alive, 'live neuron')}; in pairs with dead, {counted(found.neurons, 'neuron')}",
         text=(
             "Kinds of neurons: dead as in the health figures, positional, delta-sensitive and n-gram neurons as in "
             f"theirs, attention for the {found.top} neurons with the largest |score| of the newest kept analysis.",
@@ -93,7 +94,7 @@ def _findings(rows: Sequence[tuple[Any, ...]]) -> tuple[str, ...]:
     more = [(a, b, shared, p) for a, b, *_, shared, _j, _e, p in rows if p is not None and p * tests < 0.05]
     if not more:
         return (f"No pair of {tests} shares more than chance would (p < 0.05 / {tests}).",)
-    said = "; ".join(f"{a} and {b} share {shared} (p = {p:.2g})" for a, b, shared, p in more)
+    said = "; ".join(f"{a} and {b} share {shared} (p = {number(p, digits=2)})" for a, b, shared, p in more)
     return (f"More than chance would (p < 0.05 / {tests} pairs): {said}.",)
 
 
@@ -113,7 +114,7 @@ def _draw(figure: "Figure", chart: Chart) -> None:
     texts: dict[tuple[int, int], str] = {}
     for a, b, _na, _nb, _n, shared, jaccard, expected, p in chart.table.rows:
         i, j = names.index(a), names.index(b)
-        text = f"{shared}\nchance {_short(expected)}\np {_short(p)}"
+        text = f"{shared}\nchance {number(expected, digits=3)}\np {number(p, digits=2)}"
         for place in ((i, j), (j, i)):
             grid[place] = np.nan if jaccard is None else jaccard
             texts[place] = text
@@ -123,13 +124,9 @@ def _draw(figure: "Figure", chart: Chart) -> None:
         dark = np.isfinite(grid[i, j]) and grid[i, j] > 0.55 * darkest
         axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
     for i, size in enumerate(sets.column("neurons")):
-        axes.text(i, i, f"{size}\nneurons", ha="center", va="center", fontsize=8, style="italic")
+        axes.text(i, i, f"{size:,}\nneurons", ha="center", va="center", fontsize=8, style="italic")
         axes.fill([i - 0.5, i + 0.5, i + 0.5, i - 0.5], [i - 0.5, i - 0.5, i + 0.5, i + 0.5], fill=False, hatch="..",
                   edgecolor="0.8", linewidth=0)  # fmt: skip
     axes.set_xticks(range(len(names)), [style.label(name, 18) for name in names], rotation=30, ha="right")
     axes.set_yticks(range(len(names)), [style.label(name, 18) for name in names])
     figure.colorbar(image, ax=axes, shrink=0.8, label="Jaccard index (0-1)")
-
-
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2g}"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nfinspect.present.charts import Absent, Chart, Section, Table
+from nfinspect.present.numbers import number
 from nfinspect.text import visible
 
 MOST_ROWS, MOST_COLUMNS = 26, 14
@@ -61,7 +62,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return number(value)
     return str(value)
 
 

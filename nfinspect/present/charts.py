@@ -120,11 +120,6 @@ class Absent:
 Section = Chart | Absent
 
 
-def count(number: int, what: str, many: str | None = None) -> str:
-    """`1 neuron`, `2,000 neurons`."""
-    return f"{number:,} {what if number == 1 else many or what + 's'}"
-
-
 def sentences(*said: str, of: str = "") -> tuple[str, ...]:
     """Notes and reasons as the page has them: a capital in front, a full stop behind; empty ones are left out.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nfinspect.analysis.classes import FAULTS
+from nfinspect.present.numbers import fixed
 from nfinspect.present.style import require_matplotlib
 from nfinspect.training.reports import NetworkFiringReport, NeuralLayerAnalysis
 from nfinspect_store.atomic import replaced
@@ -29,7 +30,7 @@ def draw_report(report: NetworkFiringReport, path: Path) -> Path:
     places = range(len(layers))
     figure: Any = Figure(figsize=INCHES, dpi=DOTS, layout="constrained")
     (scores, classes), (rates, values) = figure.subplots(2, 2)
-    title = f"Health {report.overall_health_score:.3f}: {report.summary}"
+    title = f"Health {fixed(report.overall_health_score)}: {report.summary}"
     figure.suptitle(textwrap.fill(title, TITLE_LETTERS), fontsize=9)
     scores.bar(places, [layer.health_score for layer in layers], color=NORMAL)
     scores.set(title="Health score", ylim=(0, 1.02))

@@ -9,7 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nfinspect.tui.cells import fit, number
+from nfinspect.present.numbers import number, signed
+from nfinspect.tui.cells import fit
 from nfinspect.tui.glyphs import ASCII, UNICODE, Glyphs, bar, shade
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _token_bar(one: Mapping[str, Any] | None, most: float, width: int, glyphs: G
     if one is None:
         return " " * width
     token = glyphs.none if one["token"] is None else f'"{one["token"]}"'
-    effect = f"{one['effect']:+.3f}"
+    effect = signed(one["effect"], glyphs)
     room = width - NAME - len(effect) - 2
     drawn = bar(abs(one["effect"]) / most if most else 0.0, room, glyphs)
     return f"{fit(token, NAME, glyphs)} {effect} {fit(drawn, room)}"

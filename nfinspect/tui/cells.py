@@ -1,11 +1,10 @@
-"""Text for the screen: what a table cell is, how figures are written, and how text is made harmless.
+"""Text for the screen: what a table cell is, and how text is made harmless.
 
 Whatever a widget draws it makes visible itself (`shown`, `shown_cell`), so that no pane has to remember what is
 foreign; what no widget of ours draws is caught by the app's filter (`harmless`). `visible_in` is for whoever
 measures text, or cuts it, before a widget gets it. Nothing is a markup string.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -67,70 +66,6 @@ def fit(text: str, width: int, glyphs: Glyphs = UNICODE, align: str = "left") ->
     if align == "right":
         return " " * (width - length) + text
     return text + " " * (width - length)
-
-
-def number(value: float | None, glyphs: Glyphs = UNICODE, digits: int = 4) -> str:
-    """A figure in at most digits + 6 characters; a sign for what is undefined, never 0."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return glyphs.none
-    if isinstance(value, int):
-        return f"{value:,}"
-    value = float(value)
-    size = abs(value)
-    if value == 0:
-        return "0"
-    if size >= 10**6 or size < 10**-digits:
-        mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{mantissa}e{int(exponent)}"  # 1.2e-5, not 1.2e-05: columns are narrow
-    if size >= 1000:
-        return f"{value:,.0f}"
-    places = digits if size < 1 else max(0, digits - len(str(int(size))))
-    return f"{value:.{places}f}"
-
-
-def percent(share: float | None, glyphs: Glyphs = UNICODE) -> str:
-    """A share in 0..1 as a percentage of at most six characters."""
-    if share is None or not math.isfinite(share):
-        return glyphs.none
-    scaled = 100 * share
-    if 0 < scaled < 0.01:
-        return "<.01%"
-    return f"{scaled:.2f}%" if scaled < 10 else f"{scaled:.1f}%"
-
-
-def count(value: int | None, glyphs: Glyphs = UNICODE) -> str:
-    """A whole number in at most six characters: 999, 12.3k, 4.5M."""
-    if value is None:
-        return glyphs.none
-    if value < 10_000:
-        return str(value)
-    for unit, size in (("k", 10**3), ("M", 10**6), ("G", 10**9), ("T", 10**12)):
-        if value < 1000 * size:
-            scaled = value / size
-            return f"{scaled:.0f}{unit}" if scaled >= 100 else f"{scaled:.1f}{unit}"
-    return f"{value:.1e}"
-
-
-def counted(value: int, of: str) -> str:
-    """`1 prompt`, `1,172 prompts`."""
-    return f"{value:,} {of}" + ("" if value == 1 else "s")
-
-
-def size(value: int | None, glyphs: Glyphs = UNICODE) -> str:
-    """Bytes in decimal units, at most eight characters."""
-    return glyphs.none if value is None else count(value, glyphs) + "B"
-
-
-def duration(seconds: float | None, glyphs: Glyphs = UNICODE) -> str:
-    """Seconds as 12s, 3m20s, 1h05m."""
-    if seconds is None or not math.isfinite(seconds) or seconds < 0:
-        return glyphs.none
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
 def content(*cells: Cell | str) -> Content:

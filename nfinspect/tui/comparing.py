@@ -14,7 +14,7 @@ from nfinspect.analyses.spec import AnalysisSpec
 from nfinspect.analyses.spec import Comparison as SpecComparison
 from nfinspect.analysis.depth import depths
 from nfinspect.analysis.provenance import whose
-from nfinspect.tui.cells import counted
+from nfinspect.present.numbers import counted
 
 if TYPE_CHECKING:
     from nfinspect.tui.engine import Session

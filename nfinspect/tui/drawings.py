@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from nfinspect.analysis.ngram_words import NGRAM_WORDS
+from nfinspect.present.numbers import number
 from nfinspect.tui.glyphs import ASCII, UNICODE, Glyphs
 from nfinspect.tui.widgets.plots import key_line, layer_bars
 
@@ -149,5 +150,7 @@ def attention_map(found: AttentionScores, row: NeuronScore | None, width: int, h
     glyphs = _glyphs(plain)
     tokens = found.map_tokens.column("token").to_pylist()
     drawn, darkest = matrix_map(weights, tokens, width, height - 1, glyphs)
-    what = f"L{layer}, mean of heads: rows attend to columns, tokens 0-{size - 1}; full from {darkest:.2g}"
+    what = (
+        f"L{layer}, mean of heads: rows attend to columns, tokens 0-{size - 1}; full from {number(darkest, digits=2)}"
+    )
     return (what, *drawn)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 
-from nfinspect.tui.cells import Cell, count, number, percent, visible_in
+from nfinspect.present.numbers import count, number, percent
+from nfinspect.tui.cells import Cell, visible_in
 from nfinspect.tui.glyphs import Glyphs
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nfinspect.analyses import formats
 from nfinspect.analysis import health, neuron, neurons
 from nfinspect.analysis.comparison import NO_BASELINE
+from nfinspect.present.numbers import percent
 from nfinspect.tui.engine import NeuronQuery, PromptReading, PromptText, TraceRequest
 from nfinspect_store.addresses import Address
 from nfinspect_store.console import Console
@@ -57,7 +58,7 @@ class RunSession:
             progress = read_heartbeat(path)
             done = ""
             if progress is not None and progress.tokens_total:
-                done = f", {100 * progress.tokens_done / progress.tokens_total:.0f}% done"
+                done = f", {percent(progress.tokens_done / progress.tokens_total, places=0)} done"
             raise RunBusy(f"{path.stem} is being captured{done}: it opens when it has finished")
         run = RunFile.open(path)
         try:

@@ -190,7 +190,7 @@ async def test_attention_of_another_model_of_the_same_name_is_not_shown(
 @SIZES
 async def test_ablation(start: Start, analysed: Path, size: tuple[int, int]) -> None:
     async with opened(start, analysed, "ablate", size=size) as app:
-        assert "tales.txt: perplexity 20.10 over 4,321 tokens" in app.text
+        assert "tales.txt: perplexity 20.100 over 4,321 tokens" in app.text
         assert "20 random" in app.text and "0.230 to 0.270" in app.text
         assert names(app) == ["dead", "positional"]
         await go(app, "ablate")

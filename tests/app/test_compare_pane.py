@@ -88,7 +88,7 @@ async def test_marked_runs_by_depth(start: Start, engine: StoreEngine, size: tup
         # the newest run is first in the list: A has 3 layers
         assert "A deep mlp: 3 dead of 12 neurons" in words(app) and "B shallow mlp: 1 dead of 8 neurons" in words(app)
         expected = [(0, "A", 0), (0, "B", 0), (0.5, "A", 25), (1, "A", 50), (1, "B", 25)]
-        assert [(float(row[0]), row[1], float(row[5])) for row in rows(app)] == expected
+        assert [(float(row[0]), row[1], float(row[5].rstrip("%"))) for row in rows(app)] == expected
         assert "dead neurons, % of each layer" in app.text and "50.0┤" in app.text
         assert "first" in app.text and "last" in app.text
         await app.press("c")
@@ -121,7 +121,7 @@ async def test_order_filter_copy_and_export(start: Start, engine: StoreEngine, t
         await app.press("s")
         await app.type("dead")
         await app.press("enter")
-        assert [row[5] for row in rows(app)] == ["50.0", "25.0", "25.0", "0.0", "0.0"]
+        assert [row[5] for row in rows(app)] == ["50.0%", "25.0%", "25.0%", "0.00%", "0.00%"]
         await app.press("slash")
         await app.type("run=deep and dead>0")
         await app.press("enter")
@@ -156,7 +156,7 @@ async def test_what_a_run_lacks_is_said_and_made(start: Start, tmp_path: Path) -
             assert kinds == {"shallow": ["ngrams"], "deep": ["ngrams"]}
             assert "A shallow mlp: 2 detectors of 8 neurons" in words(app)
             assert "B deep mlp: 3 detectors of 12 neurons" in words(app)
-            assert [row[5:8] for row in rows(app)] == [["25.0", "1", "1"]] * 5, (
+            assert [row[5:8] for row in rows(app)] == [["25.0%", "1", "1"]] * 5, (
                 "each layer: % of it, detectors, covered"
             )
             await app.press("7")
@@ -165,7 +165,7 @@ async def test_what_a_run_lacks_is_said_and_made(start: Start, tmp_path: Path) -
             keep_attention(store, NEURONS)  # of two layers: it is not that of all of deep's
             await app.press("6", "7")
             assert "A shallow mlp: 2 heads" in words(app) and "deep: no attention kept" in words(app)
-            assert [row[5] for row in rows(app)] == ["25.0", "50.0"]
+            assert [row[5] for row in rows(app)] == ["25.0%", "50.0%"]
     finally:
         engine.close()
 

@@ -24,7 +24,15 @@ async def test_enter_shows_how_far_it_is(start: Start, size: tuple[int, int]) ->
     async with start(FakeEngine(capturing()), run=None, size=size) as app:
         await app.press("enter")
         assert app.crumbs == "nfinspect > night (capturing)"
-        for fact in ("43.0%", "430 of 1,000", "10 tokens/s", "57s, 1m00s so far", "5.0MB", "4711 on gpubox", "reading"):
+        for fact in (
+            "43.0%",
+            "430 of 1,000",
+            "10 tokens/s",
+            "57 s, 1 min 00 s so far",
+            "5.0 MB",
+            "4711 on gpubox",
+            "reading",
+        ):
             assert fact in app.text
         await app.press("escape")
         assert app.crumbs == "nfinspect"
@@ -127,7 +135,7 @@ async def test_a_stalled_capture_is_said(start: Start) -> None:
     engine = FakeEngine(capturing(updated_at=progress().updated_at - 47))
     async with start(engine, run=None) as app:
         await app.press("enter")
-        assert "no news for 40s" in app.text
+        assert "no news for 40 s" in app.text
 
 
 async def test_it_is_reached_by_name_too(start: Start) -> None:

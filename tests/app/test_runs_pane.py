@@ -11,7 +11,7 @@ from nfinspect.tui.widgets.paged_table import PagedTable
 async def test_every_run_with_its_facts(start: Start, size: tuple[int, int]) -> None:
     async with start(run=None, size=size) as app:
         demo = next(line for line in app.lines if line.startswith("▌") or " demo " in line)
-        for fact in ("demo", "gpt2", "complete", "12.3k", "40.0MB", "2026-11-20 12:30"):
+        for fact in ("demo", "gpt2", "complete", "12.3k", "40.0 MB", "2026-11-20 12:30"):
             assert fact in demo
         assert "unreadable" in next(line for line in app.lines if "broken" in line)
         assert " 43%" in next(line for line in app.lines if "live" in line)
@@ -21,7 +21,7 @@ async def test_every_run_with_its_facts(start: Start, size: tuple[int, int]) -> 
 async def test_a_running_capture_shows_progress(start: Start) -> None:
     engine = FakeEngine(entry("live", status="capturing", progress=progress(), created_at=CREATED))
     async with start(engine, run=None) as app:
-        assert "430 of 1000 tokens at 10/s, ETA 57s" in app.text
+        assert "430 of 1000 tokens at 10/s, ETA 57 s" in app.text
 
 
 async def test_a_filter_that_hides_runs_is_seen(start: Start) -> None:
@@ -74,7 +74,7 @@ async def test_deleting_asks_first(start: Start) -> None:
     engine = FakeEngine(entry("first"), entry("second", created_at=CREATED - dt.timedelta(days=1)))
     async with start(engine, run=None) as app:
         await app.press("d")
-        assert "Delete the run first (40.0MB)?" in app.text
+        assert "Delete the run first (40.0 MB)?" in app.text
         await app.press("escape")
         assert engine.deleted == []
         await app.press("d", "y")

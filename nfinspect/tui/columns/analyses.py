@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, number, percent
+from nfinspect.present.numbers import count, fixed, number, percent, signed
+from nfinspect.tui.cells import Cell
 from nfinspect.tui.glyphs import Glyphs
 from nfinspect.tui.widgets.paged_table import Column
 
@@ -19,7 +19,7 @@ def neuron_column() -> Column:
 
 def figure(title: str, name: str, width: int, g: Glyphs, digits: int = 3, tone: str = "") -> Column:
     """A column of the row's attribute `name`, which is also its key."""
-    return Column(title, width, lambda r, w: Cell(number(getattr(r, name), g, digits), tone), "right", key=name)
+    return Column(title, width, lambda r, w: Cell(number(getattr(r, name), g, digits, w), tone), "right", key=name)
 
 
 def ngram_columns(g: Glyphs) -> list[Column]:
@@ -32,7 +32,7 @@ def ngram_columns(g: Glyphs) -> list[Column]:
         neuron_column(),
         Column("k", 3, lambda r, w: Cell(str(r.k), "bold"), "right", key="k"),
         Column("covers", 7, lambda r, w: Cell(percent(r.coverage, g)), "right", key="coverage"),
-        Column("fired", 6, lambda r, w: Cell(cells.count(r.activations, g)), "right", key="activations"),
+        Column("fired", 6, lambda r, w: Cell(count(r.activations, g)), "right", key="activations"),
         figure("suppr.", "suppression", 8, g),
         Column("n-grams", 20, words, flex=True),
     ]
@@ -46,7 +46,9 @@ def delta_columns(lags: tuple[int, ...], g: Glyphs) -> list[Column]:
 
     def at_lag(place: int) -> Column:
         title = f"{LAG}{lags[place]}"
-        return Column(title, 7, lambda r, w: Cell(number(r.substitution_sensitivity[place], g, 3)), "right", key=title)
+        return Column(
+            title, 7, lambda r, w: Cell(number(r.substitution_sensitivity[place], g, 3, w)), "right", key=title
+        )
 
     return [
         neuron_column(),
@@ -64,7 +66,7 @@ def channel_columns(g: Glyphs) -> list[Column]:
         figure("mean step", "mean", 10, g, 4, "bold"),
         figure("CV", "cv", 7, g),
         figure("surprisal r", "surprisal_correlation", 11, g),
-        Column("tokens", 7, lambda r, w: Cell(cells.count(r.n, g)), "right"),
+        Column("tokens", 7, lambda r, w: Cell(count(r.n, g)), "right"),
     ]
 
 
@@ -92,31 +94,31 @@ def kind_columns(g: Glyphs) -> list[Column]:
         Column("b", 10, lambda r, w: Cell(r.b, "bold"), key="b"),
         whole("of it", "neurons_b", 7),
         Column("shared", 7, lambda r, w: Cell(f"{r.overlap:,}", "bold"), "right", key="overlap"),
-        figure("jaccard", "jaccard", 8, g),
+        Column("jaccard", 8, lambda r, w: Cell(fixed(r.jaccard, g)), "right", key="jaccard"),
         figure("by chance", "expected", 10, g),
-        figure("p", "p_value", 8, g),
+        figure("p", "p_value", 8, g, 2),
     ]
 
 
 def ablation_columns(g: Glyphs) -> list[Column]:
     """Rows are the sets of the document."""
 
-    def of(title: str, width: int, key: str, tone: str = "") -> Column:
-        return Column(title, width, lambda r, w: Cell(number(set_value(r, key), g, 3), tone), "right", key=key)
+    def of(title: str, width: int, key: str, tone: str = "", digits: int = 3) -> Column:
+        return Column(title, width, lambda r, w: Cell(number(set_value(r, key), g, digits, w), tone), "right", key=key)
 
     def interval(row: Any, width: int) -> Cell:
         low, high = row["ci95"]
-        return Cell(g.none if low is None else f"{number(low, g, 3)} to {number(high, g, 3)}")
+        return Cell(g.none if low is None else f"{number(low, g, 3, 7)} to {number(high, g, 3, 7)}")
 
     return [
         Column("set", 10, lambda r, w: Cell(r["name"], "bold"), flex=True, key="name"),
-        Column("neurons", 8, lambda r, w: Cell(cells.count(r["neurons"], g)), "right", key="neurons"),
-        of("perpl.", 7, "perplexity"),
+        Column("neurons", 8, lambda r, w: Cell(count(r["neurons"], g)), "right", key="neurons"),
+        of("perpl.", 7, "perplexity", digits=5),
         of("dNLL", 7, "delta_nll", "bold"),
         Column("95 % interval", 18, interval),
         of("controls", 8, "controls"),
-        of("z", 6, "z"),
-        of("p", 6, "p"),
+        Column("z", 6, lambda r, w: Cell(fixed(set_value(r, "z"), g, 1)), "right", key="z"),
+        of("p", 6, "p", digits=2),
     ]
 
 
@@ -136,7 +138,7 @@ def logit_columns(g: Glyphs) -> list[Column]:
         return Cell(g.none if text is None else f'"{text}"', "bold")
 
     def effect(row: Any, place: int) -> Cell:
-        return Cell("" if row[place] is None else f"{row[place]['effect']:+.4f}")
+        return Cell("" if row[place] is None else signed(row[place]["effect"]))
 
     return [
         Column("promoted", 16, lambda r, w: token(r, 0), flex=True),

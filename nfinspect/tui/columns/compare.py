@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, number, visible_in
+from nfinspect.present.numbers import count, fixed, number, percent
+from nfinspect.tui.cells import Cell, visible_in
 from nfinspect.tui.comparing import LayerRow, Measure, Topic
 from nfinspect.tui.glyphs import Glyphs
 from nfinspect.tui.widgets.paged_table import Column
@@ -21,10 +21,10 @@ def compare_columns(topic: Topic, runs: Sequence[str], g: Glyphs) -> list[Column
     """The topic's figures behind what tells one layer from another."""
     name = min(LONGEST, max(cell_len(visible_in(run, g)) for run in runs) + 2)
     return [
-        Column("depth", 6, lambda r, w: Cell(f"{r.depth:.2f}", "dim"), "right", key="depth"),
+        Column("depth", 6, lambda r, w: Cell(fixed(r.depth, places=2), "dim"), "right", key="depth"),
         Column("run", name, lambda r, w: Cell(f"{r.sign} {r.run}", "bold"), key="run"),
         Column("layer", 6, lambda r, w: Cell(f"L{r.layer}", "bold"), key="layer"),
-        Column("neurons", 8, lambda r, w: Cell(cells.count(r.neurons, g)), "right", key="neurons"),
+        Column("neurons", 8, lambda r, w: Cell(count(r.neurons, g)), "right", key="neurons"),
         *(_figure(measure, g) for measure in topic.measures),
     ]
 
@@ -32,9 +32,7 @@ def compare_columns(topic: Topic, runs: Sequence[str], g: Glyphs) -> list[Column
 def _figure(measure: Measure, g: Glyphs) -> Column:
     def cell(row: LayerRow, width: int) -> Cell:
         value = row.figures[measure.key]
-        if value is None or measure.unit != "%":
-            return Cell(number(value, g, 3))
-        return Cell(f"{value:.1f}" if value >= 10 or value == 0 else f"{value:.2f}")
+        return Cell(number(value, g, 3, width) if value is None or measure.unit != "%" else percent(value / 100))
 
     return Column(measure.title, measure.width, cell, "right", key=measure.key)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, number, percent
+from nfinspect.present.numbers import count, number, percent
+from nfinspect.tui.cells import Cell
 from nfinspect.tui.columns.analyses import neuron_column
 from nfinspect.tui.glyphs import Glyphs
 from nfinspect.tui.widgets.paged_table import Column
@@ -25,11 +25,11 @@ def field_column(field: Field, g: Glyphs) -> Column:
 def _cell(field: Field, row: Any, g: Glyphs) -> Cell:
     value = field.of(row)
     if field.form == "number":
-        return Cell(number(value, g, field.digits), field.tone)
+        return Cell(number(value, g, field.digits, field.width), field.tone)
     if field.form == "percent":
         return Cell(percent(value, g), field.tone)
     if field.form in ("count", "layer"):
-        return Cell(cells.count(value, g), field.tone)
+        return Cell(count(value, g), field.tone)
     if field.form == "yes":
         return Cell("yes" if value else "", field.tone or "accent")
     return Cell(value, field.tone)

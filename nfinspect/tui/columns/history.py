@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 
 from nfinspect.analysis.module_names import distinct_names, layer_words, whole_names
-from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, number, visible_in
+from nfinspect.present.numbers import counted, fixed, number, percent
+from nfinspect.tui.cells import Cell, visible_in
 from nfinspect.tui.glyphs import ASCII, Glyphs
 from nfinspect.tui.widgets.history_charts import end_of
 from nfinspect.tui.widgets.paged_table import Column
@@ -29,8 +29,8 @@ def head(history: History, reading: Reading | None, g: Glyphs) -> list[Cell | st
         Cell(str(history.info.get("model", "")), "bold"),
         "  ",
         Cell(word, tone),
-        Cell(f"  read every {every} steps, {cells.counted(len(history.readings), 'reading')}, ", "dim"),
-        Cell(cells.counted(len(history.alerts), "alert"), "warn" if history.alerts else "dim"),
+        Cell(f"  read every {every} steps, {counted(len(history.readings), 'reading')}, ", "dim"),
+        Cell(counted(len(history.alerts), "alert"), "warn" if history.alerts else "dim"),
         "\n",
     ]
     if reading is None:
@@ -43,11 +43,11 @@ def head(history: History, reading: Reading | None, g: Glyphs) -> list[Cell | st
         Cell("  loss ", "dim"),
         number(reading.loss, g),
         Cell("  health ", "dim"),
-        number(reading.health_score, g, 3),
+        fixed(reading.health_score, g),
         Cell("  dead ", "dim"),
-        cells.percent(reading.dead_share, g),
+        percent(reading.dead_share, g),
         Cell("  dead or missing ", "dim"),
-        cells.percent(missing, g),
+        percent(missing, g),
     ]
 
 
@@ -78,7 +78,7 @@ def reading_columns(history: History, g: Glyphs) -> list[Column]:
         alerts[alert.step] = alerts.get(alert.step, 0) + 1
 
     def score(r: Reading, width: int) -> Cell:
-        return Cell(NOT_FINITE, "bad") if r.health_score is None else Cell(number(r.health_score, g, 3))
+        return Cell(NOT_FINITE, "bad") if r.health_score is None else Cell(fixed(r.health_score, g))
 
     def changed(r: Reading, width: int) -> Cell:
         died, revived = (sum(len(getattr(layer, what)) for layer in r.layers) for what in ("died", "revived"))
@@ -86,9 +86,9 @@ def reading_columns(history: History, g: Glyphs) -> list[Column]:
 
     return [
         Column("step", 9, lambda r, w: Cell(f"{r.step}", "bold"), "right"),
-        Column("loss", 10, lambda r, w: Cell(number(r.loss, g)), "right"),
+        Column("loss", 10, lambda r, w: Cell(number(r.loss, g, room=w)), "right"),
         Column("health", 10, score, "right"),
-        Column("dead", 7, lambda r, w: Cell(cells.percent(r.dead_share, g)), "right"),
+        Column("dead", 7, lambda r, w: Cell(percent(r.dead_share, g)), "right"),
         Column("died, revived", 13, changed, "right"),
         Column("problematic", 11, lambda r, w: Cell(number(r.problematic_layers, g)), "right"),
         Column("alerts", 6, lambda r, w: Cell(str(alerts.get(r.step, "")), "warn"), "right"),
@@ -115,11 +115,11 @@ def layer_columns(names: Sequence[str], g: Glyphs) -> list[Column]:
         Column("layer", 14, name, flex=True),
         Column("neurons", 7, lambda x, w: Cell(number(x.neurons, g)), "right"),
         Column("pattern", 10, pattern),
-        Column("health", 6, lambda x, w: Cell(number(x.health_score, g, 3)), "right"),
-        Column("rate", 6, lambda x, w: Cell(cells.percent(x.activation_rate, g)), "right"),
+        Column("health", 6, lambda x, w: Cell(fixed(x.health_score, g)), "right"),
+        Column("rate", 6, lambda x, w: Cell(percent(x.activation_rate, g)), "right"),
         Column("dead", 6, lambda x, w: Cell(number(x.dead_neurons, g)), "right"),
         Column("satur.", 6, lambda x, w: Cell(number(x.saturated_neurons, g)), "right"),
-        Column("gradient", 9, lambda x, w: Cell(number(x.gradient_rms, g, 3)), "right"),
+        Column("gradient", 9, lambda x, w: Cell(number(x.gradient_rms, g, 3, w)), "right"),
     ]
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from textual.content import Content
 
-from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, content, number, percent
+from nfinspect.present.numbers import count, fixed, number, percent
+from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.engine import CLASSES
 from nfinspect.tui.glyphs import Glyphs
 from nfinspect.tui.widgets.paged_table import Column
@@ -29,7 +29,7 @@ def layer_columns(g: Glyphs) -> list[Column]:
         def cell(layer: LayerHealth, width: int) -> Cell:
             held = layer.count(name)
             return Cell(
-                cells.count(held, g) if held else g.dot,
+                count(held, g) if held else g.dot,
                 "bad" if layer.has_issue(name) else "" if held else "dim",
             )
 
@@ -41,7 +41,7 @@ def layer_columns(g: Glyphs) -> list[Column]:
 
     return [
         Column("layer", 5, lambda r, w: Cell(f"L{r.layer}", "bold")),
-        Column("score", 5, lambda r, w: Cell(f"{r.health_score:.3f}", tone_of(r.health_score)), "right"),
+        Column("score", 5, lambda r, w: Cell(fixed(r.health_score), tone_of(r.health_score)), "right"),
         Column(
             "pattern",
             9,
@@ -58,7 +58,7 @@ def layer_columns(g: Glyphs) -> list[Column]:
                 ("weak", "weak"),
             )
         ),
-        Column("neurons", 7, lambda r, w: Cell(cells.count(r.neurons, g)), "right"),
+        Column("neurons", 7, lambda r, w: Cell(count(r.neurons, g)), "right"),
         Column("issues", 9, issues, flex=True),
     ]
 
@@ -69,7 +69,7 @@ def explanation(report: NetworkReport, layer: LayerHealth, g: Glyphs) -> Content
     terms = "".join(
         f" - {WEIGHTS[name]}x{percent(layer.share(name), g)} {name}" for name in CLASSES[:-1] if layer.count(name)
     )
-    pieces += [f"score {layer.health_score:.3f} = 1{terms or ', nothing lost'}\n"]
+    pieces += [f"score {fixed(layer.health_score)} = 1{terms or ', nothing lost'}\n"]
     for issue in layer.issues:
         pieces += [Cell("! " + issue, "bad"), "\n"]
     spread = layer.activation_distribution
@@ -91,5 +91,5 @@ def explanation(report: NetworkReport, layer: LayerHealth, g: Glyphs) -> Content
     for line in report.recommendations:
         pieces += [Cell(f"{g.crumb} {line}"), "\n"]
     p = report.parts
-    pieces += [Cell(f"mean score of the first third {p.first_third:.3f}, of the last {p.last_third:.3f}", "dim")]
+    pieces += [Cell(f"mean score of the first third {fixed(p.first_third)}, of the last {fixed(p.last_third)}", "dim")]
     return content(*pieces)

@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from nfinspect.tui.cells import Cell, fit, number, percent, visible_in
+from nfinspect.present.numbers import fixed, percent
+from nfinspect.tui.cells import Cell, fit, visible_in
 from nfinspect.tui.glyphs import Glyphs
 from nfinspect.tui.widgets.paged_table import Column
 
@@ -27,7 +28,7 @@ def layer_columns(g: Glyphs) -> list[Column]:
         _layer(),
         Column("rank", 6, lambda r, w: Cell(f"{r['answer_rank']:,}", "bold"), "right", key="rank"),
         Column("probab.", 7, lambda r, w: Cell(percent(math.exp(r["answer_log_prob"]), g)), "right", key="probability"),
-        Column("entropy", 7, lambda r, w: Cell(number(r["entropy"], g, 3)), "right", key="entropy"),
+        Column("entropy", 7, lambda r, w: Cell(fixed(r["entropy"], g)), "right", key="entropy"),
         Column("likeliest tokens", 20, likeliest, flex=True),
     ]
 
@@ -56,4 +57,4 @@ def _quoted(token: Mapping[str, Any], g: Glyphs) -> str:
 
 
 def _whole(token: Mapping[str, Any]) -> str:
-    return f"{100 * token['probability']:.0f}%"
+    return percent(token["probability"], places=0)

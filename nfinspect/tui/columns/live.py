@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from nfinspect.present.numbers import duration, percent, size
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.glyphs import Glyphs, bar
@@ -28,13 +29,13 @@ def capture_lines(progress: Progress, width: int, g: Glyphs) -> list[Cell | str]
     pieces: list[Cell | str] = []
     if share is not None:
         wide = max(10, min(60, width - 8))
-        pieces += [Cell(cells.fit(bar(share, wide, g), wide), "accent"), f" {100 * share:5.1f}%\n\n"]
+        pieces += [Cell(cells.fit(bar(share, wide, g), wide), "accent"), f" {percent(share):>6}\n\n"]
     facts = {
         "phase": p.phase,
         "tokens": f"{p.tokens_done:,}" + (f" of {total:,}" if total else ""),
         "rate": f"{p.tokens_per_second:,.0f} tokens/s",
-        "time left": f"{cells.duration(left, g)}, {cells.duration(p.updated_at - p.started_at, g)} so far",
-        "written": cells.size(p.bytes, g),
+        "time left": f"{duration(left, g)}, {duration(p.updated_at - p.started_at, g)} so far",
+        "written": size(p.bytes, g),
         "process": f"{p.pid} on {p.host}",
     }
     for name, fact in facts.items():
@@ -45,7 +46,7 @@ def capture_lines(progress: Progress, width: int, g: Glyphs) -> list[Cell | str]
     elif late:
         pieces += [
             "\n",
-            Cell(f"no news for {cells.duration(late, g)}: slow disk, or a process that hangs", "warn"),
+            Cell(f"no news for {duration(late, g)}: slow disk, or a process that hangs", "warn"),
             "\n",
         ]
     return pieces

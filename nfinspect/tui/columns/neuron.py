@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, number, percent
+from nfinspect.present.numbers import count, number, percent
+from nfinspect.tui.cells import Cell
 from nfinspect.tui.glyphs import Glyphs, bar
 from nfinspect.tui.neuron_text import example_cell
 from nfinspect.tui.widgets.paged_table import Column
@@ -29,11 +29,11 @@ def concept_columns(concepts: Callable[[], Sequence[ConceptMean]], g: Glyphs) ->
 
     return [
         Column("concept", 10, lambda r, w: Cell(r.concept), flex=False),
-        Column("mean", 8, lambda r, w: Cell(number(r.mean, g)), "right"),
+        Column("mean", 8, lambda r, w: Cell(number(r.mean, g, room=w)), "right"),
         Column("", 6, bars, flex=True),
         Column("fires", 6, lambda r, w: Cell(percent(r.firing_rate, g)), "right"),
-        Column("max", 8, lambda r, w: Cell(number(r.max, g)), "right"),
-        Column("prompts", 7, lambda r, w: Cell(cells.count(r.prompts, g)), "right"),
+        Column("max", 8, lambda r, w: Cell(number(r.max, g, room=w)), "right"),
+        Column("prompts", 7, lambda r, w: Cell(count(r.prompts, g)), "right"),
     ]
 
 
@@ -45,7 +45,7 @@ def example_columns(strongest: Callable[[], float], g: Glyphs) -> list[Column]:
 
     return [
         Column("kind", 6, lambda r, w: Cell(r[0], "dim")),
-        Column("value", 8, lambda r, w: Cell(number(r[1].value, g), "bold"), "right"),
+        Column("value", 8, lambda r, w: Cell(number(r[1].value, g, room=w), "bold"), "right"),
         Column("concept", 9, lambda r, w: Cell(r[1].concept, "dim")),
         Column("text around the token in brackets", 20, text, flex=True),
     ]

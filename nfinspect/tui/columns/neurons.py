@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, number, percent
+from nfinspect.present.numbers import count, number, percent
+from nfinspect.tui.cells import Cell
 from nfinspect.tui.glyphs import Glyphs
 from nfinspect.tui.widgets.paged_table import Column
 
@@ -26,7 +26,7 @@ def neuron_columns(g: Glyphs) -> list[Column]:
     """The columns of the table `neurons`. The first eight fit in 80 cells."""
 
     def figure(title: str, name: str, width: int = 8) -> Column:
-        return Column(title, width, lambda r, w: Cell(number(getattr(r, name), g)), "right", key=name)
+        return Column(title, width, lambda r, w: Cell(number(getattr(r, name), g, room=w)), "right", key=name)
 
     def address(row: NeuronRow, width: int) -> Cell:
         return Cell(f"L{row.layer}/N{row.neuron}", "bold")
@@ -43,6 +43,6 @@ def neuron_columns(g: Glyphs) -> list[Column]:
         figure("mean|a|", "mean_abs"),
         figure("skew", "skewness"),
         figure("kurtosis", "excess_kurtosis", 9),
-        Column("tokens", 7, lambda r, w: Cell(cells.count(r.n, g)), "right", key="n"),
+        Column("tokens", 7, lambda r, w: Cell(count(r.n, g)), "right", key="n"),
         Column("rate<=", 6, lambda r, w: Cell(percent(r.rate_upper95, g)), "right", key="rate_upper95"),
     ]

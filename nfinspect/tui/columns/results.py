@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from nfinspect.tui.cells import Cell, number, visible_in
+from nfinspect.present.numbers import number
+from nfinspect.tui.cells import Cell, visible_in
 from nfinspect.tui.engine import SqlColumn
 from nfinspect.tui.glyphs import Glyphs
 from nfinspect.tui.widgets.paged_table import LONGEST, Column

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from textual.content import Content
 
+from nfinspect.present.numbers import count, duration, percent, size
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.glyphs import Glyphs, bar
@@ -32,10 +33,10 @@ def run_columns(g: Glyphs) -> list[Column]:
             return Cell("unreadable", "bad")
         share = share_done(run)
         if run.kind == "history" and run.progress is not None:
-            return Cell(f"step {cells.count(run.progress.tokens_done, g)}", "accent")
+            return Cell(f"step {count(run.progress.tokens_done, g)}", "accent")
         if share is None:
             return Cell(run.status, TONES.get(run.status, ""))
-        return Cell(f"{cells.fit(bar(share, 6, g), 6)} {100 * share:3.0f}%", "accent")
+        return Cell(f"{cells.fit(bar(share, 6, g), 6)} {percent(share, places=0):>4}", "accent")
 
     def created(run: RunEntry, width: int) -> Cell:
         return Cell(run.created_at.strftime("%Y-%m-%d %H:%M") if run.created_at else g.none, "dim")
@@ -44,8 +45,8 @@ def run_columns(g: Glyphs) -> list[Column]:
         Column("run", 15, lambda r, w: Cell(r.name, "bold"), flex=True, key="name"),
         Column("model", 15, lambda r, w: Cell(cells.model_name(r.model, g)), flex=True, key="model"),
         Column("status", 11, status),
-        Column("tokens", 6, lambda r, w: Cell(cells.count(r.tokens, g)), "right", key="tokens"),
-        Column("size", 8, lambda r, w: Cell(cells.size(r.bytes, g)), "right", key="bytes"),
+        Column("tokens", 6, lambda r, w: Cell(count(r.tokens, g)), "right", key="tokens"),
+        Column("size", 8, lambda r, w: Cell(size(r.bytes, g)), "right", key="bytes"),
         Column("created (UTC)", 16, created, key="created"),
     ]
 
@@ -84,17 +85,17 @@ def about_run(run: RunEntry, g: Glyphs) -> list[Cell | str]:
         share = share_done(run)
         left = (progress.tokens_total or 0) - progress.tokens_done
         eta = left / progress.tokens_per_second if share is not None and progress.tokens_per_second > 0 else None
-        total = f" of {cells.count(progress.tokens_total, g)}" if progress.tokens_total else ""
+        total = f" of {count(progress.tokens_total, g)}" if progress.tokens_total else ""
         alive = "" if progress.alive else ", its process is gone"
         ago = time.time() - progress.updated_at
-        late = f", no news for {cells.duration(ago, g)}" if ago > 10 else ""
+        late = f", no news for {duration(ago, g)}" if ago > 10 else ""
         return [
             Cell(f"{progress.phase}{alive}{late}", "accent"),
-            f"  {cells.count(progress.tokens_done, g)}{total} tokens "
+            f"  {count(progress.tokens_done, g)}{total} tokens "
             f"at {progress.tokens_per_second:,.0f}/s, "
-            f"ETA {cells.duration(eta, g)}\n",
+            f"ETA {duration(eta, g)}\n",
             Cell(
-                f"{cells.size(progress.bytes, g)} so far, process {progress.pid} on {progress.host}",
+                f"{size(progress.bytes, g)} so far, process {progress.pid} on {progress.host}",
                 "dim",
             ),
         ]

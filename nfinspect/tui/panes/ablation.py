@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from nfinspect.present.numbers import counted, number
 from nfinspect.tui.bar_drawings import ablation_bars
-from nfinspect.tui.cells import counted, number
 from nfinspect.tui.columns.analyses import ablation_columns, set_value
 from nfinspect.tui.listing import Listing
 from nfinspect.tui.panes.analysis import AnalysisPane, Drawing
@@ -67,7 +67,7 @@ class AblationPane(AnalysisPane):
         d = analysis.document
         what = "0" if d["sets"][0]["mode"] == "zero" else "their mean"
         return (
-            f"{d['text']}: perplexity {number(d['baseline']['perplexity'], self.glyphs)} over "
+            f"{d['text']}: perplexity {number(d['baseline']['perplexity'], self.glyphs, 5)} over "
             f"{counted(d['tokens'], 'token')}, windows of {d['context']}; values set to {what}"
         )
 

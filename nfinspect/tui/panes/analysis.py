@@ -16,6 +16,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from nfinspect.analysis.provenance import NOT_OF_THE_RUN
+from nfinspect.present.numbers import duration
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.commands import analysis_of
@@ -298,7 +299,7 @@ class AnalysisPane(RunPane):
         if state is not None:
             beginning = "loading the model" if analysis_of(self.command_name).of_model else "starting"
             said = Cell("cancelling" if state.cancelled else state.line or beginning)
-            since = cells.duration(state.seconds, g)
+            since = duration(state.seconds, g)
             cancel = () if state.cancelled else (Cell("  x", "bold"), " cancels")
             rows.append([Cell(f"making it, {since}: ", "dim"), said, *cancel])
         elif self.command.problem:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.binding import Binding, BindingType
 
 from nfinspect.analysis.provenance import read_from
-from nfinspect.tui import cells
+from nfinspect.present.numbers import counted
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.columns.analyses import attention_columns
 from nfinspect.tui.drawings import attention_diversity, attention_map, attention_scores, attention_sink
@@ -83,7 +83,7 @@ class AttentionPane(AnalysisPane):
 
     def facts(self, analysis: AttentionScores) -> str:
         a = analysis
-        return f"{a.method}: mean over {cells.counted(a.samples, 'prompt')}{self._source()}, {a.tokens:,} tokens"
+        return f"{a.method}: mean over {counted(a.samples, 'prompt')}{self._source()}, {a.tokens:,} tokens"
 
     def note(self, analysis: AttentionScores) -> str:
         return "; ".join(analysis.notes)

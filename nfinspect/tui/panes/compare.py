@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
+from nfinspect.present.numbers import duration
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.columns.compare import compare_columns, figure_of
@@ -205,7 +206,7 @@ class ComparePane(Pane):
         state, (run, analysis) = self.queue.runner.state, self.queue.runner.key
         if state is not None:
             said = Cell("cancelling" if state.cancelled else state.line or "starting")
-            since = cells.duration(state.seconds, g)
+            since = duration(state.seconds, g)
             rows.append(
                 [
                     Cell(f"{analysis} of {run}, {since}: ", "dim"),

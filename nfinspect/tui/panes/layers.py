@@ -9,6 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 
+from nfinspect.present.numbers import counted, fixed
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.layers import explanation, layer_columns, tone_of
@@ -105,16 +106,16 @@ class LayersPane(RunPane):
             content(
                 "Health ",
                 Cell(
-                    f"{report.overall_health_score:.3f} {report.reading}",
+                    f"{fixed(report.overall_health_score)} {report.reading}",
                     tone_of(report.overall_health_score),
                 ),
-                f" = layers {p.mean_layer_score:.3f} - {p.problematic_penalty:.3f} problematic"
-                f" - {p.degradation_penalty:.3f} fall\n",
+                f" = layers {fixed(p.mean_layer_score)} - {fixed(p.problematic_penalty)} problematic"
+                f" - {fixed(p.degradation_penalty)} fall\n",
                 *(piece for note in report.notes for piece in (Cell(note, "warn"), "\n")),
                 Cell(
                     f"{about}{report.problematic_layers} of {report.total_layers} layers with issues {g.dot} "
-                    f"{cells.counted(s.prompts, 'prompt')} {g.dot} {cells.counted(s.tokens, 'token')} {g.dot} "
-                    f"{cells.counted(len(s.concepts), 'concept')}{kept}",
+                    f"{counted(s.prompts, 'prompt')} {g.dot} {counted(s.tokens, 'token')} {g.dot} "
+                    f"{counted(len(s.concepts), 'concept')}{kept}",
                     "dim",
                 ),
             )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.binding import Binding, BindingType
 
-from nfinspect.tui.cells import Cell, counted, percent, visible_in
+from nfinspect.present.numbers import counted, percent
+from nfinspect.tui.cells import Cell, visible_in
 from nfinspect.tui.columns.lens import layer_columns, position_columns
 from nfinspect.tui.commands import lens_of
 from nfinspect.tui.engine import PromptText, Session

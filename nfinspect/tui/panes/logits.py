@@ -9,8 +9,8 @@ from functools import partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from nfinspect.present.numbers import number
 from nfinspect.tui.bar_drawings import logit_bars
-from nfinspect.tui.cells import number
 from nfinspect.tui.columns.analyses import logit_columns
 from nfinspect.tui.engine import Session
 from nfinspect.tui.listing import Arranged, Listing

@@ -9,8 +9,8 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 
-from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, content, number, percent
+from nfinspect.present.numbers import count, number, percent
+from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.neuron import concept_columns, example_columns
 from nfinspect.tui.engine import Session
 from nfinspect.tui.neuron_text import why
@@ -219,7 +219,7 @@ class NeuronPane(RunPane):
                 "\n",
                 f"mean {number(r.mean, g)}  std {number(r.std, g)}  median {number(self._detail.median, g)}  "
                 f"min {number(r.min, g)}  max {number(r.max, g)}  mean|a| {number(r.mean_abs, g)}\n",
-                f"fires {percent(r.firing_rate, g)} of {cells.count(r.n, g)} tokens  "
+                f"fires {percent(r.firing_rate, g)} of {count(r.n, g)} tokens  "
                 f"dormancy {number(r.dormancy, g)}  "
                 f"skew {number(r.skewness, g)}  excess kurtosis {number(r.excess_kurtosis, g)}",
             )

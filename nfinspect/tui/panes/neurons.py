@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from nfinspect.tui import cells
+from nfinspect.present.numbers import count
 from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.neurons import neuron_columns
 from nfinspect.tui.engine import CLASSES, NeuronQuery, Session
@@ -135,7 +135,7 @@ class NeuronsPane(RunPane):
         for place, name in enumerate((None, *CLASSES)):
             held = None if self._counts is None else sum(self._counts.values()) if name is None else self._counts[name]
             short = (name or "all") if self.size.width >= 100 else SHORT[place]
-            words = f" {short}" + (f" {cells.count(held, g)}" if held is not None else "")
+            words = f" {short}" + (f" {count(held, g)}" if held is not None else "")
             if name == q.cls:
                 pieces += [Cell(f"{g.opening}{place}{words}{g.closing}", "hit")]
             else:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.binding import Binding, BindingType
 
 from nfinspect.analysis.ngram_words import NGRAM_WORDS
-from nfinspect.tui.cells import Cell, counted
+from nfinspect.present.numbers import counted
+from nfinspect.tui.cells import Cell
 from nfinspect.tui.columns.analyses import ngram_columns
 from nfinspect.tui.drawings import ngram_buckets, ngram_covered, ngram_detectors
 from nfinspect.tui.engine import Session

@@ -13,7 +13,8 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.content import Content
 
-from nfinspect.tui.cells import Cell, lines, number, visible_in
+from nfinspect.present.numbers import fixed, number
+from nfinspect.tui.cells import Cell, lines, visible_in
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.choices import TracedPane, notes_of
 from nfinspect.tui.panes.exporting import Export, json_export
@@ -78,16 +79,13 @@ class OverlapPane(TracedPane):
     def _pair_columns(self) -> list[Column]:
         g = self.glyphs
 
-        def figure(title: str, name: str, width: int) -> Column:
-            return Column(title, width, lambda r, w: Cell(number(getattr(r, name), g, 3)), "right")
-
         return [
             Column("a", 9, lambda r, w: Cell(r.a, "bold"), flex=True),
             Column("b", 9, lambda r, w: Cell(r.b, "bold"), flex=True),
             Column("shared", 6, lambda r, w: Cell(str(r.overlap), "bold"), "right"),
-            figure("jacc.", "jaccard", 5),
-            figure("expect", "expected", 6),
-            figure("p", "p_value", 7),
+            Column("jacc.", 5, lambda r, w: Cell(fixed(r.jaccard, g)), "right"),
+            Column("expect", 6, lambda r, w: Cell(number(r.expected, g, 3, w)), "right"),
+            Column("p", 7, lambda r, w: Cell(number(r.p_value, g, 2, w)), "right"),
         ]
 
     def _shared_columns(self) -> list[Column]:

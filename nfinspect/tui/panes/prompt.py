@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from textual.app import ComposeResult
 
+from nfinspect.present.numbers import counted, number
 from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, content, number
+from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.engine import PromptReading, Session
 from nfinspect.tui.neuron_text import reading
 from nfinspect.tui.panes.run_pane import RunPane
@@ -46,7 +47,7 @@ class PromptPane(RunPane):
         g = self.glyphs
         kept = "" if read.values else "  (values were not kept: no strengths)"
         written = sum(read.generated)
-        count = f"{cells.counted(len(read.tokens), 'token')}, {written} of them written by the model{kept}"
+        count = f"{counted(len(read.tokens), 'token')}, {written} of them written by the model{kept}"
         head = f"concept {read.concept}, {count}"
         pieces = [Cell(head, "dim"), "\n\n", *reading(read.pieces, read.values, read.generated, g)]
         strongest = [i for i in range(len(read.values)) if read.values[i]]

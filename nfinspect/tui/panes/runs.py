@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.timer import Timer
 
-from nfinspect.tui import cells
+from nfinspect.present.numbers import size
 from nfinspect.tui.cells import content
 from nfinspect.tui.columns.runs import about_run, run_columns, welcome
 from nfinspect.tui.panes.base import Pane
@@ -204,7 +204,7 @@ class RunsPane(Pane):
             return
         from nfinspect.tui.dialogs import Confirm
 
-        what = f"{run.name} ({cells.size(run.bytes, self.glyphs)})"
+        what = f"{run.name} ({size(run.bytes, self.glyphs)})"
         question = f"Delete the {run.kind} {what}? It cannot be undone."
         self.app.push_screen(Confirm(question), partial(self._confirmed, run))
 

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from nfinspect.tui.cells import Cell, content, counted
+from nfinspect.present.numbers import counted
+from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.results import result_columns
 from nfinspect.tui.completion import complete
 from nfinspect.tui.engine import Session, SqlResult

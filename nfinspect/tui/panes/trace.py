@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from nfinspect.tui.cells import Cell, lines, number
+from nfinspect.present.numbers import fixed, number, percent
+from nfinspect.tui.cells import Cell, lines
 from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.choices import TracedPane, notes_of
 from nfinspect.tui.panes.exporting import Export, json_export
@@ -61,8 +62,8 @@ class TracePane(TracedPane):
     def _columns(self) -> list[Column]:
         g = self.glyphs
 
-        def figure(title: str, name: str, width: int, digits: int = 3, tone: str = "") -> Column:
-            return Column(title, width, lambda r, w: Cell(number(getattr(r, name), g, digits), tone), "right")
+        def figure(title: str, name: str, width: int, digits: int = 4, tone: str = "") -> Column:
+            return Column(title, width, lambda r, w: Cell(number(getattr(r, name), g, digits, w), tone), "right")
 
         def occurrences(row: TraceRow, width: int) -> Cell:
             return Cell(f"{row.occurrences}/{row.samples}", "bold" if row.percent >= 50 else "")
@@ -71,16 +72,16 @@ class TracePane(TracedPane):
             Column("#", 3, lambda r, w: Cell(str(r.rank), "dim"), "right"),
             Column("neuron", 10, lambda r, w: Cell(f"L{r.layer}/N{r.neuron}", "bold")),
             Column("occ", 5, occurrences, "right"),
-            Column("%", 4, lambda r, w: Cell(f"{r.percent:.0f}%"), "right"),
+            Column("%", 4, lambda r, w: Cell(percent(r.percent / 100, g, 0)), "right"),
             figure("concept", "concept_mean", 7),
             figure("base", "baseline_mean", 7),
             figure("differ.", "difference", 7, tone="bold"),
-            figure("g", "effect_size", 5, 2),
-            figure("auroc", "auroc", 5),
-            figure("p", "p_value", 7),
-            figure("q", "q_value", 7),
-            figure("AP", "average_precision", 6),
-            figure("t", "t", 7),
+            figure("g", "effect_size", 5, 3),
+            Column("auroc", 5, lambda r, w: Cell(fixed(r.auroc, g)), "right"),
+            figure("p", "p_value", 7, 2),
+            figure("q", "q_value", 7, 2),
+            Column("AP", 6, lambda r, w: Cell(fixed(r.average_precision, g)), "right"),
+            figure("t", "t", 7, 3),
         ]
 
     def on_mount(self) -> None:

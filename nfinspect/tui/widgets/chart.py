@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 
-from nfinspect.tui.cells import number
+from nfinspect.present.numbers import number
 from nfinspect.tui.glyphs import ASCII, UNICODE, Glyphs
 from nfinspect.tui.widgets.bars import column, framed
 

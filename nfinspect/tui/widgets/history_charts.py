@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len, set_cell_size
 
 from nfinspect.analysis.module_names import distinct_names, whole_names
-from nfinspect.text import counted, visible
+from nfinspect.present.numbers import counted
+from nfinspect.text import visible
 from nfinspect.tui.widgets.line_chart import Line, line_chart
 
 if TYPE_CHECKING:

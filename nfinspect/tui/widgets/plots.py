@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
-from nfinspect.tui.cells import number
+from nfinspect.present.numbers import number
 from nfinspect.tui.glyphs import ASCII, UNICODE
 from nfinspect.tui.widgets.bars import column, framed
 

@@ -13,7 +13,7 @@ from command_line import Run
 from hostile import HOSTILE, UNSAFE, poison, spoken
 
 from nfinspect import output
-from nfinspect.cli.tables import Column, table, wrapped
+from nfinspect.present.tables import Column, table, wrapped
 
 COMMANDS = [
     ("runs",),

@@ -177,7 +177,7 @@ def test_the_interval_is_whole_in_80_columns(monkeypatch: pytest.MonkeyPatch) ->
     }  # fmt: skip
     lines = ablate.ablation_lines(document)
     assert max(map(len, lines)) <= 80
-    assert " -1.2e-5 to -1.1e-5 " in lines[-2] and " 0.0011 to 0.0013 " in lines[-1]
+    assert " -1.23e-5 to -1.10e-5 " in lines[-2] and " 0.00112 to 0.00134 " in lines[-1]
     assert "-123.5" in lines[-2] and "0.048" in lines[-2]
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from nfinspect.cli.capture import byte_count, layer_list, progress_text, prompt_file, site_list
-from nfinspect.cli.tables import Column, duration, figure, size, table
+from nfinspect.present.tables import Column, table
 from nfinspect.text import model_name
 from nfinspect_store.errors import RequestError
 from nfinspect_store.types import Progress
@@ -60,23 +60,11 @@ def test_progress_in_one_line() -> None:
     assert progress_text(progress) == "reading  50/200 tokens (25%)  10/s  5.0 MB  15 s left"
 
 
-def test_figures() -> None:
-    assert [figure(x) for x in (None, 3, 0.123456, float("nan"), 1e-9)] == ["-", "3", "0.1235", "-", "1e-09"]
-    assert [size(x) for x in (0, 999, 1500, 20_459_520, 3 * 10**12)] == [
-        "0 B",
-        "999 B",
-        "1.5 kB",
-        "20.5 MB",
-        "3.0 TB",
-    ]
-    assert [duration(x) for x in (1, 75, 3700)] == ["1 s", "1 min 15 s", "1 h 01 min"]
-
-
 def test_tables_fit_wide_characters_and_all() -> None:
     columns = [Column("name", text=True), Column("n"), Column("spare", spare=1)]
     rows = [("日本語のとても長い名前", 1, 2.5), ("b\x1b", 22, None)]
     assert table(columns, rows, 40)[1:] == [
-        "日本語のとても長い名前   1    2.5",
+        "日本語のとても長い名前   1  2.500",
         "b␛                      22      -",
     ]
     narrow = table(columns, rows, 16)

@@ -119,7 +119,7 @@ def test_the_page_shows_and_links_everything(made: Path) -> None:
     assert "\x1b" not in page
     assert "    nfinspect report words --with-model --out DIR" in page
     # What was found is said in words.
-    assert "3 neurons of 20 (15.0 %) dead" in page
+    assert "3 neurons of 20 (15.0%) dead" in page
     assert "2 token detectors among 20 neurons, covering 2 tokens" in page
     assert "none is a trigram detector" in page
     assert "1 neuron of 20 positional" in page

@@ -1,12 +1,13 @@
-"""Plain aligned tables that fit the terminal, and figures as people read them."""
+"""Plain aligned tables that fit the terminal."""
 
-import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
 
 from nfinspect import output
+from nfinspect.present.numbers import number
 from nfinspect.text import visible
 
 GAP = "  "
@@ -24,44 +25,6 @@ class Column:
     spare: int = 0  # the columns with the highest number go first where the terminal is too narrow
 
 
-def figure(value: float | int | None, digits: int = 4) -> str:
-    """A number for people: whole numbers in full, others to `digits` significant digits, nothing for
-    undefined.
-    """
-    if value is None:
-        return "-"
-    if isinstance(value, bool | int):
-        return str(value)
-    if not math.isfinite(value):
-        return "-"
-    return f"{value:.{digits}g}"
-
-
-def percent(share: float | None, digits: int = 1) -> str:
-    """A share 0 to 1 as a percentage."""
-    return "-" if share is None else f"{100 * share:.{digits}f}%"
-
-
-def size(count: int) -> str:
-    """Bytes for people."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def table(columns: Sequence[Column], rows: Iterable[Sequence[object]], width: int | None = None) -> list[str]:
     """Lines of a table; cells are made safe to show. Shortens texts, then drops spare columns, to fit the
     width.
@@ -73,7 +36,7 @@ def fitted(
     columns: Sequence[Column], rows: Iterable[Sequence[object]], width: int | None = None
 ) -> tuple[list[str], int]:
     """The lines of a table, and how many columns there was no room for."""
-    cells = [[visible(cell if isinstance(cell, str) else figure(cell)) for cell in row] for row in rows]  # type: ignore[arg-type]
+    cells = [[visible(cell if isinstance(cell, str) else number(cell)) for cell in row] for row in rows]  # type: ignore[arg-type]
     kept = list(range(len(columns)))
     widths = [
         max([cell_len(visible(column.header)), *(cell_len(row[i]) for row in cells)])
@@ -120,8 +83,6 @@ def _row(columns: Sequence[Column], cells: Sequence[str], widths: Sequence[int])
 
 def wrapped(text: str, indent: str = "") -> list[str]:
     """A paragraph, broken to the width."""
-    import textwrap
-
     return textwrap.wrap(
         visible(text),
         output.width(),

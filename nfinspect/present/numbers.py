@@ -1,0 +1,101 @@
+"""How a number is written for people, in the app, the commands and the reports: a statistic reads the same in each.
+
+JSON and CSV hold the values themselves. signs: what stands for an undefined value, which is never written as 0.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Signs(Protocol):
+    @property
+    def none(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Plain:
+    none: str = "-"
+
+
+PLAIN = Plain()
+
+
+def number(value: float | None, signs: Signs = PLAIN, digits: int = 4, room: int = 99) -> str:
+    """Whole numbers in full, others to significant digits: 1,172, 0.01235, 1.235e-5. room: characters that a narrow
+    column has, for which digits are given up.
+    """
+    if isinstance(value, int):
+        return f"{value:,}"
+    if value is None or not math.isfinite(value):
+        return signs.none
+    if value == 0:
+        return "0"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    power = int(exponent)
+    plain = power >= -3 and abs(value) < 10**6
+    text = f"{value:,.{max(0, digits - 1 - power)}f}" if plain else f"{mantissa}e{power}"
+    return text if len(text) <= room or digits == 1 else number(value, signs, digits - 1, room)
+
+
+def signed(value: float | None, signs: Signs = PLAIN, digits: int = 4) -> str:
+    """A change: `number` with its sign, whichever it is."""
+    return ("+" if value is not None and value > 0 else "") + number(value, signs, digits)
+
+
+def fixed(value: float | None, signs: Signs = PLAIN, places: int = 3) -> str:
+    """A figure on a scale of its own (a score, an index, a correlation), to so many places after the point."""
+    return signs.none if value is None or not math.isfinite(value) else f"{value:,.{places}f}"
+
+
+def percent(share: float | None, signs: Signs = PLAIN, places: int | None = None) -> str:
+    """A share in 0..1 as a percentage of at most six characters; places: after the point, else as many as it needs."""
+    if share is None or not math.isfinite(share):
+        return signs.none
+    scaled = 100 * share
+    if places is None:
+        if 0 < scaled < 0.01:
+            return "<.01%"
+        places = 2 if scaled < 10 else 1
+    return f"{scaled:.{places}f}%"
+
+
+def count(value: int | None, signs: Signs = PLAIN) -> str:
+    """A whole number in at most six characters, for narrow columns: 999, 12.3k, 4.5M."""
+    if value is None:
+        return signs.none
+    if value < 10_000:
+        return str(value)
+    for unit, size in (("k", 10**3), ("M", 10**6), ("G", 10**9), ("T", 10**12)):
+        if value < 1000 * size:
+            scaled = value / size
+            return f"{scaled:.0f}{unit}" if scaled >= 100 else f"{scaled:.1f}{unit}"
+    return f"{value:.1e}"
+
+
+def counted(number: int, what: str) -> str:
+    """`1 prompt`, `1,172 prompts`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def size(count: int | None, signs: Signs = PLAIN) -> str:
+    """Bytes in decimal units, at most eight characters."""
+    if count is None:
+        return signs.none
+    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 1000 and len(units) > 1:
+        value /= 1000
+        del units[0]
+    return f"{value:.0f} {units[0]}" if units[0] == "B" or value >= 100 else f"{value:.1f} {units[0]}"
+
+
+def duration(seconds: float | None, signs: Signs = PLAIN) -> str:
+    """12 s, 3 min 20 s, 1 h 05 min."""
+    if seconds is None or not math.isfinite(seconds) or seconds < 0:
+        return signs.none
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
