@@ -68,8 +68,8 @@ async def test_the_layers_answers(start: Start, kept: Path, size: tuple[int, int
             assert '"The red tulip": " tulip" 75.0% after 3 tokens' in app.text, "the newest kept one"
             shown = rows(app)
             assert [row[:4] for row in shown] == [
-                ["L0", "3", "25.0%", "2.50"],
-                ["L1", "2", "50.0%", "1.50"],
+                ["L0", "3", "25.0%", "2.500"],
+                ["L1", "2", "50.0%", "1.500"],
                 ["L2", "1", "75.0%", "0.500"],
             ]
             assert shown[0][4:] == ['"', 'tulip"', "25%", "–", "12%"]

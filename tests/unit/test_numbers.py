@@ -1,6 +1,9 @@
 import pytest
 
+from nfinspect.cli.ablate import ablation_lines
+from nfinspect.figures.ablation import ablation_chart
 from nfinspect.present.numbers import count, counted, duration, fixed, number, percent, signed, size
+from nfinspect.tui.columns.analyses import ablation_columns
 from nfinspect.tui.glyphs import UNICODE
 
 
@@ -41,3 +44,20 @@ def test_shares_counts_sizes_and_times() -> None:
         "-", "0 B", "999 B", "1.5 kB", "20.5 MB", "3.0 TB"
     ]  # fmt: skip
     assert [duration(x) for x in (None, 1, 75, 3700)] == ["-", "1 s", "1 min 15 s", "1 h 01 min"]
+
+
+def test_a_figure_reads_the_same_in_the_command_the_app_and_the_report() -> None:
+    control = {"count": 20, "mean_delta_nll": 1.5e-5, "sd": 1e-5, "z": 3.21, "p_value": 0.0476, "delta_nlls": [1.5e-5]}
+    one = {"name": "dead", "neurons": 1_172, "mode": "zero", "nll": 4.01, "perplexity": 1234.5678,
+           "delta_nll": -0.012345, "ci95": [-2e-5, -1e-5], "control": control}  # fmt: skip
+    document = {
+        "model": "m", "text": "t", "tokens": 39, "context": 32, "stride": 16, "seed": 0, "notes": [], "sets": [one],
+        "bootstrap": {"units": 3, "resampled": "windows", "draws": 1000},
+        "baseline": {"nll": 4.0, "perplexity": 54.598},
+    }  # fmt: skip
+    command = ablation_lines(document)[-1].split()
+    app = {column.title: column.cell(one, column.width).text for column in ablation_columns(UNICODE)}
+    report = " ".join(ablation_chart(document).findings)
+    assert (app["dNLL"], app["p"], app["perpl."], app["z"]) == ("-0.0123", "0.048", "1,234.6", "3.2")
+    assert {app["dNLL"], app["p"], app["perpl."], app["z"]} < set(command)
+    assert f"dead (1,172 neurons): ΔNLL {app['dNLL']}, p = {app['p']} beside" in report and "54.598" in report
