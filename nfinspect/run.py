@@ -73,16 +73,16 @@ class Run(RunFile):
         analysis raises.
         """
         from nfinspect.analyses import names, spec
-        from nfinspect.results import with_defaults
+        from nfinspect.results import computing, with_defaults
 
         if name not in names():
             raise RequestError(f"no analysis {name!r}: choose of {', '.join(names())}")
         one = spec(name)
         try:
-            every = with_defaults(one, options)
+            every, (compute, _) = with_defaults(one, options), computing(one)
         except TypeError as error:
             raise RequestError(str(error)) from error
-        return one.compute(self, site=one.site if site is None else site, layers=layers, **every)
+        return compute(self, site=one.site if site is None else site, layers=layers, **every)
 
     def delta(self, site: str | None = None, **options: Any) -> "Delta":
         """How neurons change from token to token; Mamba's Δ. options: those of nfinspect.analysis.delta.delta."""

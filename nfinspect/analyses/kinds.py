@@ -12,12 +12,12 @@ are the neurons that are either.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from nfinspect.analyses import formats, specs
-from nfinspect.analyses.spec import AnalysisSpec, Options
+from nfinspect.analyses.spec import AnalysisSpec, NeuronKind, Options, Variant
 from nfinspect.analysis.attention_scores import TOP
 from nfinspect.analysis.classes import CLASSES
 from nfinspect.analysis.enough import few_tokens
@@ -34,46 +34,22 @@ class NoKeptResult(RequestError):
     """The analysis that would say which neurons are of a kind has no kept result; the message names its command."""
 
 
+ORDER = ("positions", "delta", "ngrams", "attention")
+"""Of the analyses whose kinds come first where all are listed; the others follow."""
+
+
 @dataclass(frozen=True)
 class Source:
-    """Where a kind that an analysis found is kept: the result's kind, and the list in its document.
+    """An analysis that finds a kind of neurons."""
 
-    strength: the field that says how much of the kind a neuron is; "" where the list is in that order [own].
-    n: of the n-grams. site: which it is about, if not the run's usual one.
-    of_model: beside the other results about the run's model, as the analysis goes without a run.
-    """
-
-    result: str
-    field: str
-    command: str
-    strength: str
-    n: int | None = None
-    of_model: bool = False
-    site: str | None = None
+    spec: AnalysisSpec
+    kind: NeuronKind
 
 
-def _command(spec: AnalysisSpec, options: Options) -> str:
-    given = "".join(
-        f" --{name.replace('_', '-')}{'' if value is True else f' {value}'}" for name, value in options.items() if value
-    )
-    return f"nfinspect {spec.name} {'MODEL --from RUN' if spec.needs == 'model' else 'RUN'}{given}"
+KEPT_KINDS = {kind.name: Source(one, kind) for one in specs(ORDER) for kind in one.kinds}
+SINGLE_KINDS = tuple(name for name, source in KEPT_KINDS.items() if not source.kind.collective)
+"""Those that have an analysis with options of its own."""
 
-
-_of_specs = {
-    kind.name: Source(spec.name, kind.rows, _command(spec, kind.options), kind.strength, site=spec.site)
-    for spec in specs()
-    for kind in spec.kinds
-}
-KEPT_KINDS = {
-    "positional": _of_specs["positional"],
-    "delta": Source("delta", "neurons", "nfinspect delta RUN", "step_sensitivity"),
-    "ngrams1": Source("ngrams", "detectors", "nfinspect ngrams RUN", "coverage", n=1),
-    "ngrams2": Source("ngrams", "detectors", "nfinspect ngrams RUN --n 2", "coverage", n=2),
-    "ngrams3": Source("ngrams", "detectors", "nfinspect ngrams RUN --n 3", "coverage", n=3),
-    "ngram": Source("ngrams", "detectors", "nfinspect ngrams RUN", "coverage"),
-    "attention": Source("attention", "neurons", "nfinspect attention MODEL --from RUN", "", of_model=True),
-    **{name: source for name, source in _of_specs.items() if name != "positional"},
-}
 KINDS = (*CLASSES, *KEPT_KINDS)
 
 
@@ -142,7 +118,7 @@ def find_kind(run: RunFile, kinds: str, site: str | None = None, top: int = TOP,
             notes.append(f"{name}: {said}")
         notes += [f"{name}: {note}" for note in result.document.get("notes", ())]  # that it rests on too little, say
         if most is not None:
-            by = KEPT_KINDS[name].strength or "|score|"
+            by = KEPT_KINDS[name].kind.strength or "|score|"
             taken = (
                 f"the {most} largest by {by}" if len(ordered) >= most else f"all {len(ordered)}, there are not {most}"
             )
@@ -153,9 +129,20 @@ def find_kind(run: RunFile, kinds: str, site: str | None = None, top: int = TOP,
 def newest(run: RunFile, kind: str, site: str) -> Result | None:
     """The newest kept result of a kind's analysis over all layers of the site, if there is one."""
     source = KEPT_KINDS[kind]
-    fitting = kept_over_all_layers(run, source.result, site, of_model=source.of_model)
-    right_n = (r for r in fitting if source.n is None or r.document.get("n") == source.n)
-    return next((r for r in right_n if _lists_neurons(r.document.get(source.field))), None)
+    fitting = newest_with(run, source.spec, source.kind.options, site)
+    return next((r for r in fitting if _lists_neurons(r.document.get(source.kind.rows))), None)
+
+
+def newest_with(run: RunFile, spec: AnalysisSpec, options: Options, site: str) -> Iterator[Result]:
+    """The kept results of an analysis with these options over all layers of the site, the newest first."""
+    for result in kept_over_all_layers(run, spec.name, site, of_model=spec.needs == "model"):
+        if all(result.document.get(name, result.settings.get(name)) == value for name, value in options.items()):
+            yield result
+
+
+def kind_of(spec: AnalysisSpec, variant: Variant) -> str:
+    """The kind that a variant of an analysis finds; empty where none is its own."""
+    return next((kind.name for kind in spec.kinds if kind.options == variant.options), "")
 
 
 def _lists_neurons(rows: Any) -> bool:
@@ -187,8 +174,15 @@ def _cut_at(result: Result, usual: str) -> set[str]:
 
 def command(run: RunFile, kind: str, site: str | None = None) -> str:
     """The command that makes a kind's result."""
-    text = KEPT_KINDS[kind].command.replace("RUN", run.name).replace("MODEL", run.info.model or "MODEL")
-    return text if site in (None, run.default_site) else f"{text} --site {site}"
+    spec, usual = KEPT_KINDS[kind].spec, KEPT_KINDS[kind].spec.defaults()
+    given = [
+        f"--{name.replace('_', '-')}{'' if value is True else f' {value}'}"
+        for name, value in KEPT_KINDS[kind].kind.options.items()
+        if value != usual.get(name)
+    ]
+    what = f"{run.info.model or 'MODEL'} --from {run.name}" if spec.needs == "model" else run.name
+    where = [] if site in (None, run.default_site) else [f"--site {site}"]
+    return " ".join(["nfinspect", spec.name, what, *given, *where])
 
 
 def _covers(run: RunFile, result: Result, site: str) -> bool:
@@ -205,19 +199,14 @@ def _covers(run: RunFile, result: Result, site: str) -> bool:
 
 
 def _neurons(run: RunFile, kind: str, result: Result, top: int) -> list[tuple[int, int]]:
-    """(layer, neuron), the strongest first; equally strong ones by layer and neuron."""
-    rows: Sequence[dict[str, Any]] = result.document[KEPT_KINDS[kind].field]
-    if kind == "attention":
-        if len(rows) == TOP < top:  # the document has the first few, the table all of them
-            rows = result.table("scores").slice(0, top).select(["layer", "neuron"]).to_pylist()
-        rows = rows[:top]
-    if kind == "delta":
-        if not rows:
-            raise StoreError(f"{run.name} kept statistics only (--keep stats): it cannot say what is delta-sensitive")
-        # Every neuron is listed, and which of them count.
-        rows = [row for row in rows if row.get("delta_sensitive", True)]
-    if strength := KEPT_KINDS[kind].strength:
-        rows = sorted(rows, key=lambda row: (-_strength(row.get(strength)), row["layer"], row["neuron"]))
+    """(layer, neuron), the strongest first; equally strong ones by layer and neuron. Raises StoreError."""
+    of = KEPT_KINDS[kind].kind
+    if why := of.refused(result.document):
+        raise StoreError(f"{run.name}: {why}")
+    rows = result.document[of.rows] if of.strongest is None else of.strongest(result, top)
+    rows = [row for row in rows if of.counts(row)]
+    if of.strength:
+        rows = sorted(rows, key=lambda row: (-_strength(row.get(of.strength)), row["layer"], row["neuron"]))
     return [(row["layer"], row["neuron"]) for row in rows]
 
 

@@ -17,10 +17,12 @@ from nfinspect.analyses.spec import (
     Comparison,
     Drawing,
     Field,
+    Figures,
     Measure,
     NeuronKind,
     Option,
     Options,
+    RowSet,
     Table,
 )
 from nfinspect.analysis.chosen import chosen_layers
@@ -308,18 +310,14 @@ POSITIONAL_FIELD = Field("positional", "of these", header="positional", form="co
 STRONG = Field("strong", "of these", header="strong", form="count", spare=1)
 
 
-def _headline(found: PositionAnalysis) -> str:
+def _printed(found: PositionAnalysis) -> Sequence[Table]:
     neurons = f"{len(found.neurons)} positional neuron{'' if len(found.neurons) == 1 else 's'}"
-    return f"{neurons} at {found.site} in {found.sequences} sequences of {found.length} tokens"
+    title = f"{neurons} at {found.site} in {found.sequences} sequences of {found.length} tokens"
+    types = [WOULD_PASS] if found.held_back else [POSITIONAL_FIELD, STRONG, *map(_type_field, found.layers[0].types)]
+    return (Table((LAYER, NEURONS, *types), found.layers, title), Table(NEURON_FIELDS, found.neurons, top=True))
 
 
-def _layers(found: PositionAnalysis) -> Table:
-    if found.held_back:
-        return Table((LAYER, NEURONS, WOULD_PASS), found.layers)
-    return Table((LAYER, NEURONS, POSITIONAL_FIELD, STRONG, *map(_type_field, found.layers[0].types)), found.layers)
-
-
-def _sentence(found: PositionAnalysis) -> str:
+def _sentence(found: PositionAnalysis, kept: Result) -> str:
     neurons = sum(layer.neurons for layer in found.layers)
     return (
         f"{counted(len(found.neurons), 'positional neuron')} of {neurons:,}; "
@@ -514,7 +512,7 @@ SPEC = AnalysisSpec(
         "After Voita et al. 2023."
     ),
     title="Positional neurons",
-    what="positional neurons",
+    what=lambda options: "positional neurons",
     options=(
         Option(
             "length",
@@ -529,27 +527,24 @@ SPEC = AnalysisSpec(
     document=PositionAnalysis.to_json,
     tables=lambda found: {"profiles": found.profile_table()},
     read=_read,
-    headline=_headline,
-    layers=_layers,
-    fields=NEURON_FIELDS,
-    listed=lambda found: found.neurons,
+    printed=_printed,
+    lists=(
+        RowSet(lambda found: NEURON_FIELDS, lambda found: found.neurons, ("mutual_information", True),
+                "no neuron is positional", searched=lambda row: f"{row.type} {row.strength}"),
+    ),
     sentence=_sentence,
     notes=lambda found: found.notes,
     offers=lambda found: "--allow-few" if found.held_back else "",
     kept=_kept,
-    searched=lambda row: f"{row.type} {row.strength}",
-    order=("mutual_information", True),
-    empty="no neuron is positional",
     drawings=(
         Drawing("profile", _profile, follows=True),
         Drawing("information", _scatter, follows=True),
         Drawing("layers", _by_layer),
     ),
     kinds=(NeuronKind("positional", "neurons", "mutual_information"),),
-    figure=position_chart,
-    figure_name="positional-neurons",
+    figure=Figures(lambda kept: [position_chart(one.found) for one in kept.values()], "positional-neurons"),
     comparison=Comparison(
-        facts=(
+        facts=lambda found: (
             Field("sequences", "sequences read", header="sequences", form="count"),
             Field("length", "tokens of each", header="tokens each", form="count"),
             Field("neurons", "neurons of the layers", header="neurons", form="count",
@@ -558,14 +553,14 @@ SPEC = AnalysisSpec(
                   value=lambda found: len(found.neurons)),
             Field("highest", "mutual information, nats", header="highest", value=_highest),
         ),
-        layers=(
+        layers=lambda found: (
             POSITIONAL_FIELD,
             Field("percent", "of the layer's neurons", header="% of layer", form="percent",
                   value=lambda layer: layer.positional / layer.neurons),
             STRONG,
             *map(_type_field, TYPES),
         ),
-        measures=(
+        measures=lambda variant: (
             Measure("percent", "% layer", "positional neurons, % of each layer",
                     lambda x: percent(x["positional"], x["neurons"]), "%"),
             Measure("positional", "positional", "positional neurons of each layer", lambda x: x["positional"],
@@ -574,6 +569,6 @@ SPEC = AnalysisSpec(
         ),
         said=_said,
         refused=_refused,
-        figure=position_overlay,
+        figures=lambda runs: [position_overlay(runs)],
     ),
 )  # fmt: skip

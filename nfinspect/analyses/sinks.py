@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nfinspect.analyses.spec import AnalysisSpec, Comparison, Drawing, Field, Measure, NeuronKind, Option, Table
+from nfinspect.analyses.spec import (
+    AnalysisSpec,
+    Comparison,
+    Drawing,
+    Field,
+    Figures,
+    Measure,
+    NeuronKind,
+    Option,
+    RowSet,
+    Table,
+)
 from nfinspect.analysis.chosen import chosen_layers
 from nfinspect.analysis.numbers import number
 from nfinspect.analysis.ticks import Tick, silent
@@ -257,14 +268,15 @@ def _limits(found: Sinks) -> str:
     return f"|a| above {found.large:g} and above {found.times:,g} medians of its layer"
 
 
-def _headline(found: Sinks) -> str:
+def _printed(found: Sinks) -> Sequence[Table]:
     values = counted(sum(one.count for one in found.coordinates), "massive value")
     where = f"at {found.site} in {counted(found.tokens, 'token')}"
     massive = counted(len(found.coordinates), "massive coordinate")
-    return f"{massive} {where} ({_limits(found)}): {values}{_share(found)}"
+    title = f"{massive} {where} ({_limits(found)}): {values}{_share(found)}"
+    return (Table(LAYER_FIELDS, found.layers, title), Table(FIELDS, found.coordinates, top=True))
 
 
-def _sentence(found: Sinks) -> str:
+def _sentence(found: Sinks, kept: Result) -> str:
     neurons = sum(layer.neurons for layer in found.layers)
     return f"{counted(len(found.coordinates), 'massive coordinate')} of {neurons:,} ({_limits(found)}){_share(found)}"
 
@@ -298,7 +310,7 @@ def _by_layer(found: Sinks, row: object) -> Plot:
 def sinks_chart(found: Sinks) -> Chart:
     """The largest size in each layer beside the median size, and what is massive."""
     listed = ", ".join(f"L{one.layer}/N{one.neuron} ({numbers.number(one.max)})" for one in found.coordinates[:5])
-    result = f"{_headline(found)}. {f'The largest: {listed}.' if listed else 'None exceeds both limits.'}"
+    result = f"{_printed(found)[0].title}. {f'The largest: {listed}.' if listed else 'None exceeds both limits.'}"
     return Chart(
         name="massive-activations",
         title=f"Massive activations at {found.site}",
@@ -357,7 +369,7 @@ SPEC = AnalysisSpec(
         "After Sun et al. 2024."
     ),
     title="Massive activations",
-    what="massive activations",
+    what=lambda options: "massive activations",
     site="resid",
     options=(
         Option("large", "Size that a massive value exceeds.", type=float, default=LARGE, metavar="A"),
@@ -368,29 +380,26 @@ SPEC = AnalysisSpec(
     document=Sinks.to_json,
     tables=lambda found: {},
     read=_read,
-    headline=_headline,
-    layers=lambda found: Table(LAYER_FIELDS, found.layers),
-    fields=FIELDS,
-    listed=lambda found: found.coordinates,
+    printed=_printed,
+    lists=(
+        RowSet(lambda found: FIELDS, lambda found: found.coordinates, ("ratio", True), "no coordinate is massive",
+                searched=lambda row: " ".join(one.token for one in row.tokens)),
+    ),
     sentence=_sentence,
     notes=lambda found: found.notes,
     kept=_kept,
-    searched=lambda row: " ".join(one.token for one in row.tokens),
-    order=("ratio", True),
-    empty="no coordinate is massive",
     drawings=(Drawing("sizes", _sizes, follows=True), Drawing("layers", _by_layer)),
     kinds=(NeuronKind("massive", "coordinates", "ratio"),),
-    figure=sinks_chart,
-    figure_name="massive-activations",
+    figure=Figures(lambda kept: [sinks_chart(one.found) for one in kept.values()], "massive-activations"),
     comparison=Comparison(
-        facts=(
+        facts=lambda found: (
             Field("tokens", "tokens read", header="tokens", form="count"),
             Field("massive", "massive coordinates", header="massive", form="count",
                   value=lambda found: len(found.coordinates)),
             Field("first_token_share", "of the massive values at position 0", header="at position 0", form="percent"),
         ),
-        layers=(MEDIAN, LARGEST, MASSIVE, SINK_TOKENS),
-        measures=(
+        layers=lambda found: (MEDIAN, LARGEST, MASSIVE, SINK_TOKENS),
+        measures=lambda variant: (
             Measure("max", "max |a|", "largest |a| of each layer", lambda x: x["max"], width=9),
             Measure("median", "median", "median |a| of each layer", lambda x: x["median"]),
             Measure("massive", "massive", "massive coordinates of each layer", lambda x: x["massive"], "count", 8),

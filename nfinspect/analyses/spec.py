@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from nfinspect.present.charts import Chart
+    from nfinspect.analysis.ticks import Reporter
+    from nfinspect.present.charts import Chart, Section
     from nfinspect.present.plots import Plot
     from nfinspect_store.reader import RunFile
     from nfinspect_store.results import Result
+    from nfinspect_store.types import Layer
 
 Form = Literal["neuron", "layer", "number", "percent", "count", "text", "yes"]
 """How a value is written: percent is of a share 0 to 1, count of whole numbers, yes of what is true or not."""
@@ -25,9 +27,10 @@ Options = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Option:
-    """One option of the command, of `run.analyse` and of `compute`. name: in Python; the command's has dashes.
+    """One option of the command and, unless it is asked `afterwards`, of `run.analyse` and of `compute`.
 
-    least: of a whole number. A flag has the type bool.
+    name: in Python; the command's has dashes. least, most: of a whole number. A flag has the type bool. choices: what
+    it may be. afterwards: it is no part of the kept result, but of what the command makes of it (`finish`).
     """
 
     name: str
@@ -36,14 +39,18 @@ class Option:
     default: Any = None
     metavar: str | None = None
     least: int | None = None
+    most: int | None = None
+    choices: tuple[str, ...] = ()
+    afterwards: bool = False
 
 
 @dataclass(frozen=True)
 class Field:
     """One column of a table. key: the row's attribute, and the column's name in data; meaning: what it is, its unit.
 
-    title: its head in the app, header: in the command's table, the title if none; spare: of the columns that go first
-    where the terminal is narrow; ascending: it is read from the smallest on; tone: of the app's cells.
+    title: its head in the app, header: in the command's table, the title if none; digits: significant ones, 0 for whole
+    percents; spare: of the columns that go first where the terminal is narrow; ascending: it is read from the smallest on; tone: of the app's cells; flex: it takes
+    the room that is left.
     """
 
     key: str
@@ -56,6 +63,7 @@ class Field:
     spare: int = 0
     ascending: bool = False
     tone: str = ""
+    flex: bool = False
     value: Callable[[Any], Any] | None = None
 
     def of(self, row: Any) -> Any:
@@ -70,19 +78,64 @@ class Field:
 
 @dataclass(frozen=True)
 class Table:
-    """Fields and the rows that they are of."""
+    """Fields and the rows that they are of, as the command prints them. title: above it; top: the first rows only, as
+    many as --top says.
+    """
 
-    fields: tuple[Field, ...]
+    fields: Sequence[Field]
     rows: Sequence[Any]
+    title: str = ""
+    top: bool = False
+
+
+def own_neuron(row: Any, found: Any, layers: "Sequence[Layer]") -> tuple[tuple[int, int], ...]:
+    """The neuron that a row is about."""
+    return ((row.layer, row.neuron),)
+
+
+@dataclass(frozen=True)
+class RowSet:
+    """Rows that the app shows. fields: their columns, of what was found; order: the field by which they are sorted, and
+    whether the highest comes first; empty: said where there are none; there: whether it has anything to show.
+
+    searched: the words of a row that a filter looks in. named: the row's attributes that tell where it stands, which
+    a filter may name. neurons: (layer, neuron) that a row is about, from it, what was found and the run's layers.
+    """
+
+    fields: Callable[[Any], Sequence[Field]]
+    rows: Callable[[Any], Sequence[Any]]
+    order: tuple[str, bool]
+    empty: str
+    name: str = ""
+    there: Callable[[Any], bool] = lambda found: True
+    searched: Callable[[Any], str] = lambda row: ""
+    named: tuple[str, ...] = ("layer", "neuron")
+    neurons: "Callable[[Any, Any, Sequence[Layer]], tuple[tuple[int, int], ...]]" = own_neuron
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An analysis with some of its options chosen: a key of the pane, and a topic of the comparison of runs.
+
+    name: of the key and the topic; word: in the pane, the name if none; title: of its figures.
+    """
+
+    name: str
+    options: Options
+    title: str
+    word: str = ""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """One way to draw what was found. plot: of it and the row under the cursor; follows: it is about that row."""
+    """One way to draw what was found. plot: of it and the row under the cursor; follows: it is about that row; there:
+    whether it can be drawn at all.
+    """
 
     name: str
     plot: "Callable[[Any, Any], Plot]"
     follows: bool = False
+    there: Callable[[Any], bool] = lambda found: True
 
 
 @dataclass(frozen=True)
@@ -103,16 +156,20 @@ class Measure:
 @dataclass(frozen=True)
 class Comparison:
     """Of several runs. facts: a column of each run, from what was found; layers: of each of its layers; measures: what
-    the app compares and draws; said: in short, from the layers of a document; refused: why these say nothing, else "".
-    figure: of what was found by the names of the runs.
+    the app compares and draws, of a variant's name; said: in short, from the layers of a document; refused: why these
+    say nothing, else "". figures: of what was found by the names of the runs. more: further tables of the command.
+    takes: whether a kept document can be compared. by_variant: each variant is a topic of its own.
     """
 
-    facts: tuple[Field, ...]
-    layers: tuple[Field, ...]
-    measures: tuple[Measure, ...]
+    measures: Callable[[str], Sequence[Measure]]
     said: Callable[[Sequence[Mapping[str, Any]]], str]
+    facts: Callable[[Any], Sequence[Field]] = lambda found: ()
+    layers: Callable[[Any], Sequence[Field]] = lambda found: ()
     refused: Callable[[Sequence[Mapping[str, Any]]], str] = lambda layers: ""
-    figure: "Callable[[Mapping[str, Any]], Chart] | None" = None
+    figures: "Callable[[Mapping[str, Any]], Sequence[Chart]] | None" = None
+    more: Callable[[Mapping[str, Any]], Sequence[Table]] = lambda found: ()
+    takes: Callable[[Mapping[str, Any]], bool] = lambda document: True
+    by_variant: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,13 +177,40 @@ class NeuronKind:
     """Neurons that an analysis lists, as a kind (`overlap --kinds`, `ablate --kinds`).
 
     rows: the list in the document; strength: the field that says how much of the kind a neuron is, "" where the list is
-    in that order; options: those with which the command makes it, where they are not the usual ones.
+    in that order; options: those with which the command makes it and the kept result was made. collective: it is what
+    several of the others are together. counts: whether a row of the list is of the kind. refused: why a
+    document cannot tell, else "". strongest: the rows of a result where the list has only the first few, and how many
+    are wanted.
     """
 
     name: str
     rows: str
     strength: str = ""
     options: Options = field(default_factory=dict)
+    counts: Callable[[Mapping[str, Any]], bool] = lambda row: True
+    refused: Callable[[Mapping[str, Any]], str] = lambda document: ""
+    collective: bool = False
+    strongest: "Callable[[Result, int], Sequence[Mapping[str, Any]]] | None" = None
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of a report. charts: of the kept results that there are, the newest of each variant, by the variant's name, one
+    or more. name: of what stands there where nothing is kept, the kind of neurons if none; each: it stands there for
+    every variant that nothing is kept of, else where nothing is kept at all.
+    """
+
+    charts: "Callable[[Mapping[str, Kept]], Sequence[Section]]"
+    name: str = ""
+    each: bool = True
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What was found, with the kept result that holds it."""
+
+    result: "Result"
+    found: Any
 
 
 @dataclass(frozen=True)
@@ -134,18 +218,19 @@ class AnalysisSpec:
     """An analysis.
 
     name: of its command, its place after `:` and its kept results. format: of these, to be raised when the document,
-    its tables or the meaning of its figures changes. needs: whether a run is enough. site: the
-    one that it is about, where that is not the run's usual one.
+    its tables or the meaning of its figures changes. site: the one that it is about, where that is not the run's usual.
     does: the command's help in one line. answers: what it answers, in a few words. explains: every figure, with the
-    source. title: of its figures. what: is being made, for the progress line.
-    settings: what a kept result is found by beside site and layers, from a run and the options. compute: what is found,
-    from a run and, by name, site, layers, tick and the options. document, tables, read: to a kept result and back; read
+    source. title: of its figures. what: is being made, for the progress line, from the options.
+    check: raises RequestError for options that do not go together. settings: what a kept result is found by beside site
+    and layers, from a run and the options. compute: what is found, from a run and, by name, site, layers, tick and the
+    options; neither where it takes the model. document, tables, read: to a kept result and back; read
     raises KeyError, TypeError, ValueError or StoreError for what is none.
-    headline: of the command's answer. layers: a row for each. listed: the neurons that were found, the highest first.
-    fields: of these, the neuron among them. order: the field by which the app sorts them, and whether the highest comes
-    first. empty: said where there are none. searched: the words of a row that a filter looks in.
-    sentence: what was found, in the app. notes: what the reader should beware of. offers: an option that would show
-    more, else "". kept: a kept document in one line.
+    finish: what the command prints, from the run, the kept result, what was found, every option and who is told.
+    joined: what the app shows, from what was found and the run's other kept results by their kind.
+    printed: the tables of the command. lists: the rows of the app. sentence: what was found, in the app, and
+    what of. notes: what
+    the reader should beware of. offers: an option that would show more, else "". kept: a kept document in one line.
+    variants: of the pane's keys.
     """
 
     name: str
@@ -154,32 +239,38 @@ class AnalysisSpec:
     answers: str
     explains: str
     title: str
-    what: str
+    what: Callable[[Options], str]
     options: tuple[Option, ...]
-    settings: "Callable[[RunFile, Options], Mapping[str, Any]]"
-    compute: "Callable[..., Any]"
+    settings: "Callable[[RunFile, Options], Mapping[str, Any]] | None"
+    compute: "Callable[..., Any] | None"
     document: Callable[[Any], Mapping[str, Any]]
     tables: "Callable[[Any], Mapping[str, pa.Table]]"
     read: "Callable[[Result], Any]"
-    headline: Callable[[Any], str]
-    layers: Callable[[Any], Table]
-    fields: tuple[Field, ...]
-    listed: Callable[[Any], Sequence[Any]]
-    sentence: Callable[[Any], str]
+    printed: Callable[[Any], Sequence[Table]]
+    lists: tuple[RowSet, ...]
+    sentence: "Callable[[Any, Result], str]"
     notes: Callable[[Any], Sequence[str]]
     kept: Callable[[Mapping[str, Any]], str]
-    order: tuple[str, bool]
-    empty: str
     drawings: tuple[Drawing, ...]
+    variants: tuple[Variant, ...] = ()
     kinds: tuple[NeuronKind, ...] = ()
     comparison: Comparison | None = None
-    figure: "Callable[[Any], Chart] | None" = None
-    figure_name: str = ""
+    figure: Figures | None = None
+    finish: "Callable[[RunFile, Result, Any, Options, Reporter], Any] | None" = None
+    joined: "Callable[[Any, Result, Callable[[str], Sequence[Result]]], Any] | None" = None
     offers: Callable[[Any], str] = lambda found: ""
-    searched: Callable[[Any], str] = lambda row: ""
+    check: Callable[[Options], None] = lambda options: None
     site: str | None = None
-    needs: Literal["run", "model"] = "run"
+
+    @property
+    def needs(self) -> Literal["run", "model"]:
+        """Whether a run is enough: of one that needs the model the command is written by hand (nfinspect.cli)."""
+        return "run" if self.compute is not None else "model"
 
     def defaults(self) -> dict[str, Any]:
-        """Its options as they are if none is given."""
-        return {option.name: option.default for option in self.options}
+        """The options of its kept result as they are if none is given."""
+        return {option.name: option.default for option in self.options if not option.afterwards}
+
+    def every_variant(self) -> tuple[Variant, ...]:
+        """Its variants, or itself as the only one."""
+        return self.variants or (Variant(self.name, {}, self.title),)

@@ -1,7 +1,8 @@
 """How long work tells how far it is, and how it is cancelled."""
 
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol, TypeAlias
 
 Tick: TypeAlias = Callable[[int, int], None]
 """Called with (done, total) after each piece of work. Whoever wants to cancel raises from it."""
@@ -9,3 +10,22 @@ Tick: TypeAlias = Callable[[int, int], None]
 
 def silent(done: int, total: int) -> None:
     """A tick that nobody listens to."""
+
+
+class Reporter(Protocol):
+    """How whoever asks for an analysis is told."""
+
+    def note(self, text: str) -> None: ...
+    def progress(self, what: str) -> AbstractContextManager[Tick]: ...
+
+
+class Silent:
+    """Nobody is told."""
+
+    def note(self, text: str) -> None:
+        """Not said."""
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Tick]:
+        """Not shown."""
+        yield silent

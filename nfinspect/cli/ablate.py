@@ -22,7 +22,7 @@ from nfinspect.cli.options import (
     store_option,
 )
 from nfinspect.cli.progress import recompute_option
-from nfinspect.cli.run_model import loaded_model, own_dtype
+from nfinspect.experiments.run_model import loaded_model, own_dtype
 from nfinspect.model_files import lasting_name, weights_stamp
 from nfinspect.present.numbers import fixed, number
 from nfinspect.present.tables import Column, table, wrapped

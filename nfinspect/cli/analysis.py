@@ -1,12 +1,12 @@
 """The command of an analysis, made of its spec."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from nfinspect import output
-from nfinspect.analyses.spec import Table
 from nfinspect.cli.capture import layer_list
 from nfinspect.cli.fields import field_table
 from nfinspect.cli.options import (
@@ -23,6 +23,7 @@ from nfinspect.cli.options import (
 )
 from nfinspect.cli.progress import CommandLine, recompute_option
 from nfinspect.present.tables import wrapped
+from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
     from nfinspect.analyses.spec import AnalysisSpec, Option
@@ -47,15 +48,23 @@ def analysis_command(spec: "AnalysisSpec") -> click.Command:
         **options: Any,
     ) -> None:
         where: dict[str, Any] = {"site": site, "layers": layer_list(layers), "recompute": recompute}
+        spec.check(options)
+        asked = {name: options[name] for name in spec.defaults()}
         if runs is not None:
             from nfinspect.cli.compared import compare
 
-            compare(spec, store, run_names(run, runs), as_json, **where, **options)
+            for option in spec.options:
+                if option.afterwards and options[option.name] != option.default:
+                    raise RequestError(f"{_name(option)} goes with one run: it is no part of what is compared")
+            compare(spec, store, run_names(run, runs), as_json, **where, **asked)
             return
         from nfinspect.results import find_or_compute
 
+        reporter = CommandLine()
         with opened(store, one_run(run)) as file:
-            _, found = find_or_compute(spec, file, reporter=CommandLine(), **where, **options)
+            kept, found = find_or_compute(spec, file, reporter=reporter, **where, **asked)
+            if spec.finish is not None:
+                found = spec.finish(file, kept, found, {**options, "recompute": recompute}, reporter)
         for text in spec.notes(found):
             output.note(text)
         if offered := spec.offers(found):
@@ -78,18 +87,25 @@ def analysis_command(spec: "AnalysisSpec") -> click.Command:
     command: Callable[..., Any] = run_it
     for decorate in reversed(list(decorators)):
         command = decorate(command)
-    fields = "\n".join(f"  {field.key}: {field.meaning}" for field in spec.fields)
+    fields = "\n".join(f"  {field.key}: {field.meaning}" for field in spec.lists[0].fields(None))
     told = f"{spec.does}\n\n{spec.explains}\n\n\b\nOf each neuron:\n{fields}"
     return click.command(spec.name, help=told, short_help=spec.does)(command)
 
 
+def _name(option: "Option") -> str:
+    return f"--{option.name.replace('_', '-')}"
+
+
 def _option(option: "Option") -> Callable[..., Any]:
-    name = f"--{option.name.replace('_', '-')}"
     if option.type is bool:
-        return click.option(name, is_flag=True, help=option.help)
-    kind: Any = click.IntRange(min=option.least) if option.type is int else option.type
+        return click.option(_name(option), is_flag=True, help=option.help)
+    kind: Any = option.type
+    if option.choices:
+        kind = click.Choice(option.choices)
+    elif option.type is int:
+        kind = click.IntRange(min=option.least, max=option.most)
     return click.option(
-        name,
+        _name(option),
         metavar=option.metavar,
         type=kind,
         default=option.default,
@@ -99,10 +115,12 @@ def _option(option: "Option") -> Callable[..., Any]:
 
 
 def lines(spec: "AnalysisSpec", found: Any, top: int) -> list[str]:
-    """What was found for people: the layers, then the first `top` neurons."""
-    said = [*wrapped(spec.headline(found)), *field_table(spec.layers(found))]
-    rows = spec.listed(found)
-    if not rows or not top:
-        return said
-    ending = [f"and {len(rows) - top} more (--top {len(rows)})"] if len(rows) > top else []
-    return [*said, "", *field_table(Table(spec.fields, rows[:top])), *ending]
+    """What was found for people: its tables, those of the neurons with the first `top`."""
+    shown = [table for table in spec.printed(found) if not table.top or (table.rows and top)]
+    said: list[str] = []
+    for i, table in enumerate(shown):
+        said += [*([""] if i else []), *(wrapped(table.title) if table.title else ())]
+        said += field_table(replace(table, rows=table.rows[:top]) if table.top else table)
+        if table.top and len(table.rows) > top:
+            said.append(f"and {len(table.rows) - top} more (--top {len(table.rows)})")
+    return said

@@ -1,13 +1,17 @@
 """Attention neurons of a model."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from nfinspect import output
+from nfinspect.analyses.attention import SPEC
 from nfinspect.analysis.attention_scores import METHODS, TOP
+from nfinspect.analysis.keeping import keep_or_find
 from nfinspect.analysis.ticks import Tick
+from nfinspect.cli.analysis import lines
 from nfinspect.cli.capture import layer_list, prompt_column_options, prompt_file
 from nfinspect.cli.file_digest import file_stamp
 from nfinspect.cli.hub_text import text_path
@@ -21,24 +25,21 @@ from nfinspect.cli.options import (
     opened,
     store_option,
 )
-from nfinspect.cli.progress import find_or_compute, recompute_option
-from nfinspect.cli.run_model import loaded_model, own_dtype, run_model
+from nfinspect.cli.progress import CommandLine, recompute_option
+from nfinspect.experiments.run_model import loaded_model, own_dtype, run_model
 from nfinspect.model_files import lasting_name, weights_stamp
-from nfinspect.present.numbers import number, percent
-from nfinspect.present.tables import Column, table, wrapped
 from nfinspect_store.catalog import store_path
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from nfinspect.analysis.attention_scores import AttentionScores, Method
+    from nfinspect.analysis.keeping import Made
     from nfinspect.capturing.prompts import PromptIds
     from nfinspect.capturing.request import CaptureRequest
     from nfinspect.models import Bos, LoadedModel
-    from nfinspect.results import Made
     from nfinspect_store.reader import RunFile
-    from nfinspect_store.results import Result
 
 RUN_TOKENS = 2048
 """Tokens of a run, about, that attention is read on [own]."""
@@ -147,7 +148,7 @@ def attention(
     if as_json:
         output.document(found.to_json(top))
     else:
-        output.lines(attention_lines(found, top))
+        output.lines(lines(SPEC, found, top))
 
 
 @dataclass(frozen=True)
@@ -189,13 +190,31 @@ def attention_of_run(
     named = {"model": lasting_name(model.name), "weights": weights_stamp(model.name), "dtype": model.dtype}
     settings = {"method": method, "of_run": file.name, **named, "tokens": tokens, "site": place, "layers": numbers}
     folder, run_id, what = run_results(file.path), file.info.run_id, f"attention neurons, {method}"
-    return find_or_compute(folder, "attention", settings, run_id, compute, _read, recompute=recompute, what=what)[1]
+    return _kept(folder, settings, run_id, compute, recompute=recompute, what=what)
 
 
-def _read(result: "Result") -> "AttentionScores":
-    from nfinspect.analysis.attention_scores import AttentionScores
-
-    return AttentionScores.from_json(result.document, result.table)
+def _kept(
+    folder: Path,
+    settings: "Mapping[str, Any]",
+    run_id: str | None,
+    compute: "Callable[[Tick], Made]",
+    *,
+    recompute: bool,
+    what: str,
+) -> "AttentionScores":
+    found: AttentionScores = keep_or_find(
+        folder,
+        SPEC.name,
+        settings,
+        run_id,
+        compute,
+        SPEC.read,
+        recompute=recompute,
+        what=what,
+        reporter=CommandLine(),
+        in_format=SPEC.format,
+    )[1]
+    return found
 
 
 def _of_files(request: "CaptureRequest", method: "Method", site: str | None, recompute: bool) -> "AttentionScores":
@@ -225,7 +244,7 @@ def _of_files(request: "CaptureRequest", method: "Method", site: str | None, rec
 
     recompute = recompute or any(not stamp for _, stamp in (*settings["prompts"], *settings["text"]))
     folder, what = model_results(request.store, lasting_name(request.model)), "attention neurons"
-    return find_or_compute(folder, "attention", settings, None, compute, _read, recompute=recompute, what=what)[1]
+    return _kept(folder, settings, None, compute, recompute=recompute, what=what)
 
 
 def _made(request: "CaptureRequest", method: "Method", site: str | None, tick: Tick) -> "AttentionScores":
@@ -272,48 +291,3 @@ def cut(prompts: "list[PromptIds]", loaded: "LoadedModel", max_length: int | Non
                 f"shorten it, or pass --max-length {limit}"
             )
     return kept
-
-
-def attention_lines(found: "AttentionScores", top: int) -> list[str]:
-    """The analysis for people, with the first `top` neurons."""
-    title = (
-        f"{found.method} at {found.site}, mean over {found.samples} prompts ({found.tokens} tokens); position 0 is "
-        "left out of the scores"
-    )
-    columns = [
-        Column("layer"),
-        Column("neurons", spare=2),
-        Column("lowest"),
-        Column("median", spare=1),
-        Column("highest"),
-    ]
-    values = [
-        (layer.layer, layer.neurons, layer.scores.min, layer.scores.percentiles["50"], layer.scores.max)
-        for layer in found.layers
-    ]
-    rows: list[tuple[object, ...]] = list(values)
-    if any(layer.heads is not None for layer in found.layers):
-        columns += [Column("heads", spare=3), Column("on position 0"), Column("evenness"), Column("diversity")]
-        rows = [
-            (*row, layer.heads, percent(layer.sink), number(layer.entropy, digits=3), number(layer.diversity, digits=3))
-            for row, layer in zip(values, found.layers, strict=True)
-        ]
-    lines = [*wrapped(title), *table(columns, rows)]
-    neurons = found.neurons(top)
-    if not neurons:
-        return lines
-    columns = [
-        Column("#"),
-        Column("neuron", text=True),
-        Column("score"),
-        Column("mean value"),
-        Column("at position 0"),
-    ]
-    gradients = found.method == "gradient_guided"
-    if gradients:
-        columns.append(Column("score at 0", spare=1))
-    listed: list[tuple[object, ...]] = []
-    for neuron in neurons:
-        row = (neuron.rank, neuron.address, neuron.score, neuron.mean_activation, neuron.first_activation)
-        listed.append((*row, number(neuron.first_score)) if gradients else row)
-    return [*lines, "", *table(columns, listed)]

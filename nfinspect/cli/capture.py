@@ -21,6 +21,7 @@ from nfinspect.cli.options import (
     model_options,
     store_option,
 )
+from nfinspect.experiments.run_model import quiet_transformers
 from nfinspect.present.numbers import duration, percent, size
 from nfinspect_store.catalog import store_path
 from nfinspect_store.errors import RequestError
@@ -147,14 +148,6 @@ def captured(request: "CaptureRequest") -> Path:
         return capture_run(request, listener)
     finally:
         line.end()
-
-
-def quiet_transformers() -> None:
-    """No progress bars and no advice of its own: the line on stderr is ours, and what matters is an error of ours."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def progress_text(progress: "Progress") -> str:

@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nfinspect import output
-from nfinspect.cli.fields import column, written
+from nfinspect.cli.fields import column, field_table, written
 from nfinspect.cli.options import opened
 from nfinspect.cli.progress import CommandLine
 from nfinspect.present.numbers import fixed
@@ -13,7 +13,7 @@ from nfinspect.present.tables import Column, table, wrapped
 from nfinspect_store.errors import NfinspectError
 
 if TYPE_CHECKING:
-    from nfinspect.analyses.spec import AnalysisSpec
+    from nfinspect.analyses.spec import AnalysisSpec, Variant
     from nfinspect_store.reader import RunFile
 
 Found = TypeVar("Found")
@@ -43,26 +43,33 @@ def compare(spec: "AnalysisSpec", store: str | None, names: Sequence[str], as_js
     for offered in dict.fromkeys(filter(None, map(spec.offers, found.values()))):
         output.note(f"{offered} lists them")
     if as_json:
-        output.document({"runs": [document_of(name, spec.document(one)) for name, one in found.items()]})
+        variant = _variant(spec, asked)
+        documents = [document_of(name, spec.document(one)) for name, one in found.items()]
+        output.document({**(variant.options if spec.variants else {}), "runs": documents})
     else:
-        output.lines(compared_lines(spec, found))
+        output.lines(compared_lines(spec, found, _variant(spec, asked).title))
 
 
-def compared_lines(spec: "AnalysisSpec", found: Mapping[str, Any]) -> list[str]:
-    """The runs for people: in short, then by depth."""
-    comparison = spec.comparison
+def _variant(spec: "AnalysisSpec", asked: Mapping[str, Any]) -> "Variant":
+    return next(one for one in spec.every_variant() if one.options.items() <= asked.items())
+
+
+def compared_lines(spec: "AnalysisSpec", found: Mapping[str, Any], title: str) -> list[str]:
+    """The runs for people: in short, then by depth, then what else there is."""
+    comparison, some = spec.comparison, next(iter(found.values()))
     assert comparison is not None
-    columns = [Column("run", text=True), Column("site", text=True, spare=1), *map(column, comparison.facts)]
-    rows = [
-        (name, one.site, *(written(field, field.of(one)) for field in comparison.facts)) for name, one in found.items()
-    ]
-    layers = by_depth(found, lambda layer: [written(field, field.of(layer)) for field in comparison.layers])
+    facts, fields = comparison.facts(some), comparison.layers(some)
+    columns = [Column("run", text=True), Column("site", text=True, spare=1), *map(column, facts)]
+    rows = [(name, one.site, *(written(field, field.of(one)) for field in facts)) for name, one in found.items()]
+    layers = by_depth(found, lambda layer: [written(field, field.of(layer)) for field in fields])
+    more = comparison.more(found)
     return [
-        *wrapped(f"{spec.title} of {len(found)} runs"),
+        *wrapped(f"{title} of {len(found)} runs"),
         *table(columns, rows),
         "",
         *wrapped("By depth: 0 is the first layer, 1 the last"),
-        *table([*RUN_COLUMNS, *map(column, comparison.layers)], layers),
+        *table([*RUN_COLUMNS, *map(column, fields)], layers),
+        *(line for one in more for line in ["", *wrapped(one.title), *field_table(one)]),
     ]
 
 

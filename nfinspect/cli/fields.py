@@ -23,7 +23,7 @@ def written(field: Field, value: Any, row: Any = None) -> object:
     if field.form == "neuron":
         return f"L{row.layer}/N{row.neuron}"
     if field.form == "percent":
-        return percent(value)
+        return percent(value, places=None if field.digits else 0)
     if field.form == "number":
         return number(value, digits=field.digits)
     if field.form == "yes":

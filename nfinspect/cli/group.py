@@ -25,9 +25,9 @@ COMMANDS = {
     "neuron": "neurons",
     "trace": "concepts",
     "overlap": "concepts",
-    "ngrams": "ngrams",
+    "ngrams": "",
     "positions": "",
-    "delta": "delta",
+    "delta": "",
     "attention": "attention",
     "logits": "logits",
     "ablate": "ablate",
@@ -53,12 +53,12 @@ class Commands(click.Group):
         return list(commands())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in names():
+        if cmd_name not in commands():
+            return None
+        if not COMMANDS.get(cmd_name):
             from nfinspect.cli.analysis import analysis_command
 
             return analysis_command(spec(cmd_name))
-        if cmd_name not in COMMANDS:
-            return None
         module = importlib.import_module(f"nfinspect.cli.{COMMANDS[cmd_name]}")
         command: click.Command = getattr(module, cmd_name)
         return command

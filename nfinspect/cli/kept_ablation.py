@@ -5,16 +5,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from nfinspect.analysis.keeping import keep_or_find
 from nfinspect.analysis.ticks import Tick
-from nfinspect.cli.progress import find_or_compute
-from nfinspect.cli.run_model import difference_from_run
+from nfinspect.cli.progress import CommandLine
+from nfinspect.experiments.run_model import difference_from_run
 from nfinspect.model_files import lasting_name, weights_stamp
 
 if TYPE_CHECKING:
+    from nfinspect.analysis.keeping import Made
     from nfinspect.analysis.neuron_sets import NeuronSet
     from nfinspect.experiments.documents import Corpus
     from nfinspect.models import LoadedModel
-    from nfinspect.results import Made
     from nfinspect_store.reader import RunFile
     from nfinspect_store.results import Result
 
@@ -73,7 +74,9 @@ def kept_ablation(
     run_id = run.info.run_id if run is not None else None
     kind = "ablation" if sets else "perplexity"  # a result without sets is none that the app or a report shows
     what = "perplexity"
-    return find_or_compute(folder, kind, settings, run_id, compute, lambda x: x, recompute=recompute, what=what)[0]
+    return keep_or_find(
+        folder, kind, settings, run_id, compute, lambda x: x, recompute=recompute, what=what, reporter=CommandLine()
+    )[0]
 
 
 def ablation_of_run(

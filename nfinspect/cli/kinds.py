@@ -1,11 +1,8 @@
 """What kinds of neurons share: the part of `overlap` that goes by kinds."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from nfinspect import output
-from nfinspect.cli.delta import kept_delta
-from nfinspect.cli.ngrams import kept_ngrams
 from nfinspect.cli.progress import CommandLine
 from nfinspect.present.numbers import fixed, number
 from nfinspect.present.tables import Column, table, wrapped
@@ -13,32 +10,23 @@ from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
     from nfinspect.analyses.kind_overlap import KindOverlap
-    from nfinspect.analyses.spec import AnalysisSpec, Options
     from nfinspect_store.reader import RunFile
 
-OWN_COMMANDS: dict[str, "Callable[[RunFile, str | None], object]"] = {
-    "delta": lambda file, site: kept_delta(file, site),
-    "ngrams1": lambda file, site: kept_ngrams(file, 1, site),
-    "ngrams2": lambda file, site: kept_ngrams(file, 2, site),
-    "ngrams3": lambda file, site: kept_ngrams(file, 3, site),
-}
-"""Kinds whose analysis has a command of its own, and what makes and keeps it; `ngram` asks for what is there."""
+
+def make_kind(file: "RunFile", site: str | None, kind: str) -> None:
+    """Have the analysis of a kind made and kept, which needs no model. Raises what the analysis raises."""
+    from nfinspect.analyses.kinds import KEPT_KINDS
+    from nfinspect.results import find_or_compute
+
+    source = KEPT_KINDS[kind]
+    find_or_compute(source.spec, file, site, reporter=CommandLine(), **source.kind.options)
 
 
-def makers() -> dict[str, "Callable[[RunFile, str | None], object]"]:
-    """Kinds whose analysis needs no model, and what makes and keeps it."""
-    from nfinspect.analyses import specs
+def made_from_runs() -> tuple[str, ...]:
+    """The kinds whose analysis needs no model."""
+    from nfinspect.analyses.kinds import KEPT_KINDS, SINGLE_KINDS
 
-    def maker(spec: "AnalysisSpec", options: "Options") -> "Callable[[RunFile, str | None], object]":
-        def make(file: "RunFile", site: str | None) -> object:
-            from nfinspect.results import find_or_compute
-
-            return find_or_compute(spec, file, site, reporter=CommandLine(), **options)
-
-        return make
-
-    known = {kind.name: maker(spec, kind.options) for spec in specs() if spec.needs == "run" for kind in spec.kinds}
-    return {**known, **OWN_COMMANDS}
+    return tuple(name for name in SINGLE_KINDS if KEPT_KINDS[name].spec.needs == "run")
 
 
 SHOWN = 8
@@ -56,9 +44,9 @@ def show_kinds(file: "RunFile", kinds: str, site: str | None, top: int | None, a
     if len(names) < 2:
         raise RequestError(f"expected two kinds or more, as in --kinds dead,positional; found {kinds!r}")
     place = file.resolve_site(site)
-    for part, make in makers().items():
+    for part in made_from_runs():
         if part in parts and newest(file, part, place) is None:
-            make(file, site)
+            make_kind(file, site, part)
     found = overlap_of_kinds(file, names, site, top or TOP)
     for note in found.notes:
         output.note(note)

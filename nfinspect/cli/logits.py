@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 import click
 
 from nfinspect import output
+from nfinspect.analysis.keeping import keep_or_find
 from nfinspect.cli.options import bos_option, chat_option, full_name, json_option, model_options, opened
-from nfinspect.cli.progress import find_or_compute, recompute_option
-from nfinspect.cli.run_model import loaded_model, run_model
+from nfinspect.cli.progress import CommandLine, recompute_option
+from nfinspect.experiments.run_model import loaded_model, run_model
 from nfinspect.model_files import lasting_name, weights_stamp
 from nfinspect.present.numbers import fixed, number, percent, signed
 from nfinspect.present.tables import Column, table, wrapped
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from nfinspect.analysis.keeping import Made
     from nfinspect.experiments.logits import NeuronLogits
     from nfinspect.models import Bos, LoadedModel
-    from nfinspect.results import Made
 
 
 @click.command()
@@ -111,7 +112,7 @@ def _lens(
     def kept(
         folder: "Path", run_id: str | None, settings: "Mapping[str, Any]", load: "Callable[[], LoadedModel]"
     ) -> "Mapping[str, Any]":
-        return find_or_compute(
+        return keep_or_find(
             folder,
             "lens",
             {**asked, **settings},
@@ -120,6 +121,7 @@ def _lens(
             lambda result: result.document,
             recompute=recompute,
             what="logit lens",
+            reporter=CommandLine(),
         )[1]
 
     of_model = {"model": lasting_name(model), "weights": weights_stamp(model)}

@@ -3,11 +3,10 @@
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -16,8 +15,7 @@ from nfinspect.analysis.ticks import Tick
 from nfinspect.present.numbers import duration, percent
 
 if TYPE_CHECKING:
-    from nfinspect.results import Made
-    from nfinspect_store.results import Result
+    pass
 
 Analysis = TypeVar("Analysis")
 
@@ -97,22 +95,3 @@ class CommandLine:
 
     def progress(self, what: str) -> AbstractContextManager[Tick]:
         return progress(what)
-
-
-def find_or_compute(
-    folder: Path,
-    kind: str,
-    settings: Mapping[str, Any],
-    run_id: str | None,
-    compute: "Callable[[Tick], Made]",
-    read: "Callable[[Result], Analysis]",
-    *,
-    recompute: bool,
-    what: str,
-) -> "tuple[Result, Analysis]":
-    """nfinspect.results.keep_or_find for who sits at a terminal."""
-    from nfinspect.results import keep_or_find
-
-    return keep_or_find(
-        folder, kind, settings, run_id, compute, read, recompute=recompute, what=what, reporter=CommandLine()
-    )

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 def compared_kinds() -> tuple[str, ...]:
     """Kinds of neurons whose analyses are drawn of several runs."""
     from nfinspect.analyses import specs
+    from nfinspect.analyses.kinds import kind_of
 
-    return ("ngrams1", *(one.kinds[0].name for one in specs() if one.comparison and one.comparison.figure))
+    drawn = (one for one in specs() if one.comparison and one.comparison.figures)
+    return tuple(kind_of(one, one.every_variant()[0]) for one in drawn)
 
 
 @click.command()
@@ -96,7 +98,7 @@ def report(
 def own_sections(file: "RunFile", site: str | None, with_model: bool, model: str | None) -> "list[Section]":
     """The figures of one run, after the analyses that are missing."""
     from nfinspect.cli.report_parts import make_from_run, make_with_model
-    from nfinspect.cli.run_model import named_model
+    from nfinspect.experiments.run_model import named_model
     from nfinspect.figures.sections import sections_of
 
     if with_model:

@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 
 from nfinspect.cli.attention import RunModel, attention_of_run
 from nfinspect.cli.kept_ablation import How, ablation_of_run
-from nfinspect.cli.kinds import makers
-from nfinspect.cli.ngrams import keep_suppression
-from nfinspect.cli.run_model import named_model, own_dtype, run_model
+from nfinspect.cli.kinds import made_from_runs, make_kind
+from nfinspect.experiments.run_model import named_model, own_dtype, run_model
 from nfinspect_store.errors import NfinspectError, RequestError, StorageFull, StoreError
 
 if TYPE_CHECKING:
@@ -25,14 +24,14 @@ def make_from_run(file: "RunFile", site: str, kinds: Collection[str] | None = No
     from nfinspect.analyses.kinds import KEPT_KINDS, newest
 
     refused = {}
-    for kind, make in makers().items():
-        place = KEPT_KINDS[kind].site or site
+    for kind in made_from_runs():
+        place = KEPT_KINDS[kind].spec.site or site
         if place not in file.sites or (kinds is not None and kind not in kinds):
             continue
         if newest(file, kind, place) is not None:
             continue
         try:
-            make(file, place)
+            make_kind(file, place, kind)
         except StorageFull:
             raise
         except StoreError as error:  # the run does not hold what it takes
@@ -80,15 +79,16 @@ def _attention(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> 
 
 def _suppression(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> None:
     """What the kept detectors do to the logits of their own n-grams."""
-    from nfinspect.analyses.kinds import newest
-    from nfinspect.analysis.ngrams import NgramAnalysis
+    from nfinspect.analyses import spec
+    from nfinspect.analyses.kinds import newest_with
+    from nfinspect.analyses.ngrams import keep_suppression
+    from nfinspect.results import read_or_none
 
-    for n in (1, 2, 3):
-        kept = newest(file, f"ngrams{n}", site)
-        if kept is None:
-            continue
-        found = NgramAnalysis.from_json(kept.document)
-        if found.detectors and found.suppression_model is None:
+    ngrams = spec("ngrams")
+    for variant in ngrams.variants:
+        kept = next(newest_with(file, ngrams, variant.options, site), None)
+        found = None if kept is None else read_or_none(ngrams, kept)
+        if kept is not None and found is not None and found.detectors and found.suppression_model is None:
             keep_suppression(kept, found, loaded)
 
 

@@ -6,8 +6,8 @@ import click
 from rich.cells import cell_len
 
 from nfinspect import output
-from nfinspect.cli.capture import quiet_transformers
 from nfinspect.cli.options import bos_option, chat_option, health_options, json_option, model_options
+from nfinspect.experiments.run_model import quiet_transformers
 from nfinspect.present.numbers import counted, fixed, percent
 from nfinspect.present.tables import Column, table, wrapped
 from nfinspect.text import model_name, visible

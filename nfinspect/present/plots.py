@@ -6,6 +6,9 @@ The geometry is worked out here once, so that both show the same.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 Values = tuple[float | None, ...]
 
 
@@ -29,13 +32,32 @@ class Curve:
 @dataclass(frozen=True)
 class LayerBars:
     """A bar for each layer, stacked of parts. parts: values of each layer, by the name of the part, >= 0 where there
-    are several. whole: they are counts or percentages.
+    are several. whole: they are counts or percentages. key: in front of the parts' names.
     """
 
     title: str
     layers: tuple[int, ...]
     parts: Mapping[str, Values]
     whole: bool = False
+    key: str = ""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How often values are how large. empty: said where none is defined."""
+
+    title: str
+    values: Values
+    empty: str
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Weights of rows to columns, both of the labels: float64[labels, labels], NaN where there is none."""
+
+    title: str
+    weights: NDArray[np.float64]
+    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -63,7 +85,7 @@ class LayerPoints:
     here: tuple[float, float] | None = None
 
 
-Plot = Nothing | Curve | LayerBars | LayerPoints
+Plot = Nothing | Curve | LayerBars | LayerPoints | Histogram | Matrix
 
 
 def across(layer: int, neuron: int, sizes: Mapping[int, int]) -> float:

@@ -3,6 +3,7 @@
 from functools import cache
 from typing import Any
 
+from nfinspect.analyses import names
 from nfinspect.tui.keymap import known_ids
 
 
@@ -13,18 +14,16 @@ def binding_ids(app: type[Any]) -> frozenset[str]:
     from nfinspect.tui.dialogs import Confirm, Picker
     from nfinspect.tui.help import HelpScreen
     from nfinspect.tui.panes.analyses import AnalysesPane
-    from nfinspect.tui.panes.attention import AttentionPane
     from nfinspect.tui.panes.compare import ComparePane
-    from nfinspect.tui.panes.delta import DeltaPane
     from nfinspect.tui.panes.history import HistoryPane
     from nfinspect.tui.panes.layers import LayersPane
     from nfinspect.tui.panes.lens import LensPane
     from nfinspect.tui.panes.live import LivePane
     from nfinspect.tui.panes.neuron import NeuronPane
     from nfinspect.tui.panes.neurons import NeuronsPane
-    from nfinspect.tui.panes.ngrams import NgramsPane
     from nfinspect.tui.panes.overlap import OverlapPane
     from nfinspect.tui.panes.runs import RunsPane
+    from nfinspect.tui.panes.specified import pane_of
     from nfinspect.tui.panes.sql import SqlPane
     from nfinspect.tui.panes.trace import TracePane
     from nfinspect.tui.widgets.paged_table import PagedTable
@@ -34,11 +33,8 @@ def binding_ids(app: type[Any]) -> frozenset[str]:
     panes = (RunsPane, LivePane, HistoryPane, LayersPane, NeuronsPane, NeuronPane, TracePane, OverlapPane, SqlPane)
     analyses = (
         AnalysesPane,
-        NgramsPane,
-        DeltaPane,
-        AttentionPane,
         LensPane,
         ComparePane,
     )  # the others add no keys to what these inherit
     others = (app, PromptInput, Confirm, Picker, HelpScreen, PagedTable, TextPanel, SqlEditor)
-    return known_ids((*others, *panes, *analyses))
+    return known_ids((*others, *panes, *analyses, *map(pane_of, names())))

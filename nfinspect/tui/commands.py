@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nfinspect.analyses import names, spec, specs
+from nfinspect.analyses import names, spec
 
 if TYPE_CHECKING:
     from nfinspect.tui.engine import Session
@@ -34,9 +34,6 @@ class Analysis:
 OWN = {
     one.name: one
     for one in (
-        Analysis("ngrams", "ngrams", "neurons that fire on a few n-grams only"),
-        Analysis("delta", "delta", "neurons that change with every token"),
-        Analysis("attention", "attention", "neurons that go with the attention", of_model=True),
         Analysis("ablate", "ablation", "what is lost without a set of neurons", of_model=True),
         Analysis("kinds", "", "how many neurons are of two such kinds", word="overlap"),
         Analysis("lens", "lens", "what each layer would answer to a prompt", of_model=True, word="logits"),
@@ -45,13 +42,10 @@ OWN = {
 }
 """Those that have panes of their own. Of the others the specs tell."""
 
-FIRST, LAST = ("ngrams", "positions", "delta", "attention"), ("ablate", "kinds", "lens", "logits")
-"""Their order: what has no place in it comes between the two."""
-
 
 def analysis_names() -> tuple[str, ...]:
     """The names of all, in their order; they are places after `:`, too."""
-    return tuple(dict.fromkeys([*FIRST, *(name for name in names() if name not in LAST), *LAST]))
+    return (*names(), *OWN)
 
 
 def analysis_of(name: str) -> Analysis:
@@ -64,8 +58,9 @@ def analysis_of(name: str) -> Analysis:
 
 def from_the_store() -> str:
     """Kinds of neurons whose analysis needs no model: `overlap --kinds` makes and keeps what is not there."""
-    of_specs = [kind.name for one in specs() if one.needs == "run" for kind in one.kinds]
-    return ",".join(["dead", *of_specs, "delta", "ngrams1", "ngrams2", "ngrams3"])
+    from nfinspect.analyses.kinds import KEPT_KINDS, SINGLE_KINDS
+
+    return ",".join(["dead", *(name for name in SINGLE_KINDS if KEPT_KINDS[name].spec.needs == "run")])
 
 
 def make_command(
@@ -88,14 +83,14 @@ def make_command(
         made = ("logits", model, *choices, "--json", "--from", session.name)
     elif name == "lens":
         made = ("logits", model, *(choices or lens_of(first_text(session))), *bos_of(session), "--from", session.name)
-    elif name == "attention":
-        made = ("attention", model, *choices, *where, "--from", session.name)
     elif name == "ablate":
         # On the run's own windows, which are what its classes and kinds were found on.
         chosen = ("--neurons", str(marked_file(session))) if marked else ("--class", "dead")
         made = ("ablate", model, "--from", session.name, *chosen, *choices, *where)
     elif name == "kinds":
         made = ("overlap", session.name, "--kinds", from_the_store(), *where)
+    elif analysis_of(name).of_model:
+        made = (name, model, *choices, *where, "--from", session.name)
     else:
         made = (name, session.name, *choices, *where)
     return (*made, "--store", str(store))

@@ -5,15 +5,15 @@ Called in workers. A run of which nothing fitting is kept has no rows, and says 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nfinspect.analyses import specs
-from nfinspect.analyses.spec import AnalysisSpec
-from nfinspect.analyses.spec import Comparison as SpecComparison
+from nfinspect.analyses.spec import Measure, Variant
 from nfinspect.analysis.depth import depths
 from nfinspect.analysis.provenance import whose
+from nfinspect.present.charts import percent
 from nfinspect.present.numbers import counted
 
 if TYPE_CHECKING:
@@ -24,17 +24,6 @@ SIGNS = "ABCDEFGH"
 """A run's layers in the drawing; the line between two of them is of the small letter. More runs look alike."""
 
 Layers = Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Measure:
-    """A figure of a layer. unit: of what stands in the row: %, a count (of whole numbers), or neither."""
-
-    key: str
-    title: str
-    says: str
-    unit: str = ""
-    width: int = 7
 
 
 @dataclass(frozen=True)
@@ -65,27 +54,26 @@ class OfRun:
 
 @dataclass(frozen=True)
 class Topic:
-    """An analysis to compare by. figures: from a layer of its document; said: in short, from all of them; refused: why
-    they say nothing, else "".
-    """
+    """What runs are compared by: their health, or a variant of an analysis. options: of the command that makes it."""
 
     name: str
     analysis: str
     measures: tuple[Measure, ...]
-    figures: Callable[[Mapping[str, Any]], Mapping[str, float | None]]
     said: Callable[[Layers], str]
-    n: int = 0
+    options: tuple[str, ...] = ()
+    made_with: Mapping[str, Any] = field(default_factory=dict)
     refused: Callable[[Layers], str] = lambda layers: ""
+    takes: Callable[[Mapping[str, Any]], bool] = lambda document: True
+    needs_model: bool = False
 
-    @property
-    def options(self) -> tuple[str, ...]:
-        """Of the command that makes it."""
-        return ("--n", str(self.n)) if self.n else ()
+    def figures(self, layer: Mapping[str, Any]) -> dict[str, float | None]:
+        """Of a layer of a document."""
+        return {measure.key: measure.of(layer) for measure in self.measures}
 
-    def takes(self, result: Result) -> bool:
-        if self.analysis == "attention":  # gradients read no attention: there is nothing to see in their layers
-            return bool(result.document["method"] != "gradient_guided")
-        return not self.n or result.document["n"] == self.n
+    def fits(self, result: Result) -> bool:
+        """Whether a kept result is what is compared."""
+        made = all(result.settings.get(name) == value for name, value in self.made_with.items())
+        return made and self.takes(result.document)
 
 
 @dataclass(frozen=True)
@@ -141,12 +129,12 @@ def _layers(session: Session, topic: Topic, site: str) -> tuple[Layers | None, b
     for result in session.results(topic.analysis):
         d = result.document
         try:
-            if d["site"] == site and {x["layer"] for x in d["layers"]} == every and topic.takes(result):
+            if d["site"] == site and {x["layer"] for x in d["layers"]} == every and topic.fits(result):
                 topic.figures(d["layers"][0])
                 return d["layers"], False, whose(result)
         except (KeyError, TypeError, IndexError):  # of another version
             continue
-    return None, topic.analysis != "attention" and session.has_values, ""
+    return None, not topic.needs_model and session.has_values, ""
 
 
 def _health(layer: Any) -> Mapping[str, Any]:
@@ -155,117 +143,45 @@ def _health(layer: Any) -> Mapping[str, Any]:
             "active": layer.activation_rate, **counts}  # fmt: skip
 
 
-def _percent(part: float | None, whole: float = 1) -> float | None:
-    return None if part is None or not whole else 100 * part / whole
+def _health_measures() -> tuple[Measure, ...]:
+    def share(name: str, width: int = 8) -> Measure:
+        meaning = f"{name} neurons, % of each layer"
+        return Measure(name, name, meaning, lambda x: percent(x[name], x["neurons"]), "%", width)
+
+    return (
+        share("dead", 7),
+        Measure("score", "score", "health score of each layer", lambda x: x["score"]),
+        Measure("active", "active", "activation rate of each layer, %",
+                lambda x: None if x["active"] is None else 100 * x["active"], "%"),
+        *map(share, ("sporadic", "missing", "weak")),
+    )  # fmt: skip
 
 
-def _sum(layers: Layers, key: str) -> int:
-    return sum(layer[key] for layer in layers)
+def _topics() -> Iterator[Topic]:
+    yield Topic("health", "health", _health_measures(), _dead)
+    for one in specs():
+        if one.comparison is None:
+            continue
+        for variant in one.every_variant() if one.comparison.by_variant else (Variant(one.name, {}, one.title),):
+            yield Topic(
+                variant.name,
+                one.name,
+                tuple(one.comparison.measures(variant.name)),
+                one.comparison.said,
+                tuple(word for name, value in variant.options.items() for word in (f"--{name}", str(value))),
+                variant.options,
+                one.comparison.refused,
+                one.comparison.takes,
+                one.needs == "model",
+            )
 
 
-def _of(layers: Layers, key: str, what: str) -> str:
-    return f"{_sum(layers, key):,} {what} of {counted(_sum(layers, 'neurons'), 'neuron')}"
+def _dead(layers: Layers) -> str:
+    dead, neurons = (sum(layer[key] for layer in layers) for key in ("dead", "neurons"))
+    return f"{dead:,} dead of {counted(neurons, 'neuron')}"
 
 
-def _ngrams(n: int, word: str) -> Topic:
-    measures = (
-        Measure("percent", "% layer", f"{word} detectors, % of each layer's neurons", "%"),
-        Measure("detectors", "detectors", f"{word} detectors of each layer", "count", 9),
-        Measure("covered", "covered", f"{word}s that each layer's detectors cover together", "count"),
-        Measure("cumulative", "so far", f"{word}s covered up to and with each layer", "count"),
-        Measure("new_overall", "new", f"{word}s covered by no earlier layer", "count"),
-    )
-    counts = tuple(measure.key for measure in measures if measure.unit == "count")
-    return Topic(
-        f"{word}s",
-        "ngrams",
-        measures,
-        lambda x: {"percent": _percent(x["detectors"], x["neurons"]), **{key: x[key] for key in counts}},
-        lambda layers: _of(layers, "detectors", "detectors"),
-        n,
-    )
-
-
-def _shares(names: Sequence[str]) -> tuple[Measure, ...]:
-    return tuple(Measure(name, name, f"{name} neurons, % of each layer", "%", 8) for name in names)
-
-
-CLASSES = ("dead", "sporadic", "missing", "weak")
-
-
-def _specified(one: AnalysisSpec, comparison: SpecComparison) -> Topic:
-    return Topic(
-        one.name,
-        one.name,
-        tuple(Measure(x.key, x.title, x.meaning, x.unit, x.width) for x in comparison.measures),
-        lambda layer: {x.key: x.of(layer) for x in comparison.measures},
-        comparison.said,
-        refused=comparison.refused,
-    )
-
-
-_FIRST = ("positions",)
-_SPECIFIED = [
-    _specified(one, one.comparison)
-    for one in sorted(specs(), key=lambda one: one.name not in _FIRST)
-    if one.comparison is not None
-]
-
-TOPICS = (
-    Topic(
-        "health",
-        "health",
-        (
-            Measure("dead", "dead", "dead neurons, % of each layer", "%"),
-            Measure("score", "score", "health score of each layer"),
-            Measure("active", "active", "activation rate of each layer, %", "%"),
-            *_shares(CLASSES[1:]),
-        ),
-        lambda x: {
-            "score": x["score"],
-            "active": _percent(x["active"]),
-            **{name: _percent(x[name], x["neurons"]) for name in CLASSES},
-        },
-        lambda layers: _of(layers, "dead", "dead"),
-    ),
-    _ngrams(1, "token"),
-    _ngrams(2, "bigram"),
-    _ngrams(3, "trigram"),
-    *_SPECIFIED[:1],
-    Topic(
-        "delta",
-        "delta",
-        (
-            Measure("ratio", "ratio", "median von Neumann ratio of each layer's neurons (2: white noise)"),
-            Measure("step", "step", "median step sensitivity of each layer's neurons"),
-            Measure("percent", "% layer", "delta-sensitive neurons, % of each layer", "%"),
-            Measure("sensitive", "sensitive", "delta-sensitive neurons of each layer", "count", 9),
-        ),
-        lambda x: {
-            "ratio": x["median_von_neumann_ratio"],
-            "step": x["median_step_sensitivity"],
-            "percent": _percent(x["delta_sensitive"], x["neurons"]),
-            "sensitive": x["delta_sensitive"],
-        },
-        lambda layers: _of(layers, "delta_sensitive", "delta-sensitive"),
-    ),
-    Topic(
-        "attention",
-        "attention",
-        (
-            Measure("sink", "sink %", "% of each layer's attention that goes to position 0, the sink", "%"),
-            Measure("evenness", "even %", "how evenly each layer spreads its attention, %", "%"),
-            Measure("diversity", "divers %", "how differently each layer's heads attend, %", "%", 8),
-        ),
-        lambda x: {
-            "sink": _percent(x["sink"]),
-            "evenness": _percent(x["entropy"]),
-            "diversity": _percent(x["diversity"]),
-        },
-        lambda layers: f"{max((x['heads'] or 0 for x in layers), default=0):,} heads or channels a layer",
-    ),
-    *_SPECIFIED[1:],
-)
+TOPICS = tuple(_topics())
 
 NAMED = 7
 """Topics whose keys have names of their own in a keymap; the others are called by their digit."""

@@ -70,18 +70,6 @@ def _pane(name: str) -> Any:
             from nfinspect.tui.panes.analyses import AnalysesPane
 
             return AnalysesPane
-        case "ngrams":
-            from nfinspect.tui.panes.ngrams import NgramsPane
-
-            return NgramsPane
-        case "delta":
-            from nfinspect.tui.panes.delta import DeltaPane
-
-            return DeltaPane
-        case "attention":
-            from nfinspect.tui.panes.attention import AttentionPane
-
-            return AttentionPane
         case "ablate":
             from nfinspect.tui.panes.ablation import AblationPane
 
@@ -99,8 +87,6 @@ def _pane(name: str) -> Any:
 
             return LogitsPane
         case _:
-            from functools import partial
+            from nfinspect.tui.panes.specified import pane_of
 
-            from nfinspect.tui.panes.specified import SpecifiedPane
-
-            return partial(SpecifiedPane, name)
+            return pane_of(name)

@@ -37,10 +37,7 @@ BLOCK_SIZE = 16384
 
 FORMATS: Mapping[str, int] = {
     "ablation": 2,
-    "attention": 1,
-    "delta": 1,
     "lens": 1,
-    "ngrams": 1,
     "perplexity": 1,
     "substitution": 1,
 }

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from nfinspect.analyses import spec
 from nfinspect.analysis.attention_scores import AttentionLayer, AttentionScores, LayerScores, distribution_of, ranked
 from nfinspect.capturing.arrays import ArrayPrompt, array_info, write_run
-from nfinspect.cli.delta import kept_delta
-from nfinspect.cli.ngrams import kept_ngrams
 from nfinspect.json_values import jsonable
 from nfinspect.results import find_or_compute
 from nfinspect_store.reader import RunFile
@@ -72,9 +70,9 @@ def keep_analyses(path: Path) -> None:
     """Every analysis of the run, as the commands keep it; attention and ablation as if a model had been there."""
     with RunFile.open(path) as run:
         for n in (1, 2):
-            kept_ngrams(run, n)
+            find_or_compute(spec("ngrams"), run, n=n)
         find_or_compute(spec("positions"), run)
-        kept_delta(run)
+        find_or_compute(spec("delta"), run)
         keep_attention(path.parent)
         keep_result(run_results(path), "ablation", ablation_settings(), ablation_document(), run_id=run.info.run_id)
 

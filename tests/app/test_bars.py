@@ -7,9 +7,10 @@ from typing import Any, cast
 
 import pytest
 
+from nfinspect.analyses import spec
 from nfinspect.analysis.ngram_layers import LayerNgrams
-from nfinspect.tui.drawings import ngram_buckets
 from nfinspect.tui.glyphs import ASCII, UNICODE, Glyphs, bar, shade
+from nfinspect.tui.plot_lines import plot_lines
 from nfinspect.tui.widgets.bars import LITTLE, LITTLE_BELOW, split_rows
 from nfinspect.tui.widgets.chart import histogram
 from nfinspect.tui.widgets.plots import fillings, layer_bars
@@ -80,7 +81,7 @@ def test_the_ngram_buckets_pass_it_on(plain: bool) -> None:
         LayerNgrams("mlp", 1, 3000, 3000, 0, 0, 0, 0, 0, {"1-5": 1500, "6-10": 0, ">5k": 1500}),
     ]
     found = cast("Any", SimpleNamespace(layers=tuple(layers), n=1))
-    lines = ngram_buckets(found, None, 60, 10, plain)
+    lines = plot_lines(spec("ngrams").drawings[0].plot, found, None, 60, 10, plain)
     signs = fillings(3, plain)
     bars = [column for column in canvas(lines[1:], 6) if column.strip()]
     assert bars[0] == signs[2] * 6 and bars[-1] == signs[0] * 3 + signs[2] * 3

@@ -17,7 +17,6 @@ from test_making_analyses import ended, go
 
 from nfinspect.analyses import spec
 from nfinspect.capturing.arrays import ArrayPrompt, array_info, write_run
-from nfinspect.cli.ngrams import kept_ngrams
 from nfinspect.results import find_or_compute
 from nfinspect.tui.comparing import TOPICS, of_run
 from nfinspect.tui.store_engine import StoreEngine
@@ -55,7 +54,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 2 layers with n-grams and positions kept, and one of 3 layers with nothing. Not to be changed."""
     store = tmp_path_factory.mktemp("two")
     with RunFile.open(write(store, "shallow", 2)) as run:
-        kept_ngrams(run, 1)
+        find_or_compute(spec("ngrams"), run)
         find_or_compute(spec("positions"), run)
     write(store, "deep", 3)
     return store

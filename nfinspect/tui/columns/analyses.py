@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from nfinspect.present.numbers import count, fixed, number, percent, signed
+from nfinspect.present.numbers import count, fixed, number, signed
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.glyphs import Glyphs
 from nfinspect.tui.widgets.paged_table import Column
-
-if TYPE_CHECKING:
-    from nfinspect.analysis.ngrams import Detector
 
 
 def neuron_column() -> Column:
@@ -20,66 +17,6 @@ def neuron_column() -> Column:
 def figure(title: str, name: str, width: int, g: Glyphs, digits: int = 3, tone: str = "") -> Column:
     """A column of the row's attribute `name`, which is also its key."""
     return Column(title, width, lambda r, w: Cell(number(getattr(r, name), g, digits, w), tone), "right", key=name)
-
-
-def ngram_columns(g: Glyphs) -> list[Column]:
-    def words(row: Detector, width: int) -> Cell:
-        # a detector may cover hundreds of n-grams: no more than can be seen are made visible
-        shown = [f'"{ngram.text}"' for ngram in row.ngrams[: max(1, width // 3)]]
-        return Cell(" ".join(shown))
-
-    return [
-        neuron_column(),
-        Column("k", 3, lambda r, w: Cell(str(r.k), "bold"), "right", key="k"),
-        Column("covers", 7, lambda r, w: Cell(percent(r.coverage, g)), "right", key="coverage"),
-        Column("fired", 6, lambda r, w: Cell(count(r.activations, g)), "right", key="activations"),
-        figure("suppr.", "suppression", 8, g),
-        Column("n-grams", 20, words, flex=True),
-    ]
-
-
-LAG = "lag "
-
-
-def delta_columns(lags: tuple[int, ...], g: Glyphs) -> list[Column]:
-    """lags: of the substitution, where its result is kept too."""
-
-    def at_lag(place: int) -> Column:
-        title = f"{LAG}{lags[place]}"
-        return Column(
-            title, 7, lambda r, w: Cell(number(r.substitution_sensitivity[place], g, 3, w)), "right", key=title
-        )
-
-    return [
-        neuron_column(),
-        figure("step", "step_sensitivity", 7, g, 3, "bold"),
-        figure("ratio", "von_neumann_ratio", 7, g, 3, "bold"),
-        Column("sensitive", 10, lambda r, w: Cell("yes" if r.delta_sensitive else "", "accent"), key="delta_sensitive"),
-        *map(at_lag, range(len(lags))),
-    ]
-
-
-def channel_columns(g: Glyphs) -> list[Column]:
-    """Rows are the channels of Mamba's step size."""
-    return [
-        Column("channel", 13, lambda r, w: Cell(f"L{r.layer} ch. {r.channel}", "bold"), key="layer"),
-        figure("mean step", "mean", 10, g, 4, "bold"),
-        figure("CV", "cv", 7, g),
-        figure("surprisal r", "surprisal_correlation", 11, g),
-        Column("tokens", 7, lambda r, w: Cell(count(r.n, g)), "right"),
-    ]
-
-
-def attention_columns(at_first: bool, g: Glyphs) -> list[Column]:
-    """at_first: whether position 0 has a score of its own."""
-    columns = [
-        neuron_column(),
-        Column("#", 7, lambda r, w: Cell(f"{r.rank:,}", "dim"), "right", key="rank"),
-        figure("score", "score", 9, g, 4, "bold"),
-        figure("mean", "mean_activation", 9, g),
-        figure("at pos. 0", "first_activation", 10, g),
-    ]
-    return [*columns, figure("score at 0", "first_score", 11, g)] if at_first else columns
 
 
 def kind_columns(g: Glyphs) -> list[Column]:

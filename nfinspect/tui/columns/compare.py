@@ -7,9 +7,10 @@ from typing import Any
 
 from rich.cells import cell_len
 
+from nfinspect.analyses.spec import Measure
 from nfinspect.present.numbers import count, fixed, number, percent
 from nfinspect.tui.cells import Cell, visible_in
-from nfinspect.tui.comparing import LayerRow, Measure, Topic
+from nfinspect.tui.comparing import LayerRow, Topic
 from nfinspect.tui.glyphs import Glyphs
 from nfinspect.tui.widgets.paged_table import Column
 

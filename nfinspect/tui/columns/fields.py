@@ -14,12 +14,17 @@ if TYPE_CHECKING:
     from nfinspect.analyses.spec import Field
 
 
+MOST = 1000
+"""Characters of a text that are made visible: a terminal's line holds fewer."""
+
+
 def field_column(field: Field, g: Glyphs) -> Column:
     """A field as a column of the app. Neurons stand by layer and neuron."""
     if field.form == "neuron":
         return neuron_column()
     align = "left" if field.form in ("text", "yes") else "right"
-    return Column(field.title, field.width, lambda row, width: _cell(field, row, g), align, key=field.key)
+    key = "" if field.flex else field.key  # a text of any length is nothing to sort by
+    return Column(field.title, field.width, lambda row, width: _cell(field, row, g), align, field.flex, key)
 
 
 def _cell(field: Field, row: Any, g: Glyphs) -> Cell:
@@ -32,4 +37,4 @@ def _cell(field: Field, row: Any, g: Glyphs) -> Cell:
         return Cell(count(value, g), field.tone)
     if field.form == "yes":
         return Cell("yes" if value else "", field.tone or "accent")
-    return Cell(value, field.tone)
+    return Cell(value[:MOST], field.tone)

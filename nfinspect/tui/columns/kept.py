@@ -18,27 +18,10 @@ def facts(result: Result) -> str:
     try:
         own = _FACTS.get(result.kind)
         said = own(result.document, result.settings) if own else spec(result.kind).kept(result.document)
-        about = whose(result) or (f"of {read_from(result)}" if result.kind == "attention" else "")
+        about = whose(result) or (f"of {read_from(result)}" if not own and spec(result.kind).needs == "model" else "")
         return f"{said}; {about}" if about else said
     except (KeyError, TypeError, ValueError, IndexError):
         return f"{result.path.name}: of another version of nfinspect"
-
-
-def _neurons(document: Mapping[str, Any]) -> str:
-    return f"{sum(layer['neurons'] for layer in document['layers']):,} neurons of {len(document['layers'])} layers"
-
-
-def _ngrams(d: Mapping[str, Any], s: Mapping[str, Any]) -> str:
-    return f"n={d['n']} at {d['site']}: {len(d['detectors'])} detectors among {_neurons(d)}"
-
-
-def _delta(d: Mapping[str, Any], s: Mapping[str, Any]) -> str:
-    limits = f"ratio from {d['min_ratio']:g}, step from {d['min_step']:g}"
-    return f"{d['site']}: {d['delta_sensitive']} delta-sensitive among {_neurons(d)}; {limits}"
-
-
-def _attention(d: Mapping[str, Any], s: Mapping[str, Any]) -> str:
-    return f"{d['method']} at {d['site']}: {d['samples']} prompts, {d['tokens']:,} tokens"
 
 
 def _ablation(d: Mapping[str, Any], s: Mapping[str, Any]) -> str:
@@ -52,9 +35,6 @@ def _lens(d: Mapping[str, Any], s: Mapping[str, Any]) -> str:
 
 
 _FACTS = {
-    "ngrams": _ngrams,
-    "delta": _delta,
-    "attention": _attention,
     "ablation": _ablation,
     "lens": _lens,
 }

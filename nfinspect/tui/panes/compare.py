@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
+from nfinspect.analyses.spec import Measure
 from nfinspect.present.numbers import duration
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.columns.compare import compare_columns, figure_of
 from nfinspect.tui.commands import make_command
-from nfinspect.tui.comparing import SIGNS, TOPICS, Comparison, LayerRow, Measure, OfRun, Topic, key_name, of_run
+from nfinspect.tui.comparing import SIGNS, TOPICS, Comparison, LayerRow, OfRun, Topic, key_name, of_run
 from nfinspect.tui.listing import Arranged, Listing
 from nfinspect.tui.panes.base import Pane, arranging_keys, one_line
 from nfinspect.tui.panes.command import CommandQueue
@@ -373,4 +374,4 @@ def _chart(
         plain,
         measure.unit == "count",
     )
-    return (f"{measure.says}; X: row", *drawn)
+    return (f"{measure.meaning}; X: row", *drawn)

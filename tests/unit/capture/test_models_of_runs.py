@@ -14,7 +14,7 @@ from words import word_tokenizer
 import nfinspect as nf
 from nfinspect.capturing.request import CaptureRequest, PromptFile
 from nfinspect.capturing.session import Listener, capture_run
-from nfinspect.cli.run_model import run_model
+from nfinspect.experiments.run_model import run_model
 from nfinspect_store.reader import RunFile
 
 

@@ -1,5 +1,6 @@
 """`nfinspect delta`: what it prints, what it keeps, and what it says when something is missing."""
 
+import inspect
 import json
 import re
 from pathlib import Path
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 from command_line import Run
 
-from nfinspect.analysis.delta import ORDERS, delta
-from nfinspect.cli import delta as command
+from nfinspect.analyses import spec, specs
+from nfinspect.analysis.delta import ORDERS
+from nfinspect.cli.analysis import analysis_command
 from nfinspect.run import open_run
 from nfinspect_store.results import list_results, run_results
 
@@ -56,10 +58,15 @@ def test_the_contracts_fields(nfinspect: Run, store: Path) -> None:
 
 
 def test_the_options_are_the_analysis_own() -> None:
-    defaults = {parameter.name: parameter.default for parameter in command.delta.params}
-    assert command.ORDERS == ORDERS and defaults["sort"] == ORDERS[0]
-    signature = delta.__defaults__
-    assert signature is not None and {defaults["min_ratio"], defaults["min_step"]} <= set(signature)
+    """Of every analysis that a run is enough for: what the command takes if nothing is given is what Python takes."""
+    for one in specs():
+        if one.compute is None:
+            continue
+        signature = inspect.signature(one.compute).parameters
+        defaults = analysis_command(one).make_context(one.name, ["RUN"]).params
+        for name, value in one.defaults().items():
+            assert defaults[name] == value == signature[name].default, (one.name, name)
+    assert next(option for option in spec("delta").options if option.name == "sort").choices == ORDERS
 
 
 def test_results_are_kept_with_their_settings(nfinspect: Run, store: Path) -> None:

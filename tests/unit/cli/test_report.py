@@ -18,6 +18,7 @@ from command_line import Run
 from matplotlib.figure import Figure
 from planted_report import CONCEPTS, DEAD, DETECTORS, POSITIONAL, contents, document, rows_of, write_planted
 
+from nfinspect.analyses.attention.charts import attention_chart
 from nfinspect.analyses.kind_overlap import overlap_of_kinds
 from nfinspect.analyses.kinds import newest
 from nfinspect.analyses.positions import positions
@@ -29,7 +30,6 @@ from nfinspect.analysis.overlap import overlap
 from nfinspect.cli import main
 from nfinspect.cli.report_parts import make_from_run
 from nfinspect.figures.ablation import ablation_chart
-from nfinspect.figures.attention import attention_chart
 from nfinspect.figures.sections import Part, compared_sections, sections_of
 from nfinspect.present import style
 from nfinspect.present.charts import Chart, Section

@@ -3,13 +3,20 @@
 from typing import TYPE_CHECKING, Any
 
 from nfinspect import output
-from nfinspect.cli.capture import quiet_transformers
 from nfinspect.model_files import lasting_name
 from nfinspect_store.errors import NfinspectError, RequestError
 
 if TYPE_CHECKING:
     from nfinspect.models import LoadedModel
     from nfinspect_store.reader import RunFile
+
+
+def quiet_transformers() -> None:
+    """No progress bars and no advice of its own: the line on stderr is ours, and what matters is an error of ours."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def named_model(file: "RunFile", model: str | None, what: str) -> str:
