@@ -49,8 +49,8 @@ class Field:
     """One column of a table. key: the row's attribute, and the column's name in data; meaning: what it is, its unit.
 
     title: its head in the app, header: in the command's table, the title if none; digits: significant ones, 0 for whole
-    percents; spare: of the columns that go first where the terminal is narrow; ascending: it is read from the smallest on; tone: of the app's cells; flex: it takes
-    the room that is left.
+    percents; spare: of the columns that go first where the terminal is narrow; ascending: it is read from the smallest
+    on; tone: of the app's cells; flex: it takes the room that is left.
     """
 
     key: str
