@@ -19,7 +19,7 @@ from nfinspect.capturing.plan import Files
 from nfinspect.capturing.prompt_files import PromptText, chat_of
 from nfinspect.capturing.prompts import PromptIds, check_concept, prompt_ids
 from nfinspect.capturing.recorder import Recorder
-from nfinspect.capturing.request import CaptureRequest
+from nfinspect.capturing.request import CaptureRequest, Mode
 from nfinspect.capturing.session import (
     Capture,
     Listener,
@@ -29,6 +29,7 @@ from nfinspect.capturing.session import (
     store_layers,
 )
 from nfinspect.models import (
+    Bos,
     LoadedModel,
     Texts,
     TokenTexts,
@@ -56,16 +57,37 @@ def capture(
     prompts: Mapping[str, Sequence[Prompt]] | Sequence[Prompt],
     *,
     store: str | Path | None = None,
-    **options: Any,
+    run: str | None = None,
+    generate: int = 0,
+    sites: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    keep: Keep = "all",
+    bos: Bos = "auto",
+    chat: bool = False,
+    truncate: bool = False,
+    batch_size: int | None = None,
+    seed: int = 0,
+    temperature: float = 0.0,
+    mode: Mode = "auto",
+    limit_bytes: int | None = None,
+    resume: bool = False,
 ) -> Run:
     """Capture a model that is in memory over prompts, and open the run.
 
     prompts: prompts by concept, or prompts alone (their concept is "prompts"). A prompt is a text; a chat, as messages
     {"role", "content"}, which go through the tokenizer's template; or token ids, int[tokens], which are read as they
-    are. options: generate, sites, layers, keep, run, bos, chat, batch_size, seed, temperature, mode, truncate,
-    limit_bytes, resume, as in CaptureRequest. The model is captured in eval mode, and each of its modules is
-    put back into its own. What `nfinspect capture` would say on stderr is a warning. Raises what it reports:
-    ModelError, BadPrompts, StoreError.
+    are. store: the directory of runs, else $NFINSPECT_STORE, else ./nfinspect-store; run: the run's name, made of the
+    model's if not given.
+
+    generate: tokens that the model writes to each prompt, greedily, or sampled at a `temperature` above 0 from `seed`.
+    sites: mlp, attn_out, resid, mixer …, the model's main one if not given; layers: all if not given. keep: "all"
+    values, or "stats" alone. bos: what stands before a text, "auto" as the tokenizer has it; chat: a text is one turn
+    of a user's. truncate: cut prompts that are longer than the model's context. batch_size: prompts in a forward pass,
+    what fits if not given. mode: how the model writes, "replay" in one pass over what it wrote, "live" token by token.
+    limit_bytes: the run may not become larger. resume: go on with an unfinished run of the same call.
+
+    The model is captured in eval mode, and each of its modules is put back into its own. What `nfinspect capture` would
+    say on stderr is a warning. Raises what it reports: ModelError, BadPrompts, StoreError.
     """
     by_concept = prompts if isinstance(prompts, Mapping) else {"prompts": prompts}
     for concept in by_concept:
@@ -78,8 +100,26 @@ def capture(
     model = uncompiled(model)
     loaded = in_memory(model, tokenizer)
     said: list[str] = []
+    request = CaptureRequest(
+        loaded.name,
+        store_path(store),
+        run=run,
+        generate=generate,
+        sites=None if sites is None else tuple(sites),
+        layers=None if layers is None else tuple(layers),
+        keep=keep,
+        bos=bos,
+        chat=chat,
+        truncate=truncate,
+        batch_size=batch_size,
+        seed=seed,
+        temperature=temperature,
+        mode=mode,
+        limit_bytes=limit_bytes,
+        resume=resume,
+    )
     with eval_mode(model), run_as_python():
-        making = _GivenPrompts(CaptureRequest(loaded.name, store_path(store), **options), loaded, given, said)
+        making = _GivenPrompts(request, loaded, given, said)
         _warn(said)  # before anything is recorded, and not again until all of it is: a warning may be an error
         path = making.run()
     _warn(said)

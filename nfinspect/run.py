@@ -10,6 +10,7 @@ from nfinspect_store.reader import RunFile
 
 if TYPE_CHECKING:
     from nfinspect.analyses.positions import PositionAnalysis
+    from nfinspect.analysis.classes import HealthOptions, ThresholdScale
     from nfinspect.analysis.delta import Delta
     from nfinspect.analysis.health import NetworkReport
     from nfinspect.analysis.neuron import NeuronDetail
@@ -22,18 +23,50 @@ if TYPE_CHECKING:
 class Run(RunFile):
     """One run, read-only. See RunFile for the arrays: activations, neuron, statistics, prompt_means …"""
 
-    def health(self, site: str | None = None, **options: Any) -> "NetworkReport":
-        """Layer health and the network report. options: the fields of nfinspect.analysis.classes.HealthOptions."""
+    def health(
+        self,
+        site: str | None = None,
+        *,
+        threshold_missing: float = 0.01,
+        threshold_weak: float = 0.1,
+        threshold_scale: "ThresholdScale" = "layer",
+        skip_first: bool = False,
+        threshold_activation_rate: float = 0.01,
+    ) -> "NetworkReport":
+        """Layer health and the network report (docs/methods.md, 2).
+
+        threshold_missing, threshold_weak: on E|a|, in the layer's scale or absolute, as threshold_scale says.
+        skip_first: leave out the tokens at position 0. threshold_activation_rate: 0-1; below it a layer has an issue.
+        Raises RequestError for thresholds or a site that cannot be.
+        """
         from nfinspect.analysis.classes import HealthOptions
         from nfinspect.analysis.health import network_report
 
-        return network_report(self, site, HealthOptions(**options))
+        options = HealthOptions(
+            threshold_missing, threshold_weak, threshold_scale, skip_first, threshold_activation_rate
+        )
+        return network_report(self, site, options)
 
-    def neurons(self, site: str | None = None, **options: Any) -> "NeuronPage":
-        """A page of neurons. options: those of nfinspect.analysis.neurons.list_neurons."""
+    def neurons(
+        self,
+        site: str | None = None,
+        cls: str | None = None,
+        layer: int | None = None,
+        sort: str = "max",
+        descending: bool = True,
+        filter: str | None = None,  # noqa: A002
+        limit: int | None = 50,
+        offset: int = 0,
+        options: "HealthOptions | None" = None,
+    ) -> "NeuronPage":
+        """A page of neurons, without a limit all of them.
+
+        cls: a health class, such as "dead"; sort: a column of the table `neurons`; filter: "max>4 and sporadic", say.
+        options: those of the classes, as usual if not given. Raises RequestError for what there is not.
+        """
         from nfinspect.analysis.neurons import list_neurons
 
-        return list_neurons(self, site, **options)
+        return list_neurons(self, site, cls, layer, sort, descending, filter, limit, offset, options)
 
     def neuron_detail(self, address: Address | str) -> "NeuronDetail":
         """One neuron with its histogram, examples and concept means: `run.neuron_detail("L5/N123")`."""
@@ -41,29 +74,76 @@ class Run(RunFile):
 
         return neuron_detail(self, address)
 
-    def trace(self, concept: str, **options: Any) -> "Trace":
-        """Neurons ranked by concept against baseline. options: those of nfinspect.analysis.trace.trace."""
+    def trace(
+        self,
+        concept: str,
+        baseline: str | None = None,
+        tokens: str | None = None,
+        top: int = 10,
+        rank: str = "difference",
+        site: str | None = None,
+    ) -> "Trace":
+        """Neurons ranked by concept against baseline (docs/methods.md, 3).
+
+        baseline: a concept, the one called `baseline` if not given, "" for none; tokens: last, generated or all; top:
+        neurons listed; rank: difference, effect or auroc. Raises RequestError for what there is not.
+        """
         from nfinspect.analysis.trace import trace
 
-        return trace(self, concept, **options)
+        return trace(self, concept, baseline, tokens, top, rank, site)
 
-    def overlap(self, concepts: list[str], **options: Any) -> "Overlap":
-        """What the concepts' traces share. options: those of nfinspect.analysis.overlap.overlap."""
+    def overlap(
+        self,
+        concepts: Sequence[str],
+        baseline: str | None = None,
+        tokens: str | None = None,
+        top: int = 10,
+        rank: str = "difference",
+        site: str | None = None,
+    ) -> "Overlap":
+        """What the traces of two or more concepts share (docs/methods.md, 4). The rest is as in `trace`."""
         from nfinspect.analysis.overlap import overlap
 
-        return overlap(self, concepts, **options)
+        return overlap(self, concepts, baseline, tokens, top, rank, site)
 
-    def ngrams(self, n: int = 1, **options: Any) -> "NgramAnalysis":
-        """Neurons that detect tokens (n = 1), bigrams or trigrams. options: of nfinspect.analysis.ngrams.ngrams."""
+    def ngrams(self, n: int = 1, site: str | None = None, layers: Sequence[int] | None = None) -> "NgramAnalysis":
+        """Neurons that detect tokens (n = 1), bigrams or trigrams (docs/methods.md, 5). layers: all if not given."""
         from nfinspect.analysis.ngrams import ngrams
 
-        return ngrams(self, n, **options)
+        return ngrams(self, n, site, layers)
 
-    def positions(self, length: int | None = None, **options: Any) -> "PositionAnalysis":
-        """Positional neurons and their profiles. options: those of nfinspect.analyses.positions.positions."""
+    def positions(
+        self,
+        length: int | None = None,
+        site: str | None = None,
+        layers: Sequence[int] | None = None,
+        *,
+        allow_few: bool = False,
+    ) -> "PositionAnalysis":
+        """Positional neurons and their profiles (docs/methods.md, 6).
+
+        length: tokens; every sequence at least that long is taken, cut to it. allow_few: list neurons although fewer
+        than 100 sequences were read. Raises RequestError where no sequence is that long.
+        """
         from nfinspect.analyses.positions import positions
 
-        return positions(self, length, **options)
+        return positions(self, length, site, layers, allow_few=allow_few)
+
+    def delta(
+        self,
+        site: str | None = None,
+        layers: Sequence[int] | None = None,
+        sort: str = "step_sensitivity",
+        min_ratio: float = 2.0,
+        min_step: float = 0.2,
+    ) -> "Delta":
+        """How neurons change from token to token; Mamba's Δ (docs/methods.md, 7).
+
+        sort: step_sensitivity or von_neumann_ratio; min_ratio, min_step: from which a neuron counts as delta-sensitive.
+        """
+        from nfinspect.analysis.delta import delta
+
+        return delta(self, site, layers, sort, min_ratio, min_step)
 
     def analyse(self, name: str, site: str | None = None, layers: Sequence[int] | None = None, **options: Any) -> Any:
         """Any analysis of a run by the name of its command, computed and not kept.
@@ -83,12 +163,6 @@ class Run(RunFile):
         except TypeError as error:
             raise RequestError(str(error)) from error
         return compute(self, site=one.site if site is None else site, layers=layers, **every)
-
-    def delta(self, site: str | None = None, **options: Any) -> "Delta":
-        """How neurons change from token to token; Mamba's Δ. options: those of nfinspect.analysis.delta.delta."""
-        from nfinspect.analysis.delta import delta
-
-        return delta(self, site, **options)
 
 
 def open_run(path: str | Path) -> Run:
