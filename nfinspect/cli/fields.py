@@ -15,7 +15,7 @@ def field_table(of: Table) -> list[str]:
 
 def column(field: Field) -> Column:
     """A field as a column."""
-    return Column(field.head, text=field.form in ("neuron", "text"), spare=field.spare)
+    return Column(field.head, text=field.form in ("neuron", "text", "yes"), spare=field.spare)
 
 
 def written(field: Field, value: Any, row: Any = None) -> object:
