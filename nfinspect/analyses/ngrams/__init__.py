@@ -134,7 +134,8 @@ def _sentence(found: NgramAnalysis, kept: Result) -> str:
 def _kept(document: Mapping[str, Any]) -> str:
     layers = document["layers"]
     neurons = f"{sum(layer['neurons'] for layer in layers):,} neurons of {len(layers)} layers"
-    return f"n={document['n']} at {document['site']}: {len(document['detectors'])} detectors among {neurons}"
+    detectors = counted(len(document["detectors"]), "detector")
+    return f"n={document['n']} at {document['site']}: {detectors} among {neurons}"
 
 
 def _searched(row: Detector) -> str:
