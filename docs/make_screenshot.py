@@ -13,14 +13,14 @@ import sys
 from pathlib import Path
 
 from nfinspect.tui.app import NfinspectApp
-from nfinspect.tui.store_engine import StoreEngine
+from nfinspect.tui.engine import Engine
 
 SIZE = (120, 36)
 
 
 async def picture(store: Path, run: str, keys: list[str]) -> str:
     """Open the run, press the keys, and return what is on the screen then, as SVG."""
-    engine = StoreEngine(store)
+    engine = Engine(store)
     app = NfinspectApp(engine, run)
     try:
         async with app.run_test(size=SIZE) as pilot:

@@ -22,7 +22,7 @@ from nfinspect.tui.cells import Cell
 from nfinspect.tui.chrome import Breadcrumbs, KeyLine, PromptLine, StatusLine
 from nfinspect.tui.glyphs import ASCII, UNICODE
 from nfinspect.tui.harmless import Harmless
-from nfinspect.tui.job_board import JobBoard
+from nfinspect.tui.jobs import JobBoard
 from nfinspect.tui.panes.base import OPENING, Pane, Work, one_line
 from nfinspect.tui.places import Place, place
 from nfinspect.tui.router import open_pane
@@ -30,7 +30,8 @@ from nfinspect.tui.trail import Stop, Trail
 from nfinspect.tui.typeahead import STUCK_SECONDS, KeyDone, TypeAhead
 
 if TYPE_CHECKING:
-    from nfinspect.tui.engine import Engine, Session
+    from nfinspect.tui.engine import Engine
+    from nfinspect.tui.session import Session
 
 BUSY_SECONDS = 0.25
 """Work shorter than this is not announced: two repaints for nothing."""

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nfinspect.analyses import names, spec
+from nfinspect.tui.requests import MARKED
 
 if TYPE_CHECKING:
-    from nfinspect.tui.engine import Session
+    from nfinspect.tui.session import Session
 
 MODEL, TEXT = "MODEL", "TEXT"
 """What stands in a command where the app does not know better: the user is asked to put it in."""
@@ -85,7 +86,7 @@ def make_command(
         made = ("logits", model, *(choices or lens_of(first_text(session))), *bos_of(session), "--from", session.name)
     elif name == "ablate":
         # On the run's own windows, which are what its classes and kinds were found on.
-        chosen = ("--neurons", str(marked_file(session))) if marked else ("--class", "dead")
+        chosen = ("--neurons", str(session.results_folder / MARKED)) if marked else ("--class", "dead")
         made = ("ablate", model, "--from", session.name, *chosen, *choices, *where)
     elif name == "kinds":
         made = ("overlap", session.name, "--kinds", from_the_store(), *where)
@@ -111,23 +112,7 @@ def first_text(session: Session) -> str:
     return next((prompt.text for prompt in session.texts(1)), TEXT)
 
 
-def marked_file(session: Session) -> Path:
-    """Where the marked neurons are written for a command that reads neurons."""
-    return session.results_folder / "marked.txt"
-
-
 def bos_of(session: Session) -> tuple[str, ...]:
     """What stands before a text, as in the capture."""
     bos = str(session.info.settings.get("bos", "auto"))
     return () if bos == "auto" else ("--bos", bos)
-
-
-def write_lines(path: Path, lines: Sequence[str]) -> None:
-    """Raises StorageFull."""
-    from nfinspect_store.errors import StorageFull
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    except OSError as error:
-        raise StorageFull(f"cannot write {path}: {error.strerror or error}") from error

@@ -17,7 +17,7 @@ from nfinspect.present.charts import percent
 from nfinspect.present.numbers import counted
 
 if TYPE_CHECKING:
-    from nfinspect.tui.engine import Session
+    from nfinspect.tui.session import Session
     from nfinspect_store.results import Result
 
 SIGNS = "ABCDEFGH"

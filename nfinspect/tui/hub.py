@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from textual.screen import Screen
     from textual.timer import Timer
 
-    from nfinspect.tui.engine import Engine, Session
+    from nfinspect.tui.engine import Engine
     from nfinspect.tui.glyphs import Glyphs
-    from nfinspect.tui.job_board import JobBoard
+    from nfinspect.tui.jobs import JobBoard
     from nfinspect.tui.places import Place
+    from nfinspect.tui.session import Session
 
 
 class Hub(Protocol):

@@ -1,16 +1,57 @@
-"""Carrying out what was typed after `:`."""
+"""What can be typed after `:` (a neuron, a layer, a pane), and going there."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nfinspect.tui.destinations import ANALYSES, parse_target
-from nfinspect.tui.places import place
+from nfinspect.tui.commands import analysis_names
+from nfinspect.tui.places import Place, place
+from nfinspect.tui.requests import CLASSES
+from nfinspect_store.addresses import Address, parse_address
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
-    from nfinspect.tui.engine import Session
     from nfinspect.tui.hub import Hub
+    from nfinspect.tui.session import Session
+
+ANALYSES = analysis_names()
+WORDS = ("runs", "watch", "compare", "layers", "neurons", "trace", "overlap", "sql", "analyses", *ANALYSES, "quit")
+EXPECTED = (
+    "L12/N3071, L12, a class such as dead, trace CONCEPT, overlap, sql, layers, neurons, runs, watch NAME, "
+    f"compare A,B, analyses, {', '.join(ANALYSES)} or quit"
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """`word` is one of WORDS, or `neuron`, or `layer`."""
+
+    word: str
+    address: Address | None = None
+    layer: int | None = None
+    site: str | None = None
+    rest: str = ""
+
+
+def parse_target(text: str) -> Target:
+    """Raises RequestError, in one line, for what is no target."""
+    text = text.strip()
+    head, _, rest = text.partition(" ")
+    rest = rest.strip()
+    word = head.lower()
+    if word in ("q", "quit", "exit"):
+        return Target("quit")
+    if word in CLASSES:
+        return Target("neurons", rest=word)
+    if word in WORDS:
+        return Target(word, rest=rest)
+    if "/" in head:
+        return Target("neuron", address=parse_address(text))
+    site, _, layer = head.rpartition(":")
+    if layer[:1] in ("l", "L") and layer[1:].isdigit():
+        return Target("layer", layer=int(layer[1:]), site=site or None)
+    raise RequestError(f"go to what? expected {EXPECTED}; found {text!r}")
 
 
 def go_to(app: Hub, text: str) -> None:
@@ -18,27 +59,27 @@ def go_to(app: Hub, text: str) -> None:
     if not text:
         return
     target = parse_target(text)
-    if target.word == "quit":
-        app.action_leave()
-        return
-    if target.word == "runs":
-        if target.rest:
+    match target.word:
+        case "quit":
+            app.action_leave()
+        case "runs" if target.rest:
             app.open_run(target.rest)
-        else:
+        case "runs":
             app.to_runs()
-        return
-    if target.word == "watch":
-        if not target.rest:
+        case "watch" if target.rest:
+            app.into(place("history", target.rest))
+        case "watch":
             raise RequestError("watch which training? expected watch NAME")
-        app.into(place("history", target.rest))
-        return
-    if target.word == "compare":
-        to_comparison(app, tuple(name.strip() for name in target.rest.split(",") if name.strip()))
-        return
-    session = app.session_here()
-    if session is None:
-        raise RequestError("open a run first: Enter on it, then go to a place in it")
-    _in_run(app, session, target.word, text)
+        case "compare":
+            to_comparison(app, tuple(name.strip() for name in target.rest.split(",") if name.strip()))
+        case _:
+            session = app.session_here()
+            if session is None:
+                raise RequestError("open a run first: Enter on it, then go to a place in it")
+            if target.word == "layers":
+                app.to_layers(session)
+            else:
+                app.jump(_in_run(app, session, target), session)
 
 
 def to_comparison(app: Hub, runs: tuple[str, ...]) -> None:
@@ -52,57 +93,43 @@ def to_comparison(app: Hub, runs: tuple[str, ...]) -> None:
     app.into(place("compare", runs))
 
 
-def _in_run(app: Hub, session: Session, word: str, text: str) -> None:
-    target = parse_target(text)
-    site = (
-        getattr(app.pane, "site", session.default_site) if app.pane.run_name == session.name else session.default_site
-    )
-    if word == "neuron" and target.address is not None:
-        _check(session, target.address.site or session.default_site, target.address.layer, target.address.neuron)
-        app.jump(place("neuron", session, target.address), session)
-    elif word == "layer":
-        site = target.site or site
-        _check(session, site, target.layer or 0, 0)
-        app.jump(place("neurons", session, site, layer=target.layer), session)
-    elif word == "layers":
-        app.to_layers(session)
-    elif word == "neurons":
-        app.jump(place("neurons", session, site, cls=target.rest or None), session)
-    elif word == "trace":
-        if target.rest and target.rest not in session.concepts:
-            raise RequestError(f"no concept {target.rest!r}: this run has {', '.join(session.concepts)}")
-        app.jump(place("trace", session, site, target.rest or None), session)
-    elif word == "overlap":
-        app.jump(place("overlap", session, site), session)
-    elif word == "analyses":
-        app.jump(place("analyses", session, site), session)
-    elif word in ANALYSES:
-        _to_analysis(app, session, site, word, target.rest)
-    else:
-        app.jump(place("sql", session, target.rest), session)
+def _in_run(app: Hub, session: Session, target: Target) -> Place:
+    here = app.pane.run_name == session.name
+    site = getattr(app.pane, "site", session.default_site) if here else session.default_site
+    match target.word:
+        case "neuron" if target.address is not None:
+            _check(session, target.address)
+            return place("neuron", session, target.address)
+        case "layer":
+            _check(session, Address(target.layer or 0, 0, target.site or site))
+            return place("neurons", session, target.site or site, layer=target.layer)
+        case "neurons":
+            return place("neurons", session, site, cls=target.rest or None)
+        case "trace":
+            if target.rest and target.rest not in session.concepts:
+                raise RequestError(f"no concept {target.rest!r}: this run has {', '.join(session.concepts)}")
+            return place("trace", session, site, target.rest or None)
+        case "lens":
+            return place("lens", session, site, prompt=target.rest or None)
+        case "logits":
+            if not target.rest:
+                raise RequestError("logits of which neuron? expected logits L12/N3071")
+            address = parse_address(target.rest)
+            _check(session, address)
+            return place("logits", session, address)
+        case "sql":
+            return place("sql", session, target.rest)
+        case pane:
+            return place(pane, session, site)
 
 
-def _to_analysis(app: Hub, session: Session, site: str, word: str, rest: str) -> None:
-    from nfinspect_store.addresses import parse_address
-
-    if word == "lens":
-        app.jump(place("lens", session, site, prompt=rest or None), session)
-        return
-    if word != "logits":
-        app.jump(place(word, session, site), session)
-        return
-    if not rest:
-        raise RequestError("logits of which neuron? expected logits L12/N3071")
-    address = parse_address(rest)
-    _check(session, address.site or session.default_site, address.layer, address.neuron)
-    app.jump(place("logits", session, address), session)
-
-
-def _check(session: Session, site: str, layer: int, neuron: int) -> None:
+def _check(session: Session, address: Address) -> None:
+    """Raises RequestError for a neuron that the run does not hold."""
+    site = address.site or session.default_site
     if site not in session.sites:
         raise RequestError(f"no site {site!r}: this run has {', '.join(session.sites)}")
     there = {x.layer: x.neurons for x in session.layers if x.site == site}
-    if layer not in there:
-        raise RequestError(f"no layer L{layer} at {site}: this run has L{min(there)} to L{max(there)}")
-    if neuron >= there[layer]:
-        raise RequestError(f"no neuron N{neuron} in L{layer}: it has N0 to N{there[layer] - 1}")
+    if address.layer not in there:
+        raise RequestError(f"no layer L{address.layer} at {site}: this run has L{min(there)} to L{max(there)}")
+    if address.neuron >= (neurons := there[address.layer]):
+        raise RequestError(f"no neuron N{address.neuron} in L{address.layer}: it has N0 to N{neurons - 1}")

@@ -1,6 +1,6 @@
-"""A run file as the app's `Session`:
+"""An open run, for the app: every answer comes from the store or from the analyses, none is made here.
 
-every answer comes from the store or from the analyses, none is made here.
+Its methods may be called from any worker, may block, and raise NfinspectError for whatever a user can meet.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from nfinspect.analyses import formats
 from nfinspect.analysis import health, neuron, neurons
 from nfinspect.analysis.comparison import NO_BASELINE
 from nfinspect.present.numbers import percent
-from nfinspect.tui.engine import NeuronQuery, PromptReading, PromptText, TraceRequest
+from nfinspect.tui.requests import MARKED, NeuronQuery, PromptReading, PromptText, TraceRequest
 from nfinspect_store.addresses import Address
 from nfinspect_store.console import Console
-from nfinspect_store.errors import RunBusy
+from nfinspect_store.errors import RunBusy, StorageFull
 from nfinspect_store.heartbeat import being_written, read_heartbeat
 from nfinspect_store.query_result import QueryResult
 from nfinspect_store.reader import RunFile
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from nfinspect.analysis.trace import Trace
 
 
-class RunSession:
+class Session:
     """One open run. The console, a second and shut-in connection, is opened when it is first asked for."""
 
     def __init__(self, run: RunFile) -> None:
@@ -52,7 +52,7 @@ class RunSession:
         self.results_folder = run_results(run.path)
 
     @classmethod
-    def open(cls, path: Path) -> RunSession:
+    def open(cls, path: Path) -> Session:
         """Raises RunBusy with its progress while the run is being captured; NotARun, SchemaTooNew."""
         if being_written(path):
             progress = read_heartbeat(path)
@@ -139,11 +139,15 @@ class RunSession:
         return overlap_of_kinds(self._run, ["dead", *known], site) if known else None
 
     def write_inputs(self, arguments: Sequence[str], marked: Sequence[str]) -> None:
-        """Write what the command reads that only the app has: the marked neurons."""
-        from nfinspect.tui.commands import marked_file, write_lines
-
-        if str(marked_file(self)) in arguments:
-            write_lines(marked_file(self), marked)
+        """Write what the command reads that only the app has: the marked neurons. Raises StorageFull."""
+        path = self.results_folder / MARKED
+        if str(path) not in arguments:
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(f"{address}\n" for address in marked), encoding="utf-8")
+        except OSError as error:
+            raise StorageFull(f"cannot write {path}: {error.strerror or error}") from error
 
     def sql(self, statement: str) -> QueryResult:
         return self._open_console().run(statement)

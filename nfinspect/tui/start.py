@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from nfinspect.tui.app import NfinspectApp
 
 if TYPE_CHECKING:
-    from nfinspect.tui.store_engine import StoreEngine
+    from nfinspect.tui.engine import Engine
 
 
 def run_app(
@@ -25,10 +25,10 @@ def run_app(
     A defect ends the app: what was raised is raised here, once the terminal is as it was before.
     The engine is bound late: DuckDB's import (0.1-0.2 s) happens in the first worker, behind the first paint.
     """
+    from nfinspect.tui.engine import Engine
     from nfinspect.tui.hangup import watch_terminal
-    from nfinspect.tui.store_engine import StoreEngine
 
-    engine = StoreEngine(Path(store))
+    engine = Engine(Path(store))
     app = NfinspectApp(engine, run, plain=ascii)
     stop_watching = None
     if sys.__stdin__ is not None and sys.__stdin__.isatty():
@@ -44,7 +44,7 @@ def run_app(
     return app.return_code or status or 0
 
 
-def _farewell(app: NfinspectApp, engine: StoreEngine) -> None:
+def _farewell(app: NfinspectApp, engine: Engine) -> None:
     app.close_runs()
     engine.end_jobs()
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nfinspect.tui.engine import NeuronQuery, Session
+from nfinspect.tui.requests import NeuronQuery
 
 if TYPE_CHECKING:
     from nfinspect.analysis.neuron import NeuronDetail
+    from nfinspect.tui.session import Session
     from nfinspect_store.addresses import Address
 
 

@@ -15,7 +15,7 @@ from nfinspect.analysis.neurons import NeuronPage, NeuronRow
 from nfinspect.analysis.overlap import Overlap, Pair, SharedNeuron
 from nfinspect.analysis.scores import make_layer_health
 from nfinspect.analysis.trace import Trace, TraceRow
-from nfinspect.tui.engine import JobState, NeuronQuery, PromptReading, PromptText, TraceRequest
+from nfinspect.tui.requests import JobState, NeuronQuery, PromptReading, PromptText, TraceRequest
 from nfinspect_store.errors import NotARun, QueryError, RequestError, RunBusy
 from nfinspect_store.types import Layer, Progress, RunEntry, RunInfo
 

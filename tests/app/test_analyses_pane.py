@@ -11,8 +11,8 @@ import pytest
 from analysed_run import MODEL, keep_analyses, keep_attention, write_study
 from app_driver import LARGE, SMALL, Driven, Start
 
+from nfinspect.tui.engine import Engine
 from nfinspect.tui.listing import ordered
-from nfinspect.tui.store_engine import StoreEngine
 
 SIZES = pytest.mark.parametrize("size", [SMALL, LARGE], ids=["80x24", "200x50"])
 
@@ -27,7 +27,7 @@ def analysed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @asynccontextmanager
 async def opened(start: Start, store: Path, place: str, **options: Any) -> AsyncIterator[Driven]:
-    engine = StoreEngine(store)
+    engine = Engine(store)
     try:
         async with start(engine, "study", **options) as app:
             await go(app, place)

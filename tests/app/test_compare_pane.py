@@ -19,7 +19,7 @@ from nfinspect.analyses import spec
 from nfinspect.capturing.arrays import ArrayPrompt, array_info, write_run
 from nfinspect.results import find_or_compute
 from nfinspect.tui.comparing import TOPICS, of_run
-from nfinspect.tui.store_engine import StoreEngine
+from nfinspect.tui.engine import Engine
 from nfinspect.tui.widgets.plots import overlay
 from nfinspect_store.reader import RunFile
 from nfinspect_store.results import list_results, run_results
@@ -61,8 +61,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def engine(two: Path) -> Iterator[StoreEngine]:
-    engine = StoreEngine(two)
+def engine(two: Path) -> Iterator[Engine]:
+    engine = Engine(two)
     yield engine
     engine.close()
 
@@ -76,7 +76,7 @@ def words(app: Driven) -> str:
     return " ".join(app.text.split())
 
 
-async def test_marked_runs_by_depth(start: Start, engine: StoreEngine, size: tuple[int, int]) -> None:
+async def test_marked_runs_by_depth(start: Start, engine: Engine, size: tuple[int, int]) -> None:
     async with start(engine, None, size=size) as app:
         await app.press("O")
         assert "expected 2 to 8 runs to compare, found 0" in app.status
@@ -94,7 +94,7 @@ async def test_marked_runs_by_depth(start: Start, engine: StoreEngine, size: tup
         assert "health score of each layer" in app.text
 
 
-async def test_enter_goes_to_the_layer_of_that_run(start: Start, engine: StoreEngine) -> None:
+async def test_enter_goes_to_the_layer_of_that_run(start: Start, engine: Engine) -> None:
     async with start(engine, None) as app:
         await go(app, "compare shallow, deep")
         await app.press("G")
@@ -106,7 +106,7 @@ async def test_enter_goes_to_the_layer_of_that_run(start: Start, engine: StoreEn
         assert "shallow · mlp" in app.lines[0] and app.crumbs.endswith("neurons of L1")
 
 
-async def test_a_place_is_of_the_run_under_the_cursor(start: Start, engine: StoreEngine) -> None:
+async def test_a_place_is_of_the_run_under_the_cursor(start: Start, engine: Engine) -> None:
     async with start(engine, None) as app:
         await go(app, "compare shallow,deep")
         await app.press("G")
@@ -114,7 +114,7 @@ async def test_a_place_is_of_the_run_under_the_cursor(start: Start, engine: Stor
         assert app.crumbs == "nfinspect > deep > dead neurons"
 
 
-async def test_order_filter_copy_and_export(start: Start, engine: StoreEngine, tmp_path: Path) -> None:
+async def test_order_filter_copy_and_export(start: Start, engine: Engine, tmp_path: Path) -> None:
     async with start(engine, None) as app:
         await go(app, "compare shallow,deep")
         await app.press("s")
@@ -140,7 +140,7 @@ async def test_what_a_run_lacks_is_said_and_made(start: Start, tmp_path: Path) -
     store = tmp_path / "store"
     for name in ("shallow", "deep"):
         write(store, name, 2 + (name == "deep"))
-    engine = StoreEngine(store)
+    engine = Engine(store)
     try:
         async with start(engine, None) as app:
             await go(app, "compare shallow,deep")
@@ -174,7 +174,7 @@ async def test_leaving_does_not_stop_the_next_run(start: Start, tmp_path: Path) 
     store = tmp_path / "store"
     write(store, "one", 1)
     write(store, "two", 1)
-    engine = StoreEngine(store)
+    engine = Engine(store)
     try:
         async with start(engine, None) as app:
             await go(app, "compare one,two")
@@ -194,7 +194,7 @@ async def test_a_damaged_run_costs_the_others_nothing(start: Start, tmp_path: Pa
     write(store, "good", 2)
     write(store, "other", 1)
     (store / "broken.duckdb").write_bytes(b"nothing")
-    engine = StoreEngine(store)
+    engine = Engine(store)
     try:
         async with start(engine, None) as app:
             await go(app, "compare good,broken,missing,other")
@@ -209,7 +209,7 @@ async def test_a_deleted_run_is_missed_not_shown(start: Start, tmp_path: Path) -
     store = tmp_path / "store"
     for name in ("one", "two", "three"):
         write(store, name, 1)
-    engine = StoreEngine(store)
+    engine = Engine(store)
     try:
         async with start(engine, None) as app:
             await go(app, "compare one,two,three")

@@ -12,7 +12,7 @@ from app_driver import Driven, Start
 from terminal import Terminal
 
 from nfinspect.analysis.history import Alert, LayerReading, Reading
-from nfinspect.tui.store_engine import StoreEngine
+from nfinspect.tui.engine import Engine
 from nfinspect_store.history import HistoryWriter, list_histories, new_history_path
 
 HOSTILE = "\x1b[31mh[/red]"
@@ -61,7 +61,7 @@ async def look(app: Driven) -> None:
 async def test_it_opens_from_the_runs_with_its_charts(
     start: Start, writer: HistoryWriter, tmp_path: Path, size: tuple[int, int]
 ) -> None:
-    async with start(StoreEngine(tmp_path), run=None, size=size) as app:
+    async with start(Engine(tmp_path), run=None, size=size) as app:
         assert "step 90" in app.text and "training, step 90" in app.text
         await opened(app)
         for fact in ("Net", "training", "10 readings", "1 alert", "step 90", "health 0.7", "dead 15.0%"):
@@ -74,7 +74,7 @@ async def test_it_opens_from_the_runs_with_its_charts(
 
 
 async def test_step_by_step_and_the_newest_is_followed(start: Start, writer: HistoryWriter, tmp_path: Path) -> None:
-    async with start(StoreEngine(tmp_path), run=None) as app:
+    async with start(Engine(tmp_path), run=None) as app:
         await opened(app)
         add(writer, 100)
         await look(app)
@@ -93,7 +93,7 @@ async def test_step_by_step_and_the_newest_is_followed(start: Start, writer: His
 
 
 async def test_layers_of_a_reading_and_alerts(start: Start, writer: HistoryWriter, tmp_path: Path) -> None:
-    async with start(StoreEngine(tmp_path), run=None) as app:
+    async with start(Engine(tmp_path), run=None) as app:
         await opened(app)
         await app.press("2")
         assert "fc1" in app.text and app.pane.table.total == 2
@@ -116,7 +116,7 @@ async def test_layers_of_long_names_are_told_apart(start: Start, tmp_path: Path)
     with_path = HistoryWriter(new_history_path(tmp_path, "night"), "Net")
     with_path.add("run", FACTS)
     with_path.add("reading", Reading(1, "2026-11-20T12:30:00", 0.5, 0.9, 0.0, 0, layers).to_json())
-    async with start(StoreEngine(tmp_path), run=None, size=(80, 24)) as app:
+    async with start(Engine(tmp_path), run=None, size=(80, 24)) as app:
         await opened(app)
         assert "activation rate of 5 of 14 layers" in app.text
         drawn = next(line for line in app.lines if " a …" in line).split()
@@ -129,7 +129,7 @@ async def test_layers_of_long_names_are_told_apart(start: Start, tmp_path: Path)
 
 
 async def test_only_changes_are_drawn_and_the_end_is_seen(start: Start, writer: HistoryWriter, tmp_path: Path) -> None:
-    async with start(StoreEngine(tmp_path), run=None) as app:
+    async with start(Engine(tmp_path), run=None) as app:
         await opened(app)
         drawn = app.pane.query_one("ChartBox")._shown
         await look(app)
@@ -143,7 +143,7 @@ async def test_only_changes_are_drawn_and_the_end_is_seen(start: Start, writer: 
 async def test_it_is_reached_by_name_and_a_wrong_name_is_a_line(
     start: Start, writer: HistoryWriter, tmp_path: Path
 ) -> None:
-    async with start(StoreEngine(tmp_path), run=None) as app:
+    async with start(Engine(tmp_path), run=None) as app:
         for typed, crumbs in (("watch night", "nfinspect > night (training)"), ("watch other", "")):
             await app.press("colon")
             await app.type(typed)
@@ -155,7 +155,7 @@ async def test_it_is_reached_by_name_and_a_wrong_name_is_a_line(
 
 
 async def test_a_training_that_begins_later_takes_its_place(start: Start, tmp_path: Path) -> None:
-    async with start(StoreEngine(tmp_path), run=None) as app:
+    async with start(Engine(tmp_path), run=None) as app:
         await app.press("colon")
         await app.type("watch later")
         await app.press("enter")
@@ -169,7 +169,7 @@ async def test_a_training_that_begins_later_takes_its_place(start: Start, tmp_pa
 
 
 async def test_a_history_is_deleted_from_the_list(start: Start, writer: HistoryWriter, tmp_path: Path) -> None:
-    async with start(StoreEngine(tmp_path), run=None) as app:
+    async with start(Engine(tmp_path), run=None) as app:
         await app.press("d", "y")
         assert "end the training first" in app.status
         writer._heartbeat.remove()
@@ -210,7 +210,7 @@ def begin_training(store: Path) -> "subprocess.Popen[bytes]":
 async def test_a_training_in_another_process_is_seen_to_grow(start: Start, tmp_path: Path) -> None:
     child = begin_training(tmp_path)
     try:
-        async with start(StoreEngine(tmp_path), run=None) as app:
+        async with start(Engine(tmp_path), run=None) as app:
             await app.press("r")
             await opened(app)
             seen = []

@@ -14,8 +14,8 @@ from terminal import Terminal
 from textual import events
 
 from nfinspect.tui.cells import Cell, content, shown, shown_cell
+from nfinspect.tui.engine import Engine
 from nfinspect.tui.glyphs import ASCII, UNICODE
-from nfinspect.tui.store_engine import StoreEngine
 
 CONCEPTS = ("[/red]tu\x1b[31mlip", "viet\u202enam", "zero\u200bwidth", "baseline")
 
@@ -77,8 +77,8 @@ def poisoned(store: Path) -> Path:
 
 
 @pytest.fixture
-def poisoned_engine(poisoned: Path) -> Iterator[StoreEngine]:
-    with closing(StoreEngine(poisoned)) as engine:
+def poisoned_engine(poisoned: Path) -> Iterator[Engine]:
+    with closing(Engine(poisoned)) as engine:
         yield engine
 
 
@@ -106,7 +106,7 @@ OF_A_RUN = (
 )
 
 
-async def test_every_pane_of_a_poisoned_run(start: Start, poisoned_engine: StoreEngine) -> None:
+async def test_every_pane_of_a_poisoned_run(start: Start, poisoned_engine: Engine) -> None:
     async with start(poisoned_engine, run="planted") as app:
         for place, keys in OF_A_RUN:
             await app.press(*keys.split())
@@ -124,7 +124,7 @@ QUERIES = (
 )
 
 
-async def test_results_of_queries(start: Start, poisoned_engine: StoreEngine) -> None:
+async def test_results_of_queries(start: Start, poisoned_engine: Engine) -> None:
     async with start(poisoned_engine, run="planted") as app:
         await app.press("Q")
         for query in QUERIES:

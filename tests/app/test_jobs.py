@@ -13,7 +13,7 @@ def test_a_command_that_cannot_be_started(arguments: tuple[str, ...]) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with pytest.raises(jobs.JobFailed, match="cannot start nfinspect") as failed:
-            jobs.ChildJob(arguments)
+            jobs.Job(arguments)
         assert "\n" not in str(failed.value)
         del failed
         gc.collect()

@@ -14,7 +14,7 @@ from fake_engine import FakeEngine, FakeJob, FakeSession
 
 from nfinspect.tui.chrome import PromptLine
 from nfinspect.tui.dialogs import Confirm
-from nfinspect.tui.engine import NeuronQuery
+from nfinspect.tui.requests import NeuronQuery
 from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect_store.errors import StoreError
 

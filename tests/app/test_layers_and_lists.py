@@ -6,7 +6,7 @@ from pathlib import Path
 from app_driver import SMALL, Start
 from fake_engine import FakeEngine, FakeSession
 
-from nfinspect.tui.engine import NeuronQuery
+from nfinspect.tui.requests import NeuronQuery
 from nfinspect.tui.widgets.paged_table import KEPT_PAGES, PagedTable
 
 

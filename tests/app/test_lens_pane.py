@@ -13,9 +13,9 @@ from fake_engine import HOSTILE, FakeEngine, FakeSession
 from test_making_analyses import ended, go
 
 from nfinspect.capturing.arrays import ArrayPrompt, array_info, write_run
+from nfinspect.tui.engine import Engine
 from nfinspect.tui.lens_drawings import lens_map
 from nfinspect.tui.panes.lens import Lens
-from nfinspect.tui.store_engine import StoreEngine
 from nfinspect_store.results import keep_result, list_results, model_results, run_results
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "gpt2-relu"
@@ -61,7 +61,7 @@ def rows(app: Driven) -> list[list[str]]:
 
 
 async def test_the_layers_answers(start: Start, kept: Path, size: tuple[int, int]) -> None:
-    engine = StoreEngine(kept)
+    engine = Engine(kept)
     try:
         async with start(engine, "study", size=size) as app:
             await go(app, "lens")
@@ -93,7 +93,7 @@ async def test_the_layers_answers(start: Start, kept: Path, size: tuple[int, int
 
 
 async def test_keys_lead_to_earlier_lenses_and_to_the_layers_neurons(start: Start, kept: Path) -> None:
-    engine = StoreEngine(kept)
+    engine = Engine(kept)
     try:
         async with start(engine, "study") as app:
             await go(app, "lens An earlier prompt")
@@ -124,7 +124,7 @@ async def test_keys_lead_to_earlier_lenses_and_to_the_layers_neurons(start: Star
 
 async def test_another_versions_lens_says_so(start: Start, kept: Path) -> None:
     keep(kept, "The red tulip", prompt_tokens=["The"])
-    engine = StoreEngine(kept)
+    engine = Engine(kept)
     try:
         async with start(engine, "study") as app:
             await go(app, "lens")
@@ -177,7 +177,7 @@ async def test_the_real_command_makes_and_keeps_it(start: Start, tmp_path: Path)
     prompts = [ArrayPrompt("tulip", "The red tulip", token_ids(i).tolist(), ["x"] * 32, 32) for i in range(PROMPTS)]
     info = replace(array_info("sample", 0), model=str(SAMPLE))
     write_run(store / "sample.duckdb", layers=LAYERS, prompts=prompts, values=values, info=info)
-    engine = StoreEngine(store)
+    engine = Engine(store)
     try:
         async with start(engine, "sample") as app:
             await go(app, "lens")

@@ -6,7 +6,7 @@ from pathlib import Path
 from app_driver import Driven, Start
 from fake_engine import FakeEngine, entry, progress
 
-from nfinspect.tui.session import RunSession
+from nfinspect.tui.session import Session
 from nfinspect.tui.widgets.text_panel import TextPanel
 from nfinspect_store.reader import RunFile
 
@@ -103,7 +103,7 @@ async def test_a_complete_run_stays_open(start: Start) -> None:
 async def test_a_run_whose_capture_was_killed_is_interrupted(store: Path) -> None:
     run = RunFile.open(store / "planted.duckdb")
     run.info = dataclasses.replace(run.info, status="capturing")  # nobody was left to write that it ended
-    session = RunSession(run)
+    session = Session(run)
     assert session.info.status == "interrupted"
     session.close()
 

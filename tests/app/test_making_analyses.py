@@ -14,8 +14,8 @@ from analysed_run import LAYERS, write_study
 from app_driver import Driven, Start
 from fake_engine import HOSTILE, FakeEngine, FakeJob, FakeSession
 
-from nfinspect.tui.jobs import ChildJob, end_all
-from nfinspect.tui.store_engine import StoreEngine
+from nfinspect.tui.engine import Engine
+from nfinspect.tui.jobs import Job, end_all
 from nfinspect_store.results import list_results, run_results
 
 DOCUMENT = {
@@ -223,7 +223,7 @@ async def test_every_analysis_is_in_the_palette(start: Start) -> None:
 @pytest.mark.slow
 async def test_a_real_command_makes_and_keeps_the_result(start: Start, tmp_path: Path) -> None:
     path = write_study(tmp_path / "store")
-    engine = StoreEngine(path.parent)
+    engine = Engine(path.parent)
     try:
         async with start(engine, "study") as app:
             await go(app, "delta")
@@ -246,7 +246,7 @@ async def test_a_real_command_makes_and_keeps_the_result(start: Start, tmp_path:
 
 
 async def test_a_run_without_values_says_why(start: Start, store: Path) -> None:
-    engine = StoreEngine(store)
+    engine = Engine(store)
     try:
         async with start(engine, "stats") as app:
             await go(app, "ngrams")
@@ -288,7 +288,7 @@ def test_a_cancelled_command_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     script.write_text(SLOW if heeds else "import signal; signal.signal(2, signal.SIG_IGN)\n" + SLOW)
     monkeypatch.setattr("nfinspect.tui.jobs.COMMAND", ("-P", str(script)))
     monkeypatch.setattr("nfinspect.tui.jobs.PATIENCE", 20 if heeds else 0.3)
-    job = ChildJob(("ngrams", "study", "--store", str(path.parent), "--recompute"))
+    job = Job(("ngrams", "study", "--store", str(path.parent), "--recompute"))
     waited(lambda: f"/{sum(layer.neurons for layer in LAYERS)}" in job.state().line)
     job.cancel()
     waited(lambda: job.state().status is not None)
@@ -305,7 +305,7 @@ def test_no_command_outlives_the_app(tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
     monkeypatch.setattr("nfinspect.tui.jobs.COMMAND", ("-P", str(script)))
     monkeypatch.setattr("nfinspect.tui.jobs.FAREWELL", 0.3)
-    job = ChildJob(())
+    job = Job(())
     waited(lambda: job.state().line == "here")
     end_all([job])
     with pytest.raises(ProcessLookupError):

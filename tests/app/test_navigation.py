@@ -13,9 +13,9 @@ from fake_engine import FakeEngine, FakeSession
 from nfinspect.tui import trail
 from nfinspect.tui.app import BUSY_SECONDS, NfinspectApp
 from nfinspect.tui.bindings import binding_ids
-from nfinspect.tui.destinations import ANALYSES, WORDS, parse_target
 from nfinspect.tui.help import HelpScreen
 from nfinspect.tui.jobs import LONGEST
+from nfinspect.tui.navigate import ANALYSES, WORDS, parse_target
 from nfinspect.tui.panes.base import Work
 from nfinspect_store.errors import RequestError
 

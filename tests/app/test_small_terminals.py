@@ -10,7 +10,7 @@ from sampled import sampled
 from test_lens_pane import keep as keep_lens
 from test_making_analyses import go
 
-from nfinspect.tui.store_engine import StoreEngine
+from nfinspect.tui.engine import Engine
 from nfinspect.tui.widgets.paged_table import PagedTable
 
 PLACES = (
@@ -31,7 +31,7 @@ def analysed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("size", sampled([(60, 15), (60, 18), (80, 20)], every=3))
 async def test_rows_are_always_in_sight(start: Start, analysed: Path, size: tuple[int, int]) -> None:
-    engine = StoreEngine(analysed)
+    engine = Engine(analysed)
     try:
         async with start(engine, "study", size=size) as app:
             for place in PLACES:
@@ -56,7 +56,7 @@ def rows_in_sight(app: Driven) -> int:
 
 
 async def test_a_larger_terminal_shows_it_again(start: Start, analysed: Path) -> None:
-    engine = StoreEngine(analysed)
+    engine = Engine(analysed)
     try:
         async with start(engine, "study", size=(60, 15)) as app:
             assert "Network" not in app.text, "the explanation has given way"

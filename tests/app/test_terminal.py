@@ -217,7 +217,7 @@ def test_quitting_cancels_a_query(store: Path) -> None:
 def test_browsing_never_imports_torch() -> None:
     code = """
 import sys
-import nfinspect.tui.app, nfinspect.tui.store_engine, nfinspect.tui.session, nfinspect.tui.bindings
+import nfinspect.tui.app, nfinspect.tui.engine, nfinspect.tui.session, nfinspect.tui.bindings
 import nfinspect.tui.widgets.chart, nfinspect.tui.panes.marked, nfinspect.tui.panes.prompt
 import nfinspect.analysis.trace, nfinspect.analysis.overlap
 import nfinspect.tui.panes.analyses, nfinspect.tui.panes.specified, nfinspect.tui.panes.ablation
@@ -234,7 +234,7 @@ assert not {"torch", "transformers", "matplotlib"} & set(sys.modules)
 def test_the_first_paint_waits_for_no_heavy_import() -> None:
     code = """
 import sys
-import nfinspect.tui.app, nfinspect.tui.store_engine
+import nfinspect.tui.app, nfinspect.tui.engine
 found = {"duckdb", "numpy", "pyarrow", "scipy", "plotext", "torch", "transformers"} & set(sys.modules)
 assert not found, found
 """

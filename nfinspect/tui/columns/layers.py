@@ -8,8 +8,8 @@ from textual.content import Content
 
 from nfinspect.present.numbers import count, fixed, number, percent
 from nfinspect.tui.cells import Cell, content
-from nfinspect.tui.engine import CLASSES
 from nfinspect.tui.glyphs import Glyphs
+from nfinspect.tui.requests import CLASSES
 from nfinspect.tui.widgets.paged_table import Column
 
 if TYPE_CHECKING:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 
 from nfinspect.present.numbers import number
 from nfinspect.tui.cells import Cell, visible_in
-from nfinspect.tui.engine import SqlColumn
 from nfinspect.tui.glyphs import Glyphs
 from nfinspect.tui.widgets.paged_table import LONGEST, Column
+
+if TYPE_CHECKING:
+    from nfinspect_store import query_result
 
 WIDEST = 40
 
 
-def result_columns(columns: Sequence[SqlColumn], rows: list[tuple[Any, ...]], glyphs: Glyphs) -> list[Column]:
+def result_columns(columns: Sequence[query_result.Column], rows: list[tuple[Any, ...]], glyphs: Glyphs) -> list[Column]:
     """A column per column of the result, as wide as its first rows need."""
     made = []
     for place, column in enumerate(columns):

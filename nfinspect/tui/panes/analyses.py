@@ -14,13 +14,13 @@ from textual.binding import Binding, BindingType
 from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.kept import facts
 from nfinspect.tui.commands import Analysis, analysis_names, analysis_of, make_command
-from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.run_pane import RunPane
 from nfinspect.tui.places import place
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_panel import TextPanel
 
 if TYPE_CHECKING:
+    from nfinspect.tui.session import Session
     from nfinspect_store.results import Result
 
 

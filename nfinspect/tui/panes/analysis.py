@@ -20,13 +20,13 @@ from nfinspect.present.numbers import duration
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.commands import analysis_of
-from nfinspect.tui.engine import JobState, Session
 from nfinspect.tui.listing import Arranged, Listing
 from nfinspect.tui.panes.base import CANCELLED, arranging_keys
 from nfinspect.tui.panes.command import AnalysisCommand
 from nfinspect.tui.panes.exporting import Export, json_export
 from nfinspect.tui.panes.run_pane import RunPane
 from nfinspect.tui.panes.sorted_rows import ACTIONS, SortedRows
+from nfinspect.tui.requests import JobState
 from nfinspect.tui.widgets.chart_box import ChartBox
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import datetime as dt
     from pathlib import Path
 
+    from nfinspect.tui.session import Session
     from nfinspect_store.results import Result
 
 Draw = Callable[[Any, Any, int, int, bool], tuple[str, ...]]

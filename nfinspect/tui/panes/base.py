@@ -25,8 +25,9 @@ from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect_store.paths import expanded
 
 if TYPE_CHECKING:
-    from nfinspect.tui.engine import JobState, Session
     from nfinspect.tui.hub import Hub
+    from nfinspect.tui.requests import JobState
+    from nfinspect.tui.session import Session
 
 Answer = TypeVar("Answer")
 

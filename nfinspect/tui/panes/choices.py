@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.binding import Binding, BindingType
 
 from nfinspect.tui.cells import Cell
-from nfinspect.tui.engine import RANKS, Session, TraceRequest
 from nfinspect.tui.panes.run_pane import RunPane
+from nfinspect.tui.requests import RANKS, TraceRequest
 
 if TYPE_CHECKING:
     from nfinspect.analysis.overlap import Overlap
     from nfinspect.analysis.trace import Trace
+    from nfinspect.tui.session import Session
 
 TOPS = (5, 10, 20, 50, 100, 200)
 TOKENS = ("last", "generated", "all")

@@ -15,7 +15,8 @@ from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.panes.run_pane import RunPane
 
 if TYPE_CHECKING:
-    from nfinspect.tui.engine import Job, JobState
+    from nfinspect.tui.jobs import Job
+    from nfinspect.tui.requests import JobState
     from nfinspect_store.results import Result
 
 UNDER_WAY = "it is being made already; x cancels it"

@@ -28,7 +28,10 @@ from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
-    from nfinspect.tui.engine import Engine, Job, JobState, Session
+    from nfinspect.tui.engine import Engine
+    from nfinspect.tui.jobs import Job
+    from nfinspect.tui.requests import JobState
+    from nfinspect.tui.session import Session
 
 
 @dataclass(frozen=True)

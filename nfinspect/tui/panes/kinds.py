@@ -14,7 +14,7 @@ from nfinspect.tui.widgets.paged_table import Column
 
 if TYPE_CHECKING:
     from nfinspect.analyses.kind_overlap import KindOverlap, KindPair
-    from nfinspect.tui.engine import Session
+    from nfinspect.tui.session import Session
     from nfinspect_store.results import Result
 
 

@@ -13,7 +13,6 @@ from nfinspect.present.numbers import counted, fixed
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.layers import explanation, layer_columns, tone_of
-from nfinspect.tui.engine import Session
 from nfinspect.tui.glyphs import level
 from nfinspect.tui.panes.exporting import Export, json_export
 from nfinspect.tui.panes.run_pane import RunPane
@@ -23,6 +22,7 @@ from nfinspect.tui.widgets.text_panel import TextPanel
 
 if TYPE_CHECKING:
     from nfinspect.analysis.health import NetworkReport
+    from nfinspect.tui.session import Session
 
 LETTERS = {"dead": "D", "saturated": "S", "sporadic": "P", "missing": "M", "weak": "W", "normal": ""}
 """What stands under a layer's block in the strip, so that the block's colour is not needed."""

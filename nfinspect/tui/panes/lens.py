@@ -13,13 +13,14 @@ from nfinspect.present.numbers import counted, percent
 from nfinspect.tui.cells import Cell, visible_in
 from nfinspect.tui.columns.lens import layer_columns, position_columns
 from nfinspect.tui.commands import lens_of
-from nfinspect.tui.engine import PromptText, Session
 from nfinspect.tui.lens_drawings import Lens, lens_entropy, lens_map, lens_probability, quoted
 from nfinspect.tui.listing import Arranged, Listing
 from nfinspect.tui.panes.analysis import AnalysisPane, Drawing, Found, read_result
+from nfinspect.tui.requests import PromptText
 from nfinspect.tui.widgets.paged_table import Column
 
 if TYPE_CHECKING:
+    from nfinspect.tui.session import Session
     from nfinspect_store.results import Result
 
 AT_THE_END, EVERYWHERE = "last token", "each token"

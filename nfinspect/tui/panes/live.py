@@ -19,7 +19,7 @@ from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.widgets.text_panel import TextPanel
 
 if TYPE_CHECKING:
-    from nfinspect.tui.engine import Session
+    from nfinspect.tui.session import Session
     from nfinspect_store.types import Progress
 
 SECONDS = 0.5

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from nfinspect.present.numbers import number
 from nfinspect.tui.bar_drawings import logit_bars
 from nfinspect.tui.columns.analyses import logit_columns
-from nfinspect.tui.engine import Session
 from nfinspect.tui.listing import Arranged, Listing
 from nfinspect.tui.panes.analysis import AnalysisPane, Drawing, Found
 from nfinspect.tui.panes.exporting import Export, json_export
 from nfinspect.tui.widgets.paged_table import Column
 
 if TYPE_CHECKING:
+    from nfinspect.tui.session import Session
     from nfinspect_store.addresses import Address
 
 TOP = 50

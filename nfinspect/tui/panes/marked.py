@@ -11,13 +11,14 @@ from rich.cells import cell_len
 from textual.app import ComposeResult
 
 from nfinspect.tui.cells import Cell, content, lines, visible_in
-from nfinspect.tui.engine import Session, TraceRequest
 from nfinspect.tui.panes.choices import TracedPane, notes_of
+from nfinspect.tui.requests import TraceRequest
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
     from nfinspect.analysis.trace import Trace
+    from nfinspect.tui.session import Session
 
 
 WIDEST = 18

@@ -12,7 +12,6 @@ from textual.containers import Container
 from nfinspect.present.numbers import count, number, percent
 from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.neuron import concept_columns, example_columns
-from nfinspect.tui.engine import Session
 from nfinspect.tui.neuron_text import why
 from nfinspect.tui.panes.exporting import Export, json_export
 from nfinspect.tui.panes.run_pane import RunPane
@@ -24,6 +23,7 @@ from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
     from nfinspect.analysis.neuron import ConceptMean, NeuronDetail
+    from nfinspect.tui.session import Session
     from nfinspect_store.addresses import Address
 
 

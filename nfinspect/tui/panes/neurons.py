@@ -11,16 +11,17 @@ from textual.binding import Binding, BindingType
 from nfinspect.present.numbers import count
 from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.neurons import neuron_columns
-from nfinspect.tui.engine import CLASSES, NeuronQuery, Session
 from nfinspect.tui.panes.base import arranging_keys
 from nfinspect.tui.panes.exporting import Export
 from nfinspect.tui.panes.run_pane import RunPane
+from nfinspect.tui.requests import CLASSES, NeuronQuery
 from nfinspect.tui.widgets.paged_table import PAGE, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
     from nfinspect.analysis.health import NetworkReport
     from nfinspect.analysis.neurons import NeuronPage
+    from nfinspect.tui.session import Session
 
 SHORT = ("all", "dead", "sat", "spo", "mis", "weak", "ok")
 """The tabs in 80 cells; the digit in front of each is its key."""

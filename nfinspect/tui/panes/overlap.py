@@ -15,7 +15,6 @@ from textual.content import Content
 
 from nfinspect.present.numbers import fixed, number
 from nfinspect.tui.cells import Cell, lines, visible_in
-from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.choices import TracedPane, notes_of
 from nfinspect.tui.panes.exporting import Export, json_export
 from nfinspect.tui.widgets.heat_map import heat_map
@@ -24,6 +23,7 @@ from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
     from nfinspect.analysis.overlap import Overlap, Pair, SharedNeuron
+    from nfinspect.tui.session import Session
 
 
 class OverlapPane(TracedPane):

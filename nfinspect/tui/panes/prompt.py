@@ -10,12 +10,13 @@ from textual.app import ComposeResult
 from nfinspect.present.numbers import counted, number
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell, content
-from nfinspect.tui.engine import PromptReading, Session
 from nfinspect.tui.neuron_text import reading
 from nfinspect.tui.panes.run_pane import RunPane
+from nfinspect.tui.requests import PromptReading
 from nfinspect.tui.widgets.text_panel import TextPanel
 
 if TYPE_CHECKING:
+    from nfinspect.tui.session import Session
     from nfinspect_store.addresses import Address
 
 

@@ -10,7 +10,8 @@ from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.places import place
 
 if TYPE_CHECKING:
-    from nfinspect.tui.engine import NeuronQuery, Session
+    from nfinspect.tui.requests import NeuronQuery
+    from nfinspect.tui.session import Session
     from nfinspect.tui.widgets.paged_table import PagedTable
     from nfinspect_store.addresses import Address
 

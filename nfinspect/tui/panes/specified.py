@@ -11,7 +11,6 @@ from textual.binding import Binding, BindingType
 from nfinspect.analyses import spec
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.columns.fields import field_column
-from nfinspect.tui.engine import Session
 from nfinspect.tui.listing import Listing
 from nfinspect.tui.panes.analysis import AnalysisPane, Drawing, Found
 from nfinspect.tui.plot_lines import plot_lines
@@ -19,6 +18,7 @@ from nfinspect.tui.widgets.paged_table import Column
 
 if TYPE_CHECKING:
     from nfinspect.analyses.spec import AnalysisSpec, Field, Options, RowSet
+    from nfinspect.tui.session import Session
     from nfinspect_store.results import Result
 
 

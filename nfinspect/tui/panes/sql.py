@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -14,13 +14,16 @@ from nfinspect.present.numbers import counted
 from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.results import result_columns
 from nfinspect.tui.completion import complete
-from nfinspect.tui.engine import Session, SqlResult
 from nfinspect.tui.panes.exporting import Export
 from nfinspect.tui.panes.run_pane import RunPane
 from nfinspect.tui.sql_history import append_history, history_file, read_history
 from nfinspect.tui.widgets.paged_table import PAGE, PagedTable
 from nfinspect.tui.widgets.sql_editor import SqlEditor
 from nfinspect.tui.widgets.text_block import TextBlock
+
+if TYPE_CHECKING:
+    from nfinspect.tui.session import Session
+    from nfinspect_store.query_result import QueryResult
 
 FIRST = "SELECT site, class, count(*) AS neurons, max(max) AS strongest FROM neurons GROUP BY ALL ORDER BY ALL;"
 
@@ -48,7 +51,7 @@ class SqlPane(RunPane):
     SqlPane #found { height: 1; padding: 0 1; background: $bar; }
     """
 
-    _result: SqlResult | None = None
+    _result: QueryResult | None = None
     _busy = False
     _started = 0.0
     _seconds = 0.0
@@ -112,7 +115,7 @@ class SqlPane(RunPane):
         self._tell("running: Esc cancels", "accent")
         self.load("result", partial(_answer, self.session, statement), self._show, self._failed)
 
-    def _show(self, answer: tuple[SqlResult, list[tuple[Any, ...]]]) -> None:
+    def _show(self, answer: tuple[QueryResult, list[tuple[Any, ...]]]) -> None:
         result, rows = answer
         self._busy = False
         self._seconds = time.monotonic() - self._started
@@ -129,7 +132,7 @@ class SqlPane(RunPane):
             self.load("counted", result.count, self._counted)
 
     @staticmethod
-    def _total(result: SqlResult, seen: int) -> int:
+    def _total(result: QueryResult, seen: int) -> int:
         """Until the rows are counted, one page more than was seen: scrolling down finds the rest."""
         return result.rows if result.rows is not None else seen + 1
 
@@ -157,7 +160,7 @@ class SqlPane(RunPane):
         page = partial(result.page, offset, message.limit)
         self.load(group, page, partial(self._show_page, result, offset), partial(self._failed_page, offset))
 
-    def _show_page(self, result: SqlResult, offset: int, rows: list[tuple[Any, ...]]) -> None:
+    def _show_page(self, result: QueryResult, offset: int, rows: list[tuple[Any, ...]]) -> None:
         if result is self._result:
             self.table.widen(result_columns(result.columns, rows, self.glyphs))
             self.table.put_page(offset, rows, self._total(result, max(self.table.total - 1, offset + len(rows))))
@@ -280,14 +283,14 @@ class SqlPane(RunPane):
         return Export(f"{self.session.name}-result.csv", partial(_export, result=self._result))
 
 
-def _answer(session: Session, statement: str) -> tuple[SqlResult, list[tuple[Any, ...]]]:
+def _answer(session: Session, statement: str) -> tuple[QueryResult, list[tuple[Any, ...]]]:
     """In a worker."""
     append_history(history_file(), statement)
     result = session.sql(statement)
     return result, result.page(0, PAGE)
 
 
-def _export(name: str, result: SqlResult) -> str:
+def _export(name: str, result: QueryResult) -> str:
     from nfinspect.tui.output import write_rows
 
     return write_rows(name, [c.name for c in result.columns], result)

@@ -10,7 +10,6 @@ from textual.binding import Binding, BindingType
 
 from nfinspect.present.numbers import fixed, number, percent
 from nfinspect.tui.cells import Cell, lines
-from nfinspect.tui.engine import Session
 from nfinspect.tui.panes.choices import TracedPane, notes_of
 from nfinspect.tui.panes.exporting import Export, json_export
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
@@ -18,6 +17,7 @@ from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
     from nfinspect.analysis.trace import Trace, TraceRow
+    from nfinspect.tui.session import Session
 
 
 class TracePane(TracedPane):

@@ -94,10 +94,10 @@ def test_an_ngram_of_pieces_is_shown_whole(run: nf.Run) -> None:
 def test_the_app_shows_whole_characters(run: nf.Run) -> None:
     from nfinspect.tui.glyphs import UNICODE
     from nfinspect.tui.neuron_text import example_cell, reading
-    from nfinspect.tui.session import RunSession
+    from nfinspect.tui.session import Session
     from nfinspect_store.addresses import parse_address
 
-    session = RunSession.open(run.path)
+    session = Session.open(run.path)
     read = session.prompt(0, parse_address("L0/N3"))
     shown = "".join(
         piece if isinstance(piece, str) else piece.text

@@ -1,0 +1,72 @@
+"""What the app asks of a run, and what it gets where the analyses have no type for it. Quickly imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CLASSES = ("dead", "saturated", "sporadic", "missing", "weak", "normal")
+MARKED = "marked.txt"
+"""Among a run's results: the marked neurons, for a command that reads neurons."""
+
+RANKS = ("difference", "effect", "auroc")
+
+
+@dataclass(frozen=True)
+class NeuronQuery:
+    """Which neurons a list holds, and in which order."""
+
+    site: str
+    cls: str | None = None
+    layer: int | None = None
+    sort: str = "max"
+    descending: bool = True
+    filter: str | None = None
+
+
+@dataclass(frozen=True)
+class TraceRequest:
+    """What a trace, and each side of an overlap, is made from.
+
+    `tokens` None: what the run has (methods §3).
+    """
+
+    site: str
+    concept: str
+    baseline: str | None
+    tokens: str | None = None
+    top: int = 10
+    rank: str = "difference"
+
+
+@dataclass(frozen=True)
+class PromptText:
+    """The text of one of the run's prompts."""
+
+    prompt_idx: int
+    concept: str
+    text: str
+
+
+@dataclass(frozen=True)
+class PromptReading:
+    """A whole prompt as one neuron read it. `values` is empty where the run keeps no values.
+
+    pieces: the text, cut into one piece for each token; tokens: the whole characters that each has a part of.
+    """
+
+    prompt_idx: int
+    concept: str
+    pieces: tuple[str, ...]
+    tokens: tuple[str, ...]
+    generated: tuple[bool, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class JobState:
+    """How far a command is. line: what it said last; status: its exit status, None while it runs."""
+
+    line: str = ""
+    seconds: float = 0.0
+    status: int | None = None
+    cancelled: bool = False
