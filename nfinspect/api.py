@@ -12,7 +12,6 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nfinspect.capturing.arrays import utc_now
 from nfinspect.capturing.errors import BadPrompts, CaptureError
 from nfinspect.capturing.foreign_passes import recorded_passes
 from nfinspect.capturing.plan import Files
@@ -44,7 +43,7 @@ from nfinspect.modes import eval_mode
 from nfinspect.run import Run
 from nfinspect_store.catalog import new_run_path, store_path
 from nfinspect_store.heartbeat import Heartbeat
-from nfinspect_store.types import Keep
+from nfinspect_store.types import Keep, utc_now
 from nfinspect_store.writer import RunWriter
 
 Prompt = str | Sequence[int] | Tensor | Sequence[Mapping[str, str]]

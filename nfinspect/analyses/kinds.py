@@ -19,7 +19,6 @@ from typing import Any
 from nfinspect.analyses import formats, specs
 from nfinspect.analyses.spec import AnalysisSpec, NeuronKind, Options, Variant
 from nfinspect.analysis.attention_scores import TOP
-from nfinspect.analysis.classes import CLASSES
 from nfinspect.analysis.enough import few_tokens
 from nfinspect.analysis.neuron_sets import EmptySet, NeuronSet
 from nfinspect.analysis.neurons import list_neurons
@@ -28,6 +27,7 @@ from nfinspect_store.addresses import Address, parse_address
 from nfinspect_store.errors import RequestError, StoreError
 from nfinspect_store.reader import RunFile
 from nfinspect_store.results import Result, list_results, run_results
+from nfinspect_store.types import CLASSES
 
 
 class NoKeptResult(RequestError):

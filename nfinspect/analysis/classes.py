@@ -14,20 +14,14 @@ from numpy.typing import NDArray
 
 from nfinspect_store.errors import RequestError
 from nfinspect_store.statistics import NeuronStatistics
-from nfinspect_store.types import Layer
+from nfinspect_store.types import CLASSES, RELU_FAMILY, Layer
 
 ThresholdScale = Literal["layer", "absolute"]
-
-CLASSES = ("dead", "saturated", "sporadic", "missing", "weak", "normal")
-"""In the order of the rules."""
 
 FAULTS = CLASSES[:-1]
 
 BARE = "activation"
 """The site of values that are no site of a language model: a tensor, or what a module gives."""
-
-RELU_FAMILY = frozenset({"relu", "relu2", "relu6", "relu_squared"})
-"""Exactly 0 off their region: only for these does 0 on every token mean dead."""
 
 BOUNDED = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
 """Activations with a floor and a ceiling, and where these are."""

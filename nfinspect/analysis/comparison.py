@@ -4,16 +4,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nfinspect_store.errors import RequestError
 from nfinspect_store.tables import RunTables
-from nfinspect_store.types import SELECTIONS, NeuronIndex, Selection
+from nfinspect_store.types import SELECTIONS, NeuronIndex, Rank, Selection
 
-Rank = Literal["difference", "effect", "auroc"]
 BASELINE = "baseline"
 """The concept that is the baseline where none is named."""
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nfinspect.analysis.classes import CLASSES
 from nfinspect_store.tables import RunTables
+from nfinspect_store.types import CLASSES
 
 READ_BOTH = """
 SELECT p.class, n.class FROM planted p JOIN neurons n USING (site, layer, neuron)

@@ -9,9 +9,9 @@ import math
 import re
 from dataclasses import dataclass
 
-from nfinspect.analysis.classes import CLASSES
 from nfinspect_store.errors import RequestError
 from nfinspect_store.schema import quoted
+from nfinspect_store.types import CLASSES
 
 NUMBERS = (
     "layer",

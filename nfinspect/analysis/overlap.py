@@ -7,13 +7,13 @@ from itertools import combinations
 from nfinspect.analysis import contrasts
 from nfinspect.analysis.classes import HealthOptions
 from nfinspect.analysis.classification_cache import kept_classification
-from nfinspect.analysis.comparison import Rank, ask, read_groups
+from nfinspect.analysis.comparison import ask, read_groups
 from nfinspect.analysis.numbers import number
 from nfinspect.analysis.trace import chance_notes, rank_neurons
 from nfinspect_store.addresses import Address
 from nfinspect_store.errors import RequestError
 from nfinspect_store.tables import RunTables
-from nfinspect_store.types import Selection
+from nfinspect_store.types import Rank, Selection
 
 COUNT_ALIVE = """
 SELECT count(*) AS neurons, count(*) FILTER (WHERE class != 'dead') AS alive FROM neurons WHERE site = $site

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nfinspect.analysis.classes import BOUNDED, CLASSES, FAULTS, SPORADIC_STRENGTH
+from nfinspect.analysis.classes import BOUNDED, FAULTS, SPORADIC_STRENGTH
 from nfinspect.analysis.planted_forms import FEWEST_TOKENS, FORMS, Form
 from nfinspect_store.errors import RequestError
-from nfinspect_store.types import Layer
+from nfinspect_store.types import CLASSES, Layer
 
 ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "sigmoid")
 

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from nfinspect.analysis.classes import FAULTS, RELU_FAMILY
+from nfinspect.analysis.classes import FAULTS
 from nfinspect.analysis.scores import LOW_ACTIVATION, LayerHealth, NetworkParts
+from nfinspect_store.types import RELU_FAMILY
 
 DEGRADED_BY = 0.1  # fall of the mean score from the first to the last third that is worth a word [own]
 

@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from nfinspect.analysis.classes import CLASSES, FAULTS
+from nfinspect.analysis.classes import FAULTS
 from nfinspect.analysis.distribution import Distribution
 from nfinspect.analysis.numbers import number
+from nfinspect_store.types import CLASSES
 
 WEIGHTS: Mapping[str, float] = {
     "dead": 1.0,

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfinspect.analysis import contrasts
-from nfinspect.analysis.comparison import Groups, Question, Rank, ask, read_groups
+from nfinspect.analysis.comparison import Groups, Question, ask, read_groups
 from nfinspect.analysis.contrasts import Floats, Moments
 from nfinspect.analysis.enough import separated_by_chance
 from nfinspect.analysis.numbers import number
 from nfinspect_store.tables import RunTables
-from nfinspect_store.types import Selection
+from nfinspect_store.types import Rank, Selection
 
 GROUP = 16
 """Columns of which only the largest is looked at first; see near_top."""

@@ -1,6 +1,5 @@
 """A run from arrays instead of a model: for simulated networks, for tests, for activations that came from elsewhere."""
 
-import datetime as dt
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
 from nfinspect_store.errors import RequestError
 from nfinspect_store.heartbeat import Heartbeat
-from nfinspect_store.types import Keep, Layer, RunInfo
+from nfinspect_store.types import Keep, Layer, RunInfo, utc_now
 from nfinspect_store.writer import RunWriter
 
 
@@ -89,11 +88,6 @@ def array_info(name: str, seed: int) -> RunInfo:
         seed=seed,
         created_at=utc_now(),
     )
-
-
-def utc_now() -> dt.datetime:
-    """Now in UTC, without a zone, as run files store it."""
-    return dt.datetime.now(dt.UTC).replace(tzinfo=None)
 
 
 def _joined(

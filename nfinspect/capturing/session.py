@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import transformers
 
-from nfinspect.capturing.arrays import utc_now
 from nfinspect.capturing.errors import CaptureInterrupted, LimitReached, OutOfMemory
 from nfinspect.capturing.generation import generate
 from nfinspect.capturing.interrupts import StopRequest
@@ -48,7 +47,7 @@ from nfinspect_store.catalog import new_run_path, store_path
 from nfinspect_store.errors import NfinspectError
 from nfinspect_store.heartbeat import Heartbeat
 from nfinspect_store.reader import RunFile
-from nfinspect_store.types import Layer, Progress, RunInfo, Status
+from nfinspect_store.types import Layer, Progress, RunInfo, Status, utc_now
 from nfinspect_store.writer import RunWriter
 
 COPY_TOLD = 100 * 10**6

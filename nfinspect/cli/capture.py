@@ -25,12 +25,12 @@ from nfinspect.experiments.run_model import quiet_transformers
 from nfinspect.present.numbers import duration, percent, size
 from nfinspect_store.catalog import store_path
 from nfinspect_store.errors import RequestError
+from nfinspect_store.types import SITES
 
 if TYPE_CHECKING:
     from nfinspect.capturing.request import CaptureRequest, PromptFile
     from nfinspect_store.types import Progress
 
-SITES = ("mlp", "mixer", "attn", "resid")
 UNITS = {
     "": 1,
     "k": 10**3,

@@ -6,8 +6,6 @@ import click
 
 from nfinspect import output
 from nfinspect.cli.options import (
-    RANKS,
-    SELECTIONS,
     json_option,
     opened,
     run_argument,
@@ -17,6 +15,7 @@ from nfinspect.cli.options import (
 from nfinspect.present.numbers import counted, fixed, number, percent
 from nfinspect.present.tables import Column, table, wrapped
 from nfinspect_store.errors import RequestError
+from nfinspect_store.types import RANKS, SELECTIONS
 
 if TYPE_CHECKING:
     from nfinspect.analysis.overlap import Overlap

@@ -153,7 +153,7 @@ def neuron_lines(found: "NeuronLogits") -> list[str]:
         Column("effect"),
     ]
     rows = [
-        (_quoted(up.token), signed(up.effect), _quoted(down.token), signed(down.effect))
+        (_quoted(up.token), signed(up.effect, digits=5), _quoted(down.token), signed(down.effect, digits=5))
         for up, down in zip(found.promoted, found.suppressed, strict=True)
     ]
     title = (

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-SELECTIONS = ("last", "generated", "all")
-RANKS = ("difference", "effect", "auroc")
-
 
 def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Shell completion of run names."""

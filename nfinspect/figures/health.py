@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nfinspect.analysis.classes import CLASSES, FAULTS
+from nfinspect.analysis.classes import FAULTS
 from nfinspect.analysis.dead import DeadLayer
 from nfinspect.analysis.enough import few_tokens
 from nfinspect.analysis.health import NetworkReport
 from nfinspect.present import numbers, style
 from nfinspect.present.charts import Chart, Table, percent, sentences
 from nfinspect.present.numbers import counted, number
+from nfinspect_store.types import CLASSES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

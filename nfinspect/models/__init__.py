@@ -29,14 +29,11 @@ from .hooks import SiteReader
 from .hub import full_name, one_line, split_revision
 from .load import in_memory, load_model
 from .loaded import LoadedModel
-from .sites import BOUNDED, RELU_FAMILY, SITES, LayerSite, blocks, by_site, default_site, find_sites, why_no_mlp
+from .sites import LayerSite, blocks, by_site, default_site, find_sites, why_no_mlp
 from .token_texts import TokenTexts
 from .tokenizing import Bos, Message, Texts, TokenizedText, already_begun, end_ids, is_text
 
 __all__ = [
-    "BOUNDED",
-    "RELU_FAMILY",
-    "SITES",
     "Batch",
     "Bos",
     "BrokenCheckpoint",

@@ -10,17 +10,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from nfinspect_store.types import SITES
+
 from . import structure
 from .errors import UnknownSite, UnsupportedModel
 from .structure import Found
-
-SITES = ("mlp", "mixer", "attn", "resid")
-
-# Activations that are exactly 0 off their region: only for these does "0 on every token" mean dead (methods
-# §2).
-RELU_FAMILY = frozenset({"relu", "relu2", "relu6", "relu_squared"})
-# Activations with a ceiling and a floor: saturation is a matter of their extremes (methods §2).
-BOUNDED = frozenset({"tanh", "sigmoid"})
 
 
 @dataclass(frozen=True)

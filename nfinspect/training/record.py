@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from nfinspect_store.errors import StorageFull
-from nfinspect_store.history import HistoryWriter, utc_now
+from nfinspect_store.history import HistoryWriter, timestamp
 
 
 def status_of(error: BaseException | None) -> str:
@@ -41,7 +41,7 @@ class Record:
             "run_id": uuid.uuid4().hex,
             "kind": "monitor",
             "model": model,
-            "created_at": utc_now(),
+            "created_at": timestamp(),
             "nfinspect_version": VERSION,
             "torch_version": torch.__version__,
             **facts,
@@ -71,7 +71,7 @@ class Record:
 
     def close(self, status: str, step: int) -> None:
         """May be called again."""
-        self.add("end", {"status": status, "time": utc_now(), "step": step})
+        self.add("end", {"status": status, "time": timestamp(), "step": step})
         if self._writer is not None and not self._is_copy():
             self._writer.close()
         self._writer = None

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nfinspect.analysis.classes import CLASSES
 from nfinspect.analysis.scores import LayerHealth
 from nfinspect_store.errors import RequestError
+from nfinspect_store.types import CLASSES
 
 if TYPE_CHECKING:
     from nfinspect.analysis.health import NetworkReport

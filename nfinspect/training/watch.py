@@ -14,7 +14,7 @@ from nfinspect.analysis.scores import LayerHealth
 from nfinspect.analysis.training_alerts import LayerWatch, NetworkWatch
 from nfinspect.training.samples import LayerSample, classified
 from nfinspect_store.histogram import BINS
-from nfinspect_store.history import utc_now
+from nfinspect_store.history import timestamp
 from nfinspect_store.types import Layer
 
 
@@ -84,7 +84,7 @@ class TrainingWatch:
         report = report_of_layers(healths) if healths and len(healths) == len(seen) else None
         reading = Reading(
             step=step,
-            time=utc_now(),
+            time=timestamp(),
             loss=loss,
             health_score=report.overall_health_score if report else None,
             missing_percentage=report.missing_firing_percentage if report else None,

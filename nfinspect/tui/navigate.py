@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from nfinspect.tui.commands import analysis_names
 from nfinspect.tui.places import Place, place
-from nfinspect.tui.requests import CLASSES
 from nfinspect_store.addresses import Address, parse_address
 from nfinspect_store.errors import RequestError
+from nfinspect_store.types import CLASSES
 
 if TYPE_CHECKING:
     from nfinspect.tui.hub import Hub

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CLASSES = ("dead", "saturated", "sporadic", "missing", "weak", "normal")
 MARKED = "marked.txt"
 """Among a run's results: the marked neurons, for a command that reads neurons."""
-
-RANKS = ("difference", "effect", "auroc")
 
 
 @dataclass(frozen=True)

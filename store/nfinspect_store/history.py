@@ -20,7 +20,7 @@ from nfinspect_store.errors import NotARun, RunBusy, RunExists, RunNotFound, Sto
 from nfinspect_store.heartbeat import Heartbeat, being_written, heartbeat_path, read_heartbeat
 from nfinspect_store.names import HISTORY_SUFFIX, RUN_SUFFIX, check_name
 from nfinspect_store.paths import expanded
-from nfinspect_store.types import RunEntry
+from nfinspect_store.types import RunEntry, utc_now
 
 SUFFIX = HISTORY_SUFFIX
 VERSION = 1
@@ -177,9 +177,9 @@ class HistoryFile:
         return beat is not None and beat.alive
 
 
-def utc_now() -> str:
+def timestamp() -> str:
     """Now in UTC, as lines tell times."""
-    return dt.datetime.now(dt.UTC).replace(tzinfo=None).isoformat(timespec="milliseconds")
+    return utc_now().isoformat(timespec="milliseconds")
 
 
 def _parsed(line: bytes) -> tuple[str, dict[str, Any]] | None:

@@ -26,6 +26,7 @@ from nfinspect_store.errors import StorageFull, StoreError
 from nfinspect_store.names import MODEL_SUFFIX
 from nfinspect_store.schema import RESULT_TABLE, quoted
 from nfinspect_store.small_files import is_utf8
+from nfinspect_store.types import utc_now
 
 SUFFIX = ".results"
 
@@ -102,7 +103,7 @@ def keep_result(
     settings, document: what JSON can hold (no NaN). in_format: of the kind, that of FORMATS if not given.
     """
     path = _place(folder, kind, settings)
-    made_at = dt.datetime.now(dt.UTC).replace(tzinfo=None)
+    made_at = utc_now()
     text = json.dumps(document, allow_nan=False)
     row = [kind, _json(settings), text, run_id, made_at, _version(), _format(kind, in_format)]
     try:

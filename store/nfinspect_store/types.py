@@ -13,6 +13,20 @@ Keep = Literal["all", "stats"]
 Status = Literal["capturing", "complete", "interrupted", "failed"]
 Selection = Literal["last", "generated", "all"]
 SELECTIONS: tuple[Selection, ...] = ("last", "generated", "all")
+Rank = Literal["difference", "effect", "auroc"]
+RANKS: tuple[Rank, ...] = ("difference", "effect", "auroc")
+SITES = ("mlp", "mixer", "attn", "resid")
+
+CLASSES = ("dead", "saturated", "sporadic", "missing", "weak", "normal")
+"""In the order of the rules."""
+
+RELU_FAMILY = frozenset({"relu", "relu2", "relu6", "relu_squared"})
+"""Activations that are exactly 0 off their region: only for these does 0 on every token mean dead."""
+
+
+def utc_now() -> dt.datetime:
+    """Now in UTC, without a zone, as run files store it."""
+    return dt.datetime.now(dt.UTC).replace(tzinfo=None)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ async def test_progress_end_and_the_way_to_the_result(start: Start) -> None:
         assert "x Cancel" in app.text
         engine.job.say(f"loading {HOSTILE} 3/12 (25%)")
         await look(app)
-        assert "making it, 3s: loading" in app.text and "3/12 (25%)" in app.text and "\x1b" not in app.text
+        assert "making it, 3 s: loading" in app.text and "3/12 (25%)" in app.text and "\x1b" not in app.text
         await app.press("r")
         assert "being made already" in app.status and len(engine.started) == 1
         engine.job.end()

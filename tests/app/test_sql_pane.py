@@ -199,7 +199,7 @@ async def test_columns_widen_for_later_rows(start: Start) -> None:
     async with start(engine) as app:
         await app.press("Q", "enter", "escape", "G")
         assert "residual" in app.text
-        assert "-0.012346" in app.text
+        assert "-0.0123456" in app.text
 
 
 async def test_help_has_a_key_where_text_is_typed(start: Start) -> None:

@@ -34,7 +34,6 @@ from nfinspect.capturing.generation import generate  # noqa: E402
 from nfinspect.capturing.reading import BatchReader  # noqa: E402
 from nfinspect.capturing.writing import writing  # noqa: E402
 from nfinspect.models import (  # noqa: E402
-    SITES,
     Dependence,
     LayerSite,
     SiteReader,
@@ -48,6 +47,7 @@ from nfinspect.models import (  # noqa: E402
     why_no_mlp,
 )
 from nfinspect_store.errors import NfinspectError  # noqa: E402
+from nfinspect_store.types import SITES  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "build" / "models"

@@ -75,11 +75,11 @@ def logit_columns(g: Glyphs) -> list[Column]:
         return Cell(g.none if text is None else f'"{text}"', "bold")
 
     def effect(row: Any, place: int) -> Cell:
-        return Cell("" if row[place] is None else signed(row[place]["effect"]))
+        return Cell("" if row[place] is None else signed(row[place]["effect"], digits=5))
 
     return [
         Column("promoted", 16, lambda r, w: token(r, 0), flex=True),
-        Column("effect", 9, lambda r, w: effect(r, 0), "right"),
+        Column("effect", 10, lambda r, w: effect(r, 0), "right"),
         Column("suppressed", 16, lambda r, w: token(r, 1), flex=True),
-        Column("effect", 9, lambda r, w: effect(r, 1), "right"),
+        Column("effect", 10, lambda r, w: effect(r, 1), "right"),
     ]

@@ -9,8 +9,8 @@ from textual.content import Content
 from nfinspect.present.numbers import count, fixed, number, percent
 from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.glyphs import Glyphs
-from nfinspect.tui.requests import CLASSES
 from nfinspect.tui.widgets.paged_table import Column
+from nfinspect_store.types import CLASSES
 
 if TYPE_CHECKING:
     from nfinspect.analysis.health import LayerHealth, NetworkReport

@@ -12,7 +12,8 @@ from textual.binding import Binding, BindingType
 
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.panes.run_pane import RunPane
-from nfinspect.tui.requests import RANKS, TraceRequest
+from nfinspect.tui.requests import TraceRequest
+from nfinspect_store.types import RANKS
 
 if TYPE_CHECKING:
     from nfinspect.analysis.overlap import Overlap

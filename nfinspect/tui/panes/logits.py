@@ -9,7 +9,7 @@ from functools import partial
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from nfinspect.present.numbers import number
+from nfinspect.present.numbers import number, signed
 from nfinspect.tui.bar_drawings import logit_bars
 from nfinspect.tui.columns.analyses import logit_columns
 from nfinspect.tui.listing import Arranged, Listing
@@ -94,7 +94,9 @@ class LogitsPane(AnalysisPane):
     def action_copy(self) -> None:
         if self.analysis is not None:
             d = self.analysis.document
-            self.hub.copy("\n".join(f"{e['effect']:+.4f}\t{e['token']}" for e in (*d["promoted"], *d["suppressed"])))
+            self.hub.copy(
+                "\n".join(f"{signed(e['effect'], digits=5)}\t{e['token']}" for e in (*d["promoted"], *d["suppressed"]))
+            )
         else:
             super().action_copy()
 

@@ -14,9 +14,10 @@ from nfinspect.tui.columns.neurons import neuron_columns
 from nfinspect.tui.panes.base import arranging_keys
 from nfinspect.tui.panes.exporting import Export
 from nfinspect.tui.panes.run_pane import RunPane
-from nfinspect.tui.requests import CLASSES, NeuronQuery
+from nfinspect.tui.requests import NeuronQuery
 from nfinspect.tui.widgets.paged_table import PAGE, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
+from nfinspect_store.types import CLASSES
 
 if TYPE_CHECKING:
     from nfinspect.analysis.health import NetworkReport

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nfinspect.capturing.arrays import array_info, utc_now
+from nfinspect.capturing.arrays import array_info
 from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
-from nfinspect_store.types import Keep, Layer
+from nfinspect_store.types import Keep, Layer, utc_now
 from nfinspect_store.writer import RunWriter
 
 LAYERS = [

@@ -9,12 +9,12 @@ from recorded import LAYERS, make_arrays, record_arrays
 from test_examples import by_definition
 
 from nfinspect.analysis.neuron import neuron_detail
-from nfinspect.capturing.arrays import array_info, utc_now
+from nfinspect.capturing.arrays import array_info
 from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
 from nfinspect_store.addresses import Address
 from nfinspect_store.histogram import BINS, bin_of
 from nfinspect_store.reader import RunFile
-from nfinspect_store.types import Keep, Layer
+from nfinspect_store.types import Keep, Layer, utc_now
 from nfinspect_store.writer import RunWriter
 
 RNG = np.random.default_rng(6)

@@ -8,7 +8,7 @@ import transformers as tf
 from families import FAMILIES, VOCAB, gpt2, llama
 
 from nfinspect.models import UnknownSite, UnsupportedModel, default_site, find_sites, sites
-from nfinspect.models.sites import RELU_FAMILY
+from nfinspect_store.types import RELU_FAMILY
 
 
 def tiny(config: object) -> tf.PreTrainedModel:

@@ -11,12 +11,12 @@ from torch import nn
 
 import nfinspect as nf
 from nfinspect.analysis.array_health import array_health
-from nfinspect.analysis.classes import BARE, CLASSES, HealthOptions
+from nfinspect.analysis.classes import BARE, HealthOptions
 from nfinspect.analysis.planted import NetworkPlan, planted_network
 from nfinspect.present.style import require_matplotlib
 from nfinspect.training.errors import NoLayers, NonFiniteLayer, NotReadable, SilentLayer
 from nfinspect_store.errors import NotInstalled, RequestError
-from nfinspect_store.types import Layer
+from nfinspect_store.types import CLASSES, Layer
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "tanh"])
