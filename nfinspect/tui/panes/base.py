@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from textual.binding import Binding
 from textual.message import Message
+from textual.timer import Timer
 from textual.widget import Widget
 
 from nfinspect.tui.glyphs import Glyphs
 from nfinspect.tui.panes.exporting import Export
-from nfinspect.tui.widgets.paged_table import PagedTable
+from nfinspect.tui.widgets.paged_table import PAGE, PagedTable
 from nfinspect_store.paths import expanded
 
 if TYPE_CHECKING:
@@ -133,6 +134,9 @@ class Pane(Widget):
         self._session = session
         self._asked: dict[str, Work[Any]] = {}
         self._may_replace: str | None = None
+        self.pages_under_way: dict[str, int] = {}
+        self._timer: Timer | None = None
+        self._seconds = 0.0
 
     @property
     def hub(self) -> Hub:
@@ -170,12 +174,36 @@ class Pane(Widget):
 
     def left(self) -> None:
         """The pane has gone off screen; it may come back."""
+        self._stop_looking()
 
     def job_news(self, state: JobState) -> None:
         """From the board, twice a second while the command of `job_key` runs, and once when it has ended."""
 
     def other_job_ended(self) -> None:
         """From the board: a command of another place has ended."""
+
+    def look_every(self, seconds: float, look: Callable[[], None]) -> None:
+        """Look at something again and again, until the pane is left or another interval is asked for."""
+        if seconds != self._seconds:
+            self._stop_looking()
+            self._seconds, self._timer = seconds, self.set_interval(seconds, look)
+
+    def _stop_looking(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+        self._seconds, self._timer = 0.0, None
+
+    def pick(
+        self, title: str, options: Sequence[str], here: str | None, then: Callable[[str], None], *, width: int = 44
+    ) -> None:
+        """Let the user choose one of several words; `then` gets it, if one is chosen."""
+        from nfinspect.tui.dialogs import Picker
+
+        def chosen(option: str | None) -> None:
+            if option is not None:
+                then(option)
+
+        self.app.push_screen(Picker(title, options, self.glyphs, here, width=width), chosen)
 
     # work
 
@@ -223,6 +251,22 @@ class Pane(Widget):
         if busy:
             self.hub.busy(self, asked)
         self.run_worker(answer, name=group, group=group, exclusive=True, thread=True, exit_on_error=False)
+
+    def load_page(
+        self,
+        offset: int,
+        work: Callable[[], Answer],
+        then: Callable[[Answer], None],
+        failed: Callable[[str], None],
+        *,
+        busy: str = "",
+    ) -> None:
+        """Load a page of the table: the one on screen and the one ahead do not push each other out."""
+        group = f"page {offset // PAGE % 2}"
+        if (pushed_out := self.pages_under_way.get(group)) is not None and pushed_out != offset:
+            self.table.lost(pushed_out)
+        self.pages_under_way[group] = offset
+        self.load(group, work, then, failed, busy=busy)
 
     def on_loaded(self, message: Loaded) -> None:
         work = message.work

@@ -79,17 +79,12 @@ class TracedPane(RunPane):
         ]
 
     def action_baseline(self) -> None:
-        from nfinspect.tui.dialogs import Picker
-
         options = [NO_BASELINE, *self.session.concepts]
-        self.app.push_screen(
-            Picker("baseline", options, self.glyphs, self.request.baseline or NO_BASELINE), self._baseline
-        )
+        self.pick("baseline", options, self.request.baseline or NO_BASELINE, self._baseline)
 
-    def _baseline(self, name: str | None) -> None:
-        if name is not None:
-            raw = name == NO_BASELINE  # effect and AUROC need a baseline
-            self.change(baseline=None if raw else name, rank="difference" if raw else self.request.rank)
+    def _baseline(self, name: str) -> None:
+        raw = name == NO_BASELINE  # effect and AUROC need a baseline
+        self.change(baseline=None if raw else name, rank="difference" if raw else self.request.rank)
 
     def action_tokens(self) -> None:
         order = TOKENS if self.session.has_generated else ("last", "all")

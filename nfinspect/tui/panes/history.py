@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.timer import Timer
 
 from nfinspect.tui.cells import content
 from nfinspect.tui.columns.history import (
@@ -64,8 +63,6 @@ class HistoryPane(Pane):
 
     _live: LiveHistory | None = None
     _history: History | None = None
-    _timer: Timer | None = None
-    _seconds = 0.0
     _looking = _failing = False
     _table = "readings"
     _at: int | None = None  # the step that is looked at; None: the newest
@@ -88,20 +85,8 @@ class HistoryPane(Pane):
         return {"readings": "", "layers": "layers of this reading", "alerts": "alerts"}[self._table]
 
     def entered(self) -> None:
-        self._pace(LIVE_SECONDS)
+        self.look_every(LIVE_SECONDS, self._look)
         self._look()
-
-    def left(self) -> None:
-        if self._timer is not None:
-            self._timer.stop()
-        self._seconds = 0.0
-
-    def _pace(self, seconds: float) -> None:
-        if seconds != self._seconds:
-            if self._timer is not None:
-                self._timer.stop()
-            self._seconds = seconds
-            self._timer = self.set_interval(seconds, self._look)
 
     def _look(self) -> None:
         if not self._looking and self.app.screen is self.screen:
@@ -119,18 +104,9 @@ class HistoryPane(Pane):
             self._failing = False
             self.hub.say("")
         self._live, history = answer
-        self._pace(LIVE_SECONDS if history.status == "capturing" else QUIET_SECONDS)
+        self.look_every(LIVE_SECONDS if history.status == "capturing" else QUIET_SECONDS, self._look)
         old, self._history = self._history, history
-        if (
-            old is None
-            or (old.status, len(old.readings), len(old.alerts))
-            != (
-                history.status,
-                len(history.readings),
-                len(history.alerts),
-            )
-            or old.readings[-1:] != history.readings[-1:]
-        ):
+        if old is None or _stand(old) != _stand(history):
             self._fill()
 
     def _failed(self, line: str) -> None:
@@ -223,6 +199,11 @@ class HistoryPane(Pane):
         self.table.cursor = 0
         self._fill()
         self.hub.update_trail()
+
+
+def _stand(history: History) -> tuple[object, ...]:
+    """What tells whether there is something new in a history."""
+    return history.status, len(history.readings), len(history.alerts), history.readings[-1:]
 
 
 def _read(live: LiveHistory | None, make: Callable[[], LiveHistory]) -> tuple[LiveHistory, History]:

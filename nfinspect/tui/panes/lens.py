@@ -55,7 +55,6 @@ class LensPane(AnalysisPane):
         super().__init__(session, site)
         self._wish = prompt
         self._list = AT_THE_END
-        self._offered: dict[str, str] = {}
 
     def columns(self) -> list[Column]:
         if self._list == EVERYWHERE and self.analysis is not None:
@@ -113,21 +112,13 @@ class LensPane(AnalysisPane):
         self.load("texts", texts, self._offer, busy="reading the prompts")
 
     def _offer(self, prompts: tuple[PromptText, ...]) -> None:
-        from nfinspect.tui.dialogs import Picker
-
         if not prompts:
             self.hub.say("this run holds no text of its prompts: i types one", "warn")
         elif self.hub.pane is self:
-            self._offered = {f"{one.prompt_idx} {one.concept}: {one.text[:LONGEST]}": one.text for one in prompts}
-            here = next((name for name, text in self._offered.items() if text == self._prompt), None)
+            offered = {f"{one.prompt_idx} {one.concept}: {one.text[:LONGEST]}": one.text for one in prompts}
+            here = next((name for name, text in offered.items() if text == self._prompt), None)
             some = f" ({len(prompts)} of {self.session.prompts:,})" if len(prompts) < self.session.prompts else ""
-            self.app.push_screen(
-                Picker(f"prompt{some}", list(self._offered), self.glyphs, here, width=76), self._picked
-            )
-
-    def _picked(self, name: str | None) -> None:
-        if name is not None:
-            self._choose(self._offered[name])
+            self.pick(f"prompt{some}", list(offered), here, lambda name: self._choose(offered[name]), width=76)
 
     def action_type(self) -> None:
         prompt = self._prompt if self._prompt.isprintable() else ""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.timer import Timer
 
 from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.live import RESUME, capture_lines, sentence
@@ -37,7 +36,6 @@ class LivePane(Pane):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("p", "pause", "Pause the view", id="live.pause")]
 
     _progress: Progress | None = None
-    _timer: Timer | None = None
     _paused = False
     _over = False
 
@@ -54,14 +52,8 @@ class LivePane(Pane):
 
     def entered(self) -> None:
         self._over = False
-        if self._timer is None:
-            self._timer = self.set_interval(SECONDS, self._look)
+        self.look_every(SECONDS, self._look)
         self._look()
-
-    def left(self) -> None:
-        if self._timer is not None:
-            self._timer.stop()
-            self._timer = None
 
     def on_resize(self) -> None:
         self._draw()

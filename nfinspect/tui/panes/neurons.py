@@ -62,7 +62,6 @@ class NeuronsPane(RunPane):
         super().__init__("neurons", session, site)
         self._query = NeuronQuery(self.site, cls, layer)
         self._counts: dict[str, int] | None = None
-        self._under_way: dict[str, int] = {}
         self._title()
 
     def _title(self) -> None:
@@ -98,17 +97,12 @@ class NeuronsPane(RunPane):
     # answers
 
     def on_paged_table_page_wanted(self, message: PagedTable.PageWanted) -> None:
-        # two groups: the page on screen and the one ahead do not push each other out
-        group, offset = f"page {message.offset // PAGE % 2}", message.offset
-        if (pushed_out := self._under_way.get(group)) is not None and pushed_out != offset:
-            self.table.lost(pushed_out)
-        self._under_way[group] = offset
-        self._read_page(group, offset, busy="reading neurons")
+        self._read_page(message.offset, busy="reading neurons")
 
-    def _read_page(self, group: str, offset: int, *, busy: str = "") -> None:
+    def _read_page(self, offset: int, *, busy: str = "") -> None:
         query = self._query
         page = partial(self.session.neurons, query, offset, PAGE)
-        self.load(group, page, partial(self._show, query, offset), partial(self._failed, offset), busy=busy)
+        self.load_page(offset, page, partial(self._show, query, offset), partial(self._failed, offset), busy=busy)
 
     def _show(self, query: NeuronQuery, offset: int, page: NeuronPage) -> None:
         if query == self._query:
@@ -122,7 +116,7 @@ class NeuronsPane(RunPane):
             # a filter that cannot be read leaves the list that was there
             self._query = self._good_query
             self._title()
-            self._read_page("page 0", 0)
+            self._read_page(0)
 
     _good_query: NeuronQuery | None = None
 
@@ -176,19 +170,15 @@ class NeuronsPane(RunPane):
         self._change(filter=text or None)
 
     def action_sort(self) -> None:
-        from nfinspect.tui.dialogs import Picker
+        self.pick("sort by", [c.key for c in self.table.columns if c.key], self._query.sort, self._sort_by)
 
-        keys = [c.key for c in self.table.columns if c.key]
-        self.app.push_screen(Picker("sort by", keys, self.glyphs, self._query.sort), self._sorted)
-
-    def _sorted(self, key: str | None) -> None:
-        if key is not None:
-            self._change(sort=key, descending=key not in ("layer", "class"))
+    def _sort_by(self, key: str) -> None:
+        self._change(sort=key, descending=key not in ("layer", "class"))
 
     def action_sort_step(self, step: int) -> None:
         keys = [c.key for c in self.table.columns if c.key]
         place = keys.index(self._query.sort) if self._query.sort in keys else 0
-        self._sorted(keys[(place + step) % len(keys)])
+        self._sort_by(keys[(place + step) % len(keys)])
 
     def action_invert(self) -> None:
         self._change(descending=not self._query.descending)
@@ -201,16 +191,13 @@ class NeuronsPane(RunPane):
         self._change(cls=order[(order.index(self._query.cls) + step) % len(order)])
 
     def action_layer(self) -> None:
-        from nfinspect.tui.dialogs import Picker
-
         names = ["all", *(f"L{layer.layer}" for layer in self.session.layers if layer.site == self.site)]
         here = f"L{self._query.layer}" if self._query.layer is not None else "all"
-        self.app.push_screen(Picker("layer", names, self.glyphs, here), self._layer_chosen)
+        self.pick("layer", names, here, self._of_layer)
 
-    def _layer_chosen(self, name: str | None) -> None:
-        if name is not None:
-            self._counts = None
-            self._change(layer=None if name == "all" else int(name[1:]))
+    def _of_layer(self, name: str) -> None:
+        self._counts = None
+        self._change(layer=None if name == "all" else int(name[1:]))
 
     def action_mark(self) -> None:
         if (row := self.table.current) is not None:

@@ -180,16 +180,11 @@ class OverlapPane(TracedPane):
         self.action_concepts()
 
     def action_concepts(self) -> None:
-        from nfinspect.tui.dialogs import Picker
-
         options = [("- " if c in self._concepts else "+ ") + c for c in self.session.concepts]
-        self.app.push_screen(Picker("- leaves out, + takes in", options, self.glyphs), self._toggled)
+        self.pick("- leaves out, + takes in", options, None, self._toggle)
 
-    def _toggled(self, option: str | None) -> None:
-        if option is None:
-            return
-        name = option[2:]
-        chosen = set(self._concepts) ^ {name}
+    def _toggle(self, option: str) -> None:
+        chosen = set(self._concepts) ^ {option[2:]}
         self._concepts = [c for c in self.session.concepts if c in chosen]
         self.changed()
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.content import Content
-from textual.timer import Timer
 
 from nfinspect.present.numbers import size
 from nfinspect.tui.cells import content
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from nfinspect_store.types import RunEntry
 
 LIVE_SECONDS = 0.5
+"""Between two looks while a capture runs."""
+
 QUIET_SECONDS = 3.0
 
 ORDERS = ("created", "name", "model", "tokens", "bytes")
@@ -73,8 +74,6 @@ class RunsPane(Pane):
     _runs: tuple[RunEntry, ...] | None = None
     _filter = ""
     _order = ("created", True)
-    _timer: Timer | None = None
-    _seconds = 0.0
 
     def __init__(self, crumb: str) -> None:
         super().__init__(crumb)
@@ -96,21 +95,7 @@ class RunsPane(Pane):
     def entered(self) -> None:
         self.hub.release_unfinished()
         self.action_reload()
-        self._pace(LIVE_SECONDS)
-
-    def left(self) -> None:
-        if self._timer is not None:
-            self._timer.stop()
-        self._seconds = 0.0
-
-    def _pace(self, seconds: float) -> None:
-        """How often to look: twice a second while a capture runs."""
-        if seconds == self._seconds:
-            return
-        if self._timer is not None:
-            self._timer.stop()
-        self._seconds = seconds
-        self._timer = self.set_interval(seconds, self._look)
+        self.look_every(LIVE_SECONDS, self._look)
 
     def _look(self) -> None:
         if self.app.screen is self.screen:
@@ -123,7 +108,7 @@ class RunsPane(Pane):
         if runs == self._runs:
             return
         live = any(run.status == "capturing" for run in runs)
-        self._pace(LIVE_SECONDS if live else QUIET_SECONDS)
+        self.look_every(LIVE_SECONDS if live else QUIET_SECONDS, self._look)
         self._runs = runs
         self._draw()
 

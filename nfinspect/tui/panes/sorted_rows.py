@@ -99,13 +99,10 @@ class SortedRows:
         return Filtered(names, listing.value, listing.text, shown.sample)
 
     def ask_order(self) -> None:
-        from nfinspect.tui.dialogs import Picker
+        self._pane.pick("sort by", self._keys(), self.order[0], self._sort_by)
 
-        picker = Picker("sort by", self._keys(), self._pane.glyphs, self.order[0])
-        self._pane.app.push_screen(picker, self._sort_by)
-
-    def _sort_by(self, key: str | None) -> None:
-        if key is not None and self.shown is not None:
+    def _sort_by(self, key: str) -> None:
+        if self.shown is not None:
             self.order = (key, not self._listing().ascending(key))
             self._changed()
 

@@ -54,7 +54,7 @@ class SqlPane(RunPane):
     _result: QueryResult | None = None
     _busy = False
     _started = 0.0
-    _seconds = 0.0
+    _took = 0.0
     _tables: Mapping[str, tuple[str, ...]] | None = None
 
     def __init__(self, session: Session, statement: str = "") -> None:
@@ -64,7 +64,6 @@ class SqlPane(RunPane):
         self._place = 0
         self._offered: list[str] = []
         self._tab = 0
-        self._under_way: dict[str, int] = {}
 
     def compose(self) -> ComposeResult:
         editor = SqlEditor(self._statement or FIRST, id="editor")
@@ -118,9 +117,9 @@ class SqlPane(RunPane):
     def _show(self, answer: tuple[QueryResult, list[tuple[Any, ...]]]) -> None:
         result, rows = answer
         self._busy = False
-        self._seconds = time.monotonic() - self._started
+        self._took = time.monotonic() - self._started
         self._result = result
-        self._under_way.clear()
+        self.pages_under_way.clear()
         table = self.table
         table.set_columns(result_columns(result.columns, rows, self.glyphs))
         table.cursor = 0
@@ -147,18 +146,14 @@ class SqlPane(RunPane):
         rows = counted(self._result.rows, "row") if self._result.rows is not None else "more than 10,000 rows"
         at = f", row {self.table.cursor + 1:,}" if self.table.total else ""
         way = "    Esc leads to them, i back" if self.table.total and self.editor.has_focus and not leaving else ""
-        self._tell(f"{rows} in {self._seconds:.2f} s{at}{way}")
+        self._tell(f"{rows} in {self._took:.2f} s{at}{way}")
 
     def on_paged_table_page_wanted(self, message: PagedTable.PageWanted) -> None:
         result = self._result
         if result is None:
             return
-        group, offset = f"page {message.offset // PAGE % 2}", message.offset
-        if (pushed_out := self._under_way.get(group)) is not None and pushed_out != offset:
-            self.table.lost(pushed_out)
-        self._under_way[group] = offset
-        page = partial(result.page, offset, message.limit)
-        self.load(group, page, partial(self._show_page, result, offset), partial(self._failed_page, offset))
+        offset, page = message.offset, partial(result.page, message.offset, message.limit)
+        self.load_page(offset, page, partial(self._show_page, result, offset), partial(self._failed_page, offset))
 
     def _show_page(self, result: QueryResult, offset: int, rows: list[tuple[Any, ...]]) -> None:
         if result is self._result:
@@ -245,14 +240,8 @@ class SqlPane(RunPane):
         elif len(sites) == 1:
             self.open_neuron(layer, neuron, site=sites[0])
         else:
-            from nfinspect.tui.dialogs import Picker
-
-            def chosen(place: str | None) -> None:
-                if place is not None:
-                    self.open_neuron(layer, neuron, site=place)
-
             title = f"L{layer}/N{neuron} at which site? (SELECT site, ... tells)"
-            self.app.push_screen(Picker(title, sites, self.glyphs, None), chosen)
+            self.pick(title, sites, None, lambda place: self.open_neuron(layer, neuron, site=place))
 
     async def action_back_off(self) -> None:
         if self._busy:

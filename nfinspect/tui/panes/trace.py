@@ -125,14 +125,7 @@ class TracePane(TracedPane):
         self.action_concept()
 
     def action_concept(self) -> None:
-        from nfinspect.tui.dialogs import Picker
-
-        picker = Picker("concept", self.session.concepts, self.glyphs, self.request.concept)
-        self.app.push_screen(picker, self._concept)
-
-    def _concept(self, name: str | None) -> None:
-        if name is not None:
-            self.change(concept=name)
+        self.pick("concept", self.session.concepts, self.request.concept, lambda name: self.change(concept=name))
 
     def action_concept_step(self, step: int) -> None:
         names = self.session.concepts
