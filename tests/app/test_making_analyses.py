@@ -267,7 +267,6 @@ def waited(until: Callable[[], bool], seconds: float = 30) -> None:
 
 SLOW = """
 import sys, time
-from nfinspect.cli import ngrams
 from nfinspect.analysis import ngrams as analysis
 real = analysis.fired_chunks
 def slow(run, layer):
