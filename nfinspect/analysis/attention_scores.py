@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nfinspect.analysis.distribution import PERCENTILES, Distribution
 from nfinspect.analysis.numbers import nullable, number
+from nfinspect.json_values import Document
 
 Floats = NDArray[np.float64]
 Method = Literal["attention_weighted", "gradient_guided", "rollout"]
@@ -23,7 +24,7 @@ TOP = 20
 
 
 @dataclass(frozen=True)
-class NeuronScore:
+class NeuronScore(Document):
     """A neuron and its score, means over the prompts; None where undefined. rank counts from 1, by |score|.
 
     mean_activation: its value at the positions >= 1. Position 0, apart: first_activation, its value there, and
@@ -44,12 +45,9 @@ class NeuronScore:
         """`L5/N123`; the site stands in `site`."""
         return f"L{self.layer}/N{self.neuron}"
 
-    def to_json(self) -> dict[str, object]:
-        return dict(vars(self))
-
 
 @dataclass(frozen=True)
-class AttentionLayer:
+class AttentionLayer(Document):
     """One layer: the distribution of its neurons' scores, and its attention, as means over prompts and heads.
 
     sink: the weight that queries i >= 1 put on position 0; entropy: how evenly they spread it, 0-1; diversity: how
@@ -65,9 +63,6 @@ class AttentionLayer:
     sink: float | None
     entropy: float | None
     diversity: float | None
-
-    def to_json(self) -> dict[str, object]:
-        return {**vars(self), "scores": self.scores.to_json()}
 
 
 @dataclass(frozen=True)

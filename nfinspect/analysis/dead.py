@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from nfinspect.analysis.classes import HealthOptions
 from nfinspect.analysis.classification_cache import kept_classification
 from nfinspect.analysis.enough import RULE_OF_THREE
+from nfinspect.json_values import Document
 from nfinspect_store.tables import RunTables
 
 COUNT_DEAD = """
@@ -17,7 +18,7 @@ RECOMPUTED = "neurons_by_class"
 
 
 @dataclass(frozen=True)
-class DeadLayer:
+class DeadLayer(Document):
     """One layer. near_dead: neurons that fired on less than one token in a thousand and are not dead.
 
     rate_upper95: 95 % upper bound on the firing rate of a neuron that was dead on all `tokens`, 3/n; None of none.
@@ -30,9 +31,6 @@ class DeadLayer:
     near_dead: int
     tokens: int
     rate_upper95: float | None
-
-    def to_json(self) -> dict[str, object]:
-        return dict(vars(self))
 
 
 def dead_by_layer(run: RunTables, site: str | None = None) -> tuple[DeadLayer, ...]:

@@ -21,6 +21,7 @@ from nfinspect.analysis.numbers import number
 from nfinspect.analysis.steps import Steps, measure_steps
 from nfinspect.analysis.substitution import Substitution
 from nfinspect.analysis.ticks import Tick, silent
+from nfinspect.json_values import Document
 from nfinspect_store.errors import RequestError
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer
@@ -62,7 +63,7 @@ class DeltaRow:
 
 
 @dataclass(frozen=True)
-class DeltaLayer:
+class DeltaLayer(Document):
     """A layer's neurons together. constant: how many never varied; the medians are over the others."""
 
     site: str
@@ -72,9 +73,6 @@ class DeltaLayer:
     delta_sensitive: int
     median_step_sensitivity: float | None
     median_von_neumann_ratio: float | None
-
-    def to_json(self) -> dict[str, object]:
-        return dict(vars(self))
 
 
 @dataclass(frozen=True)

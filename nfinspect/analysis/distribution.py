@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfinspect.analysis.numbers import number
+from nfinspect.json_values import Document
 from nfinspect_store.histogram import EDGES, MIDDLE
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
 
 @dataclass(frozen=True)
-class Distribution:
+class Distribution(Document):
     """The values of a layer, every (token, neuron) pair counted alike; None where undefined.
 
     mean, std (n - 1), min and max are exact. percentiles: of the same values, by percent ('50' is the
@@ -26,10 +27,6 @@ class Distribution:
     min: float | None
     max: float | None
     percentiles: Mapping[str, float | None]
-
-    def to_json(self) -> dict[str, object]:
-        values = {"mean": self.mean, "std": self.std, "min": self.min, "max": self.max}
-        return {**values, "percentiles": dict(self.percentiles)}
 
 
 def distribution(

@@ -19,6 +19,7 @@ from nfinspect.analysis.scores import (
     reading,
 )
 from nfinspect.analysis.site_health import SiteHealth, classify_run
+from nfinspect.json_values import Document
 from nfinspect.text import counted
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer
@@ -50,7 +51,7 @@ FROM neurons WHERE site = $site ORDER BY layer, neuron
 
 
 @dataclass(frozen=True)
-class NetworkReport:
+class NetworkReport(Document):
     """The network report of one site. missing_firing_percentage runs 0-100, the scores 0-1; `reading` is one
     word; tokens: that were counted, None where they differ or are not known.
     """
@@ -71,23 +72,10 @@ class NetworkReport:
     tokens: int | None = None
     notes: tuple[str, ...] = ()  # what the figures do not speak of, and on how little they rest
 
-    def to_json(self) -> dict[str, object]:
-        return {
-            "site": self.site,
-            "overall_health_score": self.overall_health_score,
-            "parts": self.parts.to_json(),
-            "total_layers": self.total_layers,
-            "problematic_layers": self.problematic_layers,
-            "missing_firing_percentage": self.missing_firing_percentage,
-            "summary": self.summary,
-            "interpretation": self.interpretation,
-            "recommendations": list(self.recommendations),
-            "alerts": list(self.alerts),
-            "layer_analyses": [layer.to_json() for layer in self.layer_analyses],
-            "approximate": self.approximate,
-            "tokens": self.tokens,
-            "notes": list(self.notes),
-        }
+    JSON = (
+        "site", "overall_health_score", "parts", "total_layers", "problematic_layers", "missing_firing_percentage",
+        "summary", "interpretation", "recommendations", "alerts", "layer_analyses", "approximate", "tokens", "notes",
+    )  # fmt: skip
 
 
 def network_report(run: RunTables, site: str | None = None, options: HealthOptions = DEFAULTS) -> NetworkReport:

@@ -6,13 +6,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
+from nfinspect.json_values import Document
 from nfinspect_store.history import SUFFIX, HistoryFile
 
 Kept = TypeVar("Kept", bound="LayerReading | Reading | Alert")
 
 
 @dataclass(frozen=True)
-class LayerReading:
+class LayerReading(Document):
     """One layer at one step. Counts are of neurons; rates and scores run from 0 to 1, None where undefined.
 
     tokens: on how many tokens (samples; of a convolution, places) its classes rest. died, revived: neurons whose state
@@ -43,16 +44,13 @@ class LayerReading:
     def dead_share(self) -> float | None:
         return None if self.dead_neurons is None else self.dead_neurons / self.neurons
 
-    def to_json(self) -> dict[str, object]:
-        return {**vars(self), "died": list(self.died), "revived": list(self.revived)}
-
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "LayerReading":
         return _kept(cls, {**content, "died": tuple(content["died"]), "revived": tuple(content["revived"])})
 
 
 @dataclass(frozen=True)
-class Reading:
+class Reading(Document):
     """All layers at one step. missing_percentage: 0-100. time: UTC. Scores are None where a layer was not finite.
 
     epoch: of what FiringMonitor.check_epoch has read, over data of its own; None of a training's own passes.
@@ -73,9 +71,6 @@ class Reading:
         dead = [layer.dead_neurons for layer in self.layers if layer.dead_neurons is not None]
         return sum(dead) / sum(x.neurons for x in self.layers) if len(dead) == len(self.layers) and dead else None
 
-    def to_json(self) -> dict[str, object]:
-        return {**vars(self), "layers": [layer.to_json() for layer in self.layers]}
-
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Reading":
         known = {f.name: content.get(f.name) for f in fields(cls)}
@@ -83,7 +78,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Alert:
+class Alert(Document):
     """Something to look at. kind: health | slow fall | missing | problematic | dying | saturation | nan | vanishing |
     exploding | silent; level: warning | critical.
 
@@ -101,9 +96,6 @@ class Alert:
 
     def __str__(self) -> str:
         return f"{self.level.capitalize()}: step {self.step}: {self.text}"
-
-    def to_json(self) -> dict[str, object]:
-        return {**vars(self), "neurons": list(self.neurons), "died_at": list(self.died_at)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Alert":
@@ -221,7 +213,8 @@ def _kinds(cls: type) -> Mapping[str, tuple[frozenset[type], type | None]]:
     Worked out once: a long training has a hundred thousand of these.
     """
     found: dict[str, tuple[frozenset[type], type | None]] = {}
-    for name, kind in get_type_hints(cls).items():
+    hints = get_type_hints(cls)
+    for name, kind in ((one.name, hints[one.name]) for one in fields(cls)):
         if get_origin(kind) is tuple:
             found[name] = frozenset({tuple}), get_args(kind)[0]
         else:

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nfinspect.analysis.numbers import number
+from nfinspect.json_values import Document
 from nfinspect_store.mamba_delta import read_mamba_delta
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer
 
 
 @dataclass(frozen=True)
-class ChannelRow:
+class ChannelRow(Document):
     """Mamba's Δ in one channel (Mamba-2: head) over n tokens, position 0 left out.
 
     cv: std / mean; surprisal_correlation: with the −ln p of the token that Δ belongs to; None where undefined.
@@ -22,9 +23,6 @@ class ChannelRow:
     mean: float | None
     cv: float | None
     surprisal_correlation: float | None
-
-    def to_json(self) -> dict[str, object]:
-        return dict(vars(self))
 
 
 def channel_rows(run: RunTables, layers: Sequence[Layer]) -> tuple[ChannelRow, ...]:

@@ -10,6 +10,7 @@ from nfinspect.analysis.distribution import percentiles
 from nfinspect.analysis.firing import firing_threshold
 from nfinspect.analysis.neurons import NeuronRow, neuron_row
 from nfinspect.analysis.numbers import number
+from nfinspect.json_values import Document
 from nfinspect_store.addresses import Address
 from nfinspect_store.histogram import EDGES
 from nfinspect_store.tables import RunTables
@@ -36,7 +37,7 @@ COUNT_PROMPTS = "SELECT concept, count(*) FROM prompts GROUP BY concept"
 
 
 @dataclass(frozen=True)
-class NeuronHistogram:
+class NeuronHistogram(Document):
     """counts[i] values lie from edges[i] to edges[i+1].
 
     linear: even bins from the lowest to the highest stored value; else the occupied stretch of the signed-log
@@ -47,12 +48,9 @@ class NeuronHistogram:
     counts: tuple[int, ...]
     linear: bool
 
-    def to_json(self) -> dict[str, object]:
-        return {"edges": list(self.edges), "counts": list(self.counts), "linear": self.linear}
-
 
 @dataclass(frozen=True)
-class WindowToken:
+class WindowToken(Document):
     """A token near an example's, with this neuron's value on it (None if values were not kept).
 
     token: its own text, a piece of a character as `<E4 B8>`. start, stop: the characters of the example's text that the
@@ -67,12 +65,9 @@ class WindowToken:
     start: int
     stop: int
 
-    def to_json(self) -> dict[str, object]:
-        return dict(vars(self))
-
 
 @dataclass(frozen=True)
-class ExampleText:
+class ExampleText(Document):
     """An example with its text: up to WINDOW tokens of its prompt on either side. window[at] is the example's
     token.
     """
@@ -94,12 +89,9 @@ class ExampleText:
         found = WholeText(self.text, tuple((t.start, t.stop) for t in self.window)).pieces(self.at)
         return found if near is None else [text if i in near else "" for i, text in enumerate(found)]
 
-    def to_json(self) -> dict[str, object]:
-        return {**vars(self), "window": [token.to_json() for token in self.window]}
-
 
 @dataclass(frozen=True)
-class ConceptMean:
+class ConceptMean(Document):
     """The neuron over all tokens of a concept's prompts; firing_rate is None where it cannot be known."""
 
     concept: str
@@ -108,9 +100,6 @@ class ConceptMean:
     mean: float | None
     firing_rate: float | None
     max: float | None
-
-    def to_json(self) -> dict[str, object]:
-        return dict(vars(self))
 
 
 @dataclass(frozen=True)

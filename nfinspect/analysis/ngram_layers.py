@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfinspect.analysis.triggers import Triggers, bucket_counts
+from nfinspect.json_values import Document
 from nfinspect_store.types import Layer
 
 
 @dataclass(frozen=True)
-class LayerNgrams:
+class LayerNgrams(Document):
     """A layer's detectors and how many n-grams they cover together, |T_l|. active: neurons with an activation.
 
     cumulative: covered up to and with this layer; new_overall: covered by no earlier layer; new_vs_previous: not
@@ -28,9 +29,6 @@ class LayerNgrams:
     new_overall: int
     new_vs_previous: int
     buckets: Mapping[str, int]
-
-    def to_json(self) -> dict[str, object]:
-        return {**vars(self), "buckets": dict(self.buckets)}
 
 
 class LayerCover:

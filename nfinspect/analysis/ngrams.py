@@ -21,13 +21,14 @@ from nfinspect.analysis.ngram_ids import NgramIndex, read_ngrams, token_texts
 from nfinspect.analysis.ngram_layers import LayerCover, LayerNgrams
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect.analysis.triggers import FEWEST_SEEN, Triggers, find_triggers
+from nfinspect.json_values import Document
 from nfinspect_store.tables import RunTables
 from nfinspect_store.token_text import whole_text
 from nfinspect_store.types import Layer
 
 
 @dataclass(frozen=True)
-class CoveredNgram:
+class CoveredNgram(Document):
     """An n-gram on which a detector fires nearly always. occurrences: how often it was counted.
 
     tokens: each one's own text, a piece of a character as `<E4 B8>`; text: all of them, with whole characters.
@@ -39,12 +40,9 @@ class CoveredNgram:
     occurrences: int
     text: str
 
-    def to_json(self) -> dict[str, object]:
-        return {**vars(self), "token_ids": list(self.token_ids), "tokens": list(self.tokens)}
-
 
 @dataclass(frozen=True)
-class Detector:
+class Detector(Document):
     """A neuron whose activations fall on a few n-grams. coverage: share of the activations on `ngrams`, 0-1.
 
     suppression: mean effect of its output on the logits of the n-grams' last tokens, negative where it suppresses
@@ -65,12 +63,9 @@ class Detector:
         """`L5/N123`; the site stands in `site`."""
         return f"L{self.layer}/N{self.neuron}"
 
-    def to_json(self) -> dict[str, object]:
-        return {**vars(self), "ngrams": [ngram.to_json() for ngram in self.ngrams]}
-
 
 @dataclass(frozen=True)
-class NgramAnalysis:
+class NgramAnalysis(Document):
     """The detectors of a site, in order of layer and neuron, and its layers.
 
     positions: tokens at which an n-gram was counted; distinct: different n-grams. suppression_model: whose
@@ -85,14 +80,12 @@ class NgramAnalysis:
     detectors: tuple[Detector, ...]
     layers: tuple[LayerNgrams, ...]
 
+    JSON = ("n", "site", "positions", "distinct", "suppression_model", "detectors", "layers", "notes")
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should be told."""
         return tuple(filter(None, [few_ngram_tokens(self.positions, FEWEST_SEEN)]))
-
-    def to_json(self) -> dict[str, object]:
-        lists = {name: [one.to_json() for one in getattr(self, name)] for name in ("detectors", "layers")}
-        return {**vars(self), **lists, "notes": list(self.notes)}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:

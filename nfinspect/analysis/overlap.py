@@ -10,6 +10,7 @@ from nfinspect.analysis.classification_cache import kept_classification
 from nfinspect.analysis.comparison import ask, read_groups
 from nfinspect.analysis.numbers import number
 from nfinspect.analysis.trace import chance_notes, rank_neurons
+from nfinspect.json_values import Document
 from nfinspect_store.addresses import Address
 from nfinspect_store.errors import RequestError
 from nfinspect_store.tables import RunTables
@@ -21,7 +22,7 @@ SELECT count(*) AS neurons, count(*) FILTER (WHERE class != 'dead') AS alive FRO
 
 
 @dataclass(frozen=True)
-class SharedNeuron:
+class SharedNeuron(Document):
     """A neuron that stands in both traces, with its rank in each (from 1)."""
 
     address: str
@@ -30,9 +31,6 @@ class SharedNeuron:
     neuron: int
     rank_a: int
     rank_b: int
-
-    def to_json(self) -> dict[str, object]:
-        return dict(vars(self))
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Chance:
 
 
 @dataclass(frozen=True)
-class Pair:
+class Pair(Document):
     """Two concepts' traces. overlap: how many neurons stand in both; shared: these, in order of a's ranks."""
 
     a: str
@@ -58,12 +56,9 @@ class Pair:
     p_value: float | None
     shared: tuple[SharedNeuron, ...]
 
-    def to_json(self) -> dict[str, object]:
-        return {**vars(self), "shared": [neuron.to_json() for neuron in self.shared]}
-
 
 @dataclass(frozen=True)
-class Overlap:
+class Overlap(Document):
     """Every pair of the concepts, in the order of these. eligible: N of the test, the alive neurons of the
     site.
     """
@@ -77,19 +72,6 @@ class Overlap:
     eligible: int
     pairs: tuple[Pair, ...]
     notes: tuple[str, ...]
-
-    def to_json(self) -> dict[str, object]:
-        return {
-            "concepts": list(self.concepts),
-            "baseline": self.baseline,
-            "tokens": self.tokens,
-            "rank": self.rank,
-            "site": self.site,
-            "top": self.top,
-            "eligible": self.eligible,
-            "pairs": [pair.to_json() for pair in self.pairs],
-            "notes": list(self.notes),
-        }
 
     def pair(self, a: str, b: str) -> Pair:
         """The pair of two concepts, in either order."""

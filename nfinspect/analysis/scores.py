@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from nfinspect.analysis.classes import FAULTS
 from nfinspect.analysis.distribution import Distribution
 from nfinspect.analysis.numbers import number
+from nfinspect.json_values import Document
 from nfinspect_store.types import CLASSES
 
 WEIGHTS: Mapping[str, float] = {
@@ -172,7 +173,7 @@ def make_layer_health(
 
 
 @dataclass(frozen=True)
-class NetworkParts:
+class NetworkParts(Document):
     """What the network score is made of: clamp(mean_layer_score - problematic_penalty -
     degradation_penalty).
     """
@@ -186,15 +187,6 @@ class NetworkParts:
     @property
     def score(self) -> float:
         return min(1.0, max(0.0, self.mean_layer_score - self.problematic_penalty - self.degradation_penalty))
-
-    def to_json(self) -> dict[str, float]:
-        return {
-            "mean_layer_score": self.mean_layer_score,
-            "problematic_penalty": self.problematic_penalty,
-            "degradation_penalty": self.degradation_penalty,
-            "first_third": self.first_third,
-            "last_third": self.last_third,
-        }
 
 
 def network_parts(layers: Sequence[LayerHealth]) -> NetworkParts:

@@ -15,6 +15,7 @@ from nfinspect.analysis.comparison import Groups, Question, ask, read_groups
 from nfinspect.analysis.contrasts import Floats, Moments
 from nfinspect.analysis.enough import separated_by_chance
 from nfinspect.analysis.numbers import number
+from nfinspect.json_values import Document
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Rank, Selection
 
@@ -23,7 +24,7 @@ GROUP = 16
 
 
 @dataclass(frozen=True)
-class TraceRow:
+class TraceRow(Document):
     """One neuron of a trace. rank counts from 1, percent runs 0-100; None where undefined."""
 
     rank: int
@@ -48,12 +49,9 @@ class TraceRow:
         """`L5/N123`; the site stands in `site`."""
         return f"L{self.layer}/N{self.neuron}"
 
-    def to_json(self) -> dict[str, object]:
-        return dict(vars(self))
-
 
 @dataclass(frozen=True)
-class Trace:
+class Trace(Document):
     """A concept's trace: `top` neurons in order. notes: what the user should be told."""
 
     concept: str
@@ -66,20 +64,6 @@ class Trace:
     baseline_samples: int
     neurons: tuple[TraceRow, ...]
     notes: tuple[str, ...]
-
-    def to_json(self) -> dict[str, object]:
-        return {
-            "concept": self.concept,
-            "baseline": self.baseline,
-            "tokens": self.tokens,
-            "rank": self.rank,
-            "site": self.site,
-            "top": self.top,
-            "samples": self.samples,
-            "baseline_samples": self.baseline_samples,
-            "neurons": [row.to_json() for row in self.neurons],
-            "notes": list(self.notes),
-        }
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from nfinspect.experiments.bootstrap import DRAWS, bootstrap_interval
 from nfinspect.experiments.controls import FEWEST, Controls, compare_with_controls, control_sets, crowded_layer
 from nfinspect.experiments.documents import Corpus
 from nfinspect.experiments.perplexity import Scorer, chosen_context, mean_nll, perplexity
+from nfinspect.json_values import Document
 from nfinspect.models import LayerSite, LoadedModel
 from nfinspect_store.errors import RequestError
 from nfinspect_store.tables import RunTables
@@ -24,7 +25,7 @@ Mode = Literal["zero", "mean"]
 
 
 @dataclass(frozen=True)
-class AblatedSet:
+class AblatedSet(Document):
     """One set. nll and delta_nll in nats per token, ci95 of delta_nll; perplexity None where it is beyond a float."""
 
     name: str
@@ -35,9 +36,6 @@ class AblatedSet:
     delta_nll: float
     ci95: tuple[float | None, float | None]
     control: Controls
-
-    def to_json(self) -> dict[str, object]:
-        return {**vars(self), "ci95": list(self.ci95), "control": self.control.to_json()}
 
 
 @dataclass(frozen=True)

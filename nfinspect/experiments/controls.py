@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfinspect.analysis.numbers import number
+from nfinspect.json_values import Document
 from nfinspect.models import LayerSite
 
 FEWEST = 20
@@ -18,7 +19,7 @@ Places = Mapping[LayerSite, Sequence[int]]
 
 
 @dataclass(frozen=True)
-class Controls:
+class Controls(Document):
     """What the control sets cost: mean and standard deviation of ΔNLL over `count` sets, in nats per token.
 
     z = (observed − mean) / sd; p_value = (1 + #{control >= observed}) / (count + 1). None where undefined: without
@@ -31,9 +32,6 @@ class Controls:
     z: float | None
     p_value: float | None
     delta_nlls: tuple[float, ...]
-
-    def to_json(self) -> dict[str, object]:
-        return {**vars(self), "delta_nlls": list(self.delta_nlls)}
 
 
 def compare_with_controls(observed: float, controls: Sequence[float]) -> Controls:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from nfinspect.experiments.direct_path import find_tail
 from nfinspect.experiments.logits import token_texts
+from nfinspect.json_values import Document
 from nfinspect.models import (
     Bos,
     LoadedModel,
@@ -35,15 +36,12 @@ TOKENS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class LensToken:
+class LensToken(Document):
     """A token with its probability, 0-1."""
 
     token_id: int
     token: str | None
     probability: float
-
-    def to_json(self) -> dict[str, object]:
-        return dict(vars(self))
 
 
 @dataclass(frozen=True)

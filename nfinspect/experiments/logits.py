@@ -7,13 +7,14 @@ from transformers import PreTrainedTokenizerBase
 
 from nfinspect.experiments.addresses import resolve_addresses
 from nfinspect.experiments.output_weights import output_effects
+from nfinspect.json_values import Document
 from nfinspect.models import LoadedModel, TokenTexts
 from nfinspect_store.addresses import Address, parse_address
 from nfinspect_store.errors import RequestError
 
 
 @dataclass(frozen=True)
-class TokenEffect:
+class TokenEffect(Document):
     """A token and what one unit of the neuron's value adds to its logit, less the mean over the vocabulary.
 
     token is None for a row of the unembedding that the tokenizer has no token for.
@@ -23,12 +24,9 @@ class TokenEffect:
     token: str | None
     effect: float
 
-    def to_json(self) -> dict[str, object]:
-        return dict(vars(self))
-
 
 @dataclass(frozen=True)
-class NeuronLogits:
+class NeuronLogits(Document):
     """A neuron's direct effect on the logits: the `top` tokens at either end, and the spread over the vocabulary.
 
     std: of the effect over all tokens.
@@ -47,13 +45,6 @@ class NeuronLogits:
     def address(self) -> str:
         """`L5/N123`; the site stands in `site`."""
         return f"L{self.layer}/N{self.neuron}"
-
-    def to_json(self) -> dict[str, object]:
-        return {
-            **vars(self),
-            "promoted": [effect.to_json() for effect in self.promoted],
-            "suppressed": [effect.to_json() for effect in self.suppressed],
-        }
 
 
 def neuron_logits(loaded: LoadedModel, address: Address | str, top: int = 10) -> NeuronLogits:

@@ -6,19 +6,17 @@ from dataclasses import dataclass
 from nfinspect.analysis.health import NetworkReport
 from nfinspect.analysis.numbers import number
 from nfinspect.analysis.scores import reading
+from nfinspect.json_values import Document
 
 
 @dataclass(frozen=True)
-class TextToken:
+class TextToken(Document):
     """A token of the text. surprisal: -ln p(token | those before) in nats, None for the first and in a simulation."""
 
     position: int
     token_id: int
     token: str | None
     surprisal: float | None
-
-    def to_json(self) -> dict[str, object]:
-        return dict(vars(self))
 
 
 @dataclass(frozen=True)
