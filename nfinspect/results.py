@@ -6,9 +6,11 @@ Whoever asks hands over how it is told what goes on (Reporter); without one noth
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from nfinspect.analyses import command_of, specs
 from nfinspect.analyses.spec import AnalysisSpec
 from nfinspect.analysis.chosen import chosen_layers
 from nfinspect.analysis.keeping import UNREADABLE, Made, keep_or_find
+from nfinspect.analysis.provenance import whose
 from nfinspect.analysis.ticks import Reporter, Silent, Tick
 from nfinspect_store.results import Result, run_results
 
@@ -56,9 +58,10 @@ def find_or_compute(
 
 
 def computing(spec: AnalysisSpec) -> tuple[Any, Any]:
-    """What makes an analysis of a run, and its settings. Raises TypeError for one that needs the model."""
+    """What makes an analysis of a run, and its settings. Raises TypeError for one that takes more."""
     if spec.compute is None or spec.settings is None:
-        raise TypeError(f"{spec.name} needs the model: nfinspect {spec.name} MODEL --from RUN makes it")
+        what = "the model" if spec.needs == "model" else "what is kept of others"
+        raise TypeError(f"{spec.name} needs {what}: nfinspect {command_of(spec.name)} makes it, see its -h")
     return spec.compute, spec.settings
 
 
@@ -68,6 +71,17 @@ def read_or_none(spec: AnalysisSpec, result: Result) -> Any:
         return spec.read(result)
     except UNREADABLE:
         return None
+
+
+def kept_line(result: Result) -> str:
+    """A kept result in one line: what made it, what it found, and whose it is; where it does not hold what it should,
+    it says so.
+    """
+    try:
+        spec = next(one for one in specs() if one.result_kind == result.kind)
+        return "; ".join(filter(None, (spec.kept(result), whose(result))))
+    except (KeyError, TypeError, ValueError, IndexError, StopIteration):
+        return f"{result.path.name}: of another version of nfinspect"
 
 
 def with_defaults(spec: AnalysisSpec, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from nfinspect_store.errors import RequestError
 from nfinspect_store.reader import RunFile
 
 if TYPE_CHECKING:
-    from nfinspect.analyses.positions import PositionAnalysis
     from nfinspect.analysis.classes import HealthOptions, ThresholdScale
     from nfinspect.analysis.delta import Delta
     from nfinspect.analysis.health import NetworkReport
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from nfinspect.analysis.neurons import NeuronPage
     from nfinspect.analysis.ngrams import NgramAnalysis
     from nfinspect.analysis.overlap import Overlap
+    from nfinspect.analysis.positions import PositionAnalysis
     from nfinspect.analysis.trace import Trace
 
 
@@ -125,7 +125,7 @@ class Run(RunFile):
         length: tokens; every sequence at least that long is taken, cut to it. allow_few: list neurons although fewer
         than 100 sequences were read. Raises RequestError where no sequence is that long.
         """
-        from nfinspect.analyses.positions import positions
+        from nfinspect.analysis.positions import positions
 
         return positions(self, length, site, layers, allow_few=allow_few)
 
@@ -152,11 +152,12 @@ class Run(RunFile):
         -. Returns what nfinspect.analyses.NAME says. Raises RequestError for an unknown name or option, and what the
         analysis raises.
         """
-        from nfinspect.analyses import names, spec
+        from nfinspect.analyses import names, spec, specs
         from nfinspect.results import computing, with_defaults
 
         if name not in names():
-            raise RequestError(f"no analysis {name!r}: choose of {', '.join(names())}")
+            of_run = (one.name for one in specs() if one.compute is not None)
+            raise RequestError(f"no analysis {name!r}: choose of {', '.join(of_run)}")
         one = spec(name)
         try:
             every, (compute, _) = with_defaults(one, options), computing(one)

@@ -7,11 +7,14 @@ from importlib import import_module
 
 from nfinspect.analyses.spec import AnalysisSpec
 
-MACHINERY = frozenset({"kind_overlap", "kinds", "spec"})
+MACHINERY = frozenset({"fields", "kind_overlap", "neuron_kinds", "spec"})
 
 
-ORDER = ("ngrams", "positions", "delta", "attention")
+ORDER = ("ngrams", "positions", "delta", "attention", "sinks", "ablate", "kinds", "lens", "logits")
 """Those that stand first wherever all are listed; the others follow by their names."""
+
+COMMANDS = {"kinds": "overlap", "lens": "logits"}
+"""Those that are a part of a command of another name."""
 
 
 @cache
@@ -30,9 +33,14 @@ def spec(name: str) -> AnalysisSpec:
     return found
 
 
+def command_of(name: str) -> str:
+    """The command that makes an analysis."""
+    return COMMANDS.get(name, name)
+
+
 def formats() -> dict[str, int]:
-    """The format of the kept results of each."""
-    return {one.name: one.format for one in specs()}
+    """The format of the kept results of each, by their kind."""
+    return {one.result_kind: one.format for one in specs() if one.result_kind}
 
 
 def specs(first: Sequence[str] = ()) -> tuple[AnalysisSpec, ...]:

@@ -12,27 +12,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from nfinspect.analyses.kinds import Kind, find_kind
+from nfinspect.analyses.neuron_kinds import Kind, find_kind
 from nfinspect.analysis.attention_scores import TOP
 from nfinspect.analysis.overlap import against_chance
 from nfinspect.analysis.provenance import whose
+from nfinspect.json_values import Document
 from nfinspect_store.addresses import Address
 from nfinspect_store.errors import RequestError
 from nfinspect_store.reader import RunFile
 
 
 @dataclass(frozen=True)
-class KindSize:
-    """One kind. neurons: how many there are of it; dead: how many of these are dead, too."""
+class KindSize(Document):
+    """One kind. neurons: how many there are of it; dead: how many of these are dead, too; results: kind, settings and,
+    where they are not the run's own, whose they are, of what it was taken from.
+    """
 
     kind: str
     neurons: int
     dead: int
     results: tuple[dict[str, object], ...]
-
-    def to_json(self) -> dict[str, object]:
-        """results: kind, settings and, where they are not the run's own, whose they are, of what it was taken from."""
-        return {**vars(self), "results": list(self.results)}
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class KindPair:
 
 
 @dataclass(frozen=True)
-class KindOverlap:
+class KindOverlap(Document):
     """Every pair of the kinds, in the order of these. neurons: of the site; alive: those that are not dead.
 
     top: how many neurons `attention` has. notes: what the user should be told.
@@ -73,15 +72,6 @@ class KindOverlap:
     sets: tuple[KindSize, ...]
     pairs: tuple[KindPair, ...]
     notes: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, object]:
-        return {
-            **vars(self),
-            "kinds": list(self.kinds),
-            "sets": [one.to_json() for one in self.sets],
-            "pairs": [pair.to_json() for pair in self.pairs],
-            "notes": list(self.notes),
-        }
 
     def pair(self, a: str, b: str) -> KindPair:
         """The pair of two kinds, in either order."""

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nfinspect.analyses.fields import LAYER, total
+from nfinspect.analyses.fields import numbers as layer_numbers
 from nfinspect.analyses.spec import (
     AnalysisSpec,
     Comparison,
@@ -27,6 +29,7 @@ from nfinspect.analyses.spec import (
 from nfinspect.analysis.chosen import chosen_layers
 from nfinspect.analysis.numbers import number
 from nfinspect.analysis.ticks import Tick, silent
+from nfinspect.json_values import Document
 from nfinspect.present import charts, numbers
 from nfinspect.present.charts import Chart, sentences
 from nfinspect.present.numbers import counted, percent
@@ -53,7 +56,7 @@ READ_TOKENS = "SELECT token, position FROM tokens ORDER BY token_idx"
 
 
 @dataclass(frozen=True)
-class SinkToken:
+class SinkToken(Document):
     """A token with massive values. count: places where it has one; max: the largest size there."""
 
     token: str
@@ -62,7 +65,7 @@ class SinkToken:
 
 
 @dataclass(frozen=True)
-class Coordinate:
+class Coordinate(Document):
     """A neuron of the site with massive values. max: its largest |a|; median: of its layer; ratio: max / median, None
     where the median is 0; count: tokens on which it is massive; first: how many of them stand at position 0.
 
@@ -79,12 +82,9 @@ class Coordinate:
     first: int
     tokens: tuple[SinkToken, ...]
 
-    def to_json(self) -> dict[str, object]:
-        return {**vars(self), "tokens": [vars(token) for token in self.tokens]}
-
 
 @dataclass(frozen=True)
-class LayerSinks:
+class LayerSinks(Document):
     """One layer. median, max: sizes of its values; massive: its coordinates; sinks: tokens with a massive value."""
 
     site: str
@@ -97,7 +97,7 @@ class LayerSinks:
 
 
 @dataclass(frozen=True)
-class Sinks:
+class Sinks(Document):
     """The massive coordinates of a site, the highest ratio first. large, times: the limits that were asked for.
 
     first_token_share: of all massive values, those at position 0, 0-1; None where there are none.
@@ -111,24 +111,14 @@ class Sinks:
     coordinates: tuple[Coordinate, ...]
     layers: tuple[LayerSinks, ...]
 
+    JSON = (*FACTS, "coordinates", "layers", "notes")
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What the reader should beware of."""
         if self.site == "resid":
             return ()
         return (f"massive activations are told of the residual stream (resid), and this is {self.site}",)
-
-    def to_json(self) -> dict[str, object]:
-        return {
-            "site": self.site,
-            "tokens": self.tokens,
-            "large": self.large,
-            "times": self.times,
-            "first_token_share": self.first_token_share,
-            "coordinates": [one.to_json() for one in self.coordinates],
-            "layers": [vars(layer) for layer in self.layers],
-            "notes": list(self.notes),
-        }
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Sinks":
@@ -251,7 +241,6 @@ FIELDS = (
         value=lambda row: " ".join(f'"{one.token}"' for one in row.tokens[:8]),
     ),
 )
-LAYER = Field("layer", "layer, from 0", header="layer", form="layer")
 NEURONS = Field("neurons", "coordinates of the layer", header="neurons", form="count", spare=2)
 MEDIAN = Field("median", "median |a|", header="median |a|")
 LARGEST = Field("max", "largest |a|", header="max |a|", digits=4)
@@ -277,14 +266,14 @@ def _printed(found: Sinks) -> Sequence[Table]:
 
 
 def _sentence(found: Sinks, kept: Result) -> str:
-    neurons = sum(layer.neurons for layer in found.layers)
-    return f"{counted(len(found.coordinates), 'massive coordinate')} of {neurons:,} ({_limits(found)}){_share(found)}"
+    massive = counted(len(found.coordinates), "massive coordinate")
+    return f"{massive} of {total(found.layers):,} ({_limits(found)}){_share(found)}"
 
 
-def _kept(document: Mapping[str, Any]) -> str:
-    limits = f"above {document['large']:g} and {document['times']:,g} medians"
-    found = f"{len(document['coordinates'])} massive coordinates in {document['tokens']:,} tokens"
-    return f"{document['site']}: {found}, {limits}"
+def _kept(result: Result) -> str:
+    d = result.document
+    limits = f"above {d['large']:g} and {d['times']:,g} medians"
+    return f"{d['site']}: {len(d['coordinates'])} massive coordinates in {d['tokens']:,} tokens, {limits}"
 
 
 def _sizes(found: Sinks, row: Coordinate | None) -> Plot:
@@ -303,8 +292,9 @@ def _sizes(found: Sinks, row: Coordinate | None) -> Plot:
 
 
 def _by_layer(found: Sinks, row: object) -> Plot:
-    layers = tuple(layer.layer for layer in found.layers)
-    return LayerBars("largest |a| in each layer", layers, {"max": tuple(layer.max for layer in found.layers)})
+    return LayerBars(
+        "largest |a| in each layer", layer_numbers(found.layers), {"max": tuple(layer.max for layer in found.layers)}
+    )
 
 
 def sinks_chart(found: Sinks) -> Chart:
@@ -314,7 +304,7 @@ def sinks_chart(found: Sinks) -> Chart:
     return Chart(
         name="massive-activations",
         title=f"Massive activations at {found.site}",
-        n=f"n = {counted(sum(x.neurons for x in found.layers), 'coordinate')}, {counted(found.tokens, 'token')}",
+        n=f"n = {counted(total(found.layers), 'coordinate')}, {counted(found.tokens, 'token')}",
         text=(
             f"The largest and the median |a| in each layer. A value is massive above {found.large:g} in size and above "
             f"{found.times:,g} times its layer's median (Sun et al. 2024: {LARGE:g} and {TIMES:,g}). The tokens "
@@ -328,13 +318,7 @@ def sinks_chart(found: Sinks) -> Chart:
             ),
         },
         draw=_draw,
-        facts={
-            "site": found.site,
-            "tokens": found.tokens,
-            "large": found.large,
-            "times": found.times,
-            "first_token_share": found.first_token_share,
-        },
+        facts={name: getattr(found, name) for name in FACTS},
     )
 
 
@@ -352,13 +336,8 @@ def _draw(figure: "Figure", chart: Chart) -> None:
     axes.legend(fontsize=8)
 
 
-def _read(result: Result) -> Sinks:
-    return Sinks.from_json(result.document)
-
-
 SPEC = AnalysisSpec(
     name="sinks",
-    format=1,
     does="Massive activations, and the tokens that carry them: attention sinks.",
     answers="coordinates that are huge on few tokens",
     explains=(
@@ -377,16 +356,13 @@ SPEC = AnalysisSpec(
     ),
     settings=lambda run, options: dict(options),
     compute=sinks,
-    document=Sinks.to_json,
-    tables=lambda found: {},
-    read=_read,
+    read=lambda result: Sinks.from_json(result.document),
     printed=_printed,
     lists=(
         RowSet(lambda found: FIELDS, lambda found: found.coordinates, ("ratio", True), "no coordinate is massive",
                 searched=lambda row: " ".join(one.token for one in row.tokens)),
     ),
     sentence=_sentence,
-    notes=lambda found: found.notes,
     kept=_kept,
     drawings=(Drawing("sizes", _sizes, follows=True), Drawing("layers", _by_layer)),
     kinds=(NeuronKind("massive", "coordinates", "ratio"),),
@@ -405,6 +381,6 @@ SPEC = AnalysisSpec(
             Measure("massive", "massive", "massive coordinates of each layer", lambda x: x["massive"], "count", 8),
             Measure("sinks", "sinks", "tokens with a massive value in each layer", lambda x: x["sinks"], "count"),
         ),
-        said=lambda layers: f"{sum(layer['massive'] for layer in layers):,} massive coordinates",
+        said=lambda layers: f"{total(layers, 'massive'):,} massive coordinates",
     ),
 )  # fmt: skip

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from nfinspect.present.numbers import PLAIN, Signs, count, fixed, number, percent, quoted, signed
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -18,11 +20,21 @@ if TYPE_CHECKING:
     from nfinspect_store.results import Result
     from nfinspect_store.types import Layer
 
-Form = Literal["neuron", "layer", "number", "percent", "count", "text", "yes"]
-"""How a value is written: percent is of a share 0 to 1, count of whole numbers, yes of what is true or not."""
+Form = Literal[
+    "neuron", "layer", "number", "fixed", "signed", "percent", "count", "interval", "text", "texts", "tokens", "yes"
+]
+"""How a value is written: fixed to `digits` places after the point, signed as a change, percent of a share 0 to 1,
+count of whole numbers, interval of its two ends, texts of texts in quotes, None where there is none, tokens of such
+with their probability, yes of what is true or not. An empty text is written as nothing, whatever the form.
+"""
 
 Options = Mapping[str, Any]
 """An analysis' own options by name, every one of them."""
+
+
+def part(row: Any, name: str) -> Any:
+    """What a row holds under a name: an object's attribute, or an entry of a row as a document has it."""
+    return row[name] if isinstance(row, Mapping) else getattr(row, name)
 
 
 @dataclass(frozen=True)
@@ -49,8 +61,8 @@ class Field:
     """One column of a table. key: the row's attribute, and the column's name in data; meaning: what it is, its unit.
 
     title: its head in the app, header: in the command's table, the title if none; digits: significant ones, 0 for whole
-    percents; spare: of the columns that go first where the terminal is narrow; ascending: it is read from the smallest
-    on; tone: of the app's cells; flex: it takes the room that is left.
+    percents; spare: of the columns that go first where the terminal is narrow; sorts: whether rows are sorted by it;
+    ascending: it is read from the smallest on; tone: of the app's cells; flex: it takes the room that is left.
     """
 
     key: str
@@ -61,6 +73,7 @@ class Field:
     width: int = 8
     header: str | None = None
     spare: int = 0
+    sorts: bool = True
     ascending: bool = False
     tone: str = ""
     flex: bool = False
@@ -68,12 +81,48 @@ class Field:
 
     def of(self, row: Any) -> Any:
         """The value in a row."""
-        return getattr(row, self.key) if self.value is None else self.value(row)
+        return part(row, self.key) if self.value is None else self.value(row)
+
+    def written(self, row: Any, signs: Signs = PLAIN, room: int | None = None) -> str:
+        """The value in a row for people. room: cells of a narrow column, for which digits are given up."""
+        if self.form == "neuron":
+            return f"L{row.layer}/N{row.neuron}"
+        value = self.of(row)
+        match self.form:
+            case _ if value == "":
+                return ""
+            case "text":
+                return str(value)
+            case "yes":
+                return "yes" if value else ""
+            case "fixed":
+                return fixed(value, signs, self.digits)
+            case "signed":
+                return signed(value, signs, self.digits)
+            case "percent":
+                return percent(value, signs, None if self.digits else 0)
+            case "layer" if room is not None:
+                return f"L{value}"
+            case "count" if room is not None:
+                return count(value, signs)
+            case "interval":
+                each = 99 if room is None else (room - len(" to ")) // 2
+                return signs.none if None in value else " to ".join(number(x, signs, self.digits, each) for x in value)
+            case "texts":
+                return " ".join(quoted(text, signs) for text in value)
+            case "tokens":
+                return "  ".join(f"{quoted(x['token'], signs)} {percent(x['probability'], places=0)}" for x in value)
+        return number(value, signs, self.digits, room or 99)
 
     @property
     def head(self) -> str:
         """Its head in the command's table."""
         return self.title if self.header is None else self.header
+
+    @property
+    def aligned_left(self) -> bool:
+        """Whether it reads as text."""
+        return self.form in ("neuron", "text", "texts", "tokens", "yes", "interval")
 
 
 @dataclass(frozen=True)
@@ -88,18 +137,37 @@ class Table:
     top: bool = False
 
 
-def own_neuron(row: Any, found: Any, layers: "Sequence[Layer]") -> tuple[tuple[int, int], ...]:
+@dataclass(frozen=True)
+class Shown:
+    """What of a run the app shows: its layers, a site, and whether that is the run's usual one."""
+
+    layers: "Sequence[Layer]"
+    site: str
+    usual: bool
+
+
+Neurons = tuple[tuple[int, int], ...]
+"""(layer, neuron) of each."""
+
+
+def own_neuron(row: Any, found: Any, of: Shown) -> Neurons:
     """The neuron that a row is about."""
     return ((row.layer, row.neuron),)
 
 
+def no_neurons(row: Any, found: Any, of: Shown) -> Neurons:
+    """Of a row that is about none."""
+    return ()
+
+
 @dataclass(frozen=True)
 class RowSet:
-    """Rows that the app shows. fields: their columns, of what was found; order: the field by which they are sorted, and
-    whether the highest comes first; empty: said where there are none; there: whether it has anything to show.
+    """Rows that the app shows. fields: their columns, of what was found; order: the field by which they are sorted, if
+    by any, and whether the highest comes first; empty: said where there are none; there: whether it has anything to
+    show.
 
-    searched: the words of a row that a filter looks in. named: the row's attributes that tell where it stands, which
-    a filter may name. neurons: (layer, neuron) that a row is about, from it, what was found and the run's layers.
+    searched: the words of a row that a filter looks in. named: the row's parts that tell where it stands, which a
+    filter may name. neurons: those that a row is about, from it, what was found and what is shown.
     """
 
     fields: Callable[[Any], Sequence[Field]]
@@ -110,7 +178,7 @@ class RowSet:
     there: Callable[[Any], bool] = lambda found: True
     searched: Callable[[Any], str] = lambda row: ""
     named: tuple[str, ...] = ("layer", "neuron")
-    neurons: "Callable[[Any, Any, Sequence[Layer]], tuple[tuple[int, int], ...]]" = own_neuron
+    neurons: Callable[[Any, Any, Shown], Neurons] = own_neuron
 
 
 @dataclass(frozen=True)
@@ -213,59 +281,67 @@ class Kept:
     found: Any
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AnalysisSpec:
     """An analysis.
 
-    name: of its command, its place after `:` and its kept results. format: of these, to be raised when the document,
-    its tables or the meaning of its figures changes. site: the one that it is about, where that is not the run's usual.
+    name: of its place after `:`, and of its command if nfinspect.analyses.COMMANDS has no other. needs: whether a run
+    is enough; of one that needs the model the command is written by hand (nfinspect.cli). format: of its kept results,
+    to be raised when the document, its tables or the meaning of its figures changes. keeps: the kind of these, the name
+    if none; nothing is kept of one that says "". site: the one that it is about, where that is not the run's usual.
+    sited: whether a result is about a site at all. of_neuron: it is of one neuron, which has to be named.
     does: the command's help in one line. answers: what it answers, in a few words. explains: every figure, with the
     source. title: of its figures. what: is being made, for the progress line, from the options.
     check: raises RequestError for options that do not go together. settings: what a kept result is found by beside site
     and layers, from a run and the options. compute: what is found, from a run and, by name, site, layers, tick and the
-    options; neither where it takes the model. document, tables, read: to a kept result and back; read
-    raises KeyError, TypeError, ValueError or StoreError for what is none.
+    options; neither where a run and options are not all that it takes. document, tables, read: to a kept result and
+    back; read raises KeyError, TypeError, ValueError or StoreError for what is none. covers: whether a kept result is
+    about a site of a run, and all of it, where other things than its site and layers tell.
     finish: what the command prints, from the run, the kept result, what was found, every option and who is told.
     joined: what the app shows, from what was found and the run's other kept results by their kind.
     printed: the tables of the command. lists: the rows of the app. sentence: what was found, in the app, and
-    what of. notes: what
-    the reader should beware of. offers: an option that would show more, else "". kept: a kept document in one line.
-    variants: of the pane's keys.
+    what of, None if it is not kept. notes: what the reader should beware of. offers: an option that would show more,
+    else "". kept: a kept result in one line. variants: of the pane's keys.
     """
 
     name: str
-    format: int
-    does: str
+    needs: Literal["run", "model"] = "run"
+    format: int = 1
+    keeps: str | None = None
+    site: str | None = None
+    sited: bool = True
+    of_neuron: bool = False
+    does: str = ""
     answers: str
     explains: str
-    title: str
-    what: Callable[[Options], str]
-    options: tuple[Option, ...]
-    settings: "Callable[[RunFile, Options], Mapping[str, Any]] | None"
-    compute: "Callable[..., Any] | None"
-    document: Callable[[Any], Mapping[str, Any]]
-    tables: "Callable[[Any], Mapping[str, pa.Table]]"
-    read: "Callable[[Result], Any]"
+    title: str = ""
+    what: Callable[[Options], str] = lambda options: ""
+    options: tuple[Option, ...] = ()
+    check: Callable[[Options], None] = lambda options: None
+    settings: "Callable[[RunFile, Options], Mapping[str, Any]] | None" = None
+    compute: "Callable[..., Any] | None" = None
+    document: Callable[[Any], Mapping[str, Any]] = lambda found: found.to_json()
+    tables: "Callable[[Any], Mapping[str, pa.Table]]" = lambda found: {}
+    read: "Callable[[Result], Any]" = lambda result: result.document
+    covers: "Callable[[RunFile, Result, str], bool] | None" = None
+    finish: "Callable[[RunFile, Result, Any, Options, Reporter], Any] | None" = None
+    joined: "Callable[[Any, Result, Callable[[str], Sequence[Result]]], Any] | None" = None
     printed: Callable[[Any], Sequence[Table]]
     lists: tuple[RowSet, ...]
-    sentence: "Callable[[Any, Result], str]"
-    notes: Callable[[Any], Sequence[str]]
-    kept: Callable[[Mapping[str, Any]], str]
+    sentence: Callable[[Any, Any], str]
+    notes: Callable[[Any], Sequence[str]] = lambda found: found.notes
+    offers: Callable[[Any], str] = lambda found: ""
+    kept: "Callable[[Result], str]" = lambda result: ""
     drawings: tuple[Drawing, ...]
     variants: tuple[Variant, ...] = ()
     kinds: tuple[NeuronKind, ...] = ()
     comparison: Comparison | None = None
     figure: Figures | None = None
-    finish: "Callable[[RunFile, Result, Any, Options, Reporter], Any] | None" = None
-    joined: "Callable[[Any, Result, Callable[[str], Sequence[Result]]], Any] | None" = None
-    offers: Callable[[Any], str] = lambda found: ""
-    check: Callable[[Options], None] = lambda options: None
-    site: str | None = None
 
     @property
-    def needs(self) -> Literal["run", "model"]:
-        """Whether a run is enough: of one that needs the model the command is written by hand (nfinspect.cli)."""
-        return "run" if self.compute is not None else "model"
+    def result_kind(self) -> str:
+        """The kind of its kept results; empty where nothing is kept."""
+        return self.name if self.keeps is None else self.keeps
 
     def defaults(self) -> dict[str, Any]:
         """The options of its kept result as they are if none is given."""

@@ -1,5 +1,5 @@
-"""Named sets of neurons: from a file, from a trace; by kind in nfinspect.analyses.kinds. What is cut out in an ablation
-is such a set.
+"""Named sets of neurons: from a file, from a trace; by kind in nfinspect.analyses.neuron_kinds. What is cut out in an
+ablation is such a set.
 """
 
 from collections.abc import Iterable

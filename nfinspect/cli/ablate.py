@@ -1,15 +1,17 @@
 """What a model's perplexity is without sets of its neurons."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from nfinspect import output
+from nfinspect.analyses.ablate import SPEC, Ablation
+from nfinspect.cli.analysis import lines
 from nfinspect.cli.hub_text import text_path
 from nfinspect.cli.kept_ablation import RUN_TOKENS, How, Text, ablation_of_run, kept_ablation
 from nfinspect.cli.options import (
@@ -24,8 +26,6 @@ from nfinspect.cli.options import (
 from nfinspect.cli.progress import recompute_option
 from nfinspect.experiments.run_model import loaded_model, own_dtype
 from nfinspect.model_files import lasting_name, weights_stamp
-from nfinspect.present.numbers import fixed, number
-from nfinspect.present.tables import Column, table, wrapped
 from nfinspect_store.catalog import store_path
 from nfinspect_store.errors import RequestError
 from nfinspect_store.paths import read_text
@@ -96,7 +96,7 @@ def ablate(
 
     Without any set: its perplexity on the text.
     """
-    from nfinspect.analyses.kinds import set_of_kinds
+    from nfinspect.analyses.neuron_kinds import set_of_kinds
     from nfinspect.analysis.neuron_sets import set_from_file, set_of_trace
     from nfinspect.experiments.ablation_table import check_controls, check_sets
     from nfinspect.experiments.documents import text_hash, tokenised
@@ -162,58 +162,12 @@ def ablate(
     if as_json:
         output.document(result.document)
     else:
-        output.lines(ablation_lines(result.document))
-
-
-def ablation_lines(document: Mapping[str, Any]) -> list[str]:
-    """The table for people. document: as `--json` prints it."""
-    base = document["baseline"]
-    drawn = document["bootstrap"]
-    columns = [
-        Column("set", text=True),
-        Column("neurons"),
-        Column("perplexity"),
-        Column("ΔNLL"),
-        Column("95 %", text=True, whole=True),
-        Column("controls", spare=1),
-        Column("z"),
-        Column("p"),
-    ]
-    rows: list[Sequence[object]] = [("(none)", 0, number(base["perplexity"], digits=5), "", "", "", "", "")]
-    for one in document["sets"]:
-        control = one["control"]
-        low, high = one["ci95"]
-        rows.append(
-            (
-                one["name"],
-                one["neurons"],
-                number(one["perplexity"], digits=5),
-                number(one["delta_nll"], digits=3),
-                "-" if low is None else f"{number(low, digits=3)} to {number(high, digits=3)}",
-                number(control["mean_delta_nll"], digits=3),
-                fixed(control["z"], places=1),
-                number(control["p_value"], digits=2),
-            )
-        )
-    title = (
-        f"{document['model']} on {document['tokens']} tokens of {document['text']} (windows of {document['context']}, "
-        f"stride {document['stride']})"
-    )
-    if not document["sets"]:
-        nll = f"{number(base['nll'], digits=5)} nats per token"
-        return [*wrapped(title), f"perplexity  {number(base['perplexity'], digits=5)}", f"NLL         {nll}"]
-    mode = document["sets"][0]["mode"]
-    over = f", its interval over {drawn['units']} {drawn['resampled']}" if drawn["units"] > 1 else ""
-    title += (
-        f", values set to {'0' if mode == 'zero' else 'their mean'}; ΔNLL in nats per token{over}; controls: mean "
-        "ΔNLL of random sets of the same size and count per layer"
-    )
-    return [*wrapped(title), *table(columns, rows)]
+        output.lines(lines(SPEC, Ablation(result.document)))
 
 
 def _check_share(share: float | None, kinds: Sequence[str]) -> None:
     """Raises RequestError for a share where no set has a strength to take it by."""
-    from nfinspect.analyses.kinds import KEPT_KINDS, check_kinds
+    from nfinspect.analyses.neuron_kinds import KEPT_KINDS, check_kinds
 
     if share is None:
         return

@@ -114,7 +114,7 @@ def _option(option: "Option") -> Callable[..., Any]:
     )
 
 
-def lines(spec: "AnalysisSpec", found: Any, top: int) -> list[str]:
+def lines(spec: "AnalysisSpec", found: Any, top: int = 0) -> list[str]:
     """What was found for people: its tables, those of the neurons with the first `top`."""
     shown = [table for table in spec.printed(found) if not table.top or (table.rows and top)]
     said: list[str] = []

@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nfinspect import output
-from nfinspect.cli.fields import column, field_table, written
+from nfinspect.cli.fields import column, field_table
 from nfinspect.cli.options import opened
 from nfinspect.cli.progress import CommandLine
 from nfinspect.present.numbers import fixed
@@ -60,8 +60,8 @@ def compared_lines(spec: "AnalysisSpec", found: Mapping[str, Any], title: str) -
     assert comparison is not None
     facts, fields = comparison.facts(some), comparison.layers(some)
     columns = [Column("run", text=True), Column("site", text=True, spare=1), *map(column, facts)]
-    rows = [(name, one.site, *(written(field, field.of(one)) for field in facts)) for name, one in found.items()]
-    layers = by_depth(found, lambda layer: [written(field, field.of(layer)) for field in fields])
+    rows = [(name, one.site, *(field.written(one) for field in facts)) for name, one in found.items()]
+    layers = by_depth(found, lambda layer: [field.written(layer) for field in fields])
     more = comparison.more(found)
     return [
         *wrapped(f"{title} of {len(found)} runs"),

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from nfinspect import output
-from nfinspect.analyses import names, spec
+from nfinspect.analyses import command_of, names, spec
 from nfinspect.version import VERSION
 from nfinspect_store.paths import expanded
 
@@ -43,7 +43,7 @@ COMMANDS = {
 
 def commands() -> tuple[str, ...]:
     """Every command, in the order of the help: analyses that have no place above come last."""
-    return tuple(dict.fromkeys([*COMMANDS, *names()]))
+    return tuple(dict.fromkeys([*COMMANDS, *map(command_of, names())]))
 
 
 class Commands(click.Group):

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from nfinspect.analyses.ablate import SPEC
 from nfinspect.analysis.keeping import keep_or_find
 from nfinspect.analysis.ticks import Tick
 from nfinspect.cli.progress import CommandLine
@@ -72,10 +73,19 @@ def kept_ablation(
         return replace(found, model_of_run=own, notes=(*found.notes, *notes)).to_json(), {}
 
     run_id = run.info.run_id if run is not None else None
-    kind = "ablation" if sets else "perplexity"  # a result without sets is none that the app or a report shows
-    what = "perplexity"
+    # A result without sets is none that the app or a report shows.
+    kind, in_format = (SPEC.result_kind, SPEC.format) if sets else ("perplexity", None)
     return keep_or_find(
-        folder, kind, settings, run_id, compute, lambda x: x, recompute=recompute, what=what, reporter=CommandLine()
+        folder,
+        kind,
+        settings,
+        run_id,
+        compute,
+        lambda result: result,
+        recompute=recompute,
+        what=SPEC.what({}),
+        reporter=CommandLine(),
+        in_format=in_format,
     )[0]
 
 

@@ -3,19 +3,18 @@
 from typing import TYPE_CHECKING
 
 from nfinspect import output
+from nfinspect.analyses.kinds import SPEC
+from nfinspect.cli.analysis import lines
 from nfinspect.cli.progress import CommandLine
-from nfinspect.present.numbers import fixed, number
-from nfinspect.present.tables import Column, table, wrapped
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
-    from nfinspect.analyses.kind_overlap import KindOverlap
     from nfinspect_store.reader import RunFile
 
 
 def make_kind(file: "RunFile", site: str | None, kind: str) -> None:
     """Have the analysis of a kind made and kept, which needs no model. Raises what the analysis raises."""
-    from nfinspect.analyses.kinds import KEPT_KINDS
+    from nfinspect.analyses.neuron_kinds import KEPT_KINDS
     from nfinspect.results import find_or_compute
 
     source = KEPT_KINDS[kind]
@@ -24,19 +23,15 @@ def make_kind(file: "RunFile", site: str | None, kind: str) -> None:
 
 def made_from_runs() -> tuple[str, ...]:
     """The kinds whose analysis needs no model."""
-    from nfinspect.analyses.kinds import KEPT_KINDS, SINGLE_KINDS
+    from nfinspect.analyses.neuron_kinds import KEPT_KINDS, SINGLE_KINDS
 
     return tuple(name for name in SINGLE_KINDS if KEPT_KINDS[name].spec.needs == "run")
-
-
-SHOWN = 8
-"""Shared neurons in a line for people; the JSON has all of them."""
 
 
 def show_kinds(file: "RunFile", kinds: str, site: str | None, top: int | None, as_json: bool) -> None:
     """Print the overlap of kinds `A,B,C`, after the analyses that are missing and need no model."""
     from nfinspect.analyses.kind_overlap import overlap_of_kinds
-    from nfinspect.analyses.kinds import check_kinds, newest
+    from nfinspect.analyses.neuron_kinds import check_kinds, newest
     from nfinspect.analysis.attention_scores import TOP
 
     names = [name.strip() for name in kinds.split(",") if name.strip()]
@@ -53,41 +48,4 @@ def show_kinds(file: "RunFile", kinds: str, site: str | None, top: int | None, a
     if as_json:
         output.document(found.to_json())
     else:
-        output.lines(kind_lines(found))
-
-
-def kind_lines(found: "KindOverlap") -> list[str]:
-    """The overlap for people."""
-    columns = [
-        Column("a", text=True),
-        Column("of it", spare=1),
-        Column("b", text=True),
-        Column("of it", spare=1),
-        Column("shared"),
-        Column("Jaccard"),
-        Column("by chance", spare=2),
-        Column("p"),
-        Column("neurons", text=True),
-    ]
-    rows = []
-    for pair in found.pairs:
-        shared = " ".join(f"L{one.layer}/N{one.neuron}" for one in pair.shared[:SHOWN])
-        rows.append(
-            (
-                pair.a,
-                pair.neurons_a,
-                pair.b,
-                pair.neurons_b,
-                pair.overlap,
-                fixed(pair.jaccard),
-                number(pair.expected, digits=3),
-                number(pair.p_value, digits=2),
-                shared + (" …" if len(pair.shared) > SHOWN else ""),
-            )
-        )
-    sizes = ", ".join(f"{one.kind} {one.neurons:,}" for one in found.sets)
-    title = (
-        f"Kinds of neurons at {found.site}: {sizes}. Pairs are counted among the {found.alive:,} live neurons, with "
-        f"dead as one of the two among all {found.neurons:,}"
-    )
-    return [*wrapped(title), *table(columns, rows)]
+        output.lines(lines(SPEC, found))

@@ -5,13 +5,16 @@ from typing import TYPE_CHECKING
 import click
 
 from nfinspect import output
+from nfinspect.analyses.lens import SPEC as lens_spec
+from nfinspect.analyses.lens import Lens
+from nfinspect.analyses.logits import SPEC as logits_spec
+from nfinspect.analyses.logits import Effects
 from nfinspect.analysis.keeping import keep_or_find
+from nfinspect.cli.analysis import lines
 from nfinspect.cli.options import bos_option, chat_option, full_name, json_option, model_options, opened
 from nfinspect.cli.progress import CommandLine, recompute_option
 from nfinspect.experiments.run_model import loaded_model, run_model
 from nfinspect.model_files import lasting_name, weights_stamp
-from nfinspect.present.numbers import fixed, number, percent, signed
-from nfinspect.present.tables import Column, table, wrapped
 from nfinspect_store.addresses import parse_address
 from nfinspect_store.errors import RequestError
 
@@ -21,7 +24,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from nfinspect.analysis.keeping import Made
-    from nfinspect.experiments.logits import NeuronLogits
     from nfinspect.models import Bos, LoadedModel
 
 
@@ -63,7 +65,7 @@ def logits(
     options = {"revision": revision, "dtype": dtype, "device": device, "allow_pickle": allow_pickle}
     if address is None:
         document = _lens(model, lens or "", positions, top or 5, bos, chat, source, store, recompute, options)
-        lines = lens_lines(document)
+        shown = lines(lens_spec, Lens(document))
         for said in document["notes"]:
             output.note(said)
     else:
@@ -81,12 +83,12 @@ def logits(
             with opened(store, source) as file:
                 file.resolve(address)
                 loaded = run_model(file, model, "logits", **options)
-        neuron = neuron_logits(loaded, address, top or 10)
-        document, lines = neuron.to_json(), neuron_lines(neuron)
+        document = neuron_logits(loaded, address, top or 10).to_json()
+        shown = lines(logits_spec, Effects(document))
     if as_json:
         output.document(document)
     else:
-        output.lines(lines)
+        output.lines(shown)
 
 
 def _lens(
@@ -114,13 +116,14 @@ def _lens(
     ) -> "Mapping[str, Any]":
         return keep_or_find(
             folder,
-            "lens",
+            lens_spec.result_kind,
             {**asked, **settings},
             run_id,
             lambda tick: found(load),
             lambda result: result.document,
             recompute=recompute,
-            what="logit lens",
+            what=lens_spec.what({}),
+            in_format=lens_spec.format,
             reporter=CommandLine(),
         )[1]
 
@@ -142,68 +145,3 @@ def _lens(
     return kept(
         model_results(store_path(store), lasting_name(model)), None, settings, lambda: loaded_model(model, **options)
     )
-
-
-def neuron_lines(found: "NeuronLogits") -> list[str]:
-    """What a neuron promotes and suppresses, for people."""
-    columns = [
-        Column("promoted", text=True),
-        Column("effect"),
-        Column("suppressed", text=True),
-        Column("effect"),
-    ]
-    rows = [
-        (_quoted(up.token), signed(up.effect, digits=5), _quoted(down.token), signed(down.effect, digits=5))
-        for up, down in zip(found.promoted, found.suppressed, strict=True)
-    ]
-    title = (
-        f"{found.address} at {found.site} of {found.model}: what one unit of its value adds to the logits, directly; "
-        f"standard deviation over {found.vocabulary:,} tokens {number(found.std)}"
-    )
-    return [*wrapped(title), *table(columns, rows)]
-
-
-def lens_lines(found: "Mapping[str, Any]") -> list[str]:
-    """The layers' answers, for people. found: the document."""
-    columns = [
-        Column("layer"),
-        Column("rank"),
-        Column("log p"),
-        Column("entropy", spare=1),
-        Column("likeliest tokens", text=True),
-    ]
-    rows = [
-        (
-            layer["layer"],
-            layer["answer_rank"],
-            fixed(layer["answer_log_prob"], places=2),
-            fixed(layer["entropy"]),
-            "  ".join(map(_likely, layer["top"])),
-        )
-        for layer in found["layers"]
-    ]
-    answer = f"{_quoted(found['answer']['token'])} ({percent(found['answer']['probability'])})"
-    title = f"After {found['tokens']} tokens {found['model']} answers {answer}; its rank and log-probability by layer"
-    lines = [*wrapped(title), *table(columns, rows)]
-    return [*lines, "", *_position_lines(found)] if "prompt_tokens" in found else lines
-
-
-def _position_lines(found: "Mapping[str, Any]") -> list[str]:
-    """A row for each token of the prompt; where not all layers have room, the last ones."""
-    layers = found["layers"]
-    columns = [Column("after", text=True)]
-    columns += [Column(f"layer {one['layer']}", text=True, spare=len(layers) - i) for i, one in enumerate(layers)]
-    rows = [
-        (_quoted(token), *(_likely(layer["positions"][place]) for layer in layers))
-        for place, token in enumerate(found["prompt_tokens"])
-    ]
-    return [*wrapped("The likeliest token after each of the prompt's, by layer"), *table(columns, rows)]
-
-
-def _likely(token: "Mapping[str, Any]") -> str:
-    return f"{_quoted(token['token'])} {percent(token['probability'], places=0)}"
-
-
-def _quoted(token: str | None) -> str:
-    """A token with its spaces to be seen; a dash for an id that the tokenizer has no token for."""
-    return "-" if token is None else f"'{token}'"

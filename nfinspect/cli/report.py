@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def compared_kinds() -> tuple[str, ...]:
     """Kinds of neurons whose analyses are drawn of several runs."""
     from nfinspect.analyses import specs
-    from nfinspect.analyses.kinds import kind_of
+    from nfinspect.analyses.neuron_kinds import kind_of
 
     drawn = (one for one in specs() if one.comparison and one.comparison.figures)
     return tuple(kind_of(one, one.every_variant()[0]) for one in drawn)

@@ -21,7 +21,7 @@ def make_from_run(file: "RunFile", site: str, kinds: Collection[str] | None = No
     """Run the analyses of these kinds, of all if not given, that nothing is kept of. Returns why one cannot be made, by
     kind.
     """
-    from nfinspect.analyses.kinds import KEPT_KINDS, newest
+    from nfinspect.analyses.neuron_kinds import KEPT_KINDS, newest
 
     refused = {}
     for kind in made_from_runs():
@@ -69,10 +69,11 @@ def make_with_model(file: "RunFile", site: str, model: str | None) -> dict[str, 
 
 def _attention(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> None:
     """The methods that nothing is kept of, over the run's own prompts."""
-    from nfinspect.analyses.kinds import kept_over_all_layers
+    from nfinspect.analyses import spec
+    from nfinspect.analyses.neuron_kinds import kept_over_all_layers
     from nfinspect.analysis.attention_scores import METHODS
 
-    known = {one.document["method"] for one in kept_over_all_layers(file, "attention", site, of_model=True)}
+    known = {one.document["method"] for one in kept_over_all_layers(file, spec("attention"), site)}
     for method in (method for method in METHODS if method not in known):
         attention_of_run(file, RunModel(name, own_dtype(file), lambda: loaded), method, site)
 
@@ -80,7 +81,7 @@ def _attention(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> 
 def _suppression(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> None:
     """What the kept detectors do to the logits of their own n-grams."""
     from nfinspect.analyses import spec
-    from nfinspect.analyses.kinds import newest_with
+    from nfinspect.analyses.neuron_kinds import newest_with
     from nfinspect.analyses.ngrams import keep_suppression
     from nfinspect.results import read_or_none
 
@@ -94,10 +95,11 @@ def _suppression(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -
 
 def _ablation(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> None:
     """Kinds of neurons cut out, on the run's own windows."""
-    from nfinspect.analyses.kinds import NoKeptResult, kept_ablations, set_of_kinds
+    from nfinspect.analyses import spec
+    from nfinspect.analyses.neuron_kinds import NoKeptResult, kept_over_all_layers, set_of_kinds
     from nfinspect.analysis.neuron_sets import NeuronSet
 
-    if kept_ablations(file, site):
+    if kept_over_all_layers(file, spec("ablate"), site):
         return
     sets: dict[str, NeuronSet] = {}
     for kind in CUT:

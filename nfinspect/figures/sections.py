@@ -7,14 +7,20 @@ from typing import Any
 
 from nfinspect.analyses import specs
 from nfinspect.analyses.kind_overlap import overlap_of_kinds
-from nfinspect.analyses.kinds import KEPT_KINDS, SINGLE_KINDS, command, kept_ablations, kind_of, newest, newest_with
+from nfinspect.analyses.neuron_kinds import (
+    KEPT_KINDS,
+    SINGLE_KINDS,
+    command,
+    kind_of,
+    newest,
+    newest_with,
+)
 from nfinspect.analyses.spec import AnalysisSpec, Kept, Variant
 from nfinspect.analysis.comparison import BASELINE
 from nfinspect.analysis.dead import dead_by_layer
 from nfinspect.analysis.health import network_report
 from nfinspect.analysis.overlap import overlap
 from nfinspect.analysis.ticks import Tick, silent
-from nfinspect.figures.ablation import ablation_chart
 from nfinspect.figures.compare import dead_overlay
 from nfinspect.figures.health import dead_chart, health_chart
 from nfinspect.figures.histograms import histogram_chart
@@ -27,6 +33,9 @@ from nfinspect_store.results import Result
 
 ORDER = ("positions", "ngrams", "delta", "attention")
 """Of the analyses whose figures come first; the others follow."""
+
+LAST = ("ablate",)
+"""Those that come behind what concepts and kinds of neurons share."""
 
 OVERLAPPED = ("dead", *SINGLE_KINDS)
 MOST_CONCEPTS = 10
@@ -65,14 +74,16 @@ def sections_of(
 ) -> list[Section]:
     """The figures of a run at a site, in the order of the page. refused: of Part. tick: parts read, of all."""
     of = Part(run, site, refused or {})
-    analyses = (partial(_analysis, spec=one) for one in specs(ORDER))
+    first, last = (
+        [partial(_analysis, spec=one) for one in specs(ORDER) if (one.name in LAST) is late] for late in (False, True)
+    )
     parts: tuple[Callable[[Part], Sequence[Section]], ...] = (
         _health,
         _histograms,
-        *analyses,
+        *first,
         _concepts,
         _kinds,
-        _ablation,
+        *last,
     )
     found: list[Section] = []
     for done, part in enumerate(parts, 1):
@@ -121,7 +132,8 @@ def _analysis(of: Part, spec: AnalysisSpec) -> Sequence[Section]:
     kept = {variant.name: one for variant, one in every if one is not None}
     charts = figure.charts(kept) if kept else ()
     lacking = [variant for variant, one in every if one is None] if figure.each or not kept else []
-    kinds = [(kind_of(spec, variant) or spec.kinds[0].name, variant) for variant in lacking]
+    some = spec.kinds[0].name if spec.kinds else figure.name
+    kinds = [(kind_of(spec, variant) or some, variant) for variant in lacking]
     absent = [of.missing(kind, figure.name or kind, variant.title) for kind, variant in kinds]
     return [*charts, *(absent if figure.each else absent[:1])]
 
@@ -160,10 +172,3 @@ def _kinds(of: Part) -> list[Section]:
 def _usable(of: Part, kind: str) -> bool:
     result = of.result(kind)
     return result is not None and not KEPT_KINDS[kind].kind.refused(result.document)
-
-
-def _ablation(of: Part) -> list[Section]:
-    kept = kept_ablations(of.run, of.site)
-    if kept:
-        return [ablation_chart(kept[0].document)]
-    return [of.missing("ablation", "ablation", "What the model loses without sets of neurons")]

@@ -1,4 +1,4 @@
-"""How a number is written for people, in the app, the commands and the reports: a statistic reads the same in each.
+"""How a number is written for people, and a token, in the app, the commands and the reports: each reads the same.
 
 JSON and CSV hold the values themselves. signs: what stands for an undefined value, which is never written as 0.
 """
@@ -71,6 +71,11 @@ def count(value: int | None, signs: Signs = PLAIN) -> str:
             scaled = value / size
             return f"{scaled:.0f}{unit}" if scaled >= 100 else f"{scaled:.1f}{unit}"
     return f"{value:.1e}"
+
+
+def quoted(text: str | None, signs: Signs = PLAIN) -> str:
+    """A token with its spaces to be seen; undefined for an id that the tokenizer has no token for."""
+    return signs.none if text is None else f'"{text}"'
 
 
 def counted(number: int, what: str) -> str:

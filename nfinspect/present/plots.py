@@ -85,7 +85,57 @@ class LayerPoints:
     here: tuple[float, float] | None = None
 
 
-Plot = Nothing | Curve | LayerBars | LayerPoints | Histogram | Matrix
+@dataclass(frozen=True)
+class Bar:
+    """A bar across, in the direction of its sign. note: what stands behind its figure."""
+
+    label: str
+    value: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Groups of bars on one scale. here: the group that is shown in any case."""
+
+    title: str
+    groups: tuple[tuple[Bar, ...], ...]
+    here: int = 0
+
+
+@dataclass(frozen=True)
+class TwoSided:
+    """Pairs of bars on one scale, one at the left and one at the right, None where it has no other. here: the first
+    pair that is shown.
+    """
+
+    title: str
+    pairs: tuple[tuple[Bar | None, Bar | None], ...]
+    here: int = 0
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Things against things. names: with how many there are of each; cells: how much and how many two of them share,
+    the share 0 to 1, by their names in either order.
+    """
+
+    title: str
+    names: Mapping[str, int]
+    cells: Mapping[tuple[str, str], tuple[float, int]]
+
+
+@dataclass(frozen=True)
+class Shading:
+    """Shares of 0 to 1: in every row, the first above, as many as there are columns. here: the row that is marked."""
+
+    title: str
+    rows: tuple[str, ...]
+    shares: tuple[tuple[float, ...], ...]
+    here: int | None = None
+
+
+Plot = Nothing | Curve | LayerBars | LayerPoints | Histogram | Matrix | Bars | TwoSided | Grid | Shading
 
 
 def across(layer: int, neuron: int, sizes: Mapping[int, int]) -> float:

@@ -483,8 +483,9 @@ class NfinspectApp(App[int]):
             key = self.get_key_display(binding)
             yield SystemCommand(words, f"key {key}", partial(self.run_action, binding.action, node))
         if self.session_here() is not None:
-            from nfinspect.tui.commands import analysis_names, analysis_of
+            from nfinspect.analyses import specs
             from nfinspect.tui.navigate import go_to
 
-            for analysis in map(analysis_of, analysis_names()[:-1]):  # logits are of one neuron: its pane has the key
-                yield SystemCommand(f"Analysis: {analysis.name}", analysis.answers, partial(go_to, self, analysis.name))
+            for one in specs():
+                if not one.of_neuron:  # the neuron's pane has the key
+                    yield SystemCommand(f"Analysis: {one.name}", one.answers, partial(go_to, self, one.name))

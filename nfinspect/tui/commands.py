@@ -1,13 +1,12 @@
-"""The analyses that have a pane: what each answers, and the command that makes it."""
+"""The command that makes an analysis of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nfinspect.analyses import names, spec
+from nfinspect.analyses import command_of, spec
 from nfinspect.tui.requests import MARKED
 
 if TYPE_CHECKING:
@@ -17,49 +16,9 @@ MODEL, TEXT = "MODEL", "TEXT"
 """What stands in a command where the app does not know better: the user is asked to put it in."""
 
 
-@dataclass(frozen=True)
-class Analysis:
-    """name: of the place; kind: of its kept results, empty where none is kept; word: the command, if not the name."""
-
-    name: str
-    kind: str
-    answers: str
-    of_model: bool = False
-    word: str = ""
-
-    @property
-    def command(self) -> str:
-        return self.word or self.name
-
-
-OWN = {
-    one.name: one
-    for one in (
-        Analysis("ablate", "ablation", "what is lost without a set of neurons", of_model=True),
-        Analysis("kinds", "", "how many neurons are of two such kinds", word="overlap"),
-        Analysis("lens", "lens", "what each layer would answer to a prompt", of_model=True, word="logits"),
-        Analysis("logits", "", "tokens that a neuron promotes, suppresses", of_model=True),
-    )
-}
-"""Those that have panes of their own. Of the others the specs tell."""
-
-
-def analysis_names() -> tuple[str, ...]:
-    """The names of all, in their order; they are places after `:`, too."""
-    return (*names(), *OWN)
-
-
-def analysis_of(name: str) -> Analysis:
-    """An analysis by its name."""
-    if name in OWN:
-        return OWN[name]
-    found = spec(name)
-    return Analysis(name, name, found.answers, of_model=found.needs == "model")
-
-
 def from_the_store() -> str:
     """Kinds of neurons whose analysis needs no model: `overlap --kinds` makes and keeps what is not there."""
-    from nfinspect.analyses.kinds import KEPT_KINDS, SINGLE_KINDS
+    from nfinspect.analyses.neuron_kinds import KEPT_KINDS, SINGLE_KINDS
 
     return ",".join(["dead", *(name for name in SINGLE_KINDS if KEPT_KINDS[name].spec.needs == "run")])
 
@@ -78,22 +37,21 @@ def make_command(
 
     choices: the pane's own options. marked: how many neurons are marked, which is what an ablation then cuts out.
     """
+    word, needs = command_of(name), spec(name).needs
     where = () if site == session.default_site else ("--site", site)
-    model = model or session.info.model or MODEL
+    of = (session.name,) if needs == "run" else (model or session.info.model or MODEL,)
+    source = () if needs == "run" else ("--from", session.name)
+    made: tuple[str, ...] = (word, *of, *choices, *where, *source)
     if name == "logits":
-        made = ("logits", model, *choices, "--json", "--from", session.name)
+        made = (word, *of, *choices, "--json", *source)
     elif name == "lens":
-        made = ("logits", model, *(choices or lens_of(first_text(session))), *bos_of(session), "--from", session.name)
+        made = (word, *of, *(choices or lens_of(first_text(session))), *bos_of(session), *source)
     elif name == "ablate":
         # On the run's own windows, which are what its classes and kinds were found on.
         chosen = ("--neurons", str(session.results_folder / MARKED)) if marked else ("--class", "dead")
-        made = ("ablate", model, "--from", session.name, *chosen, *choices, *where)
+        made = (word, *of, *source, *chosen, *choices, *where)
     elif name == "kinds":
-        made = ("overlap", session.name, "--kinds", from_the_store(), *where)
-    elif analysis_of(name).of_model:
-        made = (name, model, *choices, *where, "--from", session.name)
-    else:
-        made = (name, session.name, *choices, *where)
+        made = (word, *of, "--kinds", from_the_store(), *where)
     return (*made, "--store", str(store))
 
 

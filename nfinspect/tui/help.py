@@ -11,8 +11,8 @@ from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
 
+from nfinspect.analyses import names
 from nfinspect.tui.cells import Cell, content, fit
-from nfinspect.tui.commands import analysis_names
 from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ ARGUMENTS = {"lens": " The capital of", "logits": " L1/N4"}
 
 def _analyses() -> str:
     """What goes to each analysis."""
-    return "  ".join([":analyses", *(f":{name}{ARGUMENTS.get(name, '')}" for name in analysis_names()), ":compare A,B"])
+    return "  ".join([":analyses", *(f":{name}{ARGUMENTS.get(name, '')}" for name in names()), ":compare A,B"])
 
 
 class HelpScreen(ModalScreen[None]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nfinspect.tui.commands import analysis_names
+from nfinspect.analyses import names
 from nfinspect.tui.places import Place, place
 from nfinspect_store.addresses import Address, parse_address
 from nfinspect_store.errors import RequestError
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nfinspect.tui.hub import Hub
     from nfinspect.tui.session import Session
 
-ANALYSES = analysis_names()
+ANALYSES = names()
 WORDS = ("runs", "watch", "compare", "layers", "neurons", "trace", "overlap", "sql", "analyses", *ANALYSES, "quit")
 EXPECTED = (
     "L12/N3071, L12, a class such as dead, trace CONCEPT, overlap, sql, layers, neurons, runs, watch NAME, "

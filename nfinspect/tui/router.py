@@ -70,10 +70,6 @@ def _pane(name: str) -> Any:
             from nfinspect.tui.panes.analyses import AnalysesPane
 
             return AnalysesPane
-        case "ablate":
-            from nfinspect.tui.panes.ablation import AblationPane
-
-            return AblationPane
         case "kinds":
             from nfinspect.tui.panes.kinds import KindsPane
 

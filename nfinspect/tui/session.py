@@ -133,7 +133,7 @@ class Session:
     def kinds(self, site: str) -> KindOverlap | None:
         """What the dead and the kinds share whose analysis is kept; None where none is."""
         from nfinspect.analyses.kind_overlap import overlap_of_kinds
-        from nfinspect.analyses.kinds import SINGLE_KINDS, newest
+        from nfinspect.analyses.neuron_kinds import SINGLE_KINDS, newest
 
         known = [kind for kind in SINGLE_KINDS if newest(self._run, kind, site) is not None]
         return overlap_of_kinds(self._run, ["dead", *known], site) if known else None

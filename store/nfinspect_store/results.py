@@ -37,8 +37,6 @@ BLOCK_SIZE = 16384
 """DuckDB's smallest: an empty table then takes little room."""
 
 FORMATS: Mapping[str, int] = {
-    "ablation": 2,
-    "lens": 1,
     "perplexity": 1,
     "substitution": 1,
 }

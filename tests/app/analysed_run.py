@@ -74,7 +74,14 @@ def keep_analyses(path: Path) -> None:
         find_or_compute(spec("positions"), run)
         find_or_compute(spec("delta"), run)
         keep_attention(path.parent)
-        keep_result(run_results(path), "ablation", ablation_settings(), ablation_document(), run_id=run.info.run_id)
+        keep_result(
+            run_results(path),
+            "ablation",
+            ablation_settings(),
+            ablation_document(),
+            run_id=run.info.run_id,
+            in_format=spec("ablate").format,
+        )
 
 
 def keep_attention(store: Path, neurons: int = NEURONS, **settings: object) -> None:

@@ -12,10 +12,10 @@ from app_driver import Driven, Start
 from fake_engine import HOSTILE, FakeEngine, FakeSession
 from test_making_analyses import ended, go
 
+from nfinspect.analyses.lens import SPEC, Lens
 from nfinspect.capturing.arrays import ArrayPrompt, array_info, write_run
 from nfinspect.tui.engine import Engine
-from nfinspect.tui.lens_drawings import lens_map
-from nfinspect.tui.panes.lens import Lens
+from nfinspect.tui.plot_lines import plot_lines
 from nfinspect_store.results import keep_result, list_results, model_results, run_results
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "gpt2-relu"
@@ -195,10 +195,10 @@ async def test_the_real_command_makes_and_keeps_it(start: Start, tmp_path: Path)
 
 def test_the_map_shows_the_row_and_the_last_tokens() -> None:
     found = Lens(document("x", layers=40, tokens=[f" {i}" for i in range(300)]))
-    caption, *lines = lens_map(found, found.layers[5], 60, 10, True)
+    caption, *lines = plot_lines(SPEC.drawings[-1].plot, found, found.layers[5], 60, 10, True)
     assert "after each token 244-299" in caption
     assert len(lines) == 9 and all(len(line) <= 60 for line in lines)
     assert sum(line.startswith("L5 >") for line in lines) == 1
     small = Lens(document("x"))
-    _, top, *_ = lens_map(small, None, 60, 10, True)
+    _, top, *_ = plot_lines(SPEC.drawings[-1].plot, small, None, 60, 10, True)
     assert top == "L2 " + "::::::" + "++++++" + "******"

@@ -220,10 +220,10 @@ import sys
 import nfinspect.tui.app, nfinspect.tui.engine, nfinspect.tui.session, nfinspect.tui.bindings
 import nfinspect.tui.widgets.chart, nfinspect.tui.panes.marked, nfinspect.tui.panes.prompt
 import nfinspect.analysis.trace, nfinspect.analysis.overlap
-import nfinspect.tui.panes.analyses, nfinspect.tui.panes.specified, nfinspect.tui.panes.ablation
+import nfinspect.tui.panes.analyses, nfinspect.tui.panes.specified
 import nfinspect.tui.panes.kinds, nfinspect.tui.panes.logits, nfinspect.tui.plot_lines, nfinspect.tui.jobs
 import nfinspect.analyses.kind_overlap, nfinspect.analyses
-import nfinspect.tui.panes.lens, nfinspect.tui.lens_drawings, nfinspect.tui.panes.compare, nfinspect.tui.comparing
+import nfinspect.tui.panes.lens, nfinspect.tui.panes.compare, nfinspect.tui.comparing
 nfinspect.tui.bindings.binding_ids(nfinspect.tui.app.NfinspectApp)
 nfinspect.analyses.specs()
 assert not {"torch", "transformers", "matplotlib"} & set(sys.modules)

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nfinspect.analyses import positions, sinks
+from nfinspect.analyses import sinks
 from nfinspect.analysis import (
     attention_scores,
     classes,
     delta,
     distribution,
     enough,
+    positions,
     profiles,
     recommendations,
     scores,

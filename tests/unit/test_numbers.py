@@ -1,9 +1,10 @@
 import pytest
 
-from nfinspect.cli.ablate import ablation_lines
-from nfinspect.figures.ablation import ablation_chart
+from nfinspect.analyses.ablate import FIELDS, SPEC, Ablation
+from nfinspect.analyses.ablate.charts import ablation_chart
+from nfinspect.cli.analysis import lines
 from nfinspect.present.numbers import count, counted, duration, fixed, number, percent, signed, size
-from nfinspect.tui.columns.analyses import ablation_columns
+from nfinspect.tui.columns.fields import field_column
 from nfinspect.tui.glyphs import UNICODE
 
 
@@ -55,8 +56,9 @@ def test_a_figure_reads_the_same_in_the_command_the_app_and_the_report() -> None
         "bootstrap": {"units": 3, "resampled": "windows", "draws": 1000},
         "baseline": {"nll": 4.0, "perplexity": 54.598},
     }  # fmt: skip
-    command = ablation_lines(document)[-1].split()
-    app = {column.title: column.cell(one, column.width).text for column in ablation_columns(UNICODE)}
+    command = lines(SPEC, Ablation(document))[-1].split()
+    columns = [field_column(field, UNICODE) for field in FIELDS]
+    app = {column.title: column.cell(one, column.width).text for column in columns}
     report = " ".join(ablation_chart(document).findings)
     assert (app["dNLL"], app["p"], app["perpl."], app["z"]) == ("-0.0123", "0.048", "1,234.6", "3.2")
     assert {app["dNLL"], app["p"], app["perpl."], app["z"]} < set(command)

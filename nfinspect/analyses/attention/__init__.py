@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nfinspect.analyses.attention.charts import attention_chart
+from nfinspect.analyses.fields import LAYER, NEURON, NEURONS, numbers
 from nfinspect.analyses.spec import (
     AnalysisSpec,
     Comparison,
@@ -36,7 +37,6 @@ VARIANTS = tuple(Variant(word, {"method": method}, "Attention neurons") for meth
 # what it says and lists
 
 RANK = Field("rank", "place by |score|, from 1", title="#", form="count", width=7, ascending=True, tone="dim")
-NEURON = Field("neuron", "layer and neuron, each from 0", title="neuron", form="neuron", width=11)
 SCORE = Field("score", "mean over the prompts", title="score", digits=4, width=9, tone="bold")
 MEAN = Field("mean_activation", "mean value at the positions from 1 on", title="mean", header="mean value", width=9)
 FIRST = Field("first_activation", "mean value at position 0", title="at pos. 0", header="at position 0", width=10)
@@ -61,8 +61,8 @@ def _printed(found: AttentionScores) -> Sequence[Table]:
         return Field(header, "", header=header, digits=digits, spare=spare, value=value)
 
     fields = [
-        Field("layer", "", header="layer", form="layer"),
-        Field("neurons", "", header="neurons", form="count", spare=2),
+        LAYER,
+        NEURONS,
         of("lowest", lambda x: x.scores.min),
         of("median", lambda x: x.scores.percentiles["50"], spare=1),
         of("highest", lambda x: x.scores.max),
@@ -86,8 +86,10 @@ def _sentence(found: AttentionScores, kept: Result) -> str:
     return f"{found.method}: mean over {counted(found.samples, 'prompt')} of {read_from(kept)}, {found.tokens:,} tokens"
 
 
-def _kept(document: Mapping[str, Any]) -> str:
-    return f"{document['method']} at {document['site']}: {document['samples']} prompts, {document['tokens']:,} tokens"
+def _kept(result: Result) -> str:
+    d = result.document
+    of = "" if whose(result) else f"; of {read_from(result)}"
+    return f"{d['method']} at {d['site']}: {d['samples']} prompts, {d['tokens']:,} tokens{of}"
 
 
 def _strongest(result: Result, top: int) -> Sequence[Mapping[str, Any]]:
@@ -101,21 +103,17 @@ def _strongest(result: Result, top: int) -> Sequence[Mapping[str, Any]]:
 # how it is drawn
 
 
-def _layers(found: AttentionScores) -> tuple[int, ...]:
-    return tuple(layer.layer for layer in found.layers)
-
-
 def _scores(found: AttentionScores, row: object) -> Plot:
     def largest(layer: AttentionLayer) -> float | None:
         return max((abs(x) for x in (layer.scores.min, layer.scores.max) if x is not None), default=None)
 
-    return LayerBars("largest |score| in each layer", _layers(found), {"": tuple(map(largest, found.layers))})
+    return LayerBars("largest |score| in each layer", numbers(found.layers), {"": tuple(map(largest, found.layers))})
 
 
 def _share(what: str, key: str) -> Callable[[AttentionScores, object], Plot]:
     def plot(found: AttentionScores, row: object) -> Plot:
         shares = tuple(_percent(getattr(layer, key)) for layer in found.layers)
-        return LayerBars(what, _layers(found), {"": shares}, whole=True)
+        return LayerBars(what, numbers(found.layers), {"": shares}, whole=True)
 
     return plot
 
@@ -171,8 +169,7 @@ def _said(layers: Sequence[Mapping[str, Any]]) -> str:
 
 SPEC = AnalysisSpec(
     name="attention",
-    format=1,
-    does="Neurons whose values go with what the model attends to, or with its loss.",
+    needs="model",
     answers="neurons that go with the attention",
     explains=(
         "weighted: the neuron's mean over positions weighted by how much attention they receive, minus its plain mean. "
@@ -188,15 +185,11 @@ SPEC = AnalysisSpec(
         Option("method", "Values where attention goes, loss by value, or values where the last token looks.", type=str,
                default=METHODS[0], choices=METHODS),
     ),
-    settings=None,
-    compute=None,
-    document=AttentionScores.to_json,
     tables=AttentionScores.tables,
     read=lambda result: AttentionScores.from_json(result.document, result.table),
     printed=_printed,
     lists=(RowSet(_fields, _rows, ("rank", False), "no neuron"),),
     sentence=_sentence,
-    notes=lambda found: found.notes,
     kept=_kept,
     drawings=(
         Drawing("scores", _scores),

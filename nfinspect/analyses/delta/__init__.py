@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from nfinspect.analyses import fields
 from nfinspect.analyses.delta.charts import delta_chart, step_size_chart
 from nfinspect.analyses.spec import (
     AnalysisSpec,
@@ -14,9 +15,11 @@ from nfinspect.analyses.spec import (
     Kept,
     Measure,
     NeuronKind,
+    Neurons,
     Option,
     Options,
     RowSet,
+    Shown,
     Table,
 )
 from nfinspect.analysis.delta import MIN_RATIO, MIN_STEP, ORDERS, Delta, DeltaRow, delta
@@ -24,13 +27,11 @@ from nfinspect.analysis.keeping import Made, keep_or_find
 from nfinspect.analysis.mamba_channels import ChannelRow
 from nfinspect.analysis.substitution import LAGS, Substitution
 from nfinspect.analysis.ticks import Reporter, Tick
-from nfinspect.present.charts import Absent, Section, percent, sentences
-from nfinspect.present.numbers import counted
+from nfinspect.present.charts import Absent, Section, sentences
 from nfinspect.present.plots import Histogram, LayerBars, Plot
 from nfinspect_store.errors import RequestError
 from nfinspect_store.reader import RunFile
 from nfinspect_store.results import Result
-from nfinspect_store.types import Layer
 
 # substituted tokens, which need the model
 
@@ -91,7 +92,6 @@ def _joined(found: Delta, kept: Result, results: Callable[[str], Sequence[Result
 
 # what it says and lists
 
-LAYER = Field("layer", "layer, from 0", header="layer", form="layer")
 SENSITIVE = Field("delta_sensitive", "neurons that are delta-sensitive", header="delta-sensitive", form="count")
 MEDIAN_STEP = Field(
     "median_step_sensitivity", "median step sensitivity of those that vary", header="median step", digits=3
@@ -100,8 +100,8 @@ MEDIAN_RATIO = Field(
     "median_von_neumann_ratio", "median von Neumann ratio of those that vary", header="median ratio", digits=3
 )
 LAYER_FIELDS = (
-    LAYER,
-    Field("neurons", "neurons of the layer", header="neurons", form="count", spare=1),
+    fields.LAYER,
+    fields.NEURONS,
     SENSITIVE,
     Field("constant", "neurons that never vary", header="never vary", form="count"),
     MEDIAN_STEP,
@@ -109,7 +109,7 @@ LAYER_FIELDS = (
 )
 
 FIELDS = (
-    Field("neuron", "layer and neuron, each from 0", title="neuron", form="neuron", width=11),
+    fields.NEURON,
     Field("step_sensitivity", "mean |change from one token to the next| in units of its std", title="step", width=7,
           tone="bold"),
     Field("von_neumann_ratio", "mean squared change over variance", title="ratio", width=7, tone="bold"),
@@ -141,10 +141,10 @@ CHANNELS = (
 )  # fmt: skip
 
 
-def _neurons_of_channel(row: ChannelRow, found: Delta, layers: Sequence[Layer]) -> tuple[tuple[int, int], ...]:
+def _neurons_of_channel(row: ChannelRow, found: Delta, of: Shown) -> Neurons:
     """A channel of Mamba is the neuron of its number; a head of Mamba-2 is none."""
     channels = sum(1 for other in found.mamba_delta if other.layer == row.layer)
-    alike = any(x.layer == row.layer and x.neurons == channels for x in layers if x.site == "mixer")
+    alike = any(x.layer == row.layer and x.neurons == channels for x in of.layers if x.site == "mixer")
     return ((row.layer, row.channel),) if alike and found.site == "mixer" else ()
 
 
@@ -186,11 +186,11 @@ def _channel_table(rows: Sequence[ChannelRow]) -> Table:
         found = strongest(here)
         return None if found is None else found.surprisal_correlation
 
-    def channel(here: Sequence[ChannelRow]) -> int | str:
+    def channel(here: Sequence[ChannelRow]) -> int | None:
         found = strongest(here)
-        return "-" if found is None else found.channel
+        return None if found is None else found.channel
 
-    fields = (
+    columns = (
         Field("layer", "", header="layer", form="layer", value=lambda here: here[0].layer),
         Field("channels", "", header="channels", form="count", value=len),
         median("median Δ", "mean"),
@@ -201,7 +201,7 @@ def _channel_table(rows: Sequence[ChannelRow]) -> Table:
     )
     by_layer = [[row for row in rows if row.layer == layer] for layer in dict.fromkeys(row.layer for row in rows)]
     title = f"Mamba's step size Δ over {rows[0].n} tokens, and its correlation with the token's surprisal"
-    return Table(fields, by_layer, title)
+    return Table(columns, by_layer, title)
 
 
 def _sentence(found: Delta, kept: Result) -> str:
@@ -209,15 +209,14 @@ def _sentence(found: Delta, kept: Result) -> str:
         return "statistics only: there is Mamba's own step size, and nothing on its neurons"
     limits = f"ratio >= {found.min_ratio:g}, step >= {found.min_step:g}"
     mamba = f"; step size of {len(found.mamba_delta):,} channels" if found.mamba_delta else ""
-    sensitive = sum(layer.delta_sensitive for layer in found.layers)
-    return f"{sensitive:,} delta-sensitive of {len(found.neurons):,} neurons ({limits}); {found.pairs:,} steps{mamba}"
+    sensitive = f"{fields.total(found.layers, 'delta_sensitive'):,} delta-sensitive of {len(found.neurons):,} neurons"
+    return f"{sensitive} ({limits}); {found.pairs:,} steps{mamba}"
 
 
-def _kept(document: Mapping[str, Any]) -> str:
-    layers = document["layers"]
-    neurons = f"{sum(layer['neurons'] for layer in layers):,} neurons of {len(layers)} layers"
-    limits = f"ratio from {document['min_ratio']:g}, step from {document['min_step']:g}"
-    return f"{document['site']}: {document['delta_sensitive']} delta-sensitive among {neurons}; {limits}"
+def _kept(result: Result) -> str:
+    d = result.document
+    limits = f"ratio from {d['min_ratio']:g}, step from {d['min_step']:g}"
+    return f"{d['site']}: {d['delta_sensitive']} delta-sensitive among {fields.among(d['layers'])}; {limits}"
 
 
 # how it is drawn
@@ -236,7 +235,7 @@ def _steps(found: Delta, row: object) -> Plot:
 def _by_layer(found: Delta, row: object) -> Plot:
     medians = tuple(layer.median_von_neumann_ratio for layer in found.layers)
     what = "median von Neumann ratio of each layer's neurons (2: white noise)"
-    return LayerBars(what, tuple(layer.layer for layer in found.layers), {"": medians})
+    return LayerBars(what, fields.numbers(found.layers), {"": medians})
 
 
 def _step_size(found: Delta, row: object) -> Plot:
@@ -264,17 +263,12 @@ FIGURE = Figures(_charts, "delta-sensitive-neurons")
 # several runs
 
 
-def _said(layers: Sequence[Mapping[str, Any]]) -> str:
-    sensitive, neurons = (sum(layer[key] for layer in layers) for key in ("delta_sensitive", "neurons"))
-    return f"{sensitive:,} delta-sensitive of {counted(neurons, 'neuron')}"
-
-
 MEASURES = (
     Measure("ratio", "ratio", "median von Neumann ratio of each layer's neurons (2: white noise)",
             lambda x: x["median_von_neumann_ratio"]),
     Measure("step", "step", "median step sensitivity of each layer's neurons", lambda x: x["median_step_sensitivity"]),
     Measure("percent", "% layer", "delta-sensitive neurons, % of each layer",
-            lambda x: percent(x["delta_sensitive"], x["neurons"]), "%"),
+            fields.percent_of_layer("delta_sensitive"), "%"),
     Measure("sensitive", "sensitive", "delta-sensitive neurons of each layer", lambda x: x["delta_sensitive"],
             "count", 9),
 )  # fmt: skip
@@ -285,8 +279,6 @@ FACTS = (
     Field("delta_sensitive", "of them delta-sensitive", header="delta-sensitive", form="count",
           value=lambda found: len(found.delta_sensitive)),
 )  # fmt: skip
-SHARE = Field("percent", "of the layer's neurons", header="% of layer", form="percent",
-              value=lambda layer: layer.delta_sensitive / layer.neurons)  # fmt: skip
 
 
 def _settings(run: RunFile, options: Options) -> dict[str, object]:
@@ -301,7 +293,6 @@ def _refused(document: Mapping[str, Any]) -> str:
 
 SPEC = AnalysisSpec(
     name="delta",
-    format=1,
     does="Neurons that change with every token, and Mamba's step size.",
     answers="neurons that change with every token",
     explains=(
@@ -328,8 +319,6 @@ SPEC = AnalysisSpec(
     ),
     settings=_settings,
     compute=delta,
-    document=Delta.to_json,
-    tables=lambda found: {},
     read=lambda result: Delta.from_json(result.document),
     check=_check,
     finish=_finish,
@@ -344,7 +333,6 @@ SPEC = AnalysisSpec(
                 named=("layer", "channel"), neurons=_neurons_of_channel),
     ),
     sentence=_sentence,
-    notes=lambda found: found.notes,
     kept=_kept,
     drawings=(
         Drawing("ratio", _ratios, there=lambda found: bool(found.neurons)),
@@ -359,8 +347,8 @@ SPEC = AnalysisSpec(
     figure=FIGURE,
     comparison=Comparison(
         facts=lambda found: FACTS,
-        layers=lambda found: (SENSITIVE, SHARE, MEDIAN_STEP, MEDIAN_RATIO),
+        layers=lambda found: (SENSITIVE, fields.share_of_layer("delta_sensitive"), MEDIAN_STEP, MEDIAN_RATIO),
         measures=lambda variant: MEASURES,
-        said=_said,
+        said=fields.said_of_layers("delta_sensitive", "delta-sensitive"),
     ),
 )  # fmt: skip

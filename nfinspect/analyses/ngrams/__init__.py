@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from nfinspect.analyses import fields
 from nfinspect.analyses.ngrams.charts import compared_charts, ngram_charts
 from nfinspect.analyses.spec import (
     AnalysisSpec,
@@ -69,14 +70,12 @@ def keep_suppression(kept: Result, found: NgramAnalysis, loaded: Any) -> NgramAn
 
 # what it says and lists
 
-LAYER = Field("layer", "layer, from 0", header="layer", form="layer")
-NEURONS = Field("neurons", "neurons of the layer", header="neurons", form="count", spare=2)
 DETECTORS = Field("detectors", "neurons that detect n-grams", header="detectors", form="count")
 CUMULATIVE = Field("cumulative", "n-grams covered up to and with this layer", header="up to here", form="count")
 NEW = Field("new_overall", "n-grams covered here and in no layer before", header="new", form="count")
 
 FIELDS = (
-    Field("neuron", "layer and neuron, each from 0", title="neuron", form="neuron", width=11),
+    fields.NEURON,
     Field("k", "fewest n-grams that hold 95 % of its activations", title="k", header="fewest", form="count", width=3,
           tone="bold"),
     Field("coverage", "share of its activations on the n-grams that it covers", title="covers", header="covered",
@@ -85,7 +84,7 @@ FIELDS = (
     Field("suppression", "mean direct effect on the logits of its n-grams' last tokens; undefined: no model was asked",
           title="suppr.", header="suppression", spare=2),
     Field("ngrams", "the n-grams that it covers, the most frequent first", title="n-grams", form="text", width=20,
-          flex=True, value=lambda row: " ".join(f'"{ngram.text}"' for ngram in row.ngrams)),
+          flex=True, sorts=False, value=lambda row: " ".join(f'"{ngram.text}"' for ngram in row.ngrams)),
 )  # fmt: skip
 
 
@@ -100,14 +99,11 @@ def _buckets(layers: Sequence[LayerNgrams]) -> list[Field]:
     return [of(name) for name in layers[0].buckets]
 
 
-def _neurons(found: NgramAnalysis) -> int:
-    return sum(layer.neurons for layer in found.layers)
-
-
 def _printed(found: NgramAnalysis) -> Sequence[Table]:
     word = NGRAM_WORDS[found.n]
+    detectors = f"{len(found.detectors)} {word} detector{'' if len(found.detectors) == 1 else 's'}"
     title = (
-        f"{len(found.detectors)} {word} detector{'' if len(found.detectors) == 1 else 's'} among {_neurons(found)} "
+        f"{detectors} among {fields.total(found.layers)} "
         f"neurons at {found.site}, from {found.positions} tokens with {found.distinct} different {word}s"
     )
     active = Field("active", "of them with an activation", header="firing", form="count", spare=1)
@@ -115,9 +111,13 @@ def _printed(found: NgramAnalysis) -> Sequence[Table]:
         "new_vs_previous", "n-grams covered here and not in the layer before", header="new to last", form="count"
     )
     return (
-        Table((LAYER, NEURONS, active, DETECTORS, _covered(word), CUMULATIVE, NEW, new_to_last), found.layers, title),
         Table(
-            (LAYER, *_buckets(found.layers)),
+            (fields.LAYER, fields.NEURONS, active, DETECTORS, _covered(word), CUMULATIVE, NEW, new_to_last),
+            found.layers,
+            title,
+        ),
+        Table(
+            (fields.LAYER, *_buckets(found.layers)),
             found.layers,
             f"Neurons by the fewest {word}s that hold 95% of their activations",
         ),
@@ -128,14 +128,12 @@ def _printed(found: NgramAnalysis) -> Sequence[Table]:
 def _sentence(found: NgramAnalysis, kept: Result) -> str:
     word = NGRAM_WORDS[found.n]
     places = f"{found.positions:,} places, {found.distinct:,} different {word}s"
-    return f"{counted(len(found.detectors), f'{word} detector')} among {_neurons(found):,} neurons; {places}"
+    return f"{counted(len(found.detectors), f'{word} detector')} among {fields.total(found.layers):,} neurons; {places}"
 
 
-def _kept(document: Mapping[str, Any]) -> str:
-    layers = document["layers"]
-    neurons = f"{sum(layer['neurons'] for layer in layers):,} neurons of {len(layers)} layers"
-    detectors = counted(len(document["detectors"]), "detector")
-    return f"n={document['n']} at {document['site']}: {detectors} among {neurons}"
+def _kept(result: Result) -> str:
+    d = result.document
+    return f"n={d['n']} at {d['site']}: {counted(len(d['detectors']), 'detector')} among {fields.among(d['layers'])}"
 
 
 def _searched(row: Detector) -> str:
@@ -149,7 +147,7 @@ def _by_k(found: NgramAnalysis, row: object) -> Plot:
     names = list(found.layers[0].buckets) if found.layers else []
     parts = {name: tuple(percent(layer.buckets[name], layer.active) for layer in found.layers) for name in names}
     what = f"% of firing neurons by k, the fewest {NGRAM_WORDS[found.n]}s with 95 % of their activations"
-    return LayerBars(what, _layers(found), parts, whole=True, key="k: ")
+    return LayerBars(what, fields.numbers(found.layers), parts, whole=True, key="k: ")
 
 
 def _detectors(found: NgramAnalysis, row: object) -> Plot:
@@ -157,7 +155,7 @@ def _detectors(found: NgramAnalysis, row: object) -> Plot:
     word = NGRAM_WORDS[found.n]
     if not any(counts):
         return Nothing(f"no layer has a {word} detector: nothing to draw")
-    return LayerBars(f"{word} detectors in each layer", _layers(found), {"": counts}, whole=True)
+    return LayerBars(f"{word} detectors in each layer", fields.numbers(found.layers), {"": counts}, whole=True)
 
 
 def _coverage(found: NgramAnalysis, row: object) -> Plot:
@@ -168,11 +166,9 @@ def _coverage(found: NgramAnalysis, row: object) -> Plot:
     }
     if not any(layer.covered for layer in found.layers):
         return Nothing(f"no {word} is covered by a detector: nothing to draw")
-    return LayerBars(f"{word}s that each layer's detectors cover together", _layers(found), parts, whole=True)
-
-
-def _layers(found: NgramAnalysis) -> tuple[int, ...]:
-    return tuple(layer.layer for layer in found.layers)
+    return LayerBars(
+        f"{word}s that each layer's detectors cover together", fields.numbers(found.layers), parts, whole=True
+    )
 
 
 def _charts(kept: Mapping[str, Kept]) -> Sequence[Section]:
@@ -190,7 +186,7 @@ def _measures(variant: str) -> Sequence[Measure]:
 
     return (
         Measure("percent", "% layer", f"{word} detectors, % of each layer's neurons",
-                lambda x: percent(x["detectors"], x["neurons"]), "%"),
+                fields.percent_of_layer("detectors"), "%"),
         counted("detectors", "detectors", f"{word} detectors of each layer", 9),
         counted("covered", "covered", f"{word}s that each layer's detectors cover together"),
         counted("cumulative", "so far", f"{word}s covered up to and with each layer"),
@@ -207,23 +203,21 @@ def _facts(found: NgramAnalysis) -> Sequence[Field]:
     return (
         of("positions", "tokens at which an n-gram was counted", "tokens", lambda x: x.positions),
         of("distinct", "different n-grams", f"{word}s seen", lambda x: x.distinct, 2),
-        of("neurons", "neurons of the layers", "neurons", _neurons),
+        of("neurons", "neurons of the layers", "neurons", lambda x: fields.total(x.layers)),
         of("detectors", "of them that detect n-grams", "detectors", lambda x: len(x.detectors)),
         of("covered", "n-grams that they cover together", f"{word}s covered", lambda x: x.layers[-1].cumulative),
     )
 
 
 def _compared_layers(found: NgramAnalysis) -> Sequence[Field]:
-    share = Field("percent", "of the layer's neurons", header="% of layer", form="percent",
-                  value=lambda layer: layer.detectors / layer.neurons)  # fmt: skip
-    return (DETECTORS, share, _covered(NGRAM_WORDS[found.n]), CUMULATIVE, NEW)
+    return (DETECTORS, fields.share_of_layer("detectors"), _covered(NGRAM_WORDS[found.n]), CUMULATIVE, NEW)
 
 
 def _more(found: Mapping[str, NgramAnalysis]) -> Sequence[Table]:
     some = next(iter(found.values()))
 
     def share(one: NgramAnalysis, bucket: str) -> float | None:
-        active = sum(layer.active for layer in one.layers)
+        active = fields.total(one.layers, "active")
         return sum(layer.buckets[bucket] for layer in one.layers) / active if active else None
 
     def of(bucket: str) -> Field:
@@ -235,18 +229,12 @@ def _more(found: Mapping[str, NgramAnalysis]) -> Sequence[Table]:
     return (Table((run, *map(of, some.layers[0].buckets)), list(found.items()), title),)
 
 
-def _said(layers: Sequence[Mapping[str, Any]]) -> str:
-    detectors, neurons = (sum(layer[key] for layer in layers) for key in ("detectors", "neurons"))
-    return f"{detectors:,} detectors of {counted(neurons, 'neuron')}"
-
-
 def _compared(found: Mapping[str, NgramAnalysis]) -> Sequence[Chart]:
     return compared_charts(found)
 
 
 SPEC = AnalysisSpec(
     name="ngrams",
-    format=1,
     does="Neurons that detect tokens, bigrams or trigrams, and what each layer adds.",
     answers="neurons that fire on a few n-grams only",
     explains=(
@@ -265,8 +253,6 @@ SPEC = AnalysisSpec(
     ),
     settings=lambda run, options: {"n": options["n"]},
     compute=ngrams,
-    document=NgramAnalysis.to_json,
-    tables=lambda found: {},
     read=lambda result: NgramAnalysis.from_json(result.document),
     finish=_finish,
     printed=_printed,
@@ -275,7 +261,6 @@ SPEC = AnalysisSpec(
                 searched=_searched),
     ),
     sentence=_sentence,
-    notes=lambda found: found.notes,
     kept=_kept,
     drawings=(Drawing("by k", _by_k), Drawing("detectors", _detectors), Drawing("covered", _coverage)),
     variants=VARIANTS,
@@ -288,7 +273,7 @@ SPEC = AnalysisSpec(
         facts=_facts,
         layers=_compared_layers,
         measures=_measures,
-        said=_said,
+        said=fields.said_of_layers("detectors", "detectors"),
         figures=_compared,
         more=_more,
         by_variant=True,

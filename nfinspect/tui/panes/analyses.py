@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
+from nfinspect.analyses import names, specs
+from nfinspect.results import kept_line
 from nfinspect.tui.cells import Cell, content
-from nfinspect.tui.columns.kept import facts
-from nfinspect.tui.commands import Analysis, analysis_names, analysis_of, make_command
+from nfinspect.tui.commands import make_command
 from nfinspect.tui.panes.run_pane import RunPane
 from nfinspect.tui.places import place
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_panel import TextPanel
 
 if TYPE_CHECKING:
+    from nfinspect.analyses.spec import AnalysisSpec
     from nfinspect.tui.session import Session
     from nfinspect_store.results import Result
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 class Row:
     """An analysis with what is kept of it, the newest first, and the command that makes it."""
 
-    analysis: Analysis
+    analysis: AnalysisSpec
     results: tuple[Result, ...]
     command: tuple[str, ...]
 
@@ -56,7 +58,7 @@ class AnalysesPane(RunPane):
 
     def compose(self) -> ComposeResult:
         table = PagedTable(self._columns(), glyphs=self.glyphs, frozen=1, id="analyses")
-        table.styles.height = len(analysis_names()) + 1  # with the heads of the columns
+        table.styles.height = len(names()) + 1  # with the heads of the columns
         yield table
         panel = TextPanel(id="kept")
         panel.add_class("ruled-top")
@@ -68,8 +70,8 @@ class AnalysesPane(RunPane):
         def kept(row: Row, width: int) -> Cell:
             if self.hub.board.state((self.session.name, row.analysis.name)) is not None:
                 return Cell("being made", "accent")
-            if not row.analysis.kind:
-                return Cell("of what is kept" if row.analysis.name == "kinds" else "not kept", "dim")
+            if not row.analysis.result_kind:
+                return Cell("of what is kept" if row.analysis.needs == "run" else "not kept", "dim")
             if not row.results:
                 return Cell(g.none, "dim")
             more = f" +{len(row.results) - 1}" if len(row.results) > 1 else ""
@@ -78,7 +80,7 @@ class AnalysesPane(RunPane):
         return [
             Column("analysis", 9, lambda r, w: Cell(r.analysis.name, "bold")),
             Column("answers", 30, lambda r, w: Cell(r.analysis.answers), flex=True),
-            Column("needs", 5, lambda r, w: Cell("model" if r.analysis.of_model else "run", "dim")),
+            Column("needs", 5, lambda r, w: Cell(r.analysis.needs, "dim")),
             Column("kept (UTC)", 19, kept),
         ]
 
@@ -103,14 +105,14 @@ class AnalysesPane(RunPane):
         if row is None:
             return
         pieces: list[Cell | str] = [Cell(row.analysis.name, "title"), f": {row.analysis.answers}\n"]
-        if row.analysis.name == "logits":
+        if row.analysis.of_neuron:
             pieces.append("Of one neuron at a time, and not kept: w in a neuron's pane, or Enter here.\n")
-        if row.analysis.name == "kinds":
+        elif not row.analysis.result_kind:
             pieces.append("Counted from what the analyses above have kept: Enter shows it.\n")
         for result in row.results:
-            said = Cell(facts(result))
+            said = Cell(kept_line(result))
             pieces += [Cell(f"{result.made_at:%Y-%m-%d %H:%M}  ", "dim"), said, "\n"]
-        if not row.results and row.analysis.kind:
+        if not row.results and row.analysis.result_kind:
             pieces.append("No result is kept. Enter, then r makes it, as this command does:\n")
         else:
             pieces += [Cell("made by", "dim"), "\n"]
@@ -124,7 +126,7 @@ class AnalysesPane(RunPane):
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
         name = message.row.analysis.name
-        if name == "logits":
+        if message.row.analysis.of_neuron:
             marked = next(iter(self.marks), None)
             first = str(self.address(*marked)) if marked else "L0/N0"
             self.hub.ask(self, "neuron", "logits of", self._logits_of, first)
@@ -163,8 +165,8 @@ def _rows(session: Session, command: Callable[..., tuple[str, ...]]) -> tuple[Ro
     return tuple(
         Row(
             one,
-            tuple(result for result in kept if result.kind == one.kind),
-            command(one.name, choices=("L0/N0",) if one.name == "logits" else ()),
+            tuple(result for result in kept if result.kind == one.result_kind),
+            command(one.name, choices=("L0/N0",) if one.of_neuron else ()),
         )
-        for one in map(analysis_of, analysis_names())
+        for one in specs()
     )

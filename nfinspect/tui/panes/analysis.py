@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
+from nfinspect.analyses import spec
 from nfinspect.analysis.provenance import NOT_OF_THE_RUN
 from nfinspect.present.numbers import duration
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell
-from nfinspect.tui.commands import analysis_of
 from nfinspect.tui.listing import Arranged, Listing
 from nfinspect.tui.panes.base import CANCELLED, arranging_keys
 from nfinspect.tui.panes.command import AnalysisCommand
@@ -75,7 +75,7 @@ class AnalysisPane(RunPane):
     """A table of neurons (or of sets of them), a drawing above it, and above that what was asked and what was found."""
 
     command_name: str
-    """Which of commands.analysis_of this is."""
+    """Of the analysis that this is."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "make", "Make", id="analysis.make"),
@@ -298,7 +298,7 @@ class AnalysisPane(RunPane):
             rows.append([self.nothing(), *how])
             rows.append([Cell(f"nfinspect {shlex.join(found.command)}", "accent")])
         if state is not None:
-            beginning = "loading the model" if analysis_of(self.command_name).of_model else "starting"
+            beginning = "loading the model" if spec(self.command_name).needs == "model" else "starting"
             said = Cell("cancelling" if state.cancelled else state.line or beginning)
             since = duration(state.seconds, g)
             cancel = () if state.cancelled else (Cell("  x", "bold"), " cancels")

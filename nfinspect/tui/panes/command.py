@@ -10,7 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nfinspect.tui.commands import analysis_of, incomplete, make_command
+from nfinspect.analyses import command_of, spec
+from nfinspect.tui.commands import incomplete, make_command
 from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.panes.run_pane import RunPane
 
@@ -76,7 +77,7 @@ class Runner:
 class AnalysisCommand:
     """The command that makes an analysis of a run.
 
-    name: which of commands.analysis_of it is; options: the pane's choices as options of the command; remakes: whether
+    name: of the analysis; options: the pane's choices as options of the command; remakes: whether
     there is a result already; draw: says how far the command is; made: gets what is kept when it has ended well.
     """
 
@@ -92,7 +93,7 @@ class AnalysisCommand:
         made: Callable[[tuple[Result, ...]], None],
     ) -> None:
         self._pane = pane
-        self._analysis = analysis_of(name)
+        self._analysis = spec(name)
         self._options = options
         self._remakes = remakes
         self._draw = draw
@@ -103,7 +104,7 @@ class AnalysisCommand:
     @property
     def kept(self) -> Callable[[], tuple[Result, ...]]:
         """For a worker: what reads every kept result of this analysis, the newest first."""
-        return partial(self._pane.session.results, self._analysis.kind) if self._analysis.kind else tuple
+        return partial(self._pane.session.results, self._analysis.result_kind) if self._analysis.result_kind else tuple
 
     def asked(self) -> Callable[..., tuple[str, ...]]:
         """For a worker: what tells the command that makes what the choices ask for."""
@@ -146,7 +147,7 @@ class AnalysisCommand:
         if incomplete(command):
             self._edit(command)
         else:
-            again = self._remakes() and self._analysis.kind
+            again = self._remakes() and self._analysis.result_kind
             self._start((*command, "--recompute") if again else command)
 
     def edit(self) -> None:
@@ -164,7 +165,7 @@ class AnalysisCommand:
             return
         if not command:
             return
-        word = self._analysis.command
+        word = command_of(self._analysis.name)
         if command[0] != word or incomplete(command):
             self._pane.hub.say(f"expected the command {word} with nothing left in capitals", "bad")
             return
@@ -193,7 +194,7 @@ class AnalysisCommand:
 
     def _ended(self, command: tuple[str, ...], state: JobState) -> None:
         """The run has the model that did what was asked."""
-        if state.status == 0 and self._analysis.of_model:
+        if state.status == 0 and self._analysis.needs == "model":
             self._pane.hub.board.models[self._pane.session.name] = command[1]
 
     def news(self, state: JobState) -> None:

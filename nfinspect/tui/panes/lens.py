@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.binding import Binding, BindingType
 
-from nfinspect.present.numbers import counted, percent
+from nfinspect.analyses.lens import SPEC
 from nfinspect.tui.cells import Cell, visible_in
-from nfinspect.tui.columns.lens import layer_columns, position_columns
 from nfinspect.tui.commands import lens_of
-from nfinspect.tui.lens_drawings import Lens, lens_entropy, lens_map, lens_probability, quoted
-from nfinspect.tui.listing import Arranged, Listing
-from nfinspect.tui.panes.analysis import AnalysisPane, Drawing, Found, read_result
+from nfinspect.tui.listing import Arranged
+from nfinspect.tui.panes.analysis import Found, read_result
+from nfinspect.tui.panes.specified import SpecifiedPane
 from nfinspect.tui.requests import PromptText
-from nfinspect.tui.widgets.paged_table import Column
 
 if TYPE_CHECKING:
     from nfinspect.tui.session import Session
     from nfinspect_store.results import Result
 
-AT_THE_END, EVERYWHERE = "last token", "each token"
 MOST_PROMPTS = 500
 """To choose from; of a run with more, so many, evenly taken."""
 
@@ -31,18 +28,12 @@ LONGEST = 200
 """Characters of a prompt in the list to choose from."""
 
 
-class LensPane(AnalysisPane):
+class LensPane(SpecifiedPane):
     """Rows are layers. Every prompt has a result of its own; `<` and `>` go through those of this model."""
 
-    command_name = "lens"
-    help_text = (
-        "Each layer's output at a token goes through the model's final norm and head, as if the layers behind it were "
-        "not there: what stands here is what the model would answer if it stopped after that layer. rank and "
-        "probability are those of the token that the whole model answers; entropy, in nats, falls as a layer gets "
-        "sure. d shows the likeliest token after every token of the prompt (h and l move along them). p takes a prompt "
-        "of the run, i one that you type; R edits the command, where quotes keep spaces at the end of a prompt. Enter "
-        "goes to the layer's neurons. After nostalgebraist 2020."
-    )
+    spec = SPEC
+    command_name = SPEC.name
+    help_text = SPEC.explains
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "prompt", "Prompt of the run", id="lens.prompt"),
@@ -54,12 +45,6 @@ class LensPane(AnalysisPane):
         """prompt: what to begin with; the newest that is kept if not given."""
         super().__init__(session, site)
         self._wish = prompt
-        self._list = AT_THE_END
-
-    def columns(self) -> list[Column]:
-        if self._list == EVERYWHERE and self.analysis is not None:
-            return position_columns(self.analysis.tokens, self.glyphs)
-        return layer_columns(self.glyphs)
 
     @property
     def hint(self) -> str:
@@ -76,17 +61,6 @@ class LensPane(AnalysisPane):
 
     def options(self) -> tuple[str, ...]:
         return lens_of(self._prompt) if self._prompt else ()  # the command's maker knows the run's first
-
-    def listing(self) -> Listing:
-        return Listing(
-            rows=lambda analysis: analysis.layers,
-            value=_value,
-            text=lambda row: "\n".join(token["token"] or "" for token in (*row["top"], *row["positions"])),
-            place=lambda row: row["layer"],
-            named=("layer",),
-            order=("layer", False),
-            empty="no layer",
-        )
 
     def adopt(self, result: Result) -> None:
         self._wish = str(result.settings["prompt"])
@@ -138,30 +112,10 @@ class LensPane(AnalysisPane):
     # what is shown
 
     def choices(self) -> list[Cell | str]:
-        return [Cell("p i ", "bold"), "prompt", Cell("  d ", "bold"), Cell(self._list, "accent")]
-
-    def facts(self, analysis: Lens) -> str:
-        d = analysis.document
-        prompt = str(d["prompt"])
-        room = max(24, self.size.width - 40)
-        said = prompt if len(prompt) <= room else self.glyphs.more + prompt[-room:]
-        return (
-            f'"{said}": {quoted(d["answer"])} {percent(d["answer"]["probability"], self.glyphs)} '
-            f"after {counted(d['tokens'], 'token')}"
-        )
+        return [Cell("p i ", "bold"), "prompt  ", *super().choices()]
 
     def nothing(self) -> str:
         return "No lens of this prompt is kept." if self._wish is not None else "No lens is kept yet."
-
-    def drawings(self, analysis: Lens) -> Sequence[Drawing]:
-        of_answer = (Drawing("probability", lens_probability), Drawing("entropy", lens_entropy))
-        return (*of_answer, Drawing("map", lens_map, follows=True)) if analysis.tokens else of_answer
-
-    def neurons_of(self, row: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
-        return ()
-
-    def is_marked(self, row: Any) -> bool:
-        return False
 
     # keys
 
@@ -169,12 +123,6 @@ class LensPane(AnalysisPane):
         if action in ("mark", "marked", "site"):  # rows are layers, and the lens reads the residual stream alone
             return False
         return super().check_action(action, parameters)
-
-    def action_list(self) -> None:
-        self._list = EVERYWHERE if self._list == AT_THE_END else AT_THE_END
-        self.draw_about()
-        self.table.set_columns(self.columns())
-        self.rows.put(self.rows.shown)
 
     def open_row(self) -> None:
         if (row := self.table.current) is None:
@@ -206,18 +154,5 @@ def _find(
     if not same:
         return Found((), 0, None, command())
     place = max(0, min(place, len(every) - 1)) if wish is None else same[0]
-    lens = read_result(_read, every[place])
+    lens = read_result(SPEC.read, every[place])
     return Found(every, place, lens, command(choices=lens_of(lens.document["prompt"])), arrange(lens))
-
-
-def _read(result: Result) -> Lens:
-    found = Lens(result.document)
-    if [len(layer["positions"]) for layer in found.layers] != [len(found.tokens)] * len(found.layers):
-        raise ValueError("positions and tokens differ")
-    return found
-
-
-def _value(row: Mapping[str, Any], key: str) -> Any:
-    if key == "probability":
-        return math.exp(row["answer_log_prob"])
-    return row["answer_rank"] if key == "rank" else row[key]

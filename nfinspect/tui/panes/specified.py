@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.binding import Binding, BindingType
 
 from nfinspect.analyses import spec
+from nfinspect.analyses.spec import Shown, part
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.columns.fields import field_column
 from nfinspect.tui.listing import Listing
@@ -32,8 +33,8 @@ class SpecifiedPane(AnalysisPane):
     _on_screen = 0
     """The list whose rows are in the table: another one may have been asked for."""
 
-    def __init__(self, session: Session, site: str | None = None) -> None:
-        super().__init__(session, self.spec.site if self.spec.site in session.sites else site)
+    def __init__(self, session: Session, site: str | None = None, *, job: str | None = None) -> None:
+        super().__init__(session, self.spec.site if self.spec.site in session.sites else site, job=job)
 
     # which list
 
@@ -52,15 +53,15 @@ class SpecifiedPane(AnalysisPane):
         named = rows.named
 
         def value(row: Any, key: str) -> Any:
-            if key in named or key not in fields:  # where it stands, whatever a column of that name shows
-                return getattr(row, key, None)
-            return fields[key].of(row)
+            if key in named:  # where it stands, whatever a column of that name shows
+                return part(row, key)
+            return fields[key].of(row) if key in fields else None
 
         return Listing(
             rows=rows.rows,
             value=value,
             text=rows.searched,
-            place=lambda row: tuple(getattr(row, name) for name in named),
+            place=lambda row: tuple(part(row, name) for name in named),
             ascending=lambda key: key in named or (key in fields and fields[key].ascending),
             named=named,
             order=rows.order,
@@ -72,7 +73,10 @@ class SpecifiedPane(AnalysisPane):
         super().show_found(found)
 
     def neurons_of(self, row: Any) -> tuple[tuple[int, int], ...]:
-        return self.spec.lists[self._on_screen].neurons(row, self.analysis, self.session.layers)
+        if self.analysis is None:
+            return ()
+        shown = Shown(self.session.layers, self.site, self.site == self.session.default_site)
+        return self.spec.lists[self._on_screen].neurons(row, self.analysis, shown)
 
     def action_list(self) -> None:
         there = [i for i, one in enumerate(self.spec.lists) if self.analysis is None or one.there(self.analysis)]
@@ -90,11 +94,13 @@ class SpecifiedPane(AnalysisPane):
         return self.spec.every_variant()[self._variant].options
 
     def fits(self) -> Callable[[Result], bool]:
+        if not self.spec.sited:
+            return lambda result: True
         sizes = {layer.layer: layer.neurons for layer in self.session.layers if layer.site == self.site}
         return partial(_fits, self._options, self.site, sizes)
 
     def adopt(self, result: Result) -> None:
-        site = str(result.document["site"])
+        site = str(result.document["site"]) if self.spec.sited else self.site
         self.site = site if site in self.session.sites else self.site
         for i, variant in enumerate(self.spec.variants):
             if _made_with(result, variant.options):
@@ -123,8 +129,7 @@ class SpecifiedPane(AnalysisPane):
         return pieces
 
     def facts(self, analysis: Any) -> str:
-        result = self._found.result if self._found is not None else None
-        return self.spec.sentence(analysis, result) if result is not None else ""
+        return self.spec.sentence(analysis, self._found.result if self._found is not None else None)
 
     def note(self, analysis: Any) -> str:
         offered = self.spec.offers(analysis)

@@ -9,7 +9,7 @@ from analysis_runs import MakeRun, array_prompt, mlp_layers
 from kept_kinds import Places, keep_attention, keep_kind
 
 from nfinspect.analyses.kind_overlap import overlap_of_kinds
-from nfinspect.analyses.kinds import NoKeptResult
+from nfinspect.analyses.neuron_kinds import NoKeptResult
 from nfinspect.analysis.enough import few_tokens
 from nfinspect_store.errors import RequestError
 from nfinspect_store.reader import RunFile

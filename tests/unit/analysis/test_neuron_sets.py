@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from nfinspect.analyses.kinds import set_of_kinds
+from nfinspect.analyses.neuron_kinds import set_of_kinds
 from nfinspect.analysis.neuron_sets import NeuronSet, set_from_file, set_of_trace
 from nfinspect_store.addresses import Address
 from nfinspect_store.errors import RequestError

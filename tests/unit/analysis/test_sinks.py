@@ -130,7 +130,7 @@ def test_what_cannot_be_had(make_run: MakeRun) -> None:
         sinks(stats, "resid")
 
 
-@pytest.mark.parametrize("name", ["kinds", "spec", "", "..models", "nowhere"])
+@pytest.mark.parametrize("name", ["neuron_kinds", "spec", "", "..models", "nowhere"])
 def test_a_name_that_is_no_analysis_imports_nothing(name: str) -> None:
     """Names come from files, too, which may be a stranger's."""
     with pytest.raises(KeyError):

@@ -12,9 +12,11 @@ from command_line import Run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import nfinspect as nf
-from nfinspect.analyses.kinds import kept_ablations
+from nfinspect.analyses import formats
+from nfinspect.analyses.ablate import SPEC
+from nfinspect.analyses.neuron_kinds import kept_over_all_layers
 from nfinspect.capturing.errors import CannotResume, CaptureInterrupted
-from nfinspect.tui.columns.kept import facts
+from nfinspect.results import kept_line
 from nfinspect_store.reader import RunFile
 from nfinspect_store.results import list_results, run_results
 
@@ -97,11 +99,14 @@ def test_another_model_that_is_named_is_cut_with_a_loud_note(nfinspect: Run, tun
     # It is no figure of the run's report, which has its own model cut instead; wherever that lies it is the run's.
     assert json.loads(done.stdout)["model_of_run"] is False
     with RunFile.open(tuned / "tuned.duckdb") as run:
-        assert kept_ablations(run, "mlp") == ()
+        assert kept_over_all_layers(run, SPEC, "mlp") == ()
         done = nfinspect("ablate", str(tuned / "saved"), *sets)
         assert done.returncode == 0 and json.loads(done.stdout)["model_of_run"] is True, done.stderr
-        assert [one.document["model"] for one in kept_ablations(run, "mlp")] == [str(tuned / "saved")]
-    told = [facts(result) for result in list_results(run_results(tuned / "tuned.duckdb"), kind="ablation")]
+        assert [one.document["model"] for one in kept_over_all_layers(run, SPEC, "mlp")] == [str(tuned / "saved")]
+    told = [
+        kept_line(result)
+        for result in list_results(run_results(tuned / "tuned.duckdb"), kind="ablation", formats=formats())
+    ]
     assert sorted("of another model than the run's, copy;" in line for line in told) == [False, True]
     assert nfinspect("ablate", str(other), *sets).returncode == 1, "a link to the run's own directory is that directory"
 

@@ -8,6 +8,8 @@ import nfinspect_samples
 import pytest
 from command_line import Run
 
+from nfinspect.analyses.ablate import SPEC, Ablation
+
 ablate = importlib.import_module("nfinspect.cli.ablate")  # where nfinspect.cli has names, it has the command
 
 GPT2 = str(nfinspect_samples.path("gpt2-relu"))
@@ -59,7 +61,7 @@ def test_the_lens_after_every_token_is_kept_and_found_again(nfinspect: Run, tmp_
     tokens = json.loads(nfinspect(*line, "--json").stdout)["prompt_tokens"]
     assert "".join(tokens) == "She planted"
     rows = shown[shown.index("") + 3 :]
-    assert [row[: len(token) + 2] for row, token in zip(rows, tokens, strict=True)] == [f"'{t}'" for t in tokens]
+    assert [row[: len(token) + 2] for row, token in zip(rows, tokens, strict=True)] == [f'"{t}"' for t in tokens]
     again = nfinspect(*line)
     assert "kept from" in again.stderr and "kept from" not in first.stderr
     assert again.stdout == first.stdout
@@ -175,7 +177,7 @@ def test_the_interval_is_whole_in_80_columns(monkeypatch: pytest.MonkeyPatch) ->
             row("dead+positional", 1, 0.00123456, [0.00112, 0.00134], 0.0001),
         ],
     }  # fmt: skip
-    lines = ablate.ablation_lines(document)
+    lines = ablate.lines(SPEC, Ablation(document))
     assert max(map(len, lines)) <= 80
     assert " -1.23e-5 to -1.10e-5 " in lines[-2] and " 0.00112 to 0.00134 " in lines[-1]
     assert "-123.5" in lines[-2] and "0.048" in lines[-2]

@@ -18,9 +18,11 @@ from command_line import Run
 from matplotlib.figure import Figure
 from planted_report import CONCEPTS, DEAD, DETECTORS, POSITIONAL, contents, document, rows_of, write_planted
 
+from nfinspect.analyses import formats
+from nfinspect.analyses.ablate.charts import ablation_chart
 from nfinspect.analyses.attention.charts import attention_chart
 from nfinspect.analyses.kind_overlap import overlap_of_kinds
-from nfinspect.analyses.kinds import newest
+from nfinspect.analyses.neuron_kinds import newest
 from nfinspect.analyses.positions import positions
 from nfinspect.analysis.attention_scores import AttentionScores
 from nfinspect.analysis.delta import delta
@@ -29,11 +31,10 @@ from nfinspect.analysis.ngrams import ngrams
 from nfinspect.analysis.overlap import overlap
 from nfinspect.cli import main
 from nfinspect.cli.report_parts import make_from_run
-from nfinspect.figures.ablation import ablation_chart
 from nfinspect.figures.sections import Part, compared_sections, sections_of
 from nfinspect.present import style
 from nfinspect.present.charts import Chart, Section
-from nfinspect.tui.columns.kept import facts
+from nfinspect.results import kept_line
 from nfinspect_store.reader import RunFile
 from nfinspect_store.results import list_results, run_results
 
@@ -405,7 +406,7 @@ def test_with_its_model_the_report_is_whole(
     for result in list_results(run_results(store / "gpt2.duckdb"), kind="attention"):
         scores = replace(AttentionScores.from_json(result.document, result.table), notes=("only 3 prompts",))
         assert "only 3 prompts." in said(attention_chart(scores, "of this run"))
-    (result,) = list_results(run_results(store / "gpt2.duckdb"), kind="ablation")
+    (result,) = list_results(run_results(store / "gpt2.duckdb"), kind="ablation", formats=formats())
     assert result.document["model_of_run"]
     chart = ablation_chart({**result.document, "notes": ["dead holds nearly all"]})
     assert "dead holds nearly all." in said(chart) and "of gpt2-relu on the run gpt2 (windows" in chart.text[0]
@@ -417,7 +418,7 @@ def test_with_its_model_the_report_is_whole(
         done = nfinspect(*line)
         assert done.returncode == 0 and "kept from" in done.stderr, done.stderr
     assert "84 tokens of the run gpt2 (windows" in " ".join(done.stdout.split())
-    told = [facts(result) for result in list_results(run_results(store / "gpt2.duckdb"))]
+    told = [kept_line(result) for result in list_results(run_results(store / "gpt2.duckdb"), formats=formats())]
     assert told and not any("of another version" in line for line in told), told
     assert any("prompts, 96 tokens; of run gpt2" in line for line in told)
 

@@ -7,7 +7,8 @@ import pytest
 from analysis_runs import MakeRun, array_prompt, mlp_layers
 from kept_kinds import keep_attention, keep_kind
 
-from nfinspect.analyses.kinds import NoKeptResult, check_kinds, command, find_kind, kept_ablations, newest
+from nfinspect.analyses import spec
+from nfinspect.analyses.neuron_kinds import NoKeptResult, check_kinds, command, find_kind, kept_over_all_layers, newest
 from nfinspect.analyses.positions import positions
 from nfinspect.analysis.delta import delta
 from nfinspect.analysis.ngrams import ngrams
@@ -125,10 +126,12 @@ def test_statistics_alone_do_not_tell_what_is_delta_sensitive(make_run: MakeRun)
 
 def test_ablations_of_a_site(make_run: MakeRun) -> None:
     run = case(make_run)
-    folder, run_id = run_results(run.path), run.info.run_id
+    folder, run_id, in_format = run_results(run.path), run.info.run_id, spec("ablate").format
     for sets in ({"a": ["L0/N1"], "b": ["mlp:L1/N2"]}, {"c": ["resid:L0/N1"]}, {"d": ["L0/N1", "resid:L0/N2"]}):
-        keep_result(folder, "ablation", {"sets": sets}, {"model_of_run": True}, run_id=run_id)
+        settings = {"sets": sets}
+        keep_result(folder, "ablation", settings, {"model_of_run": True}, run_id=run_id, in_format=in_format)
     # Another model without the run's neurons says nothing of the run's own.
-    keep_result(folder, "ablation", {"sets": {"e": ["L0/N3"]}}, {"model_of_run": False}, run_id=run_id)
-    assert [list(one.settings["sets"]) for one in kept_ablations(run, "mlp")] == [["a", "b"]]
-    assert [list(one.settings["sets"]) for one in kept_ablations(run, "resid")] == [["c"]]
+    settings = {"sets": {"e": ["L0/N3"]}}
+    keep_result(folder, "ablation", settings, {"model_of_run": False}, run_id=run_id, in_format=in_format)
+    assert [list(one.settings["sets"]) for one in kept_over_all_layers(run, spec("ablate"), "mlp")] == [["a", "b"]]
+    assert [list(one.settings["sets"]) for one in kept_over_all_layers(run, spec("ablate"), "resid")] == [["c"]]
