@@ -122,5 +122,5 @@ def lines(spec: "AnalysisSpec", found: Any, top: int = 0) -> list[str]:
         said += [*([""] if i else []), *(wrapped(table.title) if table.title else ())]
         said += field_table(replace(table, rows=table.rows[:top]) if table.top else table)
         if table.top and len(table.rows) > top:
-            said.append(f"and {len(table.rows) - top} more (--top {len(table.rows)})")
+            said.append(f"and {len(table.rows) - top:,} more (--top {len(table.rows)})")
     return said

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nfinspect import output
-from nfinspect.analyses.attention import SPEC
+from nfinspect.analyses import spec
 from nfinspect.analysis.attention_scores import METHODS, TOP
 from nfinspect.analysis.keeping import keep_or_find
 from nfinspect.analysis.ticks import Tick
@@ -148,7 +148,7 @@ def attention(
     if as_json:
         output.document(found.to_json(top))
     else:
-        output.lines(lines(SPEC, found, top))
+        output.lines(lines(spec("attention"), found, top))
 
 
 @dataclass(frozen=True)
@@ -202,17 +202,18 @@ def _kept(
     recompute: bool,
     what: str,
 ) -> "AttentionScores":
+    one = spec("attention")
     found: AttentionScores = keep_or_find(
         folder,
-        SPEC.name,
+        one.name,
         settings,
         run_id,
         compute,
-        SPEC.read,
+        one.read,
         recompute=recompute,
         what=what,
         reporter=CommandLine(),
-        in_format=SPEC.format,
+        in_format=one.format,
     )[1]
     return found
 

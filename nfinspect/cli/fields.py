@@ -1,15 +1,19 @@
 """The fields that an analysis' spec tells, as the commands print them."""
 
-from nfinspect.analyses.spec import Field, Table
+from typing import TYPE_CHECKING
+
 from nfinspect.present.tables import Column, table
 
+if TYPE_CHECKING:
+    from nfinspect.analyses.spec import Field, Table
 
-def field_table(of: Table) -> list[str]:
+
+def field_table(of: "Table") -> list[str]:
     """The fields of rows as a table; one without heads has no line for them."""
     found = table([column(field) for field in of.fields], [[f.written(row) for f in of.fields] for row in of.rows])
     return found if any(field.head for field in of.fields) else found[1:]
 
 
-def column(field: Field) -> Column:
+def column(field: "Field") -> Column:
     """A field as a column."""
     return Column(field.head, text=field.aligned_left, whole=field.form == "interval", spare=field.spare)

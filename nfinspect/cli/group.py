@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from nfinspect import output
-from nfinspect.analyses import command_of, names, spec
+from nfinspect.analyses import command_of, does, names, spec
 from nfinspect.version import VERSION
 from nfinspect_store.paths import expanded
 
@@ -62,6 +62,17 @@ class Commands(click.Group):
         module = importlib.import_module(f"nfinspect.cli.{COMMANDS[cmd_name]}")
         command: click.Command = getattr(module, cmd_name)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each with a line of help; commands made of a spec are not imported for that."""
+        limit = formatter.width - 6 - max(map(len, commands()))
+        listed = {name: self._listed(ctx, name) for name in commands()}
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, one.get_short_help_str(limit)) for name, one in listed.items()])
+
+    def _listed(self, ctx: click.Context, name: str) -> click.Command:
+        by_hand = self.get_command(ctx, name) if COMMANDS.get(name) else None
+        return by_hand or click.Command(name, short_help=does(name))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

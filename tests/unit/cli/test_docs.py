@@ -5,7 +5,9 @@ from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
+from nfinspect.analyses import command_of, does, specs
 from nfinspect.cli.group import COMMANDS, nfinspect
 from nfinspect_store.console import Console
 from nfinspect_store.reader import RunFile
@@ -65,6 +67,14 @@ def test_every_public_name_of_python_is_documented() -> None:
 
     for name in nf.__all__:
         assert name.startswith("__") or re.search(rf"\b(nf\.)?{name}\b", PAGES["docs/python.md"]), name
+
+
+def test_the_line_of_help_of_an_analysis_is_that_of_its_spec() -> None:
+    """It is read from the source, so that the list of commands imports no analysis."""
+    listed = CliRunner().invoke(nfinspect, ["-h"], env={"COLUMNS": "300"}).output
+    for one in specs():
+        assert does(one.name) == one.does
+        assert re.search(rf"^  {command_of(one.name)} ", listed, re.MULTILINE)
 
 
 def test_links_lead_somewhere() -> None:
