@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nfinspect.analyses import command_of, specs
-from nfinspect.analyses.spec import AnalysisSpec
+from nfinspect.analyses.analysis_spec import AnalysisSpec
 from nfinspect.analysis.chosen import chosen_layers
 from nfinspect.analysis.keeping import UNREADABLE, Made, keep_or_find
 from nfinspect.analysis.provenance import whose

@@ -7,10 +7,12 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from nfinspect.analyses.spec import AnalysisSpec  # before `spec` below: a module imported later would take its name
+if TYPE_CHECKING:  # what is no analysis starts without it
+    from nfinspect.analyses.analysis_spec import AnalysisSpec
 
-MACHINERY = frozenset({"fields", "kind_overlap", "neuron_kinds", "spec"})
+MACHINERY = frozenset({"fields", "kind_overlap", "neuron_kinds", "analysis_spec"})
 
 ORDER = ("ngrams", "positions", "delta", "attention", "sinks", "ablate", "kinds", "lens", "logits")
 """Those that stand first wherever all are listed; the others follow by their names."""
@@ -37,7 +39,7 @@ def does(name: str) -> str:
 
 
 @cache
-def spec(name: str) -> AnalysisSpec:
+def spec(name: str) -> "AnalysisSpec":
     """An analysis by its name, which may be a stranger's. Raises KeyError."""
     if name not in names():
         raise KeyError(name)
@@ -55,6 +57,6 @@ def formats() -> dict[str, int]:
     return {one.result_kind: one.format for one in specs() if one.result_kind}
 
 
-def specs(first: Sequence[str] = ()) -> tuple[AnalysisSpec, ...]:
+def specs(first: Sequence[str] = ()) -> "tuple[AnalysisSpec, ...]":
     """All of them: those that are named first, in this order, and then the others."""
     return tuple(map(spec, dict.fromkeys([*first, *names()])))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nfinspect.analyses.spec import Field
+from nfinspect.analyses.analysis_spec import Field
 from nfinspect.present.charts import percent
 from nfinspect.present.numbers import counted
 

@@ -7,7 +7,7 @@ The command is `overlap RUN --kinds A,B,C` (nfinspect.cli.kinds); it is counted 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nfinspect.analyses.spec import AnalysisSpec, Drawing, Field, Neurons, RowSet, Shown, Table
+from nfinspect.analyses.analysis_spec import AnalysisSpec, Drawing, Field, Neurons, RowSet, Shown, Table
 from nfinspect.present.plots import Grid, Plot
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from functools import cached_property
 from operator import itemgetter
 from typing import Any
 
+from nfinspect.analyses.analysis_spec import AnalysisSpec, Drawing, Field, RowSet, Table, no_neurons
 from nfinspect.analyses.fields import LAYER, Told
-from nfinspect.analyses.spec import AnalysisSpec, Drawing, Field, RowSet, Table, no_neurons
 from nfinspect.present.numbers import counted, percent, quoted
 from nfinspect.present.plots import LayerBars, Plot, Shading
 from nfinspect_store.results import Result

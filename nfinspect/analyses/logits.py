@@ -10,8 +10,8 @@ from functools import cached_property
 from itertools import zip_longest
 from typing import Any
 
+from nfinspect.analyses.analysis_spec import AnalysisSpec, Drawing, Field, Neurons, RowSet, Shown, Table
 from nfinspect.analyses.fields import Told
-from nfinspect.analyses.spec import AnalysisSpec, Drawing, Field, Neurons, RowSet, Shown, Table
 from nfinspect.present.numbers import number, quoted
 from nfinspect.present.plots import Bar, Plot, TwoSided
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nfinspect.analyses import command_of, formats, specs
-from nfinspect.analyses.spec import AnalysisSpec, NeuronKind, Options, Variant
+from nfinspect.analyses.analysis_spec import AnalysisSpec, NeuronKind, Options, Variant
 from nfinspect.analysis.attention_scores import TOP
 from nfinspect.analysis.enough import few_tokens
 from nfinspect.analysis.neuron_sets import EmptySet, NeuronSet

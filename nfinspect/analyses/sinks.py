@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nfinspect.analyses.fields import LAYER, total
-from nfinspect.analyses.fields import numbers as layer_numbers
-from nfinspect.analyses.spec import (
+from nfinspect.analyses.analysis_spec import (
     AnalysisSpec,
     Comparison,
     Drawing,
@@ -26,6 +24,8 @@ from nfinspect.analyses.spec import (
     RowSet,
     Table,
 )
+from nfinspect.analyses.fields import LAYER, total
+from nfinspect.analyses.fields import numbers as layer_numbers
 from nfinspect.analysis.chosen import chosen_layers
 from nfinspect.analysis.numbers import number
 from nfinspect.analysis.ticks import Tick, silent

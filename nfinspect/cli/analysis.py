@@ -26,7 +26,7 @@ from nfinspect.present.tables import wrapped
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
-    from nfinspect.analyses.spec import AnalysisSpec, Option
+    from nfinspect.analyses.analysis_spec import AnalysisSpec, Option
 
 top_option = click.option(
     "--top", metavar="K", type=click.IntRange(min=0), default=20, show_default=True, help="Neurons shown."

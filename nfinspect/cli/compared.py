@@ -13,7 +13,7 @@ from nfinspect.present.tables import Column, table, wrapped
 from nfinspect_store.errors import NfinspectError
 
 if TYPE_CHECKING:
-    from nfinspect.analyses.spec import AnalysisSpec, Variant
+    from nfinspect.analyses.analysis_spec import AnalysisSpec, Variant
     from nfinspect_store.reader import RunFile
 
 Found = TypeVar("Found")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from nfinspect.present.tables import Column, table
 
 if TYPE_CHECKING:
-    from nfinspect.analyses.spec import Field, Table
+    from nfinspect.analyses.analysis_spec import Field, Table
 
 
 def field_table(of: "Table") -> list[str]:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from nfinspect.analyses import specs
+from nfinspect.analyses.analysis_spec import AnalysisSpec, Kept, Variant
 from nfinspect.analyses.kind_overlap import overlap_of_kinds
 from nfinspect.analyses.neuron_kinds import (
     KEPT_KINDS,
@@ -15,7 +16,6 @@ from nfinspect.analyses.neuron_kinds import (
     newest,
     newest_with,
 )
-from nfinspect.analyses.spec import AnalysisSpec, Kept, Variant
 from nfinspect.analysis.comparison import BASELINE
 from nfinspect.analysis.dead import dead_by_layer
 from nfinspect.analysis.health import network_report

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nfinspect.analyses import specs
-from nfinspect.analyses.spec import Measure, Variant
+from nfinspect.analyses.analysis_spec import Measure, Variant
 from nfinspect.analysis.depth import depths
 from nfinspect.analysis.provenance import whose
 from nfinspect.present.charts import percent

@@ -9,8 +9,8 @@ from operator import itemgetter
 from typing import Any
 
 from nfinspect.analyses.ablate.charts import ablation_chart
+from nfinspect.analyses.analysis_spec import AnalysisSpec, Drawing, Field, Figures, Neurons, RowSet, Shown, Table
 from nfinspect.analyses.fields import Told
-from nfinspect.analyses.spec import AnalysisSpec, Drawing, Field, Figures, Neurons, RowSet, Shown, Table
 from nfinspect.present.numbers import counted, number
 from nfinspect.present.plots import Bar, Bars, Plot
 from nfinspect.text import model_name

@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nfinspect.analyses.attention.charts import attention_chart
-from nfinspect.analyses.fields import LAYER, NEURON, NEURONS, numbers
-from nfinspect.analyses.spec import (
+from nfinspect.analyses.analysis_spec import (
     AnalysisSpec,
     Comparison,
     Drawing,
@@ -24,6 +22,8 @@ from nfinspect.analyses.spec import (
     Table,
     Variant,
 )
+from nfinspect.analyses.attention.charts import attention_chart
+from nfinspect.analyses.fields import LAYER, NEURON, NEURONS, numbers
 from nfinspect.analysis.attention_scores import METHODS, TOP, AttentionLayer, AttentionScores, NeuronScore
 from nfinspect.analysis.provenance import read_from, whose
 from nfinspect.present.charts import Section

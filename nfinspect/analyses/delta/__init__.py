@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nfinspect.analyses import fields
-from nfinspect.analyses.delta.charts import delta_chart, step_size_chart
-from nfinspect.analyses.spec import (
+from nfinspect.analyses.analysis_spec import (
     AnalysisSpec,
     Comparison,
     Drawing,
@@ -22,6 +21,7 @@ from nfinspect.analyses.spec import (
     Shown,
     Table,
 )
+from nfinspect.analyses.delta.charts import delta_chart, step_size_chart
 from nfinspect.analysis.delta import MIN_RATIO, MIN_STEP, ORDERS, Delta, DeltaRow, delta
 from nfinspect.analysis.keeping import Made, keep_or_find
 from nfinspect.analysis.mamba_channels import ChannelRow

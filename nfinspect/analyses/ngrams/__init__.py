@@ -5,8 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from nfinspect.analyses import fields
-from nfinspect.analyses.ngrams.charts import compared_charts, ngram_charts
-from nfinspect.analyses.spec import (
+from nfinspect.analyses.analysis_spec import (
     AnalysisSpec,
     Comparison,
     Drawing,
@@ -21,6 +20,7 @@ from nfinspect.analyses.spec import (
     Table,
     Variant,
 )
+from nfinspect.analyses.ngrams.charts import compared_charts, ngram_charts
 from nfinspect.analysis.ngram_layers import LayerNgrams
 from nfinspect.analysis.ngram_words import NGRAM_WORDS
 from nfinspect.analysis.ngrams import Detector, NgramAnalysis, ngrams

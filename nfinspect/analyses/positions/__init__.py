@@ -4,8 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nfinspect.analyses import fields
-from nfinspect.analyses.positions.charts import SIGNS, position_chart, position_overlay, series_of
-from nfinspect.analyses.spec import (
+from nfinspect.analyses.analysis_spec import (
     AnalysisSpec,
     Comparison,
     Drawing,
@@ -18,6 +17,7 @@ from nfinspect.analyses.spec import (
     RowSet,
     Table,
 )
+from nfinspect.analyses.positions.charts import SIGNS, position_chart, position_overlay, series_of
 from nfinspect.analysis.positions import PositionalNeuron, PositionAnalysis, positions
 from nfinspect.analysis.profiles import TYPES
 from nfinspect.analysis.sequences import read_sequences

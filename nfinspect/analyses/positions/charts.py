@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from nfinspect.analyses.analysis_spec import Field
 from nfinspect.analyses.fields import neuron_columns, numbers, total
-from nfinspect.analyses.spec import Field
 from nfinspect.analysis.depth import depths
 from nfinspect.analysis.positions import POSITIONAL, PositionAnalysis
 from nfinspect.analysis.profiles import TYPES, Type

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from nfinspect.analyses.spec import Measure
+from nfinspect.analyses.analysis_spec import Measure
 from nfinspect.present.numbers import count, fixed, number, percent
 from nfinspect.tui.cells import Cell, visible_in
 from nfinspect.tui.comparing import LayerRow, Topic

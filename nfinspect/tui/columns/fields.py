@@ -11,7 +11,7 @@ from nfinspect.tui.glyphs import Glyphs
 from nfinspect.tui.widgets.paged_table import Column
 
 if TYPE_CHECKING:
-    from nfinspect.analyses.spec import Field
+    from nfinspect.analyses.analysis_spec import Field
 
 MOST = 1000
 """Characters of a text that are made visible: a terminal's line holds fewer."""

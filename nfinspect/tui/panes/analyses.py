@@ -21,7 +21,7 @@ from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_panel import TextPanel
 
 if TYPE_CHECKING:
-    from nfinspect.analyses.spec import AnalysisSpec
+    from nfinspect.analyses.analysis_spec import AnalysisSpec
     from nfinspect.tui.session import Session
     from nfinspect_store.results import Result
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.binding import Binding, BindingType
 
 from nfinspect.analyses import spec
-from nfinspect.analyses.spec import Shown, part
+from nfinspect.analyses.analysis_spec import Shown, part
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.columns.fields import field_column
 from nfinspect.tui.listing import Listing
@@ -18,7 +18,7 @@ from nfinspect.tui.plot_lines import plot_lines
 from nfinspect.tui.widgets.paged_table import Column
 
 if TYPE_CHECKING:
-    from nfinspect.analyses.spec import AnalysisSpec, Field, Options, RowSet
+    from nfinspect.analyses.analysis_spec import AnalysisSpec, Field, Options, RowSet
     from nfinspect.tui.session import Session
     from nfinspect_store.results import Result
 
