@@ -5,7 +5,7 @@ that goes through them, whoever writes it (this module, click, a library's warni
 it is: CSV into a file or a pipe.
 
 No colours and no cursor movement: a command's output is the same on a terminal, in a pipe and in a file, but
-for the progress line and for `watch`, which draw anew where they stand, on a terminal only.
+for the progress line and for `watch`, which redraw in place, on a terminal only.
 """
 
 import json
@@ -196,7 +196,7 @@ class ProgressLine:
 
 
 class Redrawn:
-    """Lines on a terminal's stdout that are drawn anew where they stand, only when they differ.
+    """Lines on a terminal's stdout, redrawn in place, only when they differ.
 
     Nothing has to be put back: whatever ends the process leaves the last lines as they were.
     """
@@ -211,7 +211,7 @@ class Redrawn:
         if list(texts) == self._shown and size == self._size:
             return
         if size != self._size and self._shown:
-            start = "\x1b[H\x1b[2J"  # lines have been wrapped anew: where the old ones stand is not known
+            start = "\x1b[H\x1b[2J"  # lines have been rewrapped: the place of the old ones is unknown
         else:
             start = f"\x1b[{len(self._shown)}A\r" if self._shown else ""
         out.write(start + "".join(f"{text}\x1b[K\n" for text in texts) + "\x1b[J")

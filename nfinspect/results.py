@@ -1,6 +1,6 @@
 """The door to kept results: what is kept of an analysis and its settings, or the analysis made and kept.
 
-Whoever asks hands over how it is told what goes on (Reporter); without one nothing is said.
+Callers may pass a Reporter, which receives progress; without one nothing is reported.
 """
 
 from collections.abc import Mapping, Sequence

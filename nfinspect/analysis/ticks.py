@@ -13,14 +13,14 @@ def silent(done: int, total: int) -> None:
 
 
 class Reporter(Protocol):
-    """How whoever asks for an analysis is told."""
+    """How an analysis reports its progress to its caller."""
 
     def note(self, text: str) -> None: ...
     def progress(self, what: str) -> AbstractContextManager[Tick]: ...
 
 
 class Silent:
-    """Nobody is told."""
+    """Reports to nobody."""
 
     def note(self, text: str) -> None:
         """Not said."""

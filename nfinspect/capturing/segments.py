@@ -15,7 +15,7 @@ SEGMENT_BYTES = 16 * 2**20
 """Values that a crash can cost, beside the batch under way, as long as commits stay cheap [own]."""
 
 COMMIT_SHARE = 0.1
-"""Of the time at most goes into commits of segments that end by their bytes: a commit writes all statistics anew, which
+"""Of the time at most goes into commits of segments that end by their bytes: a commit rewrites all statistics, which
 takes 0.2 s for 2,000 neurons and 1.4 s for 37,000 (docs/decisions/0008) [own]."""
 
 SEGMENT_MEANS = 64 * 2**20

@@ -1,4 +1,4 @@
-"""What is told of one text on its way through a network: the stages of processing, each with its firing analysis."""
+"""The report on one text in a network: the stages of processing, each with its firing analysis."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

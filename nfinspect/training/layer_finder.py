@@ -64,7 +64,7 @@ MODULES = {
     "Tanhshrink": "tanhshrink",
     "Threshold": "threshold",
 }
-"""Activation modules by the name of their class. A Hardtanh of other bounds than -1 and 1 is told as `hardtanh`.
+"""Activation modules by the name of their class. A Hardtanh with bounds other than -1 and 1 is reported as `hardtanh`.
 
 They fire where they are positive (methods §1), a GLU where its gate is.
 """

@@ -51,7 +51,7 @@ Sink: TypeAlias = Callable[[Key, LayerValues], None]
 class LayerReader:
     """Hands every call of the layers to `sink` between `attach` and `detach`.
 
-    training: only calls of a training pass (nfinspect.training.training_passes); `begin_step` starts anew.
+    training: only calls of a training pass (nfinspect.training.training_passes); `begin_step` starts over.
     """
 
     def __init__(self, model: nn.Module, places: Sequence[Place], sink: Sink, *, training: bool = False) -> None:

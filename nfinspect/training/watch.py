@@ -41,7 +41,7 @@ class LayerWindow:
     samples: deque[tuple[int, LayerSample]] = field(default_factory=deque)
 
     def seen(self, step: int, sample: LayerSample | None, options: HealthOptions, gradient: float | None) -> SeenLayer:
-        """The layer with a new sample; None: its values were not finite, and the window begins anew."""
+        """The layer with a new sample; None: its values were not finite, and the window restarts."""
         from nfinspect.analysis.site_health import health_of_layer  # imports the store's reader
 
         layer = self.layer

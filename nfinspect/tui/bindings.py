@@ -1,4 +1,4 @@
-"""Every binding id there is, so that a keymap with a misspelt one is told so."""
+"""All binding ids, so that an unknown id in a keymap is reported."""
 
 from functools import cache
 from typing import Any

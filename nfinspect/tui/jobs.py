@@ -177,7 +177,7 @@ class JobBoard:
         """What commands have printed that ended well."""
 
     def put(self, key: Key, job: Job, then: Callable[[JobState], None] | None = None) -> None:
-        """then: is told how the command ended, whichever pane is on screen by then."""
+        """then: called with how the command ended, whichever pane is on screen."""
         self._jobs[key] = job
         self.problems.pop(key, None)
         if then is not None:

@@ -123,7 +123,7 @@ def values_digest(
 
 
 def renew_digests(connection: duckdb.DuckDBPyConnection) -> None:
-    """Digest every table of the run anew, as after a migration; and its values, where it tells all of them."""
+    """Recompute the digest of every table, as after a migration; of the values, if it stores them and which fired."""
     from nfinspect_store.tables import RunTables
 
     connection.execute("DELETE FROM digests")

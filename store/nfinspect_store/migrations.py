@@ -47,7 +47,7 @@ JOIN tokens t ON (t.token_idx // 256)::INTEGER = b.block;
 
 
 def m002_firings_and_example_lists(connection: duckdb.DuckDBPyConnection) -> None:
-    """Which values fired comes to the blocks (unknown for values of before), examples become a row for each kind."""
+    """Which values fired comes to the blocks (unknown for older values), examples become a row for each kind."""
     connection.execute("ALTER TABLE blocks ADD COLUMN fired BLOB")
     connection.execute("ALTER TABLE examples RENAME TO examples_by_rank")
     connection.execute(
@@ -60,7 +60,7 @@ def m002_firings_and_example_lists(connection: duckdb.DuckDBPyConnection) -> Non
 
 
 def m003_mamba_delta(connection: duckdb.DuckDBPyConnection) -> None:
-    """A Mamba's own step size gets a table, empty for runs of before."""
+    """A Mamba's own step size gets a table, empty for older runs."""
     connection.execute(
         """CREATE TABLE mamba_delta (
                layer INTEGER, channel INTEGER, n BIGINT, mean DOUBLE, m2 DOUBLE, surprisal_mean DOUBLE,

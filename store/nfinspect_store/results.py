@@ -2,7 +2,7 @@
 
 A result is a small DuckDB file: its table `result` has one row, with the settings and the JSON document that the
 command prints; what is too long for a document stands in further tables. Files appear when they are complete: cancelled
-work leaves nothing behind. A result belongs to its settings and to the run's id, so a run captured anew finds none of
+work leaves nothing behind. A result belongs to its settings and to the run's id, so a run captured again finds none of
 the old ones; and to the format of its kind, so that a version with other fields or other figures makes its own.
 """
 

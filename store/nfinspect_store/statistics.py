@@ -123,7 +123,7 @@ class NeuronStatistics:
 
 @dataclass(frozen=True)
 class ConceptStatistics:
-    """What is told of a layer's neurons over one concept's tokens: one entry per neuron in every field, [neurons]."""
+    """Statistics of a layer's neurons over one concept's tokens: one entry per neuron in every field, [neurons]."""
 
     n: Counts
     fired: Counts

@@ -344,7 +344,7 @@ class RunTables:
         }
 
     def concept_statistics(self, layer: Layer) -> dict[str, ConceptStatistics]:
-        """What is told of one layer's neurons concept by concept; nothing in a run of all values."""
+        """Statistics of one layer's neurons for each concept; empty in a run of all values."""
         query = f"""SELECT concept, {", ".join(CONCEPT_COLUMNS)} FROM concept_statistics
                     WHERE layer_id = ? ORDER BY concept, neuron"""
         columns = self.cursor().execute(query, [layer.layer_id]).fetchnumpy()

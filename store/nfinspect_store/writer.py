@@ -60,7 +60,7 @@ from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer, Prompt, PromptMean, RunInfo, Status, TokenRows
 
 MOST_HOLES = 0.01
-"""Of a file's blocks that may stay free. A commit writes the statistics anew, and of the other tables what has begun a
+"""Of a file's blocks that may stay free. A commit rewrites the statistics, and of the other tables what has begun a
 row group: of large values little, of statistics alone and wide prompt means up to half of the file [own]."""
 
 SMALL = 4 * 2**20
@@ -247,7 +247,7 @@ class RunWriter:
     def close(self, copying: Callable[[int], None] = lambda size: None) -> None:
         """Fold the log into the file and let go of it. An open segment is dropped.
 
-        Where much of the file is free it is copied; copying: is told its bytes before.
+        Where much of the file is free it is copied; copying: called with its bytes first.
         """
         self.abandon()
         try:
@@ -262,7 +262,7 @@ class RunWriter:
         remember(self.path, SCHEMA_VERSION)
 
     def _without_holes(self) -> None:
-        """Copy the file: each commit writes some tables anew, and DuckDB uses their old place again but cuts off only
+        """Copy the file: each commit rewrites some tables, and DuckDB uses their old place again but cuts off only
         what is free at the end.
         """
         place = reached(self.path)

@@ -1,4 +1,4 @@
-"""The pane of an analysis that has a spec: everything that it shows is told there."""
+"""The pane of an analysis that has a spec: the spec defines everything it shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines over steps by plotext, as plain lines of text. A line is told by its mark, never by colour.
+"""Lines over steps by plotext, as plain lines of text. The mark identifies a line, never the colour.
 
 Called in workers only, like `chart`.
 """
