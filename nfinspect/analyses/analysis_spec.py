@@ -1,7 +1,7 @@
-"""What an analysis says of itself, once. Its command, its pane, its kept result, the comparison of runs, its figures
-and its kinds of neurons are made of it; nothing else in the tree knows a single analysis.
+"""The description of an analysis. Its command, its pane, its saved result, the comparison of runs, its figures and its
+kinds of neurons are built from it. Other modules name an analysis only to order a list, or for a step of its own.
 
-A spec is data: what is special about an analysis is a small function in its own file that the spec hands over.
+A spec is data: what is special about an analysis is a small function in its own file that the spec holds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -162,9 +162,9 @@ def no_neurons(row: Any, found: Any, of: Shown) -> Neurons:
 
 @dataclass(frozen=True)
 class RowSet:
-    """Rows that the app shows. fields: their columns, of what was found; order: the field by which they are sorted, if
-    by any, and whether the highest comes first; empty: said where there are none; there: whether it has anything to
-    show.
+    """Rows that the app shows. fields: their columns, of what was found, or of None (for -h); order: the field by which
+    they are sorted, if by any, and whether the highest comes first; empty: said where there are none; there: whether it
+    has anything to show.
 
     searched: the words of a row that a filter looks in. named: the row's parts that tell where it stands, which a
     filter may name. neurons: those that a row is about, from it, what was found and what is shown.
@@ -223,10 +223,10 @@ class Measure:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of several runs. facts: a column of each run, from what was found; layers: of each of its layers; measures: what
-    the app compares and draws, of a variant's name; said: in short, from the layers of a document; refused: why these
-    say nothing, else "". figures: of what was found by the names of the runs. more: further tables of the command.
-    takes: whether a kept document can be compared. by_variant: each variant is a topic of its own.
+    """Of several runs. facts, layers: the command's columns of a run and of its layers, from what was found, which has
+    `site` and `layers`. measures: the app's columns, from a variant's name. said, refused: from a document's layers,
+    the summary, and why they cannot be compared, else "". figures: from what was found, by run name. more: further
+    tables of the command. takes: whether a document can be compared. by_variant: each variant is a topic of its own.
     """
 
     measures: Callable[[str], Sequence[Measure]]
@@ -263,9 +263,9 @@ class NeuronKind:
 
 @dataclass(frozen=True)
 class Figures:
-    """Of a report. charts: of the kept results that there are, the newest of each variant, by the variant's name, one
-    or more. name: of what stands there where nothing is kept, the kind of neurons if none; each: it stands there for
-    every variant that nothing is kept of, else where nothing is kept at all.
+    """Of a report. charts: from the newest saved result of each variant by the variant's name, one or more. name: of
+    the placeholder for what is not saved, the kind of neurons if none. each: a placeholder for every variant without a
+    result, else a single one, and only if none has a result.
     """
 
     charts: "Callable[[Mapping[str, Kept]], Sequence[Section]]"
@@ -285,23 +285,35 @@ class Kept:
 class AnalysisSpec:
     """An analysis.
 
-    name: of its place after `:`, and of its command if nfinspect.analyses.COMMANDS has no other. needs: whether a run
-    is enough; of one that needs the model the command is written by hand (nfinspect.cli). format: of its kept results,
-    to be raised when the document, its tables or the meaning of its figures changes. keeps: the kind of these, the name
-    if none; nothing is kept of one that says "". site: the one that it is about, where that is not the run's usual.
-    sited: whether a result is about a site at all. of_neuron: it is of one neuron, which has to be named.
-    does: the command's help in one line. answers: what it answers, in a few words. explains: every figure, with the
-    source. title: of its figures. what: is being made, for the progress line, from the options.
-    check: raises RequestError for options that do not go together. settings: what a kept result is found by beside site
-    and layers, from a run and the options. compute: what is found, from a run and, by name, site, layers, tick and the
-    options; neither where a run and options are not all that it takes. document, tables, read: to a kept result and
-    back; read raises KeyError, TypeError, ValueError or StoreError for what is none. covers: whether a kept result is
-    about a site of a run, and all of it, where other things than its site and layers tell.
-    finish: what the command prints, from the run, the kept result, what was found, every option and who is told.
-    joined: what the app shows, from what was found and the run's other kept results by their kind.
-    printed: the tables of the command. lists: the rows of the app. sentence: what was found, in the app, and
-    what of, None if it is not kept. notes: what the reader should beware of. offers: an option that would show more,
-    else "". kept: a kept result in one line. variants: of the pane's keys.
+    name       its place after `:`, and its command unless nfinspect.analyses.COMMANDS has another
+    needs      whether a run is enough; with "model" the command is written by hand (nfinspect.cli)
+    format     of its saved results: raise it when the document, its tables or the meaning of a figure changes
+    keeps      the kind of its saved results, the name if None; "": nothing is saved
+    site       the site it is about, if not the run's default one
+    sited      whether a result is about a site at all
+    of_neuron  it is about one neuron, which has to be named
+    does, answers, explains, title
+               the command's help in one line; what it answers, in a few words; every figure with its source; the title
+               of its figures
+    what       the progress line, from the options
+    check      raises RequestError for options that do not go together
+    settings   from a run and the options: what identifies a saved result, next to site and layers
+    compute    called as compute(run, site=, layers=, tick=, **options); it and settings are None if that is not all
+               that it takes
+    document, tables, read
+               the result as JSON and as Arrow tables, and back; read raises KeyError, TypeError, ValueError or
+               StoreError for a saved result of another form. The document has `site`, and `layers` with `layer` and
+               `neurons` in each, if the analysis is about a site
+    covers     whether a saved result is about all of a site, if its site and layers do not tell
+    finish     what the command prints, from the run, the saved result, what was found, all options and the reporter
+    joined     what the app shows, from what was found, its result and the run's other saved results by kind
+    printed    the tables of the command
+    lists      what the app lists; one or more
+    sentence   what was found in one line, for the app, from it and its result (None if it is not saved)
+    notes      what the reader should beware of
+    offers     an option that would show more, else ""
+    kept       a saved result in one line
+    variants   options that keys of the pane choose
     """
 
     name: str

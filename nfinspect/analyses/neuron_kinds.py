@@ -5,6 +5,7 @@
     delta                    nfinspect delta
     ngrams1 ngrams2 ngrams3  nfinspect ngrams --n 1, 2, 3; `ngram` is the newest of them
     attention                nfinspect attention: the neurons with the largest |score|
+    massive                  nfinspect sinks
 
 A kind of an analysis is that of its newest kept result over all of the site's layers, one of the run before one of its
 model. It has a strength, by which a share of the site's neurons is taken; a health class has none. `dead+positional`

@@ -28,7 +28,7 @@ BOUNDED = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
 
 SATURATED_RHO = 0.95  # of ρ_B, methods §2
 SATURATED_SPREAD = 0.05  # std / |mean| of a neuron stuck at one value [own]
-SPORADIC_PERCENT = 1  # of the tokens, at most [own]
+SPORADIC_PERCENT = 1  # of the tokens, fewer than that [own]
 SPORADIC_STRENGTH = 10.0  # max|a| in layer scales [own]
 RHO_BINS = 10
 
