@@ -32,6 +32,17 @@ Options = Mapping[str, Any]
 """An analysis' own options by name, every one of them."""
 
 
+def option_words(options: Options) -> tuple[str, ...]:
+    """Options as words of the command; a flag that is set is one."""
+    flags = {f"--{name.replace('_', '-')}": value for name, value in options.items()}
+    return tuple(word for flag, value in flags.items() for word in ((flag,) if value is True else (flag, str(value))))
+
+
+def made_with(result: "Result", options: Options) -> bool:
+    """Whether a kept result has these options in its settings."""
+    return all(result.settings.get(name) == value for name, value in options.items())
+
+
 def part(row: Any, name: str) -> Any:
     """What a row holds under a name: an object's attribute, or an entry of a row as a document has it."""
     return row[name] if isinstance(row, Mapping) else getattr(row, name)

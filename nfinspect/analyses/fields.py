@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nfinspect.analyses.analysis_spec import Field
+from nfinspect.analyses.analysis_spec import Field, part
 from nfinspect.present.charts import percent
 from nfinspect.present.numbers import counted
 
@@ -47,7 +47,7 @@ def percent_of_layer(key: str) -> Callable[[Mapping[str, Any]], float | None]:
 
 def total(layers: Sequence[Any], key: str = "neurons") -> int:
     """How many there are in all layers, of what was found or of the document."""
-    return sum(layer[key] if isinstance(layer, Mapping) else getattr(layer, key) for layer in layers)
+    return sum(part(layer, key) for layer in layers)
 
 
 def numbers(layers: Sequence[Any]) -> tuple[int, ...]:

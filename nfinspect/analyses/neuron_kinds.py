@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nfinspect.analyses import command_of, formats, specs
-from nfinspect.analyses.analysis_spec import AnalysisSpec, NeuronKind, Options, Variant
+from nfinspect.analyses.analysis_spec import AnalysisSpec, NeuronKind, Options, Variant, option_words
 from nfinspect.analysis.attention_scores import TOP
 from nfinspect.analysis.enough import few_tokens
 from nfinspect.analysis.neuron_sets import EmptySet, NeuronSet
@@ -164,11 +164,8 @@ def kept_over_all_layers(run: RunFile, spec: AnalysisSpec, site: str) -> tuple[R
 def command(run: RunFile, kind: str, site: str | None = None) -> str:
     """The command that makes a kind's result."""
     spec, usual = KEPT_KINDS[kind].spec, KEPT_KINDS[kind].spec.defaults()
-    given = [
-        f"--{name.replace('_', '-')}{'' if value is True else f' {value}'}"
-        for name, value in KEPT_KINDS[kind].kind.options.items()
-        if value != usual.get(name)
-    ]
+    options = KEPT_KINDS[kind].kind.options
+    given = option_words({name: value for name, value in options.items() if value != usual.get(name)})
     what = f"{run.info.model or 'MODEL'} --from {run.name}" if spec.needs == "model" else run.name
     where = [] if site in (None, run.default_site) else [f"--site {site}"]
     return " ".join(["nfinspect", command_of(spec.name), what, *given, *where])

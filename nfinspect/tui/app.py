@@ -143,10 +143,14 @@ class NfinspectApp(App[int]):
             self.open_run(self._first_run)
 
     def _load_keys(self) -> None:
-        from nfinspect.tui.bindings import binding_ids
         from nfinspect.tui.keymap import keys_file, read_keymap
 
-        keymap, line = read_keymap(keys_file(), binding_ids(type(self)))
+        def known() -> frozenset[str]:
+            from nfinspect.tui.bindings import binding_ids
+
+            return binding_ids(type(self))
+
+        keymap, line = read_keymap(keys_file(), known)
         if keymap:
             self.set_keymap(keymap)
         if line:

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nfinspect.analyses import specs
-from nfinspect.analyses.analysis_spec import Measure, Variant
+from nfinspect.analyses.analysis_spec import Measure, Variant, made_with, option_words
+from nfinspect.analyses.fields import percent_of_layer, said_of_layers
 from nfinspect.analysis.depth import depths
 from nfinspect.analysis.provenance import whose
-from nfinspect.present.charts import percent
-from nfinspect.present.numbers import counted
 
 if TYPE_CHECKING:
     from nfinspect.tui.session import Session
@@ -72,8 +71,7 @@ class Topic:
 
     def fits(self, result: Result) -> bool:
         """Whether a kept result is what is compared."""
-        made = all(result.settings.get(name) == value for name, value in self.made_with.items())
-        return made and self.takes(result.document)
+        return made_with(result, self.made_with) and self.takes(result.document)
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ def _health(layer: Any) -> Mapping[str, Any]:
 def _health_measures() -> tuple[Measure, ...]:
     def share(name: str, width: int = 8) -> Measure:
         meaning = f"{name} neurons, % of each layer"
-        return Measure(name, name, meaning, lambda x: percent(x[name], x["neurons"]), "%", width)
+        return Measure(name, name, meaning, percent_of_layer(name), "%", width)
 
     return (
         share("dead", 7),
@@ -158,7 +156,7 @@ def _health_measures() -> tuple[Measure, ...]:
 
 
 def _topics() -> Iterator[Topic]:
-    yield Topic("health", "health", _health_measures(), _dead)
+    yield Topic("health", "health", _health_measures(), said_of_layers("dead", "dead"))
     for one in specs():
         if one.comparison is None:
             continue
@@ -168,17 +166,12 @@ def _topics() -> Iterator[Topic]:
                 one.name,
                 tuple(one.comparison.measures(variant.name)),
                 one.comparison.said,
-                tuple(word for name, value in variant.options.items() for word in (f"--{name}", str(value))),
+                option_words(variant.options),
                 variant.options,
                 one.comparison.refused,
                 one.comparison.takes,
                 one.needs == "model",
             )
-
-
-def _dead(layers: Layers) -> str:
-    dead, neurons = (sum(layer[key] for layer in layers) for key in ("dead", "neurons"))
-    return f"{dead:,} dead of {counted(neurons, 'neuron')}"
 
 
 TOPICS = tuple(_topics())

@@ -7,7 +7,7 @@ The ids stand in the help screen (`?`). A file that cannot be read costs one lin
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from textual.binding import Binding
@@ -30,8 +30,11 @@ def known_ids(classes: Iterable[type[DOMNode]]) -> frozenset[str]:
     )
 
 
-def read_keymap(path: Path, known: frozenset[str]) -> tuple[dict[str, str], str | None]:
-    """The keymap, and one line about what is wrong with the file, if anything is."""
+def read_keymap(path: Path, known: Callable[[], frozenset[str]]) -> tuple[dict[str, str], str | None]:
+    """The keymap, and one line about what is wrong with the file, if anything is.
+
+    known: every binding id, asked for only where there is a file: it imports all panes and analyses.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -44,6 +47,7 @@ def read_keymap(path: Path, known: frozenset[str]) -> tuple[dict[str, str], str 
         return {}, f"{path} is not JSON ({error}): default keys are used"
     if not isinstance(entries, dict) or not all(isinstance(v, str) and v for v in entries.values()):
         return {}, f'{path}: expected {{"binding id": "keys"}}: default keys are used'
-    unknown = sorted(set(entries) - known)
+    ids = known()
+    unknown = sorted(set(entries) - ids)
     line = f"{path}: no binding has the id {unknown[0]!r}: press ? for the ids" if unknown else None
-    return {key: value for key, value in entries.items() if key in known}, line
+    return {key: value for key, value in entries.items() if key in ids}, line

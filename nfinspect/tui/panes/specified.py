@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.binding import Binding, BindingType
 
 from nfinspect.analyses import spec
-from nfinspect.analyses.analysis_spec import Shown, part
+from nfinspect.analyses.analysis_spec import Shown, made_with, option_words, part
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.columns.fields import field_column
 from nfinspect.tui.listing import Listing
@@ -103,14 +103,14 @@ class SpecifiedPane(AnalysisPane):
         site = str(result.document["site"]) if self.spec.sited else self.site
         self.site = site if site in self.session.sites else self.site
         for i, variant in enumerate(self.spec.variants):
-            if _made_with(result, variant.options):
+            if made_with(result, variant.options):
                 self._variant = i
 
     def reader(self) -> Callable[[Result], Any]:
         return partial(_read, self.spec, self.session)
 
     def options(self) -> tuple[str, ...]:
-        return tuple(word for name, value in self._options.items() for word in (f"--{name}", str(value)))
+        return option_words(self._options)
 
     def action_variant(self, place: int) -> None:
         self._variant, self._place = place, 0
@@ -143,16 +143,12 @@ class SpecifiedPane(AnalysisPane):
         ]
 
 
-def _made_with(result: Result, options: Options) -> bool:
-    return all(result.settings.get(name) == value for name, value in options.items())
-
-
 def _fits(options: Options, site: str, sizes: dict[int, int], result: Result) -> bool:
     """Whether a result was made with these options, is about the site, and of layers that are the run's: a model of the
     same name may be another one. sizes: neurons by layer.
     """
     return (
-        _made_with(result, options)
+        made_with(result, options)
         and result.document["site"] == site
         and all(sizes.get(layer["layer"]) == layer["neurons"] for layer in result.document["layers"])
     )
