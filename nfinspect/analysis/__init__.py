@@ -1,5 +1,4 @@
-"""What a run says: health, neuron lists, one neuron, traces, overlap. Pure functions on a run; no torch, no
-terminal.
+"""What a run tells: health, neuron lists, one neuron, traces, overlap. Pure functions of a run; no torch, no terminal.
 
 Import the module that is needed (`nfinspect.analysis.trace`): nothing is imported here, so that the app's
 first paint does not pay for scipy.

@@ -1,4 +1,4 @@
-"""The health of a layer whose values are in memory: what `classify_layer` says of a run's layer, without a run."""
+"""The health of a layer whose values are in memory: the same as `classify_layer` finds for a run's layer."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ STRIPE_VALUES = 2**20
 
 @dataclass(frozen=True)
 class ArrayHealth:
-    """One layer's health, and its neurons' classes and statistics ([neurons] each), nothing of it approximate."""
+    """One layer's health, and its neurons' classes and statistics ([neurons] each); all of it is exact."""
 
     health: LayerHealth
     neurons: LayerClasses
@@ -70,7 +70,9 @@ def array_health(
 def array_statistics(
     values: NDArray[np.float32], fired: NDArray[np.bool_] | None = None, fires: str = "positive"
 ) -> NeuronStatistics:
-    """Statistics of float32[tokens, neurons], one token or more; `fired` says when they fire, else a > 0 does."""
+    """Statistics of float32[tokens, neurons], at least one token. A neuron fires where `fired` is true, without it
+    where a > 0.
+    """
     step = max(1, STRIPE_VALUES // len(values))
     parts = [
         _statistics(values[:, i : i + step], None if fired is None else fired[:, i : i + step], fires)

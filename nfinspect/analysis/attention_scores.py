@@ -1,6 +1,6 @@
-"""What the attention analysis found: a score for every neuron, and figures of every layer's attention (methods §8).
+"""The result of the attention analysis: a score for every neuron, and figures of every layer's attention (methods §8).
 
-Made by nfinspect.experiments.attention, which needs the model; read back from a kept result without it.
+Computed by nfinspect.experiments.attention, which needs the model; read from a saved result without it.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,15 +20,15 @@ Method = Literal["attention_weighted", "gradient_guided", "rollout"]
 METHODS: tuple[Method, ...] = ("attention_weighted", "gradient_guided", "rollout")
 
 TOP = 20
-"""Neurons in a document where nothing else is asked for."""
+"""Neurons in a document by default."""
 
 
 @dataclass(frozen=True)
 class NeuronScore(Document):
     """A neuron and its score, means over the prompts; None where undefined. rank counts from 1, by |score|.
 
-    mean_activation: its value at the positions >= 1. Position 0, apart: first_activation, its value there, and
-    first_score, |a · ∂NLL/∂a| there (gradient_guided only).
+    mean_activation: its value at the positions >= 1. first_activation: its value at position 0; first_score: |a ·
+    ∂NLL/∂a| there, with gradient_guided only.
     """
 
     rank: int
@@ -50,9 +50,9 @@ class NeuronScore(Document):
 class AttentionLayer(Document):
     """One layer: the distribution of its neurons' scores, and its attention, as means over prompts and heads.
 
-    sink: the weight that queries i >= 1 put on position 0; entropy: how evenly they spread it, 0-1; diversity: how
-    differently the heads attend, 0-1 (definitions: nfinspect.experiments.layer_attention). heads: channels in Mamba.
-    All None with gradient_guided, which reads no attention.
+    sink: the weight that queries i >= 1 put on position 0; entropy: how evenly they spread their weights, 0-1;
+    diversity: how differently the heads attend, 0-1 (definitions: nfinspect.experiments.layer_attention). heads: how
+    many; in Mamba channels. These four are None with gradient_guided, which reads no attention.
     """
 
     site: str
@@ -69,11 +69,11 @@ class AttentionLayer(Document):
 class AttentionScores:
     """Every neuron of a site, scored over prompts.
 
-    prompts: as given; samples: those of two tokens or more, which count; tokens: theirs. scores: one row for each
-    neuron, best first, with the fields of NeuronScore. heads: layer, head, sink, entropy, of every head. attention_map:
-    layer, query, key, weight (mean over the heads) for the first positions of the longest prompt, key <= query;
-    map_tokens: position, token, of these. The last three are empty with gradient_guided. notes: what the user should be
-    told.
+    prompts: how many were given; samples: those of two tokens or more, which count; tokens: of the samples. Tables:
+    scores, one row for each neuron, best first, with the fields of NeuronScore; heads, one row for each head: layer,
+    head, sink, entropy; attention_map, layer, query, key, weight (mean over the heads) for the first positions of the
+    longest prompt, key <= query; map_tokens, position and token of these. The last three are empty with
+    gradient_guided. notes: for the user.
     """
 
     method: Method
@@ -106,7 +106,7 @@ class AttentionScores:
         }
 
     def tables(self) -> dict[str, pa.Table]:
-        """What is kept beside the document, by name."""
+        """What is saved next to the document, by name."""
         return {
             "scores": self.scores,
             "heads": self.heads,
@@ -116,7 +116,7 @@ class AttentionScores:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], table: Callable[[str], pa.Table]) -> Self:
-        """From the document of a kept result and what gives its tables."""
+        """From the document of a saved result and a function that returns its tables by name."""
         layers = tuple(
             AttentionLayer(**{**layer, "scores": Distribution(**layer["scores"])}) for layer in document["layers"]
         )
@@ -137,12 +137,12 @@ class LayerScores:
 
 
 def ranked(site: str, layers: list[LayerScores]) -> pa.Table:
-    """One row for each neuron of all layers together, by |score|; ties and what is undefined in order."""
+    """One row for each neuron of all layers, by |score|, undefined ones last; ties in order of layer and neuron."""
     score = np.concatenate([layer.score for layer in layers])
     number_of = np.concatenate([np.arange(len(layer.score), dtype=np.int32) for layer in layers])
     layer_of = np.concatenate([np.full(len(layer.score), layer.layer, np.int32) for layer in layers])
     size = np.where(np.isnan(score), -1.0, np.abs(score))
-    order = np.argsort(-size, kind="stable")  # the rows stand in order of layer and neuron
+    order = np.argsort(-size, kind="stable")  # the rows are in order of layer and neuron
     columns = {
         name: nullable(np.concatenate([getattr(layer, name) for layer in layers])[order])
         for name in ("score", "mean_activation", "first_activation", "first_score")
@@ -159,7 +159,7 @@ def ranked(site: str, layers: list[LayerScores]) -> pa.Table:
 
 
 def distribution_of(values: Floats) -> Distribution:
-    """Of the values that are defined; percentiles by linear interpolation."""
+    """The distribution of the values that are defined; percentiles by linear interpolation."""
     values = values[np.isfinite(values)]
     if not len(values):
         return Distribution(None, None, None, None, {str(p): None for p in PERCENTILES})

@@ -1,8 +1,11 @@
 """Which positions attention singles out: from a model's attention maps to one weight for each position (methods §8).
 
-A neuron's score is what these weights make of its values beyond their plain mean, so that both methods are
-s_n = Σ_j w_j a_jn − mean_j a_jn over the positions j >= 1, w summing to 1 there. Position 0, on which idle heads rest,
-is left out. All maps are float64[tokens, tokens], row i what query i takes from the positions j <= i.
+In both methods a neuron's score is its mean with these weights less its plain mean, over the positions j >= 1:
+
+    s_n = Σ_j w_j a_jn − mean_j a_jn,  Σ_j w_j = 1
+
+Position 0, to which idle heads attend, is left out. All maps are float64[tokens, tokens]; row i has the weights of
+query i on the positions j <= i.
 """
 
 from collections.abc import Sequence
@@ -28,8 +31,8 @@ def attended(attention: Floats) -> Floats:
 def rollout(maps: Sequence[Floats]) -> list[Floats]:
     """The weights of `rollout` for the neurons of every layer (Abnar & Zuidema 2020).
 
-    With Â = rownorm(A + I), the neurons of layer l are weighed by the last token's row of Â_L···Â_{l+1}, which is the
-    last token alone in the last layer, scaled to sum 1 over the positions >= 1.
+    With Â = rownorm(A + I), the weights of layer l are the last token's row of Â_L···Â_{l+1} (in the last layer the
+    last token alone), scaled to sum 1 over the positions >= 1.
     """
     row = np.zeros(len(maps[-1]))
     row[-1] = 1.0
@@ -41,7 +44,7 @@ def rollout(maps: Sequence[Floats]) -> list[Floats]:
 
 
 def with_residual(attention: Floats) -> Floats:
-    """rownorm(A + I): half of what reaches a position passes by the attention [Abnar & Zuidema 2020]."""
+    """rownorm(A + I): half of what reaches a position bypasses the attention (Abnar & Zuidema 2020)."""
     mixed = attention + np.eye(len(attention))
     scaled: Floats = mixed / mixed.sum(axis=1, keepdims=True)
     return scaled

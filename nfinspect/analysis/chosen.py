@@ -1,4 +1,4 @@
-"""Which layers of a run an analysis goes through."""
+"""Which layers of a run an analysis reads."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from nfinspect_store.types import Layer
 def chosen_layers(run: RunTables, site: str | None, layers: Sequence[int] | None) -> tuple[Layer, ...]:
     """The layers of a site with these numbers, in order; without numbers all of them.
 
-    Raises RequestError for a site or a layer that the run does not hold.
+    Raises RequestError for a site or a layer that is not in the run.
     """
     if layers is None:
         return run.site_layers(site)

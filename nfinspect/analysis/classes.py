@@ -21,10 +21,10 @@ ThresholdScale = Literal["layer", "absolute"]
 FAULTS = CLASSES[:-1]
 
 BARE = "activation"
-"""The site of values that are no site of a language model: a tensor, or what a module gives."""
+"""The site of values that come from no site of a language model: a tensor's, or a module's output."""
 
 BOUNDED = {"tanh": (-1.0, 1.0), "sigmoid": (0.0, 1.0)}
-"""Activations with a floor and a ceiling, and where these are."""
+"""Activations with a floor and a ceiling: these two."""
 
 SATURATED_RHO = 0.95  # of ρ_B, methods §2
 SATURATED_SPREAD = 0.05  # std / |mean| of a neuron stuck at one value [own]
@@ -35,11 +35,11 @@ RHO_BINS = 10
 
 @dataclass(frozen=True)
 class HealthOptions:
-    """What can be chosen of methods §2. The defaults are those of the tables `neurons` and `layer_health`.
+    """The options of methods §2. The defaults are those of the tables `neurons` and `layer_health`.
 
-    threshold_missing, threshold_weak: on E|a| in layer scales, or on E|a| itself with threshold_scale
-    'absolute'. skip_first: leave out the tokens at position 0. threshold_activation_rate: below it a layer
-    has an issue. Raises RequestError for thresholds that cannot be.
+    threshold_missing, threshold_weak: on E|a| in layer scales, or on E|a| itself with threshold_scale 'absolute'.
+    skip_first: leave out the tokens at position 0. threshold_activation_rate: below it a layer has an issue. Raises
+    RequestError for invalid thresholds.
     """
 
     threshold_missing: float = 0.01
@@ -63,8 +63,8 @@ class HealthOptions:
 
 
 def is_told(layer: Layer) -> bool:
-    """Whether a layer's activation is known: it is not where values came as they are, at no site of a language model,
-    and without a word about it.
+    """Whether a layer's activation is known. It is unknown where values come from no site of a language model and no
+    activation was given.
     """
     return layer.site != BARE or layer.activation != ""
 
@@ -89,7 +89,7 @@ def largest_magnitude(stats: NeuronStatistics) -> NDArray[np.float64]:
 
 
 def is_sporadic_candidate(stats: NeuronStatistics, scale: float) -> NDArray[np.bool_]:
-    """bool[neurons]: strong enough to be sporadic, so that its tokens above the layer scale must be
+    """bool[neurons]: which are strong enough to be sporadic, so that their tokens above the layer scale must be
     counted.
     """
     return largest_magnitude(stats) >= SPORADIC_STRENGTH * scale if scale > 0 else np.zeros(stats.n.shape, np.bool_)
@@ -103,7 +103,7 @@ def bin_sums(
     low: float,
     high: float,
 ) -> None:
-    """Add to float64[neurons, bins] the values of each bin, scaled from [low, high] to [-1, 1].
+    """Add values, scaled from [low, high] to [-1, 1], to the sums of their bins: float64[neurons, bins].
 
     values: float32[rows, tokens] of which those `counted` count, [tokens] or [rows, tokens]; place: the neuron of each
     row.
@@ -119,9 +119,9 @@ def saturation(sums: NDArray[np.float64], n: NDArray[np.int64]) -> NDArray[np.fl
     """ρ_B of each neuron from its `bin_sums` over n tokens: float64[neurons], 0 (never extreme) to 1
     (always).
 
-    Rakitianskaia & Engelbrecht 2015: ρ_B = Σ_b |ḡ'_b| f_b / Σ_b f_b, with f_b the values in bin b of B equal
-    bins over the activation's range and ḡ'_b their mean after scaling that range to [-1, 1]; a bin's absolute
-    mean times its count is its absolute sum. NaN without a token.
+    Rakitianskaia & Engelbrecht 2015: ρ_B = Σ_b |ḡ'_b| f_b / Σ_b f_b, with f_b the number of values in bin b of B equal
+    bins over the activation's range and ḡ'_b their mean after scaling that range to [-1, 1]; |ḡ'_b| f_b is the absolute
+    value of the bin's sum. NaN without a token.
     """
     total = np.abs(sums).sum(axis=1)
     rho: NDArray[np.float64] = np.divide(total, n, out=np.full(n.shape, np.nan), where=n > 0)
@@ -131,7 +131,7 @@ def saturation(sums: NDArray[np.float64], n: NDArray[np.int64]) -> NDArray[np.fl
 def saturation_bounds(
     stats: NeuronStatistics, low: float, high: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Between what ρ_B lies, from the moments alone: two float64[neurons], equal where the moments settle it.
+    """The bounds of ρ_B that the moments give: two float64[neurons], equal where the moments settle it.
 
     For an even B no bin of ρ_B holds both signs of the scaled value g', so ρ_B = E|g'|; and as |g'| <= 1,
     max(E g'^2, |E g'|) <= E|g'| <= sqrt(E g'^2) [own]. Where g' keeps one sign both are |E g'|, and on a
@@ -161,11 +161,11 @@ def classify(
 ) -> NDArray[np.str_]:
     """The class of each neuron of one layer: str[neurons].
 
-    stats: over the tokens counted. activation: of an `mlp` neuron, '' where the site has none. scale:
-    `layer_scale`. above_scale: on how many tokens |a| >= scale; read only where `is_sporadic_candidate`. rho:
-    ρ_B of neurons with a bounded activation; without it saturation is judged by the spread, as for the other
-    activations. told: whether the activation is known, '' being none; of one that nobody told, only 0 on every
-    token is dead, and what is small is missing. A neuron that no token reached (n = 0) is dead [own].
+    stats: over the tokens counted. activation: of an `mlp` neuron, '' where the site has none. scale: `layer_scale`.
+    above_scale: on how many tokens |a| >= scale; read only where `is_sporadic_candidate`. rho: ρ_B of neurons with a
+    bounded activation; without it saturation is judged by the spread, as for the other activations. told: whether the
+    activation is known ('' means that there is none); if it is not, only a neuron that is 0 on every token is dead. A
+    neuron without a token (n = 0) is dead [own].
     """
     mean_abs = np.where(stats.n > 0, stats.mean_abs, 0.0)
     unit = scale if options.threshold_scale == "layer" else 1.0

@@ -1,4 +1,4 @@
-"""Classifications with other options than the defaults, computed once for as long as their run is open."""
+"""Classifications with other options than the defaults, kept in memory as long as their run is open."""
 
 import threading
 from weakref import WeakKeyDictionary
@@ -12,9 +12,7 @@ _lock = threading.Lock()
 
 
 def kept_classification(run: RunTables, site: str | None, options: HealthOptions) -> SiteHealth:
-    """`classify_run` of a finished run, computed once for each choice of options as long as the run stays
-    open.
-    """
+    """`classify_run` of a finished run, computed once for each site and choice of options while the run is open."""
     key = (run.resolve_site(site), options)
     with _lock:
         known = _kept.setdefault(run, {})

@@ -1,5 +1,5 @@
-"""What is compared in a trace or an overlap: which concepts, which baseline, which tokens of their prompts
-(methods §3).
+"""What a trace or an overlap compares: which concepts, with which baseline, on which tokens of their prompts (methods
+§3).
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ from nfinspect_store.tables import RunTables
 from nfinspect_store.types import SELECTIONS, NeuronIndex, Rank, Selection
 
 BASELINE = "baseline"
-"""The concept that is the baseline where none is named."""
+"""The concept that is the baseline if none is named."""
 
 NO_BASELINE = ""
-"""Asked for as a baseline: raw values, also where the run has a concept called `baseline`."""
+"""This as the baseline means raw values, even if the run has a concept called `baseline`."""
 
 RAW_WARNING = (
     "no baseline: raw values are ranked, which finds the same outlier coordinates for every concept; "
@@ -27,7 +27,7 @@ RAW_WARNING = (
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of a run, with every choice made and checked."""
+    """What is asked of a run, with defaults filled in and every choice checked."""
 
     concepts: tuple[str, ...]
     baseline: str | None
@@ -40,7 +40,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Groups:
-    """Prompts' means by concept, float32[prompts, neurons]; baseline is None where there is none."""
+    """The means of each concept's prompts, float32[prompts, neurons]; baseline: None if there is none."""
 
     index: NeuronIndex
     concepts: dict[str, NDArray[np.float32]]
@@ -56,7 +56,7 @@ def ask(
     rank: str,
     site: str | None,
 ) -> Question:
-    """Check what is asked and fill in the defaults. Raises RequestError."""
+    """Fill in the defaults and check every choice. Raises RequestError."""
     site = run.resolve_site(site)
     for concept in (*concepts, *([baseline] if baseline else [])):
         run.resolve_concept(concept)
@@ -97,7 +97,7 @@ def _selection(run: RunTables, tokens: str | None) -> Selection:
 def read_groups(run: RunTables, question: Question) -> tuple[Groups, tuple[str, ...]]:
     """The prompts' means of every concept asked for, and notes on the prompts left out.
 
-    Raises RequestError where no prompt of a concept has a token to take.
+    Raises RequestError where no prompt of a concept has a token that counts.
     """
     names = [*question.concepts, *([question.baseline] if question.baseline is not None else [])]
     means = run.prompt_means(question.tokens, question.site, names)

@@ -1,7 +1,7 @@
 """Statistics of two groups of prompts, concept and baseline, for many neurons at once (methods §3).
 
-Groups are float[prompts, neurons], results float64[neurons]; NaN where a statistic is undefined. scipy.stats
-takes 0.6 s to import and is loaded when first needed: browsing does not pay for it.
+Groups are float[prompts, neurons], results float64[neurons]; NaN where a statistic is undefined. scipy.stats is
+imported when first needed, as that takes 0.6 s and browsing does not need it.
 """
 
 from collections.abc import Callable
@@ -18,27 +18,28 @@ CHUNK = 1 << 21
 """Values sorted at a time, so that a run of many prompts needs no copies of all of them."""
 
 PAIRS = 512
-"""Pairs of prompts up to which comparing each is quicker than sorting: 4 ms against 15 at 144, even at 1,000."""
+"""Up to so many pairs of prompts, comparing every pair is quicker than sorting: 4 ms against 15 ms at 144 pairs, as
+quick at 1,000."""
 
 CACHED = 1 << 13
-"""Neurons of which pairs are compared at a time, so that both groups' values stay in the processor's cache."""
+"""Neurons whose pairs are compared at a time, so that both groups' values stay in the processor's cache."""
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
     """A group's size, and mean and variance (n - 1) of each neuron.
 
-    A neuron that has one value throughout has this mean and variance 0 exactly, not their rounding.
+    A neuron that is constant has exactly its value as mean and 0 as variance, without rounding errors.
     """
 
     group: Group
     n: int
-    same: NDArray[np.bool_]  # which neurons have one value throughout
+    same: NDArray[np.bool_]  # which neurons are constant
     mean: Floats
 
     @cached_property
     def variance(self) -> Floats:
-        """NaN for fewer than two prompts. Computed when asked for: most orders need means only."""
+        """NaN for fewer than two prompts. Computed when first used: most orders need the means only."""
         if self.n < 2:
             return np.full(self.mean.shape, np.nan)
         variance = self.group.var(axis=0, ddof=1, dtype=np.float64, mean=self.mean[None])
@@ -46,7 +47,7 @@ class Moments:
 
 
 def moments(group: Group) -> Moments:
-    """Of each neuron over the prompts; the mean of none is NaN."""
+    """The moments of each neuron over the prompts; of no prompt the mean is NaN."""
     n, neurons = group.shape
     if n == 0:
         return Moments(group, 0, np.zeros(neurons, np.bool_), np.full(neurons, np.nan))
@@ -55,7 +56,7 @@ def moments(group: Group) -> Moments:
 
 
 def hedges_g(concept: Moments, baseline: Moments) -> Floats:
-    """(m1 - m0) / s_pooled · (1 - 3 / (4(n1 + n0) - 9)), Hedges 1981. NaN for under two prompts or no
+    """(m1 - m0) / s_pooled · (1 - 3 / (4(n1 + n0) - 9)), Hedges 1981. NaN for fewer than two prompts in a group or no
     variance.
     """
     n = concept.n + baseline.n
@@ -68,7 +69,7 @@ def hedges_g(concept: Moments, baseline: Moments) -> Floats:
 
 
 def welch(concept: Moments, baseline: Moments) -> tuple[Floats, Floats]:
-    """Welch's t and its two-sided p. NaN for under two prompts, or where neither group has variance."""
+    """Welch's t and its two-sided p. NaN for fewer than two prompts in a group, or where neither group has variance."""
     from scipy import stats
 
     undefined = np.full(concept.mean.shape, np.nan)
@@ -90,7 +91,7 @@ def welch(concept: Moments, baseline: Moments) -> tuple[Floats, Floats]:
 
 
 def benjamini_hochberg(p: Floats) -> Floats:
-    """q of every p that is defined, over all of these (Benjamini & Hochberg 1995); NaN elsewhere."""
+    """The q-value of every p that is defined, among all of these (Benjamini & Hochberg 1995); NaN elsewhere."""
     from scipy import stats
 
     q = np.full(p.shape, np.nan)
@@ -117,8 +118,8 @@ def average_precision(concept: Group, baseline: Group) -> Floats:
 
 @dataclass(frozen=True)
 class _Ranked:
-    """Both groups' values of each neuron in ascending order: [neurons, prompts]. last: the last of a run of
-    ties.
+    """Both groups' values of each neuron in ascending order: [neurons, prompts]. positive: which are the concept's;
+    first, last: which begin and end a series of ties.
     """
 
     positive: NDArray[np.bool_]
@@ -149,7 +150,7 @@ def _ranked(concept: Group, baseline: Group) -> _Ranked:
 
 
 def _auroc_of_pairs(concept: Group, baseline: Group) -> Floats:
-    """A concept prompt above a baseline prompt is two halves of a win, an equal one is one half."""
+    """A concept prompt above a baseline prompt counts two halves of a win, one equal to it a single half."""
     halves = np.zeros(concept.shape[1], np.int32)
     for start in range(0, len(halves), CACHED):
         part = slice(start, start + CACHED)
@@ -163,7 +164,7 @@ def _auroc_of_pairs(concept: Group, baseline: Group) -> Floats:
 def _auroc(ranked: _Ranked) -> Floats:
     n = ranked.positive.shape[1]
     positives = ranked.positive.sum(axis=1)
-    # Wins over negatives = the sum of the positives' places, less their places among themselves.
+    # Wins over negatives = the sum of the positives' ranks, less their ranks among themselves (Mann-Whitney U).
     wins = ranked.positive @ np.arange(1.0, n + 1.0) - positives * (positives + 1) / 2
     tied = ~ranked.first.all(axis=1)
     wins[tied] = _wins_with_ties(ranked.positive[tied], ranked.first[tied], ranked.last[tied])
@@ -171,8 +172,8 @@ def _auroc(ranked: _Ranked) -> Floats:
 
 
 def _wins_with_ties(positive: NDArray[np.bool_], first: NDArray[np.bool_], last: NDArray[np.bool_]) -> Floats:
-    """A positive beats the negatives below its ties and half of those in them."""
-    negative = np.cumsum(~positive, axis=1)  # up to and with each place
+    """A positive beats the negatives below its ties, and half of those that are tied with it."""
+    negative = np.cumsum(~positive, axis=1)  # up to each place, included
     below = np.maximum.accumulate(np.where(first, negative - ~positive, 0), axis=1)
     ends = np.where(last, negative, negative[:, -1:])
     upto = np.minimum.accumulate(ends[:, ::-1], axis=1)[:, ::-1]

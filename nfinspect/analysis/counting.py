@@ -1,8 +1,8 @@
-"""How often a neuron's magnitude reaches a threshold that is known only after all tokens were read.
+"""How often a neuron's magnitude reaches a threshold that is known only after all tokens have been read.
 
-Exact from stored values, which are streamed in blocks: memory stays the same however many tokens there are.
-Without them the signed-log histogram answers, and the answer is approximate. With them the histogram still
-helps: its whole bins decide most neurons, and values are read only of those that its cut bin leaves open.
+Stored values give the exact count; they are streamed in blocks, so memory does not grow with the tokens. Without them
+the signed-log histogram gives an approximate one. With them the histogram still helps: the bins that lie wholly on one
+side of the threshold decide most neurons, and values are read only for those that the bin across it leaves open.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ READ_FIRST = 'SELECT token_idx FROM tokens WHERE "position" = 0 ORDER BY token_i
 
 @dataclass(frozen=True)
 class CountedRows:
-    """Some of the chosen neurons on some neighbouring tokens. place: of each among the chosen ones."""
+    """Some of the chosen neurons on some consecutive tokens. place: the index of each among the chosen neurons."""
 
     place: NDArray[np.int64]  # [rows]
     values: NDArray[np.float32]  # [rows, tokens]
@@ -47,7 +47,7 @@ def read_blocks(
 def count_reaching(
     run: RunTables, layer: Layer, chosen: NDArray[np.bool_], counted: NDArray[np.bool_], threshold: float
 ) -> NDArray[np.int64]:
-    """On how many counted tokens |a| >= threshold, of the chosen neurons: int64[chosen]. Exact."""
+    """On how many counted tokens |a| >= threshold, for each chosen neuron: int64[chosen]. Exact."""
     limit = at_least(threshold)
     total = np.zeros(int(chosen.sum()), np.int64)
     for rows in read_blocks(run, layer, chosen, counted):
@@ -57,15 +57,13 @@ def count_reaching(
 
 
 def at_least(threshold: float) -> np.float32:
-    """The smallest float32 that is >= threshold: comparing float32 values with it is comparing them with the
-    threshold.
-    """
+    """The smallest float32 >= threshold: a float32 value reaches one exactly where it reaches the other."""
     nearest = np.float32(threshold)
     return nearest if float(nearest) >= threshold else np.nextafter(nearest, np.float32(np.inf))
 
 
 def bounds_reaching(counts: NDArray[np.int64], threshold: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Fewest and most values with |a| >= threshold that a histogram allows: int64[neurons, BINS] -> two
+    """The fewest and the most values with |a| >= threshold that a histogram allows: int64[neurons, BINS] -> two
     int64[neurons].
     """
     smallest = np.minimum(np.abs(EDGES[:-1]), np.abs(EDGES[1:]))

@@ -1,4 +1,4 @@
-"""Dead and near-dead neurons layer by layer, with what can be said of their rate (methods §2)."""
+"""Dead and near-dead neurons by layer, with an upper bound of the dead ones' firing rate (methods §2)."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,8 @@ RECOMPUTED = "neurons_by_class"
 class DeadLayer(Document):
     """One layer. near_dead: neurons that fired on less than one token in a thousand and are not dead.
 
-    rate_upper95: 95 % upper bound on the firing rate of a neuron that was dead on all `tokens`, 3/n; None of none.
+    rate_upper95: 95 % upper bound of the firing rate of a neuron that was dead on all `tokens`, 3/n, at most 1; None
+    without a token.
     """
 
     site: str
@@ -38,7 +39,7 @@ def dead_by_layer(run: RunTables, site: str | None = None) -> tuple[DeadLayer, .
     site = run.resolve_site(site)
     cursor = run.cursor()
     rows = cursor.execute(COUNT_DEAD.format(source="neurons"), {"site": site}).fetchall()
-    if not rows:  # a capture that was interrupted has not come so far
+    if not rows:  # an interrupted capture did not get this far
         cursor.register(RECOMPUTED, kept_classification(run, site, HealthOptions()).table)
         rows = cursor.execute(COUNT_DEAD.format(source=RECOMPUTED), {"site": site}).fetchall()
     return tuple(

@@ -1,9 +1,9 @@
 """Delta-sensitive neurons: those that change with every token (methods §7), and Mamba's own Δ.
 
-Delta-sensitive [own, the literature has no threshold]: the von Neumann ratio is at least that of white noise, 2: the
-neuron keeps nothing of the token before. And the step sensitivity is at least 0.2, that of a neuron which is on for 1 %
-of the tokens, independently of each other, and else off (2·√(p(1 − p))): a neuron that hardly ever fires has the ratio
-of white noise, too.
+Delta-sensitive [own, the literature has no threshold] takes two things. The von Neumann ratio is at least 2, that of
+white noise: the neuron keeps nothing of the token before. And the step sensitivity is at least 0.2, that of a neuron
+that is on for each token with a probability of 1 %, else off (2·√(p(1 − p))): a neuron that hardly ever fires has the
+ratio of white noise, too.
 """
 
 import math
@@ -27,7 +27,7 @@ from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer
 
 MIN_RATIO = 2.0
-"""Von Neumann ratio from which a neuron counts as delta-sensitive: white noise's [own]."""
+"""Von Neumann ratio from which a neuron counts as delta-sensitive: that of white noise [own]."""
 
 MIN_STEP = 0.2
 """Step sensitivity from which a neuron counts as delta-sensitive [own]."""
@@ -37,9 +37,9 @@ ORDERS = ("step_sensitivity", "von_neumann_ratio")
 
 @dataclass(frozen=True)
 class DeltaRow:
-    """One neuron. None where a measure is undefined: it never varied.
+    """One neuron. A measure is None where it is undefined: the neuron never varied, or there is no pair.
 
-    substitution_sensitivity: mean |Δa| / std at each lag of Delta.substitution; None where that was not asked for.
+    substitution_sensitivity: mean |Δa| / std at each lag of Delta.substitution; None if that was not asked for.
     """
 
     site: str
@@ -64,7 +64,9 @@ class DeltaRow:
 
 @dataclass(frozen=True)
 class DeltaLayer(Document):
-    """A layer's neurons together. constant: how many never varied; the medians are over the others."""
+    """A layer's neurons together. constant: neurons with undefined measures (they never varied); the medians are over
+    the others.
+    """
 
     site: str
     layer: int
@@ -77,7 +79,8 @@ class DeltaLayer(Document):
 
 @dataclass(frozen=True)
 class Delta:
-    """Every neuron of the site in order, the largest first and the undefined last (ties: layer, neuron).
+    """The neurons of the layers that were read, ordered by `sort`: the largest first, undefined ones last (ties: layer,
+    neuron).
 
     pairs: neighbouring tokens of one prompt that were compared.
     """
@@ -131,7 +134,7 @@ class Delta:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Delta":
-        """What `to_json` gave, without the substitution."""
+        """From a document of `to_json`, without its substitution."""
         return cls(
             **{name: document[name] for name in ("site", "pairs", "sort", "min_ratio", "min_step")},
             layers=tuple(DeltaLayer(**row) for row in document["layers"]),
@@ -140,7 +143,7 @@ class Delta:
         )
 
     def sorted_by(self, sort: str) -> "Delta":
-        """The same in another order. Raises RequestError."""
+        """The same neurons in another order. Raises RequestError for an unknown one."""
         return replace(self, sort=sort, neurons=_in_order(self.neurons, check_order(sort)))
 
     def with_substitution(self, substitution: Substitution) -> "Delta":
@@ -162,17 +165,15 @@ def delta(
     min_step: float = MIN_STEP,
     tick: Tick = silent,
 ) -> Delta:
-    """How the neurons of a site change from token to token, and for a Mamba's mixers its Δ.
+    """How the neurons of a site change from token to token, and in a Mamba's mixers its Δ.
 
-    Exact, from the stored values. Of a Mamba's run that kept statistics only there is Δ alone. Raises RequestError for
-    a site, a layer or an order that there is not, or a least that is no number, StoreError for another run that kept
-    statistics only.
+    Exact, from the stored values. From a Mamba run that kept statistics only, it gives Δ alone. layers: all of them if
+    not given. tick: blocks of values read, of all. Raises RequestError for an unknown site, layer or order, or a
+    min_ratio or min_step that is not a finite number; StoreError for any other run that kept statistics only.
     """
     check_order(sort)
     if not (math.isfinite(min_ratio) and math.isfinite(min_step)):
-        raise RequestError(
-            f"expected a least ratio and a least step that are numbers, found {min_ratio} and {min_step}"
-        )
+        raise RequestError(f"expected finite numbers for min_ratio and min_step, found {min_ratio} and {min_step}")
     chosen = chosen_layers(run, site, layers)
     name = chosen[0].site
     channels = channel_rows(run, chosen)
@@ -199,13 +200,13 @@ def delta(
 
 
 def is_sensitive(steps: Steps, min_ratio: float = MIN_RATIO, min_step: float = MIN_STEP) -> NDArray[np.bool_]:
-    """Which neurons count as delta-sensitive: bool[neurons]. What is undefined does not."""
+    """Which neurons count as delta-sensitive: bool[neurons]. Those with undefined measures do not."""
     enough: NDArray[np.bool_] = (steps.von_neumann_ratio >= min_ratio) & (steps.step_sensitivity >= min_step)
     return enough
 
 
 def check_order(sort: str) -> str:
-    """`sort`. Raises RequestError naming the orders there are."""
+    """`sort`, if there is such an order. Raises RequestError naming those there are."""
     if sort not in ORDERS:
         raise RequestError(f"no order {sort!r}: choose {' or '.join(ORDERS)}")
     return sort

@@ -13,7 +13,9 @@ SELECT p.class, n.class FROM planted p JOIN neurons n USING (site, layer, neuron
 
 @dataclass(frozen=True)
 class ClassDetection:
-    """One class: neurons planted, found and both. precision = both / found, recall = both / planted, None of none."""
+    """One class. correct: neurons both planted and found in it. precision = correct / found, recall = correct /
+    planted; None where there is nothing to divide by.
+    """
 
     name: str
     planted: int
@@ -40,7 +42,7 @@ class ClassDetection:
 
 
 def detection(planted: Sequence[str], found: Sequence[str]) -> tuple[ClassDetection, ...]:
-    """Every class of methods §2, from the true and the found class of the same neurons in the same order."""
+    """One row for every class of methods §2, from the true and the found classes of the same neurons in one order."""
     pairs = list(zip(planted, found, strict=True))
     return tuple(
         ClassDetection(
@@ -54,6 +56,6 @@ def detection(planted: Sequence[str], found: Sequence[str]) -> tuple[ClassDetect
 
 
 def run_detection(run: RunTables) -> tuple[ClassDetection, ...]:
-    """Of a simulated run: its table `planted` against its table `neurons`."""
+    """The detection in a simulated run: its table `planted` compared with its table `neurons`."""
     rows = run.cursor().execute(READ_BOTH).fetchall()
     return detection([truth for truth, _ in rows], [said for _, said in rows])

@@ -1,4 +1,4 @@
-"""The values of a whole layer in one line: mean, std, extremes, percentiles."""
+"""The distribution of a whole layer's values: mean, std, extremes, percentiles."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +17,8 @@ PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 class Distribution(Document):
     """The values of a layer, every (token, neuron) pair counted alike; None where undefined.
 
-    mean, std (n - 1), min and max are exact. percentiles: of the same values, by percent ('50' is the
-    median), from the layer's merged signed-log histogram: exact to the bin (two bins an octave), straight
-    within it.
+    mean, std (n - 1), min and max are exact. percentiles: of the same values, by percent ('50' is the median), from the
+    layer's merged signed-log histogram: exact to the bin (two bins an octave), interpolated linearly within it.
     """
 
     mean: float | None
@@ -37,9 +36,9 @@ def distribution(
     maximum: NDArray[np.float32],
     counts: NDArray[np.int64],
 ) -> Distribution:
-    """Of one layer from its neurons' statistics, [neurons] each, and its merged histogram int64[BINS].
+    """The distribution of a layer, from its neurons' statistics, [neurons] each, and its merged histogram int64[BINS].
 
-    m2: sums of squared deviations from each neuron's own mean; merged as in Chan et al. 1979.
+    m2: sum of squared deviations from each neuron's own mean; merged as in Chan et al. 1979.
     """
     reached = n > 0
     n, mean, m2 = n[reached], mean[reached], m2[reached]
@@ -65,8 +64,7 @@ def percentiles(
     """Percentiles of the values in a signed-log histogram (int64[BINS]) whose extremes are known:
     float64[percents].
 
-    Straight within a bin; the middle bin (|a| < 2^-14, zero among them) counts as 0. NaN for an empty
-    histogram.
+    Linear within a bin; values in the middle bin (|a| < 2^-14, zero included) count as 0. NaN for an empty histogram.
     """
     total = int(counts.sum())
     if not total:

@@ -1,4 +1,4 @@
-"""How much a headline rests on, and what is said where that is too little to be read as more than chance."""
+"""How much data a result should rest on, and the note that is made where it rests on less and may be chance."""
 
 from math import comb
 
@@ -6,7 +6,8 @@ RULE_OF_THREE = 3.0
 """What happened on none of n tokens has a rate of at most 3/n, with 95 % confidence (Hanley & Lippman-Hand 1983)."""
 
 TOKENS = 3000
-"""From so many tokens on, a neuron that never fired in them is near-dead, too: below 1e-3 (methods §2) [own]."""
+"""Tokens from which a neuron that fired on none of them has, with 95 % confidence, a firing rate of at most 1e-3, the
+limit of near-dead (methods §2) [own]."""
 
 STEPS = 300
 """Steps from token to token that a neuron's mean step and variance should rest on: their standard errors are then about
@@ -16,11 +17,11 @@ PROMPTS = 10
 """Prompts that a mean over prompts should rest on [own]."""
 
 UNITS = 10
-"""Documents or windows that a bootstrap should draw from [own]: of fewer its interval is too narrow."""
+"""Documents or windows that a bootstrap should draw from [own]: with fewer its interval is too narrow."""
 
 
 def few_tokens(tokens: int) -> str:
-    """Of classes: what silence on so few tokens leaves open; '' where they are enough."""
+    """The note on classes: what silence on so few tokens leaves open; '' if the tokens are enough."""
     if tokens >= TOKENS:
         return ""
     share = min(100.0, 100 * RULE_OF_THREE / max(1, tokens))
@@ -32,7 +33,7 @@ def few_tokens(tokens: int) -> str:
 
 
 def few_ngram_tokens(tokens: int, least: int) -> str:
-    """Of n-gram detectors. least: occurrences from which an n-gram counts."""
+    """The note on n-gram detectors. least: occurrences from which an n-gram counts."""
     if tokens >= TOKENS:
         return ""
     return (
@@ -42,21 +43,21 @@ def few_ngram_tokens(tokens: int, least: int) -> str:
 
 
 def few_steps(pairs: int) -> str:
-    """Of delta sensitivity."""
+    """The note on delta sensitivity."""
     if pairs >= STEPS:
         return ""
     return f"{only(pairs, 'step')} from token to token: ratio and step may lie far from those in other text"
 
 
 def few_prompts(prompts: int) -> str:
-    """Of means over prompts, such as the scores of attention neurons."""
+    """The note on means over prompts, such as the scores of attention neurons."""
     if prompts >= PROMPTS:
         return ""
     return f"{only(prompts, 'prompt')}: over other prompts other neurons may be the first"
 
 
 def few_units(units: int, what: str) -> str:
-    """Of an interval that a bootstrap over so many `what` (documents, windows) gave."""
+    """The note on an interval from a bootstrap over so many `what` (documents, windows)."""
     if units >= UNITS:
         return ""
     if units == 1:
@@ -65,9 +66,9 @@ def few_units(units: int, what: str) -> str:
 
 
 def separated_by_chance(concept: str, prompts: int, baseline: int, neurons: int) -> str:
-    """Of a trace: how many neurons that know nothing of the concept would have AUROC 1; '' where less than one would.
+    """The note on a trace: how many unrelated neurons would have AUROC 1 by chance; '' if fewer than one.
 
-    Of C(n + m, n) orders of n and m values one puts all of the first above all of the second.
+    Of the C(n + m, n) orders of n and m values, one puts all n above all m.
     """
     expected = neurons / comb(prompts + baseline, prompts)
     if expected < 1:

@@ -2,7 +2,7 @@
 
     filter = term { "and" term };  term = column op value | class;  op = "=" | "!=" | "<" | "<=" | ">" | ">="
 
-Columns are looked up in a fixed list and values are bound, so that no text of the user's becomes SQL.
+Columns are looked up in a fixed list and values are bound, so that no text of the user becomes SQL.
 """
 
 import math
@@ -49,7 +49,7 @@ COLUMNS = (
     "rate_upper95",
     "approximate",
 )
-"""Those of the table `neurons`, in its order."""
+"""The columns of the table `neurons`, in its order."""
 
 HEADERS = {
     "fires": "firing_rate",
@@ -58,7 +58,7 @@ HEADERS = {
     "kurtosis": "excess_kurtosis",
     "tokens": "n",
 }
-"""What the lists write above columns whose names are longer."""
+"""Shorter names that lists show as column headers, and the columns they stand for."""
 
 _TERM = re.compile(r"(?P<column>\w+)\s*(?P<operator><=|>=|!=|<|>|=)\s*(?P<value>.*)", re.DOTALL)
 _AND = re.compile(r"\s+and\s+", re.IGNORECASE)
@@ -67,7 +67,7 @@ _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0"
 
 @dataclass(frozen=True)
 class Condition:
-    """SQL that can stand after WHERE, with `?` for each of its values."""
+    """SQL to put after WHERE, with `?` for each of its values."""
 
     sql: str
     values: tuple[object, ...]
@@ -87,7 +87,7 @@ def parse_filter(text: str) -> Condition:
 
 
 def check_column(name: str) -> str:
-    """`name` if there is such a column, in its own spelling; else RequestError naming those there are."""
+    """The column called `name`, in any case or by its header. Raises RequestError naming the columns there are."""
     column = HEADERS.get(name.lower(), name.lower())
     if column not in COLUMNS:
         raise RequestError(f"no column {name!r}: choose {', '.join(COLUMNS)}")
@@ -95,7 +95,7 @@ def check_column(name: str) -> str:
 
 
 def check_class(name: str) -> str:
-    """`name` if there is such a class; else RequestError naming those there are."""
+    """The class called `name`, in any case. Raises RequestError naming the classes there are."""
     if name.lower() not in CLASSES:
         raise RequestError(f"no class {name!r}: choose {', '.join(CLASSES)}")
     return name.lower()

@@ -1,7 +1,7 @@
 """On which tokens the neurons of a layer fire, from the stored values (methods §1).
 
-Memory stays that of one chunk however many neurons there are: while it is read a chunk takes a bit for each token of
-its neurons, 320 MB for 256 of them on 10 M tokens.
+Memory is that of one chunk of neurons, however many there are: a chunk takes a bit for each token of each neuron, 320
+MB for 256 neurons on 10 M tokens.
 """
 
 from collections.abc import Iterator
@@ -17,24 +17,24 @@ from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer
 
 CHUNK_BYTES = 64 * 2**20
-"""Of what is read at a time, a bit a token, as long as it holds FEWEST neurons; and of what is handed out at a time, a
-byte a token."""
+"""Size of a chunk that is read, at a bit a token, though never fewer than FEWEST neurons; and of a chunk that is
+yielded, at a byte a token, though never less than a neuron."""
 
 FEWEST = 256
-"""Neurons read at a time at least: the blocks of fewer lie together in one block of the disk, which would be read again
-for every chunk."""
+"""Neurons read at a time, at least: the values of fewer share disk blocks with their neighbours', which would be read
+again for every chunk."""
 
 
 @dataclass(frozen=True)
 class FiredChunk:
-    """Neighbouring neurons of a layer on every token of the run, in order of token_idx."""
+    """Consecutive neurons of a layer, from `first` on, and on which tokens of the run they fire, by token_idx."""
 
     first: int
     fired: NDArray[np.bool_]  # [neurons, tokens]
 
 
 def fired_chunks(run: RunTables, layer: Layer) -> Iterator[FiredChunk]:
-    """A layer's neurons in order, some at a time. Raises StoreError as RunTables.blocks does."""
+    """A layer's neurons in order, chunk by chunk. Raises StoreError as RunTables.blocks does."""
     threshold = firing_threshold(run, layer)
     bytes_each = -(-run.tokens // 8)
     step = max(FEWEST, CHUNK_BYTES // max(1, bytes_each))
@@ -50,7 +50,7 @@ def fired_chunks(run: RunTables, layer: Layer) -> Iterator[FiredChunk]:
 
 
 def _add_bits(bits: NDArray[np.uint8], place: NDArray[np.int32], first: int, fired: NDArray[np.bool_]) -> None:
-    """Put bool[rows, tokens], which begin at token `first`, into the rows `place` of uint8[neurons, tokens / 8]."""
+    """Add bool[rows, tokens], which begin at token `first`, to the rows `place` of uint8[neurons, tokens / 8]."""
     byte, bit = divmod(first, 8)
     packed = np.packbits(np.pad(fired, ((0, 0), (bit, 0))), axis=1, bitorder="little")
     bits[place, byte : byte + packed.shape[1]] |= packed

@@ -1,4 +1,4 @@
-"""The health of a network: its layers' classes and scores, summed up (methods §2)."""
+"""The health of a network, summed up from its layers' classes and scores (methods §2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -52,8 +52,8 @@ FROM neurons WHERE site = $site ORDER BY layer, neuron
 
 @dataclass(frozen=True)
 class NetworkReport(Document):
-    """The network report of one site. missing_firing_percentage runs 0-100, the scores 0-1; `reading` is one
-    word; tokens: that were counted, None where they differ or are not known.
+    """The network report of one site. missing_firing_percentage runs 0-100, the scores 0-1; `reading` is one word;
+    tokens: how many were counted, None where layers differ or it is not known.
     """
 
     site: str
@@ -70,7 +70,7 @@ class NetworkReport(Document):
     layer_analyses: tuple[LayerHealth, ...]
     approximate: bool
     tokens: int | None = None
-    notes: tuple[str, ...] = ()  # what the figures do not speak of, and on how little they rest
+    notes: tuple[str, ...] = ()  # what the figures leave out, and on how few tokens they rest
 
     JSON = (
         "site", "overall_health_score", "parts", "total_layers", "problematic_layers", "missing_firing_percentage",
@@ -92,7 +92,7 @@ def network_report(run: RunTables, site: str | None = None, options: HealthOptio
 
 
 def report_of_layers(layers: Sequence[LayerHealth], tokens: int | None = None) -> NetworkReport:
-    """The report of one site's layers, in order; at least one. tokens: that were counted in each of them."""
+    """The report of one site's layers, in order; at least one. tokens: how many were counted in each of them."""
     parts = network_parts(layers)
     word, words = reading(parts.score)
     neurons = sum(layer.neurons for layer in layers)
@@ -134,9 +134,7 @@ def _interpretation(parts: NetworkParts, words: str) -> str:
 
 
 def stored_layers(run: RunTables, site: str) -> tuple[LayerHealth, ...]:
-    """A site's layers as the tables `layer_health` and `neurons` hold them; none if the capture did not come
-    so far.
-    """
+    """A site's layers from the tables `layer_health` and `neurons`; empty if the capture did not get that far."""
     rows = run.cursor().execute(READ_LAYER_HEALTH, {"site": site}).fetchall()
     layers = {layer.layer: layer for layer in run.layers if layer.site == site}
     if len(rows) != len(layers):

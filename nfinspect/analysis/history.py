@@ -16,9 +16,9 @@ Kept = TypeVar("Kept", bound="LayerReading | Reading | Alert")
 class LayerReading(Document):
     """One layer at one step. Counts are of neurons; rates and scores run from 0 to 1, None where undefined.
 
-    tokens: on how many tokens (samples; of a convolution, places) its classes rest. died, revived: neurons whose state
-    changed with this reading. gradient_rms: root mean square of the loss's gradient by the layer's values. finite:
-    whether all its values were; if not, its classes are None and so are its figures.
+    tokens: on how many tokens (or samples; in a convolution, positions) its classes rest. died, revived: neurons whose
+    state changed with this reading. gradient_rms: root mean square of the loss's gradient with respect to the layer's
+    values. finite: whether all its values were; if not, its classes and figures are None.
     """
 
     layer: int
@@ -53,7 +53,8 @@ class LayerReading(Document):
 class Reading(Document):
     """All layers at one step. missing_percentage: 0-100. time: UTC. Scores are None where a layer was not finite.
 
-    epoch: of what FiringMonitor.check_epoch has read, over data of its own; None of a training's own passes.
+    epoch: for what FiringMonitor.check_epoch read, on data of its own; None for a reading of the training's forward
+    passes.
     """
 
     step: int
@@ -82,7 +83,7 @@ class Alert(Document):
     """Something to look at. kind: health | slow fall | missing | problematic | dying | saturation | nan | vanishing |
     exploding | silent; level: warning | critical.
 
-    neurons: which ones, where it is about some; died_at: at which step each of them died.
+    neurons: those that it is about, if any; died_at: the step at which each of them died.
     """
 
     step: int
@@ -104,9 +105,9 @@ class Alert(Document):
 
 @dataclass(frozen=True)
 class History:
-    """A training as it was watched so far. info: what the first line says of the model and the settings.
+    """What was seen of a training so far. info: the model and the settings, from the first line.
 
-    readings: of the training's steps, or of its epochs where no step was read; epochs: of check_epoch, in any case.
+    readings: of its steps, or of its epochs if no step was read; epochs: those of check_epoch, in either case.
     """
 
     name: str
@@ -131,7 +132,7 @@ class History:
 
 
 class LiveHistory:
-    """A history that may still grow: `update` reads what is new."""
+    """A history that may still grow: `update` reads the new lines."""
 
     def __init__(self, path: Path) -> None:
         self._file = HistoryFile(path)
@@ -142,21 +143,21 @@ class LiveHistory:
         self._end: str | None = None
 
     def update(self) -> bool:
-        """Whether something came. Raises RunNotFound, NotARun."""
+        """Read the new lines; whether there were any. Raises RunNotFound, NotARun."""
         came = False
         for kind, content in self._file.new_lines():
             came = True
             try:
                 self._take(kind, content)
             except (KeyError, TypeError, ValueError):
-                continue  # a line of another version
+                continue  # a line that another version wrote
         return came
 
     def _take(self, kind: str, content: dict[str, Any]) -> None:
         if kind == "run":
             self._info, self._end = content, None
             since = int(content.get("first_step", 0))
-            # A resumed training goes back to its checkpoint: what came after that was another attempt.
+            # A resumed training starts from its checkpoint: what was read after that belongs to an abandoned attempt.
             self._readings = {step: reading for step, reading in self._readings.items() if step < since}
             self._alerts = [alert for alert in self._alerts if alert.step < since]
         elif kind == "reading":
@@ -189,15 +190,15 @@ class LiveHistory:
 
 
 def read_history(path: Path) -> History:
-    """A history as it stands. Raises RunNotFound, NotARun."""
+    """A history as its file has it now. Raises RunNotFound, NotARun."""
     live = LiveHistory(path)
     live.update()
     return live.history
 
 
 def _kept(cls: type[Kept], content: Mapping[str, Any]) -> Kept:
-    """A record of the fields that this version knows. Raises TypeError where one is of another type."""
-    kinds = _kinds(cast(Any, cls))  # mypy takes a class by its variable for unhashable
+    """A record from the fields that this version knows. Raises TypeError where a value is of another type."""
+    kinds = _kinds(cast(Any, cls))  # mypy thinks that a class in a variable is not hashable
     held = {name: content[name] for name in kinds if name in content}
     for name, value in held.items():
         allowed, inside = kinds[name]
@@ -208,9 +209,9 @@ def _kept(cls: type[Kept], content: Mapping[str, Any]) -> Kept:
 
 @cache
 def _kinds(cls: type) -> Mapping[str, tuple[frozenset[type], type | None]]:
-    """Of each field the types that it may have, and of a tuple that of what is in it; a whole number goes for a float.
+    """For each field the types that it may have, and for a tuple the type of its items; a float may be a whole number.
 
-    Worked out once: a long training has a hundred thousand of these.
+    Computed once for each class: a long training has a hundred thousand records.
     """
     found: dict[str, tuple[frozenset[type], type | None]] = {}
     hints = get_type_hints(cls)

@@ -1,4 +1,4 @@
-"""Results of work that takes long: what is kept of it and its settings, or the work done and kept."""
+"""Results of long work: find the saved one with the same settings, or compute and save it."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Made = tuple[Mapping[str, Any], Mapping[str, "pa.Table"]]
-"""A document as `--json` prints it, and what else is kept with it."""
+"""A document as `--json` prints it, and the tables that are saved with it."""
 
 Analysis = TypeVar("Analysis")
 
 UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, StoreError)
-"""What reading a kept result raises that is not of this version's form."""
+"""What reading a saved result raises if it is not in this version's form."""
 
 
 def keep_or_find(
@@ -34,10 +34,10 @@ def keep_or_find(
     reporter: Reporter,
     in_format: int | None = None,
 ) -> tuple[Result, Analysis]:
-    """The kept result of these settings, or a new one, which is kept; and what `read` makes of it.
+    """The saved result with these settings, or a new one, which is saved; and what `read` makes of it.
 
-    One that cannot be read is computed again. in_format: of the kind, where the store does not know it. Raises
-    StorageFull, before the work if it can, and what `compute` raises.
+    One that cannot be read is recomputed. in_format: the kind's format, where the store does not know it. Raises
+    StorageFull, before the work if it can be foreseen, and what `compute` raises.
     """
     if not recompute and (found := find_result(folder, kind, settings, run_id, in_format)) is not None:
         try:

@@ -1,4 +1,4 @@
-"""Mamba's own step size Δ, channel by channel, from what the capture has counted (methods §7)."""
+"""Mamba's own step size Δ, channel by channel, from the sums that the capture recorded (methods §7)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from nfinspect_store.types import Layer
 class ChannelRow(Document):
     """Mamba's Δ in one channel (Mamba-2: head) over n tokens, position 0 left out.
 
-    cv: std / mean; surprisal_correlation: with the −ln p of the token that Δ belongs to; None where undefined.
+    cv: std / mean; surprisal_correlation: of Δ with −ln p of the same token; None where undefined.
     """
 
     layer: int
@@ -26,7 +26,7 @@ class ChannelRow(Document):
 
 
 def channel_rows(run: RunTables, layers: Sequence[Layer]) -> tuple[ChannelRow, ...]:
-    """Mamba's Δ in these layers, as far as the run holds it."""
+    """Mamba's Δ in these layers, as far as the run has it."""
     if layers[0].site != "mixer":
         return ()
     every = read_mamba_delta(run.cursor())

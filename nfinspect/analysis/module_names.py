@@ -1,20 +1,20 @@
-"""Names of watched layers as people read them; what is stored is the module's path in its network."""
+"""Readable names of watched layers, from the module paths that are stored."""
 
 from collections.abc import Sequence
 
 
 def layer_words(name: str) -> str:
-    """`layer relu2`; of an nn.Sequential's unnamed modules `module 3`, as a bare number would pass for a layer's."""
+    """`layer relu2`; `module 3` for an nn.Sequential's unnamed modules, whose bare numbers would look like layers'."""
     return f"module {name}" if name.isdecimal() else f"layer {name}"
 
 
 def whole_names(names: Sequence[str]) -> list[str]:
-    """The paths themselves, but for bare numbers: `module 3`."""
+    """The paths themselves; bare numbers as `module 3`."""
     return [layer_words(name) if name.isdecimal() else name for name in names]
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
-    """Of paths the parts that tell them apart: `h.0` of `transformer.h.0.mlp.c_proj`, where all layers are such.
+    """The parts by which paths differ: `h.0` of `transformer.h.0.mlp.c_proj`, if all paths are like this one.
 
     A number keeps the part before it.
     """

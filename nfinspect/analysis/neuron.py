@@ -19,10 +19,10 @@ from nfinspect_store.types import Example, Layer, TokenRows
 
 LINEAR_BINS = 60
 WINDOW = 12
-"""Tokens shown on either side of an example's."""
+"""Tokens shown on either side of an example's own."""
 
 CHARACTER = 3
-"""Tokens that a character can reach past one that it begins or ends in: UTF-8 has four bytes at most."""
+"""Tokens that a character can extend beyond the one where it begins or ends: UTF-8 has four bytes at most."""
 
 READ_CONCEPTS = """
 SELECT concept, n, mean, if(fired < 0, NULL, fired / n), maximum
@@ -38,10 +38,10 @@ COUNT_PROMPTS = "SELECT concept, count(*) FROM prompts GROUP BY concept"
 
 @dataclass(frozen=True)
 class NeuronHistogram(Document):
-    """counts[i] values lie from edges[i] to edges[i+1].
+    """counts[i] values are between edges[i] and edges[i+1].
 
-    linear: even bins from the lowest to the highest stored value; else the occupied stretch of the signed-log
-    bins, its outer edges being the lowest and the highest value.
+    linear: equal bins from the lowest to the highest stored value; else the signed-log bins from the first to the last
+    that is not empty, the outer edges being the lowest and the highest value.
     """
 
     edges: tuple[float, ...]
@@ -53,8 +53,8 @@ class NeuronHistogram(Document):
 class WindowToken(Document):
     """A token near an example's, with this neuron's value on it (None if values were not kept).
 
-    token: its own text, a piece of a character as `<E4 B8>`. start, stop: the characters of the example's text that the
-    token has a part of; tokens that share a character overlap.
+    token: its own text, a piece of a character as `<E4 B8>`. start, stop: the characters of the example's text that are
+    wholly or partly the token's; tokens that share a character overlap.
     """
 
     token_idx: int
@@ -83,8 +83,8 @@ class ExampleText(Document):
     at: int
 
     def pieces(self, near: range | None = None) -> list[str]:
-        """The text cut into one piece for each token of the window: whole characters, the example's own token first
-        served (nfinspect_store.token_text). near: '' for tokens outside of it.
+        """The text cut into one piece for each token of the window: whole characters, a shared one going to the
+        example's own token first (nfinspect_store.token_text). near: '' for tokens outside it.
         """
         found = WholeText(self.text, tuple((t.start, t.stop) for t in self.window)).pieces(self.at)
         return found if near is None else [text if i in near else "" for i, text in enumerate(found)]
@@ -92,7 +92,7 @@ class ExampleText(Document):
 
 @dataclass(frozen=True)
 class ConceptMean(Document):
-    """The neuron over all tokens of a concept's prompts; firing_rate is None where it cannot be known."""
+    """The neuron over all tokens of a concept's prompts; firing_rate is None where it is not known."""
 
     concept: str
     prompts: int
@@ -106,7 +106,7 @@ class ConceptMean(Document):
 class NeuronDetail:
     """Everything about one neuron; examples in order of rank, concepts in order of first appearance.
 
-    median: of the values; where they were not kept, from the histogram, exact to its bin.
+    median: of the values; if they were not kept, from the histogram, exact to its bin.
     """
 
     row: NeuronRow
@@ -158,7 +158,7 @@ def _median(
 
 
 def _linear(values: NDArray[np.float32]) -> NeuronHistogram:
-    """LINEAR_BINS even bins from the lowest to the highest value; one bin for a constant neuron."""
+    """LINEAR_BINS equal bins from the lowest to the highest value; one bin for a constant neuron."""
     low, high = float(values.min()), float(values.max())
     if low == high:
         return NeuronHistogram((low, high), (len(values),), linear=True)
@@ -241,7 +241,7 @@ def _concept_means(
     cursor = run.cursor()
     prompts = dict(cursor.execute(COUNT_PROMPTS).fetchall())
     told = cursor.execute(READ_CONCEPTS, {"layer": layer.layer_id, "neuron": neuron}).fetchall()
-    # A run of all values stores nothing by concept, and what depends on the layer's scale is never stored.
+    # A run with values stores no statistics by concept, and firing that depends on the layer's scale is never stored.
     if values is not None and (not told or layer.fires == "scale"):
         told = _told_by_values(run, layer, neuron, values)
     found = {
@@ -254,7 +254,7 @@ def _concept_means(
 def _told_by_values(
     run: RunTables, layer: Layer, neuron: int, values: NDArray[np.float32]
 ) -> list[tuple[str, int, float, float, float]]:
-    """Of each concept: its tokens, the mean, the share of them on which the neuron fires, and the highest value."""
+    """For each concept: its tokens, the mean, the share of them on which the neuron fires, and the highest value."""
     fired = _fired(run, layer, neuron, values)
     places: dict[str, list[NDArray[np.int64]]] = {}
     for concept, start, size in run.cursor().execute(READ_SPANS).fetchall():

@@ -1,5 +1,5 @@
-"""Named sets of neurons: from a file, from a trace; by kind in nfinspect.analyses.neuron_kinds. What is cut out in an
-ablation is such a set.
+"""Named sets of neurons, which an ablation cuts out: from a file or a trace; those by kind are in
+nfinspect.analyses.neuron_kinds.
 """
 
 from collections.abc import Iterable
@@ -14,14 +14,14 @@ from nfinspect_store.reader import RunFile
 
 
 class EmptySet(RequestError):
-    """There is no neuron of this kind: nothing to cut out, and no reason not to cut out other sets."""
+    """A set has no neuron, so there is nothing to cut out; other sets can still be."""
 
 
 @dataclass(frozen=True)
 class NeuronSet:
-    """Different neurons under one name, in order of site, layer and neuron; a site of None is the default one.
+    """Distinct neurons under one name, in order of site, layer and neuron; a site of None is the default one.
 
-    notes: what the user should be told of how they were chosen.
+    notes: for the user, on how they were chosen.
     """
 
     name: str
@@ -30,7 +30,7 @@ class NeuronSet:
 
     @classmethod
     def of(cls, name: str, addresses: Iterable[Address], notes: tuple[str, ...] = ()) -> "NeuronSet":
-        """Raises EmptySet where there is nothing to cut out."""
+        """A set of these addresses, each once. Raises EmptySet if there is none."""
         different = sorted(set(addresses), key=lambda a: (a.site or "", a.layer, a.neuron))
         if not different:
             raise EmptySet(f"the set {name!r} is empty: there is no such neuron")
@@ -38,7 +38,7 @@ class NeuronSet:
 
 
 def set_from_file(path: Path) -> NeuronSet:
-    """The neurons of a text file, one address (`L5/N123`) a line; blank lines and what follows a # do not count.
+    """The neurons of a text file, one address (`L5/N123`) a line; blank lines and what follows a # are ignored.
 
     Its name is the file's stem. Raises RequestError naming the line that is no address, and for an empty file.
     """

@@ -1,4 +1,4 @@
-"""Lists of neurons: by class, by layer, by a filter, sorted and paged in DuckDB whatever the options."""
+"""Lists of neurons by class, layer or filter, sorted and paged in DuckDB whatever the options."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer
 
 RECOMPUTED = "recomputed_neurons"
-"""The name under which a table computed with other options than the run's own stands in DuckDB."""
+"""The name in DuckDB of a table computed with other options than the run's own."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ def list_neurons(
 ) -> NeuronPage:
     """A page of a list of neurons; without a limit all of it.
 
-    Undefined values come last in either direction, ties in order of layer and neuron. filter: see `filters`.
-    Options other than the defaults recompute the neurons, once for as long as the run is open.
-    Raises RequestError for an unknown site, class, layer, column or filter.
+    Undefined values come last in either direction, ties in order of layer and neuron. filter: see `filters`. With
+    options other than the defaults the neurons are recomputed, once while the run is open. Raises RequestError for an
+    unknown site, class, layer, column or filter.
     """
     site = run.resolve_site(site)
     where = Condition('"site" = ?', (site,))
@@ -115,12 +115,10 @@ def neuron_row(run: RunTables, layer: Layer, neuron: int, options: HealthOptions
 def _neurons(
     run: RunTables, site: str, options: HealthOptions | None
 ) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
-    """A cursor and the name of what has the neurons: the run's table, or the table computed with other
-    options.
-    """
+    """A cursor and the name of the table of neurons: the run's, or one computed with other options."""
     cursor = run.cursor()
     chosen = options or HealthOptions()
-    # To the last row: a connection with an unfinished result takes no other work.
+    # Fetched to the end: a connection with an open result takes no other query.
     stored = bool(cursor.execute("SELECT 1 FROM neurons WHERE site = ? LIMIT 1", [site]).fetchall())
     try:
         if stored and chosen == HealthOptions():

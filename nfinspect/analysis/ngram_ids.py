@@ -26,8 +26,8 @@ FROM tokens WHERE token_id IN (SELECT unnest($ids)) GROUP BY token_id
 class NgramIndex:
     """The distinct n-grams of a run, numbered in the order of their token ids.
 
-    ids: the number of the n-gram that ends at each token, `distinct` where none is counted. seen: how often each
-    n-gram is counted.
+    ids: the number of the n-gram that ends at each token, `distinct` where none is counted. seen: how often each n-gram
+    was counted.
     """
 
     n: int
@@ -59,7 +59,7 @@ def read_ngrams(run: RunTables, n: int) -> NgramIndex:
 
 
 def index_ngrams(token_ids: NDArray[np.int64], positions: NDArray[np.int64], n: int) -> NgramIndex:
-    """Number the n-grams of tokens in order: token_ids and positions int64[tokens], prompts one after the other."""
+    """Number the n-grams. token_ids, positions: int64[tokens], prompts one after the other."""
     words, word = np.unique(token_ids, return_inverse=True)
     number, grams = word, words[:, None]
     for size in range(2, n + 1):
@@ -71,7 +71,7 @@ def index_ngrams(token_ids: NDArray[np.int64], positions: NDArray[np.int64], n: 
         number[longer] = of_pair
     counted = positions >= max(1, n - 1)
     seen = np.bincount(number[counted], minlength=len(grams))
-    # A token that stands at position 0 only is no trigger.
+    # A token that occurs at position 0 only is no trigger.
     kept = seen > 0
     renumbered = np.append(np.cumsum(kept) - 1, 0)
     ids = np.where(counted, renumbered[number], int(kept.sum()))
@@ -79,8 +79,8 @@ def index_ngrams(token_ids: NDArray[np.int64], positions: NDArray[np.int64], n: 
 
 
 def token_texts(run: RunTables, token_ids: Iterable[int]) -> dict[int, tuple[str, bytes | None]]:
-    """The text of each token id, and its bytes where that is a piece of a character (nfinspect_store.token_text): as
-    the run shows it first past position 0, where some tokenizers drop the space before it.
+    """The text of each token id, and its bytes where it is a piece of a character (nfinspect_store.token_text). It is
+    taken from the token's first place past position 0, if any: at position 0 some tokenizers drop the space before it.
     """
     ids = sorted(set(token_ids))
     rows = run.cursor().execute(READ_TEXTS, {"ids": ids}).fetchall() if ids else []

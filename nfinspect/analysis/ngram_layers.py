@@ -15,8 +15,8 @@ from nfinspect_store.types import Layer
 class LayerNgrams(Document):
     """A layer's detectors and how many n-grams they cover together, |T_l|. active: neurons with an activation.
 
-    cumulative: covered up to and with this layer; new_overall: covered by no earlier layer; new_vs_previous: not
-    by the layer before. Earlier ones are those that were analysed. buckets: active neurons by K_n.
+    cumulative: covered by this layer or an earlier one; new_overall: covered by no earlier layer; new_vs_previous: not
+    covered by the layer before. Only layers that were analysed count. buckets: active neurons by K_n.
     """
 
     site: str
@@ -32,7 +32,7 @@ class LayerNgrams(Document):
 
 
 class LayerCover:
-    """Takes the layers in order and says of each what it adds."""
+    """Takes the layers in order and counts what each adds."""
 
     def __init__(self) -> None:
         self._earlier = self._previous = _union([])

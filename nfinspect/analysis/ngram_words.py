@@ -1,3 +1,3 @@
-"""What n-grams are called: in tables, figures and panes alike."""
+"""The names of n-grams in tables, figures and panes."""
 
 NGRAM_WORDS = {1: "token", 2: "bigram", 3: "trigram"}

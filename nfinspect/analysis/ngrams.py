@@ -29,9 +29,10 @@ from nfinspect_store.types import Layer
 
 @dataclass(frozen=True)
 class CoveredNgram(Document):
-    """An n-gram on which a detector fires nearly always. occurrences: how often it was counted.
+    """An n-gram on which a detector fires nearly always. occurrences: how often it was counted; activations: how often
+    the neuron fired there.
 
-    tokens: each one's own text, a piece of a character as `<E4 B8>`; text: all of them, with whole characters.
+    tokens: the text of each, a piece of a character as `<E4 B8>`; text: that of all together, with whole characters.
     """
 
     token_ids: tuple[int, ...]
@@ -45,8 +46,8 @@ class CoveredNgram(Document):
 class Detector(Document):
     """A neuron whose activations fall on a few n-grams. coverage: share of the activations on `ngrams`, 0-1.
 
-    suppression: mean effect of its output on the logits of the n-grams' last tokens, negative where it suppresses
-    them; None where no model was asked.
+    suppression: mean direct effect of its output on the logits of the n-grams' last tokens, negative where it
+    suppresses them; None if it was not computed, which takes the model.
     """
 
     site: str
@@ -68,8 +69,8 @@ class Detector(Document):
 class NgramAnalysis(Document):
     """The detectors of a site, in order of layer and neuron, and its layers.
 
-    positions: tokens at which an n-gram was counted; distinct: different n-grams. suppression_model: whose
-    unembedding gave the suppressions, None while they are unknown.
+    positions: tokens at which an n-gram was counted; distinct: different n-grams. suppression_model: the model whose
+    unembedding the suppressions were computed with, None if they were not.
     """
 
     n: int
@@ -84,12 +85,12 @@ class NgramAnalysis(Document):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should be told."""
+        """For the user: on how few tokens the detectors rest."""
         return tuple(filter(None, [few_ngram_tokens(self.positions, FEWEST_SEEN)]))
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """From the document of a kept result."""
+        """From the document of a saved result."""
         detectors = tuple(
             Detector(**{**found, "ngrams": tuple(_covered(ngram) for ngram in found["ngrams"])})
             for found in document["detectors"]
@@ -108,9 +109,9 @@ def ngrams(
 ) -> NgramAnalysis:
     """The neurons of a site that detect tokens (n = 1), bigrams or trigrams. layers: all of them if not given.
 
-    Memory is bounded by one chunk of neurons: no table of neurons by n-grams is made. tick: neurons done, of all.
-    Raises RequestError for an unknown site, layer or n, and where no prompt is long enough; StoreError for a run
-    without values.
+    Memory is that of one chunk of neurons: no table of neurons by n-grams is built. tick: neurons done, of all. Raises
+    RequestError for an unknown site, layer or n, and where no prompt is long enough; StoreError for a run without
+    values.
     """
     chosen = chosen_layers(run, site, layers)
     index = read_ngrams(run, n)

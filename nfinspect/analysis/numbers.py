@@ -1,4 +1,4 @@
-"""Numbers as they leave the analyses: undefined is None, never NaN, never infinity."""
+"""Numbers in results: an undefined one is None (NULL in Arrow), never NaN or infinity."""
 
 import math
 from typing import Any, SupportsFloat

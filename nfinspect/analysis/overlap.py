@@ -1,4 +1,4 @@
-"""How much the traces of concepts share, against chance (methods §4)."""
+"""How much the traces of concepts share, compared with chance (methods §4)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ SELECT count(*) AS neurons, count(*) FILTER (WHERE class != 'dead') AS alive FRO
 
 @dataclass(frozen=True)
 class SharedNeuron(Document):
-    """A neuron that stands in both traces, with its rank in each (from 1)."""
+    """A neuron that is in both traces, with its rank in each (from 1)."""
 
     address: str
     site: str
@@ -35,8 +35,8 @@ class SharedNeuron(Document):
 
 @dataclass(frozen=True)
 class Chance:
-    """Two sets among `eligible` neurons. expected: shared by chance; p_value: P(X >= overlap); None where
-    undefined.
+    """Two sets of neurons compared with chance. expected: how many they would share by chance; p_value: P(X >=
+    overlap); None where undefined.
     """
 
     jaccard: float | None
@@ -46,7 +46,7 @@ class Chance:
 
 @dataclass(frozen=True)
 class Pair(Document):
-    """Two concepts' traces. overlap: how many neurons stand in both; shared: these, in order of a's ranks."""
+    """Two concepts' traces. overlap: how many neurons are in both; shared: these, in order of a's ranks."""
 
     a: str
     b: str
@@ -59,9 +59,7 @@ class Pair(Document):
 
 @dataclass(frozen=True)
 class Overlap(Document):
-    """Every pair of the concepts, in the order of these. eligible: N of the test, the alive neurons of the
-    site.
-    """
+    """Every pair of the concepts, in their order. eligible: N of the test, the site's neurons that are not dead."""
 
     concepts: tuple[str, ...]
     baseline: str | None
@@ -134,9 +132,9 @@ def overlap(
 
 
 def against_chance(shared: int, a: int, b: int, eligible: int) -> Chance:
-    """Jaccard, |A||B|/N and P(X >= shared) for sets of a and b of N eligible neurons that share so many.
+    """Jaccard, |A||B|/N and P(X >= shared) for two sets of a and b of N eligible neurons that share `shared`.
 
-    Two empty sets: all None. A set larger than N: no p, for it cannot have been drawn from the eligible ones.
+    For two empty sets all are None. For a set larger than N p is: it cannot have been drawn from the eligible ones.
     """
     from scipy import stats
 
@@ -148,9 +146,7 @@ def against_chance(shared: int, a: int, b: int, eligible: int) -> Chance:
 
 
 def count_alive(run: RunTables, site: str) -> int:
-    """Neurons of the site that are not dead, from the run's table `neurons`, or computed where that is
-    empty.
-    """
+    """How many neurons of the site are not dead, by the run's table `neurons`; classified here if that is empty."""
     row = run.cursor().execute(COUNT_ALIVE, {"site": site}).fetchone()
     assert row is not None  # an aggregate has one row
     if row[0]:

@@ -19,27 +19,29 @@ SHARES: Mapping[str, float] = {"dead": 0.04, "missing": 0.02, "weak": 0.04, "sat
 """Faults of the first layer, as shares of its neurons."""
 
 ODD_NORMAL = 30
-"""One healthy neuron in so many looks like a fault at first sight: strong, not rare; near an extreme, not at it."""
+"""One healthy neuron in so many resembles a faulty one: it is strong but not rare, or near an extreme but not at it."""
 
 GATE_OPEN = 0.4
 """Share of tokens on which the gate of a gated MLP's neuron is open."""
 
 WEAK_MARGIN = 0.12
-"""Layer scales that a healthy neuron must reach: a weak one has less than 0.1."""
+"""E|a| that a healthy neuron must reach, in layer scales: below 0.1 it is weak."""
 
 MOST_VALUES = 2**28
 MOST_LAYER_VALUES = 2**26
-"""At most, as they are held in memory: `simulate` of one layer of that size took 2.0 GB."""
+"""Limits, as values are held in memory: `simulate` took 2.0 GB for one layer of that size."""
 
 MOST_LAYERS = 1000
 MOST_DEGRADATION = 100.0
 MOST_SEED = 2**63 - 1
-"""What a run file holds."""
+"""The largest seed that a run file can store."""
 
 
 @dataclass(frozen=True)
 class PlantedLayer:
-    """A layer with its truth. classes: of each neuron; fired: where the layer fires by its gate."""
+    """A layer whose truth is known. classes: each neuron's true class; fired: bool[tokens, neurons], None unless the
+    layer fires by its gate.
+    """
 
     layer: Layer
     values: NDArray[np.float32]  # [tokens, neurons]
@@ -51,9 +53,9 @@ class PlantedLayer:
 class NetworkPlan:
     """A simulated network. shares: of each fault in the first layer, 0-1 (none given: none planted).
 
-    degradation: how much larger the last layer's shares are (2: three times as large), straight in between. A fault
-    that an activation cannot have is not planted (a sigmoid near its floor is saturated, never weak). Raises
-    RequestError for a plan that cannot be.
+    degradation: by how much the shares grow up to the last layer (2: to three times as much), linearly with depth. A
+    fault that an activation cannot have is not planted (a sigmoid near its floor is saturated, never weak). Raises
+    RequestError for a plan that cannot be carried out.
     """
 
     layers: int = 12
@@ -99,7 +101,7 @@ class NetworkPlan:
                 )
 
     def counts(self, layer: int) -> dict[str, int]:
-        """How many neurons of a layer get each fault: at least one of each that has a share."""
+        """How many neurons of a layer get each fault: at least one for a fault with a share above 0."""
         depth = layer / (self.layers - 1) if self.layers > 1 else 0.0
         grown = {name: share * (1.0 + self.degradation * depth) for name, share in self.shares.items()}
         possible = possible_faults(self.activation)
@@ -129,8 +131,8 @@ def planted_layer(
 ) -> PlantedLayer:
     """A layer of a kind (planted_forms.FORMS) with so many neurons of each fault, in random order, the others healthy.
 
-    Raises RequestError where sporadic neurons cannot stand out: ten layer scales are beyond a bounded activation's
-    ceiling.
+    Raises RequestError where the layer scale leaves no room for the classes: ten layer scales, which a sporadic neuron
+    must reach, lie beyond a bounded activation's ceiling, or healthy neurons would be weak.
     """
     counts = {**faults, "normal": neurons - sum(faults.values())}
     names = [name for name in CLASSES for _ in range(counts.get(name, 0))]
@@ -151,7 +153,7 @@ def planted_layer(
 
 
 def truth_table(layers: "list[PlantedLayer]") -> pa.Table:
-    """The table `planted`: a row per neuron with `site, layer, neuron, class`."""
+    """The table `planted`: site, layer, neuron and class of every neuron."""
     return pa.table(
         {
             "site": pa.array([p.layer.site for p in layers for _ in p.classes], pa.string()),
@@ -163,7 +165,7 @@ def truth_table(layers: "list[PlantedLayer]") -> pa.Table:
 
 
 def _forms(kind: str, name: str, count: int) -> list[Form]:
-    """The forms of so many neurons of a class: in turn; of the healthy ones only a few are odd."""
+    """The forms of so many neurons of a class: each in turn; of healthy ones, one in ODD_NORMAL is not the first."""
     if not count:
         return []
     first, *others = FORMS[kind][name]
@@ -176,9 +178,9 @@ def _forms(kind: str, name: str, count: int) -> list[Form]:
 
 
 def _scale(columns: NDArray[np.float64], in_scales: NDArray[np.bool_]) -> float:
-    """The layer scale s that holds when the columns told in scales are s times what they are.
+    """The layer scale s that results when the columns given in layer scales are multiplied by s.
 
-    s = mean over all neurons of E|a|, so neurons · s = Σ E|a| of the others + s · Σ E|a| of these.
+    s is the mean over all neurons of E|a|, so neurons · s = Σ E|a| of the other columns + s · Σ E|a| of these.
     """
     strength = np.abs(columns).mean(axis=0)
     return float(strength[~in_scales].sum() / (len(strength) - strength[in_scales].sum()))
@@ -187,7 +189,7 @@ def _scale(columns: NDArray[np.float64], in_scales: NDArray[np.bool_]) -> float:
 def _check_scale(
     kind: str, faults: Mapping[str, int], strength: NDArray[np.float64], normal: NDArray[np.bool_]
 ) -> None:
-    """strength: E|a| of each neuron. Between its floor and its ceiling an activation has only so much room."""
+    """Raises RequestError where the layer scale leaves no room for the classes. strength: E|a| of each neuron."""
     scale = float(strength.mean())
     if kind in BOUNDED and faults.get("sporadic") and SPORADIC_STRENGTH * scale > 0.95 * BOUNDED[kind][1]:
         raise RequestError(

@@ -1,7 +1,7 @@
 """How neurons of each class behave under each kind of activation: the columns of a simulated layer [own].
 
-A form draws one neuron's values on all tokens. Values that are told in layer scales (`in_scales`) are multiplied by the
-layer's scale once it is known, so that a class stays what it is however many faults stand beside it.
+A form draws one neuron's values on all tokens. Values given in layer scales (`in_scales`) are multiplied by the layer
+scale once it is known, so that the neuron keeps its class however many faults the layer has.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,21 +14,21 @@ Column = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Column]
 
 RARE = 0.005
-"""Share of tokens on which a sporadic neuron fires: half of what methods §2 allows."""
+"""Share of tokens on which a sporadic neuron is strong: half of the limit in methods §2."""
 
 SELDOM = 0.02
-"""Share of tokens that is too much for a sporadic neuron."""
+"""A share of tokens that is too large for a sporadic neuron."""
 
 FEWEST_TOKENS = 200
-"""With fewer no neuron can fire on one token and on less than 1 % of them, by some margin."""
+"""On fewer tokens, one token is not clearly less than 1 % of them, so that no neuron can be sporadic."""
 
 WEAK_ACTIVATION = 0.05
-"""Spread of a healthy tanh neuron: a sporadic one must reach ten times the layer's scale, and cannot pass 1."""
+"""Standard deviation of a healthy tanh neuron: so small because a sporadic one must reach ten layer scales, below 1."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """One way of being of a class. draw(rng, tokens) -> float64[tokens]."""
+    """One way in which a neuron can belong to a class. draw(rng, tokens) -> float64[tokens]."""
 
     draw: Draw
     in_scales: bool = False
@@ -57,7 +57,7 @@ def _even(low: float, high: float) -> Draw:
 
 
 def _spikes(share: float, low: float, high: float, between: float = 0.0) -> Draw:
-    """Between low and high on a share of the tokens, `between` on the others."""
+    """Values from low to high on a share of the tokens, `between` on the others."""
 
     def draw(rng: np.random.Generator, tokens: int) -> Column:
         column = np.full(tokens, between)
@@ -69,7 +69,7 @@ def _spikes(share: float, low: float, high: float, between: float = 0.0) -> Draw
 
 
 def _once(value: float, noise: float = 0.0) -> Draw:
-    """One token at `value`, hardly anything on the others."""
+    """`value` on one token, noise around 0 on the others."""
 
     def draw(rng: np.random.Generator, tokens: int) -> Column:
         column = rng.normal(size=tokens) * noise if noise else np.zeros(tokens)
@@ -80,7 +80,7 @@ def _once(value: float, noise: float = 0.0) -> Draw:
 
 
 def _two_sided(low: tuple[float, float], high: tuple[float, float]) -> Draw:
-    """Now in one range, now in the other."""
+    """On each token in one of two ranges at random."""
     return lambda rng, tokens: np.where(rng.random(tokens) < 0.5, rng.uniform(*low, tokens), rng.uniform(*high, tokens))
 
 
@@ -98,7 +98,7 @@ RELU: Mapping[str, tuple[Form, ...]] = {
     "dead": (Form(_zeros),),
     "saturated": (Form(_even(1.99, 2.01)),),
     "sporadic": (Form(_spikes(RARE, 15, 25), in_scales=True),),
-    # The second fired once, hardly: it is not dead.
+    # The second has one tiny positive value, so it is not dead.
     "missing": (Form(_rectified(0.005), in_scales=True), Form(_once(1e-6))),
     "weak": (Form(_rectified(0.1), in_scales=True), _RARE_NOT_STRONG),
 }
@@ -120,10 +120,10 @@ SIGNED: Mapping[str, tuple[Form, ...]] = {
     "missing": (_HARDLY,),
     "weak": (Form(_noise(0.06), in_scales=True), _RARE_NOT_STRONG),
 }
-"""Gated MLPs and block outputs: values of both signs without a bound."""
+"""Gated MLPs and block outputs: unbounded values of both signs."""
 
 TANH: Mapping[str, tuple[Form, ...]] = {
-    "normal": (Form(_noise(WEAK_ACTIVATION)), Form(_even(0.3, 0.3))),  # one value, but not at an extreme
+    "normal": (Form(_noise(WEAK_ACTIVATION)), Form(_even(0.3, 0.3))),  # constant, but not at an extreme
     "dead": (_STILL,),
     "saturated": (Form(_two_sided((-1.0, -0.97), (0.97, 1.0))), Form(_even(0.97, 1.0))),
     "sporadic": (Form(_spikes(RARE, 0.97, 1.0)),),
@@ -148,4 +148,4 @@ FORMS: Mapping[str, Mapping[str, tuple[Form, ...]]] = {
     "sigmoid": SIGMOID,
     "resid": SIGNED,
 }
-"""By kind of layer: an activation, of which silu is that of a gated MLP, or `resid`, a block's output."""
+"""By kind of layer: an activation (silu: of a gated MLP), or `resid`, a block's output."""

@@ -1,7 +1,7 @@
 """Positional neurons: those whose firing tells where in the sequence a token stands (methods §6).
 
 Voita, Ferrando & Nalmpantis 2023, arXiv 2309.04827, §5. Each neuron's firing is counted by position over sequences of
-one length; how much that tells of the position, and what shape it has, is worked out in `profiles`.
+one length; `profiles` computes how much it tells about the position, and what shape it has.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,7 +50,8 @@ class PositionalNeuron(Document):
 class LayerPositions(Document):
     """How many of a layer's neurons are positional, and of which type.
 
-    would_pass: how many have the mutual information for it; they are not positional where too few sequences were read.
+    would_pass: how many exceed the limit of mutual information; they do not count as positional if too few sequences
+    were read, unless they were asked for (allow_few).
     """
 
     site: str
@@ -66,8 +67,8 @@ class LayerPositions(Document):
 class PositionAnalysis(Document):
     """The positional neurons of a site, the highest mutual information first.
 
-    length: T, tokens of each sequence; sequences: S. profiles: float64[listed neurons, length], how often each fired
-    at each position, 0-1, in the order of `neurons`. notes: what the user should be told.
+    length: T, tokens of each sequence; sequences: S. profiles: float64[listed neurons, length], the share of the
+    sequences in which each fired at each position, 0-1, in the order of `neurons`. notes: for the user.
     """
 
     site: str
@@ -96,12 +97,12 @@ class PositionAnalysis(Document):
 
     @property
     def held_back(self) -> bool:
-        """Whether neurons passed that are not listed: `allow_few` lists them."""
+        """Whether there are neurons above the limit that are not listed; `allow_few` lists them."""
         return any(layer.would_pass > layer.positional for layer in self.layers)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any], profiles: pa.Table) -> Self:
-        """From the document of a kept result and its table of profiles."""
+        """From the document of a saved result and its table of profiles."""
         neurons = tuple(PositionalNeuron(**neuron) for neuron in document["neurons"])
         rates = np.asarray(profiles.column("rate").to_numpy(), np.float64)
         return cls(
@@ -134,9 +135,9 @@ def positions(
 ) -> PositionAnalysis:
     """The neurons of a site whose firing depends on the position. layers: all of them if not given.
 
-    length: take every sequence at least that long, cut to it; without it the sequences of the run's greatest length.
-    allow_few: list neurons although there are fewer than 100 sequences; else none is, as any may be chance.
-    tick: neurons done, of all. Raises RequestError for an unknown site or layer and where no sequence is that long;
+    length: take every sequence at least that long, cut to it; without it, those of the run's greatest length.
+    allow_few: list neurons even from fewer than 100 sequences; else none is listed then, as any may be chance. tick:
+    neurons done, of all. Raises RequestError for an unknown site or layer and where no sequence is that long;
     StoreError for a run without values.
     """
     chosen = chosen_layers(run, site, layers)
@@ -169,7 +170,9 @@ def positions(
 
 
 def _positional(layer: Layer, first: int, counts: NDArray[np.int64], sequences: Sequences) -> list[_Found]:
-    """The positional ones among neurons from `first` on: int64[neurons, length] of sequences that fired."""
+    """The positional ones among the neurons from `first` on. counts: int64[neurons, length], sequences in which each
+    fired at each position.
+    """
     of = sequences.number
     information = mutual_information(counts, of)
     return [

@@ -1,7 +1,7 @@
-"""What a neuron's firing by position amounts to: mutual information, type and strength (methods §6).
+"""How a neuron's firing depends on the position: mutual information, type and strength (methods §6).
 
 A profile is int[positions]: in how many of S sequences the neuron fired at each position; f(pos) = count / S.
-Comparisons are made in whole numbers, so that a share on the edge falls on the same side everywhere.
+Comparisons are made in whole numbers, so that a share exactly at a limit is never decided by rounding.
 """
 
 from typing import Literal, get_args
@@ -15,18 +15,18 @@ TYPES: tuple[Type, ...] = get_args(Type)
 """In the order of the rules."""
 
 WINDOW = 32
-"""Positions of the centred mean, and how long an extreme has to last."""
+"""Positions that the smoothing averages over, and for how many in a row an extreme has to last."""
 
 LOW, HIGH = 5, 95  # percent of the sequences: extremes of the smoothed profile
-FAINT, FULL = 1, 999  # per mille of the sequences: a strong profile reaches one of them [own]
-CROSSINGS = 3  # of one half, for an oscillation
+FAINT, FULL = 1, 999  # per mille of the sequences: a strong neuron's profile reaches one of them [own]
+CROSSINGS = 3  # of one half, for `oscillatory`
 
 
 def mutual_information(counts: NDArray[np.int64], sequences: int) -> NDArray[np.float64]:
-    """Between firing and position, in nats, int64[neurons, positions] -> float64[neurons].
+    """Mutual information of firing and position, in nats: int64[neurons, positions] -> float64[neurons].
 
-    The mean over positions of the divergence of f(pos) from f, minus the plug-in bias 1/(2S), floored at 0: of T
-    positions and 2 outcomes (T - 1)(2 - 1) parameters are fitted to ST values, which is 1/(2S) within 1/(2ST).
+    The mean over positions of the divergence of f(pos) from f, minus the plug-in bias, floored at 0. For T positions
+    and 2 outcomes that bias is (T - 1)(2 - 1) / (2ST), which is 1/(2S) up to 1/(2ST).
     """
     from scipy.special import rel_entr
 
@@ -38,7 +38,7 @@ def mutual_information(counts: NDArray[np.int64], sequences: int) -> NDArray[np.
 
 
 def profile_type(counts: NDArray[np.int64], sequences: int) -> Type:
-    """The first type that holds, of the smoothed profile: int64[positions]."""
+    """The first type that holds for the smoothed profile. counts: int64[positions]."""
     sums, width = windows(counts)
     full = sums * 100 >= HIGH * sequences * width
     faint = sums * 100 <= LOW * sequences * width
@@ -54,15 +54,15 @@ def profile_type(counts: NDArray[np.int64], sequences: int) -> Type:
 
 
 def profile_strength(counts: NDArray[np.int64], sequences: int) -> Strength:
-    """strong where the profile itself reaches 0.001 or 0.999: int64[positions]."""
+    """strong if the profile itself reaches 0.001 or 0.999, else weak. counts: int64[positions]."""
     reached = counts.min() * 1000 <= FAINT * sequences or counts.max() * 1000 >= FULL * sequences
     return "strong" if reached else "weak"
 
 
 def windows(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sums over the 32 positions around each, and how many of them there are: two int64[positions].
+    """Sums over the 32 positions around each, and how many of these there are: two int64[positions].
 
-    From 16 before to 15 behind [own: an even window has no middle], fewer at the ends.
+    From 16 before to 15 after [own: an even window has no middle], fewer at the ends.
     """
     length = len(counts)
     held = np.concatenate([[0], np.cumsum(counts)])
@@ -72,6 +72,6 @@ def windows(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.in
 
 
 def longest(held: NDArray[np.bool_]) -> int:
-    """The most places in a row at which it holds: bool[positions]."""
+    """The length of the longest series of true values in bool[positions]."""
     ends = np.flatnonzero(np.concatenate([[True], ~held, [True]]))
     return int(np.diff(ends).max()) - 1

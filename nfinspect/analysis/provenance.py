@@ -1,4 +1,4 @@
-"""Whose a kept result is: a run's own, or one about its model that was made without the run, from other texts."""
+"""What a saved result is of: a run, or its model, computed without the run from other texts."""
 
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -13,9 +13,9 @@ NOT_OF_THE_RUN = "of the model, not of this run"
 def results_about(
     run: RunFile, kind: str | None = None, formats: Mapping[str, int] | None = None
 ) -> tuple[Result, ...]:
-    """What is kept of a run, then what is kept of its model, each by kind, the newest first.
+    """The saved results of a run and of its model, by kind; of a kind the run's first, and of these the newest first.
 
-    formats: of list_results.
+    formats: as for list_results.
     """
     info = run.info
     found = list_results(run_results(run.path), info.run_id, kind, formats)
@@ -25,7 +25,7 @@ def results_about(
 
 
 def read_from(result: Result) -> str:
-    """What a result's texts are from, for people: its run, or the first file and how many more."""
+    """Where a result's texts are from, in words: its run, or the first file and how many more."""
     settings = result.settings
     if "of_run" in settings:
         return f"run {settings['of_run']}"
@@ -34,7 +34,7 @@ def read_from(result: Result) -> str:
 
 
 def whose(result: Result) -> str:
-    """Empty for a result of a run; else that it is none, and what was read for it."""
+    """Empty for a result of a run; else that it is the model's, and which texts were read for it."""
     if result.run_id is not None:
         return ""
     files = _files(result.settings)
@@ -48,10 +48,11 @@ def _files(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _of_its_model(result: Result, run: RunFile) -> bool:
-    """Whether a result is about the run's model: models of one last name share a folder, and weights change.
+    """Whether a result is about the run's model: models with the same last part of the name share a folder, and weights
+    change.
 
-    Where either does not say which weights it is from, the name decides. A run of a model in memory has weights that no
-    name stands for.
+    If one of the two does not say which weights it is from, the name decides. A run of a model in memory has weights
+    that no name stands for.
     """
     then, now = run.info.settings.get("weights"), result.settings.get("weights")
     return result.settings.get("model") == run.info.model and (then is None or (then != "" and now in (then, "")))

@@ -1,4 +1,4 @@
-"""What to do about the issues that a network has, and where: nothing is said about issues that it has not."""
+"""What to do about the issues that a network has, and in which layers; other issues are not mentioned."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from nfinspect.analysis.classes import FAULTS
 from nfinspect.analysis.scores import LOW_ACTIVATION, LayerHealth, NetworkParts
 from nfinspect_store.types import RELU_FAMILY
 
-DEGRADED_BY = 0.1  # fall of the mean score from the first to the last third that is worth a word [own]
+DEGRADED_BY = 0.1  # smallest fall of the mean score from the first to the last third that is mentioned [own]
 
 ADVICE = {
     "dead ReLU": (

@@ -1,4 +1,4 @@
-"""Scores of layers and of the network, with their parts, and what they are called (methods §2)."""
+"""Scores of layers and of the network, with their parts and their readings (methods §2)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ WEIGHTS: Mapping[str, float] = {
 }
 """What a layer loses if all its neurons are of a class [own]."""
 
-ISSUE_PERCENT = 10  # share of a layer's neurons from which a class is an issue [own]
+ISSUE_PERCENT = 10  # % of a layer's neurons from which a class is an issue [own]
 PROBLEM_WEIGHT = 0.05  # network score lost if every layer is problematic [own]
-DEGRADATION_WEIGHT = 0.05  # network score lost per point between the first and the last third [own]
+DEGRADATION_WEIGHT = 0.05  # network score lost per unit of fall from the first to the last third [own]
 MISSING_ALERT_PERCENT = 50
 PROBLEM_ALERT_PERCENT = 30
 
@@ -39,9 +39,9 @@ READINGS = (
 class LayerHealth:
     """One layer's health. Counts are of neurons, activation_rate and score run from 0 to 1.
 
-    parts: what each class takes from the score (its share times its weight); 1 minus their sum is the score.
-    issues: one line each; problematic is whether there are any. scale: the layer scale. approximate: whether
-    a figure rests on a histogram because values were not kept.
+    parts: what each class takes from the score (its share times its weight); 1 minus their sum is the score. issues:
+    one line each; a layer with any is problematic. scale: the layer scale. approximate: whether a figure was estimated
+    from a histogram because values were not kept.
     """
 
     layer_name: str
@@ -102,15 +102,15 @@ class LayerHealth:
 
 
 def pattern(counts: Mapping[str, int], neurons: int) -> str:
-    """The firing pattern of a layer: its largest class but normal if any holds 10 %, ties to the earlier
-    one.
+    """The firing pattern of a layer: its largest class other than normal if that has 10 % of the neurons or more, ties
+    to the earlier class; else normal.
     """
     held = [name for name in FAULTS if is_issue(counts[name], neurons)]
     return max(held, key=lambda name: counts[name], default="normal")
 
 
 def is_issue(count: int, neurons: int) -> bool:
-    """Whether a class with so many of a layer's neurons is an issue. In integers: 0.1 has no exact float."""
+    """Whether a class with `count` of a layer's neurons is an issue. In integers: 0.1 is no exact float."""
     return count > 0 and 100 * count >= ISSUE_PERCENT * neurons
 
 
@@ -174,8 +174,9 @@ def make_layer_health(
 
 @dataclass(frozen=True)
 class NetworkParts(Document):
-    """What the network score is made of: clamp(mean_layer_score - problematic_penalty -
-    degradation_penalty).
+    """The parts of the network score: mean_layer_score - problematic_penalty - degradation_penalty, clamped to 0-1.
+
+    first_third, last_third: the mean scores of the first and the last third of the layers.
     """
 
     mean_layer_score: float
@@ -190,7 +191,7 @@ class NetworkParts(Document):
 
 
 def network_parts(layers: Sequence[LayerHealth]) -> NetworkParts:
-    """The parts of the network score, of one site's layers in order (at least one)."""
+    """The parts of the network score, from one site's layers in order (at least one)."""
     scores = [layer.health_score for layer in layers]
     third = max(1, len(layers) // 3)
     first, last = sum(scores[:third]) / third, sum(scores[-third:]) / third
@@ -204,7 +205,7 @@ def network_parts(layers: Sequence[LayerHealth]) -> NetworkParts:
 
 
 def reading(score: float) -> tuple[str, str]:
-    """What a network score is called: one word, and in a few words."""
+    """What a network score is called: in one word, and in a few."""
     return next((word, words) for floor, word, words in READINGS if score >= floor)
 
 

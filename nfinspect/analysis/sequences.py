@@ -9,7 +9,7 @@ from nfinspect_store.errors import RequestError
 from nfinspect_store.tables import RunTables
 
 ENOUGH = 100
-"""Sequences that the mutual information needs. With S of them its bias, 1/(2S), is a tenth of the threshold."""
+"""Sequences that the mutual information needs: with so many its bias, 1/(2S), is a tenth of the threshold."""
 
 READ_PROMPTS = "SELECT first_token, tokens FROM prompts ORDER BY prompt_idx"
 
@@ -18,7 +18,7 @@ READ_PROMPTS = "SELECT first_token, tokens FROM prompts ORDER BY prompt_idx"
 class Sequences:
     """Sequences of `length` tokens, position 0 included. starts: the first token_idx of each, int64[sequences].
 
-    few: what is said where they are not ENOUGH; longer: how more could be had, '' where they could not.
+    few: the note if they are fewer than ENOUGH; longer: how to get more, '' if that is not possible.
     """
 
     length: int
@@ -43,7 +43,9 @@ class Sequences:
 
 
 def read_sequences(run: RunTables, length: int | None) -> Sequences:
-    """The sequences of a run's greatest length, or all at least `length` long, cut to it. Raises RequestError."""
+    """The sequences of a run's greatest length, or all at least `length` long, cut to it. Raises RequestError for a
+    length below 1 or above the greatest.
+    """
     columns = run.cursor().execute(READ_PROMPTS).fetchnumpy()
     first, tokens = np.asarray(columns["first_token"], np.int64), np.asarray(columns["tokens"], np.int64)
     greatest = int(tokens.max(initial=0))

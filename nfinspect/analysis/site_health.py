@@ -1,8 +1,7 @@
-"""Every neuron of a site with its class, and every layer with its health: what the tables `neurons` and
-`layer_health` hold.
+"""Every neuron of a site with its class, and every layer with its health: the rows of the tables `neurons` and
+`layer_health`.
 
-One layer at a time; values are streamed, and only where the statistics and the histograms leave something
-open.
+One layer at a time; values are streamed, and only where statistics and histograms do not decide.
 """
 
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ NEAR_DEAD_RATE = 1e-3  # methods §2
 
 @dataclass(frozen=True)
 class SiteHealth:
-    """A site's neurons and layers. table: the columns of the table `neurons`, in the order of
+    """A site's neurons and layers. table: the columns of the table `neurons`, its rows in the order of
     `run.index(site)`.
     """
 
@@ -57,8 +56,8 @@ class SiteHealth:
 
 @dataclass(frozen=True)
 class LayerClasses:
-    """One layer's neurons, [neurons] in every array. fired: on how many tokens, a fraction where it is
-    estimated.
+    """One layer's neurons, [neurons] in every array. fired: on how many tokens each fired, not a whole number where it
+    is estimated.
     """
 
     layer: Layer
@@ -129,7 +128,7 @@ def classify_layer(
     """Classify one layer. counts: its histograms int64[neurons, BINS]; counted: see
     `counting.counted_tokens`.
 
-    The layer's values are read where they were kept and the histograms do not settle a count.
+    The layer's values are read if they were kept and the histograms do not decide.
     """
     stats = run.statistics(layer.site, layer=layer.layer, skip_first=options.skip_first)
     check_layer(layer, stats, options)
@@ -157,7 +156,7 @@ def classify_layer(
         rho, unsure = _saturation(run, layer, stats, counted)
         approximate |= unsure
 
-    # Only neurons that no earlier rule takes can turn on the count above the layer scale.
+    # The count above the layer scale matters only for neurons that no earlier rule takes.
     earlier = classes.classify(stats, layer.activation, scale, np.zeros(layer.neurons), options, rho)
     candidates = classes.is_sporadic_candidate(stats, scale) & (earlier != "dead") & (earlier != "saturated")
     above = np.zeros(layer.neurons)
@@ -175,8 +174,8 @@ def classify_layer(
 def _saturation(
     run: RunTables, layer: Layer, stats: NeuronStatistics, counted: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """ρ_B of a layer with a bounded activation, and where it is only an estimate: float64 and
-    bool[neurons].
+    """ρ_B of a layer with a bounded activation, float64[neurons], and where it is an estimate that leaves open whether
+    the neuron is saturated, bool[neurons].
     """
     low, high = classes.BOUNDED[layer.activation]
     lowest, highest = classes.saturation_bounds(stats, low, high)
@@ -192,7 +191,7 @@ def _saturation(
 
 
 def health_of_layer(found: LayerClasses, counts: NDArray[np.int64], options: HealthOptions) -> LayerHealth:
-    """The layer's health from its neurons' classes. counts: histograms int64[any number, BINS] of its values."""
+    """The layer's health from its neurons' classes. counts: histograms of its values, int64[any number, BINS]."""
     stats, layer = found.stats, found.layer
     return make_layer_health(
         layer_name=layer.module or f"{layer.site} L{layer.layer}",

@@ -1,6 +1,6 @@
 """How much neurons change from one token to the next, from the stored values (methods §7).
 
-Values are streamed some blocks of tokens at a time, so memory stays the same however many tokens there are.
+Values are streamed some blocks of tokens at a time, so memory does not grow with the tokens.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,20 +17,20 @@ from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer
 
 CHUNK_BYTES = 32 * 2**20
-"""Values held at a time."""
+"""Size of the values in memory at a time, though never fewer than one block of tokens."""
 
 STRIPE = 64
-"""Neurons worked on at a time: their float64 differences over a chunk of a wide layer stay near the processor."""
+"""Neurons computed at a time: their float64 differences over a chunk of a wide layer fit the processor's cache."""
 
 READ_PAIRS = 'SELECT "position" >= 2 AS pair FROM tokens ORDER BY token_idx'
-# Positions 0 and 1 end no pair: the first has no token before it, the second only the one at position 0.
+# Positions 0 and 1 end no pair: nothing comes before position 0, and position 0 is left out.
 
 
 @dataclass(frozen=True)
 class Steps:
-    """One entry per neuron in layer, neuron and the two measures, [neurons]; NaN where a measure is undefined.
+    """layer, neuron and the two measures of each neuron, [neurons]; NaN where a measure is undefined.
 
-    pairs: neighbouring tokens of one prompt, position 0 left out.
+    pairs: how many pairs of neighbouring tokens of one prompt there are, position 0 left out.
     """
 
     pairs: int
@@ -43,13 +43,13 @@ class Steps:
 def measure_steps(run: RunTables, layers: Sequence[Layer], tick: Tick = silent) -> Steps:
     """Step sensitivity and von Neumann ratio of every neuron of some layers of one site.
 
-    D = E_t|a_t − a_{t−1}| / std and E(a_t − a_{t−1})² / Var(a): the pairs within a prompt, position 0 left out of the
-    pairs, the std and the Var alike, which are a sample's. Undefined for a neuron that never varied, and where there is
-    no pair. tick counts blocks of values, of all layers together. Raises StoreError for a run of statistics only.
+    E|a_t − a_{t−1}| / std and E(a_t − a_{t−1})² / Var(a), the means over the pairs within a prompt, std and Var those
+    of a sample (n − 1); position 0 is left out of all three. Undefined for a neuron that never varied, and where there
+    is no pair. tick counts blocks of values, over all layers. Raises StoreError for a run that kept statistics only.
     """
     if not run.has_values:
         raise StoreError(
-            "how a neuron changes from token to token is told by its values, and this run kept statistics only "
+            "how a neuron changes from token to token is computed from its values, and this run kept statistics only "
             "(--keep stats): capture it with --keep all"
         )
     pairs = np.asarray(run.cursor().execute(READ_PAIRS).fetchnumpy()["pair"], np.bool_)
@@ -78,7 +78,7 @@ def measure_steps(run: RunTables, layers: Sequence[Layer], tick: Tick = silent) 
 def _sum_steps(run: RunTables, layer: Layer, pairs: NDArray[np.bool_], tick: Tick) -> tuple[Floats, Floats]:
     """Σ|a_t − a_{t−1}| and Σ(a_t − a_{t−1})² over the pairs that end where `pairs` is true: float64[neurons] each."""
     absolute, square = np.zeros(layer.neurons), np.zeros(layer.neurons)
-    last = np.zeros(layer.neurons, np.float32)  # of the chunk before; nothing counts before token 2
+    last = np.zeros(layer.neurons, np.float32)  # the last value of the chunk before; tokens 0 and 1 end no pair
     for first, values in _chunks(run, layer, tick):
         counted = pairs[first : first + values.shape[1]].astype(np.float64)
         for start in range(0, layer.neurons, STRIPE):
@@ -92,7 +92,7 @@ def _sum_steps(run: RunTables, layer: Layer, pairs: NDArray[np.bool_], tick: Tic
 
 
 def _chunks(run: RunTables, layer: Layer, tick: Tick) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """A layer's values in order of tokens: the first token's index and float32[neurons, tokens]."""
+    """A layer's values, chunk by chunk: the first token's index and float32[neurons, tokens]."""
     blocks = -(-run.tokens // BLOCK)
     step = max(1, CHUNK_BYTES // (4 * BLOCK * layer.neurons))
     for start in range(0, blocks, step):

@@ -1,4 +1,4 @@
-"""What substituting a token does to neurons (methods §7), as nfinspect/experiments/substitution.py finds it."""
+"""What substituting a token does to neurons (methods §7): the result of nfinspect.experiments.substitution."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from nfinspect.analysis.numbers import number
 from nfinspect_store.statistics import Floats
 
 LAGS = (0, 1, 2, 4, 8)
-"""Tokens between the substituted one and the one at which neurons are read."""
+"""How many tokens after the substituted one neurons are read; 0: at that token itself."""
 
 
 @dataclass(frozen=True)
 class Substitution:
     """Mean |Δa| / std of each neuron at each lag: float64[neurons, lags], NaN where undefined.
 
-    samples: substitutions behind each lag, as a prompt may end before it; unchanged: substitutions among the draws
-    whose token happened to be drawn again, which changes nothing and counts.
+    samples: substitutions that each lag rests on, fewer than `draws` where prompts end before it; unchanged: draws that
+    gave the token itself, which change nothing but count.
     """
 
     site: str
@@ -35,7 +35,7 @@ class Substitution:
     sensitivity: Floats
 
     def summary(self) -> dict[str, object]:
-        """Everything but the neurons, as JSON holds it."""
+        """Everything but the neurons, for JSON."""
         return {
             "site": self.site,
             "model": self.model,
@@ -62,7 +62,7 @@ class Substitution:
 
     @classmethod
     def from_parts(cls, summary: Mapping[str, Any], table: pa.Table) -> "Substitution":
-        """What `summary` and `table` gave."""
+        """From what `summary` and `table` returned."""
         lags = tuple(summary["lags"])
         flat = table.column("sensitivity").combine_chunks().flatten()
         return cls(

@@ -1,15 +1,15 @@
-"""How long work tells how far it is, and how it is cancelled."""
+"""How long work reports its progress, and how it is cancelled."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeAlias
 
 Tick: TypeAlias = Callable[[int, int], None]
-"""Called with (done, total) after each piece of work. Whoever wants to cancel raises from it."""
+"""Called with (done, total) after each piece of work. To cancel the work, raise from it."""
 
 
 def silent(done: int, total: int) -> None:
-    """A tick that nobody listens to."""
+    """A tick that does nothing."""
 
 
 class Reporter(Protocol):
@@ -23,9 +23,9 @@ class Silent:
     """Reports to nobody."""
 
     def note(self, text: str) -> None:
-        """Not said."""
+        """Does nothing."""
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Tick]:
-        """Not shown."""
+        """Shows nothing."""
         yield silent

@@ -1,8 +1,8 @@
-"""Which neurons a concept sets off: each prompt's means against a baseline's (methods §3).
+"""Which neurons a concept sets off: each prompt's means compared with a baseline's (methods §3).
 
-The unit of replication is the prompt. For each concept prompt all neurons of the site are ranked by how far
-their mean over the prompt's tokens lies above the baseline's, and the top K are noted; a neuron's occurrences
-are the prompts that note it.
+The unit of replication is the prompt. For each concept prompt all neurons of the site are ranked by how far their mean
+over the prompt's tokens lies above the baseline's; a neuron's occurrences are the prompts in which it is among the top
+K.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Rank, Selection
 
 GROUP = 16
-"""Columns of which only the largest is looked at first; see near_top."""
+"""Columns of which near_top first compares only the largest."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class TraceRow(Document):
 
 @dataclass(frozen=True)
 class Trace(Document):
-    """A concept's trace: `top` neurons in order. notes: what the user should be told."""
+    """A concept's trace: `top` neurons in order. notes: for the user."""
 
     concept: str
     baseline: str | None
@@ -68,9 +68,7 @@ class Trace(Document):
 
 @dataclass(frozen=True)
 class Ranking:
-    """A concept's table before its statistics. order: columns of the site's arrays, best first, `top` of
-    them.
-    """
+    """The order of a concept's table, before its statistics. order: `top` columns of the site's arrays, best first."""
 
     order: NDArray[np.int64]
     occurrences: NDArray[np.int64]  # [neurons]
@@ -91,7 +89,8 @@ def trace(
 
     baseline: a concept of the run, by default the one called `baseline`; '' for none, which ranks raw values. tokens:
     last, generated or all, by default generated if the run has generated tokens, else all. rank: what the table is
-    ordered by.
+    ordered by: difference, effect or auroc.
+
     Raises RequestError for an unknown concept, site or choice, and where no prompt has such a token.
     """
     question = ask(run, (concept,), baseline, tokens, top, rank, site)
@@ -114,7 +113,7 @@ def trace(
 
 
 def chance_notes(groups: Groups) -> tuple[str, ...]:
-    """Where a concept has so few prompts that neurons would separate it from the baseline by chance."""
+    """A note for each concept with so few prompts that neurons would separate it from the baseline by chance."""
     if groups.baseline is None:
         return ()
     said = (
@@ -125,16 +124,16 @@ def chance_notes(groups: Groups) -> tuple[str, ...]:
 
 
 def top_columns(values: Floats, top: int) -> NDArray[np.int64]:
-    """The `top` largest of float64[neurons], best first, ties to the earlier column."""
+    """The columns of the `top` largest of float64[neurons], best first, ties in order of columns."""
     near = near_top(values, top)
     return near[np.argsort(-values[near], kind="stable")[:top]]
 
 
 def near_top(values: Floats, top: int) -> NDArray[np.int64]:
-    """Columns, ascending, among which the `top` largest are, with every tie of the last of them.
+    """Columns, ascending, that include the `top` largest and every tie with the last of them.
 
-    Take the largest of every GROUP columns: at least `top` columns reach the `top`-th of these maxima, so what is
-    below it is out. One pass, and an order over few columns, where a partition of all takes ten times as long.
+    Take the largest of every GROUP columns: at least `top` columns reach the `top`-th of these maxima, so columns below
+    it are out. That is one pass and a sort of few columns; a partition of all takes ten times as long.
     """
     groups = len(values) // GROUP
     if groups < top:
@@ -150,11 +149,10 @@ def rank_neurons(
     rank: Rank,
     top: int,
 ) -> Ranking:
-    """The `top` columns of a concept's prompts against a baseline's: float32[prompts, neurons] each.
+    """The `top` columns of a concept's prompts compared with a baseline's: float32[prompts, neurons] each.
 
-    Columns are in order of layer and neuron, which settles what is tied in everything else. With rank effect
-    or auroc, ties of the statistic go to the larger difference first [own]: with few prompts hundreds of
-    neurons have AUROC 1.
+    Columns are in order of layer and neuron, which settles the last ties. With rank effect or auroc, neurons with the
+    same statistic are ordered by difference [own]: with few prompts hundreds of neurons have AUROC 1.
     """
     moments = contrasts.moments(concept)
     centre = np.zeros(concept.shape[1]) if base is None else base.mean

@@ -1,11 +1,12 @@
 """When a training monitor raises an alert (methods §2; thresholds marked [own] have no source).
 
-    health       the score is below 0.9 x the one of the reading before
+    health       the score is below 0.9 x that of the reading before
     slow fall    it is below 0.9 x the highest since the last alert about it [own]
-    dying        a layer's dead neurons have grown by 10 % of the layer since the first reading or the last alert [own]
-    saturation   the same of its saturated neurons [own]
+    dying        a layer's dead neurons have grown by 10 % of the layer over their lowest number since the first reading
+                 or the last such alert [own]
+    saturation   the same for its saturated neurons [own]
     vanishing    a layer's gradient is below 1e-4 of that of the layer read last [own]
-    exploding    a layer's gradient is 100 x its median so far, or not finite [own]
+    exploding    a layer's gradient is more than 100 x its median so far, or not finite [own]
 
 The alerts of a single report (missing firing, problematic layers) are raised when they begin, not at every reading.
 """
@@ -23,15 +24,15 @@ from nfinspect.analysis.module_names import layer_words
 from nfinspect.analysis.scores import ISSUE_PERCENT
 from nfinspect.text import counted
 
-FALL = 0.9  # of the score before
-MOSTLY_DEAD_PERCENT = 50  # from here on a dying layer is critical [own]
+FALL = 0.9  # share of the score before
+MOSTLY_DEAD_PERCENT = 50  # of its neurons dead, from which a dying layer is critical [own]
 VANISHING = 1e-4
 EXPLODING = 100.0
 ENOUGH_GRADIENTS = 3
-"""Readings before a median can be trusted [own]."""
+"""Finite gradients from which their median is used [own]."""
 
 NAMED = 12
-"""Neurons that an alert's text names; all of them stand in `neurons`."""
+"""Neurons that an alert's text names; all of them are in `neurons`."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,18 @@ class LayerChange:
 
 
 class _Growth:
-    """Tells when a set of a layer's neurons has grown by 10 % of the layer."""
+    """Tells when a set of a layer's neurons has grown by 10 % of the layer over its smallest size since the first
+    reading or the last such growth.
+    """
 
     def __init__(self, held: NDArray[np.bool_]) -> None:
         self._base = held
 
     def grown(self, held: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """The neurons that came since, if they are more by that much: int64[neurons], else none."""
+        """The new neurons if the set has grown by that much, else none: int64[new]."""
         count, base = int(held.sum()), int(self._base.sum())
         new = np.flatnonzero(held & ~self._base)
-        # Counts, not members: neurons that come and go by chance are no growth.
+        # The counts are compared, not the members: neurons that come and go by chance are no growth.
         if 100 * (count - base) >= ISSUE_PERCENT * len(held):
             self._base = held
             return new
@@ -74,10 +77,10 @@ class LayerWatch:
         self._bad_gradient = ""
 
     def take(self, step: int, since: int, classes: NDArray[np.str_]) -> LayerChange:
-        """A reading. classes: str[neurons]; since: the step of the oldest values that they rest on."""
+        """Take a reading. classes: str[neurons]; since: the step of the oldest values that they rest on."""
         dead, saturated = classes == "dead", classes == "saturated"
         if self._dead_since is not None and len(self._dead_since) != len(classes):
-            self._dead_since = None  # another layer has taken its place
+            self._dead_since = None  # it is another layer now
         if self._dead_since is None or self._dying is None or self._saturating is None:
             self._dead_since = np.where(dead, since, -1)
             self._dying, self._saturating = _Growth(dead), _Growth(saturated)
@@ -99,7 +102,7 @@ class LayerWatch:
         return LayerChange(tuple(died.tolist()), tuple(revived.tolist()), tuple(alerts))
 
     def take_gradient(self, step: int, rms: float, reference: float) -> tuple[Alert, ...]:
-        """The gradient's root mean square, and that of the layer read last."""
+        """Take a gradient. rms: its root mean square; reference: that of the layer read last."""
         usual = statistics.median(self._gradients) if len(self._gradients) >= ENOUGH_GRADIENTS else math.inf
         state, text = "", ""
         if not math.isfinite(rms):
@@ -135,7 +138,7 @@ class LayerWatch:
 
 
 class NetworkWatch:
-    """The network's score over the readings, and what each report warned of."""
+    """The network's score over the readings, and the alerts of each report."""
 
     def __init__(self) -> None:
         self._last: float | None = None
@@ -143,7 +146,7 @@ class NetworkWatch:
         self._held: set[str] = set()
 
     def take(self, reading: Reading, report_alerts: Sequence[str]) -> tuple[Alert, ...]:
-        """A reading and its report's alerts (scores.alerts)."""
+        """Take a reading and its report's alerts (scores.alerts)."""
         return (*self._of_score(reading), *self._of_report(reading.step, report_alerts))
 
     def _of_score(self, reading: Reading) -> tuple[Alert, ...]:

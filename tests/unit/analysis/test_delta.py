@@ -194,7 +194,7 @@ def test_order_and_ties(make_run: MakeRun) -> None:
         key = [(-getattr(row, order), row.layer, row.neuron) for row in rows]
         assert key == sorted(key) and len(set(key)) == 6
         assert delta(run).sorted_by(order).neurons == rows
-    with pytest.raises(RequestError, match="are numbers, found nan and 0.2"):
+    with pytest.raises(RequestError, match="expected finite numbers for min_ratio and min_step, found nan and 0.2"):
         delta(run, min_ratio=math.nan)
     with pytest.raises(RequestError, match="no order 'mean': choose step_sensitivity or von_neumann_ratio"):
         delta(run, sort="mean")
