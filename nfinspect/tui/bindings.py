@@ -14,6 +14,7 @@ def binding_ids(app: type[Any]) -> frozenset[str]:
     from nfinspect.tui.dialogs import Confirm, Picker
     from nfinspect.tui.help import HelpScreen
     from nfinspect.tui.panes.analyses import AnalysesPane
+    from nfinspect.tui.panes.analysis import pane_of
     from nfinspect.tui.panes.compare import ComparePane
     from nfinspect.tui.panes.history import HistoryPane
     from nfinspect.tui.panes.layers import LayersPane
@@ -23,7 +24,6 @@ def binding_ids(app: type[Any]) -> frozenset[str]:
     from nfinspect.tui.panes.neurons import NeuronsPane
     from nfinspect.tui.panes.overlap import OverlapPane
     from nfinspect.tui.panes.runs import RunsPane
-    from nfinspect.tui.panes.specified import pane_of
     from nfinspect.tui.panes.sql import SqlPane
     from nfinspect.tui.panes.trace import TracePane
     from nfinspect.tui.widgets.paged_table import PagedTable

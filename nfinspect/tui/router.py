@@ -83,6 +83,6 @@ def _pane(name: str) -> Any:
 
             return LogitsPane
         case _:
-            from nfinspect.tui.panes.specified import pane_of
+            from nfinspect.tui.panes.analysis import pane_of
 
             return pane_of(name)

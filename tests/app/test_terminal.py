@@ -220,7 +220,7 @@ import sys
 import nfinspect.tui.app, nfinspect.tui.engine, nfinspect.tui.session, nfinspect.tui.bindings
 import nfinspect.tui.widgets.chart, nfinspect.tui.panes.marked, nfinspect.tui.panes.prompt
 import nfinspect.analysis.trace, nfinspect.analysis.overlap
-import nfinspect.tui.panes.analyses, nfinspect.tui.panes.specified
+import nfinspect.tui.panes.analyses, nfinspect.tui.panes.analysis
 import nfinspect.tui.panes.kinds, nfinspect.tui.panes.logits, nfinspect.tui.plot_lines, nfinspect.tui.jobs
 import nfinspect.analyses.kind_overlap, nfinspect.analyses
 import nfinspect.tui.panes.lens, nfinspect.tui.panes.compare, nfinspect.tui.comparing

@@ -8,74 +8,48 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from nfinspect.analyses import spec
+from nfinspect.analyses.analysis_spec import Shown, made_with, option_words, part
 from nfinspect.analysis.provenance import NOT_OF_THE_RUN
 from nfinspect.present.numbers import duration
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell
-from nfinspect.tui.listing import Arranged, Listing
+from nfinspect.tui.columns.fields import field_column
+from nfinspect.tui.listing import Listing
 from nfinspect.tui.panes.base import CANCELLED, arranging_keys
 from nfinspect.tui.panes.command import AnalysisCommand
 from nfinspect.tui.panes.exporting import Export, json_export
+from nfinspect.tui.panes.found import Found, arranged_again, find, fits, read
 from nfinspect.tui.panes.run_pane import RunPane
 from nfinspect.tui.panes.sorted_rows import ACTIONS, SortedRows
+from nfinspect.tui.plot_lines import plot_lines
 from nfinspect.tui.requests import JobState
 from nfinspect.tui.widgets.chart_box import ChartBox
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
-    import datetime as dt
     from pathlib import Path
 
+    from nfinspect.analyses.analysis_spec import AnalysisSpec, Drawing, Field, Options, RowSet
     from nfinspect.tui.session import Session
     from nfinspect_store.results import Result
 
-Draw = Callable[[Any, Any, int, int, bool], tuple[str, ...]]
-"""The analysis, the row under the cursor, width, height, ASCII only -> lines. Called in a worker."""
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """One way to draw an analysis. `follows`: it is about the row under the cursor."""
-
-    name: str
-    draw: Draw
-    follows: bool = False
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a worker has read: the fitting results, the chosen one as an analysis, its rows, the command for one."""
-
-    results: tuple[Result, ...]
-    place: int
-    analysis: Any
-    command: tuple[str, ...]
-    rows: Arranged | None = None
-
-    @property
-    def result(self) -> Result | None:
-        return self.results[self.place] if self.results else None
-
-    @property
-    def key(self) -> tuple[Path, dt.datetime] | None:
-        """What tells one result from another: documents can be long."""
-        return (self.result.path, self.result.made_at) if self.result is not None else None
-
 
 class AnalysisPane(RunPane):
-    """A table of neurons (or of sets of them), a drawing above it, and above that what was asked and what was found."""
+    """A table of neurons (or of sets of them), a drawing above it, and above that what was asked and what was found.
 
-    command_name: str
-    """Of the analysis that this is."""
+    The analysis' spec defines all of it. Its variants have digit keys, and each a result of its own; `d` goes to the
+    next of its lists.
+    """
+
+    spec: ClassVar[AnalysisSpec]
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "make", "Make", id="analysis.make"),
@@ -108,6 +82,10 @@ class AnalysisPane(RunPane):
     _drawing = 0
     _seen_ended = -1
     _reading = _from_top = False
+    _variant = _list = 0
+    _on_screen = 0
+    """The list whose rows are in the table: another one may have been asked for."""
+
     _made: Path | None = None
     """The result that was just made: shown next, whichever stands first."""
 
@@ -116,12 +94,13 @@ class AnalysisPane(RunPane):
 
     def __init__(self, session: Session, site: str | None = None, *, job: str | None = None) -> None:
         """job: the name of its commands on the board, if they are not all of the analysis."""
-        super().__init__(self.command_name, session, site)
+        name = self.spec.name
+        super().__init__(name, session, self.spec.site if self.spec.site in session.sites else site)
         self.rows = SortedRows(self, self.listing, self.columns, self.reorder)
         self.command = AnalysisCommand(
             self,
-            self.command_name,
-            job or self.command_name,
+            name,
+            job or name,
             options=self.options,
             remakes=lambda: self.has_result,
             draw=self.draw_about,
@@ -136,60 +115,92 @@ class AnalysisPane(RunPane):
         table.marked = self.is_marked
         yield table
 
-    # what each analysis says for itself
+    # which list
+
+    @property
+    def _rows_of(self) -> RowSet:
+        return self.spec.lists[self._list]
+
+    def _fields(self) -> Sequence[Field]:
+        return self._rows_of.fields(self.analysis)
 
     # Functions for workers hold the choices as they are when they are asked for, and no pane.
 
     def columns(self) -> list[Column]:
-        raise NotImplementedError
+        return [field_column(field, self.glyphs) for field in self._fields()]
 
     def listing(self) -> Listing:
-        """What the rows of an analysis are."""
-        raise NotImplementedError
+        rows, fields = self._rows_of, {field.key: field for field in self._fields()}
+        named = rows.named
 
-    def options(self) -> tuple[str, ...]:
-        """The choices as options of the command."""
-        return ()
+        def value(row: Any, key: str) -> Any:
+            if key in named:  # where it stands, whatever a column of that name shows
+                return part(row, key)
+            return fields[key].of(row) if key in fields else None
+
+        return Listing(
+            rows=rows.rows,
+            value=value,
+            text=rows.searched,
+            place=lambda row: tuple(part(row, name) for name in named),
+            ascending=lambda key: key in named or (key in fields and fields[key].ascending),
+            named=named,
+            order=rows.order,
+            empty=rows.empty,
+        )
+
+    def neurons_of(self, row: Any) -> tuple[tuple[int, int], ...]:
+        """The neurons that a row is about."""
+        if self.analysis is None:
+            return ()
+        shown = Shown(self.session.layers, self.site, self.site == self.session.default_site)
+        return self.spec.lists[self._on_screen].neurons(row, self.analysis, shown)
+
+    def action_list(self) -> None:
+        there = [i for i, one in enumerate(self.spec.lists) if self.analysis is None or one.there(self.analysis)]
+        before = self._fields()
+        self._list = next((i for i in there if i > self._list), there[0])
+        if tuple(self._fields()) != tuple(before):
+            self.rows.reset()
+        self.draw_about()
+        self.reorder()
+
+    # which result
+
+    @property
+    def _options(self) -> Options:
+        return self.spec.every_variant()[self._variant].options
 
     def fits(self) -> Callable[[Result], bool]:
-        """For a worker: whether a kept result is what this pane's choices ask for."""
-        site = self.site
-        return lambda result: result.settings.get("site") == site
+        """For a worker: whether a kept result is what the choices ask for."""
+        if not self.spec.sited:
+            return lambda result: True
+        sizes = {layer.layer: layer.neurons for layer in self.session.layers if layer.site == self.site}
+        return partial(fits, self._options, self.site, sizes)
 
     def adopt(self, result: Result) -> None:
         """Make the choices those of a result that was just made."""
-        self.site = str(result.settings.get("site") or self.site)
+        site = str(result.document["site"]) if self.spec.sited else self.site
+        self.site = site if site in self.session.sites else self.site
+        for i, variant in enumerate(self.spec.variants):
+            if made_with(result, variant.options):
+                self._variant = i
 
     def reader(self) -> Callable[[Result], Any]:
         """For a worker: the analysis that a kept result holds."""
-        raise NotImplementedError
+        return partial(read, self.spec, self.session)
+
+    def options(self) -> tuple[str, ...]:
+        """The choices as options of the command."""
+        return option_words(self._options)
 
     def finder(self) -> Callable[[], Found]:
         """For a worker: what finds and reads the result that the choices ask for."""
         made, self._made = self._made, None
         return partial(
-            _find, self.command.kept, self.fits(), self._place, made, self.reader(), self.rows.arranger(),
+            find, self.command.kept, self.fits(), self._place, made, self.reader(), self.rows.arranger(),
             self.command.asked(),
         )  # fmt: skip
-
-    def choices(self) -> list[Cell | str]:
-        """The choices, the key of each in front of it."""
-        return []
-
-    def facts(self, analysis: Any) -> str:
-        """What was found, in one line."""
-        raise NotImplementedError
-
-    def note(self, analysis: Any) -> str:
-        """What the user should beware of; empty where there is nothing."""
-        return ""
-
-    def neurons_of(self, row: Any) -> tuple[tuple[int, int], ...]:
-        """The neurons that a row is about."""
-        return ((row.layer, row.neuron),)
-
-    def drawings(self, analysis: Any) -> Sequence[Drawing]:
-        return ()
 
     # reading
 
@@ -221,12 +232,13 @@ class AnalysisPane(RunPane):
         if self._reading or found is None:
             self.changed()
         else:  # in the same group as reading: whichever was asked for last is shown
-            arranged = partial(_arranged_again, found, self.rows.arranger())
+            arranged = partial(arranged_again, found, self.rows.arranger())
             self.load("found", arranged, self.show_found, self._not_found, busy="sorting")
 
     def show_found(self, found: Found) -> None:
         before = self._found.key if self._found is not None else None
         self._found, self._place, self._damaged, self._reading = found, found.place, False, False
+        self._on_screen = self._list
         self.set_class(found.analysis is None, "-empty")
         self.table.set_columns(self.columns())
         self.rows.put(found.rows)
@@ -265,6 +277,30 @@ class AnalysisPane(RunPane):
 
     # what is said above
 
+    def choices(self) -> list[Cell | str]:
+        """The choices, the key of each in front of it."""
+        pieces: list[Cell | str] = []
+        for key, variant in enumerate(self.spec.variants):
+            here = key == self._variant
+            word = f"[{variant.name}] " if here else f"{variant.name} "
+            pieces += [Cell(f"{key + 1} ", "bold"), Cell(word, "accent" if here else "dim")]
+        if len(self.spec.lists) > 1:
+            pieces += [Cell("d ", "bold"), Cell(self._rows_of.name, "accent")]
+        return pieces
+
+    def facts(self, analysis: Any) -> str:
+        """What was found, in one line."""
+        return self.spec.sentence(analysis, self._found.result if self._found is not None else None)
+
+    def note(self, analysis: Any) -> str:
+        """What the user should beware of; empty where there is nothing."""
+        offered = self.spec.offers(analysis)
+        return "; ".join((*self.spec.notes(analysis), *((f"R, then {offered}, lists them",) if offered else ())))
+
+    def drawings(self) -> list[Drawing]:
+        found = self.analysis
+        return [one for one in self.spec.drawings if found is not None and one.there(found)]
+
     def draw_about(self) -> None:
         """The choices, what was found or how to make it, and how far a command is."""
         g, found = self.glyphs, self._found
@@ -272,7 +308,7 @@ class AnalysisPane(RunPane):
         state = self.command.runner.state
         shown = self._drawing_now()
         first = self.choices()
-        if shown is not None and len(self.drawings(self.analysis)) > 1:
+        if shown is not None and len(self.drawings()) > 1:
             first += [Cell("  c " if first else "c ", "bold"), Cell(shown.name, "accent")]
         wide = self.size.width >= 100
         if found is not None and found.result is not None:
@@ -298,7 +334,7 @@ class AnalysisPane(RunPane):
             rows.append([self.nothing(), *how])
             rows.append([Cell(f"nfinspect {shlex.join(found.command)}", "accent")])
         if state is not None:
-            beginning = "loading the model" if spec(self.command_name).needs == "model" else "starting"
+            beginning = "loading the model" if self.spec.needs == "model" else "starting"
             said = Cell("cancelling" if state.cancelled else state.line or beginning)
             since = duration(state.seconds, g)
             cancel = () if state.cancelled else (Cell("  x", "bold"), " cancels")
@@ -313,7 +349,7 @@ class AnalysisPane(RunPane):
     # the drawing
 
     def _drawing_now(self) -> Drawing | None:
-        every = self.drawings(self.analysis) if self.analysis is not None else ()
+        every = self.drawings()
         return every[self._drawing % len(every)] if every else None
 
     def on_chart_box_resized(self) -> None:
@@ -324,14 +360,14 @@ class AnalysisPane(RunPane):
         if drawing is not None and size.width > 0 and self.analysis is not None:
             plain = self.glyphs.plain
             row = self.table.current if drawing.follows else None
-            chart = partial(drawing.draw, self.analysis, row, size.width, size.height, plain)
+            chart = partial(plot_lines, drawing.plot, self.analysis, row, size.width, size.height, plain)
             self.load("chart", chart, self._put_chart)
 
     def _put_chart(self, lines: tuple[str, ...]) -> None:
         self.query_one("#chart", ChartBox).put_drawing(lines, self.glyphs)
 
     def action_drawing(self) -> None:
-        every = self.drawings(self.analysis) if self.analysis is not None else ()
+        every = self.drawings()
         if len(every) > 1:
             self._drawing = (self._drawing + 1) % len(every)
             self.draw_about()
@@ -344,7 +380,7 @@ class AnalysisPane(RunPane):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "drawing":
-            return self.analysis is not None and len(self.drawings(self.analysis)) > 1
+            return len(self.drawings()) > 1
         if action == "cancel":
             return self.command.runner.state is not None
         return action not in ACTIONS or self.rows.sortable
@@ -379,6 +415,10 @@ class AnalysisPane(RunPane):
 
     def action_invert(self) -> None:
         self.rows.invert()
+
+    def action_variant(self, place: int) -> None:
+        self._variant, self._place = place, 0
+        self.changed()
 
     def action_kept(self, step: int) -> None:
         count = len(self._found.results) if self._found is not None else 0
@@ -422,45 +462,18 @@ class AnalysisPane(RunPane):
             self.hub.copy(f"nfinspect {shlex.join(self._found.command)}")
 
     def export(self) -> Export | None:
-        return json_export(f"{self.session.name}-{self.command_name}.json", self.analysis)
+        return json_export(f"{self.session.name}-{self.spec.name}.json", self.analysis)
 
 
-def _find(
-    kept: Callable[[], tuple[Result, ...]],
-    fits: Callable[[Result], bool],
-    place: int,
-    made: Path | None,
-    read: Callable[[Result], Any],
-    arrange: Callable[[Any], Arranged],
-    command: Callable[[], tuple[str, ...]],
-) -> Found:
-    """In a worker. place: of the result among those that fit; made: the path of the one that is wanted, if there is."""
-
-    def may_fit(result: Result) -> bool:
-        try:
-            return fits(result)
-        except (KeyError, TypeError):  # of another version: reading it says so
-            return True
-
-    results = tuple(result for result in kept() if may_fit(result))
-    paths = [result.path for result in results]
-    place = paths.index(made) if made in paths else max(0, min(place, len(results) - 1))
-    if not results:
-        return Found(results, place, None, command())
-    analysis = read_result(read, results[place])
-    return Found(results, place, analysis, command(), arrange(analysis))
-
-
-def read_result(read: Callable[[Result], Any], result: Result) -> Any:
-    """In a worker. Raises StoreError for a result that cannot be read, as of another version."""
-    from nfinspect_store.errors import StoreError
-
-    try:
-        return read(result)
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{result.path.name} is of another version of nfinspect: r recomputes it") from error
-
-
-def _arranged_again(found: Found, arrange: Callable[[Any], Arranged]) -> Found:
-    """In a worker."""
-    return replace(found, rows=arrange(found.analysis))
+@cache
+def pane_of(name: str) -> type[AnalysisPane]:
+    """The pane of an analysis, with its own keys: a digit for each variant, `d` where there are several lists."""
+    one = spec(name)
+    keys: list[BindingType] = [
+        Binding(str(i + 1), f"variant({i})", variant.name.capitalize(), id=f"{name}.{variant.name}")
+        for i, variant in enumerate(one.variants)
+    ]
+    if len(one.lists) > 1:
+        keys.append(Binding("d", "list", "List", id=f"{name}.list"))
+    own = {"spec": one, "help_text": one.explains, "BINDINGS": keys}
+    return type(f"{name.capitalize()}Pane", (AnalysisPane,), own)

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from nfinspect.analyses.kinds import SPEC
 from nfinspect.tui.listing import Arranged
-from nfinspect.tui.panes.analysis import Found
-from nfinspect.tui.panes.specified import SpecifiedPane
+from nfinspect.tui.panes.analysis import AnalysisPane
+from nfinspect.tui.panes.found import Found
 
 if TYPE_CHECKING:
     from nfinspect.tui.session import Session
 
 
-class KindsPane(SpecifiedPane):
+class KindsPane(AnalysisPane):
     """Counted whenever the pane is entered, from what the other analyses have kept; it keeps nothing itself."""
 
     spec = SPEC
-    command_name = SPEC.name
     help_text = SPEC.explains
 
     def entered(self) -> None:

@@ -13,8 +13,8 @@ from nfinspect.analyses.lens import SPEC
 from nfinspect.tui.cells import Cell, visible_in
 from nfinspect.tui.commands import lens_of
 from nfinspect.tui.listing import Arranged
-from nfinspect.tui.panes.analysis import Found, read_result
-from nfinspect.tui.panes.specified import SpecifiedPane
+from nfinspect.tui.panes.analysis import AnalysisPane
+from nfinspect.tui.panes.found import Found, read_result
 from nfinspect.tui.requests import PromptText
 
 if TYPE_CHECKING:
@@ -28,11 +28,10 @@ LONGEST = 200
 """Characters of a prompt in the list to choose from."""
 
 
-class LensPane(SpecifiedPane):
+class LensPane(AnalysisPane):
     """Rows are layers. Every prompt has a result of its own; `<` and `>` go through those of this model."""
 
     spec = SPEC
-    command_name = SPEC.name
     help_text = SPEC.explains
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from nfinspect.analyses.logits import SPEC, Effects
 from nfinspect.present.numbers import signed
 from nfinspect.tui.listing import Arranged
-from nfinspect.tui.panes.analysis import Found
+from nfinspect.tui.panes.analysis import AnalysisPane
 from nfinspect.tui.panes.exporting import Export, json_export
-from nfinspect.tui.panes.specified import SpecifiedPane
+from nfinspect.tui.panes.found import Found
 
 if TYPE_CHECKING:
     from nfinspect.tui.session import Session
@@ -22,11 +22,10 @@ TOP = 50
 """Tokens at either end."""
 
 
-class LogitsPane(SpecifiedPane):
+class LogitsPane(AnalysisPane):
     """Made for one neuron, and kept as long as the app runs."""
 
     spec = SPEC
-    command_name = SPEC.name
     help_text = SPEC.explains
 
     def __init__(self, session: Session, address: Address) -> None:
