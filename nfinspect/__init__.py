@@ -4,7 +4,7 @@
     run = nf.capture(model, tokenizer, {"tulip": ["Tulips are"], "baseline": ["The chair is"]}, generate=8)
     run.health(), run.trace("tulip"), run.activations("mlp", 3), run.sql("SELECT * FROM neurons")
 
-Nothing heavy is imported until a name is used: `import nfinspect` costs no torch.
+Nothing heavy is imported until a name is used: `import nfinspect` does not import torch.
 """
 
 from importlib import import_module
@@ -26,7 +26,7 @@ LAZY = {
     "open_run": "run",
     "record": "api",
 }
-"""Each public name by the module of nfinspect that has it."""
+"""Each public name, and the module of nfinspect that defines it."""
 
 __all__ = [
     "FiringMonitor",

@@ -1,4 +1,4 @@
-"""What `import nfinspect as nf` offers: capture a model in memory, record one's own forward passes, open a run."""
+"""`nf.capture` and `nf.record`: capture a model in memory, record your own forward passes."""
 
 import json
 import warnings
@@ -73,20 +73,20 @@ def capture(
 ) -> Run:
     """Capture a model that is in memory over prompts, and open the run.
 
-    prompts: prompts by concept, or prompts alone (their concept is "prompts"). A prompt is a text; a chat, as messages
+    prompts: prompts by concept, or only prompts (their concept is "prompts"). A prompt is a text; a chat, as messages
     {"role", "content"}, which go through the tokenizer's template; or token ids, int[tokens], which are read as they
     are. store: the directory of runs, else $NFINSPECT_STORE, else ./nfinspect-store; run: the run's name, made of the
-    model's if not given.
+    model's name and the time if not given.
 
-    generate: tokens that the model writes to each prompt, greedily, or sampled at a `temperature` above 0 from `seed`.
-    sites: mlp, attn_out, resid, mixer …, the model's main one if not given; layers: all if not given. keep: "all"
-    values, or "stats" alone. bos: what stands before a text, "auto" as the tokenizer has it; chat: a text is one turn
-    of a user's. truncate: cut prompts that are longer than the model's context. batch_size: prompts in a forward pass,
-    what fits if not given. mode: how the model writes, "replay" in one pass over what it wrote, "live" token by token.
-    limit_bytes: the run may not become larger. resume: go on with an unfinished run of the same call.
+    generate: tokens to generate for each prompt, greedily, or sampled from `seed` at a `temperature` above 0. sites:
+    mlp, mixer, attn, resid; mlp (mixer for Mamba) if not given. layers: all if not given. keep: "all" values, or only
+    "stats". bos: whether BOS goes before a text, "auto" as the tokenizer does; chat: each text is a user's message.
+    truncate: cut prompts that do not fit the model's context. batch_size: prompts in a forward pass, as many as fit if
+    not given. mode: how generated tokens are read, "replay" in one pass afterwards, "live" while generating.
+    limit_bytes: stop before the run exceeds this. resume: continue an unfinished run of the same call.
 
-    The model is captured in eval mode, and each of its modules is put back into its own. What `nfinspect capture` would
-    say on stderr is a warning. Raises what it reports: ModelError, BadPrompts, StoreError.
+    The model is captured in eval mode; afterwards each module is back in its own mode. What `nfinspect capture` would
+    print on stderr is issued as a warning. Raises ModelError, BadPrompts, CaptureError, StoreError.
     """
     by_concept = prompts if isinstance(prompts, Mapping) else {"prompts": prompts}
     for concept in by_concept:
@@ -119,14 +119,14 @@ def capture(
     )
     with eval_mode(model), run_as_python():
         making = _GivenPrompts(request, loaded, given, said)
-        _warn(said)  # before anything is recorded, and not again until all of it is: a warning may be an error
+        _warn(said)  # only before anything is recorded and when all of it is: a warning may be an error
         path = making.run()
     _warn(said)
     return Run.open(path)
 
 
 def _prompts_of(group: Sequence[Prompt]) -> Sequence[Prompt]:
-    """A concept's prompts. Raises BadPrompts for a single one, which is a sequence, too: of its letters, or its ids."""
+    """A concept's prompts. Raises BadPrompts for a single one, which is also a sequence: of letters, or of ids."""
     alone = isinstance(group, str) or (isinstance(group, Tensor) and group.ndim == 1)
     first = group[0] if not alone and len(group) else None
     if alone or isinstance(first, Integral | Mapping):
@@ -146,7 +146,7 @@ def _given(concept: str, prompt: Prompt, origin: str) -> PromptText:
     wrong = next((v for v in values if not isinstance(v, Integral) or isinstance(v, bool)), None)
     if wrong is not None:
         raise BadPrompts(
-            f"expected token ids, whole numbers in one row, as {origin}, found {str(wrong)[:40]} among them"
+            f"expected token ids, a flat list of whole numbers, as {origin}, found {str(wrong)[:40]} among them"
         )
     return PromptText(concept, tuple(int(value) for value in values), origin)
 
@@ -178,7 +178,7 @@ def _tell(heartbeat: Heartbeat, recorder: Recorder) -> None:
 
 
 class Recording:
-    """What `record` yields: `path` at once, `run` when the block has ended."""
+    """What `record` yields: `path` at once, `run` after the block."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -204,12 +204,12 @@ def record(
 ) -> Iterator[Recording]:
     """Record every forward pass of `model` inside the block: each row of input_ids becomes a prompt of `concept`.
 
-    attention_mask says which tokens are real, on either side. A pass that goes on from a cache (a decoding step) is
-    refused: `capture` records generations. What torch.compile has made runs as Python inside the block, so that it can
-    be read. Left-padded rows whose model does not read them as lone prompts are recorded as they were read: that is a
-    warning, and stands in the run's settings. Before the block the model is asked once for its fingerprint, which hooks
-    of your own see as a pass. An exception in the block leaves no run. Raises ModelError, RunExists, StorageFull,
-    CaptureError, BadPrompts for a concept that is no text.
+    attention_mask says which tokens are real, with padding on either side. A pass that continues from a cache (a
+    decoding step) is refused: `capture` records generations. Modules compiled by torch.compile run uncompiled inside
+    the block: compiled code calls no hooks. Left-padded rows that the model reads differently from single prompts are
+    recorded as it read them, with a warning and a note in the run's settings. Before the block one pass takes the
+    model's fingerprint; your own hooks see it. An exception in the block leaves no run. Raises ModelError, RunExists,
+    StorageFull, CaptureError, BadPrompts for a concept that is not text.
     """
     check_concept(concept)
     model = uncompiled(model)
@@ -233,8 +233,8 @@ def record(
             if not recorder.tokens:
                 raise CaptureError(
                     "expected forward passes inside the block, found no forward pass over a token: the block has to "
-                    "call this very model; a copy, and code that torch.jit or torch.export has made of it, call no "
-                    "hooks"
+                    "call this very model; a copy, or code made from it by torch.jit or torch.export, does not "
+                    "call its hooks"
                 )
             end: dict[str, object] = {"status": "complete", "finished_at": utc_now()}
             if passes.note is not None:

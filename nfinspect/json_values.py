@@ -12,7 +12,7 @@ class Document:
     """A dataclass whose fields are its JSON, in their order."""
 
     JSON: ClassVar[tuple[str, ...]] = ()
-    """The fields and properties that its JSON has instead, in order."""
+    """If not empty: the fields and properties of its JSON, in order."""
 
     def to_json(self) -> dict[str, Any]:
         """As `--json` prints it; tuples are lists, documents their own JSON."""
@@ -23,7 +23,7 @@ class Document:
 def _content(value: Any) -> Any:
     if type(value) in PLAIN:
         return value
-    if hasattr(value, "to_json"):  # a document, or what words its own
+    if hasattr(value, "to_json"):  # a document, or anything else that writes its own JSON
         return value.to_json()
     if isinstance(value, Mapping):
         return {key: _content(item) for key, item in value.items()}

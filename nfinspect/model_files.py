@@ -1,4 +1,4 @@
-"""Which model a name stands for, and in which state its files are, without loading torch."""
+"""Which model a name stands for, and the state of its files, without loading torch."""
 
 import hashlib
 import os
@@ -10,14 +10,14 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.gguf", "*.json")
 
 
 def lasting_name(name_or_dir: str) -> str:
-    """What finds the same model from any directory: a hub name as it is, a directory or a file by its whole path."""
+    """A name that finds the same model from any directory: a hub name as it is, a directory or file as a full path."""
     path = expanded(name_or_dir)
     return str(path.resolve()) if name_or_dir and os.path.exists(path) else name_or_dir
 
 
 def weights_stamp(model: str) -> str:
-    """Tells one state of a model's files from another without reading them: a directory's by names, sizes and times, a
-    hub model's by its cached snapshot; '' where there is neither.
+    """Identifies the state of a model's files without reading them: a directory's by names, sizes and times, a hub
+    model's by its cached snapshot; '' if there is neither.
     """
     path = expanded(model)
     if os.path.isdir(path):
@@ -39,7 +39,7 @@ def _snapshot(name: str) -> str:
     for file in ("config.json", "adapter_config.json"):
         try:
             found = try_to_load_from_cache(hub, file, revision=revision or None)
-        except HFValidationError:  # no hub name either
+        except HFValidationError:  # not a hub name either
             return ""
         if isinstance(found, str):
             return Path(found).parent.name

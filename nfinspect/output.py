@@ -1,11 +1,11 @@
 """The one module that writes to stdout and stderr. Results go to stdout, everything else to stderr.
 
-What is written is shown, never obeyed (`nfinspect.text`): while a command runs, both streams make everything visible
-that goes through them, whoever writes it (this module, click, a library's warning, a traceback). What is data stays as
-it is: CSV into a file or a pipe.
+What is written is shown, never executed (`nfinspect.text`): while a command runs, both streams make visible everything
+that goes through them, whoever writes it (this module, click, a library's warning, a traceback). Data stays as it is:
+CSV into a file or a pipe.
 
-No colours and no cursor movement: a command's output is the same on a terminal, in a pipe and in a file, but
-for the progress line and for `watch`, which redraw in place, on a terminal only.
+No colours and no cursor movement: a command's output is the same on a terminal, in a pipe and in a file, except
+for the progress line and `watch`, which redraw in place, on a terminal only.
 """
 
 import json
@@ -23,15 +23,15 @@ from nfinspect.text import visible, visible_lines
 NARROW = 80
 
 PROGRESS_SECONDS = "NFINSPECT_PROGRESS_SECONDS"
-"""The variable that says how often a progress line is printed where stderr is no terminal."""
+"""The environment variable that says how often a progress line is printed if stderr is no terminal."""
 
 
 class ReaderGone(Exception):
-    """Whoever read stdout (`| head`) has seen enough."""
+    """The reader of stdout (`| head`) has closed it."""
 
 
 class Shown:
-    """A text stream whose text is made visible on its way; lines stay lines. Everything else is the stream's own."""
+    """A text stream whose text is made visible when written; lines stay lines. Everything else is the stream's own."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -49,7 +49,7 @@ class Shown:
 
 
 def _own(stream: TextIO) -> TextIO:
-    """The stream itself, for what this module has made harmless, and for its own cursor movements."""
+    """The stream itself, for text that this module has made harmless, and for its own cursor movements."""
     return stream.stream if isinstance(stream, Shown) else stream
 
 
@@ -66,9 +66,9 @@ def shown_streams() -> Iterator[None]:
 
 
 def _prepare() -> None:
-    """Let text that the terminal's encoding lacks be written as escapes instead of failing.
+    """Write characters that the terminal's encoding lacks as escapes, instead of failing.
 
-    A stream that was closed before the start (`>&-`) is None in Python: what is written to it goes nowhere.
+    A stream that was closed before the start (`>&-`) is None in Python: what is written to it is discarded.
     """
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (open as long as the process)
@@ -81,12 +81,12 @@ def _prepare() -> None:
 
 
 def line(text: str = "") -> None:
-    """A line of a result, whatever it holds."""
+    """A line of a result, whatever it contains."""
     _own(sys.stdout).write(visible(text) + "\n")
 
 
 def note(text: str) -> None:
-    """A message beside the result, on stderr: one line, whatever it holds."""
+    """A message on stderr: one line, whatever it contains."""
     flush()
     _own(sys.stderr).write(visible(text) + "\n")
     sys.stderr.flush()
@@ -100,7 +100,7 @@ def document(value: object) -> None:
 
 
 def data() -> TextIO:
-    """Stdout for data that others write (CSV, JSON): as it is, but for a terminal, which would obey it."""
+    """Stdout for data that others write (CSV, JSON): as it is, except on a terminal, which would act on it."""
     return sys.stdout if is_terminal() else _own(sys.stdout)
 
 
@@ -126,26 +126,26 @@ def has_terminal() -> bool:
 
 
 def width() -> int:
-    """Columns to fit tables into: the terminal's, or 80 where there is none."""
+    """Columns to fit tables into: the terminal's, or 80 without one."""
     return max(40, shutil.get_terminal_size((NARROW, 24)).columns)
 
 
 def cells(text: str) -> int:
-    """How wide a visible text stands on a terminal."""
+    """How many cells a visible text takes on a terminal."""
     from rich.cells import cell_len
 
     return cell_len(text)
 
 
 def cut(text: str, width: int) -> str:
-    """A visible text in at most so many cells."""
+    """A visible text, cut to at most `width` cells."""
     from rich.cells import set_cell_size
 
     return set_cell_size(text, width).rstrip() if cells(text) > width else text
 
 
 def height() -> int:
-    """Lines of the terminal, or 24 where there is none."""
+    """Lines of the terminal, or 24 without one."""
     return max(10, shutil.get_terminal_size((NARROW, 24)).lines)
 
 
@@ -155,7 +155,7 @@ def is_ascii() -> bool:
 
 
 def swallow_broken_pipe() -> None:
-    """Let what is still buffered for a reader that has gone go nowhere, quietly."""
+    """Discard what is still buffered for a reader that has gone."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, sys.stdout.fileno())
     os.close(devnull)
@@ -165,7 +165,7 @@ class ProgressLine:
     """One line on stderr: rewritten in place on a terminal, printed now and then elsewhere."""
 
     EVERY = 10.0
-    """Seconds between lines where stderr is no terminal and $NFINSPECT_PROGRESS_SECONDS does not say otherwise."""
+    """Seconds between lines if stderr is no terminal and $NFINSPECT_PROGRESS_SECONDS does not say otherwise."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
@@ -174,7 +174,7 @@ class ProgressLine:
         self._last = -math.inf
 
     def show(self, message: str, now: float, *, last: bool = False) -> None:
-        """now: seconds on any clock that only goes forward. last: show it whatever was shown before."""
+        """now: seconds on any monotonic clock. last: show it, however recent the one before."""
         if not last and now - self._last < self._every:
             return
         self._last = now
@@ -188,7 +188,7 @@ class ProgressLine:
         out.flush()
 
     def end(self) -> None:
-        """Leave the line; what is written next starts on its own."""
+        """End the line; what is written next starts a new one."""
         if self._terminal and self._shown:
             sys.stderr.write("\n")
             sys.stderr.flush()
@@ -198,7 +198,7 @@ class ProgressLine:
 class Redrawn:
     """Lines on a terminal's stdout, redrawn in place, only when they differ.
 
-    Nothing has to be put back: whatever ends the process leaves the last lines as they were.
+    Nothing has to be restored: however the process ends, the last lines stay as they were.
     """
 
     def __init__(self) -> None:
@@ -211,7 +211,7 @@ class Redrawn:
         if list(texts) == self._shown and size == self._size:
             return
         if size != self._size and self._shown:
-            start = "\x1b[H\x1b[2J"  # lines have been rewrapped: the place of the old ones is unknown
+            start = "\x1b[H\x1b[2J"  # lines have been rewrapped: where the old ones are is unknown
         else:
             start = f"\x1b[{len(self._shown)}A\r" if self._shown else ""
         out.write(start + "".join(f"{text}\x1b[K\n" for text in texts) + "\x1b[J")
@@ -220,7 +220,7 @@ class Redrawn:
 
 
 def _progress_seconds(usual: float) -> float:
-    """What the caller asks for, as the terminal app does; `usual` where it is no number."""
+    """What the caller asks for, as the terminal app does; `usual` if it is not a number."""
     try:
         return max(0.0, float(os.environ.get(PROGRESS_SECONDS, usual)))
     except ValueError:

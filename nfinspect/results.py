@@ -1,4 +1,4 @@
-"""The door to kept results: what is kept of an analysis and its settings, or the analysis made and kept.
+"""Saved results: find that of an analysis with its settings, or compute and save it.
 
 Callers may pass a Reporter, which receives progress; without one nothing is reported.
 """
@@ -28,10 +28,10 @@ def find_or_compute(
     reporter: Reporter | None = None,
     **options: Any,
 ) -> tuple[Result, Any]:
-    """The kept result of an analysis of a run, or a new one, which is kept; and what was found.
+    """The saved result of an analysis of a run, or a new one, which is saved; and what was found.
 
-    options: those of the spec; what is not given is as usual. Raises what the analysis raises, StorageFull, TypeError
-    for an option that it has not, and for an analysis that needs the model.
+    options: those of the spec, with its defaults. Raises what the analysis raises, StorageFull, and TypeError for an
+    unknown option and for an analysis that needs more than the run.
     """
     compute, ask = computing(spec)
     site = spec.site if site is None else site
@@ -58,15 +58,15 @@ def find_or_compute(
 
 
 def computing(spec: AnalysisSpec) -> tuple[Any, Any]:
-    """What makes an analysis of a run, and its settings. Raises TypeError for one that takes more."""
+    """What computes an analysis of a run, and its settings. Raises TypeError for one that needs more than the run."""
     if spec.compute is None or spec.settings is None:
-        what = "the model" if spec.needs == "model" else "what is kept of others"
-        raise TypeError(f"{spec.name} needs {what}: nfinspect {command_of(spec.name)} makes it, see its -h")
+        what = "the model" if spec.needs == "model" else "saved results of other analyses"
+        raise TypeError(f"{spec.name} needs {what}: nfinspect {command_of(spec.name)} computes it, see its -h")
     return spec.compute, spec.settings
 
 
 def read_or_none(spec: AnalysisSpec, result: Result) -> Any:
-    """What a kept result holds; None where its document or a table says something else than its kind does."""
+    """What a saved result holds; None if its document or a table does not fit its kind."""
     try:
         return spec.read(result)
     except UNREADABLE:
@@ -74,9 +74,7 @@ def read_or_none(spec: AnalysisSpec, result: Result) -> Any:
 
 
 def kept_line(result: Result) -> str:
-    """A kept result in one line: what made it, what it found, and whose it is; where it does not hold what it should,
-    it says so.
-    """
+    """A saved result in one line: what made it, what it found, and whose it is; or that it is not what it should be."""
     try:
         spec = next(one for one in specs() if one.result_kind == result.kind)
         return "; ".join(filter(None, (spec.kept(result), whose(result))))
@@ -85,7 +83,7 @@ def kept_line(result: Result) -> str:
 
 
 def with_defaults(spec: AnalysisSpec, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Every option of an analysis. Raises TypeError for one that it has not."""
+    """Every option of an analysis, given or default. Raises TypeError for an unknown one."""
     every = spec.defaults()
     for name in options:
         if name not in every:

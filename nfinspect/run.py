@@ -1,4 +1,4 @@
-"""A run as Python users hold it: arrays, relations, and the analyses as methods."""
+"""A run for Python users: arrays, relations, and the analyses as methods."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,9 +35,9 @@ class Run(RunFile):
     ) -> "NetworkReport":
         """Layer health and the network report (docs/methods.md, 2).
 
-        threshold_missing, threshold_weak: on E|a|, in the layer's scale or absolute, as threshold_scale says.
-        skip_first: leave out the tokens at position 0. threshold_activation_rate: 0-1; below it a layer has an issue.
-        Raises RequestError for thresholds or a site that cannot be.
+        threshold_missing, threshold_weak: on E|a|, in layer scales or absolute, as threshold_scale says. skip_first:
+        leave out the tokens at position 0. threshold_activation_rate: 0-1; below it a layer has an issue. Raises
+        RequestError for invalid thresholds or an unknown site.
         """
         from nfinspect.analysis.classes import HealthOptions
         from nfinspect.analysis.health import network_report
@@ -59,10 +59,10 @@ class Run(RunFile):
         offset: int = 0,
         options: "HealthOptions | None" = None,
     ) -> "NeuronPage":
-        """A page of neurons, without a limit all of them.
+        """A page of neurons; with limit=None all of them.
 
-        cls: a health class, such as "dead"; sort: a column of the table `neurons`; filter: "max>4 and sporadic", say.
-        options: those of the classes, as usual if not given. Raises RequestError for what there is not.
+        cls: a health class, such as "dead"; sort: a column of the table `neurons`; filter: such as "max>4 and
+        sporadic". options: the thresholds of the classes. Raises RequestError for an unknown class, layer, column …
         """
         from nfinspect.analysis.neurons import list_neurons
 
@@ -86,7 +86,7 @@ class Run(RunFile):
         """Neurons ranked by concept against baseline (docs/methods.md, 3).
 
         baseline: a concept, the one called `baseline` if not given, "" for none; tokens: last, generated or all; top:
-        neurons listed; rank: difference, effect or auroc. Raises RequestError for what there is not.
+        neurons listed; rank: difference, effect or auroc. Raises RequestError for an unknown concept, choice or site.
         """
         from nfinspect.analysis.trace import trace
 
@@ -122,8 +122,8 @@ class Run(RunFile):
     ) -> "PositionAnalysis":
         """Positional neurons and their profiles (docs/methods.md, 6).
 
-        length: tokens; every sequence at least that long is taken, cut to it. allow_few: list neurons although fewer
-        than 100 sequences were read. Raises RequestError where no sequence is that long.
+        length: tokens; every sequence at least that long is read, cut to it; else those of the greatest length.
+        allow_few: list neurons even if fewer than 100 sequences were read. Raises RequestError if none is that long.
         """
         from nfinspect.analysis.positions import positions
 
@@ -139,25 +139,25 @@ class Run(RunFile):
     ) -> "Delta":
         """How neurons change from token to token; Mamba's Δ (docs/methods.md, 7).
 
-        sort: step_sensitivity or von_neumann_ratio; min_ratio, min_step: from which a neuron counts as delta-sensitive.
+        sort: step_sensitivity or von_neumann_ratio; min_ratio, min_step: at least these make a neuron delta-sensitive.
         """
         from nfinspect.analysis.delta import delta
 
         return delta(self, site, layers, sort, min_ratio, min_step)
 
     def analyse(self, name: str, site: str | None = None, layers: Sequence[int] | None = None, **options: Any) -> Any:
-        """Any analysis of a run by the name of its command, computed and not kept.
+        """Any analysis of a run, by the name of its command; computed, not saved.
 
-        site, layers: the usual site and all its layers if not given. options: those of `nfinspect NAME -h`, with _ for
-        -. Returns what nfinspect.analyses.NAME says. Raises RequestError for an unknown name or option, and what the
-        analysis raises.
+        site, layers: the default site and all its layers if not given. options: those of `nfinspect NAME -h`, with _
+        for -. Returns what nfinspect.analyses.NAME defines. Raises RequestError for an unknown name or option, and what
+        the analysis raises.
         """
         from nfinspect.analyses import names, spec, specs
         from nfinspect.results import computing, with_defaults
 
         if name not in names():
             of_run = (one.name for one in specs() if one.compute is not None)
-            raise RequestError(f"no analysis {name!r}: choose of {', '.join(of_run)}")
+            raise RequestError(f"no analysis {name!r}: choose from {', '.join(of_run)}")
         one = spec(name)
         try:
             every, (compute, _) = with_defaults(one, options), computing(one)
@@ -167,5 +167,5 @@ class Run(RunFile):
 
 
 def open_run(path: str | Path) -> Run:
-    """A finished run file. Raises RunNotFound, NotARun, RunBusy, SchemaTooNew."""
+    """A finished run file. Raises RunNotFound, NotARun, RunBusy, SchemaTooNew, SchemaTooOld."""
     return Run.open(path)

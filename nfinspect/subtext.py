@@ -15,12 +15,12 @@ SAMPLE_MODEL = "gpt2-relu"
 
 
 class SubtextAnalyzer:
-    """Analyses texts with one model, which is loaded when the first text comes.
+    """Analyses texts with one model, which is loaded for the first text.
 
-    model: a hub name, a local directory, or a model in memory with its tokenizer; the shipped sample model if not
-    given. simulated: a simulated network instead of a model; every result says so. bos: when BOS stands before a text;
-    chat: a text is what a user says, through the model's chat template. options: dtype, device, revision, allow_pickle,
-    as in load_model. Raises RequestError for what cannot go together.
+    model: a hub name, a local directory, or a model in memory with its tokenizer; the included sample model if not
+    given. simulated: a simulated network instead of a model; every result says so. bos: when BOS goes before a text;
+    chat: each text is a user's message in the model's chat template. options: dtype, device, revision, allow_pickle, as
+    in load_model. Raises RequestError for arguments that exclude each other.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class SubtextAnalyzer:
         return self.analyze(text, **options).to_json()
 
     def analyze(self, text: str, *, top: int = 5, **options: Any) -> "TextFiring":
-        """The same as an object. top: how many of the likeliest next tokens."""
+        """The same as an object. top: how many of the likeliest next tokens to list."""
         from nfinspect.analysis.classes import HealthOptions
 
         if not isinstance(text, str):

@@ -1,8 +1,8 @@
 """Text from models, files and tokenizers is hostile: it is shown, never interpreted.
 
-Escape sequences would move the cursor or retitle the terminal, bidi controls would reorder a table,
-zero-width characters would hide. Nobody has to remember that: what draws text sends it through `visible` (the
-streams and tables of `nfinspect.output`, the widgets of the app, the reports), whoever wrote it.
+Escape sequences would move the cursor or retitle the terminal, bidi controls would reorder a table, zero-width
+characters would hide. Nobody has to remember that: whatever draws text (the streams and tables of `nfinspect.output`,
+the widgets of the app, the reports) sends it through `visible`, whoever wrote it.
 """
 
 import re
@@ -23,16 +23,16 @@ lines.
 """
 
 _JOINED = 6
-"""Vowel signs and conjoining jamo in a row: letters that take no cell of their own, of which no syllable has more."""
+"""Vowel signs and conjoining jamo in a row: letters without a cell of their own; no syllable has more."""
 
 
 def counted(count: int, of: str) -> str:
-    """`1 layer`, `12000 layers`: in what is said in a document (JSON); for people it is `present.numbers.counted`."""
+    """`1 layer`, `12000 layers`: for texts in a document (JSON); for people use `present.numbers.counted`."""
     return f"{count} {of}" + ("" if count == 1 else "s")
 
 
 def model_name(model: str) -> str:
-    """A hub name as it is; of a local directory its last part, which is what tells models apart."""
+    """A hub name as it is; of a local directory the last part, which distinguishes models."""
     local = model.startswith(("/", ".", "~"))
     return (model.rstrip("/").rpartition("/")[2] or model) if local else model
 
@@ -41,19 +41,19 @@ _PLAIN = re.compile(
     "[\x20-\x7e\xa1-\xac\xae-\u02ff\u0400-\u0482\u048a-\u052f\u2010-\u2027\u2030-\u205e\u2190-\u23ff\u2400-\u2421"
     "\u2440-\u244a\u2460-\u27ff\u2801-\u2b73\u3041-\u3096\u309b-\u30ff\u4e00-\u9fff\uac00-\ud7a3\uff01-\uff9f]*"
 )
-"""What is shown as it is, character by character: nearly all that is ever drawn, so that the rest may take its time."""
+"""Characters that are shown as they are: nearly all that is ever drawn, so that the rest may be slow."""
 
 _ASCII = re.compile(r"[\x20-\x7e]*")
 
 
 def is_plain(text: str, *, ascii_only: bool = False) -> bool:
-    """Whether `text` holds nothing but what is shown as it is. False says nothing."""
+    """Whether `text` surely contains only characters that are shown as they are; if False, it may still."""
     return (_ASCII if ascii_only else _PLAIN).fullmatch(text) is not None
 
 
 def _escaped(character: str) -> str:
     code = ord(character)
-    if 0x2400 <= code <= 0x2421:  # made visible before: what it stands for
+    if 0x2400 <= code <= 0x2421:  # already made visible: use what it stands for
         code = 0x7F if code == 0x2421 else code - 0x2400
     if code <= 0xFF:
         return f"\\x{code:02x}"
@@ -103,8 +103,7 @@ def visible(text: str, *, ascii_only: bool = False) -> str:
     zero-width characters (joiners of emoji among them: terminals disagree on the cells of what is joined), C1
     controls, surrogates, private-use and unassigned characters become `\\u202e`-style escapes. Letters of every
     script, wide characters and ordinary combining marks stay. With `ascii_only` everything outside printable ASCII
-    is escaped. What is visible already stays as it is. Markup is not this function's business: nothing that draws
-    reads any.
+    is escaped. Text that is visible already stays as it is. Markup is left alone: nothing that draws interprets any.
     """
     if is_plain(text, ascii_only=ascii_only):
         return text
@@ -112,5 +111,5 @@ def visible(text: str, *, ascii_only: bool = False) -> str:
 
 
 def visible_lines(text: str) -> str:
-    """`visible`, but for the line breaks."""
+    """`visible`, except that line breaks stay."""
     return "\n".join(map(visible, text.split("\n")))

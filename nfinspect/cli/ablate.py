@@ -38,26 +38,30 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model", metavar="MODEL")
 @click.option("--text", metavar="FILE",
-              help="The text that is predicted; hf:NAME[:CONFIG[:SPLIT]]; or, of --from, RUN's windows.")  # fmt: skip
+              help="Text to predict, or hf:NAME[:CONFIG[:SPLIT]]; RUN's windows if only --from is given.")  # fmt: skip
 @click.option("--neurons", metavar="FILE", multiple=True, type=Path,
-              help="A set: one address such as L5/N123 a line. Repeatable.")  # fmt: skip
+              help="A set: a file with one address such as L5/N123 per line. Repeatable.")  # fmt: skip
 @click.option("--from", "source", metavar="RUN", help="The run that --class, --trace and --mode mean refer to.")
 @click.option("--class", "kinds", metavar="C", multiple=True,
-              help="A set: the run's neurons of a class or kind: dead, dead+positional. Repeatable.")  # fmt: skip
+              help="A set: the run's neurons of a class or kind, such as dead+positional. Repeatable.")  # fmt: skip
 @click.option("--share", metavar="S", type=click.FloatRange(min=0, max=1, min_open=True),
-              help="Of --class sets of an analysis: the strongest S of all neurons, such as 0.15.")  # fmt: skip
+              help="Of kinds that an analysis found: only the strongest, this share of all neurons.")  # fmt: skip
 @click.option("--trace", "concepts", metavar="CONCEPT", multiple=True,
               help="A set: the neurons of the concept's trace. Repeatable.")  # fmt: skip
-@click.option("--baseline", metavar="B", help="Of the traces; without it the concept called baseline.")
-@click.option("--top", metavar="K", type=click.IntRange(min=1), default=10, show_default=True, help="Of the traces.")
+@click.option("--baseline", metavar="B", help="Baseline of the traces; the concept called baseline if not given.")
+@click.option("--top", metavar="K", type=click.IntRange(min=1), default=10, show_default=True,
+              help="Neurons in each trace.")  # fmt: skip
 @click.option("--mode", type=click.Choice(["zero", "mean"]), default="zero", show_default=True,
               help="What values become: 0, or the neuron's mean over the run.")  # fmt: skip
 @click.option("--controls", metavar="R", type=click.IntRange(min=0), default=20, show_default=True,
-              help="Random sets of the same size and count per layer, 20 or more; 0 for none.")  # fmt: skip
-@click.option("--context", metavar="N", type=click.IntRange(min=2), help="Tokens in a window; the model's, up to 1024.")
-@click.option("--stride", metavar="N", type=click.IntRange(min=1), help="Tokens between windows; half the context.")
-@click.option("--max-tokens", metavar="N", type=click.IntRange(min=2), help="Tokens of --text at most.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Windows in a forward pass; what fits if not given.")
+              help="Random sets with as many neurons in each layer, 20 or more; 0 for none.")  # fmt: skip
+@click.option("--context", metavar="N", type=click.IntRange(min=2),
+              help="Tokens in a window; the model's context, up to 1024, if not given.")  # fmt: skip
+@click.option("--stride", metavar="N", type=click.IntRange(min=1),
+              help="Tokens from one window to the next; half of --context if not given.")  # fmt: skip
+@click.option("--max-tokens", metavar="N", type=click.IntRange(min=2),
+              help="At most N tokens of --text, or about N of RUN's windows.")  # fmt: skip
+@click.option("--batch-size", type=click.IntRange(min=1), help="Windows in a forward pass; as many as fit by default.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @bos_option
 @site_option
@@ -92,9 +96,9 @@ def ablate(
     store: str | None,
     as_json: bool,
 ) -> None:
-    """Cut sets of neurons out of MODEL: its perplexity on a text without them, beside random sets.
+    """Measure MODEL's perplexity without sets of its neurons, compared with random sets.
 
-    Without any set: its perplexity on the text.
+    Without any set it prints the perplexity of the whole model.
     """
     from nfinspect.analyses.neuron_kinds import set_of_kinds
     from nfinspect.analysis.neuron_sets import set_from_file, set_of_trace
@@ -105,10 +109,9 @@ def ablate(
     from nfinspect_store.results import model_results, run_results
 
     if source is None and (text is None or kinds or concepts or mode == "mean"):
-        needs = (
-            "no --text" if text is None else "--class, --trace and --mode mean, which take neurons or means from a run"
-        )
-        raise RequestError(f"expected --from RUN, found {needs}: give --from RUN")
+        if text is None:
+            raise RequestError("expected a text: give --text FILE, or --from RUN for the run's windows")
+        raise RequestError("--class, --trace and --mode mean take neurons or means from a run: give --from RUN")
     if text is None and (context is not None or stride is not None or bos != "auto"):
         raise RequestError(
             "--context, --stride and --bos go with --text: the run's windows are read as they were captured"
@@ -175,13 +178,13 @@ def _check_share(share: float | None, kinds: Sequence[str]) -> None:
         raise RequestError(f"expected a --share above 0 and up to 1, found {share}")
     if not any(part in KEPT_KINDS for kind in kinds for part in check_kinds(kind)):
         raise RequestError(
-            f"--share takes the strongest neurons of --class {', '.join(KEPT_KINDS)}: give one, a health class has no "
-            "strength"
+            f"--share takes the strongest neurons of --class {', '.join(KEPT_KINDS)}: give one of these; health "
+            "classes have no strength"
         )
 
 
 def _there(makers: "Sequence[Callable[[], NeuronSet]]") -> "list[NeuronSet]":
-    """The sets that have neurons; one that has none is said and left out. Raises RequestError where all are empty."""
+    """The sets that have neurons; empty ones are reported and left out. Raises RequestError where all are empty."""
     from nfinspect.analysis.neuron_sets import EmptySet
 
     sets, empty = [], []
@@ -193,5 +196,5 @@ def _there(makers: "Sequence[Callable[[], NeuronSet]]") -> "list[NeuronSet]":
     if empty and not sets:
         raise RequestError("; ".join(map(str, empty)))
     for reason in empty:
-        output.note(f"{reason}, the set is left out")
+        output.note(f"{reason}; the set is left out")
     return sets

@@ -55,7 +55,7 @@ def analysis_command(spec: "AnalysisSpec") -> click.Command:
 
             for option in spec.options:
                 if option.afterwards and options[option.name] != option.default:
-                    raise RequestError(f"{_name(option)} goes with one run: it is no part of what is compared")
+                    raise RequestError(f"{_name(option)} goes with one run: the comparison does not include it")
             compare(spec, store, run_names(run, runs), as_json, **where, **asked)
             return
         from nfinspect.results import find_or_compute
@@ -88,7 +88,7 @@ def analysis_command(spec: "AnalysisSpec") -> click.Command:
     for decorate in reversed(list(decorators)):
         command = decorate(command)
     fields = "\n".join(f"  {field.key}: {field.meaning}" for field in spec.lists[0].fields(None))
-    told = f"{spec.does}\n\n{spec.explains}\n\n\b\nOf each neuron:\n{fields}"
+    told = f"{spec.does}\n\n{spec.explains}\n\n\b\nFields of each neuron:\n{fields}"
     return click.command(spec.name, help=told, short_help=spec.does)(command)
 
 

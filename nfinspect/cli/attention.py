@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from nfinspect_store.reader import RunFile
 
 RUN_TOKENS = 2048
-"""Tokens of a run, about, that attention is read on [own]."""
+"""About how many tokens of a run attention is read on [own]."""
 
 
 @click.command()
@@ -51,22 +51,21 @@ RUN_TOKENS = 2048
     "--prompts",
     metavar="[CONCEPT=]FILE",
     multiple=True,
-    help='Prompts: {"prompts": […]} JSON, JSONL of {"text", "concept"}, CSV, Parquet, or text, one a line. Repeatable.',
+    help='{"prompts": […]} JSON, JSONL of {"text", "concept"}, CSV, Parquet, or text, one prompt per line. Repeatable.',
 )
 @prompt_column_options
 @click.option(
     "--text",
     metavar="FILE",
     multiple=True,
-    help="A corpus, cut into windows of --max-length tokens; or hf:NAME[:CONFIG[:SPLIT]].",
+    help="A corpus, or hf:NAME[:CONFIG[:SPLIT]], cut into windows of --max-length tokens.",
 )
 @click.option("--from", "source", metavar="RUN",
-              help="Read the prompts of RUN, which MODEL is the model of; the result is the run's.")  # fmt: skip
-@click.option(
-    "--max-tokens", metavar="N", type=click.IntRange(min=1), help="Tokens of --text at most; of --from, about so many."
-)
+              help="Read RUN's own prompts, with MODEL as its model; the result is saved with the run.")  # fmt: skip
+@click.option("--max-tokens", metavar="N", type=click.IntRange(min=1),
+              help="At most N tokens of --text, or about N of RUN's prompts.")  # fmt: skip
 @click.option("--method", type=click.Choice(METHODS), default="attention_weighted", show_default=True,
-              help="Values where attention goes, loss by value, or values where the last token looks.")  # fmt: skip
+              help="Weight values by attention, by the loss's gradient, or by the last token's rollout.")  # fmt: skip
 @click.option("--top", metavar="K", type=click.IntRange(min=0), default=TOP, show_default=True, help="Neurons shown.")
 @layers_option
 @click.option("--site", help="Where neurons are read; mlp (mixer for Mamba) if not given.")
@@ -100,12 +99,12 @@ def attention(
     store: str | None,
     as_json: bool,
 ) -> None:
-    """Neurons whose values go with what the model attends to, or with its loss.
+    """Score neurons by how their values go with the model's attention, or with its loss.
 
     MODEL is a hub name or a local directory.
     """
     if not prompts and not text and source is None:
-        raise RequestError("expected something to read: give --prompts FILE, --text FILE or --from RUN")
+        raise RequestError("expected prompts or a text: give --prompts FILE, --text FILE or --from RUN")
     model = full_name(model, revision)
     chosen, wanted = METHODS[METHODS.index(method)], layer_list(layers)
     if source is not None:
@@ -153,7 +152,7 @@ def attention(
 
 @dataclass(frozen=True)
 class RunModel:
-    """A model that is taken for a run's: its name and precision, and what loads it, or raises for other weights."""
+    """A model to use as a run's: its name and precision, and what loads it, or raises for other weights."""
 
     name: str
     dtype: str
@@ -170,7 +169,7 @@ def attention_of_run(
     *,
     recompute: bool = False,
 ) -> "AttentionScores":
-    """The kept analysis of a run's own prompts by this model, or a new one, which is kept with the run."""
+    """The saved analysis of a run's own prompts by this model, or a new one, which is saved with the run."""
     from nfinspect.analysis.chosen import chosen_layers
     from nfinspect_store.results import run_results
 
@@ -186,7 +185,7 @@ def attention_of_run(
         found = analyse(loaded, prompts, method, place, numbers, TokenTexts(loaded.tokenizer), tick)
         return found.to_json(), found.tables()
 
-    # Another model, or other files of that name, have a result of their own: none of the run's is given out for theirs.
+    # Another model, or other files of that name, have a result of their own: the run's is never returned for it.
     named = {"model": lasting_name(model.name), "weights": weights_stamp(model.name), "dtype": model.dtype}
     settings = {"method": method, "of_run": file.name, **named, "tokens": tokens, "site": place, "layers": numbers}
     folder, run_id, what = run_results(file.path), file.info.run_id, f"attention neurons, {method}"
@@ -219,7 +218,7 @@ def _kept(
 
 
 def _of_files(request: "CaptureRequest", method: "Method", site: str | None, recompute: bool) -> "AttentionScores":
-    """The analysis of prompts from files, kept with the model's results."""
+    """The analysis of prompts from files, saved with the model's results."""
     from nfinspect_store.results import model_results
 
     settings: dict[str, Any] = {
@@ -256,7 +255,7 @@ def _made(request: "CaptureRequest", method: "Method", site: str | None, tick: T
     from nfinspect.experiments.attention import attention as analyse
     from nfinspect.models import TokenTexts
 
-    files = read_files(request)  # before a model is loaded for nothing
+    files = read_files(request)  # a bad file is refused before the model is loaded
     loaded = loaded_model(
         request.model,
         revision=request.revision,

@@ -1,4 +1,4 @@
-"""Making runs of a model of one's own."""
+"""Capture a model into a run."""
 
 import math
 import os
@@ -45,9 +45,10 @@ UNITS = {
 
 
 def prompt_column_options(command: Command) -> Command:
-    """--text-column, --concept-column: of the rows of --prompts."""
-    for name, usual in (("--concept-column", "concept or label"), ("--text-column", "messages, text or prompt")):
-        command = click.option(name, metavar="NAME", help=f"Of rows of --prompts; {usual} if not given.")(command)
+    """--text-column, --concept-column: where rows of --prompts have their text and their concept."""
+    for name, usual in (("concept", "concept or label"), ("text", "messages, text or prompt")):
+        told = f"Column of --prompts with the {name}; {usual} if not given."
+        command = click.option(f"--{name}-column", metavar="NAME", help=told)(command)
     return command
 
 
@@ -57,34 +58,34 @@ def prompt_column_options(command: Command) -> Command:
     "--prompts",
     metavar="[CONCEPT=]FILE",
     multiple=True,
-    help='Prompts: {"prompts": […]} JSON, JSONL of {"text", "concept"}, CSV, Parquet, or text, one a line. Repeatable.',
+    help='{"prompts": […]} JSON, JSONL of {"text", "concept"}, CSV, Parquet, or text, one prompt per line. Repeatable.',
 )
 @prompt_column_options
 @click.option(
     "--text",
     metavar="FILE",
     multiple=True,
-    help="A corpus, cut into windows of --context tokens; or hf:NAME[:CONFIG[:SPLIT]].",
+    help="A corpus, or hf:NAME[:CONFIG[:SPLIT]], cut into windows of --context tokens.",
 )
 @bos_option
 @chat_option
 @click.option("--generate", metavar="N", type=click.IntRange(min=0), default=0, show_default=True,
-              help="New tokens for each prompt; 0 reads only.")  # fmt: skip
-@click.option("--sites", metavar="LIST", help="Of mlp, mixer, attn, resid; mlp (mixer for Mamba) if not given.")
+              help="New tokens for each prompt; 0 only reads the prompts.")  # fmt: skip
+@click.option("--sites", metavar="LIST", help="Any of mlp, mixer, attn, resid; mlp (mixer for Mamba) if not given.")
 @layers_option
 @click.option("--keep", type=click.Choice(["all", "stats"]), default="all", show_default=True,
-              help="Every value, or statistics and examples only.")  # fmt: skip
-@click.option("--run", "name", metavar="NAME", help="The run's name; the model's and the time if not given.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Prompts in a forward pass; what fits if not given.")
+              help="Keep every value, or only statistics and examples.")  # fmt: skip
+@click.option("--run", "name", metavar="NAME", help="The run's name; made of model and time if not given.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Prompts in a forward pass; as many as fit by default.")
 @click.option("--context", metavar="N", type=click.IntRange(min=1), help="Tokens in a window of --text.")
-@click.option("--max-tokens", metavar="N", type=click.IntRange(min=1), help="Tokens of --text at most.")
+@click.option("--max-tokens", metavar="N", type=click.IntRange(min=1), help="At most N tokens of --text.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--mode", type=click.Choice(["auto", "replay", "live"]), default="auto", show_default=True,
-              help="Read values while generating, or in one pass afterwards.")  # fmt: skip
-@click.option("--resume", is_flag=True, help="Go on with an interrupted run: the same line again, plus this.")
+              help="Read values in one pass after generating (replay), or while generating (live).")  # fmt: skip
+@click.option("--resume", is_flag=True, help="Continue an interrupted run: repeat its command with --resume.")
 @click.option("--truncate", is_flag=True, help="Cut prompts that do not fit the model's context.")
-@click.option("--limit-bytes", metavar="SIZE", help="Stop when the run reaches SIZE, such as 20G.")
+@click.option("--limit-bytes", metavar="SIZE", help="Stop before the run exceeds SIZE, such as 20G.")
 @click.option("--estimate", "only_estimate", is_flag=True, help="Print bytes, memory and time; capture nothing.")
 @model_options
 @store_option
@@ -108,7 +109,7 @@ def capture(
     if not math.isfinite(options["temperature"]):  # click lets NaN pass as "at least 0"
         raise RequestError(f"expected a --temperature of 0 or more, found {options['temperature']}")
     if not prompts and not text:
-        raise RequestError("expected something to read: give --prompts FILE or --text FILE")
+        raise RequestError("expected prompts or a text: give --prompts FILE or --text FILE")
     request = CaptureRequest(
         model=model,
         store=store_path(store),
@@ -178,7 +179,7 @@ def _estimate(request: "CaptureRequest", as_json: bool) -> None:
 
 
 def prompt_file(value: str) -> "PromptFile":
-    """[CONCEPT=]FILE. A file whose name holds an equals sign is meant if it is there."""
+    """[CONCEPT=]FILE. A file whose name contains an equals sign is taken as a whole if it exists."""
     from nfinspect.capturing.request import PromptFile
 
     concept, equals, path = value.partition("=")
@@ -190,13 +191,13 @@ def prompt_file(value: str) -> "PromptFile":
 
 
 def site_list(text: str | None) -> tuple[str, ...] | None:
-    """`mlp,resid`. Raises RequestError naming the sites there are."""
+    """`mlp,resid`. Raises RequestError, which lists the sites."""
     if text is None:
         return None
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     unknown = [name for name in names if name not in SITES]
     if unknown or not names:
-        raise RequestError(f"expected --sites of {', '.join(SITES)}, found {unknown[0] if unknown else text!r}")
+        raise RequestError(f"expected --sites from {', '.join(SITES)}, found {unknown[0] if unknown else text!r}")
     return names
 
 

@@ -1,4 +1,4 @@
-"""The same analysis of several runs, beside each other over the depth of their networks."""
+"""The same analysis of several runs, next to each other over the depth of their networks."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,7 +22,7 @@ RUN_COLUMNS = [Column("depth"), Column("run", text=True), Column("layer"), Colum
 
 @contextmanager
 def opened_runs(store: str | None, names: Sequence[str]) -> "Iterator[dict[str, RunFile]]":
-    """The runs by their names, open for reading; runs of one name from two stores are told apart by a number."""
+    """The runs by their names, open for reading; a number distinguishes runs of one name from two stores."""
     with ExitStack() as stack:
         files: dict[str, RunFile] = {}
         for name in names:
@@ -55,7 +55,7 @@ def _variant(spec: "AnalysisSpec", asked: Mapping[str, Any]) -> "Variant":
 
 
 def compared_lines(spec: "AnalysisSpec", found: Mapping[str, Any], title: str) -> list[str]:
-    """The runs for people: in short, then by depth, then what else there is."""
+    """The runs for people: a summary, then by depth, then what else the analysis compares."""
     comparison, some = spec.comparison, next(iter(found.values()))
     assert comparison is not None
     facts, fields = comparison.facts(some), comparison.layers(some)
@@ -84,7 +84,7 @@ def of_each(files: "Mapping[str, RunFile]", make: "Callable[[RunFile], Found]") 
 
 
 def document_of(name: str, document: Mapping[str, object]) -> dict[str, object]:
-    """A run's own document with its name, and where each of its layers lies."""
+    """A run's own document with its name, and the depth of each of its layers."""
     from nfinspect.analysis.depth import depths
 
     layers = document["layers"]

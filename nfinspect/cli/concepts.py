@@ -24,26 +24,30 @@ if TYPE_CHECKING:
 _baseline = click.option(
     "--baseline",
     metavar="B",
-    help="Concept to compare with; without it the one called baseline, if the run has it.",
+    help="Concept to compare with; by default the one called baseline, if the run has it.",
 )
 _no_baseline = click.option(
-    "--no-baseline", is_flag=True, help="Rank raw values, also where the run has a concept called baseline."
+    "--no-baseline", is_flag=True, help="Rank raw values, even if the run has a concept called baseline."
 )
 _tokens = click.option(
     "--tokens",
     type=click.Choice(SELECTIONS),
-    help="Which tokens of a prompt count: generated if any were generated, else all.",
+    help="Tokens of a prompt that count; by default generated if there are any, else all.",
 )
 TRACE_TOP = 10
-"""Neurons of a trace where nothing else is asked for."""
+"""Neurons of a trace if --top does not say otherwise."""
 
-_top = click.option("--top", metavar="K", type=click.IntRange(min=1), default=TRACE_TOP, show_default=True)
-_rank = click.option("--rank", type=click.Choice(RANKS), default="difference", show_default=True, help="Order.")
+_top = click.option(
+    "--top", metavar="K", type=click.IntRange(min=1), default=TRACE_TOP, show_default=True, help="Neurons in the trace."
+)
+_rank = click.option(
+    "--rank", type=click.Choice(RANKS), default="difference", show_default=True, help="What to rank neurons by."
+)
 
 
 @click.command()
 @run_argument
-@click.option("--concept", metavar="C", required=True, help="Concept whose neurons are wanted.")
+@click.option("--concept", metavar="C", required=True, help="Concept to trace.")
 @_baseline
 @_no_baseline
 @_tokens
@@ -64,7 +68,7 @@ def trace(
     store: str | None,
     as_json: bool,
 ) -> None:
-    """Rank neurons by what a concept does to them against a baseline."""
+    """Rank neurons by how a concept changes them, compared with a baseline."""
     from nfinspect.analysis.trace import trace as analyse
 
     against = _against(baseline, no_baseline)
@@ -131,7 +135,7 @@ def trace_lines(found: "Trace") -> list[str]:
 @_no_baseline
 @_tokens
 @click.option("--top", metavar="K", type=click.IntRange(min=1),
-              help="Neurons of a trace, 10 if not given; of the kind attention, 20 if not given.")  # fmt: skip
+              help="Neurons in each trace (10 if not given), or of the kind attention (20).")  # fmt: skip
 @_rank
 @site_option
 @store_option
@@ -149,17 +153,16 @@ def overlap(
     store: str | None,
     as_json: bool,
 ) -> None:
-    """How many neurons the traces of concepts, or kinds of neurons, share, against chance."""
+    """Count the neurons that traces of concepts, or kinds of neurons, share, against chance."""
     from nfinspect.analysis.overlap import overlap as analyse
 
     against = _against(baseline, no_baseline)
     if (concepts is None) == (kinds is None):
-        raise RequestError("expected --concepts A,B,C or --kinds A,B,C: one of them")
+        given = "neither" if kinds is None else "both"
+        raise RequestError(f"expected either --concepts A,B,C or --kinds A,B,C, found {given}")
     if kinds is not None:
         if against is not None or tokens is not None or rank != "difference":
-            raise RequestError(
-                "--baseline, --no-baseline, --tokens and --rank are those of traces: they go with --concepts"
-            )
+            raise RequestError("--baseline, --no-baseline, --tokens and --rank are for traces: they go with --concepts")
         from nfinspect.cli.kinds import show_kinds
 
         with opened(store, run) as file:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nfinspect_store.query_result import QueryResult
 
 SHOWN = 1000
-"""Rows of a table for people; the other formats have all of them."""
+"""Rows shown in a table for people; the other formats have all of them."""
 
 
 @click.command(context_settings={"ignore_unknown_options": True})  # SQL may begin with a comment
@@ -45,10 +45,10 @@ def sql(
     store: str | None,
     as_json: bool,
 ) -> None:
-    """Read-only SQL over a run, one statement; SQL of - is read from stdin.
+    """Run one read-only SQL statement over a run; - reads it from stdin.
 
-    Several RUNs are attached by name: the first one's tables are meant where none is named, as in FROM
-    neurons; the others are written "other-run".neurons.
+    Several RUNs are attached by name: FROM neurons reads the first one's table, FROM "other-run".neurons
+    another's.
     """
     from nfinspect_store.console import open_console
 
@@ -57,7 +57,7 @@ def sql(
     if fmt == "parquet" and not out:
         raise click.UsageError("parquet is written to a file: give --out FILE")
     if fmt == "table" and out:
-        raise click.UsageError("--out takes --format csv, json or parquet")
+        raise click.UsageError("--out goes with --format csv, json or parquet")
     text = sys.stdin.read() if query == "-" else query
     paths: dict[str, Path] = {}
     for run in runs:
@@ -72,7 +72,7 @@ def sql(
 
 
 def _check_options(words: tuple[str, ...]) -> None:
-    """Raises click's own error for a word that is an option's and not SQL: a comment has a space or a line in it."""
+    """Raises click's own error for a word that is an option and not SQL: a comment contains a space or a line break."""
     for word in words:
         if word.startswith("-") and word != "-" and not any(character.isspace() for character in word):
             name, context = word.partition("=")[0], click.get_current_context()
@@ -149,13 +149,13 @@ def _interruptible(console: "Console", work: Callable[[], None]) -> None:
 
 @click.command()
 @run_argument
-@click.option("--out", metavar="DIR", required=True, help="Directory to write; made if it is not there.")
+@click.option("--out", metavar="DIR", required=True, help="Directory to write; created if missing.")
 @click.option(
     "--formats",
     default="parquet,safetensors",
     show_default=True,
     metavar="LIST",
-    help="Of parquet, csv, safetensors.",
+    help="Any of parquet, csv, safetensors.",
 )
 @click.option("--tables", metavar="LIST", help="Tables to write; all public ones if not given.")
 @click.option("--no-activations", is_flag=True, help="Tables only.")

@@ -20,12 +20,12 @@ DEMO_TOKENS = 16
 
 
 @click.command()
-@click.option("--headless", is_flag=True, help="Print health, trace and overlap instead of opening the app.")
+@click.option("--headless", is_flag=True, help="Print health, traces and overlap instead of opening the app.")
 @store_option
 def demo(headless: bool, store: str | None) -> int:
     """Capture the sample model over the sample concepts, then open the app on it.
 
-    Without a terminal it prints health, trace and overlap. A demo that was captured before is opened at once.
+    Without a terminal it prints health, traces and overlap. A demo captured earlier is opened at once.
     """
     directory = store_path(store)
     done = any(entry.name == DEMO_RUN and entry.status == "complete" for entry in list_runs(directory))
@@ -79,7 +79,7 @@ def _print_demo(directory: Path) -> None:
         output.line()
         output.lines(overlap_lines(overlap(file, concepts)))
     output.line()
-    output.line(f"In a terminal, nfinspect {directory} opens the app on this run.")
+    output.line(f"In a terminal, nfinspect {directory / f'{DEMO_RUN}.duckdb'} opens the app on this run.")
 
 
 def _concepts(file: "RunFile") -> list[str]:

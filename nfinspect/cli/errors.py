@@ -33,8 +33,8 @@ def _explained(error: BaseException) -> tuple[str, int]:
         if fits(error):
             return explain(error), FAILED
     return (
-        f"unexpected {type(error).__name__}: {str(error) or 'no message'} (this is a defect: "
-        "the same command with --debug shows where it arose)",
+        f"unexpected {type(error).__name__}: {str(error) or 'no message'} (this is a bug: "
+        "the same command with --debug shows where)",
         FAILED,
     )
 
@@ -76,8 +76,8 @@ def _missing(error: BaseException) -> str:
     assert isinstance(error, ImportError)
     if error.name == "nfinspect":  # an editable install comes after every directory that Python looks into
         return (
-            "Python took a directory called nfinspect for the package, as beside a clone: start in another directory, "
-            "or with python -P"
+            "Python imported a directory called nfinspect, such as a clone, instead of the package: start in another "
+            "directory, or with python -P"
         )
     return f"a Python package cannot be imported: {error} (install nfinspect again)"
 

@@ -1,4 +1,4 @@
-"""The fields that an analysis' spec tells, as the commands print them."""
+"""The fields that an analysis's spec defines, as the commands print them."""
 
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def field_table(of: "Table") -> list[str]:
-    """The fields of rows as a table; one without heads has no line for them."""
+    """The fields of rows as a table; without heads it has no line for them."""
     found = table([column(field) for field in of.fields], [[f.written(row) for f in of.fields] for row in of.rows])
     return found if any(field.head for field in of.fields) else found[1:]
 

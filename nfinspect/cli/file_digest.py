@@ -1,13 +1,13 @@
-"""What a kept result was made from, so that changed prompts are not answered from before."""
+"""What a saved result was made from, so that changed prompts do not get the old result."""
 
 import hashlib
 from pathlib import Path
 
 
 def file_stamp(path: Path) -> str:
-    """A digest of a file's bytes, '' where it cannot be read: reading it later says why.
+    """A digest of a file's bytes; '' if it cannot be read: reading it later says why.
 
-    '' for a pipe, too, which says only once what is in it: nothing kept can be told to be of that.
+    '' for a pipe, too: it can be read only once, so no saved result can be matched with it.
     """
     if not path.is_file():
         return ""

@@ -38,16 +38,16 @@ COMMANDS = {
     "export": "data",
     "report": "report",
 }
-"""Command to the module of nfinspect.cli that has it; to nothing where the command is made of an analysis' spec."""
+"""Each command's module in nfinspect.cli; empty where the command is built from an analysis's spec."""
 
 
 def commands() -> tuple[str, ...]:
-    """Every command, in the order of the help: analyses that have no place above come last."""
+    """Every command, in the order of the help: analyses that are not listed above come last."""
     return tuple(dict.fromkeys([*COMMANDS, *map(command_of, names())]))
 
 
 class Commands(click.Group):
-    """Imports a command's module when the command is asked for; a first argument that is none is a store."""
+    """Imports a command's module when the command is called; a first argument that is no command is a store."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(commands())
@@ -64,7 +64,7 @@ class Commands(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Each with a line of help; commands made of a spec are not imported for that."""
+        """Each with a line of help; commands built from a spec are not imported for that."""
         limit = formatter.width - 6 - max(map(len, commands()))
         listed = {name: self._listed(ctx, name) for name in commands()}
         with formatter.section("Commands"):
@@ -90,12 +90,12 @@ class Commands(click.Group):
             if rest or not os.path.exists(expanded(given)):
                 raise click.UsageError(neither(given, rest), ctx)
             if any(arg == "--store" or arg.startswith("--store=") for arg in args):
-                raise click.UsageError(f"expected one store, found {given!r} beside --store", ctx)
+                raise click.UsageError(f"expected one store, found {given!r} and --store", ctx)
             args = ["--store", given, *args[:first], *args[first + 1 :]]
         return super().parse_args(ctx, args)
 
     def _arguments(self, args: list[str]) -> list[int]:
-        """Places of the arguments that are neither options of the app nor values of such."""
+        """Indices of the arguments that are neither options of the app nor values of such options."""
         valued = {name for p in self.params if isinstance(p, click.Option) and not p.is_flag for name in p.opts}
         places, skip, ended = [], False, False
         for place, arg in enumerate(args):
@@ -107,18 +107,18 @@ class Commands(click.Group):
 
 
 def neither(given: str, rest: list[str]) -> str:
-    """Why the first argument is no command and no store."""
-    if os.path.exists(expanded(given)):  # with something behind it
+    """Why the first argument is neither a command nor a store."""
+    if os.path.exists(expanded(given)):  # with something after it
         command = next((word for word in rest if word in commands()), None)
         meant = f"nfinspect {command} … --store {given}" if command else f"nfinspect {given} opens it"
-        return f"expected a command, found {given!r}, which is a store, and more behind it: {meant}"
+        return f"expected a command, found {given!r}, which is a store, with more after it: {meant}"
     close = difflib.get_close_matches(given, commands(), n=1)
     if close:
-        return f"no command and no store is called {given!r}: did you mean {close[0]}?"
+        return f"no command or store is called {given!r}: did you mean {close[0]}?"
     if any(mark in given for mark in ("/", "~", ".")):
         kind = "run file" if given.endswith(".duckdb") else "directory"
         return f"no such {kind}: {given}"
-    return f"no command is called {given!r}, and no such directory is there: nfinspect -h lists the commands"
+    return f"no command or directory is called {given!r}: nfinspect -h lists the commands"
 
 
 @click.group(
@@ -142,7 +142,7 @@ def nfinspect(ctx: click.Context, store: str | None, ascii_only: bool, no_mouse:
         if store or ascii_only or no_mouse:
             command = ctx.invoked_subcommand
             where = f": nfinspect {command} … --store {store}" if store else ""
-            raise click.UsageError(f"options of the app go without a command, found {command} behind them{where}", ctx)
+            raise click.UsageError(f"the app's options take no command after them, found {command}{where}", ctx)
         return None
     return open_app(store, ascii_only=ascii_only, no_mouse=no_mouse)
 

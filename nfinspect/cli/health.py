@@ -83,6 +83,6 @@ def health_lines(report: "NetworkReport") -> list[str]:
     if report.approximate:
         lines += [
             "",
-            "Some figures rest on histograms: the run was kept without its values (--keep stats).",
+            "Some figures are estimated from histograms: the run was captured with --keep stats.",
         ]
     return lines

@@ -2,9 +2,9 @@
 
     name ─► datasets.load_dataset ─► one split, one column ─► rows joined ─► $XDG_CACHE_HOME/nfinspect/texts/…/LABEL.txt
 
-Everything behind it reads a file as ever: what a run was captured from, the hash of a kept result and the concept (the
-file's stem) need no word about data sets. The file's folder tells the data set, the configuration, the split and a
-digest of the text, so that another state of the data set is another file.
+From there on it is a file like any other: what a run was captured from, the hash of a saved result and the concept (the
+file's stem) need no special case. The folder's name has the data set, the configuration, the split and a digest of the
+text, so that another state of the data set is another file.
 """
 
 import hashlib
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
 PREFIX = "hf:"
 FORM = "hf:NAME[:CONFIG[:SPLIT]]"
 BETWEEN_ROWS = "\n\n"
-"""As the transformers documentation joins WikiText-2 for its perplexities ("Perplexity of fixed-length models"), which
-quantisation papers have kept to. WikiText's rows end their lines themselves and its blank lines are rows: with more
-blank lines than its authors' files it has the tokens that published figures are of. Any number of blank lines is one
+"""As the transformers documentation joins WikiText-2 for its perplexities ("Perplexity of fixed-length models"), and as
+quantisation papers do. WikiText's rows already end in line breaks and its blank lines are rows: so joined it has more
+blank lines than its authors' files, and the tokens that published figures rest on. Any number of blank lines is one
 border between documents."""
 BETWEEN_LINES = "\n"
-"""Of text files, whose rows are their lines without the line ends: the files again."""
+"""For text files, whose rows are their lines without line ends: this restores the files."""
 SECONDS = 5.0
-"""That the hub has for its first answer: with what there is to import a refusal comes within 15."""
+"""Time that the hub has for its first answer: imports included, a refusal comes within 15."""
 ROWS = 1000
 """Rows read at a time."""
 
 
 class DatasetUnavailable(NfinspectError):
-    """There is no such data set, or it cannot be read."""
+    """The data set does not exist, or cannot be read."""
 
 
 def text_path(value: str) -> Path:
-    """The file that a value of --text means; a data set's text is written first where it is not there yet.
+    """The file that a value of --text means; a data set's text is written first if it is not there yet.
 
-    A file whose name begins like a data set is meant if it is there. Raises RequestError for a configuration, a split
-    or a column that there is not, NotInstalled, HubUnreachable, DatasetUnavailable, StorageFull.
+    An existing file whose name looks like a data set's is that file. Raises RequestError for a configuration, split or
+    column that does not exist, NotInstalled, HubUnreachable, DatasetUnavailable, StorageFull.
     """
     if not value.startswith(PREFIX) or os.path.exists(value):
         return Path(value)
@@ -54,7 +54,7 @@ def text_path(value: str) -> Path:
     folder = expanded(name)
     is_local = os.path.isdir(folder)
     if not is_local and name.startswith((".", "/", "~")):
-        found = "a file: name the folder that it is in" if os.path.exists(folder) else "none of this name"
+        found = "a file: name the folder that it is in" if os.path.exists(folder) else "nothing there"
         raise DatasetUnavailable(f"expected a folder of data files at {folder}, found {found}")
     loaded = _offline_or_not(str(folder) if is_local else name, config, is_local=is_local)
     if split is not None and split not in loaded:
@@ -65,7 +65,7 @@ def text_path(value: str) -> Path:
 
 
 def _parts(value: str) -> tuple[str, str | None, str | None]:
-    """Name, configuration and split. A folder whose name holds colons is meant if it is there."""
+    """Name, configuration and split. An existing folder whose name contains colons is taken as a whole."""
     whole = value.removeprefix(PREFIX)
     if whole and os.path.isdir(expanded(whole)):
         return whole, None, None
@@ -95,7 +95,7 @@ def _offline_or_not(name: str, config: str | None, *, is_local: bool) -> "Datase
     except DatasetUnavailable as error:
         raise HubUnreachable(
             f"expected the data set '{name}' in the local cache or a hub that answers, found neither ({endpoint}: "
-            f"{trouble}): download its files elsewhere, copy their folder here and name that (hf:./folder)"
+            f"{trouble}): download its files elsewhere, copy their folder here and pass that (hf:./folder)"
         ) from error
 
 
@@ -139,17 +139,17 @@ def _loaded(name: str, config: str | None) -> "DatasetDict":
         loaded = load_dataset(name, config)
     except ValueError as error:  # it says which configurations there are
         said = " ".join(str(error).split())[:300]
-        raise RequestError(f"expected {FORM} as the data set {name} has them: {said}") from error
+        raise RequestError(f"expected a configuration that the data set {name} has: {said}") from error
     except FileNotFoundError as error:
         raise DatasetUnavailable(
-            f"expected a data set of the hub or a folder of data files, found no '{name}' ({one_line(error)}): check "
-            "the spelling; a private or gated one needs hf auth login"
+            f"expected a data set on the hub or a folder of data files, found no '{name}' ({one_line(error)}): check "
+            "the spelling; private and gated data sets need hf auth login"
         ) from error
     except Exception as error:
-        # Whatever else a parser, the HTTP client or a proxy throws; what it was in is in the chain.
+        # Whatever else a parser, the HTTP client or a proxy raises; the chain has the details.
         raise DatasetUnavailable(
-            f"cannot read the data set '{name}': {one_line(error.__cause__ or error)}; its files may be damaged or of "
-            "a form that datasets does not read"
+            f"cannot read the data set '{name}': {one_line(error.__cause__ or error)}; its files may be damaged or in "
+            "a format that datasets does not read"
         ) from error
     return loaded
 
@@ -178,12 +178,12 @@ def _written(value: str, name: str, dataset: "Dataset", split: str) -> Path:
     with replaced(path) as temporary, temporary.open("wb") as file:
         for piece in _pieces(dataset, column):
             file.write(piece)
-    output.note(f"{value} (split {split}, {len(dataset)} rows) is now {path} ({size(bytes_read)})")
+    output.note(f"{value} (split {split}, {len(dataset)} rows) is saved as {path} ({size(bytes_read)})")
     return path
 
 
 def texts_folder() -> Path:
-    """Where the texts of data sets are kept: $XDG_CACHE_HOME/nfinspect/texts, else ~/.cache/nfinspect/texts."""
+    """Where the texts of data sets are saved: $XDG_CACHE_HOME/nfinspect/texts, else ~/.cache/nfinspect/texts."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nfinspect" / "texts"
 
 
@@ -202,7 +202,7 @@ def _column(name: str, dataset: "Dataset") -> str:
 
 
 def _pieces(dataset: "Dataset", column: str) -> Iterator[bytes]:
-    """The text, bit by bit as UTF-8. Rows without a value are none."""
+    """The text as UTF-8, piece by piece. Rows without a value are skipped."""
     between = BETWEEN_LINES if dataset.info.builder_name == "text" else BETWEEN_ROWS
     before = b""
     for batch in dataset.select_columns([column]).iter(ROWS):

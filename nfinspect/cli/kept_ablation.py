@@ -1,4 +1,4 @@
-"""Ablations as they are kept: one way to make one, for the command, the app and the report."""
+"""Ablations and their saved results: the one way to make one, for the command, the app and the report."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from nfinspect_store.results import Result
 
 RUN_TOKENS = 8192
-"""Tokens of a run, about, that perplexity is measured on [own]."""
+"""About how many tokens of a run perplexity is measured on [own]."""
 
 
 @dataclass(frozen=True)
 class How:
-    """What values become, beside how many random sets; the options of the same names."""
+    """What values become, next to how many random sets; the options of the same names."""
 
     mode: Literal["zero", "mean"] = "zero"
     controls: int = 20
@@ -54,10 +54,10 @@ def kept_ablation(
     *,
     recompute: bool,
 ) -> "Result":
-    """The kept ablation of these sets on a text, or a new one, which is kept.
+    """The saved ablation of these sets on a text, or a new one, which is saved.
 
-    run: where the sets and the means are from. of_text: the settings that say which text it is. A model that is named
-    as another one than the run's may be another one, and the document says so; one of the run's own name may not.
+    run: where the sets and the means are from. of_text: the settings that say which text it is. A model with another
+    name than the run's may differ from it, and the document says so; one with the run's own name may not.
     """
     settings = {**of_text, **asdict(how), "sets": {one.name: [str(a) for a in one.addresses] for one in sets}}
 
@@ -73,7 +73,7 @@ def kept_ablation(
         return replace(found, model_of_run=own, notes=(*found.notes, *notes)).to_json(), {}
 
     run_id = run.info.run_id if run is not None else None
-    # A result without sets is none that the app or a report shows.
+    # The app and reports do not show a result without sets.
     kind, in_format = (SPEC.result_kind, SPEC.format) if sets else ("perplexity", None)
     return keep_or_find(
         folder,
@@ -100,7 +100,7 @@ def ablation_of_run(
     dtype: str = "auto",
     recompute: bool = False,
 ) -> "Result":
-    """The same on about so many `tokens` of the run's own windows. model, dtype: what `load` loads."""
+    """The same on about `tokens` tokens of the run's own windows. model, dtype: what `load` loads."""
     from nfinspect.experiments.run_text import windows
     from nfinspect_store.results import run_results
 

@@ -1,4 +1,4 @@
-"""What kinds of neurons share: the part of `overlap` that goes by kinds."""
+"""What kinds of neurons share: `overlap --kinds`."""
 
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def make_kind(file: "RunFile", site: str | None, kind: str) -> None:
-    """Have the analysis of a kind made and kept, which needs no model. Raises what the analysis raises."""
+    """Compute and save the analysis of a kind, one that needs no model. Raises what the analysis raises."""
     from nfinspect.analyses.neuron_kinds import KEPT_KINDS
     from nfinspect.results import find_or_compute
 

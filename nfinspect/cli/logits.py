@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model", metavar="MODEL")
 @click.argument("address", metavar="[L5/N123]", required=False)
-@click.option("--lens", metavar="TEXT", help="Instead of a neuron: what each layer would answer to this prompt.")
-@click.option("--positions", is_flag=True, help="With --lens: the answer after every token of the prompt, too.")
-@click.option("--top", metavar="K", type=click.IntRange(min=1), help="Tokens shown; 10 of a neuron, 5 of a layer.")
+@click.option("--lens", metavar="TEXT", help="Instead of a neuron: what each layer would predict after this prompt.")
+@click.option("--positions", is_flag=True, help="With --lens: also the prediction after every token of the prompt.")
+@click.option("--top", metavar="K", type=click.IntRange(min=1), help="Tokens shown; 10 for a neuron, 5 for a layer.")
 @click.option("--from", "source", metavar="RUN",
-              help="Check that MODEL has the weights of RUN; a lens is kept with the run.")  # fmt: skip
-@click.option("--store", metavar="DIR", help="Where RUN is; with --lens: a directory of runs to keep it in.")
+              help="Check that MODEL has the weights of RUN; a lens is saved with the run.")  # fmt: skip
+@click.option("--store", metavar="DIR", help="Where RUN is; with --lens: directory of runs to save the result in.")
 @bos_option
 @chat_option
 @recompute_option
@@ -60,7 +60,8 @@ def logits(
 ) -> None:
     """Tokens that a neuron's output weights promote and suppress, or a prompt seen through the logit lens."""
     if (address is None) == (lens is None):
-        raise RequestError("expected one thing to look at: a neuron such as L5/N123, or --lens TEXT")
+        given = "neither" if address is None else "both"
+        raise RequestError(f"expected either a neuron such as L5/N123 or --lens TEXT, found {given}")
     model = full_name(model, revision)
     options = {"revision": revision, "dtype": dtype, "device": device, "allow_pickle": allow_pickle}
     if address is None:
@@ -71,10 +72,10 @@ def logits(
     else:
         if positions or recompute or chat or bos != "auto" or (store is not None and source is None):
             raise RequestError(
-                "--store, --positions, --bos, --chat and --recompute go with --lens: what a neuron promotes reads no "
-                "text and is not kept"
+                "--store, --positions, --bos, --chat and --recompute go with --lens: a neuron's logits need no text "
+                "and are not saved"
             )
-        parse_address(address)  # a mistyped one is said before the model is loaded
+        parse_address(address)  # a mistyped one is refused before the model is loaded
         from nfinspect.experiments.logits import neuron_logits
 
         if source is None:
@@ -103,7 +104,7 @@ def _lens(
     recompute: bool,
     options: "Mapping[str, Any]",
 ) -> "Mapping[str, Any]":
-    """The document of the lens: kept with RUN, or in the store; with neither it is made and not kept."""
+    """The document of the lens: saved with RUN or in the store; with neither it is not saved."""
     asked = {"prompt": prompt, "positions": positions, "top": top, "bos": bos, "chat": chat}
 
     def found(load: "Callable[[], LoadedModel]") -> "Made":

@@ -28,12 +28,12 @@ CONTEXT = 8
 @click.command()
 @run_argument
 @click.option("--class", "cls", metavar="CLASS", help="dead, saturated, sporadic, missing, weak or normal.")
-@click.option("--layer", type=int, help="One layer only.")
-@click.option("--filter", "condition", metavar="TEXT", help="Such as 'max>4', or 'firing_rate<0.01 and max>3'.")
-@click.option("--sort", default="max", show_default=True, metavar="COLUMN", help="A column of the table neurons.")
-@click.option("--asc", is_flag=True, help="The lowest first.")
-@click.option("--top", type=click.IntRange(min=0), default=20, show_default=True, help="How many.")
-@click.option("--offset", type=click.IntRange(min=0), default=0, show_default=True, help="Leave out the first ones.")
+@click.option("--layer", type=int, help="Only this layer.")
+@click.option("--filter", "condition", metavar="TEXT", help="A condition: 'max>4', or 'firing_rate<0.01 and max>3'.")
+@click.option("--sort", default="max", show_default=True, metavar="COLUMN", help="A column of the SQL table neurons.")
+@click.option("--asc", is_flag=True, help="Sort the lowest first.")
+@click.option("--top", type=click.IntRange(min=0), default=20, show_default=True, help="Neurons listed.")
+@click.option("--offset", type=click.IntRange(min=0), default=0, show_default=True, help="Neurons to skip first.")
 @site_option
 @health_options
 @store_option
@@ -106,7 +106,7 @@ def neurons(
 @click.command()
 @run_argument
 @click.argument("address", metavar="L5/N123")
-@click.option("--examples", type=click.IntRange(min=0), default=5, show_default=True, help="How many of each kind.")
+@click.option("--examples", type=click.IntRange(min=0), default=5, show_default=True, help="Examples of each kind.")
 @site_option
 @store_option
 @json_option
@@ -150,7 +150,7 @@ def _lines(detail: "NeuronDetail", examples: int) -> list[str]:
     lines += [
         "",
         f"Histogram, {number(histogram.edges[0])} to {number(histogram.edges[-1])}, {scale}, "
-        "heights by the root of counts",
+        "heights are square roots of counts",
         _strip(histogram.counts),
     ]
     for title, found in (
@@ -177,7 +177,7 @@ def _in_context(example: "ExampleText") -> str:
 
 
 def _strip(counts: tuple[int, ...]) -> str:
-    """One character a bin. Roots, so that rare bins beside the one at zero can be seen at all; none is hidden."""
+    """One character per bin. Roots, so that rare bins next to the one at zero stay visible; none is hidden."""
     from nfinspect.tui.glyphs import ASCII, UNICODE, level
 
     glyphs = ASCII if output.is_ascii() else UNICODE

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how a command gets at its run."""
+"""Options that several commands share, and how a command opens its run."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -30,13 +30,13 @@ def complete_run(ctx: click.Context, param: click.Parameter, incomplete: str) ->
 
 run_argument = click.argument("run", metavar="RUN", shell_complete=complete_run)
 optional_run_argument = click.argument("run", metavar="[RUN]", required=False, shell_complete=complete_run)
-runs_option = click.option("--runs", metavar="A,B,C", help="Several runs beside each other; RUN, if given, is first.")
+runs_option = click.option("--runs", metavar="A,B,C", help="Compare several runs; RUN, if given, comes first.")
 store_option = click.option(
     "--store", metavar="DIR", help="Directory of runs; else $NFINSPECT_STORE, else ./nfinspect-store."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 layers_option = click.option("--layers", metavar="LIST", help="Such as 0-3,11; all if not given.")
-site_option = click.option("--site", help="Where neurons are read: mlp, mixer, attn or resid, as the run has them.")
+site_option = click.option("--site", help="Where neurons are read: mlp, mixer, attn or resid, if the run has it.")
 
 
 def model_options(command: Command) -> Command:
@@ -47,7 +47,9 @@ def model_options(command: Command) -> Command:
             click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16."),
             click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps."),
             click.option(
-                "--allow-pickle", is_flag=True, help="Load pickled weights, which can run code; safetensors need none."
+                "--allow-pickle",
+                is_flag=True,
+                help="Load pickled weights, which can run code; not needed for safetensors.",
             ),  # fmt: skip
         ]
     ):
@@ -60,9 +62,11 @@ bos_option = click.option(
     type=click.Choice(["auto", "each", "none"]),
     default="auto",
     show_default=True,
-    help="BOS before texts and windows: as the tokenizer puts it, always, never.",
+    help="Put BOS before texts and windows: as the tokenizer does, always, or never.",
 )
-chat_option = click.option("--chat", is_flag=True, help="A text is what a user says, through the model's template.")
+chat_option = click.option(
+    "--chat", is_flag=True, help="Read each text as a user's message in the model's chat template."
+)
 
 
 def health_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -97,7 +101,7 @@ def health_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 type=click.Choice(["layer", "absolute"]),
                 default="layer",
                 show_default=True,
-                help="What the thresholds are of: the layer's mean |a|, or |a| itself.",
+                help="Thresholds on mean |a|: relative to the layer's, or absolute.",
             ),
             click.option("--threshold-missing", type=float, default=0.01, show_default=True),
             click.option("--threshold-weak", type=float, default=0.1, show_default=True),
@@ -109,7 +113,7 @@ def health_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def full_name(model: str, revision: str | None) -> str:
-    """MODEL with its revision, `NAME@R`: the name that results and runs are kept under. Raises WrongRevision."""
+    """MODEL with its revision, `NAME@R`: the name that results and runs are saved under. Raises WrongRevision."""
     if revision is None:
         return model
     from nfinspect.models import full_name
@@ -121,7 +125,7 @@ def find_run(store: str | None, run: str) -> Path:
     """The file of RUN. Raises RunNotFound, RunBusy."""
     path = run_path(store_path(store), run)
     if being_written(path):
-        raise RunBusy(f"{path.stem} is being captured: wait until it has finished (nfinspect runs shows how far it is)")
+        raise RunBusy(f"{path.stem} is being captured: wait until it has finished (nfinspect runs shows its progress)")
     return path
 
 
@@ -142,7 +146,7 @@ def one_run(run: str | None) -> str:
 
 @contextmanager
 def opened(store: str | None, run: str) -> "Iterator[RunFile]":
-    """RUN, open for reading. That it holds less than was asked for is said on stderr.
+    """RUN, open for reading. A note on stderr says if it is incomplete.
 
     Raises StoreError for a run whose capture was cut short before anything was written.
     """
@@ -151,19 +155,19 @@ def opened(store: str | None, run: str) -> "Iterator[RunFile]":
     with RunFile.open(find_run(store, run)) as file:
         file.require_tokens()
         if file.info.status != "complete":
-            resume = "the same capture line plus --resume goes on"
+            resume = "repeat its capture command with --resume to continue"
             output.note(f"{file.name} is {status_of(file.info.status)}: it holds {file.tokens} tokens; {resume}")
         with damage_told(file.path):
             yield file
 
 
 DAMAGE_SOUGHT = 2**30
-"""Bytes of a run up to which a defect makes the whole of it read, to tell whether the file is the cause."""
+"""Largest run, in bytes, that is read whole after an unexpected error, to find out whether the file is the cause."""
 
 
 @contextmanager
 def damage_told(path: Path) -> "Iterator[None]":
-    """An error that no code of ours raises on purpose: of a run that `verify` finds damaged, it is the run's.
+    """Blames an error that nfinspect does not raise on purpose on the run if `verify` finds it damaged.
 
     Raises NotARun with the first of its problems.
     """
@@ -181,5 +185,5 @@ def damage_told(path: Path) -> "Iterator[None]":
 
 
 def status_of(status: str) -> str:
-    """A run's status as it is: who was killed could not write down that it was interrupted."""
+    """A run's true status: a killed capture could not record that it was interrupted."""
     return "interrupted" if status == "capturing" else status

@@ -1,4 +1,4 @@
-"""Work that takes a while: a progress line on stderr, and results that are kept beside the run."""
+"""Work that takes a while: a progress line on stderr, and saved results."""
 
 import signal
 import threading
@@ -21,7 +21,7 @@ Analysis = TypeVar("Analysis")
 
 
 class _OldName(click.Option):
-    """An option whose later names still work and are not offered."""
+    """An option whose old names, given after the first, still work but are not shown in the help."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         record = super().get_help_record(ctx)
@@ -34,7 +34,7 @@ recompute_option = click.option(
     "recompute",
     cls=_OldName,
     is_flag=True,
-    help="Compute it again, whatever is kept from an earlier time.",
+    help="Compute it again, even if a result is saved.",
 )
 
 
@@ -42,8 +42,8 @@ recompute_option = click.option(
 def progress(what: str) -> Iterator[Tick]:
     """A progress line about `what`; the tick takes (done, total).
 
-    Ctrl-C is raised as KeyboardInterrupt also where a library has made another error of it, or nothing at all:
-    matplotlib's drawing does either. Then it is raised at the next tick.
+    Ctrl-C is raised as KeyboardInterrupt even if a library turns it into another error, or swallows it, as matplotlib
+    does while drawing; a swallowed one is raised at the next tick.
     """
     line = output.ProgressLine()
     started = time.monotonic()
@@ -70,7 +70,7 @@ def progress(what: str) -> Iterator[Tick]:
 
 @contextmanager
 def _noting_ctrl_c(pressed: list[int]) -> Iterator[None]:
-    """Ctrl-C as ever, and noted in `pressed`. Nothing is installed off the main thread and where it is ignored."""
+    """Ctrl-C as before, and noted in `pressed`. Nothing is installed off the main thread or if it is ignored."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield

@@ -1,4 +1,4 @@
-"""A report of a run, or of several beside each other: figures, their data, one page."""
+"""A report of one run, or of several compared: figures, their data, one page."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def compared_kinds() -> tuple[str, ...]:
-    """Kinds of neurons whose analyses are drawn of several runs."""
+    """Kinds of neurons whose analyses are drawn for several runs."""
     from nfinspect.analyses import specs
     from nfinspect.analyses.neuron_kinds import kind_of
 
@@ -40,10 +40,10 @@ def compared_kinds() -> tuple[str, ...]:
 @optional_run_argument
 @runs_option
 @click.option("--out", metavar="DIR", required=True, type=Path,
-              help="Directory of the report; an earlier report there is replaced, nothing else is.")  # fmt: skip
+              help="Directory of the report; replaces an earlier report, never other files.")  # fmt: skip
 @click.option("--with-model", is_flag=True,
-              help="Also run what needs RUN's model and is not kept: attention, suppression, ablation.")  # fmt: skip
-@click.option("--model", metavar="M", help="The run's model, for --with-model; where the run says if not given.")
+              help="Also compute, if not saved, what needs RUN's model: attention, suppression, ablation.")  # fmt: skip
+@click.option("--model", metavar="M", help="Where the run's model is, for --with-model; by default where the run says.")
 @site_option
 @store_option
 @json_option
@@ -59,8 +59,8 @@ def report(
 ) -> None:
     """Figures of a run with their data, and a page that explains them. Needs the extra [figures].
 
-    Analyses that need the run alone are made where they are missing, and kept; those that need its model are shown if
-    they are kept, or made --with-model. With --runs several runs are drawn in the same figures, after RUN's own.
+    Analyses that need only the run are computed if missing, and saved; those that need its model are shown if saved, or
+    computed with --with-model. With --runs several runs are drawn in the same figures, after RUN's own.
     """
     from nfinspect.figures.compare import check_runs
     from nfinspect.figures.folder import check_directory
@@ -69,10 +69,10 @@ def report(
 
     names = [one_run(run)] if runs is None else check_runs(run_names(run, runs))
     if model is not None and not with_model:
-        raise RequestError("--model goes with --with-model: everything else is told by the run")
+        raise RequestError("--model goes with --with-model: without that no model is loaded")
     if with_model and run is None:
         raise RequestError("--with-model needs RUN: it runs the model of one run")
-    require_matplotlib()  # before anything is read for nothing
+    require_matplotlib()  # before anything is read in vain
     check_directory(out)
     sections: list[Section] = []
     facts: Mapping[str, str] = {}
@@ -96,13 +96,13 @@ def report(
 
 
 def own_sections(file: "RunFile", site: str | None, with_model: bool, model: str | None) -> "list[Section]":
-    """The figures of one run, after the analyses that are missing."""
+    """The figures of one run, once the missing analyses are computed."""
     from nfinspect.cli.report_parts import make_from_run, make_with_model
     from nfinspect.experiments.run_model import named_model
     from nfinspect.figures.sections import sections_of
 
     if with_model:
-        named_model(file, model, "--with-model")  # before the analyses are made for nothing
+        named_model(file, model, "--with-model")  # before the analyses are computed in vain
     place = file.resolve_site(site)
     refused = make_from_run(file, place)
     if with_model:

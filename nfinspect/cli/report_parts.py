@@ -1,4 +1,4 @@
-"""The analyses that a report shows: made where they are missing, from the run alone or with its model."""
+"""The analyses that a report shows: computed if missing, from the run alone or with its model."""
 
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
@@ -18,8 +18,8 @@ CUT = ("dead", "positional", "delta", "ngrams1", "attention", "dead+positional")
 
 
 def make_from_run(file: "RunFile", site: str, kinds: Collection[str] | None = None) -> dict[str, str]:
-    """Run the analyses of these kinds, of all if not given, that nothing is kept of. Returns why one cannot be made, by
-    kind.
+    """Run the analyses of these kinds (all if not given) that have no saved result. Returns, by kind, why one cannot be
+    computed.
     """
     from nfinspect.analyses.neuron_kinds import KEPT_KINDS, newest
 
@@ -34,16 +34,16 @@ def make_from_run(file: "RunFile", site: str, kinds: Collection[str] | None = No
             make_kind(file, place, kind)
         except StorageFull:
             raise
-        except StoreError as error:  # the run does not hold what it takes
+        except StoreError as error:  # the run lacks what the analysis needs
             refused[kind] = str(error)
     return refused
 
 
 def make_with_model(file: "RunFile", site: str, model: str | None) -> dict[str, str]:
-    """Run what needs the run's model, where nothing is kept: attention, the detectors' suppression, ablation.
+    """Run what needs the run's model and is not saved: attention, the detectors' suppression, ablation.
 
-    model: where the model is, if not where the run says. Returns why one cannot be had, by kind. Raises ModelError and
-    RequestError where the model cannot be loaded or is not the run's.
+    model: where the model is, if not where the run says. Returns, by kind, why one cannot be computed. Raises
+    ModelError and RequestError if the model cannot be loaded or is not the run's.
     """
     from nfinspect.analysis.chosen import chosen_layers
     from nfinspect.experiments.substitution import matching_sites
@@ -68,7 +68,7 @@ def make_with_model(file: "RunFile", site: str, model: str | None) -> dict[str, 
 
 
 def _attention(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> None:
-    """The methods that nothing is kept of, over the run's own prompts."""
+    """The methods without a saved result, over the run's own prompts."""
     from nfinspect.analyses import spec
     from nfinspect.analyses.neuron_kinds import kept_over_all_layers
     from nfinspect.analysis.attention_scores import METHODS
@@ -79,7 +79,7 @@ def _attention(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> 
 
 
 def _suppression(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> None:
-    """What the kept detectors do to the logits of their own n-grams."""
+    """What the saved detectors do to the logits of their own n-grams."""
     from nfinspect.analyses import spec
     from nfinspect.analyses.neuron_kinds import newest_with
     from nfinspect.analyses.ngrams import keep_suppression
@@ -104,10 +104,10 @@ def _ablation(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> N
     sets: dict[str, NeuronSet] = {}
     for kind in CUT:
         if "+" in kind and not all(part in sets for part in kind.split("+")):
-            continue  # one of them is empty: the pair is the other one
+            continue  # one of them is empty: the pair equals the other one
         try:
             sets[kind] = set_of_kinds(file, kind, site)
-        except (NoKeptResult, RequestError, StoreError):  # none of this kind, or none that the run can tell
+        except (NoKeptResult, RequestError, StoreError):  # none of this kind, or the run cannot tell
             continue
     if not sets:
         raise RequestError("no neuron is of a kind that could be cut out")

@@ -99,7 +99,7 @@ def info(run: str, store: str | None, as_json: bool) -> None:
     """Describe a run: model, versions, sites, sizes, status."""
     from nfinspect_store.reader import RunFile
 
-    # A run cut short before its first token is described, too.
+    # Runs cut short before their first token are described, too.
     with RunFile.open(find_run(store, run)) as file, damage_told(file.path):
         columns = {**vars(file.info), "status": status_of(file.info.status)}
         sites = [
@@ -149,7 +149,7 @@ def verify(run: str, store: str | None, as_json: bool) -> int:
     if as_json:
         output.document(found.to_json())
     else:
-        verdict = "sound" if found.ok else "DAMAGED: capture it again, or go back to a copy"
+        verdict = "sound" if found.ok else "DAMAGED: capture it again, or restore a copy"
         output.line(f"{path.stem} is {verdict}")
         output.lines([f"PROBLEM  {problem}" for problem in found.problems])
         output.lines([f"failed   {what}" for what in found.failed])
@@ -163,7 +163,7 @@ def verify(run: str, store: str | None, as_json: bool) -> int:
 @store_option
 @json_option
 def migrate(run: str, store: str | None, as_json: bool) -> None:
-    """Bring a run that an older nfinspect wrote up to date. Takes room for two more copies while it works."""
+    """Update a run written by an older nfinspect. Needs room for two more copies meanwhile."""
     from nfinspect_store.migrate_run import migrate_run
 
     done = migrate_run(find_run(store, run))
@@ -172,22 +172,22 @@ def migrate(run: str, store: str | None, as_json: bool) -> None:
     elif done.before == done.after:
         output.line(f"{done.path.stem} is up to date: schema version {done.after}")
     else:
-        output.line(f"{done.path.stem} is brought from schema version {done.before} to {done.after}")
+        output.line(f"{done.path.stem} is migrated from schema version {done.before} to {done.after}")
 
 
 @click.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, shell_complete=complete_run)
 @store_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--force", is_flag=True, help="Delete a file that cannot be read as a run, too.")
+@click.option("--force", is_flag=True, help="Also delete a file that cannot be read as a run.")
 def delete(runs: tuple[str, ...], store: str | None, yes: bool, force: bool) -> None:
-    """Delete runs with all files that belong to them. Asks first where there is a terminal to ask."""
+    """Delete runs and all files that belong to them. Asks first if there is a terminal."""
     directory = store_path(store)
     paths = [_run_or_history(directory, run) for run in runs]  # all or none: a mistyped name deletes nothing
     for path in paths:
         freed = sum(part.stat().st_size for part in [path, *companions(path)] if part.exists())
         if not yes and output.has_terminal() and not output.confirmed(f"Delete {path} ({size(freed)})?"):
-            output.note(f"{path.stem} was kept")
+            output.note(f"{path.stem} was not deleted")
             continue
         left: list[Path] = []
         if path.name.endswith(SUFFIX):
@@ -196,11 +196,11 @@ def delete(runs: tuple[str, ...], store: str | None, yes: bool, force: bool) -> 
             left = delete_run(path, force=force)
         output.note(f"deleted {path.name.removesuffix(SUFFIX).removesuffix(RUN_SUFFIX)} ({size(freed)})")
         if left:
-            output.note(f"left, as nfinspect did not make it: {', '.join(str(one) for one in left)}")
+            output.note(f"not deleted, as nfinspect did not write it: {', '.join(str(one) for one in left)}")
 
 
 def _run_or_history(store: Path, name: str) -> Path:
-    """The run of a name; a training history where there is no run of that name."""
+    """The run of this name, else the training history of this name."""
     try:
         path = run_path(store, name)
     except RunNotFound:

@@ -41,13 +41,13 @@ class ShareOption(click.ParamType[tuple[str, float]]):
 @click.option("--layers", type=click.IntRange(1, 1000), default=12, show_default=True)
 @click.option("--neurons", type=click.IntRange(min=1), default=768, show_default=True, help="Neurons of each layer.")
 @click.option("--tokens", type=click.IntRange(min=200), default=512, show_default=True,
-              help="Fewer hold no rare event.")  # fmt: skip
+              help="With fewer than 200 no neuron can be sporadic.")  # fmt: skip
 @click.option("--activation", type=click.Choice(ACTIVATIONS), default="relu", show_default=True,
-              help="silu is that of a gated MLP.")  # fmt: skip
+              help="silu stands for a gated MLP.")  # fmt: skip
 @click.option("--share", "shares", type=ShareOption(), multiple=True,
               help="Share of the first layer's neurons with a fault, such as dead=0.1; 0 plants none.")  # fmt: skip
 @click.option("--degradation", type=click.FloatRange(0, 100), default=2.0, show_default=True,
-              help="How much larger the shares are in the last layer: 2 is three times as large.")  # fmt: skip
+              help="Growth of the shares up to the last layer; 2 makes them three times as large.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option("--run", "name", metavar="NAME", help="The run's name; simulated-ACTIVATION-SEED if not given.")
 @store_option
@@ -99,6 +99,6 @@ def simulation_lines(found: "Simulation") -> list[str]:
     )
     lines = [*wrapped(title), "", *table(columns, rows), ""]
     if impossible:
-        lines += wrapped(f"None planted of {', '.join(impossible)}: {plan.activation} neurons cannot be that.")
+        lines += wrapped(f"Not planted: {', '.join(impossible)}, which {plan.activation} neurons cannot be.")
     lines += wrapped(f"{health.summary}. {health.interpretation}.")
-    return [*lines, *wrapped(f"What was planted is in its table planted: nfinspect sql {run} 'FROM planted'")]
+    return [*lines, *wrapped(f"The true classes are in its table planted: nfinspect sql {run} 'FROM planted'")]

@@ -27,9 +27,9 @@ MOST_ISSUES = 12
 @click.command()
 @click.argument("text", metavar="TEXT")
 @click.option("--model", metavar="M", help="A hub name or a local directory; the sample model if not given.")
-@click.option("--simulated", is_flag=True, help="A simulated network instead of a model; the result says so.")
+@click.option("--simulated", is_flag=True, help="Simulate a network instead of running a model; the result says so.")
 @click.option("--top", metavar="K", type=click.IntRange(1, MOST_NEXT), default=5, show_default=True,
-              help="How many of the likeliest next tokens.")  # fmt: skip
+              help="Likeliest next tokens shown.")  # fmt: skip
 @bos_option
 @chat_option
 @health_options
@@ -150,7 +150,7 @@ def _mean(surprisal: float | None) -> str:
 
 
 def _flowed(items: list[str]) -> list[str]:
-    """Items side by side, broken between them only: the spaces in a token are its own."""
+    """Items side by side, with line breaks only between them: the spaces in a token are its own."""
     lines = [""]
     for item in map(visible, items):
         if lines[-1] and cell_len(lines[-1]) + 2 + cell_len(item) > output.width():

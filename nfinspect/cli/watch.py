@@ -1,4 +1,4 @@
-"""The history of a training, while a FiringMonitor writes it or afterwards."""
+"""The history of a training, live while a FiringMonitor writes it, or afterwards."""
 
 import time
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from nfinspect.analysis.history import Alert, History
 
 REFRESH = 0.5
-"""Seconds between looks at the file: a screen is 5 kB, and the line may be slow."""
+"""Seconds between looks at the file: a screen is 5 kB, and the connection may be slow."""
 
 FEWEST_ROWS = 16
 
@@ -34,14 +34,14 @@ def complete_history(ctx: click.Context, param: click.Parameter, incomplete: str
 
 @click.command()
 @click.argument("run", metavar="RUN", shell_complete=complete_history)
-@click.option("--once", is_flag=True, help="Show the history as it stands and stop.")
+@click.option("--once", is_flag=True, help="Show the history as it stands, then stop.")
 @store_option
 @json_option
 def watch(run: str, once: bool, store: str | None, as_json: bool) -> None:
-    """The health of a training that a FiringMonitor watches, live until it ends.
+    """Show the health of a training that a FiringMonitor watches, live until it ends.
 
-    RUN is the name that the monitor was given, or the path of a history file. Where stdout is no terminal, the history
-    is shown once.
+    RUN is the name given to the monitor, or the path of a history file. If stdout is no terminal, the history is shown
+    once.
     """
     from nfinspect.analysis.history import LiveHistory
 
@@ -64,7 +64,7 @@ def watch(run: str, once: bool, store: str | None, as_json: bool) -> None:
 
 
 def _newest(alerts: Sequence["Alert"], most: int) -> list[str]:
-    """As many of the newest alerts as go into `most` lines; the newest one in any case, cut with a sign."""
+    """As many of the newest alerts as fit into `most` lines; the newest one in any case, cut with an ellipsis."""
     lines: list[str] = []
     for alert in alerts[: -most - 1 : -1]:
         more = wrapped(str(alert), "  ")

@@ -256,7 +256,7 @@ def test_a_defect_ends_in_one_line_and_restores_the_screen(store: Path) -> None:
         terminal.read(3)
         assert terminal.process.wait(timeout=10) == 1
         assert b"\x1b[?1049l" in terminal.raw
-        assert "nfinspect: unexpected ZeroDivisionError: division by zero (this is a defect" in terminal.text
+        assert "nfinspect: unexpected ZeroDivisionError: division by zero (this is a bug" in terminal.text
         assert "Traceback" not in terminal.text
 
 

@@ -2,8 +2,7 @@
 
     python -m tests.benchmarks.bench_tui
 
-Goals (issue 2): first paint <= 0.5 s with torch never imported, key to repaint p95 <= 80 ms while a capture
-runs.
+Goals: first paint <= 0.5 s with torch never imported, key to repaint p95 <= 80 ms while a capture runs.
 """
 
 import os

@@ -90,7 +90,7 @@ def test_a_hostile_file_harms_nobody(
         said = f"{command}: {status} {err}"
         assert SECRET not in out + err, said
         assert not UNSAFE.search(out + err), said
-        assert "this is a defect" not in err and "Traceback" not in err, said
+        assert "this is a bug" not in err and "Traceback" not in err, said
         if status and command[0] != "verify":
             assert len(err.strip().splitlines()) == 1 or command[0] == "export", said
         if command[0] == "verify":

@@ -190,7 +190,7 @@ def test_prompts_in_memory_may_be_texts_chats_and_token_ids(tmp_path: Path) -> N
         ([[]], "empty prompt"),
         ([[3, 101]], "from 0 to 100, the model's vocabulary, found 101 in prompts prompt 1"),
         ([[-1]], "found -1"),
-        ([torch.tensor([3.0])], "expected token ids, whole numbers in one row, as prompts prompt 1, found 3.0"),
+        ([torch.tensor([3.0])], "expected token ids, a flat list of whole numbers, as prompts prompt 1, found 3.0"),
         ([torch.tensor([[3]])], "found [3]"),
         ([[3, "w4"]], "found w4"),
         ([[True]], "found True"),

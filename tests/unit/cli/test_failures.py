@@ -207,7 +207,10 @@ def test_a_run_that_was_cut_short_says_so(nfinspect: Run, store: Path, status: s
     shown = "interrupted" if status == "capturing" else status
     done = nfinspect("health", "planted")
     assert done.returncode == 0 and done.stdout.startswith("Health")
-    assert done.stderr == f"planted is {shown}: it holds 1200 tokens; the same capture line plus --resume goes on\n"
+    assert (
+        done.stderr
+        == f"planted is {shown}: it holds 1200 tokens; repeat its capture command with --resume to continue\n"
+    )
     assert json.loads(nfinspect("info", "planted", "--json").stdout)["status"] == shown
 
 

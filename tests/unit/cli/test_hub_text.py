@@ -119,7 +119,7 @@ def test_a_file_of_that_name_is_meant_if_it_is_there(tmp_path: Path) -> None:
     [
         ("hf:", RequestError, "expected --text FILE or hf:NAME"),
         ("hf:a:b:c:d", RequestError, "expected --text FILE or hf:NAME"),
-        ("hf:./nowhere", DatasetUnavailable, "expected a folder of data files at nowhere, found none"),
+        ("hf:./nowhere", DatasetUnavailable, "expected a folder of data files at nowhere, found nothing there"),
         ("hf:./file.jsonl", DatasetUnavailable, "name the folder that it is in"),
         ("hf:./empty", DatasetUnavailable, "found no 'empty'"),
         ("hf:./broken", DatasetUnavailable, "cannot read the data set 'broken'"),
@@ -195,8 +195,8 @@ def test_a_capture_of_a_data_set_is_resumed_by_the_same_line(nfinspect: Run, tmp
     rows(tmp_path / "poems", "test.jsonl", *["The tulips in the garden were the first to open."] * 60)
     line = ("capture", GPT2, "--text", "hf:./poems", "--context", "8", "--batch-size", "8", "--run", "poems")
     cut = nfinspect(*line, "--limit-bytes", "7M")
-    assert cut.returncode == 1 and "is now" in cut.stderr and "kept in poems" in cut.stderr, cut.stderr
+    assert cut.returncode == 1 and "is saved as" in cut.stderr and "kept in poems" in cut.stderr, cut.stderr
     done = nfinspect(*line, "--resume")
-    assert done.returncode == 0 and "is now" not in done.stderr, done.stderr
+    assert done.returncode == 0 and "is saved as" not in done.stderr, done.stderr
     query = "SELECT DISTINCT concept FROM prompts"
     assert json.loads(nfinspect("sql", "poems", query, "--format", "json").stdout) == [{"concept": "poems-test"}]

@@ -144,7 +144,7 @@ def test_an_empty_set_is_said_and_the_others_are_cut_out(nfinspect: Run, capture
     done = nfinspect(*line, "--class", "saturated", "--class", "dead", "--neurons", str(neurons))
     assert done.returncode == 0, done.stderr
     assert [one["name"] for one in json.loads(done.stdout)["sets"]] == ["marked", "dead"]
-    assert "no neuron of gpt2 at mlp is saturated: there is nothing to take, the set is left out\n" in done.stderr
+    assert "no neuron of gpt2 at mlp is saturated: there is nothing to take; the set is left out\n" in done.stderr
 
 
 def test_a_share_takes_the_strongest_neurons_of_a_kind(nfinspect: Run, captured: str) -> None:

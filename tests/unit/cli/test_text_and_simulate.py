@@ -118,7 +118,7 @@ def test_a_simulated_run_and_how_well_its_faults_are_found(nfinspect: Run, store
         assert (one["precision"], one["recall"]) == (1.0, 1.0)
     assert sum(one["planted"] for one in found["detection"]) == 360
     shown = nfinspect(*SIMULATED, "--run", "again").stdout
-    assert "nfinspect sql again 'FROM planted'" in shown and "None planted" not in shown
+    assert "nfinspect sql again 'FROM planted'" in shown and "Not planted" not in shown
     line = next(line for line in shown.splitlines() if line.startswith("dead "))
     assert line.split()[-2:] == ["100.0%", "100.0%"]
 
@@ -135,7 +135,7 @@ def test_shares_are_planted_as_asked(nfinspect: Run) -> None:
 def test_faults_that_an_activation_cannot_have_are_named(nfinspect: Run) -> None:
     """A sigmoid near its floor is saturated, never weak: asked for or not, it is said that none was planted."""
     done = nfinspect(*SIMULATED, "--activation", "sigmoid", "--share", "weak=0.1", "--share", "missing=0")
-    assert "None planted of sporadic, weak: sigmoid neurons cannot be that." in done.stdout
+    assert "Not planted: sporadic, weak, which sigmoid neurons cannot be." in done.stdout
 
 
 def test_every_command_works_on_a_simulated_run(nfinspect: Run, tmp_path: Path) -> None:
