@@ -9,16 +9,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # what is no analysis starts without it
+if TYPE_CHECKING:  # not at run time: commands that are no analysis start without it
     from nfinspect.analyses.analysis_spec import AnalysisSpec
 
 MACHINERY = frozenset({"fields", "kind_overlap", "neuron_kinds", "analysis_spec"})
 
 ORDER = ("ngrams", "positions", "delta", "attention", "sinks", "ablate", "kinds", "lens", "logits")
-"""Those that stand first wherever all are listed; the others follow by their names."""
+"""Those that come first wherever all are listed; the others follow by name."""
 
 COMMANDS = {"kinds": "overlap", "lens": "logits"}
-"""Those that are a part of a command of another name."""
+"""The commands of those that are options of another command."""
 
 
 @cache
@@ -29,7 +29,7 @@ def names() -> tuple[str, ...]:
 
 
 def does(name: str) -> str:
-    """What `does` in the SPEC of an analysis says, read from its source: to import all of them takes half a second."""
+    """`does` in the SPEC of an analysis, read from its source: importing all of them takes half a second."""
     found = find_spec(f"{__name__}.{name}")
     if found is None or found.origin is None or not found.origin.endswith(".py"):
         return spec(name).does
@@ -40,7 +40,7 @@ def does(name: str) -> str:
 
 @cache
 def spec(name: str) -> "AnalysisSpec":
-    """An analysis by its name, which may be a stranger's. Raises KeyError."""
+    """The spec of an analysis. Raises KeyError for an unknown name."""
     if name not in names():
         raise KeyError(name)
     found: AnalysisSpec = import_module(f"{__name__}.{name}").SPEC
@@ -48,15 +48,15 @@ def spec(name: str) -> "AnalysisSpec":
 
 
 def command_of(name: str) -> str:
-    """The command that makes an analysis."""
+    """The command that computes an analysis."""
     return COMMANDS.get(name, name)
 
 
 def formats() -> dict[str, int]:
-    """The format of the kept results of each, by their kind."""
+    """The format of each analysis' saved results, by their kind."""
     return {one.result_kind: one.format for one in specs() if one.result_kind}
 
 
 def specs(first: Sequence[str] = ()) -> "tuple[AnalysisSpec, ...]":
-    """All of them: those that are named first, in this order, and then the others."""
+    """The specs of all analyses: those in `first`, in this order, then the others."""
     return tuple(map(spec, dict.fromkeys([*first, *names()])))

@@ -1,5 +1,6 @@
 """The description of an analysis. Its command, its pane, its saved result, the comparison of runs, its figures and its
-kinds of neurons are built from it. Other modules name an analysis only to order a list, or for a step of its own.
+kinds of neurons are built from it. Other modules name an analysis only to order a list, or for a step that it alone
+has.
 
 A spec is data: what is special about an analysis is a small function in its own file that the spec holds.
 """
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 Form = Literal[
     "neuron", "layer", "number", "fixed", "signed", "percent", "count", "interval", "text", "texts", "tokens", "yes"
 ]
-"""How a value is written: fixed to `digits` places after the point, signed as a change, percent of a share 0 to 1,
-count of whole numbers, interval of its two ends, texts of texts in quotes, None where there is none, tokens of such
-with their probability, yes of what is true or not. An empty text is written as nothing, whatever the form.
+"""How a value is written. fixed: to `digits` decimal places; signed: as a change; percent: a share, 0 to 1, in %;
+count: a whole number; interval: two ends; texts: texts in quotes, a missing one is None; tokens: the same with their
+probabilities; yes: "yes" if true, else nothing. An empty text is written as nothing in every form.
 """
 
 Options = Mapping[str, Any]
@@ -33,27 +34,28 @@ Options = Mapping[str, Any]
 
 
 def option_words(options: Options) -> tuple[str, ...]:
-    """Options as words of the command; a flag that is set is one."""
+    """Options as arguments of the command; a flag that is set is its name alone."""
     flags = {f"--{name.replace('_', '-')}": value for name, value in options.items()}
     return tuple(word for flag, value in flags.items() for word in ((flag,) if value is True else (flag, str(value))))
 
 
 def made_with(result: "Result", options: Options) -> bool:
-    """Whether a kept result has these options in its settings."""
+    """Whether a saved result has these options in its settings."""
     return all(result.settings.get(name) == value for name, value in options.items())
 
 
 def part(row: Any, name: str) -> Any:
-    """What a row holds under a name: an object's attribute, or an entry of a row as a document has it."""
+    """A value of a row by its name: an attribute of an object, or an entry of a row of a document."""
     return row[name] if isinstance(row, Mapping) else getattr(row, name)
 
 
 @dataclass(frozen=True)
 class Option:
-    """One option of the command and, unless it is asked `afterwards`, of `run.analyse` and of `compute`.
+    """One option of the command and, unless it is used `afterwards`, of `run.analyse` and `compute`.
 
-    name: in Python; the command's has dashes. least, most: of a whole number. A flag has the type bool. choices: what
-    it may be. afterwards: it is no part of the kept result, but of what the command makes of it (`finish`).
+    name: in Python; the command's has dashes. least, most: bounds of a whole number. A flag has the type bool. choices:
+    the values it may have. afterwards: it has no part in the saved result, only in what the command makes of it
+    (`finish`).
     """
 
     name: str
@@ -69,11 +71,13 @@ class Option:
 
 @dataclass(frozen=True)
 class Field:
-    """One column of a table. key: the row's attribute, and the column's name in data; meaning: what it is, its unit.
+    """One column of a table. key: the row's attribute, and the column's name in data; meaning: what it is, with its
+    unit.
 
-    title: its head in the app, header: in the command's table, the title if none; digits: significant ones, 0 for whole
-    percents; spare: of the columns that go first where the terminal is narrow; sorts: whether rows are sorted by it;
-    ascending: it is read from the smallest on; tone: of the app's cells; flex: it takes the room that is left.
+    title: its heading in the app, header: in the command's table, the title if None; digits: significant ones (fixed:
+    decimal places), 0 for whole percents; spare: where the terminal is narrow, columns with a higher number are dropped
+    first, those with 0 never; sorts: whether rows can be sorted by it; ascending: then from the smallest on; tone: of
+    the app's cells; flex: it takes the room that is left.
     """
 
     key: str
@@ -95,7 +99,7 @@ class Field:
         return part(row, self.key) if self.value is None else self.value(row)
 
     def written(self, row: Any, signs: Signs = PLAIN, room: int | None = None) -> str:
-        """The value in a row for people. room: cells of a narrow column, for which digits are given up."""
+        """The value in a row for people. room: cells of a narrow column, to which digits are cut."""
         if self.form == "neuron":
             return f"L{row.layer}/N{row.neuron}"
         value = self.of(row)
@@ -127,7 +131,7 @@ class Field:
 
     @property
     def head(self) -> str:
-        """Its head in the command's table."""
+        """Its heading in the command's table."""
         return self.title if self.header is None else self.header
 
     @property
@@ -138,9 +142,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Table:
-    """Fields and the rows that they are of, as the command prints them. title: above it; top: the first rows only, as
-    many as --top says.
-    """
+    """A table of the command. title: printed above it; top: only as many rows as --top says."""
 
     fields: Sequence[Field]
     rows: Sequence[Any]
@@ -150,7 +152,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Shown:
-    """What of a run the app shows: its layers, a site, and whether that is the run's usual one."""
+    """What the app shows of a run: its layers, a site, and whether that is the run's default one."""
 
     layers: "Sequence[Layer]"
     site: str
@@ -167,18 +169,18 @@ def own_neuron(row: Any, found: Any, of: Shown) -> Neurons:
 
 
 def no_neurons(row: Any, found: Any, of: Shown) -> Neurons:
-    """Of a row that is about none."""
+    """For rows that are about no neuron."""
     return ()
 
 
 @dataclass(frozen=True)
 class RowSet:
-    """Rows that the app shows. fields: their columns, of what was found, or of None (for -h); order: the field by which
-    they are sorted, if by any, and whether the highest comes first; empty: said where there are none; there: whether it
-    has anything to show.
+    """A list that the app shows. fields: its columns, from what was found, or from None (for -h); rows: from what was
+    found; order: the field that it is sorted by ("" for none), and whether the largest comes first; empty: what is said
+    if it has no row; there: whether it is shown at all.
 
-    searched: the words of a row that a filter looks in. named: the row's parts that tell where it stands, which a
-    filter may name. neurons: those that a row is about, from it, what was found and what is shown.
+    searched: the text of a row that a filter searches. named: what a filter may name besides the columns. neurons:
+    those that a row is about, from the row, what was found and what is shown.
     """
 
     fields: Callable[[Any], Sequence[Field]]
@@ -196,7 +198,7 @@ class RowSet:
 class Variant:
     """An analysis with some of its options chosen: a key of the pane, and a topic of the comparison of runs.
 
-    name: of the key and the topic; word: in the pane, the name if none; title: of its figures.
+    name: of the key and the topic; word: its label in the pane, the name if empty; title: of its figures.
     """
 
     name: str
@@ -207,8 +209,8 @@ class Variant:
 
 @dataclass(frozen=True)
 class Drawing:
-    """One way to draw what was found. plot: of it and the row under the cursor; follows: it is about that row; there:
-    whether it can be drawn at all.
+    """One way to draw what was found. plot: from that and the row under the cursor; follows: it depends on the row;
+    there: whether it can be drawn at all.
     """
 
     name: str
@@ -219,9 +221,9 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure of each layer, by which runs are compared. unit: %, count (of whole numbers), or neither.
+    """A figure of each layer by which runs are compared. unit: %, count (whole numbers) or none.
 
-    of: from a layer of the document.
+    of: its value, from a layer of the document.
     """
 
     key: str
@@ -234,10 +236,11 @@ class Measure:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of several runs. facts, layers: the command's columns of a run and of its layers, from what was found, which has
-    `site` and `layers`. measures: the app's columns, from a variant's name. said, refused: from a document's layers,
-    the summary, and why they cannot be compared, else "". figures: from what was found, by run name. more: further
-    tables of the command. takes: whether a document can be compared. by_variant: each variant is a topic of its own.
+    """How several runs are compared. facts, layers: the command's columns for a run and for its layers, from what was
+    found, which has `site` and `layers`. measures: the app's columns, from a variant's name. said, refused: a run's
+    summary, and why it cannot be compared (else ""), from a document's layers. figures, more: figures, and further
+    tables of the command, from what was found by run name. takes: whether a document can be compared. by_variant: each
+    variant is a topic of its own.
     """
 
     measures: Callable[[str], Sequence[Measure]]
@@ -255,11 +258,10 @@ class Comparison:
 class NeuronKind:
     """Neurons that an analysis lists, as a kind (`overlap --kinds`, `ablate --kinds`).
 
-    rows: the list in the document; strength: the field that says how much of the kind a neuron is, "" where the list is
-    in that order; options: those with which the command makes it and the kept result was made. collective: it is what
-    several of the others are together. counts: whether a row of the list is of the kind. refused: why a
-    document cannot tell, else "". strongest: the rows of a result where the list has only the first few, and how many
-    are wanted.
+    rows: the name of the list in the document; strength: the field by which the strongest neurons are taken, "" if the
+    list is in that order; options: those of the command, and of a saved result that fits. collective: it is the newest
+    of several other kinds. counts: whether a row of the list is of the kind. refused: why a document cannot tell, else
+    "". strongest: as many rows as wanted, from a result whose list has only the first few.
     """
 
     name: str
@@ -274,9 +276,9 @@ class NeuronKind:
 
 @dataclass(frozen=True)
 class Figures:
-    """Of a report. charts: from the newest saved result of each variant by the variant's name, one or more. name: of
-    the placeholder for what is not saved, the kind of neurons if none. each: a placeholder for every variant without a
-    result, else a single one, and only if none has a result.
+    """An analysis' figures in a report. charts: from the newest saved result of each variant, by the variant's name; at
+    least one. name: of the placeholder for a missing result, the kind of neurons if empty. each: a placeholder for
+    every variant without a result, else a single one, and only if none has a result.
     """
 
     charts: "Callable[[Mapping[str, Kept]], Sequence[Section]]"
@@ -286,7 +288,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Kept:
-    """What was found, with the kept result that holds it."""
+    """What was found, with the saved result that it was read from."""
 
     result: "Result"
     found: Any
@@ -309,8 +311,8 @@ class AnalysisSpec:
     what       the progress line, from the options
     check      raises RequestError for options that do not go together
     settings   from a run and the options: what identifies a saved result, next to site and layers
-    compute    called as compute(run, site=, layers=, tick=, **options); it and settings are None if that is not all
-               that it takes
+    compute    called as compute(run, site=, layers=, tick=, **options); it and settings are None if it takes more
+               than that
     document, tables, read
                the result as JSON and as Arrow tables, and back; read raises KeyError, TypeError, ValueError or
                StoreError for a saved result of another form. The document has `site`, and `layers` with `layer` and
@@ -363,11 +365,11 @@ class AnalysisSpec:
 
     @property
     def result_kind(self) -> str:
-        """The kind of its kept results; empty where nothing is kept."""
+        """The kind of its saved results; empty if nothing is saved."""
         return self.name if self.keeps is None else self.keeps
 
     def defaults(self) -> dict[str, Any]:
-        """The options of its kept result as they are if none is given."""
+        """The default options of its saved result."""
         return {option.name: option.default for option in self.options if not option.afterwards}
 
     def every_variant(self) -> tuple[Variant, ...]:

@@ -1,4 +1,4 @@
-"""What analyses have in common: the fields of layers and neurons, how these are counted, and documents as they are."""
+"""What analyses have in common: fields of layers and neurons, how these are counted, and results kept as documents."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ NEURONS = Field("neurons", "neurons of the layer", "neurons", "count", spare=2)
 
 @dataclass(frozen=True)
 class Told:
-    """What is told by a command's document, and held as that."""
+    """A result that is held as its command's document."""
 
     document: Mapping[str, Any]
 
@@ -30,12 +30,12 @@ class Told:
 
 
 def neuron_columns(fields: Sequence[Field]) -> tuple[Field, ...]:
-    """The fields of neurons as data has them: layer and neuron apart, then all but the first."""
+    """The fields of neurons for data: layer and neuron as two columns, in place of the first field."""
     return (LAYER, Field("neuron", "neuron, from 0"), *fields[1:])
 
 
 def share_of_layer(key: str) -> Field:
-    """Of a layer's neurons, those that `key` counts."""
+    """The share of a layer's neurons that `key` counts."""
     return Field("percent", "of the layer's neurons", "% of layer", "percent",
                  value=lambda layer: getattr(layer, key) / layer.neurons)  # fmt: skip
 
@@ -46,7 +46,7 @@ def percent_of_layer(key: str) -> Callable[[Mapping[str, Any]], float | None]:
 
 
 def total(layers: Sequence[Any], key: str = "neurons") -> int:
-    """How many there are in all layers, of what was found or of the document."""
+    """The sum of `key` over all layers, of a result or a document."""
     return sum(part(layer, key) for layer in layers)
 
 

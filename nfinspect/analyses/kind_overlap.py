@@ -1,11 +1,11 @@
-"""How much kinds of neurons share, against chance (methods §4).
+"""How much kinds of neurons share, compared with chance (methods §4).
 
-The neurons of a pair are counted among those that could be of either kind: the alive ones of the site. Where `dead` is
-one of the two, these are all neurons of the site, the dead ones among them [own]: the test would else be of a set that
-lies outside its population. What it then says is known before: a dead ReLU neuron never fires, so it is no positional,
-n-gram or delta-sensitive one, and two health classes exclude each other; such a pair shares nothing by definition, and
-its p of 1 is no finding. Dead neurons of other activations have small values that may pass a test; for pairs without
-`dead` they are left out of both sets [own].
+A pair is counted among the neurons that could be of either kind: the site's live ones. If `dead` is one of the two,
+these are all of the site's neurons [own], as a set must lie within the population of its test. What the test says is
+then known beforehand: a dead ReLU neuron never fires, so it is not positional, not delta-sensitive and no n-gram
+detector, and two health classes exclude each other; such a pair shares nothing by definition, and its p of 1 is no
+finding. Dead neurons of other activations have small values that may pass a test; for pairs without `dead` they are
+left out of both sets [own].
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ from nfinspect_store.reader import RunFile
 
 @dataclass(frozen=True)
 class KindSize(Document):
-    """One kind. neurons: how many there are of it; dead: how many of these are dead, too; results: kind, settings and,
-    where they are not the run's own, whose they are, of what it was taken from.
+    """One kind. neurons: how many it has; dead: how many of these are dead, too; results: those it was taken from:
+    kind, settings and, if a result is not the run's own, whose it is.
     """
 
     kind: str
@@ -36,7 +36,7 @@ class KindSize(Document):
 
 @dataclass(frozen=True)
 class KindPair:
-    """Two kinds among `eligible` neurons: how many of these are of each, and of both; None where undefined."""
+    """Two kinds: how many of the `eligible` neurons are of each, and of both; None where undefined."""
 
     a: str
     b: str
@@ -59,7 +59,7 @@ class KindPair:
 
 @dataclass(frozen=True)
 class KindOverlap(Document):
-    """Every pair of the kinds, in the order of these. neurons: of the site; alive: those that are not dead.
+    """Every pair of the kinds, in their order. neurons: how many the site has; alive: those that are not dead.
 
     top: how many neurons `attention` has. notes: what the user should be told.
     """

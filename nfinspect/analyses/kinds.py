@@ -1,7 +1,8 @@
-"""What kinds of neurons share: how what nfinspect.analyses.kind_overlap counts is printed, shown and drawn. Rows are
+"""What kinds of neurons share: how the result of nfinspect.analyses.kind_overlap is printed, shown and drawn. Rows are
 pairs of kinds.
 
-The command is `overlap RUN --kinds A,B,C` (nfinspect.cli.kinds); it is counted from what is kept, and not kept itself.
+The command is `overlap RUN --kinds A,B,C` (nfinspect.cli.kinds). It is counted from saved results, and not saved
+itself.
 """
 
 from collections.abc import Sequence
@@ -27,10 +28,10 @@ def _kind(key: str) -> tuple[Field, Field]:
 FIELDS = (
     *_kind("a"),
     *_kind("b"),
-    Field("overlap", "neurons that are of both", "shared", width=7, tone="bold"),
-    Field("jaccard", "of those of either", "jaccard", "fixed", header="Jaccard"),
-    Field("expected", "how many would be by chance", "by chance", width=10, spare=2),
-    Field("p_value", "of as many or more by chance, hypergeometric", "p", digits=2, ascending=True),
+    Field("overlap", "neurons of both kinds", "shared", width=7, tone="bold"),
+    Field("jaccard", "shared / neurons of either kind", "jaccard", "fixed", header="Jaccard"),
+    Field("expected", "how many would be shared by chance", "by chance", width=10, spare=2),
+    Field("p_value", "probability of as many or more by chance, hypergeometric", "p", digits=2, ascending=True),
 )
 
 
@@ -46,9 +47,9 @@ def _sizes(found: "KindOverlap") -> str:
 def _printed(found: "KindOverlap") -> Sequence[Table]:
     title = (
         f"Kinds of neurons at {found.site}: {_sizes(found)}. Pairs are counted among the {found.alive:,} live neurons, "
-        f"with dead as one of the two among all {found.neurons:,}"
+        f"pairs with dead among all {found.neurons:,}"
     )
-    shared = Field("shared", "the neurons that are of both", "neurons", "text", value=_shared)
+    shared = Field("shared", "the neurons of both kinds", "neurons", "text", value=_shared)
     return [Table((*FIELDS, shared), found.pairs, title)]
 
 
@@ -71,13 +72,13 @@ def _map(found: "KindOverlap", row: object) -> Plot:
 SPEC = AnalysisSpec(
     name="kinds",
     keeps="",
-    answers="how many neurons are of two such kinds",
+    answers="how many neurons two kinds share",
     explains=(
-        "Pairs of kinds and how many neurons are of both, beside what chance would give: expected count and P(as many "
-        "or more), hypergeometric. Live neurons are counted; with dead as one of the two, all. The kinds are those "
-        "whose analysis is kept over all layers; r makes the ones that need no model. attention: the 20 neurons with "
-        "the largest |score| of the newest result, this run's before its model's. Enter goes to the first neuron of a "
-        "pair, J and K along all of them; Space marks them."
+        "How many neurons each pair of kinds shares, next to what chance would give: expected count and P(as many or "
+        "more), hypergeometric. Only live neurons are counted; in pairs with dead, all. A kind is here if its analysis "
+        "is saved for all layers; r computes those that need no model. attention: the 20 neurons with the largest "
+        "|score| in the newest result, this run's before its model's. Enter goes to the first neuron of a pair, J and "
+        "K along all of them; Space marks them."
     ),
     printed=_printed,
     lists=(

@@ -1,4 +1,4 @@
-"""The logit lens: how what nfinspect.experiments.lens finds is printed, shown and drawn. Rows are layers.
+"""The logit lens: how the result of nfinspect.experiments.lens is printed, shown and drawn. Rows are layers.
 
 The command is `logits MODEL --lens TEXT` (nfinspect.cli.logits).
 """
@@ -17,10 +17,10 @@ from nfinspect.present.plots import LayerBars, Plot, Shading
 from nfinspect_store.results import Result
 
 SHOWN = 60
-"""Characters of a prompt that are shown in front of its answer, the last ones."""
+"""How many of a prompt's last characters are shown before its answer."""
 
 Layer = Mapping[str, Any]
-"""A layer as the document has it; without positions where they were not asked for."""
+"""A layer of the document; without positions if they were not asked for."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Lens(Told):
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
-        """The layers, each with its positions; these are empty where the lens was at the prompt's end alone."""
+        """The layers, each with its positions; these are empty if the lens was at the prompt's end alone."""
         return tuple({"positions": [], **layer} for layer in self.document["layers"])
 
     @property
@@ -39,7 +39,7 @@ class Lens(Told):
 
     @property
     def tokens(self) -> Sequence[str | None]:
-        """Of the prompt; empty where there are no positions."""
+        """The prompt's tokens; empty if there are no positions."""
         found: Sequence[str | None] = self.document.get("prompt_tokens", [])
         return found
 
@@ -58,7 +58,7 @@ RANK = Field("rank", "of the model's answer, from 1", "rank", width=6, ascending
 PROBABILITY = Field("probability", "of the model's answer", "probab.", "percent", width=7,
                     value=lambda row: math.exp(row["answer_log_prob"]))  # fmt: skip
 LOG_PROBABILITY = Field("answer_log_prob", "of the model's answer, nats", "log p", "fixed", digits=2)
-ENTROPY = Field("entropy", "of what follows, nats", "entropy", "fixed", width=7, spare=1)
+ENTROPY = Field("entropy", "of the layer's prediction, nats", "entropy", "fixed", width=7, spare=1)
 LIKELIEST = Field("top", "the tokens that are likeliest to follow", "likeliest tokens", "tokens", width=20, sorts=False,
                   flex=True)  # fmt: skip
 TOKEN = 13
@@ -78,7 +78,7 @@ def _at_each(found: Lens | None) -> Sequence[Field]:
 
 
 def _in_layer(layer: Layer, spare: int) -> Field:
-    """What one layer finds likeliest after each token of the prompt; rows are these, with their places."""
+    """What one layer finds likeliest after each token of the prompt; rows are (place, token)."""
     return Field("token", "", f"layer {layer['layer']}", "tokens", spare=spare,
                  value=lambda row: [layer["positions"][row[0]]])  # fmt: skip
 
@@ -89,7 +89,7 @@ def _printed(found: Lens) -> Sequence[Table]:
     title = f"After {d['tokens']} tokens {d['model']} answers {answer}; its rank and log-probability by layer"
     tables = [Table((LAYER, RANK, LOG_PROBABILITY, ENTROPY, LIKELIEST), layers, title)]
     if found.tokens:
-        # Where not all layers have room, the last ones.
+        # If not all layers fit, the last ones are shown.
         after = Field("token", "token of the prompt", "after", "texts", value=lambda row: [row[1]])
         fields = [after, *(_in_layer(layer, len(layers) - i) for i, layer in enumerate(layers))]
         title = "The likeliest token after each of the prompt's, by layer"
@@ -143,12 +143,12 @@ SPEC = AnalysisSpec(
     sited=False,
     answers="what each layer would answer to a prompt",
     explains=(
-        "Each layer's output at a token goes through the model's final norm and head, as if the layers behind it were "
-        "not there: what stands here is what the model would answer if it stopped after that layer. rank and "
-        "probability are those of the token that the whole model answers; entropy, in nats, falls as a layer gets "
-        "sure. d shows the likeliest token after every token of the prompt (h and l move along them). p takes a prompt "
-        "of the run, i one that you type; R edits the command, where quotes keep spaces at the end of a prompt. Enter "
-        "goes to the layer's neurons. After nostalgebraist 2020."
+        "Each layer's output at a token goes through the model's final norm and head, as if no layers came after it: "
+        "the rows show what the model would answer if it stopped after that layer. rank and probability are those of "
+        "the token that the whole model answers; entropy, in nats, falls as a layer gets sure. d shows the likeliest "
+        "token after every token of the prompt (h and l move along them). p takes a prompt of the run, i one that you "
+        "type; R edits the command, where quotes keep spaces at the end of a prompt. Enter goes to the layer's "
+        "neurons. After nostalgebraist 2020."
     ),
     what=lambda options: "logit lens",
     read=_read,

@@ -1,7 +1,7 @@
-"""The tokens that one neuron's output weights promote and suppress: how what nfinspect.experiments.logits finds is
-printed, shown and drawn. Rows are pairs of tokens, one of each end.
+"""The tokens that one neuron's output weights promote and suppress: how the result of nfinspect.experiments.logits is
+printed, shown and drawn. Rows are pairs of a promoted and a suppressed token.
 
-The command is nfinspect.cli.logits; nothing is kept of it.
+The command is nfinspect.cli.logits; its result is not saved.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,8 +36,8 @@ def _fields(end: int, name: str) -> tuple[Field, Field]:
     return (
         Field(name, f"token that is {name}", name, "texts", width=16, sorts=False, flex=True,
               value=lambda pair: of("token", pair)),
-        Field(f"effect of {name}", "of one unit of its value on its logit", "effect", "signed", digits=5, width=10,
-              sorts=False, value=lambda pair: next(iter(of("effect", pair)), "")),
+        Field(f"effect of {name}", "what one unit of the neuron's value adds to its logit", "effect", "signed",
+              digits=5, width=10, sorts=False, value=lambda pair: next(iter(of("effect", pair)), "")),
     )  # fmt: skip
 
 
@@ -73,11 +73,11 @@ SPEC = AnalysisSpec(
     needs="model",
     keeps="",
     of_neuron=True,
-    answers="tokens that a neuron promotes, suppresses",
+    answers="tokens a neuron promotes and suppresses",
     explains=(
         "effect: what one unit of the neuron's value adds to the logit of the token by the direct path (its output "
-        "weights through the final norm and the unembedding), less the mean over the vocabulary. Nothing of what later "
-        "layers make of it. Enter goes to the neuron; R edits the command, such as where the model is."
+        "weights through the final norm and the unembedding), less the mean over the vocabulary. What later layers "
+        "make of it does not count. Enter goes to the neuron; R edits the command, for example where the model is."
     ),
     printed=_printed,
     lists=(

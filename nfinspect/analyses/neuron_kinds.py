@@ -1,4 +1,4 @@
-"""Neurons by kind: a health class (dead, weak, …), or what an analysis found and kept.
+"""Neurons by kind: a health class (dead, weak, …), or the neurons in an analysis' saved result.
 
     dead … normal            the run's own classes
     positional               nfinspect positions
@@ -7,9 +7,9 @@
     attention                nfinspect attention: the neurons with the largest |score|
     massive                  nfinspect sinks
 
-A kind of an analysis is that of its newest kept result over all of the site's layers, one of the run before one of its
-model. It has a strength, by which a share of the site's neurons is taken; a health class has none. `dead+positional`
-are the neurons that are either.
+A kind of an analysis comes from its newest saved result over all of the site's layers, a result of the run before one
+of its model. It has a strength, by which a share of the site's neurons can be taken; a health class has none.
+`dead+positional` are the neurons that are of either kind.
 """
 
 import math
@@ -32,11 +32,11 @@ from nfinspect_store.types import CLASSES
 
 
 class NoKeptResult(RequestError):
-    """The analysis that would say which neurons are of a kind has no kept result; the message names its command."""
+    """The analysis that finds a kind of neurons has no saved result; the message names its command."""
 
 
 ORDER = ("positions", "delta", "ngrams", "attention")
-"""Of the analyses whose kinds come first where all are listed; the others follow."""
+"""The analyses whose kinds come first where all are listed; the others follow."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Source:
 
 KEPT_KINDS = {kind.name: Source(one, kind) for one in specs(ORDER) for kind in one.kinds}
 SINGLE_KINDS = tuple(name for name, source in KEPT_KINDS.items() if not source.kind.collective)
-"""Those that have an analysis with options of its own."""
+"""Those that one result gives; without `ngram`, which is the newest of several."""
 
 KINDS = (*CLASSES, *KEPT_KINDS)
 
@@ -58,8 +58,8 @@ KINDS = (*CLASSES, *KEPT_KINDS)
 class Kind:
     """The neurons of a site that are of a kind, in order of layer and neuron.
 
-    name: as asked, in lower case, `dead+positional`. results: the kept results they were taken from. notes: what was
-    taken as a share, which results are not the run's own, or rest on too little.
+    name: as asked, in lower case, `dead+positional`. results: the saved results they were taken from. notes: how a
+    share was taken, and which results are not the run's own or rest on too little.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Kind:
 
 
 def check_kinds(kinds: str) -> tuple[str, ...]:
-    """The kinds that `dead+positional` joins. Raises RequestError for one that there is not."""
+    """The kinds that are joined, as in `dead+positional`. Raises RequestError for an unknown one."""
     names = tuple(name.strip().lower() for name in kinds.split("+"))
     for name in names:
         if name not in KINDS:
@@ -90,9 +90,9 @@ def find_kind(run: RunFile, kinds: str, site: str | None = None, top: int = TOP,
     """The neurons of a site that are of any of these kinds: `dead`, `dead+positional`; there may be none.
 
     top: how many neurons `attention` has. share: of each kind that has a strength, only its strongest neurons, as many
-    as this share of all neurons of the site, 0-1: kinds of different sizes become sets of one size. Raises RequestError
-    for an unknown kind or site, NoKeptResult for a kind whose analysis has not been run, StoreError where the kind
-    cannot be had from this run.
+    as this share (0-1) of all neurons of the site, so that kinds of different sizes become sets of one size. Raises
+    RequestError for an unknown kind or site, NoKeptResult for a kind whose analysis has no saved result, StoreError if
+    this run cannot have the kind.
     """
     site = run.resolve_site(site)
     names = check_kinds(kinds)
@@ -117,7 +117,9 @@ def find_kind(run: RunFile, kinds: str, site: str | None = None, top: int = TOP,
         results.append(result)
         if said := whose(result):
             notes.append(f"{name}: {said}")
-        notes += [f"{name}: {note}" for note in result.document.get("notes", ())]  # that it rests on too little, say
+        notes += [
+            f"{name}: {note}" for note in result.document.get("notes", ())
+        ]  # for example that it rests on too little
         if most is not None:
             by = KEPT_KINDS[name].kind.strength or "|score|"
             taken = (
@@ -128,21 +130,23 @@ def find_kind(run: RunFile, kinds: str, site: str | None = None, top: int = TOP,
 
 
 def newest(run: RunFile, kind: str, site: str) -> Result | None:
-    """The newest kept result of a kind's analysis over all layers of the site, if there is one."""
+    """The newest saved result of a kind's analysis over all layers of the site, if there is one."""
     source = KEPT_KINDS[kind]
     fitting = newest_with(run, source.spec, source.kind.options, site)
     return next((r for r in fitting if _lists_neurons(r.document.get(source.kind.rows))), None)
 
 
 def newest_with(run: RunFile, spec: AnalysisSpec, options: Options, site: str) -> Iterator[Result]:
-    """The kept results of an analysis with these options over all layers of the site, the newest first."""
+    """The saved results of an analysis with these options over all layers of the site, ordered as
+    `kept_over_all_layers` does.
+    """
     for result in kept_over_all_layers(run, spec, site):
         if all(result.document.get(name, result.settings.get(name)) == value for name, value in options.items()):
             yield result
 
 
 def kind_of(spec: AnalysisSpec, variant: Variant) -> str:
-    """The kind that a variant of an analysis finds; empty where none is its own."""
+    """The kind that a variant of an analysis finds; empty if it finds none."""
     return next((kind.name for kind in spec.kinds if kind.options == variant.options), "")
 
 
@@ -152,9 +156,9 @@ def _lists_neurons(rows: Any) -> bool:
 
 
 def kept_over_all_layers(run: RunFile, spec: AnalysisSpec, site: str) -> tuple[Result, ...]:
-    """The kept results of one analysis that cover every layer of the site, the run's own and then the newest first.
+    """The saved results of an analysis that cover every layer of the site: the run's own first, then the newest first.
 
-    Of one that needs the model, those of the run's model, from the same store, too.
+    If the analysis needs the model, also those of the run's model in the same store.
     """
     covers = spec.covers or _covers
     found = results_about(run, spec.result_kind, formats())
@@ -162,7 +166,7 @@ def kept_over_all_layers(run: RunFile, spec: AnalysisSpec, site: str) -> tuple[R
 
 
 def command(run: RunFile, kind: str, site: str | None = None) -> str:
-    """The command that makes a kind's result."""
+    """The command that computes a kind's result."""
     spec, usual = KEPT_KINDS[kind].spec, KEPT_KINDS[kind].spec.defaults()
     options = KEPT_KINDS[kind].kind.options
     given = option_words({name: value for name, value in options.items() if value != usual.get(name)})
@@ -178,14 +182,16 @@ def _covers(run: RunFile, result: Result, site: str) -> bool:
     asked = result.settings.get("layers")
     if asked is not None and set(asked) != {layer.layer for layer in layers}:
         return False
-    # Two models of one name share a folder: their layers tell them apart, unless they are alike in this, too.
+    # Two models of one name share a folder; layers of different sizes tell them apart.
     rows = result.document.get("layers") or []
     sizes = {(row["layer"], row["neurons"]) for row in rows if "neurons" in row}
     return not sizes or sizes == {(layer.layer, layer.neurons) for layer in layers}
 
 
 def _neurons(run: RunFile, kind: str, result: Result, top: int) -> list[tuple[int, int]]:
-    """(layer, neuron), the strongest first; equally strong ones by layer and neuron. Raises StoreError."""
+    """(layer, neuron) of a result, the strongest first; equally strong ones by layer and neuron. Raises StoreError if
+    the result cannot tell.
+    """
     of = KEPT_KINDS[kind].kind
     if why := of.refused(result.document):
         raise StoreError(f"{run.name}: {why}")
@@ -204,8 +210,8 @@ def _strength(value: float | None) -> float:
 def set_of_kinds(run: RunFile, kinds: str, site: str | None = None, share: float | None = None) -> NeuronSet:
     """The neurons of a site that are of any of these kinds: `dead`, `dead+positional`.
 
-    share: only the strongest, as find_kind takes them; the set is called `delta 15%` then. Raises what find_kind
-    raises, and EmptySet where no neuron is of these kinds.
+    share: only the strongest, as find_kind takes them; the set is then called `delta 15%`. Raises what find_kind
+    raises, and EmptySet if no neuron is of these kinds.
     """
     found = find_kind(run, kinds, site, share=share)
     if not found.neurons:

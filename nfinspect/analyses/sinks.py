@@ -2,7 +2,8 @@
 
 Sun, Chen, Kolter & Liu 2024, arXiv 2402.17762: a value is massive above 100 in size and above 1,000 times the median
 size of its layer's values. The tokens that carry such values, mostly the first one and delimiters, are the attention
-sinks. Candidates are told by the extremes, which are exact; their values and the layer's median by what is stored.
+sinks. Candidates are found by each neuron's extremes, which are exact; their values and the layer's median are computed
+from the stored values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,13 +43,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LARGE, TIMES = 100.0, 1000.0
-"""What a massive value exceeds: this size, and so many times the median size in its layer. Sun et al. 2024."""
+"""A massive value exceeds this size, and also so many times the median size in its layer. Sun et al. 2024."""
 
 SHIFT = 11
-"""Bits of a float32 that the median leaves out: it is told to one part in 2^12 [own]."""
+"""The lowest bits of a float32, which the median ignores: it is exact to one part in 2^12 [own]."""
 
 TOKENS = 20
-"""Different tokens that are told of each coordinate, those with the most massive values first [own]."""
+"""Different tokens that are listed for each coordinate, those with the most massive values first [own]."""
 
 FACTS = ("site", "tokens", "large", "times", "first_token_share")
 
@@ -57,7 +58,7 @@ READ_TOKENS = "SELECT token, position FROM tokens ORDER BY token_idx"
 
 @dataclass(frozen=True)
 class SinkToken(Document):
-    """A token with massive values. count: places where it has one; max: the largest size there."""
+    """A token with massive values. count: how many of its occurrences have one; max: the largest size there."""
 
     token: str
     count: int
@@ -67,9 +68,8 @@ class SinkToken(Document):
 @dataclass(frozen=True)
 class Coordinate(Document):
     """A neuron of the site with massive values. max: its largest |a|; median: of its layer; ratio: max / median, None
-    where the median is 0; count: tokens on which it is massive; first: how many of them stand at position 0.
-
-    tokens: the different ones, the most frequent first, TOKENS at most.
+    where the median is 0; count: tokens on which it is massive; first: how many of them are at position 0. tokens: the
+    different ones, the most frequent first, at most TOKENS.
     """
 
     site: str
@@ -85,7 +85,9 @@ class Coordinate(Document):
 
 @dataclass(frozen=True)
 class LayerSinks(Document):
-    """One layer. median, max: sizes of its values; massive: its coordinates; sinks: tokens with a massive value."""
+    """One layer. median, max: of its values' sizes |a|; massive: coordinates with a massive value; sinks: tokens with
+    one.
+    """
 
     site: str
     layer: int
@@ -98,7 +100,7 @@ class LayerSinks(Document):
 
 @dataclass(frozen=True)
 class Sinks(Document):
-    """The massive coordinates of a site, the highest ratio first. large, times: the limits that were asked for.
+    """The massive coordinates of a site, the highest ratio first. large, times: the limits that were used.
 
     first_token_share: of all massive values, those at position 0, 0-1; None where there are none.
     """
@@ -122,7 +124,7 @@ class Sinks(Document):
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Sinks":
-        """From the document of a kept result."""
+        """From the document of a saved result."""
         coordinates = (
             Coordinate(**{**one, "tokens": tuple(SinkToken(**token) for token in one["tokens"])})
             for one in document["coordinates"]
@@ -143,8 +145,8 @@ def sinks(
 ) -> Sinks:
     """The massive activations of a site. layers: all of them if not given. tick: neurons done, of all.
 
-    large, times: what a massive value exceeds, in size and in medians of its layer. Raises RequestError for an unknown
-    site or layer, StoreError for a run without values.
+    large, times: a massive value exceeds this size, and so many times its layer's median size. Raises RequestError for
+    an unknown site or layer, StoreError for a run without values.
     """
     chosen = chosen_layers(run, site, layers)
     columns = run.cursor().execute(READ_TOKENS).fetchnumpy()
@@ -207,7 +209,7 @@ def _coordinate(
     texts: NDArray[np.object_],
     positions: NDArray[np.int64],
 ) -> Coordinate:
-    """Of one neuron from its massive values, and the tokens that they stand on."""
+    """The row of one neuron. size, texts, positions: its massive values, float32[massive], and their tokens."""
     held: dict[str, list[float]] = {}
     for text, value in zip(texts.tolist(), size.tolist(), strict=True):
         held.setdefault(text, []).append(value)
@@ -229,7 +231,7 @@ def _coordinate(
 FIELDS = (
     Field("neuron", "coordinate: layer and number, each from 0", title="neuron", form="neuron", width=11),
     Field("max", "its largest |a|", title="max |a|", digits=4, width=9, tone="bold"),
-    Field("ratio", "max in medians of its layer's |a|; undefined where that is 0", title="medians", width=9),
+    Field("ratio", "max / median |a| of its layer; undefined where that is 0", title="medians", width=9),
     Field("count", "tokens on which it is massive", title="tokens", form="count", width=7),
     Field("first", "of these, at position 0", title="first", header="at position 0", form="count", width=6),
     Field(
@@ -267,7 +269,9 @@ def _printed(found: Sinks) -> Sequence[Table]:
 
 def _sentence(found: Sinks, kept: Result) -> str:
     massive = counted(len(found.coordinates), "massive coordinate")
-    return f"{massive} of {total(found.layers):,} ({_limits(found)}){_share(found)}"
+    first = found.first_token_share
+    share = "" if first is None else f"; {percent(first)} of their massive values at position 0"
+    return f"{massive} of {total(found.layers):,} ({_limits(found)}){share}"
 
 
 def _kept(result: Result) -> str:
@@ -298,7 +302,7 @@ def _by_layer(found: Sinks, row: object) -> Plot:
 
 
 def sinks_chart(found: Sinks) -> Chart:
-    """The largest size in each layer beside the median size, and what is massive."""
+    """The largest and the median size in each layer, and the massive coordinates."""
     listed = ", ".join(f"L{one.layer}/N{one.neuron} ({numbers.number(one.max)})" for one in found.coordinates[:5])
     result = f"{_printed(found)[0].title}. {f'The largest: {listed}.' if listed else 'None exceeds both limits.'}"
     return Chart(
@@ -341,18 +345,18 @@ SPEC = AnalysisSpec(
     does="Massive activations, and the tokens that carry them: attention sinks.",
     answers="coordinates that are huge on few tokens",
     explains=(
-        "Of the residual stream (resid, which the capture has to hold: --sites mlp,resid). A value is massive where "
-        "its size |a| exceeds both 100 and 1,000 times the median |a| of all the layer's values. max: the largest |a|. "
-        "medians: that in medians of the layer. tokens: on how many tokens the coordinate is massive. first: how many "
-        "of these stand at position 0. The tokens with massive values are those that attention rests on. "
-        "After Sun et al. 2024."
+        "In the residual stream (resid, which the capture has to record: --sites mlp,resid). A value is massive if its "
+        "size |a| exceeds 100, and also 1,000 times the median |a| of the layer's values. max: the largest |a|. "
+        "medians: max / that median. tokens: on how many tokens the coordinate is massive. first: how many of these "
+        "are at position 0. The tokens with massive values are those that attention rests on. After Sun et al. 2024."
     ),
     title="Massive activations",
     what=lambda options: "massive activations",
     site="resid",
     options=(
         Option("large", "Size that a massive value exceeds.", type=float, default=LARGE, metavar="A"),
-        Option("times", "Medians of its layer that a massive value exceeds.", type=float, default=TIMES, metavar="N"),
+        Option("times", "Times its layer's median size that a massive value exceeds.", type=float, default=TIMES,
+               metavar="N"),
     ),
     settings=lambda run, options: dict(options),
     compute=sinks,

@@ -1,4 +1,5 @@
-"""Ablation: how what nfinspect.experiments.ablation_table finds is printed, shown and drawn. Rows are sets of neurons.
+"""Ablation: how the result of nfinspect.experiments.ablation_table is printed, shown and drawn. Rows are sets of
+neurons.
 
 The command is nfinspect.cli.ablate: it takes a model, a text and the sets.
 """
@@ -19,13 +20,13 @@ from nfinspect_store.reader import RunFile
 from nfinspect_store.results import Result
 
 Set = Mapping[str, Any]
-"""A set as the document has it."""
+"""A set of the document."""
 
 
 @dataclass(frozen=True)
 class Ablation(Told):
-    """The document of `nfinspect ablate`. neurons: those of each set by its name, and by their site, None where it was
-    not named.
+    """The document of `nfinspect ablate`. neurons: those of each set, by the set's name and by site, None if the site
+    was not named.
     """
 
     neurons: Mapping[str, Mapping[str | None, Neurons]] = field(default_factory=dict)
@@ -37,13 +38,13 @@ class Ablation(Told):
 
     @property
     def set_to(self) -> str:
-        """What the values became."""
+        """What the values were set to."""
         return "0" if self.sets[0]["mode"] == "zero" else "their mean"
 
 
 def _read(result: Result) -> Ablation:
     found = Ablation(result.document, _neurons(result))
-    _sentence(found, result)  # raises for a document that does not say what is shown
+    _sentence(found, result)  # raises for a document that lacks what is shown
     return found
 
 
@@ -57,13 +58,13 @@ def _neurons(result: Result) -> dict[str, dict[str | None, Neurons]]:
 
 
 def _covers(run: RunFile, result: Result, site: str) -> bool:
-    """Whether the run's own model was without neurons of this site, and of no other."""
+    """Whether neurons of this site, and of no other, were cut out of the run's own model."""
     cut = {named or run.default_site for by_site in _neurons(result).values() for named in by_site}
     return result.run_id is not None and bool(result.document["model_of_run"]) and cut == {site}
 
 
 def _neurons_of(row: Set, found: Ablation, of: Shown) -> Neurons:
-    """Those of a set that stand at the site that is shown."""
+    """The neurons of a set that are at the site that is shown."""
     by_site = found.neurons.get(row["name"], {})
     return (*by_site.get(of.site, ()), *(by_site.get(None, ()) if of.usual else ()))
 
@@ -85,14 +86,14 @@ FIELDS = (
     Field("perplexity", "without them", "perpl.", digits=5, width=7, header="perplexity"),
     Field("delta_nll", "by how much the NLL grows, nats per token", "dNLL", width=7, header="ΔNLL", tone="bold",
           value=_figure("delta_nll")),
-    Field("ci95", "bootstrap interval of it", "95 % interval", "interval", width=18, header="95 %", sorts=False,
+    Field("ci95", "bootstrap interval of ΔNLL", "95 % interval", "interval", width=18, header="95 %", sorts=False,
           value=_figure("ci95")),
-    Field("controls", "mean of random sets of the same size and count per layer", "controls", spare=1,
+    Field("controls", "mean ΔNLL of random sets with as many neurons in each layer", "controls", spare=1,
           value=_beside("mean_delta_nll")),
-    Field("z", "their standard deviations that it lies above them", "z", "fixed", digits=1, width=6,
+    Field("z", "how many of their standard deviations it lies above their mean", "z", "fixed", digits=1, width=6,
           value=_beside("z")),
-    Field("p", "share of them that cost as much, the set itself counted", "p", digits=2, width=6, ascending=True,
-          value=_beside("p_value")),
+    Field("p", "share of them that cost as much or more, the set itself counted", "p", digits=2, width=6,
+          ascending=True, value=_beside("p_value")),
 )  # fmt: skip
 
 
@@ -108,8 +109,8 @@ def _printed(found: Ablation) -> Sequence[Table]:
     drawn = d["bootstrap"]
     over = f", its interval over {drawn['units']} {drawn['resampled']}" if drawn["units"] > 1 else ""
     title += (
-        f", values set to {found.set_to}; ΔNLL in nats per token{over}; controls: mean ΔNLL of random sets of the same "
-        "size and count per layer"
+        f", values set to {found.set_to}; ΔNLL in nats per token{over}; controls: mean ΔNLL of random sets with as "
+        "many neurons in each layer"
     )
     whole = {"name": "(none)", "neurons": 0, "perplexity": base["perplexity"]}
     return [Table(FIELDS, [whole, *found.sets], title)]
@@ -156,11 +157,12 @@ SPEC = AnalysisSpec(
     answers="what is lost without a set of neurons",
     explains=(
         "dNLL: by how much the negative log-likelihood grows without the set, in nats per predicted token (positive: "
-        "the model is worse off); its 95 % interval is a bootstrap over documents. perpl.: perplexity without the set. "
-        "controls: mean dNLL of random sets of the same size and count per layer. z: how many of their standard "
-        "deviations the set lies above them. p: share of controls that cost as much or more, the set itself counted. "
-        "r cuts out the marked neurons, or the dead ones where none is marked, on the run's own text; R edits the "
-        "command: --class, --trace, --mode mean, --text FILE. Enter goes to the set's neurons, Space marks all of them."
+        "the model is worse off); its 95 % interval is a bootstrap over documents, or over windows of a single one. "
+        "perpl.: perplexity without the set. controls: mean dNLL of random sets with as many neurons in each layer. "
+        "z: how many of their standard deviations the set lies above their mean. p: share of controls that cost as "
+        "much or more, the set itself counted. r cuts out the marked neurons, or the dead ones if none is marked, on "
+        "the run's own text; R edits the command: --class, --trace, --mode mean, --text FILE. Enter goes to the set's "
+        "neurons, Space marks all of them."
     ),
     title="What the model loses without sets of neurons",
     what=lambda options: "perplexity",

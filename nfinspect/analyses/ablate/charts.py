@@ -1,4 +1,4 @@
-"""What cutting out sets of neurons costs, beside random sets."""
+"""What cutting out sets of neurons costs, compared with random sets."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -25,11 +25,11 @@ def ablation_chart(document: Mapping[str, Any]) -> Chart:
             "delta_nll": "nll less that of the whole model, nats per token",
             "ci95_low": "95 % bootstrap interval of delta_nll; empty where undefined",
             "ci95_high": "the same, upper end",
-            "controls": "random sets of the same size and count per layer",
+            "controls": "random sets with as many neurons in each layer",
             "control_mean": "mean delta_nll of the random sets",
             "control_sd": "their standard deviation",
             "z": "(delta_nll - control_mean) / control_sd",
-            "p_value": "(1 + random sets that cost as much) / (random sets + 1)",
+            "p_value": "(1 + random sets that cost as much or more) / (random sets + 1)",
         },
         [
             (
@@ -51,7 +51,7 @@ def ablation_chart(document: Mapping[str, Any]) -> Chart:
     base, drawn = document["baseline"], document["bootstrap"]
     mode = "0" if document["sets"][0]["mode"] == "zero" else "their mean over the run"
     numbers = sorted({one["control"]["count"] for one in document["sets"]})
-    random = f", {numbers[-1]} random sets beside each" if numbers[-1] else ", no random sets"
+    random = f", {numbers[-1]} random sets for each" if numbers[-1] else ", no random sets"
     units = counted(drawn["units"], drawn["resampled"].removesuffix("s"))
     interval = (
         f" The whiskers of a set are its 95 % interval under a bootstrap of the text's {units} ({drawn['draws']:,} "
@@ -67,9 +67,9 @@ def ablation_chart(document: Mapping[str, Any]) -> Chart:
             f"The mean negative log-likelihood of {model_name(document['model'])} on {document['text']} (windows of "
             f"{document['context']} tokens, moved by {document['stride']}), less that of the whole model, in nats per "
             f"token: to the right the model is worse.{interval}",
-            "Below each set, random sets of the same size and the same count per layer, from the neurons outside it: "
-            "their mean, whiskers of one standard deviation, and a cross for each. p = (1 + random sets that cost as "
-            "much) / (random sets + 1).",
+            "Below each set, random sets with as many neurons in each layer, drawn from those outside it: their mean, "
+            "whiskers of one standard deviation, and a cross for each. p = (1 + random sets that cost as much or more) "
+            "/ (random sets + 1).",
         ),
         findings=(
             f"Of the whole model: {number(base['nll'], digits=5)} nats per token"

@@ -1,4 +1,4 @@
-"""Attention neurons: how what nfinspect.experiments.attention finds is printed, shown, compared and drawn.
+"""Attention neurons: how the result of nfinspect.experiments.attention is printed, shown, compared and drawn.
 
 The command is nfinspect.cli.attention: it takes a model and what it reads.
 """
@@ -44,7 +44,7 @@ FIRST_SCORE = Field("first_score", "score at position 0", title="score at 0", he
 
 
 def _scored_at_first(found: AttentionScores | None) -> tuple[Field, ...]:
-    """Position 0 has a score of its own with gradients only."""
+    """Only gradients give position 0 a score of its own."""
     return (FIRST_SCORE,) if found is not None and found.method == "gradient_guided" else ()
 
 
@@ -123,12 +123,12 @@ def _percent(share: float | None) -> float | None:
 
 
 def _map(found: AttentionScores, row: NeuronScore | None) -> Plot:
-    """The kept mean map of the layer of the neuron under the cursor."""
+    """The saved map, the mean over heads, of the layer of the neuron under the cursor."""
     layer = row.layer if row is not None else found.layers[0].layer
     table = found.attention_map.to_pydict()
     here = [i for i, of in enumerate(table["layer"]) if of == layer]
     if not here:
-        return Nothing(f"no attention map of L{layer} is kept")
+        return Nothing(f"no attention map of L{layer} is saved")
     size = max(table["query"][i] for i in here) + 1
     weights = np.full((size, size), np.nan)
     for i in here:
@@ -170,20 +170,20 @@ def _said(layers: Sequence[Mapping[str, Any]]) -> str:
 SPEC = AnalysisSpec(
     name="attention",
     needs="model",
-    answers="neurons that go with the attention",
+    answers="neurons that attention singles out",
     explains=(
-        "weighted: the neuron's mean over positions weighted by how much attention they receive, minus its plain mean. "
-        "rollout: the same with what the last token attends to through all later layers. gradient: mean over prompts "
-        "of the sum of |value x gradient of the NLL by it|. #: the neuron's place by |score|; mean: of its values. "
-        "Position 0, where idle heads look, is left out of the scores and shown apart. In Mamba the attention is the "
-        "hidden one of its scan. The map is of the layer of the neuron under the cursor, the mean over heads, for the "
-        "longest prompt. r reads the run's own prompts; R edits the command, as to --prompts FILE."
+        "weighted: the mean of the neuron's values, weighted by the attention that each position receives, less their "
+        "plain mean. rollout: the same, weighted by what the last token attends to through all later layers. gradient: "
+        "the sum of |value x gradient of the NLL|, mean over prompts. #: place by |score|; mean: of its values. "
+        "Position 0, where idle heads look, is left out of the scores and shown separately. Mamba's attention is the "
+        "hidden one of its scan. The map, a mean over heads, is that of the longest prompt in the layer of the neuron "
+        "under the cursor. r reads the run's own prompts; R edits the command, for example to --prompts FILE."
     ),
     title="Attention neurons",
     what=lambda options: f"attention neurons, {options['method']}",
     options=(
-        Option("method", "Values where attention goes, loss by value, or values where the last token looks.", type=str,
-               default=METHODS[0], choices=METHODS),
+        Option("method", "By values where attention goes, the loss's gradient, or values where the last token looks.",
+               type=str, default=METHODS[0], choices=METHODS),
     ),
     tables=AttentionScores.tables,
     read=lambda result: AttentionScores.from_json(result.document, result.table),

@@ -1,4 +1,4 @@
-"""The six panels on attention neurons: scores, the first of them, activations, a map, the heads, a summary."""
+"""The six panels on attention neurons: all scores, the largest, activations, a map, the heads, a summary."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +20,14 @@ TOP = 15
 SCORES = {
     "attention_weighted": "the neuron's values weighted by the attention that each position receives from the later "
     "ones, less their plain mean",
-    "rollout": "the neuron's values weighted by how far the last token looks back through the layers after the "
-    "neuron's (Abnar & Zuidema 2020), less their plain mean",
-    "gradient_guided": "the sum over the positions of |value × slope of the loss|",
+    "rollout": "the neuron's values weighted by how much the last token attends to each position through the layers "
+    "after the neuron's (Abnar & Zuidema 2020), less their plain mean",
+    "gradient_guided": "the sum over the positions of |value × gradient of the loss|",
 }
 
 
 UNITS = {"attention_weighted": "units of a", "rollout": "units of a", "gradient_guided": "nats"}
-"""Of the scores; a is the activation, whose unit is the model's own."""
+"""Units of the scores; a is the activation, whose unit is the model's own."""
 
 
 def attention_chart(found: AttentionScores, prompts: str) -> Chart:
@@ -69,8 +69,8 @@ def attention_chart(found: AttentionScores, prompts: str) -> Chart:
     )
     has_map = found.attention_map.num_rows > 0
     drawn = (
-        " The map is that of the longest prompt, the mean over heads and layers; how dark it can be is set by the "
-        "positions from 1 on, as position 0 draws most of the attention."
+        " The map is that of the longest prompt, the mean over heads and layers; it is darkest at the largest weight "
+        "on a position from 1 on, as position 0 draws most of the attention."
         if has_map
         else " This method reads no attention: the map and the heads are empty."
     )
@@ -86,7 +86,7 @@ def attention_chart(found: AttentionScores, prompts: str) -> Chart:
             "Top row: the distribution of the scores; the neurons with the largest |score|; each neuron's mean "
             "activation against its importance, |score|. Bottom row: how much each token (query) attends to the "
             "earlier ones (keys); for each layer the evenness of attention (entropy, 0 to 1), the diversity of its "
-            f"heads (0 to 1) and the share of attention on position 0; the figures in short.{drawn}",
+            f"heads (0 to 1) and the share of attention on position 0; a summary.{drawn}",
         ),
         findings=(
             f"The largest |score| is that of L{best[0].layer}/N{best[0].neuron}: {numbers.number(best[0].score)}."

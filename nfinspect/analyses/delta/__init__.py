@@ -1,4 +1,4 @@
-"""Delta-sensitive neurons: how what nfinspect.analysis.delta finds is kept, printed, shown, compared and drawn."""
+"""Delta-sensitive neurons: how the result of nfinspect.analysis.delta is saved, printed, shown, compared and drawn."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +37,7 @@ from nfinspect_store.results import Result
 
 
 def _finish(run: RunFile, kept: Result, found: Delta, options: Options, reporter: Reporter) -> Delta:
-    """In the order that was asked for, and with what substituted tokens do to the neurons where that was."""
+    """In the order asked for; with --substitute, with the effect of substituted tokens on each neuron."""
     found = found.sorted_by(options["sort"])
     if options["substitute"]:
         return found.with_substitution(_substitution(run, kept, found, options, reporter))
@@ -46,7 +46,7 @@ def _finish(run: RunFile, kept: Result, found: Delta, options: Options, reporter
 
 def _check(options: Options) -> None:
     if options["model"] and not options["substitute"]:
-        raise RequestError("--model goes with --substitute: everything else is told by the run")
+        raise RequestError("--model goes with --substitute: all else is computed from the run")
 
 
 def _substitution(run: RunFile, kept: Result, found: Delta, options: Options, reporter: Reporter) -> Substitution:
@@ -63,7 +63,7 @@ def _substitution(run: RunFile, kept: Result, found: Delta, options: Options, re
         )
         return replaced.summary(), {"neurons": replaced.table()}
 
-    # Wherever the model lies, its weights are the run's: the result is the same.
+    # The model is no setting: wherever it is, its weights are the run's, and so the result is the same.
     asked = {"draws": options["draws"], "seed": options["seed"], "lags": list(LAGS)}
     return keep_or_find(
         kept.path.parent,
@@ -83,7 +83,7 @@ def _read_substitution(result: Result) -> Substitution:
 
 
 def _joined(found: Delta, kept: Result, results: Callable[[str], Sequence[Result]]) -> Delta:
-    """With the newest kept substitution of the same neurons."""
+    """With the newest saved substitution of the same neurons."""
     for other in results("substitution"):
         if other.settings.get("site") == found.site and other.settings.get("layers") == kept.settings["layers"]:
             return found.with_substitution(_read_substitution(other))
@@ -142,7 +142,7 @@ CHANNELS = (
 
 
 def _neurons_of_channel(row: ChannelRow, found: Delta, of: Shown) -> Neurons:
-    """A channel of Mamba is the neuron of its number; a head of Mamba-2 is none."""
+    """A channel of Mamba is the neuron with its number; a head of Mamba-2 is no neuron."""
     channels = sum(1 for other in found.mamba_delta if other.layer == row.layer)
     alike = any(x.layer == row.layer and x.neurons == channels for x in of.layers if x.site == "mixer")
     return ((row.layer, row.channel),) if alike and found.site == "mixer" else ()
@@ -206,7 +206,7 @@ def _channel_table(rows: Sequence[ChannelRow]) -> Table:
 
 def _sentence(found: Delta, kept: Result) -> str:
     if not found.neurons:
-        return "statistics only: there is Mamba's own step size, and nothing on its neurons"
+        return "statistics only: Mamba's own step size, but nothing on its neurons"
     limits = f"ratio >= {found.min_ratio:g}, step >= {found.min_step:g}"
     mamba = f"; step size of {len(found.mamba_delta):,} channels" if found.mamba_delta else ""
     sensitive = f"{fields.total(found.layers, 'delta_sensitive'):,} delta-sensitive of {len(found.neurons):,} neurons"
@@ -298,8 +298,8 @@ SPEC = AnalysisSpec(
     explains=(
         "step: step sensitivity, mean |change from one token to the next| in units of the neuron's std. ratio: von "
         "Neumann ratio, mean squared change over variance (0: frozen, 2: white noise, it keeps nothing of the token "
-        "before). sensitive: both reach the limits of the command (2 and 0.2). Both leave position 0 out and never go "
-        "across prompts. lag N: mean |change| / std so many tokens after one was replaced (delta --substitute, needs "
+        "before). sensitive: both reach the limits of the command (2 and 0.2). Both leave out position 0 and never "
+        "cross prompts. lag N: mean |change| / std N tokens after one was replaced (delta --substitute, needs "
         "the model). Mamba's step size is how much of a token each channel lets into its state: its mean, its "
         "coefficient of variation, its correlation with the token's surprisal."
     ),
@@ -309,13 +309,13 @@ SPEC = AnalysisSpec(
         Option("sort", "Order.", type=str, default=ORDERS[0], choices=ORDERS, afterwards=True),
         Option("min_ratio", "Von Neumann ratio from which a neuron counts as delta-sensitive.", type=float,
                default=MIN_RATIO),
-        Option("min_step", "Step sensitivity from which it does.", type=float, default=MIN_STEP),
+        Option("min_step", "Step sensitivity that it needs, too.", type=float, default=MIN_STEP),
         Option("substitute", "Also replace tokens and read the neurons again: needs the model.", type=bool,
                default=False, afterwards=True),
-        Option("model", "The run's model, for --substitute; where the run says if not given.", type=str, metavar="M",
+        Option("model", "The run's model, for --substitute; as the run names it if not given.", type=str, metavar="M",
                afterwards=True),
-        Option("draws", "Tokens replaced.", default=256, metavar="N", least=1, afterwards=True),
-        Option("seed", "Which tokens are replaced, and by which.", default=0, afterwards=True),
+        Option("draws", "How many tokens to replace.", default=256, metavar="N", least=1, afterwards=True),
+        Option("seed", "Draws the tokens to replace, and those to put there.", default=0, afterwards=True),
     ),
     settings=_settings,
     compute=delta,

@@ -30,7 +30,7 @@ def delta_chart(found: Delta) -> Chart:
         {
             "layer": "layer, from 0",
             "neurons": "neurons of the layer",
-            "constant": "of them never varied",
+            "constant": "neurons that never varied",
             "delta_sensitive": "delta-sensitive neurons",
             "delta_sensitive_percent": "% of the layer's neurons",
             "median_step_sensitivity": "over the neurons that varied",

@@ -1,4 +1,4 @@
-"""N-gram detectors: how what nfinspect.analysis.ngrams finds is kept, printed, shown, compared and drawn."""
+"""N-gram detectors: how the result of nfinspect.analysis.ngrams is saved, printed, shown, compared and drawn."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -40,7 +40,7 @@ VARIANTS = tuple(Variant(f"{word}s", {"n": n}, f"{word.capitalize()} detectors")
 
 
 def _finish(run: RunFile, kept: Result, found: NgramAnalysis, options: Options, reporter: Reporter) -> NgramAnalysis:
-    """With suppressions; or itself where they are known, or where the run's own model cannot be had."""
+    """With suppressions; unchanged if they are known, or if no model was named and the run's own cannot be had."""
     model, known = options["model"], found.suppression_model
     if not found.detectors or (known is not None and (model is None or lasting_name(known) == lasting_name(model))):
         return found
@@ -56,7 +56,7 @@ def _finish(run: RunFile, kept: Result, found: NgramAnalysis, options: Options, 
 
 
 def keep_suppression(kept: Result, found: NgramAnalysis, loaded: Any) -> NgramAnalysis:
-    """The analysis with what its detectors do to the logits of their own n-grams, which is kept with it.
+    """The analysis with its detectors' effect on the logits of their own n-grams, which is saved with it.
 
     loaded: the run's LoadedModel. Raises what nfinspect.experiments.suppression raises, and StorageFull.
     """
@@ -71,8 +71,8 @@ def keep_suppression(kept: Result, found: NgramAnalysis, loaded: Any) -> NgramAn
 # what it says and lists
 
 DETECTORS = Field("detectors", "neurons that detect n-grams", header="detectors", form="count")
-CUMULATIVE = Field("cumulative", "n-grams covered up to and with this layer", header="up to here", form="count")
-NEW = Field("new_overall", "n-grams covered here and in no layer before", header="new", form="count")
+CUMULATIVE = Field("cumulative", "n-grams covered up to and including this layer", header="up to here", form="count")
+NEW = Field("new_overall", "n-grams covered here and in no earlier layer", header="new", form="count")
 
 FIELDS = (
     fields.NEURON,
@@ -81,7 +81,7 @@ FIELDS = (
     Field("coverage", "share of its activations on the n-grams that it covers", title="covers", header="covered",
           form="percent", width=7),
     Field("activations", "tokens on which it fired", title="fired", form="count", width=6, spare=1),
-    Field("suppression", "mean direct effect on the logits of its n-grams' last tokens; undefined: no model was asked",
+    Field("suppression", "mean direct effect on the logits of its n-grams' last tokens; undefined: not computed",
           title="suppr.", header="suppression", spare=2),
     Field("ngrams", "the n-grams that it covers, the most frequent first", title="n-grams", form="text", width=20,
           flex=True, sorts=False, value=lambda row: " ".join(f'"{ngram.text}"' for ngram in row.ngrams)),
@@ -106,7 +106,7 @@ def _printed(found: NgramAnalysis) -> Sequence[Table]:
         f"{detectors} among {fields.total(found.layers)} "
         f"neurons at {found.site}, from {found.positions} tokens with {found.distinct} different {word}s"
     )
-    active = Field("active", "of them with an activation", header="firing", form="count", spare=1)
+    active = Field("active", "those with an activation", header="firing", form="count", spare=1)
     new_to_last = Field(
         "new_vs_previous", "n-grams covered here and not in the layer before", header="new to last", form="count"
     )
@@ -189,7 +189,7 @@ def _measures(variant: str) -> Sequence[Measure]:
                 fields.percent_of_layer("detectors"), "%"),
         counted("detectors", "detectors", f"{word} detectors of each layer", 9),
         counted("covered", "covered", f"{word}s that each layer's detectors cover together"),
-        counted("cumulative", "so far", f"{word}s covered up to and with each layer"),
+        counted("cumulative", "so far", f"{word}s covered up to and including each layer"),
         counted("new_overall", "new", f"{word}s covered by no earlier layer"),
     )  # fmt: skip
 
@@ -204,7 +204,7 @@ def _facts(found: NgramAnalysis) -> Sequence[Field]:
         of("positions", "tokens at which an n-gram was counted", "tokens", lambda x: x.positions),
         of("distinct", "different n-grams", f"{word}s seen", lambda x: x.distinct, 2),
         of("neurons", "neurons of the layers", "neurons", lambda x: fields.total(x.layers)),
-        of("detectors", "of them that detect n-grams", "detectors", lambda x: len(x.detectors)),
+        of("detectors", "those that detect n-grams", "detectors", lambda x: len(x.detectors)),
         of("covered", "n-grams that they cover together", f"{word}s covered", lambda x: x.layers[-1].cumulative),
     )
 
@@ -239,16 +239,17 @@ SPEC = AnalysisSpec(
     answers="neurons that fire on a few n-grams only",
     explains=(
         "A neuron that is active at a token is triggered by the n-gram that ends there. k: the fewest n-grams that "
-        "hold 95 % of its activations. A detector has a small k (5 tokens, 50 bigrams or trigrams) and covers n-grams: "
-        "it fires on at least 95 % of their occurrences, and they hold at least 95 % of its activations. covers: that "
-        "share. fired: its activations. suppr.: what it adds to the logits of the last tokens of its n-grams, per unit "
-        "of its value (negative: it suppresses them; a dash: the model was not there to ask). After Voita et al. 2023."
+        "hold 95 % of its activations. A detector has a small k (5 tokens, 50 bigrams or trigrams) and covers "
+        "n-grams: it fires on at least 95 % of their occurrences, and they hold at least 95 % of its activations. "
+        "covers: that share. fired: its activations. suppr.: what it adds to the logits of the last tokens of its "
+        "n-grams, per unit of its value (negative: it suppresses them; a dash: not computed, as that takes the "
+        "model). After Voita et al. 2023."
     ),
     title="N-gram detectors",
     what=lambda options: f"{NGRAM_WORDS[options['n']]} detectors",
     options=(
         Option("n", "Tokens, bigrams or trigrams.", default=1, least=1, most=3),
-        Option("model", "The run's model, for the suppression; where the run says if not given.", type=str,
+        Option("model", "The run's model, for the suppression; as the run names it if not given.", type=str,
                metavar="M", afterwards=True),
     ),
     settings=lambda run, options: {"n": options["n"]},

@@ -24,12 +24,12 @@ COLUMNS = {
     "n": "1 token, 2 bigram, 3 trigram",
     "layer": "layer, from 0",
     "neurons": "neurons of the layer",
-    "active": "of them with an activation",
+    "active": "those with an activation",
     "detectors": "neurons that detect n-grams",
     "detectors_percent": "% of the layer's neurons",
     "covered": "n-grams that the layer's detectors cover",
-    "cumulative": "n-grams covered up to and with this layer",
-    "new_overall": "n-grams covered here and in no layer before",
+    "cumulative": "n-grams covered up to and including this layer",
+    "new_overall": "n-grams covered here and in no earlier layer",
     "new_vs_previous": "n-grams covered here and not in the layer before",
 }
 DEFINITION = (
@@ -41,7 +41,7 @@ DEFINITION = (
 
 
 def ngram_charts(analyses: Mapping[int, NgramAnalysis]) -> tuple[Chart, ...]:
-    """The figures of the analyses there are, by n; one or more of them."""
+    """The figures of analyses by n; at least one."""
     rows = [row for n in sorted(analyses) for row in layer_rows(analyses[n])]
     table = Table.of(COLUMNS, rows)
     some = next(iter(analyses.values()))
@@ -72,7 +72,7 @@ def ngram_charts(analyses: Mapping[int, NgramAnalysis]) -> tuple[Chart, ...]:
             "ngram-coverage",
             "N-grams covered by layer",
             "How many different n-grams a layer's detectors cover together (left), and how many are covered up to and "
-            "with this layer (right).",
+            "including this layer (right).",
             draw_coverage,
             (10.0, 4.5),
         ),
@@ -134,7 +134,7 @@ def _listed(analyses: Mapping[int, NgramAnalysis]) -> Table:
             "k": "fewest n-grams that hold 95 % of its activations",
             "activations": "tokens on which it fired",
             "coverage": "share of the activations on the n-grams it covers, 0-1",
-            "suppression": "mean direct effect on the logits of its own n-grams; empty: not asked of the model",
+            "suppression": "mean direct effect on the logits of its own n-grams; empty: not computed",
             "ngrams": "the n-grams it covers, the most frequent first, separated by spaces, as JSON strings",
         },
         [
@@ -214,7 +214,7 @@ def _bucket_chart(analyses: Mapping[int, NgramAnalysis], n: str, facts: Mapping[
 
 
 def _said(analyses: Mapping[int, NgramAnalysis]) -> tuple[str, ...]:
-    """What the analyses rest on, where that is little; they mostly say the same."""
+    """On how little the analyses rest, if they do; each note once, as most say the same."""
     return tuple(dict.fromkeys(one for n in sorted(analyses) for one in sentences(*analyses[n].notes)))
 
 
@@ -284,7 +284,7 @@ def compared_charts(runs: Mapping[str, NgramAnalysis]) -> tuple[Chart, ...]:
             "compared-coverage",
             "Tokens covered by depth",
             "How many different tokens a layer's detectors cover together (left), and how many are covered up to and "
-            "with this layer (right).",
+            "including this layer (right).",
             {"covered": "tokens covered by the layer", "cumulative": "tokens covered up to the layer"},
         ),
         chart(
@@ -302,7 +302,7 @@ def compared_charts(runs: Mapping[str, NgramAnalysis]) -> tuple[Chart, ...]:
 
 
 def _said_of_runs(runs: Mapping[str, NgramAnalysis]) -> tuple[str, ...]:
-    """What each run's analysis rests on, where that is little."""
+    """On how little each run's analysis rests, if it does."""
     return tuple(one for name, found in runs.items() for one in sentences(*found.notes, of=name))
 
 

@@ -1,4 +1,4 @@
-"""Positional neurons: how what nfinspect.analysis.positions finds is kept, printed, shown, compared and drawn."""
+"""Positional neurons: how the result of nfinspect.analysis.positions is saved, printed, shown, compared and drawn."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,7 +26,7 @@ from nfinspect.present.plots import Curve, LayerBars, LayerPoints, Nothing, Plot
 from nfinspect_store.reader import RunFile
 from nfinspect_store.results import Result
 
-# what is read and kept
+# what is read and saved
 
 
 def _settings(run: RunFile, options: Options) -> dict[str, object]:
@@ -76,12 +76,12 @@ def _type_field(name: str) -> Field:
 
 WOULD_PASS = Field(
     "would_pass",
-    "of them above the threshold, which may be chance where too few sequences were read",
+    "those above the threshold, which may be chance if too few sequences were read",
     header="would pass, perhaps by chance",
     form="count",
 )
-POSITIONAL_FIELD = Field("positional", "of these", header="positional", form="count")
-STRONG = Field("strong", "of these", header="strong", form="count", spare=1)
+POSITIONAL_FIELD = Field("positional", "neurons listed as positional", header="positional", form="count")
+STRONG = Field("strong", "those of them that are strong", header="strong", form="count", spare=1)
 
 
 CHART_LAYERS = (fields.LAYER, fields.NEURONS, WOULD_PASS, POSITIONAL_FIELD, STRONG)
@@ -200,9 +200,9 @@ SPEC = AnalysisSpec(
             Field("length", "tokens of each", header="tokens each", form="count"),
             Field("neurons", "neurons of the layers", header="neurons", form="count",
                   value=lambda found: fields.total(found.layers)),
-            Field("positional", "of them positional", header="positional", form="count",
+            Field("positional", "those listed as positional", header="positional", form="count",
                   value=lambda found: len(found.neurons)),
-            Field("highest", "mutual information, nats", header="highest", value=_highest),
+            Field("highest", "highest mutual information, nats", header="highest", value=_highest),
         ),
         layers=lambda found: (
             POSITIONAL_FIELD,

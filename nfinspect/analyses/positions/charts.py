@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIGNS: Mapping[Type, str] = {"oscillatory": "o", "both extremes": "b", "one extreme": "e", "other": "t"}
-"""Of the types in the scatter; capitals are strong neurons."""
+"""The types' letters in the scatter; capitals are strong neurons."""
 
 
 def series_of(found: PositionAnalysis) -> tuple[Series, ...]:
@@ -43,7 +43,7 @@ def series_of(found: PositionAnalysis) -> tuple[Series, ...]:
 
 
 def position_chart(found: PositionAnalysis, fields: Sequence[Field], of_layers: Sequence[Field]) -> Chart:
-    """A point for each positional neuron. fields, of_layers: of the tables."""
+    """A point for each positional neuron. fields, of_layers: the columns of its tables of neurons and layers."""
     neurons = total(found.layers)
     strong = sum(row.strength == "strong" for row in found.neurons)
     result = (
@@ -99,9 +99,9 @@ def position_overlay(runs: Mapping[str, PositionAnalysis]) -> Chart:
     ]
     columns = {
         "neurons": "neurons of the layer",
-        "positional": "of them positional",
+        "positional": "neurons listed as positional",
         "positional_percent": "% of the layer's neurons",
-        "strong": "of the positional ones strong",
+        "strong": "those of them that are strong",
     }
     findings = []
     for name, found in runs.items():
