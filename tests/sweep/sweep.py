@@ -378,23 +378,23 @@ def line(result: Result) -> str:
 
 HEAD = """# Model families
 
-Every model type of `AutoModelForCausalLM` in transformers {version}, as a tiny random model: each site's values beside
-those that plain hooks give: one prompt alone, in padded batches, and while generating, live and replayed.
-`make test-models` makes this page; a test holds a dozen of its lines current.
+Every model type of `AutoModelForCausalLM` in transformers {version}, as a tiny random model: each site's values
+compared with those of plain hooks: one prompt alone, in padded batches, and while generating, live and replayed.
+`make test-models` writes this page; a test checks a dozen of its lines.
 
 {counts}.
 
 - A module's name: the values there are exact, and an MLP's are act(g) or act(g) × u of projections in the same block.
 - *exact, no MLP*: what is read is exact, but the MLPs' neurons are not read (*experts* or another reason).
-- *refused*: the site is there and cannot be read; the reason stands beside it. Empty: the family has no such site.
+- *refused*: the site is there and cannot be read, for the reason given. Empty: the family has no such site.
 - *experts*: a mixture of experts, whose neurons are not read yet. Without `--sites` another site is read instead, and
   `capture`, `info` and `health` say so.
-- *several streams*: the blocks hand on more than one hidden state for each token.
+- *several streams*: the blocks pass on more than one hidden state for each token.
 - padding: the sides on which a batch may be padded without changing a value; the other is never used. *writes equal
-  lengths*: left padding changes what is written, so only prompts of one length write together. *replay*: the steps of a
-  generation are not one pass, so what was written is read again in one. *sees ahead*: a token's values depend on the
-  tokens after it. Such models are read in batches of one length, with a note in the run; generation, perplexity, the
-  logit lens, the analysis of a text and attention scores are refused.
+  lengths*: left padding changes what is generated, so only prompts of one length generate together. *replay*: decoding
+  steps differ from a single pass, so what was generated is read again in one. *sees ahead*: a token's values depend on
+  the tokens after it. Such models are read in batches of one length, with a note in the run; generation, perplexity,
+  the logit lens, the analysis of a text and attention scores are refused.
 
 | family | verdict | mlp | mixer | attn | resid | padding | remark |
 |---|---|---|---|---|---|---|---|

@@ -76,7 +76,7 @@ STATED = {
     "buckets": "by K_n: " + ", ".join(triggers.BUCKETS),
     "positional": f"I > {positions.POSITIONAL}.",
     "sequences": f"S >= {sequences.ENOUGH};",
-    "window": f"over {profiles.WINDOW} positions, {profiles.WINDOW // 2} before to {profiles.WINDOW // 2 - 1} behind",
+    "window": f"over {profiles.WINDOW} positions, {profiles.WINDOW // 2} before to {profiles.WINDOW // 2 - 1} after",
     "extremes": f"<= {profiles.LOW / 100} for {profiles.WINDOW} positions in a row, and >= {profiles.HIGH / 100}",
     "strength": f"reaches {profiles.FAINT / 1000} or {profiles.FULL / 1000}",
     "delta": f"ratio >= {delta.MIN_RATIO:g} (`--min-ratio`) and step >= {delta.MIN_STEP} (",
