@@ -1,4 +1,4 @@
-"""The page of the dying ReLU example: what the monitor said, what became of the network in each way, two figures."""
+"""The page of the dying ReLU example: what the monitor said, how the network ended in each way, two figures."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -52,7 +52,8 @@ def _told(example: "Example") -> list[str]:
         "",
         *(f"> {alert}" for alert in caught.alerts),
         "",
-        f"Of the {len(named)} neurons named, {right} are 0 on all {SAMPLES} points. The analyzer's report over these:",
+        f"Of the {len(named)} neurons named, {right} are 0 on all {SAMPLES} points. "
+        "The analyzer's report on all points:",
         "",
         f"> {caught.report.summary}",
         "",
@@ -74,21 +75,22 @@ def _outcome(example: "Example") -> list[str]:
     return [
         "## What became of it",
         "",
-        f"From the state at step {caught.step} the training goes on to step {caught.step + example.steps}, each time "
-        "with the same batches and a new Adam: once as it was, and in three ways that apply what is recommended for "
+        f"From the state at step {caught.step} the training continues to step {caught.step + example.steps}, each time "
+        "with the same batches and a new Adam: once unchanged, and in three ways that apply what is recommended for "
         "dead ReLU neurons.",
         "",
         *_table(example),
         "",
         f"Left alone, {_percent(left.dead_share)} of the hidden neurons are dead in the end and "
-        f"{_percent(left.accuracy)} of new points are told right (a guess: {_percent(1 / 3)}). With {healed.way.words} "
-        f"it is {_percent(healed.dead_share)} and {_percent(healed.accuracy)}. A lower learning rate alone does little "
-        "for a neuron that is 0 on every input: no gradient reaches its weights, and only what changes before it can "
-        f"bring it back. With LeakyReLU the loss begins at {leaky.readings[0].loss:.0f} nats: a hundredth of what the "
-        "high rate had driven far below 0 passes from then on, and the training has to undo that.",
+        f"{_percent(left.accuracy)} of new points are classified correctly (by chance: {_percent(1 / 3)}). With "
+        f"{healed.way.words} these are {_percent(healed.dead_share)} and {_percent(healed.accuracy)}. A lower "
+        "learning rate alone does little for a neuron that is 0 on every input: no gradient reaches its weights, and "
+        "only changes in earlier layers can revive it. With LeakyReLU the loss begins at "
+        f"{leaky.readings[0].loss:.0f} nats: it lets through a hundredth of what the high rate had driven far below "
+        "0, and the training has to undo that.",
         "",
-        "Dead are ReLU neurons that are 0 on every training point; after LeakyReLU those that never reach 0.01. In the "
-        "figures each reading knows its last few batches only.",
+        "ReLU neurons count as dead if they are 0 on every training point, LeakyReLU neurons if they never reach 0.01. "
+        "In the figures each reading covers only its last few batches.",
         "",
         f"![Dead share and loss of the network over the steps, in each way]({NETWORK})",
         "",
