@@ -2,5 +2,5 @@
 
     analysis results ─► charts (health, ngrams, …): tables, words, and how to draw them ─► report: the files ─► page
 
-Reads runs and kept results only: no model, and matplotlib not before something is drawn.
+Reads runs and saved results only, no model; matplotlib is imported when something is drawn.
 """

@@ -1,7 +1,7 @@
 """Several runs in one figure: the same analysis of each, over the depth of its network.
 
-Networks of different depth lie on one axis, nfinspect.analysis.depth. The n-gram figures are those of single tokens,
-after figures 2 to 4 of Voita, Ferrando & Nalmpantis 2023.
+Networks with different numbers of layers share one axis (nfinspect.analysis.depth). The n-gram figures are those of
+single tokens, after figures 2 to 4 of Voita, Ferrando & Nalmpantis 2023.
 """
 
 from collections.abc import Mapping, Sequence

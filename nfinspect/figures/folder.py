@@ -1,4 +1,4 @@
-"""The directory of a report: it appears when it is complete, and takes the place of an earlier report only.
+"""The directory of a report: it appears when it is complete, and replaces nothing but an earlier report.
 
 Its `report.json` names every file with its digest, so that what a user has put there, or changed, is never deleted.
 """
@@ -20,14 +20,14 @@ MANIFEST = "report.json"
 
 
 def write_manifest(directory: Path, about: Mapping[str, Any]) -> None:
-    """Write `report.json`: what is said about the report, and the SHA-256 of every file there is."""
+    """Write `report.json`: `about`, and the SHA-256 of every file in the directory."""
     files = {file.name: _digest(file) for file in sorted(directory.iterdir())}
     (directory / MANIFEST).write_text(dumped({**about, "files": files}), encoding="utf-8")
 
 
 def check_directory(path: Path) -> None:
-    """Raises StorageFull where a report cannot go: a file, a directory with anything but an untouched report, or a
-    place that cannot be written to.
+    """Raises StorageFull where a report cannot be written: at a file, in a directory with anything but an unchanged
+    report, or at a place that cannot be written to.
     """
     place = place_of(path)
     try:
@@ -58,14 +58,14 @@ def _check_contents(path: Path) -> None:
 @contextmanager
 def report_directory(path: Path) -> Iterator[Path]:
     """A directory to fill; it becomes `path` when the block ends well. Raises StorageFull."""
-    path = place_of(path)  # a link stays one
+    path = place_of(path)  # a link stays a link
     clean_leftovers(path)
     check_directory(path)
     new, old = next_to(path), next_to(path)
     try:
         new.mkdir(parents=True)
         yield new
-        check_directory(path)  # it took a while
+        check_directory(path)  # again, as drawing took a while
         if path.is_dir():
             os.rename(path, old)
         try:
@@ -83,7 +83,7 @@ def report_directory(path: Path) -> Iterator[Path]:
 
 
 def _listed(manifest: Path) -> Mapping[str, str] | None:
-    """The digests by file name, None where this is no manifest of a report."""
+    """The digests by file name, None if this is no manifest of a report."""
     try:
         files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):

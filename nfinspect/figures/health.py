@@ -50,8 +50,8 @@ def health_chart(report: NetworkReport, tokens: int) -> Chart:
         text=(
             "Left, the share of each layer's neurons (%) in every health class. A neuron has the first class that "
             "holds: dead (a ReLU neuron that is 0 on every token; with other activations, below 0.01 of the layer's "
-            "mean |a| on every token), saturated (stuck at an extreme), sporadic (rare and strong), missing and weak "
-            "(mean |a| below 0.01 and 0.1 of the layer's), normal.",
+            "mean |a| on every token), saturated (stuck at an extreme or at one value), sporadic (rare and strong), "
+            "missing and weak (mean |a| below 0.01 and 0.1 of the layer's), normal.",
             "Right, the score of each layer, from 0 to 1: 1 less 1.0 × dead, 0.75 × saturated, 0.5 × missing, "
             "0.25 × weak and 0.25 × sporadic, as shares; and the activation rate, the share of (token, neuron) pairs "
             "that fire.",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_PANELS = 16
-"""Layers drawn; of a deeper network these many, evenly from the first to the last. The data has all."""
+"""Layers that are drawn, at most: evenly spread from the first to the last. The data has all."""
 
 MARKS = (-256.0, -16.0, -1.0, -(2.0**-4), -(2.0**-10), 2.0**-10, 2.0**-4, 1.0, 16.0, 256.0)
 """Values that the axis names."""
@@ -54,7 +54,7 @@ def histogram_chart(run: RunTables, site: str) -> Chart:
         text=(
             "How the values of the neurons are spread in each layer: the share of all (token, neuron) pairs in each "
             "bin, on a logarithmic scale. The bins are two an octave on either side of zero; the hatched bar in the "
-            f"middle holds what is smaller than 2⁻¹⁴, zeros among them.{only}",
+            f"middle holds values smaller than 2⁻¹⁴ in size, zeros included.{only}",
         ),
         findings=(f"{percent(zero / pairs)} of the values are smaller than 2⁻¹⁴." if pairs else "There is no value.",),
         tables={"activation-histograms": table},
@@ -65,7 +65,7 @@ def histogram_chart(run: RunTables, site: str) -> Chart:
 
 
 def drawn_layers(layers: list[int]) -> list[int]:
-    """At most MOST_PANELS of them, the first and the last among them."""
+    """At most MOST_PANELS of them, including the first and the last."""
     if len(layers) <= MOST_PANELS:
         return layers
     places = np.linspace(0, len(layers) - 1, MOST_PANELS).round().astype(int)
@@ -98,7 +98,7 @@ def _draw(figure: "Figure", chart: Chart) -> None:
 
 
 def _name_values(axes: "Axes") -> None:
-    # A mark stands where its bin begins, seen from zero.
+    # A mark is at the edge of its bin that is nearer to zero.
     places = [int(np.searchsorted(EDGES, value)) - 0.5 for value in MARKS]
     low, high = axes.get_xlim()
     shown = [(place, value) for place, value in zip(places, MARKS, strict=True) if low <= place <= high]

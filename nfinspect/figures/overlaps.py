@@ -43,8 +43,8 @@ def concept_chart(found: Overlap) -> Chart:
         title=f"What the traces of concepts share at {found.site}",
         n=f"n = {counted(found.eligible, 'live neuron')}, the top {found.top} of each concept {against}",
         text=(
-            f"The trace of a concept is the {found.top} neurons of the site that stand highest in most of its prompts, "
-            f"{against}, by the mean over a prompt's {found.tokens} tokens.",
+            f"The trace of a concept is the {found.top} neurons of the site that are among the highest in most of its "
+            f"prompts, {against}, by the mean over a prompt's {found.tokens} tokens.",
             READING,
         ),
         findings=(*_findings(rows), *sentences(*found.notes)),
@@ -68,7 +68,7 @@ def kind_chart(found: KindOverlap) -> Chart:
         n=f"n = {counted(found.alive, 'live neuron')}; in pairs with dead, {counted(found.neurons, 'neuron')}",
         text=(
             "Kinds of neurons: dead as in the health figures, positional, delta-sensitive and n-gram neurons as in "
-            f"theirs, attention for the {found.top} neurons with the largest |score| of the newest kept analysis.",
+            f"theirs, attention for the {found.top} neurons with the largest |score| in the newest saved result.",
             READING,
             "A pair is counted among the neurons that are not dead, a pair with dead among all of them. A dead ReLU "
             "neuron never fires, so it is of none of the other kinds by definition: an overlap of 0 with dead is no "

@@ -10,18 +10,18 @@ from nfinspect.present.numbers import number
 from nfinspect.text import visible
 
 MOST_ROWS, MOST_COLUMNS = 26, 14
-"""Of a table that is shown on the page itself."""
+"""Limits of a table that is shown on the page itself."""
 
 
 def page(title: str, facts: Mapping[str, str], sections: Sequence[Section]) -> str:
-    """The page. facts: what is to be said of the runs, by name."""
+    """The page. facts: the rows of its first table, by name."""
     lines = [f"# {escaped(title)}", "", "| | |", "|---|---|"]
     lines += [f"| {escaped(name)} | {escaped(value)} |" for name, value in facts.items()]
     lines += ["", "## Contents", ""]
     lines += [f"- {escaped(one.title)}{_outcome(one)}" for one in sections]
     lines += [
         "",
-        "Every figure is drawn from the JSON beside it; its CSV files hold the same numbers. Greys, hatching, markers "
+        "Every figure is drawn from the JSON next to it; its CSV files hold the same numbers. Greys, hatching, markers "
         "and lines tell things apart, never a colour.",
     ]
     for one in sections:
@@ -50,7 +50,7 @@ def _chart(one: Chart) -> list[str]:
 
 
 def markdown_table(table: Table) -> list[str]:
-    """The table with its columns' definitions left to the JSON."""
+    """The table; the definitions of its columns are in the JSON."""
     lines = ["| " + " | ".join(escaped(name) for name in table.columns) + " |"]
     lines.append("|" + "---|" * len(table.columns))
     return lines + ["| " + " | ".join(escaped(_cell(value)) for value in row) + " |" for row in table.rows]
@@ -67,7 +67,7 @@ def _cell(value: Any) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown and whoever reads the page take as it is written."""
+    """Text that Markdown shows as it is written."""
     return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", visible(text))
 
 

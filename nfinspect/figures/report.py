@@ -54,8 +54,8 @@ def write_report(
 ) -> Report:
     """Draw the figures and write everything. tick: figures drawn, of all.
 
-    A report that stands there is replaced as a whole. Raises StorageFull, also where `directory` holds anything else,
-    and NotInstalled without matplotlib.
+    An earlier report there is replaced as a whole. Raises StorageFull, also if `directory` has anything else in it, and
+    NotInstalled without matplotlib.
     """
     style.require_matplotlib()
     charts = [one for one in sections if isinstance(one, Chart)]
@@ -82,7 +82,7 @@ def draw(chart: Chart, path: Path) -> None:
 
 
 def write_csv(table: Table, path: Path) -> None:
-    """A table with its columns' names first; what is undefined is empty, true and false are those words."""
+    """A table, its columns' names first; undefined values are empty, booleans are true or false."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(table.columns)

@@ -1,4 +1,4 @@
-"""Which figures there are of a run, and of several: of kept results, or absent with the command that makes them."""
+"""The figures of a run, and of several: from saved results, or absent with the command that computes them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,19 +32,19 @@ from nfinspect_store.reader import RunFile
 from nfinspect_store.results import Result
 
 ORDER = ("positions", "ngrams", "delta", "attention")
-"""Of the analyses whose figures come first; the others follow."""
+"""The analyses whose figures come first; the others follow."""
 
 LAST = ("ablate",)
-"""Those that come behind what concepts and kinds of neurons share."""
+"""Those whose figures come after the overlaps of concepts and of kinds."""
 
 OVERLAPPED = ("dead", *SINGLE_KINDS)
 MOST_CONCEPTS = 10
-"""Concepts of the heat map: those with the most prompts, where a run has more."""
+"""Concepts of the heat map: those with the most prompts, if a run has more."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A run and a site that figures are made of. refused: why the analysis of a kind could not be made, by kind."""
+    """A run and a site whose figures are drawn. refused: why the analysis of a kind could not be computed, by kind."""
 
     run: RunFile
     site: str
@@ -58,7 +58,7 @@ class Part:
         return KEPT_KINDS[kind].spec.site or self.site
 
     def missing(self, kind: str, name: str, title: str) -> Absent:
-        """A figure whose analysis is not kept."""
+        """A figure whose analysis has no saved result."""
         why = self.refused.get(kind)
         if why is not None:
             return Absent(name, title, *sentences(why))
@@ -72,7 +72,7 @@ class Part:
 def sections_of(
     run: RunFile, site: str, refused: Mapping[str, str] | None = None, tick: Tick = silent
 ) -> list[Section]:
-    """The figures of a run at a site, in the order of the page. refused: of Part. tick: parts read, of all."""
+    """The figures of a run at a site, in the order of the page. refused: as in Part. tick: parts read, of all."""
     of = Part(run, site, refused or {})
     first, last = (
         [partial(_analysis, spec=one) for one in specs(ORDER) if (one.name in LAST) is late] for late in (False, True)
@@ -93,7 +93,7 @@ def sections_of(
 
 
 def compared_sections(parts: Mapping[str, Part], tick: Tick = silent) -> list[Section]:
-    """The overlays of several runs by their names. tick: runs read."""
+    """The figures that compare several runs. parts: by the runs' names. tick: runs read, of all."""
     dead, absent = {}, []
     overlaid = [one for one in specs(("ngrams",)) if one.comparison and one.comparison.figures]
     known: dict[str, dict[str, Any]] = {one.name: {} for one in overlaid}
@@ -116,7 +116,7 @@ def compared_sections(parts: Mapping[str, Part], tick: Tick = silent) -> list[Se
 
 
 def _kept(of: Part, spec: AnalysisSpec, variant: Variant) -> Kept | None:
-    """The newest kept result of a variant of an analysis that can be read."""
+    """The newest saved result of a variant of an analysis that can be read."""
     for result in newest_with(of.run, spec, variant.options, spec.site or of.site):
         if (found := read_or_none(spec, result)) is not None:
             return Kept(result, found)
@@ -124,7 +124,7 @@ def _kept(of: Part, spec: AnalysisSpec, variant: Variant) -> Kept | None:
 
 
 def _analysis(of: Part, spec: AnalysisSpec) -> Sequence[Section]:
-    """The figures of an analysis; none of one that is about a site which the run does not hold."""
+    """The figures of an analysis; none if it is about a site that is not in the run."""
     figure = spec.figure
     if figure is None or (spec.site is not None and spec.site not in of.run.sites):
         return []

@@ -1,1 +1,1 @@
-"""How figures and charts look, whatever they are of: charts as data, and what draws them."""
+"""How numbers, tables, charts and figures look: charts as data, and what draws them."""

@@ -1,6 +1,6 @@
-"""What a figure is before it is drawn: tables with their units, the words that explain it, and how to draw it.
+"""What a figure is before it is drawn: tables with their units, the text that explains it, and how to draw it.
 
-Everything that is drawn comes from the chart's tables, so that its JSON and CSV are the figure.
+Everything that is drawn is in the chart's tables, so that its JSON and CSV have the whole figure.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ RUN_COLUMNS = {
     "layer": "layer, from 0",
     "depth": "layer / (layers - 1), from 0 to 1",
 }
-"""What tells the layers of several runs from each other."""
+"""The columns that tell the layers of several runs apart."""
 
 
 class Field(Protocol):
@@ -36,14 +36,14 @@ class Field(Protocol):
 
 @dataclass(frozen=True)
 class Table:
-    """columns: name to what it is and its unit. rows: one value a column, None where undefined."""
+    """columns: what each is, with its unit, by name. rows: one value for each column, None where undefined."""
 
     columns: Mapping[str, str]
     rows: tuple[tuple[Any, ...], ...]
 
     @classmethod
     def of(cls, columns: Mapping[str, str], rows: Iterable[Sequence[Any]]) -> "Table":
-        """Raises ValueError where a row has another number of values than there are columns."""
+        """A table of these rows. Raises ValueError if one does not have a value for every column."""
         held = tuple(tuple(row) for row in rows)
         if any(len(row) != len(columns) for row in held):
             raise ValueError(f"expected {len(columns)} values in every row: {', '.join(columns)}")
@@ -72,8 +72,8 @@ class Table:
 class Chart:
     """One figure. name: the stem of its files; n: what was counted, in words.
 
-    text: paragraphs that say what is drawn, in which unit and by which definition; findings: what came out, the honest
-    none included. tables: the first belongs to the whole figure, others have a name of their own.
+    text: paragraphs that say what is drawn, in which unit and by which definition; findings: what came out, also if
+    that is nothing. tables: by name; the first one belongs to the whole figure.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Chart:
         return next(iter(self.tables.values()))
 
     def to_json(self) -> dict[str, object]:
-        """The document beside the figure."""
+        """The document next to the figure."""
         return {
             "figure": self.name,
             "title": self.title,
@@ -106,7 +106,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Absent:
-    """A figure that there is no data for: why, and the command that makes it, if one does."""
+    """A figure without data: why there are none, and the command that computes them, if there is one."""
 
     name: str
     title: str
@@ -121,14 +121,14 @@ Section = Chart | Absent
 
 
 def sentences(*said: str, of: str = "") -> tuple[str, ...]:
-    """Notes and reasons as the page has them: a capital in front, a full stop behind; empty ones are left out.
+    """Notes and reasons as sentences of the page, with a capital and a full stop; empty ones are left out.
 
-    of: the run that they are about, where there are several.
+    of: the run that they are about, if there are several, which is put in front.
     """
     whole = (text if text.endswith(".") else f"{text}." for text in said if text)
     return tuple(f"{of}: {text}" if of else text[0].upper() + text[1:] for text in whole)
 
 
 def percent(part: int, whole: int) -> float | None:
-    """A share 0-100, None of nothing."""
+    """part / whole in %; None if whole is 0."""
     return 100 * part / whole if whole else None

@@ -1,4 +1,4 @@
-"""Charts with matplotlib, which is imported by whoever draws."""
+"""Parts of charts in matplotlib, which this module does not import: it gets the axes."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -48,6 +48,6 @@ def overlay(axes: "Axes", table: Table, column: str, name: str, *, whole: bool =
 
 
 def common_legend(figure: "Figure") -> None:
-    """Of the first panel, below all of them."""
+    """The first panel's legend, below all panels."""
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)), fontsize=9, handlelength=3.5)

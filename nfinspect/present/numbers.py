@@ -1,6 +1,6 @@
-"""How a number is written for people, and a token, in the app, the commands and the reports: each reads the same.
+"""How numbers and tokens are written for people: the same in the app, the commands and the reports.
 
-JSON and CSV hold the values themselves. signs: what stands for an undefined value, which is never written as 0.
+JSON and CSV hold the values themselves. signs: what is written for an undefined value, never 0.
 """
 
 import math
@@ -22,8 +22,8 @@ PLAIN = Plain()
 
 
 def number(value: float | None, signs: Signs = PLAIN, digits: int = 4, room: int = 99) -> str:
-    """Whole numbers in full, others to significant digits: 1,172, 0.01235, 1.235e-5. room: characters that a narrow
-    column has, for which digits are given up.
+    """Whole numbers in full, others to significant digits: 1,172, 0.01235, 1.235e-5. room: characters of a narrow
+    column, to which digits are cut.
     """
     if isinstance(value, int):
         return f"{value:,}"
@@ -39,17 +39,19 @@ def number(value: float | None, signs: Signs = PLAIN, digits: int = 4, room: int
 
 
 def signed(value: float | None, signs: Signs = PLAIN, digits: int = 4) -> str:
-    """A change: `number` with its sign, whichever it is."""
+    """A change: `number` with its sign, a + too."""
     return ("+" if value is not None and value > 0 else "") + number(value, signs, digits)
 
 
 def fixed(value: float | None, signs: Signs = PLAIN, places: int = 3) -> str:
-    """A figure on a scale of its own (a score, an index, a correlation), to so many places after the point."""
+    """A figure on a scale of its own (a score, an index, a correlation), to so many decimal places."""
     return signs.none if value is None or not math.isfinite(value) else f"{value:,.{places}f}"
 
 
 def percent(share: float | None, signs: Signs = PLAIN, places: int | None = None) -> str:
-    """A share in 0..1 as a percentage of at most six characters; places: after the point, else as many as it needs."""
+    """A share in 0..1 as a percentage of at most six characters; places: decimal ones, by default two below 10 %, else
+    one.
+    """
     if share is None or not math.isfinite(share):
         return signs.none
     scaled = 100 * share
@@ -74,7 +76,7 @@ def count(value: int | None, signs: Signs = PLAIN) -> str:
 
 
 def quoted(text: str | None, signs: Signs = PLAIN) -> str:
-    """A token with its spaces to be seen; undefined for an id that the tokenizer has no token for."""
+    """A token in quotes, so that its spaces are seen; None: the tokenizer has no token for the id."""
     return signs.none if text is None else f'"{text}"'
 
 

@@ -1,6 +1,6 @@
-"""What an analysis is drawn as, as data: the app draws it in characters, a report with matplotlib.
+"""The drawings of analyses, as data: the app draws them in characters, a report with matplotlib.
 
-The geometry is worked out here once, so that both show the same.
+The geometry is computed here once, so that both show the same.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,8 +31,8 @@ class Curve:
 
 @dataclass(frozen=True)
 class LayerBars:
-    """A bar for each layer, stacked of parts. parts: values of each layer, by the name of the part, >= 0 where there
-    are several. whole: they are counts or percentages. key: in front of the parts' names.
+    """A bar for each layer, stacked from parts. parts: values of each layer, by the name of the part, >= 0 if there are
+    several. whole: they are counts or percentages. key: in front of the parts' names.
     """
 
     title: str
@@ -44,7 +44,7 @@ class LayerBars:
 
 @dataclass(frozen=True)
 class Histogram:
-    """How often values are how large. empty: said where none is defined."""
+    """A histogram of the values. empty: what is said if none is defined."""
 
     title: str
     values: Values
@@ -53,7 +53,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Weights of rows to columns, both of the labels: float64[labels, labels], NaN where there is none."""
+    """Weights from rows to columns, each of which has a label: float64[labels, labels], NaN where there is none."""
 
     title: str
     weights: NDArray[np.float64]
@@ -62,7 +62,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one kind. sign: a letter for it; kind: its place among the kinds; filled: as points of it are drawn."""
+    """Points of one kind. sign: its letter; kind: its number among the kinds; filled: whether its markers are."""
 
     name: str
     sign: str
@@ -87,7 +87,7 @@ class LayerPoints:
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar across, in the direction of its sign. note: what stands behind its figure."""
+    """A horizontal bar, in the direction of its sign. note: the text after its figure."""
 
     label: str
     value: float | None
@@ -96,7 +96,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Bars:
-    """Groups of bars on one scale. here: the group that is shown in any case."""
+    """Groups of bars on one scale. here: the group that is always shown."""
 
     title: str
     groups: tuple[tuple[Bar, ...], ...]
@@ -105,8 +105,8 @@ class Bars:
 
 @dataclass(frozen=True)
 class TwoSided:
-    """Pairs of bars on one scale, one at the left and one at the right, None where it has no other. here: the first
-    pair that is shown.
+    """Pairs of bars on one scale, one on the left and one on the right, None where one is missing. here: the first pair
+    that is shown.
     """
 
     title: str
@@ -116,8 +116,8 @@ class TwoSided:
 
 @dataclass(frozen=True)
 class Grid:
-    """Things against things. names: with how many there are of each; cells: how much and how many two of them share,
-    the share 0 to 1, by their names in either order.
+    """Sets against sets. names: each set's size; cells: how much two sets share, 0 to 1, and how many members, by their
+    names in either order.
     """
 
     title: str
@@ -127,7 +127,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Shading:
-    """Shares of 0 to 1: in every row, the first above, as many as there are columns. here: the row that is marked."""
+    """Shares from 0 to 1, [rows, columns], the first row at the top. here: the row that is marked."""
 
     title: str
     rows: tuple[str, ...]
@@ -139,7 +139,7 @@ Plot = Nothing | Curve | LayerBars | LayerPoints | Histogram | Matrix | Bars | T
 
 
 def across(layer: int, neuron: int, sizes: Mapping[int, int]) -> float:
-    """Where a neuron stands over its layer. sizes: neurons of each layer, in the order of the axis."""
+    """A neuron's place on the axis of layers. sizes: neurons of each layer, in the order of the axis."""
     return list(sizes).index(layer) + 0.8 * ((neuron + 0.5) / sizes[layer] - 0.5)
 
 

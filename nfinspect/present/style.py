@@ -1,6 +1,6 @@
-"""How figures look: greys only, so that nothing hangs on a hue; what differs has its own hatch, line or marker.
+"""How figures look: greys only, so that nothing depends on a hue; what differs has its own hatch, line or marker.
 
-A report's figures get matplotlib from here, when they are drawn and not before. No pyplot: nothing global is changed.
+matplotlib is imported here, when a figure is drawn and not before. No pyplot: nothing global is changed.
 """
 
 import textwrap
@@ -19,21 +19,21 @@ DPI = 120
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "+++", "oo", "---", "|||", "**")
 FILLS = ("0.25", "0.95", "0.75", "0.9", "0.6", "0.98", "0.8", "0.88", "0.7", "1.0")
 PLAIN = {"facecolor": "1.0", "edgecolor": "black", "linewidth": 0.6}
-"""The look of bars of what is ordinary."""
+"""The look of bars of normal neurons."""
 
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 MOST_LINES = len(LINES) * len(MARKERS) // 2
-"""Lines that can be told apart: so many pairs come round before the first comes again."""
+"""Lines that can be told apart: after so many the pairs of line and marker repeat."""
 
 MOST_TICKS = 16
-"""Layers that are each named on an axis."""
+"""Layers up to which each is named on an axis."""
 
 LETTERS_AN_INCH = 11
-"""Of a title: some more fit, as letters of 11 points are 0.08 inches wide on average."""
+"""Letters of a title; a few more would fit, as letters of 11 points are 0.08 inches wide on average."""
 
 LONGEST_LINE = 1000
-"""Characters of a line of the title, with what is written as an escape."""
+"""Characters of a line of the title, escapes included."""
 
 LONGEST = 28
 """Characters of a label."""
@@ -50,7 +50,7 @@ def require_matplotlib() -> None:
 
 
 def blank(inches: tuple[float, float]) -> "Figure":
-    """An empty figure that no window knows of."""
+    """An empty figure without a window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -99,7 +99,7 @@ def points(i: int, *, filled: bool = True) -> dict[str, Any]:
 
 
 def threshold(axes: "Axes", at: float, name: str, *, upright: bool = False) -> None:
-    """A thin line where something begins, with its name in the legend."""
+    """A thin line at a threshold, with its name in the legend."""
     draw = axes.axvline if upright else axes.axhline
     draw(at, color="0.4", linewidth=1, linestyle=(0, (1, 2)), label=name)
 
@@ -128,7 +128,7 @@ def layer_axis(axes: "Axes", layers: list[int], name: str = "layer") -> None:
 
 
 def counted(axes: "Axes", name: str) -> None:
-    """An axis of counts, from 0, on whole numbers; with some room where there is nothing to count."""
+    """An axis of counts, from 0 to 1 or more, on whole numbers."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_ylabel(name)
@@ -137,13 +137,13 @@ def counted(axes: "Axes", name: str) -> None:
 
 
 def from_zero(axes: "Axes", name: str) -> None:
-    """An axis of shares in %, from 0; with some room where there is nothing to show."""
+    """An axis of shares in %, from 0 to 1 or more."""
     axes.set_ylabel(name)
     axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
 
 
 def label(text: str, longest: int = LONGEST) -> str:
-    """Text as a figure can show it: on one line, without mathematics, in characters that the font has."""
+    """Text as a figure can show it: on one line, not read as mathematics, in characters that the font has."""
     shown = "".join(c if c == " " or ord(c) in _glyphs() else _escape(c) for c in visible(text))
     if len(shown) > longest:
         shown = shown[: longest - 1] + "…"

@@ -21,8 +21,8 @@ class Column:
 
     header: str
     text: bool = False
-    whole: bool = False  # a text that says too little when shortened
-    spare: int = 0  # the columns with the highest number go first where the terminal is too narrow
+    whole: bool = False  # a text that would say too little if shortened
+    spare: int = 0  # columns with the highest number are dropped first if the terminal is too narrow
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[object]], width: int | None = None) -> list[str]:

@@ -1,7 +1,4 @@
-"""The app:
-
-one screen, a trail of panes on it, and what all panes share (messages, keys). start.py runs it.
-"""
+"""The app: one screen, a trail of panes on it, and what all panes share (messages, keys). start.py runs it."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ if TYPE_CHECKING:
     from nfinspect.tui.session import Session
 
 BUSY_SECONDS = 0.25
-"""Work shorter than this is not announced: two repaints for nothing."""
+"""Shorter work is not announced: it would cost two repaints for nothing."""
 
 
 KEY_NAMES = {
@@ -57,7 +54,7 @@ KEY_NAMES = {
 
 
 class NfinspectApp(App[int]):
-    """Panes are kept while a remembered trail holds them, so going back finds the cursor where it was."""
+    """Panes are kept while they are in a remembered trail, so that going back finds the cursor where it was."""
 
     TITLE = "nfinspect"
     ENABLE_COMMAND_PALETTE = True
@@ -85,7 +82,7 @@ class NfinspectApp(App[int]):
 
     def __init__(self, engine: Engine, run: str | None = None, *, plain: bool = False) -> None:
         sixteen = colours.few_colours(os.environ)
-        # said here, not by the theme below: Textual picks its NO_COLOR filter while it is being made
+        # passed here, not set by the theme below: Textual chooses its NO_COLOR filter in the constructor
         super().__init__(ansi_color=True if sixteen else None)
         self.engine = engine
         self.glyphs = ASCII if plain else UNICODE
@@ -100,7 +97,7 @@ class NfinspectApp(App[int]):
         self._keep_line = False
         self._said = 0
         self._announced: tuple[int, str] | None = None
-        """The work that the status line tells of, as long as nothing else is said there."""
+        """The work that the status line announces, until something else is said there."""
 
         self._said_before_key = 0
         self._work: dict[tuple[int, str], Work[Any]] = {}
@@ -179,7 +176,7 @@ class NfinspectApp(App[int]):
     def done(self, pane: Pane, work: Work[Any]) -> None:
         key = (id(pane), work.group)
         self._work.pop(key, None)
-        if work.group == OPENING:  # twice: behind the place that this may bring on screen
+        if work.group == OPENING:  # twice: after the place that this may bring on screen
             self.call_later(self.call_later, self._let_in_next)
         if self._announced == key:
             self.say("")
@@ -288,7 +285,7 @@ class NfinspectApp(App[int]):
 
         def show(session: Session | None) -> None:
             if session is not None:
-                self.opened(session, show=self.pane is pane)  # whoever has gone elsewhere meanwhile stays there
+                self.opened(session, show=self.pane is pane)  # a user who has gone elsewhere stays there
             elif self.pane is pane:
                 self.follow(name)
 
@@ -322,7 +319,7 @@ class NfinspectApp(App[int]):
         self.call_later(self._show)
 
     def release_unfinished(self) -> None:
-        """Let go of the runs that are not complete: whoever reads a file keeps `capture --resume` from it."""
+        """Close the runs that are not complete: while one is open here, `capture --resume` cannot write to it."""
         for name, session in list(self.sessions.items()):
             if session.info.status != "complete":
                 del self.sessions[name]
@@ -365,7 +362,7 @@ class NfinspectApp(App[int]):
             await self._let_in(event)
 
     def _drop_old_line(self) -> None:
-        """After a key that had nothing to say: what an earlier one said is no longer about what is on screen."""
+        """After a key that said nothing: the line of an earlier key is no longer about what is on screen."""
         if self._said == self._said_before_key and not self._keep_line and not self._work:
             self.say("")
 
@@ -391,15 +388,15 @@ class NfinspectApp(App[int]):
 
         try:
             go_to(self, text)
-        except Exception as error:  # a mistyped address is a line, whatever it trips over
+        except Exception as error:  # whatever a mistyped address raises is a line
             self.say(one_line(error), "bad")
 
     def ask(
         self, pane: Pane, kind: str, sign: str, then: Callable[[str], None], text: str = "", select: str = ""
     ) -> None:
-        """Let the user type a line; `then` gets it, if `pane` is on screen still.
+        """Let the user type a line; `then` gets it, if `pane` is still on screen.
 
-        kind: which lines typed before can be recalled. select: what typing replaces.
+        kind: of the earlier lines that can be recalled. select: the part of `text` that typing replaces.
         """
 
         def entered(typed: str) -> None:
@@ -410,10 +407,7 @@ class NfinspectApp(App[int]):
             self._base_screen.query_one(PromptLine).open(kind, sign, entered, text, select)
 
     def copy(self, text: str) -> None:
-        """To the clipboard by OSC 52, which no terminal confirms, and to a file beside it:
-
-        so it says "sent".
-        """
+        """Copy to a file, and to the clipboard by OSC 52, which no terminal confirms: hence the word "sent"."""
         from nfinspect.tui.output import keep_copy
 
         self.copy_to_clipboard(text)
@@ -427,20 +421,20 @@ class NfinspectApp(App[int]):
             self.push_screen(Palette(placeholder="find a command", id="--command-palette"))
 
     def action_interrupt(self) -> None:
-        """ctrl+c cancels what runs: what this place works on, else, once asked, the commands that go on elsewhere.
+        """ctrl+c cancels the work of this place, else, after a question, the commands that run elsewhere.
 
-        It never ends the app, so that a copied habit does not cost the place.
+        It never ends the app: a habit from the shell must not cost the place.
         """
         if self.pane.cancel_work():
             return
         if self.board.under_way:
-            question = f"Cancel what is being made: {', '.join(self.board.under_way)}?"
+            question = f"Cancel {', '.join(self.board.under_way)}?"
             self._confirm(question, self.board.close)
         else:
             self.say("nothing runs here; q quits", "dim")
 
     def _confirm(self, question: str, then: Callable[[], None]) -> None:
-        """Do `then` if the user says yes; a question that stands already is not put again."""
+        """Do `then` if the user says yes. While a question is open, no other is asked."""
         from nfinspect.tui.dialogs import Confirm
 
         if not isinstance(self.screen, Confirm):
@@ -448,12 +442,12 @@ class NfinspectApp(App[int]):
 
     @property
     def would_be_lost(self) -> list[str]:
-        """What quitting would cut short and the user may have waited for: commands, exports, deletions."""
+        """What quitting would interrupt although the user may be waiting for it: commands, exports, deletions."""
         started = [work.busy for work in self._work.values() if work.lasting]
         return [*self.board.under_way, *started]
 
     def action_leave(self) -> None:
-        """End the app; while something is being made, only after a yes. Signals do not ask."""
+        """End the app; while such work is under way, only after a yes. Signals do not ask."""
         if lost := self.would_be_lost:
             self._confirm(f"Quit, and give up {', '.join(lost)}?", partial(self.exit, 0))
         else:
@@ -463,7 +457,7 @@ class NfinspectApp(App[int]):
         self.action_leave()
 
     def close_runs(self) -> None:
-        """Cancel every query and command, so that no worker thread keeps the process, and none outlives it."""
+        """Cancel every query and command, so that no worker thread holds up the exit and no command outlives it."""
         self.board.close()
         for session in list(self.sessions.values()):
             session.interrupt()
@@ -472,7 +466,9 @@ class NfinspectApp(App[int]):
         self.close_runs()
 
     def _fatal_error(self) -> None:
-        """Textual's own prints a traceback with every local variable; ours is a line, and run_app raises for it."""
+        """Textual's own prints a traceback with every local variable. Here the app just ends, and run_app raises the
+        error.
+        """
         self._close_messages_no_wait()
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:

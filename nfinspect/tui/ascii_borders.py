@@ -14,7 +14,7 @@ class AsciiScrollBar(ScrollBarRender):
 
 
 def use_ascii(app: App[int]) -> None:
-    """The palette's icon and borders are Textual's own; a stylesheet rule takes them away."""
+    """Replace Textual's scroll bars, and by stylesheet rules the palette's icon and all borders."""
     ScrollBar.renderer = AsciiScrollBar
     app.stylesheet.add_source(
         "SearchIcon { display: none; } CommandPalette #--input { border: ascii $border; } "

@@ -9,7 +9,7 @@ from nfinspect.tui.keymap import known_ids
 
 @cache
 def binding_ids(app: type[Any]) -> frozenset[str]:
-    """app: the app's class, whose keys are among them."""
+    """Every binding id. app: the app's class, whose keys are included."""
     from nfinspect.tui.chrome import PromptInput
     from nfinspect.tui.dialogs import Confirm, Picker
     from nfinspect.tui.help import HelpScreen
@@ -35,6 +35,6 @@ def binding_ids(app: type[Any]) -> frozenset[str]:
         AnalysesPane,
         LensPane,
         ComparePane,
-    )  # the others add no keys to what these inherit
+    )  # the others add no keys of their own
     others = (app, PromptInput, Confirm, Picker, HelpScreen, PagedTable, TextPanel, SqlEditor)
     return known_ids((*others, *panes, *analyses, *map(pane_of, names())))

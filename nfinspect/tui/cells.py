@@ -1,8 +1,8 @@
 """Text for the screen: what a table cell is, and how text is made harmless.
 
-Whatever a widget draws it makes visible itself (`shown`, `shown_cell`), so that no pane has to remember what is
-foreign; what no widget of ours draws is caught by the app's filter (`harmless`). `visible_in` is for whoever
-measures text, or cuts it, before a widget gets it. Nothing is a markup string.
+Our widgets make visible whatever they draw (`shown`, `shown_cell`), so that no pane has to remember which text is
+foreign; what other widgets draw goes through the app's filter (`harmless`). `visible_in` is for text that is measured
+or cut before a widget gets it. No string is markup.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ No two meanings differ by hue alone: the text says it as well.
 
 @dataclass(frozen=True)
 class Cell:
-    """Text with a tone; `spans` are (start, end, tone) over its characters and win over `tone`."""
+    """Text with a tone; `spans` are (start, end, tone) over its characters and override `tone`."""
 
     text: str
     tone: str = ""
@@ -58,7 +58,7 @@ def model_name(model: str, glyphs: Glyphs = UNICODE) -> str:
 
 
 def fit(text: str, width: int, glyphs: Glyphs = UNICODE, align: str = "left") -> str:
-    """`text` in exactly `width` cells: made visible, and padded, or cut with a sign that something is missing."""
+    """`text` in exactly `width` cells: made visible, then padded, or cut and marked as cut."""
     text = visible_in(text, glyphs)
     length = cell_len(text)
     if length > width:
@@ -69,8 +69,8 @@ def fit(text: str, width: int, glyphs: Glyphs = UNICODE, align: str = "left") ->
 
 
 def content(*cells: Cell | str) -> Content:
-    """Cells one after the other as what Textual draws. A line break in a plain string breaks the line; in a cell, which
-    may hold anything, it is a character like others.
+    """Cells and strings, one after the other, as Textual's content. A line break in a string breaks the line; in a
+    cell, which may hold anything, it is drawn as a character.
     """
     text = ""
     spans: list[Span] = []
@@ -94,7 +94,7 @@ def shown(text: Content, glyphs: Glyphs) -> Content:
 
 
 def shown_cell(cell: Cell, glyphs: Glyphs) -> Cell:
-    """The same of a cell, on one line."""
+    """The same for a cell, on one line."""
     if is_plain(cell.text, ascii_only=glyphs is ASCII):
         return cell
     drawn, places = _drawn(cell.text, glyphs)
@@ -102,7 +102,7 @@ def shown_cell(cell: Cell, glyphs: Glyphs) -> Cell:
 
 
 def _drawn(text: str, glyphs: Glyphs, keep: str = "") -> tuple[str, list[int]]:
-    """What is drawn for a text, and where in that each of its characters begins, and the last one ends."""
+    """The text as it is drawn, and where in it each character begins, and the last one ends."""
     drawn, places = [], [0]
     for character, visibly in pieces(text, ascii_only=glyphs is ASCII):
         drawn.append(character if character == keep else visibly)

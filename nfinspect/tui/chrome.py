@@ -1,4 +1,4 @@
-"""The three lines around every pane: where one is, what there is to say, and which keys work here."""
+"""The three lines around every pane: breadcrumbs, messages (or a line to type in), and the keys that work here."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Breadcrumbs(Widget):
-    """The way from the list of runs to here; at the right end what the pane has to add."""
+    """The way from the list of runs to here; at the right end the pane's hint."""
 
     DEFAULT_CSS = "Breadcrumbs { height: 1; background: $bar; }"
 
@@ -52,10 +52,8 @@ class Breadcrumbs(Widget):
 
 
 class StatusLine(Widget):
-    """One line:
-
-    an error, an answer, or what is being worked on. A long one takes more rows rather than lose its end, which mostly
-    says what to do; one that is longer than MOST_ROWS ends in an ellipsis.
+    """One line: an error, an answer, or the work in progress. A long one takes more rows rather than lose its end,
+    which mostly says what to do; beyond MOST_ROWS it ends in an ellipsis.
     """
 
     MOST_ROWS = 8
@@ -112,7 +110,7 @@ class KeyLine(Widget):
 
 
 def _rank(binding: Binding) -> int:
-    """Help first, then what only this pane can do, then the ways on, then the app's own."""
+    """Help first, then the table's keys, the pane's own, those to other panes of the run, and the app's."""
     place = (binding.id or "").split(".")[0]
     if binding.id == "app.help":
         return 0
@@ -120,7 +118,7 @@ def _rank(binding: Binding) -> int:
 
 
 class PromptInput(Input):
-    """The line's own input: Esc gives up, up and down recall what was typed before."""
+    """The line's input: Esc gives up, up and down recall what was typed before."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "give_up", "Give up", id="prompt.cancel"),
@@ -160,7 +158,7 @@ class PromptLine(Widget):
         yield line
 
     def open(self, kind: str, sign: str, then: Callable[[str], None], text: str = "", select: str = "") -> None:
-        """then: gets the line as typed. select: the part of `text` that typing replaces; all of it if not given."""
+        """then: gets the line, stripped. select: the part of `text` that typing replaces; all of it if empty."""
         self.kind, self._then = kind, then
         self._back = self.screen.focused
         self._place = len(self._history.setdefault(kind, []))
@@ -176,7 +174,9 @@ class PromptLine(Widget):
         self.screen.set_focus(line)
 
     def focus_behind(self, widget: Widget) -> None:
-        """Another place is on screen: who types where to go keeps the keys, what was asked for the old one is moot."""
+        """Another place is on screen: a line after `:` keeps the keys, any other one was about the old place and
+        closes.
+        """
         if self.display and self.kind == "goto":
             self._back = widget
             return

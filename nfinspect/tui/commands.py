@@ -1,4 +1,4 @@
-"""The command that makes an analysis of a run."""
+"""The command that computes an analysis of a run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from nfinspect.tui.session import Session
 
 MODEL, TEXT = "MODEL", "TEXT"
-"""What stands in a command where the app does not know better: the user is asked to put it in."""
+"""Placeholders in a command for what the app does not know: the user is asked to fill them in."""
 
 
 def from_the_store() -> str:
-    """Kinds of neurons whose analysis needs no model: `overlap --kinds` makes and keeps what is not there."""
+    """`dead`, and the kinds whose analysis needs no model: `overlap --kinds` computes and saves missing ones."""
     from nfinspect.analyses.neuron_kinds import KEPT_KINDS, SINGLE_KINDS
 
     return ",".join(["dead", *(name for name in SINGLE_KINDS if KEPT_KINDS[name].spec.needs == "run")])
@@ -33,9 +33,9 @@ def make_command(
     marked: int = 0,
     choices: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """The arguments of `nfinspect` that make an analysis of a run. It looks for the run's texts: call it in a worker.
+    """The arguments of `nfinspect` that compute an analysis of a run. Reads the run's texts: call it in a worker.
 
-    choices: the pane's own options. marked: how many neurons are marked, which is what an ablation then cuts out.
+    choices: the pane's own options. marked: how many neurons are marked; if any, an ablation cuts these out.
     """
     word, needs = command_of(name), spec(name).needs
     where = () if site == session.default_site else ("--site", site)
@@ -47,7 +47,7 @@ def make_command(
     elif name == "lens":
         made = (word, *of, *(choices or lens_of(first_text(session))), *bos_of(session), *source)
     elif name == "ablate":
-        # On the run's own windows, which are what its classes and kinds were found on.
+        # On the run's own windows, on which its classes and kinds were found.
         chosen = ("--neurons", str(session.results_folder / MARKED)) if marked else ("--class", "dead")
         made = (word, *of, *source, *chosen, *choices, *where)
     elif name == "kinds":
@@ -56,7 +56,7 @@ def make_command(
 
 
 def incomplete(arguments: Sequence[str]) -> str:
-    """What stands in a command that only the user knows, the last of it first; empty where nothing does."""
+    """The placeholder that the user has to fill in next; empty if there is none."""
     return next((word for word in (TEXT, MODEL) if word in arguments), "")
 
 
@@ -71,6 +71,6 @@ def first_text(session: Session) -> str:
 
 
 def bos_of(session: Session) -> tuple[str, ...]:
-    """What stands before a text, as in the capture."""
+    """The option for what stands before a text, as in the capture."""
     bos = str(session.info.settings.get("bos", "auto"))
     return () if bos == "auto" else ("--bos", bos)

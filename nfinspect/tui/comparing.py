@@ -1,6 +1,6 @@
-"""The same analysis of several runs beside each other, over the depth of their networks: what is kept of each, as rows.
+"""The same analysis of several runs, over the depth of their networks: rows from the saved result of each.
 
-Called in workers. A run of which nothing fitting is kept has no rows, and says what it lacks.
+Called in workers. A run without a fitting result has no rows, and says what it lacks.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from nfinspect_store.results import Result
 
 SIGNS = "ABCDEFGH"
-"""A run's layers in the drawing; the line between two of them is of the small letter. More runs look alike."""
+"""The runs in the drawing: capitals at their layers, small letters on the lines between. More runs would look alike."""
 
 Layers = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer of one run. depth: 0 of the first layer, 1 of the last."""
+    """One layer of one run. depth: 0 for the first layer, 1 for the last."""
 
     run: str
     sign: str
@@ -40,7 +40,7 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class OfRun:
-    """What is known of a run: its rows with what they say in short, or what it lacks and whether `r` can make it."""
+    """One run: its rows and their summary, or what it lacks and whether `r` can compute it."""
 
     run: str
     sign: str
@@ -53,7 +53,9 @@ class OfRun:
 
 @dataclass(frozen=True)
 class Topic:
-    """What runs are compared by: their health, or a variant of an analysis. options: of the command that makes it."""
+    """What runs are compared by: their health, or a variant of an analysis. options: of the command that computes it;
+    made_with: the settings of a fitting result.
+    """
 
     name: str
     analysis: str
@@ -66,11 +68,11 @@ class Topic:
     needs_model: bool = False
 
     def figures(self, layer: Mapping[str, Any]) -> dict[str, float | None]:
-        """Of a layer of a document."""
+        """The figures of a layer of a document."""
         return {measure.key: measure.of(layer) for measure in self.measures}
 
     def fits(self, result: Result) -> bool:
-        """Whether a kept result is what is compared."""
+        """Whether a saved result can be compared under this topic."""
         return made_with(result, self.made_with) and self.takes(result.document)
 
 
@@ -118,8 +120,8 @@ def of_run(session: Session, sign: str, topic: Topic, site: str | None) -> OfRun
 
 
 def _layers(session: Session, topic: Topic, site: str) -> tuple[Layers | None, bool, str]:
-    """The layers of the newest result over all of them; whether the analysis can be made of the run alone; whose the
-    result is, if not the run's.
+    """The layers of the newest result over all of them; if there is none, whether the run alone is enough to compute
+    it; whose the result is, if not the run's.
     """
     if topic.analysis == "health":
         return [_health(layer) for layer in session.health(site).layer_analyses], False, ""

@@ -1,6 +1,5 @@
-"""Completion for the SQL console:
-
-tables after FROM and JOIN, otherwise columns of the tables that are named.
+"""Completion for the SQL console: tables after FROM and JOIN, otherwise columns of the tables in the statement, tables
+and keywords.
 """
 
 import re
@@ -37,7 +36,7 @@ _AFTER_TABLE = re.compile(r"\b(?:from|join|describe|summarize)\s+(?:[\w.\"]+\s*,
 
 
 def complete(text: str, tables: Mapping[str, tuple[str, ...]]) -> tuple[str, list[str]]:
-    """The unfinished word at the end of `text`, and what it may become."""
+    """The unfinished word at the end of `text`, and its completions. tables: their columns by name."""
     match = _WORD.search(text)
     word = match.group() if match else ""
     before = text[: len(text) - len(word)]
@@ -59,6 +58,6 @@ def complete(text: str, tables: Mapping[str, tuple[str, ...]]) -> tuple[str, lis
 
 
 def _alias(text: str, alias: str) -> str:
-    """The table that `FROM table alias` names so."""
+    """The table that has this alias, as in `FROM table alias`."""
     match = re.search(rf"\b(\w+)\s+(?:as\s+)?{re.escape(alias)}\b", text, re.IGNORECASE)
     return match[1] if match else ""

@@ -47,7 +47,7 @@ class Confirm(ModalScreen[bool]):
 
 
 class Picker(ModalScreen[str | None]):
-    """One of several words: the arrows, or typing the beginning of a word; Enter takes it."""
+    """Choose one of several words with the arrows, or by typing a part of it; Enter takes it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "give_up", "Give up", id="picker.cancel"),
@@ -66,7 +66,7 @@ class Picker(ModalScreen[str | None]):
     def __init__(
         self, title: str, options: Sequence[str], glyphs: Glyphs, chosen: str | None = None, *, width: int = 44
     ) -> None:
-        """width: cells of the list, of which the longest options are cut."""
+        """width: cells of the list; longer options are cut."""
         super().__init__()
         self._width = width
         self._title = title
@@ -78,7 +78,7 @@ class Picker(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         column = Column(self._title, 20, lambda row, width: Cell(row), flex=True)
         with Vertical():
-            yield _PickerTable([column], glyphs=self._glyphs, empty="nothing begins like that")
+            yield _PickerTable([column], glyphs=self._glyphs, empty="nothing contains that")
             yield TextBlock()
 
     def on_mount(self) -> None:
@@ -117,7 +117,7 @@ class Picker(ModalScreen[str | None]):
 
 
 class _PickerTable(PagedTable):
-    """Arrows move, letters search: so the letters that move elsewhere do not here."""
+    """Arrows move, letters search: the letters that move in other tables do not move here."""
 
     def on_key(self, event: events.Key) -> None:
         if event.character and event.is_printable:

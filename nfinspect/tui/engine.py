@@ -1,4 +1,4 @@
-"""The store, for the app: DuckDB is imported by the first worker that needs it, so the frame is on screen before."""
+"""The store, for the app: DuckDB is imported by the first worker that needs it, after the frame is on screen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Engine:
     """One store. Its methods may be called from any worker, may block, and raise NfinspectError.
 
-    Listing runs needs no DuckDB where the catalog's cache knows them all.
+    Listing runs needs no DuckDB if the catalog's cache knows them all.
     """
 
     def __init__(self, store: Path) -> None:
@@ -50,7 +50,7 @@ class Engine:
         return read_heartbeat(self.store / (run + RUN_SUFFIX))
 
     def history(self, run: str) -> LiveHistory:
-        """The history of a training that is watched, nothing of it read yet."""
+        """The history of a watched training, nothing of it read yet."""
         from nfinspect.analysis.history import LiveHistory
         from nfinspect_store.history import history_path
 
@@ -67,7 +67,7 @@ class Engine:
         delete_run(run_path(self.store, run), force=True)
 
     def start(self, arguments: Sequence[str]) -> Job:
-        """Carry out a command in a process of its own."""
+        """Run a command in a process of its own."""
         from nfinspect.tui.jobs import Job
 
         job = Job(arguments)

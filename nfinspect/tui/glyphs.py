@@ -15,12 +15,12 @@ class Glyphs:
     eighths: str  # a horizontal bar's last cell, from one eighth to full
     crumb: str
     cursor: str
-    cursor_away: str  # in a panel that has not the keys
+    cursor_away: str  # in a panel that does not have the keys
     mark: str
     more: str
     up: str
     down: str
-    little: str  # less than a filling or a bar can show, and not nothing
+    little: str  # more than nothing, but less than a filling or a bar can show
     none: str  # an undefined value
     dot: str
     opening: str  # around the token on which a neuron was read
@@ -73,7 +73,7 @@ ASCII = Glyphs(
 
 
 def level(share: float, glyphs: Glyphs) -> str:
-    """The block whose height says `share` (0..1). Anything above nothing shows at least the lowest block."""
+    """The block whose height shows `share` (0..1). Any share above 0 has at least the lowest block."""
     top = len(glyphs.levels) - 1
     if not share > 0:  # also NaN
         return glyphs.levels[0]
@@ -81,7 +81,7 @@ def level(share: float, glyphs: Glyphs) -> str:
 
 
 def shade(share: float, glyphs: Glyphs) -> str:
-    """The filling whose density says `share` (0..1), to the nearest; less than half of the lightest is a small mark."""
+    """The filling whose density is nearest to `share` (0..1); less than half of the lightest is a small mark."""
     top = len(glyphs.shades) - 1
     if not share > 0:
         return glyphs.shades[0]
@@ -91,7 +91,7 @@ def shade(share: float, glyphs: Glyphs) -> str:
 def bar(share: float, width: int, glyphs: Glyphs) -> str:
     """A horizontal bar of at most `width` cells, exact to an eighth of a cell where the glyphs allow.
 
-    What rounds to nothing, and is not nothing, is a small mark that is no part of a bar.
+    A share above 0 that rounds to nothing is a small mark that does not look like a bar.
     """
     if not share > 0 or width <= 0:
         return ""

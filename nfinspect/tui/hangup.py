@@ -1,9 +1,8 @@
-"""A dropped SSH link, or a kill, must end the app: Textual installs no handlers, and its threads would spin on
-the dead tty.
+"""A lost SSH connection, or a kill, must end the app: Textual installs no handlers, and its threads would spin on the
+dead tty.
 
-When the terminal is gone, nothing can be drawn or restored, and Textual's own way out writes to the
-terminal and joins threads that wait for it. So the way out is short: `farewell` (interrupt queries, close
-files), then leave the process.
+When the terminal is gone, nothing can be drawn or restored, and Textual's own exit writes to the terminal and joins
+threads that wait for it. So this exit is short: `farewell` (interrupt queries, end commands), then end the process.
 """
 
 import contextlib
@@ -17,10 +16,10 @@ from types import FrameType
 HUNG_UP = 128 + signal.SIGHUP
 POLL_SECONDS = 2.0
 GRACE_SECONDS = 2.0
-"""For the last words, once the terminal is gone."""
+"""Time for `farewell`, once the terminal is gone."""
 
 PATIENCE_SECONDS = 6.0
-"""For the ordinary way out, which ends commands and gives the terminal back."""
+"""Time for the ordinary exit, which ends commands and restores the terminal; after it the short exit is taken."""
 
 
 def terminal_lost(fd: int) -> bool:
@@ -43,7 +42,7 @@ def terminal_lost(fd: int) -> bool:
 
 
 def leave(farewell: Callable[[], None], status: int = HUNG_UP) -> None:
-    """Run `farewell`, but not for long, and end the process without touching the terminal."""
+    """Run `farewell`, for GRACE_SECONDS at most, and end the process without touching the terminal."""
 
     def last_words() -> None:
         with contextlib.suppress(Exception):
@@ -56,13 +55,11 @@ def leave(farewell: Callable[[], None], status: int = HUNG_UP) -> None:
 
 
 def watch_terminal(fd: int, quit_app: Callable[[int], None], farewell: Callable[[], None]) -> Callable[[], None]:
-    """Returns what ends the watch: a thread left running would hold the app, and its database, past the end.
+    """Handle SIGHUP and SIGTERM (main thread only), and check in a thread whether the terminal is still there.
 
-    Install the handlers of SIGHUP and SIGTERM (main thread only) and a thread that looks whether the terminal is still
-    there.
-
-    A signal with the terminal still alive (kill) leaves through `quit_app`, which is told the exit status, so that the
-    screen is restored.
+    If a signal comes while the terminal is alive (kill), `quit_app` is called with the exit status, so that the screen
+    is restored. Returns a function that ends the watch: a thread left running would keep the app, and its database,
+    alive.
     """
 
     def on_signal(signum: int, frame: FrameType | None) -> None:
@@ -81,7 +78,7 @@ def watch_terminal(fd: int, quit_app: Callable[[int], None], farewell: Callable[
                 leave(farewell)
 
     before = {}
-    with contextlib.suppress(ValueError):  # not the main thread: someone else owns the signals
+    with contextlib.suppress(ValueError):  # not the main thread: another one owns the signals
         for number in (signal.SIGHUP, signal.SIGTERM):
             before[number] = signal.signal(number, on_signal)
     thread = threading.Thread(target=look, name="nfinspect-terminal", daemon=True)

@@ -1,7 +1,7 @@
-"""The last thing before the terminal: no line that is drawn, by whichever widget, holds what a terminal would act on.
+"""The last filter before the terminal: no drawn line, whichever widget it is from, holds what a terminal would act on.
 
-Widgets of ours make text visible before they measure it (`nfinspect.tui.cells`), and this finds nothing to do. What is
-left are those of Textual that hold what was typed, pasted or offered (inputs, the editor, the palette, notifications).
+Our widgets make text visible before they measure it (`nfinspect.tui.cells`), so that nothing is left to do here. It is
+for Textual's own, which hold what was typed, pasted or offered (inputs, the editor, the palette, notifications).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from textual.filter import LineFilter
 from nfinspect.text import is_plain, pieces
 
 SIGN = "?"
-"""Stands in each cell of what cannot be shown: the line is laid out already, so it can be no longer than that."""
+"""Drawn in each cell of what cannot be shown: the line is laid out already and must keep its length."""
 
 
 class Harmless(LineFilter):
-    """Of every app of ours. plain: nothing but ASCII passes."""
+    """The app's filter. plain: only ASCII passes."""
 
     def __init__(self, *, plain: bool) -> None:
         super().__init__()

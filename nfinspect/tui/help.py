@@ -1,4 +1,4 @@
-"""The help screen, made from the bindings that work where it was asked for: it cannot be out of date."""
+"""The help screen, made from the bindings that work where it was opened, so that it is never out of date."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ARGUMENTS = {"lens": " The capital of", "logits": " L1/N4"}
 
 
 def _analyses() -> str:
-    """What goes to each analysis."""
+    """What to type to go to each analysis."""
     return "  ".join([":analyses", *(f":{name}{ARGUMENTS.get(name, '')}" for name in names()), ":compare A,B"])
 
 

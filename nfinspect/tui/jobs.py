@@ -1,10 +1,10 @@
-"""Commands that the app has carried out for it, each in a process of its own: no model ever enters the app.
+"""Commands that the app runs, each in a process of its own: no model is ever loaded into the app.
 
-A command is `python -m nfinspect …` in its own process group, without stdin. What it says on stderr is its progress
-and, where it fails, the one line that says why. Cancelling is what Ctrl-C would be: nothing half-written is kept.
+A command is `python -m nfinspect …` in its own process group, without stdin. Its stderr has its progress and, if it
+fails, the one line that says why. Cancelling does what Ctrl-C would: nothing half-written is saved.
 
-The board knows those under way, one for each analysis of a run, and has the clock that looks at them. A command goes
-on while the user looks elsewhere. Nothing is looked at, and nothing sent, while no command runs.
+The board holds the running commands, one for each analysis of a run, and a timer that looks at them. A command goes on
+while the user is in another place. While no command runs, the timer is stopped.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ SECONDS = 0.5
 """Between two lines of progress, and between two looks at them."""
 
 PATIENCE = 5.0
-"""Seconds that a cancelled command has; a long operation of torch is not to be interrupted."""
+"""Seconds until a cancelled command is killed: a long operation of torch does not notice the interrupt."""
 
 FAREWELL = 1.0
-"""Seconds that commands have when the app itself ends."""
+"""Seconds until commands are killed when the app itself ends."""
 
 COMMAND = ("-P", "-m", "nfinspect")
-"""-P: a folder called nfinspect where the app was started is not what is meant."""
+"""-P: a folder called nfinspect in the working directory must not be run instead."""
 
 LONGEST = 500
 """Characters of a line that are kept."""
@@ -47,7 +47,7 @@ class JobFailed(NfinspectError):
 
 
 class Job:
-    """A command under way. Its methods may be called from any thread."""
+    """A command as a process. Its methods may be called from any thread."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
         """arguments: of `nfinspect`. Raises JobFailed where no process can be started."""
@@ -101,14 +101,14 @@ class Job:
         if status is None or status == 0:
             return self._line
         if self._cancelled:
-            return "cancelled: nothing was kept of it"
+            return "cancelled: nothing was saved"
         if status < 0:
             cause = ": not enough memory?" if status == -signal.SIGKILL else ""
             return f"the command was ended by {signal.Signals(-status).name}{cause}"
         return self._line.removeprefix("nfinspect: ") or f"the command ended with status {status}"
 
     def cancel(self) -> None:
-        """Interrupt it, and end it if it does not heed that. Returns at once."""
+        """Interrupt it, and kill it if it still runs after PATIENCE. Returns at once."""
         self._cancelled = True
         self.signal(signal.SIGINT)
         last = threading.Timer(PATIENCE, self.signal, [signal.SIGKILL])
@@ -116,7 +116,7 @@ class Job:
         last.start()
 
     def signal(self, number: int) -> None:
-        """To the command and whatever it has started."""
+        """Send a signal to the command and the processes it has started."""
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
@@ -130,12 +130,12 @@ class Job:
         return True
 
     def output(self) -> str:
-        """What it has printed as its result, once it has ended."""
+        """What it has printed on stdout, once it has ended."""
         return self._output
 
 
 def end_all(jobs: Iterable[Job]) -> None:
-    """Interrupt every command, and end those that do not heed it."""
+    """Interrupt every command, and kill those that still run after FAREWELL."""
     left = list(jobs)
     for job in left:
         job.signal(signal.SIGINT)
@@ -160,7 +160,7 @@ class Screenside(Protocol):
 
 
 class JobBoard:
-    """Lives on the app's event loop."""
+    """The commands that run, and what those that have ended left. Used on the app's event loop only."""
 
     def __init__(self, hub: Screenside) -> None:
         self._hub = hub
@@ -168,13 +168,13 @@ class JobBoard:
         self._then: dict[Key, Callable[[JobState], None]] = {}
         self._timer: Timer | None = None
         self.ended = 0
-        """How many commands have ended well: what was kept may have changed since."""
+        """How many commands have succeeded: with each, saved results may have changed."""
         self.models: dict[str, str] = {}
-        """Where the user has said that a run's model is."""
+        """Each run's model, as it was given to a command that succeeded."""
         self.problems: dict[Key, str] = {}
         """Why the last command of an analysis failed, until it is tried again or something else is asked for."""
         self.printed: dict[Key, str] = {}
-        """What commands have printed that ended well."""
+        """What the commands that succeeded have printed."""
 
     def put(self, key: Key, job: Job, then: Callable[[JobState], None] | None = None) -> None:
         """then: called with how the command ended, whichever pane is on screen."""
@@ -201,7 +201,7 @@ class JobBoard:
         return key in self._jobs
 
     def forget_run(self, run: str) -> None:
-        """A run is being deleted: nothing more is made of it."""
+        """A run is being deleted: cancel its commands, and forget what they left."""
         for key in list(self._jobs):
             if key[0] == run:
                 self._jobs[key].cancel()

@@ -2,7 +2,7 @@
 
     {"app.quit": "ctrl+q", "neurons.filter": "f,slash"}
 
-The ids stand in the help screen (`?`). A file that cannot be read costs one line in the app, never the app.
+The help screen (`?`) shows the ids. A file that cannot be read costs a message in the app, never the app.
 """
 
 import json
@@ -33,7 +33,7 @@ def known_ids(classes: Iterable[type[DOMNode]]) -> frozenset[str]:
 def read_keymap(path: Path, known: Callable[[], frozenset[str]]) -> tuple[dict[str, str], str | None]:
     """The keymap, and one line about what is wrong with the file, if anything is.
 
-    known: every binding id, asked for only where there is a file: it imports all panes and analyses.
+    known: every binding id, called only if there is a file: it imports all panes and analyses.
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -1,8 +1,8 @@
-"""The rows of an analysis: what stands in them, and how they are filtered and sorted. They stand in memory.
+"""The rows of an analysis, which are in memory: what is in them, and how they are filtered and sorted.
 
     filter = term { "and" term };  term = column op value | L5 | text;  op = "=" | "!=" | "<" | "<=" | ">" | ">="
 
-It reads like the filter of neuron lists. A text alone is looked for in what the rows show.
+It is written like the filter of neuron lists. A text alone is searched for in what the rows show.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from nfinspect_store.errors import RequestError
 
 Value = Callable[[Any, str], Any]
-"""A row and the key of a column -> what stands there: a number, a word, yes or no, or None where undefined."""
+"""A row and the key of a column -> the value: a number, a word, yes or no, or None where undefined."""
 
 Test = Callable[[Any], bool]
 
@@ -35,7 +35,7 @@ _TRUTH = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0"
 
 
 def ordered(rows: Sequence[Any], key: str, descending: bool, value: Value) -> Sequence[Any]:
-    """The rows by one column, equal ones in the order they had; undefined values last, whichever way it goes."""
+    """The rows by one column, equal ones in the order they had; undefined values last in either direction."""
     if not key:
         return rows
     known = [(found, row) for row in rows if (found := value(row, key)) is not None]
@@ -44,12 +44,12 @@ def ordered(rows: Sequence[Any], key: str, descending: bool, value: Value) -> Se
 
 
 ASCENDING = ("layer", "rank", "k", "p", "p_value", "name", "type", "strength", "a", "b")
-"""Columns that one reads from the smallest on."""
+"""Columns that are sorted from the smallest on."""
 
 
 @dataclass(frozen=True)
 class Arranged:
-    """The rows that pass the filter, in order; `total` of them without the filter, `sample` the first of these."""
+    """The rows that pass the filter, in order; total: how many there are without it; sample: the first of these."""
 
     rows: Sequence[Any]
     total: int
@@ -58,13 +58,13 @@ class Arranged:
 
 @dataclass(frozen=True)
 class Listing:
-    """What the rows of an analysis are. Workers call its functions, so they hold what they need, and no pane.
+    """What the rows of an analysis are. Workers call its functions, which therefore hold no pane.
 
-    rows: every row of an analysis, in its own order. value: what stands in a column. text: what a filter that is no
-    comparison is looked for in, empty where there is nothing. place: what rows stand by when they stand by layer.
-    ascending: whether a column is read from the smallest on. named: columns for the filter beside those of the table.
-    order: the column that the rows stand by at first, and whether the largest comes first. empty: said where there is
-    no row.
+    rows: every row of an analysis, in its own order. value: of a row in a column. text: what a filter that is no
+    comparison is searched for in, empty if there is nothing. place: what rows are sorted by under the key `layer`.
+    ascending: whether a column is sorted from the smallest on. named: what a filter may name besides the table's
+    columns. order: the column that rows are sorted by at first, and whether the largest comes first. empty: what is
+    said if there is no row.
     """
 
     rows: Callable[[Any], Sequence[Any]]
@@ -77,7 +77,7 @@ class Listing:
     empty: str = "no neuron passed"
 
     def arranged(self, order: tuple[str, bool], test: Test | None, analysis: Any) -> Arranged:
-        """In a worker: a large model's lists take longer than a repaint may."""
+        """Called in a worker: a large model's lists take longer than a repaint may."""
         rows = self.rows(analysis)
         passing = rows if test is None else [row for row in rows if test(row)]
         return Arranged(ordered(passing, *order, self._sort_value), len(rows), rows[0] if rows else None)
@@ -88,7 +88,9 @@ class Listing:
 
 @dataclass(frozen=True)
 class Filtered:
-    """What a filter is read against. columns: key by what the user may call it, key or title, in lower case."""
+    """What a filter's text refers to. columns: each column's key by the names it may be given, key and title, in lower
+    case.
+    """
 
     columns: Mapping[str, str]
     value: Value

@@ -83,7 +83,7 @@ def go_to(app: Hub, text: str) -> None:
 
 
 def to_comparison(app: Hub, runs: tuple[str, ...]) -> None:
-    """Raises RequestError for too few runs, or for more than a drawing tells apart."""
+    """Raises RequestError for too few runs, or for more than a drawing can tell apart."""
     from nfinspect.tui.comparing import SIGNS
 
     runs = tuple(dict.fromkeys(runs))
@@ -124,7 +124,7 @@ def _in_run(app: Hub, session: Session, target: Target) -> Place:
 
 
 def _check(session: Session, address: Address) -> None:
-    """Raises RequestError for a neuron that the run does not hold."""
+    """Raises RequestError for a neuron that is not in the run."""
     site = address.site or session.default_site
     if site not in session.sites:
         raise RequestError(f"no site {site!r}: this run has {', '.join(session.sites)}")

@@ -25,7 +25,7 @@ def why(row: NeuronRow, glyphs: Glyphs) -> str:
         bound = f" (95 % bound on its rate {percent(row.rate_upper95, glyphs)})" if row.rate_upper95 else ""
         return f"silent on all {tokens}{bound}"
     if row.cls == "saturated":
-        return f"stuck: std {number(row.std, glyphs)} beside a mean of {number(row.mean, glyphs)} over {tokens}"
+        return f"stuck: std {number(row.std, glyphs)} at a mean of {number(row.mean, glyphs)} over {tokens}"
     if row.cls == "sporadic":
         reached = f"reaches {number(row.max, glyphs)}"
         return f"rare and strong: {reached}, yet at or above its layer's mean |a| on under 1% of {tokens}"
@@ -55,12 +55,10 @@ def strength_tone(value: float | None, strongest: float) -> str:
 
 
 def example_cell(example: ExampleText, width: int, strongest: float, glyphs: Glyphs) -> Cell:
-    """The example's text in `width` cells with its token in brackets, near the middle when the text is
-    too long.
-    """
+    """The example's text in `width` cells with its token in brackets; a text that is too long is cut around it."""
     pieces = [visible_in(piece, glyphs) for piece in example.pieces()]
     at = example.at
-    if example.window[0].position > 0:  # the kept window begins later than the prompt
+    if example.window[0].position > 0:  # the window begins after the prompt's beginning
         pieces[0] = glyphs.more + pieces[0]
     pieces[at] = glyphs.opening + pieces[at] + glyphs.closing
     first, last = _around([cell_len(piece) for piece in pieces], at, width - 2)
@@ -79,10 +77,7 @@ def example_cell(example: ExampleText, width: int, strongest: float, glyphs: Gly
 
 
 def _around(widths: Sequence[int], at: int, room: int) -> tuple[int, int]:
-    """The longest stretch of tokens around `at` that fits:
-
-    two before for every one after, text is read forward.
-    """
+    """The longest range of tokens around `at` that fits: two before it for every one after, as text is read forward."""
     first = last = at
     left = room - widths[at]
     while True:
@@ -100,8 +95,8 @@ def _around(widths: Sequence[int], at: int, room: int) -> tuple[int, int]:
 
 
 def strongest_of_characters(pieces: Sequence[str], values: Sequence[float]) -> list[float]:
-    """The values of a prompt's tokens; a token whose piece holds characters of those behind it, too, has their
-    strongest.
+    """The values of a prompt's tokens; a token whose piece has characters of later tokens, too, gets the strongest of
+    their values.
     """
     found = list(values)
     owner = 0
@@ -115,8 +110,8 @@ def strongest_of_characters(pieces: Sequence[str], values: Sequence[float]) -> l
 def reading(
     tokens: Sequence[str], values: Sequence[float], generated: Sequence[bool], glyphs: Glyphs
 ) -> list[Cell | str]:
-    """A whole prompt, each token toned by its strength; the strong ones carry a mark, so they are seen
-    without colour.
+    """A whole prompt, each token toned by its strength; the strongest are in brackets, so that they are seen without
+    colour.
     """
     strongest = max((abs(v) for v in values), default=0.0)
     pieces: list[Cell | str] = []

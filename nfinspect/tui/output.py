@@ -1,4 +1,4 @@
-"""What leaves the app: exported files, and the file beside the clipboard."""
+"""What leaves the app: exported files, and a copy of the clipboard."""
 
 import csv
 import json
@@ -13,19 +13,19 @@ from nfinspect_store.paths import expanded
 
 
 def state_dir() -> Path:
-    """Where the app keeps what it remembers: $XDG_STATE_HOME/nfinspect, else ~/.local/state/nfinspect."""
+    """The directory of what the app remembers: $XDG_STATE_HOME/nfinspect, else ~/.local/state/nfinspect."""
     base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(base) / "nfinspect"
 
 
 def write_json(name: str, document: Any) -> str:
-    """Returns the line to show. Raises StorageFull when it cannot be written."""
+    """Write a document. Returns the line to show. Raises StorageFull when it cannot be written."""
     text = json.dumps(jsonable(document), indent=1, ensure_ascii=False, allow_nan=False)
     return _written(name, text + "\n")
 
 
 def write_rows(name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Rows as CSV, or as JSON where the name ends so."""
+    """Write rows as CSV, or as JSON if the name ends in .json. Returns the line to show. Raises StorageFull."""
     if name.endswith(".json"):
         return write_json(name, [dict(zip(columns, row, strict=True)) for row in rows])
     path = expanded(name)

@@ -6,7 +6,7 @@ from textual.command import CommandList, CommandPalette
 
 
 class Palette(CommandPalette):
-    """Its list is filled, and laid out, later than it opens; Textual's own pages through lines that are not there."""
+    """Its list is filled and laid out after it opens; until then Textual's own would page through missing lines."""
 
     def _action_command_list(self, action: str) -> None:
         if self._has_lines:

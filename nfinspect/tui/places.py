@@ -1,4 +1,4 @@
-"""Where one can go: a pane by name, and what it is of. The router makes it, so that no pane knows another."""
+"""Where one can go: a pane by name, with its arguments. The router makes it, so that no pane knows another."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ class Place:
 
 
 def place(pane: str, *arguments: Any, **options: Any) -> Place:
-    """A place, written as its pane would be made."""
+    """A place, with the arguments of its pane."""
     return Place(pane, arguments, options)

@@ -1,4 +1,4 @@
-"""Charts as data (present.plots) in characters: a line that says what is drawn, then its lines. Runs in workers."""
+"""Plots (present.plots) in characters: a line that says what is drawn, then the drawing. Runs in workers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ MARKED = 4
 def plot_lines(
     make: Callable[[Any, Any], Plot], found: Any, row: Any, width: int, height: int, plain: bool
 ) -> tuple[str, ...]:
-    """make: of what was found and the row under the cursor. plain: ASCII only."""
+    """make: gives the plot of what was found and of the row under the cursor. plain: ASCII only."""
     plot, glyphs = make(found, row), ASCII if plain else UNICODE
     match plot:
         case Nothing(why):
@@ -59,7 +59,7 @@ def plot_lines(
             return (title, *_histogram(values, empty, width, height - 1, plain))
         case Matrix(title, weights, labels):
             drawn, darkest = matrix_map(weights, labels, width, height - 1, glyphs)
-            return (f"{title}; full from {number(darkest, digits=2)}", *drawn)
+            return (f"{title}; full at {number(darkest, digits=2)}", *drawn)
         case Bars():
             return _bars(plot, width, height, glyphs)
         case TwoSided():
@@ -88,7 +88,7 @@ def _histogram(values: Values, empty: str, width: int, height: int, plain: bool)
 
 def _points(plot: LayerPoints, width: int, height: int, plain: bool) -> tuple[str, ...]:
     every = [(x, y, one.sign) for one in plot.series for x, y in zip(one.across, one.up, strict=True)]
-    if plot.here is not None:  # the last: over the others
+    if plot.here is not None:  # last, so that it is drawn over the others
         every = [(x, y, sign) for x, y, sign in every if (x, y) != plot.here]
         every.append((*plot.here, "X"))
     across, up, signs = zip(*every, strict=True) if every else ((), (), ())
@@ -100,7 +100,7 @@ def _names(layers: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def _bars(plot: Bars, width: int, height: int, glyphs: Glyphs) -> tuple[str, ...]:
-    """The groups around the one that is meant, if not all fit."""
+    """If not all groups fit, those around `here`."""
     fitting = max(1, (height - 1) // max(map(len, plot.groups), default=1))
     first = _first(plot.here - fitting // 2, len(plot.groups), fitting)
     most = _longest(one for group in plot.groups for one in group)
@@ -143,7 +143,7 @@ def _longest(bars: Iterable[Bar]) -> float:
 
 
 def _first(wanted: int, total: int, fitting: int) -> int:
-    """The first that is shown of so many, where not all fit: the wanted one, or one before it if room is left."""
+    """The first of so many that is shown if not all fit: the wanted one, or an earlier one if room is left."""
     return max(0, min(wanted, total - fitting))
 
 
@@ -166,7 +166,7 @@ def _grid(plot: Grid, width: int, height: int, glyphs: Glyphs) -> tuple[str, ...
 
 
 def _shading(plot: Shading, width: int, height: int, glyphs: Glyphs) -> tuple[str, ...]:
-    """The rows around the one that is meant, and the last columns, if not all fit."""
+    """If not all fit, the rows around `here` and the last columns."""
     room, columns = max(1, height - 2), len(plot.shares[0])
     first = _first((plot.here or 0) - room // 2, len(plot.rows), room)
     label = max(map(len, plot.rows)) + 1

@@ -1,11 +1,11 @@
-"""What the app asks of a run, and what it gets where the analyses have no type for it. Quickly imported."""
+"""What the app asks of a run, and what it gets if the analyses have no type for it. Quick to import."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 MARKED = "marked.txt"
-"""Among a run's results: the marked neurons, for a command that reads neurons."""
+"""The file among a run's results that lists the marked neurons, for a command that reads neurons."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,7 @@ class NeuronQuery:
 
 @dataclass(frozen=True)
 class TraceRequest:
-    """What a trace, and each side of an overlap, is made from.
-
-    `tokens` None: what the run has (methods §3).
-    """
+    """What a trace, and each side of an overlap, is computed from. tokens: None for the default (methods §3)."""
 
     site: str
     concept: str
@@ -46,7 +43,7 @@ class PromptText:
 
 @dataclass(frozen=True)
 class PromptReading:
-    """A whole prompt as one neuron read it. `values` is empty where the run keeps no values.
+    """A whole prompt as one neuron read it. `values` is empty if the run has no values.
 
     pieces: the text, cut into one piece for each token; tokens: the whole characters that each has a part of.
     """

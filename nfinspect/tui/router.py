@@ -1,4 +1,4 @@
-"""From places to panes: the one module that knows all of them. A pane is imported when it is first gone to."""
+"""From places to panes: the one module that knows all of them. A pane is imported when it is first opened."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def open_pane(place: Place) -> Pane:
 
 
 def _pane(name: str) -> Any:
-    """What makes a pane. Analyses that have no pane of their own have the one that their specs fill."""
+    """The class of a pane. An analysis without a pane of its own has the one that its spec fills."""
     match name:
         case "runs":
             from nfinspect.tui.panes.runs import RunsPane

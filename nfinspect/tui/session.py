@@ -1,4 +1,4 @@
-"""An open run, for the app: every answer comes from the store or from the analyses, none is made here.
+"""An open run, for the app: every answer comes from the store or from the analyses, none is computed here.
 
 Its methods may be called from any worker, may block, and raise NfinspectError for whatever a user can meet.
 """
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """One open run. The console, a second and shut-in connection, is opened when it is first asked for."""
+    """One open run. The SQL console, a second connection that sees nothing else, is opened when first used."""
 
     def __init__(self, run: RunFile) -> None:
         self._run = run
         self._console: Console | None = None
         self._lock = threading.Lock()
         self.name = run.name
-        # Nobody writes to a file that opens: its capture was killed, and could not write down that it ended.
+        # Nobody is writing to a file that opens: its capture was killed before it could record its end.
         self.info = replace(run.info, status="interrupted") if run.info.status == "capturing" else run.info
         self.layers = run.layers
         self.sites = run.sites
@@ -89,7 +89,7 @@ class Session:
 
     def trace(self, request: TraceRequest) -> Trace:
         from nfinspect.analysis.trace import (
-            trace,  # scipy.stats takes 0.8 s: only who asks for a trace waits for it
+            trace,  # scipy.stats takes 0.8 s: only a trace waits for it
         )
 
         return trace(self._run, request.concept, **_choices(request))
@@ -118,20 +118,20 @@ class Session:
         )
 
     def texts(self, most: int) -> tuple[PromptText, ...]:
-        """The run's prompts that have a text, evenly taken where there are more than `most`."""
+        """The run's prompts that have a text; if there are more than `most`, so many of them, evenly spread."""
         query = """SELECT prompt_idx, concept, text FROM prompts WHERE text <> '' AND prompt_idx % ? = 0
                    ORDER BY prompt_idx LIMIT ?"""
         step = max(1, -(-self.prompts // most)) if most > 1 else 1
         return tuple(PromptText(*row) for row in self._run.sql(query, [step, most]).fetchall())
 
     def results(self, kind: str | None = None) -> tuple[Result, ...]:
-        """What is kept of this run, then of its model, each by kind, the newest first."""
+        """The saved results of this run and of its model, by kind; of a kind the run's first, then the newest first."""
         from nfinspect.analysis.provenance import results_about
 
         return results_about(self._run, kind, formats())
 
     def kinds(self, site: str) -> KindOverlap | None:
-        """What the dead and the kinds share whose analysis is kept; None where none is."""
+        """What the dead neurons and the kinds whose analysis is saved share; None if none is saved."""
         from nfinspect.analyses.kind_overlap import overlap_of_kinds
         from nfinspect.analyses.neuron_kinds import SINGLE_KINDS, newest
 
@@ -139,7 +139,7 @@ class Session:
         return overlap_of_kinds(self._run, ["dead", *known], site) if known else None
 
     def write_inputs(self, arguments: Sequence[str], marked: Sequence[str]) -> None:
-        """Write what the command reads that only the app has: the marked neurons. Raises StorageFull."""
+        """Write the file of marked neurons, if the command reads it. Raises StorageFull."""
         path = self.results_folder / MARKED
         if str(path) not in arguments:
             return
@@ -177,7 +177,9 @@ class Session:
 
 def _choices(request: TraceRequest) -> dict[str, Any]:
     return {
-        "baseline": NO_BASELINE if request.baseline is None else request.baseline,  # chosen, not left open
+        "baseline": NO_BASELINE
+        if request.baseline is None
+        else request.baseline,  # None means no baseline here, not the default one
         "tokens": request.tokens,
         "top": request.top,
         "rank": request.rank,

@@ -14,7 +14,7 @@ def history_file() -> Path:
 
 
 def read_history(path: Path) -> list[str]:
-    """Oldest first. What cannot be read is no history."""
+    """Oldest first. A file or a line that cannot be read counts as empty."""
     try:
         rows = path.read_text(encoding="utf-8", errors="replace").splitlines()[-KEPT:]
     except OSError:

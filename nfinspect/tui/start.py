@@ -1,4 +1,4 @@
-"""The app as a process: from the command to an exit status, whatever ends it on the way."""
+"""The app as a process: from the command to an exit status, whatever ends it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def run_app(
 ) -> int:
     """Open the app on a store, and on one of its runs if `run` is given. Returns the exit status.
 
-    A defect ends the app: what was raised is raised here, once the terminal is as it was before.
-    The engine is bound late: DuckDB's import (0.1-0.2 s) happens in the first worker, behind the first paint.
+    An unexpected error ends the app, and is raised here once the terminal is restored. DuckDB (0.1-0.2 s to import) is
+    imported by the first worker, after the first paint.
     """
     from nfinspect.tui.engine import Engine
     from nfinspect.tui.hangup import watch_terminal

@@ -1,4 +1,4 @@
-"""The list that a neuron came from, and the way along it: J and K."""
+"""The list that a neuron was opened from, and the steps along it with J and K."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Steps:
 
 @dataclass(frozen=True)
 class Found:
-    """A neuron, and where in its list it stands."""
+    """A neuron, and its place in its list."""
 
     address: Address
     row: int | None
@@ -34,7 +34,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Step:
-    """A question that `find` answers: what stands `step` further than this neuron."""
+    """A question that `find` answers: which neuron is `step` places further than this one."""
 
     address: Address
     steps: Steps
@@ -47,7 +47,7 @@ def sizes_of(session: Session, site: str) -> dict[int, int]:
 
 
 def find(session: Session, question: Step) -> Found:
-    """In a worker: the neuron that is meant, and everything about it. At the ends of a list it stays where it is."""
+    """Called in a worker: the neuron that `question` leads to, with all its figures. A step ends at the list's end."""
     from nfinspect_store.addresses import Address
 
     address, steps, step = question.address, question.steps, question.step

@@ -1,7 +1,4 @@
-"""Colours.
-
-One theme of our own, and the terminal's own sixteen where it has no more, or where NO_COLOR is set.
-"""
+"""Colours: a theme of our own, or the terminal's sixteen colours if it has no more or NO_COLOR is set."""
 
 import os
 
@@ -43,7 +40,7 @@ SIXTEEN = {
     "heat3": "ansi_yellow",
     "heat4": "ansi_bright_red",
 }
-"""Our names where Textual's theme of the terminal's own colours is used."""
+"""Our colour names under Textual's theme of the terminal's own colours."""
 
 
 def few_colours(environ: "os._Environ[str] | dict[str, str]") -> bool:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from nfinspect.tui.panes.base import Pane
 
 KEPT = 30
-"""Trails remembered. Panes that no remembered trail holds are removed."""
+"""Trails that are remembered. Panes that are in none of them are removed."""
 
 
 @dataclass(eq=False)
@@ -38,7 +38,7 @@ class Trail:
         return self.stops[-1]
 
     def go(self, stops: tuple[Stop, ...]) -> None:
-        """To another place; what lay after this one is forgotten."""
+        """To another place; those after this one are forgotten."""
         del self._past[self._place + 1 :]
         self._past.append(stops)
         del self._past[:-KEPT]

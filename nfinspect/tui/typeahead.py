@@ -1,10 +1,10 @@
 """Keys typed faster than the app moves: each goes to what the one before it has brought on screen.
 
-Textual hands a key to whatever has the focus when the key arrives. Over a slow link `:sql` or `n` `Enter`
-arrives at once, and its second half would be obeyed by the pane that is being left. So one key is under way
-at a time: after it, a marker takes the same road (focused widget, its ancestors, the app), twice, because
-an action may post a message to its pane, which then changes the place. Only when the second marker has
-arrived is the next key let in. While a run is being opened, keys wait for its layers, which they are meant for.
+Textual hands a key to whatever has the focus when the key arrives. Over a slow link `:sql` or `n` `Enter` arrives at
+once, and its second half would go to the pane that is being left. So one key is handled at a time: a marker follows it
+on the same route (focused widget, its ancestors, the app), twice, because an action may post a message to its pane,
+which then changes the place. The next key is let in only when the second marker has arrived. While a run is being
+opened, keys wait for its layers, for which they are meant.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ STUCK_SECONDS = 1.0
 """A marker can get lost with a widget that is removed: then keys are let in again after this."""
 
 AT_ONCE = ("escape", "ctrl+c", "ctrl+q")
-"""Keys that nobody means for a place that is being opened."""
+"""Keys that are never meant for a place that is still being opened."""
 
 
 class KeyDone(Message):

@@ -106,7 +106,7 @@ async def test_layers_of_a_reading_and_alerts(start: Start, writer: HistoryWrite
         assert "is dying" in app.status
         await app.press("enter")  # a reading's layers
         assert app.pane.table.total == 2 and "step 50" in app.text
-        assert "layer fc1, 20 neurons on 64 tokens; died since the reading before: N3" in app.text
+        assert "layer fc1, 20 neurons on 64 tokens; died since the previous reading: N3" in app.text
 
 
 async def test_layers_of_long_names_are_told_apart(start: Start, tmp_path: Path) -> None:

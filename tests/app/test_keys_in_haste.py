@@ -289,7 +289,7 @@ async def test_ctrl_c_cancels_what_the_place_makes_or_asks_about_what_goes_on_el
         await app.settle()
         engine.job = FakeJob()
         await app.press("r", "escape", "ctrl+c")
-        assert "Cancel what is being made: ngrams of demo?" in app.text and not engine.job.state().cancelled
+        assert "Cancel ngrams of demo?" in app.text and not engine.job.state().cancelled
         await app.press("y")
         assert engine.job.state().cancelled and app.app.is_running
 

@@ -148,7 +148,7 @@ async def test_a_prompt_of_the_run_or_a_typed_one_is_asked_about(start: Start) -
         assert "\x1b" not in app.text
         await app.press("x")
         assert engine.job.state().cancelled
-        engine.job.end(130, "cancelled: nothing was kept of it")
+        engine.job.end(130, "cancelled: nothing was saved")
         await ended(app)
         await app.press("i")
         await app.type("It's 5")
@@ -162,7 +162,7 @@ async def test_a_run_without_texts_asks_for_one(start: Start, monkeypatch: pytes
     async with start(engine) as app:
         await go(app, "lens")
         await app.press("p")
-        assert "holds no text of its prompts" in app.status
+        assert "has no text of its prompts" in app.status
         await app.press("r")
         assert not engine.started, "TEXT has to be put in"
         await app.type("'Tulips are'")

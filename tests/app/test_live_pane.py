@@ -84,7 +84,7 @@ async def test_an_interrupted_capture_opens_with_how_to_resume(start: Start) -> 
         engine.entries = (entry("night", status="interrupted"),)
         await look(app)
         assert app.crumbs == "nfinspect > night"
-        assert app.status == "night is interrupted: the same capture line plus --resume goes on with it"
+        assert app.status == "night is interrupted: the same capture command with --resume continues it"
         assert "interrupted, not all was captured" in app.text
         await app.press("escape")
         assert engine.session.calls[-1] == ("close",)  # so that `capture --resume` gets at the file
@@ -114,7 +114,7 @@ async def test_a_capture_that_kept_nothing_says_so(start: Start) -> None:
         await app.press("enter")
         engine.entries = (entry("other"),)
         await look(app)
-        assert "The capture of broken has ended, and kept no run." in app.text
+        assert "The capture of broken has ended, and saved no run." in app.text
         assert app.app.is_running
 
 

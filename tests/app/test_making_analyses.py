@@ -93,9 +93,9 @@ async def test_cancelling_goes_to_the_command(start: Start) -> None:
         await app.press("r", "x")
         assert engine.job.state().cancelled
         assert "cancelling" in app.text
-        engine.job.end(130, "cancelled: nothing was kept of it")
+        engine.job.end(130, "cancelled: nothing was saved")
         await look(app)
-        assert app.status == "cancelled: nothing was kept of it"
+        assert app.status == "cancelled: nothing was saved"
         assert "r makes it" in app.text
 
 
@@ -291,7 +291,7 @@ def test_a_cancelled_command_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     waited(lambda: f"/{sum(layer.neurons for layer in LAYERS)}" in job.state().line)
     job.cancel()
     waited(lambda: job.state().status is not None)
-    assert job.state().line == "cancelled: nothing was kept of it"
+    assert job.state().line == "cancelled: nothing was saved"
     assert job.state().status == (130 if heeds else -9)
     assert not list(path.parent.rglob("*.results/*"))
 

@@ -1,1 +1,1 @@
-"""What stands in the columns of each pane's tables. Columns know rows and glyphs, nothing of the app."""
+"""The columns of each pane's tables. They know rows and glyphs, but not the app."""

@@ -19,7 +19,7 @@ LONGEST = 30
 
 
 def compare_columns(topic: Topic, runs: Sequence[str], g: Glyphs) -> list[Column]:
-    """The topic's figures behind what tells one layer from another."""
+    """The columns that tell layers apart, then the topic's figures."""
     name = min(LONGEST, max(cell_len(visible_in(run, g)) for run in runs) + 2)
     return [
         Column("depth", 6, lambda r, w: Cell(fixed(r.depth, places=2), "dim"), "right", key="depth"),
@@ -39,5 +39,5 @@ def _figure(measure: Measure, g: Glyphs) -> Column:
 
 
 def figure_of(row: LayerRow, key: str) -> Any:
-    """What stands in a column."""
+    """The value in a column."""
     return row.figures[key] if key in row.figures else getattr(row, key)

@@ -1,4 +1,4 @@
-"""The columns of the fields that an analysis' spec tells."""
+"""Columns from the fields of an analysis' spec."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TONES = {"neuron": "bold", "layer": "bold", "yes": "accent"}
 
 
 def field_column(field: Field, g: Glyphs) -> Column:
-    """A field as a column of the app. Neurons stand by layer and neuron."""
+    """A field as a column of the app. Neurons are sorted by layer and neuron."""
     align = "left" if field.aligned_left or field.form == "layer" else "right"
     key = "layer" if field.form == "neuron" else field.key if field.sorts else ""
     return Column(field.title, field.width, lambda row, width: _cell(field, row, g), align, field.flex, key)
@@ -28,7 +28,7 @@ def field_column(field: Field, g: Glyphs) -> Column:
 
 def _cell(field: Field, row: Any, g: Glyphs) -> Cell:
     text, tone = field.written(row, g, field.width)[:MOST], field.tone or TONES.get(field.form, "")
-    if field.form == "tokens" and not field.flex:  # one: its probability stays, whatever it takes of the token
+    if field.form == "tokens" and not field.flex:  # a single token: its probability is shown whole, the token cut
         name, _, share = text.rpartition(" ")
         if cell_len(visible_in(text, g)) > field.width:
             text = f"{fit(name, field.width - len(share) - 1, g)} {share}"

@@ -64,11 +64,11 @@ def layer_note(layer: LayerReading) -> str:
     """What the table has no room for: on how many tokens a reading rests, and which neurons died or came back."""
     changes = [
         f"{what}: {', '.join(f'N{neuron}' for neuron in neurons)}"
-        for what, neurons in (("died since the reading before", layer.died), ("revived", layer.revived))
+        for what, neurons in (("died since the previous reading", layer.died), ("revived", layer.revived))
         if neurons
     ]
     seen = f"{layer_words(layer.layer_name)}, {layer.neurons} neurons on {layer.tokens} tokens"
-    return "; ".join([seen, *(changes or ["no neuron died or came back since the reading before"])])
+    return "; ".join([seen, *(changes or ["no neuron died or came back since the previous reading"])])
 
 
 def reading_columns(history: History, g: Glyphs) -> list[Column]:
@@ -96,7 +96,7 @@ def reading_columns(history: History, g: Glyphs) -> list[Column]:
 
 
 def layer_columns(names: Sequence[str], g: Glyphs) -> list[Column]:
-    """One row a layer of a reading. names: of all its layers; where a path is too long, what tells it apart."""
+    """One row a layer of a reading. names: of all its layers; a path that is too long is cut to what tells it apart."""
     short = dict(zip(names, distinct_names(names), strict=True))
 
     def name(x: LayerReading, width: int) -> Cell:

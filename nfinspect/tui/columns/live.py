@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from nfinspect_store.types import Progress
 
 LATE = 10
-"""Seconds without news that are worth saying, and the step in which they are counted: each is a repaint."""
+"""Seconds without news from which the pane says so, and the steps in which they are counted: each is a repaint."""
 
-RESUME = "the same capture line plus --resume goes on with it"
+RESUME = "the same capture command with --resume continues it"
 
 
 def capture_lines(progress: Progress, width: int, g: Glyphs) -> list[Cell | str]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def concept_columns(concepts: Callable[[], Sequence[ConceptMean]], g: Glyphs) -> list[Column]:
-    """A bar per concept, as long as its mean is beside the strongest one's."""
+    """One row a concept, with a bar for its mean relative to the strongest one's."""
 
     def strongest() -> float:
         means = [abs(c.mean) for c in concepts() if c.mean is not None]
@@ -38,7 +38,7 @@ def concept_columns(concepts: Callable[[], Sequence[ConceptMean]], g: Glyphs) ->
 
 
 def example_columns(strongest: Callable[[], float], g: Glyphs) -> list[Column]:
-    """An example with as much of its text as fits around its token."""
+    """One row an example, with as much of its text as fits around its token."""
 
     def text(row: tuple[str, ExampleText], width: int) -> Cell:
         return example_cell(row[1], width, strongest(), g)

@@ -1,4 +1,4 @@
-"""The analyses of a run: what each answers, and whether its result is kept already."""
+"""The analyses of a run: what each answers, and whether it has a saved result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """An analysis with what is kept of it, the newest first, and the command that makes it."""
+    """An analysis with its saved results, the run's first, and the command that computes it."""
 
     analysis: AnalysisSpec
     results: tuple[Result, ...]
@@ -36,12 +36,12 @@ class Row:
 
 
 class AnalysesPane(RunPane):
-    """One line for each analysis; below, what is kept of the one under the cursor, or how to make it."""
+    """One line for each analysis; below, the saved results of the one under the cursor, or how to compute it."""
 
     help_text = (
-        "Long analyses keep their results in files beside the run, with the settings that made them. Where there is "
-        "none, the pane of the analysis makes it: r carries out the command that stands here, in a process of its own. "
-        "Those that need the model load it there, never in this app."
+        "Long analyses keep their results in files next to the run, with the settings they were computed with. If "
+        "there is none, r in the analysis' pane computes it: it runs the command that is shown here, in a process of "
+        "its own. Analyses that need the model load it there, never in this app."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -71,7 +71,7 @@ class AnalysesPane(RunPane):
             if self.hub.board.state((self.session.name, row.analysis.name)) is not None:
                 return Cell("being made", "accent")
             if not row.analysis.result_kind:
-                return Cell("of what is kept" if row.analysis.needs == "run" else "not kept", "dim")
+                return Cell("from the others" if row.analysis.needs == "run" else "not kept", "dim")
             if not row.results:
                 return Cell(g.none, "dim")
             more = f" +{len(row.results) - 1}" if len(row.results) > 1 else ""
@@ -94,7 +94,7 @@ class AnalysesPane(RunPane):
             model=model,
             marked=len(self.marks),
         )
-        self.load("kept", partial(_rows, self.session, command), self._show, busy="looking for kept results")
+        self.load("kept", partial(_rows, self.session, command), self._show, busy="looking for results")
 
     def _show(self, rows: tuple[Row, ...]) -> None:
         self.table.put_rows(rows)
@@ -106,16 +106,16 @@ class AnalysesPane(RunPane):
             return
         pieces: list[Cell | str] = [Cell(row.analysis.name, "title"), f": {row.analysis.answers}\n"]
         if row.analysis.of_neuron:
-            pieces.append("Of one neuron at a time, and not kept: w in a neuron's pane, or Enter here.\n")
+            pieces.append("Of one neuron at a time, and not kept: press w in a neuron's pane, or Enter here.\n")
         elif not row.analysis.result_kind:
-            pieces.append("Counted from what the analyses above have kept: Enter shows it.\n")
+            pieces.append("Counted from the other analyses' results: Enter shows it.\n")
         for result in row.results:
             said = Cell(kept_line(result))
             pieces += [Cell(f"{result.made_at:%Y-%m-%d %H:%M}  ", "dim"), said, "\n"]
         if not row.results and row.analysis.result_kind:
-            pieces.append("No result is kept. Enter, then r makes it, as this command does:\n")
+            pieces.append("No result is kept. Enter, then r computes it by this command:\n")
         else:
-            pieces += [Cell("made by", "dim"), "\n"]
+            pieces += [Cell("computed by", "dim"), "\n"]
         pieces += [Cell(f"nfinspect {shlex.join(row.command)}", "accent")]
         self.query_one(TextPanel).put(content(*pieces))
 
@@ -144,7 +144,7 @@ class AnalysesPane(RunPane):
                 self.hub.say(str(error), "bad")
 
     def action_analyses(self) -> None:
-        """It is here already."""
+        """This is the place already."""
 
     def other_job_ended(self) -> None:
         self.entered()
@@ -160,7 +160,7 @@ class AnalysesPane(RunPane):
 
 
 def _rows(session: Session, command: Callable[..., tuple[str, ...]]) -> tuple[Row, ...]:
-    """In a worker. command: of an analysis by its name, with the choices."""
+    """Called in a worker. command: gives an analysis' command by its name and the choices."""
     kept = session.results()
     return tuple(
         Row(

@@ -1,9 +1,9 @@
 """What all panes share, above all the one threading rule.
 
-`Pane.load(group, work, then)` runs `work` in an exclusive thread worker; `work` gets what it needs as arguments
-(frozen values), never from the pane, which may change meanwhile. The worker only posts a frozen `Loaded` or `Failed`;
-`then`, called on the app's loop, owns the state. An answer to a question that is no longer asked is dropped. Nothing
-here, and nothing in a pane, waits for a thread.
+`Pane.load(group, work, then)` runs `work` in an exclusive thread worker; `work` gets what it needs as arguments (frozen
+values), never from the pane, which may change meanwhile. The worker only posts a frozen `Loaded` or `Failed`; `then`,
+called on the app's loop, owns the state. An answer that is no longer asked for is dropped. Nothing here, and nothing in
+a pane, waits for a thread.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ Answer = TypeVar("Answer")
 CANCELLED = "cancelled"
 
 OPENING = "opening"
-"""The group of the work of a pane in which a run was asked for."""
+"""The group of the work that opens a run, in the pane in which it was asked for."""
 
 
 @dataclass(frozen=True, eq=False)
 class Work(Generic[Answer]):
-    """What was asked of a worker. Of one group only what was asked last counts.
+    """What was asked of a worker. In each group only the last request counts.
 
     busy: what is said if it takes a while. lasting: it leaves something behind (a file, a process), so that it is not
-    given up unasked. unwanted: gets an answer that is no longer asked for.
+    given up without a question. unwanted: gets an answer that is no longer asked for.
     """
 
     group: str
@@ -84,7 +84,9 @@ def one_line(error: BaseException) -> str:
 
 
 def arranging_keys(group: str, *, before: str) -> tuple[Binding, ...]:
-    """The keys of a table that is filtered and sorted. group: of their names in a keymap; before: the name of `,`."""
+    """The keys of a table that is filtered and sorted. Their ids are `group.filter` and so on, that of `,` is
+    `group.before`.
+    """
     return (
         Binding("slash", "filter", "Filter", key_display="/", id=f"{group}.filter"),
         Binding("s", "sort", "Sort", id=f"{group}.sort"),
@@ -99,7 +101,7 @@ def arranging_keys(group: str, *, before: str) -> tuple[Binding, ...]:
 
 
 class Pane(Widget):
-    """A place in the app. `crumb` is its name in the breadcrumbs, `hint` what stands at their right end."""
+    """A place in the app. `crumb` is its name in the breadcrumbs, `hint` the text at their right end."""
 
     DEFAULT_CSS = """
     Pane { height: 1fr; width: 1fr; layout: vertical; }
@@ -109,16 +111,16 @@ class Pane(Widget):
     """
 
     SHORT: ClassVar[int] = 18
-    """Lines below which a pane is `-short`: what stands beside its table gets lower, so that rows stay in sight."""
+    """Lines below which a pane is `-short`: all but its table gets lower, so that rows stay in sight."""
 
     SHORTER: ClassVar[int] = 16
-    """Lines below which a pane is `-shorter`, too: then it goes."""
+    """Lines below which a pane is `-shorter`, too: what can be spared is hidden."""
 
     TALL: ClassVar[int] = 34
-    """Lines from which on it is `-tall`: there is room for more than the table."""
+    """Lines from which a pane is `-tall`: there is room for more than the table."""
 
     help_text: str = ""
-    """What this pane shows and how its figures are meant, for the help screen."""
+    """What this pane shows and what its figures mean, for the help screen."""
 
     first_focus: ClassVar[str] = "*"
     """Which widget has the keys when the pane first comes on screen; later the one that had them when it left."""
@@ -164,7 +166,7 @@ class Pane(Widget):
         return self.query_one(PagedTable)
 
     def on_resize(self) -> None:
-        """Called beside the subclasses' own."""
+        """Called in addition to a subclass' own."""
         self.set_class(self.size.height < self.SHORT, "-short")
         self.set_class(self.size.height < self.SHORTER, "-shorter")
         self.set_class(self.size.height >= self.TALL, "-tall")
@@ -209,17 +211,17 @@ class Pane(Widget):
 
     @property
     def busy_with(self) -> list[Work[Any]]:
-        """What this place has said that it is busy with."""
+        """The work of this place that is announced in the status line."""
         return [work for work in self._asked.values() if work.busy]
 
     def cancel_work(self) -> bool:
-        """Cancel what this place is working on, as ctrl+c asks for. Whether there was anything."""
+        """Cancel what this place is working on, as ctrl+c asks. Returns whether there was anything."""
         if not (busy := self.busy_with):
             return False
         if self._session is not None:
             self._session.interrupt()
         for work in busy:
-            if not work.lasting:  # of the others the worker itself tells how they ended
+            if not work.lasting:  # of the others the worker itself says how they ended
                 self.on_failed(Failed(work, CANCELLED))
         return True
 
@@ -234,16 +236,17 @@ class Pane(Widget):
         lasting: bool = False,
         unwanted: Callable[[Answer], None] | None = None,
     ) -> None:
-        """Have `work` done by a worker, and `then` called with its answer, or `failed` with one line (else it is said).
+        """Have a worker do `work`, and call `then` with its answer, or `failed` with an error as one line (by default
+        the status line shows it).
 
-        Asked again in the same group before that, only the last one's answer counts. The others: see Work.
+        If the group is asked again before that, only the last answer counts. busy, lasting, unwanted: see Work.
         """
         asked = self._asked[group] = Work(group, then, failed or self.say_failed, busy, lasting, unwanted)
 
         def answer() -> None:
             try:
                 value = work()
-            except Exception as error:  # whatever a worker meets ends as one line, never as a dead app
+            except Exception as error:  # whatever a worker raises becomes a line, and never ends the app
                 self.post_message(Failed(asked, one_line(error)))
             else:
                 self.post_message(Loaded(asked, value))
@@ -261,7 +264,7 @@ class Pane(Widget):
         *,
         busy: str = "",
     ) -> None:
-        """Load a page of the table: the one on screen and the one ahead do not push each other out."""
+        """Load a page of the table. The page on screen and the one ahead are in two groups, so that both are loaded."""
         group = f"page {offset // PAGE % 2}"
         if (pushed_out := self.pages_under_way.get(group)) is not None and pushed_out != offset:
             self.table.lost(pushed_out)
@@ -294,7 +297,7 @@ class Pane(Widget):
     # files
 
     def export(self) -> Export | None:
-        """What this place shows as a file, as far as there is anything."""
+        """What this place shows, as a file; None if there is nothing."""
         return None
 
     def action_export(self) -> None:
@@ -322,7 +325,7 @@ class Pane(Widget):
     # zoom
 
     def action_zoom(self) -> None:
-        """The focused panel alone, or all panels again: what stands beside it, at every level, is hidden."""
+        """Show the focused panel alone (its siblings, at every level, are hidden), or all panels again."""
         zoomed = self.has_class("-zoom")
         self.set_class(not zoomed, "-zoom")
         for widget in self.query(".-zoomed, .-beside"):

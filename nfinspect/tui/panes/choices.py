@@ -1,7 +1,4 @@
-"""The choices that a trace and an overlap share:
-
-baseline, tokens, rank and how many neurons, changed in place.
-"""
+"""The choices that a trace and an overlap share: baseline, tokens, rank and how many neurons, changed in place."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ NO_BASELINE = "(none: raw values)"
 
 
 def notes_of(*found: Trace | Overlap | None) -> list[list[Cell | str]]:
-    """What the user should beware of, each note a line of its own that stays as long as what it is about."""
+    """The notes for the user, a line each, on screen as long as what they are about."""
     notes = dict.fromkeys(note for one in found if one is not None for note in one.notes)
     return [[Cell(note, "warn")] for note in notes]
 
@@ -62,7 +59,7 @@ class TracedPane(RunPane):
         self.changed()
 
     def choices(self) -> list[Cell | str]:
-        """The choices as one line; the key of each stands in front of it."""
+        """The choices as one line, each after its key."""
         r = self.request
         return [
             Cell("  b", "bold"),

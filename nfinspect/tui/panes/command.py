@@ -1,6 +1,6 @@
-"""Having commands carried out for a pane: from the key, through the line that may be edited, to how they ended.
+"""Running a pane's commands: from the key, through the line that may be edited, to how they ended.
 
-A command goes on when its pane is left (jobs): the board tells whoever shows it how far it is.
+A command goes on when its pane is left (jobs): the board tells the pane on screen how far it is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from nfinspect.analyses import command_of, spec
-from nfinspect.tui.commands import incomplete, make_command
+from nfinspect.tui.commands import MODEL, TEXT, incomplete, make_command
 from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.panes.run_pane import RunPane
 
@@ -24,7 +24,7 @@ UNDER_WAY = "it is being made already; x cancels it"
 
 
 class Runner:
-    """The command of a pane. key: its run and its analysis, as on the board; draw: says how far it is."""
+    """The command of a pane. key: its run and its analysis, as on the board; draw: shows how far it is."""
 
     def __init__(self, pane: Pane, key: tuple[str, str], draw: Callable[[], None]) -> None:
         self._pane = pane
@@ -50,7 +50,9 @@ class Runner:
         key: tuple[str, str],
         busy: str,
     ) -> None:
-        """start: by a worker. ended: is told how it did, wherever the user is; failed: why it could not be started."""
+        """start: called in a worker. ended: gets how the command ended, wherever the user is; failed: gets the reason
+        if it could not be started.
+        """
         self._starting = True
 
         def started(job: Job) -> None:
@@ -67,7 +69,7 @@ class Runner:
         self._pane.load("start", start, started, not_started, busy=busy, lasting=True)
 
     def cancel(self) -> bool:
-        """Whether there is one to cancel."""
+        """Cancel the command. Returns whether there is one."""
         found = self._pane.hub.board.cancel(self.key)
         if found:
             self._draw()
@@ -75,10 +77,11 @@ class Runner:
 
 
 class AnalysisCommand:
-    """The command that makes an analysis of a run.
+    """The command that computes an analysis of a run.
 
-    name: of the analysis; options: the pane's choices as options of the command; remakes: whether
-    there is a result already; draw: says how far the command is; made: gets what is kept when it has ended well.
+    name: of the analysis; options: the pane's choices as options of the command; remakes: whether there is a result
+    already, which is then recomputed; draw: shows how far the command is; made: gets the saved results once the command
+    has succeeded.
     """
 
     def __init__(
@@ -103,11 +106,11 @@ class AnalysisCommand:
 
     @property
     def kept(self) -> Callable[[], tuple[Result, ...]]:
-        """For a worker: what reads every kept result of this analysis, the newest first."""
+        """For a worker: what reads every saved result of this analysis, the run's first, then the newest first."""
         return partial(self._pane.session.results, self._analysis.result_kind) if self._analysis.result_kind else tuple
 
     def asked(self) -> Callable[..., tuple[str, ...]]:
-        """For a worker: what tells the command that makes what the choices ask for."""
+        """For a worker: what gives the command that computes what the choices ask for."""
         pane = self._pane
         return partial(
             make_command,
@@ -124,7 +127,7 @@ class AnalysisCommand:
 
     @property
     def problem(self) -> str:
-        """Why a command could not be started or a kept result not be read, here or while the user was elsewhere."""
+        """Why a command failed, or a saved result could not be read, here or while the user was elsewhere."""
         return self._problem or self._pane.hub.board.problems.get(self.runner.key, "")
 
     @problem.setter
@@ -167,7 +170,7 @@ class AnalysisCommand:
             return
         word = command_of(self._analysis.name)
         if command[0] != word or incomplete(command):
-            self._pane.hub.say(f"expected the command {word} with nothing left in capitals", "bad")
+            self._pane.hub.say(f"expected the command {word}, with {MODEL} and {TEXT} filled in", "bad")
             return
         self._start(command)
 
@@ -193,7 +196,7 @@ class AnalysisCommand:
     # how it goes
 
     def _ended(self, command: tuple[str, ...], state: JobState) -> None:
-        """The run has the model that did what was asked."""
+        """Remember for the run the model with which the command succeeded."""
         if state.status == 0 and self._analysis.needs == "model":
             self._pane.hub.board.models[self._pane.session.name] = command[1]
 
@@ -208,9 +211,9 @@ class AnalysisCommand:
 
 
 class CommandQueue:
-    """One analysis made of several runs, one run after the other, each by its own command in its own process.
+    """One analysis of several runs, computed for one after the other, each by its own command in its own process.
 
-    draw: says how far the command is; changed: one has ended, there may be more to show.
+    draw: shows how far the command is; changed: called when one has ended, as there may be more to show.
     """
 
     def __init__(self, pane: Pane, draw: Callable[[], None], changed: Callable[[], None]) -> None:
@@ -227,7 +230,7 @@ class CommandQueue:
         return bool(self._waiting) or self.runner.under_way
 
     def make(self, analysis: str, runs: tuple[tuple[str, Callable[[], Job]], ...]) -> None:
-        """runs: with what starts the command of each, in a worker."""
+        """runs: each with what starts its command, called in a worker."""
         if self.under_way:
             self._pane.hub.say(UNDER_WAY, "dim")
         else:
@@ -248,7 +251,7 @@ class CommandQueue:
         self._waiting = ()
 
     def _ended(self, run: str, state: JobState) -> None:
-        """It is the next run's turn."""
+        """Go on with the next run, unless the command was cancelled."""
         if not self._pane.is_attached:
             return
         if state.cancelled:

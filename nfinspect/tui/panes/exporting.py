@@ -9,7 +9,9 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class Export:
-    """name: of the file that is offered. write: to a file of a given name, in a worker; returns the line to show."""
+    """A file to write. name: the one that is offered; write: called in a worker with the chosen name, returns the line
+    to show.
+    """
 
     name: str
     write: Callable[[str], str]

@@ -32,21 +32,21 @@ QUIET_SECONDS = 3.0
 """Between two looks at a training that has ended: it may be resumed."""
 
 NOTE_LINES = 4
-"""Under the charts, at most a third of the room: the alert or the layer under the cursor."""
+"""Lines under the charts, at most a third of the room, for the alert or the layer under the cursor."""
 
 
 class HistoryPane(Pane):
     """Charts over a table: of the readings, of the layers of one of them, or of the alerts.
 
-    The reading under the cursor is marked in the charts; where it is the newest one, newer ones are followed.
+    The reading under the cursor is marked in the charts; if it is the newest one, newer ones are followed.
     """
 
     help_text = (
         "A reading is one step of the training. score: the network's health, 0 to 1; dead share: of all neurons; "
         "activation rate: the share of (token, neuron) pairs that fire, by layer (five of them at most are drawn). "
         "j and k go from reading to reading, G to the newest, which is then followed. died, revived: neurons whose "
-        "state changed since the reading before. Under the charts stands the whole of the alert or the layer under "
-        "the cursor. Enter on a reading shows its layers, on an alert its reading."
+        "state changed since the previous reading. Under the charts the alert or the layer under the cursor is shown "
+        "in full. Enter on a reading shows its layers, on an alert its reading."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -98,7 +98,7 @@ class HistoryPane(Pane):
     # answers
 
     def _show(self, answer: tuple[LiveHistory, History]) -> None:
-        """The history as it stands; drawn only where it has changed."""
+        """The history as it is now; drawn only if it has changed."""
         self._looking = False
         if self._failing:  # it was not there, or could not be read, until now
             self._failing = False
@@ -178,7 +178,7 @@ class HistoryPane(Pane):
             self._draw()
 
     def _look_at(self, reading: Reading) -> None:
-        """The newest reading is followed, another one stays."""
+        """If it is the newest reading, follow newer ones; else stay at it."""
         assert self._history is not None
         at = None if reading is self._history.readings[-1] else reading.step
         if at != self._at:
@@ -207,7 +207,7 @@ def _stand(history: History) -> tuple[object, ...]:
 
 
 def _read(live: LiveHistory | None, make: Callable[[], LiveHistory]) -> tuple[LiveHistory, History]:
-    """In a worker: the lines that came since the last look."""
+    """Called in a worker: reads the lines that came since the last look."""
     live = live or make()
     live.update()
     return live, live.history
@@ -216,5 +216,5 @@ def _read(live: LiveHistory | None, make: Callable[[], LiveHistory]) -> tuple[Li
 def _drawn(
     history: History, width: int, height: int, plain: bool, here: int | None, note: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """In a worker: the charts, and the note under them."""
+    """Called in a worker: the charts, and the note under them."""
     return (*history_charts(history, width, height - len(note), plain=plain, here=here), *note)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class KindsPane(AnalysisPane):
-    """Counted whenever the pane is entered, from what the other analyses have kept; it keeps nothing itself."""
+    """Counted whenever the pane is entered, from the other analyses' saved results; itself it is not saved."""
 
     spec = SPEC
     help_text = SPEC.explains
@@ -28,7 +28,7 @@ class KindsPane(AnalysisPane):
         return partial(_find, self.session, self.site, self.command.asked(), self.rows.arranger())
 
     def nothing(self) -> str:
-        return "No kind beside the dead is known yet."
+        return "No kind besides dead is known yet."
 
 
 def _find(

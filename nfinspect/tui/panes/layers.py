@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nfinspect.tui.session import Session
 
 LETTERS = {"dead": "D", "saturated": "S", "sporadic": "P", "missing": "M", "weak": "W", "normal": ""}
-"""What stands under a layer's block in the strip, so that the block's colour is not needed."""
+"""The letter under a layer's block in the strip, so that the block's colour is not needed."""
 
 
 class LayersPane(RunPane):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nfinspect_store.results import Result
 
 MOST_PROMPTS = 500
-"""To choose from; of a run with more, so many, evenly taken."""
+"""Prompts to choose from; of a run with more, so many, evenly spread."""
 
 LONGEST = 200
 """Characters of a prompt in the list to choose from."""
@@ -41,7 +41,7 @@ class LensPane(AnalysisPane):
     ]
 
     def __init__(self, session: Session, site: str | None = None, *, prompt: str | None = None) -> None:
-        """prompt: what to begin with; the newest that is kept if not given."""
+        """prompt: the first to show; that of the newest saved result if not given."""
         super().__init__(session, site)
         self._wish = prompt
 
@@ -53,13 +53,13 @@ class LensPane(AnalysisPane):
 
     @property
     def _prompt(self) -> str:
-        """The prompt that is asked about, empty where nothing has been chosen."""
+        """The prompt that is asked about, empty if none has been chosen."""
         if self._wish is not None:
             return self._wish
         return "" if self.analysis is None else str(self.analysis.document["prompt"])
 
     def options(self) -> tuple[str, ...]:
-        return lens_of(self._prompt) if self._prompt else ()  # the command's maker knows the run's first
+        return lens_of(self._prompt) if self._prompt else ()  # make_command takes the run's first
 
     def adopt(self, result: Result) -> None:
         self._wish = str(result.settings["prompt"])
@@ -75,7 +75,7 @@ class LensPane(AnalysisPane):
 
     def _choose(self, prompt: str) -> None:
         if "\0" in prompt:
-            self.hub.say("this prompt holds a zero character, which no command can be given", "bad")
+            self.hub.say("this prompt has a NUL character, which no command can take", "bad")
             return
         self._wish = prompt
         self.changed()
@@ -86,7 +86,7 @@ class LensPane(AnalysisPane):
 
     def _offer(self, prompts: tuple[PromptText, ...]) -> None:
         if not prompts:
-            self.hub.say("this run holds no text of its prompts: i types one", "warn")
+            self.hub.say("this run has no text of its prompts: i types one", "warn")
         elif self.hub.pane is self:
             offered = {f"{one.prompt_idx} {one.concept}: {one.text[:LONGEST]}": one.text for one in prompts}
             here = next((name for name, text in offered.items() if text == self._prompt), None)
@@ -102,7 +102,7 @@ class LensPane(AnalysisPane):
             self._choose(text)
 
     def action_kept(self, step: int) -> None:
-        if self._wish is not None and self.analysis is None:  # back from a prompt that nothing is kept of
+        if self._wish is not None and self.analysis is None:  # back from a prompt without a result
             self._wish = None
             self.changed()
         else:
@@ -147,7 +147,7 @@ def _find(
     command: Callable[..., tuple[str, ...]],
     arrange: Callable[[Any], Arranged],
 ) -> Found:
-    """In a worker: the newest result of the prompt that is wished for, else the one at `place` among all."""
+    """Called in a worker: the newest result of the prompt `wish`; without it, the result at `place` among all."""
     every = kept()
     same = [i for i, result in enumerate(every) if wish is None or result.settings.get("prompt") == wish]
     if not same:

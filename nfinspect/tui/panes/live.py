@@ -1,4 +1,4 @@
-"""A run that is being captured: how far it is, from the small file that its capture keeps beside it.
+"""A run that is being captured: how far it is, from the small file that its capture keeps next to it.
 
 DuckDB lets nobody read a file that is being written, so this is all there is to see until it has finished; then
 the run opens by itself.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nfinspect_store.types import Progress
 
 SECONDS = 0.5
-"""Between two looks: a capture on a slow link must not be felt."""
+"""Seconds between two looks: more would be felt on a slow link."""
 
 
 class LivePane(Pane):
@@ -65,7 +65,7 @@ class LivePane(Pane):
     # answers
 
     def _show(self, progress: Progress | None) -> None:
-        if progress is None:  # the capture has taken its file away: it is over, in one way or another
+        if progress is None:  # the capture has deleted its file: it has ended, in one way or another
             self._over = True
             opened = partial(self.hub.engine.open, self._run)
             self.load("opened", opened, self._opened, self._not_opened, busy=f"opening {self._run}")
@@ -81,7 +81,7 @@ class LivePane(Pane):
 
     def _not_opened(self, line: str) -> None:
         self.say_failed(line)
-        pieces = [Cell(f"The capture of {self._run} has ended, and kept no run.", "bad")]
+        pieces = [Cell(f"The capture of {self._run} has ended, and saved no run.", "bad")]
         self.query_one(TextPanel).put(content(*pieces, f"\n{sentence(line)}\n"))
 
     def _draw(self) -> None:

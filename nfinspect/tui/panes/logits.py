@@ -23,7 +23,7 @@ TOP = 50
 
 
 class LogitsPane(AnalysisPane):
-    """Made for one neuron, and kept as long as the app runs."""
+    """Computed for one neuron, and remembered as long as the app runs."""
 
     spec = SPEC
     help_text = SPEC.explains
@@ -66,7 +66,7 @@ class LogitsPane(AnalysisPane):
 def _find(
     printed: str | None, address: Address, command: Callable[[], tuple[str, ...]], arrange: Callable[[Any], Arranged]
 ) -> Found:
-    """In a worker. printed: what the command has."""
+    """Called in a worker. printed: what the command has printed, None if it has not run."""
     if printed is None:
         return Found((), 0, None, command())
     effects = _effects(printed, address)

@@ -1,4 +1,4 @@
-"""The marked neurons against every concept: at which rank of its trace each of them stands."""
+"""The marked neurons and every concept: the rank that each neuron has in the concept's trace."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class MarkedPane(TracedPane):
     """One row per marked neuron, one column per concept; a rank, or a dash outside the top K."""
 
     help_text = (
-        "At which rank of each concept's trace the marked neurons stand; above, how many of each trace are marked."
+        "The rank of each marked neuron in each concept's trace; above, how many marked neurons are in each trace."
     )
 
     DEFAULT_CSS = """

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 AHEAD = 8
-"""Neighbours kept."""
+"""Neighbours that are kept once read."""
 
 
 class NeuronPane(RunPane):
@@ -36,7 +36,7 @@ class NeuronPane(RunPane):
 
     help_text = (
         "Tokens are toned by how strongly they set the neuron off, relative to the strongest on "
-        "screen; the one that the example is about stands in brackets. Concept bars are mean "
+        "screen; the one that the example is about is in brackets. Concept bars are mean "
         "activations over all tokens of the concept; bars of negative means are dim."
     )
 
@@ -115,7 +115,7 @@ class NeuronPane(RunPane):
     # answers
 
     def _read(self, step: int) -> None:
-        """Go so much further from the neuron on screen. One is read at a time; steps that come meanwhile add up."""
+        """Go `step` further from the neuron on screen. One is read at a time; steps that come meanwhile add up."""
         self._direction = 1 if step > 0 else -1 if step < 0 else 1
         if self._asked_step is not None:
             self._further = self._within(self._asked_step.step + self._further + step) - self._asked_step.step
@@ -130,7 +130,7 @@ class NeuronPane(RunPane):
             self.load("neuron", neuron, self._show, self._failed, busy=f"reading {self._address}")
 
     def _within(self, step: int) -> int:
-        """A step that stays in the list: presses beyond its end are not owed to the way back."""
+        """The step, cut to stay in the list: presses beyond its end need not be undone on the way back."""
         around, row = self._steps.around, self._steps.row
         if row is not None and (around or self._steps.query is not None):
             here, total = row, len(around) or self._total
@@ -181,7 +181,7 @@ class NeuronPane(RunPane):
         self.crumb = str(found.address)
 
     def _draw(self) -> None:
-        """All of the neuron. While more steps are owed, those passed by are not drawn."""
+        """All of the neuron. While more steps are to come, the neurons in between are not drawn."""
         if self._detail is None:
             return
         self._draw_figures()
@@ -284,7 +284,7 @@ class NeuronPane(RunPane):
 
 
 def _chart(detail: NeuronDetail, width: int, height: int, log: bool | None, plain: bool) -> tuple[str, ...]:
-    """In the worker: plotext is imported here, not with the pane."""
+    """Called in a worker; the chart's module is imported here, not with the pane."""
     from nfinspect.tui.widgets.chart import histogram, wants_log
 
     h = detail.histogram

@@ -136,7 +136,7 @@ class NeuronsPane(RunPane):
                 pieces += [Cell(f"{g.opening}{place}{words}{g.closing}", "hit")]
             else:
                 pieces += [Cell(f" {place}", "bold"), Cell(f"{words} ", "dim")]
-        if sum(len(piece.text) for piece in pieces) > self.size.width - 2:  # the room between them goes first
+        if sum(len(piece.text) for piece in pieces) > self.size.width - 2:  # the space between them is given up first
             pieces = [Cell(piece.text.rstrip(), piece.tone) for piece in pieces]
         self.query_one("#tabs", TextBlock).put(content(*pieces))
         order = f"{self.table.total:,} neurons by {q.sort} {g.down if q.descending else g.up}"

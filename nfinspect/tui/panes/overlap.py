@@ -1,6 +1,5 @@
-"""What the traces of concepts share:
-
-a heat map, a table of pairs, and the shared neurons of the pair under the cursor.
+"""What the traces of concepts share: a heat map, a table of pairs, and the neurons that the pair under the cursor has
+in common.
 """
 
 from __future__ import annotations
@@ -27,9 +26,7 @@ if TYPE_CHECKING:
 
 
 class OverlapPane(TracedPane):
-    """Pairs on the left, what the chosen pair shares on the right; Tab or Enter goes over, Enter again
-    to the neuron.
-    """
+    """Pairs on the left, what the chosen pair shares on the right; Tab or Enter goes there, Enter again to a neuron."""
 
     help_text = (
         "Shared: neurons in both top-K traces. expected: how many chance would give, p: how likely "
@@ -113,7 +110,7 @@ class OverlapPane(TracedPane):
         self._draw_choices()
         concepts = tuple(c for c in self._concepts if c != self.request.baseline)
         if len(concepts) < 2:
-            self.hub.say("an overlap needs two concepts beside the baseline: c chooses them, b the baseline", "warn")
+            self.hub.say("an overlap needs two concepts besides the baseline: c chooses them, b the baseline", "warn")
             self._show(None)
             return
         overlap = partial(self.session.overlap, self.request, concepts)

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class PromptPane(RunPane):
-    """Tokens toned by strength; what the model wrote stands behind a double line."""
+    """Tokens toned by strength; what the model wrote comes after a double line."""
 
     help_text = (
-        "Every token of the prompt, toned by how strongly it sets the neuron off; the strongest stand in "
-        "brackets. What stands after the double line was written by the model. Below, the strongest values."
+        "Every token of the prompt, toned by how strongly it sets the neuron off; the strongest are in "
+        "brackets. What follows the double line was written by the model. Below, the strongest values."
     )
 
     def __init__(self, session: Session, address: Address, prompt_idx: int, token_idx: int) -> None:

@@ -48,11 +48,11 @@ class RunPane(Pane):
         return self.hub.marks.setdefault((self.session.name, self.site), {})
 
     def is_marked(self, row: Any) -> bool:
-        """Whether the neuron of a row is."""
+        """Whether the neuron of a row is marked."""
         return (row.layer, row.neuron) in self.marks
 
     def mark_row(self, table: PagedTable, *neurons: tuple[int, int]) -> None:
-        """Mark the neurons of the row under the cursor, or no longer; on to the next row."""
+        """Mark the neurons of the row under the cursor, or unmark them, and go on to the next row."""
         for layer, neuron in neurons:
             self.toggle_mark(layer, neuron)
         table.action_cursor(1)
@@ -108,13 +108,13 @@ class RunPane(Pane):
         """To the run's next site, if it has another."""
         sites = self.session.sites
         if len(sites) < 2:
-            self.hub.say(f"this run holds one site only: {self.site}", "dim")
+            self.hub.say(f"this run has only one site: {self.site}", "dim")
             return False
         self.site = sites[(sites.index(self.site) + 1) % len(sites)]
         return True
 
     def action_marked(self) -> None:
-        """The marked neurons against every concept's trace."""
+        """The marked neurons' ranks in every concept's trace."""
         if not self.marks:
             self.hub.say("mark neurons with Space first", "warn")
             return

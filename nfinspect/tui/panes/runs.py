@@ -34,7 +34,7 @@ class RunsPane(Pane):
 
     help_text = (
         "Each run is one capture of one model: one DuckDB file in the store. A run that is being "
-        "captured shows its progress, and more of it behind Enter; it opens when it has finished. A training that a "
+        "captured shows its progress, and Enter shows more of it; it opens when it has finished. A training that a "
         "FiringMonitor watches is a history: Enter shows it, live. Space marks runs, O compares the marked ones."
     )
 
@@ -125,7 +125,7 @@ class RunsPane(Pane):
         empty = not self._runs
         if empty != self.has_class("-empty"):
             self.set_class(empty, "-empty")
-            if self.display:  # keys work in what has the focus, so it must be what is shown
+            if self.display:  # keys go to what has the focus, which must be what is shown
                 self.call_after_refresh((self.query_one(TextPanel) if empty else self.table).focus)
         if empty:
             self.query_one(TextPanel).put(welcome(self.hub.engine.store, self.glyphs))

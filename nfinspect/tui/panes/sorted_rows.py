@@ -1,4 +1,4 @@
-"""The order and the filter of a table whose rows stand in memory: the keys of neuron lists, without the store."""
+"""The order and the filter of a table whose rows are in memory: the keys of neuron lists, without the store."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ ACTIONS = ("filter", "sort", "sort_step", "invert")
 
 
 class SortedRows:
-    """What a pane with such a table has. listing, columns: as they are now; changed: the rows are to be arranged again.
+    """Held by a pane with such a table. listing, columns: give the present ones; changed: called when the order or the
+    filter has changed.
 
-    The pane has `arranger()` called by a worker, on the analysis, and `put` shows what comes of it.
+    A worker calls what `arranger()` returns, on the analysis, and `put` shows the result.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class SortedRows:
         """What is on screen, None while there is no analysis."""
 
     def arranger(self) -> Callable[[Any], Arranged]:
-        """For a worker: what filters and sorts the rows of an analysis as is chosen now."""
+        """For a worker: what filters and sorts the rows of an analysis by the present choice."""
         return partial(self._listing().arranged, self.order, self._test)
 
     def put(self, arranged: Arranged | None) -> None:
@@ -107,7 +108,7 @@ class SortedRows:
             self._changed()
 
     def step(self, step: int) -> None:
-        """By the next column, or the one before."""
+        """Sort by the next column, or the previous one."""
         keys = self._keys()
         place = keys.index(self.order[0]) + step if self.order[0] in keys else 0
         self._sort_by(keys[place % len(keys)])

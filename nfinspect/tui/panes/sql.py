@@ -1,4 +1,4 @@
-"""SQL over the run, shut in and read-only: an editor, and the result a page at a time."""
+"""Read-only SQL on the run and nothing else: an editor, and the result a page at a time."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class SqlPane(RunPane):
 
     @staticmethod
     def _total(result: QueryResult, seen: int) -> int:
-        """Until the rows are counted, one page more than was seen: scrolling down finds the rest."""
+        """Until the rows are counted, one more than was seen: scrolling down finds the rest."""
         return result.rows if result.rows is not None else seen + 1
 
     def _counted(self, total: int) -> None:
@@ -140,7 +140,7 @@ class SqlPane(RunPane):
         self._count_up()
 
     def _count_up(self, *, leaving: bool = False) -> None:
-        """leaving: the editor, for the rows."""
+        """leaving: whether the editor is being left for the rows."""
         if self._result is None:
             return
         rows = counted(self._result.rows, "row") if self._result.rows is not None else "more than 10,000 rows"
@@ -162,7 +162,7 @@ class SqlPane(RunPane):
 
     def _failed(self, line: str) -> None:
         self._busy = False
-        self._tell("no result: the statement stands above")
+        self._tell("no result for the statement above")
         self.say_failed(line)
 
     def _failed_page(self, offset: int, line: str) -> None:
@@ -188,11 +188,7 @@ class SqlPane(RunPane):
             self.editor.put("")
 
     def on_sql_editor_complete(self) -> None:
-        """Tab:
-
-        the longest common beginning first, then one candidate after the other; nothing to complete moves
-        on.
-        """
+        """Tab: one candidate after the other; where there is nothing to complete, on to the next panel."""
         editor = self.editor
         before = editor.text_before_cursor
         if self._offered and before.endswith(self._offered[self._tab]):
@@ -224,7 +220,7 @@ class SqlPane(RunPane):
             self._count_up()
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
-        """A row that names a neuron leads to it; where several sites have one of its number, the site is asked for."""
+        """A row that names a neuron opens it; if several sites have such a neuron, the site is asked for."""
         names = [c.name.lower() for c in self._result.columns] if self._result is not None else []
         row = dict(zip(names, message.row, strict=False))
         layer, neuron, site = row.get("layer"), row.get("neuron"), row.get("site")

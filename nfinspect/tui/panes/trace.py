@@ -1,4 +1,4 @@
-"""Which neurons a concept sets off, against a baseline that is chosen in place."""
+"""Which neurons a concept sets off, compared with a baseline that is chosen in place."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class TracePane(TracedPane):
-    """The table of a trace, with the choices that made it above."""
+    """The table of a trace; above it, the choices that it was computed with."""
 
     help_text = (
         "A prompt counts once, by the mean over its chosen tokens. occ, %: in how many of the concept's prompts the "

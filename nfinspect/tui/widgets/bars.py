@@ -1,9 +1,9 @@
 """Upright bars that are as high as their values, to within one cell of text.
 
-Other drawings of ours come from plotext, whose bars fill every row that they begin: 0.1 % would look like a sixth of a
-chart of six rows. Here a part of a bar gets the rows that its share comes to, rounded so that the whole bar is right,
-too. The top of a bar of one part is exact to an eighth of a row where there are glyphs for it; what is less than half a
-row, and not nothing, has a mark that is no bar.
+Our other drawings come from plotext, whose bars fill every row that they begin: 0.1 % would look like a sixth of a
+chart of six rows. Here each part of a bar gets the rows that its value is worth, rounded so that the whole bar is
+right, too. The top of a bar of one part is exact to an eighth of a row if there are glyphs for it; a value above 0 that
+rounds to nothing has a mark that does not look like a bar.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from nfinspect.tui.glyphs import UNICODE
 
 LITTLE = "_"
-"""In place of a bar that would be lower than half a row (with glyphs for it: than an eighth)."""
+"""In place of a bar that would be lower than half a row (with glyphs for eighths: than a sixteenth)."""
 
 LITTLE_BELOW = "'"
 
@@ -57,7 +57,7 @@ def framed(
 ) -> tuple[str, ...]:
     """Bars side by side over an axis. bars: the characters of each cell across, lowest row first.
 
-    marks: what stands beside a row; -1 is the axis. names: what stands below a cell, left out where there is no room.
+    marks: the text beside a row; -1 is the axis. names: the text below a cell, left out where there is no room.
     """
     rows, wide = len(bars[0]), max(map(len, marks.values()), default=0)
     side, tick, corner, floor = ("|", "+", "+", "-") if plain else ("│", "┤", "└", "─")

@@ -1,4 +1,4 @@
-"""Histograms as plain lines of text. Called in workers only; drawn ones are kept."""
+"""Histograms as plain lines of text. Called in workers only; drawings are cached."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from nfinspect.tui.glyphs import ASCII, UNICODE, Glyphs
 from nfinspect.tui.widgets.bars import column, framed
 
 LOG_FROM = 30.0
-"""A tallest bar this many times the median bar hides the others on a linear axis."""
+"""A tallest bar more than this many times the median bar hides the others on a linear axis."""
 
 
 def wants_log(counts: Sequence[int]) -> bool:
@@ -27,7 +27,7 @@ def histogram(
     log: bool,
     plain: bool,
 ) -> tuple[str, ...]:
-    """A histogram as `height` lines of at most `width` cells. Bars of uneven bins stand at even distances."""
+    """A histogram as `height` lines of at most `width` cells. Uneven bins are drawn equally wide."""
 
     glyphs = ASCII if plain else UNICODE
     edges, counts = _filled(edges, counts)
@@ -69,7 +69,7 @@ def _filled(edges: tuple[float, ...], counts: tuple[int, ...]) -> tuple[tuple[fl
 
 
 def _squeezed(edges: tuple[float, ...], counts: tuple[int, ...], room: int) -> tuple[list[int], list[float]]:
-    """Neighbouring bins joined until they fit in `room` bars; the places are the bins' edges."""
+    """Neighbouring bins joined so that they fit in `room` bars, and the edges of these."""
     step = max(1, math.ceil(len(counts) / max(1, room)))
     joined = [sum(counts[i : i + step]) for i in range(0, len(counts), step)]
     return joined, [*(edges[i] for i in range(0, len(counts), step)), edges[-1]]
@@ -79,7 +79,7 @@ def _x_ticks(places: list[float], width: int, glyphs: Glyphs) -> list[tuple[floa
     wanted = max(2, min(6, width // 13))
     last = len(places) - 1
     chosen = sorted({round(i * last / (wanted - 1)) for i in range(wanted)})
-    # bar i reaches from i - 0.5 to i + 0.5, so edge i stands half a bar before it
+    # bar i reaches from i - 0.5 to i + 0.5, so edge i is half a bar before its middle
     return [(i - 0.5, _edge(places[i], glyphs)) for i in chosen]
 
 

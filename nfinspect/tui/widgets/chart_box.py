@@ -1,4 +1,4 @@
-"""Where a chart stands: it says when there is another size to draw for."""
+"""The box of a chart, which reports when its size changes."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from nfinspect.tui.widgets.text_block import TextBlock
 
 
 class ChartBox(TextBlock):
-    """Where the histogram stands. It is drawn anew, in a worker, for whatever size the layout gives it."""
+    """The box of a chart. A worker draws the chart again for each size that the layout gives the box."""
 
     DEFAULT_CSS = "ChartBox { width: 1fr; height: 1fr; padding: 0 1; text-wrap: nowrap; }"
 
     class Resized(Message):
-        """There is another size to draw for."""
+        """The box has another size: the chart has to be drawn again."""
 
     def on_resize(self) -> None:
         self.post_message(self.Resized())

@@ -1,4 +1,4 @@
-"""Concepts against concepts: each cell a filling as dense as the overlap, with the number beside it.
+"""Concepts against concepts: each cell a filling as dense as the overlap, with the number next to it.
 
 And tokens against tokens: fillings alone, as there are too many of them for numbers.
 """
@@ -27,9 +27,8 @@ def heat_map(
     glyphs: Glyphs,
     chosen: tuple[str, str] | None = None,
 ) -> list[list[Cell | str]]:
-    """Rows of cells.
-
-    `shared` holds each pair once; the diagonal is the whole trace. Columns that do not fit are left out.
+    """Rows of cells. shared: each pair once, in either order. The diagonal has dots. Columns that do not fit are left
+    out.
     """
     label = min(12, max((len(n) for n in names), default=4))
     wide = max(5, min(11, (width - label - 1) // max(1, len(names)) - 1))
@@ -55,10 +54,10 @@ def heat_map(
 def matrix_map(
     weights: NDArray[np.float64], labels: Sequence[str], width: int, height: int, glyphs: Glyphs
 ) -> tuple[list[str], float]:
-    """The lines of a square matrix, and the weight from which on a cell is full.
+    """The lines of a square matrix, and the weight that a full cell stands for.
 
-    Column 0 takes most of the attention and would leave the others empty: the scale is that of the other columns.
-    Where not all fits, a cell is the mean over neighbours. NaN: above the diagonal, left empty.
+    Column 0 takes most of the attention and would leave the others empty: the scale is that of the other columns. If
+    not all fits, a cell is the mean over neighbours. NaN, above the diagonal, is left empty.
     """
     import numpy as np
 

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from nfinspect.analysis.history import History
 
 MARKS = "abcde"
-"""Of the layers that are drawn: with more lines none can be followed. Letters, so that no mark passes for a layer."""
+"""Marks of the layers that are drawn: with more lines none could be followed. Letters, so that no mark looks like a
+layer's number."""
 
 TALL = 20
-"""Lines from which on one chart stands over the other; with fewer they stand side by side, if there is the width."""
+"""Lines from which one chart is above the other; with fewer they are side by side, if WIDE allows."""
 
 WIDE = 70
 
@@ -67,7 +68,7 @@ def _rates_head(drawn: int, layers: int) -> str:
 
 
 def _marked(names: Sequence[str], chosen: Sequence[int], room: int, plain: bool) -> str:
-    """The marks with their layers' names in `room` cells: whole, or what tells them apart, or the ends of that."""
+    """The marks with their layers' names in `room` cells: whole, or the parts that differ, or the ends of these."""
     shown: list[str] = []
     for shape in (whole_names, distinct_names):
         every = shape(names)
@@ -93,7 +94,7 @@ def end_of(name: str, cells: int, plain: bool) -> str:
 
 
 def wrapped_note(text: str, width: int, lines: int, *, plain: bool = False) -> tuple[str, ...]:
-    """What is said under the charts, in `lines` lines at most; the last of them says where something is left out."""
+    """The text under the charts, in at most `lines` lines; the last one shows if something is left out."""
     found = textwrap.wrap(visible(text, ascii_only=plain), max(1, width))
     if len(found) > lines:
         sign = " .." if plain else " …"
@@ -102,7 +103,7 @@ def wrapped_note(text: str, width: int, lines: int, *, plain: bool = False) -> t
 
 
 def thinned(count: int, most: int) -> list[int]:
-    """At most so many places of a list, evenly spread, the first and the last among them."""
+    """At most so many places of a list, evenly spread, including the first and the last."""
     if count <= most:
         return list(range(count))
     return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})

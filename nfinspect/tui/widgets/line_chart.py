@@ -67,7 +67,7 @@ def line_chart(
 
 
 def _joined(steps: Sequence[int], values: Sequence[float | None], gap: float) -> list[tuple[float, float]]:
-    """The points, and between two that follow each other so many more that no more than `gap` lies between them."""
+    """The points, with more between neighbours so that none are more than `gap` apart; undefined values leave gaps."""
     points: list[tuple[float, float]] = []
     last: tuple[float, float] | None = None
     for step, value in zip(steps, values, strict=True):

@@ -1,9 +1,8 @@
-"""A table of any length: only the lines on screen exist, and rows come in pages from whoever owns them.
+"""A table of any length: only the lines on screen exist, and rows come in pages from the pane that owns them.
 
-Textual's DataTable takes 30 s for 100,000 rows (docs/design: the terminal). This one draws visible lines,
-keeps a few pages, and asks for the ones it lacks with `PageWanted`; the pane fetches them in a worker and
-hands them to `put_page`. The row before the first is the header; the cursor row carries a glyph beside its
-colour, so it is seen without colour.
+Textual's DataTable takes 30 s for 100,000 rows. This one draws visible lines, keeps a few pages, and asks for missing
+ones with `PageWanted`; the pane reads them in a worker and hands them to `put_page`. The first line is the header; the
+cursor's row has a glyph besides its colour, so that it is seen without colour.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,8 +38,8 @@ class Column:
     width: int
     cell: Callable[[Any, int], Cell]
     align: str = "left"
-    flex: bool = False  # takes what width is left over
-    key: str = ""  # name for sorting; empty where the column cannot be sorted by
+    flex: bool = False  # takes the width that is left over
+    key: str = ""  # name for sorting; empty if rows cannot be sorted by it
 
 
 class PagedTable(ScrollView, can_focus=True):
@@ -75,7 +74,7 @@ class PagedTable(ScrollView, can_focus=True):
 
     @dataclass
     class Moved(Message):
-        """The cursor stands on another row."""
+        """The cursor is on another row."""
 
         table: "PagedTable"
         row: Any
@@ -151,7 +150,7 @@ class PagedTable(ScrollView, can_focus=True):
         self._want(0)
 
     def forget(self) -> None:
-        """Forget every row; the owner puts the next ones by itself."""
+        """Forget every row; the owner puts the next ones unasked."""
         self._pages.clear()
         self._asked.clear()
         self._failed.clear()
@@ -161,11 +160,11 @@ class PagedTable(ScrollView, can_focus=True):
         self._set_total(total)
 
     def lost(self, offset: int) -> None:
-        """A page was not waited for: it may be asked for again."""
+        """A page that was asked for will not come: it may be asked for again."""
         self._asked.discard(offset)
 
     def fail(self, offset: int, why: str) -> None:
-        """A page could not be had: its rows say why, and it is asked for again when the user looks at it anew."""
+        """A page could not be read: its rows say why, and it is asked for again when the user comes back to it."""
         self._asked.discard(offset)
         if not self._kept_all and offset not in self._pages:
             self._failed[offset] = why
@@ -255,7 +254,7 @@ class PagedTable(ScrollView, can_focus=True):
         self._go(lambda: self.cursor + step * self.body_height)
 
     def _go(self, to: Callable[[], int]) -> None:
-        """As a key asks for. Pressed before the rows have come, it is kept for when they do: every press counts."""
+        """Move as a key asks. One pressed before the rows have come is carried out when they do: every press counts."""
         if not self._loaded:
             self._early.append(lambda: self._move_to(to()))
             return
@@ -263,7 +262,7 @@ class PagedTable(ScrollView, can_focus=True):
         self._look_again()
 
     def _look_again(self) -> None:
-        """The user looks at this row: if its page could not be had, it is asked for once more."""
+        """The user looks at this row: if its page could not be read, it is asked for once more."""
         page = self.cursor - self.cursor % PAGE
         if page in self._failed:
             self._want(page)
@@ -279,7 +278,7 @@ class PagedTable(ScrollView, can_focus=True):
             self.refresh()
 
     def action_choose(self) -> None:
-        """Enter on a row. Typed before the rows have come, it is kept for when they do."""
+        """Enter on a row. Pressed before the rows have come, it is carried out when they do."""
         if (row := self.current) is not None:
             self._choose_later = False
             self.post_message(self.Chosen(self, row))
@@ -428,7 +427,7 @@ class PagedTable(ScrollView, can_focus=True):
             title = column.title
             if column.key and column.key == key:
                 sign = self.glyphs.down if descending else self.glyphs.up
-                title = sign + title if column.align == "right" else title + sign  # beside nothing but its own title
+                title = sign + title if column.align == "right" else title + sign  # next to its own title only
             text += (" " if place else "") + fit(title, cells, self.glyphs, column.align)
         text = fit(text, width, self.glyphs)
         if self._cut_right:

@@ -1,4 +1,4 @@
-"""What the analyses are drawn as, lines and points by plotext, as plain lines of text. Called in workers only.
+"""Drawings of the analyses as plain lines of text; lines and points by plotext. Called in workers only.
 
 Parts of a bar differ by their filling, never by colour.
 """
@@ -44,7 +44,7 @@ Values = tuple[float | None, ...]
 
 
 def fillings(parts: int, plain: bool) -> str:
-    """The characters of a bar of so many parts: far apart where they are few."""
+    """The characters of a bar of so many parts: clearly different if they are few."""
     every = PLAIN_FILLINGS if plain else FILLINGS
     return every[:: 3 if parts <= 3 else 1][:parts]
 
@@ -61,8 +61,8 @@ def layer_bars(
 ) -> tuple[str, ...]:
     """A bar for each label, stacked from `parts`: values of each label, >= 0 where there are several parts.
 
-    An undefined value has no bar. whole: they are counts or percentages, and the axis is marked in whole numbers. Of
-    more labels than cells every second, third … has a bar.
+    An undefined value has no bar. whole: they are counts or percentages, and the axis is marked in whole numbers. If
+    there are more labels than cells, only every second, third … has a bar.
     """
     if not labels or width < 20 or height < 5:
         return ("too little room" if labels else "no layers",)
@@ -129,7 +129,7 @@ def points(
     height: int,
     plain: bool,
 ) -> tuple[str, ...]:
-    """A sign at each place: `across` in units of labels, the first of which stands at 0, `up` from 0 on."""
+    """A sign at each point: `across` in units of labels, the first of which is at 0, `up` from 0 on."""
     if not across or width < 20 or height < 5:
         return ("too little room" if across else "no points",)
 
@@ -142,7 +142,7 @@ def points(
 
 
 Curve = tuple[str, tuple[tuple[float, float], ...]]
-"""A capital letter, and where it stands: depth in 0..1 and a value."""
+"""A capital letter, and its points: depth in 0..1 and a value."""
 
 
 APART = 4
@@ -158,10 +158,10 @@ def overlay(
     plain: bool,
     whole: bool = False,
 ) -> tuple[str, ...]:
-    """Curves over the depth of networks, each of its own letter: a capital at a layer, small ones on the way between.
+    """Curves over the depth of networks, each with its own letter: a capital at a layer, small ones on the way between.
 
-    The small ones leave room for those of the others, so that curves that lie on each other are all seen.
-    here: the place that is marked X. whole: the values are counts.
+    The small ones leave room for those of the others, so that curves that coincide can all be seen. here: the point
+    that is marked X. whole: the values are counts.
     """
     values = [value for _, places in curves for _, value in places]
     if not values or width < 20 or height < 5:
@@ -189,7 +189,7 @@ def overlay(
 
 
 def _between(start: tuple[float, float], end: tuple[float, float], width: int) -> list[tuple[float, float]]:
-    """Points of the straight way, one for each cell across."""
+    """Points on the straight line, one for each cell across."""
     parts = max(1, round((end[0] - start[0]) * width))
     rise = end[1] - start[1]
     return [(start[0] + (end[0] - start[0]) * i / parts, start[1] + rise * i / parts) for i in range(1, parts)]

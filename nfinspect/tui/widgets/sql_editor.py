@@ -1,7 +1,4 @@
-"""The console's editor:
-
-Enter after a semicolon runs, Tab completes, Up and Down at the edges recall statements.
-"""
+"""The console's editor: Enter after a semicolon runs, Tab completes, Up and Down at the edges recall statements."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""A few lines of text that change often:
-
-drawn anew only when they differ, laid out anew only when they grow.
-"""
+"""A few lines of text that change often: redrawn only if they differ, laid out again only if the height may change."""
 
 from rich.cells import cell_len
 from textual.content import Content
@@ -12,7 +9,7 @@ from nfinspect.tui.glyphs import UNICODE
 
 
 class TextBlock(Static):
-    """Content, made visible, never a markup string."""
+    """Content that is made visible, never markup."""
 
     def __init__(self, *, id: str | None = None) -> None:  # noqa: A002 (Textual's own name)
         super().__init__("", id=id, markup=False)
@@ -26,7 +23,7 @@ class TextBlock(Static):
             self.update(text, layout=grown or not old.plain)
 
     def _shape(self, text: Content) -> tuple[int, ...]:
-        """What the height depends on: the lines, and of those that are wrapped the length."""
+        """What the height depends on: how many lines there are, and the lengths of those that are wrapped."""
         width = max(1, self.content_size.width)
         lengths = (cell_len(line) for line in text.plain.split("\n"))
         return tuple(length if length > width else 0 for length in lengths)
