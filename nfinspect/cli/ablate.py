@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @click.option("--class", "kinds", metavar="C", multiple=True,
               help="A set: the run's neurons of a class or kind, such as dead+positional. Repeatable.")  # fmt: skip
 @click.option("--share", metavar="S", type=click.FloatRange(min=0, max=1, min_open=True),
-              help="Of kinds that an analysis found: only the strongest, this share of all neurons.")  # fmt: skip
+              help="Of kinds that an analysis found: only the strongest S of all neurons, such as 0.15.")  # fmt: skip
 @click.option("--trace", "concepts", metavar="CONCEPT", multiple=True,
               help="A set: the neurons of the concept's trace. Repeatable.")  # fmt: skip
 @click.option("--baseline", metavar="B", help="Baseline of the traces; the concept called baseline if not given.")
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 @click.option("--stride", metavar="N", type=click.IntRange(min=1),
               help="Tokens from one window to the next; half of --context if not given.")  # fmt: skip
 @click.option("--max-tokens", metavar="N", type=click.IntRange(min=2),
-              help="At most N tokens of --text, or about N of RUN's windows.")  # fmt: skip
+              help="At most N tokens of --text, or about N tokens of RUN.")  # fmt: skip
 @click.option("--batch-size", type=click.IntRange(min=1), help="Windows in a forward pass; as many as fit by default.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @bos_option

@@ -1,4 +1,4 @@
-"""The command of an analysis, made of its spec."""
+"""The command of an analysis, built from its spec."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace

@@ -63,7 +63,7 @@ RUN_TOKENS = 2048
 @click.option("--from", "source", metavar="RUN",
               help="Read RUN's own prompts, with MODEL as its model; the result is saved with the run.")  # fmt: skip
 @click.option("--max-tokens", metavar="N", type=click.IntRange(min=1),
-              help="At most N tokens of --text, or about N of RUN's prompts.")  # fmt: skip
+              help="At most N tokens of --text, or about N tokens of RUN.")  # fmt: skip
 @click.option("--method", type=click.Choice(METHODS), default="attention_weighted", show_default=True,
               help="Weight values by attention, by the loss's gradient, or by the last token's rollout.")  # fmt: skip
 @click.option("--top", metavar="K", type=click.IntRange(min=0), default=TOP, show_default=True, help="Neurons shown.")

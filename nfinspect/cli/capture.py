@@ -103,7 +103,10 @@ def capture(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Run MODEL, a hub name or a local directory, and record what every neuron does on every token."""
+    """Run MODEL and record the value of every neuron on every token.
+
+    MODEL is a hub name or a local directory.
+    """
     from nfinspect.capturing.request import CaptureRequest
 
     if not math.isfinite(options["temperature"]):  # click lets NaN pass as "at least 0"

@@ -153,7 +153,7 @@ def overlap(
     store: str | None,
     as_json: bool,
 ) -> None:
-    """Count the neurons that traces of concepts, or kinds of neurons, share, against chance."""
+    """Count neurons that concepts' traces, or kinds of neurons, share, against chance."""
     from nfinspect.analysis.overlap import overlap as analyse
 
     against = _against(baseline, no_baseline)

@@ -160,7 +160,7 @@ def _interruptible(console: "Console", work: Callable[[], None]) -> None:
 @click.option("--tables", metavar="LIST", help="Tables to write; all public ones if not given.")
 @click.option("--no-activations", is_flag=True, help="Tables only.")
 @click.option(
-    "--force", is_flag=True, help="Write into a directory that holds files, replacing those of the same name."
+    "--force", is_flag=True, help="Write into a directory that contains files, replacing those of the same name."
 )
 @store_option
 @json_option

@@ -101,7 +101,7 @@ def _offline_or_not(name: str, config: str | None, *, is_local: bool) -> "Datase
 
 @contextmanager
 def _from_cache() -> Iterator[None]:
-    """The library looks into its cache alone."""
+    """The library reads only its cache."""
     from datasets import config
 
     before = config.HF_HUB_OFFLINE

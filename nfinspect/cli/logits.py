@@ -58,7 +58,7 @@ def logits(
     allow_pickle: bool,
     as_json: bool,
 ) -> None:
-    """Tokens that a neuron's output weights promote and suppress, or a prompt seen through the logit lens."""
+    """Tokens that a neuron promotes and suppresses, or a prompt through the logit lens."""
     if (address is None) == (lens is None):
         given = "neither" if address is None else "both"
         raise RequestError(f"expected either a neuron such as L5/N123 or --lens TEXT, found {given}")

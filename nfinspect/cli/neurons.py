@@ -111,7 +111,7 @@ def neurons(
 @store_option
 @json_option
 def neuron(run: str, address: str, examples: int, site: str | None, store: str | None, as_json: bool) -> None:
-    """One neuron: statistics, histogram, the text that sets it off, its mean for each concept."""
+    """One neuron: statistics, histogram, examples with their text, means by concept."""
     from dataclasses import replace
 
     from nfinspect.analysis.neuron import neuron_detail

@@ -140,7 +140,10 @@ def info(run: str, store: str | None, as_json: bool) -> None:
 @store_option
 @json_option
 def verify(run: str, store: str | None, as_json: bool) -> int:
-    """Check a run file against its own counts, digests and checksums; exit status 1 if something is wrong."""
+    """Check a run file against its own counts, digests and checksums.
+
+    The exit status is 1 if something is wrong.
+    """
     from nfinspect.capturing.classification import classify_tables
     from nfinspect_store.verify import verify_run
 

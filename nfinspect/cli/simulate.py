@@ -64,7 +64,7 @@ def simulate(
     store: str | None,
     as_json: bool,
 ) -> None:
-    """Write a run from a simulated network with planted faults, and say how well they are found."""
+    """Simulate a network with planted faults as a run, and say how well they are found."""
     from nfinspect.analysis.planted import SHARES, NetworkPlan
 
     plan = NetworkPlan(layers, neurons, tokens, activation, degradation, seed, {**SHARES, **dict(shares)})
