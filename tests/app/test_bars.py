@@ -51,7 +51,7 @@ def test_upright_bars_are_as_high_as_their_values(plain: bool) -> None:
 
 @PLAIN
 def test_the_parts_of_a_stack_have_the_rows_that_they_come_to(plain: bool) -> None:
-    """The issue's picture: 0.13 % of a chart of six rows is none of them."""
+    """0.13 % of a chart of six rows fills none of them."""
     parts = ((0.13, 20.0), (99.87, 30.0), (0.0, 50.0))
     rows = 6
     drawn = canvas(layer_bars(("L0", "L1"), parts, 60, rows + 2, plain, whole=True), rows)

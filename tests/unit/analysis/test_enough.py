@@ -45,7 +45,7 @@ def test_a_few_short_prompts_are_said_and_many_are_not(make_run: MakeRun, name: 
 
 
 def test_the_bound_is_the_rule_of_three(make_run: MakeRun) -> None:
-    """The issue's example: dead after 28 tokens."""
+    """Dead on 28 tokens: a rate of up to 3/28 is possible."""
     report = network_report(run_of(make_run, 4, 7))
     assert "up to 11 %" in report.notes[0] and report.tokens == 28
     assert "over 28 tokens" in report.summary
