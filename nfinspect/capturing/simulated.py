@@ -50,7 +50,7 @@ def simulate_run(path: Path, plan: NetworkPlan) -> Simulation:
     Raises RunExists, RequestError, StorageFull; then no file is left.
     """
     if path.exists():
-        raise RunExists(f"a run named {path.stem} is there already: choose another --run, or delete it")
+        raise RunExists(f"a run named {path.stem} already exists: choose another --run, or delete it")
     layers = list(planted_network(plan))
     prompts = [_prompt(plan.tokens, start) for start in range(0, plan.tokens, PROMPT_TOKENS)]
 

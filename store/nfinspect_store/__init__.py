@@ -1,4 +1,4 @@
-"""The activation store of nfinspect: runs as DuckDB files, one file a run.
+"""The activation store of nfinspect: one DuckDB file per run.
 
 Imports duckdb, numpy and pyarrow; never torch, textual or nfinspect.
 """

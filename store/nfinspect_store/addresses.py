@@ -1,4 +1,4 @@
-"""How a neuron is written: `L5/N123`, with a site in front when it is not the default one (`resid:L11/N447`)."""
+"""How a neuron is written: `L5/N123`, with its site in front when that is not the default (`resid:L11/N447`)."""
 
 import re
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ _ADDRESS = re.compile(r"(?:(?P<site>[A-Za-z_][\w.-]*):)?L(?P<layer>\d+)/N(?P<neu
 
 @dataclass(frozen=True, order=True)
 class Address:
-    """One neuron. `site` is None when the run's default site is meant."""
+    """One neuron. `site` None means the run's default site."""
 
     layer: int
     neuron: int
@@ -22,7 +22,7 @@ class Address:
 
 
 def parse_address(text: str) -> Address:
-    """Read `L5/N123` or `resid:L11/N447`. Raises RequestError with the form expected."""
+    """Parse `L5/N123` or `resid:L11/N447`. Raises RequestError, which names the expected form."""
     match = _ADDRESS.fullmatch(text.strip())
     if match is None:
         raise RequestError(f"a neuron is written L5/N123 or resid:L11/N447; found {text.strip()!r}")

@@ -1,7 +1,7 @@
-"""Files and directories that appear when they are complete, and not at all if something goes wrong before.
+"""Files and directories that appear only once they are complete, and not at all if something goes wrong before.
 
-A link stays a link: what it leads to is written. A device, a pipe or a socket is never replaced: it is written into.
-What a killed process left unfinished is recognised by its name, and removed when the same thing is written again.
+A link stays a link: its target is written. A device, a pipe or a socket is never replaced: it is written to.
+What a killed process left unfinished is recognised by its name, and removed when the same path is written again.
 """
 
 import errno
@@ -20,7 +20,7 @@ from pathlib import Path
 from nfinspect_store.errors import StorageFull
 
 SHOWN = 80
-"""Characters of a name that stand in the name of its unfinished version: file systems take 255 bytes."""
+"""Characters of a name that its unfinished version repeats: file systems allow names of 255 bytes."""
 
 
 OPEN_FILES = (("fd",), ("stdin",), ("stdout",), ("stderr",))
@@ -28,7 +28,7 @@ OPEN_FILES = (("fd",), ("stdin",), ("stdout",), ("stderr",))
 
 
 def next_to(path: Path) -> Path:
-    """A new name in the directory of `path`, where what is to become `path` is written. It tells who writes."""
+    """A new name in the directory of `path`, for writing what will become `path`. It names the host and process."""
     return path.absolute().with_name(f"{_prefix(path)}{os.getpid()}-{uuid.uuid4().hex[:8]}")
 
 
@@ -38,7 +38,7 @@ def _prefix(path: Path) -> str:
 
 
 def clean_leftovers(path: Path) -> None:
-    """Remove what processes of this machine that are gone have left unfinished of `path`. Never raises."""
+    """Remove unfinished versions of `path` left by dead processes of this machine. Never raises."""
     prefix = _prefix(path)
     with suppress(OSError):
         for left in path.absolute().parent.iterdir():
@@ -58,7 +58,7 @@ def _runs(pid: int) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Take away a file or a folder of ours, with the log that DuckDB may have beside it. Never raises."""
+    """Delete a file or folder of ours, and DuckDB's log (.wal) next to a file. Never raises."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
         return
@@ -68,37 +68,37 @@ def remove(path: Path) -> None:
 
 
 def is_stream(path: Path) -> bool:
-    """Whether `path` is to be written into rather than replaced: a device, a pipe, a socket, or the name of an open
-    file, as /dev/stdout is one even where it leads to a file.
+    """Whether `path` is to be written to rather than replaced: a device, a pipe, a socket, or the name of an open
+    file such as /dev/stdout, even where that leads to a regular file.
     """
     parts = path.absolute().parts
     if parts[1:2] == ("proc",) or (parts[1:2] == ("dev",) and parts[2:3] in OPEN_FILES):
         return not path.is_dir()
     try:
         mode = path.stat().st_mode
-    except OSError:  # nothing there, or nothing that can be
+    except OSError:  # it does not exist, or cannot
         return False
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def place_of(path: Path) -> Path:
-    """Where `path` leads to through links: what is to be made or replaced. Raises StorageFull."""
+    """The target of `path` through links: what is to be created or replaced. Raises StorageFull."""
     try:
         place = path.resolve()
-        if place.is_symlink():  # one that leads to itself, which Python from 3.13 on leaves as it is
+        if place.is_symlink():  # a loop: Python 3.13 and later return it unresolved
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         with suppress(FileNotFoundError):
-            place.lstat()  # a name that is too long, a parent that is no directory
+            place.lstat()  # fails on a name that is too long or a parent that is not a directory
         return place
-    except (OSError, RuntimeError) as error:  # a link that leads to itself is a RuntimeError before Python 3.13
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
         raise StorageFull(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def check_place(path: Path) -> None:
-    """Raises StorageFull where nothing can be made at `path`: before the work whose result is to go there.
+    """Raises StorageFull where nothing can be written at `path`, before the work whose result will go there.
 
-    A directory is made beside it and taken away again, with the parents that were missing: what a file system says of
-    its permissions is not always what it does.
+    Creates a directory next to it and removes it again, missing parents included: the permissions that a file system
+    reports are not always those it grants.
     """
     if is_stream(path):
         return
@@ -116,16 +116,16 @@ def check_place(path: Path) -> None:
     finally:
         with suppress(OSError):
             probe.rmdir()
-        with suppress(OSError):  # never made, or somebody has put something there meanwhile
+        with suppress(OSError):  # never created, or no longer empty
             for one in missing:
                 one.rmdir()
 
 
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
-    """Where to write a file; it takes the place of `path`, with its permissions, when the block ends well.
+    """Yields a path to write to; that file replaces `path`, keeping its permissions, when the block ends without error.
 
-    What is no regular file gets the content when the block ends well. Raises StorageFull.
+    A device, pipe or socket (`is_stream`) is then written to instead. Raises StorageFull.
     """
     if is_stream(path):
         with tempfile.TemporaryDirectory(prefix="nfinspect-") as folder, _explained(path):
@@ -151,15 +151,15 @@ def replaced(path: Path) -> Iterator[Path]:
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
-    except BrokenPipeError:  # whoever reads has gone: no fault of ours
+    except BrokenPipeError:  # the reader has gone: not our error
         raise
     except OSError as error:
         raise StorageFull(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _put(file: Path, place: Path) -> None:
-    """A finished file to its place, on whatever file system that is."""
-    with suppress(OSError):  # there was none, or its permissions cannot be had
+    """Move a finished file to its place, on another file system too."""
+    with suppress(OSError):  # nothing is replaced, or its permissions cannot be copied
         shutil.copymode(place, file)
     try:
         os.replace(file, place)
@@ -176,9 +176,9 @@ def _put(file: Path, place: Path) -> None:
 
 @contextmanager
 def new_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
-    """A directory to fill; it becomes `path` when the block ends well. Raises StorageFull.
+    """Yields a directory to fill; it becomes `path` when the block ends without error. Raises StorageFull.
 
-    `path` must not hold anything, unless with `force`: then files of the same names are replaced and others stay.
+    `path` must be empty or absent, unless `force`: then files of the same names are replaced and others stay.
     """
     place = place_of(path)
     if place.exists() and not place.is_dir():
@@ -200,7 +200,7 @@ def new_directory(path: Path, *, force: bool = False) -> Iterator[Path]:
 
 
 def _fill(directory: Path, files: list[Path]) -> None:
-    """Files into a directory that holds others. Raises StorageFull before any is replaced where one cannot be."""
+    """Move files into a directory with others. Raises StorageFull before replacing any if one cannot be replaced."""
     places = [place_of(directory / file.name) for file in files]
     for place in places:
         if place.exists() and not place.is_file():

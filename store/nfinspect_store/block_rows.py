@@ -1,4 +1,4 @@
-"""From the rows of the table `blocks` back to arrays."""
+"""Rows of the table `blocks` as arrays."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from nfinspect_store.errors import StoreError
 from nfinspect_store.schema import BLOCK
 
 STORED = np.dtype(">f4")
-"""A value in a block: DuckDB casts a bit string to the FLOAT whose big-endian pattern it is."""
+"""A value in a block: DuckDB casts a bit string to FLOAT as a big-endian pattern."""
 
 
 @dataclass(frozen=True)
 class BlockRows:
-    """Some neurons of a layer on the same neighbouring tokens, at most a block of them."""
+    """Some neurons of a layer on the same consecutive tokens, at most a block of them."""
 
     neuron: NDArray[np.int32]  # [rows]
     first: int  # token_idx of the first of the tokens
@@ -25,14 +25,14 @@ class BlockRows:
 
     @property
     def tokens(self) -> slice:
-        """Their place among the run's tokens."""
+        """Their range among the run's tokens."""
         return slice(self.first, self.first + self.values.shape[1])
 
 
 def block_rows(batch: pa.RecordBatch) -> Iterator[BlockRows]:
-    """What a batch of the columns neuron, block, first, last, values and, where asked for, fired holds, in its order.
+    """Decode a batch with the columns neuron, block, first, last, values and, where wanted, fired, in its order.
 
-    Rows of the same tokens that follow each other come as one. Raises StoreError where a row is not as long as it says.
+    Adjacent rows of the same tokens are yielded as one. Raises StoreError where a row's length contradicts first, last.
     """
     neuron, block, first, last = (batch.column(name).to_numpy() for name in ("neuron", "block", "first", "last"))
     place = block.astype(np.int64) * BLOCK * BLOCK + first.astype(np.int64) * BLOCK + last

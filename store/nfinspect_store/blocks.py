@@ -1,4 +1,4 @@
-"""From the values of passing tokens to value blocks: one streamed INSERT a segment, fed by a bounded queue.
+"""Captured values become value blocks: one streamed INSERT per segment, fed by a bounded queue.
 
 DuckDB pulls record batches in a thread of its own while the capture goes on; the queue is bounded in bytes, so a slow
 disk slows the capture and never fills memory. An INSERT per batch would double the file and halve the speed
@@ -24,8 +24,8 @@ from nfinspect_store.types import Layer
 QUEUE_BYTES = 256 * 2**20
 
 PARALLEL_BYTES = 64 * 2**20
-"""Blocks that are worth a second thread. DuckDB writes less than five row groups a second time when two threads have
-them, and the file is twice as large (docs/decisions/0001).
+"""Bytes of blocks from which a second thread pays off. When two threads share fewer than five row groups, DuckDB writes
+them twice and the file doubles (docs/decisions/0001).
 """
 
 BLOCK_SCHEMA = pa.schema(
@@ -45,16 +45,16 @@ class BlockBuffer:
     """The unfinished block of one layer, neuron by neuron."""
 
     def __init__(self, layer: Layer, token: int = 0) -> None:
-        """token: the run's token that comes next."""
+        """token: token_idx of the next token."""
         self.layer = layer
         self._block, self._first = divmod(token, BLOCK)
         self._filled = self._first
         self._values = np.empty((layer.neurons, BLOCK), np.float32)
-        # Which values fired, where they do not tell it themselves.
+        # Which values fired, where the values alone do not say so.
         self._fired = np.empty((layer.neurons, BLOCK), np.bool_) if layer.fires == "gate" else None
 
     def add(self, values: NDArray[np.float32], fired: NDArray[np.bool_] | None) -> Iterator[pa.RecordBatch]:
-        """Take float32[neurons, tokens], bool[neurons, tokens]; yield each block that it completes."""
+        """Take float32[neurons, tokens], bool[neurons, tokens]; yield each block that they complete."""
         start, tokens = 0, values.shape[1]
         while start < tokens:
             take = min(BLOCK - self._filled, tokens - start)
@@ -70,7 +70,7 @@ class BlockBuffer:
                 self._first = self._filled = 0
 
     def rest(self) -> Iterator[pa.RecordBatch]:
-        """What there is of the unfinished block, if anything; the next values begin another row of it."""
+        """What the unfinished block holds so far, if anything; later values of the block go to rows of their own."""
         if self._filled > self._first:
             yield self._rows()
             self._first = self._filled
@@ -100,14 +100,14 @@ def _blobs(rows: NDArray[Any]) -> pa.Array:
 
 
 def _packed(fired: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """bool[neurons, tokens] -> a bit each, the first token in the lowest bit of the first byte."""
+    """bool[neurons, tokens] -> uint8[neurons, ceil(tokens / 8)], the first token in the lowest bit of the first."""
     return np.packbits(fired, axis=1, bitorder="little")
 
 
 class BlockStream:
     """One segment's INSERT, running in a thread until `finish`.
 
-    The blocks are laid out on the caller's thread, so that the two share the work: the layout here, DuckDB there.
+    The two threads share the work: the caller's lays out the blocks, the other runs DuckDB.
     """
 
     def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection, buffers: Sequence[BlockBuffer]) -> None:
@@ -116,7 +116,7 @@ class BlockStream:
         self._buffers = {buffer.layer.layer_id: buffer for buffer in buffers}
         self._queue: deque[pa.RecordBatch] = deque()
         self._queued = 0
-        self._full = False  # until the first time that somebody waited
+        self._full = False  # whether the caller has had to wait
         self._ended = False
         self._changed = threading.Condition()
         self._error: BaseException | None = None
@@ -129,7 +129,7 @@ class BlockStream:
             self._enqueue(rows)
 
     def finish(self) -> None:
-        """Wait until everything put is in the transaction, unfinished blocks too. Raises the writer's StoreError."""
+        """Wait until everything is in the transaction, unfinished blocks too. Raises the writer's StoreError."""
         for buffer in self._buffers.values():
             for rows in buffer.rest():
                 self._enqueue(rows)
@@ -138,7 +138,7 @@ class BlockStream:
             raise store_error(self._path, self._error) from self._error
 
     def abandon(self) -> None:
-        """End the thread; what it inserted goes with the rollback of its transaction."""
+        """End the thread; what it inserted is undone when its transaction is rolled back."""
         with self._changed:
             self._queue.clear()
         self._end()
@@ -157,7 +157,7 @@ class BlockStream:
             self._changed.notify_all()
 
     def _wait_until_at_most(self, queued: int) -> None:
-        """With the lock held: wait for the thread to get that far, and raise what it met."""
+        """With the lock held: wait until at most so many bytes are queued. Raises the thread's error."""
         while self._error is None and self._queued > queued:
             self._full = True
             self._changed.notify_all()
@@ -179,14 +179,14 @@ class BlockStream:
             self._connection.execute("INSERT INTO blocks SELECT * FROM incoming_blocks")
             self._connection.execute("SET preserve_insertion_order = true")
             self._connection.unregister("incoming_blocks")
-        except BaseException as error:  # whatever it is, it belongs to the thread that captures
+        except BaseException as error:  # of any kind: raised in the capturing thread
             with self._changed:
                 self._error = error
                 self._queue.clear()
                 self._changed.notify_all()
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
-        """What is put, as it comes, until the end. A batch counts as queued until DuckDB asks for the next one."""
+        """The queued batches, until `_end`. A batch counts as queued until DuckDB asks for the next one."""
         while True:
             with self._changed:
                 while not self._queue and not self._ended:

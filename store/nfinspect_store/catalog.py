@@ -1,9 +1,8 @@
-"""A store: a directory of run files. What runs there are, where a run of some name lies, and how one is
-deleted.
+"""A store: a directory of run files. Lists runs, finds a run's file by name, deletes runs.
 
-Listing must be quick (it stands before the app's first paint), and opening a DuckDB file costs 2–20 ms. So
-the facts of every closed run are kept in a small cache file, valid as long as the run's size and time of
-change stay the same; with it a listing opens no database and does not even import duckdb.
+Listing must be quick (the app's first paint waits for it), and opening a DuckDB file costs 2–20 ms. So the facts of
+every closed run are kept in a small cache file, valid while the size and modification time of the run's file stay the
+same; a listing from it opens no database and does not even import duckdb.
 """
 
 import datetime as dt
@@ -27,31 +26,31 @@ DEFAULT_STORE = "nfinspect-store"
 ENVIRONMENT = "NFINSPECT_STORE"
 
 _COMPANION = re.compile(r"\.heartbeat(\.\d+)?|\.wal(\.checkpoint|\.recovery)?")
-"""What follows a run file's name in those of its companions."""
+"""What companions of a run file append to its name."""
 
 
 def store_path(explicit: str | Path | None = None) -> Path:
     """The store: `explicit`, else $NFINSPECT_STORE, else ./nfinspect-store. It need not exist yet.
 
-    Raises StoreError when it is a file.
+    Raises StoreError if it is a file.
     """
     path = expanded(explicit or os.environ.get(ENVIRONMENT) or DEFAULT_STORE)
     if os.path.exists(path) and not os.path.isdir(path):
         raise StoreError(
-            f"expected a directory of runs, found a file: {path} (a run file goes where a command takes RUN)"
+            f"expected a directory of runs, found a file: {path} (give a run file where a command takes RUN)"
         )
     return path
 
 
 def new_run_path(store: Path, name: str) -> Path:
-    """Where a run of that name lies or will lie. Raises BadName."""
+    """The file of a run of that name, whether or not it exists. Raises BadName."""
     return store / (check_name(name) + RUN_SUFFIX)
 
 
 def run_path(store: Path, name_or_path: str | Path) -> Path:
     """A run's file, given its name in the store or a path. Raises RunNotFound naming the closest names.
 
-    The history of a training is no run: RunNotFound names the command that shows it.
+    A training history is not a run: RunNotFound names the command that shows it.
     """
     text = str(name_or_path)
     in_store = store / (text + RUN_SUFFIX)
@@ -59,9 +58,7 @@ def run_path(store: Path, name_or_path: str | Path) -> Path:
     if is_name and os.path.isfile(in_store):
         return in_store
     if (is_name and os.path.isfile(store / (text + HISTORY_SUFFIX))) or text.endswith(HISTORY_SUFFIX):
-        raise RunNotFound(
-            f"{text} is the history of a training, which holds no tokens: nfinspect watch {text} shows it"
-        )
+        raise RunNotFound(f"{text} is a training history, which holds no tokens: nfinspect watch {text} shows it")
     if os.path.isfile(expanded(text)):
         return expanded(text)
     if is_name and being_written(in_store):
@@ -70,7 +67,7 @@ def run_path(store: Path, name_or_path: str | Path) -> Path:
     close = difflib.get_close_matches(text, names, n=3, cutoff=0.5) or sorted(names)[:5]
     if not names:
         hint = (
-            f"{store} holds no runs: see --store, or capture one"
+            f"{store} holds no runs: choose another with --store, or capture one"
             if os.path.isdir(store)
             else f"there is no store at {store}"
         )
@@ -80,9 +77,9 @@ def run_path(store: Path, name_or_path: str | Path) -> Path:
 
 
 def list_runs(store: Path) -> list[RunEntry]:
-    """Every run of the store, the newest first. Files that are no runs are listed with their problem.
+    """Every run of the store, the newest first. Files that are not runs are listed with their problem.
 
-    Raises StoreError when the store cannot be read. A store that does not exist holds no runs.
+    Raises StoreError if the store cannot be read. A store that does not exist holds no runs.
     """
     if os.path.exists(store) and not os.path.isdir(store):
         raise StoreError(f"expected a directory of runs, found a file: {store}")
@@ -111,12 +108,12 @@ def _entry(path: Path, cache: FactsCache) -> RunEntry:
     try:
         problem = _oddity(path)
         facts = Facts("", "", None, None, problem) if problem else cache.facts(path)
-    except RunBusy as error:  # a writer without a heartbeat, or one that began this moment
+    except RunBusy as error:  # a writer without a heartbeat, or one that has only just started
         return RunEntry(path.stem, path, "capturing", "", None, None, _size(path), None, str(error))
-    except Exception as error:  # whatever a file of unknown making leads to costs its own line, not the list
+    except Exception as error:  # a file of unknown origin may spoil its own line, never the list
         problem = f"{path} cannot be read: {type(error).__name__}: {' '.join(str(error).split())}"
         facts = Facts("", "", None, None, problem)
-    # A process that is gone, by kill or by a lost machine, could not write down that it was interrupted.
+    # A process that was killed, or lost with its machine, could not record that it was interrupted.
     status = "interrupted" if facts.status == "capturing" else facts.status
     return RunEntry(
         path.stem, path, status, facts.model, facts.created_at, facts.tokens, _size(path), None, facts.problem
@@ -124,7 +121,7 @@ def _entry(path: Path, cache: FactsCache) -> RunEntry:
 
 
 def _oddity(path: Path) -> str | None:
-    """Why this can be no run file, as far as a look from outside tells: a pipe would be waited for."""
+    """Why this cannot be a run file, without opening it (opening a pipe would block); None if it can."""
     if not is_utf8(path):
         return f"the name {os.fsencode(path.name)!r} is not UTF-8: rename it"
     try:
@@ -143,7 +140,7 @@ def _from_heartbeat(path: Path, beat: HeartbeatFile) -> RunEntry:
 
 
 def _names(store: Path) -> list[str]:
-    """Names with a run file, or with a heartbeat of a capture that has not made its file yet."""
+    """Names with a run file, or with the heartbeat of a capture that has not created its file yet."""
     if not os.path.isdir(store):
         return []
     names = set()
@@ -169,12 +166,12 @@ def _is_directory(file: "os.DirEntry[str]") -> bool:
 
 
 def companions(path: Path) -> list[Path]:
-    """The files beside a run that nfinspect and DuckDB make for it: heartbeat and logs."""
+    """The files that nfinspect and DuckDB keep next to a run file: heartbeat and logs."""
     return [file for file in _beside(path) if _COMPANION.fullmatch(file.name.removeprefix(path.name))]
 
 
 def _beside(path: Path) -> list[Path]:
-    """Every file called as the run is with something behind it."""
+    """Every file named as the run's file plus a suffix."""
     try:
         files = list(path.parent.iterdir())
     except OSError:
@@ -183,19 +180,20 @@ def _beside(path: Path) -> list[Path]:
 
 
 def delete_run(path: Path, *, force: bool = False) -> list[Path]:
-    """Delete a run with its companions and results; returns what is called after it and stays, being of other making.
+    """Delete a run with its companions and results; returns files named after it that stay, as nfinspect did not write
+    them.
 
-    Raises RunBusy while its writer is alive, RunNotFound, NotARun. A file that cannot be read as a run is deleted with
-    `force` only: a mistyped path must not cost someone a file.
+    Raises RunBusy while its writer is alive, RunNotFound, NotARun, StorageFull. A file that cannot be read as a run is
+    deleted only with `force`: a mistyped path must not cost someone a file.
     """
     if not path.is_file():
         raise RunNotFound(f"no run file at {path}")
     if being_written(path):
         raise RunBusy(f"{path.stem} is being captured: stop the capture (Ctrl-C) before deleting its run")
     with FactsCache(None) as cache:
-        facts = cache.facts(path)  # RunBusy: some process writes to it without a heartbeat
+        facts = cache.facts(path)  # raises RunBusy if a process without a heartbeat is writing to it
     if facts.problem and not force:
-        raise NotARun(f"{facts.problem} (--force deletes it nevertheless)")
+        raise NotARun(f"{facts.problem} (--force deletes it all the same)")
     try:
         path.unlink()
         for companion in companions(path):

@@ -1,9 +1,9 @@
-"""Opening files of ours in DuckDB, and DuckDB's errors in our words. The one module that calls duckdb.connect.
+"""Opening our files in DuckDB, and DuckDB's errors in our words. The one module that calls duckdb.connect.
 
 ATTACH is closer to loading a library than to opening a document, and a run file may be a stranger's. So a file is
-attached to an in-memory instance that was shut in before: it reaches that file and nothing else, whatever the file says
-(docs/decisions/0007). Then the file must hold what nfinspect writes and nothing more (layout.py), before anything of it
-is read. The same file may be attached by several readers of one process, and by any number of processes once it is
+attached to an in-memory instance that was locked down before: it reaches that file and nothing else, whatever the file
+says (docs/decisions/0007). Before any data is read, the file must be seen to hold what nfinspect writes and nothing
+more (layout.py). Several readers of one process may attach the same file, and any number of processes once it is
 finished.
 """
 
@@ -36,26 +36,26 @@ FILE_HEADERS = 3 * 4096
 ROW_GROUP_SIZE = 8192
 
 STORAGE_VERSION = "v1.2.0"
-"""Of DuckDB's file format in new files: what people have installed reads them, at the same size and speed."""
+"""Of DuckDB's file format, for new files: the DuckDB that people have installed reads it, at equal size and speed."""
 
 LOGS = ("", ".wal", ".wal.checkpoint", ".wal.recovery")
-"""What DuckDB opens of a database: the file and its logs."""
+"""Suffixes of what DuckDB opens of a database: the file and its logs."""
 
 WRITING = ("threads", "preserve_insertion_order")
 """The settings that a writer changes from statement to statement."""
 
 RUN_OPTIONS = f"ROW_GROUP_SIZE {ROW_GROUP_SIZE}"
-"""Of a new run's file. Disk blocks smaller than DuckDB's 256 KiB would cost more than they save: in files of version
-1.2 fractions are not compressed in them (docs/decisions/0008)."""
+"""For a new run file. Disk blocks smaller than DuckDB's 256 KiB would cost more than they save: in files of version 1.2
+floating-point columns are not compressed in them (docs/decisions/0008)."""
 
 DAMAGE = ("not a valid duckdb", "corrupt", "checksum", "serializ", "could not read enough bytes")
-"""What DuckDB says of a file that is none of its own, or is damaged."""
+"""What DuckDB says of a file that is not a database, or is damaged."""
 
 _number = itertools.count()
 
 _checked: dict[tuple[int, ...], int] = {}
-"""The schema versions of files that this process has found to be runs, macros and all, by their state: what has not
-changed since need not be gone through again, which takes longer than all the rest of an opening."""
+"""Schema versions of files that this process has checked in full, macros included, by their state: a file that has not
+changed since is not checked again, as the check takes longer than the rest of opening it."""
 
 
 def locked(
@@ -66,7 +66,7 @@ def locked(
     changeable: Iterable[str] = (),
 ) -> duckdb.DuckDBPyConnection:
     """An empty instance that can attach these files and reaches nothing else: no other file, no network, no extension,
-    no variable of Python's. Its settings are locked, but for `changeable` ones.
+    no Python variable. Its settings are locked, except the `changeable` ones. Raises NotARun.
     """
     files = tuple(files)
     for file in files:
@@ -93,7 +93,7 @@ def locked(
             f"SET allowed_configs = [{names}]",
             f"SET allowed_paths = [{allowed}]",
             "SET enable_external_access = false",
-            "SET lock_configuration = true",  # the last: nothing else can be set after it
+            "SET lock_configuration = true",  # last: nothing can be set after it
         ):
             connection.execute(statement)
     except BaseException:
@@ -105,15 +105,15 @@ def locked(
 def attach(
     path: Path, *, older: bool = False, threads: int | None = None, memory: str | None = None
 ) -> duckdb.DuckDBPyConnection:
-    """A connection whose default catalog is the run at `path`, to be read; nothing is written, to no file.
+    """A read-only connection whose default catalog is the run at `path`.
 
-    older: a run of an earlier schema is taken, too. Raises NotARun, RunBusy, RunNotFound, SchemaTooNew, SchemaTooOld.
+    older: accept a run of an earlier schema, too. Raises NotARun, RunBusy, RunNotFound, SchemaTooNew, SchemaTooOld.
     """
     return _attached(path, locked([path], threads=threads, memory=memory), "READ_ONLY", older)
 
 
 def attach_to_write(path: Path, *, older: bool = False) -> duckdb.DuckDBPyConnection:
-    """The same for a run that is gone on with. It is checked first, while nothing can be written to it."""
+    """As `attach`, but to continue writing the run. It is checked first through a read-only connection."""
     with attach(path, older=older) as checked, translated(path):
         memory = run_memory(checked)
     connection = locked([path], threads=1, memory=memory, changeable=WRITING)
@@ -121,7 +121,7 @@ def attach_to_write(path: Path, *, older: bool = False) -> duckdb.DuckDBPyConnec
 
 
 def create(path: Path, *, memory: str | None = None, options: str = RUN_OPTIONS) -> duckdb.DuckDBPyConnection:
-    """A connection whose default catalog is a new, empty file, to be written. Raises StorageFull."""
+    """A writing connection whose default catalog is a new, empty file. Raises StorageFull."""
     connection = locked([path], threads=1, memory=memory, changeable=WRITING)
     try:
         add_new(connection, path, CATALOG, options)
@@ -133,17 +133,17 @@ def create(path: Path, *, memory: str | None = None, options: str = RUN_OPTIONS)
 
 
 def add(connection: duckdb.DuckDBPyConnection, path: Path, name: str, options: str = "READ_ONLY") -> None:
-    """Attach a file that is there to a locked instance under a name. What is in it is still to be checked.
+    """Attach an existing file to a locked instance under a name, its content still unchecked.
 
     Raises RunNotFound, NotARun, RunBusy.
     """
     if not path.exists():
         raise RunNotFound(f"no run file at {path}")
-    if not path.is_file():  # a pipe would be waited for
-        what = "a directory" if path.is_dir() else "something that is no file"
+    if not path.is_file():  # opening a pipe would block
+        what = "a directory" if path.is_dir() else "something that is not a file"
         raise NotARun(f"expected a run file, found {what}: {path}")
     with translated(path):
-        # With its type told, DuckDB takes no file for a database of another kind because of its name.
+        # With the type given, DuckDB does not guess another kind of database from the file's name.
         connection.execute(f"ATTACH {literal(reached(path))} AS {quoted(name)} (TYPE duckdb, {options})")
 
 
@@ -156,9 +156,9 @@ def add_run(
     older: bool = False,
     macros: bool = True,
 ) -> None:
-    """Attach a run to a locked instance under a name, once it is known to be a run and nothing else (layout.check_run).
+    """Attach a run to a locked instance under a name, and check that it is a run and nothing else (layout.check_run).
 
-    Raises what `add` does, SchemaTooNew, and SchemaTooOld unless `older` ones are wanted; it is then not attached.
+    Raises what `add` does, SchemaTooNew, and SchemaTooOld unless `older`; the run is then detached again.
     """
     state = _state(path)
     add(connection, path, name, options)
@@ -178,15 +178,15 @@ def add_run(
 
 
 def remember(path: Path, version: int) -> None:
-    """Take a file that this process has just written and closed for a run of that schema version, unread."""
+    """Record that a file which this process has just written and closed is a run of that version, without checking."""
     state = _state(path)
     if state:
         _checked[state] = version
 
 
 def add_result(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Attach a kept result to a locked instance as CATALOG, once it is known to be one. It is never made the default
-    catalog: no function of its own can stand for DuckDB's. Raises what `add` does; it is then not attached.
+    """Attach a saved result to a locked instance as CATALOG, and check that it is one. It never becomes the default
+    catalog, so its macros cannot shadow DuckDB's functions. Raises what `add` does; the file is then detached again.
     """
     add(connection, path, CATALOG)
     try:
@@ -199,13 +199,13 @@ def add_result(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
 
 
 def _state(path: Path) -> tuple[int, ...]:
-    """What changes with the file; nothing where a log beside it holds more."""
+    """`file_state`; empty where a log next to the file holds more."""
     place = reached(path)
     return () if place.with_name(f"{place.name}.wal").exists() else file_state(place)
 
 
 def add_new(connection: duckdb.DuckDBPyConnection, path: Path, name: str, options: str) -> None:
-    """Attach a new file, which the duckdb that people have can read, to a locked instance under a name."""
+    """Attach a new file, in the format STORAGE_VERSION, to a locked instance under a name."""
     with translated(path):
         new = f"TYPE duckdb, STORAGE_VERSION '{STORAGE_VERSION}', {options}"
         connection.execute(f"ATTACH {literal(reached(path))} AS {quoted(name)} ({new})")
@@ -224,12 +224,12 @@ def _attached(
 
 
 def reached(path: Path) -> Path:
-    """The file itself: DuckDB keeps a log beside what a link leads to, and takes what stands before a colon in a
-    relative path for the kind of database.
+    """The resolved, absolute path: DuckDB keeps its log next to a link's target, and takes the part of a relative path
+    before a colon for a database type.
     """
     try:
         return path.resolve()
-    except (OSError, RuntimeError):  # a link that leads to itself: there is no such file, and that is said
+    except (OSError, RuntimeError):  # a loop of links: reported later as a missing file
         return path.absolute()
 
 
@@ -240,7 +240,7 @@ def literal(text: object) -> str:
 
 @functools.cache
 def _spill() -> str:
-    """A folder of this process, readable by its user alone; gone when the process ends."""
+    """A folder of this process, readable only by its user; deleted when the process ends."""
     folder = tempfile.mkdtemp(prefix="nfinspect-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
@@ -248,7 +248,7 @@ def _spill() -> str:
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Turn DuckDB's and the system's errors about `path` into StoreErrors of one line."""
+    """Turn errors of DuckDB and of the system about `path` into one-line StoreErrors."""
     try:
         yield
     except NfinspectError:
@@ -268,23 +268,23 @@ def store_error(path: Path, error: BaseException) -> StoreError:
         who = f" (process {holder[1]})" if holder else ""
         return RunBusy(
             f"{path.name} is in use by another process{who}, which writes it or has it open, as the app has every run "
-            "that was looked at: wait until it has finished, or end it"
+            "that was opened in it: wait until it has finished, or end it"
         )
     if any(sign in lowered for sign in DAMAGE):
-        return NotARun(f"{path} is no run file, or a damaged one: {text}")
+        return NotARun(f"{path} is not a run file, or is damaged: {text}")
     if "read-only file system" in lowered or "permission denied" in lowered:
         return StorageFull(f"cannot write {path}: {text}")
     return StoreError(f"{path}: {text}")
 
 
 def first_line(error: BaseException) -> str:
-    """DuckDB's message without its advice and caret lines."""
+    """The first line of DuckDB's message, without its advice and caret lines."""
     lines = str(error).strip().splitlines()
     return lines[0].strip() if lines else type(error).__name__
 
 
 def query_message(error: BaseException) -> str:
-    """What DuckDB says of a statement; of a damaged file, that it is no fault of the statement."""
+    """What DuckDB says of a statement; for a damaged file, that the file is at fault."""
     text = first_line(error)
     if "corrupt database" in text.lower():
         return f"the run file is damaged: {text} (nfinspect verify RUN says more)"
@@ -293,7 +293,7 @@ def query_message(error: BaseException) -> str:
 
 @contextmanager
 def query_errors() -> Iterator[None]:
-    """DuckDB's errors about a statement, as QueryErrors of one line."""
+    """Turn DuckDB's errors about a statement into one-line QueryErrors."""
     try:
         yield
     except duckdb.InterruptException as error:

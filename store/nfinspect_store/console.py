@@ -1,8 +1,8 @@
-"""Read-only SQL over runs, shut in: whoever types or pastes a query can read the runs and nothing else.
+"""Read-only SQL over runs, confined: whoever types or pastes a query can read the runs and nothing else.
 
-Three walls, each enough for most of what could go wrong: the runs are attached read-only; DuckDB itself is
-cut off from files, network, extensions and Python variables, and its settings are locked; and only statements
-that read are let through, one at a time.
+Three barriers, each enough for most of what could go wrong: the runs are attached read-only; DuckDB itself is cut off
+from files, network, extensions and Python variables, with its settings locked; and only reading statements are
+accepted, one at a time.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ READING = (duckdb.StatementType.SELECT, duckdb.StatementType.MULTI)  # a PIVOT w
 RESERVED = ("memory", "system", "temp", "main", SCRATCH)
 
 CLOSING = 10.0
-"""Seconds that closing waits for cancelled queries; DuckDB stops within milliseconds."""
+"""Seconds that `close` waits for cancelled queries; DuckDB stops within milliseconds."""
 
 READ_COLUMNS = """
 SELECT database_name, table_name, column_name FROM duckdb_columns() WHERE NOT internal
@@ -41,10 +41,10 @@ _EXPLAIN = re.compile(
 
 
 class Console:
-    """SQL over one run or several. Threads may share a console: every query has a cursor of its own.
+    """SQL over one or more runs. Threads may share a console: every query has a cursor of its own.
 
-    A single statement per call, without parameters. The first run is the default catalog, so `FROM neurons`
-    is its table; the others are named in front: `FROM "other-run".neurons`.
+    One statement per call, without parameters. The first run is the default catalog, so `FROM neurons` reads its table;
+    the others are named: `FROM "other-run".neurons`.
     """
 
     def __init__(self, runs: str | Path | Mapping[str, Path]) -> None:
@@ -66,7 +66,7 @@ class Console:
 
     @property
     def default(self) -> str:
-        """The run that is meant when a table is named without one."""
+        """The run whose tables are meant when a query names no run."""
         return self.names[0]
 
     def _attach(self, name: str, path: Path) -> str:
@@ -77,10 +77,10 @@ class Console:
         return name
 
     def run(self, sql: str, *, timeout: float | None = None) -> QueryResult:
-        """Check and prepare one statement. Its rows are computed when a page of them is asked for.
+        """Check and prepare one statement. Its rows are computed when a page of them is requested.
 
-        timeout: seconds that each page may take. Raises QueryError: a refused statement, or one that DuckDB
-        does not understand.
+        timeout: seconds that each page may take. Raises QueryError for a refused statement, or one that DuckDB does not
+        understand.
         """
         statement = self._only_statement(sql)
         with self.cursor(timeout) as cursor:
@@ -95,9 +95,7 @@ class Console:
                 cursor.interrupt()
 
     def tables(self) -> dict[str, tuple[str, ...]]:
-        """Columns by table, for completion: the public tables first. Tables of further runs carry the run's
-        name.
-        """
+        """Columns by table, for completion: public tables first, those of other runs prefixed with the run's name."""
         with self.cursor(None) as cursor:
             rows = cursor.execute(READ_COLUMNS).fetchall()
         found: dict[str, tuple[str, ...]] = {}
@@ -109,12 +107,12 @@ class Console:
         return found
 
     def close(self) -> None:
-        """Cancel what is running, wait until it has stopped, and let go of the runs."""
+        """Cancel running queries, wait until they have stopped, and detach the runs."""
         deadline = time.monotonic() + CLOSING
         while self._busy() and time.monotonic() < deadline:
             self.interrupt()
             time.sleep(0.01)
-        with contextlib.suppress(duckdb.Error):  # still busy: whatever it is ends with the process
+        with contextlib.suppress(duckdb.Error):  # still busy: it ends with the process
             self._connection.close()
 
     def _busy(self) -> bool:
@@ -131,10 +129,10 @@ class Console:
 
     @contextlib.contextmanager
     def cursor(self, timeout: float | None) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A cursor on the default run that `interrupt` and the timeout reach; errors as QueryErrors."""
+        """A cursor on the default run, which `interrupt` and the timeout can cancel; errors become QueryErrors."""
         late = threading.Event()
         with self._errors(late, timeout), self._connection.cursor() as cursor:
-            cursor.execute(f"USE {quoted(self.default)}")  # a cursor does not inherit it
+            cursor.execute(f"USE {quoted(self.default)}")  # a cursor does not inherit the default catalog
 
             def stop() -> None:
                 late.set()
@@ -181,9 +179,9 @@ class Console:
     def _check_reading(self, statement: duckdb.Statement, sql: str) -> None:
         try:
             kind = statement.type
-        except ValueError:  # a kind that this version of the Python client has no name for
+        except ValueError:  # a kind unknown to this version of the Python client
             raise QueryError(f"only queries are run here ({ALLOWED})") from None
-        if kind == duckdb.StatementType.EXPLAIN:  # EXPLAIN ANALYZE runs what it explains
+        if kind == duckdb.StatementType.EXPLAIN:  # EXPLAIN ANALYZE executes its statement
             match = _EXPLAIN.match(sql)
             inner = self._parse(sql[match.end() :]) if match else []
             if len(inner) == 1:
@@ -198,12 +196,12 @@ class Console:
                 return cursor.extract_statements(sql)
         except duckdb.Error as error:
             raise QueryError(_message(error)) from error
-        except (TypeError, UnicodeEncodeError):  # half a surrogate pair, as a terminal's bytes may decode to
+        except (TypeError, UnicodeEncodeError):  # a lone surrogate, as undecodable bytes of a terminal become
             raise QueryError("the query is not valid text: it holds characters that UTF-8 cannot") from None
 
 
 def _without_semicolon(sql: str) -> str:
-    """One statement without what follows it, so that it can stand inside another."""
+    """One statement without a trailing semicolon and comments, so that it can be nested in another."""
     text = sql.encode()
     end = len(text)
     for start, kind in reversed(duckdb.tokenize(sql)):  # offsets in bytes
@@ -220,7 +218,7 @@ def _message(error: BaseException) -> str:
 
 
 def open_console(runs: Mapping[str, Path]) -> Console:
-    """A console over runs by name; the same file named twice is attached once. Raises StoreError."""
+    """A console over runs by name; a file given under two names is attached once. Raises StoreError."""
     if not runs:
         raise StoreError("expected at least one run")
     files: dict[Path, str] = {}

@@ -1,7 +1,7 @@
-"""What every reader relies on of a run's small tables, `run`, `layers` and `prompts`: checked when the file is opened.
+"""Checks, whenever a run is opened, what every reader relies on in its small tables `run`, `layers` and `prompts`.
 
-From here come the sizes of arrays and the ranges of ids; a stranger's file may say anything. All other tables are too
-large to be gone through at every opening: verify.py does that.
+They give the sizes of arrays and the ranges of ids, and a stranger's file may say anything. All other tables are too
+large to be checked at every opening: verify.py does that.
 """
 
 import datetime as dt
@@ -16,14 +16,14 @@ STATUSES = ("capturing", "complete", "interrupted", "failed")
 FIRINGS = ("positive", "gate", "scale")
 
 ROWS_PER_BYTE = 4
-"""More neurons or tokens for each byte of the file than any capture writes: they would be made by compression alone."""
+"""More neurons, tokens or prompts per byte of file than any capture writes: only compression could hold more."""
 
 FEW = 2**16
-"""Tokens that a prompt may claim beyond the run's: verify tells of some too many, and an array of so many is small."""
+"""A token index that a prompt may claim in any run: an array of this size is small, and verify reports excess."""
 
 READ_RUN = "SELECT run_id, name, kind, model, status, created_at, settings FROM run LIMIT 2"
 VALUES_PER_BYTE = 8
-"""Likewise values, which take four bytes each where they are kept."""
+"""Likewise for values, which take four bytes each where they are stored."""
 
 READ_LAYERS = (
     "SELECT layer_id, site, layer, module, neurons, activation, fires FROM layers ORDER BY layer_id LIMIT 32768"
@@ -39,14 +39,14 @@ SELECT coalesce(min(least(first_token, prompt_tokens, tokens)), 0),
 
 
 def check_contents(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Raises NotARun saying what no capture writes. connection: as nfinspect_store.connect.attach gives it."""
+    """Raises NotARun, naming what no capture writes. connection: from nfinspect_store.connect.attach."""
     problem = (
         _of_run(connection.execute(READ_RUN).fetchall())
         or _of_layers(connection.execute(READ_LAYERS).fetchall())
         or _of_sizes(connection, path)
     )
     if problem:
-        raise NotARun(f"{path} is no run, or a damaged one: {problem}")
+        raise NotARun(f"{path} is not a run, or is damaged: {problem}")
 
 
 def _of_run(rows: list[tuple[object, ...]]) -> str | None:
@@ -58,12 +58,12 @@ def _of_run(rows: list[tuple[object, ...]]) -> str | None:
     if status not in STATUSES:
         return f"expected one of {', '.join(STATUSES)} as its status, found {str(status)[:40]!r}"
     if not isinstance(created_at, dt.datetime) or created_at.year >= dt.MAXYEAR:
-        return "it was created at no time"
+        return "its time of creation is missing or impossible"
     try:
         if not isinstance(json.loads(str(settings)), dict):
-            return "its settings are no JSON object"
+            return "its settings are not a JSON object"
     except (ValueError, RecursionError):
-        return "its settings are no JSON"
+        return "its settings are not JSON"
     return None
 
 
@@ -78,9 +78,9 @@ def _of_layers(rows: list[tuple[object, ...]]) -> str | None:
         if fires not in FIRINGS:
             return f"expected one of {', '.join(FIRINGS)} for how layer {number} fires, found {str(fires)[:40]!r}"
         if not isinstance(layer, int) or layer < 0 or not isinstance(neurons, int) or neurons < 1:
-            return f"layer {number} has the number {layer} and {neurons} neurons"
+            return f"layer {number} has the impossible number {layer} or {neurons} neurons"
         if (site, layer) in layers or (site in seen[:-1]):
-            return f"layer {number} is there twice, or away from the others of its site"
+            return f"layer {number} is listed twice, or apart from the others of its site"
         layers.add((site, layer))
         if site not in seen:
             seen.append(site)
@@ -94,7 +94,7 @@ def _of_sizes(connection: duckdb.DuckDBPyConnection, path: Path) -> str | None:
     values = 0 if keep == "stats" else tokens * neurons
     first, last = connection.execute(READ_PROMPTS).fetchall()[0]
     if first < 0 or last > max(2 * tokens, FEW):
-        return f"a prompt reaches from token {first} to {last}, and it holds {tokens} tokens"
+        return f"its prompts claim tokens from {first} to {last}, and it holds {tokens} tokens"
     if max(tokens, prompts, neurons) > ROWS_PER_BYTE * size or values > VALUES_PER_BYTE * size:
         return f"{tokens} tokens, {prompts} prompts and {neurons} neurons are more than a file of its size can hold"
     return None

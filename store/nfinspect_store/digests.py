@@ -1,9 +1,9 @@
-"""What the tables of a run hold, each as one number, so that a later change is noticed: the table `digests`.
+"""The content of each table of a run as one number, so that a later change is noticed: the table `digests`.
 
 A table's digest is the sum of its rows' hashes modulo 2^64: it does not depend on the order of the rows, and the digest
-of two parts is the sum of theirs, so that a capture adds to it segment by segment. A row's hash is made of the values,
-not of their storage: whole numbers by value, fractions as float64, texts by SHA-256. Whoever changes the data and the
-digests alike is not found out by it: it guards against accidents and careless edits, it is no signature.
+of two parts is the sum of theirs, so a capture adds to it segment by segment. A row's hash depends on the values, not
+on their storage: integers by value, floating-point numbers as float64, texts by SHA-256. It guards against accidents
+and careless edits; it is not a signature: whoever changes both data and digests goes unnoticed.
 """
 
 import hashlib
@@ -29,15 +29,15 @@ ROWS = 4096
 """Rows hashed at a time, at most."""
 
 HASHED = 4 * 2**20
-"""Bytes of rows hashed at a time: each number takes several times 8 bytes meanwhile [own]."""
+"""Bytes of rows hashed at a time: while it is hashed, each number takes several times 8 bytes [own]."""
 
 NOT_DIGESTED = ("blocks", "digests")
 
 VALUES = "activations"
-"""The part that stands for the values, however they lie in the table `blocks`."""
+"""The digest of the values, however the table `blocks` arranges them."""
 
 LEFT_OUT = {"run": ("schema_version",)}
-"""Columns that a migration changes; a file's version is checked when it is opened."""
+"""Columns left out, as a migration changes them; a file's version is checked when it is opened."""
 
 TABLES_THERE = "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database() ORDER BY table_name"
 
@@ -47,7 +47,7 @@ _EMPTY = np.uint64(0x5851F42D4C957F2D)
 
 @dataclass(frozen=True)
 class Digest:
-    """Of a table, or of some of its rows; two of them add up."""
+    """Of a table, or of some of its rows; digests of different rows can be added."""
 
     rows: int = 0
     value: int = 0
@@ -57,7 +57,7 @@ class Digest:
 
 
 def digest_of(rows: pa.Table | pa.RecordBatch) -> Digest:
-    """The digest of some rows, whatever the order of their columns."""
+    """The digest of some rows; the order of rows and columns does not matter."""
     total = Digest()
     for whole in rows.to_batches(ROWS) if isinstance(rows, pa.Table) else [rows]:
         step = max(1, whole.num_rows * HASHED // max(1, whole.nbytes))
@@ -71,13 +71,13 @@ def digest_of(rows: pa.Table | pa.RecordBatch) -> Digest:
 
 
 def select_digested(table: str) -> str:
-    """The query for the rows of a table as they are digested."""
+    """The query for a table's rows, without the columns left out."""
     columns = f"* EXCLUDE ({', '.join(map(quoted, LEFT_OUT[table]))})" if table in LEFT_OUT else "*"
     return f"SELECT {columns} FROM {quoted(table)}"
 
 
 def digest_table(connection: duckdb.DuckDBPyConnection, table: str) -> Digest:
-    """The digest of a whole table as the connection sees it; of a wide one, all of it committed (memory.py)."""
+    """The digest of a whole table as the connection sees it; all rows of a wide one must be committed (memory.py)."""
     total = Digest()
     for piece in pieces(connection, table, widest_layer(connection)):
         query = f"{select_digested(table)} WHERE {piece}"
@@ -86,7 +86,7 @@ def digest_table(connection: duckdb.DuckDBPyConnection, table: str) -> Digest:
 
 
 def read_digests(connection: duckdb.DuckDBPyConnection) -> dict[str, Digest]:
-    """What the run itself says, by table."""
+    """The digests that the run records, by table (and VALUES)."""
     rows = connection.execute('SELECT part, "rows", digest FROM digests').fetchall()
     return {part: Digest(count, value) for part, count, value in rows}
 
@@ -109,10 +109,10 @@ def values_digest(
     values: NDArray[np.float32],
     fired: NDArray[np.bool_] | None,
 ) -> Digest:
-    """Of some neurons of a layer, each once, on neighbouring tokens from `first` on: float32[neurons, tokens].
+    """The digest of some neurons of a layer, each once, on consecutive tokens from `first`: float32[neurons, tokens].
 
-    The bits of each value times a number of its token and one of its neuron: it adds up, however the values lie in
-    blocks, and one value changed or two that change places are noticed. 0.6 ns a value.
+    The bits of each value are multiplied by a number for its token and one for its neuron: the sum does not depend on
+    how blocks divide the values, and notices one changed value or two that were swapped. 0.6 ns per value.
     """
     of_token = _mixed(np.arange(first, first + values.shape[1], dtype=np.uint64)) | np.uint64(1)
     of_neuron = _mixed(neuron.astype(np.uint64) + (np.uint64(layer_id + 1) << np.uint64(32))) | np.uint64(1)
@@ -123,7 +123,7 @@ def values_digest(
 
 
 def renew_digests(connection: duckdb.DuckDBPyConnection) -> None:
-    """Recompute the digest of every table, as after a migration; of the values, if it stores them and which fired."""
+    """Recompute the digest of every table, and of the values if the run stores them and which of them fired."""
     from nfinspect_store.tables import RunTables
 
     connection.execute("DELETE FROM digests")
@@ -139,7 +139,7 @@ def renew_digests(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def tells_firing(connection: duckdb.DuckDBPyConnection) -> bool:
-    """Whether the blocks say when neurons that fire by their gates did: in runs of the first schema they do not."""
+    """Whether the blocks say where gated neurons fired: those written with the first schema do not."""
     query = """SELECT count(*) FROM (SELECT 1 FROM blocks b JOIN layers l USING (layer_id)
                WHERE l.fires = 'gate' AND b.fired IS NULL LIMIT 1)"""
     return bool(connection.execute(query).fetchall()[0][0] == 0)
@@ -148,7 +148,7 @@ def tells_firing(connection: duckdb.DuckDBPyConnection) -> bool:
 def value_rows(
     run: "RunTables", layer: "Layer"
 ) -> Iterator[tuple[NDArray[np.int32], int, NDArray[np.float32], NDArray[np.bool_] | None]]:
-    """A layer's values: neurons, the first of the tokens, values and firings [neurons, tokens]; in no order."""
+    """A layer's values, in no order: neurons, the first token, values and firings [neurons, tokens]."""
     for rows in run.blocks(layer, fired=True):
         yield rows.neuron, rows.first, rows.values, rows.fired
 
@@ -179,7 +179,7 @@ def _hashes(array: pa.Array) -> Hashes:
 
 
 def _filled(array: pa.Array, value: object) -> pa.Array:
-    """With a value for NULLs. Asked only where there are some: Arrow's own way takes as long as a small column."""
+    """NULLs replaced by a value. Skipped where there are none: Arrow's call costs as much as hashing a small column."""
     return array.fill_null(value) if array.null_count else array
 
 
@@ -188,7 +188,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _of_texts(array: pa.Array) -> Hashes:
-    """Texts and bytes: each different one is hashed once, as tokens repeat."""
+    """Texts and bytes: each distinct one is hashed once, as tokens repeat."""
     encoded = _filled(array, b"" if _is_binary(array.type) else "").dictionary_encode()
     known = encoded.dictionary.to_pylist()
     hashes = _array(_of_bytes(one if isinstance(one, bytes) else one.encode("utf-8", "surrogatepass")) for one in known)
@@ -197,7 +197,7 @@ def _of_texts(array: pa.Array) -> Hashes:
 
 
 def _of_lists(array: pa.Array) -> Hashes:
-    """Each list's elements by their places, and its length."""
+    """Each list's length, and its elements with their positions."""
     lengths = np.asarray(_filled(array.value_lengths(), 0).to_numpy(zero_copy_only=False), np.int64)
     elements = _hashes(array.flatten())
     start = np.cumsum(lengths) - lengths
@@ -218,7 +218,7 @@ def _array(values: Iterable[int]) -> Hashes:
 
 
 def _mixed(x: Hashes) -> Hashes:
-    """The output function of splitmix64 (Steele et al. 2014): every bit of the result hangs on every bit of x."""
+    """The output function of splitmix64 (Steele et al. 2014): every bit of the result depends on every bit of x."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -2,15 +2,15 @@
 
 NfinspectError
 ├── StoreError
-│   ├── NotARun          a file that is no run, or a damaged one
+│   ├── NotARun          a file that is not a run, or is damaged
 │   ├── RunNotFound      no run of that name in the store
-│   ├── RunExists        a run of that name is there already
+│   ├── RunExists        a run of that name already exists
 │   ├── RunBusy          another process writes to the run
 │   ├── SchemaTooNew     written by a newer nfinspect
 │   ├── SchemaTooOld     written by an older nfinspect, and not migrated
 │   ├── BadName          a run name that cannot be a file name
 │   └── StorageFull      the disk is full, or the store cannot be written
-├── NotInstalled         an optional package that is asked for is not there
+├── NotInstalled         an optional package is needed and not installed
 ├── QueryError           SQL that is refused, or that DuckDB cannot run
 └── RequestError         an unknown concept, layer, site, neuron, column or option: wrong usage, exit status 2
 
@@ -25,11 +25,11 @@ class NfinspectError(Exception):
 
 
 class StoreError(NfinspectError):
-    """Something about the files of a store."""
+    """A problem with the files of a store."""
 
 
 class NotARun(StoreError):
-    """A file that is not a run, or a damaged one."""
+    """A file that is not a run, or is damaged."""
 
 
 class RunNotFound(StoreError):
@@ -37,7 +37,7 @@ class RunNotFound(StoreError):
 
 
 class RunExists(StoreError):
-    """A run of that name is there already."""
+    """A run of that name already exists."""
 
 
 class RunBusy(StoreError):

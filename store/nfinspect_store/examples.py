@@ -1,8 +1,8 @@
-"""Which tokens stand for a neuron: its KEPT strongest, its weakest, and random ones.
+"""Which tokens are a neuron's examples: the KEPT with its largest values, as many with its smallest, and random ones.
 
-Strongest and weakest: one per prompt, ties go to the earlier token. Random: every token draws a number from the run's
-seed and its index, and the tokens with the smallest numbers are kept; one sample serves all neurons. A capture of
-statistics keeps them while tokens pass; a run that holds every value tells them by its values.
+Largest and smallest: one per prompt, ties go to the earlier token. Random: every token draws a number from the run's
+seed and its own index, and the tokens with the smallest numbers are kept; one sample serves all neurons. A capture of
+statistics collects them as tokens pass; in a run that stores every value they are found from the values.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ KEPT = 10
 
 
 def examples_of(values: NDArray[np.float32], starts: NDArray[np.int64], seed: int) -> list[Example]:
-    """A neuron's examples from its values on every token, float32[tokens]: top, min and random ones in order of rank.
+    """A neuron's examples from its values on every token, float32[tokens]: top, min, random, each in order of rank.
 
     starts: the first token of each prompt, in order.
     """
@@ -38,7 +38,7 @@ def draw(seed: int, offered: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _drawn(seed: int, token_idx: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """A number for each token from the seed: the splitmix64 generator's output function (Steele et al. 2014)."""
+    """A number for each token from the seed: the output function of splitmix64 (Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         x = (token_idx.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
         x = x ^ _mixed(np.uint64(seed & 0xFFFFFFFFFFFFFFFF) + np.uint64(0x9E3779B97F4A7C15))

@@ -19,19 +19,19 @@ from nfinspect_store.types import Layer
 
 FORMATS = ("parquet", "csv", "safetensors")
 TABLES = tuple(name for name in PUBLIC if name != "activations")
-"""Of every run; that of a simulated network has `planted` beside them."""
+"""Of every run; a simulated run has `planted` as well."""
 
 BATCH = 65_536
 
 NESTED_AS_TEXT = {"layer_health": ("issues",)}
-"""Columns that a CSV file cannot hold as they are; there they are texts, joined by '; '."""
+"""Lists, which CSV cannot hold: there their elements are joined by '; '."""
 
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Export:
-    """What was written, and how large it is."""
+    """The files written, and their size together."""
 
     directory: Path
     files: tuple[str, ...]
@@ -48,17 +48,17 @@ def export_run(
     force: bool = False,
     tell: Tell = lambda text: None,
 ) -> Export:
-    """Write a run's tables and activations into a directory, which appears when all of it is there.
+    """Write a run's tables and activations to a directory, which appears once it is complete.
 
-    Tables go to `<table>.parquet` and `<table>.csv`: if none are named all public ones that the run has. Activations
-    go to `activations-<site>-L<layer>.safetensors`, one tensor `activations` of float32[tokens, neurons], and to
-    `activations-<site>-L<layer>.parquet`, a row per block with `neuron, first_token, values`; CSV holds none
-    (ten times the bytes). Memory stays that of a few blocks. Raises RequestError, StoreError, StorageFull.
+    Tables (by default all public ones that the run has) go to `<table>.parquet` and `<table>.csv`. Activations go to
+    `activations-<site>-L<layer>.safetensors`, one tensor `activations` of float32[tokens, neurons], and to
+    `activations-<site>-L<layer>.parquet`, a row per neuron and block with `neuron, first_token, values`; never to CSV
+    (ten times the bytes). Memory use is one block of a layer. Raises RequestError, StoreError, StorageFull.
     """
     wanted = set(formats)
     _check(wanted, FORMATS, "format")
     if not wanted:
-        raise RequestError(f"expected a format or more of {', '.join(FORMATS)}, found none")
+        raise RequestError(f"expected one or more formats of {', '.join(FORMATS)}, found none")
     out = Path(out_dir)
     with RunFile.open(path) as run:
         held = _tables(run)
@@ -127,16 +127,15 @@ def _rows(run: RunFile, layer: Layer) -> Iterator[NDArray[np.float32]]:
             there += part.values.size
         if there != values.size:
             block = f"block {first // BLOCK} of {layer.site} layer {layer.layer}"
-            raise StoreError(f"{run.name} is damaged: {block} is not whole")
+            raise StoreError(f"{run.name} is damaged: {block} is incomplete")
         yield values
 
 
 def _write_safetensors(run: RunFile, layer: Layer, path: Path) -> None:
-    """One tensor, row by row: the library takes a whole array, which may be larger than memory.
+    """One tensor, row by row: the safetensors library takes a whole array, which may be larger than memory.
 
-    The format is the length of a JSON header in 8 bytes, the header, the values
-    (huggingface.co/docs/safetensors). Plain writes end in an error where the disk is full; memory mapped to a file
-    that cannot grow would end the process.
+    The format is the length of a JSON header in 8 bytes, the header, the values (huggingface.co/docs/safetensors).
+    On a full disk a plain write raises an error; a memory-mapped file that cannot grow would kill the process.
     """
     metadata = {
         "run": run.name,
@@ -148,7 +147,7 @@ def _write_safetensors(run: RunFile, layer: Layer, path: Path) -> None:
     shape = [run.tokens, layer.neurons]
     values = {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * shape[0] * shape[1]]}
     header = json.dumps({"__metadata__": metadata, "activations": values}).encode()
-    header += b" " * (-len(header) % 8)  # the values begin at a multiple of 8
+    header += b" " * (-len(header) % 8)  # the values must begin at a multiple of 8 bytes
     with path.open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         for rows in _rows(run, layer):

@@ -1,7 +1,7 @@
-"""The small file beside a run that is being written: `<run>.duckdb.heartbeat`.
+"""The small file next to a run that is being written: `<run>.duckdb.heartbeat`.
 
-DuckDB lets one process write a file and no other even read it meanwhile, so whoever lists the store learns
-from the heartbeat what the capture is doing, and whether the process is still there at all.
+While one process writes a DuckDB file, no other can even read it, so whoever lists the store learns from the heartbeat
+what the capture is doing, and whether its process is still alive.
 """
 
 import contextlib
@@ -21,13 +21,11 @@ from nfinspect_store.types import Progress
 SUFFIX = ".heartbeat"
 
 STALE = 30.0
-"""Seconds without a beat after which a capture on another host counts as gone: its process cannot be looked
-up.
-"""
+"""Seconds without a beat after which a capture on another host counts as dead: its process cannot be looked up."""
 
 
 RENEWAL = 10.0
-"""Seconds after which a heartbeat that is kept is written again [own]."""
+"""Seconds between rewrites of a heartbeat used as a context manager [own]."""
 
 
 LATEST = 253_402_300_799.0
@@ -39,10 +37,10 @@ def heartbeat_path(run_path: Path) -> Path:
 
 
 class Heartbeat:
-    """The writer's side. Written through a rename, so that a reader never sees half a file."""
+    """The writer's side. The file is replaced by renaming, so that a reader never sees half of it."""
 
     def __init__(self, run_path: str | Path, *, model: str = "", min_interval: float = 0.5) -> None:
-        """min_interval: seconds under which a beat without a change of phase is skipped."""
+        """min_interval: a beat within so many seconds of the last and in the same phase is skipped."""
         self.path = heartbeat_path(Path(run_path))
         self._model = model
         self._min_interval = min_interval
@@ -53,7 +51,7 @@ class Heartbeat:
         self._renewal: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        """Until the end say again what was said last: a batch may take minutes, and so may closing the file."""
+        """Repeat the last beat until the block ends: a batch may take minutes, and so may closing the file."""
         self._renewal = threading.Thread(target=self._renew, name="nfinspect-heartbeat", daemon=True)
         self._renewal.start()
         return self
@@ -74,12 +72,10 @@ class Heartbeat:
         tokens_done: int = 0,
         tokens_total: int | None = None,
         tokens_per_second: float = 0.0,
-        bytes: int = 0,  # noqa: A002 -- the name it has everywhere
+        bytes: int = 0,  # noqa: A002 -- its name everywhere else
         phase: str = "reading",
     ) -> None:
-        """Say how far the capture is. Never raises: a full disk must not end a capture by way of its
-        heartbeat.
-        """
+        """Record how far the capture is. Never raises: a heartbeat must not end a capture, even on a full disk."""
         now = time.time()
         with self._writing:
             if self._last and self._last.phase == phase and now - self._last.updated_at < self._min_interval:
@@ -100,7 +96,7 @@ class Heartbeat:
 
     def _write(self, progress: Progress) -> None:
         facts = {**vars(progress), "model": self._model, "process_started": process_start(os.getpid())}
-        del facts["alive"]  # the reader finds out
+        del facts["alive"]  # for the reader to find out
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}")
         try:
             temporary.write_text(json.dumps(facts), encoding="utf-8")
@@ -110,8 +106,8 @@ class Heartbeat:
                 temporary.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """The run is finished, or given up: nobody is writing to it. Never raises: an error under way says more, and a
-        heartbeat that stays is that of a process that ends.
+        """Call when the run is finished or given up, and nobody writes to it. Never raises: that would hide the error
+        that ended the capture, and a heartbeat left behind is recognised as a dead process's.
         """
         self._ended.set()
         if self._renewal is not None:
@@ -131,15 +127,15 @@ class HeartbeatFile:
 def read_heartbeat(run_path: str | Path) -> Progress | None:
     """The progress of the capture that writes to `run_path`; None without a (readable) heartbeat file.
 
-    `alive` says whether that process is still there: on this host by its pid and start time, on another by a
-    beat within the last 30 seconds.
+    `alive` says whether that process still runs: on this host by its pid and start time, on another by a beat within
+    the last 30 seconds.
     """
     found = read_heartbeat_file(run_path)
     return found.progress if found else None
 
 
 def read_heartbeat_file(run_path: str | Path) -> HeartbeatFile | None:
-    """`read_heartbeat` and the name of the model that is being captured."""
+    """As `read_heartbeat`, with the name of the model that is being captured."""
     try:
         facts = json.loads(read_small(heartbeat_path(Path(run_path))))
         progress = Progress(
@@ -161,7 +157,7 @@ def read_heartbeat_file(run_path: str | Path) -> HeartbeatFile | None:
 
 
 def _possible(progress: Progress) -> bool:
-    """Whether a capture can have written this: anybody can write the file."""
+    """Whether a capture can have written this: the file may be anyone's."""
     times = (progress.started_at, progress.updated_at)
     counts = (progress.tokens_done, progress.tokens_total or 0, progress.bytes)
     return (
@@ -172,10 +168,10 @@ def _possible(progress: Progress) -> bool:
 
 
 def being_written(run_path: str | Path) -> bool:
-    """Whether a living process writes to the run.
+    """Whether a live process writes to the run.
 
-    Ask before opening a run: inside the writing process itself DuckDB's file lock would not object, and
-    closing the second handle would release the writer's lock (POSIX locks belong to the process).
+    Ask before opening a run: inside the writing process itself DuckDB's file lock would not object, and closing the
+    second handle would release the writer's lock (POSIX locks belong to the process).
     """
     progress = read_heartbeat(run_path)
     return progress is not None and progress.alive
@@ -191,19 +187,17 @@ def _alive(progress: Progress, facts: dict[str, Any]) -> bool:
     except ProcessLookupError:
         return False
     except (PermissionError, OverflowError):
-        pass  # another user's process, or no pid at all: the start time below decides
+        pass  # another user's process, or an impossible pid: the start time below decides
     started = process_start(progress.pid)
     recorded = facts.get("process_started")
     return recorded is None or started is None or started == recorded
 
 
 def process_start(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None where /proc does not say. A zombie counts as
-    gone: -1.
-    """
+    """When a process started, in clock ticks since boot; None where /proc does not say; -1 for a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    state, *rest = stat[stat.rindex(")") + 1 :].split()  # the command's name in front may hold spaces
+    state, *rest = stat[stat.rindex(")") + 1 :].split()  # the command's name before it may contain spaces
     return -1 if state in "ZX" else int(rest[18])

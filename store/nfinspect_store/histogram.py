@@ -1,8 +1,8 @@
-"""The signed-log histogram that every neuron keeps: fixed edges, so that two parts merge exactly by adding.
+"""The signed-log histogram that is kept of every neuron: with fixed edges, parts merge exactly by addition.
 
-Two bins an octave between 2^-14 and 2^10 on either side of zero, one bin in the middle for |a| < 2^-14 (zero among
-them), and one at each end for what lies beyond. The edges are float32 values whose lower 22 bits are zero, so the bin
-of a value is read off its bits: sign, exponent and the first bit of the mantissa.
+Two bins per octave between 2^-14 and 2^10 on either side of zero, one bin in the middle for |a| < 2^-14 (zero
+included), and one at each end for what lies beyond. The edges are float32 values whose lower 22 bits are zero, so the
+bin of a value is read off its bits: sign, exponent and the first bit of the mantissa.
 """
 
 import numpy as np
@@ -29,11 +29,11 @@ EDGES: NDArray[np.float64] = np.concatenate([[-np.inf], -_magnitudes[::-1], _mag
 _KEYS = np.arange(1 << (32 - SHIFT))
 _MAGNITUDES = np.clip((_KEYS & ((1 << (31 - SHIFT)) - 1)) - FIRST_KEY, -1, SIDE) + 1
 _BIN_OF_KEY: NDArray[np.int64] = MIDDLE + np.where(_KEYS >> (31 - SHIFT), -_MAGNITUDES, _MAGNITUDES)
-"""The bin for each of the 1024 beginnings that a float32 can have: a look-up takes a third of the arithmetic's time."""
+"""The bin for each of the 1,024 leading bit patterns of a float32: looking it up takes a third of computing it."""
 
 
 def bin_of(values: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The bin of each value, any shape; the last axis must be contiguous."""
+    """The bin of each value, in any shape; the last axis must be contiguous."""
     keys = values.view(np.uint32) >> np.uint32(SHIFT)
     found: NDArray[np.int64] = np.take(
         _BIN_OF_KEY, keys, mode="clip"
@@ -44,7 +44,7 @@ def bin_of(values: NDArray[np.float32]) -> NDArray[np.int64]:
 def share_beyond(counts: NDArray[np.int64], threshold: float) -> NDArray[np.float64]:
     """About how many values have |a| >= threshold: int64[..., BINS] -> float64[...].
 
-    Whole bins are counted; within the bin that the threshold cuts, values are taken as evenly spread.
+    Whole bins are counted; within the bin that the threshold cuts, values are taken to be uniform.
     """
     weights = np.zeros(BINS)
     for i in range(BINS):

@@ -1,9 +1,9 @@
 """The history of a training that is being watched: `<store>/<run>.history.jsonl`, one JSON object a line.
 
-DuckDB lets no other process read while one writes, and a training is looked at while it runs: so its history is a file
-that only grows (docs/decisions/0006). A line is written at once and whole, and a reader takes whole lines only: a
-writer that is killed costs at most the line it was writing. Each object has one key, which says what it is: `run` (the
-first), `reading`, `alert`, `end` (the last).
+DuckDB lets no other process read while one writes, and a training is watched while it runs: so its history is an
+append-only file (docs/decisions/0006). Each line is one write, and readers take whole lines only: a killed writer costs
+at most the line it was writing. Each object has one key, which says what it is: `run` (the first), `reading`, `alert`,
+`end` (the last).
 """
 
 import contextlib
@@ -24,20 +24,20 @@ from nfinspect_store.types import RunEntry, utc_now
 
 SUFFIX = HISTORY_SUFFIX
 VERSION = 1
-"""Of the lines; in the first one as `history_version`."""
+"""The version of the format, in the first line as `history_version`."""
 
 END_BYTES = 4096
-"""More than the last line of a history that has ended takes."""
+"""More bytes than the last line of a history that has ended takes."""
 
 FIRST_BYTES = 2**20
-"""More than the first line takes, which tells the model and the settings."""
+"""More bytes than the first line takes, which has the model and the settings."""
 
 BEAT_SECONDS = 1.0
-"""Between two heartbeats: each is a millisecond of the training's time."""
+"""Seconds between two heartbeats: each takes a millisecond of the training's time."""
 
 
 def new_history_path(store: Path, name: str) -> Path:
-    """Where a history of that name lies or will lie. Raises BadName."""
+    """The file of a history of that name, whether or not it exists. Raises BadName."""
     return store / (check_name(name) + SUFFIX)
 
 
@@ -48,7 +48,7 @@ def history_path(store: Path, name_or_path: str | Path) -> Path:
         if path.name.endswith(SUFFIX) and os.path.isfile(path):
             return path
     if "\0" not in text and (os.path.isfile(store / (text + RUN_SUFFIX)) or text.endswith(RUN_SUFFIX)):
-        raise RunNotFound(f"{text} is a run, no training history: nfinspect health {text} shows its health")
+        raise RunNotFound(f"{text} is a run, not a training history: nfinspect health {text} shows its health")
     names = list_histories(store)
     close = difflib.get_close_matches(text, names, n=3, cutoff=0.5) or names[:5]
     held = f"{store} holds {', '.join(close)}" if close else f"{store} holds none: a FiringMonitor writes them"
@@ -63,7 +63,7 @@ def list_histories(store: Path) -> list[str]:
 
 
 def history_entries(store: Path) -> list[RunEntry]:
-    """The histories of a store as lines of the list of runs. Only the first and the last lines are read."""
+    """The histories of a store as lines of the list of runs. Only their first and last lines are read."""
     return [_entry(store / (name + SUFFIX), name) for name in list_histories(store)]
 
 
@@ -80,14 +80,14 @@ def delete_history(path: Path) -> None:
         raise StorageFull(f"cannot delete {path}: {error.strerror or error}") from error
 
 
-_EXISTS = "a training history {} is there already: choose another run name, or resume it"
+_EXISTS = "a training history {} already exists: choose another run name, or resume it"
 
 
 class HistoryWriter:
-    """Appends lines. One process writes; a heartbeat file beside the history says that it is alive."""
+    """Appends lines. One process writes; a heartbeat file next to the history says that it is alive."""
 
     def __init__(self, path: Path, model: str, *, resume: bool = False) -> None:
-        """Raises RunExists for a history that is there, unless it is to be resumed; RunBusy, StorageFull."""
+        """Raises RunExists for an existing history unless `resume`; RunBusy, StorageFull."""
         self.path = path
         if being_written(path):
             raise RunBusy(f"{path.name.removesuffix(SUFFIX)} is being written by another monitor: end it first")
@@ -97,7 +97,7 @@ class HistoryWriter:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
                 _cut_torn_line(path)
-            # A new history is made by one process, whoever else is about to.
+            # O_EXCL: only one process creates a new history, even if two try at once.
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | (0 if resume else os.O_EXCL), 0o644)
         except FileExistsError:
             raise RunExists(_EXISTS.format(path)) from None
@@ -111,7 +111,7 @@ class HistoryWriter:
         self._next_beat = 0.0
 
     def add(self, kind: str, content: Mapping[str, Any]) -> None:
-        """Append a line. Raises StorageFull; then what was written before is whole."""
+        """Append a line. Raises StorageFull; earlier lines stay intact."""
         line = (json.dumps({kind: content}, allow_nan=False) + "\n").encode()
         try:
             start = os.fstat(self._file).st_size
@@ -122,14 +122,14 @@ class HistoryWriter:
             raise StorageFull(f"cannot write {self.path}: {error.strerror or error}") from error
 
     def beat(self, step: int) -> None:
-        """Say that the writer is alive. Never raises."""
+        """Record that the writer is alive. Never raises."""
         now = time.monotonic()
         if now >= self._next_beat:
             self._next_beat = now + BEAT_SECONDS
             self._heartbeat.beat(tokens_done=step, phase="training")
 
     def give_up(self) -> None:
-        """Close it; a history without a line is removed."""
+        """Close the history, and delete it if it has no line."""
         self.close()
         with contextlib.suppress(OSError):
             if self.path.stat().st_size == 0:
@@ -143,17 +143,17 @@ class HistoryWriter:
 
 
 class HistoryFile:
-    """Reads a history while it grows: `new_lines` gives what came since the last call."""
+    """Reads a history while it grows: `new_lines` yields what was added since the last call."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._offset = 0
 
     def new_lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(kind, content) of each whole line that was not given before; lines that are none are left out.
+        """(kind, content) of each whole line not yielded before; malformed lines are skipped.
 
-        Raises RunNotFound for a file that is gone, NotARun for one that does not begin as a history, or that nobody has
-        written anything to and nobody will.
+        Raises RunNotFound for a file that cannot be read, NotARun for one that does not begin as a history or is empty
+        with no live writer.
         """
         try:
             with self.path.open("rb") as file:
@@ -178,7 +178,7 @@ class HistoryFile:
 
 
 def timestamp() -> str:
-    """Now in UTC, as lines tell times."""
+    """Now in UTC, in the format of the lines."""
     return utc_now().isoformat(timespec="milliseconds")
 
 

@@ -1,8 +1,8 @@
-"""What a file of ours holds, told exactly; a file with anything else in it is not read.
+"""Exactly what a file of ours may define; a file with anything else in it is not read.
 
 A view under the name of a table, a macro under the name of a function, a generated column, a trigger: each is a program
 that a stranger put where data are expected. So the definitions in a file must be those that DuckDB writes for
-schema.py, and there may be no others. Everything here asks for definitions only and executes none.
+schema.py, and there may be no others. This module reads definitions and executes none of a checked file.
 """
 
 import re
@@ -17,7 +17,7 @@ from nfinspect_store.migrations import FIRST_TABLES, FIRST_VERSION, MIGRATIONS, 
 from nfinspect_store.schema import OPTIONAL_TABLES, RESULT_TABLE, TABLES, quoted
 
 Definitions = Mapping[tuple[str, str], str]
-"""By kind (table, view, macro …) and name: as DuckDB writes it down; empty where that does not matter."""
+"""By kind (table, view, macro …) and name: DuckDB's SQL for it, or '' where the definition does not matter."""
 
 SHOWN = 60
 """Characters of a foreign name that a message repeats."""
@@ -50,8 +50,8 @@ _layouts: dict[str, Definitions] = {}
 
 
 def definitions(connection: duckdb.DuckDBPyConnection, catalog: str, *, macros: bool) -> Definitions:
-    """Everything that is defined in an attached database. The default catalog must be another: names in it could stand
-    before DuckDB's own.
+    """Everything that an attached database defines. It must not be the default catalog, where its names could shadow
+    DuckDB's own.
     """
     query = READ_DEFINITIONS + (READ_MACROS if macros else "")
     rows = connection.execute(query, {"catalog": catalog}).fetchall()
@@ -61,7 +61,7 @@ def definitions(connection: duckdb.DuckDBPyConnection, catalog: str, *, macros: 
 def _expected(
     connection: duckdb.DuckDBPyConnection, what: str, make: Callable[[duckdb.DuckDBPyConnection], object]
 ) -> Definitions:
-    """What a file of a kind and version holds: learned, once a process, by making an empty one in memory."""
+    """What a file of a kind and version defines: found once per process by creating an empty one in memory."""
     if what not in _layouts:
         connection.execute(f"ATTACH ':memory:' AS {SCRATCH}")
         connection.execute(f"USE {SCRATCH}")
@@ -88,10 +88,10 @@ def _make_run(connection: duckdb.DuckDBPyConnection, version: int) -> None:
 
 
 def check_run(connection: duckdb.DuckDBPyConnection, catalog: str, path: Path, *, macros: bool = True) -> int:
-    """The schema version of the run that is attached as `catalog`, once it is known to hold a run and nothing else.
+    """Check that the database attached as `catalog` is a run and nothing else; returns its schema version.
 
-    macros=False leaves them out, for who calls no function while the run is the default catalog: listing them takes
-    longer than all the rest. Raises NotARun, SchemaTooNew.
+    macros=False does not look for macros, which is safe if no function is called while the run is the default catalog:
+    listing them takes longer than all the rest. Raises NotARun, SchemaTooNew.
     """
     found = definitions(connection, catalog, macros=macros)
     version = _version(connection, catalog, path, found)
@@ -106,14 +106,14 @@ def check_run(connection: duckdb.DuckDBPyConnection, catalog: str, path: Path, *
     for (kind, name), definition in expected.items():
         if (kind, name) not in found:
             if name not in OPTIONAL_TABLES:
-                raise NotARun(f"{path} is no run, or a damaged one: it has no {kind} {name}")
+                raise NotARun(f"{path} is not a run, or is damaged: it has no {kind} {name}")
         elif not _same(connection, kind, found[kind, name], definition):
-            raise NotARun(f"{path} is no run, or a changed one: its {kind} {name} is not defined as nfinspect does")
+            raise NotARun(f"{path} is not a run, or was changed: its {kind} {name} is not defined as nfinspect does")
     return version
 
 
 def refuse_older(path: Path, version: int) -> None:
-    """Raises SchemaTooOld for a run of an earlier schema than today's."""
+    """Raises SchemaTooOld for a run of an earlier schema than SCHEMA_VERSION."""
     if version < SCHEMA_VERSION:
         raise SchemaTooOld(
             f"{path} has schema version {version}, this nfinspect reads {SCHEMA_VERSION}: "
@@ -122,19 +122,19 @@ def refuse_older(path: Path, version: int) -> None:
 
 
 def check_result(connection: duckdb.DuckDBPyConnection, catalog: str, path: Path) -> None:
-    """Raises NotARun unless the database attached as `catalog` is a kept result: plain tables, `result` among them, and
-    at most macros, which nobody calls.
+    """Raises NotARun unless the database attached as `catalog` is a saved result: plain tables, `result` among them.
+    Macros are not looked for, as none is called.
     """
     found = definitions(connection, catalog, macros=False)
     for kind, name in found:
         if kind != "table":
             raise NotARun(_foreign(path, kind, name))
     if ("table", "result") not in found:
-        raise NotARun(f"{path} is no kept result: it has no table result; delete it")
+        raise NotARun(f"{path} is not a saved result: it has no table result; delete it")
     computed = connection.execute(COUNT_COMPUTED, {"catalog": catalog}).fetchall()[0][0]
     expected = _expected(connection, "result", lambda scratch: scratch.execute(RESULT_TABLE))
     if computed or found["table", "result"] != expected["table", "result"]:
-        raise NotARun(f"{path} is no kept result, or a changed one: its tables are not as nfinspect makes them")
+        raise NotARun(f"{path} is not a saved result, or was changed: its tables are not as nfinspect makes them")
 
 
 def _version(connection: duckdb.DuckDBPyConnection, catalog: str, path: Path, found: Definitions) -> int:
@@ -143,22 +143,22 @@ def _version(connection: duckdb.DuckDBPyConnection, catalog: str, path: Path, fo
         instead = next((kind for kind, name in found if name == "run"), None)
         if instead is not None:
             raise NotARun(_foreign(path, instead, "run"))
-        raise NotARun(f"{path} is a DuckDB file, but no run of nfinspect: it has no table run")
+        raise NotARun(f"{path} is a DuckDB file, but not a run of nfinspect: it has no table run")
     if "GENERATED" in definition:
-        raise NotARun(f"{path} is no run, or a changed one: its table run computes a column")
+        raise NotARun(f"{path} is not a run, or was changed: its table run computes a column")
     try:
         rows = connection.execute(f"SELECT schema_version FROM {quoted(catalog)}.main.run LIMIT 2").fetchall()
     except duckdb.BinderException as error:
-        raise NotARun(f"{path} is a DuckDB file, but no run of nfinspect: its table run has no version") from error
+        raise NotARun(f"{path} is a DuckDB file, but not a run of nfinspect: its table run has no version") from error
     if not rows or not isinstance(rows[0][0], int) or rows[0][0] < FIRST_VERSION:
         raise NotARun(f"{path} holds no run: the capture that made it stopped before its first segment; delete it")
     if len(rows) > 1:
-        raise NotARun(f"{path} is no run, or a changed one: expected one row in its table run, found more")
+        raise NotARun(f"{path} is not a run, or was changed: expected one row in its table run, found more")
     return int(rows[0][0])
 
 
 def _same(connection: duckdb.DuckDBPyConnection, kind: str, found: str, expected: str) -> bool:
-    """To the letter; a view as its parsed tree, since files of some versions of DuckDB tell it with other brackets."""
+    """Whether definitions are identical; of views the parse trees, as versions of DuckDB write brackets differently."""
     if found == expected or kind != "view":
         return found == expected
     trees = []
@@ -171,6 +171,6 @@ def _same(connection: duckdb.DuckDBPyConnection, kind: str, found: str, expected
 
 def _foreign(path: Path, kind: str, name: str) -> str:
     return (
-        f"{path} is no run, or a changed one: it holds a {kind} {name[:SHOWN]!r}, which nfinspect does not write; "
+        f"{path} is not a run, or was changed: it holds a {kind} {name[:SHOWN]!r}, which nfinspect does not write; "
         "it is not read, as that could be a program"
     )

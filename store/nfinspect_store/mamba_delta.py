@@ -1,7 +1,7 @@
-"""Mamba's step size Δ in a run: what is kept of it per layer and channel, and the table `mamba_delta`.
+"""Mamba's step size Δ in a run: its statistics per layer and channel, and the table `mamba_delta`.
 
-Moments are central ones and merge by the formulas of Chan, Golub & LeVeque 1979, as those of the neurons do; the
-co-moment with the surprisal merges likewise (Pébay 2008).
+Central moments merge by the formulas of Chan, Golub & LeVeque 1979, as those of the neurons do; so does the co-moment
+with the surprisal (Pébay 2008).
 """
 
 from dataclasses import dataclass, fields
@@ -16,9 +16,9 @@ from nfinspect_store.statistics import Counts, Floats
 
 @dataclass(frozen=True)
 class DeltaMoments:
-    """Δ of one layer's channels over the tokens that have a surprisal: an entry per channel in every field, [channels].
+    """Δ of a layer's channels over the tokens that have a surprisal: one entry per channel in every field, [channels].
 
-    m2 and surprisal_m2 are sums of squared deviations from the means, comoment the sum of their products.
+    m2 and surprisal_m2 are sums of squared deviations from the means, comoment the sum of products of deviations.
     """
 
     n: Counts
@@ -34,7 +34,7 @@ class DeltaMoments:
         return cls(np.zeros(channels, np.int64), *(np.zeros(channels) for _ in range(5)))
 
     def merge(self, other: "DeltaMoments") -> "DeltaMoments":
-        """Moments of both parts together, the same channels in the same order."""
+        """The moments of both parts together; both have the same channels in the same order."""
         if not other.n.any():
             return self
         if not self.n.any():
@@ -55,7 +55,7 @@ class DeltaMoments:
 
     @property
     def cv(self) -> Floats:
-        """Coefficient of variation: std of a sample (n - 1) / mean; NaN for fewer than two tokens or a mean of 0."""
+        """Coefficient of variation: sample std (n - 1) / mean; NaN for fewer than two tokens or a mean of 0."""
         cv = np.full(self.mean.shape, np.nan)
         ok = (self.n > 1) & (self.mean != 0)
         cv[ok] = np.sqrt(self.m2[ok] / (self.n[ok] - 1)) / self.mean[ok]
@@ -63,7 +63,7 @@ class DeltaMoments:
 
     @property
     def surprisal_correlation(self) -> Floats:
-        """Pearson's correlation of Δ with the surprisal; NaN where either never varied."""
+        """Pearson's correlation of Δ with the surprisal; NaN for fewer than two tokens or where either never varies."""
         square = self.m2 * self.surprisal_m2
         correlation = np.full(self.mean.shape, np.nan)
         ok = (self.n > 1) & (square > 0)
@@ -88,7 +88,7 @@ def mamba_delta_table(layer: int, moments: DeltaMoments) -> pa.Table:
 
 
 def read_mamba_delta(cursor: duckdb.DuckDBPyConnection) -> dict[int, DeltaMoments]:
-    """By layer, in order; empty for a run without a Mamba's mixers."""
+    """By layer, in order; empty for a run without Mamba mixers."""
     query = f"SELECT layer, {', '.join(COLUMNS)} FROM mamba_delta ORDER BY layer, channel"
     columns = {name: np.ma.filled(column, np.nan) for name, column in cursor.execute(query).fetchnumpy().items()}
     layers: NDArray[np.int32] = columns.pop("layer")

@@ -1,7 +1,7 @@
-"""Bringing a run of an older schema up to date, in a new file that takes the old one's place when it is whole.
+"""Brings a run of an older schema up to date, in a new file that replaces the old one once it is complete.
 
-Nothing of the old file is executed: its tables are checked (layout.py) and copied, and the steps of migrations.py work
-on the copy. Whatever ends the process before the end leaves the old file as it was.
+Nothing in the old file is executed: its tables are checked (layout.py) and copied, and the steps of migrations.py work
+on the copy. If the process is killed at any point, the old file stays as it was.
 """
 
 from collections.abc import Iterator
@@ -41,9 +41,10 @@ class Migration:
 
 
 def migrate_run(path: Path) -> Migration:
-    """Bring a run up to this nfinspect's schema; one that is there already is left alone.
+    """Bring a run up to this nfinspect's schema; one that is up to date is left alone.
 
-    Takes room for two more copies while it works. Raises NotARun, RunNotFound, RunBusy, SchemaTooNew, StorageFull.
+    Needs disk space for two more copies while it works. Raises NotARun, RunNotFound, RunBusy, SchemaTooNew,
+    StorageFull.
     """
     path = reached(path)
     if being_written(path):
@@ -51,7 +52,7 @@ def migrate_run(path: Path) -> Migration:
     clean_leftovers(path)
     before = _version(path)
     if before < SCHEMA_VERSION:
-        if path.with_name(f"{path.name}.wal").exists():  # left by a kill, and no part of a new file
+        if path.with_name(f"{path.name}.wal").exists():  # left by a killed process: it must not outlive the old file
             with attach_to_write(path, older=True) as connection, translated(path):
                 connection.execute("CHECKPOINT")
         with replaced(path) as new, _removed(next_to(path)) as copy:
@@ -67,10 +68,10 @@ def _version(path: Path) -> int:
 
 
 def copy_run(path: Path, new: Path, version: int) -> None:
-    """The run at `path`, of that version, in a new file; then the steps that the copy lacks are taken there.
+    """Copy the run at `path`, of that schema version, to a new file, and migrate the copy if it is older.
 
-    A step leaves room that nothing is in: a copy of what needs no step is without. Raises RunBusy where somebody
-    changes the run meanwhile: the copy lacks that.
+    Migration steps leave free space in a file; a copy of a run that needs no steps has none. Raises RunBusy if the run
+    was changed meanwhile, as the copy lacks the change.
     """
     before = file_state(path)
     with attach(path, older=True) as checked, translated(path):
@@ -82,7 +83,7 @@ def copy_run(path: Path, new: Path, version: int) -> None:
             tables = [name for kind, name in definitions(connection, "old", macros=False) if kind == "table"]
             connection.execute("USE new")
             make_tables(connection, version)
-            connection.execute("BEGIN")  # one transaction: pieces that are committed one by one leave room between them
+            connection.execute("BEGIN")  # one transaction: pieces committed one by one leave free space between them
             for name in tables:
                 if name in OPTIONAL_TABLES:
                     connection.execute(OPTIONAL_TABLES[name])
@@ -98,12 +99,12 @@ def copy_run(path: Path, new: Path, version: int) -> None:
                 connection.execute("UPDATE run SET schema_version = ?", [SCHEMA_VERSION])
             connection.execute("CHECKPOINT")
     if file_state(path) != before:
-        raise RunBusy(f"{path} was changed or taken away while it was being copied: try again")
+        raise RunBusy(f"{path} was changed or moved while it was being copied: try again")
 
 
 @contextmanager
 def _removed(path: Path) -> Iterator[Path]:
-    """A file's place; there is none afterwards."""
+    """Yields `path` for a file that is deleted afterwards."""
     try:
         yield path
     finally:

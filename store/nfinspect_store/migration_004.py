@@ -1,4 +1,4 @@
-"""The step to version 4: nothing is padded any more, and statistics take less room (docs/decisions/0008)."""
+"""The step to version 4: blocks are no longer padded, and statistics take less space (docs/decisions/0008)."""
 
 from dataclasses import fields
 
@@ -11,14 +11,14 @@ from nfinspect_store.statistics import NeuronStatistics
 
 
 def store_less(connection: duckdb.DuckDBPyConnection) -> None:
-    """Blocks become BLOBs as long as their tokens, statistics lose the concept, histograms become a row a bin."""
+    """Blocks become BLOBs without padding, statistics are merged over concepts, histograms get one row per bin."""
     tokens = connection.execute("SELECT count(*) FROM tokens").fetchall()[0][0]
     layers = connection.execute("SELECT layer_id, neurons FROM layers ORDER BY layer_id").fetchall()
     _unpad_blocks(connection, layers, tokens)
     _merge_concepts(connection, layers)
     connection.execute("ALTER TABLE histograms RENAME TO histograms_by_neuron")
     connection.execute('CREATE TABLE histograms (layer_id SMALLINT, "first" BOOLEAN, bin SMALLINT, counts BIGINT[])')
-    for layer_id, _ in layers:  # apart, as lists that are being made wait in memory
+    for layer_id, _ in layers:  # one at a time, as DuckDB builds lists in memory
         for first in (False, True):
             connection.execute(
                 """INSERT INTO histograms
@@ -76,7 +76,7 @@ def _unpad_blocks(connection: duckdb.DuckDBPyConnection, layers: list[tuple[int,
 
 
 def _merge_concepts(connection: duckdb.DuckDBPyConnection, layers: list[tuple[int, int]]) -> None:
-    """The sums of all concepts by the formulas of NeuronStatistics.merge, and what is kept of each concept."""
+    """Merge the statistics of all concepts (NeuronStatistics.merge); of each, keep the columns of ConceptStatistics."""
     connection.execute("ALTER TABLE statistics RENAME TO statistics_by_concept")
     connection.execute(
         """CREATE TABLE concept_statistics (

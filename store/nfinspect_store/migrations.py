@@ -1,7 +1,7 @@
-"""Numbered steps from the first schema to today's. A step is never changed once released: a new one is added.
+"""Numbered steps from the first schema to the current one. A released step is never changed: a new one is added.
 
-A new run is made as schema.py has it; a run of an older version is asked to take the steps that it lacks
-(migrate_run.py). The steps also say what an older run looks like: they lead from FIRST_TABLES to any version.
+A new run is created as in schema.py; a run of an older version goes through the steps that it lacks (migrate_run.py).
+The steps also define what an older run looks like: they lead from FIRST_TABLES to any version.
 """
 
 from collections.abc import Callable
@@ -43,11 +43,11 @@ FROM blocks b
 JOIN layers l ON l.layer_id = b.layer_id
 JOIN tokens t ON (t.token_idx // 256)::INTEGER = b.block;
 """
-"""The first schema, as it was released: not to be changed."""
+"""The first schema, as released: not to be changed."""
 
 
 def m002_firings_and_example_lists(connection: duckdb.DuckDBPyConnection) -> None:
-    """Which values fired comes to the blocks (unknown for older values), examples become a row for each kind."""
+    """Blocks record which values fired (unknown for older values); examples get one row per neuron and kind."""
     connection.execute("ALTER TABLE blocks ADD COLUMN fired BLOB")
     connection.execute("ALTER TABLE examples RENAME TO examples_by_rank")
     connection.execute(
@@ -60,7 +60,7 @@ def m002_firings_and_example_lists(connection: duckdb.DuckDBPyConnection) -> Non
 
 
 def m003_mamba_delta(connection: duckdb.DuckDBPyConnection) -> None:
-    """A Mamba's own step size gets a table, empty for older runs."""
+    """Mamba's step size gets a table, empty for older runs."""
     connection.execute(
         """CREATE TABLE mamba_delta (
                layer INTEGER, channel INTEGER, n BIGINT, mean DOUBLE, m2 DOUBLE, surprisal_mean DOUBLE,
@@ -69,9 +69,9 @@ def m003_mamba_delta(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def m004_less_room_token_bytes_roles_and_digests(connection: duckdb.DuckDBPyConnection) -> None:
-    """Value blocks and statistics take less room. Tokens get their bytes where they are pieces of a character, and who
-    says them in a chat; of those of before neither is known. A table says what the others held when they were written,
-    for runs of before: when they were migrated.
+    """Value blocks and statistics take less space. Tokens get columns for their bytes, where they are pieces of
+    characters, and for their role in a chat; both are NULL in older runs. A table of digests records the content of the
+    others: of a migrated run, as it was when migrated.
     """
     store_less(connection)
     connection.execute("ALTER TABLE tokens ADD COLUMN bytes BLOB")

@@ -1,4 +1,4 @@
-"""What runs and the files beside them are called."""
+"""The names of runs and of the files next to them."""
 
 import re
 import unicodedata
@@ -8,13 +8,13 @@ from nfinspect_store.errors import BadName
 RUN_SUFFIX = ".duckdb"
 HISTORY_SUFFIX = ".history.jsonl"
 MODEL_SUFFIX = ".model"
-"""Behind a model's name where results about it are kept: `.results` follows there, as behind a run's name."""
+"""Appended to a model's name for its folder of results, before `.results`, which is appended to a run's name too."""
 NAME_BYTES = 128
-"""Longest run name in bytes: file systems take 255, and companions add a suffix."""
+"""Longest run name in bytes: file systems allow 255, and companions add suffixes."""
 
 
 def check_name(name: str) -> str:
-    """`name`, if it can be a run's. Raises BadName saying what is wrong with it."""
+    """`name`, if it is a valid run name. Raises BadName saying what is wrong with it."""
     problem = None
     if not name or not name.strip():
         problem = "it is empty"
@@ -27,11 +27,11 @@ def check_name(name: str) -> str:
     elif name != name.strip():
         problem = "it starts or ends with a space"
     elif RUN_SUFFIX in name.lower():
-        problem = f"it contains {RUN_SUFFIX}, which is added by itself"
+        problem = f"it contains {RUN_SUFFIX}, which is added automatically"
     elif name.lower().endswith(MODEL_SUFFIX):
         problem = f"it ends in {MODEL_SUFFIX}, as the folders of results about a model do"
     elif len(name.encode()) > NAME_BYTES:
-        problem = f"it has {len(name.encode())} bytes, {NAME_BYTES} at most"
+        problem = f"it has {len(name.encode())} bytes, the limit is {NAME_BYTES}"
     if problem:
         raise BadName(f"expected a run name such as gpt2-tulips, found {name[:60]!r}: {problem}")
     return name

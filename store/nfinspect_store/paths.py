@@ -1,4 +1,4 @@
-"""Paths as people write them, and the texts there. What is there is asked with os.path, which takes any name."""
+"""Paths as people write them, and reading text files. Callers test existence with os.path, which accepts any name."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from nfinspect_store.errors import NfinspectError
 
 
 def expanded(path: str | Path) -> Path:
-    """`~/x` and `~user/x` as a shell has them: as it is where there is no such user, or none has a home."""
+    """`~/x` and `~user/x` expanded as in a shell; unchanged where there is no such user or home directory."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -14,7 +14,7 @@ def expanded(path: str | Path) -> Path:
 
 
 def file_state(path: Path) -> tuple[int, ...]:
-    """What changes whenever a file is written or another takes its place; nothing where there is none."""
+    """Numbers that change whenever a file is written or replaced; empty if it does not exist."""
     try:
         found = path.stat()
     except OSError:
@@ -23,7 +23,7 @@ def file_state(path: Path) -> tuple[int, ...]:
 
 
 def read_text(path: Path, what: str, refused: type[NfinspectError]) -> str:
-    """A UTF-8 file, its byte order mark left out. Raises `refused`. what: is to be in it, for the message."""
+    """The text of a UTF-8 file, without a byte order mark. what: its content, for the message. Raises `refused`."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""The result of a query: pages of it, or all of it as a stream; never a huge result in Python at once."""
+"""The result of a query, by pages or as a stream, so that a huge result is never in memory at once."""
 
 import datetime as dt
 import math
@@ -14,12 +14,10 @@ import duckdb
 import pyarrow as pa
 
 CHUNK = 1_000
-"""Rows that one page request computes at least: scrolling by a line must not run the query again."""
+"""The least number of rows that a page request computes: scrolling by a line must not run the query again."""
 
 HELD = 10_000
-"""Rows computed with the first page. Shorter results are held whole, so that their order cannot change
-between pages.
-"""
+"""Rows computed with the first page. Shorter results are held whole, so their order cannot change between pages."""
 
 KEPT_CHUNKS = 32
 
@@ -33,16 +31,15 @@ class Column:
 
 
 class Cursors(Protocol):
-    """What a result needs of its console."""
+    """What a result needs from its console."""
 
     def cursor(self, timeout: float | None) -> AbstractContextManager[duckdb.DuckDBPyConnection]: ...
 
 
 class QueryResult:
-    """Rows of a checked statement. Computed on demand, so each method may raise QueryError; threads may share
-    it.
+    """Rows of a checked statement, computed on demand, so any method may raise QueryError. Threads may share it.
 
-    Without ORDER BY the rows of a result of more than 10,000 may come in another order with every page.
+    Without ORDER BY, a result of more than HELD rows may come in a different order with every page.
     """
 
     def __init__(self, console: Cursors, sql: str, columns: tuple[Column, ...], timeout: float | None) -> None:
@@ -61,7 +58,7 @@ class QueryResult:
         return self._rows
 
     def count(self) -> int:
-        """How many rows there are; runs the query once if that is not known yet."""
+        """How many rows there are; runs the query if that is not known yet."""
         if self._rows is None:
             self.page(0, 1)
         if self._rows is None:
@@ -84,7 +81,7 @@ class QueryResult:
                 number, skip = divmod(offset + len(found), CHUNK)
                 chunk = self._chunk(number)
                 found = found + chunk[skip : skip + limit - len(found)]
-                if len(chunk) < CHUNK:  # the end, unless the page begins behind it
+                if len(chunk) < CHUNK:  # the end, unless the page starts after it
                     if chunk or found:
                         self._rows = number * CHUNK + len(chunk)
                     break
@@ -102,13 +99,13 @@ class QueryResult:
         return self._chunks[number]
 
     def _fetch(self, offset: int, limit: int) -> list[tuple[Any, ...]]:
-        # LIMIT around the statement, not a stream left half read: DuckDB then sorts for the rows wanted only.
+        # LIMIT around the statement, not a stream left half read: then DuckDB sorts only for the rows wanted.
         with self._console.cursor(self._timeout) as cursor:
             table = cursor.sql(self.sql).limit(limit, offset=offset).to_arrow_table()
             return list(python_rows(table))
 
     def batches(self, rows: int = 65_536) -> Iterator[pa.RecordBatch]:
-        """The whole result as a stream of Arrow batches; the query runs once, memory stays flat."""
+        """The whole result as a stream of Arrow batches; the query runs once, in constant memory."""
         with self._console.cursor(self._timeout) as cursor:
             yield from cursor.sql(self.sql).to_arrow_reader(rows)
 
@@ -157,7 +154,7 @@ def _python_column(column: pa.ChunkedArray) -> list[Any]:
 
 
 def plain_value(value: Any) -> Any:
-    """A value as JSON can hold it: NaN and infinities null, times ISO, decimals numbers, blobs base64."""
+    """A value as JSON can hold it: NaN and infinities become null, times ISO, decimals numbers, blobs base64."""
     match value:
         case None | bool() | int() | str():
             return value

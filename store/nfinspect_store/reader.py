@@ -14,12 +14,12 @@ from nfinspect_store.errors import NotARun, StoreError
 from nfinspect_store.tables import RunTables
 
 STREAMING_MEMORY = "1GB"
-"""What DuckDB may hold of values that are streamed. By itself it keeps what it reads until 80 % of the machine's memory
-is full: 5.7 GB for a run of 5 GB, where 1.8 GB do and take no longer."""
+"""DuckDB's memory limit while values are streamed. By default it keeps what it reads until 80 % of the machine's memory
+is full: 5.7 GB for a run of 5 GB, where 1.8 GB suffice and take no longer."""
 
 SMALL = 256 * 2**20
-"""Bytes of a file whose values may stay in memory: an instance of its own for their streams would take longer to make
-than most of them take."""
+"""Bytes up to which a file's values may stay in memory: creating a second instance for streaming them would take longer
+than most streams."""
 
 
 class RunFile(RunTables):
@@ -34,7 +34,7 @@ class RunFile(RunTables):
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Raises RunNotFound, NotARun (none, changed, damaged), RunBusy (being written), SchemaTooNew, SchemaTooOld."""
+        """Open a run. Raises RunNotFound, NotARun (also if changed or damaged), RunBusy, SchemaTooNew, SchemaTooOld."""
         path = Path(path)
         connection = attach(path)
         try:
@@ -59,11 +59,11 @@ class RunFile(RunTables):
         """Raises StoreError for a run whose capture was cut short before anything was recorded."""
         if self.info.status != "complete" and not self.tokens:
             raise StoreError(
-                f"{self.name} holds nothing yet: its capture was cut short; the same capture line plus --resume goes on"
+                f"{self.name} holds nothing yet: its capture was cut short; the same command with --resume continues it"
             )
 
     def _streaming_connection(self) -> duckdb.DuckDBPyConnection:
-        """Of an instance of its own, opened when it is first needed: a limit of memory is one of a whole instance."""
+        """To a second DuckDB instance, opened on first use: a memory limit applies to a whole instance."""
         with self._lock:
             if self._second is None:
                 self._second = attach(self.path, memory=STREAMING_MEMORY)
@@ -85,12 +85,12 @@ class RunFile(RunTables):
 
 
 def _refuse_cut_short(path: Path, connection: duckdb.DuckDBPyConnection) -> None:
-    """A file that was not copied whole would fail only where its missing end is read.
+    """Raises NotARun for an incompletely copied file, which would otherwise fail only where its missing end is read.
 
-    Only used blocks count: DuckDB cuts free ones off the end of a file and goes on counting them.
+    Only used blocks count: DuckDB truncates free ones at the end of a file but goes on counting them.
     """
     if path.with_name(path.name + ".wal").exists():
-        return  # what is in the log is not yet in the file
+        return  # the log holds what is not in the file yet
     query = f"SELECT {FILE_HEADERS} + block_size * used_blocks FROM pragma_database_size() WHERE database_name = ?"
     with translated(path):
         expected = connection.execute(query, [CATALOG]).fetchall()[0][0]

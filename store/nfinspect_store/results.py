@@ -1,9 +1,9 @@
-"""What long analyses found, each in a file of its own beside the run, with the settings that made it.
+"""Saved results of long analyses, each in a file of its own next to the run, with the settings it was computed for.
 
 A result is a small DuckDB file: its table `result` has one row, with the settings and the JSON document that the
-command prints; what is too long for a document stands in further tables. Files appear when they are complete: cancelled
-work leaves nothing behind. A result belongs to its settings and to the run's id, so a run captured again finds none of
-the old ones; and to the format of its kind, so that a version with other fields or other figures makes its own.
+command prints; data too long for a document are in further tables. Files appear once complete: cancelled work leaves
+nothing behind. A result is found only by its settings, the run's id (so a run captured again finds no old results) and
+the format of its kind (so a version with other fields or figures computes its own).
 """
 
 import datetime as dt
@@ -31,24 +31,24 @@ from nfinspect_store.types import utc_now
 SUFFIX = ".results"
 
 _OURS = re.compile(r"[\w+-]+-[0-9a-f]{10}\.duckdb(\.wal)?|\..*\.nfinspect-.*|prompts\.jsonl|marked\.txt")
-"""What a folder of results holds: results, unfinished ones, and the files that the app hands to commands."""
+"""Our files in a folder of results: results, unfinished ones, and the files that the app passes to commands."""
 
 BLOCK_SIZE = 16384
-"""DuckDB's smallest: an empty table then takes little room."""
+"""DuckDB's smallest, in bytes: small tables then take little space."""
 
 FORMATS: Mapping[str, int] = {
     "perplexity": 1,
     "substitution": 1,
 }
-"""Of each kind of result that nobody names a format of: to be raised when its document or tables change, or what their
-figures mean. What is kept in another format counts as not kept."""
+"""Formats of the kinds for which callers give none: raise one when its document, its tables or the meaning of a figure
+changes. A result saved in another format is treated as absent."""
 
 READ_NAMES = f"SELECT table_name FROM duckdb_tables() WHERE database_name = '{CATALOG}' ORDER BY ALL"
 
 
 @dataclass(frozen=True)
 class Result:
-    """A kept result. document: as `--json` prints it; settings: what was asked, as JSON holds it."""
+    """A saved result. document: as `--json` prints it; settings: what was asked for, as JSON values."""
 
     kind: str
     settings: Mapping[str, Any]
@@ -59,7 +59,7 @@ class Result:
     path: Path
 
     def table(self, name: str) -> pa.Table:
-        """One of the tables that were kept with the document. Raises StoreError when there is none of that name."""
+        """A table saved with the document. Raises StoreError if there is none of that name."""
         with locked([self.path], threads=1) as connection, _attached(connection, self.path):
             names = [row[0] for row in connection.execute(READ_NAMES).fetchall()]
             if name not in names:
@@ -73,17 +73,19 @@ def run_results(run: Path) -> Path:
 
 
 def model_results(store: Path, model: str) -> Path:
-    """The folder in a store for results about a model that belong to no run; models of one last name share it."""
+    """The folder in a store for results about a model that belong to no run. Models whose names differ only before the
+    last slash share it.
+    """
     name = re.sub(r"[^\w.-]+", "-", model.rstrip("/").rsplit("/", 1)[-1]).strip("-.") or "model"
     return store / f"{name[:80]}{MODEL_SUFFIX}{SUFFIX}"
 
 
 def check_keeping(folder: Path) -> None:
-    """Raises StorageFull where no result can be kept in this folder: before the work that would be for nothing."""
+    """Raises StorageFull if no result can be saved in this folder: call it before the work."""
     try:
         check_place(folder / "result" if folder.exists() else folder)
     except StorageFull as error:
-        raise StorageFull(f"{error}; results are kept there: copy the run to a place that can be written") from error
+        raise StorageFull(f"{error}; results are saved there: copy the run to a place that can be written") from error
 
 
 def keep_result(
@@ -96,9 +98,9 @@ def keep_result(
     tables: Mapping[str, pa.Table] | None = None,
     in_format: int | None = None,
 ) -> Result:
-    """Keep a result; it takes the place of an earlier one of the same kind and settings. Raises StorageFull.
+    """Save a result; it replaces an earlier one of the same kind and settings. Raises StorageFull.
 
-    settings, document: what JSON can hold (no NaN). in_format: of the kind, that of FORMATS if not given.
+    settings, document: JSON values (no NaN). in_format: the kind's format, by default from FORMATS, else 1.
     """
     path = _place(folder, kind, settings)
     made_at = utc_now()
@@ -126,14 +128,14 @@ def keep_result(
 def find_result(
     folder: Path, kind: str, settings: Mapping[str, Any], run_id: str | None, in_format: int | None = None
 ) -> Result | None:
-    """The kept result of exactly these settings and this run, if there is one that can be read, in this format."""
+    """The saved result of exactly these settings, this run and this format; None if there is none that can be read."""
     path = _place(folder, kind, settings)
     if not path.is_file():
         return None
     try:
         with locked([path], threads=1) as connection:
             found = _read(connection, path, {} if in_format is None else {kind: in_format})
-    except StoreError:  # damaged, or of another version: it is made again
+    except StoreError:  # damaged, or in another format: the caller recomputes it
         return None
     return found if found.run_id == run_id and found.settings == json.loads(_json(settings)) else None
 
@@ -141,15 +143,15 @@ def find_result(
 def list_results(
     folder: Path, run_id: str | None = None, kind: str | None = None, formats: Mapping[str, int] | None = None
 ) -> tuple[Result, ...]:
-    """The kept results in a folder, by kind, the newest first; of one run or kind if given.
+    """The saved results in a folder, by kind, the newest first; of one run or kind if given.
 
-    formats: of kinds that are not in FORMATS. Damaged ones and those in other formats are left out.
+    formats: of kinds that are not in FORMATS. Damaged results and those in other formats are left out.
     """
     paths = sorted(filter(is_utf8, folder.glob(f"{kind or '*'}-*.duckdb"))) if folder.is_dir() else []
     if not paths:
         return ()
     found = []
-    # One instance for all of them: to make one takes longer than to read a result.
+    # One instance for all of them: creating one takes longer than reading a result.
     with locked(paths, threads=1) as connection:
         for path in paths:
             try:
@@ -162,7 +164,7 @@ def list_results(
 
 
 def delete_results(folder: Path) -> None:
-    """Delete a folder of results, if it is there, but for files in it that are of other making."""
+    """Delete a folder of results, if it exists, except files in it that nfinspect did not write."""
     if not folder.is_dir() or folder.is_symlink() or not folder.name.endswith(SUFFIX):
         return
     for file in folder.iterdir():
@@ -183,7 +185,7 @@ def _json(settings: Mapping[str, Any]) -> str:
 
 @contextmanager
 def _attached(connection: duckdb.DuckDBPyConnection, path: Path) -> Iterator[None]:
-    """A kept result as CATALOG of a locked instance that can reach it."""
+    """A saved result as CATALOG of a locked instance that can reach it."""
     add_result(connection, path)
     try:
         with translated(path):
@@ -199,10 +201,10 @@ def _read(connection: duckdb.DuckDBPyConnection, path: Path, formats: Mapping[st
         raise StoreError(f"{path} holds no result, or more than one: delete it")
     kind, settings, document, run_id, made_at, made_by, made_in = rows[0]
     if kind is None or made_at is None or made_by is None:
-        raise StoreError(f"{path} does not say what made it, or when: delete it")
+        raise StoreError(f"{path} lacks its kind, its time or the version that wrote it: delete it")
     read = _format(kind, formats.get(kind))
     if made_in != read:
-        raise StoreError(f"{path} is in format {made_in}, and {read} is read: it has to be made again")
+        raise StoreError(f"{path} is in format {made_in}, expected {read}: it has to be recomputed")
     return Result(kind, _object(path, settings), _object(path, document), run_id, made_at, made_by, path)
 
 
@@ -212,7 +214,7 @@ def _object(path: Path, text: str | None) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise StoreError(f"{path} holds no JSON object where it tells its settings and what was found: delete it")
+        raise StoreError(f"{path} holds no JSON object as its settings or its document: delete it")
     return found
 
 

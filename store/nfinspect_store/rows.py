@@ -1,4 +1,4 @@
-"""From the writer's values to Arrow tables, one function for each table of a run that is written in bulk."""
+"""Arrow tables from the writer's values, one function for each table of a run that is written in bulk."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -54,7 +54,7 @@ def concept_statistics_table(layer_id: int, concept: str, statistics: ConceptSta
 
 
 def histograms_table(layer_id: int, first: bool, counts: NDArray[np.int64]) -> pa.Table:
-    """counts: int64[neurons, BINS]. A row is a bin: like counts lie together, and DuckDB packs them to a few bits."""
+    """counts: int64[neurons, BINS]. One row per bin: similar counts are adjacent and compress to a few bits each."""
     bins = np.flatnonzero(counts.any(axis=0))
     return pa.table(
         {
@@ -67,7 +67,7 @@ def histograms_table(layer_id: int, first: bool, counts: NDArray[np.int64]) -> p
 
 
 def examples_table(layer_id: int, kind: str, token_idx: NDArray[np.int64], values: NDArray[np.float32]) -> pa.Table:
-    """Both [neurons, kept]; a token_idx of -1 says that there is no example of that rank, nor of the ranks after it."""
+    """Both [neurons, kept]; a token_idx of -1: there is no example of that rank, nor of later ranks."""
     there = token_idx >= 0
     neurons = len(token_idx)
     offsets = np.concatenate([[0], np.cumsum(there.sum(axis=1))]).astype(np.int32)
@@ -83,12 +83,12 @@ def examples_table(layer_id: int, kind: str, token_idx: NDArray[np.int64], value
 
 
 def _repeated(text: str, rows: int) -> pa.Array:
-    """A column of one text."""
+    """A column that repeats one text."""
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([text]))
 
 
 def _equal_lists(values: NDArray[Any]) -> pa.ListArray:
-    """A column of lists, each row of a matrix a row."""
+    """A column of lists: one for each row of a matrix."""
     rows, width = values.shape
     return pa.ListArray.from_arrays(
         np.arange(0, (rows + 1) * width, width, dtype=np.int32), pa.array(values.reshape(-1))
@@ -96,6 +96,6 @@ def _equal_lists(values: NDArray[Any]) -> pa.ListArray:
 
 
 def _lists(arrays: Sequence[NDArray[Any]]) -> pa.ListArray:
-    """A column of lists, each array a row."""
+    """A column of lists: one for each array."""
     offsets = np.concatenate([[0], np.cumsum([len(a) for a in arrays])]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(arrays)))

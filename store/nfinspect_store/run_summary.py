@@ -1,4 +1,4 @@
-"""What the list of runs shows of each closed run file, and the cache that spares opening all of them."""
+"""What the list of runs shows of each closed run file, and the cache that saves opening all of them."""
 
 import contextlib
 import datetime as dt
@@ -35,10 +35,10 @@ class Facts:
 
 
 class FactsCache:
-    """Facts by file, read once per version of the file. Save by leaving the `with` block.
+    """Facts by file, read once per version of the file. Leaving the `with` block saves them.
 
-    A version is the size and the time of change of the file and of its write-ahead log. A store that cannot
-    be written (a colleague's, read-only) is listed all the same, only slower.
+    A version is the size and modification time of the file and of its write-ahead log. A store that cannot be written
+    (a colleague's, read-only) is listed all the same, only slower.
     """
 
     def __init__(self, store: Path | None) -> None:
@@ -62,7 +62,7 @@ class FactsCache:
             _replace(self._file, json.dumps({"version": CACHE_VERSION, "runs": self._seen}))
 
     def facts(self, path: Path) -> Facts:
-        """What the file at `path` says of itself; a file that is no run has a `problem`. Raises RunBusy."""
+        """What the file at `path` says of itself; `problem` is set for a file that is not a run. Raises RunBusy."""
         version = _version(path)
         known = self._known.get(path.name)
         if known is not None and known["file"] == version:
@@ -83,30 +83,29 @@ class FactsCache:
         except NfinspectError as error:
             return Facts("", "", None, None, str(error))
         if not isinstance(created_at, dt.datetime) or created_at.year >= dt.MAXYEAR:  # 'infinity', or before year 1
-            return Facts("", "", None, None, f"{path} is no run, or a damaged one: it was created at no time")
+            problem = f"{path} is not a run, or is damaged: its time of creation is missing or impossible"
+            return Facts("", "", None, None, problem)
         return Facts(status or "", model or "", created_at, tokens, None)
 
     def _row(self, path: Path) -> tuple[Any, ...]:
-        """One in-memory instance takes one run after the other: an instance of its own for each costs ten times as
-        much.
-        """
-        # duckdb takes 0.1 s: not spent where the cache knows all
+        """READ_FACTS of a file. One in-memory instance attaches runs in turn: one each would cost ten times as much."""
+        # importing duckdb takes 0.1 s: not spent where the cache knows everything
         from nfinspect_store.connect import CATALOG, add_run, translated
 
         connection = self._reaching(path)
-        # No function of the file's is called here, so nobody needs to know whether it has any.
+        # No function is called here, so it does not matter whether the file has macros.
         add_run(connection, path, CATALOG, older=True, macros=False)
         try:
             with translated(path):
                 row: tuple[Any, ...] = connection.execute(READ_FACTS).fetchall()[0]
                 return row
-        except (ValueError, OverflowError) as error:  # a time that Python has none for
-            raise NotARun(f"{path} is no run, or a changed one: {error}") from error
+        except (ValueError, OverflowError) as error:  # a time that Python cannot represent
+            raise NotARun(f"{path} is not a run, or was changed: {error}") from error
         finally:
             connection.execute(f"DETACH {CATALOG}")
 
     def _reaching(self, path: Path) -> "duckdb.DuckDBPyConnection":
-        """The instance, which can attach the run files of the store and this one."""
+        """The DuckDB instance, which can attach the run files of the store and this one."""
         from nfinspect_store.connect import locked
 
         if self._connection is None or path not in self._reachable:
@@ -133,7 +132,7 @@ def _to_json(facts: Facts) -> dict[str, Any]:
 
 
 def _from_json(stored: dict[str, Any]) -> Facts:
-    """Raises KeyError, TypeError, ValueError for what no cache of ours holds: the store may be a stranger's."""
+    """Raises KeyError, TypeError or ValueError for what we never write: the store may be a stranger's."""
     status, model, created, tokens = (stored[name] for name in ("status", "model", "created_at", "tokens"))
     if not isinstance(status, str) or not isinstance(model, str) or type(tokens) is not int:
         raise TypeError("expected the facts of a run")

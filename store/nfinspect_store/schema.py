@@ -1,11 +1,11 @@
-"""What stands in a run file: the tables and the public view over them. migrations.py numbers the versions.
+"""What is in a run file: the tables and the public view over them. migrations.py numbers the versions.
 
-Public names (the project's contract): run, layers, prompts, tokens, activations, neurons, layer_health.
-The other tables hold sufficient statistics, so that everything but raw values is answered without the blocks.
+Public names (the project's contract): run, layers, prompts, tokens, activations, neurons, layer_health. The other
+tables hold sufficient statistics, so that everything except raw values can be answered without the blocks.
 """
 
 BLOCK = 256
-"""Tokens in a value block at most; docs/decisions/0001 has the measurements."""
+"""The most tokens in a value block; docs/decisions/0001 has the measurements."""
 
 TABLES = f"""
 CREATE TABLE run (
@@ -19,41 +19,41 @@ CREATE TABLE layers (
 CREATE TABLE prompts (
     prompt_idx INTEGER, concept VARCHAR, text VARCHAR, first_token BIGINT, prompt_tokens INTEGER, tokens INTEGER);
 
--- bytes: of a token that ends or begins within a character, whose text says less; else NULL (token_texts.py).
--- role: of a chat's message that the token stands in (system, user, assistant …); NULL where there is none.
+-- bytes: of a token that begins or ends within a character, so that its text is not enough; else NULL (token_texts.py).
+-- role: of the chat message that the token is in (system, user, assistant …); NULL where there is none.
 CREATE TABLE tokens (
     token_idx BIGINT, prompt_idx INTEGER, position INTEGER, token_id INTEGER, token VARCHAR, generated BOOLEAN,
     bytes BLOB, role VARCHAR);
 
--- One row: one neuron on the tokens {BLOCK} * block + first to {BLOCK} * block + last. A block comes in several rows
--- where a segment ends inside it: nothing is padded, and nothing is written again (docs/decisions/0008).
+-- One row: one neuron on the tokens {BLOCK} * block + first to {BLOCK} * block + last. A block has several rows where a
+-- segment ends inside it: nothing is padded, and nothing is written twice (docs/decisions/0008).
 -- values: float32, big-endian, which SQL reads as a bit string: ("values"[4*i+1 : 4*i+4])::BIT::FLOAT.
--- fired: a bit for each token, the first in the lowest bit of the first byte; NULL where the values themselves tell it.
+-- fired: a bit per token, the first in the lowest bit of the first byte; NULL where the values themselves say it.
 CREATE TABLE blocks (
     layer_id SMALLINT, neuron INTEGER, block INTEGER, "first" UTINYINT, "last" UTINYINT,
     "values" BLOB USING COMPRESSION uncompressed, fired BLOB);
 
--- Sufficient statistics, apart for tokens at position 0 (`first`) and the others.
+-- Sufficient statistics, separate for tokens at position 0 (`first`) and the others.
 CREATE TABLE statistics (
     layer_id SMALLINT, "first" BOOLEAN, neuron INTEGER, n BIGINT, fired BIGINT, mean DOUBLE, m2 DOUBLE, m3 DOUBLE,
     m4 DOUBLE, minimum FLOAT, maximum FLOAT, sum_abs DOUBLE);
 
--- What is told of a neuron concept by concept, all of a concept's tokens counted. Empty, as `examples` is, in a run
--- that keeps every value: the values tell both.
+-- Statistics of a neuron by concept, over all of the concept's tokens. Like `examples`, empty in a run that keeps every
+-- value: both follow from the values.
 CREATE TABLE concept_statistics (
     layer_id SMALLINT, concept VARCHAR, neuron INTEGER, n BIGINT, fired BIGINT, mean DOUBLE, maximum FLOAT);
 
--- One row: one bin of the histograms of a layer's neurons, counts[neuron + 1]; a bin that holds nothing has no row.
--- Bin i lies between edges i and i+1 of the signed-log edges in nfinspect_store.histogram.
+-- One row: one bin of the histograms of a layer's neurons, counts[neuron + 1]; a bin that is empty in all of them has
+-- no row. Bin i lies between edges i and i+1 of the signed-log edges in nfinspect_store.histogram.
 CREATE TABLE histograms (layer_id SMALLINT, "first" BOOLEAN, bin SMALLINT, counts BIGINT[]);
 
--- Mean activation of every neuron of a layer over a selection of one prompt's tokens, position 0 left out.
+-- Mean activation of every neuron of a layer over a selection of one prompt's tokens, without position 0.
 CREATE TABLE prompt_means (layer_id SMALLINT, prompt_idx INTEGER, selection VARCHAR, n INTEGER, "values" FLOAT[]);
 
 -- kind: top | min | random; both lists in order of rank.
 CREATE TABLE examples (layer_id SMALLINT, neuron INTEGER, kind VARCHAR, token_idx BIGINT[], "values" FLOAT[]);
 
--- Sufficient statistics of Mamba's step size per layer and channel, with the tokens' surprisal; position 0 left out.
+-- Sufficient statistics of Mamba's step size per layer and channel, and of the tokens' surprisal; without position 0.
 CREATE TABLE mamba_delta (
     layer INTEGER, channel INTEGER, n BIGINT, mean DOUBLE, m2 DOUBLE, surprisal_mean DOUBLE, surprisal_m2 DOUBLE,
     comoment DOUBLE);
@@ -83,19 +83,19 @@ JOIN tokens t ON (t.token_idx // {BLOCK})::INTEGER = b.block
 PUBLIC = ("run", "layers", "prompts", "tokens", "activations", "neurons", "layer_health")
 
 PLANTED = "planted"
-"""Public, in runs of kind `simulated` only: the true class of every neuron (site, layer, neuron, class)."""
+"""Public, only in runs of kind `simulated`: the true class of every neuron (site, layer, neuron, class)."""
 
 OPTIONAL_TABLES = {
     PLANTED: f"CREATE TABLE {PLANTED} (site VARCHAR, layer INTEGER, neuron INTEGER, class VARCHAR);",
 }
-"""Of some runs, beside TABLES."""
+"""Of some runs, in addition to TABLES."""
 
 RESULT_TABLE = """
 CREATE TABLE result (
     kind VARCHAR, settings JSON, document JSON, run_id VARCHAR, made_at TIMESTAMP, nfinspect_version VARCHAR,
     format INTEGER);
 """
-"""In a file with a kept result (results.py)."""
+"""In the file of a saved result (results.py)."""
 
 INTERNAL = (
     "blocks",
@@ -110,5 +110,5 @@ INTERNAL = (
 
 
 def quoted(identifier: str) -> str:
-    """The one place where an identifier is put into SQL text."""
+    """An identifier as SQL text; the only place where one is quoted."""
     return '"' + identifier.replace('"', '""') + '"'

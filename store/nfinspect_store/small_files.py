@@ -1,15 +1,15 @@
-"""Reading the small files of a store, which anybody may have put there: never waiting, never more than is small."""
+"""Reading the small files of a store, which anybody may have put there: never blocks, never reads a large file."""
 
 import os
 import stat
 from pathlib import Path
 
 MOST = 64 * 2**20
-"""Bytes; the largest small file is the cache of the list of runs, some hundred bytes for each."""
+"""In bytes. The largest small file is the cache of the list of runs, a few hundred bytes per run."""
 
 
 def read_small(path: Path, most: int = MOST) -> bytes:
-    """The content. Raises OSError, also for what is no regular file (a pipe would be waited for) or too large."""
+    """The content. Raises OSError, also for a file that is too large or not regular (reading a pipe would block)."""
     file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(file, "rb") as content:
         status = os.fstat(file)
@@ -21,7 +21,7 @@ def read_small(path: Path, most: int = MOST) -> bytes:
 
 
 def is_utf8(path: Path) -> bool:
-    """Whether a path can be said to DuckDB, and printed."""
+    """Whether a path can be encoded as UTF-8, to be passed to DuckDB and printed."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -30,7 +30,7 @@ def is_utf8(path: Path) -> bool:
 
 
 def kind_of(mode: int) -> str:
-    """What a file that is no regular one is, in words."""
+    """The kind of a file that is not a regular one, in words."""
     kinds = {
         stat.S_IFDIR: "a directory",
         stat.S_IFIFO: "a pipe",

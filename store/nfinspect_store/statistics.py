@@ -1,7 +1,7 @@
-"""Sufficient statistics of neurons, and how two parts of the data become one.
+"""Sufficient statistics of neurons, and how those of two parts of the data merge.
 
-Moments are central ones and merge by the pairwise formulas of Chan, Golub & LeVeque 1979 (variance) and Pébay 2008
-(third and fourth), in float64, so that any split of the tokens gives the same answer up to rounding.
+Central moments merge by the pairwise formulas of Chan, Golub & LeVeque 1979 (variance) and Pébay 2008 (third and
+fourth), in float64, so that any split of the tokens gives the same answer up to rounding.
 """
 
 from dataclasses import dataclass, fields
@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
 UNKNOWN = -1
-"""`fired` of a site whose firing depends on the layer scale, which is known only at the end (methods: resid, attn)."""
+"""`fired` at a site whose firing depends on the layer's scale, which is known only at the end (methods §1)."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class NeuronStatistics:
 
     @classmethod
     def concatenate(cls, parts: "list[NeuronStatistics]") -> "NeuronStatistics":
-        """Statistics of different neurons, side by side."""
+        """Concatenate the statistics of different neurons."""
         return cls(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)})
 
     def take(self, neurons: slice | NDArray[np.int64] | NDArray[np.bool_]) -> "NeuronStatistics":
@@ -55,7 +55,7 @@ class NeuronStatistics:
         return NeuronStatistics(**{f.name: getattr(self, f.name)[neurons] for f in fields(self)})
 
     def merge(self, other: "NeuronStatistics") -> "NeuronStatistics":
-        """Statistics of both parts together, the same neurons in the same order."""
+        """The statistics of both parts together; both have the same neurons in the same order."""
         n = self.n + other.n
         a, b, total = self.n.astype(np.float64), other.n.astype(np.float64), np.maximum(n, 1).astype(np.float64)
         delta = other.mean - self.mean
@@ -73,7 +73,7 @@ class NeuronStatistics:
         return NeuronStatistics(
             n=n,
             fired=np.where((self.fired < 0) | (other.fired < 0), UNKNOWN, self.fired + other.fired),
-            # A part without tokens leaves the other's mean exactly as it was.
+            # Merging a part without tokens leaves the other's mean exactly as it was.
             mean=np.where(other.n == 0, self.mean, np.where(self.n == 0, other.mean, self.mean + by_n * b)),
             m2=m2,
             m3=m3,
@@ -101,7 +101,7 @@ class NeuronStatistics:
 
     @property
     def firing_rate(self) -> Floats:
-        """Share of tokens on which the neuron fires; NaN where it is not known from these statistics."""
+        """Share of tokens on which the neuron fires; NaN where these statistics do not say."""
         return _quotient(self.fired, self.n, (self.n > 0) & (self.fired >= 0))
 
     @property
@@ -132,11 +132,11 @@ class ConceptStatistics:
 
     @classmethod
     def of(cls, statistics: NeuronStatistics) -> "ConceptStatistics":
-        """The part of `statistics` that is kept of a concept."""
+        """The part of `statistics` that is kept for a concept."""
         return cls(**{f.name: getattr(statistics, f.name) for f in fields(cls)})
 
     def merge(self, other: "ConceptStatistics") -> "ConceptStatistics":
-        """Of both parts together, neither of them without tokens; the same neurons in the same order."""
+        """The statistics of both parts together; both have tokens, and the same neurons in the same order."""
         n = self.n + other.n
         return ConceptStatistics(
             n=n,

@@ -1,4 +1,4 @@
-"""What can be read from a run's tables through any connection: the finished file's, or the writer's own.
+"""Reads a run's tables through any connection: one to a finished file, or the writer's own.
 
 Every method takes a fresh cursor, so threads may share one RunTables.
 """
@@ -54,15 +54,15 @@ ORDER BY m.prompt_idx, m.layer_id
 READ_STARTS = "SELECT first_token FROM prompts WHERE tokens > 0 ORDER BY first_token"
 
 BLOCKS_READ = 4096
-"""Blocks streamed at a time: 4 MiB of values."""
+"""Rows of blocks streamed at a time: at most 4 MiB of values."""
 
 
 class RunTables:
-    """A run as its tables tell it. `connection` has the run attached (nfinspect_store.connect).
+    """A run as read from its tables. `connection` has the run attached (nfinspect_store.connect).
 
-    in_transaction: read what the connection's own open transaction has written, from its one thread.
-    hide_values: behave as a run that kept statistics only.
-    streaming: gives another connection to the run, one that holds little memory, for values that only pass by.
+    in_transaction: use `connection` itself, to read what its open transaction has written; then for one thread only.
+    hide_values: behave as a run that kept only statistics.
+    streaming: returns another connection to the run, with a low memory limit, for values that are read once.
     """
 
     def __init__(
@@ -79,21 +79,21 @@ class RunTables:
         self._streaming = streaming
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
-        """A connection of the caller's own to the same run, one per thread: `FROM neurons` finds the run's table."""
+        """A new connection to the same run for the caller's thread: `FROM neurons` finds the run's table."""
         return self._connection if self._in_transaction else _cursor(self._connection)
 
     def _arrow(self, query: str, parameters: Mapping[str, object]) -> pa.Table:
-        # A relation streams into Arrow; the result of execute() would be copied once more.
+        # A relation streams into Arrow; the result of execute() would be copied again.
         return self.cursor().sql(query, params=dict(parameters)).to_arrow_table()
 
     def streamed(self, query: str, parameters: Mapping[str, object], rows: int) -> Iterator[pa.RecordBatch]:
-        """The result of a query over values, `rows` at a time, without keeping in memory what has passed."""
-        # A writer's memory is small as it is.
+        """The result of a query over values, `rows` at a time, without keeping in memory what was yielded."""
+        # Without `streaming`: a writer's memory limit is low anyway.
         cursor = self.cursor() if self._streaming is None else _cursor(self._streaming())
         yield from cursor.sql(query, params=dict(parameters)).to_arrow_reader(rows)
 
     def without_values(self) -> "RunTables":
-        """The same run, read as if it had kept statistics only."""
+        """The same run, read as if it had kept only statistics."""
         return RunTables(
             self._connection, in_transaction=self._in_transaction, hide_values=True, streaming=self._streaming
         )
@@ -105,14 +105,14 @@ class RunTables:
         names = [f.name for f in fields(RunInfo)]
         rows = self.cursor().execute(f"SELECT {', '.join(names)} FROM run").fetchall()
         if not rows:
-            raise NotARun("expected one row in the table run, found none: the file was never finished being made")
+            raise NotARun("expected one row in the table run, found none: the file's creation was never finished")
         values = dict(zip(names, rows[0], strict=True))
         values["settings"] = json.loads(values["settings"] or "{}")
         return RunInfo(**values)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the capture found that whoever reads the run's figures has to know, a line each."""
+        """What the capture found that every reader of the run's figures must know, a line each."""
         notes = self.info.settings.get("notes", ())
         return tuple(str(note) for note in notes) if isinstance(notes, list) else ()
 
@@ -127,7 +127,7 @@ class RunTables:
 
     @property
     def default_site(self) -> str:
-        """mlp, or mixer for Mamba; else the first; resid only if the run holds nothing else."""
+        """mlp, or mixer for Mamba; else the first site; resid only if the run holds nothing else."""
         order = [*("mlp", "mixer"), *(s for s in self.sites if s != "resid"), "resid"]
         return next(site for site in order if site in self.sites)
 
@@ -150,7 +150,7 @@ class RunTables:
 
     @property
     def has_values(self) -> bool:
-        """Whether every value was kept (`--keep all`), not the statistics alone."""
+        """Whether every value was kept (`--keep all`), not only the statistics."""
         return not self._hide_values and self.info.settings.get("keep", "all") == "all"
 
     @cached_property
@@ -158,14 +158,14 @@ class RunTables:
         return bool(self._one("SELECT count(*) > 0 FROM tokens WHERE generated"))
 
     def _one(self, query: str) -> int | bool:
-        # All rows are fetched everywhere: a connection takes nothing else while a result is unfinished.
+        # Always fetchall: a connection runs nothing else while a result is unfinished.
         value: int | bool = self.cursor().execute(query).fetchall()[0][0]
         return value
 
     # Finding layers and neurons
 
     def resolve_site(self, site: str | None) -> str:
-        """`site`, or the default one. Raises RequestError naming the sites there are."""
+        """`site`, or the default site if None. Raises RequestError naming the run's sites."""
         if site is None:
             return self.default_site
         if site not in self.sites:
@@ -178,7 +178,7 @@ class RunTables:
         return tuple(layer for layer in self.layers if layer.site == site)
 
     def resolve_layer(self, layer: int, site: str | None = None) -> Layer:
-        """Raises RequestError naming the layers there are."""
+        """The layer of that number at a site. Raises RequestError naming the site's layers."""
         layers = self.site_layers(site)
         for candidate in layers:
             if candidate.layer == layer:
@@ -189,7 +189,7 @@ class RunTables:
         raise RequestError(f"no layer {layer} at site {self.resolve_site(site)}: the run holds layers {held}")
 
     def resolve(self, address: Address | str) -> tuple[Layer, int]:
-        """The layer and the neuron's number. Raises RequestError when there is no such neuron."""
+        """The layer and the neuron's number in it. Raises RequestError if there is no such neuron."""
         if isinstance(address, str):
             address = parse_address(address)
         layer = self.resolve_layer(address.layer, address.site)
@@ -201,7 +201,7 @@ class RunTables:
         return layer, address.neuron
 
     def index(self, site: str | None = None) -> NeuronIndex:
-        """Which neuron stands in which column of site-wide arrays."""
+        """The neuron of each column of site-wide arrays."""
         layers = self.site_layers(site)
         return NeuronIndex(
             layer=np.repeat([x.layer for x in layers], [x.neurons for x in layers]).astype(np.int64),
@@ -209,13 +209,13 @@ class RunTables:
         )
 
     def _id_range(self, layers: Sequence[Layer]) -> dict[str, int]:
-        """A site's layers have neighbouring ids."""
+        """The ids of a site's layers, which are consecutive."""
         return {"low": layers[0].layer_id, "high": layers[-1].layer_id}
 
     # Values
 
     def activations(self, site: str | None, layer: int) -> NDArray[np.float32]:
-        """Every value of a layer: float32[tokens, neurons]. Raises StoreError when only statistics were kept."""
+        """Every value of a layer: float32[tokens, neurons]. Raises StoreError if only statistics were kept."""
         found = self.resolve_layer(layer, site)
         self._need_values()
         values = np.empty((self.tokens, found.neurons), np.float32)
@@ -231,7 +231,7 @@ class RunTables:
         return values
 
     def neuron(self, layer: int, neuron: int, site: str | None = None) -> NDArray[np.float32]:
-        """One neuron on every token: float32[tokens]. Raises StoreError when only statistics were kept."""
+        """One neuron on every token: float32[tokens]. Raises StoreError if only statistics were kept."""
         found, neuron = self.resolve(Address(layer, neuron, site))
         self._need_values()
         query = 'SELECT "values" FROM blocks WHERE layer_id = $layer AND neuron = $neuron ORDER BY block, "first"'
@@ -245,14 +245,15 @@ class RunTables:
         tokens: tuple[int, int] | None = None,
         fired: bool = False,
     ) -> Iterator[BlockRows]:
-        """A layer's values as they are stored, streamed in no order: those of some neurons, of the blocks that
-        tokens[0] <= token_idx < tokens[1] lie in; and which of them fired, where the layer fires by its gate.
+        """A layer's values as they are stored, streamed in no order.
 
-        Raises StoreError when only statistics were kept, or when the run does not hold what fired.
+        neurons: only these; tokens: only the blocks that hold any token with tokens[0] <= token_idx < tokens[1].
+        fired: also which values fired, if the layer fires by its gate. Raises StoreError if only statistics were kept,
+        or if the run does not record what fired.
         """
         self._need_values()
         fired = fired and layer.fires == "gate"
-        of_run = self.tokens  # asked now: nothing else may be while rows stream in a transaction
+        of_run = self.tokens  # read now: in a transaction no other query may run while rows stream
         conditions = ["layer_id = $layer"]
         parameters: dict[str, object] = {"layer": layer.layer_id}
         if isinstance(neurons, range):
@@ -269,7 +270,7 @@ class RunTables:
         for batch in self.streamed(query, parameters, BLOCKS_READ):
             if fired and batch.column("fired").null_count:
                 raise StoreError(
-                    f"layer {layer.layer} at site {layer.site} fires by its gate, and this run does not hold when: "
+                    f"layer {layer.layer} at site {layer.site} fires by its gate, and this run does not record when: "
                     "it was captured by an older nfinspect; capture it again"
                 )
             for rows in block_rows(batch):
@@ -295,7 +296,7 @@ class RunTables:
         return self._stored_values(query, {"slot": slot, "block": block, **self._id_range(layers)}, neurons)
 
     def _stored_values(self, query: str, parameters: Mapping[str, object], expected: int) -> NDArray[np.float32]:
-        """The values in a column of BLOBs, one after the other; that many."""
+        """The values in a column of BLOBs, one after the other. Raises StoreError unless there are `expected`."""
         column = self._arrow(query, parameters).column(0)
         stored = np.concatenate([np.empty(0, np.uint8), *(blob_bytes(chunk) for chunk in column.chunks)])
         if column.null_count or stored.size != expected * STORED.itemsize:
@@ -308,7 +309,7 @@ class RunTables:
     def _need_values(self) -> None:
         if not self.has_values:
             raise StoreError(
-                "this run holds statistics only (it was captured with --keep stats): no single values to read"
+                "this run holds statistics only (it was captured with --keep stats): there are no values to read"
             )
 
     # Statistics
@@ -332,7 +333,7 @@ class RunTables:
         return total
 
     def statistics_apart(self, layer: Layer) -> dict[bool, NeuronStatistics]:
-        """One layer's statistics, the tokens at position 0 (True) and the others apart, as far as there are any."""
+        """One layer's statistics by (at position 0); a key is missing if there are no such tokens."""
         query = f"""SELECT "first", {", ".join(STATISTICS_COLUMNS)} FROM statistics
                     WHERE layer_id = ? ORDER BY "first", neuron"""
         columns = self.cursor().execute(query, [layer.layer_id]).fetchnumpy()
@@ -344,7 +345,7 @@ class RunTables:
         }
 
     def concept_statistics(self, layer: Layer) -> dict[str, ConceptStatistics]:
-        """Statistics of one layer's neurons for each concept; empty in a run of all values."""
+        """Statistics of one layer's neurons for each concept; empty in a run that keeps all values."""
         query = f"""SELECT concept, {", ".join(CONCEPT_COLUMNS)} FROM concept_statistics
                     WHERE layer_id = ? ORDER BY concept, neuron"""
         columns = self.cursor().execute(query, [layer.layer_id]).fetchnumpy()
@@ -356,7 +357,7 @@ class RunTables:
         }
 
     def resolve_concept(self, concept: str) -> str:
-        """Raises RequestError naming the concepts there are."""
+        """`concept`, if the run has it. Raises RequestError naming the run's concepts."""
         if concept not in self.concepts:
             raise RequestError(f"no concept {concept!r} in this run: it holds {', '.join(self.concepts)}")
         return concept
@@ -383,7 +384,7 @@ class RunTables:
     def prompt_means(
         self, selection: Selection, site: str | None = None, concepts: Sequence[str] | None = None
     ) -> PromptMeans:
-        """Each prompt's mean over its last token, its generated tokens or all of them, position 0 left out."""
+        """Each prompt's mean over its last token, its generated tokens or all of them, without position 0."""
         layers = self.site_layers(site)
         parameters = {
             "selection": selection,
@@ -443,9 +444,9 @@ class RunTables:
     def examples(
         self, site: str | None, layer: int, neuron: int, values: NDArray[np.float32] | None = None
     ) -> list[Example]:
-        """The examples of a neuron: top, min and random ones, each in order of rank.
+        """The examples of a neuron: top, min, random, each in order of rank.
 
-        values: the neuron's, where the caller has read them already.
+        values: the neuron's, if the caller has read them already.
         """
         found, neuron = self.resolve(Address(layer, neuron, site))
         query = """SELECT kind, token_idx, "values" FROM examples WHERE layer_id = ? AND neuron = ?
@@ -465,7 +466,7 @@ class RunTables:
         table = self._arrow(query, {"layer": layer.layer_id, "kind": kind})
         columns = [table.column(name).combine_chunks() for name in ("token_idx", "values")]
         held = np.asarray(columns[0].value_lengths().to_numpy(zero_copy_only=False), np.int64)
-        place = np.arange(kept) < held[:, None]  # row by row, as the lists lie one after the other
+        place = np.arange(kept) < held[:, None]  # row by row, the order of the flattened lists
         token_idx = np.full((layer.neurons, kept), -1, np.int64)
         values = np.zeros((layer.neurons, kept), np.float32)
         token_idx[place], values[place] = (column.flatten().to_numpy() for column in columns)
@@ -474,7 +475,7 @@ class RunTables:
 
 def _cursor(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
     cursor = connection.cursor()
-    cursor.execute(f"USE {CATALOG}")  # a cursor starts in the in-memory catalog
+    cursor.execute(f"USE {CATALOG}")  # a cursor starts with the in-memory catalog
     return cursor
 
 

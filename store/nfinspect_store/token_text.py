@@ -1,7 +1,7 @@
 """Text from tokens that are pieces of characters.
 
-A Chinese character, an accent or an emoji is often several tokens, whose texts one by one say nothing. So their bytes
-are put together and decoded whole, and a token belongs to every character that it has a byte of.
+A Chinese character, an accented letter or an emoji is often several tokens, which cannot be decoded one by one. So
+their bytes are joined before decoding, and a token belongs to every character that it has a byte of.
 """
 
 import re
@@ -10,29 +10,29 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 _LOOSE = range(0xDC80, 0xDD00)
-"""What `surrogateescape` makes of a byte that belongs to no character: 0xDC00 and the byte."""
+"""What `surrogateescape` turns a byte that belongs to no character into: 0xDC00 plus the byte."""
 
 _LOOSE_RUN = re.compile(f"[{chr(_LOOSE.start)}-{chr(_LOOSE.stop - 1)}]+")
 
 
 @dataclass(frozen=True)
 class WholeText:
-    """The text of consecutive tokens. spans[i]: from where to where, in characters, token i reaches.
+    """The text of consecutive tokens. spans[i]: start and stop of token i in `text`, in characters.
 
-    Tokens that share a character overlap. A byte that belongs to no character stands there as `<E4>`.
+    Tokens that share a character overlap. A byte that belongs to no character is written as `<E4>`.
     """
 
     text: str
     spans: tuple[tuple[int, int], ...]
 
     def token(self, i: int) -> str:
-        """The whole characters that token i has a part of."""
+        """The characters, whole, of which token i has a part."""
         return self.text[slice(*self.spans[i])]
 
     def pieces(self, at: int | None = None) -> list[str]:
-        """The text, cut into one piece for each token; '' for tokens whose characters went to another one.
+        """The text, cut into one piece for each token; '' for tokens whose characters go to another.
 
-        A character goes to token `at` if that has a part of it, else to the first token that has.
+        A character goes to token `at` if that has a part of it, else to the first token that does.
         """
         found, done = [], 0
         first, last = (len(self.text), len(self.text)) if at is None else self.spans[at]
@@ -51,7 +51,7 @@ def readable(raw: bytes) -> str:
 
 
 def whole_text(tokens: Sequence[str], raw: Sequence[bytes | None]) -> WholeText:
-    """The text of consecutive tokens. raw: a token's bytes where its own text does not say all."""
+    """The text of consecutive tokens. raw: the bytes of a token whose own text does not represent them; else None."""
     if not any(raw):
         ends = [0]
         for token in tokens:
@@ -70,14 +70,14 @@ def whole_text(tokens: Sequence[str], raw: Sequence[bytes | None]) -> WholeText:
             starts[i] = length_before if starts[i] < 0 else starts[i]
             stops[i] = length
         byte += size
-    for i in range(len(tokens)):  # a token without a byte stands where the one before it ends
+    for i in range(len(tokens)):  # a token without bytes is placed where the one before it ends
         if starts[i] < 0:
             starts[i] = stops[i] = stops[i - 1] if i else 0
     return WholeText("".join(shown), tuple(zip(starts, stops, strict=True)))
 
 
 def _parts(text: str, token_of: Sequence[int]) -> Iterator[str]:
-    """The characters of a text; loose bytes together as far as they are one token's."""
+    """The characters of a text; adjacent loose bytes of one token as one part."""
     loose, byte = "", 0
     for character in text:
         is_loose = ord(character) in _LOOSE

@@ -1,4 +1,4 @@
-"""The values that pass between the store and what is built on it. Frozen, so that a thread may hand them to another."""
+"""The values that pass between the store and what is built on it. Frozen, so that threads can share them."""
 
 import datetime as dt
 from collections.abc import Mapping
@@ -18,10 +18,10 @@ RANKS: tuple[Rank, ...] = ("difference", "effect", "auroc")
 SITES = ("mlp", "mixer", "attn", "resid")
 
 CLASSES = ("dead", "saturated", "sporadic", "missing", "weak", "normal")
-"""In the order of the rules."""
+"""In the order in which the rules of methods §2 are applied."""
 
 RELU_FAMILY = frozenset({"relu", "relu2", "relu6", "relu_squared"})
-"""Activations that are exactly 0 off their region: only for these does 0 on every token mean dead."""
+"""Activation functions that are exactly 0 where they do not fire: only with these does 0 on every token mean dead."""
 
 
 def utc_now() -> dt.datetime:
@@ -53,7 +53,7 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer at one site, in the order in which layer_id counts (sites in order, then layers)."""
+    """One layer at one site. layer_id numbers them site by site, and layer by layer within a site."""
 
     layer_id: int
     site: str
@@ -72,7 +72,7 @@ class Prompt:
     concept: str
     text: str
     first_token: int
-    prompt_tokens: int  # how many of its tokens were read, the others were generated
+    prompt_tokens: int  # how many of its tokens are the prompt's own; the others were generated
     tokens: int
 
 
@@ -86,8 +86,8 @@ class TokenRows:
     token_id: NDArray[np.int64]
     token: list[str]
     generated: NDArray[np.bool_]
-    raw: list[bytes | None]  # the column `bytes`: of a piece of a character; None where the text says all
-    role: list[str | None]  # whose message of a chat it stands in; None where the prompt is no chat
+    raw: list[bytes | None]  # the column `bytes`: of a piece of a character; None where the text is enough
+    role: list[str | None]  # of the chat message that the token is in; None where there is none
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ class PromptMean:
 
 @dataclass(frozen=True)
 class PromptMeans:
-    """Each prompt's mean activation over a selection of its tokens, position 0 left out.
+    """Each prompt's mean activation over a selection of its tokens, without position 0.
 
-    Prompts that have no such token are absent. `values` has the site's layers side by side, in the order of `layers`.
+    Prompts that have no such token are absent. The columns of `values` are the neurons of the site, in layer order.
     """
 
     prompt_idx: NDArray[np.int64]  # [prompts]
@@ -115,7 +115,7 @@ class PromptMeans:
 
 @dataclass(frozen=True)
 class NeuronIndex:
-    """Which neuron stands in which column of a site-wide array."""
+    """The neuron of each column of a site-wide array."""
 
     layer: NDArray[np.int64]  # [neurons of the site]
     neuron: NDArray[np.int64]
@@ -123,7 +123,7 @@ class NeuronIndex:
 
 @dataclass(frozen=True)
 class Example:
-    """A token on which a neuron was read. kind: top | min | random."""
+    """A neuron's value on a token. kind: top | min | random."""
 
     kind: str
     token_idx: int
@@ -143,12 +143,12 @@ class Progress:
     tokens_per_second: float
     bytes: int
     phase: str  # loading | generating | reading | finishing
-    alive: bool = False  # filled in by the reader: is that process there?
+    alive: bool = False  # set by the reader: whether the process still runs
 
 
 @dataclass(frozen=True)
 class RunEntry:
-    """One line of the list of runs. Unknown facts of a file that cannot be read are None or empty."""
+    """One line of the list of runs. Facts that are unknown, as of an unreadable file, are None or empty."""
 
     name: str
     path: Path

@@ -1,6 +1,6 @@
-"""Is a run file what its capture wrote? Every count and sum that can be had twice is had twice, and compared.
+"""Is a run file what its capture wrote? Every count and sum that can be computed in two ways is, and compared.
 
-Damage is reported, never raised: whatever DuckDB says of a broken file becomes a problem in the list.
+Damage is reported, never raised: DuckDB's error about a broken file becomes a problem in the list.
 """
 
 from collections.abc import Callable, Iterator
@@ -41,14 +41,14 @@ from nfinspect_store.verify_tables import (
 from nfinspect_store.verify_values import check_prompt_means, check_ranges, check_values, means_step
 
 PROBLEMS_SHOWN = 50
-"""Problems of one check that are listed; a damaged file can have one for every neuron."""
+"""The most problems listed for one check; a damaged file can have one for every neuron."""
 
 
 @dataclass(frozen=True)
 class Verification:
     """`checked`: what was compared, in words. `problems`: what did not agree, one line each.
 
-    `failed`: those of `checked` that found a problem. `not_covered`: what could be other without being noticed.
+    `failed`: those of `checked` that found a problem. `not_covered`: what could have changed unnoticed.
     """
 
     checked: tuple[str, ...]
@@ -73,13 +73,13 @@ Check = Callable[[RunFile], list[str]]
 
 
 def check_digests(run: RunFile) -> list[str]:
-    """Every row of every table but the blocks as written; DuckDB's own checksums are compared by the reading."""
+    """Whether all tables except the blocks hold the rows written; reading makes DuckDB compare its own checksums."""
     problems = []
     widest = widest_layer(run.cursor())
     told = read_digests(run.cursor())
     told.pop(VALUES, None)  # compared where the values are read
     names = {row[0] for row in run.cursor().execute(TABLES_THERE).fetchall()} - set(NOT_DIGESTED)
-    for table in sorted(names | told.keys()):  # those of this run alone, too
+    for table in sorted(names | told.keys()):  # with optional and missing tables
         expected = told.get(table, Digest())
         if table not in names:
             problems.append(f"{table}: the table is missing, {expected.rows} rows were written")
@@ -135,10 +135,10 @@ CHECKS: tuple[tuple[str, Check], ...] = (
 
 
 def verify_run(path: str | Path, derive: Derive | None = None) -> Verification:
-    """Check a run file against its own counts, digests and checksums. Reads all of it; memory stays flat.
+    """Check a run file against its own counts, digests and checksums. Reads all of it, in constant memory.
 
-    derive: makes `neurons` and `layer_health` again, by the code that the capture used. Raises RunNotFound when there
-    is no file, and RunBusy while a capture writes to it: both are no fault of the file.
+    derive: recomputes `neurons` and `layer_health` with the code that captures use. Raises RunNotFound if there is no
+    file, and RunBusy while a capture writes to it.
     """
     path = Path(path)
     if being_written(path):
@@ -176,7 +176,7 @@ def _derived_again(derive: Derive | None) -> tuple[tuple[str, Check], ...]:
 
 
 def _not_covered(run: RunFile, derive: Derive | None) -> Iterator[str]:
-    """What could have been changed without a check that notices it."""
+    """What could have been changed without any check noticing."""
     yield "data that were changed together with their digests by somebody who can make such: digests are no signature"
     yield "what lies beside the run file: results, notes, histories"
     if derive is None:
@@ -194,4 +194,4 @@ def _not_covered(run: RunFile, derive: Derive | None) -> Iterator[str]:
         if run.cursor().execute("SELECT count(*) FROM mamba_delta").fetchall()[0][0]:
             yield "mamba_delta beyond its digest and its counts: the step sizes that it sums up are not stored"
     except (duckdb.Error, NfinspectError, ValueError):
-        return  # a check says so
+        return  # a check reports it

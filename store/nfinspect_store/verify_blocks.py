@@ -9,12 +9,12 @@ from nfinspect_store.reader import RunFile
 from nfinspect_store.schema import BLOCK
 
 MEAN_TOLERANCE = 1e-6
-"""Of E|a|: the capture and this pass add the same values in another order, both in float64."""
+"""As a share of E|a|: the capture and this pass add the same values in different orders, both in float64."""
 
 
 @dataclass
 class _Layer:
-    """What one layer's blocks say, [neurons] in every array."""
+    """What one layer's blocks hold; [neurons] in every array."""
 
     there: NDArray[np.int64]  # how many values
     places: NDArray[np.uint64]  # see _places
@@ -50,7 +50,7 @@ class _Layer:
 
 
 def _places(start: int, stop: int) -> np.uint64:
-    """Of the tokens start <= token_idx < stop: the sum of squares modulo 2^64. One that is there twice changes it."""
+    """The sum of squares modulo 2^64 of the tokens start <= token_idx < stop. A duplicated token changes it."""
     with np.errstate(over="ignore"):
         return np.uint64((np.arange(start, stop, dtype=np.uint64) ** np.uint64(2)).sum(dtype=np.uint64))
 
@@ -65,16 +65,16 @@ WHERE l.layer_id IS NULL OR b.neuron IS NULL OR b.neuron < 0 OR b.neuron >= l.ne
 
 
 def check_blocks(run: RunFile) -> list[str]:
-    """Every value there once; no NaN or infinity; minimum, maximum and means as the capture's statistics have them.
+    """Whether every value is there once and finite, and minimum, maximum and means agree with the table `statistics`.
 
-    DuckDB checks its own checksum of every disk block that is read here: a flipped bit ends the reading.
+    DuckDB verifies its own checksum of every disk block read here: a flipped bit is an error.
     """
     if not run.has_values:
         row = run.cursor().execute("SELECT count(*) FROM blocks").fetchone()
         return [f"blocks: a run of statistics holds {row[0]} of them"] if row and row[0] else []
     parameters = {"tokens": run.tokens, "block": BLOCK}
     strangers = run.cursor().execute(STRANGERS, parameters).fetchall()[0][0]
-    if strangers:  # the others cannot be read with them
+    if strangers:  # with these, the others cannot be read
         return [f"blocks: {strangers} belong to no neuron or no token of the run"]
     problems: list[str] = []
     places = _places(0, run.tokens)

@@ -1,4 +1,4 @@
-"""The check of `verify` that derives again: the tables `neurons` and `layer_health` from what stands below them."""
+"""The check of `verify` that recomputes the tables `neurons` and `layer_health` from those they are derived from."""
 
 from collections.abc import Callable
 
@@ -10,10 +10,10 @@ from nfinspect_store.reader import RunFile
 from nfinspect_store.tables import RunTables
 
 Derive = Callable[[RunTables, bool], tuple[pa.Table, pa.Table]]
-"""From a run's tables to the contents of `neurons` and `layer_health`; whether its values may be counted (exact)."""
+"""From a run's tables, and whether its values may be read (exact), to the contents of `neurons` and `layer_health`."""
 
 TOLERANCE = 1e-6
-"""Of fractions, relative: the same arithmetic on another processor."""
+"""Relative, for floating-point columns: the capture may have run on another processor."""
 
 READ = {
     "neurons": "SELECT d.* FROM neurons d JOIN layers l USING (site, layer) ORDER BY l.layer_id, d.neuron",
@@ -22,7 +22,7 @@ READ = {
 
 
 def check_derived_again(run: RunFile, derive: Derive) -> list[str]:
-    """A capture that was cut short estimates at each segment what it would count exactly at its end."""
+    """Recompute and compare; exact or estimated for a capture cut short, which counts exactly only at its end."""
     if not run.tokens:
         return []
     stored = {name: run.cursor().sql(query).to_arrow_table() for name, query in READ.items()}

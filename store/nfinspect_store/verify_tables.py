@@ -130,7 +130,7 @@ def check_statistics(run: RunFile) -> list[str]:
             f"concept_statistics: {site} layer {layer}: concept {concept!r} has {counted} neurons that count {low} to "
             f"{high} tokens, expected {neurons} that count {expected}"
         )
-    # A run of all values stores nothing by concept, unless it was migrated.
+    # A run that keeps all values stores nothing by concept, unless it was migrated.
     held = run.cursor().execute("SELECT count(*) FROM concept_statistics").fetchall()[0][0]
     if run.tokens and (held or not run.has_values):
         for concept, layer_id in run.cursor().execute(CONCEPTS_MISSING).fetchall():
@@ -172,7 +172,7 @@ def check_mamba_delta(run: RunFile) -> list[str]:
 
 
 def check_derived(run: RunFile) -> list[str]:
-    if run.tokens == 0 or run.info.status == "capturing":  # both tables come with the first segment
+    if run.tokens == 0 or run.info.status == "capturing":  # both tables are written with the first segment
         return []
     problems = []
     for site, layer, neurons, held, counted, told, found in run.cursor().execute(CLASSES).fetchall():

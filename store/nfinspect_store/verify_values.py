@@ -1,7 +1,7 @@
-"""The check of `verify` that counts again: statistics, histograms and prompt means from the values, layer by layer.
+"""The check of `verify` that recomputes statistics, histograms and prompt means from the values, layer by layer.
 
-Each batch of rows becomes statistics of its own, about its own mean, and they merge as those of a capture do: another
-order of the same sums, so that counts, extremes and histograms must be equal and moments agree up to rounding.
+Each batch of rows gives statistics about its own mean, which merge as those of a capture do: the same sums in a
+different order, so counts, extremes and histograms must be equal and moments agree up to rounding.
 """
 
 from dataclasses import dataclass, fields
@@ -16,13 +16,13 @@ from nfinspect_store.statistics import UNKNOWN, NeuronStatistics
 from nfinspect_store.types import Layer, TokenRows
 
 TOLERANCE = 1e-6
-"""Of moments, relative: a capture adds the same values in another order, both in float64."""
+"""Relative, for moments: a capture adds the same values in a different order, both in float64."""
 
 ROUNDING = 1e-12
-"""Of moments, as a share of n times the largest |a| to the same power: what is left of large values that cancel."""
+"""For moments, as a share of n · max|a|^k for the kth moment: what is left where large values cancel."""
 
 MEANS_BYTES = 64 * 2**20
-"""Sums over prompts that are held at a time; of more neurons than fit, so many are counted again."""
+"""About the bytes of sums over prompts held at a time; where all neurons do not fit, only every nth is recomputed."""
 
 MEANS_ROWS = 256
 """Prompt means read at a time."""
@@ -64,7 +64,7 @@ GROUP BY ALL ORDER BY ALL
 
 
 def check_ranges(run: RunFile) -> list[str]:
-    """No statistic that no values can have."""
+    """Whether statistics and histograms are possible for any values at all."""
     rows = run.cursor().execute(OUT_OF_RANGE).fetchall()
     problems = [
         f"statistics: {site} layer {layer}: {wrong} rows are those of no values, the first is N{neuron}"
@@ -86,7 +86,7 @@ def check_ranges(run: RunFile) -> list[str]:
 
 
 def check_prompt_means(run: RunFile) -> list[str]:
-    """Of every prompt that has such tokens, over as many as it has, in every layer."""
+    """Whether every layer has a mean for every prompt and selection with tokens, over the right number of them."""
     rows = run.cursor().execute(MEANS).fetchall()
     return [
         f"prompt_means: prompt {prompt}, {selection}: not as its tokens say in {layers} layers"
@@ -95,7 +95,9 @@ def check_prompt_means(run: RunFile) -> list[str]:
 
 
 def check_values(run: RunFile) -> list[str]:
-    """Statistics, histograms and prompt means are those of the values. Nothing where no values were kept."""
+    """Whether statistics, histograms and prompt means are those of the values. Skipped if no values were kept, or not
+    which of them fired.
+    """
     if not run.has_values or not run.tokens:
         return []
     if not tells_firing(run.cursor()):
@@ -112,14 +114,14 @@ def check_values(run: RunFile) -> list[str]:
 
 
 def means_step(run: RunFile) -> int:
-    """Of every how many neurons the prompt means are counted again."""
+    """n, where the prompt means of every nth neuron are recomputed."""
     most = max((layer.neurons for layer in run.layers), default=0)
     return max(1, -(-run.prompts * most * 16 // MEANS_BYTES))
 
 
 @dataclass
 class _Counted:
-    """A layer's values, counted: statistics and histograms by (at position 0), sums over prompts by selection."""
+    """What a layer's values give: statistics and histograms by (at position 0), sums over each prompt by selection."""
 
     statistics: dict[bool, NeuronStatistics]
     histograms: dict[bool, NDArray[np.int64]]  # [neurons, BINS]
@@ -177,7 +179,7 @@ def _statistics(values: NDArray[np.float32], fired: NDArray[np.bool_] | None, fi
 
 
 def _merge(total: NeuronStatistics, neuron: NDArray[np.int32], part: NeuronStatistics) -> None:
-    """Into the places of those neurons, each of which comes once."""
+    """Merge `part` into `total` in place. neuron: the index of each of its rows, none twice."""
     merged = total.take(neuron.astype(np.int64)).merge(part)
     for field in fields(NeuronStatistics):
         getattr(total, field.name)[neuron] = getattr(merged, field.name)
@@ -195,7 +197,7 @@ def _add_sums(
     rows: TokenRows,
     lengths: NDArray[np.int64],
 ) -> None:
-    """Add what the tokens of each prompt come to, position 0 left out. lengths: tokens of every prompt."""
+    """Add up each prompt's tokens, without position 0. lengths: tokens of every prompt."""
     cuts = np.flatnonzero(np.diff(rows.prompt_idx, prepend=-1))
     prompts = rows.prompt_idx[cuts]
     counted = np.where(rows.position > 0, values, 0).astype(np.float64)
@@ -258,7 +260,7 @@ def _other_means(run: RunFile, layer: Layer, counted: _Counted) -> list[str]:
 
 
 def _named(layer: Layer, table: str, what: str, wrong: NDArray[np.bool_], how: str) -> list[str]:
-    """One line for the neurons of a layer where something differs."""
+    """At most one line, for the neurons of a layer that differ."""
     if not wrong.any():
         return []
     place = f"{layer.site} layer {layer.layer}"

@@ -1,4 +1,4 @@
-"""Query results as CSV, JSON or Parquet: streamed, so that a result larger than memory can be written."""
+"""Query results as CSV, JSON or Parquet, streamed, so that a result larger than memory can be written."""
 
 import csv
 import json
@@ -34,9 +34,7 @@ def _csv_cell(value: object) -> object:
 
 
 def write_json(result: QueryResult, out: TextIO) -> int:
-    """A list of objects, one per row and line. Columns of the same name become a, a_1, … Returns the number
-    of rows.
-    """
+    """A list of objects, one per row and line. Columns of the same name become a, a_1, … Returns the number of rows."""
     names = result.unique_names()
     rows = 0
     out.write("[")
@@ -49,7 +47,7 @@ def write_json(result: QueryResult, out: TextIO) -> int:
 
 
 def write_parquet(result: QueryResult, out: BinaryIO) -> int:
-    """Parquet with zstd, a row group for every 65,536 rows or so. Returns the number of rows."""
+    """Parquet with zstd, about 65,536 rows in a row group. Returns the number of rows. Raises QueryError."""
     names = result.unique_names()
     schema = pa.schema([field.with_name(name) for field, name in zip(result.schema(), names, strict=True)])
     rows = 0
@@ -64,8 +62,8 @@ def write_parquet(result: QueryResult, out: BinaryIO) -> int:
 
 
 def write_result(result: QueryResult, format: Format, path: str | Path) -> int:  # noqa: A002
-    """Write a result to a file; the file appears when it is complete. Returns the number of rows. Raises
-    QueryError.
+    """Write a result to a file, which appears once it is complete. Returns the number of rows. Raises QueryError,
+    StorageFull.
     """
     with replaced(Path(path)) as temporary:
         if format == "parquet":

@@ -1,8 +1,8 @@
-"""Writing one run: values streamed, everything else committed with them, segment by segment.
+"""Writes one run: values are streamed, and everything else is committed with them, segment by segment.
 
 A segment is one transaction: the blocks of its tokens, the tokens and prompts themselves, and the statistics of all
-tokens so far. A process that dies leaves the run as of its last segment, complete in itself, and a capture resumes from
-there with identical values.
+tokens so far. A process that dies leaves the run as of its last segment, consistent in itself, and a capture resumes
+from there with identical values.
 """
 
 import json
@@ -60,24 +60,25 @@ from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer, Prompt, PromptMean, RunInfo, Status, TokenRows
 
 MOST_HOLES = 0.01
-"""Of a file's blocks that may stay free. A commit rewrites the statistics, and of the other tables what has begun a
-row group: of large values little, of statistics alone and wide prompt means up to half of the file [own]."""
+"""Share of a file's blocks that may stay free. A commit rewrites the statistics, and of the other tables the last,
+incomplete row group: little of a file with values, up to half of one with only statistics and wide prompt means [own].
+"""
 
 SMALL = 4 * 2**20
-"""Bytes up to which a file is closed as it is: to look for free blocks takes longer than they are worth."""
+"""Bytes up to which a file is closed as it is: looking for free blocks would take longer than they are worth."""
 
 
 @dataclass(frozen=True)
 class LayerSnapshot:
-    """All that is known of one layer's neurons after the tokens so far."""
+    """Everything known about one layer's neurons after the tokens so far."""
 
     layer_id: int
     statistics: Mapping[bool, NeuronStatistics]  # by (at position 0)
     concepts: Mapping[str, ConceptStatistics]
     histograms: Mapping[bool, NDArray[np.int64]]  # by (at position 0): int64[neurons, BINS]
     examples: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float32]]]
-    """By kind: token_idx and value, [neurons, kept], in order of rank; token_idx -1 where there is none. Empty, as
-    `concepts` is, in a run that keeps every value."""
+    """By kind: token_idx and value, [neurons, kept], in order of rank; token_idx -1 where there is none. Like
+    `concepts`, empty in a run that keeps every value."""
     delta: DeltaMoments | None = None  # of a Mamba's mixer
 
 
@@ -90,7 +91,7 @@ class _Segment:
     prompts: list[Prompt] = field(default_factory=list)
     tokens: list[TokenRows] = field(default_factory=list)
     means: list[PromptMean] = field(default_factory=list)
-    put: dict[int, int] = field(default_factory=dict)  # tokens of each layer whose values were put
+    put: dict[int, int] = field(default_factory=dict)  # number of tokens whose values were put, by layer_id
 
 
 class RunWriter:
@@ -110,20 +111,19 @@ class RunWriter:
 
     @classmethod
     def create(cls, path: Path, info: RunInfo, layers: Sequence[Layer]) -> Self:
-        """A new file. `info.settings["keep"]` says whether values are stored. Raises RunExists, StorageFull.
-
-        `layers` come with layer_id 0, 1, 2 …, the layers of a site side by side: readers take them by ranges of ids.
+        """Create a new file. `info.settings["keep"]` says whether values are stored. Raises RunExists, StorageFull, and
+        StoreError unless layer_id counts 0, 1, 2 …, the layers of a site together: readers select them by id ranges.
         """
         sites = [site for site, _ in groupby(layer.site for layer in layers)]
         if len(sites) != len(set(sites)) or [layer.layer_id for layer in layers] != list(range(len(layers))):
-            raise StoreError(f"expected the layers of a site side by side, numbered from 0; found {', '.join(sites)}")
+            raise StoreError(f"expected the layers of a site together, numbered from 0; found {', '.join(sites)}")
         if path.exists():
             cls.refuse_existing(path)
         clean_leftovers(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StorageFull(f"cannot make the store {path.parent}: {error.strerror or error}") from error
+            raise StorageFull(f"cannot create the store {path.parent}: {error.strerror or error}") from error
         connection = create(path, memory=memory_for(max((layer.neurons for layer in layers), default=0)))
         try:
             cls._lay_out(path, connection, info, layers)
@@ -148,11 +148,11 @@ class RunWriter:
     @staticmethod
     def refuse_existing(path: Path) -> NoReturn:
         """Raises RunExists."""
-        raise RunExists(f"a run named {path.stem} is there already: choose another --run, delete it, or --resume it")
+        raise RunExists(f"a run named {path.stem} already exists: choose another --run, delete it, or --resume it")
 
     @classmethod
     def reopen(cls, path: Path) -> Self:
-        """Go on with an unfinished run after its last segment. Raises NotARun, RunBusy, SchemaTooOld."""
+        """Continue an unfinished run after its last segment. Raises NotARun, RunBusy, SchemaTooOld."""
         clean_leftovers(reached(path))
         connection = attach_to_write(path)
         try:
@@ -168,11 +168,11 @@ class RunWriter:
     # A segment
 
     def put(self, layer_id: int, values: NDArray[np.float32], fired: NDArray[np.bool_] | None = None) -> None:
-        """Hand over the next tokens of a layer: float32[neurons, tokens], and which of them fired where the layer fires
-        by its gate.
+        """Write a layer's values on the next tokens: float32[neurons, tokens], and which of them fired if the layer
+        fires by its gate.
 
-        They are written while the caller goes on. Raises StorageFull when the disk is full: the segment is lost,
-        earlier ones stay.
+        They are written while the caller goes on. Raises StorageFull if the disk is full: the segment is lost, earlier
+        ones stay.
         """
         if self._stream is None:
             with translated(self.path):
@@ -186,7 +186,7 @@ class RunWriter:
         self._segment.put[layer_id] = put + values.shape[1]
 
     def add(self, prompts: Sequence[Prompt], tokens: TokenRows, means: Sequence[PromptMean]) -> None:
-        """Add prompts with all their tokens, whose values were put."""
+        """Add prompts with all their tokens, whose values have been put."""
         self._segment.prompts.extend(prompts)
         self._segment.tokens.append(tokens)
         self._segment.means.extend(means)
@@ -219,7 +219,7 @@ class RunWriter:
         self._segment = _Segment()
 
     def add_table(self, name: str, rows: pa.Table) -> None:
-        """Keep a table that only some runs have (schema.OPTIONAL_TABLES), such as `planted`. Outside a segment."""
+        """Add a table that only some runs have (schema.OPTIONAL_TABLES), such as `planted`. Outside a segment."""
         with translated(self.path):
             self._connection.execute("BEGIN")
             self._connection.execute(OPTIONAL_TABLES[name])
@@ -228,7 +228,7 @@ class RunWriter:
             self._connection.execute("COMMIT")
 
     def abandon(self) -> None:
-        """Drop the open segment: the file is as after the last commit. Then only `mark`, `close` and `discard`."""
+        """Roll back to the last commit, dropping the open segment. Then call only `mark`, `close` or `discard`."""
         if self._stream is not None:
             self._stream.abandon()
             self._stream = None
@@ -237,7 +237,7 @@ class RunWriter:
             self._connection.execute("ROLLBACK")
 
     def mark(self, status: Status) -> None:
-        """Say how the run ended, outside a segment."""
+        """Record how the run ended. Outside a segment."""
         with translated(self.path):
             self._connection.execute("BEGIN")
             self._connection.execute("UPDATE run SET status = ?", [status])
@@ -245,9 +245,9 @@ class RunWriter:
             self._connection.execute("COMMIT")
 
     def close(self, copying: Callable[[int], None] = lambda size: None) -> None:
-        """Fold the log into the file and let go of it. An open segment is dropped.
+        """Checkpoint the log into the file and close it. An open segment is rolled back.
 
-        Where much of the file is free it is copied; copying: called with its bytes first.
+        A file with much free space is copied to drop it; copying: called before that with the file's size in bytes.
         """
         self.abandon()
         try:
@@ -255,22 +255,22 @@ class RunWriter:
                 self._connection.execute("CHECKPOINT")
         finally:
             self._connection.close()
-        with suppress(NfinspectError, OSError):  # such as a full disk: the run is whole, with or without room in it
+        with suppress(NfinspectError, OSError):  # such as a full disk: the run is complete, with or without free space
             if self.path.stat().st_size > SMALL and _hole_share(self.path) > MOST_HOLES:
                 copying(self.path.stat().st_size)
                 self._without_holes()
         remember(self.path, SCHEMA_VERSION)
 
     def _without_holes(self) -> None:
-        """Copy the file: each commit rewrites some tables, and DuckDB uses their old place again but cuts off only
-        what is free at the end.
+        """Replace the file by a copy: each commit rewrites some tables, and DuckDB reuses their old blocks but cuts off
+        only those at the end.
         """
         place = reached(self.path)
         with replaced(place) as new:
             copy_run(place, new, SCHEMA_VERSION)
 
     def discard(self) -> None:
-        """Drop the whole run: its file goes."""
+        """Delete the whole run."""
         self.abandon()
         self._connection.close()
         remove(self.path)
@@ -286,7 +286,7 @@ class RunWriter:
             "statistics",
             (
                 statistics_table(layer.layer_id, first, layer.statistics[first])
-                for first in (False, True)  # like beside like packs best
+                for first in (False, True)  # similar rows next to each other compress best
                 for layer in layers
                 if first in layer.statistics
             ),
@@ -340,8 +340,8 @@ class RunWriter:
 
 
 def _pieces(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Tables of the same columns, put together or cut to what DuckDB can take within its memory: a statement of its own
-    for each of many small ones would take longer than their rows.
+    """Tables of the same columns, merged or cut into pieces that fit DuckDB's memory: one statement for each of many
+    small tables would take longer than inserting their rows.
     """
     waiting: list[pa.Table] = []
     held = 0
@@ -359,14 +359,14 @@ def _pieces(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _together(tables: list[pa.Table]) -> Iterator[pa.Table]:
-    """Tables of the same columns as one, if there are any."""
+    """Tables of the same columns as one; nothing if there are none."""
     if tables:
         yield pa.concat_tables(tables).unify_dictionaries().combine_chunks()
 
 
 def _hole_share(path: Path) -> float:
-    """Of a closed file's disk blocks, those that are free. DuckDB counts others, too, that it has cut off the end; and
-    before it closes a file it counts those as used that the last checkpoint has freed.
+    """The share of a closed file's disk blocks that are free. Found from the file's size, as DuckDB also counts blocks
+    that it has truncated; and after closing, as until then it counts blocks freed by the last checkpoint as used.
     """
     with locked([path], threads=1) as connection:
         add(connection, path, CATALOG)

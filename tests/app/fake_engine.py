@@ -302,7 +302,7 @@ class FakeEngine:
                 model="",
                 created_at=None,
                 tokens=None,
-                problem="broken.duckdb is no run file",
+                problem="broken.duckdb is not a run file",
             ),
         )
         self.session = session or FakeSession()
@@ -324,7 +324,7 @@ class FakeEngine:
         if run == "live":
             raise RunBusy("live is being captured")
         if run == "broken":
-            raise NotARun("broken.duckdb is no run file, or a damaged one")
+            raise NotARun("broken.duckdb is not a run file, or is damaged")
         self.session.name = run
         return self.session
 

@@ -200,7 +200,7 @@ async def test_a_damaged_run_costs_the_others_nothing(start: Start, tmp_path: Pa
             await go(app, "compare good,broken,missing,other")
             assert [row[1:4] for row in rows(app)] == [["A", "good", "L0"], ["D", "other", "L0"], ["A", "good", "L1"]]
             assert "broken: cannot be opened; missing: cannot be opened" in words(app)
-            assert app.status.startswith("broken cannot be opened: ") and "is no run file" in app.status
+            assert app.status.startswith("broken cannot be opened: ") and "is not a run file" in app.status
     finally:
         engine.close()
 

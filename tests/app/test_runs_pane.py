@@ -44,17 +44,17 @@ async def test_progress_is_followed(start: Start) -> None:
 
 
 async def test_an_unreadable_run_says_why(start: Start) -> None:
-    engine = FakeEngine(entry("broken", problem="broken.duckdb is no run file"))
+    engine = FakeEngine(entry("broken", problem="broken.duckdb is not a run file"))
     async with start(engine, run=None) as app:
         await app.press("enter")
-        assert app.status == "broken.duckdb is no run file"
+        assert app.status == "broken.duckdb is not a run file"
         assert app.app.is_running
 
 
 async def test_a_run_that_fails_to_open_is_one_line(start: Start) -> None:
     async with start(FakeEngine(entry("broken")), run=None) as app:
         await app.press("enter")
-        assert app.status == "broken.duckdb is no run file, or a damaged one"
+        assert app.status == "broken.duckdb is not a run file, or is damaged"
         assert app.crumbs == "nfinspect"
 
 

@@ -286,7 +286,7 @@ def test_names_are_checked_before_the_model_is_loaded(request_: CaptureRequest) 
     path = capture_run(replace(request_, max_tokens=20))
     before = path.read_bytes()
     nowhere = replace(request_, model="/nowhere/at/all")
-    with pytest.raises(RunExists, match="a run named r is there already"):
+    with pytest.raises(RunExists, match="a run named r already exists"):
         capture_run(nowhere)
     with pytest.raises(BadName, match="slash"):
         capture_run(replace(nowhere, run="../r"))

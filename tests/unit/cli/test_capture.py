@@ -31,7 +31,7 @@ def test_a_capture_makes_a_sound_run_and_never_replaces_one(nfinspect: Run, stor
     assert (found["prompts"], found["concepts"], found["status"]) == (2, ["tulip"], "complete")
     before = path.read_bytes()
     done = nfinspect(*line)
-    assert done.returncode == 1 and "there already" in done.stderr
+    assert done.returncode == 1 and "already exists" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert path.read_bytes() == before
 

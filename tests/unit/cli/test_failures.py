@@ -26,7 +26,7 @@ from nfinspect_store.heartbeat import Heartbeat
         (("info", "plantd"), 1, "planted"),
         (("info", "a/b"), 1, "no run 'a/b'"),
         (("info", "x.txt"), 1, "no run"),
-        (("health", "text"), 1, "no run file, or a damaged one"),
+        (("health", "text"), 1, "not a run file, or is damaged"),
         (("health", "empty"), 1, "empty"),
         (("health", "planted", "--site", "attn"), 2, "mlp, resid"),
         (("health", "planted", "--threshold-scale", "other"), 2, "layer"),

@@ -186,7 +186,7 @@ def test_where_nothing_can_be_kept_no_work_is_begun(
     monkeypatch.delattr("nfinspect.output.ProgressLine.show")  # shown as soon as there is work
     for command in ("ngrams", "positions", "delta"):
         done = nfinspect(command, "words")
-        assert done.returncode == 1 and "results are kept there: copy the run" in done.stderr
+        assert done.returncode == 1 and "results are saved there: copy the run" in done.stderr
     run_results(words).unlink()
     kept.rename(run_results(words))
     assert nfinspect("delta", "words").returncode == 0  # what is there is shown

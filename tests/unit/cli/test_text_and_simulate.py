@@ -190,7 +190,7 @@ def test_every_command_works_on_a_simulated_run(nfinspect: Run, tmp_path: Path) 
         ),
         (("--run", "a/b"), 2, "a run name"),
         (("--run", ""), 2, "it is empty"),
-        (("--run", "planted"), 1, "there already: choose another --run, or delete it"),
+        (("--run", "planted"), 1, "already exists: choose another --run, or delete it"),
     ],
 )
 def test_networks_that_cannot_be_are_refused(

@@ -63,7 +63,7 @@ def test_a_run_that_changes_while_it_is_copied_is_not_replaced(tmp_path: Path, m
         return pieces(*arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(migrate_run, "pieces", changed)
-    with pytest.raises(RunBusy, match="changed or taken away while it was being copied"):
+    with pytest.raises(RunBusy, match="changed or moved while it was being copied"):
         copy_run(path, tmp_path / "new.duckdb", SCHEMA_VERSION)
 
 

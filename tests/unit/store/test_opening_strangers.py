@@ -59,7 +59,7 @@ def test_whatever_opens_it(
 ) -> None:
     path = make(tmp_path / "run.duckdb", name, planted_runs / "stats.duckdb", secret, tmp_path / "written")
     before = path.read_bytes()
-    with pytest.raises(NotARun, match="no run, or a changed one"):
+    with pytest.raises(NotARun, match="not a run, or was changed"):
         opening(path)
     assert path.read_bytes() == before
     assert not verify_run(path).ok

@@ -158,7 +158,7 @@ def test_layers_are_given_by_site_and_side_by_side(tmp_path: Path) -> None:
     mixed = [LAYERS[0], Layer(1, "resid", 0, "h.0", 3, "", "scale"), Layer(2, "mlp", 1, "h.1", 5, "relu", "positive")]
     misnumbered = [Layer(1, "mlp", 0, "h.0", 5, "relu", "positive")]
     for layers in (mixed, misnumbered):
-        with pytest.raises(StoreError, match="side by side"):
+        with pytest.raises(StoreError, match="expected the layers of a site together"):
             RunWriter.create(tmp_path / "r.duckdb", array_info("r", 0), layers)
     assert list(tmp_path.iterdir()) == []
 
@@ -166,7 +166,7 @@ def test_layers_are_given_by_site_and_side_by_side(tmp_path: Path) -> None:
 def test_an_existing_run_is_not_written_over(tmp_path: Path) -> None:
     path = record_arrays(tmp_path / "r.duckdb", make_arrays([3]))
     before = path.read_bytes()
-    with pytest.raises(RunExists, match="a run named r is there already"):
+    with pytest.raises(RunExists, match="a run named r already exists"):
         RunWriter.create(path, array_info("r", 0), LAYERS)
     assert path.read_bytes() == before
 
