@@ -1,6 +1,6 @@
-"""Load a model, know where its neurons are, read them while it runs.
+"""Load a model, find its neurons, read them while it runs.
 
-Imports torch and transformers, and nothing of ours but the errors, how paths are written and eval_mode.
+Imports torch and transformers; of our own code only small modules of nfinspect_store, and nfinspect.modes.
 """
 
 from .batch import Batch, body, check_ids, embedding_device, vocabulary

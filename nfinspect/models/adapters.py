@@ -1,7 +1,7 @@
 """Adapters (LoRA and its kin) merged into the base model that their config names.
 
-Merged, not beside it: then every neuron stands where it stands in any other model of the family, no command needs to
-know of adapters, and a run of the adapter is a run of the model that `merge_and_unload` saves.
+Merged, not attached: so every neuron is where it is in any other model of the family, no command has to know about
+adapters, and a run of the adapter is a run of the model that `merge_and_unload` would save.
 """
 
 import json
@@ -21,9 +21,9 @@ LoadBase = Callable[[str, str | None], "LoadedModel"]
 
 
 def load_adapter(directory: Path, load_base: LoadBase) -> "LoadedModel":
-    """The base model with the adapter in `directory` merged into it. load_base(name, revision) loads that.
+    """The base model, which load_base(name, revision) loads, with the adapter in `directory` merged into it.
 
-    Raises ModelError where peft is not installed, ModelNotFound and what else loading the base model raises,
+    Raises ModelError if peft is not installed, ModelNotFound and whatever else loading the base model raises,
     BrokenCheckpoint for an adapter that does not fit it, UnsupportedModel for one that cannot be merged.
     """
     from dataclasses import replace
@@ -44,7 +44,7 @@ def load_adapter(directory: Path, load_base: LoadBase) -> "LoadedModel":
             "not mean to another directory"
         )
     revision = config.get("revision")
-    # A base beside the adapter is named as seen from there, one from where the training ran by its whole path.
+    # A base model named by a relative path is first looked for from the working directory, then from the adapter's.
     beside = directory / base
     found = str(beside) if base.startswith(".") and beside.is_dir() and not os.path.isdir(base) else base
     try:
@@ -67,7 +67,7 @@ def _merged(model: Any, directory: Path, kind: str, base: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # peft warns of weights that the adapter lacks, and goes on without them.
+            # peft only warns about weights that the adapter lacks.
             warnings.filterwarnings("error", message=".*missing adapter keys")
             adapted = PeftModel.from_pretrained(model, str(directory), torch_device=str(device))
             unused = _keys(directory) - get_peft_model_state_dict(adapted, save_embedding_layers=False).keys()
@@ -75,9 +75,9 @@ def _merged(model: Any, directory: Path, kind: str, base: str) -> Any:
         raise BrokenCheckpoint(
             f"expected an adapter of {base} in {directory}, found one that does not fit it ({one_line(error, 400)})"
         ) from error
-    if unused:  # peft goes on without them, too
+    if unused:  # peft ignores these silently
         raise BrokenCheckpoint(
-            f"expected an adapter whose weights its {ADAPTER} has a place for in {directory}, found {len(unused)} "
+            f"expected an adapter whose weights all have a place by its {ADAPTER} in {directory}, found {len(unused)} "
             f"without one ({min(unused)})"
         )
     merge = getattr(adapted, "merge_and_unload", None)
@@ -104,8 +104,8 @@ def _keys(directory: Path) -> set[str]:
 
 def _unmergeable(directory: Path, kind: str) -> UnsupportedModel:
     return UnsupportedModel(
-        f"expected an adapter that can be merged into its base model, as LoRA, found {kind} in {directory}: it adds to "
-        "the prompt or to the model's structure, which is not read"
+        f"expected an adapter that can be merged into its base model, such as LoRA, found {kind} in {directory}: it "
+        "adds to the prompt or to the model's structure, which is not supported"
     )
 
 

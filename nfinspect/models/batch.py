@@ -1,4 +1,4 @@
-"""The inputs of one forward pass over several sequences, and the part of a model that they go through."""
+"""The inputs of one forward pass over several sequences, and the part of a model that they are run through."""
 
 import inspect
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ from .errors import UnknownToken
 class Batch:
     """The inputs of one forward pass.
 
-    `input_ids` int64[batch, tokens]; `valid` bool[batch, tokens], true where a position is no padding;
-    `attention_mask` int64[batch, tokens] and `position_ids` int64[batch, tokens], None where the pass is
-    exact without; `lengths` the sequences' own; `padding_side` the side really used (see the module).
+    `input_ids` int64[batch, tokens]; `valid` bool[batch, tokens], true where a position is not padding;
+    `attention_mask` and `position_ids` int64[batch, tokens], None where the pass is exact without them; `lengths` of
+    the unpadded sequences; `padding_side` the side actually used (forward.py).
     """
 
     input_ids: Tensor
@@ -29,7 +29,7 @@ class Batch:
     padding_side: str
 
     def inputs(self) -> dict[str, Any]:
-        """Keyword arguments for `body(model)` or for the model itself; no cache is kept."""
+        """Keyword arguments for `body(model)` or for the model itself, without a key-value cache."""
         given = {"attention_mask": self.attention_mask, "position_ids": self.position_ids}
         return {
             "input_ids": self.input_ids,
@@ -46,14 +46,14 @@ class Batch:
 def body(model: nn.Module) -> nn.Module:
     """The part of `model` that runs all blocks and the final norm, without the vocabulary projection.
 
-    The projection is the dearest single product of a small model (GPT-2: 50,257 x 768) and no neuron is read
+    That projection is the most expensive single product of a small model (GPT-2: 50,257 x 768), and no neuron is read
     there. Raises UnsupportedModel for encoder-decoders and wrappers.
     """
     return structure.decoder(model)
 
 
 def padded(model: nn.Module, sequences: Sequence[Sequence[int]], *, pad_id: int, side: str) -> Batch:
-    """The inputs with padding on `side`, whether that is exact for this model or not."""
+    """The inputs with padding on `side`, whether or not that is exact for this model."""
     lengths = tuple(len(s) for s in sequences)
     device = embedding_device(model)
     width = max(lengths)
@@ -63,39 +63,39 @@ def padded(model: nn.Module, sequences: Sequence[Sequence[int]], *, pad_id: int,
         place = slice(0, len(sequence)) if side == "right" else slice(width - len(sequence), width)
         ids[row, place] = torch.tensor(list(sequence), dtype=torch.long)
         valid[row, place] = True
-    check_ids(model, [int(ids.min()), int(ids.max())], "what the model is to read")
+    check_ids(model, [int(ids.min()), int(ids.max())], "the input")
     mask, positions = None, None
     if side == "left" and min(lengths) != width:
         mask = valid.long().to(device)
         if "position_ids" in inspect.signature(body(model).forward).parameters:
-            # Padding gets position 0: any row of a learned position table will do, -1 is none.
+            # Padding gets position 0: any row of a learned position table will do, but there is none for -1.
             positions = (valid.long().cumsum(-1) - 1).clamp(min=0).to(device)
     return Batch(ids.to(device), valid.to(device), mask, positions, lengths, side)
 
 
 def vocabulary(model: nn.Module) -> int:
-    """How many token ids the model has embeddings for; its tokenizer may know fewer or more."""
+    """The number of token ids that the model has embeddings for; its tokenizer may have fewer or more."""
     weight = getattr(model, "get_input_embeddings")().weight  # noqa: B009  (nn.Module does not declare it)
     return int(weight.shape[0])
 
 
 def check_ids(model: nn.Module, token_ids: Sequence[int], where: str) -> None:
-    """Raises UnknownToken for an id without an embedding: on a GPU it would end the whole process.
+    """Raises UnknownToken for an id without an embedding: on a GPU it would crash the whole process.
 
-    where: the ids are from, for the message.
+    where: the source of the ids, for the message.
     """
     known = vocabulary(model)
     ends = (min(token_ids), max(token_ids)) if len(token_ids) else ()
     outside = next((i for i in ends if not 0 <= i < known), None)
     if outside is not None:
         raise UnknownToken(
-            f"expected token ids from 0 to {known - 1}, the model's vocabulary, found {outside} in {where}: the "
-            "tokenizer, or who made the ids, belongs to another model"
+            f"expected token ids from 0 to {known - 1}, the model's vocabulary, found {outside} in {where}: the ids "
+            "come from another model's tokenizer"
         )
 
 
 def embedding_device(model: nn.Module) -> torch.device:
-    """Where token ids have to be for a forward pass."""
+    """The device on which token ids have to be for a forward pass."""
     embeddings = getattr(model, "get_input_embeddings", lambda: None)()
     parameter = next((embeddings if embeddings is not None else model).parameters())
     return parameter.device

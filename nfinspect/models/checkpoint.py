@@ -1,7 +1,7 @@
-"""What a directory holds, told from its files before anything is read: weights of which kind, or what else it is.
+"""What a directory holds, found from its files before any weights are read: the kind of weights, or what else it is.
 
-Whatever keeps a model from being loaded is said with its own cause and the names or sizes that show it, so that nobody
-is sent after a broken download who has named the wrong directory.
+Whatever keeps a model from being loaded is reported with its own cause and the names or sizes that show it, so that
+nobody who named the wrong directory goes looking for a broken download.
 """
 
 import json
@@ -42,12 +42,12 @@ OTHER_LIBRARIES = {
     "mergekit_config.yml": "a recipe of mergekit",
 }
 HEADER_BYTES = 100_000_000
-"""The longest header that the safetensors library takes."""
+"""The longest header that the safetensors library accepts."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A directory with a model's files. file: of a GGUF, its name in the directory."""
+    """A directory with a model's files. file: the GGUF file's name in it, '' for other kinds."""
 
     directory: Path
     kind: Kind
@@ -57,7 +57,7 @@ class Checkpoint:
 def find_checkpoint(path: Path, *, allow_pickle: bool) -> Checkpoint:
     """What is to be loaded from a directory or a GGUF file.
 
-    Raises ModelNotFound, PickleRefused, UnsupportedModel, and BrokenCheckpoint for safetensors that are not whole.
+    Raises ModelNotFound, PickleRefused, UnsupportedModel, and BrokenCheckpoint for incomplete safetensors.
     """
     if path.is_file():
         return Checkpoint(path.parent, "gguf", path.name)
@@ -75,7 +75,7 @@ def find_checkpoint(path: Path, *, allow_pickle: bool) -> Checkpoint:
         return Checkpoint(path, "gguf", files[0])
     if not (path / CONFIG).is_file():
         raise ModelNotFound(
-            f"expected {CONFIG} beside the weights in {path}, found none: copy it from where the weights come from"
+            f"expected {CONFIG} next to the weights in {path}, found none: copy it from where the weights come from"
         )
     if kind == "safetensors":
         check_safetensors(path)
@@ -83,7 +83,7 @@ def find_checkpoint(path: Path, *, allow_pickle: bool) -> Checkpoint:
 
 
 def check_tokenizer_files(directory: Path) -> None:
-    """Raises BrokenCheckpoint where a directory has no file of a tokenizer."""
+    """Raises BrokenCheckpoint if a directory has no tokenizer file."""
     if not any(any(directory.glob(pattern)) for pattern in TOKENIZERS):
         raise BrokenCheckpoint(
             f"expected a tokenizer in {directory}, found no {', '.join(TOKENIZERS[:4])}: copy tokenizer.json and "
@@ -92,7 +92,9 @@ def check_tokenizer_files(directory: Path) -> None:
 
 
 def check_safetensors(directory: Path) -> None:
-    """Raises BrokenCheckpoint where a file is missing, cut short, or longer than it says itself."""
+    """Raises BrokenCheckpoint if a file is missing, cut short or longer than its header says, ModelNotFound if none of
+    the files has a model's name.
+    """
     index = directory / INDEX
     files = sorted(directory.glob("*.safetensors"))
     if (directory / "model.safetensors").is_file():
@@ -108,7 +110,7 @@ def check_safetensors(directory: Path) -> None:
         files = [directory / name for name in names]
     elif any(re.search(r"-\d+-of-\d+\.", file.name) for file in files):
         raise BrokenCheckpoint(
-            f"expected {INDEX} beside {files[0].name} in {directory}, found none: copy it there too, it says "
+            f"expected {INDEX} next to {files[0].name} in {directory}, found none: copy it there too, it says "
             "which file holds which weights"
         )
     else:
@@ -121,7 +123,7 @@ def check_safetensors(directory: Path) -> None:
 
 
 def _check_whole(file: Path) -> None:
-    """A safetensors file says in its header how long it is."""
+    """Raises BrokenCheckpoint unless a safetensors file is as long as its header says."""
     size = file.stat().st_size
     try:
         with file.open("rb") as opened:
@@ -137,24 +139,24 @@ def _check_whole(file: Path) -> None:
         if pointer:
             raise BrokenCheckpoint(f"expected weights in {file}, found {pointer}") from error
         raise BrokenCheckpoint(
-            f"expected a safetensors file, found {size} bytes without a header of one in {file}: it is empty, cut "
+            f"expected a safetensors file, found {size} bytes without its header in {file}: it is empty, cut "
             "short within the header, or something else"
         ) from error
     if size != expected:
-        what = "cut short" if size < expected else "written over, or something was added"
+        what = "was cut short" if size < expected else "was overwritten or appended to"
         raise BrokenCheckpoint(
-            f"expected {expected} bytes by its own header, found {size} in {file}: the download or the copy was {what}"
+            f"expected {expected} bytes by its own header, found {size} in {file}: the download or the copy {what}"
         )
 
 
 def text_of_pointer(file: Path) -> str:
-    """What a small text file in the place of weights is: Git's stand-in for a large one, or a page; '' for neither."""
+    """What a text file in the place of weights is, in words: a Git LFS pointer or a web page; '' for neither."""
     with file.open("rb") as opened:
         start = opened.read(200).lstrip()
     if start.startswith(b"version https://git-lfs"):
         return "Git LFS's pointer to them: git lfs pull brings the file itself"
     if start[:1] == b"<":
-        return "a web page: the link that was downloaded led to another place"
+        return "a web page: the link that was downloaded did not lead to the file"
     return ""
 
 
@@ -179,7 +181,7 @@ def _no_weights(path: Path) -> ModelNotFound | UnsupportedModel | BrokenCheckpoi
     if steps:
         names = [step.name for step in steps]
         return ModelNotFound(
-            f"expected a model in {path}, found a training's output with {_some(names)}: name the checkpoint you mean, "
+            f"expected a model in {path}, found a training's output with {_some(names)}: name one of its checkpoints, "
             f"such as {steps[-1]}"
         )
     for name, what in OTHER_LIBRARIES.items():
@@ -200,7 +202,7 @@ def _no_weights(path: Path) -> ModelNotFound | UnsupportedModel | BrokenCheckpoi
         )
     if (path / CONFIG).is_file():
         return ModelNotFound(
-            f"expected weights (*.safetensors) beside {CONFIG} in {path}, found none: copy them there too"
+            f"expected weights (*.safetensors) next to {CONFIG} in {path}, found none: copy them there too"
         )
     there = sorted(entry.name for entry in path.iterdir())
     inside = f"only {_some(there)}" if there else "nothing"
@@ -208,12 +210,12 @@ def _no_weights(path: Path) -> ModelNotFound | UnsupportedModel | BrokenCheckpoi
 
 
 def _only_consolidated(path: Path) -> bool:
-    """Whether all safetensors are in the authors' own format, beside which a hub model has another copy."""
+    """Whether all safetensors are in the authors' own format, of which a hub model usually has a transformers copy."""
     return all(file.name.startswith("consolidated") for file in path.glob("*.safetensors"))
 
 
 def _training_checkpoints(path: Path) -> list[Path]:
-    """`checkpoint-500` and its like with a model or an adapter in it, in the order of their steps."""
+    """Directories such as `checkpoint-500` that hold a model or an adapter, in the order of their steps."""
     steps = [(int(m[1]), entry) for entry in path.glob("checkpoint-*") if (m := re.search(r"-(\d+)$", entry.name))]
     return [entry for _, entry in sorted(steps) if (entry / CONFIG).is_file() or (entry / ADAPTER).is_file()]
 
@@ -224,7 +226,7 @@ def _check_adapter(path: Path, allow_pickle: bool) -> None:
         return
     if not (path / "adapter_model.bin").is_file():
         raise ModelNotFound(
-            f"expected {ADAPTER_WEIGHTS} beside {ADAPTER} in {path}, found none: copy the adapter's weights there too"
+            f"expected {ADAPTER_WEIGHTS} next to {ADAPTER} in {path}, found none: copy the adapter's weights there too"
         )
     if not allow_pickle:
         raise PickleRefused(

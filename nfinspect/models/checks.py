@@ -1,8 +1,7 @@
-"""The self-check of the first forward pass: is what was read what the model went on with?
+"""The self-check of the first forward pass: are the values read those that the model went on with?
 
-Wrong tensors have shipped in other tools for years (a wrong GELU, act(gate) instead of act(gate)·up, a
-block's output for an expert's neurons), so the first pass is checked layer by layer, and a wrong read is an
-error.
+Wrong tensors have shipped in other tools for years (a wrong GELU, act(gate) instead of act(gate)·up, a block's output
+in place of an expert's neurons), so the first pass is checked layer by layer, and a wrong value is an error.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,8 +16,8 @@ from .errors import WrongSite
 from .sites import LayerSite
 from .structure import width_in
 
-# Relative to the largest value compared. The recomputation repeats the very same operation, so float32 allows
-# for nothing but another reduction order; half precisions allow for a few units in the last place.
+# Relative to the largest value compared. The same operation is repeated, so float32 only has to allow for another
+# order of summation; half precisions for a few units in the last place.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 
 
@@ -38,7 +37,7 @@ def first_input(args: tuple[object, ...], kwargs: dict[str, object]) -> Tensor |
 
 
 def same(a: Tensor, b: Tensor) -> bool:
-    """True where two tensors hold the same values up to their dtype's rounding; NaN equals NaN (padding)."""
+    """Whether two tensors hold the same values up to their dtype's rounding; NaN equals NaN (padding)."""
     if a.numel() != b.numel():
         return False
     a, b = a.detach().reshape(-1), b.detach().reshape(-1)
@@ -49,13 +48,12 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 
 class FirstPassCheck:
-    """Hooks that live for one forward pass and raise WrongSite when a read does not stand up to the model.
+    """Hooks for one forward pass that raise WrongSite if the values read are not those that the model used.
 
-    For a projection site: the projection, applied again to what was read, gives the projection's output, and
-    the MLP or attention around it passes that output on (scaled, or with the residual it was given added, as
-    in BLOOM, or the norm of that, as in BERT). For a fused gate: act(gate) x up is what was read. For `resid`:
-    the next block starts from it; the last block's output has no next block and stays unchecked. The outer check
-    is left out in training mode, where dropout stands between.
+    Projection site: the projection, applied again to what was read, gives its output, and the MLP or attention around
+    it returns that output (scaled, or with its residual added, as in BLOOM, or the norm of that, as in BERT). The
+    check of the return value is left out in training mode, because of dropout. Fused gate: act(gate) x up is what was
+    read. `resid`: the next block starts from it; the last block's output is not checked, as no block follows.
     """
 
     def __init__(self, model: nn.Module, sites: Sequence[LayerSite]) -> None:
@@ -73,12 +71,12 @@ class FirstPassCheck:
             else:
                 self._after(names[site.module], self._check_projection(site))
                 parent = names[site.module.rpartition(".")[0]]
-                # OPT's projection stands in the block itself, whose output is another thing.
+                # OPT's projection is a direct child of the block, which returns something else.
                 if width_in(parent) is None and not site.module.rpartition(".")[0].rpartition(".")[2].isdigit():
                     self._after(parent, self._check_parent(site))
 
     def remove(self) -> None:
-        """Takes the hooks off again and lets go of what they held."""
+        """Remove the hooks, and drop what they kept."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -87,7 +85,7 @@ class FirstPassCheck:
         self._projected.clear()
 
     def saw(self, site: LayerSite, values: Tensor, gate_output: Tensor | None) -> None:
-        """Notes what the reader took from `site`, as the module was given it."""
+        """Record what the reader took from `site`, in the shape in which the module got it."""
         self._read[site] = values
         if gate_output is not None:
             self._gate_output[site] = gate_output
@@ -127,15 +125,14 @@ class FirstPassCheck:
                 return
             sample = _sample(projected)
             self._projected[site] = sample.clone()
-            # forward() and not the call: the call would run every hook again, this one too.
+            # forward(), not __call__: that would run every hook again, this one included.
             with torch.no_grad():
                 again = first_tensor(module.forward(_sample(read)))
             deterministic = not (module.training and any(True for _ in module.children()))
             if deterministic and (again is None or not same(again, sample)):
                 raise WrongSite(
-                    f"expected {site.module} of layer {site.layer} applied to the values read to give its "
-                    "output, found another output: a later hook changes the input, or the module is not a "
-                    "projection"
+                    f"expected {site.module} of layer {site.layer}, applied to the values read, to repeat its "
+                    "output, found another: a later hook changes the input, or the module is not a projection"
                 )
             self._check_gate(site, read)
 
@@ -155,7 +152,7 @@ class FirstPassCheck:
         if not same(ACT2FN[site.activation](gate) * up, read):
             raise WrongSite(
                 f"expected layer {site.layer} to multiply {site.activation}(gate) by up, found other values "
-                f"at {site.module}: which part of {site.gate} is the gate is not known for this model"
+                f"at {site.module}: it is not known which part of {site.gate} is the gate in this model"
             )
 
     def _check_parent(
@@ -183,7 +180,7 @@ class FirstPassCheck:
 
 
 SAMPLE = 256
-"""Tokens that are checked: another module than the right one differs on the first, and a large batch costs seconds."""
+"""Tokens that are checked: a wrong module differs on the very first, and checking a large batch takes seconds."""
 
 
 def _sample(values: Tensor) -> Tensor:
@@ -200,10 +197,10 @@ def _norms(module: nn.Module) -> list[nn.Module]:
 
 
 def _proportional(a: Tensor, b: Tensor | None) -> bool:
-    """True where a = c·b for one number c: some families scale what the MLP returns."""
+    """Whether a = c·b for one number c, as some families scale what the MLP returns. False without a `b`."""
     if b is None:
         return False
-    # What is not finite is another check's business, and NaN in padding rows is nobody's.
+    # Non-finite values are left to another check, and NaN in padding rows does not matter.
     finite = a.isfinite() & b.isfinite()
     a, b = a[finite].float(), b[finite].float()
     square = float(b @ b)

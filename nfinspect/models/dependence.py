@@ -1,8 +1,8 @@
-"""What a token's values depend on, found out by running the model: on what stands after it, on the padding beside it.
+"""Whether a token's values depend on the tokens after it, or on padding: found by running the model.
 
-A list of families would miss the next one, and a config can turn any of them round (`is_decoder`,
+A list of families would miss the next one, and a config can change any of them (`is_decoder`,
 `use_bidirectional_attention`). So a few tokens are run through the model: with another last token, and padded on either
-side beside a longer sequence. What moves at the tokens that stayed the same says what they depend on.
+side next to a longer sequence. If the values of the unchanged tokens move, they depend on what was changed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,16 +20,16 @@ from .hub import one_line
 from .load import max_context
 
 LONG, SHORT = 12, 5
-"""Tokens of the sequences that are run [own]."""
+"""Lengths of the two sequences that are run, in tokens [own]."""
 
-# How far a token's hidden state may move, in its own length, where it does not depend on what was changed. With another
-# last token the shapes are the same, and only experts change the order of their sums; padding changes all shapes, which
-# TensorFloat-32 shows. What does depend moves by 1e-2 and more.
+# How far a token's hidden state may move, relative to its norm, if it does not depend on what was changed. With another
+# last token the shapes are the same, and only experts change the order of their sums; padding changes all shapes, and
+# under TensorFloat-32 that shows. A state that does depend moves by 1e-2 or more.
 _ALIKE = {torch.float64: 1e-9, torch.float32: 2e-5}
 _PADDED = {torch.float64: 1e-6, torch.float32: 1e-3}
 _HALF = 3e-2
 
-# What a forward() raises that wants other inputs than token ids. Not RuntimeError: that may be the device's.
+# Raised by a forward() that wants other inputs than token ids. Not RuntimeError: that may come from the device.
 _MISFITS = (TypeError, ValueError, AttributeError, LookupError, AssertionError)
 
 
@@ -37,7 +37,7 @@ _MISFITS = (TypeError, ValueError, AttributeError, LookupError, AssertionError)
 class Dependence:
     """causal: no token depends on a later one. right, left: padding on that side changes no token's values.
 
-    A model that is not causal depends on the padding after a token as on anything else, on both sides.
+    A model that is not causal depends on padding as on any other token, so `right` and `left` are False.
     """
 
     causal: bool
@@ -49,10 +49,10 @@ _KNOWN: "WeakKeyDictionary[nn.Module, Dependence]" = WeakKeyDictionary()
 
 
 def dependence(model: nn.Module) -> Dependence:
-    """How `model` reads, from five passes over at most twelve tokens when it is first asked; it stays so afterwards.
+    """What a token's values depend on in `model`; the first call takes up to five passes over LONG tokens or fewer.
 
-    Call it in eval mode and outside one's own hooks. Raises UnsupportedModel where the model does not run over token
-    ids alone.
+    Call it in eval mode and without hooks attached. Raises UnsupportedModel if the model does not run on token ids
+    alone.
     """
     known = _KNOWN.get(model)
     if known is None:
@@ -61,13 +61,13 @@ def dependence(model: nn.Module) -> Dependence:
 
 
 def require_causal(model: nn.Module, what: str) -> None:
-    """Raises UnsupportedModel where `model` sees ahead. what: what makes no sense then, as in 'generation'."""
+    """Raises UnsupportedModel if `model` is not causal. what: what needs a causal model, such as 'generation'."""
     if not dependence(model).causal:
         raise UnsupportedModel(f"expected a causal language model for {what}, found {sees_ahead(model)}")
 
 
 def sees_ahead(model: nn.Module) -> str:
-    """In words, of a model that is not causal."""
+    """A model that is not causal, in words."""
     return (
         f"'{structure.config_of(model).model_type}' in which a token's values depend on the tokens after it: "
         "it fills gaps and does not write on"
@@ -99,13 +99,13 @@ def _is_exact(
     batch = padded(model, [long, short], pad_id=long[0], side=side)
     try:
         hidden = hidden_states(model, batch.inputs())
-    except _MISFITS:  # a model that takes no mask, or none of this form, cannot be padded so
+    except _MISFITS:  # a model that takes no mask, or not of this form, cannot be padded this way
         return False
     return all(alike(hidden[row, batch.columns(row)], wanted[row], _PADDED) for row in (0, 1))
 
 
 def plain_ids(model: nn.Module, count: int) -> list[int]:
-    """Ids of the vocabulary, spread over it, without those that a config names: images, padding, an end."""
+    """`count` token ids spread over the vocabulary, without those that a config names (image, padding, end)."""
     named: set[int] = set()
     for config in (getattr(model, "config", None), structure.config_of(model)):
         for name, value in vars(config).items():
@@ -115,37 +115,37 @@ def plain_ids(model: nn.Module, count: int) -> list[int]:
     step = max(1, size // (2 * count))
     ids = [i for i in range(size // 4, size, step) if i not in named]
     ids += [i for i in range(size) if i not in named and i not in ids]
-    return (ids * count)[:count]  # a vocabulary of fewer ids repeats them
+    return (ids * count)[:count]  # repeated if the vocabulary has fewer
 
 
 def hidden_states(model: nn.Module, given: Sequence[Sequence[int]] | Mapping[str, Any]) -> Tensor:
     """The last hidden states, [batch, tokens, hidden]."""
     if not isinstance(given, Mapping):
         given = {"input_ids": torch.tensor(given, device=embedding_device(model)), "use_cache": False}
-    with torch.no_grad():  # not inference_mode: what a model keeps from a pass may be wanted in one with gradients
+    with torch.no_grad():  # not inference_mode: what a model caches in a pass may be used in one with gradients later
         output = body(model)(**given)
-    hidden = output[0]  # of a body that holds the vocabulary projection, too, the logits: they tell as much
+    hidden = output[0]  # the logits if the body includes the vocabulary projection: they will do as well
     assert isinstance(hidden, Tensor)
     return hidden
 
 
 def alike(a: Tensor, b: Tensor, rounding: Mapping[torch.dtype, float], other: float = _HALF) -> bool:
-    """True where every token's hidden state is the other's up to rounding. NaN is the finite check's business."""
+    """Whether every token's hidden state is the same in both, up to rounding. NaN is left to the finite check."""
     tolerance = rounding.get(a.dtype, other)
     a, b = a.double().nan_to_num(), b.double().to(a.device).nan_to_num()
     return bool(((a - b).norm(dim=-1) <= tolerance * b.norm(dim=-1).clamp(min=1e-30)).all())
 
 
 def rope_limit(model: nn.Module) -> int | None:
-    """The length beyond which a sequence's values depend on the longest one in its batch; None: never.
+    """The length beyond which a sequence's values depend on the longest one in its batch; None if they never do.
 
-    Rotary types 'dynamic' and 'longrope' (Phi-3 128k) choose their frequencies once per pass, by its greatest
-    position; 'dynamic' only beyond max_position_embeddings.
+    Rotary types 'dynamic' and 'longrope' (Phi-3 128k) choose their frequencies once per pass, by its largest position;
+    'dynamic' only beyond max_position_embeddings.
     """
     config = structure.config_of(model)
     rope = getattr(config, "rope_parameters", None) or {}
     limits = []
-    # One set of parameters, or one per kind of layer (Gemma 3).
+    # Either one set of parameters, or one per kind of layer (Gemma 3).
     for one in [rope] if "rope_type" in rope else rope.values():
         kind = one.get("rope_type") if isinstance(one, dict) else None
         if kind == "longrope":

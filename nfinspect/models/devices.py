@@ -1,4 +1,4 @@
-"""Which device a model goes to, and getting it there."""
+"""Choosing a device for a model, and moving it there."""
 
 import torch
 from transformers import PreTrainedModel
@@ -7,7 +7,7 @@ from .errors import ModelError
 
 
 def choose_device(device: str) -> torch.device:
-    """The torch device of 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'. Raises ModelError if there is none here."""
+    """The torch device for 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'. Raises ModelError if this machine lacks it."""
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", 0)
@@ -32,7 +32,7 @@ def choose_device(device: str) -> torch.device:
 
 
 def move(model: PreTrainedModel, place: torch.device) -> PreTrainedModel:
-    """`model` with its weights on `place`. Raises ModelError where they do not fit on that one device."""
+    """`model` with its weights on `place`. Raises ModelError if they do not fit there."""
     try:
         moved = model.to(place)  # type: ignore[arg-type]
     except torch.OutOfMemoryError as error:

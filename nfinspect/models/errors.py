@@ -1,20 +1,20 @@
 """What can go wrong between a model's name and its neurons.
 
     NfinspectError
-    └── ModelError                  anything this package refuses
+    └── ModelError                  anything that this package refuses
         ├── ModelNotFound           no such directory, or a directory that holds no model
-        ├── WrongRevision           a revision of what has none, or two different ones
+        ├── WrongRevision           a revision of a local model, two different ones, or an invalid one
         ├── HubUnreachable          the model is not in the local cache and the hub does not answer
         ├── PickleRefused           only pickle weights, and the caller did not allow them
         ├── BrokenCheckpoint        weights, config or tokenizer cannot be read or do not fit together
         ├── NonFiniteWeights        a weight is NaN or infinite
         ├── OtherWeights            the model is not the one that a run was captured from
         ├── UnsupportedModel        a kind of model whose neurons are not read (encoder-decoder, …)
-        ├── CannotTokenize          a text that is none, or special tokens or a chat that the tokenizer has nothing for
+        ├── CannotTokenize          not text, or special tokens or a chat template that the tokenizer lacks
         ├── UnknownToken            a token id that the model has no embedding for
         ├── UnknownSite             a site or a layer that this model does not have
-        ├── SilentHook              a hook fired another number of times than once in a forward pass
-        ├── WrongSite               what was read is not what the model went on with
+        ├── SilentHook              a hook did not fire exactly once in a forward pass
+        ├── WrongSite               the values read are not those that the model went on with
         └── NonFiniteActivations    a recorded value is NaN or infinite
 
 Every message is one line: what was expected, what was found, the usual cause or what to do.
@@ -32,7 +32,7 @@ class ModelNotFound(ModelError):
 
 
 class WrongRevision(ModelError):
-    """A revision was asked for of what has none, or two different ones: wrong usage."""
+    """A revision of a local model, two different ones, or an invalid one: wrong usage."""
 
     exit_status = 2
 
@@ -54,9 +54,9 @@ class NonFiniteWeights(ModelError):
 
 
 class OtherWeights(ModelError):
-    """The model loaded is not the one that the run was captured from, or its weights are no longer those.
+    """The model loaded is not the one that the run was captured from, or its weights have changed since.
 
-    short: what differs, without what to do.
+    short: what differs, without the advice.
     """
 
     def __init__(self, message: str, short: str = "") -> None:
@@ -69,7 +69,7 @@ class UnsupportedModel(ModelError):
 
 
 class CannotTokenize(ModelError):
-    """No text, or special tokens or a chat template that the tokenizer does not have: wrong usage."""
+    """Not text, or special tokens or a chat template that the tokenizer lacks: wrong usage."""
 
     exit_status = 2
 

@@ -1,9 +1,9 @@
-"""What a model answers to a few fixed tokens: tells whether two models have the same weights.
+"""A model's outputs for a few fixed tokens, which show whether two models have the same weights.
 
-A run keeps the fingerprint of the model it was captured from. A model loaded later is asked the same, and its answers
-are compared: within the rounding of the coarser precision they are the same weights, whatever device or number format
-they are in, and whether an adapter stands beside them or was merged into them. Names, files and digests of tensors
-cannot say this. It costs one forward pass over sixteen tokens.
+A run keeps the fingerprint of the model it was captured from. A model loaded later is run on the same tokens, and the
+outputs are compared: if they agree within the rounding of the coarser precision, the weights are the same, whatever
+their device or number format, and whether an adapter is attached or merged. Names, files and digests of tensors cannot
+show this. It costs one forward pass over sixteen tokens.
 """
 
 import math
@@ -25,31 +25,31 @@ from .loaded import LoadedModel
 from .sites import blocks
 
 TOKENS = 16
-"""Token ids that are asked, spread over the vocabulary; none that a config names, an image's or an end's [own]."""
+"""Token ids that are run, spread over the vocabulary, without those that a config names (image, end, …) [own]."""
 
 LOGITS = 64
 """Entries of the last token's logits that are kept, evenly spread over the vocabulary [own]."""
 
 PATTERNS = 4
-"""Sums of a block's output under patterns of signs that are kept: each moves when any coordinate does [own]."""
+"""Signed sums of a block's output that are kept, each with its own sign pattern: any coordinate changes all [own]."""
 
 TOLERANCES = {"float32": 1e-4, "tf32": 0.03, "float16": 0.03, "bfloat16": 0.1}
-"""Largest difference between the same weights in this precision, as a share of the logits' spread [own]. Rounding
-a whole model to it moved the logits of 25 small families and of Llamas of 32 layers by 0.6 % at most in float16, by 4 %
-in bfloat16; float32 gave the same digits on one machine. tf32: float32 on a GPU that may shorten the factors."""
+"""Largest difference accepted as rounding in this precision, as a share of the logits' spread [own]. Rounding a whole
+model moved the logits of 25 small families and of 32-layer Llamas by at most 0.6 % in float16 and 4 % in bfloat16;
+float32 gave the same digits on one machine. tf32: float32 on a GPU that may round factors to TensorFloat-32."""
 
 QUANTISED = 0.35
-"""The same where one of the two has quantised weights and the other has not [own]: rounding the rows of weights to 8
-bits moved the same logits by up to 8 %, to 4 bits by 5 to 95 %; the formats in use round less."""
+"""The same if only one of the two has quantised weights [own]: rounding the rows of weights to 8 bits moved the same
+logits by up to 8 %, to 4 bits by 5 to 95 %; the formats in use round less."""
 
 NOTICED = 0.1
-"""The share of the tolerance from which on a difference is said, though it is accepted [own]."""
+"""The share of the tolerance above which a difference is reported although it is accepted [own]."""
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """token_ids: what was asked. logits: those of the last token at `vocabulary`. layers: for each block, in order,
-    the sums of its output at the last token under PATTERNS patterns of signs, then its length.
+    """token_ids: the input. logits: the last token's, for the ids in `vocabulary`. layers: for each block, in order,
+    the PATTERNS signed sums of its output at the last token, then its norm.
     """
 
     token_ids: tuple[int, ...]
@@ -61,14 +61,14 @@ class Fingerprint:
     quantised: bool
 
     def to_json(self) -> dict[str, Any]:
-        """As a run's settings hold it."""
+        """As stored in a run's settings."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, document: object) -> Self:
-        """What a run's settings hold, as to_json gave it; further fields are left alone.
+        """From a run's settings, as to_json returned it; further fields are ignored.
 
-        Raises OtherWeights for anything else: a run file may be damaged, or have been changed by hand.
+        Raises OtherWeights for anything else: a run file may be damaged or changed by hand.
         """
         found = document if isinstance(document, dict) else {}
         ids, vocabulary = (_whole(found.get(name)) for name in ("token_ids", "vocabulary"))
@@ -86,7 +86,7 @@ class Fingerprint:
             or not isinstance(quantised, bool)
         ):
             raise OtherWeights(
-                "expected what the run's model has answered (its fingerprint) in the run's settings, found "
+                "expected the fingerprint of the run's model in the run's settings, found "
                 f"{str(document)[:40]!r}: the run file is damaged or was changed; nfinspect verify says more",
                 "the run no longer says what its weights were",
             )
@@ -95,10 +95,9 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two fingerprints are apart. logits: mean |difference| over the logits' spread (mean |logit − mean|).
+    """How far apart two fingerprints are. logits: mean |difference| / the logits' spread (mean |logit − mean|).
 
-    first_layer: the first block whose output differs by more than the tolerance; None where only what follows the
-    blocks does, or nothing.
+    first_layer: the first block whose output differs by more than the tolerance; None if no block's does.
     """
 
     logits: float
@@ -111,10 +110,10 @@ class Difference:
 
 
 def fingerprint(loaded: LoadedModel, like: Fingerprint | None = None) -> Fingerprint:
-    """The model's fingerprint. like: ask the same tokens, and read the same entries, as this one.
+    """The model's fingerprint. like: use the token ids and logit entries of this one.
 
-    The model may be in training mode; every module is left as it was. Raises OtherWeights where it lacks what `like`
-    asks for.
+    The model may be in training mode; every module is left as it was. Raises OtherWeights if it lacks the tokens,
+    context length or logits of `like`.
     """
     rows = vocabulary(loaded.model)
     ids = like.token_ids if like is not None else plain_ids(loaded.model, min(TOKENS, loaded.max_context or TOKENS))
@@ -144,7 +143,7 @@ def fingerprint(loaded: LoadedModel, like: Fingerprint | None = None) -> Fingerp
     places = like.vocabulary if like is not None else _spread(LOGITS, len(last))
     if places and max(places) >= len(last):
         raise OtherWeights(f"{loaded.name} has {len(last)} logits, and the run's model had more: it is another model")
-    # A padded vocabulary may end in −inf; JSON has no word for it.
+    # A padded vocabulary may end in −inf, which JSON cannot hold.
     kept = [place for place in places if like is not None or bool(last[place].isfinite())]
     return Fingerprint(
         token_ids=tuple(ids),
@@ -158,21 +157,21 @@ def fingerprint(loaded: LoadedModel, like: Fingerprint | None = None) -> Fingerp
 
 
 def difference(then: Fingerprint, now: Fingerprint) -> Difference:
-    """How far apart two fingerprints of the same tokens are. Raises OtherWeights where they have other layers."""
+    """How far apart two fingerprints of the same tokens are. Raises OtherWeights if they differ in number of layers."""
     if len(then.layers) != len(now.layers):
         raise OtherWeights(f"expected {len(then.layers)} layers, found {len(now.layers)}: it is another model")
     tolerance = max(TOLERANCES.get(one.dtype, TOLERANCES["bfloat16"]) for one in (then, now))
     if then.quantised != now.quantised:
         tolerance = max(tolerance, QUANTISED)
     pairs = zip(then.layers, now.layers, strict=True)
-    differing = (i for i, pair in enumerate(pairs) if not _apart(*pair) <= tolerance)  # NaN is no agreement
+    differing = (i for i, pair in enumerate(pairs) if not _apart(*pair) <= tolerance)  # NaN counts as different
     return Difference(_logits_apart(then.logits, now.logits), tolerance, next(differing, None))
 
 
 def check_same_weights(then: Fingerprint, loaded: LoadedModel, run: str) -> str:
-    """What should be said of the difference between a run's model and this one, '' for nothing.
+    """What should be reported about the difference between a run's model and this one, '' for nothing.
 
-    Raises OtherWeights, in one line with the size of the difference, where they are other weights.
+    Raises OtherWeights, with the size of the difference, if the weights are not the same.
     """
     if then.model_type != loaded.model_type:
         short = f"it is a {loaded.model_type}, the run's a {then.model_type}"
@@ -200,18 +199,18 @@ def check_same_weights(then: Fingerprint, loaded: LoadedModel, run: str) -> str:
 
 
 def _shortens(loaded: LoadedModel) -> bool:
-    """Whether float32 products have the precision of TF32 here, which is that of float16."""
+    """Whether float32 products may be computed in TF32 here, which has the precision of float16."""
     return loaded.device.startswith("cuda") and torch.get_float32_matmul_precision() != "highest"
 
 
 def _spread(wanted: int, of: int) -> tuple[int, ...]:
-    """So many of 0 .. of - 1, evenly spread, neither end among them."""
+    """`wanted` of the numbers 0 .. of - 1, evenly spread, each from the middle of its share."""
     wanted = min(wanted, of)
     return tuple((2 * i + 1) * of // (2 * wanted) for i in range(wanted))
 
 
 def _whole(values: object) -> tuple[int, ...] | None:
-    """Places in a vocabulary, None for anything else."""
+    """A list of non-negative integers as a tuple, None for anything else."""
     if not isinstance(values, list) or not all(type(value) is int and value >= 0 for value in values):
         return None
     return tuple(values)
@@ -222,12 +221,12 @@ def _numbers(values: object) -> tuple[float, ...] | None:
         return None
     try:
         return tuple(map(float, values))
-    except OverflowError:  # a whole number beyond a float
+    except OverflowError:  # an integer too large for a float
         return None
 
 
 def _sums(values: Tensor) -> tuple[float, ...]:
-    """float32[coordinates] -> its sums under patterns of signs (+−+−…, ++−−…, …), and its length."""
+    """float32[coordinates] -> its sums with the sign patterns +−+−…, ++−−…, …, and its norm."""
     place = torch.arange(len(values))
     signs = [1.0 - 2.0 * ((place >> k) & 1).float() for k in range(PATTERNS)]
     found = [float((values * sign).double().sum()) for sign in signs]
@@ -235,12 +234,12 @@ def _sums(values: Tensor) -> tuple[float, ...]:
 
 
 def _short(value: float) -> float:
-    """Seven digits: more than float32 has."""
+    """Rounded to seven significant digits: about what float32 has."""
     return float(f"{value:.7g}")
 
 
 def _apart(then: Sequence[float], now: Sequence[float]) -> float:
-    """Mean difference of two blocks' sums over the length of the first: about |difference| / |output|."""
+    """Mean |difference| of two blocks' signed sums / the norm of the first: about |difference| / |output|."""
     *sums, length = then
     differences = [abs(a - b) for a, b in zip(sums, now[:-1], strict=True)]
     return sum(differences) / len(differences) / length if length else float(any(now))

@@ -1,20 +1,20 @@
-"""One forward pass over ragged sequences, such that every token's values are those of an unpadded pass.
+"""The inputs of one forward pass over ragged sequences, such that every token's values are those of an unpadded pass.
 
 Established by experiment for every family (tests/unit/models/test_padding.py), float32, transformers 5.23:
 
 - Right padding is exact for every causal model and needs no attention mask at all: a real token never sees the
   padding after it. Without a mask the attention takes the same path as an unpadded pass.
-- Left padding needs the mask, and `position_ids` wherever the model takes them: GPT-2, GPT-Neo, GPT-J and the
-  rotary families count positions from the row's start, padding included, when left to themselves. OPT counts
-  them from the mask; BLOOM and Falcon's ALiBi do so too.
+- Left padding needs the mask, and `position_ids` wherever the model takes them: by default GPT-2, GPT-Neo, GPT-J and
+  the rotary families count positions from the row's start, padding included. OPT counts them from the mask, and so do
+  BLOOM and Falcon's ALiBi.
 - Mamba and Mamba-2 zero the padding before `in_proj` and again after the convolution. That is exact with left
   padding only while `in_proj` has no bias: with one (`use_bias`) the convolution of the first real tokens
   sees the bias where an unpadded pass sees zeros.
 - Decoders of encoder-decoders (BART and its kin) count learned positions from the row's start and take no
-  `position_ids`; RecurrentGemma's state and DeepSeek-V4's compressed keys take the padding in.
+  `position_ids`; RecurrentGemma's state and DeepSeek-V4's compressed keys include the padding.
 
-Whether a side is exact is therefore found out by running the model (dependence.py). A side that is not is replaced
-by the other; where neither is (a model that sees ahead), only sequences of one length go together.
+Whether a side is exact is therefore found by running the model (dependence.py). A side that is not is replaced by the
+other; if neither is (as in a model that is not causal), only sequences of one length can be batched.
 """
 
 import math
@@ -33,9 +33,9 @@ def forward_batch(
 ) -> Batch:
     """The inputs for one pass over `sequences` (lists of token ids, none empty), on the model's device.
 
-    Padding is filled with `pad_id`, any id of the vocabulary. Raises ModelError for an empty list or
-    sequence, for an unknown side, for lengths that this model cannot take together (see dependence.py), and where
-    rotary scaling depends on the longest sequence (see `rope_limit`).
+    Padding is filled with `pad_id`, any id of the vocabulary. Raises ModelError for an empty list or sequence, for an
+    unknown side, for lengths that this model cannot take in one batch (dependence.py), and if rotary scaling depends on
+    the longest sequence (`rope_limit`).
     """
     if padding_side not in ("left", "right"):
         raise ModelError(f"expected padding_side 'left' or 'right', found '{padding_side}'")
@@ -46,7 +46,7 @@ def forward_batch(
     if limit is not None and max(lengths) > limit and min(lengths) != max(lengths):
         raise ModelError(
             f"expected sequences of one length in a batch beyond {limit} tokens, found {min(lengths)} to "
-            f"{max(lengths)}: this model's rotary scaling follows the longest one; batch equal lengths "
+            f"{max(lengths)}: this model's rotary scaling depends on the longest one; batch equal lengths "
             "together"
         )
     side = padding_side
@@ -63,9 +63,8 @@ def forward_batch(
 
 
 def steps_clamp_as_a_pass(model: nn.Module) -> bool:
-    """False where token by token gives other values than one pass: mixers of Mamba-2's kind with a `time_step_limit`.
-
-    transformers 5.23 clamps the step size Δ in the pass over a sequence and not in a decoding step.
+    """Whether decoding step by step gives the same values as one pass: False for Mamba-2's mixers with a
+    `time_step_limit`, as transformers 5.23 clamps the step size Δ in a pass over a sequence and not in a decoding step.
     """
     limits = (getattr(module, "time_step_limit", None) for module in model.modules())
     return all(limit is None or tuple(limit) == (0.0, math.inf) for limit in limits)

@@ -1,8 +1,8 @@
-"""Reading sites while a model runs: hooks that hand every layer's values to a sink.
+"""Reading sites while a model runs: hooks that pass every layer's values to a sink.
 
-A projection site is read by a forward pre-hook on the output projection, whose input is the neuron in every
-family; `resid` by a forward hook on the block. Nothing is copied and nothing waits for the device, except
-once per pass in `end` (and on the first pass, which is checked: checks.py).
+A projection site is read by a forward pre-hook on the output projection, whose input is the neurons' values in every
+family; `resid` by a forward hook on the block. Nothing is copied and nothing waits for the device, except once per pass
+in `end` (and on the first pass, which is checked: checks.py).
 """
 
 from collections.abc import Callable, Sequence
@@ -21,17 +21,16 @@ Sink = Callable[[LayerSite, Tensor, Tensor | None], None]
 
 
 class SiteReader:
-    """A context manager in which every forward pass of `model` hands its values to `sink`.
+    """A context manager in which every forward pass of `model` passes its values to `sink`.
 
-    Around each pass: `begin(batch, tokens)`, the pass, `end()`. During the pass `sink(site, values, fired)`
-    is called once per site, in the order in which the model computes them. `values` is [batch, tokens,
-    neurons], detached, in the dtype and on the device the model has there, a view of memory that the model
-    goes on using: a sink that keeps it past the call copies it. `fired` is bool[batch, tokens, neurons] where
-    `site.fires` is 'gate', else None.
+    For each pass: `begin(batch, tokens)`, the pass, `end()`. During the pass `sink(site, values, fired)` is called once
+    per site, in the order in which the model computes them. `values` is [batch, tokens, neurons], detached, in the
+    dtype and on the device that the model has there, a view of memory that the model goes on using: a sink that keeps
+    it beyond the call must copy it. `fired` is bool[batch, tokens, neurons] where `site.fires` is 'gate', else None.
 
-    With `check` the first pass is verified layer by layer (WrongSite). With `check_finite` a NaN or infinite
-    value at a valid position raises NonFiniteActivations in `end`. Readers may be nested: each sees what the
-    hooks registered before it have made of the values.
+    With `check` the first pass is verified layer by layer (WrongSite). With `check_finite` a NaN or infinite value at a
+    valid position raises NonFiniteActivations in `end`. Readers may be nested: each sees the values as changed by hooks
+    registered before it.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class SiteReader:
 
     def __enter__(self) -> "SiteReader":
         if self._handles:
-            raise ModelError("expected a reader that is not in use, found it entered already: make a second one")
+            raise ModelError("expected a reader that is not in use, found it entered already: create a second one")
         self._modules = modules_by_name(self._model)
         try:
             for site in self._sites:
@@ -75,18 +74,18 @@ class SiteReader:
         self._detach()
 
     def begin(self, batch: int, tokens: int, valid: Tensor | None = None) -> None:
-        """Announces the next forward pass: `batch` sequences of `tokens` positions, padding included.
+        """Announce the next forward pass: `batch` sequences of `tokens` positions, padding included.
 
-        `valid` (bool[batch, tokens]) marks the positions that are no padding: only they must be finite (some
-        attention kernels leave NaN in padding rows). Raises UnsupportedModel when a Mamba mixer is in
-        training mode: its fused kernel takes out_proj's weight and never calls the module.
+        `valid` (bool[batch, tokens]) marks the positions that are not padding: only they must be finite (some attention
+        kernels leave NaN in padding rows). Raises UnsupportedModel if a Mamba mixer is in training mode: its fused
+        kernel uses out_proj's weight and never calls the module.
         """
         for site in self._sites:
             parent = self._modules.get(site.module.rpartition(".")[0])
             if site.site == "mixer" and parent is not None and parent.training:
                 raise UnsupportedModel(
                     f"expected the model in eval mode, found {site.module} of layer {site.layer} in training "
-                    "mode: the fused training kernel passes by the hook; call model.eval() or read resid"
+                    "mode: the fused training kernel bypasses the hook; call model.eval() or read resid"
                 )
         if valid is not None and tuple(valid.shape) != (batch, tokens):
             raise ModelError(f"expected valid of shape [{batch}, {tokens}], found {list(valid.shape)}")
@@ -97,11 +96,11 @@ class SiteReader:
             self._check = FirstPassCheck(self._model, self._sites)
 
     def end(self) -> None:
-        """Ends the pass. Raises SilentHook when a site was not read exactly once since `begin`, and
-        NonFiniteActivations for the first site, in the model's order, that gave a value that is not finite.
+        """End the pass. Raises SilentHook if a site was not read exactly once since `begin`, and NonFiniteActivations
+        for the first site, in the model's order, with a value that is not finite.
         """
         if self._shape is None:
-            raise ModelError("expected begin() before end(), found no pass under way")
+            raise ModelError("expected begin() before end(), found no pass in progress")
         seen, bad = self._seen, self._bad
         self._reset()
         for site in self._sites:
@@ -197,14 +196,14 @@ class SiteReader:
         found = "no tensor" if raw is None else f"{list(raw.shape)}"
         cause = "the pass has another shape than begin() announced, or the model drops padding before this module"
         if raw is not None and raw.numel() > batch * tokens * neurons and raw.numel() % (batch * tokens * neurons) == 0:
-            cause = "this model has several streams side by side there, and which is meant cannot be told"
+            cause = "this model has several streams in parallel there, and which one is meant is not known"
         raise WrongSite(
             f"expected [{batch}, {tokens}, {neurons}] at {site.module} of layer {site.layer}, found {found}: {cause}"
         )
 
     def _note_finite(self, site: LayerSite, values: Tensor) -> None:
-        # amax and amin carry NaN and infinities through: 0.15 ms for 8 x 64 x 3072 float32 values on one
-        # core, where isfinite().all() takes 3.2 ms.
+        # amax and amin propagate NaN and infinities: 0.15 ms for 8 x 64 x 3072 float32 values on one core, where
+        # isfinite().all() takes 3.2 ms.
         bad = ~(values.amax(-1).isfinite() & values.amin(-1).isfinite())
         if self._invalid is not None:
             if self._invalid.device != bad.device:
@@ -215,7 +214,7 @@ class SiteReader:
 
 def _silent(site: LayerSite, times: int) -> SilentHook:
     cause = (
-        "a fused kernel or a replaced forward passes by the module, or the layer runs only with other inputs (images): "
+        "a fused kernel or a replaced forward bypasses the module, or the layer runs only with other inputs (images): "
         "leave it out with --layers"
         if times == 0
         else "several forward passes since begin(), or gradient checkpointing runs the block twice"

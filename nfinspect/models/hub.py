@@ -1,9 +1,8 @@
 """From a hub name to a directory, quickly or not at all.
 
-A hub that does not answer is the usual case on a cluster's GPU box. Left to itself the hub client tries every
-file of a repository against its own timeouts; here one question is asked first, in a bounded time. What comes
-back is a directory in either case, so that loading has one path and never triggers the hub's pickle
-conversion bot.
+A hub that does not answer is the usual case on a cluster's GPU box. By default the hub client tries every file of a
+repository, each with its own timeouts; here a single request with a bounded time comes first. The result is always a
+directory, so that there is one way of loading, which never triggers the hub's pickle conversion bot.
 """
 
 import os
@@ -17,8 +16,8 @@ from .errors import HubUnreachable, ModelNotFound, WrongRevision
 
 _REPO = re.compile(r"[\w.\-]+(/[\w.\-]+)?", re.ASCII)
 _REVISION = re.compile(r"[\w.\-/]+", re.ASCII)
-# Files at the top of the repository only: sub-folders hold other formats. `consolidated` and the dtype
-# variants are second copies of the same weights.
+# Only files at the top of the repository: sub-folders hold other formats. `consolidated` and the dtype variants are
+# second copies of the same weights.
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
 GGUF = ".gguf"
 _LOCAL = (".", "/", "~")
@@ -27,9 +26,9 @@ _UNWANTED = ["*/*", "consolidated*", "*.fp16.*", "*.bf16.*", "*.fp32.*", "*.non_
 
 
 def split_revision(name_or_dir: str, revision: str | None = None) -> tuple[str, str | None]:
-    """`NAME@step3000` as ("NAME", "step3000"); what is on this machine, or has no @, as it is.
+    """`NAME@step3000` as ("NAME", "step3000"); a local path, or a name without @, unchanged.
 
-    revision: given apart. Raises WrongRevision for two different ones, and for one that cannot be one.
+    revision: given separately. Raises WrongRevision for two different ones, and for an empty or invalid one.
     """
     name, at, after = name_or_dir.rpartition("@")
     if name.startswith(_LOCAL) or not _REPO.fullmatch(name) or os.path.exists(expanded(name_or_dir)):
@@ -45,7 +44,7 @@ def split_revision(name_or_dir: str, revision: str | None = None) -> tuple[str, 
 
 
 def full_name(name_or_dir: str, revision: str | None = None) -> str:
-    """The one name of a model with its revision, `NAME@step3000`: by it a run finds its model again.
+    """A model's name with its revision, `NAME@step3000`, by which a run finds its model again.
 
     Raises WrongRevision as split_revision does.
     """
@@ -56,8 +55,8 @@ def full_name(name_or_dir: str, revision: str | None = None) -> str:
 def resolve(name_or_dir: str, revision: str | None = None, *, allow_pickle: bool, timeout: float) -> Path:
     """Where the model is: the directory or GGUF file named, the cached snapshot, or a fresh download.
 
-    `timeout` is how many seconds the hub has for its first answer; a cached copy is used without one. Raises
-    ModelNotFound and HubUnreachable.
+    `timeout`: seconds that the hub has for its first answer; without one a cached copy is used. Raises ModelNotFound
+    and HubUnreachable.
     """
     path = expanded(name_or_dir)
     if os.path.isdir(path) or (os.path.isfile(path) and path.suffix == GGUF):
@@ -72,7 +71,7 @@ def resolve(name_or_dir: str, revision: str | None = None, *, allow_pickle: bool
 
 
 def _why_not(path: Path) -> str:
-    """Why it cannot be reached, where it is not simply not there."""
+    """Why a path cannot be reached, '' if it simply does not exist."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -93,14 +92,14 @@ def _snapshot(name: str, revision: str | None, *, allow_pickle: bool, timeout: f
     except HFValidationError as error:
         raise ModelNotFound(
             f"expected a model directory or a hub name such as openai-community/gpt2, found neither in '{name}': there "
-            f"is no such directory, and no hub name is of this form ({one_line(error, 400)})"
+            f"is no such directory, and it cannot be a hub name ({one_line(error, 400)})"
         ) from error
     if constants.HF_HUB_OFFLINE:
         if cached is None:
             raise HubUnreachable(
                 f"expected '{called}' in the local cache because HF_HUB_OFFLINE is set, found none: unset it "
                 "where there is a network, or download the model elsewhere, copy its directory here and name "
-                "that"
+                "that directory"
             )
         return cached
     trouble = probe(f"{constants.ENDPOINT}/api/models/{name}", timeout)
@@ -109,7 +108,7 @@ def _snapshot(name: str, revision: str | None, *, allow_pickle: bool, timeout: f
             raise HubUnreachable(
                 f"expected '{called}' in the local cache or a hub that answers, found neither "
                 f"({constants.ENDPOINT}: {trouble}): download the model elsewhere, copy its directory here "
-                "and name that, or set HF_ENDPOINT"
+                "and name that directory, or set HF_ENDPOINT"
             )
         return cached
     return _download(name, revision, allow_pickle=allow_pickle, cached=cached)
@@ -143,17 +142,17 @@ def _download(name: str, revision: str | None, *, allow_pickle: bool, cached: Pa
             raise ModelNotFound(
                 f"expected a branch, a tag or a commit of '{name}', found no '{revision}': see its page on the hub"
             ) from error
-        # Whatever else the HTTP client, a proxy or a full disk throws: one line here, the cause in the chain.
+        # Anything else that the HTTP client, a proxy or a full disk raises: one line here, the cause in the chain.
         raise HubUnreachable(
             f"expected to download '{full_name(name, revision)}', found {one_line(error)}: download it elsewhere, copy "
-            "its directory here and name that"
+            "its directory here and name that directory"
         ) from error
 
 
 def probe(url: str, timeout: float) -> str | None:
-    """None when anything answers at `url` within `timeout` seconds, otherwise what went wrong.
+    """None if anything (but a server error) answers at `url` within `timeout` seconds, otherwise what went wrong.
 
-    Goes through the hub client's own session, so that proxies and certificates count. In a thread, because a
+    Goes through the hub client's own session, so that its proxies and certificates apply. In a thread, because a DNS
     resolver that does not answer blocks for longer than any timeout of the HTTP client.
     """
     outcome: list[str | None] = []
@@ -174,7 +173,7 @@ def probe(url: str, timeout: float) -> str | None:
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
-    """An exception as one short line: its type and the first line of what it says."""
+    """An exception as one short line: its type and its message up to `limit` characters."""
     text = " ".join(str(error).split())
     name = type(error).__name__
     return f"{name}: {text[:limit]}" if text else name

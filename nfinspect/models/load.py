@@ -1,4 +1,4 @@
-"""Loading a model for inspection: one device, eval mode, checked weights, errors of one line."""
+"""Loading a model for inspection: one device, eval mode, checked weights, one-line errors."""
 
 import os
 from dataclasses import replace
@@ -37,16 +37,16 @@ def load_model(
 ) -> LoadedModel:
     """The model in a local directory or GGUF file, in the hub's local cache, or on the hub.
 
-    `revision`: of a hub model, as in `NAME@revision`; of a local adapter, its base model's. Weights are read from
+    `revision`: of a hub model, as in `NAME@revision`; for a local adapter, of its base model. Weights are read from
     safetensors; pickles only with `allow_pickle`. Code from a checkpoint is never run. GGUF is dequantised. An adapter
     is merged into its base model, so that every neuron is where it is in any other model of the family.
-    `dtype` 'auto' is the checkpoint's own (float32 of a GGUF); `device` 'auto' is the first GPU if there is one.
-    `eager_attention` gives attention weights, slowly. `timeout` is how many seconds the hub has for its first
-    answer when it is asked.
+    `dtype` 'auto' is the checkpoint's own (float32 for a GGUF); `device` 'auto' is the first GPU if there is one.
+    `eager_attention` makes attention weights available, slowly. `timeout`: seconds that the hub has for its first
+    answer.
 
     Raises ModelNotFound, HubUnreachable, WrongRevision, PickleRefused, BrokenCheckpoint, NonFiniteWeights,
-    UnsupportedModel, and ModelError for a dtype or a device that does not exist here or has too little memory, or a
-    package that is missing.
+    UnsupportedModel, and ModelError for an unknown dtype, a device that this machine lacks or that has too little
+    memory, or a missing package.
     """
     if dtype not in DTYPES:
         raise ModelError(f"expected dtype {', '.join(DTYPES)}, found '{dtype}'")
@@ -55,10 +55,10 @@ def load_model(
     path = resolve(name, revision, allow_pickle=allow_pickle, timeout=timeout)
     found = find_checkpoint(path, allow_pickle=allow_pickle)
     if found.kind == "adapter":
-        _above = (*_above, found.directory.resolve())  # the adapters that are still without their base model
+        _above = (*_above, found.directory.resolve())  # adapters whose base model is still being loaded
         if _above[-1] in _above[:-1]:
             raise BrokenCheckpoint(
-                f"expected a model at the end of the adapters' base models, found {found.directory} again: "
+                f"expected a model at the end of a chain of adapters, found {found.directory} again: "
                 f"base_model_name_or_path in its {ADAPTER} leads back to itself"
             )
         of_base = revision if os.path.isdir(expanded(name)) else None
@@ -112,7 +112,7 @@ def load_model(
 
 
 def in_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None = None) -> LoadedModel:
-    """A model that the caller has loaded, as a run describes it. name: the one it was loaded by, if not given."""
+    """A model that the caller has loaded, as a LoadedModel. name: by default the one it was loaded by."""
     _, stack = blocks(model)
     config = model.config
     return LoadedModel(
@@ -129,7 +129,7 @@ def in_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: 
 
 
 def max_context(config: Any) -> int | None:
-    """The most tokens a sequence may have by the config, None where nothing limits it."""
+    """The most tokens that a sequence may have by the config, None if nothing limits it."""
     config = config.get_text_config()
     if getattr(config, "alibi", False):
         return None
@@ -144,11 +144,11 @@ def _read_config(directory: Path, gguf: dict[str, str]) -> Any:
     place = directory / gguf.get("gguf_file", CONFIG)
     try:
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False, local_files_only=True, **gguf)
-    except Exception as error:  # a file of numbers and words that a stranger wrote: whatever a library makes of it
+    except Exception as error:  # the file may be a stranger's, and the library may raise anything
         if "trust_remote_code" in str(error) or "does not recognize" in str(error) or "is not supported" in str(error):
             raise UnsupportedModel(
                 f"expected an architecture that the installed transformers has, found another in {place}: code from "
-                "checkpoints is not run; a newer transformers may know it"
+                "checkpoints is not run; a newer transformers may have it"
             ) from error
         raise BrokenCheckpoint(f"expected a readable {place.name} in {directory}, found {one_line(error)}") from error
     if config.is_encoder_decoder:
@@ -167,7 +167,7 @@ def _read_tokenizer(directory: Path, gguf: dict[str, str]) -> PreTrainedTokenize
         raise BrokenCheckpoint(
             f"expected a tokenizer that can be read in {directory}, found {one_line(error)}"
         ) from error
-    # Without its files transformers 5 makes up an empty tokenizer instead of failing.
+    # Without the files transformers 5 creates an empty tokenizer instead of failing.
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
         raise BrokenCheckpoint(
             f"expected a tokenizer in {directory}, found one without a vocabulary: copy tokenizer.json there"
@@ -177,21 +177,21 @@ def _read_tokenizer(directory: Path, gguf: dict[str, str]) -> PreTrainedTokenize
 
 
 def _adapted_tokenizer(directory: Path, base: LoadedModel) -> PreTrainedTokenizerBase:
-    """The adapter's own tokenizer, which may know further tokens; else the base model's."""
+    """The adapter's own tokenizer, which may have additional tokens; else the base model's."""
     if any(any(directory.glob(pattern)) for pattern in TOKENIZERS):
         return _read_tokenizer(directory, {})
     return base.tokenizer
 
 
 def _refuse_non_finite(model: PreTrainedModel) -> None:
-    # One byte per weight is a quantised format: packed codes, not numbers to be compared.
+    # A format of one byte per weight is quantised: packed codes, not numbers to be compared.
     named = [
         (name, weight.detach())
         for name, weight in model.named_parameters()
         if weight.is_floating_point() and weight.numel() and weight.element_size() > 1
     ]
-    # amax and amin carry NaN and infinities through, without a temporary of the weight's size; the flags come
-    # back from the device in one copy.
+    # amax and amin propagate NaN and infinities, without a temporary of the weight's size; the flags come back from the
+    # device in one copy.
     flags = [weight.amax().isfinite() & weight.amin().isfinite() for _, weight in named]
     finite = torch.stack([flag.to(flags[0].device) for flag in flags]).tolist() if flags else []
     for (name, _), good in zip(named, finite, strict=True):
@@ -203,7 +203,7 @@ def _refuse_non_finite(model: PreTrainedModel) -> None:
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase, rows: int) -> int:
-    """rows: of the embeddings, which a token added for padding alone often lies beyond."""
+    """A token id to fill padding with. rows: of the embeddings; a token added only for padding is often beyond them."""
     for value in (tokenizer.pad_token_id, tokenizer.eos_token_id):
         if isinstance(value, int) and 0 <= value < rows:
             return value

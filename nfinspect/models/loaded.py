@@ -9,10 +9,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 class LoadedModel:
     """A model in eval mode and what a run has to know about it.
 
-    `device` and `dtype` are those of the weights ('cuda:0', 'bfloat16'); `max_context` is the most tokens a
-    sequence may have, None where nothing limits it (Mamba, ALiBi); `layers` counts the blocks; `pad_id` is a
-    token id to fill padding with, whether or not the tokenizer has a padding token. notes: what the user should be told
-    of how it was loaded.
+    `device` and `dtype` are those of the weights ('cuda:0', 'bfloat16'); `max_context` is the most tokens that a
+    sequence may have, None if nothing limits it (Mamba, ALiBi); `layers` is the number of blocks; `pad_id` is a token
+    id to fill padding with, whether or not the tokenizer has a padding token. `notes`: what the user should be told
+    about how it was loaded.
     """
 
     model: PreTrainedModel

@@ -1,13 +1,13 @@
-"""The step size Δ of Mamba's mixers, recomputed from what one of their projections gave.
+"""The step size Δ of Mamba's mixers, recomputed from the output of one of their projections.
 
     Mamba        Δ = softplus(W_dt · x_proj(u)[:R] + b_dt)             one per channel
     FalconMamba  the same, with a norm without weights after [:R]      one per channel
     Mamba-2      Δ = clamp(softplus(in_proj(x)[-heads:] + dt_bias))    one per head
 
-Forward hooks on `dt_proj` and `conv1d` never fire in transformers 5.23, which uses their weights alone; those on
-`x_proj` and `in_proj` do. What they give for Δ is small (R is a sixteenth of the hidden size), so that is what is held
-until Δ is needed. A decoding step of Mamba-2 does not clamp, unlike the pass over a whole sequence: the clamped Δ is
-the one reported, as a run's values are those of that pass.
+Forward hooks on `dt_proj` and `conv1d` never fire in transformers 5.23, which uses only their weights; those on
+`x_proj` and `in_proj` do. The part of their output that determines Δ is small (R is a sixteenth of the hidden size), so
+that is kept until Δ is needed. A decoding step of Mamba-2 does not clamp, unlike the pass over a whole sequence: the
+clamped Δ is the one reported, as a run's values are those of that pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,8 +28,8 @@ _MAMBA_2 = frozenset({"mamba2"})
 class StepSize:
     """Where one layer's Δ comes from.
 
-    A forward hook on `projection` sees its output; `held` is the part of the last dimension to keep; `delta` makes
-    float32[…, channels] of the part.
+    A forward hook on `projection` sees its output; `held` is the part of the last dimension to keep; `delta` turns that
+    part into float32[…, channels].
     """
 
     layer: int
@@ -40,7 +40,7 @@ class StepSize:
 
 
 def step_sizes(model: nn.Module, sites: Sequence[LayerSite]) -> list[StepSize]:
-    """Δ of every layer whose `mixer` site is in `sites`; none for other models than those above."""
+    """A StepSize for every layer whose `mixer` site is in `sites`; none for models other than those above."""
     if not any(site.site == "mixer" for site in sites):
         return []
     kind = structure.config_of(model).model_type
@@ -55,7 +55,7 @@ def _mamba_1(layer: int, mixer: Any) -> StepSize:
     norm: Callable[[Tensor], Tensor] = getattr(mixer, "dt_layernorm", lambda step: step)
 
     def delta(held: Tensor) -> Tensor:
-        # The module and not its weight: that is packed in a quantised model.
+        # The module, not its weight, which is packed in a quantised model.
         return F.softplus(mixer.dt_proj(norm(held)).float())
 
     return StepSize(layer, mixer.intermediate_size, mixer.x_proj, slice(0, mixer.time_step_rank), delta)

@@ -1,8 +1,8 @@
 """Where the neurons of each model type are read: one table, and the look-up in a live model.
 
-A site is one kind of thing (methods §1): `mlp` the input of the MLP's output projection, `mixer` the input of
-a Mamba mixer's `out_proj`, `attn` the input of the attention's output projection, `resid` a block's output
-(the last block's before the final norm).
+The sites (methods §1): `mlp` is the input of the MLP's output projection, `mixer` the input of a Mamba mixer's
+`out_proj`, `attn` the input of the attention's output projection, `resid` a block's output (the last block's before the
+final norm).
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,8 @@ class LayerSite:
     """One site of one layer: what is hooked there and what its values mean.
 
     `fires` is the rule of methods §1: 'positive' (a > 0), 'gate' (the gate's pre-activation > 0) or 'scale'
-    (|a| >= 0.1 x layer scale). `gate` names the module whose output gives the gate, `gate_slice` the part of
-    its last dimension that is the gate where it gives more than that. `note` says how the site was found if
-    it was not in the table.
+    (|a| >= 0.1 x layer scale). `gate` names the module whose output is the gate, `gate_slice` the part of its last
+    dimension that is the gate if there is more. `note` says how the site was found if it was not in the table.
     """
 
     site: str
@@ -40,19 +39,19 @@ class LayerSite:
 
 @dataclass(frozen=True)
 class Family:
-    """Names inside a block, of one model type. None: the type has no such site."""
+    """Module names inside a block of one model type. None: the type has no such site."""
 
     mlp: str | None = None
     attn: str | None = None
     mixer: str | None = None
     gate: str | None = None  # of the MLP or the mixer
-    gate_part: str = "all"  # 'all', 'first' or 'second': which `neurons` coordinates of the gate module's output
-    activation: str | None = None  # where the config does not name it
+    gate_part: str = "all"  # which coordinates of the gate module's output: 'all', the 'first' or 'second' `neurons`
+    activation: str | None = None  # if the config does not name it
 
 
 _LLAMA = Family(mlp="mlp.down_proj", gate="mlp.gate_proj", attn="self_attn.o_proj")
 _NEOX = Family(mlp="mlp.dense_4h_to_h", attn="attention.dense")
-# Both mixers gate with silu whatever config.hidden_act says: that one is the convolution's.
+# Both mixers gate with silu, whatever config.hidden_act says: that is the convolution's activation.
 _MAMBA = Family(mixer="mixer.out_proj", gate="mixer.in_proj", gate_part="second", activation="silu")
 
 FAMILIES: dict[str, Family] = {
@@ -80,7 +79,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Dotted name within `model`, and modules, of the stack of blocks.
+    """The dotted name in `model` of its stack of blocks, and the stack.
 
     Raises UnsupportedModel for models that have none, wrappers and encoder-decoders.
     """
@@ -92,9 +91,8 @@ def blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def default_site(model: nn.Module) -> str:
-    """'mlp' where the model has MLP neurons, else 'mixer', else 'resid'.
-
-    A mixture of experts has MLP neurons that cannot be read in at least one layer: 'resid'.
+    """'mlp' if the model has MLP neurons, else 'mixer', else 'resid'; a site that cannot be read in every layer that
+    has it does not count, such as the MLP of a mixture of experts.
     """
     _, stack = blocks(model)
     for site in ("mlp", "mixer"):
@@ -107,9 +105,9 @@ def default_site(model: nn.Module) -> str:
 
 
 def why_no_mlp(model: nn.Module) -> str:
-    """Why the default site is not `mlp`, in a line for whoever reads the figures; '' where it is, and for a Mamba.
+    """Why the default site is not `mlp`, in a line for readers of the figures; '' if it is, and for a Mamba.
 
-    A Mamba has nothing but its mixers; every other model has MLPs, and without their neurons health says little.
+    A Mamba has only mixers; every other model has MLPs, and without their neurons health says little.
     """
     _, stack = blocks(model)
     places = _places(model, stack, "mlp")
@@ -132,7 +130,7 @@ _WORDS = {"resid": "the outputs of the blocks", "mixer": "the state-space mixers
 
 
 def _ranges(layers: Sequence[int]) -> str:
-    """As --layers takes them: 0-3,7."""
+    """As --layers accepts them: 0-3,7."""
     words: list[str] = []
     for first in (n for n in layers if n - 1 not in layers):
         last = next(n for n in range(first, max(layers) + 1) if n + 1 not in layers)
@@ -143,11 +141,10 @@ def _ranges(layers: Sequence[int]) -> str:
 def find_sites(
     model: nn.Module, sites: Sequence[str] | None = None, layers: Sequence[int] | None = None
 ) -> list[LayerSite]:
-    """Every asked site of every asked layer, ordered by layer, then as in `sites`.
+    """The given sites of the given layers, ordered by layer, then as in `sites`.
 
-    `sites` None is the default site; `layers` None is every layer that has the site. Raises UnknownSite for a
-    site or a layer that the model does not have, UnsupportedModel for one that it has and that cannot be
-    read.
+    `sites` None: the default site; `layers` None: every layer that has the site. Raises UnknownSite for a site or a
+    layer that the model does not have, UnsupportedModel for one that it has but that cannot be read.
     """
     prefix, stack = blocks(model)
     wanted = list(dict.fromkeys(sites)) if sites is not None else [default_site(model)]
@@ -173,7 +170,7 @@ def find_sites(
 
 
 def _places(model: nn.Module, stack: nn.ModuleList, site: str) -> list[Found | UnsupportedModel | None]:
-    """Where `site` is in each block. One module that several blocks share runs several times in a pass: refused."""
+    """Where `site` is in each block. A module that several blocks share is refused: it runs several times in a pass."""
     places = [_locate(model, block, site) for block in stack]
     owners: dict[nn.Module, list[int]] = {}
     for layer, place in enumerate(places):
@@ -183,14 +180,14 @@ def _places(model: nn.Module, stack: nn.ModuleList, site: str) -> list[Found | U
         for layer in layers if len(layers) > 1 else ():
             kind = structure.config_of(model).model_type
             places[layer] = UnsupportedModel(
-                f"expected {site} of each layer in a module of its own, found one that layers {_ranges(layers)} of "
+                f"expected {site} of each layer in its own module, found one that layers {_ranges(layers)} of "
                 f"'{kind}' share: it runs several times in a pass, and its neurons belong to no single layer"
             )
     return places
 
 
 def _locate(model: nn.Module, block: nn.Module, site: str) -> Found | UnsupportedModel | None:
-    """Where `site` is in `block`; None if it has none; the refusal if it has one that cannot be read."""
+    """Where `site` is in `block`; None if it has none; the error to raise if it has one that cannot be read."""
     config = structure.config_of(model)
     if site == "resid":
         return Found("")
@@ -225,7 +222,7 @@ def _describe(model: nn.Module, block_name: str, block: nn.Module, site: str, la
     if neurons is None:
         raise UnsupportedModel(
             f"expected a projection at {block_name}.{where.module}, found "
-            f"{type(block.get_submodule(where.module)).__name__}: how many neurons enter it cannot be told"
+            f"{type(block.get_submodule(where.module)).__name__}: its number of neurons is not known"
         )
     if site == "attn":
         return LayerSite(site, layer, f"{block_name}.{where.module}", neurons, "", "scale", note=where.note)
@@ -243,7 +240,7 @@ def _describe(model: nn.Module, block_name: str, block: nn.Module, site: str, la
 
 
 def activation_name(config: object) -> str:
-    """The MLP's activation as the config names it, 'swish' as 'silu'; '' where the config does not say."""
+    """The MLP's activation as the config names it, 'swish' as 'silu'; '' if the config does not name one."""
     for attribute in (
         "hidden_activation",
         "hidden_act",
@@ -264,5 +261,5 @@ def _unknown(model: nn.Module, stack: nn.ModuleList, site: str, place: str) -> U
 
 
 def by_site(sites: Sequence[LayerSite]) -> list[LayerSite]:
-    """A site's layers side by side, sites in the order of SITES: the order in which a run numbers its layers."""
+    """Sites in the order of SITES, each with its layers in order: as a run numbers its layers."""
     return sorted(sites, key=lambda found: (SITES.index(found.site), found.layer))

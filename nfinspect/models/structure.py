@@ -1,7 +1,7 @@
-"""Finding one's way in a model whose type is not in the table: by names and shapes.
+"""Finding the sites of a model whose type is not in the table, by names and shapes.
 
-What is found here is a guess from the structure, so every site found this way carries a note, and
-the reader's self-check (checks.py) has to confirm it on the first forward pass.
+What is found here is a guess from the structure, so every site found this way carries a note, and the reader's
+self-check (checks.py) has to confirm it on the first forward pass.
 """
 
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ from transformers.pytorch_utils import Conv1D
 
 from .errors import UnsupportedModel
 
-# Names of the gate projection of a gated MLP where gate and up are two modules. `w1` is the gate in the LLaMA
-# reference naming (w2 projects back, w3 is up).
+# Names of the gate projection of a gated MLP if gate and up are two modules. `w1` is the gate in LLaMA's reference
+# naming (w2 projects back, w3 is up).
 _GATE_NAMES = ("gate_proj", "w1", "gate", "linear_1", "wi_0")
 _OUT_NAMES = ("o_proj", "out_proj", "c_proj", "dense", "out_lin", "wo", "proj", "out", "output")
 _FUSED_NAMES = ("gate_up_proj", "gate_and_up_proj", "fused_gate_up_proj", "w12")
@@ -22,7 +22,7 @@ _FUSED_NAMES = ("gate_up_proj", "gate_and_up_proj", "fused_gate_up_proj", "w12")
 
 @dataclass(frozen=True)
 class Found:
-    """Where a site is in one block, by names relative to the block."""
+    """Where a site is in one block; names are relative to the block."""
 
     module: str
     gate: str | None = None
@@ -31,7 +31,7 @@ class Found:
 
 
 def decoder(model: nn.Module) -> nn.Module:
-    """The module that holds the blocks, whatever heads and wrappers stand around it.
+    """The module that holds the blocks, whatever heads and wrappers are around it.
 
     Raises UnsupportedModel for wrappers that hide the transformers model and for encoder-decoders.
     """
@@ -46,24 +46,24 @@ def decoder(model: nn.Module) -> nn.Module:
             f"expected a decoder-only language model, found the encoder-decoder type '{config.model_type}'"
         )
     found = get_decoder()
-    if getattr(found, "config", None) is None:  # what is called `decoder` may be the vocabulary projection
+    if getattr(found, "config", None) is None:  # a module named `decoder` may be the vocabulary projection
         found = getattr(model, getattr(model, "base_model_prefix", ""), None)
     if not isinstance(found, nn.Module) or getattr(found, "config", None) is None:
         raise UnsupportedModel(
-            f"expected a part of {type(model).__name__} that holds its blocks, found none: not a known architecture"
+            f"expected a part of {type(model).__name__} that holds its blocks, found none: unknown architecture"
         )
     return found
 
 
 def config_of(model: nn.Module) -> Any:
-    """The config of the text model: a multimodal one keeps it inside its own."""
+    """The config of the text model, which a multimodal model's config contains."""
     return decoder(model).config
 
 
 def block_list(body: nn.Module, layers: int | None) -> tuple[str, nn.ModuleList]:
-    """Name and modules of the stack of blocks inside `body`: the ModuleList as long as the config says.
+    """Name and modules of the stack of blocks inside `body`: the ModuleList of the length in the config.
 
-    Raises UnsupportedModel where there is none.
+    Raises UnsupportedModel if there is none, or several.
     """
     lists = [(name, m) for name, m in body.named_modules() if isinstance(m, nn.ModuleList) and len(m)]
     fitting = [pair for pair in lists if layers is None or len(pair[1]) == layers]
@@ -79,8 +79,8 @@ def block_list(body: nn.Module, layers: int | None) -> tuple[str, nn.ModuleList]
     rivals = [n for n, m in fitting if n.count(".") == depth and len(m) == longest and _weights(m) > heavy]
     if len(rivals) > 1:
         raise UnsupportedModel(
-            f"expected blocks that are one module each, found the lists {', '.join(rivals)} beside each other in "
-            f"{type(body).__name__}: where a block begins and ends cannot be told"
+            f"expected blocks that are one module each, found the lists {', '.join(rivals)} next to each other in "
+            f"{type(body).__name__}: it is not known where a block begins and ends"
         )
     return fitting[0]
 
@@ -90,16 +90,16 @@ def _weights(module: nn.Module) -> int:
 
 
 def width_in(module: nn.Module) -> int | None:
-    """Number of input coordinates of a projection, None for a module that is none."""
+    """Number of input coordinates of a projection, None for other modules."""
     if isinstance(module, Conv1D):
         return int(module.nx)
-    # By attribute, not by class: quantised and adapter layers have in_features too, and packed weight shapes.
+    # By attribute, not by class or weight: quantised and adapter layers have in_features too, but packed weights.
     value = getattr(module, "in_features", None)
     return int(value) if isinstance(value, int) else None
 
 
 def width_out(module: nn.Module) -> int | None:
-    """Number of output coordinates of a projection, None for a module that is none."""
+    """Number of output coordinates of a projection, None for other modules."""
     if isinstance(module, Conv1D):
         return int(module.nf)
     value = getattr(module, "out_features", None)
@@ -107,7 +107,7 @@ def width_out(module: nn.Module) -> int | None:
 
 
 def _projections(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The projections in `module`, in order; not those inside an adapter layer that is itself one."""
+    """The projections in `module`, in order; an adapter layer counts as one, those inside it do not."""
     for name, child in module.named_children():
         if width_in(child) is not None and width_out(child) is not None:
             yield name, child
@@ -117,7 +117,7 @@ def _projections(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def has_experts(block: nn.Module) -> bool:
-    """True where the block's MLP is a mixture of experts."""
+    """Whether the block's MLP is a mixture of experts."""
     return any(
         name.rsplit(".", 1)[-1] in ("experts", "block_sparse_moe") or type(m).__name__.endswith("Experts")
         for name, m in block.named_modules()
@@ -131,27 +131,27 @@ def _is(name: str, *words: str) -> bool:
 def find_mlp(block: nn.Module, hidden: int) -> Found | UnsupportedModel | None:
     """The MLP's output projection: the last one back to `hidden` in the MLP, or in the block itself.
 
-    Without one: the refusal where something in the block calls itself an MLP, None where nothing does.
+    Without one: the error to raise if something in the block is named an MLP, None if nothing is.
     """
     mlps = [(n, m) for n, m in _parts(block) if _calls_itself_mlp(n, m)]
     for name, module in mlps:
         found = _mlp_in(f"{name}.", list(_projections(module)), hidden)
         if found is not None:  # norms and dropouts carry the MLP's name too
             return found
-    # BERT and its kin: block.intermediate.dense and block.output.dense, each in a module of its own.
+    # BERT and its kin: block.intermediate.dense and block.output.dense, in separate modules.
     own = [(n, m) for n, m in _projections(block) if n.startswith(("intermediate.", "output."))]
     own += [(n, m) for n, m in block.named_children() if width_in(m) is not None and width_out(m) is not None]
     found = _mlp_in("", own, hidden)
     if found is None and any(True for _, m in mlps for _ in m.parameters() if not _is_norm(m)):
         kinds = ", ".join(f"{n} ({type(m).__name__})" for n, m in mlps)
         return UnsupportedModel(
-            f"expected an MLP of projections, one back to {hidden}, found {kinds}: where its neurons are cannot be told"
+            f"expected an MLP of projections, one back to {hidden}, found {kinds}: it is unknown where its neurons are"
         )
     return found
 
 
 def _parts(block: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The modules in a block, outermost first; nothing inside an attention, a state-space mixer or experts."""
+    """The modules in a block, outermost first; nothing inside an attention, a state-space mixer or a projection."""
     found: list[tuple[str, nn.Module]] = []
     for name, child in block.named_children():
         found.append((name, child))
@@ -189,7 +189,7 @@ def _mlp_in(prefix: str, projections: list[tuple[str, nn.Module]], hidden: int) 
         if n.rsplit(".", 1)[-1] in _FUSED_NAMES or (len(others) == 1 and width_out(m) == 2 * neurons):
             return Found(prefix + name, prefix + n, (0, neurons), f"{note}, gate the first half of {prefix}{n}")
     wide = [(n, m) for n, m in others if width_out(m) == neurons]
-    if not wide:  # nothing leads to these neurons: a layer that links two others, and no MLP
+    if not wide:  # nothing projects to these neurons: a layer that links two others, not an MLP
         return None
     if len(wide) >= 2:
         for n, _ in wide:
@@ -200,9 +200,9 @@ def _mlp_in(prefix: str, projections: list[tuple[str, nn.Module]], hidden: int) 
 
 
 def find_attn(block: nn.Module, hidden: int) -> Found | UnsupportedModel | None:
-    """The attention's output projection: of those back to `hidden` the one that is named so, else the last.
+    """The attention's output projection: of those back to `hidden` the last with such a name, else the last.
 
-    Without one: the refusal where something in the block calls itself an attention, None where nothing does.
+    Without one: the error to raise if something in the block is named an attention, None if nothing is.
     """
     attentions = [(n, m) for n, m in _parts(block) if _calls_itself_attention(n, m)]
     for part, module in attentions:
@@ -219,7 +219,7 @@ def find_attn(block: nn.Module, hidden: int) -> Found | UnsupportedModel | None:
 
 
 def find_mixer(block: nn.Module) -> Found | UnsupportedModel | None:
-    """The output projection of a state-space mixer, and where in `in_proj` its gate lies."""
+    """The output projection of a state-space mixer, and the part of `in_proj` that is its gate."""
     for name, module in block.named_modules():
         in_proj, out_proj = getattr(module, "in_proj", None), getattr(module, "out_proj", None)
         if in_proj is None or out_proj is None or not hasattr(module, "A_log"):
@@ -229,10 +229,10 @@ def find_mixer(block: nn.Module) -> Found | UnsupportedModel | None:
             continue
         if getattr(module, "n_mamba_heads", 1) > 1 and not hasattr(module, "dt_bias"):
             return UnsupportedModel(
-                f"expected a mixer whose in_proj gives all gates side by side, found {type(module).__name__}, which "
-                "gives them head by head: which neuron a gate belongs to cannot be told"
+                f"expected a mixer whose in_proj returns all gates side by side, found {type(module).__name__}, which "
+                "returns them head by head: it is not known which neuron a gate belongs to"
             )
-        # Mamba: in_proj gives (x, z); Mamba-2: (z, x B C, dt). Mamba-2 alone has a dt_bias per head.
+        # Mamba's in_proj returns (x, z), Mamba-2's (z, x B C, dt). Only Mamba-2 has a dt_bias per head.
         gate_slice = (0, neurons) if hasattr(module, "dt_bias") else (neurons, 2 * neurons)
         note = f"found by structure: {name}.out_proj of a state-space mixer"
         return Found(f"{name}.out_proj", f"{name}.in_proj", gate_slice, note)

@@ -1,24 +1,24 @@
-"""The surprisal of tokens, −ln p given what stands before them, from the final hidden states."""
+"""The surprisal of tokens, −ln p given the tokens before them, from the final hidden states."""
 
 import torch
 from torch import Tensor, nn
 
 LOGIT_BYTES = 16 * 2**20
-"""Logits held at a time: 83 tokens of a vocabulary of 50,257 [own]."""
+"""Bytes of logits held at a time: 83 tokens of a vocabulary of 50,257 [own]."""
 
 
 def token_surprisal(model: nn.Module, hidden: Tensor, following: Tensor) -> Tensor | None:
     """−ln p of each next token, in nats, under the model's plain softmax (temperature 1): float32[tokens].
 
     hidden: [tokens, hidden size], what `body(model)` returns; following: int64[tokens], the token after each. Only a
-    few tokens' logits are there at a time. None for a model without a vocabulary projection. For models whose logits
-    are that projection and nothing after it (every Mamba); others scale or cap them.
+    few tokens' logits are held at a time. None for a model without a vocabulary projection. Correct only for models
+    that use the output of that projection as logits (every Mamba); others scale or cap it.
     """
     head = getattr(model, "get_output_embeddings", lambda: None)()
     if head is None:
         return None
     rows = max(1, LOGIT_BYTES // (4 * head.weight.shape[0]))
-    # Their own mode, whatever stands around: under autograd every chunk of logits would be kept.
+    # no_grad whatever the caller's mode: autograd would keep every chunk of logits.
     with torch.no_grad():
         parts = []
         for states, ids in zip(torch.split(hidden, rows), torch.split(following, rows), strict=True):

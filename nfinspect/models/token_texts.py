@@ -1,8 +1,8 @@
-"""What token ids stand for, as text.
+"""The text that token ids stand for.
 
-A token of a byte-level or byte-fallback vocabulary may be a piece of a character: decoded alone it says U+FFFD. Which
-bytes it is, its name in the vocabulary tells, and whether that name is to be read so follows from what the tokenizer
-itself decodes: no list of tokenizers is needed.
+A token of a byte-level or byte-fallback vocabulary may be a piece of a character: decoded alone it gives U+FFFD. Its
+name in the vocabulary says which bytes it is, and what the tokenizer itself decodes says whether to read the name like
+that: no list of tokenizers is needed.
 """
 
 import re
@@ -20,13 +20,13 @@ _AS_THEY_ARE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
 _BYTE_OF = {chr(byte): byte for byte in _AS_THEY_ARE} | {
     chr(0x100 + i): byte for i, byte in enumerate(sorted(set(range(0x100)) - set(_AS_THEY_ARE)))
 }
-"""The alphabet of byte-level vocabularies since GPT-2: printable bytes are themselves, the others follow from 0x100."""
+"""The alphabet of byte-level vocabularies since GPT-2: printable bytes are themselves, the others start at 0x100."""
 
 
 @dataclass(frozen=True)
 class TokenPieces:
-    """The tokens of one sequence. texts: one after the other they are its text, but for pieces of characters, which
-    stand there as `<E4 B8>`; raw: the bytes of tokens that hold such a piece, else None.
+    """The tokens of one sequence. texts: joined they are its text, except that pieces of characters are written as
+    `<E4 B8>`; raw: the bytes of tokens that hold such a piece, else None.
     """
 
     texts: list[str]
@@ -46,12 +46,12 @@ class TokenTexts:
         return self.pieces(token_ids).texts
 
     def alone(self, token_id: int) -> str:
-        """The text of a token of the vocabulary, a piece of a character as `<E4 B8>`."""
+        """The text of a token without context, pieces of characters as `<E4 B8>`."""
         return self._of(token_id)[0]
 
     def pieces(self, token_ids: Sequence[int]) -> TokenPieces:
-        """The tokens of a whole sequence: some tokenizers write a token otherwise after another one (WordPiece's `##`),
-        or drop the space before the first.
+        """The tokens of a whole sequence. Their context matters: some tokenizers decode a token differently after
+        another (WordPiece's `##`), or drop the space before the first.
         """
         ids = [int(i) for i in token_ids]
         if not ids:
@@ -82,13 +82,13 @@ class TokenTexts:
                 text = readable(raw)
                 return text, None if text.encode("utf-8", "surrogatepass") == raw else raw
         if isinstance(piece, str) and piece.startswith("▁"):
-            # SentencePiece tokenizers drop the first of the spaces before a word that stands alone.
+            # SentencePiece tokenizers drop the first space before a word that is decoded alone.
             spaces = len(piece) - len(piece.lstrip("▁"))
             text = " " * spaces + text.lstrip(" ")
         return text, None
 
     def _behind(self, before: int, token_id: int) -> str:
-        """The text of a token where it follows another one."""
+        """The text of a token that follows another."""
         key = before, token_id
         if key not in self._after:
             first, both = self._decode([before]), self._decode([before, token_id])
@@ -100,7 +100,7 @@ class TokenTexts:
 
 
 def _bytes_of(piece: object, text: str) -> bytes | None:
-    """The bytes that a token's name in the vocabulary stands for, if they decode to what the tokenizer made of it."""
+    """The bytes that a token's name in the vocabulary stands for, if they decode to the tokenizer's own text for it."""
     if isinstance(piece, bytes):
         return piece
     if not isinstance(piece, str):
@@ -122,5 +122,5 @@ def _joined(texts: Sequence[str], raw: Sequence[bytes | None]) -> str:
 
 
 def _comparable(text: str) -> str:
-    """Decoders differ in how many U+FFFD they write for bytes that are no character."""
+    """With runs of U+FFFD as one: decoders differ in how many they write for bytes that are not a character."""
     return _UNKNOWN.sub("\ufffd", text)

@@ -1,14 +1,14 @@
-"""From texts to token ids: the one place where special tokens are put.
+"""From texts to token ids: the one place where special tokens are added.
 
-A tokenizer says what stands before a text: BOS for most models, nothing for GPT-2's. One rule follows from it, for a
-prompt as for each window of a corpus:
+The tokenizer decides what a text begins with: BOS for most models, nothing for GPT-2. The same rule holds for a prompt
+and for each window of a corpus:
 
-- `auto`: every text, and every window, begins with what the tokenizer puts there, once: a text that begins with it
-  already (one that a chat template has made) gets no second one, and that is said. A model trained with BOS has never
-  seen a text without, and predicts one badly.
-- `each`: every text and window begins with BOS, whether or not the tokenizer would put it. `none`: nothing is put.
-- An end of sequence that a tokenizer appends is never put. After it a model begins another text, and the last token of
-  a prompt would be read where the text is over. What a text or a template has written itself stays.
+- `auto`: every text and window begins with what the tokenizer puts there, once: a text that already begins with it
+  (such as one from a chat template) gets no second one, and that is reported. A model trained with BOS has never seen a
+  text without, and predicts one badly.
+- `each`: every text and window begins with BOS, whether or not the tokenizer would add it. `none`: nothing is added.
+- The end-of-sequence token that some tokenizers append is never added. After it a model begins another text, so a
+  prompt's last token would be read after its end. Special tokens written by a text or a template itself stay.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from .hub import one_line
 Bos = Literal["auto", "each", "none"]
 
 PROBES = 64
-"""Words of the vocabulary that are tried until the tokenizer finds a token in one [own]."""
+"""The most words of the vocabulary that are tried, until one gives a token [own]."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Message:
 class TokenizedText:
     """A text as the model reads it.
 
-    begins: whether a text, not a chat, itself began with what would have been put before it. roles: of each token, by
-    the message that it stands in; None where there are none, or the tokenizer cannot tell where its tokens stand.
+    begins: whether a text (not a chat) already began with what would have been added. roles: of each token, from the
+    message that it is in; None if there are none, or if the tokenizer does not report where its tokens are.
     """
 
     text: str
@@ -49,10 +49,10 @@ class TokenizedText:
 
 
 class Texts:
-    """Tokenises for one tokenizer under one rule. begin: what is put before every text, () for nothing."""
+    """Tokenises with one tokenizer under one rule. begin: the ids that every text begins with, () for none."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, bos: Bos = "auto", *, chat: bool = False) -> None:
-        """chat: a plain text is one turn of a user's. Raises CannotTokenize where the tokenizer lacks what it takes."""
+        """chat: a plain text is one turn of a user. Raises CannotTokenize if the tokenizer lacks BOS or a template."""
         if bos not in get_args(Bos):
             raise CannotTokenize(f"expected bos auto, each or none, found {bos!r}")
         self._tokenizer = tokenizer
@@ -74,32 +74,32 @@ class Texts:
         return self.decoded(self.begin)
 
     def decoded(self, token_ids: Sequence[int]) -> str:
-        """Token ids as one text; an id that the tokenizer has no token for stands for nothing."""
+        """Token ids as one text; ids that the tokenizer does not have are left out."""
         return str(self._tokenizer.decode([i for i in token_ids if 0 <= i < len(self._tokenizer)]))
 
     def text(self, text: str, *, answer: bool = False) -> TokenizedText:
-        """A text, or under `chat` the chat in which it is all that a user has said; answer: as in `messages`."""
+        """A text, or under `chat` a chat of this one user message; answer: as in `messages`."""
         if self._chat:
             return self.messages([Message("user", text)], answer=answer)
         return self._begun(text, self._encoded(text)[0])
 
     def messages(self, messages: Sequence[Message], *, answer: bool) -> TokenizedText:
-        """A chat through the tokenizer's own template. answer: up to where the assistant's answer begins.
+        """A chat rendered by the tokenizer's own template. answer: with what begins the assistant's answer.
 
-        Raises CannotTokenize where there is no template, it refuses these messages, or they are no text.
+        Raises CannotTokenize if there is no template, it refuses these messages, or they are not text.
         """
         self._check_template()
         whole = self._rendered(messages, answer)
         ids, places = self._encoded(whole)
         starts = None if places is None else [start for start, _ in places]
         roles = None if starts is None else self._roles(messages, whole, starts)
-        # A template begins a chat as its model has learnt it: nothing to be told about.
+        # A template begins a chat as the model has learnt it: nothing to report.
         return replace(self._begun(whole, ids, roles), begins=False)
 
     def corpus(self, text: str) -> tuple[list[int], list[int] | None, bool]:
-        """A long text's own tokens, what each window is to begin with left out: (ids, ends, begins).
+        """A long text's tokens without what every window begins with: (ids, ends, begins).
 
-        ends: where each token ends in the text, None where the tokenizer cannot tell. begins: as in TokenizedText.
+        ends: where each token ends in the text, None if the tokenizer does not report it. begins: as in TokenizedText.
         """
         ids, places = self._encoded(text)
         ends = None if places is None else [end for _, end in places]
@@ -107,11 +107,11 @@ class Texts:
         return ids[size:], None if ends is None else ends[size:], size > 0
 
     def _encoded(self, text: str) -> tuple[list[int], list[tuple[int, int]] | None]:
-        """The text's own token ids, and where each stands in it; None where the tokenizer cannot tell."""
+        """The text's own token ids, and where each is in it (start, stop); None if the tokenizer does not report it."""
         if not is_text(text):
-            raise CannotTokenize("expected text, found half a surrogate pair, which stands for no character")
+            raise CannotTokenize("expected text, found half a surrogate pair, which is not a character")
         exact = bool(self._tokenizer.is_fast)
-        # A corpus is longer than any context on purpose: no warning about that.
+        # verbose=False: no warning that a corpus is longer than the context.
         encoded: Any = self._tokenizer(text, verbose=False, add_special_tokens=False, return_offsets_mapping=exact)
         return list(encoded["input_ids"]), list(encoded["offset_mapping"]) if exact else None
 
@@ -129,7 +129,7 @@ class Texts:
     def _check_template(self) -> None:
         if not getattr(self._tokenizer, "chat_template", None):
             raise CannotTokenize(
-                "expected a tokenizer with a chat template, found one without: this is no chat model, or its "
+                "expected a tokenizer with a chat template, found one without: this is not a chat model, or its "
                 "chat_template.jinja was not copied; give texts instead"
             )
 
@@ -137,15 +137,15 @@ class Texts:
         said = [vars(message) for message in messages]
         try:
             return str(self._tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=answer))
-        except Exception as error:  # a template is a program, and raises what it likes
+        except Exception as error:  # a template is a program, and may raise anything
             found = one_line(error)
-            raise CannotTokenize(f"expected messages that the model's chat template takes, found {found}") from error
+            raise CannotTokenize(f"expected messages that the model's chat template accepts, found {found}") from error
 
     def _roles(self, messages: Sequence[Message], whole: str, starts: Sequence[int]) -> list[str] | None:
-        """The role of each token: of the message whose part of the chat it starts in; what opens the answer is its.
+        """The role of each token: of the message in whose part of the chat it starts; the rest is the assistant's.
 
-        A message's part ends where the chat up to it ends; one that the template does not take alone has its part
-        together with the next. None for a template that writes a chat's beginning otherwise once it goes on.
+        A message's part ends where the chat up to it, rendered alone, ends; if the template refuses that, the part is
+        shared with the next message. None if the template renders the beginning of a longer chat differently.
         """
         ends: list[tuple[int, str]] = []
         for count, message in enumerate(messages, start=1):
@@ -163,12 +163,12 @@ class Texts:
 
 
 def is_text(text: str) -> bool:
-    """Whether every code point is a character: half a surrogate pair can be neither tokenised nor stored."""
+    """Whether every code point is a character: half a surrogate pair cannot be tokenised or stored."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def put_before(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The token ids that a tokenizer puts before a text by itself: usually BOS, or nothing."""
+    """The token ids that a tokenizer adds before a text by default: usually BOS, or nothing."""
     for word in _words(tokenizer):
         plain = list(tokenizer(word, verbose=False, add_special_tokens=False)["input_ids"])
         if not plain:
@@ -181,7 +181,7 @@ def put_before(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 
 
 def end_ids(model: PreTrainedModel) -> frozenset[int]:
-    """The tokens with which a model ends a sequence: its generation config's, else its config's."""
+    """The token ids that end a sequence: from the model's generation config, else from its config."""
     ends = model.generation_config.eos_token_id if model.generation_config is not None else None
     if ends is None:
         ends = getattr(model.config.get_text_config(), "eos_token_id", None)  # a multimodal config keeps it inside
@@ -197,5 +197,5 @@ def _words(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def already_begun(begin: str, origins: Sequence[str], of: int) -> str:
-    """What is said of texts that began with `begin` themselves, the first of `origins` by name."""
+    """The note about texts that began with `begin` themselves; it names the first of `origins`."""
     return f"{len(origins)} of {of} texts begin with {begin!r} already, such as {origins[0]}: no second one is put"

@@ -1,4 +1,4 @@
-"""Weights into a model: what does not go together is refused with its name, never made up."""
+"""Loading weights into a model: weights that do not fit are refused by name, never filled in."""
 
 import contextlib
 import logging
@@ -14,18 +14,18 @@ from .errors import BrokenCheckpoint, ModelError, UnsupportedModel
 from .hub import one_line
 
 REPORTER = "transformers.modeling_utils"
-"""The logger in whose report transformers names what did not fit; its exception says only that there is one."""
+"""The logger to which transformers reports what did not fit; its exception only refers to that report."""
 
 
 def read_weights(directory: Path, options: dict[str, Any]) -> tuple[PreTrainedModel, list[str]]:
-    """The model with its weights, and what should be told of them. options: of transformers' from_pretrained.
+    """The model with its weights, and notes about them. options: for transformers' from_pretrained.
 
-    Raises BrokenCheckpoint naming weights that are missing, or of another shape than the config says; UnsupportedModel;
-    ModelError for too little memory or a missing package.
+    Raises BrokenCheckpoint naming weights that are missing or of another shape than the config says, UnsupportedModel,
+    and ModelError for too little memory or a missing package.
     """
     report = _Report()
     with _reported(report), _readable(directory, report):
-        # Other shapes are let through here, to be refused below with the names and both shapes.
+        # Mismatched shapes are let through here, to be refused below with the names and both shapes.
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
@@ -37,7 +37,7 @@ def read_weights(directory: Path, options: dict[str, Any]) -> tuple[PreTrainedMo
         others = f" (and {len(shapes) - 1} more)" if len(shapes) > 1 else ""
         raise BrokenCheckpoint(
             f"expected {name} of shape {_shape(wanted)} by the config, found {_shape(found)} in the weights of "
-            f"{directory}{others}: config.json and weights are of different models"
+            f"{directory}{others}: config.json and weights are from different models"
         )
     missing = sorted(info["missing_keys"])
     if missing:
@@ -56,7 +56,7 @@ def read_weights(directory: Path, options: dict[str, Any]) -> tuple[PreTrainedMo
 
 
 class _Report(logging.Handler):
-    """Keeps what transformers reports of weights that do not fit."""
+    """Keeps what transformers reports about weights that do not fit."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -67,7 +67,7 @@ class _Report(logging.Handler):
 
     @property
     def cause(self) -> str:
-        """The first weights that could not be put together, and why; '' where nothing was reported."""
+        """The first weights that could not be converted, and why; '' if nothing was reported."""
         name = re.search(r"^(\S+)\s*\|\s*CONVERSION", self.text, re.MULTILINE)
         error = re.search(r"^(\w*(?:Error|Exception): .+)$", self.text, re.MULTILINE)
         return f"{name[1]}: {error[1][:200]}" if name and error else ""
@@ -75,7 +75,7 @@ class _Report(logging.Handler):
 
 @contextlib.contextmanager
 def _reported(report: _Report) -> Iterator[None]:
-    """What transformers would log of the weights goes into `report`, as it is told by what is raised or returned."""
+    """Redirect what transformers would log about the weights to `report`: `read_weights` raises or returns it."""
     logger = logging.getLogger(REPORTER)
     level, spreads = logger.level, logger.propagate
     logger.addHandler(report)

@@ -25,7 +25,7 @@ from nfinspect_store.heartbeat import Heartbeat
         (("info", "nothing"), 1, "no run 'nothing'"),
         (("info", "plantd"), 1, "planted"),
         (("info", "a/b"), 1, "no run 'a/b'"),
-        (("info", "x.txt"), 1, "no run"),
+        (("info", "x.txt"), 1, "not a run file"),
         (("health", "text"), 1, "not a run file, or is damaged"),
         (("health", "empty"), 1, "empty"),
         (("health", "planted", "--site", "attn"), 2, "mlp, resid"),

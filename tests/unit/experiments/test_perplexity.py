@@ -117,7 +117,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(RequestError, match="--stride from 1 to the context, 8, found 9"):
         chosen_context(model, 8, 9)
     for ids, begin in (([5, VOCAB], ()), ([-1, 5], ()), ([5, 6], (VOCAB,))):
-        with pytest.raises(UnknownToken, match="belongs to another model"):
+        with pytest.raises(UnknownToken, match="come from another model's tokenizer"):
             Scorer(model, np.array(ids), 8, 4, begin=begin)
 
 

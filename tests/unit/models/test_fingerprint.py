@@ -151,7 +151,7 @@ def test_a_damaged_fingerprint_is_one_line(damage: dict[str, object]) -> None:
     good = json.loads(json.dumps(fingerprint(loaded(FAMILIES["gpt2"]())).to_json()))
     without = {name: value for name, value in good.items() if name not in damage}
     for document in ({**good, **damage}, without):
-        with pytest.raises(OtherWeights, match=r"^expected what the run's model has answered .* is damaged") as error:
+        with pytest.raises(OtherWeights, match=r"^expected the fingerprint of the run's model .* is damaged") as error:
             Fingerprint.from_json(document)
         assert "\n" not in str(error.value) and len(str(error.value)) < 250
 

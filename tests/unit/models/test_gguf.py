@@ -87,7 +87,7 @@ def test_what_is_no_gguf_or_not_whole_is_refused_in_one_line(
 ) -> None:
     whole = made[0].read_bytes()
     for content, said in [
-        (b"", "found 0 bytes that begin otherwise"),
+        (b"", "found 0 bytes that do not begin with GGUF"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS's pointer"),
         (whole[: len(whole) // 2], f"of {len(whole) // 2} bytes: it is cut short"),
         (b"GGUF", "of 4 bytes: it is cut short"),

@@ -314,7 +314,7 @@ def _other_shape(d: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "kind", "words"),
     [
-        (_no_config, ModelNotFound, "expected config.json beside the weights"),
+        (_no_config, ModelNotFound, "expected config.json next to the weights"),
         (_broken_config, BrokenCheckpoint, "config.json"),
         (_strange_type, UnsupportedModel, "newer transformers"),
         (_own_code, UnsupportedModel, "not run"),
@@ -324,8 +324,8 @@ def _other_shape(d: Path) -> None:
         (_no_weights, ModelNotFound, r"weights \(\*.safetensors\) beside config.json in .*, found none"),
         (_cut_weights, BrokenCheckpoint, r"expected \d+ bytes by its own header, found \d+ in .*cut short"),
         (_longer_weights, BrokenCheckpoint, r"expected \d+ bytes by its own header, found \d+ in .*added"),
-        (_garbage_weights, BrokenCheckpoint, "found 64 bytes without a header"),
-        (_empty_weights, BrokenCheckpoint, "found 0 bytes without a header"),
+        (_garbage_weights, BrokenCheckpoint, "found 64 bytes without its header"),
+        (_empty_weights, BrokenCheckpoint, "found 0 bytes without its header"),
         (_pointer_for_weights, BrokenCheckpoint, "found Git LFS's pointer to them: git lfs pull"),
         (_page_for_weights, BrokenCheckpoint, "found a web page"),
         (_fewer_weights, BrokenCheckpoint, "none for 1 of them .transformer.h.1.mlp.c_fc.weight"),
@@ -340,7 +340,7 @@ def _other_shape(d: Path) -> None:
         (_index_alone, BrokenCheckpoint, "found none of them"),
         (_index_broken, BrokenCheckpoint, "expected an index of weights"),
         (_strange_file, ModelNotFound, "expected model.safetensors in .*, found lora_weights.safetensors"),
-        (_weights_alone, ModelNotFound, "expected config.json beside the weights"),
+        (_weights_alone, ModelNotFound, "expected config.json next to the weights"),
         (_training_output, ModelNotFound, r"checkpoint-500, checkpoint-1000: name .*, such as .*/checkpoint-1000$"),
         (_training_output_with_config, ModelNotFound, r"such as .*/checkpoint-1000$"),
         (_diffusion, UnsupportedModel, "a pipeline of the diffusers library .model_index.json"),
