@@ -1,1 +1,1 @@
-"""From prompts to a run file: run a model with hooks, keep statistics of every neuron, store every value."""
+"""From prompts to a run file: run a model with hooks, keep statistics of every neuron, and store every value."""

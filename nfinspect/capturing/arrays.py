@@ -1,4 +1,4 @@
-"""A run from arrays instead of a model: for simulated networks, for tests, for activations that came from elsewhere."""
+"""A run from arrays instead of a model: for simulated networks, for tests, for activations from elsewhere."""
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ from nfinspect_store.writer import RunWriter
 
 @dataclass(frozen=True)
 class ArrayPrompt:
-    """A prompt whose values are given: tokens from `prompt_tokens` on count as generated."""
+    """A prompt whose values are given. Tokens from index `prompt_tokens` on count as generated."""
 
     concept: str
     text: str
@@ -41,18 +41,18 @@ def write_run(
     batch: int = 8,
     tables: Mapping[str, pa.Table] | None = None,
 ) -> None:
-    """Write a complete run file, by the same recorder as a capture.
+    """Write a complete run file, with the same recorder as a capture.
 
-    values(prompt_idx, layer) -> float32[tokens, neurons]; fired, of the same shape, for layers that fire by a gate.
-    tables: further tables of the run's own.
-    Raises StoreError, RunExists, and RequestError where `fired` is needed and not given; then no file is left.
+    values(prompt_idx, layer) -> float32[tokens, neurons]; fired: bool of the same shape, for layers that fire by a
+    gate. tables: optional tables of the run (schema.OPTIONAL_TABLES). Raises StoreError, RunExists, and RequestError if
+    `fired` is needed and not given; then no file is left.
     """
     path = Path(path)
     gated = [f"{layer.site} L{layer.layer}" for layer in layers if layer.fires == "gate"]
     if gated and fired is None:
         raise RequestError(
             f"expected `fired` for layers that fire by a gate ({', '.join(gated)}), found none: "
-            "the values alone do not tell when they fire"
+            "the values alone do not say when they fire"
         )
     info = replace(info or array_info(path.stem, seed), settings={**(info.settings if info else {}), "keep": keep})
     writer = RunWriter.create(path, info, layers)
@@ -76,7 +76,7 @@ def write_run(
 
 
 def array_info(name: str, seed: int) -> RunInfo:
-    """The `run` row of a run that no model made."""
+    """The `run` row of a run without a model."""
     return RunInfo(
         run_id=uuid.uuid4().hex,
         name=name,

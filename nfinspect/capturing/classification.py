@@ -1,4 +1,4 @@
-"""What a run's statistics amount to: the contents of the tables `neurons` and `layer_health`, made at each segment."""
+"""The contents of the tables `neurons` and `layer_health`, computed from a run's statistics at each segment."""
 
 import pyarrow as pa
 
@@ -9,8 +9,8 @@ from nfinspect_store.tables import RunTables
 def classify_tables(tables: RunTables, *, exact: bool) -> tuple[pa.Table, pa.Table]:
     """Rows of `neurons` and of `layer_health`.
 
-    exact: count what depends on the layer scale from the stored values (the last segment); otherwise estimate it from
-    the histograms, as a pass over all values at every segment would cost the square of the tokens.
+    exact (in the last segment): count what depends on the layer scale from the stored values; otherwise estimate it
+    from the histograms, as a pass over all values at every segment would make the cost quadratic in the tokens.
     """
     run = tables if exact else tables.without_values()
     sites = [classify_run(run, site) for site in run.sites]

@@ -1,19 +1,19 @@
-"""What can go wrong in a capture, beside what models and the store raise.
+"""What can go wrong in a capture, besides what models and the store raise.
 
 NfinspectError
-└── CaptureError              a capture that cannot begin or go on
+└── CaptureError              a capture that cannot begin or continue
     ├── BadPrompts            prompts that cannot be read, are empty, or do not fit the model's context
     ├── OutOfMemory           one prompt alone does not fit into memory
-    ├── CannotResume          the line does not match the run that it should resume
+    ├── CannotResume          the command does not match the run that it should resume
     └── CaptureInterrupted    stopped on purpose; what was recorded is kept
-        └── LimitReached      by a limit of its own line
+        └── LimitReached      by --limit-bytes
 """
 
 from nfinspect_store.errors import NfinspectError
 
 
 class CaptureError(NfinspectError):
-    """A capture that cannot begin or go on."""
+    """A capture that cannot begin or continue."""
 
 
 class BadPrompts(CaptureError):
@@ -25,7 +25,7 @@ class OutOfMemory(CaptureError):
 
 
 class CannotResume(CaptureError):
-    """The line does not match the run that it should resume."""
+    """The command does not match the run that it should resume."""
 
     exit_status = 2
 
@@ -37,6 +37,6 @@ class CaptureInterrupted(CaptureError):
 
 
 class LimitReached(CaptureInterrupted):
-    """Stopped by --limit-bytes: nobody interrupted it, and it did not get to its end."""
+    """Stopped by --limit-bytes: not interrupted, and not complete either."""
 
     exit_status = 1

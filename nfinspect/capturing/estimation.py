@@ -1,4 +1,4 @@
-"""What a capture would cost, told before it is begun: tokens, values, bytes, memory, time."""
+"""What a capture would cost, before it is begun: tokens, values, bytes, memory, time."""
 
 import tempfile
 import time
@@ -15,8 +15,9 @@ from nfinspect_store.histogram import BINS
 
 @dataclass(frozen=True)
 class Estimate:
-    """tokens counts every new token as written (an end of sequence may come earlier). seconds: this machine, now, from
-    one measured batch, without loading the model. memory_bytes: the weights, one batch and the writer's queue."""
+    """tokens: as if every new token were generated (an end of sequence may come earlier). seconds: on this machine,
+    from one measured batch, without loading the model. memory_bytes: weights, two batches of values, statistics and the
+    writer's queue."""
 
     tokens: int
     values: int
@@ -26,7 +27,7 @@ class Estimate:
 
 
 def estimate(request: CaptureRequest) -> Estimate:
-    """Load the model and measure one batch in a temporary place; the store is left alone. Raises as capture_run."""
+    """Load the model and measure one batch in a temporary directory, not in the store. Raises as capture_run."""
     with tempfile.TemporaryDirectory(prefix="nfinspect-") as scratch:
         sample = replace(request, store=Path(scratch), run="sample", resume=False, limit_bytes=None)
         files = read_files(sample)
@@ -61,7 +62,7 @@ def _estimate(capture: Capture) -> Estimate:
 
 
 def _seconds_per_token(capture: Capture) -> float:
-    """Of the first batch, generated, read and recorded. It is taken twice: the first pass pays for warming up."""
+    """Of the first batch, generated, read and recorded, when it is run for the second time: the first is a warm-up."""
     reader = capture.reader()
     batch = capture.batches[0]
     for _ in capture.read_with_less(reader, batch):

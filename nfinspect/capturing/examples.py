@@ -1,9 +1,8 @@
-"""Which tokens stand for a neuron: its strongest, its weakest, and random ones. Memory does not grow with the tokens.
+"""A neuron's examples: tokens with its largest and smallest values, and random ones. Memory does not grow with tokens.
 
-Strongest and weakest: one per prompt, ties go to the earlier token, so that the result does not depend on how the
-tokens were batched. Random: every token draws a number from the run's seed and its index, and the tokens with the
-smallest numbers are kept — a sample without replacement that needs no state between batches (bottom-k sampling). One
-sample serves all neurons.
+Largest and smallest: one per prompt, ties go to the earlier token, so that the result does not depend on how the tokens
+were batched. Random: every token draws a number from the run's seed and its own index, and the tokens with the smallest
+numbers are kept: a sample without replacement (bottom-k sampling). One sample serves all neurons.
 """
 
 import numpy as np
@@ -14,7 +13,7 @@ from nfinspect_store.examples import KEPT, draw
 
 
 class ExtremeExamples:
-    """The KEPT strongest (sign 1) or weakest (sign -1) tokens of a layer's neurons, one per prompt."""
+    """The KEPT tokens with the largest (sign 1) or smallest (sign -1) values of a layer's neurons, one per prompt."""
 
     def __init__(self, neurons: int, sign: int) -> None:
         self._sign = np.float32(sign)
@@ -22,7 +21,7 @@ class ExtremeExamples:
         self._scores = np.full((neurons, KEPT), -np.inf, np.float32)
 
     def restore(self, token_idx: NDArray[np.int64], values: NDArray[np.float32]) -> None:
-        """Go on from what was stored, both [neurons, KEPT]; token_idx -1 where there was none."""
+        """Continue from what was stored, both [neurons, KEPT]; token_idx -1 where there was none."""
         self.token_idx[:] = token_idx
         self._scores[:] = np.where(token_idx >= 0, values * self._sign, -np.inf)
 
@@ -31,9 +30,9 @@ class ExtremeExamples:
         return self._scores * self._sign
 
     def add(self, extreme: NDArray[np.float32], values: Array, first_token: int) -> None:
-        """Take one prompt. extreme: float32[neurons], its maxima (or minima); values: float32[neurons, tokens].
+        """Add one prompt. extreme: float32[neurons], its maxima (or minima); values: float32[neurons, tokens].
 
-        Only neurons whose extreme gets into the list are looked up in `values`: few, once the lists are full.
+        Only neurons whose extreme enters the list are looked up in `values`: few, once the lists are full.
         """
         scores = extreme * self._sign
         better = np.flatnonzero(scores > self._scores[:, -1])
@@ -43,7 +42,7 @@ class ExtremeExamples:
         where = to_host(rows.argmax(1) if self._sign > 0 else rows.argmin(1))
         self._scores[better, -1] = scores[better]
         self.token_idx[better, -1] = first_token + where
-        order = np.argsort(-self._scores[better], axis=1, kind="stable")  # stable: earlier tokens stay before equals
+        order = np.argsort(-self._scores[better], axis=1, kind="stable")  # stable: earlier tokens come first in ties
         self._scores[better] = np.take_along_axis(self._scores[better], order, axis=1)
         self.token_idx[better] = np.take_along_axis(self.token_idx[better], order, axis=1)
 

@@ -1,4 +1,4 @@
-"""Recording the forward passes of somebody else's code: each row of input_ids becomes a prompt."""
+"""Recording the forward passes of other people's code: each row of input_ids becomes a prompt."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -26,11 +26,11 @@ def recorded_passes(
     concept: str,
     tell: Callable[[], None],
 ) -> Iterator["_Passes"]:
-    """While entered, every forward pass of `model` is recorded. Raises, inside the pass, what SiteReader raises.
+    """Inside this context every forward pass of `model` is recorded. Raises, inside the pass, what SiteReader raises.
 
-    attention_mask says which tokens are real. A pass that goes on from a cache is refused with CaptureError: its tokens
-    alone are no sequence. Compiled code runs as Python meanwhile. tell: called when a pass is recorded. What is yielded
-    has a `note` when they are over.
+    attention_mask says which tokens are real. A pass that continues from a cache is refused with CaptureError: its
+    tokens alone are not a sequence. Compiled code runs as plain Python. tell: called after each pass is recorded. The
+    yielded object has its `note`, if any, when the context ends.
     """
     passes = _Passes(sites, recorder, texts, concept, tell)
     inner = body(model)
@@ -54,7 +54,7 @@ def _note(model: nn.Module, token_ids: list[int], pads: int, *, takes_positions:
     try:
         with run_as_python():
             return note_on_left_padding(model, token_ids, pads, takes_positions=takes_positions)
-    except Exception as error:  # whatever a model makes of one more pass costs a word, not what was recorded
+    except Exception as error:  # an extra pass that fails must cost a note, not what was recorded
         return (
             "left-padded rows were recorded as the model read them; whether that is what it makes of a lone prompt is "
             f"not known: it could not be asked ({one_line(error)})"
@@ -85,9 +85,9 @@ class _Passes:
         self._valid = torch.empty(0)
         self._values: dict[int, LayerValues] = {}
         self.left_padded: tuple[list[int], int] | None = None
-        """Of the first row with padding before it and no positions given: its ids, and how much padding."""
+        """Of the first left-padded row without position_ids: its ids, and the amount of padding."""
         self.note: str | None = None
-        """What is to be said of the recording."""
+        """What the user should know about the recording."""
 
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = {**dict(zip(self.names, args, strict=False)), **kwargs}
@@ -97,7 +97,7 @@ class _Passes:
         mask = given.get("attention_mask")
         if _goes_on(given) or (mask is not None and mask.shape != ids.shape):
             raise CaptureError(
-                "expected forward passes over whole sequences, found a decoding step that goes on from a cache: "
+                "expected forward passes over whole sequences, found a decoding step that continues from a cache: "
                 "record generations with nfinspect.capture(…, generate=N)"
             )
         self._input_ids = ids.detach()

@@ -1,8 +1,8 @@
-"""Letting the model write: greedy or sampled, the same for a prompt whatever else is in its batch.
+"""Generation, greedy or sampled, with the same result for a prompt whatever else is in its batch.
 
-Sampling uses the Gumbel-max identity: argmax(logits / temperature + Gumbel noise) is a draw from the softmax. The noise
-of a prompt comes from the seed and the prompt's index alone, so neither the batch nor a resumed capture changes it, and
-torch's global generator is left alone.
+Sampling uses the Gumbel-max trick: argmax(logits / temperature + Gumbel noise) is a draw from the softmax. The noise of
+a prompt depends only on the seed and the prompt's index, so neither the batch nor resuming a capture changes it, and
+torch's global generator is not used.
 """
 
 import inspect
@@ -29,12 +29,11 @@ def generate(
     temperature: float,
     read_last: bool = False,
 ) -> list[list[int]]:
-    """Each sequence with what the model wrote after it: up to `new_tokens`, an end-of-sequence token included.
+    """Each sequence followed by what the model generated: up to `new_tokens`, an end-of-sequence token included.
 
-    Sequences of different lengths are padded on the left: only for a model where that is exact. temperature 0 is
-    greedy. read_last: take one step more, whose token is dropped, so that the last token, too, passes through the model
-    (live capture needs that). Raises UnsupportedModel where the model's own generation loses the mask of the padding
-    (GIT's does).
+    Sequences of different lengths are padded on the left: only for models where that is exact. temperature 0 is greedy.
+    read_last: take one more step and drop its token, so that the last token kept also passes through the model (live
+    capture needs that). Raises UnsupportedModel if the model's own generate() loses the padding mask (as GIT's does).
     """
     batch = forward_batch(model, sequences, pad_id=pad_id, padding_side="left")
     ends = end_ids(model)
@@ -60,16 +59,16 @@ def generate(
 
 @contextmanager
 def _mask_kept(model: PreTrainedModel) -> Iterator[None]:
-    """Raises UnsupportedModel in a pass whose attention mask got lost between generate() and the blocks."""
+    """Raises UnsupportedModel in the first pass if its attention mask gets lost between generate() and the blocks."""
     inner = body(model)
     names = list(inspect.signature(inner.forward).parameters)
 
     def check(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        handle.remove()  # only the first pass goes over padding: a Mamba's steps need no mask
+        handle.remove()  # only the first pass reads padding: a Mamba's steps need no mask
         if {**dict(zip(names, args, strict=False)), **kwargs}.get("attention_mask") is None:
             raise UnsupportedModel(
                 f"expected generate() of {type(model).__name__} to pass its attention mask on, found none: prompts of "
-                "different lengths cannot be written on together; use --batch-size 1"
+                "different lengths cannot be continued in one batch; use --batch-size 1"
             )
 
     handle = inner.register_forward_pre_hook(check, with_kwargs=True)
@@ -94,7 +93,7 @@ class _GumbelNoise(LogitsProcessor):
 
 
 class _AllEnded(StoppingCriteria):
-    """Stop when every row holds an end token, `after` tokens before the last one or earlier."""
+    """Stop when every row has an end token, not counting its last `after` tokens."""
 
     def __init__(self, ends: frozenset[int], width: int, after: int) -> None:
         self._ends = torch.tensor(sorted(ends), dtype=torch.long)
@@ -124,7 +123,7 @@ def _settings(**given: Any) -> GenerationConfig:
 
 @contextmanager
 def _plain_generation_config(model: PreTrainedModel) -> Iterator[None]:
-    """Without the checkpoint's own defaults (top-k, penalties …): what seed and temperature say, and nothing else."""
+    """Without the checkpoint's own defaults (top-k, penalties …): only seed and temperature decide."""
     saved = model.generation_config
     model.generation_config = _settings()
     try:

@@ -1,4 +1,4 @@
-"""Stopping a capture between two batches when the user, the terminal or the system asks for it."""
+"""Stopping a capture between two batches when the user, the terminal or the system asks to."""
 
 import signal
 import threading
@@ -8,10 +8,10 @@ SIGNALS = {"SIGINT": "Ctrl-C", "SIGTERM": "the system asked for it", "SIGHUP": "
 
 
 class StopRequest:
-    """While entered, notes the first signal in `reason`; a second Ctrl-C raises KeyboardInterrupt.
+    """Inside this context the last signal is recorded in `reason`; Ctrl-C after another raises KeyboardInterrupt.
 
-    A signal that is ignored stays so: `nohup` lets a capture outlive its terminal. Off the main thread Python delivers
-    no signals, and nothing is installed.
+    Ignored signals stay ignored: `nohup` lets a capture outlive its terminal. Outside the main thread, where Python
+    delivers no signals, no handler is installed.
     """
 
     def __init__(self) -> None:

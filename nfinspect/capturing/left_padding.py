@@ -1,8 +1,8 @@
-"""Whether a model reads a left-padded row as it reads the row alone: tried, not looked up.
+"""Whether a model reads a left-padded row as it reads the row alone: found by running it.
 
-Models that count positions from the row's start, padding included, do not (GPT-2, GPT-Neo); rotary models count so,
-too, but only distances matter to them; OPT and BLOOM count from the mask. A Mamba whose `in_proj` has a bias lets
-padding in.
+Models that count positions from the row's start, padding included, do not (GPT-2, GPT-Neo); rotary models count the
+same way, but only distances matter to them; OPT and BLOOM count from the mask. In a Mamba whose `in_proj` has a bias,
+padding affects the values.
 """
 
 import torch
@@ -12,17 +12,17 @@ from nfinspect.models import body, embedding_device
 from nfinspect.modes import eval_mode
 
 TOKENS, PADS = 16, 8
-"""What is tried, at most [own]: a shift of one position already shows."""
+"""The most tokens and padding that are tried [own]: even a shift of one position shows."""
 
 MOST_OFF = {torch.float32: 1e-3, torch.float64: 1e-3}
-"""Relative distance that rounding can explain; 0.05 in half precisions [own]."""
+"""The relative distance that rounding can explain; 0.05 in half precisions [own]."""
 
 
 def note_on_left_padding(model: nn.Module, token_ids: list[int], pads: int, *, takes_positions: bool) -> str | None:
-    """One line where the model's last hidden states of a left-padded row are not those of the row alone.
+    """One line if the model's last hidden states of a left-padded row are not those of the row alone, else None.
 
-    token_ids: a row without its padding, `pads` of which stood before it. The model runs twice over a few of its
-    tokens, in eval mode and without gradients, and is put back.
+    token_ids: a row without the `pads` padding tokens before it. The model runs twice over the first few of them, in
+    eval mode and without gradients; its mode is restored.
     """
     inner = body(model)
     device = embedding_device(model)

@@ -1,8 +1,8 @@
-"""Mamba's step size Δ while a capture reads: per layer and channel its moments, and how it goes with the surprisal.
+"""Mamba's step size Δ during a capture: its moments per layer and channel, and its co-moment with the surprisal.
 
-The tokens that count, for mean and CV alike, are those with a surprisal: all but position 0, which has no past to be
-predicted from. The surprisal is that of the token itself, −ln p in nats under the model's plain softmax, whatever the
-temperature a generation was sampled with.
+The tokens that count, for mean and CV alike, are those with a surprisal: all but position 0, which no token precedes.
+The surprisal is that of the token itself, −ln p in nats under the model's plain softmax, whatever temperature it was
+sampled with.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,13 +22,13 @@ from nfinspect.models.surprisal import token_surprisal
 from nfinspect_store.mamba_delta import DeltaMoments
 
 ROWS = 512
-"""Tokens whose Δ is worked out at a time: 6 MB of float64 for 1,536 channels [own]."""
+"""Tokens whose Δ is computed at a time: 6 MB of float64 for 1,536 channels [own]."""
 
 
 class DeltaReader:
-    """A context manager in which forward passes leave behind what Δ and the surprisals are made of.
+    """A context manager that keeps from forward passes what is needed to compute Δ and the surprisals.
 
-    Around a batch: `begin()`, its passes in order of their tokens, `moments(…)`. Idle for a model without Δ.
+    For a batch: `begin()`, its passes in order of their tokens, `moments(…)`. Does nothing for a model without Δ.
     """
 
     def __init__(self, model: nn.Module, sites: Sequence[LayerSite]) -> None:
@@ -58,12 +58,12 @@ class DeltaReader:
         self._handles.clear()
 
     def begin(self) -> None:
-        """Forget the batch before."""
+        """Drop what was kept of the previous batch."""
         self._held = {}
         self._hidden = []
 
     def moments_of(self, sequences: Sequence[Sequence[int]], places: Sequence[slice]) -> dict[int, DeltaMoments]:
-        """As `moments`, of sequences and where each lies in its row."""
+        """As `moments`, from sequences and the slice of each in its padded row."""
         shape = len(sequences), sum(hidden.shape[1] for hidden in self._hidden)
         ids, real = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.bool)
         for row, (sequence, place) in enumerate(zip(sequences, places, strict=True)):
@@ -73,16 +73,16 @@ class DeltaReader:
         return self.moments(ids, real)
 
     def moments(self, ids: Tensor, real: Tensor) -> dict[int, DeltaMoments]:
-        """By layer_id, of the batch that has passed: none for a model without Δ.
+        """The moments of the batch just run, by layer_id; empty for a model without Δ.
 
-        ids: int64[batch, tokens]; real: bool[batch, tokens], true where a position is no padding.
+        ids: int64[batch, tokens]; real: bool[batch, tokens], true where a position is not padding.
         """
         if not self._steps:
             return {}
         hidden = torch.cat(self._hidden, dim=1)
         real = real.to(hidden.device)
-        predicted = real & (real.cumsum(1) > 1)  # all but the first of a sequence, which nothing predicts
-        place = predicted[real].nonzero()[:, 0]  # among the real tokens, one sequence after the other
+        predicted = real & (real.cumsum(1) > 1)  # all but the first token of each sequence
+        place = predicted[real].nonzero()[:, 0]  # indices among the real tokens of all sequences
         surprisal = token_surprisal(self._model, hidden[real][place - 1], ids.to(hidden.device)[predicted])
         if surprisal is None:  # a model without a vocabulary projection
             surprisal = hidden.new_full((len(place),), torch.nan)
@@ -95,7 +95,7 @@ class DeltaReader:
 
     def _hook(self, layer_id: int, step: StepSize) -> Callable[[nn.Module, object, Tensor], None]:
         def hook(module: nn.Module, args: object, output: Tensor) -> None:
-            # A copy of the part: a view would keep the whole output in memory.
+            # clone: a view would keep the whole output in memory.
             self._held.setdefault(layer_id, []).append(output.detach()[..., step.held].clone())
 
         return hook
@@ -107,9 +107,9 @@ def with_delta(values: Mapping[int, LayerValues], moments: Mapping[int, DeltaMom
 
 
 def delta_moments(step: StepSize, held: Tensor, surprisal: Tensor) -> DeltaMoments:
-    """Moments, in float64, of Δ over [tokens, part of a projection's output] with the tokens' surprisals, [tokens].
+    """Moments of Δ, in float64. held: [tokens, part of a projection's output]; surprisal: of the same tokens, [tokens].
 
-    Where the surprisals are NaN, so is what depends on them.
+    If surprisals are NaN, so are the moments that depend on them.
     """
     total = DeltaMoments.empty(step.channels)
     for start in range(0, len(held), ROWS):
@@ -125,7 +125,7 @@ def _chunk(delta: Tensor, surprisal: Tensor) -> DeltaMoments:
     """Of float64[tokens, channels] and float64[tokens]: two passes about the means."""
     n, channels = delta.shape
     mean, surprisal_mean = delta.mean(0), surprisal.mean()
-    # What never varied has no variance, whatever rounding of its mean would say.
+    # Constant values have no variance, even if their computed mean is rounded.
     mean = torch.where(delta.amin(0) == delta.amax(0), delta[0], mean)
     surprisal_mean = torch.where(surprisal.amin() == surprisal.amax(), surprisal[0], surprisal_mean)
     deviation, surprised = delta - mean, surprisal - surprisal_mean

@@ -1,4 +1,4 @@
-"""Telling that memory ran out, whatever the device calls it."""
+"""Recognising that memory ran out, whatever error the device raises."""
 
 import gc
 
@@ -6,7 +6,7 @@ import torch
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a forward pass failed for want of memory, on a GPU or on the CPU."""
+    """Whether a forward pass ran out of memory, on a GPU or on the CPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()
@@ -14,7 +14,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_after_failure() -> None:
-    """Give back what the failed pass still holds, so that a smaller one may fit."""
+    """Free what the failed pass still holds, so that a smaller one may fit."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

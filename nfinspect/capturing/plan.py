@@ -1,4 +1,4 @@
-"""Which prompts go through the model together, and whether they fit its context."""
+"""Which prompts are batched together, and whether they fit the model's context."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ from nfinspect_store.paths import read_text
 from nfinspect_store.types import Layer
 
 BATCH_BYTES = 128 * 2**20
-"""Values of one batch in memory, where --batch-size does not say how many prompts [own]."""
+"""Bytes of one batch's values in memory, if --batch-size does not say how many prompts [own]."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +36,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Files:
-    """What stands in a request's files: the prompts of each prompts file, the text of each corpus."""
+    """The content of a request's files: the prompts of each prompts file, the text of each corpus."""
 
     prompts: tuple[list[PromptText], ...]
     text: tuple[str, ...]
 
 
 def read_files(request: CaptureRequest) -> Files:
-    """Read every file of a request, once: a pipe says once what is in it. Raises BadPrompts."""
+    """Read every file of a request, once: a pipe cannot be read again. Raises BadPrompts."""
     columns = Columns(request.text_column, request.concept_column)
     prompts = tuple(read_prompts(file.path, file.concept, columns) for file in request.prompts)
     return Files(prompts, tuple(read_text(path, *PROMPTS) for path in request.text))
@@ -52,10 +52,10 @@ def read_files(request: CaptureRequest) -> Files:
 def load_prompts(request: CaptureRequest, loaded: LoadedModel, files: Files) -> list[PromptIds]:
     """All prompts of a request in order: prompts files, then corpora. They may be too long.
 
-    files: what stands in those. Raises BadPrompts, CannotTokenize.
+    files: their content. Raises BadPrompts, CannotTokenize.
     """
     if request.chat and request.text and not request.prompts:
-        raise BadPrompts("expected --prompts with --chat, found --text alone: windows of a corpus are no chats")
+        raise BadPrompts("expected --prompts with --chat, found only --text: windows of a corpus are not chats")
     texts = Texts(loaded.tokenizer, request.bos, chat=request.chat)
     prompts: list[PromptIds] = []
     for given in files.prompts:
@@ -64,7 +64,7 @@ def load_prompts(request: CaptureRequest, loaded: LoadedModel, files: Files) -> 
     context = request.context or (DEFAULT_CONTEXT if limit is None else min(DEFAULT_CONTEXT, limit - request.generate))
     if request.text and (context < 1 or (limit is not None and context + request.generate > limit)):
         raise BadPrompts(
-            f"expected --context of at most {limit} tokens minus {request.generate} new ones, found {context}"
+            f"expected --context between 1 and {limit} minus {request.generate} new tokens, found {context}"
         )
     remaining = request.max_tokens
     for path, content in zip(request.text, files.text, strict=True):
@@ -78,7 +78,10 @@ def load_prompts(request: CaptureRequest, loaded: LoadedModel, files: Files) -> 
 
 
 def fitting(prompts: Sequence[PromptIds], request: CaptureRequest, loaded: LoadedModel) -> list[PromptIds]:
-    """The prompts as the model can read them, new tokens after them. Raises BadPrompts naming one that it cannot."""
+    """The prompts, truncated if --truncate says so, such that the model can read them and generate after them.
+
+    Raises BadPrompts naming one that it cannot read.
+    """
     if not prompts:
         raise BadPrompts("expected prompts, found none: give --prompts FILE or --text FILE")
     for prompt in prompts:
@@ -90,7 +93,7 @@ def fitting(prompts: Sequence[PromptIds], request: CaptureRequest, loaded: Loade
 
 
 def notes_on(prompts: Sequence[PromptIds], request: CaptureRequest, loaded: LoadedModel) -> list[str]:
-    """What the user should know of how the prompts begin and end."""
+    """What the user should know about how the prompts begin and end."""
     notes = []
     begun = [prompt.origin for prompt in prompts if prompt.begins]
     if begun:
@@ -99,8 +102,8 @@ def notes_on(prompts: Sequence[PromptIds], request: CaptureRequest, loaded: Load
     ended = [prompt.origin for prompt in prompts if prompt.token_ids[-1] in end_ids(loaded.model)]
     if request.generate and ended:
         notes.append(
-            f"{len(ended)} of {len(prompts)} prompts end with an end of sequence of their own, such as {ended[0]}: the "
-            "model goes on after the end"
+            f"{len(ended)} of {len(prompts)} prompts already end with an end-of-sequence token, such as {ended[0]}: "
+            "the model continues after it"
         )
     return notes
 
@@ -108,14 +111,14 @@ def notes_on(prompts: Sequence[PromptIds], request: CaptureRequest, loaded: Load
 def plan_batches(
     prompts: Sequence[PromptIds], request: CaptureRequest, loaded: LoadedModel, layers: Sequence[Layer]
 ) -> list[Batch]:
-    """Consecutive prompts, as many as fit: the same for the same request, so that a resumed capture batches alike."""
+    """Consecutive prompts, as many as fit; always the same for a request, so that a resumed capture batches alike."""
     bytes_per_token = 4 * sum(layer.neurons for layer in layers)
     most_tokens = max(1, BATCH_BYTES // bytes_per_token)
     limit = rope_limit(loaded.model)
     reads = dependence(loaded.model)
     padded = reads.left or reads.right
     alike_only = not writing(loaded.model).together if request.generate > 0 else not padded
-    # What is written may end anywhere, so that what is read again would have to be padded.
+    # Generation may end anywhere, so that a replay of several sequences would have to be padded.
     alone = request.generate > 0 and not padded
     batches: list[Batch] = []
     start = 0
@@ -128,7 +131,7 @@ def plan_batches(
             too_many = count > request.batch_size if request.batch_size else width * count > most_tokens
             unlike = size != len(prompts[start].token_ids)
             mixed = alike_only and unlike
-            # Beyond the limit a batch has to be of one length, and an end of sequence may make any prompt's shorter.
+            # Beyond the limit a batch must have one length, and an end of sequence may make any of its rows shorter.
             beyond = limit is not None and width > limit and (unlike or request.generate > 0)
             if stop > start and (too_many or mixed or beyond or alone):
                 break

@@ -1,7 +1,7 @@
-"""Prompts files: JSON, JSONL, CSV, Parquet, or text with one prompt a line.
+"""Prompts files: JSON, JSONL, CSV, TSV, Parquet, or text with one prompt per line.
 
-Where a file has columns, the prompt is in `messages` (a chat), `text` or `prompt`, the first that is there, and its
-concept in `concept` or `label`; other names are given. What cannot be read is named with its line.
+In a file with columns the prompt is in `messages` (a chat), `text` or `prompt`, the first that a row has, and its
+concept in `concept` or `label`, unless other names are given. Errors name the line that cannot be read.
 """
 
 import csv
@@ -21,15 +21,15 @@ TEXT_COLUMNS = ("text", "prompt")
 CONCEPT_COLUMNS = ("concept", "label")
 
 PROMPTS = ("prompts", BadPrompts)
-"""What is read, and what is raised where it cannot be."""
+"""What is read, for messages, and the error raised if it cannot be."""
 
 CELL_CHARACTERS = 2**31 - 1
-"""A prompt in a CSV file may be longer than the 128 KB that Python's module allows at first."""
+"""The longest cell in a CSV file: a prompt may exceed the 128 KB that Python's module allows by default."""
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Where a table's prompts and concepts stand; None: the names above, as far as they are there."""
+    """The columns of a table's prompts and concepts; None: those of the names above that exist."""
 
     text: str | None = None
     concept: str | None = None
@@ -37,9 +37,9 @@ class Columns:
 
 @dataclass(frozen=True)
 class PromptText:
-    """A prompt as it was given: a text, the messages of a chat, or token ids, which are read as they are.
+    """A prompt as given: a text, the messages of a chat, or token ids, which are used unchanged.
 
-    `origin` says where it comes from, for messages.
+    `origin` says where it comes from, for error messages.
     """
 
     concept: str
@@ -48,9 +48,9 @@ class PromptText:
 
 
 def read_prompts(path: Path, concept: str | None = None, columns: Columns | None = None) -> list[PromptText]:
-    """The prompts of a file, by its name's ending: .json, .jsonl, .csv, .tsv, .parquet, anything else is text.
+    """The prompts of a file; its suffix decides the format: .json, .jsonl, .csv, .tsv, .parquet, else text.
 
-    Without `concept` a row's own concept, else the file's stem, is the concept. Raises BadPrompts.
+    The concept is `concept`, else the row's own, else the file's stem. Raises BadPrompts.
     """
     columns = columns or Columns()
     suffix = path.suffix.lower()
@@ -90,7 +90,7 @@ def _of_row(path: Path, row: Mapping[str, Any], origin: str, concept: str | None
     """A prompt from a row of named values."""
     names = [columns.text] if columns.text is not None else [MESSAGES, *TEXT_COLUMNS]
     there = [name for name in names if row.get(name) is not None]
-    # A column may be there for other rows' sake, and CSV cannot say but by "" that a row has nothing in it.
+    # A column may exist only for other rows, and "" is the only way for CSV to say that a row has nothing in it.
     filled = [name for name in there if row[name] not in ("", [])]
     if not there:
         looked = " or ".join(map(repr, names))
@@ -101,7 +101,7 @@ def _of_row(path: Path, row: Mapping[str, Any], origin: str, concept: str | None
     value = row[name]
     label = concept or _concept(row, origin, columns) or path.stem
     if name == MESSAGES or isinstance(value, list | tuple):
-        # In CSV a chat is JSON in its cell.
+        # In CSV a chat is a cell of JSON.
         return PromptText(label, chat_of(_parsed(value, origin) if isinstance(value, str) else value, origin), origin)
     if not isinstance(value, str):
         raise BadPrompts(f"expected text in {name!r} of {origin}, found {_short(value)}")
@@ -120,11 +120,11 @@ def _concept(row: Mapping[str, Any], origin: str, columns: Columns) -> str:
 
 def _csv_rows(path: Path, delimiter: str) -> list[tuple[str, dict[str, Any]]]:
     reader = csv.reader(io.StringIO(read_text(path, *PROMPTS), newline=""), delimiter=delimiter, strict=True)
-    allowed = csv.field_size_limit(CELL_CHARACTERS)  # of the whole process: put back
+    allowed = csv.field_size_limit(CELL_CHARACTERS)  # global: restored below
     try:
         header = next(reader, [])
         if len(set(header)) < len(header):
-            raise BadPrompts(f"expected columns of different names in {path}:1, found {_short(header)}")
+            raise BadPrompts(f"expected columns with different names in {path}:1, found {_short(header)}")
         rows = []
         before = reader.line_num
         for cells in reader:
@@ -151,7 +151,7 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[tuple[str, dict[str,
             there = file.schema_arrow.names
             read = [name for name in there if name in wanted]
             for batch in file.iter_batches(columns=read):
-                # A table whose columns have other names has rows all the same: the first one says which are there.
+                # No column of these names: one row without values, so that the error names the columns there are.
                 rows = batch.to_pylist() if read else [dict.fromkeys(there)]
                 for row in rows:
                     number += 1
@@ -209,7 +209,7 @@ def _parsed(text: str, origin: str) -> object:
 
 
 def _lines(content: str) -> list[str]:
-    """Split at line feeds alone: str.splitlines also cuts at U+2028 and form feeds, which JSON and text may hold."""
+    """Split only at line feeds: str.splitlines also splits at U+2028 and form feeds, which JSON and text may hold."""
     return content.split("\n")
 
 

@@ -11,7 +11,7 @@ from nfinspect.models import CannotTokenize, Message, Texts, TokenizedText, is_t
 
 @dataclass(frozen=True)
 class PromptIds:
-    """A prompt as the model reads it. roles: of its tokens, where it is a chat. begins: as in TokenizedText."""
+    """A prompt as the model reads it. roles: of its tokens if it is a chat. begins: as in TokenizedText."""
 
     concept: str
     text: str
@@ -22,7 +22,7 @@ class PromptIds:
 
 
 def prompt_ids(prompts: Sequence[PromptText], texts: Texts, *, answer: bool = False) -> list[PromptIds]:
-    """Tokenise prompts by the one rule about special tokens. answer: chats go up to where the model is to answer.
+    """Tokenise prompts, with special tokens by the rule of `texts`. answer: chats end with what begins the answer.
 
     Raises BadPrompts.
     """
@@ -37,9 +37,9 @@ def prompt_ids(prompts: Sequence[PromptText], texts: Texts, *, answer: bool = Fa
 
 
 def check_concept(concept: object, of: str = "") -> None:
-    """Raises BadPrompts for a label that no run can hold. of: what, for the message."""
+    """Raises BadPrompts for a concept that no run can hold. of: whose concept it is, for the message."""
     if not isinstance(concept, str) or not is_text(concept):
-        raise BadPrompts(f"expected a concept{of} that is a str of whole characters, found {repr(concept)[:60]}")
+        raise BadPrompts(f"expected a concept{of} that is a str without half surrogates, found {repr(concept)[:60]}")
 
 
 def corpus_windows(
@@ -47,8 +47,8 @@ def corpus_windows(
 ) -> list[PromptIds]:
     """The content of a corpus file, tokenised once and cut into disjoint windows of `context` tokens.
 
-    The shorter last one is kept. What the tokenizer puts before a text stands before every window, which has so many
-    tokens of the text fewer. The concept is the file's stem. max_tokens: of the text, at most. Raises BadPrompts.
+    The shorter last one is kept. Every window begins with `texts.begin`, and has that many fewer tokens of the text.
+    The concept is the file's stem. max_tokens: the most tokens taken from the text. Raises BadPrompts.
     """
     ids, _, begins = texts.corpus(content)
     ids = ids[:max_tokens]

@@ -1,8 +1,8 @@
-"""One batch of sequences through the model, and every layer's values on every real token.
+"""Runs one batch of sequences through the model and reads every layer's values on every real token.
 
-Two ways that agree within rounding. Replay: generate without hooks at full speed, then one teacher-forced pass over the
-finished sequences. Live: hooks in every decoding step. Either way the values of a sequence are those of one unpadded
-pass over it.
+In two ways that agree within rounding. Replay: generate without hooks at full speed, then one teacher-forced pass over
+the finished sequences. Live: hooks in every decoding step. Either way the values of a sequence are those of one
+unpadded pass over it.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,17 +22,17 @@ Values = dict[int, LayerValues]
 
 @dataclass(frozen=True)
 class _Part:
-    """What one pass gave of one layer: [tokens, neurons], or a step of a generation, [batch, tokens, neurons]."""
+    """One layer's values from one pass: [tokens, neurons], or [batch, tokens, neurons] from a step of a generation."""
 
     values: Tensor
     fired: Tensor | None
 
 
 class BatchReader:
-    """Reads batches through hooks that are there only meanwhile: a generation to be replayed runs without them."""
+    """Reads batches through hooks that are attached only while it reads: generation before a replay has none."""
 
     def __init__(self, loaded: LoadedModel, sites: Sequence[LayerSite], device: torch.device) -> None:
-        """device: where statistics are computed, and so where the values go."""
+        """device: where statistics are computed, to which the values are moved."""
         self._loaded = loaded
         self._device = device
         self._ids = {site: layer_id for layer_id, site in enumerate(sites)}
@@ -62,13 +62,13 @@ class BatchReader:
     def live(
         self, generate: Callable[[], list[list[int]]], prompts: Sequence[Sequence[int]]
     ) -> tuple[list[list[int]], Values]:
-        """The sequences that `generate` makes of `prompts`, padded on the left, and the values of every pass in it."""
+        """The sequences that `generate` makes of `prompts`, padded on the left, and the values from all its passes."""
         width = max(len(prompt) for prompt in prompts)
         valid = torch.stack([torch.arange(width) >= width - len(prompt) for prompt in prompts])
         model = body(self._loaded.model)
 
         def before(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-            # A multimodal model hands its text part embeddings.
+            # A multimodal model passes embeddings to its text part.
             given = args[0] if args else kwargs.get("input_ids")
             batch, tokens = (given if given is not None else kwargs["inputs_embeds"]).shape[:2]
             self._reader.begin(batch, tokens, valid if tokens == width else None)
@@ -97,7 +97,7 @@ class BatchReader:
         return sequences, with_delta(values, self._delta.moments_of(sequences, places))
 
     def _take(self, site: LayerSite, values: Tensor, fired: Tensor | None) -> None:
-        """What a hook saw is copied, as the model goes on using its own memory."""
+        """Copies what a hook saw, as the model goes on using the memory."""
         layer_id = self._ids[site]
         if self._rows is None:
             part = _Part(values.clone(), None if fired is None else fired.clone())
@@ -118,12 +118,12 @@ class BatchReader:
 
 
 def _rows(columns: Sequence[slice], width: int) -> Tensor:
-    """Where the real tokens lie in a [batch · width] layout, sequence after sequence."""
+    """Indices of the real tokens in a [batch · width] layout, sequence after sequence."""
     return torch.cat([torch.arange(i * width + c.start, i * width + c.stop) for i, c in enumerate(columns)])
 
 
 def _joined(parts: Sequence[_Part], places: Sequence[slice]) -> _Part:
-    """Steps of a generation, [batch, tokens, neurons] each, as sequences one after the other."""
+    """Steps of a generation, [batch, tokens, neurons] each, concatenated to [tokens of all sequences, neurons]."""
 
     def joined(tensors: list[Tensor]) -> Tensor:
         whole = torch.cat(tensors, dim=1)

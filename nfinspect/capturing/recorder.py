@@ -1,6 +1,6 @@
-"""Between the hooks and the store: takes the values of finished prompts, keeps the statistics, hands the values on.
+"""Between the hooks and the store: takes the values of finished prompts, updates statistics and passes values on.
 
-The recorder knows nothing of models: capture_run feeds it from hooks, write_run from arrays.
+The recorder knows nothing about models: capture_run feeds it from hooks, write_run from arrays.
 """
 
 import time
@@ -26,15 +26,15 @@ from nfinspect_store.writer import LayerSnapshot, RunWriter
 
 @dataclass(frozen=True)
 class RecordedPrompt:
-    """A prompt with all its tokens, the first `prompt_tokens` of them read, the others generated."""
+    """A prompt with all its tokens; the first `prompt_tokens` are its own, the others were generated."""
 
     concept: str
     text: str
     token_ids: Sequence[int]
     tokens: Sequence[str]
     prompt_tokens: int
-    raw: Sequence[bytes | None] = ()  # as in TokenRows; none given: the texts say all
-    roles: Sequence[str | None] = ()  # as in TokenRows; none given: it is no chat
+    raw: Sequence[bytes | None] = ()  # as in TokenRows; empty: the texts are enough
+    roles: Sequence[str | None] = ()  # as in TokenRows; empty: not a chat
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ class LayerValues:
 
 
 class Recorder:
-    """Feeds one RunWriter, and commits where a segment ends (segments.py). Use from one thread."""
+    """Feeds one RunWriter, and commits whenever a segment ends (segments.py). Use from one thread."""
 
     def __init__(self, writer: RunWriter, seed: int, device: torch.device, *, commits: bool = True) -> None:
-        """commits=False: only where `commit` is called."""
+        """commits=False: commit only when `commit` is called."""
         self.writer = writer
         self.device = device
         self._random = RandomTokens(seed)
-        # Values tell their examples, and what is told by concept: both are kept where values are not.
+        # Examples and statistics by concept follow from the values: they are kept only if values are not.
         self._layers = [_LayerRecord(layer, device, apart=not writer.keeps_values) for layer in writer.layers]
         self.tokens = writer.tokens
         self.prompts = writer.prompts
@@ -72,12 +72,11 @@ class Recorder:
             size = len(prompt.token_ids)
             placed.append(Prompt(self.prompts + i, prompt.concept, prompt.text, position, prompt.prompt_tokens, size))
             position += size
-        # All copies are under way before the first is waited for, so that a GPU copies while it computes.
+        # All copies are started before the first is waited for, so that a GPU copies while it computes.
         turned = {layer_id: start_transpose(layer.values) for layer_id, layer in values.items()}
         gates = {
             layer_id: start_transpose(layer.fired) for layer_id, layer in values.items() if layer.fired is not None
         }
-        # Where values are kept, the examples are read from them.
         kept = None if self.writer.keeps_values else self._random.add(self.tokens, position)
         means: list[PromptMean] = []
         for record in self._layers:
@@ -98,7 +97,7 @@ class Recorder:
             self._segment.begin(self.tokens, self.prompts, commit_seconds=time.monotonic() - start)
 
     def commit(self, info: Mapping[str, object], *, final: bool) -> None:
-        """End the segment. final: count exactly, from the values, what needs the layer scale first."""
+        """End the segment. final: count what depends on the layer scale exactly, from the values, if they are kept."""
         layers = [record.snapshot(self._random) for record in self._layers]
         exact = final and self.writer.keeps_values
         self.writer.commit(layers, lambda tables: classify_tables(tables, exact=exact), info)
@@ -110,7 +109,7 @@ class Recorder:
 
 
 class _LayerRecord:
-    """What the recorder holds of one layer."""
+    """The recorder's state for one layer."""
 
     def __init__(self, layer: Layer, device: torch.device, *, apart: bool) -> None:
         """apart: keep examples, and statistics by concept."""
@@ -125,7 +124,7 @@ class _LayerRecord:
         self._counts_delta = True
 
     def add(self, prompts: Sequence[Prompt], layer: LayerValues, by_neuron: Array, offset: int) -> list[PromptMean]:
-        """Take a batch whose first token has index `offset`; returns the prompts' means.
+        """Add a batch whose first token has index `offset`; returns the prompts' means.
 
         by_neuron: the layer's values again, float32[neurons, tokens].
         """
@@ -160,13 +159,13 @@ class _LayerRecord:
             return PromptMean(self.layer.layer_id, prompt.prompt_idx, selection, n, array)
 
         means = [mean("all", prompt.tokens - 1, chunk.mean), mean("last", 1, values[-1])]
-        generated = values[max(prompt.prompt_tokens, 1) :]  # position 0 never counts, generated or not
+        generated = values[max(prompt.prompt_tokens, 1) :]  # never position 0, generated or not
         if len(generated):
             means.append(mean("generated", len(generated), chunk_mean(generated)))
         return means
 
     def keep_random(self, kept: NDArray[np.int64], values: Array, offset: int) -> None:
-        """Hold the values of the tokens in `kept`: those held already, and those of this batch."""
+        """Keep the values of the tokens in `kept`, which are kept already or in this batch."""
         held = {int(token): row for token, row in zip(self.random_tokens, self._random_values, strict=True)}
         rows = [held[int(t)] if int(t) in held else to_host(values[int(t) - offset]) for t in kept]
         self.random_tokens = kept
@@ -190,7 +189,7 @@ class _LayerRecord:
         }
 
     def restore(self, tables: RunTables) -> None:
-        """Go on from the last segment."""
+        """Continue from the last segment."""
         layer = self.layer
         histograms = {
             False: tables.histograms(layer.site, layer.layer, skip_first=True),
@@ -206,7 +205,7 @@ class _LayerRecord:
             self._random_values = values[:, there].T.copy()
         if layer.site == "mixer":
             self._delta = read_mamba_delta(tables.cursor()).get(layer.layer)
-            self._counts_delta = self._delta is not None  # else begun by a version that did not
+            self._counts_delta = self._delta is not None  # None: the run was begun by a version without Δ
 
 
 def _token_rows(prompts: Sequence[RecordedPrompt], placed: Sequence[Prompt]) -> TokenRows:

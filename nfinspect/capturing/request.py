@@ -1,4 +1,4 @@
-"""What a capture is asked to do: one field for each option of `nfinspect capture`."""
+"""What a capture is to do: one field for each option of `nfinspect capture`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Literal
 
 from nfinspect_store.types import Keep
 
-if TYPE_CHECKING:  # the options of a command are read before torch is there
+if TYPE_CHECKING:  # a command's options are parsed before torch is imported
     from nfinspect.models.tokenizing import Bos
 
 Mode = Literal["auto", "replay", "live"]
 
 DEFAULT_CONTEXT = 256
-"""Tokens in a corpus window where --context is not given and the model allows as many."""
+"""Tokens in a corpus window if --context is not given and the model allows as many."""
 
 
 @dataclass(frozen=True)
 class PromptFile:
-    """A prompts file; concept None: the file's own, or its stem."""
+    """A prompts file; concept None: each row's own, or the file's stem."""
 
     path: Path
     concept: str | None = None
@@ -25,7 +25,7 @@ class PromptFile:
 
 @dataclass(frozen=True)
 class CaptureRequest:
-    """Everything that decides what a run holds, and how it is made."""
+    """Everything that decides what a run holds and how it is captured."""
 
     model: str
     store: Path
@@ -35,9 +35,9 @@ class CaptureRequest:
     concept_column: str | None = None
     text: tuple[Path, ...] = ()
     bos: "Bos" = "auto"
-    chat: bool = False  # a prompt that is a text is one turn of a user's
+    chat: bool = False  # a plain text is one turn of a user
     generate: int = 0
-    sites: tuple[str, ...] | None = None  # None: mlp, or mixer for Mamba
+    sites: tuple[str, ...] | None = None  # None: mlp, or mixer for Mamba; resid if neither can be read
     layers: tuple[int, ...] | None = None
     keep: Keep = "all"
     run: str | None = None

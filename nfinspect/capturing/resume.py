@@ -1,4 +1,4 @@
-"""Which unfinished run a request goes on with, and whether it is the same capture."""
+"""Which unfinished run a request resumes, and whether it is the same capture."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ HOW_ONLY = {
 
 
 KEPT_ONLY = {"files", "notes", "weights", "fingerprint"}
-"""Settings of a run that say where what it holds is from; the fingerprint is compared by what it says."""
+"""Settings that do not decide what a run holds; the fingerprint is compared on its own (check_same_model)."""
 
 
 _DEFAULTS = {f.name: f.default for f in fields(CaptureRequest) if f.name not in HOW_ONLY and f.default is not MISSING}
@@ -49,7 +49,7 @@ def settings_of(request: CaptureRequest, prompts: Sequence[PromptIds]) -> dict[s
 
 
 def run_to_resume(store: Path, settings: Mapping[str, Any]) -> Path:
-    """The newest unfinished run in the store that the same line began. Raises CannotResume."""
+    """The newest unfinished run in the store begun by the same command. Raises CannotResume."""
     candidates = []
     for entry in list_runs(store):
         if entry.status in ("complete", None) or entry.problem:
@@ -59,25 +59,25 @@ def run_to_resume(store: Path, settings: Mapping[str, Any]) -> Path:
                 if not _differences(run.info.settings, settings):
                     candidates.append((run.info.created_at, entry.path))
         except StoreError:
-            continue  # it cannot be opened, so it cannot be the one to go on with
+            continue  # a run that cannot be opened cannot be resumed
     if not candidates:
-        raise CannotResume(f"expected an unfinished run of this very line in {store}, found none: name it with --run")
+        raise CannotResume(f"expected an unfinished run of the same command in {store}, found none: name it with --run")
     newest: Path = max(candidates)[1]
     return newest
 
 
 def check_same_capture(run: RunFile, settings: Mapping[str, Any]) -> None:
-    """Raises CannotResume naming what differs, or when there is nothing left to do."""
+    """Raises CannotResume naming what differs, or if the run is complete."""
     if run.info.status == "complete":
         raise CannotResume(f"{run.name} is complete: there is nothing to resume")
     different = _differences(run.info.settings, settings)
     if different:
         said = "; ".join(f"{k}: {run.info.settings.get(k)!r} then, {settings.get(k)!r} now" for k in different[:3])
-        raise CannotResume(f"{run.name} was begun by another line ({said}): repeat that line plus --resume")
+        raise CannotResume(f"{run.name} was begun by another command ({said}): repeat that command with --resume")
 
 
 def check_same_model(run: RunFile, loaded: LoadedModel) -> None:
-    """Raises CannotResume where the run was begun with other weights."""
+    """Raises CannotResume if the run was begun with other weights."""
     if (then := run.info.settings.get("fingerprint")) is not None:
         try:
             check_same_weights(Fingerprint.from_json(then), loaded, run.name)
@@ -86,7 +86,7 @@ def check_same_model(run: RunFile, loaded: LoadedModel) -> None:
 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The settings that differ. What a run of an older version does not tell, it was not asked: as by default."""
+    """The settings that differ. One that a run of an older version does not record had its default value."""
     then = {**_DEFAULTS, **then}
     return sorted(key for key in {*then, *now} - KEPT_ONLY if then.get(key) != now.get(key))
 

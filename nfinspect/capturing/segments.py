@@ -1,6 +1,6 @@
-"""When a segment ends: what a crash may cost, and what waits in memory until its commit.
+"""When a segment ends: limits what a crash may cost, and what waits in memory until the commit.
 
-The one rule for whatever feeds a Recorder: a capture, `nf.record`, runs from arrays.
+The same rule for everything that feeds a Recorder: captures, `nf.record`, runs from arrays.
 """
 
 import time
@@ -9,17 +9,17 @@ from nfinspect_store.types import SELECTIONS
 from nfinspect_store.writer import RunWriter
 
 SEGMENT_SECONDS = 60.0
-"""What a crash can cost, beside the batch under way [own]."""
+"""What a crash can cost, in addition to the current batch [own]."""
 
 SEGMENT_BYTES = 16 * 2**20
-"""Values that a crash can cost, beside the batch under way, as long as commits stay cheap [own]."""
+"""Bytes of values that a crash can cost, in addition to the current batch, as long as commits stay cheap [own]."""
 
 COMMIT_SHARE = 0.1
-"""Of the time at most goes into commits of segments that end by their bytes: a commit rewrites all statistics, which
+"""Largest share of time for commits of segments that end by SEGMENT_BYTES: a commit rewrites all statistics, which
 takes 0.2 s for 2,000 neurons and 1.4 s for 37,000 (docs/decisions/0008) [own]."""
 
 SEGMENT_MEANS = 64 * 2**20
-"""Bytes of prompt means in one segment at most: they wait in memory for its end [own]."""
+"""The most bytes of prompt means in one segment: they wait in memory for its end [own]."""
 
 
 class Segment:
@@ -31,12 +31,12 @@ class Segment:
         self.begin(writer.tokens, writer.prompts, commit_seconds=0.0)
 
     def begin(self, tokens: int, prompts: int, *, commit_seconds: float) -> None:
-        """After so many tokens and prompts, and a commit that took so long."""
+        """Begin a segment. tokens, prompts: recorded so far; commit_seconds: duration of the last commit."""
         self._start = time.monotonic()
         self._tokens, self._prompts, self._commit_seconds = tokens, prompts, commit_seconds
 
     def is_over(self, tokens: int, prompts: int) -> bool:
-        """Whether to commit now that the run has so many."""
+        """Whether to commit now that the run has so many tokens and prompts."""
         seconds = time.monotonic() - self._start
         means = 4 * len(SELECTIONS) * self._neurons * (prompts - self._prompts)
         if seconds > SEGMENT_SECONDS or means > SEGMENT_MEANS:

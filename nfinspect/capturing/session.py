@@ -1,4 +1,4 @@
-"""A capture from beginning to end: load, plan, read batch after batch, commit in segments, end cleanly in any case."""
+"""A capture from beginning to end: load, plan, read batch by batch, commit in segments, always end cleanly."""
 
 import contextlib
 import datetime as dt
@@ -51,29 +51,29 @@ from nfinspect_store.types import Layer, Progress, RunInfo, Status, utc_now
 from nfinspect_store.writer import RunWriter
 
 COPY_TOLD = 100 * 10**6
-"""Bytes of a finished file whose copying is said: it takes seconds and more."""
+"""Bytes of a finished file from which copying it is announced: it takes seconds or more."""
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Where a capture tells how it goes: progress after each batch, and messages of one line."""
+    """Where a capture reports to: progress after each batch, and one-line messages."""
 
     progress: Callable[[Progress], None] = lambda progress: None
     message: Callable[[str], None] = lambda text: None
 
 
 def capture_run(request: CaptureRequest, listener: Listener | None = None) -> Path:
-    """Make the run that `request` asks for; returns its path.
+    """Capture the run that `request` asks for; returns its path.
 
     Raises ModelError, BadPrompts, RunExists, StorageFull, CaptureInterrupted (what was recorded is kept) and the other
     NfinspectErrors. A run that fails before its first segment leaves no file.
     """
-    files = read_files(request)  # an unreadable one is said before minutes of loading
+    files = read_files(request)  # before loading, which takes minutes: a file may be unreadable
     return Capture(request, load(request), listener or Listener(), files).run()
 
 
 def load(request: CaptureRequest) -> LoadedModel:
-    """The model of a request, once the store and the run's name are known to be possible."""
+    """The model of a request, after checking the store and the run's name."""
     store = store_path(request.store)
     if request.run is not None:
         path = new_run_path(store, request.run)
@@ -89,13 +89,13 @@ def load(request: CaptureRequest) -> LoadedModel:
 
 
 class Capture:
-    """One capture: what it will read, and the reading of it."""
+    """One capture: what it will read, and the code that reads it."""
 
     def __init__(
         self, request: CaptureRequest, loaded: LoadedModel, listener: Listener, files: Files | None = None
     ) -> None:
-        """files: what stands in the request's files; None: they are read now."""
-        # `NAME@R` and `NAME --revision R` are one request, and R stands in the run's model: by it the run is found.
+        """files: the content of the request's files; None: read them now."""
+        # `NAME@R` and `NAME --revision R` are the same request; the run's model includes R, to find the model again.
         _, revision = split_revision(request.model, request.revision)
         request = replace(request, model=full_name(request.model, revision), revision=revision)
         self.request = request
@@ -121,15 +121,15 @@ class Capture:
             listener.message(note)
 
     def read_prompts(self, files: Files | None) -> list[PromptIds]:
-        """What to read, in order. A capture of other prompts than files overrides it."""
+        """What to read, in order. Override to capture prompts that are not in files."""
         return load_prompts(self.request, self.loaded, files or read_files(self.request))
 
     def weights(self) -> str:
-        """The state of the files that the weights are from; '' where they are in memory, and may be changed there."""
+        """The state of the files that the weights are from; '' if they are in memory, where they may change."""
         return weights_stamp(full_name(self.request.model, self.request.revision))
 
     def run(self) -> Path:
-        """Capture everything that is not recorded yet. See capture_run."""
+        """Capture everything that is not recorded yet; see capture_run."""
         model = lasting_name(self.request.model)
         writer = self._writer()
         self._tokens_before = writer.tokens
@@ -155,13 +155,13 @@ class Capture:
         if reason:
             raise stopped(
                 f"stopped ({reason}) after {recorder.tokens} of {self.tokens} tokens, kept in {writer.path.stem}: "
-                f"the same line plus --resume goes on"
+                f"repeat the command with --resume to continue"
             )
         return writer.path
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[Recorder]:
-        """A recorder of a new run that is thrown away at the end, for measuring."""
+        """A recorder of a new run that is deleted at the end, for measuring."""
         writer = self._writer()
         try:
             yield Recorder(writer, self.request.seed, statistics_device(self.loaded), commits=False)
@@ -181,10 +181,10 @@ class Capture:
         read = [list(prompt.token_ids) for prompt in prompts]
         longest = max(len(prompt) for prompt in read) + self.request.generate
         limit = rope_limit(self.loaded.model)
-        # On the CPU the hooks cost less than a second pass, on a GPU a step waits for them (docs/decisions/0005).
+        # On the CPU hooks cost less than a second pass; on a GPU every step waits for them (docs/decisions/0005).
         wanted = self.request.mode == "live" or (self.request.mode == "auto" and self.loaded.device == "cpu")
-        # Only a replay gives a single pass's values where steps do not clamp as it does, or where the model starts over
-        # with other rotary angles beyond the limit.
+        # Only a replay gives the values of a single pass if decoding steps do not clamp as that does, or if the model
+        # changes its rotary angles beyond the limit.
         steps_agree = (limit is None or longest <= limit) and steps_clamp_as_a_pass(self.loaded.model)
         live = wanted and self.request.generate > 0 and steps_agree and writing(self.loaded.model).stepwise
 
@@ -221,7 +221,7 @@ class Capture:
         return None
 
     def _bytes_with(self, batch: Batch, recorder: Recorder) -> int:
-        """About the size of the file once `batch` is in it."""
+        """About the size of the file with `batch` in it."""
         prompts = self.prompts[: batch.stop]
         coming = sum(len(p.token_ids) + self.request.generate for p in prompts[batch.start :])
         return run_bytes(
@@ -234,13 +234,13 @@ class Capture:
         )
 
     def _remaining(self, recorded: int) -> Iterator[Batch]:
-        """The batches after the prompts already recorded; one that was cut by a lack of memory begins in its middle."""
+        """The batches after the prompts already recorded; the first may be the rest of one split for lack of memory."""
         for batch in self.batches:
             if batch.stop > recorded:
                 yield Batch(max(batch.start, recorded), batch.stop)
 
     def read_with_less(self, reader: BatchReader, batch: Batch) -> Iterator[tuple[list[RecordedPrompt], Values]]:
-        """Read a batch, in halves and halves again where memory runs out."""
+        """Read a batch; if memory runs out, in halves, halved again as often as necessary."""
         start = batch.start
         while start < batch.stop:
             part = Batch(start, min(start + self._most_prompts, batch.stop))
@@ -257,7 +257,7 @@ class Capture:
                         "use a shorter --context, fewer --sites or --layers, or a smaller --dtype"
                     ) from error
                 self._most_prompts = max(1, size // 2)
-                self._listener.message(f"out of memory: going on with batches of {self._most_prompts} prompts")
+                self._listener.message(f"out of memory: continuing with batches of {self._most_prompts} prompts")
             else:
                 yield read
                 start = part.stop
@@ -303,7 +303,7 @@ class Capture:
     def _copied(self, size: int) -> None:
         if size > COPY_TOLD:
             self._listener.message(
-                f"finishing: much of the file's {size / 1e6:,.0f} MB is free, so what it holds is copied into a new one"
+                f"finishing: much of the file's {size / 1e6:,.0f} MB is free space: its content is copied to a new one"
             )
 
     def _writer(self) -> RunWriter:
@@ -321,7 +321,7 @@ class Capture:
 
 
 def _notes(request: CaptureRequest, loaded: LoadedModel) -> list[str]:
-    """What whoever reads the run's figures has to know: kept with it, and shown beside them."""
+    """What readers of the run's figures must know: stored in the run, and shown next to them."""
     notes = [why_no_mlp(loaded.model)] if request.sites is None else []
     if not dependence(loaded.model).causal:
         notes.append(
@@ -332,7 +332,7 @@ def _notes(request: CaptureRequest, loaded: LoadedModel) -> list[str]:
 
 
 def default_name(model: str) -> str:
-    """The model's name and the time. A directory may be given as `.`, or have a name that a run cannot have."""
+    """A run name from the model's name and the time. A directory may be given as `.`, or have an invalid run name."""
     path = Path(model).resolve()
     name = (path.stem if path.suffix == ".gguf" else path.name).replace("@", "-").lstrip(".-~ ")[:60] or "run"
     return f"{name}-{dt.datetime.now():%Y%m%d-%H%M%S}"
@@ -341,7 +341,7 @@ def default_name(model: str) -> str:
 def new_run_info(
     kind: str, name: str, loaded: LoadedModel, model: str, seed: int, settings: Mapping[str, Any]
 ) -> RunInfo:
-    """The `run` row of a run that begins now; its settings have the model's fingerprint, too."""
+    """The `run` row of a run that begins now; the model's fingerprint is added to its settings."""
     return RunInfo(
         run_id=uuid.uuid4().hex,
         name=name,
@@ -368,16 +368,16 @@ def store_layers(sites: Sequence[LayerSite]) -> tuple[Layer, ...]:
 
 
 def statistics_device(loaded: LoadedModel) -> torch.device:
-    """Where statistics are kept: on a CUDA GPU beside the values; other accelerators have no float64."""
+    """Where statistics are computed: on the model's CUDA GPU, else on the CPU, as other accelerators lack float64."""
     return torch.device(loaded.device if loaded.device.startswith("cuda") else "cpu")
 
 
 def give_up(writer: RunWriter, status: Status) -> None:
-    """Drop the open segment. What was durable stays, marked; a run without anything durable is removed."""
+    """Drop the open segment. A run with committed segments is marked and kept; one without is deleted."""
     if not writer.tokens:
         writer.discard()
         return
-    with contextlib.suppress(NfinspectError):  # the error under way says more than this one would
+    with contextlib.suppress(NfinspectError):  # the original error says more
         writer.abandon()
         writer.mark(status)
         writer.close()

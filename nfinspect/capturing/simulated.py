@@ -1,4 +1,4 @@
-"""A run from a simulated network: planted faults written like any capture, their truth in the table `planted`."""
+"""A run from a simulated network: planted faults recorded like any capture, the true classes in the table `planted`."""
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,10 +18,10 @@ from nfinspect_store.types import Layer
 KIND = "simulated"
 
 PROMPT_TOKENS = 64
-"""Tokens of one simulated prompt at most."""
+"""The most tokens in one simulated prompt."""
 
 CONCEPTS = ("one", "two", "baseline")
-"""Of the prompts, in turn. They mean nothing: a trace of either should find nothing."""
+"""The prompts' concepts, in turn. They mean nothing: a trace of any should find nothing."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Simulation:
 
 
 def simulate_run(path: Path, plan: NetworkPlan) -> Simulation:
-    """Write the network of `plan` as a run, and look for its faults as in any run.
+    """Write the network of `plan` as a run, and diagnose it like any run.
 
-    Raises RunExists, RequestError, StorageFull; then no file is left.
+    Raises RunExists, RequestError, StorageFull; then no new file is left.
     """
     if path.exists():
         raise RunExists(f"a run named {path.stem} already exists: choose another --run, or delete it")

@@ -1,4 +1,4 @@
-"""How many bytes a run file takes, told before it is written: for `--estimate` and `--limit-bytes`."""
+"""Predicts the size of a run file before it is written: for `--estimate` and `--limit-bytes`."""
 
 import math
 from collections.abc import Sequence
@@ -8,32 +8,32 @@ from nfinspect_store.schema import BLOCK
 from nfinspect_store.types import Keep, Layer
 
 EMPTY_FILE = 2_800_000
-"""A run with next to nothing in it: DuckDB gives every table its own pages of 256 KiB, measured."""
+"""Bytes of a nearly empty run: DuckDB gives every table its own blocks of 256 KiB, measured."""
 
 FILLED = 0.996
-"""Of a page of values: BLOBs of 1 KB leave a rest."""
+"""Used share of a disk block of values: BLOBs of 1 KB leave a remainder."""
 
 ROW_BYTES = 6.5
-"""Of a row of blocks, beside its values: where its BLOB lies, and what is left of the other columns, measured."""
+"""Of a row of blocks, in addition to its values: the BLOB's offset and the other columns, compressed, measured."""
 
 STATISTICS_BYTES = 9 * 8
-"""Of one neuron in memory, at position 0 and past it."""
+"""Of one neuron in memory, for each of position 0 and the others."""
 
 EXAMPLE_BYTES = 3 * KEPT * 12
 
 STATISTICS_STORED = 101 + 66
-"""Of one neuron, in `statistics` and `neurons`, compressed, measured."""
+"""Of one neuron in the tables `statistics` and `neurons`, compressed, measured."""
 
 MEANS_STORED = 0.91
-"""Bytes of a prompt's means for each byte of them, measured."""
+"""Stored bytes per byte of a prompt's means, compressed, measured."""
 
 EXAMPLES_STORED = 165
 CONCEPT_STORED = 14
-"""Of one neuron, where they are stored, measured."""
+"""Of one neuron, for runs that store them (CONCEPT_STORED per concept), measured."""
 
 
 def run_bytes(layers: Sequence[Layer], keep: Keep, *, tokens: int, prompts: int, concepts: int, generates: bool) -> int:
-    """About the size of a run's file: within 5 % from 20 MB on (a test holds it to that)."""
+    """About the size of a run's file in bytes: within 5 % from 20 MB on, which a test checks."""
     neurons = sum(layer.neurons for layer in layers)
     gated = sum(layer.neurons for layer in layers if layer.fires == "gate")
     selections = 3 if generates else 2
@@ -48,5 +48,5 @@ def run_bytes(layers: Sequence[Layer], keep: Keep, *, tokens: int, prompts: int,
 
 
 def _histogram_bytes(tokens: int) -> float:
-    """Of one neuron: counts take the more bits the larger they are, measured."""
+    """Of one neuron, measured: larger counts take more bits."""
     return 8 + 5 * math.log2(max(tokens, 2))

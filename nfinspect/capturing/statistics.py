@@ -1,8 +1,8 @@
-"""Statistics of one layer while tokens pass, computed where the values are.
+"""Statistics of one layer, updated as tokens pass, computed where the values are.
 
-The chunk is one prompt: its moments, its mean and its extremes fall out of the same passes over the values, and chunks
-merge exactly (nfinspect_store.statistics). Values on a GPU are torch tensors and stay there; values on the CPU are
-numpy arrays, because torch's thread pool would fight with the writer for the cores (docs/decisions/0003).
+A chunk is one prompt: its moments, mean and extremes come from the same passes over the values, and chunks merge
+exactly (nfinspect_store.statistics). Values on a GPU are torch tensors and stay there; values on the CPU are numpy
+arrays, because torch's thread pool would compete with the writer for the cores (docs/decisions/0003).
 """
 
 from typing import Any
@@ -18,10 +18,10 @@ from nfinspect_store.histogram import bin_of as bin_of_values
 from nfinspect_store.statistics import UNKNOWN, ConceptStatistics, NeuronStatistics
 
 ROWS = 32
-"""Rows reduced at a time: 32 x 3072 float64 values stay in the processor's cache."""
+"""Rows reduced at a time: 32 x 3072 float64 values fit the processor's cache."""
 
 STRIPE = 64
-"""Neurons counted at a time on the CPU: 64 x 99 counters stay in the processor's first cache."""
+"""Neurons counted at a time on the CPU: their 64 x 99 counters, 50 KB, stay in the processor's fastest caches."""
 
 
 def chunk_mean(values: Array) -> Array:
@@ -31,9 +31,9 @@ def chunk_mean(values: Array) -> Array:
 
 
 def chunk_statistics(values: Array, fired: Array | None, fires: str) -> NeuronStatistics:
-    """Statistics of float32[tokens, neurons]. fired: bool[tokens, neurons] where the layer fires by its gate.
+    """Statistics of float32[tokens, neurons]. fired: bool[tokens, neurons] if the layer fires by its gate.
 
-    Two passes about the mean, in float64 (Pébay 2008 merges them); minimum and maximum are exact.
+    Two passes, the second about the mean, in float64 (merged as in Pébay 2008); minimum and maximum are exact.
     """
     xp: Any = torch if isinstance(values, Tensor) else np
     n, neurons = values.shape
@@ -49,12 +49,12 @@ def chunk_statistics(values: Array, fired: Array | None, fires: str) -> NeuronSt
         powers[2] += power.sum(0)
     found = [mean, *powers, xp.amin(values, 0), xp.amax(values, 0), xp.abs(values).sum(0, dtype=xp.float64)]
     if fires != "scale":
-        # Where a layer fires by its gate the reader gives `fired`; elsewhere a > 0 is the definition.
+        # The reader gives `fired` if a layer fires by its gate; else a > 0 is the definition.
         found.append((values > 0 if fired is None else fired).sum(0))
     # One transfer: each one would wait for the GPU.
     rows = to_host(xp.stack([xp.asarray(row, dtype=xp.float64) for row in found]))
     mean, m2, m3, m4, low, high, sum_abs = rows[:7]
-    # A neuron that never varied has no variance, whatever rounding of its mean would say.
+    # A neuron that never varied has no variance, even if its computed mean is rounded.
     varied = low != high
     return NeuronStatistics(
         n=np.full(neurons, n, np.int64),
@@ -79,7 +79,7 @@ class HistogramCounter:
         )
 
     def restore(self, counts: NDArray[np.int64]) -> None:
-        """Go on from int64[neurons, BINS]."""
+        """Continue from int64[neurons, BINS]."""
         here = self._counts
         here += counts if isinstance(here, np.ndarray) else torch.from_numpy(counts).to(here.device)
 
@@ -103,8 +103,8 @@ class HistogramCounter:
 
 
 def count_tensor(counts: Tensor, values: Tensor) -> None:
-    """Count float32[tokens, neurons] into int64[neurons, BINS], where the values are: bins as of histogram.bin_of."""
-    # [neurons, tokens]: each neuron's bins lie together. Always a copy, as it is worked on in place.
+    """Count float32[tokens, neurons] into int64[neurons, BINS] on their device, with the bins of histogram.bin_of."""
+    # [neurons, tokens], so that each neuron's bins are contiguous. Always a copy, as it is modified in place.
     bits = values.t().clone(memory_format=torch.contiguous_format).view(torch.int32)
     sign = bits >> 31  # -1 where negative, else 0
     bits.bitwise_and_(0x7FFFFFFF).bitwise_right_shift_(SHIFT).sub_(FIRST_KEY - 1).clamp_(0, SIDE + 1)
@@ -114,7 +114,7 @@ def count_tensor(counts: Tensor, values: Tensor) -> None:
 
 
 class LayerStatistics:
-    """Everything kept of one layer: apart for position 0, and in short for each concept where that is asked for."""
+    """Statistics of one layer, separate for position 0; with by_concept also ConceptStatistics of each concept."""
 
     def __init__(self, neurons: int, fires: str, device: torch.device, *, by_concept: bool = True) -> None:
         self.neurons = neurons
@@ -130,14 +130,14 @@ class LayerStatistics:
         concepts: dict[str, ConceptStatistics],
         histograms: dict[bool, NDArray[np.int64]],
     ) -> None:
-        """Go on from what an earlier segment stored."""
+        """Continue from what an earlier segment stored."""
         self._groups = dict(groups)
         self._concepts = dict(concepts) if self._by_concept else {}
         for first, counts in histograms.items():
             self._histograms[first].restore(counts)
 
     def add(self, concept: str, first: bool, values: Array, fired: Array | None) -> NeuronStatistics:
-        """Take one chunk, float32[tokens, neurons], of a concept; returns the chunk's own statistics."""
+        """Add one chunk, float32[tokens, neurons], of a concept; returns the chunk's own statistics."""
         chunk = chunk_statistics(values, fired, self._fires)
         self._histograms[first].add(values)
         before = self._groups.get(first)
@@ -148,7 +148,7 @@ class LayerStatistics:
         return chunk
 
     def groups(self) -> dict[bool, NeuronStatistics]:
-        """By (at position 0), as far as there are such tokens."""
+        """By (at position 0); a key is missing if there are no such tokens."""
         return dict(self._groups)
 
     def concepts(self) -> dict[str, ConceptStatistics]:

@@ -1,4 +1,4 @@
-"""Where a layer's values are while they are worked on, how they are turned, and how they come to the CPU.
+"""Where a layer's values are while they are processed, how they are transposed, and how they get to the CPU.
 
 On a GPU they stay tensors there; on the CPU they are numpy arrays (docs/decisions/0003).
 """
@@ -16,9 +16,9 @@ Array: TypeAlias = NDArray[Any] | Tensor
 
 @dataclass(frozen=True)
 class Turned:
-    """Values neuron by neuron: [neurons, tokens], contiguous."""
+    """Transposed values: [neurons, tokens], contiguous."""
 
-    values: Array  # where they were before
+    values: Array  # on the device where they were
     on_host: Callable[[], NDArray[Any]]
     """Waits for the copy."""
 
@@ -29,15 +29,15 @@ def to_workplace(tensor: Tensor, device: torch.device) -> Array:
 
 
 def to_host(array: Array) -> NDArray[Any]:
-    """A numpy array of the same values; a GPU is waited for."""
+    """A numpy array of the same values; waits for a GPU."""
     return array.cpu().numpy() if isinstance(array, Tensor) else array
 
 
 def start_transpose(array: Array) -> Callable[[], Turned]:
-    """Begin to turn [tokens, neurons]; the function returned gives the result.
+    """Start transposing [tokens, neurons]; call the returned function for the result.
 
-    On a GPU it turns at once and is copied to the CPU beside whatever is computed there meanwhile. On the CPU it turns
-    when it is asked for, one layer at a time, by torch: its transposing copy takes a fifth of the time of numpy's.
+    On a GPU it is transposed at once and copied to the CPU while the GPU goes on computing. On the CPU it is transposed
+    on that call, one layer at a time, by torch: its transposing copy takes a fifth of the time of numpy's.
     """
     if not isinstance(array, Tensor):
         return lambda: _turned_array(array)
@@ -52,12 +52,12 @@ def _turned_array(array: NDArray[Any]) -> Turned:
 
 
 def _by_neuron(tensor: Tensor) -> Tensor:
-    """A copy, even where nothing would have to move."""
+    """A transposed copy, even if a view would be contiguous."""
     return torch.empty(tensor.shape[::-1], dtype=tensor.dtype, device=tensor.device).copy_(tensor.t())
 
 
 def _begin_copy(tensor: Tensor) -> Callable[[], NDArray[Any]]:
-    """Start copying to the CPU. From a CUDA GPU the copy goes into pinned memory that torch keeps and reuses."""
+    """Start copying to the CPU. From a CUDA GPU the copy goes to pinned memory that torch caches and reuses."""
     if tensor.device.type != "cuda":
         return lambda: to_host(tensor)
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)

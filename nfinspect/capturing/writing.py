@@ -1,7 +1,7 @@
-"""How a model writes on, found out by running it: are its steps those of one pass, and does padding leave them alone.
+"""How a model generates, found by running it: do its steps give the values of one pass, and does padding change them?
 
 A forward pass that is exact under left padding is not enough: GIT's and Whisper's generation counts positions from the
-row's start, and GPT-1 keeps no cache, so that each of its steps goes over the whole sequence again.
+row's start, and GPT-1 has no key-value cache, so that each of its steps reads the whole sequence again.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ from nfinspect.models.dependence import SHORT, alike, hidden_states, plain_ids
 
 STEPS = 2
 ROUNDING = {torch.float32: 1e-3}
-"""How far a step's hidden state may be from a pass's, in its own length; half precisions add up more [own]."""
+"""How far a step's hidden state may be from a pass's, relative to its norm; 0.1 in other precisions [own]."""
 
 
 @dataclass(frozen=True)
 class Writing:
-    """together: prompts of unlike lengths, padded on the left, are written on as each would be alone. stepwise: the
-    steps of a generation have, token by token, the values of one pass over the whole: they can be read live."""
+    """together: prompts of different lengths, padded on the left, are continued as each would be alone. stepwise: the
+    steps of a generation give, token by token, the values of one pass over the whole, so they can be read live."""
 
     together: bool
     stepwise: bool
@@ -34,7 +34,7 @@ _KNOWN: "WeakKeyDictionary[PreTrainedModel, Writing]" = WeakKeyDictionary()
 
 
 def writing(model: PreTrainedModel) -> Writing:
-    """How `model` writes on, from a few steps after a few tokens when it is first asked. Call it outside hooks."""
+    """How `model` generates; the first call runs a few steps after a few tokens. Call it without hooks attached."""
     known = _KNOWN.get(model)
     if known is None:
         known = _KNOWN[model] = _found_out(model)
@@ -49,7 +49,7 @@ def _found_out(model: PreTrainedModel) -> Writing:
         return Writing(together=True, stepwise=True)
     if all(_steps_are_one_pass(model, [prompt]) for prompt in prompts):
         return Writing(together=False, stepwise=True)
-    # Where steps are another thing anyway, only what is written can tell whether padding changes it.
+    # If steps differ from one pass anyway, only the tokens generated can show whether padding changes them.
     try:
         together = left and _written(model, prompts) == [_written(model, [prompt])[0] for prompt in prompts]
     except UnsupportedModel:
@@ -66,7 +66,7 @@ def _steps_are_one_pass(model: PreTrainedModel, prompts: Sequence[Sequence[int]]
     handle = body(model).register_forward_hook(keep)
     try:
         sequences = _written(model, prompts)
-    except UnsupportedModel:  # the mask of the padding gets lost
+    except UnsupportedModel:  # the padding mask gets lost
         return False
     finally:
         handle.remove()

@@ -59,7 +59,7 @@ class RunFile(RunTables):
         """Raises StoreError for a run whose capture was cut short before anything was recorded."""
         if self.info.status != "complete" and not self.tokens:
             raise StoreError(
-                f"{self.name} holds nothing yet: its capture was cut short; the same command with --resume continues it"
+                f"{self.name} holds nothing yet: its capture was cut short; repeat it with --resume to continue"
             )
 
     def _streaming_connection(self) -> duckdb.DuckDBPyConnection:

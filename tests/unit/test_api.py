@@ -73,7 +73,7 @@ def test_record_takes_every_pass_inside_the_block(tmp_path: Path) -> None:
 def test_record_refuses_a_decoding_step_and_leaves_no_run(tmp_path: Path) -> None:
     model = FAMILIES["gpt2"]()
     with (
-        pytest.raises(NfinspectError, match="goes on from a cache"),
+        pytest.raises(NfinspectError, match="continues from a cache"),
         nf.record(model, word_tokenizer(), store=tmp_path, run="steps"),
     ):
         model.generate(torch.tensor([[5, 6]]), max_new_tokens=3, do_sample=False)

@@ -135,7 +135,7 @@ def test_half_a_surrogate_pair_is_refused() -> None:
 
 @pytest.mark.parametrize("concept", [0, None, ("a", "b"), "\ud800"])
 def test_a_concept_is_text(concept: object, gpt2: LoadedModel, tmp_path: Path) -> None:
-    expected = re.escape(f"that is a str of whole characters, found {concept!r}")
+    expected = re.escape(f"that is a str without half surrogates, found {concept!r}")
     given: dict[Any, list[str]] = {concept: ["w3 w4"]}
     with pytest.raises(BadPrompts, match=expected):
         nf.capture(gpt2.model, TOKENIZER, given, store=tmp_path)
@@ -187,9 +187,9 @@ def test_windows_leave_room_for_new_tokens(file: Callable[..., Path], gpt2: Load
     request = CaptureRequest("m", Path("s"), text=(text,), generate=10)
     assert max(len(p.token_ids) for p in files_prompts(request, gpt2)) == 54  # of a context of 64
     for context in (55, 64):
-        with pytest.raises(BadPrompts, match=f"at most 64 tokens minus 10 new ones, found {context}"):
+        with pytest.raises(BadPrompts, match=f"between 1 and 64 minus 10 new tokens, found {context}"):
             files_prompts(replace(request, context=context), gpt2)
-    with pytest.raises(BadPrompts, match="minus 64 new ones"):
+    with pytest.raises(BadPrompts, match="minus 64 new tokens"):
         files_prompts(replace(request, generate=64), gpt2)
 
 

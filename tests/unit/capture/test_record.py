@@ -113,7 +113,7 @@ def test_passes_that_are_no_sequences_are_refused(wrong: str, tmp_path: Path) ->
     model = FAMILIES["gpt2"]()
     ids = torch.tensor([[5, 6]])
     with (
-        pytest.raises(NfinspectError, match="embeddings" if wrong == "embeddings" else "goes on from a cache"),
+        pytest.raises(NfinspectError, match="embeddings" if wrong == "embeddings" else "continues from a cache"),
         nf.record(model, word_tokenizer(), store=tmp_path, run="r"),
         torch.no_grad(),
     ):

@@ -78,7 +78,7 @@ def test_batches_are_halved_where_memory_runs_out(
     tried = short_of_memory(monkeypatch, 3, error)
     said: list[str] = []
     short = capture_run(replace(request_, run="short"), Listener(message=said.append))
-    assert said == [f"out of memory: going on with batches of {n} prompts" for n in (4, 2)]
+    assert said == [f"out of memory: continuing with batches of {n} prompts" for n in (4, 2)]
     assert tried[:3] == [8, 4, 2] and max(tried[2:]) == 2  # what did not fit once is not tried again
     with RunFile.open(plenty) as a, RunFile.open(short) as b:
         assert b.info.status == "complete" and b.tokens == 611

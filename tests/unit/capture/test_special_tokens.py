@@ -213,7 +213,7 @@ def test_prompts_in_memory_that_are_none_end_in_one_line(prompts: object, said: 
 
 
 def test_a_text_that_begins_with_bos_itself_is_told(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="1 of 2 texts begin with '<bos>' already, such as prompts prompt 2") as told:
+    with pytest.warns(UserWarning, match="1 of 2 texts already begin with '<bos>', such as prompts prompt 2") as told:
         run = nf.capture(FAMILIES["llama"](), special_tokenizer(), ["w3", "<bos> w4"], store=tmp_path, run="r")
     assert told[0].filename == __file__
     assert token_ids(run) == [[BOS, 3], [BOS, 4]]
@@ -222,7 +222,7 @@ def test_a_text_that_begins_with_bos_itself_is_told(tmp_path: Path) -> None:
 def test_a_prompt_that_ends_is_told_where_the_model_goes_on_after_it(tmp_path: Path) -> None:
     model = FAMILIES["llama"]()
     nf.capture(model, special_tokenizer(), ["w3 <eos>"], store=tmp_path, run="read")
-    with pytest.warns(UserWarning, match="end with an end of sequence of their own, such as prompts prompt 1"):
+    with pytest.warns(UserWarning, match="already end with an end-of-sequence token, such as prompts prompt 1"):
         nf.capture(model, special_tokenizer(), ["w3 <eos>"], store=tmp_path, run="written", generate=1)
 
 
@@ -257,7 +257,7 @@ def nfinspect(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: p
     return run
 
 
-TOLD = "begin with '<bos>' already"
+TOLD = "already begin with '<bos>'"
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ def test_chats_from_a_file_are_captured_with_their_roles_and_asked_to_answer(
     status, _, err = nfinspect("capture", llama_dir.parent / "plain", "--prompts", "chat.jsonl")
     assert status == 1 and "chat.jsonl:1: expected a tokenizer with a chat template, found one without" in err
     status, _, err = nfinspect("capture", llama_dir, "--text", "begun.txt", "--chat")
-    assert status == 1 and "windows of a corpus are no chats" in err
+    assert status == 1 and "windows of a corpus are not chats" in err
     status, _, err = nfinspect("text", "w3", "--model", llama_dir.parent / "plain", "--chat")
     assert status == 2 and "chat template" in err
 

@@ -156,7 +156,7 @@ def _prompt_tuning(d: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "kind", "words"),
     [
-        (_no_weights, ModelNotFound, "expected adapter_model.safetensors beside adapter_config.json"),
+        (_no_weights, ModelNotFound, "expected adapter_model.safetensors next to adapter_config.json"),
         (_pickle, PickleRefused, "--allow-pickle"),
         (_cut, BrokenCheckpoint, "bytes by its own header, found .* cut short"),
         (_no_base, BrokenCheckpoint, "expected the base model's name"),

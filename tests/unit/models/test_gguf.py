@@ -103,6 +103,6 @@ def test_what_is_no_gguf_or_not_whole_is_refused_in_one_line(
     with pytest.raises(WrongRevision, match="it has no revisions"):
         load_model(tmp_path / "n.gguf", revision="v1", device="cpu")
     monkeypatch.setattr("nfinspect.models.gguf.find_spec", lambda name: None if name == "gguf" else importlib.util)
-    with pytest.raises(ModelError, match=r"no package gguf for .*n.gguf: pip install 'nfinspect\[gguf\]'") as missing:
+    with pytest.raises(ModelError, match=r"no gguf for .*n.gguf: pip install 'nfinspect\[gguf\]'") as missing:
         load_model(tmp_path / "n.gguf", device="cpu")
     one_line(missing)
