@@ -1,4 +1,4 @@
-"""What needs the live model beside the store: logits, ablation, attention, substitution.
+"""What needs a live model as well as the store: logits, ablation, attention, substitution.
 
-Import the module that is needed (`nfinspect.experiments.logits`): nothing is imported here.
+Import the module that you need (`nfinspect.experiments.logits`): nothing is imported here.
 """

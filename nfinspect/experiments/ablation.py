@@ -1,4 +1,4 @@
-"""Cutting neurons out of a model while it runs: their values replaced before anything is made of them."""
+"""Ablating neurons of a running model: their values are replaced before the model uses them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,7 +15,7 @@ from nfinspect.models.checks import first_tensor
 
 @dataclass(frozen=True)
 class LayerAblation:
-    """Neurons of one layer and what their values become: int64[neurons], float32[neurons]; None: 0."""
+    """Neurons of one layer and the values that replace theirs: int64[neurons], float32[neurons]; None: 0."""
 
     site: LayerSite
     neurons: NDArray[np.int64]
@@ -24,17 +24,17 @@ class LayerAblation:
 
 @contextmanager
 def ablated(loaded: LoadedModel, layers: Sequence[LayerAblation]) -> Iterator[None]:
-    """Every forward pass inside the block runs without these neurons; afterwards the model is as before.
+    """Every forward pass inside this context runs without these neurons; afterwards the model is as before.
 
-    Raises SilentHook after a pass that did not come by every layer once (a fused kernel may pass a projection by, as
-    Mamba's does in training), so that no result is of an ablation that never was; WrongSite for another width than the
-    site's.
+    Raises SilentHook after a pass that did not call every layer exactly once (a fused kernel may bypass a projection,
+    as Mamba's does in training), so that no result is reported for an ablation that did not happen; WrongSite for
+    another width than the site's.
     """
     modules = dict(loaded.model.named_modules())
     calls = {layer.site: 0 for layer in layers}
 
     def begins(*_: object) -> None:
-        for site in calls:  # a pass that raised never came to its end
+        for site in calls:  # a pass that raised did not reach `finished`
             calls[site] = 0
 
     def finished(*_: object) -> None:
@@ -42,7 +42,7 @@ def ablated(loaded: LoadedModel, layers: Sequence[LayerAblation]) -> Iterator[No
             if count != 1:
                 raise SilentHook(
                     f"expected {site.module} of layer {site.layer} to be called once in a forward pass, found "
-                    f"{count} times: a fused kernel or a replaced forward passes by the module, nothing was cut out"
+                    f"{count} times: a fused kernel or a replaced forward bypasses the module, nothing was cut out"
                 )
 
     with ExitStack() as hooks:
@@ -88,7 +88,8 @@ def _on_input(
     def hook(_: nn.Module, args: tuple[object, ...]) -> tuple[object, ...]:
         if not args or not isinstance(args[0], Tensor):
             raise WrongSite(
-                f"expected {site.module} of layer {site.layer} to be given its neurons by position, found another call"
+                f"expected {site.module} of layer {site.layer} to get its neurons as first positional argument, found "
+                "another call"
             )
         return (replace(args[0]), *args[1:])
 
@@ -98,7 +99,7 @@ def _on_input(
 def _on_output(replace: Callable[[Tensor], Tensor]) -> Callable[[nn.Module, object, object], object]:
     def hook(_: nn.Module, args: object, output: object) -> object:
         hidden = first_tensor(output)
-        assert hidden is not None  # every block gives hidden states
+        assert hidden is not None  # every block returns hidden states
         changed = replace(hidden)
         return (changed, *output[1:]) if isinstance(output, tuple | list) else changed
 

@@ -1,4 +1,4 @@
-"""What sets of neurons are worth to a model: its perplexity on a text without them, beside random sets (methods §9)."""
+"""What sets of neurons contribute: a text's perplexity without them, compared with random sets (methods §9)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ Mode = Literal["zero", "mean"]
 
 @dataclass(frozen=True)
 class AblatedSet(Document):
-    """One set. nll and delta_nll in nats per token, ci95 of delta_nll; perplexity None where it is beyond a float."""
+    """One set. nll and delta_nll in nats per token, ci95 of delta_nll; perplexity None if too large for a float."""
 
     name: str
     neurons: int
@@ -40,10 +40,11 @@ class AblatedSet(Document):
 
 @dataclass(frozen=True)
 class AblationTable:
-    """Several sets on one text. tokens: how many were predicted; units: what the bootstrap drew, and how many of it.
+    """Several sets on one text. tokens: how many were predicted; units: how many documents or windows (`resampled`) the
+    bootstrap drew from.
 
     begin: the token ids before the text in every window, which are not predicted. notes: what the user should be told.
-    model_of_run: whether the model is that of the run whose neurons were cut out, None without one.
+    model_of_run: whether the model is that of the run whose neurons were cut out, None without a run.
     """
 
     model: str
@@ -91,11 +92,11 @@ def ablate(
     batch_size: int | None = None,
     tick: Tick = silent,
 ) -> AblationTable:
-    """The perplexity of a text without each set, and without random sets of the same size and count per layer.
+    """The perplexity of a text without each set, and without random sets of the same size in every layer.
 
     mode: `zero` sets values to 0, `mean` to their mean over `run`. controls: random sets for each set, >= 20, or 0.
-    context, stride: of the sliding windows, chosen_context. tick: forward passes done, of all. Without any set it is
-    the perplexity of the text alone.
+    context, stride: of the sliding windows (chosen_context). tick: called with the forward passes done, and of how
+    many. Without sets the result is the perplexity of the text alone.
 
     Raises RequestError for two sets of one name, a neuron that the model does not have, too few controls, mode `mean`
     without a run of this model that holds the sets' layers; UnknownSite, SilentHook.
@@ -166,18 +167,18 @@ def ablate(
 
 
 def check_controls(controls: int) -> int:
-    """Raises RequestError for fewer than 20 control sets, unless it is none."""
+    """`controls`, if it is 0, or FEWEST or more. Raises RequestError."""
     if controls != 0 and controls < FEWEST:
         raise RequestError(f"expected --controls of {FEWEST} or more, or 0 for none, found {controls}")
     return controls
 
 
 def check_sets(sets: Sequence[NeuronSet]) -> Sequence[NeuronSet]:
-    """Raises RequestError for two sets of one name."""
+    """`sets`, if their names differ. Raises RequestError."""
     names = [one.name for one in sets]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise RequestError(f"two sets are called {twice!r}: name each once, rename one of two files")
+        raise RequestError(f"two sets are called {twice!r}: give each set once, or rename one of two files")
     return sets
 
 
@@ -186,7 +187,7 @@ def _means(
 ) -> dict[LayerSite, NDArray[np.float32]]:
     """The mean of every neuron of the sets' layers over a run: float32[neurons] each."""
     if run is None:
-        raise RequestError("--mode mean needs --from RUN: the run whose means take the values' place")
+        raise RequestError("--mode mean needs --from RUN: the run whose means replace the values")
     means: dict[LayerSite, NDArray[np.float32]] = {}
     for site in dict.fromkeys(site for where in places for site in where):
         layer = run.resolve_layer(site.layer, site.site)

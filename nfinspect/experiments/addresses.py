@@ -8,10 +8,10 @@ from nfinspect_store.errors import RequestError
 
 
 def resolve_addresses(loaded: LoadedModel, addresses: Iterable[Address]) -> dict[LayerSite, tuple[int, ...]]:
-    """The neurons by where they are read, in order of first appearance, each once.
+    """The neurons of each site and layer, in order of first appearance, each once.
 
-    An address without a site is one of the model's default site. Raises UnknownSite for a site or a layer that the
-    model does not have, RequestError for a neuron.
+    An address without a site is at the model's default site. Raises UnknownSite for a site or a layer that the model
+    does not have, RequestError for a neuron that it does not have.
     """
     usual = default_site(loaded.model)
     groups: dict[tuple[str, int], list[int]] = {}

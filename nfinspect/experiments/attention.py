@@ -1,11 +1,11 @@
-"""Attention neurons: how a neuron's values go with what the model attends to, and with its loss (methods §8).
+"""Attention neurons: how a neuron's values relate to what the model attends to, and to its loss (methods §8).
 
     attention_weighted   s_n = Σ_j r_j a_jn / Σ_j r_j − mean_j a_jn, r_j the mean attention that j receives [own]
     rollout              the same with the last token's rollout through the later layers (Abnar & Zuidema 2020)
     gradient_guided      s_n = Σ_t |a_tn · ∂NLL/∂a_tn| [own]
 
-Position 0, the sink of idle heads, is left out of every score and reported apart. One prompt in a pass, so that nothing
-is attended to but the prompt's own tokens; a score is the mean over the prompts of two tokens or more.
+Position 0, the sink of idle heads, is left out of every score and reported separately. One prompt in a pass, so that
+only the prompt's own tokens are attended to; a score is the mean over the prompts of two tokens or more.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,7 +47,7 @@ from nfinspect.models import (
 from nfinspect_store.errors import RequestError
 
 MAP_TOKENS = 64
-"""Positions of the longest prompt whose attention is kept as a map."""
+"""The most positions of the longest prompt whose attention is kept as a map."""
 
 Texts = Callable[[Sequence[int]], Sequence[str]]
 
@@ -63,12 +63,12 @@ def attention(
 ) -> AttentionScores:
     """Score every neuron of a site over prompts, given as token ids.
 
-    site, layers: the model's default site and all layers if not given. texts: from token ids to the labels of the map.
-    tick: prompts done, of all. Where attention is read, a transformer is switched to eager attention meanwhile. Memory:
-    8 · layers · tokens² bytes for the maps of one prompt (attention_weighted, rollout), a backward pass's for
-    gradient_guided.
-    Raises RequestError for an unknown method, prompts that do not fit the model, and where none has two tokens;
-    AttentionUnavailable, GradientUnavailable; UnsupportedModel for a model that sees ahead, what SiteReader raises.
+    site, layers: by default the model's default site and all layers. texts: from token ids to the labels of the map.
+    tick: called with the prompts done, and of how many. To read attention, a transformer is switched to eager attention
+    temporarily. Memory: 8 · layers · tokens² bytes for the maps of one prompt (attention_weighted, rollout), that of a
+    backward pass for gradient_guided.
+    Raises RequestError for an unknown method, prompts that do not fit the model, or if none has two tokens;
+    AttentionUnavailable, GradientUnavailable; UnsupportedModel for a model that is not causal; what SiteReader raises.
     """
     if method not in METHODS:
         raise RequestError(f"expected one of the methods {', '.join(METHODS)}, found {method!r}")
@@ -121,7 +121,7 @@ def _usable(loaded: LoadedModel, sequences: Sequence[Sequence[int]]) -> list[Seq
 
 
 class _Scoring:
-    """Adds up one prompt after the other, in float64."""
+    """Adds up the scores of the prompts, in float64."""
 
     def __init__(self, loaded: LoadedModel, sites: Sequence[LayerSite], method: Method) -> None:
         self._loaded = loaded
@@ -146,8 +146,7 @@ class _Scoring:
             if longest:
                 self._maps[site.layer] = layer.weights[:MAP_TOKENS, :MAP_TOKENS].copy()
 
-        # A pass of its own, whose values are reduced as they come: all of them at once would be layers x tokens x
-        # neurons.
+        # A separate pass, whose values are reduced layer by layer: all at once would take layers x tokens x neurons.
         def sink(site: LayerSite, values: Tensor, fired: Tensor | None) -> None:
             a = _exact(values[0])
             beyond = torch.from_numpy(weights[site.layer][1:] - 1 / (len(ids) - 1)).to(a)
@@ -224,13 +223,13 @@ class _Scoring:
         )
 
     def _weights(self, found: Sequence[LayerAttention]) -> list[Floats]:
-        """What each layer's positions weigh, from the attention of all layers."""
+        """The weight of each position in each layer, from the attention of all layers."""
         maps = [layer.weights for layer in found]
         return rollout(maps) if self._method == "rollout" else [attended(attention) for attention in maps]
 
 
 def _exact(values: Tensor) -> Tensor:
-    """As float64, on the CPU where the device has none."""
+    """As float64; on the CPU if the device has no float64."""
     return (values.cpu() if values.device.type == "mps" else values).double()
 
 

@@ -1,7 +1,7 @@
 """The attention weights of transformers, read from the attention modules while the model runs.
 
-Fused attention never makes the weights, so the model has to run its `eager` attention. What is read is checked, as some
-models hand out weights that they did not use: Falcon, while it is set to `sdpa`, gives weights without the causal mask
+Fused attention never computes the weights, so the model has to run its `eager` attention. What is read is checked, as
+some models return weights that they did not use: Falcon, while set to `sdpa`, returns weights without the causal mask
 when asked for them (transformers 5.23).
 """
 
@@ -17,7 +17,7 @@ from nfinspect.experiments.layer_attention import Gather, LayerAttention
 from nfinspect.models import LayerSite, LoadedModel, body, forward_batch
 
 ROW_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
-"""How far a row of weights may be from the sum 1."""
+"""How far the sum of a row of weights may be from 1."""
 
 HALF_TOLERANCE = 2e-2
 """The same in half precision: bfloat16 rounds each weight by up to 0.4 %."""
@@ -25,9 +25,9 @@ HALF_TOLERANCE = 2e-2
 
 @contextmanager
 def eager_attention(model: PreTrainedModel) -> Iterator[None]:
-    """While entered, `model` computes its attention weights, where it can be switched; then as before.
+    """Inside this context `model` computes its attention weights, if it can be switched; afterwards it is as before.
 
-    Some models (Falcon) are not among those that transformers switches, but look their config up in every pass.
+    Some models (Falcon) are not among those that transformers switches, but read their config in every pass.
     """
     before = model.config._attn_implementation
     if before in (None, "eager"):
@@ -47,17 +47,17 @@ def _switch(model: PreTrainedModel, implementation: str) -> None:
 
 
 class AttentionMaps:
-    """Reads the attention of a transformer, one sequence in a pass, so that no padding is attended to."""
+    """Reads the attention of a transformer, one sequence per pass, so that no padding is attended to."""
 
     def __init__(self, loaded: LoadedModel, sites: Sequence[LayerSite]) -> None:
-        """sites: the `attn` site of every block in order. Raises AttentionUnavailable where there are no weights."""
+        """sites: the `attn` site of every block in order. Raises AttentionUnavailable if there are no weights."""
         self._loaded = loaded
         self._modules = [loaded.model.get_submodule(site.module.rpartition(".")[0]) for site in sites]
         self._asking: dict[str, bool] = {}
         try:
             self.read([loaded.pad_id] * 3)
         except AttentionUnavailable:
-            # Some modules give weights only when asked; then the model keeps those of all layers at once.
+            # Some modules return weights only when asked; then the model holds those of all layers at once.
             self._asking = {"output_attentions": True}
             self.read([loaded.pad_id] * 3)
 
@@ -83,13 +83,13 @@ class AttentionMaps:
         for layer in range(len(self._modules)):
             if layer not in found:
                 raise AttentionUnavailable(
-                    f"expected a call of the attention of layer {layer}, found none: a fused kernel passes it by"
+                    f"expected a call of the attention of layer {layer}, found none: a fused kernel bypasses it"
                 )
         return [found[layer] for layer in range(len(self._modules))]
 
 
 def _weights_in(output: object, tokens: int) -> Tensor | None:
-    """The weights [1, heads, tokens, tokens] in what an attention module returns, None where there are none."""
+    """The weights [1, heads, tokens, tokens] in what an attention module returns, None if there are none."""
     for part in output if isinstance(output, tuple) else ():
         if isinstance(part, Tensor) and part.ndim == 4 and part.shape[0] == 1 and part.shape[2:] == (tokens, tokens):
             return part
@@ -110,7 +110,7 @@ def _gathered(layer: int, weights: Tensor | None) -> LayerAttention:
         )
     if bool(weights.triu(1).any()):
         raise AttentionUnavailable(
-            f"expected no attention to later tokens, found some in layer {layer}: the weights handed out are not those "
+            f"expected no attention to later tokens, found some in layer {layer}: the weights returned are not those "
             "used; load the model with attn_implementation='eager'"
         )
     gather = Gather(weights.shape[1], weights.shape[2], weights.device)

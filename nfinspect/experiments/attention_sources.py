@@ -11,17 +11,17 @@ from nfinspect.models import LayerSite, LoadedModel, UnknownSite, blocks, find_s
 
 
 class AttentionSource(Protocol):
-    """Reads the attention of every layer, one sequence in a pass."""
+    """Reads the attention of every layer, one sequence per pass."""
 
     def read(self, token_ids: Sequence[int]) -> list[LayerAttention]:
         """The attention of the blocks in order. Raises AttentionUnavailable."""
 
 
 def attention_source(loaded: LoadedModel) -> AttentionSource:
-    """How the attention of this model is read. Raises AttentionUnavailable where it cannot be.
+    """What reads the attention of this model. Raises AttentionUnavailable if it cannot be read.
 
-    Every block must mix positions the same way: models of both attention and mixers are refused, as a rollout through
-    a block whose mixing is not known would be made up.
+    All blocks must mix positions the same way: models with both attention and mixers are refused, as a rollout through
+    a block whose mixing is unknown would be invented.
     """
     _, stack = blocks(loaded.model)
     every = list(range(len(stack)))
@@ -32,8 +32,8 @@ def attention_source(loaded: LoadedModel) -> AttentionSource:
         return HiddenAttention(loaded, mixers)
     raise AttentionUnavailable(
         f"expected attention, or a Mamba mixer, in every one of the {len(stack)} blocks, found attention in "
-        f"{len(attention)} and a mixer in {len(mixers)} of them ('{loaded.model_type}'): the attention of such a model "
-        "is not put together; --method gradient_guided needs none"
+        f"{len(attention)} and a mixer in {len(mixers)} of them ('{loaded.model_type}'): attention and mixers cannot "
+        "be combined; --method gradient_guided needs none"
     )
 
 

@@ -12,10 +12,10 @@ DRAWS = 2000
 def bootstrap_interval(
     values: NDArray[np.float64], unit: NDArray[np.int64], seed: int, draws: int = DRAWS
 ) -> tuple[float | None, float | None]:
-    """The 95 % percentile interval of the mean of `values`, float64[tokens], drawing whole units, int64[tokens].
+    """The 95 % percentile interval of the mean of `values`, float64[tokens], drawing whole units.
 
-    A unit is a document, or a window. Its tokens come with it, so a draw's mean is the sum of its units' values over
-    the sum of their tokens. None for fewer than two units.
+    unit: int64[tokens], the document or window of each token. All tokens of a drawn unit count, so a draw's mean is the
+    sum of its units' values over the sum of their tokens. (None, None) for fewer than two units.
     """
     _, place, size = np.unique(unit, return_inverse=True, return_counts=True)
     if len(size) < 2:

@@ -1,4 +1,4 @@
-"""Random sets of the same size and the same count per layer as a set of neurons, and what its result is beside them."""
+"""Random control sets with as many neurons in every layer as a set, and the set's result compared with theirs."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from nfinspect.json_values import Document
 from nfinspect.models import LayerSite
 
 FEWEST = 20
-"""Control sets at least: with fewer no p below 0.05 can come out."""
+"""The least number of control sets: with fewer, p cannot be below 0.05."""
 
 Places = Mapping[LayerSite, Sequence[int]]
 """Neurons of a set by layer."""
@@ -20,10 +20,10 @@ Places = Mapping[LayerSite, Sequence[int]]
 
 @dataclass(frozen=True)
 class Controls(Document):
-    """What the control sets cost: mean and standard deviation of ΔNLL over `count` sets, in nats per token.
+    """What ablating the control sets costs: mean and standard deviation of ΔNLL over `count` sets, in nats per token.
 
     z = (observed − mean) / sd; p_value = (1 + #{control >= observed}) / (count + 1). None where undefined: without
-    controls, and z where all controls cost the same. delta_nlls: of each set.
+    controls; z also if all controls cost the same. delta_nlls: of each control set.
     """
 
     count: int
@@ -35,7 +35,7 @@ class Controls(Document):
 
 
 def compare_with_controls(observed: float, controls: Sequence[float]) -> Controls:
-    """An observed ΔNLL beside those of control sets."""
+    """An observed ΔNLL compared with those of control sets."""
     values = np.asarray(controls, np.float64)
     count = len(values)
     mean = number(values.mean()) if count else None
@@ -46,10 +46,10 @@ def compare_with_controls(observed: float, controls: Sequence[float]) -> Control
 
 
 def crowded_layer(places: Places) -> LayerSite | None:
-    """A layer with fewer neurons outside the set than in it: no control set of this size is to be had. Else None.
+    """A layer with fewer neurons outside the set than in it, so that no control set of this size exists; else None.
 
-    Drawing with replacement would cut out fewer neurons than the set has, and drawing from all of the layer's would cut
-    out mostly the set itself: either would be called a control and be none [own].
+    Drawing with replacement would cut out fewer neurons than the set has, and drawing from all neurons of the layer
+    would mostly cut out the set itself: neither would be a control [own].
     """
     return next((site for site, neurons in places.items() if len(neurons) > site.neurons - len(neurons)), None)
 
@@ -57,7 +57,7 @@ def crowded_layer(places: Places) -> LayerSite | None:
 def control_sets(places: Places, count: int, seed: int) -> list[dict[LayerSite, NDArray[np.int64]]]:
     """`count` random sets, drawn without replacement from each layer's neurons outside the set.
 
-    The draws depend on the seed and on the set alone: the same set has the same controls in any table.
+    The draws depend only on the seed and on the set: the same set has the same controls in any table.
     """
     rng = np.random.default_rng([seed, _number_of(places)])
     outside = {site: np.setdiff1d(np.arange(site.neurons), np.asarray(taken)) for site, taken in places.items()}
@@ -68,6 +68,6 @@ def control_sets(places: Places, count: int, seed: int) -> list[dict[LayerSite, 
 
 
 def _number_of(places: Places) -> int:
-    """A number that tells this set from others."""
+    """A number that identifies this set."""
     written = ";".join(sorted(f"{site.site}:{site.layer}:{sorted(neurons)}" for site, neurons in places.items()))
     return int.from_bytes(hashlib.sha256(written.encode()).digest()[:8])

@@ -1,4 +1,4 @@
-"""The way from a neuron's output weights to the logits: which norms and projections stand on it, in order.
+"""The path from a neuron's output weights to the logits: the norms and projections on it, in order.
 
 One pass over two tokens shows it, in the order in which the model really calls its modules: their names and their order
 of declaration differ from family to family (Lfm2's last norm is its `embedding_norm`, OPT declares its last norm before
@@ -21,7 +21,7 @@ PASSED_BY = (nn.Dropout, nn.Identity)
 
 @dataclass(frozen=True)
 class Step:
-    """A module on the way, by its dotted name."""
+    """A module on the path, with its dotted name."""
 
     name: str
     module: nn.Module
@@ -33,7 +33,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Tail:
-    """What stands between the last block and the logits: the final norm and perhaps a projection, then the head."""
+    """What is between the last block and the logits: the final norm and perhaps a projection, then the head."""
 
     steps: tuple[Step, ...]
     head: Step
@@ -46,10 +46,11 @@ class Tail:
 
 @dataclass(frozen=True)
 class Way:
-    """From what a site writes to the logits.
+    """The path from what a site writes to the logits.
 
-    start: the module that writes to the residual stream, by its dotted name: the site's own, or the norm that ends its
-    sublayer; None where norms stand on the stream. steps: norms and projections in order; tail: those past the blocks.
+    start: the dotted name of the module that writes to the residual stream: the site's own, or the norm that ends its
+    sublayer; None if there are norms on the stream itself. steps: norms and projections in order; tail: those after the
+    blocks.
     """
 
     start: str | None
@@ -72,7 +73,7 @@ class _Call:
 
 
 class _Pass:
-    """The calls of one pass over two tokens, in order, and what the module called `output_of` gave."""
+    """The module calls of one pass over two tokens, in order, and the output of the module named `output_of`."""
 
     def __init__(self, loaded: LoadedModel, output_of: str | None = None) -> None:
         self.calls: list[_Call] = []
@@ -105,21 +106,21 @@ class _Pass:
 
 
 def _two_tokens(loaded: LoadedModel) -> list[int]:
-    """No padding: its embedding may be 0, and what is 0 everywhere looks like any other such value."""
+    """Two token ids other than padding, whose embedding may be 0: all-zero values could not be told apart."""
     padding = getattr(loaded.model.config.get_text_config(), "pad_token_id", None)
     return [i for i in range(3) if i != padding][:2]
 
 
 def find_tail(loaded: LoadedModel) -> Tail:
-    """What the last block's output goes through. Raises UnsupportedModel where there is no such way to the logits."""
+    """What the last block's output goes through. Raises UnsupportedModel if that is not a known path to the logits."""
     return _tail(loaded, _Pass(loaded))
 
 
 def path_to_logits(loaded: LoadedModel, site: LayerSite) -> Way:
-    """Norms and projections that what `site` writes goes through before it meets the head.
+    """The norms and projections that what `site` writes goes through before the head.
 
-    In a model with norms on its residual stream (OPT-350m) that is every norm of the later blocks, too; in one with a
-    norm after each sublayer (Gemma 2) its own sublayer's comes first.
+    In a model with norms on its residual stream (OPT-350m) these include every norm of the later blocks; in one with a
+    norm after each sublayer (Gemma 2) that of the site's own sublayer comes first. Raises UnsupportedModel.
     """
     prefix, _ = blocks(loaded.model)
     seen = _Pass(loaded, site.module)
@@ -145,13 +146,13 @@ def _tail(loaded: LoadedModel, seen: _Pass) -> Tail:
         if not step.is_norm and not isinstance(step.module, nn.Linear | Conv1D):
             raise UnsupportedModel(
                 f"expected a norm or a projection between the last block and the head, found the "
-                f"{type(step.module).__name__} {step.name}: the way to the logits is not known for this model"
+                f"{type(step.module).__name__} {step.name}: the path to the logits is not known for this model"
             )
     return Tail(tuple(steps[:last]), steps[last])
 
 
 def _sublayer_norms(seen: _Pass, block: str) -> list[Step]:
-    """The norms of a block that are given the very output of the projection, before anything is added to it."""
+    """The norms of a block whose input is exactly the projection's output, before anything is added to it."""
     return [
         call.step
         for call in seen.calls
@@ -160,7 +161,7 @@ def _sublayer_norms(seen: _Pass, block: str) -> list[Step]:
 
 
 def _stream_norms(seen: _Pass, prefix: str, site: LayerSite) -> list[Step]:
-    """The norms that stand on the residual stream itself, from the site on, in a model without a final norm."""
+    """The norms on the residual stream itself, from the site on, in a model without a final norm."""
     in_blocks = [call.step for call in seen.calls if call.step.name.startswith(f"{prefix}.")]
     if not in_blocks[-1].is_norm:
         raise UnsupportedModel(
@@ -180,7 +181,7 @@ def _equal(a: Tensor | None, b: Tensor | None) -> bool:
 
 
 def through(steps: tuple[Step, ...], directions: Tensor) -> Tensor:
-    """What norms (their scale frozen) and projections (their bias left out) make of float32[..., width] directions."""
+    """Directions, float32[..., width], after norms (with frozen scale) and projections (without bias)."""
     for step in steps:
         if step.is_norm:
             norm = measured_norm(step.module, directions.shape[-1], step.name)

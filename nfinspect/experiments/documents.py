@@ -17,9 +17,9 @@ BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
 class Corpus:
     """A text tokenised once.
 
-    token_ids: int64[tokens], the text's own. document: int64[tokens], which block between blank lines a token ends in;
-    None where the tokenizer cannot tell where its tokens stand in the text. sha256: of the file's text. begin: the
-    token ids that stand before the text in every window of it. notes: what the user should be told.
+    token_ids: int64[tokens], the text's own. document: int64[tokens], the block between blank lines that a token ends
+    in; None if the tokenizer does not report where its tokens are in the text. sha256: of the text. begin: the token
+    ids before the text in every window of it. notes: what the user should be told.
     """
 
     name: str
@@ -31,14 +31,14 @@ class Corpus:
 
 
 def text_hash(text: str) -> str:
-    """Tells one text from another."""
+    """The SHA-256 of a text, in hexadecimal."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def tokenised(text: str, name: str, texts: Texts, max_tokens: int | None = None) -> Corpus:
     """The first `max_tokens` tokens of a text.
 
-    Raises RequestError where nothing is predicted: it has no token, or a single one and nothing stands before it.
+    Raises RequestError if nothing can be predicted: the text has no token, or a single one with nothing before it.
     """
     tokens, ends, begins = texts.corpus(text)
     ids = np.asarray(tokens[:max_tokens], np.int64)

@@ -1,8 +1,8 @@
-"""What can go wrong in an experiment, beside what models and the store raise.
+"""What can go wrong in an experiment, besides what models and the store raise.
 
 NfinspectError
-└── ExperimentError             an experiment that cannot be made on this model
-    ├── AttentionUnavailable    the model's attention cannot be had, or not the one that it went on with
+└── ExperimentError             an experiment that is impossible with this model
+    ├── AttentionUnavailable    the model's attention cannot be read, or is not the one that it used
     └── GradientUnavailable     no gradient of the loss reaches a layer's neurons
 
 Every message is one line: what was expected, what was found, the usual cause or what to do.
@@ -12,11 +12,11 @@ from nfinspect_store.errors import NfinspectError
 
 
 class ExperimentError(NfinspectError):
-    """An experiment that cannot be made on this model."""
+    """An experiment that is impossible with this model."""
 
 
 class AttentionUnavailable(ExperimentError):
-    """The model's attention cannot be had, or what was had is not the attention that the model went on with."""
+    """The model's attention cannot be read, or what was read is not the attention that the model used."""
 
 
 class GradientUnavailable(ExperimentError):

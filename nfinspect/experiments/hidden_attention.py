@@ -2,9 +2,9 @@
 
     α_ij = Σ_s C_i,s · exp(A_s · Σ_{k=j+1..i} Δ_k) · Δ_j · B_j,s    for j <= i
 
-for each channel in Mamba and FalconMamba, for each head of channels in Mamba-2 (there A is one number). With it the
-scan's output is Σ_j α_ij u_j + D u_i. That is checked in every layer of every pass: what is reported is the mixing that
-the model did.
+for each channel in Mamba and FalconMamba, for each head of channels in Mamba-2 (where A is one number). The scan's
+output is then Σ_j α_ij u_j + D u_i. That is checked in every layer of every pass, so that what is reported is the
+mixing that the model did.
 """
 
 import math
@@ -22,12 +22,12 @@ from nfinspect.models import LayerSite, LoadedModel
 from nfinspect.models.checks import same
 
 PIECE_BYTES = 64 * 2**20
-"""About what a piece of α may take in memory: all channels at once would be 400 MB for 1,536 channels × 256 tokens."""
+"""About the memory that a piece of α may take: all of it would take 400 MB for 1,536 channels and 256 tokens."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """α of the heads from `head` on for the queries from `query` on: weights float[heads, queries, tokens]."""
+    """α for some heads, from `head` on, and some queries, from `query` on: weights float[heads, queries, tokens]."""
 
     head: int
     query: int
@@ -48,12 +48,12 @@ def pieces(scan: Scan) -> Iterator[Piece]:
 
 
 def mixed(scan: Scan, piece: Piece) -> Tensor:
-    """What a piece of α makes of u: Σ_j α_ij u_j, float[heads, channels per head, queries]."""
+    """A piece of α applied to u: Σ_j α_ij u_j, float[heads, channels per head, queries]."""
     return torch.einsum("hij,hpj->hpi", piece.weights, scan.u[piece.head : piece.head + len(piece.weights)])
 
 
 def finished(scan: Scan, mixing: Tensor) -> Tensor:
-    """The scan's output from Σ_j α_ij u_j: D u is added and, in Mamba, the gate applied. float[tokens, channels]."""
+    """The scan's output, float[tokens, channels]: Σ_j α_ij u_j plus D u and, in Mamba, times the gate."""
     output = mixing + scan.D[:, None, None] * scan.u
     if scan.gate is not None:
         output = output * F.silu(scan.gate)
@@ -61,7 +61,7 @@ def finished(scan: Scan, mixing: Tensor) -> Tensor:
 
 
 class HiddenAttention:
-    """Reads the hidden attention of a model of Mamba mixers, one sequence in a pass."""
+    """Reads the hidden attention of a model of Mamba mixers, one sequence per pass."""
 
     def __init__(self, loaded: LoadedModel, sites: Sequence[LayerSite]) -> None:
         """sites: the `mixer` site of every block in order."""
@@ -69,9 +69,9 @@ class HiddenAttention:
         self._sites = sites
 
     def read(self, token_ids: Sequence[int]) -> list[LayerAttention]:
-        """|α| of every layer over one sequence, rows scaled to 1 in each channel (Mamba-2: head), then averaged.
+        """|α| of every layer over one sequence, rows scaled to sum 1 in each channel (Mamba-2: head), then averaged.
 
-        Raises AttentionUnavailable for a mixer that is not known, and where α does not reproduce its output.
+        Raises AttentionUnavailable for an unknown kind of mixer, and if α does not reproduce its output.
         """
         found: dict[int, LayerAttention] = {}
 
@@ -90,18 +90,18 @@ def _gathered(layer: int, scan: Scan, output: Tensor) -> LayerAttention:
         count, queries = piece.weights.shape[:2]
         mixing[piece.head : piece.head + count, :, piece.query : piece.query + queries] = mixed(scan, piece)
         gather.add(piece.weights.abs(), piece.head, piece.query)
-    # A mixer of float64 computes B and Δ in float32 all the same.
+    # Even a float64 mixer computes B and Δ in float32.
     compared = output.float() if output.dtype == torch.float64 else output
     if not same(finished(scan, mixing).to(compared.dtype), compared):
         raise AttentionUnavailable(
             f"expected the hidden attention of layer {layer} to reproduce the mixer's output, found another: this "
-            "mixer does not do the selective scan of Mamba or Mamba-2; --method gradient_guided needs none"
+            "mixer does not compute the selective scan of Mamba or Mamba-2; --method gradient_guided needs none"
         )
     return gather.result()
 
 
 def _heads(scan: Scan, start: int, stop: int) -> Scan:
-    """The part of a scan that heads start … stop - 1 see, with B and C of their own group for each."""
+    """The part of a scan for heads start … stop - 1, each with the B and C of its group."""
     groups = torch.arange(start, stop, device=scan.u.device) // (len(scan.delta) // len(scan.B))
     part = slice(start, stop)
     return Scan(scan.u[part], scan.delta[part], scan.A[part], scan.B[groups], scan.C[groups], scan.D[part], None)
@@ -110,10 +110,10 @@ def _heads(scan: Scan, start: int, stop: int) -> Scan:
 def _rows(scan: Scan, start: int, stop: int) -> Tensor:
     """α of queries start … stop - 1: float[heads, queries, tokens].
 
-    The decay from j to i is never split so that a factor could overflow: for j < start it is the decay from j to
-    start - 1 times that from there to i, both at most 1, and the sum over the state is a matrix product. Only among the
-    queries themselves is every pair written out. Sums of Δ are differences of float64 prefix sums, exact enough that
-    the exponent has float32's own precision.
+    No factor of the decay from j to i can overflow: for j < start it is the decay from j to start - 1 times that from
+    there to i, both at most 1, and the sum over the state is a matrix product. Only among the queries themselves is
+    every pair computed. Sums of Δ are differences of float64 prefix sums (float32 on MPS), so that the exponent has the
+    precision of float32.
     """
     heads, tokens = scan.delta.shape
     exact = torch.float32 if scan.delta.device.type == "mps" else torch.float64  # MPS has no float64

@@ -1,6 +1,6 @@
-"""What is kept of the attention of one layer over one sequence: the mean map, and figures of every head.
+"""What is kept of the attention of one layer over one sequence: the mean map, and figures for every head.
 
-The weights of all heads (or, in a Mamba, of all channels) are never in memory together: they come in pieces of some
+The weights of all heads (or, in a Mamba, of all channels) need not be in memory together: they come in pieces of some
 heads and some queries, are scaled to rows of sum 1, and are added up.
 """
 
@@ -19,11 +19,11 @@ class LayerAttention:
     """The attention of one layer over one sequence. NaN where undefined.
 
     weights: float64[tokens, tokens], mean over the heads; weights[i, j] is what query i takes from position j, 0 for
-    j > i; rows sum to 1. Of each head, float64[heads], as means over the queries i >= 1: `entropy`, that of its row
-    over ln(i + 1) [own] (0: one position, 1: every position alike), and `sink`, the weight on position 0.
-    diversity [own]: how differently the heads attend, the entropy of the mean row minus the mean entropy of the rows
-    (the generalised Jensen-Shannon divergence, Lin 1991) over ln(min(heads, i + 1)), mean over the queries i >= 1
-    (0: all heads attend alike, 1: as differently as they can).
+    j > i; rows sum to 1. For each head, float64[heads], as means over the queries i >= 1: `entropy`, that of its row
+    divided by ln(i + 1) [own] (0: one position, 1: all positions alike), and `sink`, the weight on position 0.
+    diversity [own]: how differently the heads attend: the entropy of the mean row minus the mean entropy of the rows
+    (the generalised Jensen-Shannon divergence, Lin 1991), divided by ln(min(heads, i + 1)), mean over the queries
+    i >= 1 (0: all heads attend alike, 1: as differently as they can).
     """
 
     weights: Floats
@@ -38,7 +38,7 @@ class Gather:
     def __init__(self, heads: int, tokens: int, device: torch.device) -> None:
         self._heads, self._tokens = heads, tokens
         self._weights = torch.zeros(tokens, tokens, device=device)
-        self._rows = torch.zeros(tokens, device=device)  # heads whose row is defined, by query
+        self._rows = torch.zeros(tokens, device=device)  # number of heads whose row is defined, by query
         self._row_entropy = torch.zeros(tokens, device=device)  # in nats, summed over the heads
         # By head, over the queries from 1 on.
         self._queries = torch.zeros(heads, device=device)
@@ -46,7 +46,8 @@ class Gather:
         self._sink = torch.zeros(heads, device=device)
 
     def add(self, weights: Tensor, head: int = 0, query: int = 0) -> None:
-        """Weights of the heads from `head` on for the queries from `query` on: float[heads, queries, tokens], all >= 0.
+        """Add weights for some heads, from `head` on, and some queries, from `query` on: float[heads, queries, tokens],
+        all >= 0.
 
         They are scaled to rows of sum 1. A row of zeros is undefined and does not count.
         """
@@ -65,7 +66,7 @@ class Gather:
         self._sink[heads] += weights[:, later, 0].sum(1)
 
     def result(self) -> LayerAttention:
-        """What has come together."""
+        """The layer's attention from all pieces added."""
         weights = _numpy(self._weights / self._rows[:, None])
         queries = _numpy(self._queries)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -79,7 +80,7 @@ class Gather:
         return LayerAttention(weights, entropy, sink, diversity)
 
     def _most_entropy(self) -> Tensor:
-        """ln(i + 1) for every query i, 1 for query 0, which is left out of all that is divided by it."""
+        """ln(i + 1) for every query i; 1 for query 0, which is left out of everything that is divided by it."""
         most = torch.arange(1, self._tokens + 1, device=self._weights.device).float().log()
         most[0] = 1.0
         return most

@@ -1,7 +1,7 @@
 """The logit lens: what the model would answer if it stopped after each block (nostalgebraist 2020).
 
-Every block's output at the prompt's last token goes through the final norm and the head, by the model's own code, so
-the last block's row is the model's output. If asked for, every other token's does, too.
+The model's own code applies the final norm and the head to every block's output at the prompt's last token (or at every
+token, if asked for), so the last block's row is the model's output.
 """
 
 import inspect
@@ -29,10 +29,10 @@ from nfinspect.models.checks import first_input, first_tensor
 from nfinspect_store.errors import RequestError
 
 LOGIT_BYTES = 64 * 2**20
-"""Logits of one pass through the head, as float32: the layers go through it in groups of as many as fit [own]."""
+"""Bytes of logits of one pass through the head, as float32: as many layers go through it together as fit [own]."""
 
 TOKENS_AT_ONCE = 64
-"""Whose logits are taken to float64 at a time."""
+"""Tokens whose logits are converted to float64 at a time."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class LensToken(Document):
 
 @dataclass(frozen=True)
 class LensLayer:
-    """What follows the prompt by one block's output. entropy in nats.
+    """The next token as predicted from one block's output. entropy in nats.
 
-    top: the likeliest tokens. answer_rank (from 1) and answer_log_prob (nats): of the token that the whole model finds
-    likeliest. positions: the likeliest token after each of the prompt's, the last one too; empty if not asked for.
+    top: the most likely tokens. answer_rank (from 1) and answer_log_prob (nats): of the token that is most likely in
+    the whole model. positions: the most likely token after each token of the prompt; empty if not asked for.
     """
 
     layer: int
@@ -60,7 +60,7 @@ class LensLayer:
     positions: tuple[LensToken, ...] = ()
 
     def to_json(self) -> dict[str, object]:
-        """`positions` only where they were asked for."""
+        """As JSON; with `positions` only if they were asked for."""
         found = {**vars(self), "top": [token.to_json() for token in self.top]}
         if self.positions:
             return {**found, "positions": [token.to_json() for token in self.positions]}
@@ -70,9 +70,9 @@ class LensLayer:
 
 @dataclass(frozen=True)
 class LogitLens:
-    """A prompt seen through the lens, layer after layer. answer: what the whole model finds likeliest next.
+    """A prompt through the lens, layer by layer. answer: the next token that the whole model finds most likely.
 
-    prompt_tokens: the prompt's own, where the layers have `positions`.
+    prompt_tokens: the prompt's own, if the layers have `positions`.
     """
 
     model: str
@@ -104,17 +104,17 @@ def logit_lens(
     bos: Bos = "auto",
     chat: bool = False,
 ) -> LogitLens:
-    """The `top` likeliest next tokens by each block's output, and how the model's answer stands there.
+    """The `top` most likely next tokens from each block's output, and the rank of the model's answer there.
 
-    positions: the likeliest token after every token of the prompt, too. bos, chat: how the prompt is tokenised (Texts);
-    a chat is read up to where the model answers.
+    positions: also the most likely token after every token of the prompt. bos, chat: how the prompt is tokenised
+    (Texts); a chat ends with what begins the model's answer.
 
-    Ties of rank go to the smaller token_id. Raises RequestError for a prompt without a token or longer than the model's
-    context, CannotTokenize as Texts does, UnknownToken, UnsupportedModel where the way from the blocks to the logits
-    cannot be told or the model sees ahead.
+    Ties of rank go to the smaller token_id. Raises RequestError for top < 1 and for a prompt without a token or longer
+    than the model's context, CannotTokenize as Texts does, UnknownToken, UnsupportedModel if the path from the blocks
+    to the logits is not known or the model is not causal.
     """
     if top < 1:
-        raise RequestError(f"--top counts tokens from 1 up, found {top}")
+        raise RequestError(f"expected --top of 1 or more, found {top}")
     require_causal(loaded.model, "the next token by each layer")
     texts = Texts(loaded.tokenizer, bos, chat=chat)
     read = texts.text(prompt, answer=True)
@@ -147,11 +147,11 @@ def logit_lens(
 
 
 def lens_logits(loaded: LoadedModel, token_ids: list[int]) -> Tensor:
-    """The logits after the last token by each block's output: float32[layers, vocabulary], on the CPU.
+    """The logits after the last token from each block's output: float32[layers, vocabulary], on the CPU.
 
     One pass keeps the blocks' outputs; then the model runs on copies of the prompt, a group of layers at a time, and
-    just before the final norm each copy gets another block's output. What the model does from there on (a projection, a
-    scale, a soft cap) is done by itself.
+    just before the final norm each copy gets another block's output. The rest (a projection, a scale, a soft cap) is
+    the model's own computation.
     """
     entry = find_tail(loaded).entry.module
     groups = _block_groups(loaded, token_ids)
@@ -159,7 +159,7 @@ def lens_logits(loaded: LoadedModel, token_ids: list[int]) -> Tensor:
 
 
 def _after_each(loaded: LoadedModel, token_ids: list[int]) -> list[tuple[LensToken, ...]]:
-    """Of each block, the likeliest token after every token; of equal ones that of the smallest token_id."""
+    """For each block, the most likely token after every token; ties go to the smallest token_id."""
     entry = find_tail(loaded).entry.module
     found = []
     for group in _block_groups(loaded, token_ids):
@@ -171,10 +171,10 @@ def _after_each(loaded: LoadedModel, token_ids: list[int]) -> list[tuple[LensTok
 
 
 def _best(logits: Tensor) -> list[tuple[int, float]]:
-    """The likeliest token_id of each row and its probability."""
+    """The most likely token_id of each row and its probability."""
     best = logits.max(dim=-1).values
     shares = (best.double() - logits.double().logsumexp(dim=-1)).exp()
-    ids = (logits == best[:, None]).int().argmax(dim=-1)  # the first of equal ones, which max leaves open
+    ids = (logits == best[:, None]).int().argmax(dim=-1)  # the first in a tie; logits.max does not say which
     return list(zip(ids.tolist(), shares.tolist(), strict=True))
 
 
@@ -185,7 +185,7 @@ def _block_groups(loaded: LoadedModel, token_ids: list[int]) -> tuple[Tensor, ..
 
     def keep(module: nn.Module, args: object, output: object) -> None:
         hidden = first_tensor(output)
-        assert hidden is not None  # every block gives hidden states
+        assert hidden is not None  # every block returns hidden states
         outputs.append(hidden.detach())
 
     handles = [model.get_submodule(s.module).register_forward_hook(keep) for s in find_sites(model, ["resid"])]
@@ -201,9 +201,9 @@ def _block_groups(loaded: LoadedModel, token_ids: list[int]) -> tuple[Tensor, ..
 def _from_entry(
     loaded: LoadedModel, entry: nn.Module, token_ids: list[int], hidden: Tensor, *, every: bool = False
 ) -> Tensor:
-    """float32[rows, tokens, vocabulary]: the logits where `hidden` [rows, tokens, hidden] enters `entry`.
+    """float32[rows, tokens, vocabulary]: the logits if `hidden` [rows, tokens, hidden] is the input of `entry`.
 
-    Of the last token alone, if not `every` one's are wanted.
+    Only of the last token unless `every`.
     """
 
     def replace(
@@ -211,7 +211,7 @@ def _from_entry(
     ) -> tuple[tuple[object, ...], dict[str, object]]:
         given = first_input(args, kwargs)
         assert given is not None  # find_tail has seen it called with hidden states
-        # A head that is the entry itself is given the last tokens alone.
+        # If the entry is the head itself, it may get only the last token.
         values = hidden[:, -given.shape[1] :].to(given.device, given.dtype)
         return (values, *args[1:]), {} if args else {k: v for k, v in kwargs.items() if v is not given}
 

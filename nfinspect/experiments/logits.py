@@ -15,9 +15,9 @@ from nfinspect_store.errors import RequestError
 
 @dataclass(frozen=True)
 class TokenEffect(Document):
-    """A token and what one unit of the neuron's value adds to its logit, less the mean over the vocabulary.
+    """A token and what one unit of the neuron's value adds to its logit, minus the mean over the vocabulary.
 
-    token is None for a row of the unembedding that the tokenizer has no token for.
+    token is None for a row of the unembedding that is not a token of the tokenizer.
     """
 
     token_id: int
@@ -43,7 +43,7 @@ class NeuronLogits(Document):
 
     @property
     def address(self) -> str:
-        """`L5/N123`; the site stands in `site`."""
+        """`L5/N123`; the site is in `site`."""
         return f"L{self.layer}/N{self.neuron}"
 
 
@@ -54,7 +54,7 @@ def neuron_logits(loaded: LoadedModel, address: Address | str, top: int = 10) ->
     UnsupportedModel as output_effects does.
     """
     if top < 1:
-        raise RequestError(f"--top counts tokens from 1 up, found {top}")
+        raise RequestError(f"expected --top of 1 or more, found {top}")
     address = parse_address(address) if isinstance(address, str) else address
     ((site, neurons),) = resolve_addresses(loaded, [address]).items()
     effects = output_effects(loaded, site, neurons)[0]
@@ -79,6 +79,6 @@ def neuron_logits(loaded: LoadedModel, address: Address | str, top: int = 10) ->
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, token_ids: list[int]) -> list[str | None]:
-    """The text of each token, a leading space included; None where the tokenizer has none of that id."""
+    """The text of each token, a leading space included; None for ids that the tokenizer does not have."""
     texts = TokenTexts(tokenizer)
     return [texts.alone(token_id) if token_id < len(tokenizer) else None for token_id in token_ids]

@@ -1,7 +1,7 @@
-"""What a normalisation multiplies by, found by what it does and not by what it is called.
+"""The gain of a normalisation, found from what it does, not from its class or weights.
 
-Families keep their gains differently (Gemma multiplies by 1 + weight, OLMo by nothing, LayerNorm1P by weight + 1), but
-all of them do gain ⊙ normalised + bias, and a LayerNorm takes the mean off first. Two probes tell gain and kind.
+Families store their gains differently (Gemma multiplies by 1 + weight, OLMo by nothing, LayerNorm1P by weight + 1), but
+all of them compute gain ⊙ normalised + bias, and a LayerNorm subtracts the mean first. Probes show gain and kind.
 """
 
 import copy
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nfinspect.models import UnsupportedModel
 
 SIZE = 1e3
-"""Root mean square of the probes: the norm's epsilon (1e-8 to 1e-5, under the root) is nothing beside its square."""
+"""Root mean square of the probes: an epsilon of 1e-8 to 1e-5 under the norm's root is negligible next to its square."""
 
 TOLERANCE = 1e-4
 """Relative difference that float32 arithmetic may make between two probes."""
@@ -21,22 +21,22 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Norm:
-    """A normalisation with its scale frozen: x -> gain ⊙ (x − mean(x) where `centred`). gain: float32[width]."""
+    """A normalisation with frozen scale: x -> gain ⊙ x, or gain ⊙ (x − mean(x)) if `centred`. gain: float32[width]."""
 
     gain: Tensor
     centred: bool
 
     def __call__(self, directions: Tensor) -> Tensor:
-        """What the frozen norm makes of changes of its input: float32[..., width]. The bias changes nothing."""
+        """How the frozen norm changes its output for a change of its input: float32[..., width]. Its bias cancels."""
         if self.centred:
             directions = directions - directions.mean(-1, keepdim=True)
         return directions * self.gain
 
 
 def measured_norm(module: nn.Module, width: int, name: str) -> Norm:
-    """The gain of a norm over `width` coordinates and whether it is a LayerNorm.
+    """The gain of a norm over `width` coordinates, and whether it subtracts the mean.
 
-    Raises UnsupportedModel for a module that does not normalise: what it does to a direction depends on its input.
+    Raises UnsupportedModel for a module whose output grows with its input, as it does not normalise.
     """
     frozen = copy.deepcopy(module).float()
     device = next((p.device for p in frozen.parameters()), torch.device("cpu"))
@@ -64,7 +64,7 @@ def _largest(values: Tensor) -> float:
 
 
 def _balanced(width: int) -> Tensor:
-    """float32[width] of mean 0 and root mean square 1, none of it near 0."""
+    """float32[width] with mean 0 and root mean square 1, no entry near 0."""
     values = torch.ones(width)
     values[1::2] = -1
     if width % 2:

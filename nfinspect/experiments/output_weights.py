@@ -1,9 +1,9 @@
-"""What a neuron's output weights do to the logits, directly (methods §5).
+"""The direct effect of a neuron's output weights on the logits (methods §5).
 
-A neuron writes value × w_out into the residual stream. Its direct effect on the logits is what the final norm, its
-scale left out, and the unembedding make of w_out: W_U · diag(γ_final) · w_out, w_out centred first where the norm is a
-LayerNorm, mean over the vocabulary removed; times the numbers by which a model scales what it adds to the stream or its
-logits (Granite, Cohere). It leaves out what depends on the text: what later layers make of w_out, the norm's scale, and
+A neuron writes value × w_out into the residual stream. Its direct effect on the logits is W_U · diag(γ_final) · w_out:
+w_out (centred first if the final norm is a LayerNorm) through the final norm, without its scale, and the unembedding,
+minus the mean over the vocabulary; times the factors by which a model scales what it adds to the stream or its logits
+(Granite, Cohere). It leaves out what depends on the text: the effect of w_out on later layers, the norm's scale, and
 how far a soft cap (Gemma 2) bends large logits.
 """
 
@@ -20,19 +20,19 @@ from nfinspect.models import LayerSite, LoadedModel
 from nfinspect_store.errors import RequestError
 
 VOCABULARY_CHUNK = 16384
-"""Rows of the unembedding that are turned into float32 at a time: 256 MB at a width of 4,096."""
+"""Rows of the unembedding that are converted to float32 at a time: 256 MB at a width of 4,096."""
 
 
 def output_effects(loaded: LoadedModel, site: LayerSite, neurons: Sequence[int]) -> NDArray[np.float32]:
     """Direct effects of neurons of one layer on every token's logit: float32[neurons, vocabulary], per unit of value.
 
-    At `resid` the neuron is a coordinate of the residual stream and w_out the unit vector along it. Where a norm stands
-    between the projection and the residual stream (Gemma 2 and 3), or on the stream itself (OPT-350m), its gain counts
-    on the way like the final norm's [own]. Numbers that the model multiplies by (Granite, Cohere) count, and a soft cap
-    with its slope at logits of 0. The vocabulary is the head's rows, in some models more than the tokenizer's.
+    At `resid` the neuron is a coordinate of the residual stream and w_out the unit vector along it. If there is a norm
+    between the projection and the residual stream (Gemma 2 and 3), or on the stream itself (OPT-350m), its gain is
+    applied like the final norm's [own]. Factors that the model multiplies by (Granite, Cohere) are applied, and a soft
+    cap with its slope at logits of 0. The vocabulary is the head's rows, in some models more than the tokenizer's.
 
-    Raises RequestError for a neuron that the layer does not have, UnsupportedModel where the way from the site to the
-    logits cannot be told or its weights are packed.
+    Raises RequestError for a neuron that the layer does not have, UnsupportedModel if the path from the site to the
+    logits is not known or its weights are packed.
     """
     for neuron in neurons:
         if not 0 <= neuron < site.neurons:

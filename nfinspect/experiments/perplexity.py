@@ -1,9 +1,9 @@
 """How well a model predicts a text: the sliding-window protocol of the transformers documentation.
 
-Windows of `context` tokens start every `stride` tokens; each predicts what no earlier window has predicted, with all
-that stands before it in the window. What the tokenizer puts before a text (BOS) stands before every window and is never
-predicted: of a window's `context` tokens the text has that many fewer. Without it the first token of the text is never
-predicted, nor is, with windows that do not overlap, the first of a window.
+Windows of `context` tokens start every `stride` tokens; in each, the tokens that no earlier window has predicted are
+predicted from everything before them in the window. What the tokenizer puts before a text (BOS) begins every window and
+is never predicted: it takes its tokens from the window's `context`. Without it the first token of the text is never
+predicted, nor, if windows do not overlap, the first of each window.
 """
 
 import inspect
@@ -21,13 +21,13 @@ from nfinspect.models import LoadedModel, check_ids, embedding_device, require_c
 from nfinspect_store.errors import RequestError
 
 DEFAULT_CONTEXT = 1024
-"""Tokens in a window where --context is not given and the model allows as many [own]."""
+"""Tokens in a window if --context is not given and the model allows as many [own]."""
 
 LOGIT_BYTES = 256 * 2**20
-"""Logits of one pass in memory, as float32 [own]."""
+"""The most bytes of logits of one pass in memory, as float32 [own]."""
 
 PASS_TOKENS = 8192
-"""Tokens of one pass at most [own]."""
+"""The most tokens of one pass [own]."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class Window:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(tokens, predicted): windows of one shape go through the model together."""
+        """(tokens, predicted): windows of the same shape are batched."""
         return self.stop - self.start, self.stop - self.first
 
 
 def sliding_windows(tokens: int, context: int, stride: int, *, begun: bool = False) -> list[Window]:
-    """The windows over a text of that many tokens. begun: something stands before each, which predicts its first."""
+    """The windows over a text of that many tokens. begun: each follows a BOS, which predicts its first token."""
     windows: list[Window] = []
-    alone = 0 if begun else 1  # without it nothing stands before a window's first token that could predict it
+    alone = 0 if begun else 1  # without BOS there is nothing to predict a window's first token from
     done = alone
     for start in range(0, tokens, stride):
         stop = min(start + context, tokens)
@@ -61,10 +61,10 @@ def sliding_windows(tokens: int, context: int, stride: int, *, begun: bool = Fal
 def chosen_context(
     loaded: LoadedModel, context: int | None, stride: int | None, begin: Sequence[int] = ()
 ) -> tuple[int, int]:
-    """(context, stride), defaults filled in: what the model allows up to 1,024, and half of it. Raises RequestError.
+    """(context, stride) with defaults: what the model allows up to 1,024, and half of it. Raises RequestError.
 
-    begin: what stands before every window, within its context. A stride as long as the context means windows that do
-    not overlap, and is as many tokens shorter.
+    begin: what begins every window, within its context. The stride returned is at most the context minus `begin`, so
+    that no token is skipped: then windows do not overlap.
     """
     limit = loaded.max_context
     if context is None:
@@ -83,10 +83,10 @@ def chosen_context(
 
 
 class Scorer:
-    """A text cut into windows that go through the model in batches, the same ones however often it is scored.
+    """A text cut into windows and batches, which are the same every time it is scored.
 
-    target: int64[predicted], the places of the predicted tokens in the text, ascending. window: int64[predicted], which
-    window predicts each. passes: forward passes of one scoring.
+    target: int64[predicted], the indices of the predicted tokens in the text, ascending. window: int64[predicted], the
+    window that predicts each. passes: forward passes per scoring.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Scorer:
         """batch_size: windows in a pass; None: as many as LOGIT_BYTES and PASS_TOKENS allow. begin: token ids before
         every window, within `context`.
 
-        Raises UnknownToken for a token that the model does not have, UnsupportedModel for a model that sees ahead.
+        Raises UnknownToken for a token that the model does not have, UnsupportedModel for a model that is not causal.
         """
         require_causal(loaded.model, "a perplexity")
         self._loaded = loaded
@@ -113,7 +113,7 @@ class Scorer:
         self.window = np.repeat(np.arange(len(windows)), [w.stop - w.first for w in windows])
         self._vocabulary = vocabulary(loaded.model)
         check_ids(loaded.model, [*begin, int(token_ids.min()), int(token_ids.max())], "the text")
-        # All logits are computed where the model cannot leave any out.
+        # A model that does not take this argument computes all logits.
         self._keeps = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
         self._batches = self._batched(windows, batch_size)
 
@@ -124,7 +124,7 @@ class Scorer:
     def nll(self, tick: Tick = silent, done: int = 0, total: int | None = None) -> NDArray[np.float64]:
         """The negative log-likelihood of each predicted token, in nats: float64[predicted], in the order of `target`.
 
-        tick: passes done, of all; from `done` on and of `total` where this scoring is one of several.
+        tick: called with the passes done, and of how many; `done` and `total` if this scoring is one of several.
         """
         total = self.passes if total is None else total
         nll = torch.empty(len(self._ids), dtype=torch.float64)
@@ -143,7 +143,7 @@ class Scorer:
         options = {"logits_to_keep": predicted + 1} if self._keeps else {}
         with torch.inference_mode():
             logits = self._loaded.model(input_ids=ids, use_cache=False, **options).logits
-            # The last position predicts what lies beyond the window.
+            # The last position predicts the token after the window.
             logits = logits[:, -predicted - 1 : -1].float()
             targets = ids[:, -predicted:].to(logits.device)
             nll = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
@@ -169,5 +169,5 @@ def mean_nll(nll: NDArray[np.float64]) -> float:
 
 
 def perplexity(nll: float) -> float | None:
-    """exp of nats per token; None where that is beyond a float."""
+    """exp of nats per token; None if that is too large for a float."""
     return math.exp(nll) if nll < 709 else None

@@ -1,4 +1,4 @@
-"""The model that a run was captured from, loaded again for what the run alone cannot tell: the one way to it."""
+"""Loads the model that a run was captured from again, for what the run alone does not hold: the only way to do so."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def quiet_transformers() -> None:
-    """No progress bars and no advice of its own: the line on stderr is ours, and what matters is an error of ours."""
+    """No progress bars or warnings from transformers: stderr is for our own progress, and what matters is our error."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -20,7 +20,7 @@ def quiet_transformers() -> None:
 
 
 def named_model(file: "RunFile", model: str | None, what: str) -> str:
-    """`model`, or where the run says that its own is; `what` needs it. Raises RequestError where neither says."""
+    """`model`, else the run's own; what: what needs it, for the message. Raises RequestError if there is neither."""
     name = model or file.info.model
     if not name:
         raise RequestError(f"{what} needs the run's model, and this run names none: pass --model")
@@ -28,7 +28,7 @@ def named_model(file: "RunFile", model: str | None, what: str) -> str:
 
 
 def loaded_model(model: str, **options: Any) -> "LoadedModel":
-    """load_model, quietly; what there is to be told of how it was loaded is said on stderr."""
+    """load_model without transformers' output; notes about how it was loaded go to stderr."""
     from nfinspect.models import load_model
 
     quiet_transformers()
@@ -39,16 +39,16 @@ def loaded_model(model: str, **options: Any) -> "LoadedModel":
 
 
 def own_dtype(file: "RunFile") -> str:
-    """The precision of the run's model, as load_model takes it."""
+    """The precision of the run's model, as load_model accepts it."""
     from nfinspect.models.load import DTYPES
 
     return file.info.dtype if file.info.dtype in DTYPES else "auto"
 
 
 def run_model(file: "RunFile", model: str | None, what: str, **options: Any) -> "LoadedModel":
-    """The model with the weights that the run was captured from, in the run's own precision if not given otherwise.
+    """The model with the weights that the run was captured from, by default in the run's own precision.
 
-    options: those of load_model. Raises RequestError, ModelError, OtherWeights where it is not the run's.
+    options: those of load_model. Raises RequestError, ModelError, and OtherWeights if it is not the run's model.
     """
     from nfinspect.models import ModelError
 
@@ -66,7 +66,7 @@ def run_model(file: "RunFile", model: str | None, what: str, **options: Any) -> 
 
 
 def check_run_model(file: "RunFile", loaded: "LoadedModel") -> None:
-    """Raises OtherWeights where the model has other weights than the run's; what is worth saying goes to stderr."""
+    """Raises OtherWeights if the model has other weights than the run's; lesser differences are noted on stderr."""
     from nfinspect.models import Fingerprint, check_same_weights
 
     then = file.info.settings.get("fingerprint")
@@ -77,10 +77,10 @@ def check_run_model(file: "RunFile", loaded: "LoadedModel") -> None:
 
 
 def difference_from_run(file: "RunFile", loaded: "LoadedModel") -> tuple[bool, tuple[str, ...]]:
-    """Whether a model that the user has named is the run's, whose neurons it is asked about, and what it differs in.
+    """Whether a model named by the user is the run's, and notes about how it differs.
 
-    It is not where nothing tells that it is. Raises OtherWeights where it is named as the run's own model and has other
-    weights: nobody has asked for that.
+    False if nothing shows that it is. Raises OtherWeights if it has the name of the run's own model but other weights:
+    then the user did not ask for another model.
     """
     from nfinspect.models import Fingerprint, OtherWeights, check_same_weights
 

@@ -1,7 +1,7 @@
-"""The text of a run, for its own model to read once more.
+"""The text of a run, for its own model to read again.
 
-Only a part of a long run is read, spread evenly from its first prompt to its last [own], so that the same run is always
-asked about the same tokens.
+Of a long run only a part is used, spread evenly from its first prompt to its last [own]: always the same tokens for the
+same run.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from nfinspect_store.errors import StoreError
 from nfinspect_store.tables import RunTables
 
 FEWEST_WINDOWS = 10
-"""Windows of one length that an ablation on the run's own text needs [own]: fewer say nothing of the spread."""
+"""Windows of one length that an ablation on the run's own text needs [own]: fewer say nothing about the spread."""
 
 
 class TooFewSequences(StoreError):
-    """A run that does not hold enough text for what is asked of it."""
+    """A run that does not hold enough text for an analysis."""
 
 
 READ_IDS = "SELECT token_id FROM tokens ORDER BY token_idx"
@@ -30,7 +30,7 @@ READ_PROMPTS = "SELECT first_token, tokens FROM prompts WHERE tokens > 1 ORDER B
 
 @dataclass(frozen=True)
 class Windows:
-    """Sequences of one length, one after the other. Each is a document of `corpus`."""
+    """Sequences of one length, concatenated. Each is a document of `corpus`."""
 
     corpus: Corpus
     length: int
@@ -39,7 +39,7 @@ class Windows:
 def spread_prompts(run: RunTables, tokens: int) -> list[list[int]]:
     """Token ids of prompts of two tokens or more, generated ones included: about `tokens` in all, or every prompt.
 
-    Raises TooFewSequences where no prompt has two tokens.
+    Raises TooFewSequences if no prompt has two tokens.
     """
     columns = run.cursor().execute(READ_PROMPTS).fetchnumpy()
     first, size = np.asarray(columns["first_token"], np.int64), np.asarray(columns["tokens"], np.int64)
@@ -51,15 +51,15 @@ def spread_prompts(run: RunTables, tokens: int) -> list[list[int]]:
 
 
 def windows(run: RunTables, name: str, tokens: int) -> Windows:
-    """About `tokens` tokens in the run's sequences of the greatest length, each read by itself as in the capture.
+    """About `tokens` tokens of the run's sequences of the greatest length, each a window of its own, as in the capture.
 
-    Raises TooFewSequences where there are fewer than FEWEST_WINDOWS of them, or they have a single token.
+    Raises TooFewSequences if there are fewer than FEWEST_WINDOWS of them, or they have a single token.
     """
     sequences = read_sequences(run, None)
     if sequences.number < FEWEST_WINDOWS or sequences.length < 2:
         raise TooFewSequences(
             f"expected {FEWEST_WINDOWS} or more sequences of the run's greatest length, two tokens or more, found "
-            f"{sequences.number} of {counted(sequences.length, 'token')}: runs of --text mostly have them"
+            f"{sequences.number} of {counted(sequences.length, 'token')}: runs captured with --text usually have enough"
         )
     chosen = _spread(sequences.number, max(FEWEST_WINDOWS, tokens // sequences.length))
     ids = _token_ids(run)
@@ -70,7 +70,7 @@ def windows(run: RunTables, name: str, tokens: int) -> Windows:
 
 
 def _spread(of: int, wanted: int) -> NDArray[np.int64]:
-    """So many of 0 .. of - 1, evenly spread, the first and the last among them."""
+    """`wanted` of the numbers 0 .. of - 1, evenly spread from the first to the last."""
     if wanted >= of:
         return np.arange(of)
     return np.linspace(0, of - 1, wanted).round().astype(np.int64)

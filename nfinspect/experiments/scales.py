@@ -1,10 +1,10 @@
-"""The numbers that a model multiplies by on the way from a site to the logits, measured and not looked up.
+"""The factors that a model multiplies by between a site and the logits, measured instead of looked up.
 
 Some families scale what a sublayer adds to the residual stream (Granite's residual_multiplier) or the logits (Cohere's
-logit_scale, Granite's logits_scaling), each under a name of its own in the config, or bend the logits (Gemma 2's soft
-cap, whose slope at 0 is 1). One pass over two rows tells them: every module with weights is silent, so that the stream
-holds nothing but what the site writes, nothing in the first row and a known direction in the second; and the head gives
-small known logits.
+logit_scale, Granite's logits_scaling), each under its own name in the config, or bend the logits (Gemma 2's soft cap,
+whose slope at 0 is 1). One pass over two rows shows them: every module with weights outputs zeros, so that the stream
+holds only what the site writes, which is nothing in the first row and a known direction in the second; and the head
+outputs small known logits.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,22 +18,22 @@ from nfinspect.models import LoadedModel, UnsupportedModel, forward_batch
 from nfinspect.models.checks import first_input, first_tensor
 
 TOLERANCE = 1e-2
-"""How far, relative to its length, what arrives may be from a multiple of what was written; bfloat16: 0.4 %."""
+"""How far, relative to its norm, what arrives may be from a multiple of what was written; bfloat16 rounds by 0.4 %."""
 
 SMALL = 2.0**-6
-"""Size of the logits that are put in: a soft cap of 30 takes 1e-7 of them."""
+"""Size of the logits put in: a soft cap of 30 reduces them by a share of 1e-7."""
 
 MASKED = 0.1
-"""Share of the vocabulary at most that may be scaled otherwise: some models mask tokens that they must not write."""
+"""Largest share of the vocabulary that may be scaled differently: some models mask tokens not to be generated."""
 
 Hook = Callable[[nn.Module, object, object], object]
 
 
 def scale_to_logits(loaded: LoadedModel, way: Way) -> float:
-    """What the model multiplies by between what `way` starts with and the logits, its norms and projections left out.
+    """What the model multiplies by between the start of `way` and the logits, apart from norms and projections.
 
-    Of a bent scale (a soft cap) it is the slope at logits of 0. Where norms stand on the stream itself, the stream is
-    taken to be scaled by them alone. Raises UnsupportedModel where what arrives is no multiple of what was written.
+    For a soft cap this is the slope at logits of 0. If there are norms on the stream itself, only they are assumed to
+    scale the stream. Raises UnsupportedModel if what arrives is not a multiple of what was written.
     """
     model, head = loaded.model, way.head
     entered: list[Tensor] = []
@@ -60,8 +60,8 @@ def _of_stream(arrived: Tensor, start: str, loaded: LoadedModel) -> float:
     scale = float(change @ written / (written @ written))
     if not float((change - scale * written).norm()) <= TOLERANCE * float(change.norm()) or scale == 0:
         raise UnsupportedModel(
-            f"expected what {start} writes to reach the final norm, as it is or times a number; found something else "
-            f"there: the direct effect on the logits is not known for this model ('{loaded.model_type}')"
+            f"expected what {start} writes to reach the final norm unchanged or scaled by a number, found something "
+            f"else there: the direct effect on the logits is not known for this model ('{loaded.model_type}')"
         )
     return scale
 
@@ -71,14 +71,14 @@ def _of_logits(logits: Tensor, loaded: LoadedModel) -> float:
     alike = (ratios - ratios.median()).abs() <= TOLERANCE * ratios.median().abs()
     if not float(alike.double().mean()) >= 1 - MASKED:
         raise UnsupportedModel(
-            "expected logits that are a multiple of what the head gives, soft cap aside; found others: the direct "
+            "expected logits that are a multiple of the head's output, apart from a soft cap, found others: the direct "
             f"effect on the logits is not known for this model ('{loaded.model_type}')"
         )
     return float(ratios[alike].mean())
 
 
 def _direction(width: int) -> Tensor:
-    """float64[width]: numbers of either sign between 1 and 2 that bfloat16 holds exactly."""
+    """float64[width]: numbers of either sign, with sizes from 1 to 2, that bfloat16 represents exactly."""
     places = torch.arange(width)
     return (1 + (37 * places % 64).double() / 64) * (1 - 2 * (places * places // 3 % 2)).double()
 
@@ -99,7 +99,7 @@ def _small_logits(_: nn.Module, args: object, output: object) -> object:
 
 def _written(_: nn.Module, args: object, output: object) -> object:
     whole = first_tensor(output)
-    assert whole is not None  # path_to_logits has seen what it gives
+    assert whole is not None  # path_to_logits has seen its output
     changed = torch.zeros_like(whole).reshape(2, -1, whole.shape[-1])  # some flatten rows and tokens
     changed[1] = _direction(whole.shape[-1]).to(whole)
     changed = changed.reshape(whole.shape)
@@ -117,7 +117,7 @@ def _hooked(module: nn.Module, hook: Hook) -> Iterator[None]:
 
 @contextmanager
 def _entering(module: nn.Module, entered: list[Tensor]) -> Iterator[None]:
-    """Keep what `module` is given, as first_input tells it."""
+    """Keep the input of `module` (first_input)."""
 
     def keep(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         given = first_input(args, kwargs)

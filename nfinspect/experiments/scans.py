@@ -1,8 +1,8 @@
-"""What the selective scans of Mamba mixers are given, read while the model runs.
+"""The inputs of the selective scans of Mamba mixers, read while the model runs.
 
-Read as transformers 5.23 computes it. Forward hooks on `dt_proj` and `conv1d` never fire there, as their weights are
-used without the modules: the step size Δ (nfinspect.models.mamba_delta) and, in Mamba-2, the convolution are computed
-again from what is seen.
+They are read as transformers 5.23 computes them. Forward hooks on `dt_proj` and `conv1d` never fire there, as their
+weights are used without the modules: the step size Δ (nfinspect.models.mamba_delta) and, in Mamba-2, the convolution
+are recomputed from what hooks see.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,9 +23,9 @@ from nfinspect.models.mamba_delta import StepSize, step_sizes
 class Scan:
     """One layer's scan over one sequence, all float32 whatever the model's dtype.
 
-    A head is what shares one Δ: a channel in Mamba, `head_dim` channels in Mamba-2. u: [heads, channels per head,
-    tokens]; delta: [heads, tokens], after softplus; A: [heads, state], negative; B, C: [groups, tokens, state], a group
-    for every heads / groups heads; D: [heads]; gate: like u, None where the output is gated later (Mamba-2).
+    A head shares one Δ: it is a channel in Mamba, `head_dim` channels in Mamba-2. u: [heads, channels per head,
+    tokens]; delta: [heads, tokens], after softplus; A: [heads, state], negative; B, C: [groups, tokens, state], each
+    group shared by heads / groups heads; D: [heads]; gate: like u, None if the output is gated later (Mamba-2).
     """
 
     u: Tensor
@@ -38,12 +38,12 @@ class Scan:
 
 
 Sink = Callable[[int, Scan, Tensor], None]
-"""Takes (layer, scan, output); output: what the scan gave in the model, float[tokens, channels]: in Mamba the input of
+"""Takes (layer, scan, output); output: of the scan in the model, float[tokens, channels]: in Mamba the input of
 `out_proj`, in Mamba-2 that of the gated norm."""
 
 
 def read_scans(loaded: LoadedModel, sites: Sequence[LayerSite], token_ids: Sequence[int], sink: Sink) -> None:
-    """Hand the scan of every `mixer` site over one sequence to `sink`, layer by layer, while the model runs.
+    """Pass the scan of every `mixer` site over one sequence to `sink`, layer by layer, while the model runs.
 
     Raises AttentionUnavailable for a mixer that is neither Mamba's, FalconMamba's nor Mamba-2's.
     """
@@ -114,7 +114,7 @@ class _Mixer:
         if missing:
             raise AttentionUnavailable(
                 f"expected the mixer of layer {self._step.layer} to call its projections, found no call that gives "
-                f"{', '.join(sorted(missing))}: a fused kernel passes them by"
+                f"{', '.join(sorted(missing))}: a fused kernel bypasses them"
             )
         projected, output_there = self._seen["projected"], self._seen["output"][0]
         if self._two:
@@ -129,10 +129,10 @@ class _Mixer:
 
 
 def mamba_scan(mixer: Any, delta: Tensor, projected: Tensor, u: Tensor, selected: Tensor) -> Scan:
-    """The scan of a Mamba or FalconMamba mixer, which also normalises B and C.
+    """The scan of a Mamba mixer, or of a FalconMamba mixer, which also normalises B and C.
 
-    delta: [tokens, channels]; projected: what `in_proj` gave, [1, tokens, 2 · channels], the gate second; u: what
-    `x_proj` was given; selected: what it gave, [1, tokens, rank + 2 · state].
+    delta: [tokens, channels]; projected: the output of `in_proj`, [1, tokens, 2 · channels], the gate second; u: the
+    input of `x_proj`; selected: its output, [1, tokens, rank + 2 · state].
     """
     state = mixer.ssm_state_size
     _, B, C = selected[0].tensor_split([mixer.time_step_rank, mixer.time_step_rank + state], -1)
@@ -153,7 +153,7 @@ def mamba_scan(mixer: Any, delta: Tensor, projected: Tensor, u: Tensor, selected
 def mamba2_scan(mixer: Any, delta: Tensor, projected: Tensor) -> Scan:
     """The scan of a Mamba-2 mixer.
 
-    delta: [tokens, heads]; projected: what `in_proj` gave, [1, tokens, gate + channels, B and C + heads].
+    delta: [tokens, heads]; projected: the output of `in_proj`: [1, tokens, gate + (channels, B and C) + heads].
     """
     from transformers.activations import ACT2FN
 

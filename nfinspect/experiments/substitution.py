@@ -1,8 +1,9 @@
-"""How far a substituted token reaches: neurons read with a token and with another in its place (methods §7).
+"""How far the effect of a substituted token reaches: neurons read with a token and with another in its place
+(methods §7).
 
-A draw picks a token of the run past position 0, each alike, and puts another draw from the run's own tokens past
-position 0 in its place [own: position 0 holds what begins a text]. The neurons are read at the substituted position and
-some tokens after it. Both readings come from the same forward pass, so that what cannot differ does not.
+A draw picks a token of the run past position 0, uniformly, and replaces it with another token drawn alike [own:
+position 0 holds what begins a text]. The neurons are read at the substituted position and some tokens after it. Both
+readings come from the same forward pass, so that rounding adds no difference of its own.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,27 +33,27 @@ from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer
 
 DRAWS = 256
-"""Substitutions where it is not said how many [own]: the standard error of a mean |Δa| is then 1/16 of its spread."""
+"""Substitutions by default [own]: the standard error of a mean |Δa| is then 1/16 of its spread."""
 
 BATCH_TOKENS = 4096
-"""Tokens in a forward pass at most, as long as one pair of sequences fits [own]."""
+"""The most tokens in a forward pass, unless one pair of sequences has more [own]."""
 
 Places = list[tuple[list[int], list[int]]]
-"""For each lag: which pairs of a batch reach so far, and the position that is read in each."""
+"""For each lag: which pairs of a batch are long enough, and the position that is read in each."""
 
 READ_TOKENS = 'SELECT token_id, "position" FROM tokens ORDER BY token_idx'
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A sequence, and the same with another token at `position`."""
+    """A sequence, and the token that replaces the one at `position`."""
 
     token_ids: tuple[int, ...]
     position: int
     substitute: int
 
     def sequences(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """As it is, and with the substitute."""
+        """Unchanged, and with the substitute."""
         before, after = self.token_ids[: self.position], self.token_ids[self.position + 1 :]
         return self.token_ids, (*before, self.substitute, *after)
 
@@ -70,14 +71,14 @@ def substitution_sensitivity(
 ) -> Substitution:
     """Mean |Δa| / std of every neuron of the run's site, `lags` tokens after a substituted one.
 
-    loaded: the model that the run was captured from. std: of the run's statistics, a sample's, position 0 left out. A
-    draw whose sequence ends before t + lag is no sample of that lag, and position 0 is never read. tick counts draws.
-    The same seed gives the same draws. Raises RequestError where the model does not fit the run, and for a run without
-    a token past position 0; ModelError as SiteReader does.
+    loaded: the model that the run was captured from. std: the sample std from the run's statistics, without position 0.
+    A draw whose sequence ends before t + lag is not a sample for that lag, and position 0 is never read. tick counts
+    draws. The same seed gives the same draws. Raises RequestError if the model does not fit the run, and for a run
+    without a token past position 0; ModelError as SiteReader does.
     """
     chosen = chosen_layers(run, site, layers)
     sites = matching_sites(loaded, chosen)
-    require_causal(loaded.model, "how far a substituted token reaches")  # before hooks hang on the model: it runs it
+    require_causal(loaded.model, "how far a substituted token reaches")  # runs the model: before hooks are attached
     pairs = draw_pairs(run, draws, seed, max(lags), rope_limit(loaded.model))
     check_ids(loaded.model, [i for pair in pairs for i in (*pair.token_ids, pair.substitute)], "the run")
     sums = {site: np.zeros((len(lags), site.neurons)) for site in sites}
@@ -107,8 +108,8 @@ def substitution_sensitivity(
 def draw_pairs(run: RunTables, draws: int, seed: int, reach: int, limit: int | None = None) -> list[Pair]:
     """The substitutions, the same for the same run and seed, sorted by length.
 
-    A sequence ends `reach` tokens after the substituted one: no model here looks ahead. One longer than `limit` stays
-    whole, as such a model chooses its rotary angles by the length.
+    A sequence is cut `reach` tokens after the substituted one, as models here are causal. One longer than `limit` is
+    not cut, as such a model chooses its rotary angles by the length.
     """
     columns = run.cursor().execute(READ_TOKENS).fetchnumpy()
     ids, position = np.asarray(columns["token_id"]), np.asarray(columns["position"])
@@ -128,7 +129,7 @@ def draw_pairs(run: RunTables, draws: int, seed: int, reach: int, limit: int | N
 
 
 def matching_sites(loaded: LoadedModel, layers: Sequence[Layer]) -> list[LayerSite]:
-    """The model's sites of the run's layers, in the same order. Raises RequestError where they are not the same."""
+    """The model's sites of the run's layers, in the same order. Raises RequestError if they differ."""
     found = find_sites(loaded.model, [layers[0].site], [layer.layer for layer in layers])
     for layer, site in zip(layers, found, strict=True):
         if (layer.neurons, layer.module) != (site.neurons, site.module):
@@ -140,7 +141,7 @@ def matching_sites(loaded: LoadedModel, layers: Sequence[Layer]) -> list[LayerSi
 
 
 def _batches(pairs: Sequence[Pair], loaded: LoadedModel) -> Iterator[list[Pair]]:
-    """Neighbours of about one length; of exactly one length beyond the limit of a model's rotary scaling."""
+    """Consecutive pairs, so of similar length; of equal length beyond the limit of a model's rotary scaling."""
     limit = rope_limit(loaded.model)
     batch: list[Pair] = []
     for pair in pairs:
@@ -164,7 +165,7 @@ def _places(batch: Sequence[Pair], lags: Sequence[int]) -> Places:
 def _read(
     loaded: LoadedModel, pairs: Sequence[Pair], lags: Sequence[int], sums: dict[LayerSite, NDArray[np.float64]]
 ) -> Iterator[tuple[list[Pair], Places]]:
-    """Read batch after batch, adding Σ|Δa| to sums, float64[lags, neurons] of each site."""
+    """Read the pairs batch by batch, adding Σ|Δa| to sums, float64[lags, neurons] for each site."""
     places: Places = []
 
     def take(site: LayerSite, values: Tensor, fired: Tensor | None) -> None:

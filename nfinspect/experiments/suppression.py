@@ -1,7 +1,7 @@
 """How strongly n-gram detectors suppress their own triggers (methods §5).
 
 A detector's suppression is the mean, over the n-grams that it covers, of its direct effect on the logit of the
-n-gram's last token: negative where it makes the token that set it off less likely to come again. Voita et al. 2023.
+n-gram's last token: negative if it makes the token that triggered it less likely to come again. Voita et al. 2023.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from nfinspect.models import LayerSite, LoadedModel, find_sites
 from nfinspect_store.errors import RequestError
 
 ROWS = 256
-"""Detectors at a time: 51 MB of effects for a vocabulary of 50,000."""
+"""Detectors per computation: 51 MB of effects for a vocabulary of 50,000."""
 
 
 def with_suppression(analysis: NgramAnalysis, loaded: LoadedModel) -> NgramAnalysis:
     """The analysis with every detector's suppression.
 
-    Raises RequestError where the model is not the one of the run (other layers, other widths, a smaller vocabulary),
-    UnsupportedModel where its way to the logits cannot be told.
+    Raises RequestError if the model is not the run's (other layers, other widths, a smaller vocabulary),
+    UnsupportedModel if its path to the logits is not known.
     """
     wanted = sorted({detector.layer for detector in analysis.detectors})
     if not wanted:

@@ -1,4 +1,4 @@
-"""The report on one text in a network: the stages of processing, each with its firing analysis."""
+"""The report on one text in a model: the stages of processing, each with its firing analysis."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from nfinspect.json_values import Document
 
 @dataclass(frozen=True)
 class TextToken(Document):
-    """A token of the text. surprisal: -ln p(token | those before) in nats, None for the first and in a simulation."""
+    """A token of the text. surprisal: −ln p(token | those before) in nats, None for the first and in a simulation."""
 
     position: int
     token_id: int
@@ -21,7 +21,7 @@ class TextToken(Document):
 
 @dataclass(frozen=True)
 class NextTokens:
-    """What the model would say next: entropy in nats, and the likeliest tokens with their probability, 0-1."""
+    """The model's next token: entropy in nats, and the most likely tokens as (token_id, text, probability 0-1)."""
 
     entropy: float
     top: tuple[tuple[int, str | None, float], ...]
@@ -33,9 +33,9 @@ class NextTokens:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage. reports: one for each site read there, none where there are no neurons (tokenization).
+    """One stage. reports: one for each site read there, empty if there are no neurons (tokenization).
 
-    firing_rate and health_score are the means of its sites' [own]: a site is one kind of thing, and no list mixes two.
+    firing_rate and health_score are the means over its sites [own]: neurons of different sites are never pooled.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class TextFiring:
-    """A text and its stages. simulated: nothing of it comes from a model. notes: what to know when reading the figures.
+    """A text and its stages. simulated: nothing comes from a model. notes: what to know when reading the figures.
 
     overall_firing_rate and neural_health_score are the means over the stages that have neurons [own].
     """
@@ -103,14 +103,14 @@ class TextFiring:
 
     @property
     def mean_surprisal(self) -> float | None:
-        """Nats per token, over the tokens that something stands before."""
+        """Nats per token, over all tokens but the first."""
         return _mean([token.surprisal for token in self.tokens])
 
     @property
     def interpretation(self) -> str:
-        """What the score is called, the stages' scores that it is the mean of, and a site that is worse off.
+        """The score in words, the stages' scores that it is the mean of, and the worst site if its words differ.
 
-        A mean hides: beside three healthy stages a site may be mostly dead, and is named then.
+        A mean can hide a mostly dead site among healthy stages, so that site is named.
         """
         score = self.neural_health_score
         word, words = reading(score)
@@ -157,7 +157,7 @@ class TextFiring:
 
 
 def site_firing_rate(report: NetworkReport) -> float | None:
-    """Share of a site's (token, neuron) pairs that fire, all layers together."""
+    """Share of a site's (token, neuron) pairs that fire, over all layers; None if no layer's rate is known."""
     layers = [layer for layer in report.layer_analyses if layer.activation_rate is not None]
     neurons = sum(layer.neurons for layer in layers)
     return sum((layer.activation_rate or 0.0) * layer.neurons for layer in layers) / neurons if neurons else None

@@ -1,4 +1,4 @@
-"""A text through a simulated network: the same stages, made up, for showing the report without a model."""
+"""A text through a simulated network: the same stages with made-up values, to show the report without a model."""
 
 import re
 import zlib
@@ -17,7 +17,7 @@ from nfinspect_store.errors import RequestError
 MODEL = "simulated"
 LAYERS, NEURONS = 4, 256
 FAULTS = {"dead": 10, "missing": 5, "weak": 10, "saturated": 5}
-"""Of the first layer; those of the last are three times as many."""
+"""In the first layer; the last one of several has three times as many."""
 
 MOST_WORDS = 4096
 
@@ -27,7 +27,7 @@ SIMULATED = (
 
 
 def simulated_stages(text: str, options: HealthOptions | None = None) -> TextFiring:
-    """The stages of a network that is no model; the same text gives the same figures.
+    """The stages of a simulated network; the same text gives the same figures.
 
     Raises RequestError for a text without a word, or with too many of them.
     """

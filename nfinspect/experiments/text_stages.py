@@ -1,6 +1,6 @@
-"""One text on its way through a model: tokenization, embedding, attention, deep layers, output.
+"""One text through the stages of a model: tokenization, embedding, attention, deep layers, output.
 
-One forward pass reads every stage where it happens; the health of what was read is that of the analyses (methods §2).
+One forward pass reads all stages; their health is computed as in the health analysis of a run (methods §2).
 """
 
 from collections.abc import Collection, Sequence
@@ -36,7 +36,7 @@ from nfinspect_store.errors import RequestError
 from nfinspect_store.types import Layer
 
 PROBABILITY_ROWS = 256
-"""Tokens whose probabilities are made at a time: 51 MB for a vocabulary of 50,000."""
+"""Tokens whose probabilities are computed at a time: 51 MB for a vocabulary of 50,000."""
 
 Read = list[tuple[LayerSite, NDArray[np.float32], NDArray[np.bool_] | None]]
 
@@ -50,12 +50,11 @@ def text_stages(
     bos: Bos = "auto",
     chat: bool = False,
 ) -> TextFiring:
-    """The firing analysis of one text, stage by stage, and the `top` likeliest next tokens.
+    """The firing analysis of one text, stage by stage, and the `top` most likely next tokens.
 
-    Every token counts; with `options.skip_first` position 0 does not. bos, chat: how the text is tokenised (Texts); a
-    chat is read up to where the model answers. Raises RequestError for a text without a token
-    (of one token with skip_first) or longer than the model's context, CannotTokenize, UnknownToken,
-    NonFiniteActivations, UnsupportedModel.
+    Every token counts, except position 0 with `options.skip_first`. bos, chat: how the text is tokenised (Texts); a
+    chat ends with what begins the model's answer. Raises RequestError for a text without a token (with skip_first, of
+    one token) or longer than the model's context, CannotTokenize, UnknownToken, NonFiniteActivations, UnsupportedModel.
     """
     options = options or HealthOptions()
     require_causal(loaded.model, "the analysis of a text")
@@ -90,7 +89,7 @@ def text_stages(
 
 
 def _token_ids(loaded: LoadedModel, rule: Texts, text: str) -> tuple[list[int], bool]:
-    """The text's tokens, and whether it began by itself with what would have been put before it."""
+    """The text's tokens, and whether it already began with what would have been added before it."""
     read = rule.text(text, answer=True)
     ids = list(read.token_ids)
     limit = loaded.max_context
@@ -98,14 +97,14 @@ def _token_ids(loaded: LoadedModel, rule: Texts, text: str) -> tuple[list[int], 
         raise RequestError("expected a text of one token or more, found none")
     if limit is not None and len(ids) > limit:
         raise RequestError(
-            f"expected a text of {limit} tokens at most, the model's context; found {len(ids)}: nfinspect capture "
+            f"expected a text of at most {limit} tokens, the model's context, found {len(ids)}: nfinspect capture "
             "--text FILE reads longer ones"
         )
     return ids, read.begins
 
 
 def _pass(loaded: LoadedModel, ids: list[int]) -> tuple[Tensor, Read]:
-    """The logits [tokens, vocabulary] of a text, and what every stage's sites held, in the order of the model."""
+    """The logits [tokens, vocabulary] of a text, and the values at every stage's sites, in the order of the model."""
     model = loaded.model
     read: Read = []
 
@@ -116,7 +115,7 @@ def _pass(loaded: LoadedModel, ids: list[int]) -> tuple[Tensor, Read]:
 
     batch = forward_batch(model, [ids], pad_id=loaded.pad_id)
     entry, head = _entry(loaded), _head(loaded)
-    # The ends are module inputs without a projection to check them by.
+    # check=False: the first and last stages are module inputs, without a projection to check them with.
     readers = [
         SiteReader(model, [entry], take, check=False),
         SiteReader(model, _sites(loaded), take),
@@ -127,13 +126,13 @@ def _pass(loaded: LoadedModel, ids: list[int]) -> tuple[Tensor, Read]:
             stack.enter_context(reader)
             reader.begin(1, len(ids))
         logits = model(**batch.inputs()).logits[0]
-        for reader in readers:  # in the order of the model: the first layer that is not finite is named
+        for reader in readers:  # in the order of the model, so that the first layer with a non-finite value is named
             reader.end()
     return logits, read
 
 
 def _sites(loaded: LoadedModel) -> list[LayerSite]:
-    """Every site of the model: attn, mlp or mixer, resid."""
+    """The sites that can be read in the model: attn, the default site (mlp or mixer), resid."""
     wanted = []
     for site in ("attn", default_site(loaded.model), "resid"):
         try:
@@ -145,14 +144,14 @@ def _sites(loaded: LoadedModel) -> list[LayerSite]:
 
 
 def _entry(loaded: LoadedModel) -> LayerSite:
-    """What enters the first block."""
+    """The input of the first block."""
     prefix, _ = blocks(loaded.model)
     hidden = find_sites(loaded.model, ["resid"], [0])[0].neurons
     return LayerSite("embedding", 0, f"{prefix}.0", hidden, "", "scale")
 
 
 def _head(loaded: LoadedModel) -> LayerSite | None:
-    """What enters the vocabulary projection; None for a model without one."""
+    """The input of the vocabulary projection; None for a model without one."""
     head = loaded.model.get_output_embeddings()  # type: ignore[no-untyped-call]
     name = next((name for name, module in loaded.model.named_modules() if module is head), None)
     if head is None or name is None:
@@ -206,7 +205,7 @@ def _notes(tokens: int, sites: Collection[str], options: HealthOptions) -> list[
 def _predictions(
     loaded: LoadedModel, ids: list[int], logits: Tensor, top: int
 ) -> tuple[Sequence[float | None], NextTokens]:
-    """The surprisal of each token (None of the first), and what is likeliest next."""
+    """The surprisal of each token (None for the first), and the most likely next tokens."""
     surprisals: list[float | None] = [None]
     for start in range(0, len(ids) - 1, PROBABILITY_ROWS):
         targets = torch.tensor(ids[start + 1 : start + 1 + PROBABILITY_ROWS], device=logits.device)

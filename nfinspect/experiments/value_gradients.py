@@ -1,4 +1,4 @@
-"""How the loss over a text changes with every neuron's value: a and ∂NLL/∂a at every position."""
+"""The gradient of a text's loss by every neuron's value: a and ∂NLL/∂a at every position."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,16 +16,16 @@ Sink = Callable[[LayerSite, Tensor, Tensor], None]
 
 
 def read_gradients(loaded: LoadedModel, sites: Sequence[LayerSite], token_ids: Sequence[int], sink: Sink) -> float:
-    """Hand every site's values and ∂NLL/∂value over one sequence to `sink`; returns the NLL.
+    """Pass every site's values and ∂NLL/∂value over one sequence to `sink`; returns the NLL.
 
-    NLL: −ln p of every token given those before it, summed over the tokens from position 1 on, in nats. The model keeps
-    its weights' requires_grad; nothing is added to their gradients. Raises GradientUnavailable, and what SiteReader
+    NLL: −ln p of every token given those before it, summed over the tokens from position 1 on, in nats. The weights'
+    requires_grad is restored, and nothing is added to their gradients. Raises GradientUnavailable, and what SiteReader
     raises.
     """
     model, tokens = loaded.model, len(token_ids)
     values: dict[LayerSite, Tensor] = {}
     batch = forward_batch(model, [token_ids], pad_id=loaded.pad_id)
-    reader = SiteReader(model, sites, lambda site, seen, fired: None)  # for its checks: it hands out no graph
+    reader = SiteReader(model, sites, lambda site, seen, fired: None)  # only for its checks: its values are detached
     with ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_only_values(model))
@@ -52,7 +52,7 @@ def read_gradients(loaded: LoadedModel, sites: Sequence[LayerSite], token_ids: S
 
 @contextmanager
 def _only_values(model: nn.Module) -> Iterator[None]:
-    """While entered, the graph hangs on the embeddings' output alone: nothing is kept for the weights' gradients."""
+    """Inside this context the graph starts at the embeddings' output: nothing is kept for the weights' gradients."""
     trained = [weight for weight in model.parameters() if weight.requires_grad]
 
     def hook(module: nn.Module, args: object, output: Tensor) -> None:
@@ -72,7 +72,7 @@ def _only_values(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _noted(model: nn.Module, site: LayerSite, values: dict[LayerSite, Tensor]) -> Iterator[None]:
-    """While entered, what `site` holds in a pass goes into `values`, as a part of the graph."""
+    """Inside this context the values at `site` in a pass are put into `values`, attached to the graph."""
     module = model.get_submodule(site.module)
 
     def note(value: Tensor | None) -> None:

@@ -198,4 +198,4 @@ def _words(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 def already_begun(begin: str, origins: Sequence[str], of: int) -> str:
     """The note about texts that began with `begin` themselves; it names the first of `origins`."""
-    return f"{len(origins)} of {of} texts already begin with {begin!r}, such as {origins[0]}: no second one is added"
+    return f"{len(origins)} of {of} texts begin with {begin!r} already, such as {origins[0]}: no second one is put"

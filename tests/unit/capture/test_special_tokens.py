@@ -213,7 +213,7 @@ def test_prompts_in_memory_that_are_none_end_in_one_line(prompts: object, said: 
 
 
 def test_a_text_that_begins_with_bos_itself_is_told(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="1 of 2 texts already begin with '<bos>', such as prompts prompt 2") as told:
+    with pytest.warns(UserWarning, match="1 of 2 texts begin with '<bos>' already, such as prompts prompt 2") as told:
         run = nf.capture(FAMILIES["llama"](), special_tokenizer(), ["w3", "<bos> w4"], store=tmp_path, run="r")
     assert told[0].filename == __file__
     assert token_ids(run) == [[BOS, 3], [BOS, 4]]
@@ -257,7 +257,7 @@ def nfinspect(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: p
     return run
 
 
-TOLD = "already begin with '<bos>'"
+TOLD = "begin with '<bos>' already"
 
 
 @pytest.mark.parametrize(

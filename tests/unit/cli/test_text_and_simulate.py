@@ -92,7 +92,7 @@ def test_tokens_are_shown_and_never_interpreted(nfinspect: Run) -> None:
     [
         ((), "TEXT"),
         (("",), "one token or more"),
-        (("house " * 300,), "256 tokens at most, the model's context"),
+        (("house " * 300,), "at most 256 tokens, the model's context"),
         ((TEXT, "--simulated", "--model", "gpt2"), "--model or --simulated"),
         ((TEXT, "--top", "0"), "--top"),
         ((TEXT, "--top", "101"), "--top"),

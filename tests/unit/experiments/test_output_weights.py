@@ -174,7 +174,7 @@ def test_a_stream_that_is_no_sum_is_refused() -> None:
     block = model.model.layers[2]
     block.register_forward_hook(lambda module, args, output: output.roll(1, -1))
     loaded = in_memory(model, word_tokenizer())
-    with pytest.raises(UnsupportedModel, match="times a number; found something else"):
+    with pytest.raises(UnsupportedModel, match="scaled by a number, found something else"):
         output_effects(loaded, find_sites(model)[0], [0])
     model = llama()
 
@@ -184,7 +184,7 @@ def test_a_stream_that_is_no_sum_is_refused() -> None:
 
     model.register_forward_hook(rolled)
     loaded = in_memory(model, word_tokenizer())
-    with pytest.raises(UnsupportedModel, match="a multiple of what the head gives"):
+    with pytest.raises(UnsupportedModel, match="a multiple of the head's output"):
         output_effects(loaded, find_sites(model)[0], [0])
 
 

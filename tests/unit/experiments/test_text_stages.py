@@ -136,7 +136,7 @@ def test_a_simulation_says_so_and_is_the_same_for_the_same_text() -> None:
     ("text", "kind", "expected"),
     [
         ("", RequestError, "one token"),
-        ("w1 " * 65, RequestError, "64 (tokens at most|at most, the model's context)"),
+        ("w1 " * 65, RequestError, "(at most 64 tokens|64 at most), the model's context"),
         ("w1 \ud800", CannotTokenize, "half a surrogate pair"),
         ("w3 other", UnknownToken, "from 0 to 100, .* found 101 in .*: the ids come from another model's tokenizer"),
     ],
