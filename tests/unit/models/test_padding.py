@@ -233,7 +233,8 @@ def test_lengths_are_not_mixed_beyond_the_limit_of_length_dependent_rotary_scali
 
 @pytest.mark.parametrize("sequences", [[[5, VOCAB]], [[-1, 5], [6]], [[5], [6, 2 * VOCAB, 7]]])
 def test_an_id_that_the_model_has_not_is_refused_before_it_runs(sequences: list[list[int]]) -> None:
-    with pytest.raises(UnknownToken, match=f"from 0 to {VOCAB - 1}, the model's vocabulary, found -?[0-9]+ in the input"):
+    expected = f"from 0 to {VOCAB - 1}, the model's vocabulary, found -?[0-9]+ in the input"
+    with pytest.raises(UnknownToken, match=expected):
         forward_batch(FAMILIES["gpt2"](), sequences, pad_id=0)
 
 
