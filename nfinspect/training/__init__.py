@@ -1,4 +1,4 @@
-"""Watching networks of one's own: the firing analyzer for any module, and the monitor for a training loop.
+"""Watching your own networks: the firing analyzer for any module, and the monitor for a training loop.
 
-Imported inside other people's training loops: torch is there already, nothing else heavy is imported before it is used.
+Runs inside other people's training loops: torch is imported there anyway, other heavy packages only when used.
 """

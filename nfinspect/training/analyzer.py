@@ -1,4 +1,4 @@
-"""The firing analyzer: missing, weak, dead, saturated and sporadic neurons of a tensor, a module, a simulation."""
+"""The firing analyzer: missing, weak, dead, saturated and sporadic neurons in a tensor, a module or a simulation."""
 
 import inspect
 from collections import UserDict
@@ -27,19 +27,19 @@ from nfinspect_store.errors import RequestError
 from nfinspect_store.types import Layer
 
 ACTIVATION_RATE = 0.30
-"""A layer below it has an issue (methods §2: the founding notes' figure)."""
+"""The activation rate below which a layer has an issue (methods §2: the founding notes' figure)."""
 
 Input: TypeAlias = Any
 """What a module is called with: a tensor or array, a mapping (its keyword arguments), a tuple or list (its positional
-ones), or a loader of such batches, of which a tuple's or list's first item is taken (inputs before targets)."""
+ones), or a loader of such batches; of a loader's tuple or list only the first item is used (inputs before targets)."""
 
 
 class NeuralFiringAnalyzer:
     """Classifies the neurons of networks by the rules of methods §2.
 
-    threshold_missing, threshold_weak: on E|a| itself, or on E|a| in layer scales with threshold_scale 'layer'.
-    threshold_activation_rate: a layer with a smaller share of (token, neuron) pairs that fire has an issue. Raises
-    RequestError for thresholds that cannot be.
+    threshold_missing, threshold_weak: for E|a| itself, or for E|a| in layer scales with threshold_scale 'layer'.
+    threshold_activation_rate: a layer in which a smaller share of (token, neuron) pairs fires has an issue. Raises
+    RequestError for impossible thresholds.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class NeuralFiringAnalyzer:
     def analyze_activation_tensor(
         self, activation_tensor: NDArray[Any] | Tensor, layer_name: str = "layer", activation: str = ""
     ) -> NeuralLayerAnalysis:
-        """One layer from its activations, any leading shape; the last axis is the neurons (move channels there first).
+        """One layer from its activations, [..., neurons] with any leading shape (move channels to the last axis first).
 
-        A neuron fires where its value is positive. activation: its name ('relu', 'tanh', …), where it is known: a
-        neuron of the ReLU family is dead when it is 0 throughout, of another activation when it never reaches
-        threshold_missing. Without it only a neuron that is 0 throughout is dead, and a smaller one than
-        threshold_missing is missing.
+        A neuron fires where its value is positive. activation: the function's name ('relu', 'tanh', …), if known: a
+        neuron of the ReLU family is dead if it is 0 throughout, of another activation if it never reaches
+        threshold_missing. Without a name only a neuron that is 0 throughout is dead, and others with E|a| below
+        threshold_missing are missing.
         Raises RequestError for an array without values, NonFiniteLayer for NaN or infinite ones.
         """
         values = _real_values(activation_tensor)
@@ -76,12 +76,13 @@ class NeuralFiringAnalyzer:
         """The layers of a module, over a forward pass of the input (or over a loader of inputs).
 
         layers: names of modules whose output is read, or a mapping from such names to the activation that forward()
-        applies to it; if not given, the module's activation modules, recurrent layers and nn.Transformer layers, or the
+        applies to it; by default the module's activation modules, recurrent layers and nn.Transformer layers, or the
         MLP neurons of a language model of transformers. The last axis is the neurons; after a convolution the channels
-        are, and each place of each sample counts as a token. Tokens that an attention mask hides do not count.
+        are the neurons, and each position of each sample counts as a token. Tokens masked by an attention mask do not
+        count.
 
-        The module runs in eval mode without gradients and is put back as it was; no random number is drawn. Raises
-        NoLayers, SilentLayer, NotReadable, NonFiniteLayer (the first layer that holds NaN or infinity), RequestError.
+        The module runs in eval mode without gradients; its modes and the random generators are restored. Raises
+        NoLayers, SilentLayer, NotReadable, NonFiniteLayer (for the first layer with NaN or infinity), RequestError.
         """
         inner = unwrapped(model)
         places = find_places(inner, layers)
@@ -106,7 +107,7 @@ class NeuralFiringAnalyzer:
             finally:
                 reader.detach()
         if not sums:
-            raise RequestError("expected input that the layers see a token of, found none")
+            raise RequestError("expected input with at least one token for the layers, found none")
         for name, summed in zip(layer_names(list(sums)), sums.values(), strict=True):
             summed.name = name or type(inner).__name__
         return self._report(list(sums.values()))
@@ -119,9 +120,9 @@ class NeuralFiringAnalyzer:
         simulate_issues: bool = False,
         seed: int = 0,
     ) -> NetworkFiringReport:
-        """A simulated network of ReLU neurons, healthy, or with planted faults that grow from layer to layer.
+        """A simulated network of ReLU neurons, healthy, or with planted faults that increase from layer to layer.
 
-        Nothing in it comes from a model. Raises RequestError for sizes that cannot hold the faults.
+        Nothing in it comes from a model. Raises RequestError for sizes too small for the faults.
         """
         from nfinspect.analysis.planted import SHARES, NetworkPlan, planted_network
 
@@ -145,7 +146,7 @@ class NeuralFiringAnalyzer:
     def visualize_firing_patterns(
         self, report: NetworkFiringReport, save_path: str | Path = "firing_patterns.png"
     ) -> Path:
-        """Draw a report as a figure (PNG, or what the ending says); returns where it is. Raises NotInstalled."""
+        """Draw a report as a figure, PNG or what the suffix says; returns its path. Raises NotInstalled, StorageFull."""
         from nfinspect.training.figures import draw_report
 
         return draw_report(report, Path(save_path))
@@ -160,14 +161,14 @@ class NeuralFiringAnalyzer:
 
 
 def check_firing_health(report: NetworkFiringReport | nn.Module, input_data: Input = None) -> list[str]:
-    """The alerts of a report, or of a module over some input: `Critical: …`, `Warning: …`; or none."""
+    """The alerts of a report, or of a module over some input: `Critical: …`, `Warning: …`; empty if there are none."""
     if isinstance(report, nn.Module):
         report = NeuralFiringAnalyzer().analyze_pytorch_model(report, input_data)
     return list(report.alerts)
 
 
 class _Summed:
-    """One layer while its values come."""
+    """One layer, summed up batch by batch."""
 
     def __init__(self, name: str, layer: int, site: str, activation: str, fires: str, neurons: int) -> None:
         self.name = name
@@ -176,7 +177,7 @@ class _Summed:
         self._histogram: HistogramCounter | None = None
 
     def add(self, values: Tensor, fired: Tensor | None, options: HealthOptions) -> None:
-        """[tokens, neurons], one token or more."""
+        """Add [tokens, neurons], with one token or more."""
         layer = self._layer
         if values.shape[1] != layer.neurons:
             raise RequestError(
@@ -187,8 +188,8 @@ class _Summed:
         sample = take_sample(values, fired, layer.activation, layer.fires, options.threshold_weak)
         if sample is None:
             raise NonFiniteLayer(
-                f"expected finite values, found NaN or infinity in {self.name} (the first layer that holds them): its "
-                "weights or its input are not finite, or it overflows its type"
+                f"expected finite values, found NaN or infinity in {self.name} (the first layer with any): its weights "
+                "or its input are not finite, or it overflows its dtype"
             )
         self._sample = sample if self._sample is None else self._sample.merge(sample)
         if self._histogram is None:
@@ -196,7 +197,7 @@ class _Summed:
         self._histogram.add(to_workplace(values, values.device))
 
     def result(self, options: HealthOptions) -> tuple[LayerHealth, NeuralLayerAnalysis]:
-        """The layer's health, as the network's report takes it and as the user does."""
+        """The layer's health, for the network's report and for the user."""
         from nfinspect.analysis.site_health import health_of_layer  # imports the store's reader
 
         assert self._sample is not None
@@ -207,13 +208,13 @@ class _Summed:
 
 
 def _real_values(given: NDArray[Any] | Tensor) -> Tensor:
-    """The tensor, or the array as one."""
+    """The tensor, or the array as a tensor. Raises RequestError for what is not [..., neurons] of real numbers."""
     try:
         array = given if isinstance(given, Tensor) else np.asarray(given)
     except ValueError as error:
-        raise RequestError(f"expected activations of [..., neurons], found rows that differ: {error}") from error
+        raise RequestError(f"expected activations of [..., neurons], found ragged rows: {error}") from error
     if np.ma.isMaskedArray(given):
-        raise RequestError("expected activations that all count, found a masked array: give its rows that count")
+        raise RequestError("expected activations without a mask, found a masked array: give only its unmasked rows")
     if isinstance(array, Tensor):
         real = not (array.is_complex() or array.is_quantized or array.is_meta or array.is_nested)
         real = real and array.layout == torch.strided
@@ -223,18 +224,18 @@ def _real_values(given: NDArray[Any] | Tensor) -> Tensor:
         raise RequestError(f"expected activations of [..., neurons], found shape {list(array.shape)} of {array.dtype}")
     if isinstance(array, Tensor):
         return array
-    with np.errstate(over="ignore"):  # beyond float32 it is infinite, and that is refused
-        # A copy where the array cannot be written: torch would warn of that.
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, and are refused later
+        # A copy if the array is read-only: torch would warn about that.
         return torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
 
 
 @contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients or fused attention; modes, that setting and the random generators are put back."""
+    """Eval mode without gradients or fused attention; modes, that setting and the random generators are restored."""
     fast = torch.backends.mha.get_fastpath_enabled()
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     try:
-        # With a mask for padding, nn.TransformerEncoder's fast path hands nested tensors over, which layers cannot be.
+        # With a padding mask, nn.TransformerEncoder's fast path uses nested tensors, which cannot be read.
         torch.backends.mha.set_fastpath_enabled(False)
         with eval_mode(model), torch.no_grad(), torch.random.fork_rng(devices=devices):
             yield
@@ -255,7 +256,7 @@ def _batches(given: Input) -> Iterator[Input]:
 
 
 def _takes_as_one(model: nn.Module, batch: Mapping[str, Any]) -> bool:
-    """Whether forward() takes a batch as one mapping, as a LightningModule's often does, and not name by name."""
+    """Whether forward() takes a batch as one mapping, as a LightningModule's often does, not as keyword arguments."""
     signature = inspect.signature(model.forward)
     try:
         signature.bind(**batch)
@@ -277,7 +278,7 @@ def _call(model: nn.Module, batch: Input) -> None:
             value = torch.from_numpy(value)
         return value.to(device) if isinstance(value, Tensor) else value
 
-    if isinstance(batch, nn.utils.rnn.PackedSequence):  # a tuple, too
+    if isinstance(batch, nn.utils.rnn.PackedSequence):  # also a tuple
         model(batch.to(device))  # type: ignore[arg-type]
     elif isinstance(batch, Mapping):
         given = {str(name): placed(value) for name, value in batch.items()}

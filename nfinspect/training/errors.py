@@ -1,10 +1,10 @@
-"""What can go wrong between somebody's own network and its neurons.
+"""What can go wrong between a user's own network and its neurons.
 
 NfinspectError
 └── TrainingError
-    ├── NoLayers          no layer was found, or a named one is not there
+    ├── NoLayers          no layer was found, or a named one does not exist
     ├── SilentLayer       a layer that was to be read was not called
-    ├── NotReadable       a module, or a result of it, whose neurons cannot be told
+    ├── NotReadable       a module whose neurons, or whose output, cannot be read
     └── NonFiniteLayer    a layer holds NaN or infinite values
 """
 
@@ -12,11 +12,11 @@ from nfinspect_store.errors import NfinspectError
 
 
 class TrainingError(NfinspectError):
-    """Anything that keeps a network of one's own from being watched."""
+    """Anything that keeps a user's own network from being watched."""
 
 
 class NoLayers(TrainingError):
-    """No layer was found, or a named one is not there: wrong usage."""
+    """No layer was found, or a named one does not exist: wrong usage."""
 
     exit_status = 2
 
@@ -26,7 +26,7 @@ class SilentLayer(TrainingError):
 
 
 class NotReadable(TrainingError):
-    """A module whose neurons cannot be told."""
+    """A module whose neurons, or whose output, cannot be read."""
 
 
 class NonFiniteLayer(TrainingError):

@@ -13,18 +13,18 @@ from nfinspect_store.atomic import replaced
 
 COLOURS = {"dead": "#222222", "saturated": "#c0392b", "sporadic": "#8e44ad", "missing": "#e67e22", "weak": "#f1c40f"}
 HATCHES = {"dead": "", "saturated": "///", "sporadic": "...", "missing": "\\\\\\", "weak": "xxx"}
-"""So that the classes can be told apart without their colours."""
+"""The classes must be distinguishable without colour."""
 
 NORMAL = "#7fb58a"
 INCHES = (11.0, 7.5)
-DOTS = 120  # an inch
-TITLE_LETTERS = 130  # a line of the title, which stands over the whole figure
+DOTS = 120  # per inch
+TITLE_LETTERS = 130  # per line of the title, which is as wide as the figure
 
 
 def draw_report(report: NetworkFiringReport, path: Path) -> Path:
-    """Write the figure; it appears when it is complete. Raises NotInstalled without matplotlib, StorageFull."""
+    """Write the figure, which appears once it is complete. Raises NotInstalled without matplotlib, StorageFull."""
     require_matplotlib()
-    from matplotlib.figure import Figure  # not pyplot: that would choose a screen for the whole process
+    from matplotlib.figure import Figure  # not pyplot, which would choose a backend for the whole process
 
     layers = report.layer_analyses
     places = range(len(layers))

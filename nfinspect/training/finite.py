@@ -1,12 +1,13 @@
-"""In which layer NaN or infinity begins: looked for in every step, because a step later all weights hold it.
+"""In which layer NaN or infinity begins: checked in every step, because one step later all weights are affected.
 
-On the CPU small layers are kept until the last one has run, whose sum alone is looked at: NaN and infinity go on to it.
-Where it is not finite, the first kept layer that is not is where it began. A large layer's sum is looked at when the
-layer has run, and each layer's where a bounded activation could make infinity finite again. A GPU is not waited for:
-the first step at which a layer's sum was not finite is kept there and fetched with the next reading.
+On the CPU the outputs of small layers are kept until the last layer has run, and only its sum is checked, as NaN and
+infinity propagate to it. If that is not finite, it began in the first kept layer that is not. The sum of a large layer
+is checked as soon as it has run, and so is that of every layer if a bounded activation could make infinity finite
+again. A GPU is not waited for: the first step in which a layer's sum was not finite is stored there and fetched with
+the next reading.
 
-Layers that come within a backward pass alone (nfinspect.training.training_passes) come the last one first: each is
-looked at at once, and the last one found is where it began.
+Layers that run only within a backward pass (nfinspect.training.training_passes) run in reverse order: each is checked
+at once, and it began in the last one found.
 """
 
 import math
@@ -25,18 +26,18 @@ from nfinspect.training.training_passes import Call, Passes, inside_backward
 
 NEVER = 2**62
 HALVES = (torch.float16, torch.bfloat16)
-"""Types whose own sums overflow or round too much."""
+"""Dtypes in which sums overflow or round too much."""
 
 KEPT_VALUES = 2**20
-"""Of the layers of a pass, at most: 4 MiB that gradient checkpointing would have given up."""
+"""The most values of a pass's layers that are kept: 4 MiB, which gradient checkpointing would have freed."""
 
 BOUNDING = ("hardtanh", "relu6", "sigmoid", "tanh")
-"""Activations that make a finite value of infinity."""
+"""Activation functions that map infinity to a finite value."""
 
 
 @dataclass(frozen=True)
 class Beginning:
-    """Where it began. first: whether no layer ran before it; weights: parameters that were not finite at that time."""
+    """Where it began. first: whether it is the first layer; weights: parameters that were not finite at that time."""
 
     step: int
     layer: str
@@ -56,7 +57,7 @@ class Beginning:
 
 
 class FiniteWatch:
-    """Hooks on the layers of a module in training. waits: look at once; if not given, on the CPU alone."""
+    """Hooks on the layers of a module in training. waits: check at once; by default only on the CPU."""
 
     def __init__(self, model: nn.Module, places: Sequence[Place], *, waits: bool | None = None) -> None:
         self._model, self._waits = model, waits
@@ -78,7 +79,7 @@ class FiniteWatch:
         self.attach()
 
     def attach(self) -> None:
-        """The hooks; they are there from the beginning, and again after `remove`."""
+        """Attach the hooks again after `remove`; at first they are attached."""
         try:
             self._attach()
         except BaseException:
@@ -95,7 +96,7 @@ class FiniteWatch:
                 self._handles.append(modules[name].register_forward_hook(Hook(self._see_output, name)))
 
     def begin_step(self, step: int) -> None:
-        """The passes that come belong to `step`."""
+        """The next passes belong to `step`."""
         self._step = step
         self._passes.begin_step()
         if self._keeps and not self._last and self._order:
@@ -108,7 +109,7 @@ class FiniteWatch:
         self._kept, self._room = [], KEPT_VALUES
 
     def take(self, *, fetch: bool) -> Beginning | None:
-        """Where it began, if it did since the last call. fetch: wait for what a GPU knows."""
+        """Where it began, if it did since the last call, else None. fetch: wait for a GPU's answer."""
         self._look_back()
         found, self._found = self._found, None
         if found is None and fetch and self._on_device:
@@ -150,17 +151,17 @@ class FiniteWatch:
         inference = tensor.is_inference()
         self._kept.append((name, tensor, 0 if inference else tensor._version))
         self._room -= size
-        # Up to the first step's end it is not known which layer is the last one.
+        # Until the end of the first step it is not known which layer is the last.
         if name == self._last or not self._last or self._room < 0 or inference or name in self._changed:
             self._look_back()
 
     def _look_back(self) -> None:
-        """Look at the layer that was kept last and, where it is not finite, for the first one that is not."""
+        """Check the layer that was kept last and, if it is not finite, find the first one that is not."""
         if not self._kept:
             return
         kept, self._kept, self._room = self._kept, [], KEPT_VALUES
         for name, tensor, version in kept[:-1]:
-            if tensor._version != version:  # changed in place: what it gave has to be looked at at once
+            if tensor._version != version:  # changed in place: from now on its output is checked at once
                 self._changed.add(name)
         if self._found is not None or _is_finite(kept[-1][1]):
             return
@@ -178,12 +179,12 @@ class FiniteWatch:
         self._on_device[name] = torch.where(bad, torch.full_like(before, self._step), before)
 
     def _bad_weights(self) -> tuple[str, ...]:
-        # Detached: what is kept for gradients within a checkpointed layer has to be kept again when it is run again.
+        # Detached: what autograd saves in a checkpointed layer must be the same when the layer is recomputed.
         return tuple(name for name, p in self._model.named_parameters() if not bool(p.detach().isfinite().all()))
 
 
 def _sum(tensor: Tensor) -> Tensor:
-    """It carries every NaN and infinity."""
+    """The sum, to which every NaN and infinity propagates."""
     return tensor.sum(dtype=torch.float32) if tensor.dtype in HALVES else tensor.sum()
 
 

@@ -1,9 +1,9 @@
 """Which layers of a module are read, and where.
 
-a language model of transformers    the sites of methods §1 (nfinspect.models), also where another module holds it
-any other module                    the output of each activation module, of nn.RNN, LSTM, GRU and their cells, and what
-                                    nn.Transformer's layers make of `linear1`
-a module the caller names           its output, or an activation function of it
+a language model of transformers    the default site of methods §1 (nfinspect.models), also inside another module
+any other module                    the output of each activation module, of nn.RNN, LSTM, GRU and their cells, and, in
+                                    nn.Transformer's layers, the activation of `linear1`
+a module named by the caller        its output, or an activation function of it
 """
 
 import difflib
@@ -21,10 +21,10 @@ from nfinspect.training.training_passes import is_pretrained
 from nfinspect_store.errors import RequestError
 
 Layers = Sequence[str] | Mapping[str, str] | None
-"""Layers that a caller names: modules, or modules with the activation that follows them (`{"conv1": "relu"}`)."""
+"""Layers named by a caller: modules, or modules with the activation that follows each (`{"conv1": "relu"}`)."""
 
 SITE = BARE
-"""Of layers that are no site of a language model."""
+"""The site of layers that are not in a language model."""
 
 MODULES = {
     "CELU": "celu",
@@ -64,9 +64,9 @@ MODULES = {
     "Tanhshrink": "tanhshrink",
     "Threshold": "threshold",
 }
-"""Activation modules by the name of their class. A Hardtanh with bounds other than -1 and 1 is reported as `hardtanh`.
+"""Activation modules by class name. A Hardtanh with bounds other than -1 and 1 is reported as `hardtanh`.
 
-They fire where they are positive (methods §1), a GLU where its gate is.
+They fire where they are positive (methods §1), a GLU where its gate is positive.
 """
 
 NEVER_FIRE = {
@@ -91,16 +91,16 @@ FUNCTIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "softplus": functional.softplus,
     "tanh": torch.tanh,
 }
-"""What a caller can name as the activation that follows a module."""
+"""What a caller may name as the activation that follows a module."""
 
 RECURRENT = (nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell)
 
 
 @dataclass(frozen=True)
 class Place:
-    """One layer and where it is read. activation: '' where it is not known; fires: as Layer.fires.
+    """One layer and where it is read. activation: '' if not known; fires: as Layer.fires.
 
-    apply: an activation that the reader works out itself from what the module gives. apart: whether calls of the module
+    apply: an activation function that the reader applies to the module's output. apart: whether calls of the module
     that follow different projections are different layers (an activation module that a network uses several times).
     """
 
@@ -118,7 +118,7 @@ class Place:
 def unwrapped(model: nn.Module) -> nn.Module:
     """The module inside DataParallel and DistributedDataParallel.
 
-    Raises RequestError for what is no module, NotReadable for compiled and scripted ones.
+    Raises RequestError for what is not a module, NotReadable for compiled and scripted ones.
     """
     if not isinstance(model, nn.Module):
         raise RequestError(f"expected a module of torch, found {model if isinstance(model, type) else type(model)}")
@@ -127,13 +127,13 @@ def unwrapped(model: nn.Module) -> nn.Module:
     if type(model).__name__ == "OptimizedModule" or isinstance(model, torch.jit.ScriptModule):
         raise NotReadable(
             f"expected a module that runs as Python, found a compiled one ({type(model).__name__}): compiled code "
-            "calls no hooks; give the module as it was before torch.compile, and train that one"
+            "calls no hooks; give the module as it was before torch.compile, and train that"
         )
     return model
 
 
 def find_places(model: nn.Module, layers: Layers = None) -> tuple[Place, ...]:
-    """The layers of a module. Raises NoLayers where there are none, or for names that it has not."""
+    """The layers of a module. Raises NoLayers if there are none, or for names that the module does not have."""
     modules = dict(model.named_modules())
     if layers is not None:
         return tuple(_named(modules, layers))
@@ -144,14 +144,14 @@ def find_places(model: nn.Module, layers: Layers = None) -> tuple[Place, ...]:
         if undefined:
             some += "; left out: " + "; ".join(f"{kind} ({why})" for kind, why in undefined.items())
         raise NoLayers(
-            f"expected activation modules (nn.ReLU, nn.GELU, …) in {type(model).__name__}, found none: where forward() "
+            f"expected activation modules (nn.ReLU, nn.GELU, …) in {type(model).__name__}, found none: if forward() "
             f'calls functions, name the layers, as in layers={{"fc1": "relu"}}; the modules are {some}'
         )
     return found
 
 
 def _found(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[Place]:
-    """The layers of the language models in a module, and of what is around them."""
+    """The layers of the language models in a module, then those of the rest."""
     around = dict(modules)
     held = _language_models(modules)
     trained = [model for model in held.values() if any(p.requires_grad for p in model.parameters())]
@@ -160,15 +160,15 @@ def _found(model: nn.Module, modules: Mapping[str, nn.Module]) -> Iterator[Place
             name: m for name, m in modules.items() if name == prefix or name.startswith(f"{prefix}.") or not prefix
         }
         around = {name: m for name, m in around.items() if name not in within}
-        if not trained or held_model in trained:  # else it is another one's teacher or reference
+        if not trained or held_model in trained:  # a frozen one next to a trained one is its teacher or reference
             yield from _in_language_model(prefix, held_model, within)
     yield from _structural(around)
 
 
 def _language_models(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
-    """Models of transformers by name, those within another one left out."""
+    """Models of transformers by name, without those inside another."""
     found: dict[str, nn.Module] = {}
-    for name, module in modules.items():  # a module comes before what is in it
+    for name, module in modules.items():  # a module precedes those inside it
         if is_pretrained(module) and not any(not outer or name.startswith(f"{outer}.") for outer in found):
             found[name] = module
     return found
@@ -176,7 +176,7 @@ def _language_models(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
 
 def _in_language_model(prefix: str, model: nn.Module, within: Mapping[str, nn.Module]) -> tuple[Place, ...]:
     found, structural = _sites(prefix, model), tuple(_structural(within))
-    # Block outputs are what is left where an MLP cannot be read; an encoder's can, by its activation modules.
+    # The site is resid only if no MLP can be read; the MLP of an encoder can, by its activation modules.
     if not found or (structural and all(place.site == "resid" for place in found) and not _has_experts(model)):
         return structural
     return found
@@ -194,7 +194,7 @@ def _structural(modules: Mapping[str, nn.Module]) -> Iterator[Place]:
         if place is not None:
             yield place
         elif isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer):
-            # Behind the activation there is a dropout before linear2: so it is worked out again from linear1.
+            # Between the activation and linear2 there is dropout, so the activation is recomputed from linear1.
             activation = module.activation
             if not isinstance(activation, nn.Module):
                 word = getattr(activation, "__name__", "")
@@ -205,7 +205,7 @@ def _place(name: str, module: nn.Module) -> Place | None:
     if isinstance(module, RECURRENT):
         word = getattr(module, "nonlinearity", "tanh")
         return Place(name, activation=word)
-    # A subclass of somebody's own is what it inherits from.
+    # A user's own subclass counts as what it inherits from.
     word = next((MODULES[kind.__name__] for kind in type(module).__mro__ if kind.__name__ in MODULES), "")
     if not word or any(True for _ in module.children()) or _why_undefined(module):
         return None
@@ -221,7 +221,7 @@ def _place(name: str, module: nn.Module) -> Place | None:
 
 
 def _why_undefined(module: nn.Module) -> str:
-    """Why firing is not defined for what an activation module gives; '' where it is."""
+    """Why firing is not defined for the output of an activation module; '' if it is."""
     if isinstance(module, nn.Threshold) and (module.value != 0 or module.threshold < 0):
         return f"below {module.threshold:g} its values are {module.value:g}, so positive ones do not mean firing"
     return next((NEVER_FIRE[kind.__name__] for kind in type(module).__mro__ if kind.__name__ in NEVER_FIRE), "")
@@ -238,7 +238,7 @@ def _check_named(modules: Mapping[str, nn.Module], name: str) -> None:
     if leaf == "out_proj" and isinstance(modules[parent], nn.MultiheadAttention):
         instead = f"name {parent!r}, which gives its output" if parent else "read the module that holds it"
         raise NoLayers(
-            f"expected modules that are called, found {name!r}: nn.MultiheadAttention takes its weights without "
+            f"expected modules that are called, found {name!r}: nn.MultiheadAttention uses its weights without "
             f"calling it; {instead}"
         )
 
@@ -259,11 +259,11 @@ def _named(modules: Mapping[str, nn.Module], layers: Sequence[str] | Mapping[str
         elif word in FUNCTIONS:
             yield Place(name, activation=word, apply=FUNCTIONS[word])
         else:
-            raise NoLayers(f"expected an activation of {', '.join(FUNCTIONS)} after {name}, found {word!r}")
+            raise NoLayers(f"expected one of the activations {', '.join(FUNCTIONS)} after {name}, found {word!r}")
 
 
 def _sites(prefix: str, model: nn.Module) -> tuple[Place, ...]:
-    """The default site of a decoder of transformers; nothing for its other models."""
+    """The default site of a decoder of transformers; empty for its other models."""
     from nfinspect.models import UnsupportedModel, find_sites
 
     def whole(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The monitor as a callback of Lightning, which is not among this project's dependencies."""
+"""The monitor as a callback of Lightning, which is not a dependency of this project."""
 
 import importlib
 from typing import Any
@@ -24,7 +24,7 @@ def _base() -> type:
         return found
     raise NotInstalled(
         f"expected Lightning ({' or '.join(PACKAGES)}), found neither: pip install lightning, or call monitor.step() "
-        "in a loop of your own"
+        "in your own loop"
     )
 
 
@@ -47,7 +47,7 @@ class _Hooks:
         if trainer.global_step == self._step:
             return  # gradients are being accumulated
         self._step, losses, self._losses = int(trainer.global_step), self._losses, []
-        # Lightning divides the loss of each batch by their number, where it calls the optimizer itself.
+        # If Lightning calls the optimizer itself, it divides each batch's loss by the number of accumulated batches.
         known = all(loss is not None for loss in losses) and (pl_module.automatic_optimization or len(losses) == 1)
         self.monitor.step(self._step, sum(losses) if known else None)
 

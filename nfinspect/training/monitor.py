@@ -5,8 +5,8 @@
             loss = …; loss.backward(); optimizer.step(); optimizer.zero_grad()
             monitor.step(loss=loss)
 
-`nfinspect watch night` shows the history from another terminal. What is read are the forward passes of the training
-itself: no pass is added, no random number drawn, no gradient touched.
+`nfinspect watch night` shows the history from another terminal. The monitor reads the forward passes of the training
+itself: it adds no pass, draws no random number and touches no gradient.
 """
 
 import logging
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from nfinspect.training.trainer import MonitorCallback
 
 LIVE = ("_model", "_reader", "_finite", "_record")
-"""What belongs to this process: a pickled monitor goes without."""
+"""What belongs to this process: a pickled monitor is without it."""
 
 LAST_STEP = 2**62
-"""Steps are kept as int64."""
+"""Steps are stored as int64."""
 
 log = logging.getLogger("nfinspect.training")
 
@@ -51,15 +51,16 @@ class FiringMonitor:
     """A context manager around a training loop, with `step` called after each step of the optimizer.
 
     model: the network, or give it to `start`. every: steps between readings; the first step is always read. run: the
-    name of the history in the store (else made up from the model and the time); resume: go on in a history that is
-    there. layers: as for NeuralFiringAnalyzer.analyze_pytorch_model. analyzer: whose thresholds hold. gradients: the
-    root mean square of the loss's gradient by each layer's values, too. window: readings over which classes rest (with
-    small batches a neuron that fires rarely looks dead in a single one). max_tokens: of a pass that are read, evenly
-    spread. check_finite: look for NaN and infinity at every 'step' or at every 'reading'. write: False keeps the
-    history in memory. on_alert: called with each Alert; alerts also go to the logger `nfinspect.training`.
+    name of the history in the store (by default from the model and the time); resume: continue an existing history.
+    layers: as for NeuralFiringAnalyzer.analyze_pytorch_model. analyzer: its thresholds are used. gradients: also record
+    the root mean square of the loss's gradient with respect to each layer's values. window: number of readings that
+    classes rest on (with small batches a neuron that fires rarely looks dead in a single one). max_tokens: the most
+    tokens of a pass that are read, evenly spread. check_finite: look for NaN and infinity at every 'step' or at every
+    'reading'. write: False keeps the history only in memory. on_alert: called with each Alert; alerts also go to the
+    logger `nfinspect.training`.
 
     Under torch.distributed rank 0 watches its own share of each batch and the other ranks do nothing. A pickled monitor
-    has its settings and its history; `start` goes on with it.
+    keeps its settings and its history; `start` continues it.
     """
 
     def __init__(
@@ -81,10 +82,10 @@ class FiringMonitor:
     ) -> None:
         if not all(_is_count(value) for value in (every, window, max_tokens)):
             raise RequestError(
-                f"expected every, window, max_tokens as whole numbers from 1 on, found {every}, {window}, {max_tokens}"
+                f"expected every, window, max_tokens as integers of 1 or more, found {every}, {window}, {max_tokens}"
             )
         if check_finite not in ("step", "reading"):
-            raise RequestError(f"expected check_finite of 'step' or 'reading', found {check_finite!r}")
+            raise RequestError(f"expected check_finite 'step' or 'reading', found {check_finite!r}")
         self.analyzer = analyzer or NeuralFiringAnalyzer()
         self.every, self.run, self.on_alert = every, run, on_alert
         self.history: list[Reading] = []
@@ -120,8 +121,8 @@ class FiringMonitor:
     def start(self, model: nn.Module | None = None, *, step: int | None = None) -> None:
         """Begin to watch.
 
-        step: steps of the optimizer that were done before (a resumed training), else as many as this monitor has seen.
-        Raises NoLayers, NotReadable, RunExists, StorageFull, RequestError.
+        step: steps of the optimizer done before (in a resumed training), by default those that this monitor has seen.
+        Raises NoLayers, NotReadable, RunExists, RunBusy, StorageFull, RequestError.
         """
         if self.active:
             raise RequestError("expected a monitor that is not watching, found one that is: finish() first")
@@ -148,17 +149,17 @@ class FiringMonitor:
                 self._finite = FiniteWatch(inner, places)
                 self._finite.begin_step(self._step + 1)
             self._reader.attach()
-            if self._write:  # last: a training that cannot be watched leaves no history
+            if self._write:  # last, so that a training that cannot be watched leaves no history
                 self._open(type(inner).__name__)
         except BaseException:
             self.finish("failed")
             raise
 
     def step(self, step: int | None = None, loss: float | Tensor | None = None) -> tuple[Alert, ...]:
-        """Call it after each step of the optimizer; returns the alerts that came.
+        """Call it after each step of the optimizer; returns the new alerts.
 
-        step: its number, from 1 on, if it is not the next one. loss: shown in the history. Raises SilentLayer,
-        NotReadable at the first reading.
+        step: its number, from 1 on, if it is not the next one. loss: recorded in the history. Raises SilentLayer and
+        NotReadable at the first reading, RequestError.
         """
         if step is not None and not ((_is_count(step) or step == 0) and step < LAST_STEP):
             raise RequestError(f"expected a step's number, found {step!r}")
@@ -172,7 +173,7 @@ class FiringMonitor:
             self._record.beat(self._step)
         if self._finite is not None:
             found = self._finite.take(fetch=reading)
-            if found is not None or reading:  # between readings a GPU is not asked: nothing is known
+            if found is not None or reading:  # between readings a GPU is not asked, and nothing is known
                 alerts += self._not_finite_alert(found)
             self._finite.begin_step(self._step + 1)
         if reading and (self._reader.called or not self._read_once):
@@ -187,7 +188,7 @@ class FiringMonitor:
         return tuple(alerts)
 
     def finish(self, status: str = "complete") -> None:
-        """Stop watching: the hooks are removed and the history is closed. May be called again."""
+        """Stop watching: remove the hooks and close the history. May be called again."""
         reader, finite, record = self._reader, self._finite, self._record
         self._reader = self._finite = self._record = None
         if reader is not None:
@@ -198,11 +199,11 @@ class FiringMonitor:
             record.close(status, self._step)
 
     def check_epoch(self, model: nn.Module, data: Input, epoch: int) -> str | None:
-        """Read a model over some data, in eval mode and apart from the training: a reading of this epoch.
+        """Read a model over some data, in eval mode and separately from the training: a reading for this epoch.
 
-        Its step is the training's, or the epoch where the training's steps are not counted. Epochs are compared with
-        epochs, not with what the training's own batches gave. Returns the warning if the health has fallen by more than
-        10 % since the last one. Raises what NeuralFiringAnalyzer.analyze_pytorch_model raises.
+        Its step is the training's, or the epoch if the training's steps are not counted. Epochs are compared with
+        epochs, not with readings of the training's own batches. Returns the warning if the health has fallen by more
+        than 10 %, else None. Raises what NeuralFiringAnalyzer.analyze_pytorch_model raises.
         """
         if rank() != 0:
             return None
@@ -255,7 +256,7 @@ class FiringMonitor:
             self._reader.check_called()
         seen = self._reader.seen(self._step)
         if not seen:
-            return []  # an empty batch: the next step is read
+            return []  # an empty batch: read the next step
         self._reader.detach()
         self._read_once = True
         alerts = self._take(self._step, loss, seen)
@@ -275,7 +276,7 @@ class FiringMonitor:
         self._keep("reading", reading.to_json())
 
     def _not_finite_alert(self, found: Beginning | None) -> list[Alert]:
-        """Once for each time that it begins: from then on every step has it."""
+        """An alert each time that it begins: from then on it is in every step."""
         began, self._not_finite = found is not None and not self._not_finite, found is not None
         if found is None or not began:
             return []
@@ -304,7 +305,7 @@ def rank() -> int:
 
 
 def _is_count(value: object) -> bool:
-    """Whether it is a whole number of 1 or more."""
+    """Whether it is an integer of 1 or more."""
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
@@ -312,5 +313,5 @@ def _number(loss: float | Tensor) -> float | None:
     try:
         value = float(loss.detach()) if isinstance(loss, Tensor) else float(loss)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise RequestError(f"expected the loss as one number, found another: {error}") from error
+        raise RequestError(f"expected the loss as one number, found something else: {error}") from error
     return value if abs(value) < float("inf") else None

@@ -1,10 +1,10 @@
-"""Hooks that hand a module's layers over while it runs, as [tokens, neurons]. They change nothing.
+"""Hooks that pass on the values of a module's layers while it runs, as [tokens, neurons]. They change nothing.
 
-The last axis of what a layer gives is its neurons. What a convolution, or a normalisation by channel, has made is the
-exception: its channels are the neurons, and every place of every sample is a token. Which of both it is follows from
-the module with parameters that ran last before the layer (its projection). The same projection tells the calls of one
-activation module apart where a network uses it several times: called again after the same projection (a loop over time,
-shared weights) it is the same layer, after another it is another.
+The last axis of a layer's output is its neurons. The exception is the output of a convolution, or of a normalisation by
+channel: its channels are the neurons, and every position of every sample is a token. Which of the two it is follows
+from the layer's projection, the last module with parameters that ran before it. The projection also distinguishes the
+calls of an activation module that a network uses several times: called again after the same projection (a loop over
+time, shared weights) it is the same layer, after a different one it is a different layer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ from nfinspect.training.training_passes import Call, Passes, visible_rows
 
 @dataclass(frozen=True)
 class Key:
-    """A layer: where it is read, and the projection that it follows where that tells it apart."""
+    """A layer: where it is read, and the projection that it follows if that distinguishes it."""
 
     place: Place
     projection: str = ""
@@ -33,10 +33,10 @@ class Key:
 
 @dataclass(frozen=True)
 class LayerValues:
-    """One call of a layer. values: [tokens, neurons], on the module's device and of its type; raw: the tensor itself.
+    """One call of a layer. values: [tokens, neurons], on the module's device and in its dtype; raw: the tensor itself.
 
-    fired: bool[tokens, neurons] where the layer fires by its gate. again: the layer runs a second time for its
-    gradients, and its values were handed over before.
+    fired: bool[tokens, neurons] if the layer fires by its gate. again: the layer is recomputed for its gradients, and
+    its values were passed on before.
     """
 
     values: Tensor
@@ -49,9 +49,9 @@ Sink: TypeAlias = Callable[[Key, LayerValues], None]
 
 
 class LayerReader:
-    """Hands every call of the layers to `sink` between `attach` and `detach`.
+    """Passes every call of the layers to `sink` between `attach` and `detach`.
 
-    training: only calls of a training pass (nfinspect.training.training_passes); `begin_step` starts over.
+    training: only calls in a training pass (nfinspect.training.training_passes); `begin_step` resets `called`.
     """
 
     def __init__(self, model: nn.Module, places: Sequence[Place], sink: Sink, *, training: bool = False) -> None:
@@ -102,13 +102,13 @@ class LayerReader:
         self._transformed = self._apart = False
 
     def in_order(self, keys: Sequence[Key]) -> list[Key]:
-        """Layers that were handed over in this order, in the order of the network."""
+        """Layers, given in the order in which they were read, in the order of the network."""
         if not self._passes.recomputed:
             return list(keys)
         return sorted(reversed(keys), key=lambda key: self._places.index(key.place))
 
     def check_called(self) -> None:
-        """Raises SilentLayer where a layer was not called since `begin_step`."""
+        """Raises SilentLayer if a layer was not called since `begin_step`."""
         silent = [place for place in self._places if place not in self.called]
         if silent:
             apart = self._apart and not self._transformed
@@ -134,7 +134,7 @@ class LayerReader:
 
     def _take(self, place: Place, module: nn.Module, raw: Tensor | None, gate: Tensor | None = None) -> None:
         if is_traced():
-            # Such code cannot hand its values over: the layer counts as not called.
+            # The values of such code cannot be read: the layer counts as not called.
             if not torch.compiler.is_compiling() and is_transformed():
                 self._transformed = True
             return
@@ -160,7 +160,7 @@ class LayerReader:
                 self._sink(key, LayerValues(values, fired, raw, again=call is Call.AGAIN))
 
     def _rows(self, values: Tensor, projection: nn.Module | None) -> Tensor:
-        """[tokens, neurons], padding left out."""
+        """[tokens, neurons], without padding."""
         moved = values.movedim(_neuron_axis(projection, values.dim()), -1)
         rows = moved.reshape(-1, moved.shape[-1])
         return visible_rows(rows, tuple(moved.shape[:-1]), self._passes.mask)
@@ -179,7 +179,7 @@ class LayerReader:
 
 
 def layer_names(keys: Sequence[Key]) -> list[str]:
-    """What the layers are called: their module, and the projection they follow where a module is several layers."""
+    """Names of layers: the module, and the projection that it follows if the module is several layers."""
     modules = [key.place.module for key in keys]
     return [
         f"{key.place.module} after {key.projection}" if modules.count(key.place.module) > 1 else key.place.module
@@ -188,7 +188,7 @@ def layer_names(keys: Sequence[Key]) -> list[str]:
 
 
 def first_tensor(value: object) -> Tensor | None:
-    """A tensor, or the first one in a tuple, a packed sequence or a model's output."""
+    """A tensor, or the first in a tuple, a packed sequence or a model's output; None if there is none."""
     if isinstance(value, Tensor) or value is None:
         return value
     if isinstance(value, nn.utils.rnn.PackedSequence):
@@ -201,12 +201,12 @@ def first_tensor(value: object) -> Tensor | None:
 
 
 def _has_axis(module: nn.Module) -> bool:
-    """Whether the module that is read is itself one that says where its neurons are."""
+    """Whether the module that is read is its own projection, and so says which axis its neurons are on."""
     return any(True for _ in module.parameters(recurse=False)) and not isinstance(module, nn.PReLU)
 
 
 def _neuron_axis(projection: nn.Module | None, dimensions: int) -> int:
-    """Which axis of a projection's result has the neurons."""
+    """The axis of a projection's output that is its neurons."""
     if isinstance(projection, _ConvNd):
         spatial = len(projection.kernel_size)
         return -(spatial + 1) if dimensions > spatial else -1
@@ -220,7 +220,7 @@ def _why_silent(
     names = ", ".join(place.module for place in silent[:3]) + (" …" if len(silent) > 3 else "")
     if transformed:
         return (
-            f"expected a call of {names} with tensors that can be looked at, found only calls under a transform of "
+            f"expected a call of {names} with tensors that can be read, found only calls under a transform of "
             "torch.func (vmap, grad, …): call the module itself in the loop, or read it with check_epoch()"
         )
     if apart:
@@ -230,7 +230,7 @@ def _why_silent(
         )
     if any(place.site == "mixer" for place in silent):
         return (
-            f"expected {names} to be called, found no call: in training mode on a GPU Mamba's fused kernel takes the "
+            f"expected {names} to be called, found no call: in training mode on a GPU Mamba's fused kernel uses the "
             "weights of out_proj without calling it, so its neurons cannot be read there; name the blocks instead "
             '(layers=["backbone.layers.0", …]), or read the model in eval mode'
         )
@@ -242,5 +242,5 @@ def _why_silent(
     kinds = ", ".join(sorted({type(modules[place.module]).__name__ for place in silent}))
     return (
         f"expected {names} ({kinds}) to be called, found no call: a fused kernel, torch.compile or a replaced forward "
-        "passes by the module, or this pass did not need it; name the layers that are called, as in layers=[…]"
+        "bypasses the module, or this pass did not need it; name the layers that are called, as in layers=[…]"
     )

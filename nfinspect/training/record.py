@@ -1,4 +1,4 @@
-"""The history file of one monitor: opened with what is known of the training, and given up when the disk is full."""
+"""The history file of one monitor: begins with facts about the training, and ends early if the disk is full."""
 
 import os
 import uuid
@@ -14,10 +14,10 @@ from nfinspect_store.history import HistoryWriter, timestamp
 
 
 def status_of(error: BaseException | None) -> str:
-    """How a training ended that an exception left, or none.
+    """How a training ended, given the exception that ended it, if any.
 
-    sys.exit(), or with 0, is an end like any other. What is no Exception (KeyboardInterrupt, GeneratorExit where the
-    loop is a generator that nobody goes on with, a cancelled task) interrupts a training.
+    sys.exit() and sys.exit(0) count as a normal end. What is not an Exception (KeyboardInterrupt, GeneratorExit of an
+    abandoned generator, a cancelled task) interrupts a training.
     """
     if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
         return "complete"
@@ -27,8 +27,7 @@ def status_of(error: BaseException | None) -> str:
 class Record:
     """Writes lines until it is closed. A full disk ends the history, not the training.
 
-    A forked child (a loader's worker, multiprocessing) holds a copy of it, which does nothing: the history is its
-    parent's.
+    In a forked child (a loader's worker, multiprocessing) the copy of it does nothing: the history is the parent's.
     """
 
     def __init__(self, path: Path, model: str, facts: Mapping[str, Any], *, resume: bool) -> None:
@@ -65,12 +64,12 @@ class Record:
             self._writer = None
 
     def beat(self, step: int) -> None:
-        """The training is at this step. Costs next to nothing: written down once a second at most."""
+        """Record that the training is at this step. Cheap: written at most once a second."""
         if self._writer is not None and not self._is_copy():
             self._writer.beat(step)
 
     def close(self, status: str, step: int) -> None:
-        """May be called again."""
+        """Write the last line and close the file. May be called again."""
         self.add("end", {"status": status, "time": timestamp(), "step": step})
         if self._writer is not None and not self._is_copy():
             self._writer.close()

@@ -1,4 +1,4 @@
-"""The reports of the firing analyzer. Field names are part of the public surface."""
+"""The reports of the firing analyzer. Field names are part of the public API."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class FiringPatternType(StrEnum):
-    """The class of neurons that prevails in a layer (methods §2); `normal` where none holds 10 %."""
+    """The prevailing class of faulty neurons in a layer (methods §2); `normal` if none makes up 10 %."""
 
     NORMAL = "normal"
     DEAD = "dead"
@@ -29,11 +29,11 @@ class FiringPatternType(StrEnum):
 
 @dataclass(frozen=True)
 class NeuralLayerAnalysis:
-    """One layer. Counts are of neurons, activation_rate and health_score run from 0 to 1.
+    """One layer. Counts are of neurons; activation_rate and health_score are from 0 to 1.
 
     activation_distribution: mean, std, min, max and percentiles (by percent) of all values. parts: what each class
-    takes from the score. classes: of each neuron, str[neurons]; tokens: how many samples (tokens, places) they rest on;
-    health: the same figures as the analyses hold them.
+    takes from the score. classes: of each neuron, str[neurons]; tokens: how many samples (tokens, positions) they rest
+    on; health: the same figures as the analyses represent them.
     """
 
     layer_name: str
@@ -82,20 +82,20 @@ class NeuralLayerAnalysis:
         )
 
     def neurons_of(self, name: str) -> list[int]:
-        """The neurons of a class. Raises RequestError for a class that there is not."""
+        """The neurons of a class. Raises RequestError for an unknown class."""
         if name not in CLASSES:
             raise RequestError(f"expected a class of {', '.join(CLASSES)}, found {name!r}")
         return [int(i) for i in np.flatnonzero(self.classes == name)]
 
     def to_json(self) -> dict[str, object]:
-        """The fields as `nfinspect health --json` has them; `classes` is left out."""
+        """The fields as in `nfinspect health --json`, without `classes` and `health`."""
         found = {name: value for name, value in vars(self).items() if name not in ("classes", "health")}
         return {**found, "firing_pattern": str(self.firing_pattern)}
 
 
 @dataclass(frozen=True)
 class NetworkFiringReport:
-    """A network. missing_firing_percentage runs 0-100, overall_health_score 0-1; score_parts add up to the score."""
+    """A network. missing_firing_percentage is 0-100, overall_health_score 0-1; score_parts add up to the score."""
 
     total_layers: int
     problematic_layers: int
@@ -124,7 +124,7 @@ class NetworkFiringReport:
         )
 
     def to_json(self) -> dict[str, object]:
-        """The fields as `nfinspect health --json` has them."""
+        """The fields as in `nfinspect health --json`."""
         found = {name: value for name, value in vars(self).items() if name != "score_parts"}
         layers = [layer.to_json() for layer in self.layer_analyses]
         return {**found, "parts": dict(self.score_parts), "layer_analyses": layers}

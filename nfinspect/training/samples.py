@@ -1,6 +1,6 @@
-"""What one reading keeps of a layer's values: sums that merge, from which classes and health follow.
+"""What one reading keeps of a layer's values: sums that can be merged, from which classes and health follow.
 
-The sums are made where the values are (a GPU keeps them); the rules are those of nfinspect.analysis.
+The sums are computed on the device where the values are; the rules are those of nfinspect.analysis.
 """
 
 from collections.abc import Iterable
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 ROWS = 256
-"""Rows widened to float64 at a time: 6 MB of 3072 neurons."""
+"""Rows converted to float64 at a time: 6 MB for 3072 neurons."""
 
 
 @dataclass(frozen=True)
 class LayerSample:
     """Sums over some of a layer's tokens, [neurons] in every array.
 
-    scale: the layer scale; fired: tokens on which the neuron fires; above_scale: tokens at or above the layer scale of
-    the pass they came in (counted for neurons that could be sporadic); extremeness: Σ|g'| of ρ_B, None for activations
-    without bounds.
+    scale: the layer scale; fired: number of tokens on which the neuron fires; above_scale: number with |a| at or above
+    the layer scale of their pass (counted only if some neuron could be sporadic); extremeness: Σ|g'| of ρ_B, None for
+    activation functions without bounds.
     """
 
     stats: NeuronStatistics
@@ -60,15 +60,15 @@ class LayerSample:
 def take_sample(
     values: Tensor, fired: Tensor | None, activation: str, fires: str, threshold_weak: float
 ) -> LayerSample | None:
-    """The sample of [tokens, neurons], one token or more; None where a value is NaN or infinite.
+    """The sample of [tokens, neurons], one token or more; None if any value is NaN or infinite.
 
     fired: bool[tokens, neurons], for layers that fire by their gate.
     """
     values = values.detach().float().contiguous()
     stats = _statistics(values, fired, fires)
-    if not np.isfinite(stats.sum_abs).all():  # of float32 values in float64: it cannot overflow by itself
+    if not np.isfinite(stats.sum_abs).all():  # float32 values summed in float64 cannot overflow
         return None
-    scale = float((stats.sum_abs / len(values)).mean())  # classes.layer_scale, where all neurons saw the same tokens
+    scale = float((stats.sum_abs / len(values)).mean())  # classes.layer_scale, as all neurons have the same tokens
     counted = stats.fired
     if fires == "scale":
         threshold = threshold_weak * scale
@@ -97,17 +97,17 @@ def classified(layer: Layer, sample: LayerSample, options: HealthOptions) -> "La
 def _statistics(values: Tensor, fired: Tensor | None, fires: str) -> NeuronStatistics:
     """Of float32[tokens, neurons], by torch, whose threads are idle between two layers of a training step.
 
-    Two passes about the mean in float64. Third and fourth moments, which no class rests on, would double the price:
-    they are NaN.
+    Two passes, the second about the mean, in float64. Third and fourth moments are NaN: no class rests on them, and
+    they would double the cost.
     """
     tokens, neurons = values.shape
-    whole = values.double() if tokens <= ROWS else None  # widened once where that is little
+    whole = values.double() if tokens <= ROWS else None  # small: converted only once
 
     def wide_parts() -> Iterable[Tensor]:
         starts = range(0, tokens, ROWS)
         return (whole,) if whole is not None else (values[at : at + ROWS].double() for at in starts)
 
-    # sum(0, dtype=float64) takes longer on a CPU; so does a sum of bools, and making them takes three times as long.
+    # On a CPU sum(0, dtype=float64) is slower; so is a sum of bools, and computing those takes three times as long.
     mean = reduce(torch.add, (wide.sum(0) for wide in wide_parts())) / tokens
 
     def sums_of(wide: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def _statistics(values: Tensor, fired: Tensor | None, fires: str) -> NeuronStati
     return NeuronStatistics(
         n=np.full(neurons, tokens, np.int64),
         fired=np.full(neurons, UNKNOWN) if fires == "scale" else found[3].astype(np.int64),
-        # A neuron that never varied has no variance, whatever rounding of its mean would say.
+        # A neuron that never varied has no variance, even if its computed mean is rounded.
         mean=np.where(varied, found[0], found[4]),
         m2=found[1] * varied,
         m3=unknown,
@@ -137,7 +137,7 @@ def _statistics(values: Tensor, fired: Tensor | None, fires: str) -> NeuronStati
 
 
 def _reaching(values: Tensor, threshold: float) -> NDArray[np.int64]:
-    """On how many tokens |a| >= threshold, int64[neurons]."""
+    """The number of tokens with |a| >= threshold: int64[neurons]."""
     from nfinspect.analysis.counting import at_least
 
     size = values.abs()
@@ -146,7 +146,7 @@ def _reaching(values: Tensor, threshold: float) -> NDArray[np.int64]:
 
 
 def _extremeness(values: Tensor, low: float, high: float) -> NDArray[np.float64]:
-    """Σ|g'|, g' = a scaled from [low, high] to [-1, 1]: no bin of ρ_B holds both signs (classes.saturation_bounds)."""
+    """Σ|g'|, g' = a scaled from [low, high] to [-1, 1]: no bin of ρ_B has both signs (classes.saturation_bounds)."""
     scaled = (values - (low + high) / 2) * (2.0 / (high - low))
     total: NDArray[np.float64] = scaled.abs_().sum(0, dtype=torch.float64).cpu().numpy()
     return total

@@ -1,4 +1,4 @@
-"""Reads the layers of one training step: hooks that are there for that step only."""
+"""Reads the layers of one training step, with hooks that are attached only for that step."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ Windows = dict[tuple[str, str], LayerWindow]
 
 
 class StepReader:
-    """Sums up the layers of a step, whatever number of passes it has (accumulated gradients)."""
+    """Sums up the layers of a step, however many passes it has (gradient accumulation)."""
 
     def __init__(
         self,
@@ -57,11 +57,11 @@ class StepReader:
         return bool(self._reader.called)
 
     def check_called(self) -> None:
-        """Raises SilentLayer where a layer was not called since `attach`."""
+        """Raises SilentLayer if a layer was not called since `attach`."""
         self._reader.check_called()
 
     def seen(self, step: int) -> list[SeenLayer]:
-        """The layers that ran, in their order."""
+        """The layers that ran, in order."""
         keys = self._reader.in_order(list(self._samples))
         for name, key in zip(layer_names(keys), keys, strict=True):
             sample = self._samples[key]
@@ -75,7 +75,7 @@ class StepReader:
         found = []
         for key in keys:
             window = self._windows.get((key.place.module, key.projection))
-            if window is not None:  # else it was not finite from the start
+            if window is not None:  # None: its values were never finite
                 found.append(window.seen(step, self._samples[key], self._options, self._gradient(key)))
         return found
 
@@ -105,16 +105,16 @@ class StepReader:
         self._squares.setdefault(key, []).append(gradient.detach().float().square().mean())
 
     def _gradient(self, key: Key) -> float | None:
-        """The root mean square over the step's passes."""
+        """The root mean square of the gradient over the step's passes; None if there was none."""
         squares = self._squares.get(key)
         return math.sqrt(float(torch.stack(squares).mean())) if squares else None
 
 
 def spread(count: int, most: int) -> Tensor | None:
-    """`most` of `count` rows, evenly spread: int64[most]; None for all of them.
+    """Indices of `most` of `count` rows, evenly spread: int64[most]; None for all of them.
 
-    Every row j · s mod count with s about 0.618 · count and prime to it: no random number, and no stride that would
-    always meet the same column of an image or the same position of a sequence.
+    The rows j · s mod count, with s about 0.618 · count and coprime to it: no random numbers, and no stride that would
+    always hit the same column of an image or the same position of a sequence.
     """
     if count <= most:
         return None

@@ -1,4 +1,4 @@
-"""The monitor as a callback of transformers' Trainer. Imported on request only."""
+"""The monitor as a callback of transformers' Trainer. Imported only on request."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ from nfinspect.training.watching import Watching
 
 
 class MonitorCallback(TrainerCallback):
-    """Starts the monitor with the training and ends it with it. Steps are those of the optimizer.
+    """Starts and ends the monitor with the training. Steps are those of the optimizer.
 
-    A reading has its step's own loss where the Trainer tells it, that is, where it logs that step and the one before
-    (`logging_steps=1`); else none.
+    A reading has its step's own loss only if the Trainer reports it, that is, if it logs that step and the one before
+    (`logging_steps=1`).
     """
 
     def __init__(self, monitor: Watching) -> None:
@@ -31,8 +31,8 @@ class MonitorCallback(TrainerCallback):
     ) -> None:
         if args.n_gpu > 1:
             raise NotReadable(
-                f"expected a training on one GPU a process, found DataParallel over {args.n_gpu}: its copies of the "
-                "model run beside each other; start it with torchrun, or set CUDA_VISIBLE_DEVICES"
+                f"expected a training on one GPU per process, found DataParallel over {args.n_gpu}: its copies of the "
+                "model run in parallel; start it with torchrun, or set CUDA_VISIBLE_DEVICES"
             )
         if not self.monitor.active:
             self.monitor.start(model, step=state.global_step)
@@ -45,7 +45,7 @@ class MonitorCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **others: Any) -> None:
         self._waiting = state.global_step
-        # The Trainer hands a loss over in its log alone, as a mean over the steps since the last one.
+        # The Trainer reports a loss only in its log, as a mean over the steps since the last log.
         if not (control.should_log and state.global_step == self._logged + 1):
             self._end_step(None)
 
@@ -58,10 +58,10 @@ class MonitorCallback(TrainerCallback):
         **others: Any,
     ) -> None:
         if not logs or not {"loss", "learning_rate"} <= logs.keys():
-            return  # not the Trainer's own log of its training
+            return  # not the Trainer's own log of the training loss
         loss: float | None = float(logs["loss"])
         if loss == 0 and args.logging_nan_inf_filter:
-            loss = None  # what the filter puts where NaN or infinity was
+            loss = None  # 0 is what the filter replaces NaN and infinity with
         self._logged = state.global_step
         self._end_step(loss)
 

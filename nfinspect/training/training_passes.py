@@ -1,10 +1,10 @@
-"""Which calls of a layer belong to a training pass, each of them once, and which tokens of the pass are padding.
+"""Which calls of a layer belong to a training pass, counting each once, and which tokens of the pass are padding.
 
-A pass begins where the watched module is called, or a model of transformers within it: somebody's own module may call
-its parts without being called itself, and may name the mask as it likes.
+A pass begins when the watched module, or a model of transformers inside it, is called: a user's own module may call its
+parts without being called itself, and may name the mask as it likes.
 
-Gradient checkpointing runs a layer twice: in the pass (`use_reentrant=True` switches gradients off there) and again
-within the backward pass, the last layer first. The first call is the one that counts.
+Gradient checkpointing runs a layer twice: in the pass (`use_reentrant=True` disables gradients there) and again within
+the backward pass, where the last layer comes first. The first call is the one that counts.
 """
 
 import inspect
@@ -23,15 +23,15 @@ MASK = "attention_mask"
 
 
 class Call(Enum):
-    """What a call of a layer is to a training."""
+    """The role of a layer's call in a training."""
 
     READ = "a token's only call, or its first"
-    AGAIN = "run a second time for the gradients"
-    APART = "no part of the training: a validation, a frozen part that runs without gradients"
+    AGAIN = "recomputed for the gradients"
+    APART = "not part of the training: a validation, a frozen part that runs without gradients"
 
 
 class Passes:
-    """Follows the passes through a module by the hooks of `attach`. masks: look for the attention mask, too."""
+    """Follows the passes through a module with the hooks of `attach`. masks: also look for the attention mask."""
 
     def __init__(self, model: nn.Module, *, masks: bool = False) -> None:
         self._entries = {module: _place_of_mask(module) if masks else None for module in entries(model)}
@@ -39,12 +39,12 @@ class Passes:
         self._with_gradients: list[bool] = []
         self._read: set[Hashable] = set()
         self.recomputed = False
-        """Whether layers came within a backward pass alone, and so the last one first."""
+        """Whether layers ran only within a backward pass, and so in reverse order."""
         self.mask: Tensor | None = None
-        """bool[batch, tokens] of the pass: true where a token is no padding."""
+        """bool[batch, tokens] of the pass: true where a token is not padding."""
 
     def attach(self, handles: list[RemovableHandle]) -> None:
-        """Adds its hooks to the caller's."""
+        """Attach the hooks, and append their handles to `handles`."""
         for module in self._entries:
             handles.append(module.register_forward_pre_hook(Hook(self._enter), with_kwargs=True))
             handles.append(module.register_forward_hook(Hook(self._leave), always_call=True))
@@ -55,11 +55,11 @@ class Passes:
         self.recomputed, self.mask = False, None
 
     def call_of(self, layer: Hashable) -> Call:
-        """What the call of `layer` that runs now is."""
+        """The role of the call of `layer` that is running now."""
         if inside_backward():
             if layer in self._read:
                 return Call.AGAIN
-            if torch.is_grad_enabled():  # else it will be run once more, within that checkpoint's own backward pass
+            if torch.is_grad_enabled():  # else it will be recomputed again, within that checkpoint's own backward pass
                 self.recomputed = True
                 return Call.READ
             return Call.APART
@@ -73,7 +73,7 @@ class Passes:
             return
         if self._masks and not inside_backward():
             mask = _mask_in(args, kwargs, self._entries[module])
-            if mask is not None or not self._with_gradients:  # what a model within a pass is not told still holds
+            if mask is not None or not self._with_gradients:  # an inner model without a mask keeps the pass's
                 self.mask = mask
         self._with_gradients.append(torch.is_grad_enabled())
 
@@ -83,21 +83,21 @@ class Passes:
 
 
 def entries(model: nn.Module) -> list[nn.Module]:
-    """The module, and every model of transformers in it."""
+    """The module, and every model of transformers inside it."""
     return [model, *(module for module in model.modules() if module is not model and is_pretrained(module))]
 
 
 def is_pretrained(module: nn.Module) -> bool:
-    """Whether it is a model of transformers, which is not imported for that."""
+    """Whether it is a model of transformers, without importing transformers."""
     transformers = sys.modules.get("transformers")
     return transformers is not None and isinstance(module, transformers.PreTrainedModel)
 
 
 def visible_rows(rows: Tensor, shape: tuple[int, ...], mask: Tensor | None) -> Tensor:
-    """The rows whose token a mask does not hide.
+    """The rows of tokens that are not masked.
 
-    rows: [tokens, neurons]; shape: of the values without their neurons, [batch, tokens], [tokens, batch], or flat.
-    Values of another shape have no such tokens, and all their rows count.
+    rows: [tokens, neurons]; shape: of the values without the neuron axis: [batch, tokens], [tokens, batch], or flat.
+    For values of any other shape the mask does not apply, and all rows count.
     """
     if mask is None or mask.numel() != len(rows) or bool(mask.all()):
         return rows
@@ -111,16 +111,16 @@ def visible_rows(rows: Tensor, shape: tuple[int, ...], mask: Tensor | None) -> T
 
 
 def _place_of_mask(module: nn.Module) -> int | None:
-    """Which positional argument of forward() the attention mask is."""
+    """The position of the attention mask among the arguments of forward(); None if it has none."""
     try:
         names = list(inspect.signature(module.forward).parameters)
-    except (TypeError, ValueError):  # a forward that has no signature
+    except (TypeError, ValueError):  # a forward without a signature
         return None
     return names.index(MASK) if MASK in names else None
 
 
 def _mask_in(args: tuple[Any, ...], kwargs: Mapping[str, Any], place: int | None) -> Tensor | None:
-    """By name, by position, or in a batch that is handed over as one mapping."""
+    """The mask given by name, by position, or in a batch that is passed as one mapping; None if it is not 2-D."""
     found = kwargs.get(MASK)
     if found is None and place is not None and place < len(args):
         found = args[place]
@@ -131,6 +131,6 @@ def _mask_in(args: tuple[Any, ...], kwargs: Mapping[str, Any], place: int | None
 
 
 def inside_backward() -> bool:
-    """Whether a backward pass runs, as gradient checkpointing does to run its layers again."""
+    """Whether a backward pass is running, in which gradient checkpointing recomputes layers."""
     found: bool = torch._C._current_graph_task_id() != -1
     return found

@@ -1,4 +1,4 @@
-"""From what a step's passes gave to a reading and its alerts."""
+"""Turns what was read in a step's passes into a reading and its alerts."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from nfinspect_store.types import Layer
 
 @dataclass(frozen=True)
 class SeenLayer:
-    """A layer in one reading. health and classes are None where its values were not finite."""
+    """A layer in one reading. health and classes are None if its values were not finite."""
 
     name: str
     neurons: int
@@ -34,14 +34,14 @@ class SeenLayer:
 
 @dataclass
 class LayerWindow:
-    """A layer's samples of the latest readings, merged for its classes."""
+    """A layer's samples from the latest readings, which are merged for its classes."""
 
     layer: Layer
     size: int
     samples: deque[tuple[int, LayerSample]] = field(default_factory=deque)
 
     def seen(self, step: int, sample: LayerSample | None, options: HealthOptions, gradient: float | None) -> SeenLayer:
-        """The layer with a new sample; None: its values were not finite, and the window restarts."""
+        """The layer with a new sample. None: its values were not finite, and the window restarts."""
         from nfinspect.analysis.site_health import health_of_layer  # imports the store's reader
 
         layer = self.layer
@@ -58,7 +58,7 @@ class LayerWindow:
         for _, other in list(self.samples)[1:]:
             merged = merged.merge(other)
         neurons = classified(layer, merged, options)
-        # Percentiles would need a histogram, which costs as much as all the other sums.
+        # No histogram, so no percentiles: it would cost as much as all the other sums.
         health = health_of_layer(neurons, np.zeros((1, BINS), np.int64), options)
         return SeenLayer(
             layer.module, layer.neurons, health, neurons.classes, merged.tokens, self.samples[0][0], gradient
@@ -74,7 +74,7 @@ class TrainingWatch:
         self._silent: set[str] = set()
 
     def take(self, step: int, loss: float | None, seen: Sequence[SeenLayer]) -> tuple[Reading, tuple[Alert, ...]]:
-        """A reading and the alerts that it raises. Layers in the order in which they ran."""
+        """A reading and the alerts that it raises. seen: layers in the order in which they ran."""
         from nfinspect.analysis.health import report_of_layers
 
         alerts: list[Alert] = []
@@ -123,7 +123,7 @@ class TrainingWatch:
         )
 
     def _silences(self, step: int, seen: Sequence[SeenLayer]) -> list[Alert]:
-        """Layers that were read before and were not called now."""
+        """Alerts for layers that were read before and were not called in this step."""
         silent = set(self._layers) - {layer.name for layer in seen}
         new, self._silent = silent - self._silent, silent
         return [

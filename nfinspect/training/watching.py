@@ -1,4 +1,4 @@
-"""What a trainer's callback asks of a monitor."""
+"""The part of a monitor that a trainer's callback uses."""
 
 from typing import Any, Protocol
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Watching(Protocol):
-    """nfinspect.FiringMonitor, as far as a callback drives it."""
+    """nfinspect.FiringMonitor, as seen by a callback."""
 
     @property
     def active(self) -> bool: ...

@@ -84,7 +84,7 @@ def test_a_template_that_takes_no_lone_system_message_or_rewrites_the_past() -> 
     )
     said = [Message("system", "w7"), Message("user", "w3")]
     assert Texts(special_tokenizer(chat=picky)).messages(said, answer=False).roles == ("user",) * 5
-    with pytest.raises(CannotTokenize, match="takes, found .*alone"):
+    with pytest.raises(CannotTokenize, match="accepts, found .*alone"):
         Texts(special_tokenizer(chat=picky)).messages(said[:1], answer=False)
     counting = "{{ 'w' ~ (50 + messages | length) }}{% for m in messages %}{{ ' ' + m.content }}{% endfor %}"
     read = Texts(special_tokenizer(chat=counting)).messages(said, answer=False)

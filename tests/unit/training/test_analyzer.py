@@ -204,7 +204,7 @@ def test_layers_that_a_caller_names() -> None:
     assert layers_of(model, torch.randn(9, 8), layers=["fc2"]) == [("fc2", 4, 9)]
     with pytest.raises(NoLayers, match="did you mean fc1"):
         layers_of(model, torch.randn(9, 8), layers=["fc11"])
-    with pytest.raises(NoLayers, match="expected an activation of"):
+    with pytest.raises(NoLayers, match="expected one of the activations"):
         layers_of(model, torch.randn(9, 8), layers={"fc1": "square"})
 
 

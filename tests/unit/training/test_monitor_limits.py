@@ -93,7 +93,7 @@ def test_mamba_in_training_mode_is_recorded_right_or_refused(family: str, monkey
     watched = monitor(model=model)
     watched.start()
     model(input_ids=ids, use_cache=False).logits.sum().backward()
-    with pytest.raises(SilentLayer, match="fused kernel takes the weights of out_proj without calling it"):
+    with pytest.raises(SilentLayer, match="fused kernel uses the weights of out_proj without calling it"):
         watched.step()
     assert hooks_of(model) == 0
 
