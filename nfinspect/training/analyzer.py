@@ -146,7 +146,7 @@ class NeuralFiringAnalyzer:
     def visualize_firing_patterns(
         self, report: NetworkFiringReport, save_path: str | Path = "firing_patterns.png"
     ) -> Path:
-        """Draw a report as a figure, PNG or what the suffix says; returns its path. Raises NotInstalled, StorageFull."""
+        """Draw a report, as PNG or what the suffix says; returns the path. Raises NotInstalled, StorageFull."""
         from nfinspect.training.figures import draw_report
 
         return draw_report(report, Path(save_path))
