@@ -1,13 +1,13 @@
-"""ReLU neurons that die of too high a learning rate: caught by the monitor, healed by what the report recommends.
+"""ReLU neurons that die from too high a learning rate: caught by the monitor, healed by what the report recommends.
 
     python samples/dying_relu.py --out DIR [--steps N] [--store STORE]
 
-A small classifier is trained with Adam at 0.3. At the first alert about a dying layer its state is kept, and from there
-the training goes on for N steps in several ways: as it was, and with the recommendations applied. DIR gets a page with
-figures (README.md). With --store the trainings can be watched from a second terminal meanwhile:
+A small classifier is trained with Adam at 0.3. At the first alert about a dying layer its state is saved, and from
+there the training continues for N steps in several ways: unchanged, and with the recommendations applied. DIR gets a
+page with figures (README.md). With --store the trainings can be watched from a second terminal:
 `nfinspect watch dying-relu-left-alone --store STORE`.
 
-Every random number has its seed: the same version of torch on the same kind of processor gives the same page.
+All random numbers are seeded: the same version of torch on the same kind of processor gives the same page.
 """
 
 import argparse
@@ -30,14 +30,16 @@ CLASSES, WIDTH, HIDDEN = 3, 64, 3
 BATCH = 256
 SAMPLES = 2048
 TOO_HIGH, LOWER = 0.3, 0.001
-"""Learning rates of Adam; 0.001 is its usual one."""
+"""Learning rates for Adam; 0.001 is the usual one."""
 
 EVERY, WINDOW = 5, 4
-"""Steps between readings, and readings that a class rests on: dead is a neuron that four batches in turn leave at 0."""
+"""Steps between readings, and readings that a class rests on: a dead neuron is 0 in four batches in a row."""
 
 CAUGHT_WITHIN = 100
+"""The most steps before the alert."""
+
 STEPS = 380
-"""Steps before and after the alert."""
+"""Steps after the alert."""
 
 State = Mapping[str, Tensor]
 Neurons = Mapping[str, list[int]]
@@ -54,7 +56,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Way:
-    """One way to go on after the alert. change: what is done to the network first, given its dead neurons."""
+    """One way to continue after the alert. change: applied to the network first, given its dead neurons."""
 
     name: str
     words: str
@@ -64,7 +66,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Course:
-    """A training from the alert on: its readings, and the report and the accuracy (0-1, on new samples) at its end."""
+    """A training after the alert: its readings, and the report and the accuracy (0-1, on new samples) at its end."""
 
     way: Way
     readings: tuple[Reading, ...]
@@ -73,13 +75,13 @@ class Course:
 
     @property
     def dead_share(self) -> float:
-        """Of all hidden neurons at the end, over all training samples: 0-1."""
+        """Share of hidden neurons that are dead at the end, over all training samples: 0-1."""
         return dead_share(self.report)
 
 
 @dataclass(frozen=True)
 class Caught:
-    """The training up to the first alert about a dying layer: the state then, and what was known of it."""
+    """The training up to the first alert about a dying layer, with the network's state and report at that step."""
 
     step: int
     alerts: tuple[Alert, ...]
@@ -94,22 +96,21 @@ class Caught:
 
     @property
     def named(self) -> Neurons:
-        """The neurons that the alerts named; they knew four batches."""
+        """The neurons that the alerts named, from the last four batches read."""
         return {alert.layer_name: list(alert.neurons) for alert in self.alerts if alert.layer_name is not None}
 
 
 @dataclass(frozen=True)
 class Example:
-    """All of it: what the page is made from."""
+    """Everything that the page is made from. steps: after the alert."""
 
     caught: Caught
     steps: int
-    """After the alert."""
     courses: tuple[Course, ...]
 
 
 def spirals(seed: int, count: int = SAMPLES) -> Data:
-    """Points on three spiral arms, each coordinate given as sines and cosines of four frequencies."""
+    """Points on three spiral arms, each coordinate encoded as sines and cosines of four frequencies."""
     generator = torch.Generator().manual_seed(seed)
     classes = torch.arange(count) % CLASSES
     radius = torch.rand(count, generator=generator)
@@ -120,7 +121,7 @@ def spirals(seed: int, count: int = SAMPLES) -> Data:
 
 
 def network(seed: int) -> nn.Sequential:
-    """Three hidden layers of 64 ReLU neurons (`relu1` to `relu3`), initialised by He's rule."""
+    """Three hidden layers of 64 ReLU neurons (`relu1` to `relu3`), with He initialisation."""
     generator = torch.Generator().manual_seed(seed)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     width = 16
@@ -140,9 +141,9 @@ def unchanged(model: nn.Sequential, dead: Neurons) -> nn.Sequential:
 
 
 def initialised_anew(model: nn.Sequential, dead: Neurons) -> nn.Sequential:
-    """The dead neurons' incoming weights by He's rule, their outgoing ones 0 (Sokar et al. 2023, ReDo).
+    """He initialisation of the dead neurons' incoming weights, 0 for their outgoing ones (Sokar et al. 2023, ReDo).
 
-    They gave nothing but 0, so what the network computes stays as it is.
+    Their output was always 0, so what the network computes does not change.
     """
     generator = torch.Generator().manual_seed(1)
     modules = list(model.named_children())
@@ -159,7 +160,7 @@ def initialised_anew(model: nn.Sequential, dead: Neurons) -> nn.Sequential:
 
 
 def leaky(model: nn.Sequential, dead: Neurons) -> nn.Sequential:
-    """LeakyReLU in place of ReLU, under the same names."""
+    """LeakyReLU instead of ReLU, under the same names."""
     return nn.Sequential(
         OrderedDict((n, nn.LeakyReLU() if isinstance(m, nn.ReLU) else m) for n, m in model.named_children())
     )
@@ -176,7 +177,7 @@ WAYS = (
         initialised_anew,
     ),
 )
-"""The first is what happens if nobody looks; the others are what the report recommends for dead ReLU neurons."""
+"""The first is what happens if nothing is done; the others are what the report recommends for dead ReLU neurons."""
 
 LEAKY, HEALED = WAYS[2].name, WAYS[3].name
 
@@ -184,10 +185,10 @@ LEAKY, HEALED = WAYS[2].name, WAYS[3].name
 def train(
     model: nn.Sequential, learning_rate: float, steps: range, data: Data, monitor: nf.FiringMonitor
 ) -> Iterator[tuple[int, tuple[Alert, ...]]]:
-    """A plain training loop: after each step its number and the alerts that it raised."""
+    """A plain training loop: yields, after each step, its number and the alerts that it raised."""
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     for step in steps:
-        generator = torch.Generator().manual_seed(step)  # so that every way to go on sees the same batches
+        generator = torch.Generator().manual_seed(step)  # so that every way sees the same batches
         chosen = torch.randint(len(data.inputs), (BATCH,), generator=generator)
         loss = functional.cross_entropy(model(data.inputs[chosen]), data.classes[chosen])
         optimizer.zero_grad()
@@ -197,7 +198,7 @@ def train(
 
 
 def catch(data: Data) -> Caught:
-    """Train with the learning rate that is too high until the monitor says that a layer is dying."""
+    """Train with the high learning rate until the monitor says that a layer is dying. Raises NfinspectError."""
     model = network(0)
     with nf.FiringMonitor(model, every=EVERY, window=WINDOW, write=False) as monitor:
         for step, alerts in train(model, TOO_HIGH, range(1, CAUGHT_WITHIN + 1), data, monitor):
@@ -234,7 +235,7 @@ def dead_share(report: nf.NetworkFiringReport) -> float:
 
 
 def run_example(steps: int = STEPS, store: Path | None = None) -> Example:
-    """Train, catch, and go on for `steps` in every way. Raises NfinspectError."""
+    """Train, catch, and continue for `steps` in every way. Raises NfinspectError."""
     data, unseen = spirals(0), spirals(1)
     with one_thread():
         caught = catch(data)
@@ -243,7 +244,7 @@ def run_example(steps: int = STEPS, store: Path | None = None) -> Example:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Sums in one order, whatever the machine has."""
+    """Use one thread, so that sums have the same order on every machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -254,9 +255,9 @@ def one_thread() -> Iterator[None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the page and its figures go")
-    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"after the alert; {STEPS} if not given")
-    parser.add_argument("--store", type=Path, help="where histories go, for nfinspect watch; else none are written")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write the page and figures")
+    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"after the alert (default {STEPS})")
+    parser.add_argument("--store", type=Path, help="where to write histories for nfinspect watch (default: none)")
     given = parser.parse_args()
     if given.steps < EVERY:
         parser.error(f"expected {EVERY} steps or more, found {given.steps}")

@@ -1,8 +1,8 @@
-"""A selective scan that makes training a Mamba bearable without its CUDA kernels.
+"""A selective scan that makes training a Mamba feasible without its CUDA kernels.
 
-transformers' plain loop slices a 4-D tensor at every position, so its backward pass costs O(length²). Here
-one autograd function walks the positions once forward and once back: 2,800 against 700 tokens per second of
-one CPU core (8 × 128 tokens, 4 layers × 160, state 8). Same values; what is saved is a plain Mamba.
+transformers' plain loop slices a 4-D tensor at every position, so its backward pass costs O(length²). Here one autograd
+function goes through the positions once forward and once backward: 2,800 instead of 700 tokens per second on one CPU
+core (8 × 128 tokens, 4 layers × 160, state 8). The values are the same, and the saved model is a plain Mamba.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Recurrence(torch.autograd.Function):
 
 
 def selective_scan(u, dt, A, B, C, D, z, delta_bias, return_last_state=False, **_):
-    """Stands in for transformers' `mamba_selective_scan`: the same arguments, the same values."""
+    """Replaces transformers' `mamba_selective_scan`: the same arguments, the same values."""
     dt = F.softplus(dt + delta_bias[:, None]).permute(2, 0, 1)[..., None]  # [time, batch, channel, 1]
     inject = dt * u.permute(2, 0, 1)[..., None] * B.permute(2, 0, 1)[:, :, None]
     states = Recurrence.apply(torch.exp(dt * A), inject)

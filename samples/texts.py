@@ -23,7 +23,7 @@ class Text:
 
 
 def documents(text: str) -> list[str]:
-    """Cut at END where the file has it, else at blank lines; undo the hard line breaks of books."""
+    """Cut at END if the file has it, else at blank lines, after undoing the hard line breaks of books."""
     text = text.replace("\r\n", "\n")
     if END in text:
         return [part.strip() for part in text.split(END) if part.strip()]
@@ -38,7 +38,7 @@ def documents(text: str) -> list[str]:
 
 
 def read(spec: str, share: float, seed: int) -> Text:
-    """Read `FILE` or `FILE:REPEAT` and hold out `share` of its documents, drawn by seed and file name."""
+    """Read `FILE` or `FILE:REPEAT` and hold out a share of its documents, drawn by seed and file name."""
     path, colon, count = spec.rpartition(":")
     if not (colon and count.isdigit()):
         path, count = spec, "1"

@@ -2,9 +2,9 @@
 
     python samples/train.py --arch gpt2 --out DIR TEXT[:REPEAT] ...
 
-This is how the sample models were made; README.md has the two command lines. Any UTF-8 text will do.
-`FILE:5` shows the training part of a file five times as often as `FILE`; its held-out part counts once.
-The same texts, options and thread count give the same model on the same machine.
+This is how the sample models were made; README.md has the two commands. Any UTF-8 text will do. With `FILE:5` the
+training part of a file is used five times as often as with `FILE`; its held-out part counts once. The same texts,
+options and thread count give the same model on the same machine.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ log = logging.getLogger("train")
 
 @dataclass(frozen=True)
 class Score:
-    """Summed loss (nats) over held-out text, with what it was summed over."""
+    """Loss summed over held-out text (in nats), and the size of that text."""
 
     nats: float
     tokens: int
@@ -72,13 +72,13 @@ def train_tokenizer(texts: list[Text], vocabulary: int, context: int) -> PreTrai
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, docs: list[str]) -> Tensor:
-    """int64[tokens] of the documents, END after each."""
+    """int64[tokens] of the documents, with END after each."""
     rows = tokenizer(docs, add_special_tokens=False, verbose=False)["input_ids"]
     return torch.tensor([i for row in rows for i in [*row, tokenizer.eos_token_id]])
 
 
 def build(args: argparse.Namespace, vocabulary: int, end: int) -> PreTrainedModel:
-    """A freshly initialised model of the wanted architecture."""
+    """A newly initialised model of the given architecture."""
     shared = {"vocab_size": vocabulary, "bos_token_id": end, "eos_token_id": end, "pad_token_id": None}
     if args.arch == "mamba":
         modeling_mamba.mamba_selective_scan = selective_scan
@@ -92,14 +92,14 @@ def build(args: argparse.Namespace, vocabulary: int, end: int) -> PreTrainedMode
         "n_positions": args.context,
     }
     no_dropout = {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0}
-    # At this width 0.06 in place of 0.02 bears a higher learning rate: held-out loss 4.98, not 5.16, after 300 steps.
+    # At this width 0.06 instead of 0.02 allows a higher learning rate: held-out loss 4.98, not 5.16, after 300 steps.
     return GPT2LMHeadModel(
         GPT2Config(activation_function="relu", initializer_range=0.06, **shape, **no_dropout, **shared)
     )
 
 
 def windows(stream: Tensor, args: argparse.Namespace) -> Iterator[Tensor]:
-    """Endless int64[batch, context + 1] from random places."""
+    """Endless int64[batch, context + 1] from random positions of the stream."""
     dice = torch.Generator().manual_seed(args.seed)
     offsets = torch.arange(args.context + 1)
     while True:
@@ -125,7 +125,7 @@ def score(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: Text
 
 
 def fit(model: PreTrainedModel, stream: Tensor, args: argparse.Namespace, save) -> None:
-    """AdamW with warm-up and a cosine down to a tenth; matrices decay, everything else does not."""
+    """AdamW with warm-up and cosine decay of the rate to a tenth; weight decay only for matrices."""
     matrices = {n for n, p in model.named_parameters() if p.ndim >= 2 and "A_log" not in n and "conv" not in n}
     groups = [
         {
@@ -161,7 +161,7 @@ def fit(model: PreTrainedModel, stream: Tensor, args: argparse.Namespace, save) 
 
 
 def save_weights(model: PreTrainedModel, out: Path) -> None:
-    """float16 on disk; the configuration says float32, so `from_pretrained` gives float32."""
+    """Save float16 weights; the configuration says float32, so `from_pretrained` loads float32."""
     weights = {name: value.half() for name, value in model.named_parameters()}  # the tied output once
     model.generation_config.pad_token_id = model.config.eos_token_id
     model.save_pretrained(out, state_dict=weights)
