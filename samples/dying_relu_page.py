@@ -18,7 +18,7 @@ COMMAND = "make dying-example"
 
 
 def write_page(example: "Example", out: Path) -> Path:
-    """The page with its figures in a directory; returns where it is. Raises NotInstalled without matplotlib."""
+    """Write the page with its figures to a directory; returns its path. Raises NotInstalled without matplotlib."""
     require_matplotlib()
     out.mkdir(parents=True, exist_ok=True)
     _draw_network(example, out / NETWORK)
@@ -156,12 +156,12 @@ def _dead_in(place: int, reading: Reading) -> float | None:
 
 
 def _legend(figure: Any, axes: Any) -> None:
-    """Above all panels, where it hides nothing."""
+    """Above the panels, where it covers nothing."""
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=8)
 
 
 def _lines(example: "Example", axes: Any, of: Callable[[Reading], float | None]) -> None:
-    """The way to the alert, the alert, and each way on."""
+    """The training up to the alert, the alert, and each way after it."""
     caught = example.caught
     axes.plot(*_points(caught.readings, of), color="0.1", linewidth=1.5)
     axes.axvline(caught.step, color="0.4", linewidth=1, linestyle=(0, (1, 2)), label="alert")
