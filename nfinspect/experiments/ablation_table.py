@@ -201,7 +201,7 @@ def _means(
 
 
 def _units(corpus: Corpus, scorer: Scorer) -> tuple[NDArray[np.int64], Literal["documents", "windows"]]:
-    """What the bootstrap draws: each predicted token's document, or its window where there is only one document."""
+    """What the bootstrap draws: each predicted token's document, or its window if there is only one document."""
     if corpus.document is not None:
         document = corpus.document[scorer.target]
         if len(np.unique(document)) > 1:

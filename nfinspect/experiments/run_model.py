@@ -1,4 +1,4 @@
-"""Loads the model that a run was captured from again, for what the run alone does not hold: the only way to do so."""
+"""Reloads the model that a run was captured from, for what the run alone does not hold: the only code to do so."""
 
 from typing import TYPE_CHECKING, Any
 

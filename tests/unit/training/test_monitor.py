@@ -94,7 +94,7 @@ def test_a_gradient_is_its_root_mean_square() -> None:
 
 def test_settings_steps_and_losses_that_are_none_are_refused() -> None:
     for wrong in (0, 2.5, "a", True):
-        with pytest.raises(RequestError, match="whole numbers"):
+        with pytest.raises(RequestError, match="integers of 1 or more"):
             nf.FiringMonitor(every=wrong)  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="a module of torch"):
         nf.FiringMonitor(3, write=False).start()  # type: ignore[arg-type]
