@@ -61,7 +61,7 @@ class KindPair:
 class KindOverlap(Document):
     """Every pair of the kinds, in their order. neurons: how many the site has; alive: those that are not dead.
 
-    top: how many neurons `attention` has. notes: what the user should be told.
+    top: how many neurons `attention` has. notes: for the user.
     """
 
     kinds: tuple[str, ...]

@@ -51,7 +51,7 @@ def _read(result: Result) -> Lens:
     return found
 
 
-# what it says and lists
+# texts and lists
 
 RANK = Field("rank", "of the model's answer, from 1", "rank", width=6, ascending=True, tone="bold",
              value=itemgetter("answer_rank"))  # fmt: skip

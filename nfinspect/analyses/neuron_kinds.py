@@ -111,7 +111,7 @@ def find_kind(run: RunFile, kinds: str, site: str | None = None, top: int = TOP,
             continue
         result = newest(run, name, site)
         if result is None:
-            raise NoKeptResult(f"no kept result at {site} to take {name} neurons from: run {command(run, name)} first")
+            raise NoKeptResult(f"no saved result at {site} to take {name} neurons from: run {command(run, name)} first")
         ordered = _neurons(run, name, result, most or top)
         found |= set(ordered[:most])
         results.append(result)

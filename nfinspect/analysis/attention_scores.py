@@ -42,7 +42,7 @@ class NeuronScore(Document):
 
     @property
     def address(self) -> str:
-        """`L5/N123`; the site stands in `site`."""
+        """`L5/N123`; the site is in `site`."""
         return f"L{self.layer}/N{self.neuron}"
 
 

@@ -52,7 +52,7 @@ class DeltaRow:
 
     @property
     def address(self) -> str:
-        """`L5/N123`; the site stands in `site`."""
+        """`L5/N123`; the site is in `site`."""
         return f"L{self.layer}/N{self.neuron}"
 
     def to_json(self) -> dict[str, object]:
@@ -97,7 +97,7 @@ class Delta:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should be told."""
+        """For the user: on how few steps the measures rest, and what the run does not have."""
         if not self.neurons:
             return ("this run kept statistics only (--keep stats): there is Mamba's own Δ, and nothing on its neurons",)
         few = tuple(filter(None, [few_steps(self.pairs)]))

@@ -1,4 +1,4 @@
-"""How much data a result should rest on, and the note that is made where it rests on less and may be chance."""
+"""How much data a result should rest on, and the notes on a result that rests on less and may be chance."""
 
 from math import comb
 

@@ -43,7 +43,7 @@ class NeuronRow:
 
     @property
     def address(self) -> str:
-        """`L5/N123`; the site stands in `site`."""
+        """`L5/N123`; the site is in `site`."""
         return f"L{self.layer}/N{self.neuron}"
 
     def to_json(self) -> dict[str, object]:

@@ -61,7 +61,7 @@ class Detector(Document):
 
     @property
     def address(self) -> str:
-        """`L5/N123`; the site stands in `site`."""
+        """`L5/N123`; the site is in `site`."""
         return f"L{self.layer}/N{self.neuron}"
 
 

@@ -193,7 +193,7 @@ def _check_scale(
     scale = float(strength.mean())
     if kind in BOUNDED and faults.get("sporadic") and SPORADIC_STRENGTH * scale > 0.95 * BOUNDED[kind][1]:
         raise RequestError(
-            f"expected fewer saturated neurons beside sporadic ones, found a layer scale of {scale:.3f}: ten times "
+            f"expected fewer saturated neurons with sporadic ones, found a layer scale of {scale:.3f}: ten times "
             f"that is beyond what {kind} can give; use a smaller degradation or more neurons"
         )
     if strength[normal].min() < WEAK_MARGIN * scale:

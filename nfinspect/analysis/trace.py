@@ -1,8 +1,7 @@
 """Which neurons a concept sets off: each prompt's means compared with a baseline's (methods §3).
 
 The unit of replication is the prompt. For each concept prompt all neurons of the site are ranked by how far their mean
-over the prompt's tokens lies above the baseline's; a neuron's occurrences are the prompts in which it is among the top
-K.
+over the prompt's tokens is above the baseline's; a neuron's occurrences are the prompts with it among the top K.
 """
 
 from dataclasses import dataclass
@@ -46,7 +45,7 @@ class TraceRow(Document):
 
     @property
     def address(self) -> str:
-        """`L5/N123`; the site stands in `site`."""
+        """`L5/N123`; the site is in `site`."""
         return f"L{self.layer}/N{self.neuron}"
 
 

@@ -31,12 +31,12 @@ def page(title: str, facts: Mapping[str, str], sections: Sequence[Section]) -> s
 
 
 def _outcome(one: Section) -> str:
-    return " (not made: see there)" if isinstance(one, Absent) else ""
+    return " (missing: see there)" if isinstance(one, Absent) else ""
 
 
 def _absent(one: Absent) -> list[str]:
     said = [escaped(one.why)]
-    return [*said, "", "This makes it:", "", f"    {visible(one.command)}"] if one.command else said
+    return [*said, "", "This computes it:", "", f"    {visible(one.command)}"] if one.command else said
 
 
 def _chart(one: Chart) -> list[str]:

@@ -1,4 +1,4 @@
-"""Text for the screen: what a table cell is, and how text is made harmless.
+"""Text for the screen: table cells, and how text is made harmless.
 
 Our widgets make visible whatever they draw (`shown`, `shown_cell`), so that no pane has to remember which text is
 foreign; what other widgets draw goes through the app's filter (`harmless`). `visible_in` is for text that is measured

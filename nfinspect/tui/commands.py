@@ -71,6 +71,6 @@ def first_text(session: Session) -> str:
 
 
 def bos_of(session: Session) -> tuple[str, ...]:
-    """The option for what stands before a text, as in the capture."""
+    """The option for what comes before a text, as in the capture."""
     bos = str(session.info.settings.get("bos", "auto"))
     return () if bos == "auto" else ("--bos", bos)

@@ -39,7 +39,7 @@ COMMAND = ("-P", "-m", "nfinspect")
 """-P: a folder called nfinspect in the working directory must not be run instead."""
 
 LONGEST = 500
-"""Characters of a line that are kept."""
+"""Characters of a line that are kept, at most."""
 
 
 class JobFailed(NfinspectError):

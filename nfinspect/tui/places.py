@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Place:
-    """A pane that the router knows by its name, and what it is made from."""
+    """A pane by the name that the router knows, and its arguments."""
 
     pane: str
     arguments: tuple[Any, ...] = ()

@@ -177,9 +177,7 @@ class Session:
 
 def _choices(request: TraceRequest) -> dict[str, Any]:
     return {
-        "baseline": NO_BASELINE
-        if request.baseline is None
-        else request.baseline,  # None means no baseline here, not the default one
+        "baseline": NO_BASELINE if request.baseline is None else request.baseline,  # None: none, not the default
         "tokens": request.tokens,
         "top": request.top,
         "rank": request.rank,

@@ -145,10 +145,10 @@ async def test_what_a_run_lacks_is_said_and_made(start: Start, tmp_path: Path) -
         async with start(engine, None) as app:
             await go(app, "compare shallow,deep")
             await app.press("2")
-            assert "shallow: no tokens kept; deep: no tokens kept r makes it" in words(app)
+            assert "shallow: no tokens kept; deep: no tokens kept r computes it" in words(app)
             await app.press("r")
             await app.press("r")
-            assert "being made already" in app.status
+            assert "being computed already" in app.status
             for _ in range(2):  # one run after the other
                 await ended(app)
             kinds = {n: [r.kind for r in list_results(run_results(store / f"{n}.duckdb"))] for n in ("shallow", "deep")}
@@ -160,7 +160,7 @@ async def test_what_a_run_lacks_is_said_and_made(start: Start, tmp_path: Path) -
             )
             await app.press("7")
             assert "shallow: no attention kept; deep: no attention kept" in words(app)
-            assert "r makes it" not in words(app), "attention needs prompts and the model: its own pane makes it"
+            assert "r computes it" not in words(app), "attention needs prompts and the model: its own pane computes it"
             keep_attention(store, NEURONS)  # of two layers: it is not that of all of deep's
             await app.press("6", "7")
             assert "A shallow mlp: 2 heads" in words(app) and "deep: no attention kept" in words(app)

@@ -61,9 +61,9 @@ async def test_progress_end_and_the_way_to_the_result(start: Start) -> None:
         assert "x Cancel" in app.text
         engine.job.say(f"loading {HOSTILE} 3/12 (25%)")
         await look(app)
-        assert "making it, 3 s: loading" in app.text and "3/12 (25%)" in app.text and "\x1b" not in app.text
+        assert "computing, 3 s: loading" in app.text and "3/12 (25%)" in app.text and "\x1b" not in app.text
         await app.press("r")
-        assert "being made already" in app.status and len(engine.started) == 1
+        assert "being computed already" in app.status and len(engine.started) == 1
         engine.job.end()
         await ended(app)
         assert "std of the effect over 50,257 tokens" in app.text
@@ -96,7 +96,7 @@ async def test_cancelling_goes_to_the_command(start: Start) -> None:
         engine.job.end(130, "cancelled: nothing was saved")
         await look(app)
         assert app.status == "cancelled: nothing was saved"
-        assert "r makes it" in app.text
+        assert "r computes it" in app.text
 
 
 async def test_a_command_goes_on_when_its_pane_is_left(start: Start) -> None:
@@ -104,11 +104,11 @@ async def test_a_command_goes_on_when_its_pane_is_left(start: Start) -> None:
     async with start(engine) as app:
         await go(app, "delta")
         await app.press("r", "escape", "a")
-        assert "being made" in app.text
+        assert "computing" in app.text
         engine.job.end()
         await look(app)
         assert "delta of demo is done" in app.status
-        assert "being made" not in app.text
+        assert "computing" not in app.text
 
 
 async def test_what_only_the_user_knows_is_asked_for(start: Start) -> None:

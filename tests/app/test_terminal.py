@@ -60,7 +60,7 @@ def test_sigterm_asks_nothing_and_ends_a_command(store: Path) -> None:
         terminal.send(":ngrams\r")
         terminal.wait_for("No result is kept")
         terminal.send("r")
-        terminal.wait_for("making it, ")
+        terminal.wait_for("computing, ")
         terminal.process.terminate()
         terminal.read(3)
         assert terminal.process.wait(timeout=10) == 128 + signal.SIGTERM
@@ -113,7 +113,7 @@ def test_an_analysis_is_made_by_a_command_and_read(store: Path) -> None:
         terminal.send("\r")
         terminal.wait_for("No result is kept for this yet")
         terminal.send("r")
-        terminal.wait_for("making it, ")
+        terminal.wait_for("computing, ")
         terminal.wait_for("token detectors among 192 neurons", 60)
         terminal.settle()
         assert terminal.read(2.0) == b"", "nothing is looked at once the command has ended"
@@ -164,7 +164,7 @@ def test_quitting_ends_a_command(store: Path) -> None:
         terminal.send(":ngrams\r")
         terminal.wait_for("No result is kept")
         terminal.send("r")
-        terminal.wait_for("making it, ")
+        terminal.wait_for("computing, ")
         assert commands_about(store) or not Path("/proc").is_dir()
         terminal.send("\x11")
         terminal.wait_for("Quit, and give up ngrams of planted?")

@@ -69,7 +69,7 @@ def _neurons_of(row: Set, found: Ablation, of: Shown) -> Neurons:
     return (*by_site.get(of.site, ()), *(by_site.get(None, ()) if of.usual else ()))
 
 
-# what it says and lists. The whole model is a row of the command's table, with fewer figures.
+# texts and lists. The whole model is a row of the command's table, with fewer figures.
 
 
 def _figure(key: str) -> Callable[[Set], Any]:

@@ -34,7 +34,7 @@ from nfinspect_store.results import Result
 SHORT = {"attention_weighted": "weighted", "gradient_guided": "gradient", "rollout": "rollout"}
 VARIANTS = tuple(Variant(word, {"method": method}, "Attention neurons") for method, word in SHORT.items())
 
-# what it says and lists
+# texts and lists
 
 RANK = Field("rank", "place by |score|, from 1", title="#", form="count", width=7, ascending=True, tone="dim")
 SCORE = Field("score", "mean over the prompts", title="score", digits=4, width=9, tone="bold")

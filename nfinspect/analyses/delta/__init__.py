@@ -90,7 +90,7 @@ def _joined(found: Delta, kept: Result, results: Callable[[str], Sequence[Result
     return found
 
 
-# what it says and lists
+# texts and lists
 
 SENSITIVE = Field("delta_sensitive", "neurons that are delta-sensitive", header="delta-sensitive", form="count")
 MEDIAN_STEP = Field(

@@ -68,7 +68,7 @@ def keep_suppression(kept: Result, found: NgramAnalysis, loaded: Any) -> NgramAn
     return suppressing
 
 
-# what it says and lists
+# texts and lists
 
 DETECTORS = Field("detectors", "neurons that detect n-grams", header="detectors", form="count")
 CUMULATIVE = Field("cumulative", "n-grams covered up to and including this layer", header="up to here", form="count")

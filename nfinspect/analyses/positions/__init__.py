@@ -43,7 +43,7 @@ def _kept(result: Result) -> str:
     return f"{d['site']}: {len(d['neurons'])} positional among {fields.among(d['layers'])}; {sequences}"
 
 
-# what it says and lists
+# texts and lists
 
 MUTUAL_INFORMATION = Field(
     "mutual_information",

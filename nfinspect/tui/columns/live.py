@@ -1,4 +1,4 @@
-"""What is said about a capture under way, or about how it ended."""
+"""The lines about a capture under way, or about how it ended."""
 
 from __future__ import annotations
 

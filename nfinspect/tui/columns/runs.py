@@ -1,4 +1,4 @@
-"""The columns of the list of runs, and what is said about the one under the cursor."""
+"""The columns of the list of runs, and the lines about the one under the cursor."""
 
 from __future__ import annotations
 

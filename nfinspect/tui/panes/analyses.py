@@ -69,7 +69,7 @@ class AnalysesPane(RunPane):
 
         def kept(row: Row, width: int) -> Cell:
             if self.hub.board.state((self.session.name, row.analysis.name)) is not None:
-                return Cell("being made", "accent")
+                return Cell("computing", "accent")
             if not row.analysis.result_kind:
                 return Cell("from the others" if row.analysis.needs == "run" else "not kept", "dim")
             if not row.results:

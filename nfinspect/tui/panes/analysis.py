@@ -1,7 +1,7 @@
-"""What the panes of the analyses share: the kept result, the command that makes one, the drawing, the neurons.
+"""The pane of an analysis: the saved result, the command that computes one, the drawing, the neurons.
 
-A pane shows the newest kept result that fits its choices, and reaches the earlier ones. Where there is none it says how
-to make one; `r` has the command carried out in a process of its own (jobs), and the pane shows how far it is.
+A pane shows the newest saved result that fits its choices, and reaches the earlier ones. If there is none it says how
+to compute one; `r` runs the command in a process of its own (jobs), and the pane shows how far it is.
 """
 
 from __future__ import annotations
@@ -87,13 +87,13 @@ class AnalysisPane(RunPane):
     """The list whose rows are in the table: another one may have been asked for."""
 
     _made: Path | None = None
-    """The result that was just made: shown next, whichever stands first."""
+    """The result that was just computed: it is shown next, whichever comes first."""
 
     _damaged = False
-    """Whether there is a kept result that cannot be read: it has to be made again."""
+    """Whether there is a saved result that cannot be read: it has to be recomputed."""
 
     def __init__(self, session: Session, site: str | None = None, *, job: str | None = None) -> None:
-        """job: the name of its commands on the board, if they are not all of the analysis."""
+        """job: the name of its command on the board, if that is not the analysis'."""
         name = self.spec.name
         super().__init__(name, session, self.spec.site if self.spec.site in session.sites else site)
         self.rows = SortedRows(self, self.listing, self.columns, self.reorder)
@@ -124,7 +124,7 @@ class AnalysisPane(RunPane):
     def _fields(self) -> Sequence[Field]:
         return self._rows_of.fields(self.analysis)
 
-    # Functions for workers hold the choices as they are when they are asked for, and no pane.
+    # Functions for workers hold the choices of the moment in which they are asked for, and no pane.
 
     def columns(self) -> list[Column]:
         return [field_column(field, self.glyphs) for field in self._fields()]
@@ -134,7 +134,7 @@ class AnalysisPane(RunPane):
         named = rows.named
 
         def value(row: Any, key: str) -> Any:
-            if key in named:  # where it stands, whatever a column of that name shows
+            if key in named:  # of the row itself, whatever a column of that name shows
                 return part(row, key)
             return fields[key].of(row) if key in fields else None
 
@@ -172,14 +172,14 @@ class AnalysisPane(RunPane):
         return self.spec.every_variant()[self._variant].options
 
     def fits(self) -> Callable[[Result], bool]:
-        """For a worker: whether a kept result is what the choices ask for."""
+        """For a worker: whether a saved result is what the choices ask for."""
         if not self.spec.sited:
             return lambda result: True
         sizes = {layer.layer: layer.neurons for layer in self.session.layers if layer.site == self.site}
         return partial(fits, self._options, self.site, sizes)
 
     def adopt(self, result: Result) -> None:
-        """Make the choices those of a result that was just made."""
+        """Take over the choices of a result that was just computed."""
         site = str(result.document["site"]) if self.spec.sited else self.site
         self.site = site if site in self.session.sites else self.site
         for i, variant in enumerate(self.spec.variants):
@@ -187,7 +187,7 @@ class AnalysisPane(RunPane):
                 self._variant = i
 
     def reader(self) -> Callable[[Result], Any]:
-        """For a worker: the analysis that a kept result holds."""
+        """For a worker: reads the analysis from a saved result."""
         return partial(read, self.spec, self.session)
 
     def options(self) -> tuple[str, ...]:
@@ -195,7 +195,7 @@ class AnalysisPane(RunPane):
         return option_words(self._options)
 
     def finder(self) -> Callable[[], Found]:
-        """For a worker: what finds and reads the result that the choices ask for."""
+        """For a worker: finds and reads the result that the choices ask for."""
         made, self._made = self._made, None
         return partial(
             find, self.command.kept, self.fits(), self._place, made, self.reader(), self.rows.arranger(),
@@ -207,7 +207,7 @@ class AnalysisPane(RunPane):
     def entered(self) -> None:
         self.table.refresh()  # marks may have changed elsewhere
         if self._seen_ended != self.hub.board.ended or self.analysis is None:
-            self.command.problem = ""  # of reading, which is tried again
+            self.command.problem = ""  # the one of reading, which is tried again
             self._look()
         else:
             self.draw_about()
@@ -225,7 +225,7 @@ class AnalysisPane(RunPane):
         self._seen_ended = self.hub.board.ended
         self._reading = True
         self.draw_about()
-        self.load("found", self.finder(), self.show_found, self._not_found, busy="reading the kept result")
+        self.load("found", self.finder(), self.show_found, self._not_found, busy="reading the result")
 
     def reorder(self) -> None:
         found, self._from_top = self._found, True
@@ -258,7 +258,7 @@ class AnalysisPane(RunPane):
         self.draw_about()
 
     def show_made(self, results: tuple[Result, ...]) -> None:
-        """What was kept is shown, whatever the choices were."""
+        """Show what was saved, whatever the choices were."""
         self._place = 0
         if results:
             newest = max(results, key=lambda result: result.made_at)
@@ -268,17 +268,17 @@ class AnalysisPane(RunPane):
 
     @property
     def has_result(self) -> bool:
-        """Whether what is kept already is to be made again."""
+        """Whether there is a saved result, which is then recomputed."""
         return self._damaged or (self._found is not None and self._found.result is not None)
 
     @property
     def analysis(self) -> Any:
         return self._found.analysis if self._found is not None else None
 
-    # what is said above
+    # the lines above
 
     def choices(self) -> list[Cell | str]:
-        """The choices, the key of each in front of it."""
+        """The choices, each after its key."""
         pieces: list[Cell | str] = []
         for key, variant in enumerate(self.spec.variants):
             here = key == self._variant
@@ -293,7 +293,7 @@ class AnalysisPane(RunPane):
         return self.spec.sentence(analysis, self._found.result if self._found is not None else None)
 
     def note(self, analysis: Any) -> str:
-        """What the user should beware of; empty where there is nothing."""
+        """What the user should beware of; empty if there is nothing."""
         offered = self.spec.offers(analysis)
         return "; ".join((*self.spec.notes(analysis), *((f"R, then {offered}, lists them",) if offered else ())))
 
@@ -302,7 +302,7 @@ class AnalysisPane(RunPane):
         return [one for one in self.spec.drawings if found is not None and one.there(found)]
 
     def draw_about(self) -> None:
-        """The choices, what was found or how to make it, and how far a command is."""
+        """The choices, what was found or how to compute it, and how far a command is."""
         g, found = self.glyphs, self._found
         rows: list[list[Cell | str]] = []
         state = self.command.runner.state
@@ -330,7 +330,7 @@ class AnalysisPane(RunPane):
             beware = [Cell(f"  ({note})", "warn")] if note else []
             rows.append([Cell(self.facts(found.analysis)), *beware])
         elif found is not None and state is None:
-            how = (Cell("  r", "bold"), " makes it, ", Cell("R", "bold"), " edits this first:")
+            how = (Cell("  r", "bold"), " computes it, ", Cell("R", "bold"), " edits this first:")
             rows.append([self.nothing(), *how])
             rows.append([Cell(f"nfinspect {shlex.join(found.command)}", "accent")])
         if state is not None:
@@ -338,7 +338,7 @@ class AnalysisPane(RunPane):
             said = Cell("cancelling" if state.cancelled else state.line or beginning)
             since = duration(state.seconds, g)
             cancel = () if state.cancelled else (Cell("  x", "bold"), " cancels")
-            rows.append([Cell(f"making it, {since}: ", "dim"), said, *cancel])
+            rows.append([Cell(f"computing, {since}: ", "dim"), said, *cancel])
         elif self.command.problem:
             rows.append([Cell("! " + self.command.problem, "bad")])
         self.query_one("#about", TextBlock).put(cells.lines(rows))
@@ -467,7 +467,7 @@ class AnalysisPane(RunPane):
 
 @cache
 def pane_of(name: str) -> type[AnalysisPane]:
-    """The pane of an analysis, with its own keys: a digit for each variant, `d` where there are several lists."""
+    """The pane of an analysis, with its own keys: a digit for each variant, `d` if there are several lists."""
     one = spec(name)
     keys: list[BindingType] = [
         Binding(str(i + 1), f"variant({i})", variant.name.capitalize(), id=f"{name}.{variant.name}")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nfinspect.tui.requests import JobState
     from nfinspect_store.results import Result
 
-UNDER_WAY = "it is being made already; x cancels it"
+UNDER_WAY = "it is being computed already; x cancels it"
 
 
 class Runner:

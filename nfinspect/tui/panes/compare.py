@@ -1,4 +1,4 @@
-"""Several runs beside each other: the same analysis of each, over the depth of their networks."""
+"""Several runs compared: the same analysis of each, over the depth of their networks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compared:
-    """A worker's answer, with its rows as they are to stand."""
+    """A worker's answer, with its rows in order."""
 
     comparison: Comparison
     rows: Arranged
@@ -54,14 +54,14 @@ LISTING = Listing(
 
 
 class ComparePane(Pane):
-    """Rows are layers of all the runs, by depth. What a run lacks, `r` has made by the run's own command."""
+    """Rows are the layers of all runs, by depth. What a run lacks, `r` computes by a command of that run."""
 
     help_text = (
         "Depth is layer / (layers - 1): 0 is a network's first layer, 1 its last, so that networks of different size "
-        "lie on one axis. In the drawing each run has a letter: a capital at each of its layers, small ones between "
-        "them, X at the row under the cursor. The figures are those of the newest kept result over all layers of each "
-        "run, on its own text; health is counted at once. Each run is read at its own usual site, or, after S, at one "
-        "that all have. r makes what is not kept, run after run; attention is made in a run's own pane. Enter goes to "
+        "share one axis. In the drawing each run has a letter: a capital at each of its layers, small ones between "
+        "them, X at the row under the cursor. The figures are those of the newest saved result over all layers of each "
+        "run, on its own text; health is counted at once. Each run is read at its default site, or, after S, at one "
+        "that all have. r computes what is missing, run after run; attention in a run's own pane. Enter goes to "
         "the layer's neurons."
     )
     first_focus = "#rows"
@@ -113,7 +113,7 @@ class ComparePane(Pane):
 
     @property
     def run_name(self) -> str | None:
-        """The run under the cursor: what is gone to after `:` is a place of that one."""
+        """The run under the cursor: a place that is typed after `:` is one of this run."""
         row: LayerRow | None = self.table.current if self.is_mounted else None
         return row.run if row is not None else None
 
@@ -172,14 +172,14 @@ class ComparePane(Pane):
             self.load("compared", sort, self._show, self._failed, busy="sorting")
 
     def _to_make(self) -> tuple[str, ...]:
-        """The runs of which the analysis can be made."""
+        """The runs for which the analysis can be computed."""
         return tuple(one.run for one in self._found.runs if one.can_be_made) if self._found is not None else ()
 
     def _failed(self, line: str) -> None:
         self.say_failed(line)
         self._reading = False
 
-    # what is said above
+    # the lines above
 
     def draw_about(self) -> None:
         g, wide = self.glyphs, self.size.width >= 120
@@ -201,10 +201,10 @@ class ComparePane(Pane):
             runs_without_result: list[Cell | str] = []
             for one in self._found.runs:
                 if one.lacks:
-                    why = "could not be made" if one.run in self.queue.problems else one.lacks
+                    why = "could not be computed" if one.run in self.queue.problems else one.lacks
                     runs_without_result.append(Cell(f"{'; ' if runs_without_result else ''}{one.run}: {why}", "warn"))
             if self._to_make() and not self.queue.under_way:
-                runs_without_result += [Cell("  r", "bold"), " makes it"]
+                runs_without_result += [Cell("  r", "bold"), " computes it"]
             filtered = [Cell(f"  {self.rows.said}", "accent")] if self.rows.said else []
             rows += [row for row in ([*there, *filtered], runs_without_result) if row]
         state, (run, analysis) = self.queue.runner.state, self.queue.runner.key
@@ -303,7 +303,7 @@ class ComparePane(Pane):
             return
         here = order.index(self._site) if self._site in order else 0
         self._site = order[(here + 1) % len(order)]
-        self.hub.say(f"read at {self._site}" if self._site else "each at its own usual site", "dim")
+        self.hub.say(f"read at {self._site}" if self._site else "each at its default site", "dim")
         self.changed()
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
@@ -327,7 +327,7 @@ class ComparePane(Pane):
 
 
 def _start(engine: Engine, session: Session, topic: Topic, site: str | None) -> Job:
-    """In a worker: the command that makes what is missing of a run."""
+    """In a worker: start the command that computes what a run lacks."""
     where = site or session.default_site
     return engine.start(make_command(topic.analysis, session, engine.store, where, choices=topic.options))
 

@@ -1,4 +1,4 @@
-"""Reading what is kept of an analysis, in a worker: which results fit, the chosen one, its rows in their order."""
+"""Reading an analysis' saved results, in a worker: which of them fit, the chosen one, its rows in their order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Found:
-    """What a worker has read: the fitting results, the chosen one as an analysis, its rows, the command for one."""
+    """What a worker has read: the results that fit, the chosen one as an analysis, its rows, the command for one."""
 
     results: tuple[Result, ...]
     place: int
@@ -39,8 +39,8 @@ class Found:
 
 
 def fits(options: Options, site: str, sizes: dict[int, int], result: Result) -> bool:
-    """Whether a result was made with these options, is about the site, and of layers that are the run's: a model of the
-    same name may be another one. sizes: neurons by layer.
+    """Whether a result has these options and this site, and layers of the run's sizes: a model of the same name may be
+    another one. sizes: neurons by layer.
     """
     return (
         made_with(result, options)
@@ -64,7 +64,7 @@ def find(
     arrange: Callable[[Any], Arranged],
     command: Callable[[], tuple[str, ...]],
 ) -> Found:
-    """In a worker. place: of the result among those that fit; made: the path of the one that is wanted, if there is."""
+    """In a worker. place: of the wanted result among those that fit; made: its path instead, if it is among them."""
 
     def may_fit(result: Result) -> bool:
         try:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class KindsPane(AnalysisPane):
-    """Counted whenever the pane is entered, from the other analyses' saved results; itself it is not saved."""
+    """Counted whenever the pane is entered, from the other analyses' saved results; its own is not saved."""
 
     spec = SPEC
     help_text = SPEC.explains

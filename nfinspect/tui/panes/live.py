@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nfinspect_store.types import Progress
 
 SECONDS = 0.5
-"""Seconds between two looks: more would be felt on a slow link."""
+"""Seconds between two looks: shorter ones would be felt on a slow link."""
 
 
 class LivePane(Pane):

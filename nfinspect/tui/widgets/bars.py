@@ -22,7 +22,7 @@ LITTLE_BELOW = "'"
 def split_rows(values: Sequence[float], unit: float, rows: int) -> list[int]:
     """How many rows each part of a stacked bar gets: their sum is that of the bar, each within one row of its share.
 
-    unit: what a row stands for. The rows that are left after rounding down go to the largest remainders.
+    unit: the value of a row. The rows that are left after rounding down go to the largest remainders.
     """
     exact = [value / unit for value in values]
     parts = [math.floor(value + 1e-9) for value in exact]

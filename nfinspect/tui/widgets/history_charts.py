@@ -84,7 +84,7 @@ def _joined(names: Sequence[str]) -> str:
 
 
 def end_of(name: str, cells: int, plain: bool) -> str:
-    """A name in so many cells; where it is cut, a sign in front says so."""
+    """A name in so many cells; if it is cut, it begins with a sign."""
     if cell_len(name) <= cells:
         return name
     sign = ".." if plain else "…"

@@ -187,7 +187,7 @@ class PagedTable(ScrollView, can_focus=True):
     _kept_all = False
 
     def row_at(self, index: int) -> Any | None:
-        """The row, or None where its page is not here yet (it is asked for)."""
+        """The row, or None if its page is not here yet (it is asked for)."""
         if not 0 <= index < self.total:
             return None
         page = self._pages.get(index - index % PAGE)

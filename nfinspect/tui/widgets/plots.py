@@ -50,7 +50,7 @@ def fillings(parts: int, plain: bool) -> str:
 
 
 def key_line(names: Sequence[str], plain: bool) -> str:
-    """What each filling stands for."""
+    """The key: the meaning of each filling."""
     signs = fillings(len(names), plain)
     return " ".join(f"{sign}{name}" for sign, name in zip(signs, names, strict=True))
 

@@ -159,7 +159,7 @@ def test_plans_that_cannot_be_are_refused(plan: dict[str, object], expected: str
 def test_what_a_bounded_activation_cannot_hold_leaves_no_file(tmp_path: Path) -> None:
     path = tmp_path / "s.duckdb"
     plan = NetworkPlan(2, 100, 256, "tanh", shares={"saturated": 0.1, "sporadic": 0.02})
-    with pytest.raises(RequestError, match="fewer saturated neurons beside sporadic"):
+    with pytest.raises(RequestError, match="fewer saturated neurons with sporadic"):
         simulate_run(path, plan)
     with pytest.raises(RequestError, match="healthy tanh neurons are weak"):
         simulate_run(path, NetworkPlan(1, 100, 256, "tanh", shares={"saturated": 0.45}))

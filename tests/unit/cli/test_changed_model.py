@@ -180,4 +180,4 @@ def test_a_result_of_the_directory_is_not_one_of_the_changed_model(nfinspect: Ru
     for kept in list_results(run_results(tuned / "few.duckdb"), kind="attention"):
         kept.path.unlink()
     done = nfinspect("overlap", "few", "--kinds", "dead,attention", "--store", str(tuned))
-    assert done.returncode != 0 and "no kept result" in done.stderr
+    assert done.returncode != 0 and "no saved result" in done.stderr
