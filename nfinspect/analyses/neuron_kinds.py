@@ -49,7 +49,7 @@ class Source:
 
 KEPT_KINDS = {kind.name: Source(one, kind) for one in specs(ORDER) for kind in one.kinds}
 SINGLE_KINDS = tuple(name for name, source in KEPT_KINDS.items() if not source.kind.collective)
-"""Those that one result gives; without `ngram`, which is the newest of several."""
+"""The kinds of one analysis each with its options: all but `ngram`, which is the newest of several."""
 
 KINDS = (*CLASSES, *KEPT_KINDS)
 

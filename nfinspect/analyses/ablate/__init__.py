@@ -20,7 +20,7 @@ from nfinspect_store.reader import RunFile
 from nfinspect_store.results import Result
 
 Set = Mapping[str, Any]
-"""A set of the document."""
+"""A row of the document's sets."""
 
 
 @dataclass(frozen=True)

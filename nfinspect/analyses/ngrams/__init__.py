@@ -40,7 +40,7 @@ VARIANTS = tuple(Variant(f"{word}s", {"n": n}, f"{word.capitalize()} detectors")
 
 
 def _finish(run: RunFile, kept: Result, found: NgramAnalysis, options: Options, reporter: Reporter) -> NgramAnalysis:
-    """With suppressions; unchanged if they are known, or if no model was named and the run's own cannot be had."""
+    """With suppressions; unchanged if they are known, or if no model was named and the run's own cannot be loaded."""
     model, known = options["model"], found.suppression_model
     if not found.detectors or (known is not None and (model is None or lasting_name(known) == lasting_name(model))):
         return found

@@ -214,7 +214,7 @@ def _bucket_chart(analyses: Mapping[int, NgramAnalysis], n: str, facts: Mapping[
 
 
 def _said(analyses: Mapping[int, NgramAnalysis]) -> tuple[str, ...]:
-    """On how little the analyses rest, if they do; each note once, as most say the same."""
+    """The notes of the analyses, each once, as most say the same."""
     return tuple(dict.fromkeys(one for n in sorted(analyses) for one in sentences(*analyses[n].notes)))
 
 
@@ -302,7 +302,7 @@ def compared_charts(runs: Mapping[str, NgramAnalysis]) -> tuple[Chart, ...]:
 
 
 def _said_of_runs(runs: Mapping[str, NgramAnalysis]) -> tuple[str, ...]:
-    """On how little each run's analysis rests, if it does."""
+    """The notes of each run's analysis."""
     return tuple(one for name, found in runs.items() for one in sentences(*found.notes, of=name))
 
 

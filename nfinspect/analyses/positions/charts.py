@@ -64,7 +64,7 @@ def position_chart(found: PositionAnalysis, fields: Sequence[Field], of_layers: 
         text=(
             "Every positional neuron by its layer and by the mutual information, in nats, between its firing and the "
             f"position of the token. A neuron is positional above {POSITIONAL} nats (Voita et al. 2023), the dotted "
-            "line. Within its layer a point stands farther to the right the higher the neuron's number.",
+            "line. Within its layer a point is farther to the right the higher the neuron's number.",
             "The marker is the type, the shape of the firing rate over the positions: oscillatory (crosses one half "
             "three times or more), both extremes (almost always off for 32 positions in a row, and almost always on), "
             "one extreme, other. A filled marker is a strong neuron, whose rate reaches 0.001 or 0.999.",
