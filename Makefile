@@ -15,7 +15,7 @@ install: $(STAMP) ## .venv with nfinspect and everything it is tested with
 
 # Brought up to date whenever what is to be installed changes; the stamp comes last, so that half an
 # installation is done again.
-$(STAMP): pyproject.toml setup.py constraints.txt
+$(STAMP): pyproject.toml setup.py constraints.txt store/nfinspect_store/_kernels.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nfinspect needs Python 3.11 or newer: make PYTHON=python3.11")'
 	@echo "installing into $(VENV): a few minutes the first time"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); }

@@ -15,7 +15,7 @@ from nfinspect.capturing.classification import classify_tables
 from nfinspect.capturing.examples import ExtremeExamples, RandomTokens
 from nfinspect.capturing.segments import Segment
 from nfinspect.capturing.statistics import LayerStatistics, chunk_mean
-from nfinspect.capturing.transfer import Array, start_transpose, to_host
+from nfinspect.capturing.transfer import Array, by_neuron, start_copy, to_host
 from nfinspect_store.examples import KEPT
 from nfinspect_store.mamba_delta import DeltaMoments, read_mamba_delta
 from nfinspect_store.statistics import NeuronStatistics
@@ -73,21 +73,20 @@ class Recorder:
             placed.append(Prompt(self.prompts + i, prompt.concept, prompt.text, position, prompt.prompt_tokens, size))
             position += size
         # All copies are started before the first is waited for, so that a GPU copies while it computes.
-        turned = {layer_id: start_transpose(layer.values) for layer_id, layer in values.items()}
-        gates = {
-            layer_id: start_transpose(layer.fired) for layer_id, layer in values.items() if layer.fired is not None
-        }
+        copies = {}
+        if self.writer.keeps_values:
+            for layer_id, layer in values.items():
+                copies[layer_id] = (start_copy(layer.values), layer.fired is not None and start_copy(layer.fired))
         kept = None if self.writer.keeps_values else self._random.add(self.tokens, position)
         means: list[PromptMean] = []
         for record in self._layers:
             layer_id = record.layer.layer_id
-            layer, by_neuron = values[layer_id], turned[layer_id]()
-            if self.writer.keeps_values:
-                fired = gates[layer_id]().on_host() if layer_id in gates else None
-                self.writer.put(layer_id, by_neuron.on_host(), fired)
-            means.extend(record.add(placed, layer, by_neuron.values, self.tokens))
+            if layer_id in copies:
+                copied, gates = copies[layer_id]
+                self.writer.put(layer_id, copied(), gates() if gates else None)
+            means.extend(record.add(placed, values[layer_id], self.tokens))
             if kept is not None:
-                record.keep_random(kept, layer.values, self.tokens)
+                record.keep_random(kept, values[layer_id].values, self.tokens)
         self.writer.add(placed, _token_rows(prompts, placed), means)
         self.tokens = position
         self.prompts += len(prompts)
@@ -123,11 +122,9 @@ class _LayerRecord:
         self._delta: DeltaMoments | None = None
         self._counts_delta = True
 
-    def add(self, prompts: Sequence[Prompt], layer: LayerValues, by_neuron: Array, offset: int) -> list[PromptMean]:
-        """Add a batch whose first token has index `offset`; returns the prompts' means.
-
-        by_neuron: the layer's values again, float32[neurons, tokens].
-        """
+    def add(self, prompts: Sequence[Prompt], layer: LayerValues, offset: int) -> list[PromptMean]:
+        """Add a batch whose first token has index `offset`; returns the prompts' means."""
+        turned = by_neuron(layer.values) if self._apart else None
         if layer.delta is not None and self._counts_delta:
             self._delta = layer.delta if self._delta is None else self._delta.merge(layer.delta)
         means: list[PromptMean] = []
@@ -142,12 +139,12 @@ class _LayerRecord:
                 fired = None if layer.fired is None else layer.fired[start + 1 : stop]
                 chunk = self._statistics.add(prompt.concept, False, values[1:], fired)
                 means.extend(self._means(prompt, values, chunk))
-            if self._apart:
+            if turned is not None:
                 low = high = to_host(values[0])
                 if chunk is not None:
                     low, high = np.minimum(low, chunk.minimum), np.maximum(high, chunk.maximum)
-                self._top.add(high, by_neuron[:, start:stop], prompt.first_token)
-                self._bottom.add(low, by_neuron[:, start:stop], prompt.first_token)
+                self._top.add(high, turned[:, start:stop], prompt.first_token)
+                self._bottom.add(low, turned[:, start:stop], prompt.first_token)
         for concept, rows in firsts.items():
             fired = None if layer.fired is None else layer.fired[rows]
             self._statistics.add(concept, True, layer.values[rows], fired)

@@ -2,7 +2,8 @@
 
 A chunk is one prompt: its moments, mean and extremes come from the same passes over the values, and chunks merge
 exactly (nfinspect_store.statistics). Values on a GPU are torch tensors and stay there; values on the CPU are numpy
-arrays, because torch's thread pool would compete with the writer for the cores (docs/decisions/0003).
+arrays, because torch's thread pool would compete with the writer for the cores (docs/decisions/0003), and compiled loops
+read them where those are installed (docs/decisions/0009).
 """
 
 from typing import Any
@@ -13,12 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nfinspect.capturing.transfer import Array, to_host
+from nfinspect_store import kernels
 from nfinspect_store.histogram import BINS, FIRST_KEY, MIDDLE, SHIFT, SIDE
 from nfinspect_store.histogram import bin_of as bin_of_values
+from nfinspect_store.kernels import ROWS
 from nfinspect_store.statistics import UNKNOWN, ConceptStatistics, NeuronStatistics
-
-ROWS = 32
-"""Rows reduced at a time: 32 x 3072 float64 values fit the processor's cache."""
 
 STRIPE = 64
 """Neurons counted at a time on the CPU: their 64 x 99 counters, 50 KB, stay in the processor's fastest caches."""
@@ -30,11 +30,18 @@ def chunk_mean(values: Array) -> Array:
     return values.sum(0, dtype=xp.float64) / len(values)
 
 
-def chunk_statistics(values: Array, fired: Array | None, fires: str) -> NeuronStatistics:
+def chunk_statistics(
+    values: Array, fired: Array | None, fires: str, histogram: "HistogramCounter | None" = None
+) -> NeuronStatistics:
     """Statistics of float32[tokens, neurons]. fired: bool[tokens, neurons] if the layer fires by its gate.
+    histogram: also counts the values.
 
     Two passes, the second about the mean, in float64 (merged as in Pébay 2008); minimum and maximum are exact.
     """
+    if isinstance(values, np.ndarray) and kernels.compiled():
+        return _compiled_statistics(values, fired, fires, histogram)
+    if histogram is not None:
+        histogram.add(values)
     xp: Any = torch if isinstance(values, Tensor) else np
     n, neurons = values.shape
     mean: Any = chunk_mean(values)
@@ -69,37 +76,57 @@ def chunk_statistics(values: Array, fired: Array | None, fires: str) -> NeuronSt
     )
 
 
+def _compiled_statistics(
+    values: NDArray[np.float32], fired: Array | None, fires: str, histogram: "HistogramCounter | None"
+) -> NeuronStatistics:
+    assert not isinstance(fired, Tensor)
+    counts = None if histogram is None else histogram.counts
+    assert not isinstance(counts, Tensor)
+    sums, low, high, count = kernels.chunk(values, fired if fires != "scale" else None, counts)
+    return NeuronStatistics(
+        n=np.full(values.shape[1], len(values), np.int64),
+        fired=count if fires != "scale" else np.full(values.shape[1], UNKNOWN),
+        mean=sums[0],
+        m2=sums[1],
+        m3=sums[2],
+        m4=sums[3],
+        minimum=low,
+        maximum=high,
+        sum_abs=sums[4],
+    )
+
+
 class HistogramCounter:
     """Counts values of one layer into the signed-log bins."""
 
     def __init__(self, neurons: int, device: torch.device) -> None:
         shape = (neurons, BINS)
-        self._counts: Array = (
+        self.counts: Array = (
             np.zeros(shape, np.int64) if device.type == "cpu" else torch.zeros(shape, dtype=torch.int64, device=device)
         )
 
     def restore(self, counts: NDArray[np.int64]) -> None:
         """Continue from int64[neurons, BINS]."""
-        here = self._counts
+        here = self.counts
         here += counts if isinstance(here, np.ndarray) else torch.from_numpy(counts).to(here.device)
 
     def add(self, values: Array) -> None:
         """float32[tokens, neurons]."""
         if isinstance(values, Tensor):
-            assert isinstance(self._counts, Tensor)
-            count_tensor(self._counts, values)
+            assert isinstance(self.counts, Tensor)
+            count_tensor(self.counts, values)
             return
-        assert isinstance(self._counts, np.ndarray)
+        assert isinstance(self.counts, np.ndarray)
         for start in range(0, values.shape[1], STRIPE):
             bins = bin_of_values(values[:, start : start + STRIPE])
             width = bins.shape[1]
             bins += np.arange(width) * BINS
             counted = np.bincount(bins.ravel(), minlength=width * BINS)
-            self._counts[start : start + width] += counted.reshape(width, BINS)
+            self.counts[start : start + width] += counted.reshape(width, BINS)
 
     def fetch(self) -> NDArray[np.int64]:
         """int64[neurons, BINS], a copy."""
-        return to_host(self._counts).copy()
+        return to_host(self.counts).copy()
 
 
 def count_tensor(counts: Tensor, values: Tensor) -> None:
@@ -138,8 +165,7 @@ class LayerStatistics:
 
     def add(self, concept: str, first: bool, values: Array, fired: Array | None) -> NeuronStatistics:
         """Add one chunk, float32[tokens, neurons], of a concept; returns the chunk's own statistics."""
-        chunk = chunk_statistics(values, fired, self._fires)
-        self._histograms[first].add(values)
+        chunk = chunk_statistics(values, fired, self._fires, self._histograms[first])
         before = self._groups.get(first)
         self._groups[first] = chunk if before is None else before.merge(chunk)
         if self._by_concept:

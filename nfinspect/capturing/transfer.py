@@ -4,23 +4,16 @@ On a GPU they stay tensors there; on the CPU they are numpy arrays (docs/decisio
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nfinspect_store import kernels
+
 Array: TypeAlias = NDArray[Any] | Tensor
-
-
-@dataclass(frozen=True)
-class Turned:
-    """Transposed values: [neurons, tokens], contiguous."""
-
-    values: Array  # on the device where they were
-    on_host: Callable[[], NDArray[Any]]
-    """Waits for the copy."""
 
 
 def to_workplace(tensor: Tensor, device: torch.device) -> Array:
@@ -33,26 +26,30 @@ def to_host(array: Array) -> NDArray[Any]:
     return array.cpu().numpy() if isinstance(array, Tensor) else array
 
 
-def start_transpose(array: Array) -> Callable[[], Turned]:
-    """Start transposing [tokens, neurons]; call the returned function for the result.
+def by_neuron(array: Array) -> Array:
+    """[tokens, neurons] transposed, on the same device; a copy, even if a view would be contiguous.
 
-    On a GPU it is transposed at once and copied to the CPU while the GPU goes on computing. On the CPU it is transposed
-    on that call, one layer at a time, by torch: its transposing copy takes a fifth of the time of numpy's.
+    By torch on the CPU, too: its transposing copy takes a fifth of the time of numpy's.
     """
-    if not isinstance(array, Tensor):
-        return lambda: _turned_array(array)
-    values = _by_neuron(array)
-    copied = _begin_copy(values)
-    return lambda: Turned(values, copied)
+    return _turned(array) if isinstance(array, Tensor) else _turned_array(array)
 
 
-def _turned_array(array: NDArray[Any]) -> Turned:
-    values = _by_neuron(torch.from_numpy(array)).numpy()
-    return Turned(values, lambda: values)
+def start_copy(array: Array) -> Callable[[], NDArray[Any]]:
+    """Start copying [tokens, neurons] to the CPU as [neurons, tokens]; call the returned function for the result.
+
+    On a GPU it is transposed at once and copied while the GPU goes on computing. On the CPU the store's compiled loops
+    transpose it on its way into the blocks; without them it is transposed here, on that call.
+    """
+    if isinstance(array, Tensor):
+        return _begin_copy(_turned(array))
+    return array.transpose if kernels.compiled() else partial(_turned_array, array)
 
 
-def _by_neuron(tensor: Tensor) -> Tensor:
-    """A transposed copy, even if a view would be contiguous."""
+def _turned_array(array: NDArray[Any]) -> NDArray[Any]:
+    return _turned(torch.from_numpy(array)).numpy()
+
+
+def _turned(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape[::-1], dtype=tensor.dtype, device=tensor.device).copy_(tensor.t())
 
 

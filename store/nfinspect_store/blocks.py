@@ -16,8 +16,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nfinspect_store import kernels
 from nfinspect_store.block_rows import STORED
 from nfinspect_store.connect import store_error
+from nfinspect_store.digests import Digest, digest_of_sums, firing_numbers, value_numbers, values_digest
 from nfinspect_store.schema import BLOCK
 from nfinspect_store.types import Layer
 
@@ -49,25 +51,43 @@ class BlockBuffer:
         self.layer = layer
         self._block, self._first = divmod(token, BLOCK)
         self._filled = self._first
-        self._values = np.empty((layer.neurons, BLOCK), np.float32)
+        self._values = np.empty((layer.neurons, BLOCK), STORED)
         # Which values fired, where the values alone do not say so.
         self._fired = np.empty((layer.neurons, BLOCK), np.bool_) if layer.fires == "gate" else None
+        self._neuron = np.arange(layer.neurons, dtype=np.int32)
+        self.digest = Digest()
+        """Of all values taken so far."""
 
     def add(self, values: NDArray[np.float32], fired: NDArray[np.bool_] | None) -> Iterator[pa.RecordBatch]:
         """Take float32[neurons, tokens], bool[neurons, tokens]; yield each block that they complete."""
         start, tokens = 0, values.shape[1]
         while start < tokens:
             take = min(BLOCK - self._filled, tokens - start)
-            place, part = slice(self._filled, self._filled + take), slice(start, start + take)
-            self._values[:, place] = values[:, part]
-            if self._fired is not None and fired is not None:
-                self._fired[:, place] = fired[:, part]
+            self._take(values[:, start : start + take], None if fired is None else fired[:, start : start + take])
             self._filled += take
             start += take
             if self._filled == BLOCK:
                 yield self._rows()
                 self._block += 1
                 self._first = self._filled = 0
+
+    def _take(self, values: NDArray[np.float32], fired: NDArray[np.bool_] | None) -> None:
+        """[neurons, tokens] into the unfinished block, which has room for them."""
+        first = self._block * BLOCK + self._filled
+        place = slice(self._filled, self._filled + values.shape[1])
+        flags = None if fired is None or self._fired is None else self._fired[:, place]
+        if kernels.compiled():
+            sums, of_token = np.zeros(len(values), np.uint64), value_numbers(first, values.shape[1])
+            kernels.lay_out(values.T, self._values[:, place], of_token, sums)
+            if fired is not None and flags is not None:
+                kernels.lay_out_flags(fired.T, flags, firing_numbers(of_token), sums)
+            self.digest += digest_of_sums(self.layer.layer_id, self._neuron, sums, values.size)
+        else:
+            self._values[:, place] = values
+            if fired is not None and flags is not None:
+                flags[:] = fired
+            given = fired if flags is not None else None
+            self.digest += values_digest(self.layer.layer_id, self._neuron, first, values, given)
 
     def rest(self) -> Iterator[pa.RecordBatch]:
         """What the unfinished block holds so far, if anything; later values of the block go to rows of their own."""
@@ -81,11 +101,11 @@ class BlockBuffer:
         return pa.RecordBatch.from_arrays(
             [
                 pa.array(np.full(neurons, self.layer.layer_id, np.int16)),
-                pa.array(np.arange(neurons, dtype=np.int32)),
+                pa.array(self._neuron),
                 pa.array(np.full(neurons, self._block, np.int32)),
                 pa.array(np.full(neurons, self._first, np.uint8)),
                 pa.array(np.full(neurons, self._filled - 1, np.uint8)),
-                _blobs(self._values[:, part].astype(STORED)),  # a copy: DuckDB reads it while the buffer fills again
+                _blobs(self._values[:, part].copy()),  # DuckDB reads it while the buffer fills again
                 pa.nulls(neurons, pa.binary()) if self._fired is None else _blobs(_packed(self._fired[:, part])),
             ],
             schema=BLOCK_SCHEMA,

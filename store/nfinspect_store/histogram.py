@@ -31,6 +31,9 @@ _MAGNITUDES = np.clip((_KEYS & ((1 << (31 - SHIFT)) - 1)) - FIRST_KEY, -1, SIDE)
 _BIN_OF_KEY: NDArray[np.int64] = MIDDLE + np.where(_KEYS >> (31 - SHIFT), -_MAGNITUDES, _MAGNITUDES)
 """The bin for each of the 1,024 leading bit patterns of a float32: looking it up takes a third of computing it."""
 
+BIN_OF_KEY = _BIN_OF_KEY.astype(np.int16)
+"""The same, small enough to stay in the first cache beside the counters."""
+
 
 def bin_of(values: NDArray[np.float32]) -> NDArray[np.int64]:
     """The bin of each value, in any shape; the last axis must be contiguous."""

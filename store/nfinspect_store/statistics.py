@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
+from nfinspect_store import kernels
+
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 
@@ -56,25 +58,13 @@ class NeuronStatistics:
 
     def merge(self, other: "NeuronStatistics") -> "NeuronStatistics":
         """The statistics of both parts together; both have the same neurons in the same order."""
-        n = self.n + other.n
-        a, b, total = self.n.astype(np.float64), other.n.astype(np.float64), np.maximum(n, 1).astype(np.float64)
-        delta = other.mean - self.mean
-        by_n = delta / total
-        ab = a * b
-        m2 = self.m2 + other.m2 + delta * by_n * ab
-        m3 = self.m3 + other.m3 + delta * by_n**2 * ab * (a - b) + 3.0 * by_n * (a * other.m2 - b * self.m2)
-        m4 = (
-            self.m4
-            + other.m4
-            + delta * by_n**3 * ab * (a * a - ab + b * b)
-            + 6.0 * by_n**2 * (a * a * other.m2 + b * b * self.m2)
-            + 4.0 * by_n * (a * other.m3 - b * self.m3)
+        mean, m2, m3, m4 = (kernels.merge if kernels.compiled() else merged_moments)(
+            self.n, self._moments, other.n, other._moments
         )
         return NeuronStatistics(
-            n=n,
+            n=self.n + other.n,
             fired=np.where((self.fired < 0) | (other.fired < 0), UNKNOWN, self.fired + other.fired),
-            # Merging a part without tokens leaves the other's mean exactly as it was.
-            mean=np.where(other.n == 0, self.mean, np.where(self.n == 0, other.mean, self.mean + by_n * b)),
+            mean=mean,
             m2=m2,
             m3=m3,
             m4=m4,
@@ -82,6 +72,10 @@ class NeuronStatistics:
             maximum=np.maximum(self.maximum, other.maximum),
             sum_abs=self.sum_abs + other.sum_abs,
         )
+
+    @property
+    def _moments(self) -> tuple[Floats, Floats, Floats, Floats]:
+        return self.mean, self.m2, self.m3, self.m4
 
     @property
     def variance(self) -> Floats:
@@ -119,6 +113,28 @@ class NeuronStatistics:
         safe = np.where(ok, self.m2, 1.0)
         kurtosis: Floats = np.where(ok, self.n * self.m4 / safe**2 - 3.0, np.nan)
         return kurtosis
+
+
+def merged_moments(
+    n: Counts, moments: tuple[Floats, ...], other_n: Counts, other: tuple[Floats, ...]
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """kernels.merge in numpy."""
+    (mean, m2, m3, m4), (mean_b, m2_b, m3_b, m4_b) = moments, other
+    a, b, total = n.astype(np.float64), other_n.astype(np.float64), np.maximum(n + other_n, 1).astype(np.float64)
+    delta = mean_b - mean
+    by_n, ab = delta / total, a * b
+    square = by_n * by_n
+    return (
+        # Merging a part without tokens leaves the other's mean exactly as it was.
+        np.where(other_n == 0, mean, np.where(n == 0, mean_b, mean + by_n * b)),
+        m2 + m2_b + delta * by_n * ab,
+        m3 + m3_b + delta * square * ab * (a - b) + 3.0 * by_n * (a * m2_b - b * m2),
+        m4
+        + m4_b
+        + delta * (square * by_n) * ab * (a * a - ab + b * b)
+        + 6.0 * square * (a * a * m2_b + b * b * m2)
+        + 4.0 * by_n * (a * m3_b - b * m3),
+    )
 
 
 @dataclass(frozen=True)

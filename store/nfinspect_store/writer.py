@@ -37,7 +37,6 @@ from nfinspect_store.digests import (
     digest_of,
     digest_table,
     read_digests,
-    values_digest,
     write_digests,
 )
 from nfinspect_store.errors import NfinspectError, RunExists, StorageFull, StoreError
@@ -91,7 +90,6 @@ class _Segment:
     prompts: list[Prompt] = field(default_factory=list)
     tokens: list[TokenRows] = field(default_factory=list)
     means: list[PromptMean] = field(default_factory=list)
-    put: dict[int, int] = field(default_factory=dict)  # number of tokens whose values were put, by layer_id
 
 
 class RunWriter:
@@ -108,6 +106,7 @@ class RunWriter:
         self._segment = _Segment()
         self._stream: BlockStream | None = None
         self._buffers = [BlockBuffer(layer, self.tokens) for layer in self.layers] if self.keeps_values else []
+        self._values_before = self._digests.get(VALUES, Digest())
 
     @classmethod
     def create(cls, path: Path, info: RunInfo, layers: Sequence[Layer]) -> Self:
@@ -179,11 +178,6 @@ class RunWriter:
                 self._connection.execute("BEGIN")
             self._stream = BlockStream(self.path, self._connection, self._buffers)
         self._stream.put(layer_id, values, fired)
-        put = self._segment.put.get(layer_id, 0)
-        neuron = np.arange(len(values), dtype=np.int32)
-        digest = values_digest(layer_id, neuron, self.tokens + put, values, fired)
-        self._digests[VALUES] = self._digests.get(VALUES, Digest()) + digest
-        self._segment.put[layer_id] = put + values.shape[1]
 
     def add(self, prompts: Sequence[Prompt], tokens: TokenRows, means: Sequence[PromptMean]) -> None:
         """Add prompts with all their tokens, whose values have been put."""
@@ -211,6 +205,8 @@ class RunWriter:
             neurons, health = derive(RunTables(self._connection, in_transaction=True))
             self._replace("neurons", [neurons])
             self._replace("layer_health", [health])
+            if self._buffers:
+                self._digests[VALUES] = sum((buffer.digest for buffer in self._buffers), self._values_before)
             self._digests["run"] = digest_table(self._connection, "run")
             write_digests(self._connection, self._digests)
             self._connection.execute("COMMIT")

@@ -17,7 +17,7 @@ import numpy as np
 from nfinspect.analysis.overlap import overlap
 from nfinspect.analysis.trace import trace
 from nfinspect.capturing.arrays import ArrayPrompt, array_info, write_run
-from nfinspect.capturing.transfer import start_transpose
+from nfinspect.capturing.transfer import by_neuron
 from nfinspect_store.reader import RunFile
 from nfinspect_store.types import Layer, Prompt, TokenRows
 from nfinspect_store.writer import RunWriter
@@ -46,7 +46,7 @@ def ingest(path: Path, array: np.ndarray) -> None:
             tokens, np.full(BATCH, index), tokens - start, tokens * 0, ["t"] * BATCH, tokens < 0, none, none
         )
         for layer in range(LAYERS):
-            writer.put(layer, start_transpose(array[layer, start : start + BATCH])().on_host())
+            writer.put(layer, by_neuron(array[layer, start : start + BATCH]))
         writer.add([Prompt(index, "corpus", "", start, BATCH, BATCH)], rows, [])
     writer.commit(
         [], lambda tables: (_nothing("neurons", tables), _nothing("layer_health", tables)), {"status": "complete"}

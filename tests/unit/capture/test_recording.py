@@ -11,6 +11,7 @@ from test_examples import by_definition
 from nfinspect.analysis.neuron import neuron_detail
 from nfinspect.capturing.arrays import array_info
 from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
+from nfinspect_store import kernels
 from nfinspect_store.addresses import Address
 from nfinspect_store.histogram import BINS, bin_of
 from nfinspect_store.reader import RunFile
@@ -47,6 +48,22 @@ def test_batches_and_segments_change_nothing(
             rows = f"SELECT * FROM {table} ORDER BY {KEYS.get(table, 'ALL')}"
             pairs = zip(a.sql(rows).fetchall(), b.sql(rows).fetchall(), strict=True)
             assert all(alike(x, y) for one, other in pairs for x, y in zip(one, other, strict=True)), table
+
+
+@pytest.mark.parametrize("keep", ["all", "stats"])
+def test_a_run_written_without_compiled_loops_is_the_same(
+    keep: Keep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert kernels.compiled()
+    path = record_arrays(tmp_path / "compiled.duckdb", ARRAYS, keep=keep)
+    monkeypatch.setattr(kernels, "_kernels", None)
+    without = record_arrays(tmp_path / "without.duckdb", ARRAYS, keep=keep)
+    with RunFile.open(path) as a, RunFile.open(without) as b:
+        for table in (*EXACT, *ROUNDED, "blocks"):
+            rows = f"SELECT * FROM {table} ORDER BY ALL"
+            assert a.sql(rows).fetchall() == b.sql(rows).fetchall(), table
+        digests = "SELECT * FROM digests WHERE part != 'run' ORDER BY ALL"
+        assert a.sql(digests).fetchall() == b.sql(digests).fetchall()
 
 
 def assert_same_contents(a: RunFile, b: RunFile) -> None:

@@ -1,0 +1,34 @@
+from typing import Any
+
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+def chunk(
+    values: Array,
+    fired: Array | None,
+    sums: Array,
+    low: Array,
+    high: Array,
+    count: Array,
+    counts: Array | None,
+    keys: Array,
+    rows: int,
+    /,
+) -> None: ...
+def merge(
+    n: Array,
+    other_n: Array,
+    mean: Array,
+    m2: Array,
+    m3: Array,
+    m4: Array,
+    other_mean: Array,
+    other_m2: Array,
+    other_m3: Array,
+    other_m4: Array,
+    out: Array,
+    /,
+) -> None: ...
+def lay_out(values: Array, out: Array, of_token: Array, sums: Array, /) -> None: ...
+def lay_out_flags(values: Array, out: Array, of_token: Array, sums: Array, /) -> None: ...

@@ -1,0 +1,177 @@
+"""The compiled loops against numpy's way, bit by bit, and what they refuse."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nfinspect.capturing.statistics import HistogramCounter, chunk_statistics
+from nfinspect_store import _kernels, kernels
+from nfinspect_store.blocks import BlockBuffer
+from nfinspect_store.digests import values_digest
+from nfinspect_store.schema import BLOCK
+from nfinspect_store.statistics import NeuronStatistics, merged_moments
+from nfinspect_store.types import Layer
+
+torch = pytest.importorskip("torch")
+
+SHAPES = [(1, 2), (1, 70), (2, 64), (31, 16), (33, 65), (40, 150), (300, 129)]
+AWKWARD = [0.0, -0.0, 1e-45, -1e-40, 2.0**-14, 1.0, -1.5, 3e38, -3e38, 65504.0]
+NOT_FINITE = [np.inf, -np.inf, np.nan]
+
+
+@pytest.fixture
+def without() -> Iterator[pytest.MonkeyPatch]:
+    """Where the loops were not built, once `setattr` has been called."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+def same_bits(a: NDArray[np.generic], b: NDArray[np.generic]) -> bool:
+    """Whatever the sign and the payload of a NaN."""
+    return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+
+
+def sample(tokens: int, neurons: int, extra: list[float] | None = None) -> NDArray[np.float32]:
+    rng = np.random.default_rng(tokens * 1000 + neurons)
+    values = rng.normal(size=(tokens, neurons)).astype(np.float32)
+    values[:, ::3] = np.maximum(values[:, ::3], 0)
+    values[:, 1::7] = values[0, 1::7]  # these never vary
+    if extra:
+        places = rng.random(values.shape) < 0.05
+        values[places] = rng.choice(np.array(extra, np.float32), int(places.sum()))
+    return values
+
+
+def both_ways(values: NDArray[np.float32], fired: NDArray[np.bool_] | None, fires: str, patch: pytest.MonkeyPatch):
+    found = []
+    for loops in (_kernels, None):
+        patch.setattr(kernels, "_kernels", loops)
+        counter = HistogramCounter(values.shape[1], torch.device("cpu"))
+        with np.errstate(all="ignore"):
+            found.append((chunk_statistics(values, fired, fires, counter), counter.fetch()))
+    return found
+
+
+def is_same(one: NeuronStatistics, other: NeuronStatistics) -> bool:
+    return all(same_bits(getattr(one, name), getattr(other, name)) for name in NeuronStatistics.__dataclass_fields__)
+
+
+@pytest.mark.parametrize("extra", [[], AWKWARD, [*AWKWARD, *NOT_FINITE]], ids=["plain", "awkward", "not finite"])
+@pytest.mark.parametrize(("tokens", "neurons"), SHAPES)
+def test_a_chunk_has_the_same_statistics_to_the_last_bit(
+    tokens: int, neurons: int, extra: list[float], without: pytest.MonkeyPatch
+) -> None:
+    (one, counted), (other, counted_so) = both_ways(sample(tokens, neurons, extra), None, "positive", without)
+    assert is_same(one, other)
+    assert same_bits(counted, counted_so)
+    assert (counted.sum(1) == tokens).all()
+
+
+@pytest.mark.parametrize("fires", ["gate", "scale"])
+def test_a_gate_says_what_fired(fires: str, without: pytest.MonkeyPatch) -> None:
+    values = sample(50, 70)
+    fired = np.random.default_rng(1).random(values.shape) < 0.3
+    for given in (fired, np.asfortranarray(fired)):
+        (one, _), (other, _) = both_ways(values, given, fires, without)
+        assert is_same(one, other)
+        assert (one.fired == (fired.sum(0) if fires == "gate" else -1)).all()
+
+
+def test_the_layout_in_memory_does_not_matter() -> None:
+    values = sample(41, 67)
+    wide = np.zeros((82, 90), np.float32)
+    wide[::2, 5:72] = values
+    expected = chunk_statistics(values, None, "positive")
+    for given in (np.asfortranarray(values), wide[::2, 5:72], values[::-1][::-1]):
+        assert is_same(chunk_statistics(given, None, "positive"), expected)
+    backwards = chunk_statistics(values[::-1], None, "positive")
+    np.testing.assert_allclose(backwards.m4, expected.m4, rtol=1e-12)
+    assert same_bits(backwards.maximum, expected.maximum)
+
+
+def test_parts_merge_to_the_same_bits() -> None:
+    rng = np.random.default_rng(5)
+    n, other_n = rng.integers(0, 4, (2, 200))
+    parts, others = rng.normal(size=(2, 4, 200)) * 10.0 ** rng.integers(-20, 20, (2, 4, 200))
+    parts[:, n == 0] = others[:, other_n == 0] = 0.0
+    parts[0, :3] = np.inf, -np.inf, np.nan
+    with np.errstate(all="ignore"):
+        expected = merged_moments(n, tuple(parts), other_n, tuple(others))
+    for found, wanted in zip(kernels.merge(n, tuple(parts), other_n, tuple(others)), expected, strict=True):
+        assert same_bits(found, wanted)
+
+
+@pytest.mark.parametrize("gate", [False, True])
+@pytest.mark.parametrize("neurons", [1, 16, 37])
+def test_blocks_and_their_digest_are_the_same(neurons: int, gate: bool, without: pytest.MonkeyPatch) -> None:
+    layer = Layer(3, "mlp", 3, "x", neurons, "silu", "gate" if gate else "positive")
+    values = sample(2 * BLOCK + 77, neurons, [*AWKWARD, *NOT_FINITE])
+    fired = np.random.default_rng(2).random(values.shape) < 0.3 if gate else None
+    found = []
+    for loops in (_kernels, None):
+        without.setattr(kernels, "_kernels", loops)
+        buffer, start, batches = BlockBuffer(layer, 11), 0, []
+        for size in (1, 40, 16, BLOCK, 0, len(values) - BLOCK - 57):
+            part = slice(start, start + size)
+            batches += buffer.add(values[part].T, None if fired is None else fired[part].T)
+            start += size
+        batches += buffer.rest()
+        found.append((batches, buffer.digest))
+    assert found[0] == found[1]
+    whole = values_digest(3, np.arange(neurons, dtype=np.int32), 11, values.T, None if fired is None else fired.T)
+    assert found[0][1] == whole
+    stored = b"".join(found[0][0][i].column("values")[0].as_py() for i in range(len(found[0][0])))
+    assert stored == values[:, 0].astype(">f4").tobytes()
+
+
+WRONG = {
+    "tokens": lambda a: a["values"][:0],
+    "one axis": lambda a: a["values"][0],
+    "float64": lambda a: a["values"].astype(np.float64),
+    "columns": lambda a: np.asfortranarray(a["values"]),
+    "fewer neurons": lambda a: np.ascontiguousarray(a["values"][:, :-1]),
+    "no array": lambda a: None,
+}
+
+
+@pytest.mark.parametrize("wrong", list(WRONG))
+def test_a_wrong_array_is_refused_and_nothing_is_read(wrong: str) -> None:
+    values = sample(4, 20)
+    given = WRONG[wrong]({"values": values})
+    sums, low, count = np.zeros((5, 20)), np.zeros(20, np.float32), np.zeros(20, np.int64)
+    with pytest.raises((ValueError, TypeError)):
+        _kernels.chunk(given, None, sums, low, low.copy(), count, None, kernels.BIN_OF_KEY, 32)
+    assert not sums.any()
+
+
+def test_outputs_and_keys_have_to_fit() -> None:
+    values = sample(4, 20)
+    sums, low, count = np.zeros((5, 20)), np.zeros(20, np.float32), np.zeros(20, np.int64)
+    counts = np.zeros((20, 99), np.int64)
+    keys = kernels.BIN_OF_KEY
+    right = [values, None, sums, low, low.copy(), count, counts, keys, 32]
+    _kernels.chunk(*right)
+    for place, wrong in (
+        (1, np.zeros((4, 19), np.uint8)),
+        (2, np.zeros((4, 20))),
+        (2, np.zeros((5, 40))[:, ::2]),
+        (3, np.zeros(19, np.float32)),
+        (5, np.zeros(20, np.int32)),
+        (6, np.zeros((19, 99), np.int64)),
+        (6, np.zeros((20, 98), np.int64)),  # a key's bin lies beyond it
+        (7, keys[:-1]),
+        (7, keys - 1),
+        (8, 0),
+    ):
+        with pytest.raises(ValueError):
+            _kernels.chunk(*right[:place], wrong, *right[place + 1 :])
+    frozen = sums.copy()
+    frozen.flags.writeable = False
+    with pytest.raises((ValueError, BufferError)):
+        _kernels.chunk(values, None, frozen, *right[3:])
+    with pytest.raises(ValueError):
+        _kernels.lay_out(values, np.zeros((20, 5), np.uint32), np.zeros(4, np.uint64), np.zeros(20, np.uint64))
+    with pytest.raises(ValueError):
+        _kernels.merge(count, count, *[np.zeros(20)] * 7, np.zeros(19), np.zeros((4, 20)))
