@@ -2,7 +2,7 @@
 
 A chunk is one prompt: its moments, mean and extremes come from the same passes over the values, and chunks merge
 exactly (nfinspect_store.statistics). Values on a GPU are torch tensors and stay there; values on the CPU are numpy
-arrays, because torch's thread pool would compete with the writer for the cores (docs/decisions/0003), and compiled loops
+arrays, because torch's thread pool would compete with the writer for the cores (docs/decisions/0003); compiled loops
 read them where those are installed (docs/decisions/0009).
 """
 

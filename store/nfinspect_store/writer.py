@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nfinspect_store.atomic import clean_leftovers, remove, replaced
+from nfinspect_store.background_flush import BackgroundFlush
 from nfinspect_store.blocks import BlockBuffer, BlockStream
 from nfinspect_store.connect import (
     CATALOG,
@@ -105,6 +106,7 @@ class RunWriter:
         self._digests = read_digests(connection)
         self._segment = _Segment()
         self._stream: BlockStream | None = None
+        self._flush = BackgroundFlush(reached(path))
         self._buffers = [BlockBuffer(layer, self.tokens) for layer in self.layers] if self.keeps_values else []
         self._values_before = self._digests.get(VALUES, Digest())
 
@@ -177,6 +179,7 @@ class RunWriter:
             with translated(self.path):
                 self._connection.execute("BEGIN")
             self._stream = BlockStream(self.path, self._connection, self._buffers)
+            self._flush.start()
         self._stream.put(layer_id, values, fired)
 
     def add(self, prompts: Sequence[Prompt], tokens: TokenRows, means: Sequence[PromptMean]) -> None:
@@ -195,6 +198,7 @@ class RunWriter:
         if self._stream is not None:
             self._stream.finish()
             self._stream = None
+            self._flush.stop()
         else:
             self._connection.execute("BEGIN")
         with translated(self.path):
@@ -228,6 +232,7 @@ class RunWriter:
         if self._stream is not None:
             self._stream.abandon()
             self._stream = None
+        self._flush.stop()
         self._segment = _Segment()
         with suppress(duckdb.Error):  # there may be no transaction to roll back
             self._connection.execute("ROLLBACK")
@@ -251,6 +256,7 @@ class RunWriter:
                 self._connection.execute("CHECKPOINT")
         finally:
             self._connection.close()
+            self._flush.close()
         with suppress(NfinspectError, OSError):  # such as a full disk: the run is complete, with or without free space
             if self.path.stat().st_size > SMALL and _hole_share(self.path) > MOST_HOLES:
                 copying(self.path.stat().st_size)
@@ -269,6 +275,7 @@ class RunWriter:
         """Delete the whole run."""
         self.abandon()
         self._connection.close()
+        self._flush.close()
         remove(self.path)
 
     def _insert_segment(self) -> None:
