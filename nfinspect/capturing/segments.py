@@ -14,9 +14,12 @@ SEGMENT_SECONDS = 60.0
 SEGMENT_BYTES = 16 * 2**20
 """Bytes of values that a crash can cost, in addition to the current batch, as long as commits stay cheap [own]."""
 
-COMMIT_SHARE = 0.1
+COMMIT_SHARE = 0.05
 """Largest share of time for commits of segments that end by SEGMENT_BYTES: a commit rewrites all statistics, which
 takes 0.2 s for 2,000 neurons and 1.4 s for 37,000 (docs/decisions/0008) [own]."""
+
+FIRST_COMMIT = 0.5
+"""Seconds that the first commit is taken to need: a capture of a few seconds ends with its only one [own]."""
 
 SEGMENT_MEANS = 64 * 2**20
 """The most bytes of prompt means in one segment: they wait in memory for its end [own]."""
@@ -28,7 +31,7 @@ class Segment:
     def __init__(self, writer: RunWriter) -> None:
         self._keeps_values = writer.keeps_values
         self._neurons = sum(layer.neurons for layer in writer.layers)
-        self.begin(writer.tokens, writer.prompts, commit_seconds=0.0)
+        self.begin(writer.tokens, writer.prompts, commit_seconds=FIRST_COMMIT)
 
     def begin(self, tokens: int, prompts: int, *, commit_seconds: float) -> None:
         """Begin a segment. tokens, prompts: recorded so far; commit_seconds: duration of the last commit."""

@@ -59,7 +59,7 @@ from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer, Prompt, PromptMean, RunInfo, Status, TokenRows
 
-MOST_HOLES = 0.01
+MOST_HOLES = 0.025
 """Share of a file's blocks that may stay free. A commit rewrites the statistics, and of the other tables the last,
 incomplete row group: little of a file with values, up to half of one with only statistics and wide prompt means [own].
 """
