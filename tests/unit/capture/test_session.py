@@ -95,7 +95,8 @@ def test_batches_are_halved_where_memory_runs_out(
 def test_missing_loops_are_said(request_: CaptureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     capture_run(replace(request_, run="fast"), Listener(message=said.append))
-    assert not said
+    assert bool(said) != kernels.compiled()
+    said.clear()
     monkeypatch.setattr(kernels, "_kernels", None)
     capture_run(replace(request_, run="slow"), Listener(message=said.append))
     assert said == [kernels.MISSING] and len(kernels.MISSING) < 160

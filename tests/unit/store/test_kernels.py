@@ -4,17 +4,18 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from nfinspect.capturing.statistics import HistogramCounter, chunk_statistics
-from nfinspect_store import _kernels, kernels
+from nfinspect_store import kernels
 from nfinspect_store.blocks import BlockBuffer
 from nfinspect_store.digests import values_digest
 from nfinspect_store.schema import BLOCK
 from nfinspect_store.statistics import NeuronStatistics, merged_moments
 from nfinspect_store.types import Layer
 
-torch = pytest.importorskip("torch")
+_kernels = pytest.importorskip("nfinspect_store._kernels", reason="built only where there is a C compiler")
 
 SHAPES = [(1, 2), (1, 70), (2, 64), (31, 16), (33, 65), (40, 150), (300, 129)]
 AWKWARD = [0.0, -0.0, 1e-45, -1e-40, 2.0**-14, 1.0, -1.5, 3e38, -3e38, 65504.0]
