@@ -43,7 +43,6 @@ from nfinspect.models import (
     why_no_mlp,
 )
 from nfinspect.version import VERSION
-from nfinspect_store import kernels
 from nfinspect_store.catalog import new_run_path, store_path
 from nfinspect_store.errors import NfinspectError
 from nfinspect_store.heartbeat import Heartbeat
@@ -120,8 +119,6 @@ class Capture:
             listener.message(note)
         for note in (*loaded.notes, *notes_on(self.prompts, request, loaded)):
             listener.message(note)
-        if statistics_device(loaded).type == "cpu" and not kernels.compiled():
-            listener.message(kernels.MISSING)
 
     def read_prompts(self, files: Files | None) -> list[PromptIds]:
         """What to read, in order. Override to capture prompts that are not in files."""

@@ -139,6 +139,7 @@ def capture(
 def captured(request: "CaptureRequest") -> Path:
     """Make the run, with its progress on stderr."""
     from nfinspect.capturing.session import Listener, capture_run
+    from nfinspect_store import kernels
 
     quiet_transformers()
     line = output.ProgressLine()
@@ -149,9 +150,12 @@ def captured(request: "CaptureRequest") -> Path:
 
     listener: Listener = Listener(progress=lambda p: line.show(progress_text(p), time.monotonic()), message=message)
     try:
-        return capture_run(request, listener)
+        path = capture_run(request, listener)
     finally:
         line.end()
+    if not kernels.compiled():
+        output.note(kernels.MISSING)
+    return path
 
 
 def progress_text(progress: "Progress") -> str:

@@ -23,8 +23,8 @@ ROWS = 32
 """Rows whose powers are summed before they are added up. numpy's way: 32 x 3072 float64 values stay in the cache."""
 
 MISSING = (
-    "the compiled loops are not installed: statistics and blocks take about three times as long; "
-    "with a C compiler and Python's headers, install nfinspect again"
+    "this nfinspect was installed without its compiled loops, so statistics and blocks take about three times as long: "
+    "install nfinspect again where there are a C compiler and Python's headers"
 )
 
 

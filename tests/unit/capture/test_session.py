@@ -23,7 +23,6 @@ from nfinspect.capturing.interrupts import StopRequest
 from nfinspect.capturing.request import CaptureRequest, PromptFile
 from nfinspect.capturing.session import Listener, capture_run, default_name
 from nfinspect.capturing.sizes import run_bytes
-from nfinspect_store import kernels
 from nfinspect_store.errors import BadName, NfinspectError, RunExists
 from nfinspect_store.reader import RunFile
 from nfinspect_store.types import Keep, Layer, Progress
@@ -90,16 +89,6 @@ def test_batches_are_halved_where_memory_runs_out(
         for table in ("prompts", "tokens", "examples", "histograms", "prompt_means"):
             rows = f"SELECT * FROM {table} ORDER BY ALL"
             assert a.sql(rows).fetchall() == b.sql(rows).fetchall(), table
-
-
-def test_missing_loops_are_said(request_: CaptureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    capture_run(replace(request_, run="fast"), Listener(message=said.append))
-    assert bool(said) != kernels.compiled()
-    said.clear()
-    monkeypatch.setattr(kernels, "_kernels", None)
-    capture_run(replace(request_, run="slow"), Listener(message=said.append))
-    assert said == [kernels.MISSING] and len(kernels.MISSING) < 160
 
 
 def test_one_prompt_that_is_too_big_ends_the_capture(request_: CaptureRequest, monkeypatch: pytest.MonkeyPatch) -> None:

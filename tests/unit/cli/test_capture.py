@@ -7,6 +7,7 @@ import nfinspect_samples
 import pytest
 from command_line import Run
 
+from nfinspect_store import kernels
 from nfinspect_store.catalog import list_runs
 from nfinspect_store.verify import verify_run
 
@@ -34,6 +35,14 @@ def test_a_capture_makes_a_sound_run_and_never_replaces_one(nfinspect: Run, stor
     assert done.returncode == 1 and "already exists" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert path.read_bytes() == before
+
+
+def test_missing_loops_are_said(nfinspect: Run, prompts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = ("capture", MODEL, "--prompts", str(prompts), "--run")
+    assert (kernels.MISSING in nfinspect(*line, "mine").stderr) != kernels.compiled()
+    monkeypatch.setattr(kernels, "_kernels", None)
+    done = nfinspect(*line, "slow")
+    assert done.returncode == 0 and done.stderr.splitlines().count(kernels.MISSING) == 1
 
 
 def test_the_model_is_found_again_from_another_directory(
