@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from nfinspect_store.errors import StorageFull
-from nfinspect_store.history import HistoryWriter, timestamp
+from nfinspect_store.history import FORMAT, HistoryWriter, timestamp
 
 
 def status_of(error: BaseException | None) -> str:
@@ -36,7 +36,7 @@ class Record:
 
         writer = HistoryWriter(path, model, resume=resume)
         head = {
-            "history_version": VERSION,
+            "history_version": FORMAT,
             "run_id": uuid.uuid4().hex,
             "kind": "monitor",
             "model": model,

@@ -23,7 +23,7 @@ from nfinspect_store.paths import expanded
 from nfinspect_store.types import RunEntry, utc_now
 
 SUFFIX = HISTORY_SUFFIX
-VERSION = 1
+FORMAT = 1
 """The version of the format, in the first line as `history_version`."""
 
 END_BYTES = 4096

@@ -39,7 +39,7 @@ def test_the_file_holds_what_the_monitor_saw(tmp_path: Path) -> None:
     history = read_history(tmp_path / "night.history.jsonl")
     assert history.readings == tuple(watched.history) and history.alerts == tuple(watched.alerts)
     assert (history.name, history.status, history.layers) == ("night", "complete", ("3", "7", "9"))
-    assert history.info["every"] == 5 and history.info["model"] == "Sequential"
+    assert history.info["every"] == 5 and history.info["model"] == "Sequential" and history.info["history_version"] == 1
     assert [path.name for path in tmp_path.iterdir()] == ["night.history.jsonl"]
     with pytest.raises(RunExists, match="another run name, or resume it"):
         monitor(write=True, run="night", store=tmp_path).start(dropout_mlp())
