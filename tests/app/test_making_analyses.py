@@ -124,6 +124,7 @@ async def test_what_only_the_user_knows_is_asked_for(start: Start) -> None:
         assert engine.started[0][:5] == ("ablate", "./mine", "--from", "demo", "--class")
 
 
+@pytest.mark.slow
 async def test_a_model_is_remembered_once_it_has_done_what_was_asked(start: Start) -> None:
     engine = FakeEngine()
     async with start(engine) as app:

@@ -188,7 +188,7 @@ def test_every_binding_is_documented() -> None:
 
 async def test_every_place_to_go_to_is_told(start: Start) -> None:
     documented = (Path(__file__).parents[2] / "docs/keys.md").read_text(encoding="utf-8")
-    places = documented[documented.index("After `:` go") :].partition("##")[0]
+    places = documented[documented.index("After `:` you can type") :].partition("##")[0]
     async with start() as app:
         await app.press("question_mark")
         told = app.app.screen._text.plain

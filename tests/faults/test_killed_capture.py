@@ -202,7 +202,8 @@ except StorageFull as error:
 """
 
 
-@pytest.mark.parametrize("limit", [100_000, pytest.param(3_000_000, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [100_000, 3_000_000])
 def test_a_full_disk_is_one_line_and_earlier_runs_stay(limit: int, gpt2_dir: Path, tmp_path: Path, text: Path) -> None:
     """A limit on file size stands for the full disk: the system refuses the write in the same place."""
     store = tmp_path / "store"

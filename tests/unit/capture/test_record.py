@@ -246,7 +246,10 @@ def compiled_ways() -> dict[str, Callable[[PreTrainedModel], Callable[..., Any]]
     }
 
 
-@pytest.mark.parametrize("way", list(compiled_ways()))
+@pytest.mark.parametrize(
+    "way",
+    ["torch.compile", "a wrapped part", *(pytest.param(w, marks=pytest.mark.slow) for w in ("in place", "blocks"))],
+)
 @pytest.mark.parametrize("recorded", ["what is called", "the model"])
 def test_a_compiled_model_is_recorded_as_the_model_itself(way: str, recorded: str, tmp_path: Path) -> None:
     model, ids = FAMILIES["gpt2"](), torch.tensor([[5, 6, 7, 8, 9]])
