@@ -326,3 +326,16 @@ async def test_a_line_is_for_the_place_that_asked_for_it(start: Start) -> None:
         await app.settle()
         assert not taken
         assert app.crumbs.endswith("demo") and "unexpected" not in app.status
+
+
+async def test_two_selections_at_once_are_one(start: Start) -> None:
+    """Before the first is answered, whatever the machine does meanwhile."""
+    async with start() as app:
+        await app.press("ctrl+p")
+        await app.settle()
+        palette = app.app.screen
+        await app.press("down")
+        for _ in range(2):
+            palette._action_command_list("select")  # type: ignore[attr-defined]
+        await app.settle()
+        assert len(app.app.screen_stack) >= 1 and app.app.screen is not palette
