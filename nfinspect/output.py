@@ -8,7 +8,6 @@ No colours and no cursor movement: a command's output is the same on a terminal,
 for the progress line and `watch`, which redraw in place, on a terminal only.
 """
 
-import json
 import math
 import os
 import shutil
@@ -17,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
-from nfinspect.json_values import jsonable
+from nfinspect.json_values import indented
 from nfinspect.text import visible, visible_lines
 
 NARROW = 80
@@ -95,7 +94,7 @@ def note(text: str) -> None:
 def document(value: object) -> None:
     """One JSON document: NaN and infinities as null, everything outside ASCII escaped."""
     out = _own(sys.stdout)
-    json.dump(jsonable(value), out, indent=2, allow_nan=False)
+    out.writelines(indented(value))
     out.write("\n")
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nfinspect.analysis.classes import HealthOptions
 from nfinspect.analysis.counting import at_least
-from nfinspect_store.block_rows import BlockRows
+from nfinspect_store.block_rows import FiredRows
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer
 
@@ -42,8 +42,8 @@ def fired_chunks(run: RunTables, layer: Layer) -> Iterator[FiredChunk]:
     for start in range(0, layer.neurons, step):
         neurons = range(start, min(start + step, layer.neurons))
         bits = np.zeros((len(neurons), bytes_each), np.uint8)
-        for rows in run.blocks(layer, neurons=neurons, fired=True):
-            _add_bits(bits, rows.neuron - start, rows.first, _fired(rows, threshold))
+        for rows in _fired_rows(run, layer, neurons, threshold):
+            _add_bits(bits, rows.neuron - start, rows.first, rows.fired)
         for first in range(0, len(neurons), given):
             chunk = np.unpackbits(bits[first : first + given], axis=1, count=run.tokens, bitorder="little")
             yield FiredChunk(start + first, chunk.view(np.bool_))
@@ -68,8 +68,10 @@ def firing_threshold(run: RunTables, layer: Layer) -> np.float32 | None:
     return at_least(HealthOptions().threshold_weak * scale) if scale > 0 else np.float32(np.inf)
 
 
-def _fired(rows: BlockRows, threshold: np.float32 | None) -> NDArray[np.bool_]:
-    if rows.fired is not None:
-        return rows.fired
-    fired: NDArray[np.bool_] = rows.values > 0 if threshold is None else np.abs(rows.values) >= threshold
-    return fired
+def _fired_rows(run: RunTables, layer: Layer, neurons: range, threshold: np.float32 | None) -> Iterator[FiredRows]:
+    if layer.fires == "gate":
+        yield from run.gates(layer, neurons)
+        return
+    for rows in run.blocks(layer, neurons=neurons):
+        fired = rows.values > 0 if threshold is None else np.abs(rows.values) >= threshold
+        yield FiredRows(rows.neuron, rows.first, fired)

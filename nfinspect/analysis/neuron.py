@@ -275,6 +275,6 @@ def _fired(run: RunTables, layer: Layer, neuron: int, values: NDArray[np.float32
     if layer.fires != "gate":
         return values > 0
     fired = np.zeros(len(values), np.bool_)
-    for rows in run.blocks(layer, neurons=range(neuron, neuron + 1), fired=True):
-        fired[rows.tokens] = rows.fired
+    for rows in run.gates(layer, range(neuron, neuron + 1)):
+        fired[rows.first : rows.first + rows.fired.shape[1]] = rows.fired
     return fired

@@ -6,6 +6,7 @@ the prompt's first token.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,21 @@ class NgramIndex:
     ids: NDArray[np.intp]  # [tokens]
     token_ids: NDArray[np.int64]  # [distinct, n]
     seen: NDArray[np.int64]  # [distinct]
+
+    @cached_property
+    def repeated(self) -> NDArray[np.intp]:
+        """The numbers of the n-grams that were counted several times, in order."""
+        return np.flatnonzero(self.seen > 1)
+
+    @cached_property
+    def counter(self) -> NDArray[np.intp]:
+        """Where each token is counted: intp[tokens]. In the place of its n-gram in `repeated`; n-grams that were
+        counted once, which most are, share the place behind these, and tokens that do not count the one behind that.
+        """
+        counters = np.full(self.distinct + 1, len(self.repeated))
+        counters[self.repeated] = np.arange(len(self.repeated))
+        counters[-1] += 1
+        return counters[self.ids]
 
     @property
     def distinct(self) -> int:

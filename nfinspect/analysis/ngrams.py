@@ -124,12 +124,9 @@ def ngrams(
         k = np.zeros(layer.neurons, np.int64)
         detectors: list[Triggers] = []
         for chunk in fired_chunks(run, layer):
-            for neuron, fired in enumerate(chunk.fired, chunk.first):
-                triggers = find_triggers(fired, index)
-                k[neuron] = triggers.k
-                if triggers.detects:
-                    detectors.append(triggers)
-                    found.append((layer, neuron, triggers))
+            k[chunk.first : chunk.first + len(chunk.fired)], here = find_triggers(chunk.fired, index)
+            detectors += here
+            found += [(layer, chunk.first + one.neuron, one) for one in here]
             done += len(chunk.fired)
             tick(done, total)
         summaries.append(cover.add(layer, k, detectors))

@@ -7,11 +7,22 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nfinspect_store.arrow_numbers import numbers
 from nfinspect_store.errors import StoreError
 from nfinspect_store.schema import BLOCK
+from nfinspect_store.types import Layer
 
 STORED = np.dtype(">f4")
 """A value in a block: DuckDB casts a bit string to FLOAT as a big-endian pattern."""
+
+
+@dataclass(frozen=True)
+class FiredRows:
+    """On which of the same consecutive tokens, at most a block of them, some neurons of a layer fired."""
+
+    neuron: NDArray[np.int32]  # [rows]
+    first: int  # token_idx of the first of the tokens
+    fired: NDArray[np.bool_]  # [rows, tokens]
 
 
 @dataclass(frozen=True)
@@ -29,25 +40,58 @@ class BlockRows:
         return slice(self.first, self.first + self.values.shape[1])
 
 
-def block_rows(batch: pa.RecordBatch) -> Iterator[BlockRows]:
+def block_rows(batch: pa.RecordBatch, layer: Layer, run_tokens: int) -> Iterator[BlockRows]:
     """Decode a batch with the columns neuron, block, first, last, values and, where wanted, fired, in its order.
 
-    Adjacent rows of the same tokens are yielded as one. Raises StoreError where a row's length contradicts first, last.
+    Adjacent rows of the same tokens are yielded as one. Raises StoreError where a row's length contradicts first and
+    last, where it is of no neuron of the layer or no token of the run, and where `fired` is missing.
     """
-    neuron, block, first, last = (batch.column(name).to_numpy() for name in ("neuron", "block", "first", "last"))
+    values = batch.column("values")
+    fired = _fired_column(batch, layer) if "fired" in batch.schema.names else None
+    for rows, neuron, first, tokens in _same_tokens(batch, layer, run_tokens):
+        yield BlockRows(
+            neuron=neuron,
+            first=first,
+            values=from_stored(_bytes(values[rows], tokens * STORED.itemsize)),
+            fired=None if fired is None else _bits(fired[rows], tokens),
+        )
+
+
+def fired_rows(batch: pa.RecordBatch, layer: Layer, run_tokens: int) -> Iterator[FiredRows]:
+    """The same of a batch with the columns neuron, block, first, last and fired."""
+    fired = _fired_column(batch, layer)
+    for rows, neuron, first, tokens in _same_tokens(batch, layer, run_tokens):
+        yield FiredRows(neuron, first, _bits(fired[rows], tokens))
+
+
+def _same_tokens(
+    batch: pa.RecordBatch, layer: Layer, run_tokens: int
+) -> Iterator[tuple[slice, NDArray[np.int32], int, int]]:
+    """Each series of rows with the same tokens: the rows, their neurons, the first token, how many there are."""
+    neuron, block, first, last = (numbers(batch.column(name)) for name in ("neuron", "block", "first", "last"))
     place = block.astype(np.int64) * BLOCK * BLOCK + first.astype(np.int64) * BLOCK + last
     cuts = [0, *(np.flatnonzero(np.diff(place)) + 1).tolist(), len(place)]
-    values = batch.column("values")
-    fired = batch.column("fired") if "fired" in batch.schema.names else None
     for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
-        if start < stop:
-            tokens = int(last[start]) - int(first[start]) + 1
-            yield BlockRows(
-                neuron=neuron[start:stop],
-                first=int(block[start]) * BLOCK + int(first[start]),
-                values=from_stored(_bytes(values[start:stop], tokens * STORED.itemsize)),
-                fired=None if fired is None else _bits(fired[start:stop], tokens),
+        if start == stop:
+            continue
+        rows, begins = neuron[start:stop], int(block[start]) * BLOCK + int(first[start])
+        tokens = int(last[start]) - int(first[start]) + 1
+        if begins < 0 or begins + tokens > run_tokens or int(rows.min()) < 0 or int(rows.max()) >= layer.neurons:
+            raise StoreError(
+                f"a block of {layer.site} layer {layer.layer} belongs to no neuron or no token of the run: "
+                "it is damaged (nfinspect verify says more)"
             )
+        yield slice(start, stop), rows, begins, tokens
+
+
+def _fired_column(batch: pa.RecordBatch, layer: Layer) -> pa.Array:
+    column = batch.column("fired")
+    if column.null_count:
+        raise StoreError(
+            f"layer {layer.layer} at site {layer.site} fires by its gate, and this run does not record when: "
+            "it was captured by an older nfinspect; capture it again"
+        )
+    return column
 
 
 def from_stored(stored: NDArray[np.uint8]) -> NDArray[np.float32]:

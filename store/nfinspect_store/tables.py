@@ -14,7 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nfinspect_store.addresses import Address, parse_address
-from nfinspect_store.block_rows import STORED, BlockRows, blob_bytes, block_rows, from_stored
+from nfinspect_store.arrow_numbers import numbers
+from nfinspect_store.block_rows import STORED, BlockRows, FiredRows, blob_bytes, block_rows, fired_rows, from_stored
 from nfinspect_store.connect import CATALOG
 from nfinspect_store.errors import NotARun, RequestError, StoreError
 from nfinspect_store.examples import examples_of
@@ -251,9 +252,25 @@ class RunTables:
         fired: also which values fired, if the layer fires by its gate. Raises StoreError if only statistics were kept,
         or if the run does not record what fired.
         """
-        self._need_values()
         fired = fired and layer.fires == "gate"
+        columns = '"values", fired' if fired else '"values"'
         of_run = self.tokens  # read now: in a transaction no other query may run while rows stream
+        for batch in self._block_batches(layer, columns, neurons, tokens):
+            yield from block_rows(batch, layer, of_run)
+
+    def gates(self, layer: Layer, neurons: range) -> Iterator[FiredRows]:
+        """On which tokens consecutive neurons of a layer that fires by its gate fired, as it is stored, in no order.
+
+        A thirtieth of what `blocks` reads. Raises StoreError as `blocks` does.
+        """
+        of_run = self.tokens
+        for batch in self._block_batches(layer, "fired", neurons, None):
+            yield from fired_rows(batch, layer, of_run)
+
+    def _block_batches(
+        self, layer: Layer, columns: str, neurons: Sequence[int] | range | None, tokens: tuple[int, int] | None
+    ) -> Iterator[pa.RecordBatch]:
+        self._need_values()
         conditions = ["layer_id = $layer"]
         parameters: dict[str, object] = {"layer": layer.layer_id}
         if isinstance(neurons, range):
@@ -265,22 +282,8 @@ class RunTables:
         if tokens is not None:
             conditions.append("block BETWEEN $low AND $high")
             parameters |= {"low": tokens[0] // BLOCK, "high": (tokens[1] - 1) // BLOCK}
-        query = f"""SELECT neuron, block, "first", "last", "values"{", fired" if fired else ""} FROM blocks
-                    WHERE {" AND ".join(conditions)}"""
-        for batch in self.streamed(query, parameters, BLOCKS_READ):
-            if fired and batch.column("fired").null_count:
-                raise StoreError(
-                    f"layer {layer.layer} at site {layer.site} fires by its gate, and this run does not record when: "
-                    "it was captured by an older nfinspect; capture it again"
-                )
-            for rows in block_rows(batch):
-                low, high = int(rows.neuron.min()), int(rows.neuron.max())
-                if rows.first < 0 or rows.tokens.stop > of_run or low < 0 or high >= layer.neurons:
-                    raise StoreError(
-                        f"a block of {layer.site} layer {layer.layer} belongs to no neuron or no token of the run: "
-                        "it is damaged (nfinspect verify says more)"
-                    )
-                yield rows
+        query = f"""SELECT neuron, block, "first", "last", {columns} FROM blocks WHERE {" AND ".join(conditions)}"""
+        yield from self.streamed(query, parameters, BLOCKS_READ)
 
     def token_values(self, token_idx: int, site: str | None = None) -> NDArray[np.float32]:
         """Every neuron of a site at one token: float32[neurons of the site]."""
@@ -367,9 +370,10 @@ class RunTables:
         found = self.resolve_layer(layer, site)
         query = """SELECT bin, counts FROM histograms WHERE layer_id = $layer AND NOT ("first" AND $skip_first)"""
         table = self._arrow(query, {"layer": found.layer_id, "skip_first": skip_first})
-        counts = np.asarray(table.column("counts").combine_chunks().flatten().to_numpy(), np.int64)
+        counts = numbers(table.column("counts").combine_chunks().flatten()).reshape(-1, found.neurons)
         total = np.zeros((BINS, found.neurons), np.int64)
-        np.add.at(total, table.column("bin").to_numpy(), counts.reshape(-1, found.neurons))
+        for place, of_bin in zip(numbers(table.column("bin")).tolist(), counts, strict=True):
+            total[place] += of_bin
         return np.ascontiguousarray(total.T)
 
     def histogram(self, site: str | None, layer: int, neuron: int, *, skip_first: bool = False) -> NDArray[np.int64]:
@@ -395,7 +399,7 @@ class RunTables:
         every = len(layers)
         neurons = sum(x.neurons for x in layers)
         return PromptMeans(
-            prompt_idx=table.column("prompt_idx").to_numpy()[::every].astype(np.int64),
+            prompt_idx=numbers(table.column("prompt_idx"))[::every].astype(np.int64),
             concept=np.array(table.column("concept").to_pylist()[::every], dtype=np.str_),
             values=_flat(table.column("values")).reshape(-1, neurons),
         )
@@ -428,7 +432,7 @@ class RunTables:
         table = self._arrow(query, parameters)
 
         def column(name: str) -> NDArray[np.int64]:
-            return np.asarray(table.column(name).to_numpy(), dtype=np.int64)
+            return np.asarray(numbers(table.column(name)), dtype=np.int64)
 
         return TokenRows(
             token_idx=column("token_idx"),
@@ -465,11 +469,11 @@ class RunTables:
         query = """SELECT token_idx, "values" FROM examples WHERE layer_id = $layer AND kind = $kind ORDER BY neuron"""
         table = self._arrow(query, {"layer": layer.layer_id, "kind": kind})
         columns = [table.column(name).combine_chunks() for name in ("token_idx", "values")]
-        held = np.asarray(columns[0].value_lengths().to_numpy(zero_copy_only=False), np.int64)
+        held = np.asarray(numbers(columns[0].value_lengths()), np.int64)
         place = np.arange(kept) < held[:, None]  # row by row, the order of the flattened lists
         token_idx = np.full((layer.neurons, kept), -1, np.int64)
         values = np.zeros((layer.neurons, kept), np.float32)
-        token_idx[place], values[place] = (column.flatten().to_numpy() for column in columns)
+        token_idx[place], values[place] = (numbers(column.flatten()) for column in columns)
         return token_idx, values
 
 
@@ -481,7 +485,7 @@ def _cursor(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
 
 def _flat(column: pa.ChunkedArray) -> NDArray[np.float32]:
     """All values of a column of lists, one after the other."""
-    chunks = [np.asarray(chunk.flatten().to_numpy(zero_copy_only=False), np.float32) for chunk in column.chunks]
+    chunks = [np.asarray(numbers(chunk.flatten()), np.float32) for chunk in column.chunks]
     if not chunks:
         return np.empty(0, np.float32)
     return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)

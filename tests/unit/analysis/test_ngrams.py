@@ -8,7 +8,7 @@ import pytest
 from analysis_runs import MakeRun, mlp_layers
 from planted_ngrams import PROMPTS, Planted, Reference, planted_text, reference, text_prompts
 
-from nfinspect.analysis import firing
+from nfinspect.analysis import firing, triggers
 from nfinspect.analysis.ngram_ids import index_ngrams
 from nfinspect.analysis.ngrams import NgramAnalysis, ngrams
 from nfinspect.analysis.triggers import BUCKETS, bucket_counts, fewest_triggers, find_triggers
@@ -103,10 +103,20 @@ def reference_buckets(neurons: list[Reference]) -> dict[str, int]:
 
 @pytest.mark.parametrize(
     ("counts", "expected"),
-    [([], 0), ([0, 0], 0), ([7], 1), ([95, 5], 1), ([94, 6], 2), ([6, 94], 2), ([1] * 20, 19), ([1] * 19, 19)],
+    [
+        *(([], 0), ([0, 0], 0), ([7], 1), ([95, 5], 1), ([94, 6], 2), ([6, 94], 2), ([1] * 20, 19), ([1] * 19, 19)),
+        *(([9, 1], 2), ([19, 1], 1), ([5, 1, 1, 1], 4), ([57, 1, 1, 1], 1), ([56, 1, 1, 1, 1], 2), ([0, 1], 1)),
+    ],
 )
 def test_fewest_triggers_that_hold_95_percent(counts: list[int], expected: int) -> None:
-    assert fewest_triggers(np.array(counts, np.int64)) == expected
+    """However many of those that fired once are counted apart, as n-grams that were seen once are."""
+    for apart in range(counts.count(1) + 1):
+        rest = counts.copy()
+        for _ in range(apart):
+            rest.remove(1)
+        rows = np.array([rest, [0] * len(rest), rest], np.int64)
+        once = np.array([apart, 0, apart])
+        assert fewest_triggers(rows, once).tolist() == [expected, 0, expected]
 
 
 def test_edges_of_the_buckets() -> None:
@@ -123,10 +133,9 @@ def test_edges_of_being_covered(seen: int, active: int, covered: bool) -> None:
     ids = np.full(seen + 1, 7)
     index = index_ngrams(ids, np.arange(seen + 1), 1)
     fired = np.arange(seen + 1) <= active  # position 0 fires, and does not count
-    triggers = find_triggers(fired, index)
-    assert triggers.activations == active
-    assert triggers.detects is covered
-    assert triggers.covered.tolist() == ([0] if covered else [])
+    _, detectors = find_triggers(fired[None], index)
+    assert [one.activations for one in detectors] == [active] * covered
+    assert [one.covered.tolist() for one in detectors] == [[0]] * covered
 
 
 @pytest.mark.parametrize(("n", "grams", "k"), [(1, 5, 5), (1, 6, 6), (2, 52, 50), (2, 53, 51)])
@@ -135,11 +144,34 @@ def test_the_largest_k_of_a_detector(n: int, grams: int, k: int) -> None:
     words = np.tile(np.arange(grams), 10)
     ids = np.append(999, words) if n == 1 else np.column_stack([np.full(len(words), 999), words]).ravel()
     index = index_ngrams(ids, np.arange(len(ids)), n)
-    triggers = find_triggers((ids != 999), index)
-    assert triggers.activations == 10 * grams
-    assert triggers.k == k
-    assert triggers.detects is (k in (5, 50))
-    assert len(triggers.covered) == (grams if k in (5, 50) else 0)
+    found, detectors = find_triggers(np.stack([ids != 999, ids < 0]), index)
+    assert found.tolist() == [k, 0]
+    detects = k in (5, 50)
+    assert [(one.neuron, one.activations, one.k, len(one.covered)) for one in detectors] == [
+        (0, 10 * grams, k, grams)
+    ] * detects
+
+
+@pytest.mark.parametrize("cells", [1, 100, 1 << 18])
+def test_triggers_of_many_neurons_are_those_of_each(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted together, some at a time or alone; n-grams that were seen once among them."""
+    rng = np.random.default_rng(3)
+    ids = np.minimum(rng.zipf(1.3, 400), 300)
+    index = index_ngrams(ids, np.arange(400) % 25, 1)
+    assert 1 < (index.seen == 1).sum() < index.distinct - 5
+    fired = rng.random((60, 400)) < rng.choice([0, 0.01, 0.2, 0.9], (60, 1))
+    common = np.flatnonzero(np.bincount(ids) > 5)
+    fired[:20] |= ids == rng.choice(common, (20, 1))
+    alone = [find_triggers(row[None], index) for row in fired]
+    monkeypatch.setattr(triggers, "CELLS", cells)
+    k, detectors = find_triggers(fired, index)
+    assert k.tolist() == [int(one[0]) for one, _ in alone]
+    expected = [(i, one) for i, (_, found) in enumerate(alone) for one in found]
+    assert len(expected) > 3
+    for found, (neuron, one) in zip(detectors, expected, strict=True):
+        assert (found.neuron, found.activations, found.k) == (neuron, one.activations, one.k)
+        assert found.covered.tolist() == one.covered.tolist()
+        assert found.counts.tolist() == one.counts.tolist()
 
 
 def test_ngrams_stay_within_prompts_and_leave_out_what_starts_them() -> None:
