@@ -37,8 +37,8 @@ def make_command(
 
     choices: the pane's own options. marked: how many neurons are marked; if any, an ablation cuts these out.
     """
-    word, needs = command_of(name), spec(name).needs
-    where = () if site == session.default_site else ("--site", site)
+    word, needs, own = command_of(name), spec(name).needs, spec(name).site
+    where = () if site == (own if own in session.sites else session.default_site) else ("--site", site)
     of = (session.name,) if needs == "run" else (model or session.info.model or MODEL,)
     source = () if needs == "run" else ("--from", session.name)
     made: tuple[str, ...] = (word, *of, *choices, *where, *source)

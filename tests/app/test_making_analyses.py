@@ -46,6 +46,24 @@ def look(app: Driven) -> Any:
     return app.settle()
 
 
+async def test_the_tokens_of_a_neuron_are_those_of_its_site(start: Start) -> None:
+    """Nothing marked there, and no place opened from there, is of another site."""
+    async with start(FakeEngine()) as app:
+        await go(app, "logits L0/N3")
+        await app.press("S")
+        assert app.pane.site == "mlp" and app.lines[0].rstrip().endswith("demo · mlp")
+
+
+async def test_the_command_of_an_analysis_with_its_own_site_is_about_the_site_on_screen(start: Start) -> None:
+    async with start(FakeEngine()) as app:
+        await go(app, "sinks")
+        assert app.pane.site == "resid"
+        assert "nfinspect sinks demo --store" in app.text
+        await app.press("S")
+        assert app.pane.site == "mlp"
+        assert "nfinspect sinks demo --site mlp --store" in app.text
+
+
 async def test_progress_end_and_the_way_to_the_result(start: Start) -> None:
     engine = FakeEngine()
     engine.job = FakeJob(json.dumps(DOCUMENT))

@@ -44,6 +44,9 @@ class LogitsPane(AnalysisPane):
     def nothing(self) -> str:
         return "This needs the model's weights."
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action != "site" and super().check_action(action, parameters)  # the neuron is one of this site
+
     def is_marked(self, row: Any) -> bool:
         return False
 

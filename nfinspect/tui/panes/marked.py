@@ -49,9 +49,8 @@ class MarkedPane(TracedPane):
         table.add_class("panel")
         yield table
 
-    @property
-    def hint(self) -> str:
-        return ""
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action != "site" and super().check_action(action, parameters)  # the neurons are those of one site
 
     def on_mount(self) -> None:
         self.changed()
