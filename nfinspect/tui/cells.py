@@ -110,6 +110,21 @@ def _drawn(text: str, glyphs: Glyphs, keep: str = "") -> tuple[str, list[int]]:
     return "".join(drawn), places
 
 
+def flowed(groups: Sequence[Sequence[Cell | str]], between: str, width: int) -> list[list[Cell | str]]:
+    """Groups of cells one after the other in lines of at most `width` cells; no group is broken."""
+    rows: list[list[Cell | str]] = []
+    left = 0
+    for group in groups:
+        need = sum(cell_len(piece if isinstance(piece, str) else piece.text) for piece in group)
+        if rows and len(between) + need <= left:
+            rows[-1] += [between, *group]
+            left -= len(between) + need
+        else:
+            rows.append([*group])
+            left = width - need
+    return rows
+
+
 def lines(rows: Sequence[Sequence[Cell | str]]) -> Content:
     """Rows of cells as one block of text."""
     pieces: list[Cell | str] = []

@@ -14,6 +14,7 @@ class Glyphs:
     shades: str
     eighths: str  # a horizontal bar's last cell, from one eighth to full
     crumb: str
+    back: str  # there are columns to the left
     cursor: str
     cursor_away: str  # in a panel that does not have the keys
     mark: str
@@ -38,6 +39,7 @@ UNICODE = Glyphs(
     shades=" ░▒▓█",
     eighths="▏▎▍▌▋▊▉█",
     crumb="›",
+    back="‹",
     cursor="▌",
     cursor_away="▏",
     mark="●",
@@ -57,6 +59,7 @@ ASCII = Glyphs(
     shades=" :+*#",
     eighths="#",
     crumb=">",
+    back="<",
     cursor=">",
     cursor_away=":",
     mark="*",

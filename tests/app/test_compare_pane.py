@@ -94,6 +94,17 @@ async def test_marked_runs_by_depth(start: Start, engine: Engine, size: tuple[in
         assert "health score of each layer" in app.text
 
 
+async def test_no_topic_is_parted_from_its_digit(start: Start, engine: Engine) -> None:
+    async with start(engine, None, size=(200, 24)) as app:
+        await go(app, "compare shallow, deep")
+        for width in (50, 80, 81, 119):
+            await app.pilot.resize_terminal(width, 24)
+            await app.settle()
+            for i, topic in enumerate(TOPICS):
+                name = f"[{topic.name}]" if i == 0 else topic.name
+                assert any(f"{i + 1} {name} " in line for line in app.lines), (width, topic.name, app.text)
+
+
 async def test_enter_goes_to_the_layer_of_that_run(start: Start, engine: Engine) -> None:
     async with start(engine, None) as app:
         await go(app, "compare shallow, deep")

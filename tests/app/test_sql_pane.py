@@ -99,6 +99,21 @@ def test_completion_knows_where_it_stands() -> None:
     assert complete("wh", TABLES)[1] == ["WHERE"]
 
 
+async def test_what_was_typed_comes_back_after_earlier_statements(start: Start) -> None:
+    async with start() as app:
+        await app.press("Q")
+        editor = app.pane.query_one(SqlEditor)
+        editor.put("from tokens;")
+        await app.press("enter")
+        editor.put("from neu")
+        await app.press("down")
+        assert editor.text == "from neu", "there is no later statement"
+        await app.press("up")
+        assert editor.text == "from tokens;"
+        await app.press("down")
+        assert editor.text == "from neu"
+
+
 async def test_typing_replaces_the_example(start: Start) -> None:
     async with start() as app:
         await app.press("Q")

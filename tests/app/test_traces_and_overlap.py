@@ -1,8 +1,12 @@
 """Traces and overlaps, with their choices made in place."""
 
+from dataclasses import replace
+
 from app_driver import Start
 from fake_engine import FakeEngine, FakeSession
 
+from nfinspect.analysis.trace import Trace
+from nfinspect.tui.requests import TraceRequest
 from nfinspect.tui.widgets.paged_table import PagedTable
 
 
@@ -74,6 +78,41 @@ async def test_overlap_leaves_concepts_out(start: Start) -> None:
         await app.press("c", "down", "enter")
         assert "needs two concepts" in app.status
         assert app.app.is_running
+
+
+async def test_marked_neurons_stay_those_of_their_site(start: Start) -> None:
+    """L0/N0 of another site is another neuron: the table of the marked says its site and does not change it."""
+    async with start(FakeEngine()) as app:
+        await app.press("n", "space", "O")
+        assert app.crumbs.endswith("1 marked") and app.lines[0].rstrip().endswith("demo · mlp")
+        await app.press("S")
+        assert app.pane.request.site == app.pane.site == "mlp"
+
+
+async def test_prompts_of_three_digits_are_counted_in_full(start: Start) -> None:
+    session = FakeSession()
+    trace = session.trace
+
+    def many(request: TraceRequest) -> Trace:
+        found = trace(request)
+        return replace(found, samples=1204, neurons=tuple(replace(row, samples=1204) for row in found.neurons))
+
+    session.trace = many  # type: ignore[method-assign]
+    async with start(FakeEngine(session=session)) as app:
+        await app.press("t")
+        assert "12/1204" in app.text and "11/1204" in app.text
+        assert "auroc" in app.text
+
+
+async def test_columns_hidden_to_the_left_leave_a_sign(start: Start) -> None:
+    async with start(FakeEngine()) as app:
+        await app.press("t")
+        assert "neuron " in app.text and "‹" not in app.text
+        await app.press("l")
+        header = next(line for line in app.lines if "neuron" in line)
+        assert "‹" in header and header.index("neuron") < header.index("‹") < header.index("concept")
+        await app.press("h")
+        assert "‹" not in app.text
 
 
 async def test_what_to_beware_of_stays_as_long_as_what_it_is_about(start: Start) -> None:

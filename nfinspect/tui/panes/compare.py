@@ -181,17 +181,18 @@ class ComparePane(Pane):
 
     # the lines above
 
+    def on_resize(self) -> None:
+        self.draw_about()
+
     def draw_about(self) -> None:
         g, wide = self.glyphs, self.size.width >= 120
-        tabs: list[Cell | str] = []
+        tabs: list[list[Cell | str]] = []
         for i, topic in enumerate(TOPICS):
             here = topic is self._topic
             name = f"[{topic.name}]" if here else topic.name
-            tabs += [
-                Cell(f"{i + 1} ", "bold"),
-                Cell(f"{name}  " if wide else f"{name} ", "accent" if here else "dim"),
-            ]
-        rows: list[list[Cell | str]] = [tabs]
+            tabs.append([Cell(f"{i + 1} ", "bold"), Cell(name, "accent" if here else "dim")])
+        about = self.query_one("#about", TextBlock)
+        rows = cells.flowed(tabs, "  " if wide else " ", max(1, self.size.width - about.gutter.width))
         if self._found is not None and self._found.topic is self._topic:
             there: list[Cell | str] = []
             for one in self._found.runs:
@@ -219,7 +220,7 @@ class ComparePane(Pane):
                     " cancels",
                 ]
             )
-        self.query_one("#about", TextBlock).put(cells.lines(rows))
+        about.put(cells.lines(rows))
 
     # the drawing
 

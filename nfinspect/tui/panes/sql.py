@@ -62,6 +62,9 @@ class SqlPane(RunPane):
         self._statement = statement
         self._history: list[str] = []
         self._place = 0
+        self._draft = ""
+        """What was typed before earlier statements were looked at."""
+
         self._offered: list[str] = []
         self._tab = 0
 
@@ -180,12 +183,14 @@ class SqlPane(RunPane):
 
     def on_sql_editor_recall(self, message: SqlEditor.Recall) -> None:
         place = self._place + message.step
+        if self._place == len(self._history):
+            self._draft = self.editor.text if self.editor.text != FIRST else ""
         if 0 <= place < len(self._history):
             self._place = place
             self.editor.put(self._history[place])
         elif place >= len(self._history):
             self._place = len(self._history)
-            self.editor.put("")
+            self.editor.put(self._draft)
 
     def on_sql_editor_complete(self) -> None:
         """Tab: one candidate after the other; where there is nothing to complete, on to the next panel."""

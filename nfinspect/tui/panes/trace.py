@@ -59,7 +59,8 @@ class TracePane(TracedPane):
         table.marked = self.is_marked
         yield table
 
-    def _columns(self) -> list[Column]:
+    def _columns(self, samples: int = 0) -> list[Column]:
+        """samples: prompts of the concept."""
         g = self.glyphs
 
         def figure(title: str, name: str, width: int, digits: int = 4, tone: str = "") -> Column:
@@ -71,7 +72,7 @@ class TracePane(TracedPane):
         return [
             Column("#", 3, lambda r, w: Cell(str(r.rank), "dim"), "right"),
             Column("neuron", 10, lambda r, w: Cell(f"L{r.layer}/N{r.neuron}", "bold")),
-            Column("occ", 5, occurrences, "right"),
+            Column("occ", max(5, 2 * len(str(samples)) + 1), occurrences, "right"),
             Column("%", 4, lambda r, w: Cell(percent(r.percent / 100, g, 0)), "right"),
             figure("concept", "concept_mean", 7),
             figure("base", "baseline_mean", 7),
@@ -96,6 +97,8 @@ class TracePane(TracedPane):
 
     def _show(self, trace: Trace | None) -> None:
         self._trace = trace
+        if trace is not None:
+            self.table.widen(self._columns(trace.samples))
         self.table.put_rows(trace.neurons if trace is not None else ())
         self._draw_choices()
 

@@ -423,12 +423,15 @@ class PagedTable(ScrollView, can_focus=True):
     def _header(self, width: int) -> Strip:
         key, descending = self.sorted_by
         text = "  "
+        cut_left = self.frozen if self._first_column else None
         for place, (column, cells) in enumerate(self._layout(width)):
             title = column.title
             if column.key and column.key == key:
                 sign = self.glyphs.down if descending else self.glyphs.up
                 title = sign + title if column.align == "right" else title + sign  # next to its own title only
-            text += (" " if place else "") + fit(title, cells, self.glyphs, column.align)
+            text += (self.glyphs.back if place == cut_left else " " if place else "") + fit(
+                title, cells, self.glyphs, column.align
+            )
         text = fit(text, width, self.glyphs)
         if self._cut_right:
             text = text[:-1] + self.glyphs.crumb
