@@ -1,4 +1,4 @@
-"""Dead and near-dead neurons by layer, with an upper bound of the dead ones' firing rate (methods §2)."""
+"""Dead and near-dead neurons by layer, and on how many other tokens the dead ones may come alive (methods §2)."""
 
 from dataclasses import dataclass
 
@@ -21,8 +21,8 @@ RECOMPUTED = "neurons_by_class"
 class DeadLayer(Document):
     """One layer. near_dead: neurons that fired on less than one token in a thousand and are not dead.
 
-    rate_upper95: 95 % upper bound of the firing rate of a neuron that was dead on all `tokens`, 3/n, at most 1; None
-    without a token.
+    rate_upper95: 95 % upper bound on the share of other tokens on which a neuron that was dead on all `tokens` comes
+    alive, 3/n, at most 1; None without a token.
     """
 
     site: str

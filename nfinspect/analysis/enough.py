@@ -21,13 +21,13 @@ UNITS = 10
 
 
 def few_tokens(tokens: int) -> str:
-    """The note on classes: what silence on so few tokens leaves open; '' if the tokens are enough."""
+    """The note on classes: what so few tokens leave open; '' if the tokens are enough."""
     if tokens >= TOKENS:
         return ""
     share = min(100.0, 100 * RULE_OF_THREE / max(1, tokens))
     bound = f"{share:.0f}" if share >= 1 else f"{share:.1g}"
     return (
-        f"{only(tokens, 'token')}: a neuron that is silent on all of them (dead here) may still fire on up to {bound} "
+        f"{only(tokens, 'token')}: a neuron that is dead on all of them may still come alive on up to {bound} "
         "% of the tokens of other text (95 % bound), and one that hardly varies counts as saturated"
     )
 

@@ -98,7 +98,7 @@ def dead_chart(layers: Sequence[DeadLayer]) -> Chart:
             "dead_percent": "% of the layer's neurons",
             "near_dead": "neurons that fired on fewer than 0.1 % of the tokens and are not dead",
             "near_dead_percent": "% of the layer's neurons",
-            "rate_upper95": "95 % upper bound on the firing rate of a dead neuron, 3/n, 0-1",
+            "rate_upper95": "95 % upper bound on the share of other tokens on which a dead neuron is alive, 3/n, 0-1",
         },
         [
             (
@@ -126,8 +126,8 @@ def dead_chart(layers: Sequence[DeadLayer]) -> Chart:
         text=(
             "The share of each layer's neurons (%) that are dead on this text, and above them those that are nearly "
             "dead: they fired on fewer than one token in a thousand.",
-            "Dead on n tokens does not mean dead for ever: the 95 % upper bound on such a neuron's firing rate is 3/n"
-            + (f" = {number(bound, digits=2)}." if bound is not None else "."),
+            "Dead on n tokens does not mean dead for ever: the 95 % upper bound on the share of other tokens on which "
+            "such a neuron comes alive is 3/n" + (f" = {number(bound, digits=2)}." if bound is not None else "."),
         ),
         findings=(found, *sentences(few_tokens(tokens))),
         tables={"dead-by-layer": table},

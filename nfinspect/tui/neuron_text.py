@@ -22,8 +22,13 @@ def why(row: NeuronRow, glyphs: Glyphs) -> str:
     of = "" if (row.dormancy or 0) >= 1 else " of"
     tokens = f"{count(row.n, glyphs)} tokens"
     if row.cls == "dead":
-        bound = f" (95 % bound on its rate {percent(row.rate_upper95, glyphs)})" if row.rate_upper95 else ""
-        return f"silent on all {tokens}{bound}"
+        bound = (
+            f", alive on up to {percent(row.rate_upper95, glyphs)} of others (95 % bound)" if row.rate_upper95 else ""
+        )
+        if not row.mean_abs:
+            return f"0 on all {tokens}{bound}"
+        peak = number(max(abs(row.min or 0.0), abs(row.max or 0.0)), glyphs)
+        return f"|a| at most {peak} on all {tokens}, below 1% of its layer's mean |a|{bound}"
     if row.cls == "saturated":
         return f"stuck: std {number(row.std, glyphs)} at a mean of {number(row.mean, glyphs)} over {tokens}"
     if row.cls == "sporadic":

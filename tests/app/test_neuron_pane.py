@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 
 from app_driver import Start
-from fake_engine import FakeEngine, FakeSession, example
+from fake_engine import FakeEngine, FakeSession, example, row
 
 from nfinspect.tui.glyphs import UNICODE
-from nfinspect.tui.neuron_text import example_cell
+from nfinspect.tui.neuron_text import example_cell, why
 from nfinspect.tui.widgets.paged_table import PagedTable
 
 
@@ -171,3 +171,16 @@ def test_a_text_that_begins_before_its_window_says_so() -> None:
     for start, begins in ((0, " the"), (5, "… the")):
         cell = example_cell(example(9.0, start=start), 80, 9.0, UNICODE)
         assert cell.text.startswith(begins)
+
+
+def test_a_dead_neuron_is_called_silent_only_where_it_is_0() -> None:
+    """A dead GELU or SiLU neuron may fire weakly on many tokens."""
+    of_relu = dataclasses.replace(
+        row(0, 1, "dead"), n=400, min=0.0, max=0.0, mean_abs=0.0, firing_rate=0.0, rate_upper95=0.0075
+    )
+    assert why(of_relu, UNICODE) == "0 on all 400 tokens, alive on up to 0.75% of others (95 % bound)"
+    of_gelu = dataclasses.replace(of_relu, min=-0.001376, max=0.00119, mean_abs=0.0005, firing_rate=0.4575)
+    assert why(of_gelu, UNICODE) == (
+        "|a| at most 0.001376 on all 400 tokens, below 1% of its layer's mean |a|, "
+        "alive on up to 0.75% of others (95 % bound)"
+    )

@@ -34,8 +34,8 @@ class NeuronsPane(RunPane):
     help_text = (
         "Dormancy is a neuron's mean |a| in units of its layer's. Filter with columns of the table "
         "neurons: max>4, class=dead, firing_rate<0.01 and max>3. Keys 0 to 6 choose all, dead, "
-        "saturated, sporadic, missing, weak, normal. rate<= is the 95 % upper bound on the rate of a "
-        "dead neuron."
+        "saturated, sporadic, missing, weak, normal. rate<= is the 95 % upper bound on the share of other "
+        "tokens on which a dead neuron comes alive."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [

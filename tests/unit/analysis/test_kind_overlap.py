@@ -134,6 +134,6 @@ def test_what_a_kind_rests_on_is_said_of_every_kind(make_run: MakeRun) -> None:
     for name in kinds.values():
         assert f"{name}: only a little of {name}" in found
     assert "attention: only 3 prompts" in found
-    assert [note for note in found if "silent on all of them" in note] == [few_tokens(60)]
+    assert [note for note in found if "dead on all of them" in note] == [few_tokens(60)]
     none = overlap_of_kinds(run, ["saturated", "delta"]).notes
-    assert not any("silent" in note for note in none), "there is nothing to beware of where a class is empty"
+    assert not any("come alive" in note for note in none), "there is nothing to beware of where a class is empty"
