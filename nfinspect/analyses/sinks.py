@@ -6,7 +6,7 @@ sinks. Candidates are found by each neuron's extremes, which are exact; their va
 from the stored values.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ from nfinspect.present import charts, numbers
 from nfinspect.present.charts import Chart, sentences
 from nfinspect.present.numbers import counted, percent
 from nfinspect.present.plots import LayerBars, LayerPoints, Nothing, Plot, Series, across, sizes_of
+from nfinspect_store.errors import StoreError
 from nfinspect_store.results import Result
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer
@@ -47,6 +48,9 @@ LARGE, TIMES = 100.0, 1000.0
 
 SHIFT = 11
 """The lowest bits of a float32, which the median ignores: it is exact to one part in 2^12 [own]."""
+
+COUNTED = 1 << 22
+"""Values in memory at a time: 16 MB and more [own]."""
 
 TOKENS = 20
 """Different tokens that are listed for each coordinate, those with the most massive values first [own]."""
@@ -161,8 +165,7 @@ def sinks(
         limit = max(large, times * median)
         carrying = np.zeros(run.tokens, np.bool_)
         here = []
-        for neuron in np.flatnonzero(largest > limit).tolist():
-            size = np.abs(run.neuron(layer.layer, neuron, layer.site))
+        for neuron, size in _sizes_of(run, layer, np.flatnonzero(largest > limit)):
             places = np.flatnonzero(size > limit)
             carrying[places] = True
             here.append(_coordinate(layer, neuron, median, size[places], texts[places], positions[places]))
@@ -186,12 +189,39 @@ def sinks(
     )
 
 
+def _sizes_of(run: RunTables, layer: Layer, neurons: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """|a| of each of these neurons of a layer on every token: float32[tokens]. Raises StoreError."""
+    step = max(1, COUNTED // max(1, run.tokens))
+    for start in range(0, len(neurons), step):
+        part = neurons[start : start + step]
+        sizes = np.empty((len(part), run.tokens), np.float32)
+        there = 0
+        for rows in run.blocks(layer, neurons=part.tolist()):
+            sizes[np.searchsorted(part, rows.neuron), rows.tokens] = np.abs(rows.values)
+            there += rows.values.size
+        if there != sizes.size:
+            raise StoreError(
+                f"expected {sizes.size} values in the blocks, found {there}: the run is damaged "
+                "(nfinspect verify says more)"
+            )
+        yield from zip(part.tolist(), sizes, strict=True)
+
+
 def median_size(run: RunTables, layer: Layer) -> float:
     """The median of |a| over all neurons and tokens of a layer, to one part in 2^12. Raises StoreError."""
     counts = np.zeros(1 << (31 - SHIFT), np.int64)
+    waiting: list[NDArray[np.uint32]] = []
+
+    def count() -> None:
+        counts[:] += np.bincount(np.concatenate([np.empty(0, np.uint32), *waiting]), minlength=len(counts))
+        waiting.clear()
+
     for rows in run.blocks(layer):
         bits = np.ascontiguousarray(rows.values, np.float32).view(np.uint32) & np.uint32(0x7FFFFFFF)
-        counts += np.bincount((bits >> np.uint32(SHIFT)).ravel(), minlength=len(counts))
+        waiting.append((bits >> np.uint32(SHIFT)).ravel())
+        if sum(part.size for part in waiting) >= COUNTED:  # each time costs as much as some million values
+            count()
+    count()
     values = int(counts.sum())
     if not values:
         return 0.0

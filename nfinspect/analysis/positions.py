@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from nfinspect.analysis.chosen import chosen_layers
 from nfinspect.analysis.firing import fired_chunks
-from nfinspect.analysis.profiles import TYPES, Strength, Type, mutual_information, profile_strength, profile_type
+from nfinspect.analysis.profiles import TYPES, Strength, Type, mutual_information, profile_strengths, profile_types
 from nfinspect.analysis.sequences import Sequences, read_sequences
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect.json_values import Document
+from nfinspect_store.arrow_numbers import numbers
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer
 
@@ -87,7 +88,7 @@ class PositionAnalysis(Document):
         length = self.length
         return pa.table(
             {
-                "site": pa.array([neuron.site for neuron in self.neurons for _ in range(length)], pa.string()),
+                "site": pa.array([self.site] * (length * len(self.neurons)), pa.string()),
                 "layer": np.repeat(np.array([neuron.layer for neuron in self.neurons], np.int32), length),
                 "neuron": np.repeat(np.array([neuron.neuron for neuron in self.neurons], np.int32), length),
                 "position": np.tile(np.arange(length, dtype=np.int32), len(self.neurons)),
@@ -104,7 +105,7 @@ class PositionAnalysis(Document):
     def from_json(cls, document: Mapping[str, Any], profiles: pa.Table) -> Self:
         """From the document of a saved result and its table of profiles."""
         neurons = tuple(PositionalNeuron(**neuron) for neuron in document["neurons"])
-        rates = np.asarray(profiles.column("rate").to_numpy(), np.float64)
+        rates = np.asarray(numbers(profiles.column("rate")), np.float64)
         return cls(
             **{
                 **document,
@@ -175,20 +176,19 @@ def _positional(layer: Layer, first: int, counts: NDArray[np.int64], sequences: 
     """
     of = sequences.number
     information = mutual_information(counts, of)
+    here = np.flatnonzero(information > POSITIONAL)
+    counts = counts[here]
+    fired = counts.sum(axis=1) / (of * sequences.length)
+    columns = (
+        (first + here).tolist(),
+        information[here].tolist(),
+        profile_types(counts, of),
+        profile_strengths(counts, of),
+        fired.tolist(),
+    )
     return [
-        _Found(
-            PositionalNeuron(
-                site=layer.site,
-                layer=layer.layer,
-                neuron=first + int(i),
-                mutual_information=float(information[i]),
-                type=profile_type(counts[i], of),
-                strength=profile_strength(counts[i], of),
-                firing_rate=float(counts[i].sum()) / (of * sequences.length),
-            ),
-            counts[i],
-        )
-        for i in np.flatnonzero(information > POSITIONAL)
+        _Found(PositionalNeuron(layer.site, layer.layer, *row), profile)
+        for *row, profile in zip(*columns, counts, strict=True)
     ]
 
 

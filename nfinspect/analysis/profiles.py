@@ -37,41 +37,42 @@ def mutual_information(counts: NDArray[np.int64], sequences: int) -> NDArray[np.
     return found
 
 
-def profile_type(counts: NDArray[np.int64], sequences: int) -> Type:
-    """The first type that holds for the smoothed profile. counts: int64[positions]."""
+def profile_types(counts: NDArray[np.int64], sequences: int) -> list[Type]:
+    """The first type that holds for each neuron's smoothed profile. counts: int64[neurons, positions]."""
     sums, width = windows(counts)
-    full = sums * 100 >= HIGH * sequences * width
-    faint = sums * 100 <= LOW * sequences * width
-    extremes = int(longest(full) >= WINDOW) + int(longest(faint) >= WINDOW)
+    full = lasts(sums * 100 >= HIGH * sequences * width)
+    faint = lasts(sums * 100 <= LOW * sequences * width)
     # A profile that touches one half and turns back has not crossed it [own].
     side = np.sign(2 * sums - sequences * width)
-    side = side[side != 0]
-    if np.count_nonzero(side[1:] != side[:-1]) >= CROSSINGS:
-        return "oscillatory"
-    if extremes == 2:
-        return "both extremes"
-    return "one extreme" if extremes else "other"
+    off = np.maximum.accumulate(np.where(side != 0, np.arange(side.shape[1]), 0), axis=1)
+    side = np.take_along_axis(side, off, axis=1)  # on which side it was last, 0 where it was on none yet
+    crossings = ((side[:, 1:] != side[:, :-1]) & (side[:, :-1] != 0)).sum(axis=1)
+    chosen = np.select([crossings >= CROSSINGS, full & faint, full | faint], range(3), 3)
+    return [TYPES[i] for i in chosen.tolist()]
 
 
-def profile_strength(counts: NDArray[np.int64], sequences: int) -> Strength:
-    """strong if the profile itself reaches 0.001 or 0.999, else weak. counts: int64[positions]."""
-    reached = counts.min() * 1000 <= FAINT * sequences or counts.max() * 1000 >= FULL * sequences
-    return "strong" if reached else "weak"
+def profile_strengths(counts: NDArray[np.int64], sequences: int) -> list[Strength]:
+    """strong where the profile itself reaches 0.001 or 0.999, else weak. counts: int64[neurons, positions]."""
+    lowest, highest = counts.min(axis=1), counts.max(axis=1)
+    reached = (lowest * 1000 <= FAINT * sequences) | (highest * 1000 >= FULL * sequences)
+    return ["strong" if one else "weak" for one in reached.tolist()]
 
 
 def windows(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sums over the 32 positions around each, and how many of these there are: two int64[positions].
+    """Sums over the 32 positions around each, int64[neurons, positions], and how many of these there are,
+    int64[positions].
 
     From 16 before to 15 after [own: an even window has no middle], fewer at the ends.
     """
-    length = len(counts)
-    held = np.concatenate([[0], np.cumsum(counts)])
+    length = counts.shape[1]
+    held = np.cumsum(np.pad(counts, ((0, 0), (1, 0))), axis=1)
     place = np.arange(length)
     start, stop = np.maximum(place - WINDOW // 2, 0), np.minimum(place + WINDOW // 2, length)
-    return held[stop] - held[start], stop - start
+    return held[:, stop] - held[:, start], stop - start
 
 
-def longest(held: NDArray[np.bool_]) -> int:
-    """The length of the longest series of true values in bool[positions]."""
-    ends = np.flatnonzero(np.concatenate([[True], ~held, [True]]))
-    return int(np.diff(ends).max()) - 1
+def lasts(held: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """For which neurons bool[neurons, positions] is true on 32 positions in a row: bool[neurons]."""
+    count = np.cumsum(np.pad(held, ((0, 0), (1, 0))), axis=1)
+    found: NDArray[np.bool_] = (count[:, WINDOW:] - count[:, :-WINDOW] == WINDOW).any(axis=1)
+    return found

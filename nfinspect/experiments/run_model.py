@@ -50,9 +50,9 @@ def run_model(file: "RunFile", model: str | None, what: str, **options: Any) -> 
 
     options: those of load_model. Raises RequestError, ModelError, and OtherWeights if it is not the run's model.
     """
-    from nfinspect.models import ModelError
-
     name = named_model(file, model, what)
+    from nfinspect.models import ModelError  # takes seconds, which a refusal does not need
+
     if options.get("revision") is None and not model:
         options["revision"] = file.info.settings.get("revision")
     if options.get("dtype", "auto") == "auto":

@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from nfinspect.analyses.positions import PositionAnalysis, positions
 from nfinspect.analysis import firing
-from nfinspect.analysis.profiles import longest, mutual_information, profile_strength, profile_type, windows
+from nfinspect.analysis.profiles import lasts, mutual_information, profile_strengths, profile_types, windows
 from nfinspect_store.errors import RequestError, StoreError
 from nfinspect_store.reader import RunFile
 from nfinspect_store.types import Layer
@@ -161,7 +162,34 @@ def counts_of(*parts: tuple[int, float]) -> NDArray[np.int64]:
     ],
 )
 def test_types(profile: NDArray[np.int64], expected: str) -> None:
-    assert profile_type(profile, S) == expected
+    assert profile_types(np.stack([np.zeros_like(profile), profile]), S)[1] == expected
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 60, 150])
+def test_types_of_many_neurons_in_plain_loops(length: int) -> None:
+    rng = np.random.default_rng(length)
+    steps = rng.choice([0, 0.03, 0.5, 0.97, 1], (300, length // 25 + 2))
+    counts = np.repeat(np.round(steps * S).astype(np.int64), 25, axis=1)[:, :length]
+    counts = (counts + rng.integers(-2, 3, (300, 1)) * (rng.random((300, 1)) < 0.3)).clip(0, S)
+    types = profile_types(counts, S)
+    assert types == [type_in_plain_loops(row.tolist()) for row in counts]
+    assert length < 100 or len(set(types)) == 4
+
+
+def type_in_plain_loops(counts: list[int]) -> str:
+    smoothed = []
+    for i in range(len(counts)):
+        part = counts[max(0, i - 16) : i + 16]
+        smoothed.append((sum(part), len(part) * S))
+
+    def lasting(extremes: list[bool]) -> bool:
+        return any(all(extremes[i : i + 32]) for i in range(len(extremes) - 31))
+
+    sides = [side for fired, of in smoothed if (side := (2 * fired > of) - (2 * fired < of))]
+    if sum(a != b for a, b in pairwise(sides)) >= 3:
+        return "oscillatory"
+    low, high = ([100 * f <= 5 * of for f, of in smoothed], [100 * f >= 95 * of for f, of in smoothed])
+    return ("other", "one extreme", "both extremes")[lasting(low) + lasting(high)]
 
 
 @pytest.mark.parametrize(
@@ -169,21 +197,22 @@ def test_types(profile: NDArray[np.int64], expected: str) -> None:
     [(1, 500, "strong"), (2, 500, "weak"), (2, 999, "strong"), (2, 998, "weak"), (0, 1000, "strong")],
 )
 def test_strength_of_a_thousand_sequences(lowest: int, highest: int, expected: str) -> None:
-    assert profile_strength(np.array([300, lowest, highest]), 1000) == expected
+    assert profile_strengths(np.array([[300, lowest, highest], [300, 300, 300]]), 1000) == [expected, "weak"]
 
 
 @pytest.mark.parametrize("length", [1, 5, 31, 32, 33, 100])
 def test_the_smoothed_profile_in_plain_loops(length: int) -> None:
     counts = np.random.default_rng(length).integers(0, S, length)
-    sums, width = windows(counts)
+    sums, width = windows(counts[None])
     for i in range(length):
         part = [counts[j] for j in range(length) if i - 16 <= j < i + 16]
-        assert (sums[i], width[i]) == (sum(part), len(part))
+        assert (sums[0, i], width[i]) == (sum(part), len(part))
 
 
-@pytest.mark.parametrize(("text", "expected"), [("", 0), ("0", 0), ("1", 1), ("0110", 2), ("1101110", 3), ("1111", 4)])
-def test_the_most_places_in_a_row(text: str, expected: int) -> None:
-    assert longest(np.array([c == "1" for c in text], np.bool_)) == expected
+@pytest.mark.parametrize(("before", "held", "after"), [(0, 32, 0), (0, 31, 1), (5, 31, 4), (5, 32, 4), (0, 3, 0)])
+def test_what_lasts_32_positions(before: int, held: int, after: int) -> None:
+    row = np.array([False] * before + [True] * held + [False] * after)
+    assert lasts(np.stack([row, np.zeros_like(row)])).tolist() == [held >= 32, False]
 
 
 def test_too_few_sequences_are_said(make_run: MakeRun) -> None:
