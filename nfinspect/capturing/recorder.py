@@ -18,10 +18,11 @@ from nfinspect.capturing.statistics import LayerStatistics, chunk_mean
 from nfinspect.capturing.transfer import Array, by_neuron, start_copy, to_host
 from nfinspect_store.examples import KEPT
 from nfinspect_store.mamba_delta import DeltaMoments, read_mamba_delta
+from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.statistics import NeuronStatistics
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer, Prompt, PromptMean, Selection, TokenRows
-from nfinspect_store.writer import LayerSnapshot, RunWriter
+from nfinspect_store.writer import RunWriter
 
 
 @dataclass(frozen=True)

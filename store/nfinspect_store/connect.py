@@ -44,6 +44,10 @@ LOGS = ("", ".wal", ".wal.checkpoint", ".wal.recovery")
 WRITING = ("threads", "preserve_insertion_order")
 """The settings that a writer changes from statement to statement."""
 
+COMMIT_CHECKPOINTS = "1KB"
+"""Of a writer's log from which a commit is a checkpoint, too: a commit is much larger, and written to the log first, it
+would be written twice (docs/decisions/0010)."""
+
 RUN_OPTIONS = f"ROW_GROUP_SIZE {ROW_GROUP_SIZE}"
 """For a new run file. Disk blocks smaller than DuckDB's 256 KiB would cost more than they save: in files of version 1.2
 floating-point columns are not compressed in them (docs/decisions/0008)."""
@@ -64,9 +68,11 @@ def locked(
     threads: int | None = None,
     memory: str | None = None,
     changeable: Iterable[str] = (),
+    checkpoints: str | None = None,
 ) -> duckdb.DuckDBPyConnection:
     """An empty instance that can attach these files and reaches nothing else: no other file, no network, no extension,
-    no Python variable. Its settings are locked, except the `changeable` ones. Raises NotARun.
+    no Python variable. Its settings are locked, except the `changeable` ones. checkpoints: size of the log from which a
+    commit is a checkpoint. Raises NotARun.
     """
     files = tuple(files)
     for file in files:
@@ -84,6 +90,8 @@ def locked(
         config["threads"] = threads
     if memory is not None:
         config["memory_limit"] = memory
+    if checkpoints is not None:
+        config["wal_autocheckpoint"] = checkpoints
     connection = duckdb.connect(config=config)
     try:
         allowed = ", ".join(literal(f"{reached(file)}{log}") for file in files for log in LOGS)
@@ -116,13 +124,13 @@ def attach_to_write(path: Path, *, older: bool = False) -> duckdb.DuckDBPyConnec
     """As `attach`, but to continue writing the run. It is checked first through a read-only connection."""
     with attach(path, older=older) as checked, translated(path):
         memory = run_memory(checked)
-    connection = locked([path], threads=1, memory=memory, changeable=WRITING)
+    connection = locked([path], threads=1, memory=memory, changeable=WRITING, checkpoints=COMMIT_CHECKPOINTS)
     return _attached(path, connection, f"ROW_GROUP_SIZE {ROW_GROUP_SIZE}", older)
 
 
 def create(path: Path, *, memory: str | None = None, options: str = RUN_OPTIONS) -> duckdb.DuckDBPyConnection:
     """A writing connection whose default catalog is a new, empty file. Raises StorageFull."""
-    connection = locked([path], threads=1, memory=memory, changeable=WRITING)
+    connection = locked([path], threads=1, memory=memory, changeable=WRITING, checkpoints=COMMIT_CHECKPOINTS)
     try:
         add_new(connection, path, CATALOG, options)
         connection.execute(f"USE {CATALOG}")

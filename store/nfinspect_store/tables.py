@@ -21,6 +21,7 @@ from nfinspect_store.errors import NotARun, RequestError, StoreError
 from nfinspect_store.examples import examples_of
 from nfinspect_store.histogram import BINS
 from nfinspect_store.schema import BLOCK
+from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics
 from nfinspect_store.types import (
     Example,
@@ -64,6 +65,7 @@ class RunTables:
     in_transaction: use `connection` itself, to read what its open transaction has written; then for one thread only.
     hide_values: behave as a run that kept only statistics.
     streaming: returns another connection to the run, with a low memory limit, for values that are read once.
+    at_hand: what the caller has just written, by layer_id: its statistics and histograms are not read back.
     """
 
     def __init__(
@@ -73,11 +75,13 @@ class RunTables:
         in_transaction: bool = False,
         hide_values: bool = False,
         streaming: Callable[[], duckdb.DuckDBPyConnection] | None = None,
+        at_hand: Mapping[int, LayerSnapshot] | None = None,
     ) -> None:
         self._connection = connection
         self._in_transaction = in_transaction
         self._hide_values = hide_values
         self._streaming = streaming
+        self._at_hand = at_hand or {}
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A new connection to the same run for the caller's thread: `FROM neurons` finds the run's table."""
@@ -96,7 +100,11 @@ class RunTables:
     def without_values(self) -> "RunTables":
         """The same run, read as if it had kept only statistics."""
         return RunTables(
-            self._connection, in_transaction=self._in_transaction, hide_values=True, streaming=self._streaming
+            self._connection,
+            in_transaction=self._in_transaction,
+            hide_values=True,
+            streaming=self._streaming,
+            at_hand=self._at_hand,
         )
 
     # What the run is
@@ -326,14 +334,23 @@ class RunTables:
         """
         layers = self.site_layers(site) if layer is None else (self.resolve_layer(layer, site),)
         neurons = sum(x.neurons for x in layers)
+        total = NeuronStatistics.empty(neurons)
+        for part in self._statistics_at_hand(layers, skip_first) or self._read_statistics(layers, skip_first, neurons):
+            total = total.merge(part)
+        return total
+
+    def _statistics_at_hand(self, layers: Sequence[Layer], skip_first: bool) -> list[NeuronStatistics]:
+        """Of one layer: of the tokens past position 0, then of those at it; empty if they are not at hand."""
+        known = self._at_hand.get(layers[0].layer_id) if len(layers) == 1 else None
+        groups = known.statistics if known is not None else {}
+        return [groups[first] for first in (False, True) if first in groups and not (first and skip_first)]
+
+    def _read_statistics(self, layers: Sequence[Layer], skip_first: bool, neurons: int) -> Iterator[NeuronStatistics]:
         parameters = {"skip_first": skip_first, **self._id_range(layers)}
         columns = self.cursor().execute(READ_STATISTICS, parameters).fetchnumpy()
         arrays = {name: np.asarray(columns[name]) for name in STATISTICS_COLUMNS}
-        total = NeuronStatistics.empty(neurons)
         for start in range(0, len(arrays["n"]), neurons):
-            part = {name: array[start : start + neurons] for name, array in arrays.items()}
-            total = total.merge(NeuronStatistics(**part))
-        return total
+            yield NeuronStatistics(**{name: array[start : start + neurons] for name, array in arrays.items()})
 
     def statistics_apart(self, layer: Layer) -> dict[bool, NeuronStatistics]:
         """One layer's statistics by (at position 0); a key is missing if there are no such tokens."""
@@ -368,6 +385,10 @@ class RunTables:
     def histograms(self, site: str | None, layer: int, *, skip_first: bool = False) -> NDArray[np.int64]:
         """Signed-log histograms of a layer: int64[neurons, BINS]; the edges are nfinspect_store.histogram.EDGES."""
         found = self.resolve_layer(layer, site)
+        known = self._at_hand.get(found.layer_id)
+        if known is not None:
+            parts = [counts for first, counts in known.histograms.items() if not (first and skip_first)]
+            return sum(parts, np.zeros((found.neurons, BINS), np.int64))
         query = """SELECT bin, counts FROM histograms WHERE layer_id = $layer AND NOT ("first" AND $skip_first)"""
         table = self._arrow(query, {"layer": found.layer_id, "skip_first": skip_first})
         counts = numbers(table.column("counts").combine_chunks().flatten()).reshape(-1, found.neurons)

@@ -41,7 +41,7 @@ from nfinspect_store.digests import (
     write_digests,
 )
 from nfinspect_store.errors import NfinspectError, RunExists, StorageFull, StoreError
-from nfinspect_store.mamba_delta import DeltaMoments, mamba_delta_table
+from nfinspect_store.mamba_delta import mamba_delta_table
 from nfinspect_store.memory import PIECE, memory_for
 from nfinspect_store.migrate_run import copy_run
 from nfinspect_store.migrations import SCHEMA_VERSION
@@ -55,7 +55,7 @@ from nfinspect_store.rows import (
     tokens_table,
 )
 from nfinspect_store.schema import OPTIONAL_TABLES, TABLES, quoted
-from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics
+from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer, Prompt, PromptMean, RunInfo, Status, TokenRows
 
@@ -66,20 +66,6 @@ incomplete row group: little of a file with values, up to half of one with only 
 
 SMALL = 4 * 2**20
 """Bytes up to which a file is closed as it is: looking for free blocks would take longer than they are worth."""
-
-
-@dataclass(frozen=True)
-class LayerSnapshot:
-    """Everything known about one layer's neurons after the tokens so far."""
-
-    layer_id: int
-    statistics: Mapping[bool, NeuronStatistics]  # by (at position 0)
-    concepts: Mapping[str, ConceptStatistics]
-    histograms: Mapping[bool, NDArray[np.int64]]  # by (at position 0): int64[neurons, BINS]
-    examples: Mapping[str, tuple[NDArray[np.int64], NDArray[np.float32]]]
-    """By kind: token_idx and value, [neurons, kept], in order of rank; token_idx -1 where there is none. Like
-    `concepts`, empty in a run that keeps every value."""
-    delta: DeltaMoments | None = None  # of a Mamba's mixer
 
 
 Derive = Callable[[RunTables], tuple[pa.Table, pa.Table]]
@@ -109,6 +95,7 @@ class RunWriter:
         self._flush = BackgroundFlush(reached(path))
         self._buffers = [BlockBuffer(layer, self.tokens) for layer in self.layers] if self.keeps_values else []
         self._values_before = self._digests.get(VALUES, Digest())
+        self._has_replaced = self.tokens > 0  # a commit leaves the place of the rows that it replaces free
 
     @classmethod
     def create(cls, path: Path, info: RunInfo, layers: Sequence[Layer]) -> Self:
@@ -206,7 +193,8 @@ class RunWriter:
             self._replace_statistics(layers)
             settings = ", ".join(f"{quoted(column)} = ?" for column in info)
             self._connection.execute(f"UPDATE run SET {settings}", list(info.values()))
-            neurons, health = derive(RunTables(self._connection, in_transaction=True))
+            at_hand = {layer.layer_id: layer for layer in layers}
+            neurons, health = derive(RunTables(self._connection, in_transaction=True, at_hand=at_hand))
             self._replace("neurons", [neurons])
             self._replace("layer_health", [health])
             if self._buffers:
@@ -214,6 +202,7 @@ class RunWriter:
             self._digests["run"] = digest_table(self._connection, "run")
             write_digests(self._connection, self._digests)
             self._connection.execute("COMMIT")
+        self._has_replaced = self.tokens > 0
         self.tokens += sum(len(t.token_idx) for t in self._segment.tokens)
         self.prompts += len(self._segment.prompts)
         self._segment = _Segment()
@@ -258,7 +247,7 @@ class RunWriter:
             self._connection.close()
             self._flush.close()
         with suppress(NfinspectError, OSError):  # such as a full disk: the run is complete, with or without free space
-            if self.path.stat().st_size > SMALL and _hole_share(self.path) > MOST_HOLES:
+            if self._has_replaced and self.path.stat().st_size > SMALL and _hole_share(self.path) > MOST_HOLES:
                 copying(self.path.stat().st_size)
                 self._without_holes()
         remember(self.path, SCHEMA_VERSION)

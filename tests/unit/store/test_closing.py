@@ -119,3 +119,23 @@ def test_no_run_has_the_name_of_a_model_s_results(name: str) -> None:
     with pytest.raises(BadName, match=r"ends in \.model"):
         catalog.check_name(name)
     assert catalog.check_name("gpt2.models")
+
+
+def test_a_run_that_was_committed_once_is_not_looked_through_for_free_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is none in it: the reason not to look."""
+    looked: list[Path] = []
+    hole_share = writer._hole_share
+
+    def share(path: Path) -> float:
+        looked.append(path)
+        return hole_share(path)
+
+    monkeypatch.setattr(writer, "SMALL", 0)
+    monkeypatch.setattr(writer, "_hole_share", share)
+    arrays = make_arrays([5, 9, 300, 40], seed=1)
+    once = record_arrays(tmp_path / "once.duckdb", arrays)
+    assert not looked and hole_share(once) == 0
+    often = record_arrays(tmp_path / "often.duckdb", arrays, segment=1)
+    assert looked == [often]

@@ -14,8 +14,9 @@ from nfinspect_store.migrate_run import copy_run
 from nfinspect_store.migrations import SCHEMA_VERSION
 from nfinspect_store.reader import RunFile
 from nfinspect_store.rows import means_table
+from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.types import Layer, Prompt, PromptMean, TokenRows
-from nfinspect_store.writer import LayerSnapshot, RunWriter
+from nfinspect_store.writer import RunWriter
 
 WIDTH = 1100
 PROMPTS = 2150
