@@ -43,7 +43,7 @@ from nfinspect.modes import eval_mode
 from nfinspect.run import Run
 from nfinspect_store.catalog import new_run_path, store_path
 from nfinspect_store.heartbeat import Heartbeat
-from nfinspect_store.types import Keep, utc_now
+from nfinspect_store.types import Keep, Precision, utc_now
 from nfinspect_store.writer import RunWriter
 
 Prompt = str | Sequence[int] | Tensor | Sequence[Mapping[str, str]]
@@ -61,6 +61,7 @@ def capture(
     sites: Sequence[str] | None = None,
     layers: Sequence[int] | None = None,
     keep: Keep = "all",
+    precision: Precision = "float32",
     bos: Bos = "auto",
     chat: bool = False,
     truncate: bool = False,
@@ -80,7 +81,8 @@ def capture(
 
     generate: tokens to generate for each prompt, greedily, or sampled from `seed` at a `temperature` above 0. sites:
     mlp, mixer, attn, resid; mlp (mixer for Mamba) if not given. layers: all if not given. keep: "all" values, or only
-    "stats". bos: whether BOS goes before a text, "auto" as the tokenizer does; chat: each text is a user's message.
+    "stats". precision: store values as "float32", or in fewer bytes as "float16" or "int8"; statistics are exact
+    either way. bos: whether BOS goes before a text, "auto" as the tokenizer does; chat: each text is a user's message.
     truncate: cut prompts that do not fit the model's context. batch_size: prompts in a forward pass, as many as fit if
     not given. mode: how generated tokens are read, "replay" in one pass afterwards, "live" while generating.
     limit_bytes: stop before the run exceeds this. resume: continue an unfinished run of the same call.
@@ -107,6 +109,7 @@ def capture(
         sites=None if sites is None else tuple(sites),
         layers=None if layers is None else tuple(layers),
         keep=keep,
+        precision=precision,
         bos=bos,
         chat=chat,
         truncate=truncate,
@@ -200,6 +203,7 @@ def record(
     layers: Sequence[int] | None = None,
     concept: str = "recorded",
     keep: Keep = "all",
+    precision: Precision = "float32",
     seed: int = 0,
 ) -> Iterator[Recording]:
     """Record every forward pass of `model` inside the block: each row of input_ids becomes a prompt of `concept`.
@@ -220,7 +224,7 @@ def record(
         warnings.warn(note, stacklevel=3)  # where nfinspect.record was entered
     name = run or default_name(loaded.name)
     path = new_run_path(store_path(store), name)
-    settings = {"keep": keep, "weights": "", **({"notes": notes} if notes else {})}
+    settings = {"keep": keep, "precision": precision, "weights": "", **({"notes": notes} if notes else {})}
     info = new_run_info("record", name, loaded, loaded.name, seed, settings)
     writer = RunWriter.create(path, info, store_layers(found))
     with Heartbeat(path, model=loaded.name) as heartbeat:

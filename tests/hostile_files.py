@@ -10,15 +10,20 @@ from pathlib import Path
 import duckdb
 from hostile import spoken
 
+from nfinspect_store.migrations import SCHEMA_VERSION
 from nfinspect_store.schema import INTERNAL, PUBLIC
 
 TABLES = tuple(name for name in (*PUBLIC, *INTERNAL) if name != "activations")
 
 _READ = "SELECT * FROM read_text('{secret}')"
 _VIEW = (
-    "SELECT content AS status, content AS model, content AS settings, 4 AS schema_version FROM read_text('{secret}')"
+    f"SELECT content AS status, content AS model, content AS settings, {SCHEMA_VERSION} AS schema_version "
+    "FROM read_text('{secret}')"
 )
-_LOG = "SELECT 4 AS schema_version FROM enable_logging('QueryLog', storage = 'file', storage_path = '{written}')"
+_LOG = (
+    f"SELECT {SCHEMA_VERSION} AS schema_version "
+    "FROM enable_logging('QueryLog', storage = 'file', storage_path = '{written}')"
+)
 
 PROGRAMS: dict[str, tuple[str, ...]] = {
     **{f"view {name}": (f"DROP TABLE {name}", f"CREATE VIEW {name} AS {_VIEW}") for name in TABLES},
@@ -48,7 +53,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "trigger on tokens": ("CREATE TRIGGER watch AFTER INSERT ON tokens FOR EACH STATEMENT UPDATE run SET name = 'x'",),
     "generated version": (
         "DROP TABLE run",
-        "CREATE TABLE run (a INTEGER, schema_version INTEGER GENERATED ALWAYS AS (a + 4))",
+        f"CREATE TABLE run (a INTEGER, schema_version INTEGER GENERATED ALWAYS AS (a + {SCHEMA_VERSION}))",
         "INSERT INTO run (a) VALUES (0)",
     ),
     "generated column": (

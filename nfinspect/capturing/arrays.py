@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
 from nfinspect_store.errors import RequestError
 from nfinspect_store.heartbeat import Heartbeat
-from nfinspect_store.types import Keep, Layer, RunInfo, utc_now
+from nfinspect_store.types import Keep, Layer, Precision, RunInfo, utc_now
 from nfinspect_store.writer import RunWriter
 
 
@@ -37,6 +37,7 @@ def write_run(
     fired: Callable[[int, Layer], NDArray[np.bool_]] | None = None,
     info: RunInfo | None = None,
     keep: Keep = "all",
+    precision: Precision = "float32",
     seed: int = 0,
     batch: int = 8,
     tables: Mapping[str, pa.Table] | None = None,
@@ -54,7 +55,8 @@ def write_run(
             f"expected `fired` for layers that fire by a gate ({', '.join(gated)}), found none: "
             "the values alone do not say when they fire"
         )
-    info = replace(info or array_info(path.stem, seed), settings={**(info.settings if info else {}), "keep": keep})
+    settings = {**(info.settings if info else {}), "keep": keep, "precision": precision}
+    info = replace(info or array_info(path.stem, seed), settings=settings)
     writer = RunWriter.create(path, info, layers)
     with Heartbeat(path) as heartbeat:
         try:

@@ -42,6 +42,7 @@ def _estimate(capture: Capture) -> Estimate:
     size = run_bytes(
         capture.layers,
         request.keep,
+        request.precision,
         tokens=capture.tokens,
         prompts=len(capture.prompts),
         concepts=concepts,

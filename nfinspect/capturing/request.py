@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from nfinspect_store.types import Keep
+from nfinspect_store.precision import check_precision
+from nfinspect_store.types import Keep, Precision
 
 if TYPE_CHECKING:  # a command's options are parsed before torch is imported
     from nfinspect.models.tokenizing import Bos
@@ -40,6 +41,7 @@ class CaptureRequest:
     sites: tuple[str, ...] | None = None  # None: mlp, or mixer for Mamba; resid if neither can be read
     layers: tuple[int, ...] | None = None
     keep: Keep = "all"
+    precision: Precision = "float32"  # in which values are stored
     run: str | None = None
     batch_size: int | None = None  # prompts in a forward pass; None: what fits into BATCH_BYTES of values
     context: int | None = None
@@ -54,3 +56,6 @@ class CaptureRequest:
     truncate: bool = False
     limit_bytes: int | None = None
     allow_pickle: bool = False
+
+    def __post_init__(self) -> None:
+        check_precision(self.keep, self.precision)

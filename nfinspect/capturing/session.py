@@ -227,6 +227,7 @@ class Capture:
         return run_bytes(
             self.layers,
             self.request.keep,
+            self.request.precision,
             tokens=recorder.tokens + coming,
             prompts=batch.stop,
             concepts=len({p.concept for p in prompts}),

@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 
 from nfinspect_store.examples import KEPT
+from nfinspect_store.precision import BYTES
 from nfinspect_store.schema import BLOCK
-from nfinspect_store.types import Keep, Layer
+from nfinspect_store.types import Keep, Layer, Precision
 
 EMPTY_FILE = 2_800_000
 """Bytes of a nearly empty run: DuckDB gives every table its own blocks of 256 KiB, measured."""
@@ -15,6 +16,9 @@ FILLED = 0.996
 
 ROW_BYTES = 6.5
 """Of a row of blocks, in addition to its values: the BLOB's offset and the other columns, compressed, measured."""
+
+SCALE_BYTES = 4
+"""Of a row of int8, in addition."""
 
 STATISTICS_BYTES = 9 * 8
 """Of one neuron in memory, for each of position 0 and the others."""
@@ -32,7 +36,16 @@ CONCEPT_STORED = 14
 """Of one neuron, for runs that store them (CONCEPT_STORED per concept), measured."""
 
 
-def run_bytes(layers: Sequence[Layer], keep: Keep, *, tokens: int, prompts: int, concepts: int, generates: bool) -> int:
+def run_bytes(
+    layers: Sequence[Layer],
+    keep: Keep,
+    precision: Precision = "float32",
+    *,
+    tokens: int,
+    prompts: int,
+    concepts: int,
+    generates: bool,
+) -> int:
     """About the size of a run's file in bytes: within 5 % from 20 MB on, which a test checks."""
     neurons = sum(layer.neurons for layer in layers)
     gated = sum(layer.neurons for layer in layers if layer.fires == "gate")
@@ -41,7 +54,8 @@ def run_bytes(layers: Sequence[Layer], keep: Keep, *, tokens: int, prompts: int,
     stored += MEANS_STORED * 4 * prompts * selections * neurons
     if keep == "all":
         rows = math.ceil(tokens / BLOCK)
-        stored += neurons * (4 * tokens + ROW_BYTES * rows) / FILLED + gated * (tokens / 8 + 2 * rows)
+        row = ROW_BYTES + (SCALE_BYTES if precision == "int8" else 0)
+        stored += neurons * (BYTES[precision] * tokens + row * rows) / FILLED + gated * (tokens / 8 + 2 * rows)
     else:
         stored += neurons * (EXAMPLES_STORED + CONCEPT_STORED * concepts)
     return int(EMPTY_FILE + stored)

@@ -25,7 +25,7 @@ from nfinspect.experiments.run_model import quiet_transformers
 from nfinspect.present.numbers import duration, percent, size
 from nfinspect_store.catalog import store_path
 from nfinspect_store.errors import RequestError
-from nfinspect_store.types import SITES
+from nfinspect_store.types import PRECISIONS, SITES
 
 if TYPE_CHECKING:
     from nfinspect.capturing.request import CaptureRequest, PromptFile
@@ -75,6 +75,8 @@ def prompt_column_options(command: Command) -> Command:
 @layers_option
 @click.option("--keep", type=click.Choice(["all", "stats"]), default="all", show_default=True,
               help="Keep every value, or only statistics and examples.")  # fmt: skip
+@click.option("--precision", type=click.Choice(PRECISIONS), default="float32", show_default=True,
+              help="Store values in 4, 2 or 1 bytes each; statistics are of the values as computed.")  # fmt: skip
 @click.option("--run", "name", metavar="NAME", help="The run's name; made of model and time if not given.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Prompts in a forward pass; as many as fit by default.")
 @click.option("--context", metavar="N", type=click.IntRange(min=1), help="Tokens in a window of --text.")

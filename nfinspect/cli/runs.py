@@ -118,12 +118,18 @@ def info(run: str, store: str | None, as_json: bool) -> None:
             "tokens": file.tokens,
             "bytes": bytes_on_disk,
         }
+        keeps, precision, worst = file.has_values, file.precision, dict(file.worst_error)
         concepts, notes = file.concepts, file.notes
     if as_json:
-        output.document({**columns, **counts, "sites": sites, "concepts": concepts, "notes": notes})
+        stored = {"precision": precision if keeps else None, "worst_error": worst if keeps else None}
+        output.document({**columns, **counts, **stored, "sites": sites, "concepts": concepts, "notes": notes})
         return
     shown = {name: value for name, value in columns.items() if name != "settings" and value not in (None, "")}
     shown |= {**counts, "bytes": f"{bytes_on_disk} ({size(bytes_on_disk)})", "concepts": ", ".join(concepts)}
+    errors = ", ".join(f"{error:.3g} at {site}" for site, error in worst.items() if error)
+    shown["precision"] = (
+        f"{precision}{f', at most {errors} off' if errors else ''}" if keeps else "no values are stored"
+    )
     for name, value in shown.items():
         output.line(f"{name:<21} {value}")
     for site in sites:

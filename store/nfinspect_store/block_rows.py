@@ -7,13 +7,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nfinspect_store import precision
 from nfinspect_store.arrow_numbers import numbers
 from nfinspect_store.errors import StoreError
 from nfinspect_store.schema import BLOCK
 from nfinspect_store.types import Layer
-
-STORED = np.dtype(">f4")
-"""A value in a block: DuckDB casts a bit string to FLOAT as a big-endian pattern."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +39,23 @@ class BlockRows:
 
 
 def block_rows(batch: pa.RecordBatch, layer: Layer, run_tokens: int) -> Iterator[BlockRows]:
-    """Decode a batch with the columns neuron, block, first, last, values and, where wanted, fired, in its order.
+    """Decode a batch with the columns neuron, block, first, last, values, scale and, where wanted, fired, in its order.
 
-    Adjacent rows of the same tokens are yielded as one. Raises StoreError where a row's length contradicts first and
-    last, where it is of no neuron of the layer or no token of the run, and where `fired` is missing.
+    Adjacent rows of the same tokens, stored alike, are yielded as one. Raises StoreError where a row's length
+    contradicts first and last, where it is of no neuron of the layer or no token of the run, and where `fired` is
+    missing.
     """
-    values = batch.column("values")
+    values, scale = batch.column("values"), _scales(batch.column("scale"))
+    sizes = np.diff(_offsets(values))
     fired = _fired_column(batch, layer) if "fired" in batch.schema.names else None
-    for rows, neuron, first, tokens in _same_tokens(batch, layer, run_tokens):
+    for rows, neuron, first, tokens in _same_tokens(batch, layer, run_tokens, sizes):
+        width = int(sizes[rows.start]) // max(tokens, 1)
+        if width not in precision.BYTES.values():
+            raise StoreError(f"a block of {tokens} tokens has {sizes[rows.start]} bytes: the run is damaged")
         yield BlockRows(
             neuron=neuron,
             first=first,
-            values=from_stored(_bytes(values[rows], tokens * STORED.itemsize)),
+            values=precision.decoded(_bytes(values[rows], tokens * width), width, scale[rows]),
             fired=None if fired is None else _bits(fired[rows], tokens),
         )
 
@@ -65,12 +68,18 @@ def fired_rows(batch: pa.RecordBatch, layer: Layer, run_tokens: int) -> Iterator
 
 
 def _same_tokens(
-    batch: pa.RecordBatch, layer: Layer, run_tokens: int
+    batch: pa.RecordBatch, layer: Layer, run_tokens: int, kind: NDArray[np.int32] | None = None
 ) -> Iterator[tuple[slice, NDArray[np.int32], int, int]]:
-    """Each series of rows with the same tokens: the rows, their neurons, the first token, how many there are."""
+    """Each series of rows with the same tokens: the rows, their neurons, the first token, how many there are.
+
+    kind: [rows], in which the rows of a series must agree, too.
+    """
     neuron, block, first, last = (numbers(batch.column(name)) for name in ("neuron", "block", "first", "last"))
     place = block.astype(np.int64) * BLOCK * BLOCK + first.astype(np.int64) * BLOCK + last
-    cuts = [0, *(np.flatnonzero(np.diff(place)) + 1).tolist(), len(place)]
+    changes = np.diff(place) != 0
+    if kind is not None:
+        changes |= np.diff(kind) != 0
+    cuts = [0, *(np.flatnonzero(changes) + 1).tolist(), len(place)]
     for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
         if start == stop:
             continue
@@ -94,25 +103,59 @@ def _fired_column(batch: pa.RecordBatch, layer: Layer) -> pa.Array:
     return column
 
 
-def from_stored(stored: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """uint8[rows, 4 * tokens] -> float32[rows, tokens]."""
-    return stored.view(STORED).astype(np.float32)
+def decoded_blobs(values: pa.Array, scale: pa.Array, tokens: pa.Array) -> NDArray[np.float32]:
+    """All values of some blocks, one after the other. tokens: how many each of them holds. Raises StoreError for a
+    block of another length.
+    """
+    held, sizes = numbers(tokens).astype(np.int64), np.diff(_offsets(values)).astype(np.int64)
+    width = sizes // np.maximum(held, 1)
+    if values.null_count or (width * held != sizes).any() or not np.isin(width, list(precision.BYTES.values())).all():
+        raise StoreError("a block is not as long as its tokens need: the run is damaged (nfinspect verify says more)")
+    stored, scales = _blob_bytes(values), _scales(scale)
+    if not len(width) or (width == width[0]).all():
+        return _flat(stored, int(width[0]) if len(width) else 4, scales, held)
+    found = np.empty(held.sum(), np.float32)
+    for one in np.unique(width):
+        here = width == one
+        found[np.repeat(here, held)] = _flat(stored[np.repeat(here, sizes)], int(one), scales[here], held[here])
+    return found
 
 
-def blob_bytes(column: pa.Array) -> NDArray[np.uint8]:
+def _scales(column: pa.Array) -> NDArray[np.float32]:
+    """NaN where there is none."""
+    found: NDArray[np.float32] = numbers(column.fill_null(np.nan) if column.null_count else column)
+    return found
+
+
+def _flat(
+    stored: NDArray[np.uint8], width: int, scale: NDArray[np.float32], held: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Blocks of one width as their values: uint8[sum of held * width], scale and held [blocks]."""
+    each = np.repeat(scale, held) if width == 1 else scale
+    return precision.decoded(stored.reshape(-1, width), width, each).reshape(-1)
+
+
+def _blob_bytes(column: pa.Array) -> NDArray[np.uint8]:
     """All bytes of a column of BLOBs, one after the other; no copy."""
     if not len(column) or column.buffers()[2] is None:
         return np.empty(0, np.uint8)
-    offsets = np.frombuffer(column.buffers()[1], np.int32, len(column) + 1, column.offset * 4)
+    offsets = _offsets(column)
     return np.frombuffer(column.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
+
+
+def _offsets(column: pa.Array) -> NDArray[np.int32]:
+    """Where each BLOB begins, and the last one ends: int32[rows + 1]."""
+    if not len(column):
+        return np.zeros(1, np.int32)
+    return np.frombuffer(column.buffers()[1], np.int32, len(column) + 1, column.offset * 4)
 
 
 def _bytes(column: pa.Array, size: int) -> NDArray[np.uint8]:
     """uint8[rows, size]: BLOBs of one size."""
-    lengths = np.diff(np.frombuffer(column.buffers()[1], np.int32, len(column) + 1, column.offset * 4))
+    lengths = np.diff(_offsets(column))
     if column.null_count or (lengths != size).any():
         raise StoreError(f"expected blocks of {size} bytes, found others: the run is damaged")
-    return blob_bytes(column).reshape(len(column), size)
+    return _blob_bytes(column).reshape(len(column), size)
 
 
 def _bits(column: pa.Array, tokens: int) -> NDArray[np.bool_]:

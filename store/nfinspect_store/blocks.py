@@ -17,11 +17,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nfinspect_store import kernels
-from nfinspect_store.block_rows import STORED
+from nfinspect_store.block_rows import BlockRows
 from nfinspect_store.connect import store_error
 from nfinspect_store.digests import Digest, digest_of_sums, firing_numbers, value_numbers, values_digest
+from nfinspect_store.precision import FLOAT32, reduced
 from nfinspect_store.schema import BLOCK
-from nfinspect_store.types import Layer
+from nfinspect_store.types import Layer, Precision
 
 QUEUE_BYTES = 256 * 2**20
 
@@ -39,24 +40,46 @@ BLOCK_SCHEMA = pa.schema(
         ("last", pa.uint8()),
         ("values", pa.binary()),
         ("fired", pa.binary()),
+        ("scale", pa.float32()),
     ]
 )
 
 
 class BlockBuffer:
-    """The unfinished block of one layer, neuron by neuron."""
+    """The unfinished block of one layer, neuron by neuron.
 
-    def __init__(self, layer: Layer, token: int = 0) -> None:
+    Blocks of reduced precision are rounded when they are whole, so that a value does not depend on where a segment
+    ended: until then a commit stores the block as float32, and the next replaces it.
+    """
+
+    def __init__(self, layer: Layer, token: int = 0, precision: Precision = "float32") -> None:
         """token: token_idx of the next token."""
         self.layer = layer
+        self._precision = precision
         self._block, self._first = divmod(token, BLOCK)
         self._filled = self._first
-        self._values = np.empty((layer.neurons, BLOCK), STORED)
+        self._values = np.empty((layer.neurons, BLOCK), FLOAT32)
         # Which values fired, where the values alone do not say so.
         self._fired = np.empty((layer.neurons, BLOCK), np.bool_) if layer.fires == "gate" else None
         self._neuron = np.arange(layer.neurons, dtype=np.int32)
-        self.digest = Digest()
-        """Of all values taken so far."""
+        self._done = Digest()  # of the values in rows that stay
+        self._rest = Digest()  # of those that the next commit replaces
+        self.error = 0.0
+        """How far any value is from what it was."""
+
+    @property
+    def digest(self) -> Digest:
+        """Of all values in rows so far."""
+        return self._done + self._rest
+
+    def restore(self, rows: BlockRows) -> None:
+        """Take back what the last commit stored of an unfinished block: some of its neurons, from its first token."""
+        self._first = rows.first % BLOCK
+        place = slice(self._first, self._filled)
+        self._values[rows.neuron, place] = rows.values
+        if self._fired is not None and rows.fired is not None:
+            self._fired[rows.neuron, place] = rows.fired
+        self._rest += values_digest(self.layer.layer_id, rows.neuron, rows.first, rows.values, rows.fired)
 
     def add(self, values: NDArray[np.float32], fired: NDArray[np.bool_] | None) -> Iterator[pa.RecordBatch]:
         """Take float32[neurons, tokens], bool[neurons, tokens]; yield each block that they complete."""
@@ -67,7 +90,7 @@ class BlockBuffer:
             self._filled += take
             start += take
             if self._filled == BLOCK:
-                yield self._rows()
+                yield from self._whole()
                 self._block += 1
                 self._first = self._filled = 0
 
@@ -81,32 +104,72 @@ class BlockBuffer:
             kernels.lay_out(values.T, self._values[:, place], of_token, sums)
             if fired is not None and flags is not None:
                 kernels.lay_out_flags(fired.T, flags, firing_numbers(of_token), sums)
-            self.digest += digest_of_sums(self.layer.layer_id, self._neuron, sums, values.size)
+            digest = digest_of_sums(self.layer.layer_id, self._neuron, sums, values.size)
         else:
             self._values[:, place] = values
             if fired is not None and flags is not None:
                 flags[:] = fired
             given = fired if flags is not None else None
-            self.digest += values_digest(self.layer.layer_id, self._neuron, first, values, given)
+            digest = values_digest(self.layer.layer_id, self._neuron, first, values, given)
+        if self._precision == "float32":
+            self._done += digest
+        else:
+            self._rest += digest
 
-    def rest(self) -> Iterator[pa.RecordBatch]:
-        """What the unfinished block holds so far, if anything; later values of the block go to rows of their own."""
-        if self._filled > self._first:
-            yield self._rows()
+    def rest(self, *, final: bool) -> Iterator[pa.RecordBatch]:
+        """What the unfinished block holds so far, if anything. final: nothing is to replace it."""
+        if self._filled == self._first:
+            return
+        if self._precision == "float32" or final:
+            yield from self._whole()  # later values of the block go to rows of their own
             self._first = self._filled
+        else:
+            yield self._rows()
 
-    def _rows(self) -> pa.RecordBatch:
-        neurons = self.layer.neurons
+    def _whole(self) -> Iterator[pa.RecordBatch]:
+        """The block as it is to stay."""
+        if self._precision == "float32":
+            yield self._rows()
+            return
         part = slice(self._first, self._filled)
+        fired = None if self._fired is None else self._fired[:, part]
+        found = reduced(self._values[:, part].astype(np.float32), self._precision)
+        self.error = max(self.error, float(found.error.max()))
+        first = self._block * BLOCK + self._first
+        self._rest = Digest()
+        self._done += values_digest(self.layer.layer_id, self._neuron, first, found.decoded, fired)
+        for held in (True, False):
+            rows = found.held == held
+            if not rows.any():
+                continue
+            stored = found.stored if held else self._values[:, part]
+            scale = found.scale[rows] if held and found.scale is not None else None
+            yield self._rows(rows, stored[rows], scale)
+
+    def _rows(
+        self,
+        chosen: NDArray[np.bool_] | None = None,
+        stored: NDArray[Any] | None = None,
+        scale: NDArray[np.float32] | None = None,
+    ) -> pa.RecordBatch:
+        """The block's rows, of the chosen neurons (bool[neurons]; None: all). stored: their values, float32 if not
+        given.
+        """
+        part = slice(self._first, self._filled)
+        neuron = self._neuron if chosen is None else self._neuron[chosen]
+        fired = None if self._fired is None else self._fired[:, part] if chosen is None else self._fired[chosen, part]
+        rows = len(neuron)
         return pa.RecordBatch.from_arrays(
             [
-                pa.array(np.full(neurons, self.layer.layer_id, np.int16)),
-                pa.array(self._neuron),
-                pa.array(np.full(neurons, self._block, np.int32)),
-                pa.array(np.full(neurons, self._first, np.uint8)),
-                pa.array(np.full(neurons, self._filled - 1, np.uint8)),
-                _blobs(self._values[:, part].copy()),  # DuckDB reads it while the buffer fills again
-                pa.nulls(neurons, pa.binary()) if self._fired is None else _blobs(_packed(self._fired[:, part])),
+                pa.array(np.full(rows, self.layer.layer_id, np.int16)),
+                pa.array(neuron),
+                pa.array(np.full(rows, self._block, np.int32)),
+                pa.array(np.full(rows, self._first, np.uint8)),
+                pa.array(np.full(rows, self._filled - 1, np.uint8)),
+                # A copy: DuckDB reads it while the buffer fills again.
+                _blobs(self._values[:, part].copy() if stored is None else np.ascontiguousarray(stored)),
+                pa.nulls(rows, pa.binary()) if fired is None else _blobs(_packed(fired)),
+                pa.nulls(rows, pa.float32()) if scale is None else pa.array(scale),
             ],
             schema=BLOCK_SCHEMA,
         )
@@ -148,10 +211,12 @@ class BlockStream:
         for rows in self._buffers[layer_id].add(values, fired):
             self._enqueue(rows)
 
-    def finish(self) -> None:
-        """Wait until everything is in the transaction, unfinished blocks too. Raises the writer's StoreError."""
+    def finish(self, *, final: bool) -> None:
+        """Wait until everything is in the transaction, unfinished blocks too. final: no other segment follows. Raises
+        the writer's StoreError.
+        """
         for buffer in self._buffers.values():
-            for rows in buffer.rest():
+            for rows in buffer.rest(final=final):
                 self._enqueue(rows)
         self._end()
         if self._error is not None:

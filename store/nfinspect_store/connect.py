@@ -44,9 +44,9 @@ LOGS = ("", ".wal", ".wal.checkpoint", ".wal.recovery")
 WRITING = ("threads", "preserve_insertion_order")
 """The settings that a writer changes from statement to statement."""
 
-COMMIT_CHECKPOINTS = "1KB"
-"""Of a writer's log from which a commit is a checkpoint, too: a commit is much larger, and written to the log first, it
-would be written twice (docs/decisions/0010)."""
+COMMIT_CHECKPOINTS = "64KB"
+"""Of a writer's log from which a commit is a checkpoint, too: it would write everything to the log first, and again to
+the file. The empty tables of a new run stay below (10 KB): a checkpoint of them would leave free room in the file."""
 
 RUN_OPTIONS = f"ROW_GROUP_SIZE {ROW_GROUP_SIZE}"
 """For a new run file. Disk blocks smaller than DuckDB's 256 KiB would cost more than they save: in files of version 1.2

@@ -55,6 +55,9 @@ class Digest:
     def __add__(self, other: "Digest") -> "Digest":
         return Digest(self.rows + other.rows, (self.value + other.value) % 2**64)
 
+    def __sub__(self, other: "Digest") -> "Digest":
+        return Digest(self.rows - other.rows, (self.value - other.value) % 2**64)
+
 
 def digest_of(rows: pa.Table | pa.RecordBatch) -> Digest:
     """The digest of some rows; the order of rows and columns does not matter."""

@@ -79,10 +79,35 @@ def m004_less_room_token_bytes_roles_and_digests(connection: duckdb.DuckDBPyConn
     connection.execute('CREATE TABLE digests (part VARCHAR, "rows" BIGINT, digest UBIGINT)')
 
 
+def m005_values_in_fewer_bytes(connection: duckdb.DuckDBPyConnection) -> None:
+    """Blocks may hold float16, or int8 with a scale; those of older runs hold float32."""
+    connection.execute("ALTER TABLE blocks ADD COLUMN scale FLOAT")
+    connection.execute("DROP VIEW activations")
+    connection.execute(
+        """CREATE VIEW activations AS
+           SELECT l.site, l.layer, b.neuron, t.token_idx,
+               CASE octet_length(b."values") // (b."last"::INTEGER - b."first" + 1)
+               WHEN 4 THEN (b."values"[4 * ((t.token_idx & 255) - b."first") + 1
+                                       : 4 * ((t.token_idx & 255) - b."first") + 4])::BIT::FLOAT
+               WHEN 2 THEN ((b."values"[2 * ((t.token_idx & 255) - b."first") + 1
+                                        : 2 * ((t.token_idx & 255) - b."first") + 2])::BIT::SMALLINT::INTEGER
+                            * 8192 & -1879056384)::BIT::FLOAT * 4611686018427387904::FLOAT * 1125899906842624::FLOAT
+               ELSE (b."values"[(t.token_idx & 255) - b."first" + 1
+                                : (t.token_idx & 255) - b."first" + 1])::BIT::TINYINT * b.scale
+               END AS value
+           FROM blocks b
+           JOIN layers l ON l.layer_id = b.layer_id
+           JOIN tokens t ON (t.token_idx // 256)::INTEGER = b.block
+               AND (t.token_idx & 255) BETWEEN b."first" AND b."last"
+        """
+    )
+
+
 MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     m002_firings_and_example_lists,
     m003_mamba_delta,
     m004_less_room_token_bytes_roles_and_digests,
+    m005_values_in_fewer_bytes,
 )
 
 SCHEMA_VERSION = FIRST_VERSION + len(MIGRATIONS)

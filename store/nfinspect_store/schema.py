@@ -27,11 +27,12 @@ CREATE TABLE tokens (
 
 -- One row: one neuron on the tokens {BLOCK} * block + first to {BLOCK} * block + last. A block has several rows where a
 -- segment ends inside it: nothing is padded, and nothing is written twice (docs/decisions/0008).
--- values: float32, big-endian, which SQL reads as a bit string: ("values"[4*i+1 : 4*i+4])::BIT::FLOAT.
+-- values: big-endian, 4 bytes each (float32), 2 (float16) or 1 (int8, to be multiplied by scale), as their length says:
+-- precision.py. SQL reads them as bit strings; float32: ("values"[4*i+1 : 4*i+4])::BIT::FLOAT.
 -- fired: a bit per token, the first in the lowest bit of the first byte; NULL where the values themselves say it.
 CREATE TABLE blocks (
     layer_id SMALLINT, neuron INTEGER, block INTEGER, "first" UTINYINT, "last" UTINYINT,
-    "values" BLOB USING COMPRESSION uncompressed, fired BLOB);
+    "values" BLOB USING COMPRESSION uncompressed, fired BLOB, scale FLOAT);
 
 -- Sufficient statistics, separate for tokens at position 0 (`first`) and the others.
 CREATE TABLE statistics (
@@ -72,8 +73,16 @@ CREATE TABLE digests (part VARCHAR, "rows" BIGINT, digest UBIGINT);
 
 CREATE VIEW activations AS
 SELECT l.site, l.layer, b.neuron, t.token_idx,
-       (b."values"[4 * ((t.token_idx & {BLOCK - 1}) - b."first") + 1
-                   : 4 * ((t.token_idx & {BLOCK - 1}) - b."first") + 4])::BIT::FLOAT AS value
+    CASE octet_length(b."values") // (b."last"::INTEGER - b."first" + 1)
+    WHEN 4 THEN (b."values"[4 * ((t.token_idx & {BLOCK - 1}) - b."first") + 1
+                            : 4 * ((t.token_idx & {BLOCK - 1}) - b."first") + 4])::BIT::FLOAT
+    -- The bits of a float16 at their places in a float32, whose exponents begin 112 lower.
+    WHEN 2 THEN ((b."values"[2 * ((t.token_idx & {BLOCK - 1}) - b."first") + 1
+                             : 2 * ((t.token_idx & {BLOCK - 1}) - b."first") + 2])::BIT::SMALLINT::INTEGER
+                 * 8192 & -1879056384)::BIT::FLOAT * 4611686018427387904::FLOAT * 1125899906842624::FLOAT
+    ELSE (b."values"[(t.token_idx & {BLOCK - 1}) - b."first" + 1
+                     : (t.token_idx & {BLOCK - 1}) - b."first" + 1])::BIT::TINYINT * b.scale
+    END AS value
 FROM blocks b
 JOIN layers l ON l.layer_id = b.layer_id
 JOIN tokens t ON (t.token_idx // {BLOCK})::INTEGER = b.block

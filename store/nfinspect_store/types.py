@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Keep = Literal["all", "stats"]
+Precision = Literal["float32", "float16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8")
 Status = Literal["capturing", "complete", "interrupted", "failed"]
 Selection = Literal["last", "generated", "all"]
 SELECTIONS: tuple[Selection, ...] = ("last", "generated", "all")

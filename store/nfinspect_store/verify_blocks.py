@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nfinspect_store.precision import BYTES
 from nfinspect_store.reader import RunFile
 from nfinspect_store.schema import BLOCK
 
@@ -59,7 +60,9 @@ STRANGERS = """
 SELECT count(*) FROM blocks b LEFT JOIN layers l USING (layer_id)
 WHERE l.layer_id IS NULL OR b.neuron IS NULL OR b.neuron < 0 OR b.neuron >= l.neurons OR b."first" > b."last"
    OR b.block IS NULL OR b.block < 0 OR b.block::BIGINT * $block + b."last" >= $tokens
-   OR octet_length(b."values") IS DISTINCT FROM 4 * (b."last"::INTEGER - b."first" + 1)
+   OR (octet_length(b."values") IS DISTINCT FROM 4 * (b."last"::INTEGER - b."first" + 1)
+       AND (octet_length(b."values") IS DISTINCT FROM $width * (b."last"::INTEGER - b."first" + 1)
+            OR ($width = 1 AND (b.scale >= 0 AND isfinite(b.scale)) IS NOT TRUE)))
    OR octet_length(b.fired) <> (b."last"::INTEGER - b."first") // 8 + 1
 """
 
@@ -72,7 +75,7 @@ def check_blocks(run: RunFile) -> list[str]:
     if not run.has_values:
         row = run.cursor().execute("SELECT count(*) FROM blocks").fetchone()
         return [f"blocks: a run of statistics holds {row[0]} of them"] if row and row[0] else []
-    parameters = {"tokens": run.tokens, "block": BLOCK}
+    parameters = {"tokens": run.tokens, "block": BLOCK, "width": BYTES[run.precision]}
     strangers = run.cursor().execute(STRANGERS, parameters).fetchall()[0][0]
     if strangers:  # with these, the others cannot be read
         return [f"blocks: {strangers} belong to no neuron or no token of the run"]
@@ -105,10 +108,11 @@ def _against_statistics(run: RunFile, site: str, layer: int, place: str, found: 
         )
     statistics = run.statistics(site, layer=layer)
     mean, mean_abs = found.total / run.tokens, found.total_abs / run.tokens
-    tolerance = MEAN_TOLERANCE * np.maximum(mean_abs, np.finfo(np.float32).tiny)
+    error = run.worst_error.get(site, 0.0)  # statistics are of the values as computed
+    tolerance = MEAN_TOLERANCE * np.maximum(mean_abs, np.finfo(np.float32).tiny) + error
     compared = {
-        "minimum": found.minimum != statistics.minimum,
-        "maximum": found.maximum != statistics.maximum,
+        "minimum": ~(np.abs(found.minimum.astype(np.float64) - statistics.minimum) <= error),
+        "maximum": ~(np.abs(found.maximum.astype(np.float64) - statistics.maximum) <= error),
         "mean": ~(np.abs(mean - statistics.mean) <= tolerance),
         "mean of the absolute values": ~(np.abs(mean_abs - statistics.mean_abs) <= tolerance),
     }

@@ -45,6 +45,7 @@ from nfinspect_store.mamba_delta import mamba_delta_table
 from nfinspect_store.memory import PIECE, memory_for
 from nfinspect_store.migrate_run import copy_run
 from nfinspect_store.migrations import SCHEMA_VERSION
+from nfinspect_store.precision import check_precision
 from nfinspect_store.rows import (
     concept_statistics_table,
     examples_table,
@@ -54,10 +55,10 @@ from nfinspect_store.rows import (
     statistics_table,
     tokens_table,
 )
-from nfinspect_store.schema import OPTIONAL_TABLES, TABLES, quoted
+from nfinspect_store.schema import BLOCK, OPTIONAL_TABLES, TABLES, quoted
 from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.tables import RunTables
-from nfinspect_store.types import Layer, Prompt, PromptMean, RunInfo, Status, TokenRows
+from nfinspect_store.types import Layer, Precision, Prompt, PromptMean, RunInfo, Status, TokenRows
 
 MOST_HOLES = 0.025
 """Share of a file's blocks that may stay free. A commit rewrites the statistics, and of the other tables the last,
@@ -92,16 +93,28 @@ class RunWriter:
         self._digests = read_digests(connection)
         self._segment = _Segment()
         self._stream: BlockStream | None = None
+        settings = tables.info.settings
+        self._precision: Precision = settings.get("precision", "float32")
+        self._worst: dict[str, float] = dict(settings.get("worst_error", {}))
+        self._buffers = []
+        if self.keeps_values:
+            self._buffers = [BlockBuffer(layer, self.tokens, self._precision) for layer in self.layers]
+        self._replaced: tuple[int, int] | None = None  # block and last of the rows that the next segment replaces
+        if self._precision != "float32" and tables.info.status != "complete":
+            self._take_back(tables)
+        # Of the values in rows that stay.
+        self._values_before = self._digests.get(VALUES, Digest()) - sum((b.digest for b in self._buffers), Digest())
         self._flush = BackgroundFlush(reached(path))
-        self._buffers = [BlockBuffer(layer, self.tokens) for layer in self.layers] if self.keeps_values else []
-        self._values_before = self._digests.get(VALUES, Digest())
         self._has_replaced = self.tokens > 0  # a commit leaves the place of the rows that it replaces free
 
     @classmethod
     def create(cls, path: Path, info: RunInfo, layers: Sequence[Layer]) -> Self:
-        """Create a new file. `info.settings["keep"]` says whether values are stored. Raises RunExists, StorageFull, and
-        StoreError unless layer_id counts 0, 1, 2 …, the layers of a site together: readers select them by id ranges.
+        """Create a new file. `info.settings` say by `keep` whether values are stored, and by `precision` how.
+
+        Raises RunExists, StorageFull, RequestError for a precision of values that are not kept, and StoreError unless
+        layer_id counts 0, 1, 2 …, the layers of a site together: readers select them by id ranges.
         """
+        check_precision(info.settings.get("keep", "all"), info.settings.get("precision", "float32"))
         sites = [site for site, _ in groupby(layer.site for layer in layers)]
         if len(sites) != len(set(sites)) or [layer.layer_id for layer in layers] != list(range(len(layers))):
             raise StoreError(f"expected the layers of a site together, numbered from 0; found {', '.join(sites)}")
@@ -162,12 +175,28 @@ class RunWriter:
         They are written while the caller goes on. Raises StorageFull if the disk is full: the segment is lost, earlier
         ones stay.
         """
+        self._streaming().put(layer_id, values, fired)
+
+    def _streaming(self) -> BlockStream:
+        """The open segment's stream; begins the segment if there is none."""
         if self._stream is None:
             with translated(self.path):
                 self._connection.execute("BEGIN")
+                if self._replaced is not None:
+                    self._connection.execute('DELETE FROM blocks WHERE block = ? AND "last" = ?', self._replaced)
             self._stream = BlockStream(self.path, self._connection, self._buffers)
             self._flush.start()
-        self._stream.put(layer_id, values, fired)
+        return self._stream
+
+    def _take_back(self, tables: RunTables) -> None:
+        """Read the unfinished block, which the last commit stored as float32."""
+        if not self._buffers or self.tokens % BLOCK == 0:
+            return
+        self._replaced = divmod(self.tokens - 1, BLOCK)
+        for buffer in self._buffers:
+            for rows in tables.blocks(buffer.layer, tokens=(self.tokens - 1, self.tokens), fired=True):
+                if rows.tokens.stop == self.tokens:
+                    buffer.restore(rows)
 
     def add(self, prompts: Sequence[Prompt], tokens: TokenRows, means: Sequence[PromptMean]) -> None:
         """Add prompts with all their tokens, whose values have been put."""
@@ -182,17 +211,21 @@ class RunWriter:
         info: Mapping[str, object],
     ) -> None:
         """Make everything added so far durable. info: columns of `run` to set, the status among them."""
-        if self._stream is not None:
-            self._stream.finish()
+        complete = info.get("status") == "complete"
+        if self._stream is not None or (complete and self._replaced is not None):
+            self._streaming().finish(final=complete)
             self._stream = None
             self._flush.stop()
         else:
             self._connection.execute("BEGIN")
+        tokens = self.tokens + sum(len(t.token_idx) for t in self._segment.tokens)
         with translated(self.path):
             self._insert_segment()
             self._replace_statistics(layers)
             settings = ", ".join(f"{quoted(column)} = ?" for column in info)
             self._connection.execute(f"UPDATE run SET {settings}", list(info.values()))
+            if self._precision != "float32":
+                self._write_worst_error()
             at_hand = {layer.layer_id: layer for layer in layers}
             neurons, health = derive(RunTables(self._connection, in_transaction=True, at_hand=at_hand))
             self._replace("neurons", [neurons])
@@ -203,9 +236,18 @@ class RunWriter:
             write_digests(self._connection, self._digests)
             self._connection.execute("COMMIT")
         self._has_replaced = self.tokens > 0
-        self.tokens += sum(len(t.token_idx) for t in self._segment.tokens)
+        self.tokens = tokens
+        unfinished = self._precision != "float32" and self._buffers and tokens % BLOCK and not complete
+        self._replaced = divmod(tokens - 1, BLOCK) if unfinished else None
         self.prompts += len(self._segment.prompts)
         self._segment = _Segment()
+
+    def _write_worst_error(self) -> None:
+        for buffer in self._buffers:
+            site = buffer.layer.site
+            self._worst[site] = max(self._worst.get(site, 0.0), buffer.error)
+        told = json.dumps({"worst_error": self._worst})
+        self._connection.execute("UPDATE run SET settings = json_merge_patch(settings, ?::JSON)", [told])
 
     def add_table(self, name: str, rows: pa.Table) -> None:
         """Add a table that only some runs have (schema.OPTIONAL_TABLES), such as `planted`. Outside a segment."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nfinspect.capturing.arrays import array_info
 from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
-from nfinspect_store.types import Keep, Layer, utc_now
+from nfinspect_store.types import Keep, Layer, Precision, utc_now
 from nfinspect_store.writer import RunWriter
 
 LAYERS = [
@@ -64,11 +64,18 @@ def make_arrays(sizes: Sequence[int], seed: int = 0) -> Arrays:
 
 
 def record_arrays(
-    path: Path, arrays: Arrays, *, batch: int = 8, segment: int | None = None, keep: Keep = "all", seed: int = 0
+    path: Path,
+    arrays: Arrays,
+    *,
+    batch: int = 8,
+    segment: int | None = None,
+    keep: Keep = "all",
+    seed: int = 0,
+    precision: Precision = "float32",
 ) -> Path:
     """Write a run: `batch` prompts at a time, a segment after every `segment` batches."""
     info = array_info(path.stem, seed)
-    writer = RunWriter.create(path, replace(info, settings={"keep": keep}), LAYERS)
+    writer = RunWriter.create(path, replace(info, settings={"keep": keep, "precision": precision}), LAYERS)
     recorder = Recorder(writer, seed, torch.device("cpu"))
     for number, start in enumerate(range(0, len(arrays.prompts), batch)):
         chosen = range(start, min(start + batch, len(arrays.prompts)))

@@ -25,7 +25,7 @@ from nfinspect.capturing.session import Listener, capture_run, default_name
 from nfinspect.capturing.sizes import run_bytes
 from nfinspect_store.errors import BadName, NfinspectError, RunExists
 from nfinspect_store.reader import RunFile
-from nfinspect_store.types import Keep, Layer, Progress
+from nfinspect_store.types import Keep, Layer, Precision, Progress
 
 MakeDir = Callable[[str], Path]
 
@@ -233,11 +233,17 @@ def test_estimated_bytes_take_the_longest_prompt_of_a_batch(request_: CaptureReq
 
 
 @pytest.mark.parametrize(
-    ("keep", "prompts", "tokens", "concepts"),
-    [("all", 90, 32, 2), ("all", 700, 2, 1), pytest.param("stats", 1300, 2, 8, marks=pytest.mark.slow)],
+    ("keep", "prompts", "tokens", "concepts", "precision"),
+    [
+        ("all", 90, 32, 2, "float32"),
+        ("all", 700, 2, 1, "float32"),
+        ("all", 40, 256, 1, "int8"),
+        pytest.param("all", 90, 64, 1, "float16", marks=pytest.mark.slow),
+        pytest.param("stats", 1300, 2, 8, "float32", marks=pytest.mark.slow),
+    ],
 )
 def test_bytes_are_estimated_within_a_twentieth(
-    keep: Keep, prompts: int, tokens: int, concepts: int, tmp_path: Path
+    keep: Keep, prompts: int, tokens: int, concepts: int, precision: Precision, tmp_path: Path
 ) -> None:
     neurons = 1024
     layers = [Layer(i, "mlp", i, f"h.{i}", neurons, "relu", "positive") for i in range(2)]
@@ -250,10 +256,12 @@ def test_bytes_are_estimated_within_a_twentieth(
         return np.random.default_rng([prompt, layer.layer_id]).standard_normal((tokens, neurons), dtype=np.float32)
 
     path = tmp_path / "r.duckdb"
-    write_run(path, layers=layers, prompts=given, values=values, keep=keep)
+    write_run(path, layers=layers, prompts=given, values=values, keep=keep, precision=precision)
     size = path.stat().st_size
     assert size >= 20e6
-    expected = run_bytes(layers, keep, tokens=prompts * tokens, prompts=prompts, concepts=concepts, generates=False)
+    expected = run_bytes(
+        layers, keep, precision, tokens=prompts * tokens, prompts=prompts, concepts=concepts, generates=False
+    )
     assert expected == pytest.approx(size, rel=0.05)
 
 

@@ -37,6 +37,23 @@ def test_a_capture_makes_a_sound_run_and_never_replaces_one(nfinspect: Run, stor
     assert path.read_bytes() == before
 
 
+def test_values_in_fewer_bytes_are_told_of_wherever_a_run_is_described(
+    nfinspect: Run, store: Path, prompts: Path
+) -> None:
+    line = ("capture", MODEL, "--prompts", str(prompts), "--run")
+    assert nfinspect(*line, "exact").returncode == 0
+    done = nfinspect(*line, "less", "--precision", "int8")
+    assert done.returncode == 0, done.stderr
+    exact, less = (json.loads(nfinspect("info", name, "--json").stdout) for name in ("exact", "less"))
+    assert (exact["precision"], exact["worst_error"], exact["notes"]) == ("float32", {"mlp": 0}, [])
+    assert less["precision"] == "int8" and 0 < less["worst_error"]["mlp"] < 1
+    told = f"values are stored as int8, each a little off (at most {less['worst_error']['mlp']:.3g} at mlp)"
+    assert told in less["notes"][0] and told in nfinspect("info", "less").stdout
+    assert told in json.loads(nfinspect("health", "less", "--json").stdout)["notes"][0]
+    refused = nfinspect(*line, "none", "--precision", "int8", "--keep", "stats")
+    assert refused.returncode == 2 and "stores no values as int8" in refused.stderr
+
+
 def test_missing_loops_are_said(nfinspect: Run, prompts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line = ("capture", MODEL, "--prompts", str(prompts), "--run")
     assert (kernels.MISSING in nfinspect(*line, "mine").stderr) != kernels.compiled()

@@ -32,7 +32,7 @@ def test_runs(nfinspect: Run) -> None:
 def test_info(nfinspect: Run) -> None:
     found = document(nfinspect, "info", "planted")
     assert (found["layers"], found["prompts"], found["tokens"]) == (6, 30, 1200)
-    assert found["bytes"] > 0 and found["settings"] == {"keep": "all"}
+    assert found["bytes"] > 0 and found["settings"] == {"keep": "all", "precision": "float32"}
     assert [(site["site"], site["neurons"]) for site in found["sites"]] == [("mlp", 192), ("resid", 48)]
     assert found["concepts"] == ["tulip", "vietnam", "baseline"]
 

@@ -137,5 +137,5 @@ def test_a_run_that_was_committed_once_is_not_looked_through_for_free_room(
     arrays = make_arrays([5, 9, 300, 40], seed=1)
     once = record_arrays(tmp_path / "once.duckdb", arrays)
     assert not looked and hole_share(once) == 0
-    often = record_arrays(tmp_path / "often.duckdb", arrays, segment=1)
+    often = record_arrays(tmp_path / "often.duckdb", arrays, batch=1, segment=1)
     assert looked == [often]

@@ -1,0 +1,199 @@
+"""What a run is: its sites and layers, how many prompts and tokens, how values are stored, and which neuron is where.
+
+Every method takes a fresh cursor, so threads may share one RunLayout.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from functools import cached_property
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from nfinspect_store import precision
+from nfinspect_store.addresses import Address, parse_address
+from nfinspect_store.connect import CATALOG
+from nfinspect_store.errors import NotARun, RequestError
+from nfinspect_store.snapshot import LayerSnapshot
+from nfinspect_store.types import PRECISIONS, Layer, NeuronIndex, Precision, RunInfo
+
+
+class RunLayout:
+    """What a run is. `connection` has the run attached (nfinspect_store.connect).
+
+    in_transaction: use `connection` itself, to read what its open transaction has written; then for one thread only.
+    hide_values: behave as a run that kept only statistics.
+    streaming: returns another connection to the run, with a low memory limit, for values that are read once.
+    at_hand: what the caller has just written, by layer_id: its statistics and histograms are not read back.
+    """
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        *,
+        in_transaction: bool = False,
+        hide_values: bool = False,
+        streaming: Callable[[], duckdb.DuckDBPyConnection] | None = None,
+        at_hand: Mapping[int, LayerSnapshot] | None = None,
+    ) -> None:
+        self._connection = connection
+        self._in_transaction = in_transaction
+        self._hide_values = hide_values
+        self._streaming = streaming
+        self._at_hand = at_hand or {}
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A new connection to the same run for the caller's thread: `FROM neurons` finds the run's table."""
+        return self._connection if self._in_transaction else _cursor(self._connection)
+
+    def _arrow(self, query: str, parameters: Mapping[str, object]) -> pa.Table:
+        # A relation streams into Arrow; the result of execute() would be copied again.
+        return self.cursor().sql(query, params=dict(parameters)).to_arrow_table()
+
+    def streamed(self, query: str, parameters: Mapping[str, object], rows: int) -> Iterator[pa.RecordBatch]:
+        """The result of a query over values, `rows` at a time, without keeping in memory what was yielded."""
+        # Without `streaming`: a writer's memory limit is low anyway.
+        cursor = self.cursor() if self._streaming is None else _cursor(self._streaming())
+        yield from cursor.sql(query, params=dict(parameters)).to_arrow_reader(rows)
+
+    # What the run is
+
+    @cached_property
+    def info(self) -> RunInfo:
+        names = [f.name for f in fields(RunInfo)]
+        rows = self.cursor().execute(f"SELECT {', '.join(names)} FROM run").fetchall()
+        if not rows:
+            raise NotARun("expected one row in the table run, found none: the file's creation was never finished")
+        values = dict(zip(names, rows[0], strict=True))
+        values["settings"] = json.loads(values["settings"] or "{}")
+        return RunInfo(**values)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the capture found that every reader of the run's figures must know, a line each."""
+        settings = self.info.settings
+        notes = settings.get("notes", ())
+        told = [str(note) for note in notes] if isinstance(notes, list) else []
+        if self.has_values and self.precision != "float32":
+            told.append(precision.note(self.precision, settings.get("worst_error", {})))
+        return tuple(told)
+
+    @property
+    def precision(self) -> Precision:
+        """How values are stored. Raises NotARun where that is not known."""
+        told = self.info.settings.get("precision", "float32")
+        for known in PRECISIONS:
+            if told == known:
+                return known
+        raise NotARun(f"the values of this run are stored as {str(told)[:40]!r}: it is damaged, or was changed")
+
+    @property
+    def worst_error(self) -> Mapping[str, float]:
+        """By site, how far any stored value may be from the value as computed; 0 for float32."""
+        if self.precision == "float32":
+            return dict.fromkeys(self.sites, 0.0)
+        return {site: float(error) for site, error in self.info.settings.get("worst_error", {}).items()}
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        query = "SELECT layer_id, site, layer, module, neurons, activation, fires FROM layers ORDER BY layer_id"
+        return tuple(Layer(*row) for row in self.cursor().execute(query).fetchall())
+
+    @cached_property
+    def sites(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(layer.site for layer in self.layers))
+
+    @property
+    def default_site(self) -> str:
+        """mlp, or mixer for Mamba; else the first site; resid only if the run holds nothing else."""
+        order = [*("mlp", "mixer"), *(s for s in self.sites if s != "resid"), "resid"]
+        return next(site for site in order if site in self.sites)
+
+    @cached_property
+    def concepts(self) -> tuple[str, ...]:
+        """In order of first appearance."""
+        query = "SELECT concept FROM prompts GROUP BY concept ORDER BY min(prompt_idx)"
+        found = tuple(row[0] for row in self.cursor().execute(query).fetchall())
+        if None in found:
+            raise NotARun("a prompt of this run has no concept: the file is damaged, or was changed")
+        return found
+
+    @cached_property
+    def tokens(self) -> int:
+        return int(self._one("SELECT count(*) FROM tokens"))
+
+    @cached_property
+    def prompts(self) -> int:
+        return int(self._one("SELECT count(*) FROM prompts"))
+
+    @property
+    def has_values(self) -> bool:
+        """Whether every value was kept (`--keep all`), not only the statistics."""
+        return not self._hide_values and self.info.settings.get("keep", "all") == "all"
+
+    @cached_property
+    def has_generated(self) -> bool:
+        return bool(self._one("SELECT count(*) > 0 FROM tokens WHERE generated"))
+
+    def _one(self, query: str) -> int | bool:
+        # Always fetchall: a connection runs nothing else while a result is unfinished.
+        value: int | bool = self.cursor().execute(query).fetchall()[0][0]
+        return value
+
+    # Finding layers and neurons
+
+    def resolve_site(self, site: str | None) -> str:
+        """`site`, or the default site if None. Raises RequestError naming the run's sites."""
+        if site is None:
+            return self.default_site
+        if site not in self.sites:
+            raise RequestError(f"no site {site!r} in this run: it holds {', '.join(self.sites)}")
+        return site
+
+    def site_layers(self, site: str | None = None) -> tuple[Layer, ...]:
+        """The layers of a site, in order."""
+        site = self.resolve_site(site)
+        return tuple(layer for layer in self.layers if layer.site == site)
+
+    def resolve_layer(self, layer: int, site: str | None = None) -> Layer:
+        """The layer of that number at a site. Raises RequestError naming the site's layers."""
+        layers = self.site_layers(site)
+        for candidate in layers:
+            if candidate.layer == layer:
+                return candidate
+        numbers = [candidate.layer for candidate in layers]
+        contiguous = numbers == list(range(numbers[0], numbers[-1] + 1))
+        held = f"{numbers[0]}-{numbers[-1]}" if contiguous else ", ".join(map(str, numbers))
+        raise RequestError(f"no layer {layer} at site {self.resolve_site(site)}: the run holds layers {held}")
+
+    def resolve(self, address: Address | str) -> tuple[Layer, int]:
+        """The layer and the neuron's number in it. Raises RequestError if there is no such neuron."""
+        if isinstance(address, str):
+            address = parse_address(address)
+        layer = self.resolve_layer(address.layer, address.site)
+        if address.neuron >= layer.neurons:
+            raise RequestError(
+                f"no neuron {address.neuron} in layer {layer.layer} at site {layer.site}: "
+                f"it has neurons 0-{layer.neurons - 1}"
+            )
+        return layer, address.neuron
+
+    def index(self, site: str | None = None) -> NeuronIndex:
+        """The neuron of each column of site-wide arrays."""
+        layers = self.site_layers(site)
+        return NeuronIndex(
+            layer=np.repeat([x.layer for x in layers], [x.neurons for x in layers]).astype(np.int64),
+            neuron=np.concatenate([np.arange(x.neurons, dtype=np.int64) for x in layers]),
+        )
+
+    def _id_range(self, layers: Sequence[Layer]) -> dict[str, int]:
+        """The ids of a site's layers, which are consecutive."""
+        return {"low": layers[0].layer_id, "high": layers[-1].layer_id}
+
+
+def _cursor(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    cursor = connection.cursor()
+    cursor.execute(f"USE {CATALOG}")  # a cursor starts with the in-memory catalog
+    return cursor
