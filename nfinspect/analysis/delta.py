@@ -181,12 +181,14 @@ def delta(
         return Delta(name, 0, sort, min_ratio, min_step, (), (), channels)
     steps = measure_steps(run, chosen, tick)
     sensitive = is_sensitive(steps, min_ratio, min_step)
-    rows = tuple(
-        DeltaRow(name, int(layer), int(neuron), number(step), number(ratio), bool(counts))
-        for layer, neuron, step, ratio, counts in zip(
-            steps.layer, steps.neuron, steps.step_sensitivity, steps.von_neumann_ratio, sensitive, strict=True
-        )
+    columns = (
+        steps.layer.tolist(),
+        steps.neuron.tolist(),
+        map(number, steps.step_sensitivity.tolist()),
+        map(number, steps.von_neumann_ratio.tolist()),
+        sensitive.tolist(),
     )
+    rows = tuple(DeltaRow(name, *row) for row in zip(*columns, strict=True))
     return Delta(
         site=name,
         pairs=steps.pairs,

@@ -51,5 +51,9 @@ def keep_or_find(
     check_keeping(folder)
     with reporter.progress(what) as tick:
         document, tables = compute(tick)
-    result = keep_result(folder, kind, settings, jsonable(document), run_id=run_id, tables=tables, in_format=in_format)
+    try:
+        result = keep_result(folder, kind, settings, document, run_id=run_id, tables=tables, in_format=in_format)
+    except (TypeError, ValueError):  # NaN, or what JSON does not know: to look for it takes as long as to save
+        document = jsonable(document)
+        result = keep_result(folder, kind, settings, document, run_id=run_id, tables=tables, in_format=in_format)
     return result, read(result)
