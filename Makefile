@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := .venv-peers
 SAMPLE_TEXTS := $(addprefix --prompts ,$(wildcard samples/prompts/*.json)) $(addprefix --text ,$(wildcard samples/corpus/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-processors test-lowest check lint test-models bench faults real-model soak dying-example sample-reports clean
+.PHONY: help install demo test test-slow test-processors test-lowest check lint test-models bench bench-peers faults real-model soak dying-example sample-reports clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -51,6 +52,16 @@ check: lint test test-slow ## the gate: lint and all tests
 bench: $(STAMP) ## the measurements of tests/benchmarks, printed as ratios
 	@$(BIN)/python -m tests.benchmarks
 
+bench-peers: $(PEERS)/.installed ## nfinspect beside its peers, and docs/benchmarks.md from it: a quarter of an hour on a quiet machine
+	@$(PEERS)/bin/python -m tests.benchmarks.peers --page docs/benchmarks.md
+
+# Of its own: the peers need packages that nothing else here does.
+$(PEERS)/.installed: pyproject.toml setup.py constraints.txt tests/benchmarks/peers/constraints.txt store/nfinspect_store/_kernels.c
+	@$(PEERS)/bin/python -m pip --version >/dev/null 2>&1 || { rm -rf $(PEERS) && $(PYTHON) -m venv $(PEERS); }
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-c tests/benchmarks/peers/constraints.txt -e . transformer-lens nnsight interp-engine h5py zarr
+	@touch $@
+
 test-models: $(STAMP) ## every decoder family of transformers against plain hooks, and docs/models.md from it: half an hour
 	OMP_NUM_THREADS=1 $(BIN)/python tests/sweep/sweep.py
 
@@ -73,4 +84,4 @@ sample-reports: $(STAMP) ## build/reports: the report of both sample models on t
 	done
 
 clean: ## remove what make made
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(PEERS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

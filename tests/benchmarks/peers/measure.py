@@ -1,0 +1,166 @@
+"""One tool in a process of its own: values proved equal, then timed beside bare passes; JSON lines on stdout.
+
+python -m tests.benchmarks.peers.measure TOOL SHAPE FOLDER ROUNDS TOKENS OTHER_TOKENS
+"""
+
+import argparse
+import importlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tests.benchmarks.peers import models
+from tests.benchmarks.peers.saving import save_safetensors
+from tests.benchmarks.peers.tool import Tool, empty
+
+LENGTHS = (128, 1, 26, 1024)
+"""Tokens of a prompt. The first is measured first: memory and equality are read there."""
+
+PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 8, 16, 32
+
+
+def make(tool: str, model: models.Model) -> Tool:
+    """Import only the tool under measurement."""
+
+    def module(name: str) -> Any:
+        return importlib.import_module(f"tests.benchmarks.peers.{name}")
+
+    makers: dict[str, Callable[[], Tool]] = {
+        "np.save": lambda: module("with_hooks").reader(model),
+        "safetensors": lambda: module("with_hooks").reader(model, save_safetensors),
+        "interp-engine": lambda: module("with_interp_engine").reader(model),
+        "nnsight": lambda: module("with_nnsight").reader(model),
+        "TransformerLens": lambda: module("with_transformer_lens").reader(model),
+        "nfinspect": lambda: module("with_nfinspect").Runs(model),
+        "nfinspect-stats": lambda: module("with_nfinspect").Runs(model, keep="stats"),
+    }
+    return makers[tool]()
+
+
+TOOLS = ("np.save", "safetensors", "interp-engine", "nnsight", "TransformerLens", "nfinspect")
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def peak_mb(work: Callable[[], object]) -> float:
+    """Resident memory that `work` takes at most above what there was before it, in MB."""
+
+    def status(field: str) -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = status("VmRSS")
+    work()
+    return status("VmHWM") - before
+
+
+def size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def difference(tool: Tool, folder: Path, expected: Sequence[torch.Tensor], tokens: int, sequence: int) -> float:
+    """The greatest difference of any value, in units of the layer's greatest; infinite where np.allclose fails.
+
+    expected: float32[prompts * sequence, neurons] for each layer; the first `tokens` of each sequence are compared.
+    """
+    worst = 0.0
+    for layer, of_layer in enumerate(expected):
+        found = tool.values(folder, layer)
+        width = found.shape[-1]
+        prompts = len(of_layer) // sequence
+        found = found.reshape(prompts, -1, width)[:, :tokens]
+        wanted = of_layer.numpy().reshape(prompts, sequence, width)[:, :tokens]
+        if found.shape != wanted.shape or not np.allclose(found, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max()):
+            return float("inf")
+        worst = max(worst, float(np.abs(found - wanted).max() / np.abs(wanted).max()))
+    return worst
+
+
+def say(**row: Any) -> None:
+    print(json.dumps(row), flush=True)
+
+
+def measure_corpus(tool: Tool, model: models.Model, folder: Path, rounds: int, tokens: int, length: int) -> None:
+    given = models.batches(model, tokens, length)
+    read = sum(ids.numel() for ids in given)
+    row: dict[str, Any] = {"what": "corpus", "length": length, "tokens": read}
+    models.whole_passes(model, given[:1])
+    if length == LENGTHS[0]:
+        for part in (read // 4, read):  # the smaller first: memory once taken is kept by the allocator
+            some = models.batches(model, part, length)
+            row[f"peak_mb_{part}"] = peak_mb(lambda some=some: tool.corpus(some, empty(folder)))
+    else:
+        tool.corpus(given, empty(folder))
+    row["bytes_per_value"] = size(folder) / (read * model.values_per_token)
+    row["difference"] = difference(tool, folder, models.reference(model, given), length, length)
+    if np.isfinite(row["difference"]):
+        row["whole"] = seconds(lambda: models.whole_passes(model, given))
+        row["rounds"] = [
+            (
+                seconds(lambda: models.block_passes(model, given)),
+                seconds(lambda: tool.corpus(given, empty(folder))),
+            )
+            for _ in range(rounds)
+        ]
+    say(**row)
+
+
+def measure_generation(tool: Tool, model: models.Model, folder: Path, rounds: int, one_by_one: bool) -> None:
+    """one_by_one: time the bare generation of one prompt at a time, too."""
+    ids = models.batches(model, PROMPTS * PROMPT_TOKENS, PROMPT_TOKENS)[0]
+    sequences = models.generation(model, ids, NEW_TOKENS)
+    tool.generation(ids, NEW_TOKENS, empty(folder))
+    sequence = sequences.shape[1]
+    row: dict[str, Any] = {"what": "generation", "tokens": sequences.numel()}
+    row["difference"] = difference(tool, folder, models.reference(model, [sequences]), sequence - 1, sequence)
+    if np.isfinite(row["difference"]):
+        if one_by_one:
+            row["one_by_one"] = seconds(lambda: [models.generation(model, one[None], NEW_TOKENS) for one in ids])
+        row["rounds"] = [
+            (
+                seconds(lambda: models.generation(model, ids, NEW_TOKENS)),
+                seconds(lambda: tool.generation(ids, NEW_TOKENS, empty(folder))),
+            )
+            for _ in range(rounds)
+        ]
+    say(**row)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("tool")
+    parser.add_argument("shape", choices=sorted(models.LAYERS))
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("rounds", type=int)
+    parser.add_argument("tokens", type=int, help="of the corpus in prompts of 128")
+    parser.add_argument("other_tokens", type=int, help="of the corpora in prompts of other lengths")
+    chosen = parser.parse_args()
+    model = models.build(chosen.shape)
+    tool = make(chosen.tool, models.build(chosen.shape))  # its own: some tools replace modules of the model
+    for length in LENGTHS:
+        tokens = chosen.tokens if length == LENGTHS[0] else chosen.other_tokens
+        attempt(lambda n=length, t=tokens: measure_corpus(tool, model, chosen.folder, chosen.rounds, t, n), length)
+    alone = chosen.tool == "interp-engine"
+    attempt(lambda: measure_generation(tool, model, chosen.folder, chosen.rounds, alone), 0)
+
+
+def attempt(work: Callable[[], None], length: int) -> None:
+    """A row that a tool cannot do is told with the reason. length: of the prompts; 0: a generation."""
+    try:
+        work()
+    except Exception as error:
+        say(what="corpus" if length else "generation", length=length, refused=f"{type(error).__name__}: {error}"[:300])
+
+
+if __name__ == "__main__":
+    main()
