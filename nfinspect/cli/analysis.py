@@ -65,12 +65,14 @@ def analysis_command(spec: "AnalysisSpec") -> click.Command:
             kept, found = find_or_compute(spec, file, reporter=reporter, **where, **asked)
             if spec.finish is not None:
                 found = spec.finish(file, kept, found, {**options, "recompute": recompute}, reporter)
-        for text in spec.notes(found):
+            about_values = file.value_notes
+        for text in (*about_values, *spec.notes(found)):
             output.note(text)
         if offered := spec.offers(found):
             output.note(f"{offered} lists them")
         if as_json:
-            output.document(spec.document(found))
+            document = spec.document(found)
+            output.document({**document, "notes": [*about_values, *spec.notes(found)]} if about_values else document)
         else:
             output.lines(lines(spec, found, top))
 

@@ -76,9 +76,14 @@ class RunLayout:
         settings = self.info.settings
         notes = settings.get("notes", ())
         told = [str(note) for note in notes] if isinstance(notes, list) else []
-        if self.has_values and self.precision != "float32":
-            told.append(precision.note(self.precision, settings.get("worst_error", {})))
-        return tuple(told)
+        return (*told, *self.value_notes)
+
+    @property
+    def value_notes(self) -> tuple[str, ...]:
+        """What every reader of figures from single values must know; empty where they are as they were computed."""
+        if not self.has_values or self.precision == "float32":
+            return ()
+        return (precision.note(self.precision, self.worst_error),)
 
     @property
     def precision(self) -> Precision:
