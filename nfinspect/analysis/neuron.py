@@ -15,7 +15,7 @@ from nfinspect_store.addresses import Address
 from nfinspect_store.histogram import EDGES
 from nfinspect_store.tables import RunTables
 from nfinspect_store.token_text import WholeText, whole_text
-from nfinspect_store.types import Example, Layer, TokenRows
+from nfinspect_store.types import Example, Layer, Precision, TokenRows
 
 LINEAR_BINS = 60
 WINDOW = 12
@@ -106,7 +106,8 @@ class ConceptMean(Document):
 class NeuronDetail:
     """Everything about one neuron; examples in order of rank, concepts in order of first appearance.
 
-    median: of the values; if they were not kept, from the histogram, exact to its bin.
+    median: of the values; if they were not kept, from the histogram, exact to its bin. precision: how the values are
+    stored, None if they were not kept; worst_error: how far any of them may be off.
     """
 
     row: NeuronRow
@@ -116,6 +117,13 @@ class NeuronDetail:
     random_examples: tuple[ExampleText, ...]
     concepts: tuple[ConceptMean, ...]
     median: float | None = None
+    precision: Precision | None = None
+    worst_error: float | None = None
+
+    @property
+    def about_values(self) -> str:
+        """How far single values may be off; empty where they are exact."""
+        return f"values are {self.precision}, at most {self.worst_error:.3g} off" if self.worst_error else ""
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -126,6 +134,8 @@ class NeuronDetail:
             "min_examples": [example.to_json() for example in self.min_examples],
             "random_examples": [example.to_json() for example in self.random_examples],
             "concepts": [concept.to_json() for concept in self.concepts],
+            "precision": self.precision,
+            "worst_error": self.worst_error,
         }
 
 
@@ -144,6 +154,8 @@ def neuron_detail(run: RunTables, address: Address | str) -> NeuronDetail:
         random_examples=tuple(text for example, text in zip(examples, texts, strict=True) if example.kind == "random"),
         concepts=_concept_means(run, layer, neuron, values),
         median=_median(run, layer, neuron, row, values),
+        precision=run.precision if run.has_values else None,
+        worst_error=run.worst_error.get(layer.site, 0.0) if run.has_values else None,
     )
 
 

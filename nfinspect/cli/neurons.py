@@ -122,6 +122,8 @@ def neuron(run: str, address: str, examples: int, site: str | None, store: str |
         raise RequestError(f"expected one site, found two: {address} and --site {site}")
     with opened(store, run) as file:
         detail = neuron_detail(file, replace(parsed, site=parsed.site or site))
+    if detail.about_values:
+        output.note(detail.about_values)
     if as_json:
         output.document(detail.to_json())
     else:

@@ -50,6 +50,14 @@ def test_values_in_fewer_bytes_are_told_of_wherever_a_run_is_described(
     told = f"values are stored as int8, each a little off (at most {less['worst_error']['mlp']:.3g} at mlp)"
     assert told in less["notes"][0] and told in nfinspect("info", "less").stdout
     assert told in json.loads(nfinspect("health", "less", "--json").stdout)["notes"][0]
+    shown = nfinspect("neuron", "less", "L1/N3", "--json")
+    one = json.loads(shown.stdout)
+    assert (one["precision"], one["worst_error"]) == ("int8", less["worst_error"]["mlp"])
+    assert f"values are int8, at most {one['worst_error']:.3g} off" in shown.stderr
+    for command in (("sinks", "--site", "mlp"), ("ngrams",), ("positions", "--allow-few"), ("delta",)):
+        done = nfinspect(command[0], "less", *command[1:], "--json")
+        assert told in done.stderr and told in json.loads(done.stdout)["notes"][0], command
+        assert "stored as" not in nfinspect(command[0], "exact", *command[1:]).stderr
     refused = nfinspect(*line, "none", "--precision", "int8", "--keep", "stats")
     assert refused.returncode == 2 and "stores no values as int8" in refused.stderr
 
