@@ -132,19 +132,20 @@ class BlockBuffer:
             yield self._rows()
             return
         part = slice(self._first, self._filled)
-        fired = None if self._fired is None else self._fired[:, part]
-        found = reduced(self._values[:, part].astype(np.float32), self._precision)
-        self.error = max(self.error, float(found.error.max()))
-        first = self._block * BLOCK + self._first
+        of_token = value_numbers(self._block * BLOCK + self._first, self._filled - self._first)
+        found = reduced(self._values[:, part], self._precision, of_token)
+        self.error = max(self.error, float(found.error.max(initial=0)))
+        sums = found.sums
+        if self._fired is not None:
+            sums += np.einsum("ij,j->i", self._fired[:, part].view(np.uint8), firing_numbers(of_token))
         self._rest = Digest()
-        self._done += values_digest(self.layer.layer_id, self._neuron, first, found.decoded, fired)
+        self._done += digest_of_sums(self.layer.layer_id, self._neuron, sums, self._values[:, part].size)
         for held in (True, False):
             rows = found.held == held
-            if not rows.any():
-                continue
-            stored = found.stored if held else self._values[:, part]
-            scale = found.scale[rows] if held and found.scale is not None else None
-            yield self._rows(rows, stored[rows], scale)
+            if rows.any():
+                stored = found.stored if held else self._values[:, part]
+                scale = found.scale[rows] if held and self._precision == "int8" else None
+                yield self._rows(rows, stored[rows], scale)
 
     def _rows(
         self,

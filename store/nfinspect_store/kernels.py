@@ -74,6 +74,22 @@ def lay_out_flags(
     _kernels.lay_out_flags(_rows(fired).view(np.uint8), out.view(np.uint8), of_token, sums)
 
 
+def reduce(
+    values: NDArray[Any], of_token: NDArray[np.uint64], width: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], NDArray[np.uint64]]:
+    """Round big-endian float32[rows, tokens], at most 256 tokens, to float16 (width 2) or int8 (width 1).
+
+    Returns the bytes, uint8[rows, width * tokens], and of each row: its scale (of int8), how far a value is off,
+    whether it could be held, and the sum of the bits of what is read back times its token's number.
+    """
+    rows, tokens = values.shape
+    out = np.empty((rows, width * tokens), np.uint8)
+    scale, error = np.zeros(rows, np.float32), np.empty(rows, np.float32)
+    held, sums = np.empty(rows, np.uint8), np.empty(rows, np.uint64)
+    _kernels.reduce(_rows(values).view(np.uint32), of_token, out, scale, error, held, sums)
+    return out, scale, error, held.astype(np.bool_), sums
+
+
 def _rows(array: NDArray[Any]) -> NDArray[Any]:
     """With contiguous rows, as the loops want them."""
     whole = array.shape[1] < 2 or array.strides[1] == array.itemsize

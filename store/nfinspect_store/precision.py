@@ -6,10 +6,12 @@ value's sign. What a row cannot hold is stored as float32: a value that is not f
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nfinspect_store import kernels
 from nfinspect_store.errors import RequestError
 from nfinspect_store.types import Keep, Precision
 
@@ -29,38 +31,41 @@ SMALLEST_HALF = np.float16(2.0**-24)
 
 @dataclass(frozen=True)
 class Reduced:
-    """Rows of values, stored: [rows, tokens] of FLOAT16 or INT8."""
+    """Rows of values, stored: uint8[rows, bytes]."""
 
-    stored: NDArray[np.float16] | NDArray[np.int8]
-    scale: NDArray[np.float32] | None  # [rows], of INT8
-    decoded: NDArray[np.float32]  # [rows, tokens]: what is read back
+    stored: NDArray[np.uint8]
+    scale: NDArray[np.float32]  # [rows], of int8
     error: NDArray[np.float32]  # [rows]: how far any value is from what it was
     held: NDArray[np.bool_]  # [rows]: False for a row that must be stored as float32, and is read back as it was
+    sums: NDArray[np.uint64]  # [rows]: the bits of each value as read back, times its token's number
 
 
-def reduced(values: NDArray[np.float32], precision: Precision) -> Reduced:
-    """Round float32[rows, tokens] to float16 or int8."""
-    largest = _largest(values)
-    scale = None
+def reduced(values: NDArray[Any], precision: Precision, of_token: NDArray[np.uint64]) -> Reduced:
+    """Round FLOAT32[rows, tokens] to float16 or int8. of_token: digests.value_numbers."""
+    if kernels.compiled():
+        return Reduced(*kernels.reduce(values, of_token, BYTES[precision]))
+    given = values.astype(np.float32)
+    largest = _largest(given)
+    scale = np.zeros(len(given), np.float32)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore", under="ignore"):
         if precision == "float16":
-            half = values.astype(np.float16)
-            np.copyto(half, np.copysign(SMALLEST_HALF, values, dtype=np.float16), where=(half == 0) & (values != 0))
-            stored: NDArray[np.float16] | NDArray[np.int8] = half.astype(FLOAT16)
-            decoded = half.astype(np.float32)
-            held = np.isfinite(_largest(decoded))
+            half = given.astype(np.float16)
+            np.copyto(half, np.copysign(SMALLEST_HALF, given, dtype=np.float16), where=(half == 0) & (given != 0))
+            stored: NDArray[Any] = half.astype(FLOAT16)
+            back = half.astype(np.float32)
+            held = np.isfinite(_largest(back))
         else:
             scale = (largest / np.float32(LARGEST)).astype(np.float32)
-            quotient = values / np.where(scale > 0, scale, np.float32(1))[:, None]
-            whole = np.rint(quotient)
-            np.copyto(whole, np.sign(values), where=(whole == 0) & (values != 0))
+            whole = np.rint(given / np.where(scale > 0, scale, np.float32(1))[:, None])
+            np.copyto(whole, np.sign(given), where=(whole == 0) & (given != 0))
             held = (scale > 0) | (largest == 0)
             held &= np.isfinite(largest)
             stored = np.clip(np.where(held[:, None], whole, 0), -LARGEST, LARGEST).astype(INT8)
-            decoded = from_int8(stored, scale)
-        decoded = np.where(held[:, None], decoded, values)
-        error = np.where(held, _largest(decoded - values), np.float32(0))
-    return Reduced(stored, scale, decoded, error, held)
+            back = from_int8(stored, scale)
+        back = np.where(held[:, None], back, given)
+        error = np.where(held, _largest(back - given), np.float32(0))
+    sums = np.einsum("ij,j->i", back.view(np.uint32), of_token)
+    return Reduced(np.ascontiguousarray(stored).view(np.uint8), scale, error, held, sums)
 
 
 def _largest(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -16,8 +16,11 @@ from recorded import LAYERS, Arrays, make_arrays, record_arrays  # noqa: E402
 from nfinspect.capturing.arrays import array_info
 from nfinspect.capturing.classification import classify_tables
 from nfinspect.capturing.recorder import LayerValues, Recorder
+from nfinspect_store import kernels
+from nfinspect_store.digests import value_numbers
 from nfinspect_store.errors import RequestError
-from nfinspect_store.precision import reduced
+from nfinspect_store.kernels import _kernels
+from nfinspect_store.precision import BYTES, FLOAT32, Reduced, decoded, reduced
 from nfinspect_store.reader import RunFile
 from nfinspect_store.types import PRECISIONS, Precision, utc_now
 from nfinspect_store.verify import verify_run
@@ -39,6 +42,14 @@ def spread(sizes: list[int], seed: int = 3) -> Arrays:
     return arrays
 
 
+def read_back(values: np.ndarray, precision: Precision) -> tuple[Reduced, np.ndarray]:
+    """What is stored of float32[rows, tokens], and what is read back of it."""
+    found = reduced(values.astype(FLOAT32), precision, value_numbers(7, values.shape[1]))
+    with np.errstate(invalid="ignore"):
+        back = decoded(found.stored, BYTES[precision], found.scale)
+    return found, np.where(found.held[:, None], back, values)
+
+
 @pytest.mark.parametrize("precision", REDUCED)
 def test_a_value_is_off_by_less_than_its_format_s_step_and_keeps_its_sign(precision: Precision) -> None:
     rng = np.random.default_rng(0)
@@ -46,27 +57,51 @@ def test_a_value_is_off_by_less_than_its_format_s_step_and_keeps_its_sign(precis
     values[:, ::7] = 0
     values[3] *= 1e-7  # below float16's normal numbers
     values[4, 9] = 1e-30
-    found = reduced(values, precision)
+    found, back = read_back(values, precision)
     assert found.held.all()
-    off = np.abs(found.decoded - values)
+    off = np.abs(back - values)
     largest = np.abs(values).max(axis=1, keepdims=True)
     step = largest / 127 if precision == "int8" else np.maximum(np.abs(values) * 2.0**-11, 2.0**-24)
     assert (off <= step * (1 + 1e-6)).all()
     far = np.abs(values) > step  # rounded to the nearest; smaller ones may be rounded away from 0
     assert (off[far] <= (step * np.ones_like(values))[far] / (2 if precision == "int8" else 1) * (1 + 1e-4)).all()
     assert (found.error == off.max(axis=1)).all()
-    assert (np.sign(found.decoded) == np.sign(values)).all()
-    assert (reduced(found.decoded, precision).decoded == found.decoded).all()
+    assert (np.sign(back) == np.sign(values)).all()
+    assert (read_back(back, precision)[1] == back).all()
 
 
 def test_what_a_row_cannot_hold_stays_as_it_is() -> None:
     values = np.ones((5, 4), np.float32)
     values[1, 2], values[2, 0], values[3, 1], values[4] = np.nan, np.inf, 70_000, 1e-45
     for precision, held in (("float16", [1, 0, 0, 0, 1]), ("int8", [1, 0, 0, 1, 0])):
-        found = reduced(values, precision)  # type: ignore[arg-type]
+        found, _ = read_back(values, precision)  # type: ignore[arg-type]
         assert found.held.tolist() == [bool(x) for x in held]
-        assert np.array_equal(found.decoded[~found.held], values[~found.held], equal_nan=True)
         assert np.isfinite(found.error).all() and not found.error[~found.held].any()
+
+
+@pytest.mark.skipif(_kernels is None, reason="built without a C compiler")
+@pytest.mark.parametrize("precision", REDUCED)
+def test_the_compiled_loop_gives_the_same_bits(precision: Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    every = np.arange(2**16, dtype=np.uint32)  # each float16, and float32 around each of them
+    halves = every.astype(np.uint16).view(np.float16).astype(np.float32).reshape(-1, 256)
+    between = (every << 16).view(np.float32).reshape(-1, 256)
+    with np.errstate(all="ignore"):
+        near = [np.nextafter(halves, np.float32(end)) for end in (np.inf, -np.inf)]
+        near.append(halves * np.float32(1 + 2.0**-11))  # half way to the next
+    random = (rng.normal(size=(300, 256)) * np.exp(rng.normal(0, 20, (300, 1)))).astype(np.float32)
+    odd = np.array([[np.nan, -np.nan, np.inf, 65519.99, 65520, 1e-45, -0.0, 0.0], [0] * 8, [-0.0] * 8, [1e-45] * 8])
+    given = [halves, between, *near, random, random[:, :1], random[:, 3:40], odd.astype(np.float32), random[:0]]
+    for values in given:
+        found = []
+        for loops in (_kernels, None):
+            monkeypatch.setattr(kernels, "_kernels", loops)
+            found.append(read_back(values, precision)[0])
+        ours, numpys = found
+        held = ours.held
+        assert (held == numpys.held).all()
+        assert (ours.stored[held] == numpys.stored[held]).all() and (ours.sums == numpys.sums).all()
+        assert (ours.error == numpys.error).all() and np.array_equal(ours.scale, numpys.scale, equal_nan=True)
 
 
 @pytest.mark.parametrize("precision", REDUCED)
