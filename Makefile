@@ -52,7 +52,7 @@ check: lint test test-slow ## the gate: lint and all tests
 bench: $(STAMP) ## the measurements of tests/benchmarks, printed as ratios
 	@$(BIN)/python -m tests.benchmarks
 
-bench-peers: $(PEERS)/.installed ## nfinspect beside its peers, and docs/benchmarks.md from it: a quarter of an hour on a quiet machine
+bench-peers: $(PEERS)/.installed $(PEERS)-sae/.installed ## nfinspect beside its peers, and docs/benchmarks.md from it: a quarter of an hour on a quiet machine
 	@$(PEERS)/bin/python -m tests.benchmarks.peers --page docs/benchmarks.md
 
 # Of its own: the peers need packages that nothing else here does.
@@ -60,6 +60,12 @@ $(PEERS)/.installed: pyproject.toml setup.py constraints.txt tests/benchmarks/pe
 	@$(PEERS)/bin/python -m pip --version >/dev/null 2>&1 || { rm -rf $(PEERS) && $(PYTHON) -m venv $(PEERS); }
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		-c tests/benchmarks/peers/constraints.txt -e . transformer-lens nnsight interp-engine h5py zarr
+	@touch $@
+
+$(PEERS)-sae/.installed: constraints.txt tests/benchmarks/peers/constraints-sae.txt
+	@$(PEERS)-sae/bin/python -m pip --version >/dev/null 2>&1 || { rm -rf $(PEERS)-sae && $(PYTHON) -m venv $(PEERS)-sae; }
+	$(PEERS)-sae/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-c tests/benchmarks/peers/constraints-sae.txt sae-lens
 	@touch $@
 
 test-models: $(STAMP) ## every decoder family of transformers against plain hooks, and docs/models.md from it: half an hour
@@ -84,4 +90,4 @@ sample-reports: $(STAMP) ## build/reports: the report of both sample models on t
 	done
 
 clean: ## remove what make made
-	rm -rf $(VENV) $(PEERS) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(PEERS) $(PEERS)-sae build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

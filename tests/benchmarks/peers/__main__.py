@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.peers.measure import TOOLS
+from tests.benchmarks.peers.measure import TOLERANCES, TOOLS
 from tests.benchmarks.peers.page import tables
 from tests.benchmarks.peers.stores import STORES
 
@@ -34,10 +34,14 @@ SIZES = {"gated": (4096, 2048), "gpt2": (2048, 1024)}
 """Tokens of the corpus in prompts of 128, and of the corpora in prompts of other lengths."""
 
 
-def child(module: str, *arguments: object) -> Iterator[dict[str, Any]]:
+SAE_LENS = Path(".venv-peers-sae/bin/python")
+"""It needs another TransformerLens than the one that is measured."""
+
+
+def child(module: str, *arguments: object, python: str | Path = sys.executable) -> Iterator[dict[str, Any]]:
     """The rows that a process prints; its folder is removed."""
     folder = PLACE / "values"
-    command = [sys.executable, "-W", "ignore", "-m", f"tests.benchmarks.peers.{module}", *map(str, arguments)]
+    command = [str(python), "-W", "ignore", "-m", f"tests.benchmarks.peers.{module}", *map(str, arguments)]
     threads = str(os.cpu_count())
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
     environment.pop("OMP_PROC_BIND", None)
@@ -61,9 +65,14 @@ def measured(quick: bool) -> list[dict[str, Any]]:
 
         for shape, sizes in SIZES.items():
             tokens, other = (256, 256) if quick else sizes
-            for tool in TOOLS:
+            fewer_bytes = [f"nfinspect, {precision}" for precision in TOLERANCES] if shape == "gated" else []
+            for tool in (*TOOLS, *fewer_bytes):
                 print(f"{tool}, {shape}", file=sys.stderr, flush=True)
-                for row in child("measure", tool, shape, PLACE / "values", 1 if quick else 3, tokens, other):
+                if tool == "SAELens":  # a pass for each layer: fewer tokens, one round
+                    found = child("measure", tool, shape, PLACE / "values", 1, other, other, python=SAE_LENS)
+                else:
+                    found = child("measure", tool, shape, PLACE / "values", 1 if quick else 3, tokens, other)
+                for row in found:
                     keep({"tool": tool, "shape": shape, **row})
         for store in STORES:
             print(store, file=sys.stderr, flush=True)
@@ -74,6 +83,9 @@ def measured(quick: bool) -> list[dict[str, Any]]:
 
 def versions() -> dict[str, str]:
     found = {}
+    if SAE_LENS.exists():
+        query = "from importlib.metadata import version; print(version('sae-lens'))"
+        found["SAELens"] = subprocess.run([SAE_LENS, "-c", query], capture_output=True, text=True).stdout.strip()
     for tool in (*TOOLS, *STORES):
         try:
             found[tool] = version(PACKAGES.get(tool, tool))

@@ -23,6 +23,15 @@ LENGTHS = (128, 1, 26, 1024)
 
 PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 8, 16, 32
 
+TOOLS = ("np.save", "safetensors", "interp-engine", "nnsight", "TransformerLens", "SAELens", "nfinspect")
+
+TOLERANCES = {"float16": 1e-3, "int8": 1e-2}
+"""Shares of a layer's largest value that values may differ by where a run stores them in fewer bytes. These, and the
+slow SAELens, are measured with prompts of LENGTHS[0] alone."""
+
+TOLERANCE = 1e-5
+"""The same for float32: sums in another order."""
+
 
 def make(tool: str, model: models.Model) -> Tool:
     """Import only the tool under measurement."""
@@ -36,13 +45,16 @@ def make(tool: str, model: models.Model) -> Tool:
         "interp-engine": lambda: module("with_interp_engine").reader(model),
         "nnsight": lambda: module("with_nnsight").reader(model),
         "TransformerLens": lambda: module("with_transformer_lens").reader(model),
+        "SAELens": lambda: module("with_sae_lens").CachedActivations(model),
         "nfinspect": lambda: module("with_nfinspect").Runs(model),
-        "nfinspect-stats": lambda: module("with_nfinspect").Runs(model, keep="stats"),
+        **{
+            f"nfinspect, {precision}": lambda precision=precision: module("with_nfinspect").Runs(
+                model, precision=precision
+            )
+            for precision in TOLERANCES
+        },
     }
     return makers[tool]()
-
-
-TOOLS = ("np.save", "safetensors", "interp-engine", "nnsight", "TransformerLens", "nfinspect")
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -68,8 +80,10 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def difference(tool: Tool, folder: Path, expected: Sequence[torch.Tensor], tokens: int, sequence: int) -> float:
-    """The greatest difference of any value, in units of the layer's greatest; infinite where np.allclose fails.
+def difference(
+    tool: Tool, folder: Path, expected: Sequence[torch.Tensor], tokens: int, sequence: int, tolerance: float = TOLERANCE
+) -> float:
+    """The greatest difference of any value, in units of the layer's greatest; infinite where it exceeds `tolerance`.
 
     expected: float32[prompts * sequence, neurons] for each layer; the first `tokens` of each sequence are compared.
     """
@@ -80,9 +94,10 @@ def difference(tool: Tool, folder: Path, expected: Sequence[torch.Tensor], token
         prompts = len(of_layer) // sequence
         found = found.reshape(prompts, -1, width)[:, :tokens]
         wanted = of_layer.numpy().reshape(prompts, sequence, width)[:, :tokens]
-        if found.shape != wanted.shape or not np.allclose(found, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max()):
+        largest = float(np.abs(wanted).max())
+        if found.shape != wanted.shape or not np.allclose(found, wanted, rtol=0, atol=tolerance * largest):
             return float("inf")
-        worst = max(worst, float(np.abs(found - wanted).max() / np.abs(wanted).max()))
+        worst = max(worst, float(np.abs(found - wanted).max()) / largest)
     return worst
 
 
@@ -90,7 +105,9 @@ def say(**row: Any) -> None:
     print(json.dumps(row), flush=True)
 
 
-def measure_corpus(tool: Tool, model: models.Model, folder: Path, rounds: int, tokens: int, length: int) -> None:
+def measure_corpus(
+    tool: Tool, model: models.Model, folder: Path, rounds: int, tokens: int, length: int, tolerance: float = TOLERANCE
+) -> None:
     given = models.batches(model, tokens, length)
     read = sum(ids.numel() for ids in given)
     row: dict[str, Any] = {"what": "corpus", "length": length, "tokens": read}
@@ -102,7 +119,7 @@ def measure_corpus(tool: Tool, model: models.Model, folder: Path, rounds: int, t
     else:
         tool.corpus(given, empty(folder))
     row["bytes_per_value"] = size(folder) / (read * model.values_per_token)
-    row["difference"] = difference(tool, folder, models.reference(model, given), length, length)
+    row["difference"] = difference(tool, folder, models.reference(model, given), length, length, tolerance)
     if np.isfinite(row["difference"]):
         row["whole"] = seconds(lambda: models.whole_passes(model, given))
         row["rounds"] = [
@@ -146,7 +163,16 @@ def main() -> None:
     parser.add_argument("other_tokens", type=int, help="of the corpora in prompts of other lengths")
     chosen = parser.parse_args()
     model = models.build(chosen.shape)
-    tool = make(chosen.tool, models.build(chosen.shape))  # its own: some tools replace modules of the model
+    try:
+        tool = make(chosen.tool, models.build(chosen.shape))  # a model of its own: some tools replace modules in it
+    except (ImportError, NotImplementedError) as error:
+        say(what="corpus", length=0, refused=str(error))
+        return
+    precision = chosen.tool.rpartition(", ")[2]
+    if precision in TOLERANCES or chosen.tool == "SAELens":
+        sizes = (chosen.rounds, chosen.tokens, LENGTHS[0], TOLERANCES.get(precision, TOLERANCE))
+        attempt(lambda: measure_corpus(tool, model, chosen.folder, *sizes), LENGTHS[0])
+        return
     for length in LENGTHS:
         tokens = chosen.tokens if length == LENGTHS[0] else chosen.other_tokens
         attempt(lambda n=length, t=tokens: measure_corpus(tool, model, chosen.folder, chosen.rounds, t, n), length)

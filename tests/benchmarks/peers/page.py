@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tests.benchmarks.peers import models
-from tests.benchmarks.peers.measure import LENGTHS, NEW_TOKENS, PROMPT_TOKENS, PROMPTS, TOOLS
+from tests.benchmarks.peers.measure import LENGTHS, NEW_TOKENS, PROMPT_TOKENS, PROMPTS, TOLERANCES, TOOLS
 from tests.benchmarks.peers.stores import STORES
 
 Row = dict[str, Any]
@@ -46,17 +46,19 @@ def corpus(rows: Sequence[Row], versions: dict[str, str]) -> Iterable[str]:
         f"peak MB, {tokens // 4:,} / {tokens:,} tokens | largest difference |"
     )
     yield "|---|" + "---:|" * (6 + len(OTHERS))
-    for tool in TOOLS:
+    for tool in (*TOOLS, *(f"nfinspect, {precision}" for precision in TOLERANCES)):
         row = found.get((tool, FIRST), {})
+        if "nfinspect, " in tool and not row:
+            continue
         ratio = _ratio(row)
         yield _line(
             _name({"tool": tool}, versions),
-            f"{tokens / _ours(row):,.0f}" if ratio else "",
+            f"{row['tokens'] / _ours(row):,.0f}" if ratio else "",
             _number(ratio),
             _number(ratio / projection if ratio else None),
             *(_number(_ratio(found.get((tool, length), {}))) for length in OTHERS),
             _number(row.get("bytes_per_value")),
-            " / ".join(f"{row.get(f'peak_mb_{part}', math.nan):,.0f}" for part in (tokens // 4, tokens)),
+            " / ".join(f"{megabytes:,.0f}" for name, megabytes in row.items() if name.startswith("peak_mb_")),
             _difference(row),
         )
 
