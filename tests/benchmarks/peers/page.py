@@ -40,7 +40,7 @@ def corpus(rows: Sequence[Row], versions: dict[str, str]) -> Iterable[str]:
         f"{tokens:,} tokens in prompts of {FIRST}, {other:,} in those of other lengths. The bare passes read "
         f"{tokens / bare:,.0f} tokens/s; with the vocabulary projection they take {projection:.2f} times as long.\n"
     )
-    lengths = " | ".join(f"prompts of {length:,}" for length in OTHERS)
+    lengths = " | ".join(f"x bare, prompts of {length:,}" for length in OTHERS)
     yield (
         f"| | tokens/s | x bare | x bare with projection | {lengths} | bytes/value | "
         f"peak MB, {tokens // 4:,} / {tokens:,} tokens | largest difference |"
