@@ -30,15 +30,16 @@ PACKAGES = {
     "Parquet": "pyarrow",
     "DuckDB, tall": "duckdb",
 }
-SIZES = {"gated": (4096, 2048), "gpt2": (2048, 1024)}
-"""Tokens of the corpus in prompts of 128, and of the corpora in prompts of other lengths."""
+SIZES = {"gated": (4096, 2048), "gpt2": (1024, 0)}
+"""Tokens of the corpus in prompts of 128, and of the corpora in prompts of other lengths: as many as there is time
+for."""
 
 
 SAE_LENS = Path(".venv-peers-sae/bin/python")
 """It needs another TransformerLens than the one that is measured."""
 
 
-def child(module: str, *arguments: object, python: str | Path = sys.executable) -> Iterator[dict[str, Any]]:
+def child(module: str, *arguments: object, python: Path = Path(sys.executable)) -> Iterator[dict[str, Any]]:
     """The rows that a process prints; its folder is removed."""
     folder = PLACE / "values"
     command = [str(python), "-W", "ignore", "-m", f"tests.benchmarks.peers.{module}", *map(str, arguments)]
@@ -68,11 +69,10 @@ def measured(quick: bool) -> list[dict[str, Any]]:
             fewer_bytes = [f"nfinspect, {precision}" for precision in TOLERANCES] if shape == "gated" else []
             for tool in (*TOOLS, *fewer_bytes):
                 print(f"{tool}, {shape}", file=sys.stderr, flush=True)
-                if tool == "SAELens":  # a pass for each layer: fewer tokens, one round
-                    found = child("measure", tool, shape, PLACE / "values", 1, other, other, python=SAE_LENS)
-                else:
-                    found = child("measure", tool, shape, PLACE / "values", 1 if quick else 3, tokens, other)
-                for row in found:
+                python = SAE_LENS if tool == "SAELens" else Path(sys.executable)
+                lengths = 0 if tool in fewer_bytes else other
+                how = (1 if quick else 3, tokens, lengths)
+                for row in child("measure", tool, shape, PLACE / "values", *how, python=python):
                     keep({"tool": tool, "shape": shape, **row})
         for store in STORES:
             print(store, file=sys.stderr, flush=True)

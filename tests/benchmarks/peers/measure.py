@@ -26,8 +26,8 @@ PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 8, 16, 32
 TOOLS = ("np.save", "safetensors", "interp-engine", "nnsight", "TransformerLens", "SAELens", "nfinspect")
 
 TOLERANCES = {"float16": 1e-3, "int8": 1e-2}
-"""Shares of a layer's largest value that values may differ by where a run stores them in fewer bytes. These, and the
-slow SAELens, are measured with prompts of LENGTHS[0] alone."""
+"""Shares of a layer's largest value that values may differ by where a run stores them in fewer bytes. These
+are measured with prompts of LENGTHS[0] alone, without generation."""
 
 TOLERANCE = 1e-5
 """The same for float32: sums in another order."""
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("rounds", type=int)
     parser.add_argument("tokens", type=int, help="of the corpus in prompts of 128")
-    parser.add_argument("other_tokens", type=int, help="of the corpora in prompts of other lengths")
+    parser.add_argument("other_tokens", type=int, help="of the corpora in prompts of other lengths; 0: of none")
     chosen = parser.parse_args()
     model = models.build(chosen.shape)
     try:
@@ -169,13 +169,13 @@ def main() -> None:
         say(what="corpus", length=0, refused=str(error))
         return
     precision = chosen.tool.rpartition(", ")[2]
-    if precision in TOLERANCES or chosen.tool == "SAELens":
-        sizes = (chosen.rounds, chosen.tokens, LENGTHS[0], TOLERANCES.get(precision, TOLERANCE))
-        attempt(lambda: measure_corpus(tool, model, chosen.folder, *sizes), LENGTHS[0])
-        return
-    for length in LENGTHS:
+    tolerance = TOLERANCES.get(precision, TOLERANCE)
+    for length in LENGTHS if chosen.other_tokens else LENGTHS[:1]:
         tokens = chosen.tokens if length == LENGTHS[0] else chosen.other_tokens
-        attempt(lambda n=length, t=tokens: measure_corpus(tool, model, chosen.folder, chosen.rounds, t, n), length)
+        sizes = (chosen.rounds, tokens, length, tolerance)
+        attempt(lambda sizes=sizes: measure_corpus(tool, model, chosen.folder, *sizes), length)
+    if precision in TOLERANCES:
+        return
     alone = chosen.tool == "interp-engine"
     attempt(lambda: measure_generation(tool, model, chosen.folder, chosen.rounds, alone), 0)
 
