@@ -136,6 +136,21 @@ async def test_figures_of_two_lines_hide_none(start: Start) -> None:
         assert "excess kurtosis 3.000" in app.text
 
 
+async def test_values_that_are_rounded_are_called_so_on_a_line_of_their_own(start: Start) -> None:
+    engine = FakeEngine()
+    neuron = engine.session.neuron
+
+    def rounded(address: object) -> object:
+        return dataclasses.replace(neuron(address), precision="int8", worst_error=0.0293)
+
+    async with start(engine) as app:
+        await app.press("n", "enter")
+        assert "values are" not in app.text
+        engine.session.neuron = rounded  # type: ignore[method-assign]
+        await app.press("J", "J")
+        assert "values are int8, at most 0.0293 off" in [line.strip() for line in app.text.splitlines()]
+
+
 async def test_back_from_the_prompt_the_examples_have_the_keys(start: Start) -> None:
     async with start() as app:
         await app.press("n", "enter", "j", "enter", "escape", "j")

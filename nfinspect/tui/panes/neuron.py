@@ -222,7 +222,7 @@ class NeuronPane(RunPane):
                 f"fires {percent(r.firing_rate, g)} of {count(r.n, g)} tokens  "
                 f"dormancy {number(r.dormancy, g)}  "
                 f"skew {number(r.skewness, g)}  excess kurtosis {number(r.excess_kurtosis, g)}",
-                Cell(f"\n{self._detail.about_values}" if self._detail.about_values else "", "warn"),
+                *(("\n", Cell(about, "warn")) if (about := self._detail.about_values) else ()),
             )
         )
 
