@@ -52,7 +52,7 @@ check: lint test test-slow ## the gate: lint and all tests
 bench: $(STAMP) ## the measurements of tests/benchmarks, printed as ratios
 	@$(BIN)/python -m tests.benchmarks
 
-bench-peers: $(PEERS)/.installed $(PEERS)-sae/.installed ## nfinspect beside its peers, and docs/benchmarks.md from it: a quarter of an hour on a quiet machine
+bench-peers: $(PEERS)/.installed $(PEERS)-sae/.installed ## nfinspect beside its peers, and docs/benchmarks.md from it: half an hour on a quiet machine
 	@$(PEERS)/bin/python -m tests.benchmarks.peers --page docs/benchmarks.md
 
 # Of its own: the peers need packages that nothing else here does.
