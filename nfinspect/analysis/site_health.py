@@ -137,7 +137,7 @@ def classify_layer(
 
     def reaching(threshold: float, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
         """On how many counted tokens |a| >= threshold, for the chosen neurons: float64[chosen]."""
-        approximate[chosen] = not run.has_values or run.precision != "float32"
+        approximate[chosen] = not run.has_values or run.rounds_values
         if not run.has_values:
             return share_beyond(counts[chosen], threshold)
         return counting.count_reaching(run, layer, chosen, counted, threshold).astype(np.float64)
@@ -149,7 +149,7 @@ def classify_layer(
         # In a layer of nothing but zeros nothing fires, though 0 >= 0.1 x 0.
         reached = (classes.largest_magnitude(stats) >= threshold) & (threshold > 0)
         fired[reached] = reaching(threshold, reached)
-        approximate[:] = not run.has_values or run.precision != "float32"
+        approximate[:] = not run.has_values or run.rounds_values
 
     rho = None
     if layer.activation in classes.BOUNDED and layer.fires == "positive":
@@ -186,7 +186,7 @@ def _saturation(
         for rows in counting.read_blocks(run, layer, undecided, counted):
             classes.bin_sums(sums, rows.place, rows.values, rows.counted, low, high)
         rho[undecided] = classes.saturation(sums, stats.n[undecided])
-        undecided &= run.precision != "float32"
+        undecided &= run.rounds_values
     return rho, undecided
 
 

@@ -81,9 +81,12 @@ class RunLayout:
     @property
     def value_notes(self) -> tuple[str, ...]:
         """What every reader of figures from single values must know; empty where they are as they were computed."""
-        if not self.has_values or self.precision == "float32":
-            return ()
-        return (precision.note(self.precision, self.worst_error),)
+        return (precision.note(self.precision, self.worst_error),) if self.has_values and self.rounds_values else ()
+
+    @property
+    def rounds_values(self) -> bool:
+        """Whether single values are stored in fewer bytes than they were computed in."""
+        return self.precision != "float32"
 
     @property
     def precision(self) -> Precision:
@@ -97,9 +100,12 @@ class RunLayout:
     @property
     def worst_error(self) -> Mapping[str, float]:
         """By site, how far any stored value may be from the value as computed; 0 for float32."""
-        if self.precision == "float32":
+        if not self.rounds_values:
             return dict.fromkeys(self.sites, 0.0)
-        return {site: float(error) for site, error in self.info.settings.get("worst_error", {}).items()}
+        told = self.info.settings.get("worst_error", {})
+        if not isinstance(told, dict) or not all(isinstance(error, (int, float)) for error in told.values()):
+            raise NotARun(f"the worst errors of this run are {str(told)[:40]!r}: it is damaged, or was changed")
+        return {site: float(error) for site, error in told.items()}
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:

@@ -58,7 +58,7 @@ from nfinspect_store.rows import (
 from nfinspect_store.schema import BLOCK, OPTIONAL_TABLES, TABLES, quoted
 from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.tables import RunTables
-from nfinspect_store.types import Layer, Precision, Prompt, PromptMean, RunInfo, Status, TokenRows
+from nfinspect_store.types import Layer, Prompt, PromptMean, RunInfo, Status, TokenRows
 
 MOST_HOLES = 0.025
 """Share of a file's blocks that may stay free. A commit rewrites the statistics, and of the other tables the last,
@@ -93,14 +93,13 @@ class RunWriter:
         self._digests = read_digests(connection)
         self._segment = _Segment()
         self._stream: BlockStream | None = None
-        settings = tables.info.settings
-        self._precision: Precision = settings.get("precision", "float32")
-        self._worst: dict[str, float] = dict(settings.get("worst_error", {}))
+        self._rounds = tables.rounds_values
+        self._worst = dict(tables.worst_error)
         self._buffers = []
         if self.keeps_values:
-            self._buffers = [BlockBuffer(layer, self.tokens, self._precision) for layer in self.layers]
+            self._buffers = [BlockBuffer(layer, self.tokens, tables.precision) for layer in self.layers]
         self._replaced: tuple[int, int] | None = None  # block and last of the rows that the next segment replaces
-        if self._precision != "float32" and tables.info.status != "complete":
+        if self._rounds and tables.info.status != "complete":
             self._take_back(tables)
         # Of the values in rows that stay.
         self._values_before = self._digests.get(VALUES, Digest()) - sum((b.digest for b in self._buffers), Digest())
@@ -224,7 +223,7 @@ class RunWriter:
             self._replace_statistics(layers)
             settings = ", ".join(f"{quoted(column)} = ?" for column in info)
             self._connection.execute(f"UPDATE run SET {settings}", list(info.values()))
-            if self._precision != "float32":
+            if self._rounds:
                 self._write_worst_error()
             at_hand = {layer.layer_id: layer for layer in layers}
             neurons, health = derive(RunTables(self._connection, in_transaction=True, at_hand=at_hand))
@@ -237,7 +236,7 @@ class RunWriter:
             self._connection.execute("COMMIT")
         self._has_replaced = self.tokens > 0
         self.tokens = tokens
-        unfinished = self._precision != "float32" and self._buffers and tokens % BLOCK and not complete
+        unfinished = self._rounds and self._buffers and tokens % BLOCK and not complete
         self._replaced = divmod(tokens - 1, BLOCK) if unfinished else None
         self.prompts += len(self._segment.prompts)
         self._segment = _Segment()

@@ -1,5 +1,6 @@
 """Values in two bytes or one: how far each is off, what stays exact, and that segments leave no trace."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from nfinspect.capturing.classification import classify_tables
 from nfinspect.capturing.recorder import LayerValues, Recorder
 from nfinspect_store import kernels
 from nfinspect_store.digests import value_numbers
-from nfinspect_store.errors import RequestError
+from nfinspect_store.errors import NotARun, RequestError
 from nfinspect_store.kernels import _kernels
 from nfinspect_store.precision import BYTES, FLOAT32, Reduced, decoded, reduced
 from nfinspect_store.reader import RunFile
@@ -202,6 +203,16 @@ def test_a_changed_scale_is_noticed(tmp_path: Path) -> None:
             connection.execute(change)
         found = verify_run(path)
         assert not found.ok and any(problem in line for line in found.problems), found.problems
+
+
+@pytest.mark.parametrize("told", ["'much'", "[1]", '{"mlp": "much"}'])
+def test_a_worst_error_that_is_no_number_is_refused(told: str, tmp_path: Path) -> None:
+    path = record_arrays(tmp_path / "r.duckdb", make_arrays([5]), precision="int8")
+    with duckdb.connect(str(path)) as connection:
+        merged = json.dumps({"worst_error": json.loads(told.replace("'", '"'))})
+        connection.execute("UPDATE run SET settings = json_merge_patch(settings, ?::JSON)", [merged])
+    with RunFile.open(path) as run, pytest.raises(NotARun, match="the worst errors of this run are"):
+        run.notes  # noqa: B018
 
 
 def test_values_that_are_not_kept_have_no_precision(tmp_path: Path) -> None:
