@@ -39,7 +39,9 @@ def chunk_statistics(
     Two passes, the second about the mean, in float64 (merged as in Pébay 2008); minimum and maximum are exact.
     """
     if isinstance(values, np.ndarray) and kernels.compiled():
-        return _compiled_statistics(values, fired, fires, histogram)
+        counts = None if histogram is None else histogram.counts
+        assert not isinstance(fired, Tensor) and not isinstance(counts, Tensor)
+        return NeuronStatistics.compiled(values, fired, counts, counts_firing=fires != "scale")
     if histogram is not None:
         histogram.add(values)
     xp: Any = torch if isinstance(values, Tensor) else np
@@ -73,26 +75,6 @@ def chunk_statistics(
         minimum=low.astype(np.float32),
         maximum=high.astype(np.float32),
         sum_abs=sum_abs,
-    )
-
-
-def _compiled_statistics(
-    values: NDArray[np.float32], fired: Array | None, fires: str, histogram: "HistogramCounter | None"
-) -> NeuronStatistics:
-    assert not isinstance(fired, Tensor)
-    counts = None if histogram is None else histogram.counts
-    assert not isinstance(counts, Tensor)
-    sums, low, high, count = kernels.chunk(values, fired if fires != "scale" else None, counts)
-    return NeuronStatistics(
-        n=np.full(values.shape[1], len(values), np.int64),
-        fired=count if fires != "scale" else np.full(values.shape[1], UNKNOWN),
-        mean=sums[0],
-        m2=sums[1],
-        m3=sums[2],
-        m4=sums[3],
-        minimum=low,
-        maximum=high,
-        sum_abs=sums[4],
     )
 
 

@@ -123,6 +123,8 @@ def decoded_blobs(values: pa.Array, scale: pa.Array, tokens: pa.Array) -> NDArra
 
 def _scales(column: pa.Array) -> NDArray[np.float32]:
     """NaN where there is none."""
+    if column.null_count == len(column):  # as in a run of float32
+        return np.full(len(column), np.nan, np.float32)
     found: NDArray[np.float32] = numbers(column.fill_null(np.nan) if column.null_count else column)
     return found
 

@@ -7,9 +7,8 @@ and careless edits; it is not a signature: whoever changes both data and digests
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import duckdb
 import numpy as np
@@ -18,10 +17,6 @@ from numpy.typing import NDArray
 
 from nfinspect_store.memory import pieces, widest_layer
 from nfinspect_store.schema import quoted
-
-if TYPE_CHECKING:
-    from nfinspect_store.tables import RunTables
-    from nfinspect_store.types import Layer
 
 Hashes = NDArray[np.uint64]
 
@@ -151,8 +146,8 @@ def renew_digests(connection: duckdb.DuckDBPyConnection) -> None:
     if tables.has_values and tells_firing(connection):
         total = Digest()
         for layer in tables.layers:
-            for rows in value_rows(tables, layer):
-                total += values_digest(layer.layer_id, *rows)
+            for rows in tables.blocks(layer, fired=True):
+                total += values_digest(layer.layer_id, rows.neuron, rows.first, rows.values, rows.fired)
         write_digests(connection, {VALUES: total})
 
 
@@ -161,14 +156,6 @@ def tells_firing(connection: duckdb.DuckDBPyConnection) -> bool:
     query = """SELECT count(*) FROM (SELECT 1 FROM blocks b JOIN layers l USING (layer_id)
                WHERE l.fires = 'gate' AND b.fired IS NULL LIMIT 1)"""
     return bool(connection.execute(query).fetchall()[0][0] == 0)
-
-
-def value_rows(
-    run: "RunTables", layer: "Layer"
-) -> Iterator[tuple[NDArray[np.int32], int, NDArray[np.float32], NDArray[np.bool_] | None]]:
-    """A layer's values, in no order: neurons, the first token, values and firings [neurons, tokens]."""
-    for rows in run.blocks(layer, fired=True):
-        yield rows.neuron, rows.first, rows.values, rows.fired
 
 
 def _hashes(array: pa.Array) -> Hashes:

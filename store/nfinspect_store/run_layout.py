@@ -11,6 +11,7 @@ from functools import cached_property
 import duckdb
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from nfinspect_store import precision
 from nfinspect_store.addresses import Address, parse_address
@@ -43,6 +44,7 @@ class RunLayout:
         self._hide_values = hide_values
         self._streaming = streaming
         self._at_hand = at_hand or {}
+        self._near: Mapping[int, Mapping[bool, NDArray[np.int64]]] = {}
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A new connection to the same run for the caller's thread: `FROM neurons` finds the run's table."""

@@ -48,6 +48,22 @@ class NeuronStatistics:
         )
 
     @classmethod
+    def compiled(
+        cls,
+        values: NDArray[np.float32],
+        fired: NDArray[np.bool_] | None,
+        counts: Counts | None = None,
+        *,
+        counts_firing: bool = True,
+    ) -> "NeuronStatistics":
+        """Of float32[tokens, neurons], by the compiled loops; arguments as kernels.chunk takes them."""
+        sums, low, high, count = kernels.chunk(values, fired if counts_firing else None, counts)
+        tokens, neurons = values.shape
+        n, unknown = np.full(neurons, tokens, np.int64), np.full(neurons, UNKNOWN, np.int64)
+        mean, m2, m3, m4, sum_abs = sums
+        return cls(n, count if counts_firing else unknown, mean, m2, m3, m4, low, high, sum_abs)
+
+    @classmethod
     def concatenate(cls, parts: "list[NeuronStatistics]") -> "NeuronStatistics":
         """Concatenate the statistics of different neurons."""
         return cls(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)})

@@ -16,6 +16,7 @@ from nfinspect_store.block_rows import BlockRows, FiredRows, block_rows, decoded
 from nfinspect_store.errors import RequestError, StoreError
 from nfinspect_store.examples import examples_of
 from nfinspect_store.histogram import BINS
+from nfinspect_store.memory import NUMBER, PIECE
 from nfinspect_store.run_layout import RunLayout
 from nfinspect_store.schema import BLOCK
 from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics
@@ -238,16 +239,31 @@ class RunTables(RunLayout):
         """Signed-log histograms of a layer: int64[neurons, BINS]; the edges are nfinspect_store.histogram.EDGES."""
         found = self.resolve_layer(layer, site)
         known = self._at_hand.get(found.layer_id)
-        if known is not None:
-            parts = [counts for first, counts in known.histograms.items() if not (first and skip_first)]
-            return sum(parts, np.zeros((found.neurons, BINS), np.int64))
-        query = """SELECT bin, counts FROM histograms WHERE layer_id = $layer AND NOT ("first" AND $skip_first)"""
-        table = self._arrow(query, {"layer": found.layer_id, "skip_first": skip_first})
-        counts = numbers(table.column("counts").combine_chunks().flatten()).reshape(-1, found.neurons)
-        total = np.zeros((BINS, found.neurons), np.int64)
-        for place, of_bin in zip(numbers(table.column("bin")).tolist(), counts, strict=True):
-            total[place] += of_bin
-        return np.ascontiguousarray(total.T)
+        by_first = known.histograms if known is not None else self._histograms_near(found)
+        parts = [counts for first, counts in by_first.items() if not (first and skip_first)]
+        return sum(parts, np.zeros((found.neurons, BINS), np.int64))
+
+    def _histograms_near(self, layer: Layer) -> Mapping[bool, NDArray[np.int64]]:
+        """Of a layer, by (at position 0). DuckDB reads the rows of many layers to find one's: of a finished file the
+        following layers' are kept until a layer past them is asked for.
+        """
+        kept = self._near.get(layer.layer_id)
+        if kept is not None:
+            return kept
+        layers = [layer]
+        if self._streaming is not None:
+            most = max(1, PIECE // (2 * BINS * NUMBER * layer.neurons))
+            at = self.layers.index(layer)
+            layers = [x for x in self.layers[at : at + most] if x.neurons == layer.neurons]
+        near = {x.layer_id: {first: np.zeros((BINS, x.neurons), np.int64) for first in (False, True)} for x in layers}
+        query = """SELECT layer_id, "first", bin, counts FROM histograms WHERE layer_id BETWEEN $low AND $high"""
+        table = self._arrow(query, self._id_range(layers))
+        counts = numbers(table.column("counts").combine_chunks().flatten()).reshape(-1, layer.neurons)
+        places = (table.column(name).to_pylist() for name in ("layer_id", "first", "bin"))
+        for layer_id, first, place, of_bin in zip(*places, counts, strict=True):
+            near[layer_id][first][place] += of_bin
+        self._near = {one: {first: counts.T for first, counts in told.items()} for one, told in near.items()}
+        return self._near[layer.layer_id]
 
     def histogram(self, site: str | None, layer: int, neuron: int, *, skip_first: bool = False) -> NDArray[np.int64]:
         """Signed-log histogram of one neuron: int64[BINS]."""

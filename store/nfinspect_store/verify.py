@@ -9,7 +9,6 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
-import pyarrow as pa
 
 from nfinspect_store.connect import first_line
 from nfinspect_store.digests import (
@@ -27,7 +26,7 @@ from nfinspect_store.errors import NfinspectError, RunBusy, RunNotFound
 from nfinspect_store.heartbeat import being_written
 from nfinspect_store.memory import pieces, widest_layer
 from nfinspect_store.reader import RunFile
-from nfinspect_store.verify_blocks import check_blocks
+from nfinspect_store.verify_blocks import UNREADABLE, ValuesRead
 from nfinspect_store.verify_derived import Derive, check_derived_again
 from nfinspect_store.verify_tables import (
     check_derived,
@@ -38,7 +37,7 @@ from nfinspect_store.verify_tables import (
     check_statistics,
     check_tokens,
 )
-from nfinspect_store.verify_values import check_prompt_means, check_ranges, check_values, means_step
+from nfinspect_store.verify_values import check_prompt_means, check_ranges, means_step
 
 PROBLEMS_SHOWN = 50
 """The most problems listed for one check; a damaged file can have one for every neuron."""
@@ -103,35 +102,29 @@ def _caught(what: str, check: Check, run: RunFile) -> list[str]:
     try:
         with np.errstate(all="ignore"):  # changed data may be anything
             return check(run)
-    except (
-        duckdb.Error,
-        pa.ArrowException,
-        NfinspectError,
-        OSError,
-        ValueError,
-        TypeError,
-        LookupError,
-        ArithmeticError,
-        AttributeError,
-        MemoryError,
-    ) as error:
+    except UNREADABLE as error:
         return [f"{what}: cannot be read: {first_line(error)}"]
 
 
-CHECKS: tuple[tuple[str, Check], ...] = (
-    ("tokens: numbered from 0 without a gap, each in its prompt", check_tokens),
-    ("prompts: first token and number of tokens", check_prompts),
-    ("statistics: as many tokens as the run has, for every neuron", check_statistics),
-    ("blocks: all there, finite, agreeing with the statistics of the capture", check_blocks),
-    ("examples: the values that the blocks hold", check_examples),
-    ("histograms: they count every token", check_histograms),
-    ("ranges: statistics and histograms that values can have", check_ranges),
-    ("prompt_means: of every prompt that has such tokens, over as many as it has", check_prompt_means),
-    ("values: as they were written; statistics, histograms and prompt means counted again from them", check_values),
-    ("mamba_delta: it counts every token past position 0", check_mamba_delta),
-    ("digests: every row of every table but the blocks, as it was written", check_digests),
-    ("neurons and layer_health: every neuron has a class, and the classes add up", check_derived),
-)
+def _checks(run: RunFile) -> tuple[tuple[str, Check], ...]:
+    values = ValuesRead(run)
+    return (
+        ("tokens: numbered from 0 without a gap, each in its prompt", check_tokens),
+        ("prompts: first token and number of tokens", check_prompts),
+        ("statistics: as many tokens as the run has, for every neuron", check_statistics),
+        ("blocks: all there, finite, agreeing with the statistics of the capture", values.check_blocks),
+        ("examples: the values that the blocks hold", check_examples),
+        ("histograms: they count every token", check_histograms),
+        ("ranges: statistics and histograms that values can have", check_ranges),
+        ("prompt_means: of every prompt that has such tokens, over as many as it has", check_prompt_means),
+        (
+            "values: as they were written; statistics, histograms and prompt means counted again from them",
+            values.check_values,
+        ),
+        ("mamba_delta: it counts every token past position 0", check_mamba_delta),
+        ("digests: every row of every table but the blocks, as it was written", check_digests),
+        ("neurons and layer_health: every neuron has a class, and the classes add up", check_derived),
+    )
 
 
 def verify_run(path: str | Path, derive: Derive | None = None) -> Verification:
@@ -155,7 +148,7 @@ def verify_run(path: str | Path, derive: Derive | None = None) -> Verification:
     checked, problems, failed = [opened], [], []
     try:
         not_covered, derived = tuple(_not_covered(run, derive)), _derived_again(derive)
-        for what, check in (*CHECKS, *derived):
+        for what, check in (*_checks(run), *derived):
             checked.append(what)
             found = _caught(what.split(":")[0], check, run)
             problems += found[:PROBLEMS_SHOWN]

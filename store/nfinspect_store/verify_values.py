@@ -1,19 +1,24 @@
-"""The check of `verify` that recomputes statistics, histograms and prompt means from the values, layer by layer.
+"""What the values of a run say: statistics, histograms and prompt means counted again for `verify`, layer by layer.
 
 Each batch of rows gives statistics about its own mean, which merge as those of a capture do: the same sums in a
 different order, so counts, extremes and histograms must be equal and moments agree up to rounding.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nfinspect_store.digests import VALUES, Digest, read_digests, tells_firing, value_rows, values_digest
+from nfinspect_store import kernels
+from nfinspect_store.arrow_numbers import numbers
+from nfinspect_store.digests import Digest, values_digest
 from nfinspect_store.histogram import BINS, bin_of
+from nfinspect_store.memory import PIECE
 from nfinspect_store.reader import RunFile
 from nfinspect_store.statistics import UNKNOWN, NeuronStatistics
-from nfinspect_store.types import Layer, TokenRows
+from nfinspect_store.types import Layer
 
 TOLERANCE = 1e-6
 """Relative, for moments: a capture adds the same values in a different order, both in float64."""
@@ -24,11 +29,10 @@ ROUNDING = 1e-12
 MEANS_BYTES = 64 * 2**20
 """About the bytes of sums over prompts held at a time; where all neurons do not fit, only every nth is recomputed."""
 
-MEANS_ROWS = 256
-"""Prompt means read at a time."""
+READ_PLACES = "SELECT prompt_idx, position, generated FROM tokens ORDER BY token_idx"
 
 READ_MEANS = """
-SELECT prompt_idx, n, "values" FROM prompt_means WHERE layer_id = $layer AND selection = $selection
+SELECT layer_id, prompt_idx, selection, n, "values" FROM prompt_means WHERE layer_id BETWEEN $low AND $high
 """
 
 MEANS = """
@@ -94,25 +98,6 @@ def check_prompt_means(run: RunFile) -> list[str]:
     ]
 
 
-def check_values(run: RunFile) -> list[str]:
-    """Whether statistics, histograms and prompt means are those of the values. Skipped if no values were kept, or not
-    which of them fired.
-    """
-    if not run.has_values or not run.tokens:
-        return []
-    if not tells_firing(run.cursor()):
-        return []
-    problems, digest = [], Digest()
-    for layer in run.layers:
-        counted = _counted(run, layer)
-        digest += counted.digest
-        problems += _differences(run, layer, counted)
-        problems += _other_means(run, layer, counted)
-    if digest != read_digests(run.cursor()).get(VALUES):
-        problems.append("blocks: the values are not those that were written: their digest differs")
-    return problems
-
-
 def means_step(run: RunFile) -> int:
     """n, where the prompt means of every nth neuron are recomputed."""
     most = max((layer.neurons for layer in run.layers), default=0)
@@ -120,101 +105,179 @@ def means_step(run: RunFile) -> int:
 
 
 @dataclass
-class _Counted:
+class Counted:
     """What a layer's values give: statistics and histograms by (at position 0), sums over each prompt by selection."""
 
     statistics: dict[bool, NeuronStatistics]
     histograms: dict[bool, NDArray[np.int64]]  # [neurons, BINS]
     sums: dict[str, NDArray[np.float64]]  # [prompts, neurons // step]
     step: int
+    there: NDArray[np.int64]  # [neurons]: how many values
+    places: NDArray[np.uint64]  # [neurons]: see places_sum
+    infinite: NDArray[np.int64]  # [neurons]
     digest: Digest
 
+    @property
+    def mean_abs(self) -> NDArray[np.float64]:
+        """Of the neurons whose sums are held."""
+        both = self.statistics[False].merge(self.statistics[True])
+        return np.nan_to_num(both.mean_abs)[:: self.step]
 
-def _counted(run: RunFile, layer: Layer) -> _Counted:
-    step, neurons = means_step(run), layer.neurons
-    held = -(-neurons // step)
-    found = _Counted(
-        {first: NeuronStatistics.empty(neurons, counts_firing=layer.fires != "scale") for first in (False, True)},
-        {first: np.zeros((neurons, BINS), np.int64) for first in (False, True)},
-        {selection: np.zeros((run.prompts, held)) for selection in ("all", "generated", "last")},
-        step,
-        Digest(),
-    )
-    lengths = run.cursor().execute("SELECT tokens FROM prompts ORDER BY prompt_idx").fetchnumpy()["tokens"]
-    for neuron, start, values, fired in value_rows(run, layer):
-        found.digest += values_digest(layer.layer_id, neuron, start, values, fired)
-        rows = run.tokens_between(start, start + values.shape[1])
-        at_start = rows.position == 0
+    @classmethod
+    def nothing(cls, run: RunFile, layer: Layer) -> Self:
+        step, neurons = means_step(run), layer.neurons
+        held = -(-neurons // step)
+        return cls(
+            {first: NeuronStatistics.empty(neurons, counts_firing=layer.fires != "scale") for first in (False, True)},
+            {first: np.zeros((neurons, BINS), np.int64) for first in (False, True)},
+            {selection: np.zeros((run.prompts, held)) for selection in ("all", "generated", "last")},
+            step,
+            np.zeros(neurons, np.int64),
+            np.zeros(neurons, np.uint64),
+            np.zeros(neurons, np.int64),
+            Digest(),
+        )
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the run's tokens stand; [tokens] in every array, in order of their index."""
+
+    prompt_idx: NDArray[np.int32]
+    position: NDArray[np.int32]
+    generated: NDArray[np.bool_]
+    lengths: NDArray[np.int64]  # [prompts]: tokens of each
+
+    @classmethod
+    def of(cls, run: RunFile) -> Self:
+        columns = run.cursor().execute(READ_PLACES).fetchnumpy()
+        lengths = run.cursor().execute("SELECT tokens FROM prompts ORDER BY prompt_idx").fetchnumpy()["tokens"]
+        return cls(columns["prompt_idx"], columns["position"], columns["generated"], lengths)
+
+
+def places_sum(start: int, stop: int) -> np.uint64:
+    """The sum of squares modulo 2^64 of the tokens start <= token_idx < stop. A duplicated token changes it."""
+    with np.errstate(over="ignore"):
+        return np.uint64((np.arange(start, stop, dtype=np.uint64) ** np.uint64(2)).sum(dtype=np.uint64))
+
+
+def counted(run: RunFile, layer: Layer, places: Places, *, fired: bool) -> Counted:
+    """Count a layer's values again, each read once. fired: with which of them fired, where the layer has a gate."""
+    found = Counted.nothing(run, layer)
+    for rows in run.blocks(layer, fired=fired):
+        neuron, here = rows.neuron.astype(np.int64), rows.tokens
+        rows_of = slice(neuron[0], neuron[0] + len(neuron)) if (np.diff(neuron) == 1).all() else neuron
+        found.digest += values_digest(layer.layer_id, rows.neuron, rows.first, rows.values, rows.fired)
+        np.add.at(found.there, neuron, rows.values.shape[1])
+        np.add.at(found.places, neuron, places_sum(here.start, here.stop))
+        values = np.ascontiguousarray(rows.values.T)
+        gates = None if rows.fired is None else np.ascontiguousarray(rows.fired.T)
+        at_start = places.position[here] == 0
         for first in (False, True):
-            here = at_start == first
-            if here.any():
-                part = np.ascontiguousarray(values[:, here])
-                told = _statistics(part, None if fired is None else fired[:, here], layer.fires)
-                _merge(found.statistics[first], neuron, told)
-                found.histograms[first][neuron] += _histogram(part)
-        sampled = neuron % step == 0
-        _add_sums(found.sums, neuron[sampled] // step, values[sampled], rows, lengths)
+            chosen = at_start == first
+            if chosen.any():
+                part, open_gates = (
+                    (values, gates) if chosen.all() else (values[chosen], None if gates is None else gates[chosen])
+                )
+                counts = found.histograms[first][rows_of]  # a view of consecutive neurons
+                told = _statistics(part, open_gates, layer.fires, counts)
+                odd = ~(np.isfinite(told.minimum) & np.isfinite(told.maximum))
+                found.infinite[neuron[odd]] += (~np.isfinite(part[:, odd])).sum(axis=0)
+                _merge(found.statistics[first], rows_of, told)
+                if not isinstance(rows_of, slice):
+                    found.histograms[first][rows_of] = counts
+        sampled = neuron % found.step == 0
+        _add_sums(
+            found.sums,
+            neuron[sampled] // found.step,
+            values if sampled.all() else values[:, sampled],
+            places,
+            here,
+        )
     return found
 
 
-def _statistics(values: NDArray[np.float32], fired: NDArray[np.bool_] | None, fires: str) -> NeuronStatistics:
-    """Of float32[neurons, tokens]."""
-    low, high = values.min(axis=1), values.max(axis=1)
+def _statistics(
+    values: NDArray[np.float32], fired: NDArray[np.bool_] | None, fires: str, counts: NDArray[np.int64]
+) -> NeuronStatistics:
+    """Of float32[tokens, neurons], which are counted into int64[neurons, BINS]."""
+    if kernels.compiled():
+        return NeuronStatistics.compiled(values, fired, counts, counts_firing=fires != "scale")
+    bins = bin_of(values) + np.arange(len(counts)) * BINS
+    counts += np.bincount(bins.ravel(), minlength=counts.size).reshape(counts.shape)
+    low, high = values.min(axis=0), values.max(axis=0)
     varied = low != high
-    mean = np.where(varied, values.mean(axis=1, dtype=np.float64), low)
-    deviation = values - mean[:, None]
+    mean = np.where(varied, values.mean(axis=0, dtype=np.float64), low)
+    deviation = values - mean
     square = deviation * deviation
     on = values > 0 if fired is None else fired
     return NeuronStatistics(
-        n=np.full(len(values), values.shape[1], np.int64),
-        fired=np.full(len(values), UNKNOWN) if fires == "scale" else on.sum(axis=1),
+        n=np.full(len(counts), len(values), np.int64),
+        fired=np.full(len(counts), UNKNOWN) if fires == "scale" else on.sum(axis=0),
         mean=mean,
-        m2=square.sum(axis=1) * varied,
-        m3=np.einsum("ij,ij->i", square, deviation) * varied,
-        m4=np.einsum("ij,ij->i", square, square) * varied,
+        m2=square.sum(axis=0) * varied,
+        m3=(square * deviation).sum(axis=0) * varied,
+        m4=(square * square).sum(axis=0) * varied,
         minimum=low,
         maximum=high,
-        sum_abs=np.abs(values).sum(axis=1, dtype=np.float64),
+        sum_abs=np.abs(values).sum(axis=0, dtype=np.float64),
     )
 
 
-def _merge(total: NeuronStatistics, neuron: NDArray[np.int32], part: NeuronStatistics) -> None:
+def layer_groups(run: RunFile) -> Iterator[list[Layer]]:
+    """Consecutive layers of one width whose sums over prompts fit into MEANS_BYTES together, at least one."""
+    group: list[Layer] = []
+    held = 0
+    for layer in run.layers:
+        size = 3 * run.prompts * 8 * layer.neurons // means_step(run)
+        if group and (held + size > MEANS_BYTES or layer.neurons != group[0].neurons):
+            yield group
+            group, held = [], 0
+        group.append(layer)
+        held += size
+    yield group
+
+
+def _merge(total: NeuronStatistics, neuron: NDArray[np.int64] | slice, part: NeuronStatistics) -> None:
     """Merge `part` into `total` in place. neuron: the index of each of its rows, none twice."""
-    merged = total.take(neuron.astype(np.int64)).merge(part)
+    merged = total.take(neuron).merge(part)
     for field in fields(NeuronStatistics):
         getattr(total, field.name)[neuron] = getattr(merged, field.name)
-
-
-def _histogram(values: NDArray[np.float32]) -> NDArray[np.int64]:
-    bins = bin_of(values) + np.arange(len(values))[:, None] * BINS
-    return np.bincount(bins.ravel(), minlength=len(values) * BINS).reshape(-1, BINS)
 
 
 def _add_sums(
     sums: dict[str, NDArray[np.float64]],
     place: NDArray[np.int64],
     values: NDArray[np.float32],
-    rows: TokenRows,
-    lengths: NDArray[np.int64],
+    places: Places,
+    tokens: slice,
 ) -> None:
-    """Add up each prompt's tokens, without position 0. lengths: tokens of every prompt."""
-    cuts = np.flatnonzero(np.diff(rows.prompt_idx, prepend=-1))
-    prompts = rows.prompt_idx[cuts]
-    counted = np.where(rows.position > 0, values, 0).astype(np.float64)
-    sums["all"][np.ix_(prompts, place)] += np.add.reduceat(counted, cuts, axis=1).T
-    if rows.generated.any():
-        generated = np.where(rows.generated, counted, 0)
-        sums["generated"][np.ix_(prompts, place)] += np.add.reduceat(generated, cuts, axis=1).T
-    ends = np.append(cuts[1:], len(rows.position)) - 1
-    last = rows.position[ends] == lengths[prompts] - 1
-    sums["last"][np.ix_(prompts[last], place)] = values[:, ends[last]].T
+    """Add up each prompt's tokens in float32[tokens, neurons], without position 0."""
+    prompt_idx, position, generated = (x[tokens] for x in (places.prompt_idx, places.position, places.generated))
+    cuts = [*np.flatnonzero(np.diff(prompt_idx, prepend=-1)).tolist(), len(values)]
+    for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+        prompt, one = prompt_idx[start], slice(start, stop)
+        for selection, chosen in (("all", position[one] > 0), ("generated", (position[one] > 0) & generated[one])):
+            if chosen.any():
+                sums[selection][prompt, place] += values[one][chosen].sum(axis=0, dtype=np.float64)
+        if position[stop - 1] == places.lengths[prompt] - 1:
+            sums["last"][prompt, place] = values[stop - 1]
 
 
-def _differences(run: RunFile, layer: Layer, counted: _Counted) -> list[str]:
-    problems = []
+def stored_statistics(run: RunFile, layer: Layer) -> dict[bool, NeuronStatistics]:
+    """A layer's statistics by (without the tokens at position 0)."""
+    apart, none = run.statistics_apart(layer), NeuronStatistics.empty(layer.neurons)
+    rest = none.merge(apart.get(False, none))
+    return {True: rest, False: rest.merge(apart.get(True, none))}
+
+
+def other_statistics(
+    run: RunFile, layer: Layer, counted: Counted, told: Mapping[bool, NeuronStatistics]
+) -> Iterator[str]:
+    """Where the stored statistics and histograms are not those counted again."""
     rest = counted.statistics[False]
     for skip_first, found in ((True, rest), (False, rest.merge(counted.statistics[True]))):
-        stored = run.statistics(layer.site, layer=layer.layer, skip_first=skip_first)
+        stored = told[skip_first]
         largest = np.maximum(np.abs(found.minimum), np.abs(found.maximum), dtype=np.float64)
         largest[found.n == 0] = 0
         floor = {power: ROUNDING * found.n * largest**power for power in (1, 2, 3, 4)}
@@ -235,35 +298,46 @@ def _differences(run: RunFile, layer: Layer, counted: _Counted) -> list[str]:
             }
         where = " past position 0" if skip_first else ""
         for name, tolerance in allowed.items():
-            told, expected = getattr(stored, name), getattr(found, name)
+            held, expected = getattr(stored, name), getattr(found, name)
             with np.errstate(invalid="ignore"):
-                same = (told == expected) | (np.abs(told - expected) <= tolerance)
-            problems += _named(layer, "statistics", f"{name}{where}", ~same, "is not that of the values")
+                same = (held == expected) | (np.abs(held - expected) <= tolerance)
+            yield from _named(layer, "statistics", f"{name}{where}", ~same, "is not that of the values")
         histograms = counted.histograms[False] + (0 if skip_first else counted.histograms[True])
         stored_counts = run.histograms(layer.site, layer.layer, skip_first=skip_first)
         if run.rounds_values:  # a rounded value may be in the next bin
             histograms, stored_counts = histograms.sum(axis=1, keepdims=True), stored_counts.sum(axis=1, keepdims=True)
         wrong = (stored_counts != histograms).any(axis=1)
-        problems += _named(layer, "histograms", f"histogram{where}", wrong, "is not that of the values")
-    return problems
+        yield from _named(layer, "histograms", f"histogram{where}", wrong, "is not that of the values")
 
 
-def _other_means(run: RunFile, layer: Layer, counted: _Counted) -> list[str]:
-    problems = []
-    mean_abs = np.nan_to_num(run.statistics(layer.site, layer=layer.layer).mean_abs)[:: counted.step]
-    for selection, sums in counted.sums.items():
-        wrong = np.zeros(sums.shape[1], np.bool_)
-        query = {"layer": layer.layer_id, "selection": selection}
-        for batch in run.streamed(READ_MEANS, query, MEANS_ROWS):
-            prompts = batch.column("prompt_idx").to_numpy()
-            stored = np.asarray(batch.column("values").flatten(), np.float32).reshape(len(prompts), -1)
-            n = np.maximum(batch.column("n").to_numpy(), 1)[:, None]
-            expected = sums[prompts] / n
-            tolerance = TOLERANCE * np.maximum(mean_abs, np.abs(expected)) + np.finfo(np.float32).tiny
+def other_means(run: RunFile, found: Sequence[tuple[Layer, Counted]]) -> Iterator[str]:
+    """Where the stored prompt means of consecutive layers of one width are not those counted again."""
+    of_layer = {layer.layer_id: (layer, counted) for layer, counted in found}
+    wrong = {
+        (layer_id, selection): np.zeros(sums.shape[1], np.bool_)
+        for layer_id, (_, counted) in of_layer.items()
+        for selection, sums in counted.sums.items()
+    }
+    neurons = found[0][0].neurons
+    rows = max(1, PIECE // (4 * neurons))
+    for batch in run.streamed(READ_MEANS, {"low": min(of_layer), "high": max(of_layer)}, rows):
+        layer_ids, prompts, n = (numbers(batch.column(name)) for name in ("layer_id", "prompt_idx", "n"))
+        values = numbers(batch.column("values").flatten()).reshape(len(prompts), neurons)
+        selections = np.asarray(batch.column("selection").to_pylist())
+        for layer_id, selection in wrong:
+            here = np.flatnonzero((layer_ids == layer_id) & (selections == selection))
+            if not len(here):
+                continue
+            layer, counted = of_layer[layer_id]
+            stored = values[here]
+            expected = counted.sums[selection][prompts[here]] / np.maximum(n[here], 1)[:, None]
+            tolerance = TOLERANCE * np.maximum(counted.mean_abs, np.abs(expected)) + np.finfo(np.float32).tiny
             tolerance += run.worst_error.get(layer.site, 0.0)
-            wrong |= ~(np.abs(stored[:, :: counted.step] - expected) <= tolerance).all(axis=0)
-        problems += _named(layer, "prompt_means", f"mean over {selection}", wrong, "is not that of the values")
-    return problems
+            same = np.abs(stored[:, :: counted.step] - expected) <= tolerance
+            wrong[layer_id, selection] |= ~same.all(axis=0)
+    for (layer_id, selection), differs in wrong.items():
+        what = f"mean over {selection}"
+        yield from _named(of_layer[layer_id][0], "prompt_means", what, differs, "is not that of the values")
 
 
 def _named(layer: Layer, table: str, what: str, wrong: NDArray[np.bool_], how: str) -> list[str]:

@@ -3,10 +3,13 @@ import random
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pytest
 
+from nfinspect_store import kernels, verify_values
 from nfinspect_store.errors import RunBusy, RunNotFound
 from nfinspect_store.heartbeat import Heartbeat
+from nfinspect_store.reader import RunFile
 from nfinspect_store.verify import verify_run
 
 
@@ -152,3 +155,41 @@ def test_a_run_that_is_missing_or_being_written_is_no_verdict(store: Path) -> No
     Heartbeat(store / "planted.duckdb").beat()
     with pytest.raises(RunBusy):
         verify_run(store / "planted.duckdb")
+
+
+@pytest.mark.parametrize("statement", [None, "UPDATE statistics SET m3 = m3 + 9 WHERE layer_id = 1 AND neuron = 3"])
+def test_without_the_compiled_loops_the_same_is_found(
+    store: Path, monkeypatch: pytest.MonkeyPatch, statement: str | None
+) -> None:
+    path = store / "planted.duckdb"
+    problems = damage(path, *([statement] if statement else []))
+    monkeypatch.setattr(kernels, "_kernels", None)
+    assert list(verify_run(path).problems) == problems and bool(problems) is bool(statement)
+
+
+def test_values_are_checked_whatever_sums_of_layers_are_held_together(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = store / "planted.duckdb"
+    problems = damage(path, 'UPDATE prompt_means SET "values" = list_reverse("values") WHERE layer_id > 0')
+    assert problems and all(problem.startswith(("prompt_means", "digests")) for problem in problems)
+    with RunFile.open(path) as run:
+        groups = list(verify_values.layer_groups(run))
+        assert [layer for group in groups for layer in group] == list(run.layers) and len(groups) < len(run.layers)
+        monkeypatch.setattr(verify_values, "MEANS_BYTES", 16 * run.prompts * max(x.neurons for x in run.layers))
+        assert len(list(verify_values.layer_groups(run))) > len(groups) and verify_values.means_step(run) == 1
+    assert list(verify_run(path).problems) == problems
+
+
+def test_histograms_read_with_those_of_other_layers_are_the_layers_own(store: Path) -> None:
+    with RunFile.open(store / "planted.duckdb") as run:
+        order = [*run.layers, *reversed(run.layers), run.layers[0]]
+        for layer in order:
+            for skip_first in (True, False):
+                query = f"""SELECT bin, sum(counts[neuron + 1])::BIGINT AS counted
+                            FROM histograms, range({layer.neurons}) r(neuron) WHERE layer_id = {layer.layer_id}
+                              AND NOT ("first" AND {skip_first}) GROUP BY neuron, bin ORDER BY neuron, bin"""
+                expected = run.cursor().execute(query).fetchnumpy()
+                found = run.histograms(layer.site, layer.layer, skip_first=skip_first)
+                bins = np.unique(expected["bin"])
+                assert (found[:, bins].ravel() == expected["counted"]).all() and found.sum() == found[:, bins].sum()
