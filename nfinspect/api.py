@@ -27,6 +27,7 @@ from nfinspect.capturing.session import (
     statistics_device,
     store_layers,
 )
+from nfinspect.capturing.where import parse_where
 from nfinspect.models import (
     Bos,
     LoadedModel,
@@ -62,6 +63,7 @@ def capture(
     layers: Sequence[int] | None = None,
     keep: Keep = "all",
     precision: Precision = "float32",
+    where: str | None = None,
     bos: Bos = "auto",
     chat: bool = False,
     truncate: bool = False,
@@ -82,13 +84,14 @@ def capture(
     generate: tokens to generate for each prompt, greedily, or sampled from `seed` at a `temperature` above 0. sites:
     mlp, mixer, attn, resid; mlp (mixer for Mamba) if not given. layers: all if not given. keep: "all" values, or only
     "stats". precision: store values as "float32", or in fewer bytes as "float16" or "int8"; statistics are exact
-    either way. bos: whether BOS goes before a text, "auto" as the tokenizer does; chat: each text is a user's message.
-    truncate: cut prompts that do not fit the model's context. batch_size: prompts in a forward pass, as many as fit if
-    not given. mode: how generated tokens are read, "replay" in one pass afterwards, "live" while generating.
-    limit_bytes: stop before the run exceeds this. resume: continue an unfinished run of the same call.
+    either way. where: record only some tokens, such as "answers" or "role=user and tokens=4-" (docs/commands.md). bos:
+    whether BOS goes before a text, "auto" as the tokenizer does; chat: each text is a user's message. truncate: cut
+    prompts that do not fit the model's context. batch_size: prompts in a forward pass, as many as fit if not given.
+    mode: how generated tokens are read, "replay" in one pass afterwards, "live" while generating. limit_bytes: stop
+    before the run exceeds this. resume: continue an unfinished run of the same call.
 
     The model is captured in eval mode; afterwards each module is back in its own mode. What `nfinspect capture` would
-    print on stderr is issued as a warning. Raises ModelError, BadPrompts, CaptureError, StoreError.
+    print on stderr is issued as a warning. Raises ModelError, BadPrompts, CaptureError, StoreError, RequestError.
     """
     by_concept = prompts if isinstance(prompts, Mapping) else {"prompts": prompts}
     for concept in by_concept:
@@ -110,6 +113,7 @@ def capture(
         layers=None if layers is None else tuple(layers),
         keep=keep,
         precision=precision,
+        where=None if where is None else parse_where(where),
         bos=bos,
         chat=chat,
         truncate=truncate,

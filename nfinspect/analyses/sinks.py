@@ -106,7 +106,8 @@ class LayerSinks(Document):
 class Sinks(Document):
     """The massive coordinates of a site, the highest ratio first. large, times: the limits that were used.
 
-    first_token_share: of all massive values, those at position 0, 0-1; None where there are none.
+    first_token_share: of all massive values, those at position 0, 0-1; None where there are none, or where no token at
+    position 0 is recorded.
     """
 
     site: str
@@ -183,7 +184,7 @@ def sinks(
         tokens=run.tokens,
         large=large,
         times=times,
-        first_token_share=sum(one.first for one in found) / massive if massive else None,
+        first_token_share=sum(one.first for one in found) / massive if massive and run.has_start else None,
         coordinates=tuple(found),
         layers=tuple(summaries),
     )

@@ -51,13 +51,14 @@ class NeuronHistogram(Document):
 
 @dataclass(frozen=True)
 class WindowToken(Document):
-    """A token near an example's, with this neuron's value on it (None if values were not kept).
+    """A token near an example's, with this neuron's value on it (None if values were not kept, or the token was not
+    recorded, which then has no token_idx either).
 
     token: its own text, a piece of a character as `<E4 B8>`. start, stop: the characters of the example's text that are
     wholly or partly the token's; tokens that share a character overlap.
     """
 
-    token_idx: int
+    token_idx: int | None
     position: int
     token: str
     generated: bool
@@ -107,7 +108,7 @@ class NeuronDetail:
     """Everything about one neuron; examples in order of rank, concepts in order of first appearance.
 
     median: of the values; if they were not kept, from the histogram, exact to its bin. precision: how the values are
-    stored, None if they were not kept; worst_error: how far any of them may be off.
+    stored, None if they were not kept; worst_error: how far any of them may be off. notes: on the run's tokens.
     """
 
     row: NeuronRow
@@ -119,6 +120,7 @@ class NeuronDetail:
     median: float | None = None
     precision: Precision | None = None
     worst_error: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def about_values(self) -> str:
@@ -136,6 +138,7 @@ class NeuronDetail:
             "concepts": [concept.to_json() for concept in self.concepts],
             "precision": self.precision,
             "worst_error": self.worst_error,
+            "notes": list(self.notes),
         }
 
 
@@ -156,6 +159,7 @@ def neuron_detail(run: RunTables, address: Address | str) -> NeuronDetail:
         median=_median(run, layer, neuron, row, values),
         precision=run.precision if run.has_values else None,
         worst_error=run.worst_error.get(layer.site, 0.0) if run.has_values else None,
+        notes=run.where_notes,
     )
 
 
@@ -196,8 +200,7 @@ def example_texts(
     """
     if not examples:
         return ()
-    wanted = {i for example in examples for i in _around(example.token_idx, run.tokens, CHARACTER)}
-    rows = run.tokens_at(sorted(wanted))
+    rows = run.tokens_near(sorted({example.token_idx for example in examples}), WINDOW + CHARACTER)
     place = {int(token_idx): i for i, token_idx in enumerate(rows.token_idx)}
     prompts = {"prompts": sorted({int(prompt_idx) for prompt_idx in rows.prompt_idx})}
     concepts = dict(run.cursor().execute(READ_PROMPT_CONCEPTS, prompts).fetchall())
@@ -205,8 +208,8 @@ def example_texts(
     for example in examples:
         at = place[example.token_idx]
         prompt_idx = int(rows.prompt_idx[at])
-        near = [place[i] for i in _around(example.token_idx, run.tokens, CHARACTER)]
-        near = [i for i in near if rows.prompt_idx[i] == prompt_idx]
+        away = np.abs(rows.position - rows.position[at])
+        near = np.flatnonzero((rows.prompt_idx == prompt_idx) & (away <= WINDOW + CHARACTER)).tolist()
         read = whole_text([rows.token[i] for i in near], [rows.raw[i] for i in near])
         middle = near.index(at)
         kept = range(max(0, middle - WINDOW), min(len(near), middle + WINDOW + 1))
@@ -224,24 +227,21 @@ def example_texts(
                 value=float(example.value),
                 text=read.text[begin : read.spans[kept.stop - 1][1]],
                 window=window,
-                at=[token.token_idx for token in window].index(example.token_idx),
+                at=middle - kept.start,
             )
         )
     return tuple(texts)
 
 
-def _around(token_idx: int, tokens: int, more: int) -> range:
-    return range(max(0, token_idx - WINDOW - more), min(tokens, token_idx + WINDOW + more + 1))
-
-
 def _window_token(rows: TokenRows, i: int, values: NDArray[np.float32] | None, start: int, stop: int) -> WindowToken:
     token_idx = int(rows.token_idx[i])
+    recorded = token_idx >= 0
     return WindowToken(
-        token_idx=token_idx,
+        token_idx=token_idx if recorded else None,
         position=int(rows.position[i]),
         token=rows.token[i],
         generated=bool(rows.generated[i]),
-        value=None if values is None else float(values[token_idx]),
+        value=float(values[token_idx]) if values is not None and recorded else None,
         start=start,
         stop=stop,
     )

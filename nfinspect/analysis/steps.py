@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nfinspect.analysis.sequences import neighbours_before
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect_store.errors import StoreError
 from nfinspect_store.schema import BLOCK
@@ -22,15 +23,14 @@ CHUNK_BYTES = 32 * 2**20
 STRIPE = 64
 """Neurons computed at a time: their float64 differences over a chunk of a wide layer fit the processor's cache."""
 
-READ_PAIRS = 'SELECT "position" >= 2 AS pair FROM tokens ORDER BY token_idx'
-# Positions 0 and 1 end no pair: nothing comes before position 0, and position 0 is left out.
+READ_TOKENS = 'SELECT "position", prompt_idx FROM tokens ORDER BY token_idx'
 
 
 @dataclass(frozen=True)
 class Steps:
     """layer, neuron and the two measures of each neuron, [neurons]; NaN where a measure is undefined.
 
-    pairs: how many pairs of neighbouring tokens of one prompt there are, position 0 left out.
+    pairs: how many pairs of neighbouring recorded tokens of one prompt there are, position 0 left out.
     """
 
     pairs: int
@@ -52,7 +52,10 @@ def measure_steps(run: RunTables, layers: Sequence[Layer], tick: Tick = silent) 
             "how a neuron changes from token to token is computed from its values, and this run kept statistics only "
             "(--keep stats): capture it with --keep all"
         )
-    pairs = np.asarray(run.cursor().execute(READ_PAIRS).fetchnumpy()["pair"], np.bool_)
+    columns = run.cursor().execute(READ_TOKENS).fetchnumpy()
+    position, prompt = (np.asarray(columns[name], np.int64) for name in ("position", "prompt_idx"))
+    # Positions 0 and 1 end no pair: nothing comes before position 0, and position 0 is left out.
+    pairs = (position >= 2) & (neighbours_before(position, prompt) >= 1)
     blocks = -(-run.tokens // BLOCK)
     parts = []
     for number, layer in enumerate(layers):

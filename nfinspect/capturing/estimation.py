@@ -15,9 +15,9 @@ from nfinspect_store.histogram import BINS
 
 @dataclass(frozen=True)
 class Estimate:
-    """tokens: as if every new token were generated (an end of sequence may come earlier). seconds: on this machine,
-    from one measured batch, without loading the model. memory_bytes: weights, two batches of values, statistics and the
-    writer's queue."""
+    """tokens: recorded, as if every new token were generated (an end of sequence may come earlier). seconds: on this
+    machine, from one measured batch, without loading the model. memory_bytes: weights, two batches of values,
+    statistics and the writer's queue."""
 
     tokens: int
     values: int
@@ -57,20 +57,23 @@ def _estimate(capture: Capture) -> Estimate:
         tokens=capture.tokens,
         values=values,
         bytes=size,
-        seconds=capture.tokens * _seconds_per_token(capture),
+        seconds=capture.read_tokens * _seconds_per_token(capture),
         memory_bytes=weights + 2 * batch_bytes + state + (QUEUE_BYTES if request.keep == "all" else 0),
     )
 
 
 def _seconds_per_token(capture: Capture) -> float:
-    """Of the first batch, generated, read and recorded, when it is run for the second time: the first is a warm-up."""
+    """Of the tokens read in the first batch, also generated and recorded, when it is run for the second time: the first
+    is a warm-up.
+    """
     reader = capture.reader()
     batch = capture.batches[0]
     for _ in capture.read_with_less(reader, batch):
         pass
     with capture.recording() as recorder:
         start = time.perf_counter()
+        tokens = 0
         for prompts, values in capture.read_with_less(reader, batch):
             recorder.add(prompts, values)
-        seconds = time.perf_counter() - start
-        return seconds / recorder.tokens
+            tokens += sum(len(prompt.token_ids) for prompt in prompts)
+        return (time.perf_counter() - start) / tokens

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -62,26 +63,32 @@ class DeltaReader:
         self._held = {}
         self._hidden = []
 
-    def moments_of(self, sequences: Sequence[Sequence[int]], places: Sequence[slice]) -> dict[int, DeltaMoments]:
-        """As `moments`, from sequences and the slice of each in its padded row."""
+    def moments_of(
+        self, sequences: Sequence[Sequence[int]], places: Sequence[slice], chosen: Sequence[NDArray[np.bool_]] | None
+    ) -> dict[int, DeltaMoments]:
+        """As `moments`, from sequences, the slice of each in its padded row, and which of its tokens are recorded."""
         shape = len(sequences), sum(hidden.shape[1] for hidden in self._hidden)
-        ids, real = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.bool)
+        ids, real, kept = (torch.zeros(shape, dtype=kind) for kind in (torch.long, torch.bool, torch.bool))
         for row, (sequence, place) in enumerate(zip(sequences, places, strict=True)):
             if self._steps:
                 ids[row, place] = torch.tensor(list(sequence), dtype=torch.long)
                 real[row, place] = True
-        return self.moments(ids, real)
+                kept[row, place] = True if chosen is None else torch.from_numpy(chosen[row][: len(sequence)])
+        return self.moments(ids, real, kept)
 
-    def moments(self, ids: Tensor, real: Tensor) -> dict[int, DeltaMoments]:
+    def moments(self, ids: Tensor, real: Tensor, kept: Tensor | None = None) -> dict[int, DeltaMoments]:
         """The moments of the batch just run, by layer_id; empty for a model without Δ.
 
-        ids: int64[batch, tokens]; real: bool[batch, tokens], true where a position is not padding.
+        ids: int64[batch, tokens]; real: bool[batch, tokens], true where a position is not padding; kept: likewise,
+        where a token is recorded (None: all of them).
         """
         if not self._steps:
             return {}
         hidden = torch.cat(self._hidden, dim=1)
         real = real.to(hidden.device)
         predicted = real & (real.cumsum(1) > 1)  # all but the first token of each sequence
+        if kept is not None:
+            predicted &= kept.to(predicted.device)
         place = predicted[real].nonzero()[:, 0]  # indices among the real tokens of all sequences
         surprisal = token_surprisal(self._model, hidden[real][place - 1], ids.to(hidden.device)[predicted])
         if surprisal is None:  # a model without a vocabulary projection

@@ -8,7 +8,9 @@ unpadded pass over it.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nfinspect.capturing.mamba_delta import DeltaReader, with_delta
@@ -17,7 +19,10 @@ from nfinspect.capturing.transfer import to_workplace
 from nfinspect.models import LayerSite, LoadedModel, SiteReader, body, forward_batch
 
 Values = dict[int, LayerValues]
-"""By layer_id: all tokens of a batch, one sequence after the other, without padding."""
+"""By layer_id: the recorded tokens of a batch, one sequence after the other, without padding."""
+
+Chosen = Sequence[NDArray[np.bool_]] | None
+"""Which tokens of each sequence are recorded, bool[tokens or more]; None: all of them."""
 
 
 @dataclass(frozen=True)
@@ -40,32 +45,42 @@ class BatchReader:
         self._delta = DeltaReader(loaded.model, sites)
         self._rows: Tensor | None = None
         self._values: Values = {}
-        self._steps: dict[int, list[_Part]] = {}
+        self._steps: dict[int, list[_Part]] | None = None
+        self._in_prompts = False
+        self._reads_steps = True
 
-    def replay(self, sequences: Sequence[Sequence[int]], padding_side: str = "right") -> Values:
+    def replay(self, sequences: Sequence[Sequence[int]], padding_side: str = "right", chosen: Chosen = None) -> Values:
         """Values of finished sequences, from one forward pass."""
         model = self._loaded.model
         batch = forward_batch(model, sequences, pad_id=self._loaded.pad_id, padding_side=padding_side)
         width = batch.input_ids.shape[1]
         device = batch.input_ids.device
-        self._values = {}
-        self._rows = _rows([batch.columns(i) for i in range(len(sequences))], width).to(device)
+        self._values, self._steps = {}, None
+        columns = [batch.columns(i) for i in range(len(sequences))]
+        self._rows = _rows(columns, width, chosen).to(device)
         with self._reader, self._delta, torch.inference_mode():
             self._delta.begin()
             self._reader.begin(len(sequences), width, batch.valid)
             body(model)(**batch.inputs())
             self._reader.end()
-            moments = self._delta.moments(batch.input_ids, batch.valid)
+            kept = None if chosen is None else _marked(self._rows, batch.valid)
+            moments = self._delta.moments(batch.input_ids, batch.valid, kept)
         values, self._values = self._values, {}
         return with_delta(values, moments)
 
     def live(
-        self, generate: Callable[[], list[list[int]]], prompts: Sequence[Sequence[int]]
+        self, generate: Callable[[], list[list[int]]], prompts: Sequence[Sequence[int]], chosen: Chosen = None
     ) -> tuple[list[list[int]], Values]:
         """The sequences that `generate` makes of `prompts`, padded on the left, and the values from all its passes."""
         width = max(len(prompt) for prompt in prompts)
         valid = torch.stack([torch.arange(width) >= width - len(prompt) for prompt in prompts])
         model = body(self._loaded.model)
+        of_prompts = [slice(width - len(prompt), width) for prompt in prompts]
+        self._rows = _rows(of_prompts, width, chosen).to(self._loaded.model.device)
+        self._steps, self._in_prompts = {}, True
+        self._reads_steps = chosen is None or any(
+            one[len(prompt) :].any() for one, prompt in zip(chosen, prompts, strict=True)
+        )
 
         def before(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
             # A multimodal model passes embeddings to its text part.
@@ -75,8 +90,8 @@ class BatchReader:
 
         def after(module: nn.Module, args: object, output: object) -> None:
             self._reader.end()
+            self._in_prompts = False
 
-        self._steps, self._rows = {}, None
         handles = [
             model.register_forward_pre_hook(before, with_kwargs=True),
             model.register_forward_hook(after),
@@ -88,46 +103,69 @@ class BatchReader:
         finally:
             for handle in handles:
                 handle.remove()
-        places = [
-            slice(width - len(prompt), width - len(prompt) + len(sequence))
-            for prompt, sequence in zip(prompts, sequences, strict=True)
+        written = [len(sequence) - len(prompt) for prompt, sequence in zip(prompts, sequences, strict=True)]
+        kept = chosen or [np.ones(len(sequence), np.bool_) for sequence in sequences]
+        recorded = [
+            (int(one[: len(prompt)].sum()), np.flatnonzero(one[len(prompt) :][:new]))
+            for one, prompt, new in zip(kept, prompts, written, strict=True)
         ]
-        steps, self._steps = self._steps, {}
-        values = {layer_id: self._placed(_joined(parts, places)) for layer_id, parts in steps.items()}
-        return sequences, with_delta(values, self._delta.moments_of(sequences, places))
+        steps, self._steps = self._steps, None
+        values = {layer_id: self._placed(_joined(parts, recorded)) for layer_id, parts in steps.items()}
+        places = [slice(of.start, width + new) for of, new in zip(of_prompts, written, strict=True)]
+        return sequences, with_delta(values, self._delta.moments_of(sequences, places, chosen))
 
     def _take(self, site: LayerSite, values: Tensor, fired: Tensor | None) -> None:
         """Copies what a hook saw, as the model goes on using the memory."""
         layer_id = self._ids[site]
-        if self._rows is None:
-            part = _Part(values.clone(), None if fired is None else fired.clone())
-            self._steps.setdefault(layer_id, []).append(part)
-        else:
-            self._values[layer_id] = self._placed(
-                _Part(self._real(values), None if fired is None else self._real(fired))
-            )
+        if self._steps is None:
+            self._values[layer_id] = self._placed(self._chosen(values, fired))
+        elif self._in_prompts:
+            self._steps[layer_id] = [self._chosen(values, fired)]
+        elif self._reads_steps:
+            self._steps[layer_id].append(_Part(values.clone(), None if fired is None else fired.clone()))
 
     def _placed(self, part: _Part) -> LayerValues:
         fired = None if part.fired is None else to_workplace(part.fired, self._device)
         return LayerValues(to_workplace(part.values.float(), self._device), fired)
 
-    def _real(self, values: Tensor) -> Tensor:
-        """[batch, tokens, neurons] -> a copy of the real tokens' values, [tokens, neurons]."""
-        assert self._rows is not None
-        return values.reshape(-1, values.shape[-1]).index_select(0, self._rows)
+    def _chosen(self, values: Tensor, fired: Tensor | None) -> _Part:
+        """[batch, tokens, neurons] -> a copy of the recorded tokens' values, [tokens, neurons]."""
+        rows = self._rows
+        assert rows is not None
+
+        def taken(tensor: Tensor) -> Tensor:
+            return tensor.reshape(-1, tensor.shape[-1]).index_select(0, rows.to(tensor.device))
+
+        return _Part(taken(values), None if fired is None else taken(fired))
 
 
-def _rows(columns: Sequence[slice], width: int) -> Tensor:
-    """Indices of the real tokens in a [batch · width] layout, sequence after sequence."""
-    return torch.cat([torch.arange(i * width + c.start, i * width + c.stop) for i, c in enumerate(columns)])
+def _rows(columns: Sequence[slice], width: int, chosen: Chosen) -> Tensor:
+    """Indices of the recorded tokens in a [batch · width] layout, sequence after sequence."""
+    rows = [torch.arange(i * width + c.start, i * width + c.stop) for i, c in enumerate(columns)]
+    if chosen is not None:
+        rows = [row[torch.from_numpy(one[: len(row)])] for row, one in zip(rows, chosen, strict=True)]
+    return torch.cat(rows)
 
 
-def _joined(parts: Sequence[_Part], places: Sequence[slice]) -> _Part:
-    """Steps of a generation, [batch, tokens, neurons] each, concatenated to [tokens of all sequences, neurons]."""
+def _marked(rows: Tensor, like: Tensor) -> Tensor:
+    """bool of the shape of `like`, [batch, width], true at these indices of its flat layout."""
+    marked = torch.zeros(like.numel(), dtype=torch.bool, device=like.device)
+    marked[rows] = True
+    return marked.reshape(like.shape)
+
+
+def _joined(parts: Sequence[_Part], recorded: Sequence[tuple[int, NDArray[np.int64]]]) -> _Part:
+    """The prompts' values, [their recorded tokens, neurons], and those of the steps, [batch, 1, neurons] each, as
+    [tokens of all sequences, neurons]. recorded: of each sequence, how many of the prompt's tokens and which steps.
+    """
 
     def joined(tensors: list[Tensor]) -> Tensor:
-        whole = torch.cat(tensors, dim=1)
-        return torch.cat([whole[i, place] for i, place in enumerate(places)])
+        of_prompts = torch.split(tensors[0], [number for number, _ in recorded])
+        if len(tensors) == 1:
+            return torch.cat(of_prompts)
+        steps = torch.cat(tensors[1:], dim=1)
+        pairs = enumerate(zip(of_prompts, recorded, strict=True))
+        return torch.cat([one for i, (own, (_, new)) in pairs for one in (own, steps[i, torch.from_numpy(new)])])
 
     fired = [part.fired for part in parts if part.fired is not None]
     return _Part(joined([part.values for part in parts]), joined(fired) if fired else None)

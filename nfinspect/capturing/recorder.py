@@ -27,7 +27,9 @@ from nfinspect_store.writer import RunWriter
 
 @dataclass(frozen=True)
 class RecordedPrompt:
-    """A prompt with all its tokens; the first `prompt_tokens` are its own, the others were generated."""
+    """A prompt with all its tokens; the first `prompt_tokens` are its own, the others were generated. chosen: which of
+    them are recorded, bool[tokens]; None: all.
+    """
 
     concept: str
     text: str
@@ -36,11 +38,17 @@ class RecordedPrompt:
     prompt_tokens: int
     raw: Sequence[bytes | None] = ()  # as in TokenRows; empty: the texts are enough
     roles: Sequence[str | None] = ()  # as in TokenRows; empty: not a chat
+    chosen: NDArray[np.bool_] | None = None
+
+    @property
+    def recorded(self) -> NDArray[np.bool_]:
+        """bool[tokens]: which are recorded."""
+        return np.ones(len(self.token_ids), np.bool_) if self.chosen is None else self.chosen
 
 
 @dataclass(frozen=True)
 class LayerValues:
-    """One layer on all tokens of a batch of prompts, one prompt after the other, without padding."""
+    """One layer on the recorded tokens of a batch of prompts, one prompt after the other, without padding."""
 
     values: Array  # float32[tokens, neurons]: a numpy array, or a tensor on a GPU
     fired: Array | None  # bool[tokens, neurons] where the layer fires by its gate
@@ -67,18 +75,35 @@ class Recorder:
         """Record finished prompts. values: by layer_id. Raises StorageFull."""
         if not prompts:
             return
-        placed: list[Prompt] = []
+        placed: list[_Placed] = []
         position = self.tokens
         for i, prompt in enumerate(prompts):
-            size = len(prompt.token_ids)
-            placed.append(Prompt(self.prompts + i, prompt.concept, prompt.text, position, prompt.prompt_tokens, size))
+            recorded = prompt.recorded
+            own, size = int(recorded[: prompt.prompt_tokens].sum()), int(recorded.sum())
+            told = Prompt(self.prompts + i, prompt.concept, prompt.text, position, own, size)
+            placed.append(_Placed(told, bool(recorded[:1].any())))
             position += size
+        means = self._add_values(placed, values, position) if position > self.tokens else []
+        tokens, others = _token_rows(prompts, self.tokens, self.prompts)
+        self.writer.add([one.prompt for one in placed], tokens, means, others)
+        self.tokens = position
+        self.prompts += len(prompts)
+        # A run without a token is deleted if its capture fails: it is not worth a commit.
+        if self._segment is not None and self.tokens and self._segment.is_over(self.tokens, self.prompts):
+            start = time.monotonic()
+            self.commit({"status": "capturing"}, final=False)
+            self._segment.begin(self.tokens, self.prompts, commit_seconds=time.monotonic() - start)
+
+    def _add_values(
+        self, placed: "Sequence[_Placed]", values: Mapping[int, LayerValues], stop: int
+    ) -> list[PromptMean]:
+        """Record the values of the tokens before `stop`; returns the prompts' means."""
         # All copies are started before the first is waited for, so that a GPU copies while it computes.
         copies = {}
         if self.writer.keeps_values:
             for layer_id, layer in values.items():
                 copies[layer_id] = (start_copy(layer.values), layer.fired is not None and start_copy(layer.fired))
-        kept = None if self.writer.keeps_values else self._random.add(self.tokens, position)
+        kept = None if self.writer.keeps_values else self._random.add(self.tokens, stop)
         means: list[PromptMean] = []
         for record in self._layers:
             layer_id = record.layer.layer_id
@@ -88,13 +113,7 @@ class Recorder:
             means.extend(record.add(placed, values[layer_id], self.tokens))
             if kept is not None:
                 record.keep_random(kept, values[layer_id].values, self.tokens)
-        self.writer.add(placed, _token_rows(prompts, placed), means)
-        self.tokens = position
-        self.prompts += len(prompts)
-        if self._segment is not None and self._segment.is_over(self.tokens, self.prompts):
-            start = time.monotonic()
-            self.commit({"status": "capturing"}, final=False)
-            self._segment.begin(self.tokens, self.prompts, commit_seconds=time.monotonic() - start)
+        return means
 
     def commit(self, info: Mapping[str, object], *, final: bool) -> None:
         """End the segment. final: count what depends on the layer scale exactly, from the values, if they are kept."""
@@ -106,6 +125,14 @@ class Recorder:
         for record in self._layers:
             record.restore(tables)
         self._random.restore(self._layers[0].random_tokens)
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A prompt with its place among the run's tokens. at_start: whether its token at position 0 is recorded."""
+
+    prompt: Prompt
+    at_start: bool
 
 
 class _LayerRecord:
@@ -123,25 +150,25 @@ class _LayerRecord:
         self._delta: DeltaMoments | None = None
         self._counts_delta = True
 
-    def add(self, prompts: Sequence[Prompt], layer: LayerValues, offset: int) -> list[PromptMean]:
+    def add(self, placed: Sequence[_Placed], layer: LayerValues, offset: int) -> list[PromptMean]:
         """Add a batch whose first token has index `offset`; returns the prompts' means."""
         turned = by_neuron(layer.values) if self._apart else None
         if layer.delta is not None and self._counts_delta:
             self._delta = layer.delta if self._delta is None else self._delta.merge(layer.delta)
         means: list[PromptMean] = []
         firsts: dict[str, list[int]] = {}
-        for prompt in prompts:
+        for prompt, at_start in ((one.prompt, one.at_start) for one in placed if one.prompt.tokens):
             start = prompt.first_token - offset
-            stop = start + prompt.tokens
-            firsts.setdefault(prompt.concept, []).append(start)
-            values = layer.values[start:stop]
+            rest, stop = start + at_start, start + prompt.tokens
+            if at_start:
+                firsts.setdefault(prompt.concept, []).append(start)
             chunk = None
-            if prompt.tokens > 1:
-                fired = None if layer.fired is None else layer.fired[start + 1 : stop]
-                chunk = self._statistics.add(prompt.concept, False, values[1:], fired)
-                means.extend(self._means(prompt, values, chunk))
+            if rest < stop:
+                fired = None if layer.fired is None else layer.fired[rest:stop]
+                chunk = self._statistics.add(prompt.concept, False, layer.values[rest:stop], fired)
+                means.extend(self._means(prompt, layer.values[rest:stop], prompt.prompt_tokens - at_start, chunk))
             if turned is not None:
-                low = high = to_host(values[0])
+                low = high = to_host(layer.values[start])
                 if chunk is not None:
                     low, high = np.minimum(low, chunk.minimum), np.maximum(high, chunk.maximum)
                 self._top.add(high, turned[:, start:stop], prompt.first_token)
@@ -151,13 +178,15 @@ class _LayerRecord:
             self._statistics.add(concept, True, layer.values[rows], fired)
         return means
 
-    def _means(self, prompt: Prompt, values: Array, chunk: NeuronStatistics) -> list[PromptMean]:
+    def _means(self, prompt: Prompt, values: Array, own: int, chunk: NeuronStatistics) -> list[PromptMean]:
+        """values: past position 0; own: how many of them are the prompt's own."""
+
         def mean(selection: Selection, n: int, of: Array) -> PromptMean:
             array = to_host(of).astype(np.float32)
             return PromptMean(self.layer.layer_id, prompt.prompt_idx, selection, n, array)
 
-        means = [mean("all", prompt.tokens - 1, chunk.mean), mean("last", 1, values[-1])]
-        generated = values[max(prompt.prompt_tokens, 1) :]  # never position 0, generated or not
+        means = [mean("all", len(values), chunk.mean), mean("last", 1, values[-1])]
+        generated = values[max(own, 0) :]  # position 0 may be generated, too
         if len(generated):
             means.append(mean("generated", len(generated), chunk_mean(generated)))
         return means
@@ -206,17 +235,21 @@ class _LayerRecord:
             self._counts_delta = self._delta is not None  # None: the run was begun by a version without Δ
 
 
-def _token_rows(prompts: Sequence[RecordedPrompt], placed: Sequence[Prompt]) -> TokenRows:
-    sizes = [prompt.tokens for prompt in placed]
+def _token_rows(
+    prompts: Sequence[RecordedPrompt], first_token: int, first_prompt: int
+) -> tuple[TokenRows, TokenRows | None]:
+    """The tokens that are recorded, and the others if there are any."""
+    sizes = [len(prompt.token_ids) for prompt in prompts]
     position = np.concatenate([np.arange(size, dtype=np.int64) for size in sizes])
-    start = placed[0].first_token
-    return TokenRows(
-        token_idx=np.arange(start, start + len(position), dtype=np.int64),
-        prompt_idx=np.repeat([prompt.prompt_idx for prompt in placed], sizes).astype(np.int64),
+    recorded = np.concatenate([prompt.recorded for prompt in prompts])
+    rows = TokenRows(
+        token_idx=np.where(recorded, first_token + np.cumsum(recorded) - 1, -1).astype(np.int64),
+        prompt_idx=np.repeat(np.arange(len(prompts), dtype=np.int64) + first_prompt, sizes),
         position=position,
         token_id=np.concatenate([np.asarray(prompt.token_ids, np.int64) for prompt in prompts]),
         token=[token for prompt in prompts for token in prompt.tokens],
-        generated=position >= np.repeat([prompt.prompt_tokens for prompt in placed], sizes),
+        generated=position >= np.repeat([prompt.prompt_tokens for prompt in prompts], sizes),
         raw=[raw for prompt in prompts for raw in (prompt.raw or [None] * len(prompt.token_ids))],
         role=[role for prompt in prompts for role in (prompt.roles or [None] * len(prompt.token_ids))],
     )
+    return (rows, None) if recorded.all() else (rows.take(recorded), rows.take(~recorded))

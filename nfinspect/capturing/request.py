@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from nfinspect.capturing.where import Where
 from nfinspect_store.precision import check_precision
 from nfinspect_store.types import Keep, Precision
 
@@ -42,6 +43,7 @@ class CaptureRequest:
     layers: tuple[int, ...] | None = None
     keep: Keep = "all"
     precision: Precision = "float32"  # in which values are stored
+    where: Where | None = None  # None: every token is recorded
     run: str | None = None
     batch_size: int | None = None  # prompts in a forward pass; None: what fits into BATCH_BYTES of values
     context: int | None = None

@@ -9,6 +9,7 @@ from typing import Any
 from nfinspect.capturing.errors import CannotResume
 from nfinspect.capturing.prompts import PromptIds
 from nfinspect.capturing.request import CaptureRequest
+from nfinspect.capturing.where import Where
 from nfinspect.models import Fingerprint, LoadedModel, OtherWeights, check_same_weights
 from nfinspect_store.catalog import list_runs
 from nfinspect_store.errors import StoreError
@@ -92,4 +93,6 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Where):
+        return str(value)
     return list(value) if isinstance(value, tuple) else value

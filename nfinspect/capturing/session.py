@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
+from numpy.typing import NDArray
 
-from nfinspect.capturing.errors import CaptureInterrupted, LimitReached, OutOfMemory
+from nfinspect.capturing.errors import BadPrompts, CaptureInterrupted, LimitReached, OutOfMemory
 from nfinspect.capturing.generation import generate
 from nfinspect.capturing.interrupts import StopRequest
 from nfinspect.capturing.memory import free_after_failure, is_out_of_memory
@@ -23,6 +25,7 @@ from nfinspect.capturing.recorder import RecordedPrompt, Recorder
 from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.resume import check_same_capture, check_same_model, run_to_resume, settings_of
 from nfinspect.capturing.sizes import run_bytes
+from nfinspect.capturing.where import chosen_tokens, nothing_recorded
 from nfinspect.capturing.writing import writing
 from nfinspect.model_files import lasting_name, weights_stamp
 from nfinspect.models import (
@@ -109,7 +112,9 @@ class Capture:
         self.layers = store_layers(self.sites)
         self.prompts = fitting(self.read_prompts(files), request, loaded)
         self.batches = plan_batches(self.prompts, request, loaded, self.layers)
-        self.tokens = sum(len(p.token_ids) + request.generate for p in self.prompts)
+        self._chosen = chosen_tokens(request.where, self.prompts, request.generate)
+        self.read_tokens = sum(len(p.token_ids) + request.generate for p in self.prompts)
+        self.tokens = self.read_tokens if self._chosen is None else sum(int(one.sum()) for one in self._chosen)
         self._settings = {**settings_of(request, self.prompts), **({"notes": self.notes} if self.notes else {})}
         self._texts = TokenTexts(loaded.tokenizer)
         self._most_prompts = max(batch.stop - batch.start for batch in self.batches)
@@ -145,6 +150,8 @@ class Capture:
                     stopped = CaptureInterrupted if stop.reason else LimitReached
                     if reason and not recorder.tokens:
                         raise stopped(f"stopped ({reason}) before anything was recorded: no run is kept")
+                    if not recorder.tokens:
+                        raise BadPrompts(nothing_recorded(self.request.where))
                     self._tell(recorder, heartbeat, "finishing")
                     status: Status = "interrupted" if reason else "complete"
                     recorder.commit({"status": status, "finished_at": utc_now()}, final=True)
@@ -178,6 +185,7 @@ class Capture:
     def read_batch(self, reader: BatchReader, batch: Batch) -> tuple[list[RecordedPrompt], Values]:
         """Generate after the batch's prompts, and read every value."""
         prompts = self.prompts[batch.start : batch.stop]
+        chosen = None if self._chosen is None else self._chosen[batch.start : batch.stop]
         read = [list(prompt.token_ids) for prompt in prompts]
         longest = max(len(prompt) for prompt in read) + self.request.generate
         limit = rope_limit(self.loaded.model)
@@ -201,11 +209,12 @@ class Capture:
             )
 
         if live:
-            sequences, values = reader.live(write, read)
+            sequences, values = reader.live(write, read, chosen)
         else:
             sequences = write() if self.request.generate else read
-            values = reader.replay(sequences, self.request.padding_side)
-        return [self._recorded(p, s) for p, s in zip(prompts, sequences, strict=True)], values
+            values = reader.replay(sequences, self.request.padding_side, chosen)
+        kept: Sequence[NDArray[np.bool_] | None] = chosen or [None] * len(prompts)
+        return [self._recorded(*one) for one in zip(prompts, sequences, kept, strict=True)], values
 
     def _record(self, recorder: Recorder, reader: BatchReader, stop: StopRequest, heartbeat: Heartbeat) -> str | None:
         """Record what remains; returns why it stopped early, if it did."""
@@ -223,7 +232,10 @@ class Capture:
     def _bytes_with(self, batch: Batch, recorder: Recorder) -> int:
         """About the size of the file with `batch` in it."""
         prompts = self.prompts[: batch.stop]
-        coming = sum(len(p.token_ids) + self.request.generate for p in prompts[batch.start :])
+        if self._chosen is None:
+            coming = sum(len(p.token_ids) + self.request.generate for p in prompts[batch.start :])
+        else:
+            coming = sum(int(one.sum()) for one in self._chosen[batch.start : batch.stop])
         return run_bytes(
             self.layers,
             self.request.keep,
@@ -265,7 +277,7 @@ class Capture:
                 continue
             free_after_failure()
 
-    def _recorded(self, prompt: PromptIds, sequence: Sequence[int]) -> RecordedPrompt:
+    def _recorded(self, prompt: PromptIds, sequence: Sequence[int], chosen: NDArray[np.bool_] | None) -> RecordedPrompt:
         roles = prompt.roles and (*prompt.roles, *("assistant",) * (len(sequence) - len(prompt.roles)))
         pieces = self._texts.pieces(sequence)
         return RecordedPrompt(
@@ -276,6 +288,7 @@ class Capture:
             prompt_tokens=len(prompt.token_ids),
             raw=pieces.raw,
             roles=roles or (),
+            chosen=None if chosen is None else chosen[: len(sequence)],
         )
 
     def _tell(self, recorder: Recorder, heartbeat: Heartbeat, phase: str) -> None:

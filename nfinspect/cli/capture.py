@@ -77,6 +77,9 @@ def prompt_column_options(command: Command) -> Command:
               help="Keep every value, or only statistics and examples.")  # fmt: skip
 @click.option("--precision", type=click.Choice(PRECISIONS), default="float32", show_default=True,
               help="Store values in 4, 2 or 1 bytes each; statistics are of the values as computed.")  # fmt: skip
+@click.option("--where", metavar="EXPR",
+              help="Record only answers, role=R,S or tokens=A-B (from 0, inclusive; A- to the end), or several, joined "
+              "by ' and '. answers: generated tokens, without --generate those of the role assistant.")  # fmt: skip
 @click.option("--run", "name", metavar="NAME", help="The run's name; made of model and time if not given.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Prompts in a forward pass; as many as fit by default.")
 @click.option("--context", metavar="N", type=click.IntRange(min=1), help="Tokens in a window of --text.")
@@ -100,6 +103,7 @@ def capture(
     layers: str | None,
     name: str | None,
     limit_bytes: str | None,
+    where: str | None,
     only_estimate: bool,
     store: str | None,
     as_json: bool,
@@ -110,6 +114,7 @@ def capture(
     MODEL is a hub name or a local directory.
     """
     from nfinspect.capturing.request import CaptureRequest
+    from nfinspect.capturing.where import parse_where
 
     if not math.isfinite(options["temperature"]):  # click lets NaN pass as "at least 0"
         raise RequestError(f"expected a --temperature of 0 or more, found {options['temperature']}")
@@ -124,6 +129,7 @@ def capture(
         layers=layer_list(layers),
         run=name,
         limit_bytes=None if limit_bytes is None else byte_count(limit_bytes),
+        where=None if where is None else parse_where(where),
         **options,
     )
     if only_estimate:
@@ -133,8 +139,8 @@ def capture(
         if as_json:
             output.document({"run": path.stem, "path": str(path), "bytes": path.stat().st_size})
         else:
-            where = f" --store {shlex.quote(store)}" if store else ""
-            there = f"nfinspect health {shlex.quote(path.stem)}{where}"
+            of_store = f" --store {shlex.quote(store)}" if store else ""
+            there = f"nfinspect health {shlex.quote(path.stem)}{of_store}"
             output.note(f"captured {path.stem} ({size(path.stat().st_size)}): {there}")
 
 

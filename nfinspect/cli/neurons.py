@@ -68,6 +68,9 @@ def neurons(
             offset=offset,
             options=options,
         )
+        notes = file.where_notes
+    for text in notes:
+        output.note(text)
     if as_json:
         output.document(page.to_json())
         return
@@ -122,8 +125,8 @@ def neuron(run: str, address: str, examples: int, site: str | None, store: str |
         raise RequestError(f"expected one site, found two: {address} and --site {site}")
     with opened(store, run) as file:
         detail = neuron_detail(file, replace(parsed, site=parsed.site or site))
-    if detail.about_values:
-        output.note(detail.about_values)
+    for text in (*detail.notes, *filter(None, [detail.about_values])):
+        output.note(text)
     if as_json:
         output.document(detail.to_json())
     else:

@@ -118,11 +118,12 @@ def info(run: str, store: str | None, as_json: bool) -> None:
             "tokens": file.tokens,
             "bytes": bytes_on_disk,
         }
+        told = {"where": file.where or None, "unrecorded": file.unrecorded}
         keeps, precision, worst = file.has_values, file.precision, dict(file.worst_error)
         concepts, notes = file.concepts, file.notes
     if as_json:
         stored = {"precision": precision if keeps else None, "worst_error": worst if keeps else None}
-        output.document({**columns, **counts, **stored, "sites": sites, "concepts": concepts, "notes": notes})
+        output.document({**columns, **counts, **told, **stored, "sites": sites, "concepts": concepts, "notes": notes})
         return
     shown = {name: value for name, value in columns.items() if name != "settings" and value not in (None, "")}
     shown |= {**counts, "bytes": f"{bytes_on_disk} ({size(bytes_on_disk)})", "concepts": ", ".join(concepts)}
@@ -130,6 +131,8 @@ def info(run: str, store: str | None, as_json: bool) -> None:
     shown["precision"] = (
         f"{precision}{f', at most {errors} off' if errors else ''}" if keeps else "no values are stored"
     )
+    if told["where"]:
+        shown["where"] = f"{told['where']} ({told['unrecorded']} tokens are not recorded)"
     for name, value in shown.items():
         output.line(f"{name:<21} {value}")
     for site in sites:

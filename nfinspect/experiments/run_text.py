@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nfinspect.analysis.sequences import read_sequences
 from nfinspect.experiments.documents import Corpus
 from nfinspect.present.numbers import counted
 from nfinspect_store.errors import StoreError
+from nfinspect_store.schema import EVERY_TOKEN
 from nfinspect_store.tables import RunTables
 
 FEWEST_WINDOWS = 10
@@ -24,8 +24,7 @@ class TooFewSequences(StoreError):
     """A run that does not hold enough text for an analysis."""
 
 
-READ_IDS = "SELECT token_id FROM tokens ORDER BY token_idx"
-READ_PROMPTS = "SELECT first_token, tokens FROM prompts WHERE tokens > 1 ORDER BY prompt_idx"
+READ_IDS = f"SELECT token_id, prompt_idx FROM {EVERY_TOKEN} ORDER BY prompt_idx, position"
 
 
 @dataclass(frozen=True)
@@ -37,36 +36,38 @@ class Windows:
 
 
 def spread_prompts(run: RunTables, tokens: int) -> list[list[int]]:
-    """Token ids of prompts of two tokens or more, generated ones included: about `tokens` in all, or every prompt.
+    """Token ids of prompts of two tokens or more, also those generated or not recorded: about `tokens` in all, or every
+    prompt.
 
     Raises TooFewSequences if no prompt has two tokens.
     """
-    columns = run.cursor().execute(READ_PROMPTS).fetchnumpy()
-    first, size = np.asarray(columns["first_token"], np.int64), np.asarray(columns["tokens"], np.int64)
+    ids, first, size = _prompts(run)
+    first, size = first[size > 1], size[size > 1]
     if not len(size):
         raise TooFewSequences("expected a prompt of two tokens or more in the run, found none")
-    ids = _token_ids(run)
     chosen = _spread(len(size), max(1, int(tokens / size.mean())))
     return [ids[first[i] : first[i] + size[i]].tolist() for i in chosen]
 
 
 def windows(run: RunTables, name: str, tokens: int) -> Windows:
-    """About `tokens` tokens of the run's sequences of the greatest length, each a window of its own, as in the capture.
+    """About `tokens` tokens of the run's longest sequences, recorded or not, each a window of its own, as
+    in the capture.
 
     Raises TooFewSequences if there are fewer than FEWEST_WINDOWS of them, or they have a single token.
     """
-    sequences = read_sequences(run, None)
-    if sequences.number < FEWEST_WINDOWS or sequences.length < 2:
+    ids, first, size = _prompts(run)
+    length = int(size.max(initial=0))
+    starts = first[size == length]
+    if len(starts) < FEWEST_WINDOWS or length < 2:
         raise TooFewSequences(
             f"expected {FEWEST_WINDOWS} or more sequences of the run's greatest length, two tokens or more, found "
-            f"{sequences.number} of {counted(sequences.length, 'token')}: runs captured with --text usually have enough"
+            f"{len(starts)} of {counted(length, 'token')}: runs captured with --text usually have enough"
         )
-    chosen = _spread(sequences.number, max(FEWEST_WINDOWS, tokens // sequences.length))
-    ids = _token_ids(run)
-    taken = np.concatenate([ids[start : start + sequences.length] for start in sequences.starts[chosen]])
-    document = np.repeat(np.arange(len(chosen)), sequences.length)
+    chosen = _spread(len(starts), max(FEWEST_WINDOWS, tokens // length))
+    taken = np.concatenate([ids[start : start + length] for start in starts[chosen]])
+    document = np.repeat(np.arange(len(chosen)), length)
     digest = hashlib.sha256(taken.astype("<i8").tobytes()).hexdigest()
-    return Windows(Corpus(f"the run {name}", taken, document, digest), sequences.length)
+    return Windows(Corpus(f"the run {name}", taken, document, digest), length)
 
 
 def _spread(of: int, wanted: int) -> NDArray[np.int64]:
@@ -76,5 +77,8 @@ def _spread(of: int, wanted: int) -> NDArray[np.int64]:
     return np.linspace(0, of - 1, wanted).round().astype(np.int64)
 
 
-def _token_ids(run: RunTables) -> NDArray[np.int64]:
-    return np.asarray(run.cursor().execute(READ_IDS).fetchnumpy()["token_id"], np.int64)
+def _prompts(run: RunTables) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The ids of all tokens that the model read, prompt after prompt; where each prompt begins, and how many it has."""
+    columns = run.cursor().execute(READ_IDS).fetchnumpy()
+    prompts, first, size = np.unique(columns["prompt_idx"], return_index=True, return_counts=True)
+    return np.asarray(columns["token_id"], np.int64), first, size

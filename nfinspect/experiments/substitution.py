@@ -1,9 +1,9 @@
 """How far the effect of a substituted token reaches: neurons read with a token and with another in its place
 (methods §7).
 
-A draw picks a token of the run past position 0, uniformly, and replaces it with another token drawn alike [own:
-position 0 holds what begins a text]. The neurons are read at the substituted position and some tokens after it. Both
-readings come from the same forward pass, so that rounding adds no difference of its own.
+A draw picks a recorded token of the run past position 0, uniformly, and replaces it with another token drawn alike
+[own: position 0 holds what begins a text]. The neurons are read at the substituted position and some tokens after it.
+Both readings come from the same forward pass, so that rounding adds no difference of its own.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,6 +29,7 @@ from nfinspect.models import (
     rope_limit,
 )
 from nfinspect_store.errors import RequestError
+from nfinspect_store.schema import EVERY_TOKEN
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer
 
@@ -41,16 +42,19 @@ BATCH_TOKENS = 4096
 Places = list[tuple[list[int], list[int]]]
 """For each lag: which pairs of a batch are long enough, and the position that is read in each."""
 
-READ_TOKENS = 'SELECT token_id, "position" FROM tokens ORDER BY token_idx'
+READ_TOKENS = f"""
+SELECT token_id, position, token_idx IS NOT NULL AS recorded FROM {EVERY_TOKEN} ORDER BY prompt_idx, position
+"""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A sequence, and the token that replaces the one at `position`."""
+    """A sequence, and the token that replaces the one at `position`. recorded: which of its tokens the run holds."""
 
     token_ids: tuple[int, ...]
     position: int
     substitute: int
+    recorded: tuple[bool, ...]
 
     def sequences(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Unchanged, and with the substitute."""
@@ -72,7 +76,8 @@ def substitution_sensitivity(
     """Mean |Δa| / std of every neuron of the run's site, `lags` tokens after a substituted one.
 
     loaded: the model that the run was captured from. std: the sample std from the run's statistics, without position 0.
-    A draw whose sequence ends before t + lag is not a sample for that lag, and position 0 is never read. tick counts
+    A draw whose sequence ends before t + lag, or whose token there is not recorded, is not a sample for that lag, and
+    position 0 is never read. tick counts
     draws. The same seed gives the same draws. Raises RequestError if the model does not fit the run, and for a run
     without a token past position 0; ModelError as SiteReader does.
     """
@@ -112,8 +117,8 @@ def draw_pairs(run: RunTables, draws: int, seed: int, reach: int, limit: int | N
     not cut, as such a model chooses its rotary angles by the length.
     """
     columns = run.cursor().execute(READ_TOKENS).fetchnumpy()
-    ids, position = np.asarray(columns["token_id"]), np.asarray(columns["position"])
-    drawable: NDArray[np.int64] = np.flatnonzero(position > 0)
+    ids, position, recorded = (np.asarray(columns[name]) for name in ("token_id", "position", "recorded"))
+    drawable: NDArray[np.int64] = np.flatnonzero((position > 0) & recorded)
     if not len(drawable):
         raise RequestError("substitution needs prompts of two tokens or more, found none in this run")
     rng = np.random.default_rng(seed)
@@ -124,7 +129,8 @@ def draw_pairs(run: RunTables, draws: int, seed: int, reach: int, limit: int | N
     for place, source in zip(places.tolist(), sources.tolist(), strict=True):
         start, end = place - int(position[place]), int(ends[np.searchsorted(starts, place, "right") - 1])
         stop = end if limit is not None and end - start > limit else min(end, place + max(reach, 0) + 1)
-        pairs.append(Pair(tuple(ids[start:stop].tolist()), place - start, int(ids[source])))
+        held = tuple(recorded[start:stop].tolist())
+        pairs.append(Pair(tuple(ids[start:stop].tolist()), place - start, int(ids[source]), held))
     return sorted(pairs, key=lambda pair: len(pair.token_ids))
 
 
@@ -157,7 +163,11 @@ def _batches(pairs: Sequence[Pair], loaded: LoadedModel) -> Iterator[list[Pair]]
 def _places(batch: Sequence[Pair], lags: Sequence[int]) -> Places:
     places: Places = []
     for lag in lags:
-        reached = [(i, p.position + lag) for i, p in enumerate(batch) if 1 <= p.position + lag < len(p.token_ids)]
+        reached = [
+            (i, p.position + lag)
+            for i, p in enumerate(batch)
+            if 1 <= p.position + lag < len(p.token_ids) and p.recorded[p.position + lag]
+        ]
         places.append(([i for i, _ in reached], [position for _, position in reached]))
     return places
 

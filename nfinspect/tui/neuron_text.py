@@ -99,7 +99,7 @@ def _around(widths: Sequence[int], at: int, room: int) -> tuple[int, int]:
             return first, last
 
 
-def strongest_of_characters(pieces: Sequence[str], values: Sequence[float]) -> list[float]:
+def strongest_of_characters(pieces: Sequence[str], values: Sequence[float | None]) -> list[float | None]:
     """The values of a prompt's tokens; a token whose piece has characters of later tokens, too, gets the strongest of
     their values.
     """
@@ -107,18 +107,18 @@ def strongest_of_characters(pieces: Sequence[str], values: Sequence[float]) -> l
     owner = 0
     for place in range(len(found)):
         owner = place if pieces[place] else owner
-        if abs(found[place]) > abs(found[owner]):
+        if abs(found[place] or 0.0) > abs(found[owner] or 0.0):
             found[owner] = found[place]
     return found
 
 
 def reading(
-    tokens: Sequence[str], values: Sequence[float], generated: Sequence[bool], glyphs: Glyphs
+    tokens: Sequence[str], values: Sequence[float | None], generated: Sequence[bool], glyphs: Glyphs
 ) -> list[Cell | str]:
     """A whole prompt, each token toned by its strength; the strongest are in brackets, so that they are seen without
     colour.
     """
-    strongest = max((abs(v) for v in values), default=0.0)
+    strongest = max((abs(v) for v in values if v is not None), default=0.0)
     pieces: list[Cell | str] = []
     told = False
     shared = strongest_of_characters(tokens, values)

@@ -43,7 +43,8 @@ class PromptText:
 
 @dataclass(frozen=True)
 class PromptReading:
-    """A whole prompt as one neuron read it. `values` is empty if the run has no values.
+    """A whole prompt as one neuron read it. `values` is empty if the run has no values; None on a token that is not
+    recorded.
 
     pieces: the text, cut into one piece for each token; tokens: the whole characters that each has a part of.
     """
@@ -53,7 +54,7 @@ class PromptReading:
     pieces: tuple[str, ...]
     tokens: tuple[str, ...]
     generated: tuple[bool, ...]
-    values: tuple[float, ...]
+    values: tuple[float | None, ...]
 
 
 @dataclass(frozen=True)

@@ -102,11 +102,11 @@ class Session:
     def prompt(self, prompt_idx: int, address: Address) -> PromptReading:
         prompt = self._run.prompt(prompt_idx)
         rows = self._run.prompt_tokens(prompt_idx)
-        values: tuple[float, ...] = ()
+        values: tuple[float | None, ...] = ()
         if self._run.has_values:
             layer, number = self._run.resolve(address)
             read = self._run.neuron(layer.layer, number, layer.site)
-            values = tuple(read[rows.token_idx].tolist())
+            values = tuple(float(read[i]) if i >= 0 else None for i in rows.token_idx.tolist())
         text = whole_text(rows.token, rows.raw)
         return PromptReading(
             prompt_idx,

@@ -19,7 +19,7 @@ from nfinspect_store.types import Layer
 
 FORMATS = ("parquet", "csv", "safetensors")
 TABLES = tuple(name for name in PUBLIC if name != "activations")
-"""Of every run; a simulated run has `planted` as well."""
+"""Of every run, `unrecorded` if it has such tokens; a simulated run has `planted` as well."""
 
 BATCH = 65_536
 
@@ -88,10 +88,11 @@ def export_run(
 
 
 def _tables(run: RunFile) -> tuple[str, ...]:
-    """The public tables that a run has."""
+    """The public tables that a run has, `unrecorded` only if there are such tokens."""
+    held = tuple(name for name in TABLES if name != "unrecorded" or run.unrecorded)
     query = "SELECT 1 FROM duckdb_tables() WHERE database_name = current_database() AND table_name = $name"
     simulated = run.cursor().execute(query, {"name": PLANTED}).fetchone()
-    return (*TABLES, PLANTED) if simulated else TABLES
+    return (*held, PLANTED) if simulated else held
 
 
 def _check(found: set[str], allowed: tuple[str, ...], what: str) -> None:

@@ -103,11 +103,21 @@ def m005_values_in_fewer_bytes(connection: duckdb.DuckDBPyConnection) -> None:
     )
 
 
+def m006_unrecorded_tokens(connection: duckdb.DuckDBPyConnection) -> None:
+    """Tokens that the model read and the run does not hold values of get a table, empty for older runs."""
+    connection.execute(
+        """CREATE TABLE unrecorded (
+               prompt_idx INTEGER, position INTEGER, token_id INTEGER, token VARCHAR, generated BOOLEAN, bytes BLOB,
+               role VARCHAR)"""
+    )
+
+
 MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     m002_firings_and_example_lists,
     m003_mamba_delta,
     m004_less_room_token_bytes_roles_and_digests,
     m005_values_in_fewer_bytes,
+    m006_unrecorded_tokens,
 )
 
 SCHEMA_VERSION = FIRST_VERSION + len(MIGRATIONS)

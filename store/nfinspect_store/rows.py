@@ -17,10 +17,16 @@ def prompts_table(prompts: Sequence[Prompt]) -> pa.Table:
 
 
 def tokens_table(tokens: TokenRows) -> pa.Table:
+    """As rows of the table `tokens`."""
     columns = {f.name: getattr(tokens, f.name) for f in fields(TokenRows)}
     columns["role"] = pa.array(tokens.role, pa.string())
     columns["bytes"] = pa.array(columns.pop("raw"), pa.binary())
     return pa.table(columns)
+
+
+def unrecorded_table(tokens: TokenRows) -> pa.Table:
+    """As rows of the table `unrecorded`."""
+    return tokens_table(tokens).drop_columns(["token_idx"])
 
 
 def means_table(means: Sequence[PromptMean]) -> pa.Table:

@@ -82,8 +82,26 @@ class RunLayout:
 
     @property
     def value_notes(self) -> tuple[str, ...]:
-        """What every reader of figures from single values must know; empty where they are as they were computed."""
-        return (precision.note(self.precision, self.worst_error),) if self.has_values and self.rounds_values else ()
+        """What every reader of figures from single values must know: what they are of, and how far they may be off."""
+        rounded = self.has_values and self.rounds_values
+        return (*self.where_notes, *((precision.note(self.precision, self.worst_error),) if rounded else ()))
+
+    @property
+    def where_notes(self) -> tuple[str, ...]:
+        """What every reader of any figure of the run must know: which tokens were recorded; empty if all of them."""
+        if not self.unrecorded:
+            return ()
+        start = "" if self.has_start else ", none of them at position 0"
+        every = self.tokens + self.unrecorded
+        return (
+            f"recorded are {self.tokens:,} of {every:,} tokens{start} (--where {self.where}): every count, mean and "
+            "class is of these, and the last token of a prompt is the last one recorded",
+        )
+
+    @property
+    def where(self) -> str:
+        """What --where the run was captured with; '' if without."""
+        return str(self.info.settings.get("where") or "")
 
     @property
     def rounds_values(self) -> bool:
@@ -140,6 +158,16 @@ class RunLayout:
     @cached_property
     def prompts(self) -> int:
         return int(self._one("SELECT count(*) FROM prompts"))
+
+    @cached_property
+    def unrecorded(self) -> int:
+        """How many tokens of its prompts the run does not hold."""
+        return int(self._one("SELECT count(*) FROM unrecorded"))
+
+    @cached_property
+    def has_start(self) -> bool:
+        """Whether any recorded token is at position 0."""
+        return bool(self._one("SELECT count(*) > 0 FROM tokens WHERE position = 0"))
 
     @property
     def has_values(self) -> bool:

@@ -25,6 +25,11 @@ CREATE TABLE tokens (
     token_idx BIGINT, prompt_idx INTEGER, position INTEGER, token_id INTEGER, token VARCHAR, generated BOOLEAN,
     bytes BLOB, role VARCHAR);
 
+-- The other tokens of the prompts, which the model read and `--where` left out: nothing else in the run is of them.
+CREATE TABLE unrecorded (
+    prompt_idx INTEGER, position INTEGER, token_id INTEGER, token VARCHAR, generated BOOLEAN, bytes BLOB,
+    role VARCHAR);
+
 -- One row: one neuron on the tokens {BLOCK} * block + first to {BLOCK} * block + last. A block has several rows where a
 -- segment ends inside it: nothing is padded, and nothing is written twice (docs/decisions/0008).
 -- values: big-endian, 4 bytes each (float32), 2 (float16) or 1 (int8, to be multiplied by scale), as their length says:
@@ -89,7 +94,10 @@ JOIN tokens t ON (t.token_idx // {BLOCK})::INTEGER = b.block
     AND (t.token_idx & {BLOCK - 1}) BETWEEN b."first" AND b."last";
 """
 
-PUBLIC = ("run", "layers", "prompts", "tokens", "activations", "neurons", "layer_health")
+PUBLIC = ("run", "layers", "prompts", "tokens", "unrecorded", "activations", "neurons", "layer_health")
+
+EVERY_TOKEN = "(FROM tokens UNION ALL BY NAME FROM unrecorded)"
+"""As a source of rows: all tokens that the model read; token_idx is NULL for those that are not recorded."""
 
 PLANTED = "planted"
 """Public, only in runs of kind `simulated`: the true class of every neuron (site, layer, neuron, class)."""

@@ -50,6 +50,14 @@ ORDER BY m.prompt_idx, m.layer_id
 
 READ_STARTS = "SELECT first_token FROM prompts WHERE tokens > 0 ORDER BY first_token"
 
+BETWEEN = "FROM tokens WHERE token_idx >= $start AND token_idx < $stop"
+AT = "FROM tokens WHERE token_idx IN (SELECT unnest($indices))"
+UNRECORDED_NEAR = """
+SELECT u.* FROM unrecorded u
+WHERE EXISTS (FROM tokens t WHERE t.token_idx IN (SELECT unnest($near)) AND t.prompt_idx = u.prompt_idx
+              AND abs(t.position - u.position) <= $reach)
+"""
+
 BLOCKS_READ = 4096
 """Rows of blocks streamed at a time: at most 4 MiB of values."""
 
@@ -303,21 +311,33 @@ class RunTables(RunLayout):
         return Prompt(*rows[0])
 
     def prompt_tokens(self, prompt_idx: int) -> TokenRows:
-        """The tokens of one prompt, in order."""
+        """All tokens of one prompt in order, also those that are not recorded."""
         prompt = self.prompt(prompt_idx)
-        return self.tokens_between(prompt.first_token, prompt.first_token + prompt.tokens)
+        parameters = {"idx": prompt_idx, "start": prompt.first_token, "stop": prompt.first_token + prompt.tokens}
+        return self._token_rows(f"({BETWEEN} UNION ALL BY NAME FROM unrecorded WHERE prompt_idx = $idx)", parameters)
 
     def tokens_between(self, start: int, stop: int) -> TokenRows:
         """The tokens start <= token_idx < stop, in order."""
-        return self._token_rows("token_idx >= $start AND token_idx < $stop", {"start": start, "stop": stop})
+        return self._token_rows(f"({BETWEEN})", {"start": start, "stop": stop})
 
     def tokens_at(self, indices: Sequence[int]) -> TokenRows:
         """The tokens of those indices, in order of their index."""
-        return self._token_rows("token_idx IN (SELECT unnest($indices))", {"indices": [int(i) for i in indices]})
+        return self._token_rows(f"({AT})", {"indices": [int(i) for i in indices]})
 
-    def _token_rows(self, condition: str, parameters: dict[str, object]) -> TokenRows:
-        query = f"""SELECT token_idx, prompt_idx, position, token_id, token, generated, bytes, role
-                    FROM tokens WHERE {condition} ORDER BY token_idx"""
+    def tokens_near(self, indices: Sequence[int], reach: int) -> TokenRows:
+        """The recorded tokens of those indices, and all others of their prompts, recorded or not, that are at most
+        `reach` positions away from one of them. Recorded ones may be further away, or of another prompt.
+        """
+        around = {j for i in indices for j in range(max(0, i - reach), min(self.tokens, i + reach + 1))}
+        return self._token_rows(
+            f"({AT} UNION ALL BY NAME {UNRECORDED_NEAR})",
+            {"indices": sorted(around), "near": [int(i) for i in indices], "reach": reach},
+        )
+
+    def _token_rows(self, source: str, parameters: Mapping[str, object]) -> TokenRows:
+        query = f"""SELECT coalesce(token_idx, -1) AS token_idx, prompt_idx, position, token_id, token, generated,
+                           bytes, role
+                    FROM {source} ORDER BY prompt_idx, position"""
         table = self._arrow(query, parameters)
 
         def column(name: str) -> NDArray[np.int64]:

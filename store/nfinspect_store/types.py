@@ -2,7 +2,8 @@
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from itertools import compress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,21 +69,21 @@ class Layer:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt of a run with its tokens: token_idx from `first_token` to `first_token + tokens - 1`."""
+    """One prompt of a run with its recorded tokens: token_idx from `first_token` to `first_token + tokens - 1`."""
 
     prompt_idx: int
     concept: str
     text: str
     first_token: int
-    prompt_tokens: int  # how many of its tokens are the prompt's own; the others were generated
+    prompt_tokens: int  # how many of these tokens are the prompt's own; the others were generated
     tokens: int
 
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Tokens in the order of their index: one row each of the table `tokens`, as columns."""
+    """Tokens in order: one row each of the table `tokens`, or of `unrecorded`, as columns."""
 
-    token_idx: NDArray[np.int64]
+    token_idx: NDArray[np.int64]  # -1: not recorded
     prompt_idx: NDArray[np.int64]
     position: NDArray[np.int64]
     token_id: NDArray[np.int64]
@@ -90,6 +91,13 @@ class TokenRows:
     generated: NDArray[np.bool_]
     raw: list[bytes | None]  # the column `bytes`: of a piece of a character; None where the text is enough
     role: list[str | None]  # of the chat message that the token is in; None where there is none
+
+    def take(self, chosen: NDArray[np.bool_]) -> "TokenRows":
+        """Some of the tokens: bool[tokens]."""
+        columns: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, column in columns.items():
+            columns[name] = column[chosen] if isinstance(column, np.ndarray) else list(compress(column, chosen))
+        return TokenRows(**columns)
 
 
 @dataclass(frozen=True)

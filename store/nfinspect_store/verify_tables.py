@@ -1,6 +1,7 @@
 """The checks of `verify` that compare tables with each other in SQL. Each yields one line per problem."""
 
 from nfinspect_store.reader import RunFile
+from nfinspect_store.schema import EVERY_TOKEN
 
 TOKENS = """
 SELECT count(*), min(token_idx), max(token_idx), count(DISTINCT token_idx) FROM tokens
@@ -8,9 +9,21 @@ SELECT count(*), min(token_idx), max(token_idx), count(DISTINCT token_idx) FROM 
 
 TOKENS_ASTRAY = """
 SELECT t.token_idx, t.prompt_idx FROM tokens t LEFT JOIN prompts p USING (prompt_idx)
-WHERE p.prompt_idx IS NULL OR t.position <> t.token_idx - p.first_token OR t.position >= p.tokens
-   OR t.generated <> (t.position >= p.prompt_tokens)
+WHERE p.prompt_idx IS NULL OR t.token_idx < p.first_token OR t.token_idx >= p.first_token + p.tokens
+   OR t.generated <> (t.token_idx - p.first_token >= p.prompt_tokens)
 ORDER BY t.token_idx LIMIT 20
+"""
+
+POSITIONS_ASTRAY = f"""
+SELECT prompt_idx, token_idx, position FROM (
+    SELECT *, row_number() OVER (PARTITION BY prompt_idx ORDER BY position, token_idx) - 1 AS place,
+           max(token_idx) OVER (PARTITION BY prompt_idx ORDER BY position, token_idx
+                                ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before,
+           bool_or(generated) OVER (PARTITION BY prompt_idx ORDER BY position, token_idx) AS begun
+    FROM {EVERY_TOKEN}) t
+WHERE position IS DISTINCT FROM place OR token_idx <= before OR generated IS DISTINCT FROM begun
+   OR NOT EXISTS (FROM prompts p WHERE p.prompt_idx = t.prompt_idx)
+ORDER BY prompt_idx, place LIMIT 20
 """
 
 PROMPTS = """
@@ -41,7 +54,7 @@ ORDER BY ALL
 """
 
 CONCEPTS_MISSING = """
-SELECT concept, layer_id FROM (SELECT DISTINCT concept FROM prompts) CROSS JOIN layers
+SELECT concept, layer_id FROM (SELECT DISTINCT concept FROM prompts WHERE tokens > 0) CROSS JOIN layers
 EXCEPT SELECT concept, layer_id FROM concept_statistics ORDER BY ALL
 """
 
@@ -96,6 +109,12 @@ def check_tokens(run: RunFile) -> list[str]:
         problems.append(f"tokens: expected 0 to {count - 1}, found {distinct} different ones from {low} to {high}")
     astray = run.cursor().execute(TOKENS_ASTRAY).fetchall()
     problems += [f"tokens: token {token} does not fit its prompt {prompt}" for token, prompt in astray]
+    misplaced = run.cursor().execute(POSITIONS_ASTRAY).fetchall()
+    for prompt, token, position in misplaced:
+        if token is None:
+            problems.append(f"unrecorded: position {position} does not fit its prompt {prompt}")
+        elif (token, prompt) not in astray:
+            problems.append(f"tokens: token {token} does not fit its prompt {prompt}")
     return problems
 
 

@@ -38,10 +38,13 @@ SELECT layer_id, prompt_idx, selection, n, "values" FROM prompt_means WHERE laye
 MEANS = """
 WITH expected AS (
     SELECT l.layer_id, p.prompt_idx, s.selection, l.neurons,
-           CASE s.selection WHEN 'all' THEN p.tokens - 1 WHEN 'last' THEN 1
-                            ELSE p.tokens - greatest(p.prompt_tokens, 1) END AS n
-    FROM layers l, prompts p, (VALUES ('all'), ('last'), ('generated')) s(selection)
-    WHERE p.tokens > 1),
+           CASE s.selection WHEN 'all' THEN p.tokens - p.at_start WHEN 'last' THEN 1
+                            ELSE p.tokens - greatest(p.prompt_tokens, p.at_start) END AS n
+    FROM layers l, (SELECT *, (SELECT count(*) FROM tokens t
+                               WHERE t.token_idx = first_token AND t.position = 0 AND tokens > 0) AS at_start
+                    FROM prompts) p,
+         (VALUES ('all'), ('last'), ('generated')) s(selection)
+    WHERE p.tokens > p.at_start),
 found AS (
     SELECT layer_id, prompt_idx, selection, count(*) AS there, any_value(n) AS n, any_value(len("values")) AS neurons
     FROM prompt_means GROUP BY ALL)
@@ -146,13 +149,14 @@ class Places:
     prompt_idx: NDArray[np.int32]
     position: NDArray[np.int32]
     generated: NDArray[np.bool_]
-    lengths: NDArray[np.int64]  # [prompts]: tokens of each
+    stops: NDArray[np.int64]  # [prompts]: where the tokens of each end
 
     @classmethod
     def of(cls, run: RunFile) -> Self:
         columns = run.cursor().execute(READ_PLACES).fetchnumpy()
-        lengths = run.cursor().execute("SELECT tokens FROM prompts ORDER BY prompt_idx").fetchnumpy()["tokens"]
-        return cls(columns["prompt_idx"], columns["position"], columns["generated"], lengths)
+        query = "SELECT first_token + tokens AS stop FROM prompts ORDER BY prompt_idx"
+        stops = run.cursor().execute(query).fetchnumpy()["stop"]
+        return cls(columns["prompt_idx"], columns["position"], columns["generated"], stops)
 
 
 def places_sum(start: int, stop: int) -> np.uint64:
@@ -260,7 +264,7 @@ def _add_sums(
         for selection, chosen in (("all", position[one] > 0), ("generated", (position[one] > 0) & generated[one])):
             if chosen.any():
                 sums[selection][prompt, place] += values[one][chosen].sum(axis=0, dtype=np.float64)
-        if position[stop - 1] == places.lengths[prompt] - 1:
+        if tokens.start + stop == places.stops[prompt]:
             sums["last"][prompt, place] = values[stop - 1]
 
 

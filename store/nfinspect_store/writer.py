@@ -54,6 +54,7 @@ from nfinspect_store.rows import (
     prompts_table,
     statistics_table,
     tokens_table,
+    unrecorded_table,
 )
 from nfinspect_store.schema import BLOCK, OPTIONAL_TABLES, TABLES, quoted
 from nfinspect_store.snapshot import LayerSnapshot
@@ -77,6 +78,7 @@ Derive = Callable[[RunTables], tuple[pa.Table, pa.Table]]
 class _Segment:
     prompts: list[Prompt] = field(default_factory=list)
     tokens: list[TokenRows] = field(default_factory=list)
+    unrecorded: list[TokenRows] = field(default_factory=list)
     means: list[PromptMean] = field(default_factory=list)
 
 
@@ -197,10 +199,19 @@ class RunWriter:
                 if rows.tokens.stop == self.tokens:
                     buffer.restore(rows)
 
-    def add(self, prompts: Sequence[Prompt], tokens: TokenRows, means: Sequence[PromptMean]) -> None:
-        """Add prompts with all their tokens, whose values have been put."""
+    def add(
+        self,
+        prompts: Sequence[Prompt],
+        tokens: TokenRows,
+        means: Sequence[PromptMean],
+        unrecorded: TokenRows | None = None,
+    ) -> None:
+        """Add prompts with all their tokens. Values have been put of `tokens`; `unrecorded`: the others, if any."""
         self._segment.prompts.extend(prompts)
-        self._segment.tokens.append(tokens)
+        if len(tokens.token_idx):
+            self._segment.tokens.append(tokens)
+        if unrecorded is not None and len(unrecorded.token_idx):
+            self._segment.unrecorded.append(unrecorded)
         self._segment.means.extend(means)
 
     def commit(
@@ -311,6 +322,7 @@ class RunWriter:
     def _insert_segment(self) -> None:
         self._append("prompts", [prompts_table(self._segment.prompts)])
         self._append("tokens", map(tokens_table, self._segment.tokens))
+        self._append("unrecorded", map(unrecorded_table, self._segment.unrecorded))
         if self._segment.means:
             self._append("prompt_means", [means_table(self._segment.means)])
 

@@ -222,7 +222,12 @@ class NeuronPane(RunPane):
                 f"fires {percent(r.firing_rate, g)} of {count(r.n, g)} tokens  "
                 f"dormancy {number(r.dormancy, g)}  "
                 f"skew {number(r.skewness, g)}  excess kurtosis {number(r.excess_kurtosis, g)}",
-                *(("\n", Cell(about, "warn")) if (about := self._detail.about_values) else ()),
+                *(
+                    piece
+                    for about in (*self._detail.notes, self._detail.about_values)
+                    if about
+                    for piece in ("\n", Cell(about, "warn"))
+                ),
             )
         )
 

@@ -47,17 +47,18 @@ class PromptPane(RunPane):
     def _show(self, read: PromptReading) -> None:
         g = self.glyphs
         kept = "" if read.values else "  (values were not kept: no strengths)"
+        if left := read.values.count(None):
+            kept = f"  ({left} not recorded)"
         written = sum(read.generated)
         count = f"{counted(len(read.tokens), 'token')}, {written} of them written by the model{kept}"
         head = f"concept {read.concept}, {count}"
         pieces = [Cell(head, "dim"), "\n\n", *reading(read.pieces, read.values, read.generated, g)]
-        strongest = [i for i in range(len(read.values)) if read.values[i]]
-        if read.values and not strongest:
+        values = {i: value for i, value in enumerate(read.values) if value}
+        if read.values and not values:
             pieces += ["\n\n", Cell("the neuron is 0 on every token of this prompt", "dim")]
-        elif strongest:
-            strongest = sorted(strongest, key=lambda i: (-abs(read.values[i]), i))[:12]
+        elif values:
             pieces += ["\n\n", Cell("strongest", "title"), "\n"]
-            for i in strongest:
+            for i, value in sorted(values.items(), key=lambda one: (-abs(one[1]), one[0]))[:12]:
                 token = cells.fit(read.tokens[i], 24, g)
-                pieces.append(f"{number(read.values[i], g):>9}  {token} at position {i}\n")
+                pieces.append(f"{number(value, g):>9}  {token} at position {i}\n")
         self.query_one(TextPanel).put(content(*pieces))

@@ -60,11 +60,11 @@ def short_of_memory(
     tried: list[int] = []
     replay = reading.BatchReader.replay
 
-    def limited(self: reading.BatchReader, sequences: Sequence[Sequence[int]], side: str = "right") -> reading.Values:
+    def limited(self: reading.BatchReader, sequences: Sequence[Sequence[int]], *more: Any) -> reading.Values:
         tried.append(len(sequences))
         if len(sequences) > most:
             raise error("CUDA out of memory. Tried to allocate 20.00 MiB")
-        return replay(self, sequences, side)
+        return replay(self, sequences, *more)
 
     monkeypatch.setattr(reading.BatchReader, "replay", limited)
     return tried
