@@ -7,6 +7,9 @@ from functools import cache
 from types import NoneType
 from typing import Any, ClassVar
 
+ROWS = 4096
+"""Rows of a list written at a time."""
+
 PLAIN = frozenset({str, int, float, bool, NoneType})
 
 
@@ -76,11 +79,38 @@ def indented(value: Any, line: str = "\n") -> Iterator[str]:
         yield f"{text[0]}{inner}{text[1:-1]}{line}{text[-1]}"
         return
     start, end = "{}" if named else "[]"
+    if not named and (names := _alike(value)):
+        for at in range(0, len(value), ROWS):
+            yield f"{start}{inner}{_rows(value[at : at + ROWS], names, inner)}"
+            start = ","
+        yield f"{line}{end}"
+        return
     for key, item in value.items() if named else enumerate(value):
         yield f"{start}{inner}{_encoder(',')(str(key))}: " if named else f"{start}{inner}"
         yield from indented(item, inner)
         start = ","
     yield f"{line}{end}"
+
+
+def _alike(rows: list[Any]) -> tuple[str, ...]:
+    """The names that all rows have in this order, if they are dictionaries of nothing but numbers and texts."""
+    names = tuple(rows[0]) if type(rows[0]) is dict else ()
+    alike = all(type(row) is dict and tuple(row) == names and PLAIN.issuperset(map(type, row.values())) for row in rows)
+    return names if alike and {str}.issuperset(map(type, names)) else ()
+
+
+def _rows(rows: list[dict[str, Any]], names: tuple[str, ...], line: str) -> str:
+    """`indented` rows with these names, one after the other: their values are encoded at once, a line each, as no
+    encoded text contains a line break.
+    """
+    values = [value for row in rows for value in row.values()]
+    try:
+        text = _encoder("\n")(values)
+    except ValueError:  # NaN or infinity
+        text = _encoder("\n")(jsonable(values))
+    inner = line + "  "
+    row = ",".join(f"{inner}{_encoder(',')(name)}: ".replace("%", "%%") + "%s" for name in names)
+    return f",{line}".join([f"{{{row}{line}}}"] * len(rows)) % tuple(text[1:-1].split("\n"))
 
 
 @cache

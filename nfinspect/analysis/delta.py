@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfinspect.analysis.chosen import chosen_layers
+from nfinspect.analysis.delta_rows import DeltaRows
 from nfinspect.analysis.enough import few_steps
 from nfinspect.analysis.mamba_channels import ChannelRow, channel_rows
 from nfinspect.analysis.numbers import number
@@ -36,33 +37,6 @@ ORDERS = ("step_sensitivity", "von_neumann_ratio")
 
 
 @dataclass(frozen=True)
-class DeltaRow:
-    """One neuron. A measure is None where it is undefined: the neuron never varied, or there is no pair.
-
-    substitution_sensitivity: mean |Δa| / std at each lag of Delta.substitution; None if that was not asked for.
-    """
-
-    site: str
-    layer: int
-    neuron: int
-    step_sensitivity: float | None
-    von_neumann_ratio: float | None
-    delta_sensitive: bool
-    substitution_sensitivity: tuple[float | None, ...] | None = None
-
-    @property
-    def address(self) -> str:
-        """`L5/N123`; the site is in `site`."""
-        return f"L{self.layer}/N{self.neuron}"
-
-    def to_json(self) -> dict[str, object]:
-        document = dict(vars(self))
-        if self.substitution_sensitivity is None:
-            del document["substitution_sensitivity"]
-        return document
-
-
-@dataclass(frozen=True)
 class DeltaLayer(Document):
     """A layer's neurons together. constant: neurons with undefined measures (they never varied); the medians are over
     the others.
@@ -80,7 +54,7 @@ class DeltaLayer(Document):
 @dataclass(frozen=True)
 class Delta:
     """The neurons of the layers that were read, ordered by `sort`: the largest first, undefined ones last (ties: layer,
-    neuron).
+    neuron); a sequence of DeltaRow.
 
     pairs: neighbouring tokens of one prompt that were compared.
     """
@@ -91,7 +65,7 @@ class Delta:
     min_ratio: float
     min_step: float
     layers: tuple[DeltaLayer, ...]
-    neurons: tuple[DeltaRow, ...]
+    neurons: DeltaRows
     mamba_delta: tuple[ChannelRow, ...]
     substitution: Substitution | None = None
 
@@ -110,9 +84,9 @@ class Delta:
         return few
 
     @property
-    def delta_sensitive(self) -> tuple[DeltaRow, ...]:
+    def delta_sensitive(self) -> DeltaRows:
         """The neurons that count as delta-sensitive."""
-        return tuple(row for row in self.neurons if row.delta_sensitive)
+        return self.neurons.take(self.neurons.delta_sensitive)
 
     def to_json(self) -> dict[str, object]:
         document: dict[str, object] = {
@@ -124,7 +98,7 @@ class Delta:
             "delta_sensitive": len(self.delta_sensitive),
             "notes": list(self.notes),
             "layers": [layer.to_json() for layer in self.layers],
-            "neurons": [row.to_json() for row in self.neurons],
+            "neurons": self.neurons.to_json(),
         }
         if self.mamba_delta:
             document["mamba_delta"] = [row.to_json() for row in self.mamba_delta]
@@ -138,21 +112,21 @@ class Delta:
         return cls(
             **{name: document[name] for name in ("site", "pairs", "sort", "min_ratio", "min_step")},
             layers=tuple(DeltaLayer(**row) for row in document["layers"]),
-            neurons=tuple(DeltaRow(**row) for row in document["neurons"]),
+            neurons=DeltaRows.from_json(document["site"], document["neurons"]),
             mamba_delta=tuple(ChannelRow(**row) for row in document.get("mamba_delta", ())),
         )
 
     def sorted_by(self, sort: str) -> "Delta":
         """The same neurons in another order. Raises RequestError for an unknown one."""
-        return replace(self, sort=sort, neurons=_in_order(self.neurons, check_order(sort)))
+        return replace(self, sort=sort, neurons=self.neurons.in_order(check_order(sort)))
 
     def with_substitution(self, substitution: Substitution) -> "Delta":
         """With each neuron's sensitivity to substituted tokens."""
         known = substitution.by_neuron()
         undefined = (None,) * len(substitution.lags)
-        rows = tuple(
-            replace(row, substitution_sensitivity=known.get((row.layer, row.neuron), undefined)) for row in self.neurons
-        )
+        places = zip(self.neurons.layer.tolist(), self.neurons.neuron.tolist(), strict=True)
+        lags = np.array([known.get(place, undefined) for place in places], np.float64)
+        rows = replace(self.neurons, substitution_sensitivity=lags.reshape(len(self.neurons), len(substitution.lags)))
         return replace(self, neurons=rows, substitution=substitution)
 
 
@@ -178,17 +152,10 @@ def delta(
     name = chosen[0].site
     channels = channel_rows(run, chosen)
     if not run.has_values and channels:
-        return Delta(name, 0, sort, min_ratio, min_step, (), (), channels)
+        return Delta(name, 0, sort, min_ratio, min_step, (), DeltaRows.from_json(name, ()), channels)
     steps = measure_steps(run, chosen, tick)
     sensitive = is_sensitive(steps, min_ratio, min_step)
-    columns = (
-        steps.layer.tolist(),
-        steps.neuron.tolist(),
-        map(number, steps.step_sensitivity.tolist()),
-        map(number, steps.von_neumann_ratio.tolist()),
-        sensitive.tolist(),
-    )
-    rows = tuple(DeltaRow(name, *row) for row in zip(*columns, strict=True))
+    rows = DeltaRows(name, steps.layer, steps.neuron, steps.step_sensitivity, steps.von_neumann_ratio, sensitive)
     return Delta(
         site=name,
         pairs=steps.pairs,
@@ -196,7 +163,7 @@ def delta(
         min_ratio=min_ratio,
         min_step=min_step,
         layers=tuple(_layer_row(layer, steps, sensitive) for layer in chosen),
-        neurons=_in_order(rows, sort),
+        neurons=rows.in_order(sort),
         mamba_delta=channels,
     )
 
@@ -212,14 +179,6 @@ def check_order(sort: str) -> str:
     if sort not in ORDERS:
         raise RequestError(f"no order {sort!r}: choose {' or '.join(ORDERS)}")
     return sort
-
-
-def _in_order(rows: Sequence[DeltaRow], sort: str) -> tuple[DeltaRow, ...]:
-    def key(row: DeltaRow) -> tuple[float, int, int]:
-        value: float | None = getattr(row, sort)
-        return (np.inf if value is None else -value, row.layer, row.neuron)
-
-    return tuple(sorted(rows, key=key))
 
 
 def _layer_row(layer: Layer, steps: Steps, sensitive: NDArray[np.bool_]) -> DeltaLayer:

@@ -22,7 +22,8 @@ from nfinspect.analyses.analysis_spec import (
     Table,
 )
 from nfinspect.analyses.delta.charts import delta_chart, step_size_chart
-from nfinspect.analysis.delta import MIN_RATIO, MIN_STEP, ORDERS, Delta, DeltaRow, delta
+from nfinspect.analysis.delta import MIN_RATIO, MIN_STEP, ORDERS, Delta, delta
+from nfinspect.analysis.delta_rows import DeltaRow
 from nfinspect.analysis.keeping import Made, keep_or_find
 from nfinspect.analysis.mamba_channels import ChannelRow
 from nfinspect.analysis.substitution import LAGS, Substitution

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from analysis_runs import MakeRun, array_prompt, mlp_layers
 from numpy.typing import NDArray
 
 from nfinspect.analysis import steps
-from nfinspect.analysis.delta import Delta, DeltaRow, delta
+from nfinspect.analysis.delta import Delta, delta
+from nfinspect.analysis.delta_rows import DeltaRow, DeltaRows
 from nfinspect_store.errors import NfinspectError, RequestError
 from nfinspect_store.types import Layer
 
@@ -219,3 +221,22 @@ def test_statistics_alone_do_not_tell(make_run: MakeRun) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(RequestError, match="no layer 7"):
         delta(run, layers=[7])
+
+
+def test_columns_are_what_a_list_of_rows_would_be() -> None:
+    """Ties, undefined measures of either kind, lags: as Python sorts, slices and writes them."""
+    rng = np.random.default_rng(3)
+    measures = rng.integers(0, 4, (2, 40)) / 4
+    measures[0, [3, 7]], measures[1, [7, 9]] = np.nan, np.inf
+    place = np.arange(40)
+    rows = DeltaRows("mlp", place // 8, place % 8, *measures, measures[0] > 0.5)
+    each = list(rows)
+    assert each[7].step_sensitivity is None and each[9].von_neumann_ratio is None
+    assert rows == each and rows[3] == each[3] and rows[-1] == each[-1] and rows[2:5] == each[2:5]
+    expected = sorted(each, key=lambda x: (np.inf if x.step_sensitivity is None else -x.step_sensitivity, x.layer))
+    assert rows.in_order("step_sensitivity") == expected
+    assert rows.to_json() == [row.to_json() for row in each] and DeltaRows.from_json("mlp", rows.to_json()) == rows
+    lagged = replace(rows, substitution_sensitivity=measures.T)
+    assert lagged.to_json() == [row.to_json() for row in lagged] and lagged[7].substitution_sensitivity == (None, None)
+    with pytest.raises(IndexError):
+        rows[40]
