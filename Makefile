@@ -29,7 +29,7 @@ demo: $(STAMP) ## capture the sample model and open the app on it
 test: $(STAMP) ## the tests but the slow ones, a file at a time on each of two processors
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-test-slow: $(STAMP) ## the slow tests: kills, whole reports, memory, trainings in several processes
+test-slow: $(STAMP) ## the slow tests: kills, whole reports, memory, benchmarks in small, trainings in several processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m slow
 
 test-processors: $(STAMP) ## the numeric tests as other processors round, half an hour; SHORT=1 a few of them
@@ -49,8 +49,8 @@ lint: $(STAMP) ## ruff, types, imports
 
 check: lint test test-slow ## the gate: lint and all tests
 
-bench: $(STAMP) ## the measurements of tests/benchmarks, printed as ratios
-	@$(BIN)/python -m tests.benchmarks
+bench: $(STAMP) ## the measurements of tests/benchmarks, and docs/benchmarks.md from them: an hour on a quiet machine, 20 GB of disk
+	@$(BIN)/python -m tests.benchmarks --page docs/benchmarks.md
 
 bench-peers: $(PEERS)/.installed $(PEERS)-sae/.installed ## nfinspect beside its peers, and docs/benchmarks.md from it: half an hour on a quiet machine
 	@$(PEERS)/bin/python -m tests.benchmarks.peers --page docs/benchmarks.md

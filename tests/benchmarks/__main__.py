@@ -1,15 +1,39 @@
-"""All measurements, one after the other: `make bench`."""
+"""All measurements, one after the other, each in a process of its own: `make bench`.
 
-from tests.benchmarks import (
-    bench_analyses,
-    bench_bytes,
-    bench_capture,
-    bench_monitor,
-    bench_ngrams,
-    bench_store,
-    bench_tui,
-)
+python -m tests.benchmarks [--quick] [--page FILE]
+"""
 
-for bench in (bench_store, bench_bytes, bench_capture, bench_monitor, bench_ngrams, bench_analyses, bench_tui):
-    print(f"\n{bench.__name__.rpartition('.')[2]}", flush=True)
-    bench.main()
+import subprocess
+import sys
+import time
+
+from tests.benchmarks.report import options
+
+PAGED = ("bench_stages", "bench_growth", "bench_bytes", "bench_large", "bench_analyses")
+"""Those that have a part of the page."""
+
+OTHERS = ("bench_store", "bench_capture", "bench_monitor", "bench_ngrams", "bench_tui")
+
+
+def command(name: str, *arguments: str) -> list[str]:
+    """What runs one of them."""
+    return [sys.executable, "-m", f"tests.benchmarks.{name}", *arguments]
+
+
+def main() -> int:
+    """The number of those that failed; the others are run all the same."""
+    chosen = options(__doc__ or "").parse_args()
+    quick = ["--quick"] if chosen.quick else []
+    page = ["--page", str(chosen.page)] if chosen.page else []
+    failed = 0
+    for name in (*PAGED, *OTHERS):
+        print(f"\n{name}", flush=True)
+        start = time.monotonic()
+        done = subprocess.run(command(name, *quick, *(page if name in PAGED else ())))
+        print(f"{name}: {'done' if done.returncode == 0 else 'FAILED'} in {time.monotonic() - start:.0f} s", flush=True)
+        failed += done.returncode != 0
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

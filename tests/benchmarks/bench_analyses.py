@@ -3,15 +3,16 @@
 The runs are planted (planted_activations): gated layers, prompts of 26 tokens of five concepts. The largest by neurons
 is a run as a 135 M-parameter Llama gives it: 1,832 tokens x 46,080 neurons. Medians of three, without opening the
 file: seconds that passed, and in brackets those of the processor, which other processes lengthen less. The growth is
-the exponent of these over the last two sizes, 1 for a straight line, less where a fixed cost is left. Words on the
-command line choose analyses by name.
+the exponent of these over the last two sizes, 1 for a straight line, less where a fixed cost is left.
+
+    python -m tests.benchmarks.bench_analyses [--quick] [--page FILE] [WORD …]
+
+Words choose analyses by name.
 """
 
-import math
 import resource
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from nfinspect.analysis.positions import positions
 from nfinspect.analysis.trace import trace
 from nfinspect_store.reader import RunFile
 from tests.benchmarks.planted_activations import CONCEPTS, plant
+from tests.benchmarks.report import SMALLER, conditions, exponent, figure, options, table, tell
 
 ANALYSES: dict[str, Callable[[RunFile], object]] = {
     "ngrams of 1": lambda run: ngrams(run, 1),
@@ -62,7 +64,7 @@ def seconds(path: Path, work: Callable[[RunFile], object]) -> tuple[float, float
     return passed, used
 
 
-def grow(name: str, shapes: tuple[tuple[int, int, int], ...], folder: Path, chosen: list[str]) -> None:
+def grow(name: str, shapes: tuple[tuple[int, int, int], ...], folder: Path, chosen: list[str]) -> str:
     found: dict[str, list[tuple[float, float]]] = {one: [] for one in chosen}
     for tokens, neurons, layers in shapes:
         path = folder / f"{tokens}x{neurons}.duckdb"
@@ -71,26 +73,38 @@ def grow(name: str, shapes: tuple[tuple[int, int, int], ...], folder: Path, chos
             found[one].append(seconds(path, ANALYSES[one]))
         path.unlink()
     cells = [tokens * neurons for tokens, neurons, _ in shapes]
-    heads = [f"{tokens:,} x {neurons:,}" for tokens, neurons, _ in shapes]
-    print(f"\n{name:20}" + "".join(f"{head:>18}" for head in heads) + f"{'ns a value':>12}{'growth':>8}")
+    rows = []
     for one, times in found.items():
         used = [each for _, each in times]
-        exponent = math.log(used[-1] / used[-2]) / math.log(cells[-1] / cells[-2])
-        row = "".join(f"{f'{passed:.3f} ({each:.3f})':>18}" for passed, each in times)
-        print(f"{one:20}{row}{used[-1] / cells[-1] * 1e9:>12.2f}{exponent:>8.2f}", flush=True)
+        passed = (f"{passed:.3f} ({each:.3f})" for passed, each in times)
+        rows.append([one, *passed, figure(used[-1] / cells[-1] * 1e9), figure(exponent(cells, used))])
+    heads = (f"{tokens:,} x {neurons:,}" for tokens, neurons, _ in shapes)
+    return table([name, *heads, "ns a value", "growth"], rows)
 
 
 def main(words: list[str] | None = None) -> None:
-    chosen = [one for one in ANALYSES if not words or any(word in one for word in words)]
+    parser = options(__doc__ or "")
+    parser.add_argument("word", nargs="*")
+    given = parser.parse_args(words)
+    lines = [conditions(quick=given.quick)]
+    chosen = [one for one in ANALYSES if not given.word or any(word in one for word in given.word)]
     folder = Path(tempfile.mkdtemp())
+    by_tokens, by_neurons = BY_TOKENS, BY_NEURONS
+    if given.quick:
+        by_tokens = tuple((max(tokens // SMALLER, 300), 64, 4) for tokens, _, _ in BY_TOKENS[-2:])
+        by_neurons = tuple((300, 32 * layers, layers) for _, _, layers in BY_NEURONS[:2])
     try:
-        grow("by tokens", BY_TOKENS, folder, chosen)
-        grow("by neurons", BY_NEURONS, folder, chosen)
-        print(f"asked: at most {ASKED:g} s for {BY_NEURONS[-1][0]:,} x {BY_NEURONS[-1][1]:,}")
-        print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB, with writing the runs")
+        lines.append(grow("by tokens", by_tokens, folder, chosen))
+        lines.append(grow("by neurons", by_neurons, folder, chosen))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    lines.append(
+        f"Goal: at most {ASKED:g} s for {BY_NEURONS[-1][0]:,} x {BY_NEURONS[-1][1]:,}. Peak memory {peak:,.0f} MB, "
+        "writing the runs included."
+    )
+    tell("bench-analyses", "\n\n".join(lines), given.page)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,15 +1,16 @@
 """What a run file takes, everything in it included: bytes per value, table by table, and the blocks left free.
 
+    python -m tests.benchmarks.bench_bytes [--quick] [--page FILE] [WORD …]
+
 Captures of models with random weights: GPT-2-small's neurons over prompts of one concept, and the shape of a
 135 M-parameter Llama with `mlp` and `resid` over short prompts of five concepts, each with few and with more tokens.
-Prompts cost, too: each has its means.
+Prompts cost, too: each has its means. A million tokens come from arrays (feeding.py), with few neurons: 3.1 GB of disk,
+deleted afterwards. Words choose shapes by name, tokens or precision.
 """
 
 import shutil
-import sys
 import tempfile
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -19,7 +20,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from nfinspect.capturing.prompts import PromptIds
 from nfinspect.capturing.request import CaptureRequest
 from nfinspect.models import LoadedModel
+from nfinspect_store.types import Precision
 from tests.benchmarks.bench_capture import GivenPrompts, Words
+from tests.benchmarks.feeding import Source, gpt2, record
+from tests.benchmarks.report import SMALLER, conditions, options, table, tell
 
 VOCABULARY = 512
 CONCEPTS = ("tulip", "vietnam", "hanoi", "violent", "baseline")
@@ -27,7 +31,7 @@ CONCEPTS = ("tulip", "vietnam", "hanoi", "violent", "baseline")
 
 @dataclass(frozen=True)
 class Shape:
-    """A capture to be weighed. asked: bytes per value at most."""
+    """A run to be weighed. family: of the model, `arrays` for none. asked: bytes per value at most."""
 
     name: str
     family: str
@@ -35,14 +39,25 @@ class Shape:
     prompts: int
     concepts: int
     asked: float
+    precision: Precision = "float32"
 
 
+GPT2 = "GPT-2-small, one concept"
+LLAMA = "Llama 135M, mlp and resid"
+ARRAYS = "2 x 384 neurons"
 SHAPES = (
-    Shape("GPT-2-small, one concept", "gpt2", 1800, 70, 1, 4.6),
-    Shape("GPT-2-small, one concept", "gpt2", 280, 6, 1, 5.2),
-    Shape("GPT-2-small, one concept", "gpt2", 280, 11, 1, 5.2),
-    Shape("Llama 135M, mlp and resid", "llama", 1832, 70, 5, 4.8),
-    Shape("Llama 135M, mlp and resid", "llama", 280, 11, 5, 6.0),
+    Shape(GPT2, "gpt2", 280, 6, 1, 5.2),
+    Shape(GPT2, "gpt2", 280, 11, 1, 5.2),
+    Shape(GPT2, "gpt2", 1800, 70, 1, 4.6),
+    Shape(LLAMA, "llama", 280, 11, 5, 6.0),
+    Shape(LLAMA, "llama", 1832, 70, 5, 4.8),
+    Shape(ARRAYS, "arrays", 1_000_000, 7813, 5, 4.4),
+    Shape(GPT2, "gpt2", 280, 11, 1, 2.2, "float16"),
+    Shape(GPT2, "gpt2", 1800, 70, 1, 2.2, "float16"),
+    Shape(ARRAYS, "arrays", 1_000_000, 7813, 5, 2.2, "float16"),
+    Shape(GPT2, "gpt2", 280, 11, 1, 1.1, "int8"),
+    Shape(GPT2, "gpt2", 1800, 70, 1, 1.1, "int8"),
+    Shape(ARRAYS, "arrays", 1_000_000, 7813, 5, 1.1, "int8"),
 )
 
 
@@ -96,39 +111,63 @@ def by_table(path: Path) -> dict[str, int]:
     return {table: sum(size // len(held) for held in holders.values() if table in held) for table in tables}
 
 
-def weigh(shape: Shape, folder: Path) -> None:
-    path = folder / "run.duckdb"
-    request = CaptureRequest(
-        "shape", folder, run="run", sites=("mlp", "resid") if shape.family == "llama" else ("mlp",)
-    )
+def write(shape: Shape, path: Path) -> int:
+    """Make the run, and return how many values it has."""
+    if shape.family == "arrays":
+        source = Source(gpt2(2, 384), shape.tokens // shape.prompts + 1)
+        return record(path, source, shape.tokens, precision=shape.precision) * source.neurons
+    sites = ("mlp", "resid") if shape.family == "llama" else ("mlp",)
+    request = CaptureRequest("shape", path.parent, run=path.stem, sites=sites, precision=shape.precision)
     capture = GivenPrompts(request, loaded(shape.family), prompts(shape))
-    start = time.perf_counter()
     capture.run()
-    seconds = time.perf_counter() - start
-    values = shape.tokens * sum(layer.neurons for layer in capture.layers)
+    return shape.tokens * sum(layer.neurons for layer in capture.layers)
+
+
+def weigh(shape: Shape, folder: Path) -> list[object]:
+    path = folder / "run.duckdb"
+    values = write(shape, path)
     size = path.stat().st_size
     with duckdb.connect(str(path), read_only=True) as connection:
-        blocks = connection.execute(
-            "SELECT total_blocks, free_blocks, block_size FROM pragma_database_size()"
-        ).fetchall()
-    print(
-        f"{shape.name}, {shape.tokens} tokens of {shape.prompts} prompts: {size / values:.3f} bytes/value "
-        f"(asked <= {shape.asked}), {blocks[0][1]} of {blocks[0][0]} disk blocks free, "
-        f"{seconds / values * 1e9:.0f} ns/value with the model's passes"
-    )
-    parts = sorted(by_table(path).items(), key=lambda part: -part[1])
-    print("    " + ", ".join(f"{table} {held / values:.3f}" for table, held in parts if held), flush=True)
+        query = "SELECT total_blocks, free_blocks FROM pragma_database_size()"
+        blocks, free = connection.execute(query).fetchall()[0]
+    parts = {name: f"{held / values:.3f}" for name, held in by_table(path).items()}
     path.unlink()
+    return [
+        f"{shape.name}, {shape.precision}",
+        f"{shape.tokens:,}",
+        f"{shape.prompts:,}",
+        f"{size / values:.3f}",
+        shape.asked,
+        *map(parts.get, ("blocks", *TOLD)),
+        f"{sum(float(held) for name, held in parts.items() if name not in ('blocks', *TOLD)):.3f}",
+        f"{free} of {blocks}",
+    ]
 
 
-def main() -> None:
+TOLD = ("prompt_means", "statistics", "histograms", "neurons")
+HEADS = ("run", "tokens", "prompts", "**bytes per value**", "goal", "blocks", *TOLD, "other tables", "free disk blocks")
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = options(__doc__ or "")
+    parser.add_argument("word", nargs="*")
+    chosen = parser.parse_args(words)
+    lines = [conditions(quick=chosen.quick)]
+    rows = []
     for shape in SHAPES:
-        if all(word in f"{shape.name} {shape.tokens}".lower() for word in sys.argv[1:]):
-            folder = Path(tempfile.mkdtemp())
-            try:
-                weigh(shape, folder)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+        told = f"{shape.name} {shape.tokens} {shape.precision}".lower()
+        if not all(word.lower() in told for word in chosen.word):
+            continue
+        if chosen.quick:
+            if shape.tokens not in (280, 1_000_000) or shape.family == "llama":
+                continue
+            shape = replace(shape, tokens=max(shape.tokens // SMALLER, 24), prompts=max(shape.prompts // SMALLER, 2))
+        folder = Path(tempfile.mkdtemp())
+        try:
+            rows.append(weigh(shape, folder))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    tell("bench-bytes", "\n\n".join([*lines, table(HEADS, rows)]), chosen.page)
 
 
 if __name__ == "__main__":

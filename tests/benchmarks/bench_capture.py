@@ -20,6 +20,7 @@ from nfinspect.capturing.prompts import PromptIds
 from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.session import Capture, Listener
 from nfinspect.models import LoadedModel
+from tests.benchmarks.report import options
 
 ROUNDS = 3
 NEW_TOKENS = 192
@@ -46,10 +47,10 @@ class GivenPrompts(Capture):
         return self._given
 
 
-def gpt2_small() -> LoadedModel:
+def gpt2_small(layers: int = 12) -> LoadedModel:
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config()).eval()
-    return LoadedModel(model, Words(), "gpt2-small-shape", "gpt2", "cpu", "float32", 1024, 12, 0)  # type: ignore[arg-type]
+    model = GPT2LMHeadModel(GPT2Config(n_layer=layers)).eval()
+    return LoadedModel(model, Words(), "gpt2-small-shape", "gpt2", "cpu", "float32", 1024, layers, 0)  # type: ignore[arg-type]
 
 
 def prompts(count: int, tokens: int) -> list[PromptIds]:
@@ -64,10 +65,10 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def ratio(name: str, bare: Callable[[], object], ours: Callable[[], object], asked: float) -> None:
+def ratio(name: str, bare: Callable[[], object], ours: Callable[[], object], asked: float, rounds: int) -> None:
     """Run both in turn and print the ratio of medians."""
     bare(), ours()
-    pairs = [(seconds(bare), seconds(ours)) for _ in range(ROUNDS)]
+    pairs = [(seconds(bare), seconds(ours)) for _ in range(rounds)]
     median_bare, median_ours = (statistics.median(column) for column in zip(*pairs, strict=True))
     each = ", ".join(f"{b / a:.2f}" for a, b in pairs)
     print(
@@ -84,8 +85,8 @@ def bare_passes(model: Any, given: list[PromptIds]) -> None:
             model(torch.tensor([p.token_ids for p in given[start : start + 4]]), use_cache=False)
 
 
-def bare_generation(model: Any, given: list[PromptIds]) -> None:
-    config = GenerationConfig(max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0, eos_token_id=None)
+def bare_generation(model: Any, given: list[PromptIds], new_tokens: int) -> None:
+    config = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, pad_token_id=0, eos_token_id=None)
     ids = torch.tensor([p.token_ids for p in given])
     with torch.inference_mode():
         model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
@@ -96,28 +97,32 @@ def captured(loaded: LoadedModel, given: list[PromptIds], store: Path, **options
     GivenPrompts(CaptureRequest("shape", store, run="run", **options), loaded, given).run()
 
 
-def main() -> None:
-    loaded = gpt2_small()
+def main(words: list[str] | None = None) -> None:
+    quick = options(__doc__ or "", page=False).parse_args(words).quick
+    count, tokens, new_tokens, rounds = (4, 32, 4, 1) if quick else (64, 256, NEW_TOKENS, ROUNDS)
+    loaded = gpt2_small(1) if quick else gpt2_small()
     model = loaded.model
     store = Path(tempfile.mkdtemp())
     try:
-        corpus = prompts(64, 256)
+        corpus = prompts(count, tokens)
         for sites in (("mlp",), ("mlp", "resid")):
             ratio(
-                f"corpus of 16384 tokens, {'+'.join(sites)}, everything stored",
+                f"corpus of {count * tokens} tokens, {'+'.join(sites)}, everything stored",
                 partial(bare_passes, model, corpus),
                 partial(captured, loaded, corpus, store, sites=sites, batch_size=4),
                 1.35,
+                rounds,
             )
         blocks = seconds(partial(bare_passes, model.transformer, corpus))
         print(f"    the same passes without the vocabulary projection, as a capture makes them: {blocks:.2f} s")
         begun = prompts(8, 32)
         for mode in ("replay", "live"):
             ratio(
-                f"generation of 8 x {NEW_TOKENS} tokens, {mode}, everything stored",
-                partial(bare_generation, model, begun),
-                partial(captured, loaded, begun, store, generate=NEW_TOKENS, batch_size=8, mode=mode),
+                f"generation of 8 x {new_tokens} tokens, {mode}, everything stored",
+                partial(bare_generation, model, begun, new_tokens),
+                partial(captured, loaded, begun, store, generate=new_tokens, batch_size=8, mode=mode),
                 1.25,
+                rounds,
             )
     finally:
         shutil.rmtree(store, ignore_errors=True)

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import nfinspect as nf
+from tests.benchmarks.report import options
 
 EVERY = 50
 ASKED = 1.03
@@ -24,11 +25,13 @@ WARM_UP = 1  # rounds
 Step = Callable[[], torch.Tensor]
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
+    quick = options(__doc__ or "", page=False).parse_args(words).quick
     logging.getLogger("nfinspect.training").setLevel(logging.ERROR)
-    report("MLP 64-256-256-256-10, batch 128", *mlp(64, 256, 128), rounds=500)
-    report("MLP 784-1024-1024-1024-10, batch 256", *mlp(784, 1024, 256), rounds=60)
-    report("GPT-2 small, 4 x 128 tokens", *gpt2(4, 128), rounds=4)  # a step takes seconds: six of them a round
+    report("MLP 64-256-256-256-10, batch 128", *mlp(64, 256, 128), rounds=1 if quick else 500)
+    report("MLP 784-1024-1024-1024-10, batch 256", *mlp(784, 1024, 256), rounds=1 if quick else 60)
+    rounds = 1 if quick else 4  # a step takes seconds: six of them a round
+    report("GPT-2 small, 4 x 128 tokens", *gpt2(*((1, 8) if quick else (4, 128))), rounds=rounds)
 
 
 def report(name: str, model: nn.Module, step: Step, rounds: int) -> None:

@@ -5,7 +5,6 @@ token each), takes about 17 GB of disk and is deleted afterwards. `--tokens` and
 another place. Each analysis runs in a process of its own, so that its memory can be told.
 """
 
-import argparse
 import multiprocessing
 import resource
 import shutil
@@ -23,6 +22,7 @@ from nfinspect.analysis.ngrams import ngrams
 from nfinspect.capturing.arrays import ArrayPrompt, write_run
 from nfinspect_store.reader import RunFile
 from nfinspect_store.types import Layer
+from tests.benchmarks.report import SMALLER, options
 
 NEURONS, LENGTH, VOCABULARY, PLANTED = 4096, 1024, 50_257, 64
 TOKENS = 1_000_000
@@ -69,8 +69,13 @@ def apart(work: Callable[[Path, int | str], tuple[float, int, float]], path: Pat
         return pool.submit(work, path, what).result()
 
 
-def main(tokens: int = TOKENS, folder: Path | None = None) -> None:
-    place = Path(tempfile.mkdtemp(dir=folder))
+def main(words: list[str] | None = None) -> None:
+    parser = options(__doc__ or "", page=False)
+    parser.add_argument("--tokens", type=int, default=TOKENS)
+    parser.add_argument("--folder", type=Path)
+    chosen = parser.parse_args(words)
+    tokens = chosen.tokens // SMALLER if chosen.quick else chosen.tokens
+    place = Path(tempfile.mkdtemp(dir=chosen.folder))
     try:
         path = place / "ngrams.duckdb"
         needed = tokens * NEURONS * 4.4
@@ -99,8 +104,4 @@ def main(tokens: int = TOKENS, folder: Path | None = None) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=TOKENS)
-    parser.add_argument("--folder", type=Path)
-    chosen = parser.parse_args()
-    main(chosen.tokens, chosen.folder)
+    main()

@@ -21,8 +21,11 @@ from nfinspect.capturing.transfer import by_neuron
 from nfinspect_store.reader import RunFile
 from nfinspect_store.types import Layer, Prompt, TokenRows
 from nfinspect_store.writer import RunWriter
+from tests.benchmarks.report import SMALLER, options
 
 LAYERS, NEURONS, TOKENS, BATCH = 4, 3072, 8192, 512
+FEW = TOKENS // SMALLER
+"""Tokens of --quick."""
 ROUNDS = 5
 CONCEPTS = ("tulip", "vietnam", "hanoi", "violent", "baseline")
 
@@ -31,23 +34,22 @@ def layers() -> list[Layer]:
     return [Layer(i, "mlp", i, f"h.{i}.mlp", NEURONS, "gelu_new", "positive") for i in range(LAYERS)]
 
 
-def values() -> np.ndarray:
+def values(tokens: int) -> np.ndarray:
     """float32[layers, tokens, neurons]."""
-    return np.random.default_rng(0).standard_normal((LAYERS, TOKENS, NEURONS), dtype=np.float32)
+    return np.random.default_rng(0).standard_normal((LAYERS, tokens, NEURONS), dtype=np.float32)
 
 
 def ingest(path: Path, array: np.ndarray) -> None:
     """The values through the writer alone, as a capture hands them over."""
     writer = RunWriter.create(path, array_info("ingest", 0), layers())
-    for index, start in enumerate(range(0, TOKENS, BATCH)):
-        tokens = np.arange(start, start + BATCH)
-        none = [None] * BATCH
-        rows = TokenRows(
-            tokens, np.full(BATCH, index), tokens - start, tokens * 0, ["t"] * BATCH, tokens < 0, none, none
-        )
+    for index, start in enumerate(range(0, array.shape[1], BATCH)):
+        tokens = np.arange(start, min(start + BATCH, array.shape[1]))
+        size = len(tokens)
+        none = [None] * size
+        rows = TokenRows(tokens, np.full(size, index), tokens - start, tokens * 0, ["t"] * size, tokens < 0, none, none)
         for layer in range(LAYERS):
-            writer.put(layer, by_neuron(array[layer, start : start + BATCH]))
-        writer.add([Prompt(index, "corpus", "", start, BATCH, BATCH)], rows, [])
+            writer.put(layer, by_neuron(array[layer, start : start + size]))
+        writer.add([Prompt(index, "corpus", "", start, size, size)], rows, [])
     writer.commit(
         [], lambda tables: (_nothing("neurons", tables), _nothing("layer_health", tables)), {"status": "complete"}
     )
@@ -88,13 +90,15 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
+    quick = options(__doc__ or "", page=False).parse_args(words).quick
+    tokens, rounds_asked = (FEW, 1) if quick else (TOKENS, ROUNDS)
     folder = Path(tempfile.mkdtemp())
     try:
-        array = values()
+        array = values(tokens)
         before = peak()
         rounds = []
-        for round_ in range(ROUNDS):
+        for round_ in range(rounds_asked):
             saved = [seconds(lambda d=d: save(folder / "array.npy", array, durably=d)) for d in (False, True)]
             path = folder / f"ingest{round_}.duckdb"
             rounds.append((seconds(lambda path=path: ingest(path, array)), *saved))
@@ -111,11 +115,11 @@ def main() -> None:
         )
 
         with RunFile.open(folder / "ingest0.duckdb") as run:
-            warm("one neuron, 8192 values", lambda: run.neuron(2, 1234), 10)
-            warm("all neurons at one token", lambda: run.token_values(5000), 20)
+            warm(f"one neuron, {tokens} values", lambda: run.neuron(2, 1234), 10)
+            warm("all neurons at one token", lambda: run.token_values(tokens // 2), 20)
             one = "SELECT token_idx, value FROM activations WHERE layer = 2 AND neuron = 1234 ORDER BY token_idx"
             warm("one neuron, SQL view", lambda: run.sql(one).fetchnumpy(), 10)
-            token = "SELECT layer, neuron, value FROM activations WHERE token_idx = 5000"
+            token = f"SELECT layer, neuron, value FROM activations WHERE token_idx = {tokens // 2}"
             warm("all neurons at one token, SQL view", lambda: run.sql(token).fetchnumpy(), 20)
         (folder / "ingest0.duckdb").unlink()
 

@@ -1,6 +1,6 @@
 """How quick the terminal app is: first paint on a store of 50 runs, and key to repaint beside a busy process.
 
-    python -m tests.benchmarks.bench_tui
+    python -m tests.benchmarks.bench_tui [--quick]
 
 Goals: first paint <= 0.5 s with torch never imported, key to repaint p95 <= 80 ms while a capture runs.
 """
@@ -20,6 +20,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "app"))
 
 from terminal import Terminal  # noqa: E402  (its folder has just been put on the path)
+
+from tests.benchmarks.report import options  # noqa: E402
 
 SAMPLES = Path(__file__).resolve().parent.parent.parent / "samples"
 RUNS = 50
@@ -47,7 +49,9 @@ write(sys.argv[1], *((12, 3072, 30, 40) if sys.argv[2] == "large" else (4, 256, 
 """
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
+    quick = options(__doc__ or "", page=False).parse_args(words).quick
+    runs, starts, keys = (3, 1, 2) if quick else (RUNS, STARTS, KEYS)
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "store"
         store.mkdir()
@@ -55,15 +59,15 @@ def main() -> None:
         second = store / "run01.duckdb"
         for path, kind in ((first, "large"), (second, "small")):
             subprocess.run([sys.executable, "-c", WRITER, str(path), kind], check=True, capture_output=True)
-        for number in range(2, RUNS):
+        for number in range(2, runs):
             shutil.copy(second, store / f"run{number:02d}.duckdb")
-        _first_paint(store)
-        _keys(store, "an idle machine")
+        _first_paint(store, runs, starts)
+        _keys(store, "an idle machine", keys)
         capture = _capture(Path(folder))
         try:
             while capture.poll() is None and not _is_written(Path(folder) / "busy" / "busy.duckdb"):
                 time.sleep(0.5)
-            _keys(store, "a capture of the sample model")
+            _keys(store, "a capture of the sample model", keys)
             if capture.poll() is not None:
                 raise SystemExit("the capture ended before the keys did")
         finally:
@@ -93,9 +97,9 @@ def _size(path: Path) -> int:
     return path.stat().st_size
 
 
-def _first_paint(store: Path) -> None:
+def _first_paint(store: Path, runs: int, starts: int) -> None:
     frames, lists, busy = [], [], []
-    for _ in range(STARTS):
+    for _ in range(starts):
         terminal = Terminal(store, size=(80, 24))
         frames.append(terminal.wait_for("Help"))
         busy.append(_processor_seconds(terminal.process.pid))
@@ -103,7 +107,7 @@ def _first_paint(store: Path) -> None:
         terminal.close()
     # the very first start reads all fifty files and writes the catalog's cache
     median = statistics.median(frames)
-    print(f"first paint, {RUNS} runs: median {median:.3f} s, worst {max(frames):.3f} s (goal 0.5)")
+    print(f"first paint, {runs} runs: median {median:.3f} s, worst {max(frames):.3f} s (goal 0.5)")
     print(f"processor time until then: median {statistics.median(busy):.3f} s")
     print(f"list of runs filled: median {statistics.median(lists):.3f} s, the first time {lists[0]:.3f} s")
 
@@ -114,7 +118,7 @@ def _processor_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _keys(store: Path, beside: str) -> None:
+def _keys(store: Path, beside: str, keys: int) -> None:
     terminal = Terminal(store, "run00", size=(200, 50))
     terminal.wait_for("Health")
     terminal.settle(1.5)
@@ -126,7 +130,7 @@ def _keys(store: Path, beside: str) -> None:
         terminal.send(before)
         terminal.settle(1.5)
         waits, sizes = [], []
-        for _ in range(KEYS):
+        for _ in range(keys):
             sent = time.perf_counter()
             terminal.send(key)
             got = b""

@@ -19,9 +19,9 @@ from typing import Any
 from tests.benchmarks.peers.measure import TOLERANCES, TOOLS
 from tests.benchmarks.peers.page import tables
 from tests.benchmarks.peers.stores import STORES
+from tests.benchmarks.report import tell
 
 PLACE = Path("build/bench-peers")
-BEGIN, END = "<!-- bench-peers: begin -->", "<!-- bench-peers: end -->"
 PACKAGES = {
     "np.save": "numpy",
     "np.memmap": "numpy",
@@ -98,20 +98,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="tiny sizes and one round: to see whether it works")
     parser.add_argument("--rows", type=Path, help="tables of the rows of an earlier run")
-    parser.add_argument("--page", type=Path, help="write the tables there, between the markers; else to stdout")
+    parser.add_argument("--page", type=Path, help="write the tables there, too, between the marks")
     chosen = parser.parse_args()
     if chosen.rows:
         rows = [json.loads(line) for line in chosen.rows.read_text().splitlines()]
     else:
         rows = measured(chosen.quick)
     found = tables(rows, versions())
-    if chosen.page:
-        text = chosen.page.read_text()
-        before, rest = text.split(BEGIN)
-        after = rest.split(END)[1]
-        chosen.page.write_text(f"{before}{BEGIN}\n\n{found}\n\n{END}{after}")
-    else:
-        print(found)
+    tell("bench-peers", found, chosen.page)
 
 
 if __name__ == "__main__":

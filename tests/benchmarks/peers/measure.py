@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tests.benchmarks.memory import peak_mb
 from tests.benchmarks.peers import models
 from tests.benchmarks.peers.saving import save_safetensors
 from tests.benchmarks.peers.tool import Tool, empty
@@ -61,19 +62,6 @@ def seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
-
-
-def peak_mb(work: Callable[[], object]) -> float:
-    """Resident memory that `work` takes at most above what there was before it, in MB."""
-
-    def status(field: str) -> float:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
-
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before = status("VmRSS")
-    work()
-    return status("VmHWM") - before
 
 
 def size(folder: Path) -> int:
