@@ -184,7 +184,7 @@ def sinks(
         tokens=run.tokens,
         large=large,
         times=times,
-        first_token_share=sum(one.first for one in found) / massive if massive and run.has_start else None,
+        first_token_share=sum(one.first for one in found) / massive if massive and run.at_start else None,
         coordinates=tuple(found),
         layers=tuple(summaries),
     )

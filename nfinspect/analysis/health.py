@@ -86,7 +86,7 @@ def network_report(run: RunTables, site: str | None = None, options: HealthOptio
     """
     site = run.resolve_site(site)
     layers = stored_layers(run, site) if options == DEFAULTS else ()
-    tokens = run.tokens - (run.prompts if options.skip_first else 0)
+    tokens = run.tokens - (run.at_start if options.skip_first else 0)
     report = report_of_layers(layers or kept_classification(run, site, options).layers, tokens)
     return replace(report, notes=tuple(filter(None, (*run.notes, few_tokens(tokens)))))
 

@@ -91,7 +91,7 @@ class RunLayout:
         """What every reader of any figure of the run must know: which tokens were recorded; empty if all of them."""
         if not self.unrecorded:
             return ()
-        start = "" if self.has_start else ", none of them at position 0"
+        start = "" if self.at_start else ", none of them at position 0"
         every = self.tokens + self.unrecorded
         return (
             f"recorded are {self.tokens:,} of {every:,} tokens{start} (--where {self.where}): every count, mean and "
@@ -165,9 +165,9 @@ class RunLayout:
         return int(self._one("SELECT count(*) FROM unrecorded"))
 
     @cached_property
-    def has_start(self) -> bool:
-        """Whether any recorded token is at position 0."""
-        return bool(self._one("SELECT count(*) > 0 FROM tokens WHERE position = 0"))
+    def at_start(self) -> int:
+        """How many recorded tokens are at position 0."""
+        return int(self._one("SELECT count(*) FROM tokens WHERE position = 0"))
 
     @property
     def has_values(self) -> bool:
