@@ -88,9 +88,7 @@ class Session:
         return neuron.neuron_detail(self._run, address)
 
     def trace(self, request: TraceRequest) -> Trace:
-        from nfinspect.analysis.trace import (
-            trace,  # scipy.stats takes 0.8 s: only a trace waits for it
-        )
+        from nfinspect.analysis.trace import trace
 
         return trace(self._run, request.concept, **_choices(request))
 
@@ -162,8 +160,8 @@ class Session:
             return self._console
 
     def warm_up(self) -> None:
-        """Import what the first trace will need, while the user reads the layers: scipy.stats takes 0.8 s."""
-        import scipy.stats  # noqa: F401
+        """Import what the first trace will need, while the user reads the layers."""
+        import scipy.special  # noqa: F401
 
     def interrupt(self) -> None:
         if self._console is not None:

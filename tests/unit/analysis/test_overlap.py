@@ -6,6 +6,7 @@ from math import comb
 import numpy as np
 import pytest
 from analysis_runs import MakeRun, array_prompt, mlp_layers
+from scipy import stats
 
 from nfinspect.analysis.overlap import against_chance, count_alive, overlap
 from nfinspect.analysis.trace import trace
@@ -39,6 +40,18 @@ def test_fixture() -> None:
 def test_chance_by_counting_draws(shared: int, a: int, b: int, n: int) -> None:
     tail = sum(comb(a, k) * comb(n - a, b - k) for k in range(shared, min(a, b) + 1)) / comb(n, b)
     assert against_chance(shared, a, b, n).p_value == pytest.approx(tail)
+
+
+def test_p_values_are_those_of_scipy_from_one_to_next_to_nothing() -> None:
+    rng = np.random.default_rng(5)
+    for draw in range(200):
+        eligible = int(rng.integers(1, 50_000 if draw % 2 else 12))
+        a, b = (int(rng.integers(1, eligible + 1)) for _ in "ab")
+        lowest, highest = max(0, a + b - eligible), min(a, b)
+        for shared in {lowest, highest, (lowest + highest) // 2, min(a * b // eligible + 3, highest)}:
+            expected = stats.hypergeom.sf(shared - 1, eligible, a, b)
+            found = against_chance(shared, a, b, eligible).p_value
+            assert found == pytest.approx(expected, rel=1e-12, abs=1e-280), (shared, a, b, eligible)
 
 
 def test_empty_sets_are_undefined() -> None:
