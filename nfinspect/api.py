@@ -44,6 +44,7 @@ from nfinspect.modes import eval_mode
 from nfinspect.run import Run
 from nfinspect_store.catalog import new_run_path, store_path
 from nfinspect_store.heartbeat import Heartbeat
+from nfinspect_store.processors import Writers, writer_threads
 from nfinspect_store.types import Keep, Precision, utc_now
 from nfinspect_store.writer import RunWriter
 
@@ -73,6 +74,7 @@ def capture(
     mode: Mode = "auto",
     limit_bytes: int | None = None,
     resume: bool = False,
+    writers: Writers = "auto",
 ) -> Run:
     """Capture a model that is in memory over prompts, and open the run.
 
@@ -88,7 +90,8 @@ def capture(
     whether BOS goes before a text, "auto" as the tokenizer does; chat: each text is a user's message. truncate: cut
     prompts that do not fit the model's context. batch_size: prompts in a forward pass, as many as fit if not given.
     mode: how generated tokens are read, "replay" in one pass afterwards, "live" while generating. limit_bytes: stop
-    before the run exceeds this. resume: continue an unfinished run of the same call.
+    before the run exceeds this. resume: continue an unfinished run of the same call. writers: threads that record and
+    write, "auto" as many as there are processors.
 
     The model is captured in eval mode; afterwards each module is back in its own mode. What `nfinspect capture` would
     print on stderr is issued as a warning. Raises ModelError, BadPrompts, CaptureError, StoreError, RequestError.
@@ -123,6 +126,7 @@ def capture(
         mode=mode,
         limit_bytes=limit_bytes,
         resume=resume,
+        writers=writers,
     )
     with eval_mode(model), run_as_python():
         making = _GivenPrompts(request, loaded, given, said)
@@ -209,6 +213,7 @@ def record(
     keep: Keep = "all",
     precision: Precision = "float32",
     seed: int = 0,
+    writers: Writers = "auto",
 ) -> Iterator[Recording]:
     """Record every forward pass of `model` inside the block: each row of input_ids becomes a prompt of `concept`.
 
@@ -216,8 +221,8 @@ def record(
     decoding step) is refused: `capture` records generations. Modules compiled by torch.compile run uncompiled inside
     the block: compiled code calls no hooks. Left-padded rows that the model reads differently from single prompts are
     recorded as it read them, with a warning and a note in the run's settings. Before the block one pass takes the
-    model's fingerprint; your own hooks see it. An exception in the block leaves no run. Raises ModelError, RunExists,
-    StorageFull, CaptureError, BadPrompts for a concept that is not text.
+    model's fingerprint; your own hooks see it. An exception in the block leaves no run. The options are those of
+    `capture`. Raises ModelError, RunExists, StorageFull, CaptureError, BadPrompts for a concept that is not text.
     """
     check_concept(concept)
     model = uncompiled(model)
@@ -230,11 +235,12 @@ def record(
     path = new_run_path(store_path(store), name)
     settings = {"keep": keep, "precision": precision, "weights": "", **({"notes": notes} if notes else {})}
     info = new_run_info("record", name, loaded, loaded.name, seed, settings)
-    writer = RunWriter.create(path, info, store_layers(found))
+    threads = writer_threads(writers)
+    writer = RunWriter.create(path, info, store_layers(found), writers=threads)
     with Heartbeat(path, model=loaded.name) as heartbeat:
         try:
             heartbeat.beat()
-            recorder = Recorder(writer, seed, statistics_device(loaded))
+            recorder = Recorder(writer, seed, statistics_device(loaded), writers=threads)
             tell = partial(_tell, heartbeat, recorder)
             with recorded_passes(model, found, recorder, TokenTexts(tokenizer), concept, tell) as passes:
                 yield Recording(path)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
 from nfinspect_store.errors import RequestError
 from nfinspect_store.heartbeat import Heartbeat
+from nfinspect_store.processors import Writers, writer_threads
 from nfinspect_store.types import Keep, Layer, Precision, RunInfo, utc_now
 from nfinspect_store.writer import RunWriter
 
@@ -40,13 +41,14 @@ def write_run(
     precision: Precision = "float32",
     seed: int = 0,
     batch: int = 8,
+    writers: Writers = "auto",
     tables: Mapping[str, pa.Table] | None = None,
 ) -> None:
     """Write a complete run file, with the same recorder as a capture.
 
     values(prompt_idx, layer) -> float32[tokens, neurons]; fired: bool of the same shape, for layers that fire by a
-    gate. tables: optional tables of the run (schema.OPTIONAL_TABLES). Raises StoreError, RunExists, and RequestError if
-    `fired` is needed and not given; then no file is left.
+    gate. tables: optional tables of the run (schema.OPTIONAL_TABLES). writers: threads that record and write. Raises
+    StoreError, RunExists, and RequestError if `fired` is needed and not given; then no file is left.
     """
     path = Path(path)
     gated = [f"{layer.site} L{layer.layer}" for layer in layers if layer.fires == "gate"]
@@ -57,13 +59,14 @@ def write_run(
         )
     settings = {**(info.settings if info else {}), "keep": keep, "precision": precision}
     info = replace(info or array_info(path.stem, seed), settings=settings)
-    writer = RunWriter.create(path, info, layers)
+    threads = writer_threads(writers)
+    writer = RunWriter.create(path, info, layers, writers=threads)
     with Heartbeat(path) as heartbeat:
         try:
             heartbeat.beat(tokens_total=sum(len(prompt.token_ids) for prompt in prompts))
             for name, rows in (tables or {}).items():
                 writer.add_table(name, rows)
-            recorder = Recorder(writer, seed, torch.device("cpu"))
+            recorder = Recorder(writer, seed, torch.device("cpu"), writers=threads)
             for start in range(0, len(prompts), batch):
                 indices = range(start, min(start + batch, len(prompts)))
                 recorder.add(

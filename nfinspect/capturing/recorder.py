@@ -5,7 +5,9 @@ The recorder knows nothing about models: capture_run feeds it from hooks, write_
 
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from nfinspect.capturing.statistics import LayerStatistics, chunk_mean
 from nfinspect.capturing.transfer import Array, by_neuron, start_copy, to_host
 from nfinspect_store.examples import KEPT
 from nfinspect_store.mamba_delta import DeltaMoments, read_mamba_delta
+from nfinspect_store.processors import unbind
 from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.statistics import NeuronStatistics
 from nfinspect_store.tables import RunTables
@@ -58,9 +61,13 @@ class LayerValues:
 class Recorder:
     """Feeds one RunWriter, and commits whenever a segment ends (segments.py). Use from one thread."""
 
-    def __init__(self, writer: RunWriter, seed: int, device: torch.device, *, commits: bool = True) -> None:
-        """commits=False: commit only when `commit` is called."""
+    def __init__(
+        self, writer: RunWriter, seed: int, device: torch.device, *, commits: bool = True, writers: int = 1
+    ) -> None:
+        """commits=False: commit only when `commit` is called. writers: layers that are recorded at once, on a CPU."""
         self.writer = writer
+        many = writers > 1 and device.type == "cpu"
+        self._threads = ThreadPoolExecutor(writers, "nfinspect-record", initializer=unbind) if many else None
         self.device = device
         self._random = RandomTokens(seed)
         # Examples and statistics by concept follow from the values: they are kept only if values are not.
@@ -104,16 +111,18 @@ class Recorder:
             for layer_id, layer in values.items():
                 copies[layer_id] = (start_copy(layer.values), layer.fired is not None and start_copy(layer.fired))
         kept = None if self.writer.keeps_values else self._random.add(self.tokens, stop)
-        means: list[PromptMean] = []
-        for record in self._layers:
+
+        def recorded(record: _LayerRecord) -> list[PromptMean]:
             layer_id = record.layer.layer_id
             if layer_id in copies:
                 copied, gates = copies[layer_id]
                 self.writer.put(layer_id, copied(), gates() if gates else None)
-            means.extend(record.add(placed, values[layer_id], self.tokens))
             if kept is not None:
                 record.keep_random(kept, values[layer_id].values, self.tokens)
-        return means
+            return record.add(placed, values[layer_id], self.tokens)
+
+        each = map(recorded, self._layers) if self._threads is None else self._threads.map(recorded, self._layers)
+        return list(chain.from_iterable(each))
 
     def commit(self, info: Mapping[str, object], *, final: bool) -> None:
         """End the segment. final: count what depends on the layer scale exactly, from the values, if they are kept."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from nfinspect.capturing.where import Where
 from nfinspect_store.precision import check_precision
+from nfinspect_store.processors import Writers, writer_threads
 from nfinspect_store.types import Keep, Precision
 
 if TYPE_CHECKING:  # a command's options are parsed before torch is imported
@@ -58,6 +59,8 @@ class CaptureRequest:
     truncate: bool = False
     limit_bytes: int | None = None
     allow_pickle: bool = False
+    writers: Writers = "auto"  # threads that record and write
 
     def __post_init__(self) -> None:
         check_precision(self.keep, self.precision)
+        writer_threads(self.writers)

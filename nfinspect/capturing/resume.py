@@ -22,6 +22,7 @@ HOW_ONLY = {
     "resume",
     "limit_bytes",
     "allow_pickle",
+    "writers",
     "prompts",
     "text_column",
     "concept_column",

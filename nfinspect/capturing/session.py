@@ -49,6 +49,7 @@ from nfinspect.version import VERSION
 from nfinspect_store.catalog import new_run_path, store_path
 from nfinspect_store.errors import NfinspectError
 from nfinspect_store.heartbeat import Heartbeat
+from nfinspect_store.processors import writer_threads
 from nfinspect_store.reader import RunFile
 from nfinspect_store.types import Layer, Progress, RunInfo, Status, utc_now
 from nfinspect_store.writer import RunWriter
@@ -171,7 +172,7 @@ class Capture:
         """A recorder of a new run that is deleted at the end, for measuring."""
         writer = self._writer()
         try:
-            yield Recorder(writer, self.request.seed, statistics_device(self.loaded), commits=False)
+            yield self._recorder(writer, commits=False)
         finally:
             writer.discard()
 
@@ -179,8 +180,9 @@ class Capture:
         """Hooks for this capture's sites."""
         return BatchReader(self.loaded, self.sites, statistics_device(self.loaded))
 
-    def _recorder(self, writer: RunWriter) -> Recorder:
-        return Recorder(writer, self.request.seed, statistics_device(self.loaded))
+    def _recorder(self, writer: RunWriter, *, commits: bool = True) -> Recorder:
+        device, writers = statistics_device(self.loaded), writer_threads(self.request.writers)
+        return Recorder(writer, self.request.seed, device, commits=commits, writers=writers)
 
     def read_batch(self, reader: BatchReader, batch: Batch) -> tuple[list[RecordedPrompt], Values]:
         """Generate after the batch's prompts, and read every value."""
@@ -327,11 +329,12 @@ class Capture:
             with RunFile.open(path) as run:
                 check_same_capture(run, self._settings)
                 check_same_model(run, self.loaded)
-            return RunWriter.reopen(path)
+            return RunWriter.reopen(path, writers=writer_threads(self.request.writers))
         name = self.request.run or default_name(self.request.model)
         settings = {**self._settings, "weights": self.weights()}
         info = new_run_info("capture", name, self.loaded, self.request.model, self.request.seed, settings)
-        return RunWriter.create(new_run_path(self._store, name), info, self.layers)
+        path, writers = new_run_path(self._store, name), writer_threads(self.request.writers)
+        return RunWriter.create(path, info, self.layers, writers=writers)
 
 
 def _notes(request: CaptureRequest, loaded: LoadedModel) -> list[str]:

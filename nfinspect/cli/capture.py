@@ -44,6 +44,15 @@ UNITS = {
 }
 
 
+class WriterCount(click.ParamType[Any]):
+    """A number of threads, or `auto`."""
+
+    name = "writers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return "auto" if value == "auto" else click.IntRange(min=1).convert(value, param, ctx)
+
+
 def prompt_column_options(command: Command) -> Command:
     """--text-column, --concept-column: where rows of --prompts have their text and their concept."""
     for name, usual in (("concept", "concept or label"), ("text", "messages, text or prompt")):
@@ -90,6 +99,8 @@ def prompt_column_options(command: Command) -> Command:
               help="Read values in one pass after generating (replay), or while generating (live).")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Continue an interrupted run: repeat its command with --resume.")
 @click.option("--truncate", is_flag=True, help="Cut prompts that do not fit the model's context.")
+@click.option("--writers", metavar="N", type=WriterCount(), default="auto", show_default=True,
+              help="Threads that record and write; auto: as many as there are processors.")  # fmt: skip
 @click.option("--limit-bytes", metavar="SIZE", help="Stop before the run exceeds SIZE, such as 20G.")
 @click.option("--estimate", "only_estimate", is_flag=True, help="Print bytes, memory and time; capture nothing.")
 @model_options

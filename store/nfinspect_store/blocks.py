@@ -6,6 +6,7 @@ disk slows the capture and never fills memory. An INSERT per batch would double 
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,14 +22,20 @@ from nfinspect_store.block_rows import BlockRows
 from nfinspect_store.connect import store_error
 from nfinspect_store.digests import Digest, digest_of_sums, firing_numbers, value_numbers, values_digest
 from nfinspect_store.precision import FLOAT32, reduced
+from nfinspect_store.processors import unbind
 from nfinspect_store.schema import BLOCK
 from nfinspect_store.types import Layer, Precision
 
 QUEUE_BYTES = 256 * 2**20
 
-PARALLEL_BYTES = 64 * 2**20
-"""Bytes of blocks from which a second thread pays off. When two threads share fewer than five row groups, DuckDB writes
-them twice and the file doubles (docs/decisions/0001).
+THREAD_BYTES = 32 * 2**20
+"""Bytes of blocks for each of DuckDB's threads, if there is more than one. When two share fewer than five row groups,
+DuckDB writes them twice and the file doubles (docs/decisions/0001).
+"""
+
+GATHERING = 0.5
+"""Seconds that the first blocks may wait for as many as several threads need: who makes fewer in that time does not
+keep one thread busy [own].
 """
 
 BLOCK_SCHEMA = pa.schema(
@@ -191,10 +198,13 @@ def _packed(fired: NDArray[np.bool_]) -> NDArray[np.uint8]:
 class BlockStream:
     """One segment's INSERT, running in a thread until `finish`.
 
-    The two threads share the work: the caller's lays out the blocks, the other runs DuckDB.
+    The callers' threads lay out the blocks, this one runs DuckDB, with up to `writers` threads of its own.
     """
 
-    def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection, buffers: Sequence[BlockBuffer]) -> None:
+    def __init__(
+        self, path: Path, connection: duckdb.DuckDBPyConnection, buffers: Sequence[BlockBuffer], writers: int = 1
+    ) -> None:
+        self._writers = writers
         self._path = path
         self._connection = connection
         self._buffers = {buffer.layer.layer_id: buffer for buffer in buffers}
@@ -208,7 +218,9 @@ class BlockStream:
         self._thread.start()
 
     def put(self, layer_id: int, values: NDArray[np.float32], fired: NDArray[np.bool_] | None) -> None:
-        """Add [neurons, tokens]; waits while the queue is full. Raises the writer's StoreError."""
+        """Add [neurons, tokens]; waits while the queue is full. A layer's from one thread at a time. Raises the
+        writer's StoreError.
+        """
         for rows in self._buffers[layer_id].add(values, fired):
             self._enqueue(rows)
 
@@ -252,16 +264,14 @@ class BlockStream:
             raise store_error(self._path, self._error) from self._error
 
     def _insert(self) -> None:
-        with self._changed:
-            while self._queued < PARALLEL_BYTES and not (self._full or self._ended):
-                self._changed.wait()
-            many = self._queued >= PARALLEL_BYTES
+        unbind()  # DuckDB's threads inherit it
+        threads = self._threads_worth()
         reader = pa.RecordBatchReader.from_batches(BLOCK_SCHEMA, self._batches())
         try:
             self._connection.register("incoming_blocks", reader)
-            self._connection.execute(f"SET threads = {2 if many else 1}")
-            # A row says where its block belongs: two threads need not keep the rows in order.
-            self._connection.execute(f"SET preserve_insertion_order = {not many}")
+            self._connection.execute(f"SET threads = {threads}")
+            # A row says where its block belongs: several threads need not keep the rows in order.
+            self._connection.execute(f"SET preserve_insertion_order = {threads == 1}")
             self._connection.execute("INSERT INTO blocks SELECT * FROM incoming_blocks")
             self._connection.execute("SET preserve_insertion_order = true")
             self._connection.unregister("incoming_blocks")
@@ -270,6 +280,17 @@ class BlockStream:
                 self._error = error
                 self._queue.clear()
                 self._changed.notify_all()
+
+    def _threads_worth(self) -> int:
+        """Wait for the first blocks; how many of DuckDB's threads are worth while, by how fast they come."""
+        with self._changed:
+            while not (self._queue or self._ended):
+                self._changed.wait()
+            until = time.monotonic() + GATHERING
+            while self._queued < self._writers * THREAD_BYTES and not (self._full or self._ended):
+                if self._writers == 1 or not self._changed.wait(until - time.monotonic()):
+                    break
+            return max(1, min(self._writers, self._queued // THREAD_BYTES))
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         """The queued batches, until `_end`. A batch counts as queued until DuckDB asks for the next one."""

@@ -6,6 +6,7 @@ from there with identical values.
 """
 
 import json
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass, field, fields, replace
@@ -83,10 +84,16 @@ class _Segment:
 
 
 class RunWriter:
-    """The only writer of a run file. Use from one thread."""
+    """The only writer of a run file. Use from one thread, but `put` from as many as there are layers.
 
-    def __init__(self, path: Path, connection: duckdb.DuckDBPyConnection, tables: RunTables) -> None:
+    writers: the most threads that DuckDB writes blocks with.
+    """
+
+    def __init__(
+        self, path: Path, connection: duckdb.DuckDBPyConnection, tables: RunTables, *, writers: int = 1
+    ) -> None:
         self.path = path
+        self._writers = writers
         self._connection = connection
         self.layers = tables.layers
         self.keeps_values = tables.has_values
@@ -95,6 +102,7 @@ class RunWriter:
         self._digests = read_digests(connection)
         self._segment = _Segment()
         self._stream: BlockStream | None = None
+        self._beginning = threading.Lock()
         self._rounds = tables.rounds_values
         self._worst = dict(tables.worst_error)
         self._buffers = []
@@ -109,7 +117,7 @@ class RunWriter:
         self._has_replaced = self.tokens > 0  # a commit leaves the place of the rows that it replaces free
 
     @classmethod
-    def create(cls, path: Path, info: RunInfo, layers: Sequence[Layer]) -> Self:
+    def create(cls, path: Path, info: RunInfo, layers: Sequence[Layer], *, writers: int = 1) -> Self:
         """Create a new file. `info.settings` say by `keep` whether values are stored, and by `precision` how.
 
         Raises RunExists, StorageFull, RequestError for a precision of values that are not kept, and StoreError unless
@@ -129,7 +137,7 @@ class RunWriter:
         connection = create(path, memory=memory_for(max((layer.neurons for layer in layers), default=0)))
         try:
             cls._lay_out(path, connection, info, layers)
-            return cls(path, connection, RunTables(connection))
+            return cls(path, connection, RunTables(connection), writers=writers)
         except BaseException:
             connection.close()
             remove(path)
@@ -153,12 +161,12 @@ class RunWriter:
         raise RunExists(f"a run named {path.stem} already exists: choose another --run, delete it, or --resume it")
 
     @classmethod
-    def reopen(cls, path: Path) -> Self:
+    def reopen(cls, path: Path, *, writers: int = 1) -> Self:
         """Continue an unfinished run after its last segment. Raises NotARun, RunBusy, SchemaTooOld."""
         clean_leftovers(reached(path))
         connection = attach_to_write(path)
         try:
-            return cls(path, connection, RunTables(connection))
+            return cls(path, connection, RunTables(connection), writers=writers)
         except BaseException:
             connection.close()
             raise
@@ -173,21 +181,22 @@ class RunWriter:
         """Write a layer's values on the next tokens: float32[neurons, tokens], and which of them fired if the layer
         fires by its gate.
 
-        They are written while the caller goes on. Raises StorageFull if the disk is full: the segment is lost, earlier
-        ones stay.
+        They are written while the caller goes on. Several threads may put layers of their own. Raises StorageFull if
+        the disk is full: the segment is lost, earlier ones stay.
         """
         self._streaming().put(layer_id, values, fired)
 
     def _streaming(self) -> BlockStream:
         """The open segment's stream; begins the segment if there is none."""
-        if self._stream is None:
-            with translated(self.path):
-                self._connection.execute("BEGIN")
-                if self._replaced is not None:
-                    self._connection.execute('DELETE FROM blocks WHERE block = ? AND "last" = ?', self._replaced)
-            self._stream = BlockStream(self.path, self._connection, self._buffers)
-            self._flush.start()
-        return self._stream
+        with self._beginning:
+            if self._stream is None:
+                with translated(self.path):
+                    self._connection.execute("BEGIN")
+                    if self._replaced is not None:
+                        self._connection.execute('DELETE FROM blocks WHERE block = ? AND "last" = ?', self._replaced)
+                self._stream = BlockStream(self.path, self._connection, self._buffers, self._writers)
+                self._flush.start()
+            return self._stream
 
     def _take_back(self, tables: RunTables) -> None:
         """Read the unfinished block, which the last commit stored as float32."""

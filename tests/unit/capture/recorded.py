@@ -72,11 +72,13 @@ def record_arrays(
     keep: Keep = "all",
     seed: int = 0,
     precision: Precision = "float32",
+    writers: int = 1,
 ) -> Path:
     """Write a run: `batch` prompts at a time, a segment after every `segment` batches."""
     info = array_info(path.stem, seed)
-    writer = RunWriter.create(path, replace(info, settings={"keep": keep, "precision": precision}), LAYERS)
-    recorder = Recorder(writer, seed, torch.device("cpu"))
+    settings = {"keep": keep, "precision": precision}
+    writer = RunWriter.create(path, replace(info, settings=settings), LAYERS, writers=writers)
+    recorder = Recorder(writer, seed, torch.device("cpu"), writers=writers)
     for number, start in enumerate(range(0, len(arrays.prompts), batch)):
         chosen = range(start, min(start + batch, len(arrays.prompts)))
         if segment and number and number % segment == 0:

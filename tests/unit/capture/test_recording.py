@@ -15,7 +15,7 @@ from nfinspect_store import kernels
 from nfinspect_store.addresses import Address
 from nfinspect_store.histogram import BINS, bin_of
 from nfinspect_store.reader import RunFile
-from nfinspect_store.types import Keep, Layer, utc_now
+from nfinspect_store.types import Keep, Layer, Precision, utc_now
 from nfinspect_store.writer import RunWriter
 
 RNG = np.random.default_rng(6)
@@ -65,6 +65,31 @@ def test_a_run_written_without_compiled_loops_is_the_same(
             assert a.sql(rows).fetchall() == b.sql(rows).fetchall(), table
         digests = "SELECT * FROM digests WHERE part != 'run' ORDER BY ALL"
         assert a.sql(digests).fetchall() == b.sql(digests).fetchall()
+
+
+@pytest.mark.parametrize(("keep", "precision"), [("all", "float32"), ("all", "int8"), ("stats", "float32")])
+def test_any_number_of_writers_gives_the_same_run(keep: Keep, precision: Precision, tmp_path: Path) -> None:
+    one, several = (
+        record_arrays(tmp_path / f"{n}.duckdb", ARRAYS, keep=keep, precision=precision, segment=2, writers=n)
+        for n in (1, 3)
+    )
+    with RunFile.open(one) as a, RunFile.open(several) as b:
+        for table in (*EXACT, *ROUNDED, "blocks"):
+            rows = f"SELECT * FROM {table} ORDER BY ALL"
+            assert a.sql(rows).fetchall() == b.sql(rows).fetchall(), table
+        digests = "SELECT * FROM digests WHERE part != 'run' ORDER BY ALL"
+        assert a.sql(digests).fetchall() == b.sql(digests).fetchall()
+
+
+def test_what_goes_wrong_in_one_of_several_writers_ends_the_recording(tmp_path: Path) -> None:
+    writer = RunWriter.create(tmp_path / "run.duckdb", array_info("run", 0), LAYERS, writers=2)
+    recorder = Recorder(writer, 0, torch.device("cpu"), writers=2)
+    values = {k: LayerValues(v, ARRAYS.fired[0].get(k)) for k, v in ARRAYS.values[0].items()}
+    broken = {**values, LAYERS[-1].layer_id: LayerValues(np.zeros((3, 1), np.float32), None)}
+    with pytest.raises(ValueError, match="shape|broadcast|size"):
+        recorder.add([ARRAYS.prompts[0]], broken)
+    writer.discard()
+    assert not list(tmp_path.iterdir())
 
 
 def assert_same_contents(a: RunFile, b: RunFile) -> None:

@@ -62,6 +62,15 @@ def test_values_in_fewer_bytes_are_told_of_wherever_a_run_is_described(
     assert refused.returncode == 2 and "stores no values as int8" in refused.stderr
 
 
+def test_writers_are_a_number_or_auto_and_no_part_of_the_run(nfinspect: Run, store: Path, prompts: Path) -> None:
+    line = ("capture", MODEL, "--prompts", str(prompts), "--run", "mine", "--writers")
+    for wrong in ("0", "-1", "two", ""):
+        refused = nfinspect(*line, wrong)
+        assert refused.returncode == 2 and "--writers" in refused.stderr, wrong
+    assert nfinspect(*line, "3").returncode == 0
+    assert "writers" not in json.loads(nfinspect("info", "mine", "--json").stdout)["settings"]
+
+
 def test_missing_loops_are_said(nfinspect: Run, prompts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line = ("capture", MODEL, "--prompts", str(prompts), "--run")
     assert (kernels.MISSING in nfinspect(*line, "mine").stderr) != kernels.compiled()
