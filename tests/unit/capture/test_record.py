@@ -210,10 +210,10 @@ def test_what_is_said_while_capturing_does_not_cost_the_capture(
     """Of what is known before nothing is recorded; what comes up on the way is a warning when the run is whole."""
     whole = BatchReader.replay
 
-    def full(reader: BatchReader, sequences: Sequence[Sequence[int]], side: str) -> Values:
+    def full(reader: BatchReader, sequences: Sequence[Sequence[int]], *options: Any) -> Values:
         if len(sequences) > 1:
             raise torch.OutOfMemoryError
-        return whole(reader, sequences, side)
+        return whole(reader, sequences, *options)
 
     monkeypatch.setattr(BatchReader, "replay", full)
     with pytest.raises(UserWarning, match="batches of 1 prompts"):
