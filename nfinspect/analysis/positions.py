@@ -139,7 +139,7 @@ def positions(
     length: take every sequence at least that long, cut to it; without it, those of the run's greatest length.
     allow_few: list neurons even from fewer than 100 sequences; else none is listed then, as any may be chance. tick:
     neurons done, of all. Raises RequestError for an unknown site or layer and where no sequence is that long;
-    StoreError for a run without values.
+    StoreError for a run without values, and for one of chosen tokens that do not begin at position 0 or have gaps.
     """
     chosen = chosen_layers(run, site, layers)
     sequences = read_sequences(run, length)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfinspect.present.numbers import counted
-from nfinspect_store.errors import RequestError
+from nfinspect_store.errors import RequestError, StoreError
 from nfinspect_store.tables import RunTables
 
 ENOUGH = 100
@@ -62,13 +62,14 @@ def neighbours_before(positions: NDArray[np.int64], prompts: NDArray[np.int64]) 
 
 def read_sequences(run: RunTables, length: int | None) -> Sequences:
     """The sequences of a run's greatest length, or all at least `length` long, cut to it. Raises RequestError for a
-    length below 1 or above the greatest, and where recorded tokens are not those from position 0 on without a gap.
+    length below 1 or above the greatest, StoreError where the recorded tokens of a prompt do not begin at position 0 or
+    have a gap.
     """
     columns = run.cursor().execute(READ_PROMPTS).fetchnumpy()
     first, tokens = np.asarray(columns["first_token"], np.int64), np.asarray(columns["tokens"], np.int64)
     apart = int(((tokens > 0) & ((columns["begins"] > 0) | (columns["ends"] >= tokens))).sum())
     if apart:
-        raise RequestError(
+        raise StoreError(
             "expected sequences from position 0 on without a gap, to compare positions, found other recorded tokens in "
             f"{apart} of {counted(len(tokens), 'prompt')} (--where {run.where}): capture without it, or with tokens=0-N"
         )

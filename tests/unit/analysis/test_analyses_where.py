@@ -20,7 +20,7 @@ from nfinspect.analysis.ngram_ids import read_ngrams
 from nfinspect.experiments.run_text import spread_prompts
 from nfinspect.experiments.substitution import draw_pairs
 from nfinspect.run import Run
-from nfinspect_store.errors import NfinspectError, RequestError
+from nfinspect_store.errors import NfinspectError, StoreError
 
 SIZES = [40, 7, 33, 21, 1, 5, 40, 30, 25, 12]
 KEPT = 6
@@ -127,7 +127,7 @@ def test_what_looks_at_neighbours_meets_no_gap(store: Path, arrays: Arrays) -> N
 
 def test_positions_with_gaps_are_refused_with_the_reason(store: Path) -> None:
     with Run.open(store / "gaps.duckdb") as run:
-        with pytest.raises(RequestError, match="sequences from position 0 on without a gap.*--where") as caught:
+        with pytest.raises(StoreError, match="sequences from position 0 on without a gap.*--where") as caught:
             run.positions(allow_few=True)
         assert "\n" not in str(caught.value)
 
