@@ -17,15 +17,14 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from inspect import signature
 from pathlib import Path
 
+from nfinspect_store.processors import processor_count
 from tests.benchmarks.feeding import Source, gated, record
 from tests.benchmarks.memory import peak_mb
 from tests.benchmarks.report import SMALLER, conditions, exponent, figure, options, table, tell
 
 ROUNDS = 3
-HAS_WRITERS = "writers" in signature(record).parameters
 
 
 @dataclass(frozen=True)
@@ -58,11 +57,9 @@ AXES: dict[str, tuple[Size, ...]] = {
     "neurons of a layer": tuple(Size(n, tokens=2048, layers=4, neurons=n) for n in (1024, 2048, 4096, 8192, 16_384)),
     "layers": tuple(Size(n, tokens=2048, layers=n, neurons=2048) for n in (2, 4, 8, 16, 32)),
     "prompts": tuple(Size(n, length=4096 // n) for n in (4, 16, 64, 256, 1024, 4096)),
+    "writers": tuple(Size(n, tokens=16_384, writers=n) for n in range(1, processor_count() + 1)),
 }
 """All but the size on the axis stays as it is."""
-
-if HAS_WRITERS:
-    AXES["writers"] = tuple(Size(n, tokens=16_384, writers=n) for n in range(1, (os.cpu_count() or 1) + 1))
 
 
 def smaller(size: Size) -> Size:
@@ -74,13 +71,12 @@ def smaller(size: Size) -> Size:
 def measured(size: Size, folder: Path, rounds: int) -> Grown:
     """In this process, whose memory has to be as it was when it began."""
     source = Source(gated(size.layers, size.neurons), size.length)
-    more = {"writers": size.writers} if HAS_WRITERS else {}
     times: list[tuple[float, float]] = []
 
     def run() -> None:
         path = folder / "run.duckdb"
         start = time.process_time(), time.perf_counter()
-        record(path, source, size.tokens, **more)  # type: ignore[arg-type]
+        record(path, source, size.tokens, writers=size.writers)
         times.append((time.process_time() - start[0], time.perf_counter() - start[1]))
         path.unlink()
 

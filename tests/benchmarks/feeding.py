@@ -87,13 +87,14 @@ def record(
     *,
     keep: Keep = "all",
     precision: Precision = "float32",
+    writers: int = 1,
     after: Callable[[Recorder], object] = lambda recorder: None,
 ) -> int:
     """Write a whole run, and return its tokens. after: called after each batch."""
     info = replace(array_info(path.stem, 0), settings={"keep": keep, "precision": precision})
-    writer = RunWriter.create(path, info, source.layers)
+    writer = RunWriter.create(path, info, source.layers, writers=writers)
     with Heartbeat(path):
-        recorder = Recorder(writer, 0, torch.device("cpu"))
+        recorder = Recorder(writer, 0, torch.device("cpu"), writers=writers)
         for prompts, values in source.batches(tokens):
             recorder.add(prompts, values)
             after(recorder)
