@@ -164,8 +164,6 @@ def main(words: list[str] | None = None) -> None:
         "*Growth* is the exponent over the last two sizes: 1 is a straight line through zero, less one with a fixed "
         "cost, 0 does not grow."
     )
-    if not HAS_WRITERS:
-        lines.append("Writers: this version has one.")
     if chosen.page:
         place = chosen.page.parent / "growth.svg"
         draw(found, sizes, place)
