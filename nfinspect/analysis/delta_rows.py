@@ -72,7 +72,7 @@ class DeltaRows(Sequence[DeltaRow]):
     def in_order(self, sort: str) -> Self:
         """The largest first by one of the measures, undefined ones last (ties: layer, neuron)."""
         measure = getattr(self, sort)
-        return self.take(np.lexsort((self.neuron, self.layer, np.where(np.isnan(measure), np.inf, -measure))))
+        return self.take(np.lexsort((self.neuron, self.layer, np.where(np.isfinite(measure), -measure, np.inf))))
 
     def _values(self) -> Iterator[tuple[Any, ...]]:
         lags = self.substitution_sensitivity

@@ -10,7 +10,7 @@ from analysis_runs import MakeRun, array_prompt, mlp_layers
 from numpy.typing import NDArray
 
 from nfinspect.analysis import steps
-from nfinspect.analysis.delta import Delta, delta
+from nfinspect.analysis.delta import ORDERS, Delta, delta
 from nfinspect.analysis.delta_rows import DeltaRow, DeltaRows
 from nfinspect_store.errors import NfinspectError, RequestError
 from nfinspect_store.types import Layer
@@ -233,8 +233,13 @@ def test_columns_are_what_a_list_of_rows_would_be() -> None:
     each = list(rows)
     assert each[7].step_sensitivity is None and each[9].von_neumann_ratio is None
     assert rows == each and rows[3] == each[3] and rows[-1] == each[-1] and rows[2:5] == each[2:5]
-    expected = sorted(each, key=lambda x: (np.inf if x.step_sensitivity is None else -x.step_sensitivity, x.layer))
-    assert rows.in_order("step_sensitivity") == expected
+    for sort in ORDERS:
+
+        def key(row: DeltaRow, sort: str = sort) -> tuple[float, int, int]:
+            value: float | None = getattr(row, sort)
+            return (np.inf if value is None else -value, row.layer, row.neuron)
+
+        assert rows.in_order(sort) == sorted(each, key=key)
     assert rows.to_json() == [row.to_json() for row in each] and DeltaRows.from_json("mlp", rows.to_json()) == rows
     lagged = replace(rows, substitution_sensitivity=measures.T)
     assert lagged.to_json() == [row.to_json() for row in lagged] and lagged[7].substitution_sensitivity == (None, None)
