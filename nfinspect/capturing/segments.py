@@ -21,8 +21,11 @@ takes 0.2 s for 2,000 neurons and 1.4 s for 37,000 (docs/decisions/0008) [own]."
 FIRST_COMMIT = 0.5
 """Seconds that the first commit is taken to need: a capture of a few seconds ends with its only one [own]."""
 
-SEGMENT_MEANS = 64 * 2**20
-"""The most bytes of prompt means in one segment: they wait in memory for its end [own]."""
+SEGMENT_MEMORY = 64 * 2**20
+"""The most bytes of prompt means and rows of tokens in one segment: they wait in memory for its end [own]."""
+
+TOKEN_BYTES = 125
+"""What the row of a token takes until then: 5 M tokens of --keep stats took 570 MB, measured."""
 
 
 class Segment:
@@ -41,8 +44,9 @@ class Segment:
     def is_over(self, tokens: int, prompts: int) -> bool:
         """Whether to commit now that the run has so many tokens and prompts."""
         seconds = time.monotonic() - self._start
-        means = 4 * len(SELECTIONS) * self._neurons * (prompts - self._prompts)
-        if seconds > SEGMENT_SECONDS or means > SEGMENT_MEANS:
+        waiting = 4 * len(SELECTIONS) * self._neurons * (prompts - self._prompts)
+        waiting += TOKEN_BYTES * (tokens - self._tokens)
+        if seconds > SEGMENT_SECONDS or waiting > SEGMENT_MEMORY:
             return True
         values = 4 * self._neurons * (tokens - self._tokens) if self._keeps_values else 0
         return values >= SEGMENT_BYTES and self._commit_seconds <= COMMIT_SHARE * seconds

@@ -47,7 +47,7 @@ def from_arrays(store: Path, each: Callable[[int], object] = int) -> None:
 WAYS = [captured, recorded, from_arrays]
 
 
-@pytest.mark.parametrize("limit", ["SEGMENT_MEANS", "SEGMENT_BYTES", "SEGMENT_SECONDS"])
+@pytest.mark.parametrize("limit", ["SEGMENT_MEMORY", "SEGMENT_BYTES", "SEGMENT_SECONDS"])
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_to_record_ends_segments(
     way: Callable[..., None], limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -105,3 +105,22 @@ def test_a_heartbeat_beats_until_the_file_is_closed(
     assert len(set(beats)) > 2
     assert not being_written(tmp_path / "r.duckdb")
     assert [file.name for file in tmp_path.iterdir()] == ["r.duckdb"]
+
+
+def test_rows_of_tokens_end_a_segment_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They wait in memory, and where statistics alone are kept nothing else may become large."""
+    tokens: list[int] = []
+    commit = RunWriter.commit
+
+    def counted(self: RunWriter, *arguments: Any, **options: Any) -> None:
+        commit(self, *arguments, **options)
+        tokens.append(self.tokens)
+
+    monkeypatch.setattr(RunWriter, "commit", counted)
+    monkeypatch.setattr(segments, "SEGMENT_MEMORY", 100 * segments.TOKEN_BYTES)
+    prompts = [ArrayPrompt("tulip", "", [1] * 60, ["a"] * 60, 60)] * 5
+    layers = [Layer(0, "mlp", 0, "h.0.mlp", 1, "relu", "positive")]
+    values = np.ones((60, 1), np.float32)
+    path = tmp_path / "r.duckdb"
+    write_run(path, layers=layers, prompts=prompts, values=lambda prompt, layer: values, keep="stats", batch=1)
+    assert tokens == [120, 240, 300]
