@@ -97,10 +97,15 @@ def apart(size: Size, folder: Path, rounds: int) -> Grown:
     return Grown(*json.loads(done.stdout.splitlines()[-1]))
 
 
+def field_of(axis: str) -> str:
+    """Which seconds grow: several writers share the same work, so that only the time that passed tells of them."""
+    return "passed" if axis == "writers" else "seconds"
+
+
 def rows_of(axis: str, sizes: tuple[Size, ...], found: list[Grown]) -> str:
     """The table of one axis."""
     at = [size.at for size in sizes]
-    seconds, peaks = [one.seconds for one in found], [one.peak for one in found]
+    seconds, peaks = [getattr(one, field_of(axis)) for one in found], [one.peak for one in found]
     a_value = (second / size.values * 1e9 for size, second in zip(sizes, seconds, strict=True))
     told = (f"{figure(one.seconds)} ({figure(one.passed)})" for one in found)
     lines: list[list[object]] = [
@@ -125,7 +130,7 @@ def draw(found: dict[str, list[Grown]], sizes: dict[str, tuple[Size, ...]], path
         grid = whole.subplots(2, len(found), squeeze=False)
         for column, (axis, grown) in zip(grid.T, found.items(), strict=True):
             at = [size.at for size in sizes[axis]]
-            for axes, field in zip(column, ("seconds", "peak"), strict=True):
+            for axes, field in zip(column, (field_of(axis), "peak"), strict=True):
                 axes.plot(at, [getattr(one, field) for one in grown], **line(0))
                 axes.set_xlim(0, 1.05 * at[-1])
                 axes.set_ylim(0, 1.1 * max(getattr(one, field) for one in grown))
@@ -133,6 +138,8 @@ def draw(found: dict[str, list[Grown]], sizes: dict[str, tuple[Size, ...]], path
                 axes.xaxis.set_major_formatter(EngFormatter(sep=""))
                 axes.yaxis.set_major_locator(MaxNLocator(5))
             column[1].set_xlabel(axis)
+            if field_of(axis) == "passed":
+                column[0].set_ylabel("seconds that passed")
         grid[0][0].set_ylabel("seconds of the processor")
         grid[1][0].set_ylabel("MB above the start")
         whole.savefig(path, format="svg", metadata={"Date": None})
@@ -162,7 +169,7 @@ def main(words: list[str] | None = None) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     lines.append(
         "*Growth* is the exponent over the last two sizes: 1 is a straight line through zero, less one with a fixed "
-        "cost, 0 does not grow."
+        "cost, 0 does not grow; that of writers is of the time that passed: -1 is linear, 0 no gain."
     )
     if chosen.page:
         place = chosen.page.parent / "growth.svg"
