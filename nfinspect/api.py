@@ -91,7 +91,7 @@ def capture(
     prompts that do not fit the model's context. batch_size: prompts in a forward pass, as many as fit if not given.
     mode: how generated tokens are read, "replay" in one pass afterwards, "live" while generating. limit_bytes: stop
     before the run exceeds this. resume: continue an unfinished run of the same call. writers: threads that record and
-    write, "auto" as many as there are processors.
+    write, "auto" one fewer than there are processors.
 
     The model is captured in eval mode; afterwards each module is back in its own mode. What `nfinspect capture` would
     print on stderr is issued as a warning. Raises ModelError, BadPrompts, CaptureError, StoreError, RequestError.

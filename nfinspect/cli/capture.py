@@ -100,7 +100,7 @@ def prompt_column_options(command: Command) -> Command:
 @click.option("--resume", is_flag=True, help="Continue an interrupted run: repeat its command with --resume.")
 @click.option("--truncate", is_flag=True, help="Cut prompts that do not fit the model's context.")
 @click.option("--writers", metavar="N", type=WriterCount(), default="auto", show_default=True,
-              help="Threads that record and write; auto: as many as there are processors.")  # fmt: skip
+              help="Threads that record and write; auto: one fewer than processors.")  # fmt: skip
 @click.option("--limit-bytes", metavar="SIZE", help="Stop before the run exceeds SIZE, such as 20G.")
 @click.option("--estimate", "only_estimate", is_flag=True, help="Print bytes, memory and time; capture nothing.")
 @model_options

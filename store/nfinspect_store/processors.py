@@ -39,8 +39,8 @@ def processor_count() -> int:
 
 def writer_threads(writers: Writers) -> int:
     """The number that `writers` stands for. Raises RequestError."""
-    if writers == "auto":
-        return min(processor_count(), MOST)
+    if writers == "auto":  # one processor is left to DuckDB (docs/decisions/0013)
+        return max(1, min(processor_count() - 1, MOST))
     if not isinstance(writers, int) or isinstance(writers, bool) or writers < 1:
         raise RequestError(f"expected a number of writers, 1 or more, or auto, found {str(writers)[:40]!r}")
     return writers

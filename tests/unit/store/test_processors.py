@@ -47,9 +47,9 @@ def test_the_processors_are_those_of_the_process() -> None:
         assert os.sched_getaffinity(0) <= processors()
 
 
-def test_writers_are_a_number_or_as_many_as_processors() -> None:
+def test_writers_are_a_number_or_one_fewer_than_processors() -> None:
     assert writer_threads(3) == 3
-    assert writer_threads("auto") == min(processor_count(), MOST)
+    assert writer_threads("auto") == max(1, min(processor_count() - 1, MOST))
     for wrong in (0, -1, True, "2", 1.5, None):
         with pytest.raises(RequestError, match="expected a number of writers, 1 or more, or auto"):
             writer_threads(wrong)  # type: ignore[arg-type]
