@@ -1,32 +1,44 @@
-"""The command palette: Textual's, with a list that takes keys before it has lines."""
+"""The command palette: Textual's, with a list that takes keys before it has lines, and that closes once."""
 
 from __future__ import annotations
 
+from textual.await_complete import AwaitComplete
 from textual.command import CommandList, CommandPalette
+from textual.message import Message
+from textual.widgets import Button, Input, OptionList
+
+CHOICES = (Input.Submitted, Button.Pressed, OptionList.OptionSelected)
 
 
 class Palette(CommandPalette):
-    """Its list is filled and laid out after it opens; until then Textual's own would page through missing lines."""
+    """Its list is filled and laid out after it opens; until then Textual's own would page through missing lines.
 
-    _chosen = False
+    A second Enter, on its way when the first has closed the palette, would close the screen below it, too, and run the
+    command again.
+    """
+
+    _dismissed = False
+
+    def dismiss(self, result: None = None) -> AwaitComplete:
+        if self._dismissed:
+            done: AwaitComplete = AwaitComplete.nothing()  # type: ignore[no-untyped-call]
+            return done
+        self._dismissed = True
+        return super().dismiss(result)
+
+    async def _dispatch_message(self, message: Message) -> None:
+        if not (self._dismissed and isinstance(message, CHOICES)):
+            await super()._dispatch_message(message)
 
     def _action_command_list(self, action: str) -> None:
         if self._has_lines:
-            self._act(action)
+            super()._action_command_list(action)
         else:
             self.call_after_refresh(self._when_laid_out, action)
 
     def _when_laid_out(self, action: str) -> None:
         if self.is_attached and self._has_lines:  # a terminal of a few cells has no room for any
-            self._act(action)
-
-    def _act(self, action: str) -> None:
-        """A second Enter, before the first has closed the palette, would close the screen below it, too."""
-        if action == "select":
-            if self._chosen:
-                return
-            self._chosen = self.query_one(CommandList).highlighted is not None
-        super()._action_command_list(action)
+            super()._action_command_list(action)
 
     @property
     def _has_lines(self) -> bool:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from app_driver import Driven, Start
 from fake_engine import FakeEngine, FakeJob, FakeSession
+from textual.command import CommandList
+from textual.widgets import Input, OptionList
 
 from nfinspect.tui.chrome import PromptLine
 from nfinspect.tui.dialogs import Confirm
@@ -339,3 +341,21 @@ async def test_two_selections_at_once_are_one(start: Start) -> None:
             palette._action_command_list("select")  # type: ignore[attr-defined]
         await app.settle()
         assert len(app.app.screen_stack) >= 1 and app.app.screen is not palette
+
+
+async def test_an_enter_on_its_way_when_the_palette_has_closed_is_dropped(start: Start) -> None:
+    async with start() as app:
+        screens, ran = len(app.app.screen_stack), []
+        await app.press("ctrl+p", "down")
+        palette = app.app.screen
+        commands, line = palette.query_one(CommandList), palette.query_one(Input)
+        assert commands.highlighted is not None
+        option = commands.get_option_at_index(commands.highlighted)
+        option.hit.command = lambda: ran.append(1)  # type: ignore[attr-defined]
+        palette.post_message(OptionList.OptionSelected(commands, option, commands.highlighted))
+        palette.post_message(Input.Submitted(line, ""))
+        palette.post_message(OptionList.OptionSelected(commands, option, commands.highlighted))
+        await app.settle()
+        assert len(app.app.screen_stack) == screens and ran == [1]
+        await app.press("ctrl+p", "escape")
+        assert len(app.app.screen_stack) == screens
