@@ -27,7 +27,7 @@ from nfinspect.capturing.request import CaptureRequest
 segments.SEGMENT_SECONDS = 0.0
 read = session.Capture.read_batch
 def slowly(self, reader, batch):
-    time.sleep(0.05)
+    time.sleep(0.1)
     return read(self, reader, batch)
 session.Capture.read_batch = slowly
 model, store, text, resume = sys.argv[1:5]
