@@ -59,12 +59,7 @@ def test_a_run_written_without_compiled_loops_is_the_same(
     path = record_arrays(tmp_path / "compiled.duckdb", ARRAYS, keep=keep)
     monkeypatch.setattr(kernels, "_kernels", None)
     without = record_arrays(tmp_path / "without.duckdb", ARRAYS, keep=keep)
-    with RunFile.open(path) as a, RunFile.open(without) as b:
-        for table in (*EXACT, *ROUNDED, "blocks"):
-            rows = f"SELECT * FROM {table} ORDER BY ALL"
-            assert a.sql(rows).fetchall() == b.sql(rows).fetchall(), table
-        digests = "SELECT * FROM digests WHERE part != 'run' ORDER BY ALL"
-        assert a.sql(digests).fetchall() == b.sql(digests).fetchall()
+    assert_identical(path, without)
 
 
 @pytest.mark.parametrize(("keep", "precision"), [("all", "float32"), ("all", "int8"), ("stats", "float32")])
@@ -73,12 +68,7 @@ def test_any_number_of_writers_gives_the_same_run(keep: Keep, precision: Precisi
         record_arrays(tmp_path / f"{n}.duckdb", ARRAYS, keep=keep, precision=precision, segment=2, writers=n)
         for n in (1, 3)
     )
-    with RunFile.open(one) as a, RunFile.open(several) as b:
-        for table in (*EXACT, *ROUNDED, "blocks"):
-            rows = f"SELECT * FROM {table} ORDER BY ALL"
-            assert a.sql(rows).fetchall() == b.sql(rows).fetchall(), table
-        digests = "SELECT * FROM digests WHERE part != 'run' ORDER BY ALL"
-        assert a.sql(digests).fetchall() == b.sql(digests).fetchall()
+    assert_identical(one, several)
 
 
 def test_what_goes_wrong_in_one_of_several_writers_ends_the_recording(tmp_path: Path) -> None:
@@ -90,6 +80,16 @@ def test_what_goes_wrong_in_one_of_several_writers_ends_the_recording(tmp_path: 
         recorder.add([ARRAYS.prompts[0]], broken)
     writer.discard()
     assert not list(tmp_path.iterdir())
+
+
+def assert_identical(one: Path, other: Path) -> None:
+    """To the last bit, in every table and its digest."""
+    with RunFile.open(one) as a, RunFile.open(other) as b:
+        for table in (*EXACT, *ROUNDED, "blocks"):
+            rows = f"SELECT * FROM {table} ORDER BY ALL"
+            assert a.sql(rows).fetchall() == b.sql(rows).fetchall(), table
+        digests = "SELECT * FROM digests WHERE part != 'run' ORDER BY ALL"
+        assert a.sql(digests).fetchall() == b.sql(digests).fetchall()
 
 
 def assert_same_contents(a: RunFile, b: RunFile) -> None:

@@ -47,11 +47,8 @@ def from_arrays(store: Path, each: Callable[[int], object] = int) -> None:
 WAYS = [captured, recorded, from_arrays]
 
 
-@pytest.mark.parametrize("limit", ["SEGMENT_MEMORY", "SEGMENT_BYTES", "SEGMENT_SECONDS"])
-@pytest.mark.parametrize("way", WAYS)
-def test_every_way_to_record_ends_segments(
-    way: Callable[..., None], limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def tokens_at_commits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows: the tokens of the run after each commit."""
     tokens: list[int] = []
     commit = RunWriter.commit
 
@@ -60,6 +57,15 @@ def test_every_way_to_record_ends_segments(
         tokens.append(self.tokens)
 
     monkeypatch.setattr(RunWriter, "commit", counted)
+    return tokens
+
+
+@pytest.mark.parametrize("limit", ["SEGMENT_MEMORY", "SEGMENT_BYTES", "SEGMENT_SECONDS"])
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_record_ends_segments(
+    way: Callable[..., None], limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = tokens_at_commits(monkeypatch)
     monkeypatch.setattr(segments, limit, -1)
     monkeypatch.setattr(segments, "COMMIT_SHARE", 1e9)
     way(tmp_path)
@@ -109,14 +115,7 @@ def test_a_heartbeat_beats_until_the_file_is_closed(
 
 def test_rows_of_tokens_end_a_segment_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They wait in memory, and where statistics alone are kept nothing else may become large."""
-    tokens: list[int] = []
-    commit = RunWriter.commit
-
-    def counted(self: RunWriter, *arguments: Any, **options: Any) -> None:
-        commit(self, *arguments, **options)
-        tokens.append(self.tokens)
-
-    monkeypatch.setattr(RunWriter, "commit", counted)
+    tokens = tokens_at_commits(monkeypatch)
     monkeypatch.setattr(segments, "SEGMENT_MEMORY", 100 * segments.TOKEN_BYTES)
     prompts = [ArrayPrompt("tulip", "", [1] * 60, ["a"] * 60, 60)] * 5
     layers = [Layer(0, "mlp", 0, "h.0.mlp", 1, "relu", "positive")]
