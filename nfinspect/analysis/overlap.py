@@ -35,6 +35,17 @@ class SharedNeuron(Document):
 
 
 @dataclass(frozen=True)
+class RankedNeuron(Document):
+    """A neuron that is in one trace of a pair and not in the other, with its rank (from 1)."""
+
+    address: str
+    site: str
+    layer: int
+    neuron: int
+    rank: int
+
+
+@dataclass(frozen=True)
 class Chance:
     """Two sets of neurons compared with chance. expected: how many they would share by chance; p_value: P(X >=
     overlap); None where undefined.
@@ -47,7 +58,9 @@ class Chance:
 
 @dataclass(frozen=True)
 class Pair(Document):
-    """Two concepts' traces. overlap: how many neurons are in both; shared: these, in order of a's ranks."""
+    """Two concepts' traces. overlap: how many neurons are in both; shared: these, in order of a's ranks; only_a,
+    only_b: those in the one and not in the other, in order of ranks.
+    """
 
     a: str
     b: str
@@ -56,6 +69,8 @@ class Pair(Document):
     expected: float | None
     p_value: float | None
     shared: tuple[SharedNeuron, ...]
+    only_a: tuple[RankedNeuron, ...]
+    only_b: tuple[RankedNeuron, ...]
 
 
 @dataclass(frozen=True)
@@ -101,24 +116,32 @@ def overlap(
         ranks[concept] = {int(column): place + 1 for place, column in enumerate(order)}
     eligible = count_alive(run, question.site)
     named_site = None if question.site == run.default_site else question.site
+
+    def located(column: int) -> tuple[str, str, int, int]:
+        layer, neuron = int(groups.index.layer[column]), int(groups.index.neuron[column])
+        return str(Address(layer, neuron, named_site)), question.site, layer, neuron
+
+    def only(mine: dict[int, int], other: dict[int, int]) -> tuple[RankedNeuron, ...]:
+        return tuple(RankedNeuron(*located(column), rank) for column, rank in mine.items() if column not in other)
+
     pairs = []
     for a, b in combinations(concepts, 2):
-        both = [column for column in ranks[a] if column in ranks[b]]
-        shared = []
-        for column in both:
-            layer, neuron = int(groups.index.layer[column]), int(groups.index.neuron[column])
-            shared.append(
-                SharedNeuron(
-                    address=str(Address(layer, neuron, named_site)),
-                    site=question.site,
-                    layer=layer,
-                    neuron=neuron,
-                    rank_a=ranks[a][column],
-                    rank_b=ranks[b][column],
-                )
+        of_a, of_b = ranks[a], ranks[b]
+        shared = tuple(SharedNeuron(*located(c), rank, of_b[c]) for c, rank in of_a.items() if c in of_b)
+        chance = against_chance(len(shared), len(of_a), len(of_b), eligible)
+        pairs.append(
+            Pair(
+                a,
+                b,
+                len(shared),
+                chance.jaccard,
+                chance.expected,
+                chance.p_value,
+                shared,
+                only_a=only(of_a, of_b),
+                only_b=only(of_b, of_a),
             )
-        chance = against_chance(len(both), len(ranks[a]), len(ranks[b]), eligible)
-        pairs.append(Pair(a, b, len(both), chance.jaccard, chance.expected, chance.p_value, tuple(shared)))
+        )
     return Overlap(
         concepts=tuple(concepts),
         baseline=question.baseline,

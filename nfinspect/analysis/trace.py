@@ -16,7 +16,7 @@ from nfinspect.analysis.enough import separated_by_chance
 from nfinspect.analysis.numbers import number
 from nfinspect.json_values import Document
 from nfinspect_store.tables import RunTables
-from nfinspect_store.types import Rank, Selection
+from nfinspect_store.types import SIGNIFICANT, Rank, Selection
 
 GROUP = 16
 """Columns of which near_top first compares only the largest."""
@@ -63,6 +63,14 @@ class Trace(Document):
     baseline_samples: int
     neurons: tuple[TraceRow, ...]
     notes: tuple[str, ...]
+
+    @property
+    def significance(self) -> str:
+        """How many of the listed neurons differ from the baseline beyond chance; empty without a baseline."""
+        known = [row.q_value for row in self.neurons if row.q_value is not None]
+        if self.baseline is None or not known:
+            return ""
+        return f"{sum(q <= SIGNIFICANT for q in known)} of {len(self.neurons)} with q <= {SIGNIFICANT}"
 
 
 @dataclass(frozen=True)

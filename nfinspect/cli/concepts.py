@@ -15,7 +15,7 @@ from nfinspect.cli.options import (
 from nfinspect.present.numbers import counted, fixed, number, percent
 from nfinspect.present.tables import Column, table, wrapped
 from nfinspect_store.errors import RequestError
-from nfinspect_store.types import RANKS, SELECTIONS
+from nfinspect_store.types import RANK_ORDER, RANKS, RAW_ORDER, SELECTIONS
 
 if TYPE_CHECKING:
     from nfinspect.analysis.overlap import Overlap
@@ -121,9 +121,9 @@ def trace_lines(found: "Trace") -> list[str]:
         for row in found.neurons
     ]
     tokens = "last token" if found.tokens == "last" else f"{found.tokens} tokens"
-    which = f"{tokens} at {found.site}, by {found.rank if found.baseline else 'raw mean'}"
+    which = f"{tokens} at {found.site}, by {RANK_ORDER[found.rank] if found.baseline else RAW_ORDER}"
     title = f"{found.concept} ({counted(found.samples, 'prompt')}) {against}, {which}"
-    return [*wrapped(title), *table(columns, rows)]
+    return [*wrapped(title), *(wrapped(found.significance) if found.significance else ()), *table(columns, rows)]
 
 
 @click.command()

@@ -28,6 +28,7 @@ from nfinspect.tui.typeahead import STUCK_SECONDS, KeyDone, TypeAhead
 
 if TYPE_CHECKING:
     from nfinspect.tui.engine import Engine
+    from nfinspect.tui.requests import TraceRequest
     from nfinspect.tui.session import Session
 
 BUSY_SECONDS = 0.25
@@ -90,6 +91,9 @@ class NfinspectApp(App[int]):
         self.animation_level = "none"
         self.sessions: dict[str, Session] = {}
         self.marks: dict[tuple[str, str], dict[tuple[int, int], None]] = {}
+        self.traced: dict[str, TraceRequest] = {}
+        """By run, the choices that its last trace or overlap was asked with: the next one begins with them."""
+
         self.board = JobBoard(self)
         self.loop: asyncio.AbstractEventLoop | None = None
         self._first_run = run

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nfinspect.tui.glyphs import Glyphs
     from nfinspect.tui.jobs import JobBoard
     from nfinspect.tui.places import Place
+    from nfinspect.tui.requests import TraceRequest
     from nfinspect.tui.session import Session
 
 
@@ -25,6 +26,7 @@ class Hub(Protocol):
     board: JobBoard
     sessions: dict[str, Session]
     marks: dict[tuple[str, str], dict[tuple[int, int], None]]
+    traced: dict[str, TraceRequest]
 
     @property
     def pane(self) -> Any: ...

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from nfinspect_store.types import Rank
+
 MARKED = "marked.txt"
 """The file among a run's results that lists the marked neurons, for a command that reads neurons."""
 
@@ -29,7 +31,7 @@ class TraceRequest:
     baseline: str | None
     tokens: str | None = None
     top: int = 10
-    rank: str = "difference"
+    rank: Rank = "difference"
 
 
 @dataclass(frozen=True)

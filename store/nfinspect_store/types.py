@@ -18,6 +18,13 @@ Selection = Literal["last", "generated", "all"]
 SELECTIONS: tuple[Selection, ...] = ("last", "generated", "all")
 Rank = Literal["difference", "effect", "auroc"]
 RANKS: tuple[Rank, ...] = ("difference", "effect", "auroc")
+RANK_ORDER: dict[Rank, str] = {"difference": "occurrences, then difference", "effect": "effect size", "auroc": "AUROC"}
+"""What a trace's table is ordered by, in words (methods §3)."""
+RAW_ORDER = "occurrences, then raw mean"
+"""The same without a baseline."""
+SIGNIFICANT = 0.05
+"""The q up to which a neuron of a trace is counted as different from the baseline; it hides none."""
+
 SITES = ("mlp", "mixer", "attn", "resid")
 
 CLASSES = ("dead", "saturated", "sporadic", "missing", "weak", "normal")

@@ -12,7 +12,7 @@ from typing import Any
 from nfinspect.analysis.health import NetworkReport, report_of_layers
 from nfinspect.analysis.neuron import ConceptMean, ExampleText, NeuronDetail, NeuronHistogram, WindowToken
 from nfinspect.analysis.neurons import NeuronPage, NeuronRow
-from nfinspect.analysis.overlap import Overlap, Pair, SharedNeuron
+from nfinspect.analysis.overlap import Overlap, Pair, RankedNeuron, SharedNeuron
 from nfinspect.analysis.scores import make_layer_health
 from nfinspect.analysis.trace import Trace, TraceRow
 from nfinspect.tui.requests import JobState, NeuronQuery, PromptReading, PromptText, TraceRequest
@@ -204,7 +204,8 @@ class FakeSession:
             for b in concepts[i + 1 :]:
                 count = 6 if {a, b} == {"vietnam", "hanoi"} else 0
                 shared = tuple(SharedNeuron(f"L3/N{n}", request.site, 3, n, n + 1, n + 2) for n in range(count))
-                pairs.append(Pair(a, b, count, count / 14, 0.1, 0.001, shared))
+                only = tuple(RankedNeuron(f"L2/N{n}", request.site, 2, n, n + 1) for n in range(4))
+                pairs.append(Pair(a, b, count, count / 14, 0.1, 0.001, shared, only, only[:1]))
         return Overlap(
             concepts=concepts,
             baseline=request.baseline,

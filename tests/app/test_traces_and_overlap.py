@@ -15,7 +15,11 @@ async def test_the_trace_has_the_columns_of_the_contract_in_80(start: Start, siz
         await app.press("t")
         header = next(line for line in app.lines if "auroc" in line)
         for title in ("#", "neuron", "occ", "%", "concept", "base", "differ.", "g", "auroc", "p", "q"):
-            assert title in header.replace("›", " ").split() or title == "q" and header.rstrip("›").endswith("q")
+            assert (
+                title in header.replace("›", " ").replace("▲", " ").split()
+                or title == "q"
+                and header.rstrip("›").endswith("q")
+            )
         first = next(line for line in app.lines if "L3/N100" in line)
         assert "12/12" in first
         assert "100%" in first
@@ -123,3 +127,96 @@ async def test_what_to_beware_of_stays_as_long_as_what_it_is_about(start: Start)
             await app.press(*keys)
             assert all(note in app.text for note in notes), (keys, app.text)
             await app.press(*["escape"] * sum(key in "toO" for key in keys))
+
+
+async def test_a_trace_is_sorted_and_filtered_by_its_columns(start: Start) -> None:
+    session = FakeSession()
+    trace = session.trace
+
+    def spread(request: TraceRequest) -> Trace:
+        found = trace(request)
+        return replace(
+            found, neurons=tuple(replace(row, difference=float(i * 7 % 10)) for i, row in enumerate(found.neurons))
+        )
+
+    session.trace = spread  # type: ignore[method-assign]
+    async with start(FakeEngine(session=session), size=(120, 40)) as app:
+        await app.press("t")
+        assert "by occurrences, then difference" in app.text
+        ranks = [row.rank for row in app.pane.rows.current]
+        assert ranks == sorted(ranks)
+        await app.press("s")
+        await app.type("diff")
+        await app.press("enter", "I")
+        differences = [row.difference for row in app.pane.rows.current]
+        assert differences == sorted(differences) and len(set(differences)) > 1
+        bound = differences[3]
+        await app.press("slash")
+        await app.type(f"difference > {bound}")
+        await app.press("enter")
+        assert [row.difference for row in app.pane.rows.current] == [d for d in differences if d > bound]
+        assert f"of {len(differences)} where difference > {bound}" in app.text
+        around = len(app.pane.rows.current)
+        await app.press("enter")
+        assert f"1 of {around}" in app.lines[0]
+
+
+async def test_a_trace_says_how_many_of_its_neurons_differ_beyond_chance(start: Start) -> None:
+    session = FakeSession()
+    trace = session.trace
+
+    def weak(request: TraceRequest) -> Trace:
+        found = trace(request)
+        return replace(
+            found, neurons=tuple(replace(row, q_value=0.01 if i < 3 else 0.44) for i, row in enumerate(found.neurons))
+        )
+
+    session.trace = weak  # type: ignore[method-assign]
+    async with start(FakeEngine(session=session)) as app:
+        await app.press("t")
+        assert "3 of 10 with q <= 0.05" in app.text
+
+
+async def test_choices_go_along_from_the_trace_to_the_overlap_and_back(start: Start) -> None:
+    async with start(FakeEngine()) as app:
+        await app.press("t", "C", "T", "r", "plus")
+        chosen = app.pane.request
+        assert (chosen.concept, chosen.tokens, chosen.rank, chosen.top) == ("vietnam", "all", "effect", 20)
+        await app.press("o")
+        assert app.pane.request == chosen
+        await app.press("minus", "escape", "escape", "t")
+        assert app.pane.request == replace(chosen, top=10), "the newest choices, in a new trace"
+        await app.press("escape", "n", "space", "O")
+        assert app.pane.request == replace(chosen, top=10)
+
+
+async def test_neurons_of_one_concept_and_not_of_another_are_listed_marked_and_copied(start: Start) -> None:
+    async with start(FakeEngine()) as app:
+        await app.press("o")
+        assert "vietnam and hanoi: 6 neurons" in app.text
+        await app.press("d")
+        shared = app.pane.query_one("#shared", PagedTable)
+        assert "vietnam, not hanoi: 4 neurons" in app.text and shared.total == 4
+        await app.press("d")
+        assert "hanoi, not vietnam: 1 neuron" in app.text and shared.total == 1
+        await app.press("d", "d", "M")
+        assert list(app.pane.marks) == [(2, 0), (2, 1), (2, 2), (2, 3)]
+        await app.press("M")
+        assert len(app.pane.marks) == 4, "those that are marked stay so"
+        await app.press("enter", "y")
+        assert app.app.clipboard == "L2/N0\nL2/N1\nL2/N2\nL2/N3"
+        await app.press("j", "enter")
+        assert app.crumbs.endswith("overlap > L2/N1")
+        assert "2 of 4" in app.lines[0]
+
+
+async def test_tab_while_a_line_is_typed_leaves_no_dead_line(start: Start) -> None:
+    """Tab takes the focus nowhere: what is typed next still goes into the line, and Esc closes it."""
+    async with start(FakeEngine()) as app:
+        for opens in ("slash", "colon"):
+            await app.press("n", opens)
+            await app.type("L1")
+            await app.press("tab", "shift+tab")
+            focused = app.app.focused
+            assert focused is not None and focused.id == "line" and focused.value.startswith("L1")
+            await app.press("escape", "escape")

@@ -10,7 +10,7 @@ from textual.binding import Binding, BindingType
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.panes.run_pane import RunPane
 from nfinspect.tui.requests import TraceRequest
-from nfinspect_store.types import RANKS
+from nfinspect_store.types import RANK_ORDER, RANKS, RAW_ORDER
 
 if TYPE_CHECKING:
     from nfinspect.analysis.overlap import Overlap
@@ -43,7 +43,15 @@ class TracedPane(RunPane):
     request: TraceRequest
 
     def first_request(self, session: Session, concept: str | None = None) -> TraceRequest:
-        """What to begin with: the concept under the cursor, or the first that is no baseline."""
+        """What to begin with: the choices made last in this run, with the concept under the cursor if there is one;
+        at first a concept that is no baseline.
+        """
+        last = self.hub.traced.get(session.name)
+        if last is not None:
+            concept = concept if concept in session.concepts else last.concept
+            return replace(
+                last, site=self.site, concept=concept, baseline=None if concept == last.baseline else last.baseline
+            )
         baseline = "baseline" if "baseline" in session.concepts else None
         others = [c for c in session.concepts if c != baseline] or list(session.concepts) or [""]
         concept = concept if concept in session.concepts else others[0]
@@ -56,6 +64,7 @@ class TracedPane(RunPane):
 
     def change(self, **changes: Any) -> None:
         self.request = replace(self.request, **changes)
+        self.hub.traced[self.session.name] = self.request
         self.changed()
 
     def choices(self) -> list[Cell | str]:
@@ -69,7 +78,7 @@ class TracedPane(RunPane):
             " token" if r.tokens == "last" else " tokens",
             Cell("  r", "bold"),
             " by ",
-            Cell(r.rank if r.baseline else "raw mean", "accent"),
+            Cell(RANK_ORDER[r.rank] if r.baseline else RAW_ORDER, "accent"),
             Cell("  +/-", "bold"),
             " top ",
             Cell(str(r.top), "accent"),

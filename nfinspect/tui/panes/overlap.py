@@ -13,6 +13,7 @@ from textual.containers import Container
 from textual.content import Content
 
 from nfinspect.present.numbers import fixed, number
+from nfinspect.text import counted
 from nfinspect.tui.cells import Cell, lines, visible_in
 from nfinspect.tui.panes.choices import TracedPane, notes_of
 from nfinspect.tui.panes.exporting import Export, json_export
@@ -21,7 +22,9 @@ from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
-    from nfinspect.analysis.overlap import Overlap, Pair, SharedNeuron
+    from collections.abc import Callable
+
+    from nfinspect.analysis.overlap import Overlap, Pair, RankedNeuron, SharedNeuron
     from nfinspect.tui.session import Session
 
 
@@ -31,11 +34,14 @@ class OverlapPane(TracedPane):
     help_text = (
         "Shared: neurons in both top-K traces. expected: how many chance would give, p: how likely "
         "chance gives that many or more (hypergeometric, over the alive neurons of the site). #a and "
-        "#b: ranks in the two traces."
+        "#b: ranks in the two traces. d shows the neurons of both, then those in the trace of the first and not of "
+        "the second, then the other way round; M marks all that are shown, so that : and other panes can use them."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("c", "concepts", "Concepts", id="overlap.concepts"),
+        Binding("d", "list", "Both, or one only", id="overlap.list"),
+        Binding("M", "mark_all", "Mark all shown", show=False, id="overlap.mark_all"),
         Binding("y", "copy", "Copy the table", show=False, id="overlap.copy"),
         Binding("e", "export", "Export", show=False, id="overlap.export"),
         Binding("space", "mark", "Mark", key_display="Space", show=False, id="overlap.mark"),
@@ -54,6 +60,11 @@ class OverlapPane(TracedPane):
     """
 
     _overlap: Overlap | None = None
+    _pair: Pair | None = None
+    """The pair whose neurons are listed."""
+
+    _list = 0
+    """Which neurons of the pair are listed: those of both traces, only the first's, only the second's."""
 
     def __init__(self, session: Session, site: str) -> None:
         super().__init__("overlap", session, site)
@@ -86,11 +97,26 @@ class OverlapPane(TracedPane):
         ]
 
     def _shared_columns(self) -> list[Column]:
+        def rank(side: str) -> Callable[[SharedNeuron | RankedNeuron, int], Cell]:
+            key = f"rank_{side}" if self._list == 0 else "rank" if side == "_ab"[self._list] else ""
+            return lambda row, width: Cell(str(getattr(row, key)) if key else self.glyphs.none)
+
         return [
             Column("neuron", 10, lambda r, w: Cell(f"L{r.layer}/N{r.neuron}", "bold")),
-            Column("#a", 3, lambda r, w: Cell(str(r.rank_a)), "right"),
-            Column("#b", 3, lambda r, w: Cell(str(r.rank_b)), "right"),
+            Column("#a", 3, rank("a"), "right"),
+            Column("#b", 3, rank("b"), "right"),
         ]
+
+    def _listed(self) -> tuple[SharedNeuron | RankedNeuron, ...]:
+        """The neurons on the right: of both traces, or of one only."""
+        pair: Pair | None = self.pairs.current
+        return (pair.shared, pair.only_a, pair.only_b)[self._list] if pair is not None else ()
+
+    def _list_name(self) -> str:
+        pair: Pair | None = self.pairs.current
+        if pair is None:
+            return ""
+        return (f"{pair.a} and {pair.b}", f"{pair.a}, not {pair.b}", f"{pair.b}, not {pair.a}")[self._list]
 
     @property
     def pairs(self) -> PagedTable:
@@ -126,10 +152,11 @@ class OverlapPane(TracedPane):
 
     def _draw_choices(self) -> None:
         first = [Cell("c", "bold"), Cell(f" {len(self._concepts)}", "accent"), " concepts", *self.choices()]
-        self.query_one("#choices", TextBlock).put(lines([first, *notes_of(self._overlap)]))
+        listed: list[Cell | str] = [Cell("d", "bold"), Cell(f" {self._list_name()}", "accent")]
+        second = [[*listed, f": {counted(len(self._listed()), 'neuron')}"]] if self._overlap is not None else []
+        self.query_one("#choices", TextBlock).put(lines([first, *second, *notes_of(self._overlap)]))
 
     def _draw(self) -> None:
-        self._draw_choices()
         pairs = self._overlap.pairs if self._overlap is not None else ()
         self.pairs.put_rows(sorted(pairs, key=lambda p: (-p.overlap, p.a, p.b)))
         self._draw_map()
@@ -148,29 +175,29 @@ class OverlapPane(TracedPane):
         self.query_one("#map", TextBlock).put(lines(rows))
 
     def _draw_shared(self) -> None:
-        pair: Pair | None = self.pairs.current
+        self._pair = self.pairs.current
         self.shared.cursor = 0
-        self.shared.put_rows(pair.shared if pair is not None else ())
+        self.shared.empty = "nothing shared" if self._list == 0 else "none"
+        self.shared.set_columns(self._shared_columns())
+        self.shared.put_rows(self._listed())
+        self._draw_choices()
 
     # keys
 
     def on_paged_table_moved(self, message: PagedTable.Moved) -> None:
-        if message.table is self.pairs:
+        # the table says so after a change of its size, too
+        if message.table is self.pairs and self.pairs.current is not self._pair:
             self._draw_map()
             self._draw_shared()
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
         if message.table is self.pairs:
-            if message.row.shared:
+            if self._listed():
                 self.shared.focus()
             else:
-                self.hub.say(
-                    f"{message.row.a} and {message.row.b} share no neuron of their top {self.request.top}",
-                    "dim",
-                )
+                self.hub.say(f"no neuron of {self._list_name()} in their top {self.request.top}", "dim")
             return
-        rows: tuple[SharedNeuron, ...] = self.pairs.current.shared if self.pairs.current is not None else ()
-        around = tuple((row.layer, row.neuron) for row in rows)
+        around = tuple((row.layer, row.neuron) for row in self._listed())
         self.open_neuron(message.row.layer, message.row.neuron, around=around, row=self.shared.cursor)
 
     def action_overlap(self) -> None:
@@ -192,8 +219,20 @@ class OverlapPane(TracedPane):
         else:
             self.hub.say("Tab to the shared neurons, then Space marks one", "dim")
 
+    def action_list(self) -> None:
+        self._list = (self._list + 1) % 3
+        self._draw_shared()
+
+    def action_mark_all(self) -> None:
+        for row in self._listed():
+            if not self.is_marked(row):
+                self.toggle_mark(row.layer, row.neuron)
+        self.shared.refresh()
+
     def action_copy(self) -> None:
-        if self._overlap is not None:
+        if self.shared.has_focus:
+            self.hub.copy("\n".join(str(self.address(row.layer, row.neuron)) for row in self._listed()))
+        elif self._overlap is not None:
             self.hub.copy(
                 "\n".join(f"{p.a}\t{p.b}\t{p.overlap}\t{p.jaccard}\t{p.p_value}" for p in self._overlap.pairs)
             )

@@ -10,14 +10,26 @@ from textual.binding import Binding, BindingType
 
 from nfinspect.present.numbers import fixed, number, percent
 from nfinspect.tui.cells import Cell, lines
+from nfinspect.tui.listing import ASCENDING, Listing
+from nfinspect.tui.panes.base import arranging_keys
 from nfinspect.tui.panes.choices import TracedPane, notes_of
 from nfinspect.tui.panes.exporting import Export, json_export
+from nfinspect.tui.panes.sorted_rows import ACTIONS, SortedRows
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
+from nfinspect_store.types import SIGNIFICANT
 
 if TYPE_CHECKING:
     from nfinspect.analysis.trace import Trace, TraceRow
     from nfinspect.tui.session import Session
+
+
+LISTING = Listing(
+    rows=lambda trace: trace.neurons,
+    ascending=lambda key: key in ASCENDING or key == "q_value",
+    order=("rank", False),
+    empty="no neurons",
+)
 
 
 class TracePane(TracedPane):
@@ -25,15 +37,17 @@ class TracePane(TracedPane):
 
     help_text = (
         "A prompt counts once, by the mean over its chosen tokens. occ, %: in how many of the concept's prompts the "
-        "neuron is among the top K. differ.: concept mean minus baseline mean. g: Hedges' g. auroc: how well the "
-        "neuron tells the concept's prompts from the baseline's (0.5: not at all). p, t: Welch's test. q: p after "
-        "Benjamini-Hochberg over all neurons of the site. AP: average precision. Without a baseline the same "
-        "outlier neurons lead for every concept."
+        "neuron is among the top K; rows are sorted by it, then by difference, until r, s or . change it. differ.: "
+        "concept mean minus baseline mean. g: Hedges' g. auroc: how well the neuron tells the concept's prompts from "
+        "the baseline's (0.5: not at all). p, t: Welch's test. q: p after Benjamini-Hochberg over all neurons of the "
+        "site; neurons in bold have q <= 0.05. AP: average precision. Without a baseline the same outlier neurons "
+        "lead for every concept."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("c", "concept", "Concept", id="trace.concept"),
         Binding("C", "concept_step(1)", "Next concept", show=False, id="trace.concept_next"),
+        *arranging_keys("trace", before="sort_previous"),
         Binding("space", "mark", "Mark", key_display="Space", show=False, id="trace.mark"),
         Binding("O", "marked", "Overlap of the marked", show=False, id="trace.marked"),
         Binding("y", "copy", "Copy the neurons", show=False, id="trace.copy"),
@@ -51,37 +65,43 @@ class TracePane(TracedPane):
         super().__init__("trace", session, site)
         self.request = self.first_request(session, concept)
         self.crumb = f"trace {self.request.concept}"
+        self.rows = SortedRows(self, lambda: LISTING, self.columns, self._arrange)
 
     def compose(self) -> ComposeResult:
         yield TextBlock(id="choices")
-        table = PagedTable(self._columns(), glyphs=self.glyphs, frozen=2, empty="no neurons", id="trace")
+        table = PagedTable(self.columns(), glyphs=self.glyphs, frozen=2, empty="no neurons", id="trace")
         table.add_class("panel")
         table.marked = self.is_marked
         yield table
 
-    def _columns(self, samples: int = 0) -> list[Column]:
-        """samples: prompts of the concept."""
+    def columns(self) -> list[Column]:
         g = self.glyphs
+        samples = self._trace.samples if self._trace is not None else 0
 
         def figure(title: str, name: str, width: int, digits: int = 4, tone: str = "") -> Column:
-            return Column(title, width, lambda r, w: Cell(number(getattr(r, name), g, digits, w), tone), "right")
+            return Column(
+                title, width, lambda r, w: Cell(number(getattr(r, name), g, digits, w), tone), "right", key=name
+            )
+
+        def address(row: TraceRow, width: int) -> Cell:
+            return Cell(row.address, "bold" if row.q_value is None or row.q_value <= SIGNIFICANT else "")
 
         def occurrences(row: TraceRow, width: int) -> Cell:
             return Cell(f"{row.occurrences}/{row.samples}", "bold" if row.percent >= 50 else "")
 
         return [
-            Column("#", 3, lambda r, w: Cell(str(r.rank), "dim"), "right"),
-            Column("neuron", 10, lambda r, w: Cell(f"L{r.layer}/N{r.neuron}", "bold")),
-            Column("occ", max(5, 2 * len(str(samples)) + 1), occurrences, "right"),
-            Column("%", 4, lambda r, w: Cell(percent(r.percent / 100, g, 0)), "right"),
+            Column("#", 3, lambda r, w: Cell(str(r.rank), "dim"), "right", key="rank"),
+            Column("neuron", 10, address, key="layer"),
+            Column("occ", max(5, 2 * len(str(samples)) + 1), occurrences, "right", key="occurrences"),
+            Column("%", 4, lambda r, w: Cell(percent(r.percent / 100, g, 0)), "right", key="percent"),
             figure("concept", "concept_mean", 7),
             figure("base", "baseline_mean", 7),
             figure("differ.", "difference", 7, tone="bold"),
             figure("g", "effect_size", 5, 3),
-            Column("auroc", 5, lambda r, w: Cell(fixed(r.auroc, g)), "right"),
+            Column("auroc", 5, lambda r, w: Cell(fixed(r.auroc, g)), "right", key="auroc"),
             figure("p", "p_value", 7, 2),
             figure("q", "q_value", 7, 2),
-            Column("AP", 6, lambda r, w: Cell(fixed(r.average_precision, g)), "right"),
+            Column("AP", 6, lambda r, w: Cell(fixed(r.average_precision, g)), "right", key="average_precision"),
             figure("t", "t", 7, 3),
         ]
 
@@ -98,9 +118,13 @@ class TracePane(TracedPane):
     def _show(self, trace: Trace | None) -> None:
         self._trace = trace
         if trace is not None:
-            self.table.widen(self._columns(trace.samples))
-        self.table.put_rows(trace.neurons if trace is not None else ())
+            self.table.widen(self.columns())
+        self._arrange()
+
+    def _arrange(self) -> None:
+        self.rows.put(self.rows.arranger()(self._trace) if self._trace is not None else None)
         self._draw_choices()
+        self.refresh_bindings()
 
     def _failed(self, line: str) -> None:
         self.say_failed(line)
@@ -112,7 +136,9 @@ class TracePane(TracedPane):
         second = ""
         if t is not None:
             against = f" against {t.baseline_samples}" if t.baseline is not None else ", raw values"
-            second = f"{t.samples} prompts{against}"
+            second = ", ".join(filter(None, (f"{t.samples} prompts{against}", t.significance)))
+        if self.rows.said:
+            second += f"  {self.rows.said}"
         rows: list[list[Cell | str]] = [[*first, *self.choices()], [Cell(second, "dim")], *notes_of(t)]
         self.query_one("#choices", TextBlock).put(lines(rows))
 
@@ -120,7 +146,7 @@ class TracePane(TracedPane):
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
         if self._trace is not None:
-            around = tuple((row.layer, row.neuron) for row in self._trace.neurons)
+            around = tuple((row.layer, row.neuron) for row in self.rows.current)
             row = message.row
             self.open_neuron(row.layer, row.neuron, around=around, row=self.table.cursor)
 
@@ -146,9 +172,24 @@ class TracePane(TracedPane):
         else:
             self.action_overlap()
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action not in ACTIONS or self.rows.sortable
+
+    def action_filter(self) -> None:
+        self.rows.ask_filter()
+
+    def action_sort(self) -> None:
+        self.rows.ask_order()
+
+    def action_sort_step(self, step: int) -> None:
+        self.rows.step(step)
+
+    def action_invert(self) -> None:
+        self.rows.invert()
+
     def action_copy(self) -> None:
         if self._trace is not None:
-            self.hub.copy("\n".join(str(self.address(r.layer, r.neuron)) for r in self._trace.neurons))
+            self.hub.copy("\n".join(str(self.address(r.layer, r.neuron)) for r in self.rows.current))
 
     def export(self) -> Export | None:
         return json_export(f"{self.session.name}-trace-{self.request.concept}.json", self._trace)

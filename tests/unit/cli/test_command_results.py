@@ -220,4 +220,4 @@ def test_a_trace_without_a_baseline_is_not_called_a_difference(nfinspect: Run, s
     with duckdb.connect(str(store / "planted.duckdb")) as connection:
         connection.execute("UPDATE prompts SET concept = 'other' WHERE concept = 'baseline'")
     title = nfinspect("trace", "planted", "--concept", "tulip").stdout.split("#")[0]
-    assert "without a baseline" in title and "by raw mean" in title.replace("\n", " ")
+    assert "without a baseline" in title and "then raw mean" in title.replace("\n", " ")
