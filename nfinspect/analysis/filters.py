@@ -1,6 +1,7 @@
 """The filter of neuron lists: `max>4`, `class=dead`, `firing_rate<0.01 and max>3`, `sporadic`.
 
-    filter = term { "and" term };  term = column op value | class;  op = "=" | "!=" | "<" | "<=" | ">" | ">="
+    filter = all { "or" all };  all = term { "and" term };  term = column op value | class | L2 | N32 | L2/N32
+    op = "=" | "!=" | "<" | "<=" | ">" | ">="
 
 Columns are looked up in a fixed list and values are bound, so that no text of the user becomes SQL.
 """
@@ -8,6 +9,7 @@ Columns are looked up in a fixed list and values are bound, so that no text of t
 import math
 import re
 from dataclasses import dataclass
+from functools import reduce
 
 from nfinspect_store.errors import RequestError
 from nfinspect_store.schema import quoted
@@ -57,11 +59,15 @@ HEADERS = {
     "skew": "skewness",
     "kurtosis": "excess_kurtosis",
     "tokens": "n",
+    "mean|a|": "mean_abs",
+    "rate95": "rate_upper95",
 }
 """Shorter names that lists show as column headers, and the columns they stand for."""
 
-_TERM = re.compile(r"(?P<column>\w+)\s*(?P<operator><=|>=|!=|<|>|=)\s*(?P<value>.*)", re.DOTALL)
-_AND = re.compile(r"\s+and\s+", re.IGNORECASE)
+_TERM = re.compile(r"(?P<column>[\w|]+)\s*(?P<operator><=|>=|!=|<|>|=)\s*(?P<value>.*)", re.DOTALL)
+_PLACE = re.compile(r"(?:L(?P<layer>\d{1,9}))?/?(?:N(?P<neuron>\d{1,9}))?", re.IGNORECASE)
+AND = re.compile(r"\s+and\s+", re.IGNORECASE)
+OR = re.compile(r"\s+or\s+", re.IGNORECASE)
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -75,15 +81,26 @@ class Condition:
     def both(self, other: "Condition") -> "Condition":
         return Condition(f"{self.sql} AND {other.sql}", (*self.values, *other.values))
 
+    def either(self, other: "Condition") -> "Condition":
+        return Condition(f"({self.sql} OR {other.sql})", (*self.values, *other.values))
+
 
 def parse_filter(text: str) -> Condition:
     """Read a filter. Raises RequestError that names the columns, operators or classes there are."""
-    terms = _AND.split(text.strip())
-    conditions = [_term(term.strip()) for term in terms]
-    result = conditions[0]
-    for condition in conditions[1:]:
-        result = result.both(condition)
-    return result
+    every = [
+        reduce(Condition.both, (_term(term.strip()) for term in AND.split(part.strip())))
+        for part in OR.split(text.strip())
+    ]
+    return reduce(Condition.either, every)
+
+
+def place_of(term: str) -> tuple[int | None, int | None] | None:
+    """The layer and the neuron that `L2`, `N32` or `L2/N32` names; None if the term is no such place."""
+    match = _PLACE.fullmatch(term)
+    if match is None or ("/" in term) != (match["layer"] is not None and match["neuron"] is not None):
+        return None
+    layer, neuron = (int(found) if found is not None else None for found in (match["layer"], match["neuron"]))
+    return None if layer is None and neuron is None else (layer, neuron)
 
 
 def check_column(name: str) -> str:
@@ -104,11 +121,18 @@ def check_class(name: str) -> str:
 def _term(term: str) -> Condition:
     match = _TERM.fullmatch(term)
     if match is None:
+        if (place := place_of(term)) is not None:
+            named = [
+                (f"{quoted(name)} = ?", at)
+                for name, at in zip(("layer", "neuron"), place, strict=True)
+                if at is not None
+            ]
+            return Condition(" AND ".join(sql for sql, _ in named), tuple(at for _, at in named))
         if re.fullmatch(r"\w+", term) and term.lower() not in COLUMNS:
             return Condition('"class" = ?', (check_class(term),))
         raise RequestError(
             f"cannot read the filter {term!r}: write column, operator (= != < <= > >=) and value, "
-            "as in max>4 and class=dead, or a class"
+            "as in max>4 and class=dead, a class, or a place such as L2, N32 or L2/N32; terms are joined by and, or"
         )
     column, operator = check_column(match["column"]), match["operator"]
     value = match["value"].strip().strip("'\"")

@@ -158,14 +158,19 @@ class PromptLine(Widget):
         yield line
 
     def open(self, kind: str, sign: str, then: Callable[[str], None], text: str = "", select: str = "") -> None:
-        """then: gets the line, stripped. select: the part of `text` that typing replaces; all of it if empty."""
+        """then: gets the line, stripped. select: the part of `text` that typing replaces; if empty, all of a filter or
+        a name, and nothing of a command, which is long and to be edited.
+        """
         self.kind, self._then = kind, then
         self._back = self.screen.focused
         self._place = len(self._history.setdefault(kind, []))
         self.query_one("#sign", Static).update(sign)
         line = self.query_one(PromptInput)
         line.value = text
-        line.select_all()  # typing replaces what is there, arrows edit it
+        if kind == "command":
+            line.cursor_position = len(text)
+        else:
+            line.select_all()  # typing replaces what is there, arrows edit it
         if select and (start := text.rfind(select)) >= 0:
             line.selection = Selection(start, start + len(select))
         # not by a class: styles follow classes only when idle, and what is not displayed takes no focus

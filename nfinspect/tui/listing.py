@@ -1,6 +1,7 @@
 """The rows of an analysis, which are in memory: what is in them, and how they are filtered and sorted.
 
-    filter = term { "and" term };  term = column op value | L5 | text;  op = "=" | "!=" | "<" | "<=" | ">" | ">="
+    filter = all { "or" all };  all = term { "and" term };  term = column op value | L5 | N32 | L5/N32 | text
+    op = "=" | "!=" | "<" | "<=" | ">" | ">="
 
 It is written like the filter of neuron lists. A text alone is searched for in what the rows show.
 """
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nfinspect.analysis.filters import AND, OR, place_of
 from nfinspect_store.errors import RequestError
 
 Value = Callable[[Any, str], Any]
@@ -20,9 +22,7 @@ Value = Callable[[Any, str], Any]
 
 Test = Callable[[Any], bool]
 
-_AND = re.compile(r"\s+and\s+", re.IGNORECASE)
 _TERM = re.compile(r"(?P<column>[^=!<>]+?)\s*(?P<operator><=|>=|!=|<|>|=)\s*(?P<value>.*)", re.DOTALL)
-_LAYER = re.compile(r"[lL](\d+)")
 _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
     "!=": operator.ne,
@@ -99,21 +99,24 @@ class Filtered:
 
     def test(self, text: str) -> Test:
         """Whether a row passes the filter `text`. Raises RequestError that names the columns there are."""
-        tests = [self._term(term.strip()) for term in _AND.split(text.strip())]
-        return lambda row: all(test(row) for test in tests)
+        either = [[self._term(term.strip()) for term in AND.split(part.strip())] for part in OR.split(text.strip())]
+        return lambda row: any(all(test(row) for test in tests) for tests in either)
 
     def _term(self, term: str) -> Test:
         match = _TERM.fullmatch(term)
         if match is not None:
             return self._comparison(match["column"].strip(), match["operator"], match["value"].strip().strip("'\""))
-        if (layer := _LAYER.fullmatch(term)) is not None and "layer" in self.columns:
-            return lambda row: bool(self.value(row, "layer") == int(layer[1]))
+        if (place := place_of(term)) is not None and "layer" in self.columns:
+            wanted = [(name, at) for name, at in zip(("layer", "neuron"), place, strict=True) if at is not None]
+            if all(name in self.columns for name, _ in wanted):
+                return lambda row: all(bool(self.value(row, name) == at) for name, at in wanted)
         if self.sample is not None and not self.text(self.sample):
             raise RequestError(f"cannot read the filter {term!r}: write {self._expected()}")
         return lambda row: term.casefold() in self.text(row).casefold()
 
     def _expected(self) -> str:
-        return f"column, operator (= != < <= > >=) and value, or a layer such as L3; columns: {', '.join(self._keys)}"
+        columns = ", ".join(self._keys)
+        return f"column, operator (= != < <= > >=) and value, or a place such as L3 or L3/N4; columns: {columns}"
 
     @property
     def _keys(self) -> tuple[str, ...]:

@@ -6,6 +6,9 @@ from pathlib import Path
 from app_driver import SMALL, Start
 from fake_engine import FakeEngine, FakeSession
 
+from nfinspect.analysis.filters import check_column, parse_filter
+from nfinspect.tui.columns.neurons import neuron_columns
+from nfinspect.tui.glyphs import UNICODE
 from nfinspect.tui.requests import NeuronQuery
 from nfinspect.tui.widgets.paged_table import KEPT_PAGES, PagedTable
 
@@ -99,6 +102,8 @@ async def test_a_bad_filter_is_a_line_and_leaves_the_list(start: Start) -> None:
         assert app.status == "no column 'foo': choose max, min, mean"
         assert "120,000 neurons" in app.text
         await app.press("slash")
+        line = app.app.focused
+        assert line.value == "foo>1", "to be mended"
         await app.type("max>4")
         await app.press("enter")
         assert "12 neurons by max ▼  where max>4" in app.text
@@ -161,3 +166,10 @@ async def test_a_bug_below_is_a_line_and_the_app_lives(start: Start) -> None:
         assert app.status == "unexpected ZeroDivisionError: division by zero"
         await app.press("n")
         assert app.crumbs.endswith("neurons")
+
+
+def test_every_column_is_filtered_by_the_title_it_has() -> None:
+    for column in neuron_columns(UNICODE):
+        if column.key != "layer":  # shown under `neuron`, which a filter compares with a number
+            assert check_column(column.title) == column.key
+            assert parse_filter(f"{column.title} = dead" if column.key == "class" else f"{column.title} >= 1").values

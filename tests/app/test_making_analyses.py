@@ -187,7 +187,11 @@ async def test_the_command_can_be_edited_and_is_of_its_analysis(start: Start) ->
         await app.type("x")
         await app.press("enter")
         assert "expected the command ngrams" in app.status and not engine.started
-        await app.press("R", "end")
+        await app.press("R")
+        line = app.app.focused
+        assert line.value.startswith("xngrams demo"), "an error does not lose what was typed"
+        assert line.cursor_position == len(line.value) and line.selection.is_empty, "typing does not wipe it"
+        await app.press("home", "delete", "end")
         await app.type(" --layers 0")
         await app.press("enter")
         assert engine.started == [("ngrams", "demo", "--n", "1", "--store", "/store", "--layers", "0")]
@@ -253,7 +257,7 @@ async def test_a_real_command_makes_and_keeps_the_result(start: Start, tmp_path:
             assert [result.kind for result in list_results(run_results(path))] == ["delta"]
             assert app.pane.has_result, "r would make it again"
             await go(app, "kinds")
-            await app.press("R")
+            await app.press("R", "ctrl+u")
             await app.type("overlap study --kinds dead,positional --store " + str(path.parent))
             await app.press("enter")
             await ended(app)

@@ -44,5 +44,5 @@ def neuron_columns(g: Glyphs) -> list[Column]:
         figure("skew", "skewness"),
         figure("kurtosis", "excess_kurtosis", 9),
         Column("tokens", 7, lambda r, w: Cell(count(r.n, g)), "right", key="n"),
-        Column("rate<=", 6, lambda r, w: Cell(percent(r.rate_upper95, g)), "right", key="rate_upper95"),
+        Column("rate95", 6, lambda r, w: Cell(percent(r.rate_upper95, g)), "right", key="rate_upper95"),
     ]

@@ -218,7 +218,7 @@ class AnalysisPane(RunPane):
         """A choice was made, or a command has ended."""
         if self.command.problem:  # the status line says it, too
             self.hub.say("")
-        self.command.forget_problem()
+        self.command.choices_changed()
         self._look()
 
     def _look(self) -> None:

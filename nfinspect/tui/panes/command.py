@@ -103,6 +103,8 @@ class AnalysisCommand:
         self._made = made
         self.runner = Runner(pane, (pane.session.name, key), draw)
         self._problem = ""
+        self._typed = ""
+        """The command as it was edited, until it has succeeded: an error does not lose it."""
 
     @property
     def kept(self) -> Callable[[], tuple[Result, ...]]:
@@ -138,6 +140,11 @@ class AnalysisCommand:
         self._problem = ""
         self._pane.hub.board.problems.pop(self.runner.key, None)
 
+    def choices_changed(self) -> None:
+        """Another command is asked for: what was typed and what went wrong belong to the old one."""
+        self._typed = ""
+        self.forget_problem()
+
     # from the key to the process
 
     def make(self) -> None:
@@ -157,10 +164,11 @@ class AnalysisCommand:
         self._pane.load("edited", self.asked(), self._edit)
 
     def _edit(self, command: tuple[str, ...]) -> None:
-        line, select = shlex.join(command), incomplete(command)
+        line, select = self._typed or shlex.join(command), incomplete(command)
         self._pane.hub.ask(self._pane, "command", "nfinspect", self._start_edited, line, select)
 
     def _start_edited(self, text: str) -> None:
+        self._typed = text
         try:
             command = tuple(shlex.split(text))
         except ValueError as error:
@@ -197,6 +205,8 @@ class AnalysisCommand:
 
     def _ended(self, command: tuple[str, ...], state: JobState) -> None:
         """Remember for the run the model with which the command succeeded."""
+        if state.status == 0:
+            self._typed = ""
         if state.status == 0 and self._analysis.needs == "model":
             self._pane.hub.board.models[self._pane.session.name] = command[1]
 

@@ -34,7 +34,7 @@ class NeuronsPane(RunPane):
     help_text = (
         "Dormancy is a neuron's mean |a| in units of its layer's. Filter with columns of the table "
         "neurons: max>4, class=dead, firing_rate<0.01 and max>3. Keys 0 to 6 choose all, dead, "
-        "saturated, sporadic, missing, weak, normal. rate<= is the 95 % upper bound on the share of other "
+        "saturated, sporadic, missing, weak, normal. rate95 is the 95 % upper bound on the share of other "
         "tokens on which a dead neuron comes alive."
     )
 
@@ -113,12 +113,14 @@ class NeuronsPane(RunPane):
         self.say_failed(line)
         self.table.fail(offset, line)
         if self._good_query is not None and self._query != self._good_query:
-            # a filter that cannot be read leaves the list that was there
+            # a filter that cannot be read leaves the list that was there, and is offered again, to be mended
+            self._unread = self._query.filter or ""
             self._query = self._good_query
             self._title()
             self._read_page(0)
 
     _good_query: NeuronQuery | None = None
+    _unread = ""
 
     def _count(self, report: NetworkReport) -> None:
         layers = [r for r in report.layer_analyses if self._query.layer in (None, r.layer)]
@@ -163,10 +165,11 @@ class NeuronsPane(RunPane):
         self._ask_again()
 
     def action_filter(self) -> None:
-        self.hub.ask(self, "filter", "/", self._filter, self._query.filter or "")
+        self.hub.ask(self, "filter", "/", self._filter, self._unread or self._query.filter or "")
 
     def _filter(self, text: str) -> None:
         self.hub.say("")
+        self._unread = ""
         self._change(filter=text or None)
 
     def action_sort(self) -> None:

@@ -33,6 +33,7 @@ class SortedRows:
         self._changed = changed
         self.order = listing().order
         self.filter = ""
+        self._unread = ""
         self._test: Test | None = None
         self.shown: Arranged | None = None
         """What is on screen, None while there is no analysis."""
@@ -51,7 +52,7 @@ class SortedRows:
 
     def reset(self, order: tuple[str, bool] | None = None) -> None:
         """Other rows with other columns are shown: in their own order, or in this one."""
-        self.order, self.filter, self._test = order or self._listing().order, "", None
+        self.order, self.filter, self._unread, self._test = order or self._listing().order, "", "", None
 
     @property
     def current(self) -> Sequence[Any]:
@@ -75,7 +76,7 @@ class SortedRows:
     # keys
 
     def ask_filter(self) -> None:
-        self._pane.hub.ask(self._pane, "filter", "/", self._put_filter, self.filter)
+        self._pane.hub.ask(self._pane, "filter", "/", self._put_filter, self._unread or self.filter)
 
     def _put_filter(self, text: str) -> None:
         from nfinspect_store.errors import RequestError
@@ -85,9 +86,10 @@ class SortedRows:
         try:
             self._test = self._filtered(self.shown).test(text) if text else None
         except RequestError as error:
+            self._unread = text  # offered again, to be mended
             self._pane.hub.say(str(error), "bad")
             return
-        self.filter = text
+        self.filter, self._unread = text, ""
         self._changed()
 
     def _filtered(self, shown: Arranged) -> Filtered:

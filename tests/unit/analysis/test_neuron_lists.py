@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def test_filters(make_run: MakeRun, text: str, keeps: object) -> None:
         ("max>", "number"),
         ("max>high", "number, found 'high'"),
         ("max>nan", "number"),
-        ("max>3 or min<0", "number"),
+        ("max>3 or min<", "number"),
         ("class>dead", "= and !="),
         ("class=deaf", "deaf.*saturated"),
         ("sleepy", "sleepy.*saturated"),
@@ -102,8 +103,9 @@ def test_filters(make_run: MakeRun, text: str, keeps: object) -> None:
         ("max>3 and", "number"),
         ("max>3; DROP TABLE neurons", "number"),
         ('"max" > 3', "cannot read"),
-        ("site='mlp' OR 1=1 --'", None),
-        ("class=dead' OR '1'='1", "no class"),
+        ("site='mlp' OR 1=1 --'", "no column '1'"),
+        ("site='mlp'/**/OR/**/1=1 --'", None),
+        ("class=dead'/**/OR/**/'1'='1", "no class"),
     ],
 )
 def test_wrong_filters_are_refused_and_none_becomes_sql(make_run: MakeRun, text: str, message: str | None) -> None:
@@ -147,9 +149,40 @@ def test_random_filters_are_read_or_refused(make_run: MakeRun) -> None:
 
 
 def test_values_are_bound() -> None:
-    condition = parse_filter("site=x' OR 1=1 and max>2")
-    assert condition.sql == '"site" = ? AND "max" > ?'
-    assert condition.values == ("x' OR 1=1", 2.0)
+    condition = parse_filter("site=x'/**/OR/**/1=1 and max>2 or L3/N4")
+    assert condition.sql == '("site" = ? AND "max" > ? OR "layer" = ? AND "neuron" = ?)'
+    assert condition.values == ("x'/**/OR/**/1=1", 2.0, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "passes"),
+    [
+        ("L1", lambda r: r.layer == 1),
+        ("n3", lambda r: r.neuron == 3),
+        ("L1/N3", lambda r: (r.layer, r.neuron) == (1, 3)),
+        ("L0 and N3 or L1 and N5", lambda r: (r.layer, r.neuron) in ((0, 3), (1, 5))),
+        ("dead or saturated", lambda r: r.cls in ("dead", "saturated")),
+        ("dead and L1 or max > 1 and L0", lambda r: (r.cls == "dead" and r.layer == 1) or (r.max > 1 and r.layer == 0)),
+    ],
+)
+def test_places_and_alternatives(make_run: MakeRun, text: str, passes: Callable[[NeuronRow], bool]) -> None:
+    run, _ = case(make_run)
+    every = list_neurons(run, limit=None).rows
+    wanted = {row.address for row in every if passes(row)}
+    assert 0 < len(wanted) < len(every)
+    assert {row.address for row in list_neurons(run, limit=None, filter=text).rows} == wanted
+
+
+def test_an_alternative_holds_within_the_site_class_and_layer_of_the_list(make_run: MakeRun) -> None:
+    run, _ = case(make_run)
+    page = list_neurons(run, cls="dead", layer=1, filter="max >= 0 or max < 0", limit=None)
+    assert page.rows and all(row.cls == "dead" and row.layer == 1 for row in page.rows)
+
+
+@pytest.mark.parametrize("text", ["L", "N", "/", "L1/", "/N1", "L1N2", "L1 N2", "max>1 or", "or max>1"])
+def test_what_is_no_place_is_refused(make_run: MakeRun, text: str) -> None:
+    with pytest.raises(RequestError):
+        list_neurons(case(make_run)[0], filter=text)
 
 
 def test_wrong_columns_classes_layers_and_pages(make_run: MakeRun) -> None:
