@@ -86,12 +86,12 @@ def capture(
     generate: tokens to generate for each prompt, greedily, or sampled from `seed` at a `temperature` above 0. sites:
     mlp, mixer, attn, resid; mlp (mixer for Mamba) if not given. layers: all if not given. keep: "all" values, or only
     "stats". precision: store values as "float32", or in fewer bytes as "float16" or "int8"; statistics are exact
-    either way. where: record only some tokens, such as "answers" or "role=user and tokens=4-" (docs/commands.md). bos:
-    whether BOS goes before a text, "auto" as the tokenizer does; chat: each text is a user's message. truncate: cut
-    prompts that do not fit the model's context. batch_size: prompts in a forward pass, as many as fit if not given.
-    mode: how generated tokens are read, "replay" in one pass afterwards, "live" while generating. limit_bytes: stop
-    before the run exceeds this. resume: continue an unfinished run of the same call. writers: threads that record and
-    write, "auto" one fewer than there are processors.
+    either way. where: record only some tokens, such as "answers" or "role=user and tokens=4-", or only large values,
+    "beyond=p99.9" (docs/commands.md). bos: whether BOS goes before a text, "auto" as the tokenizer does; chat: each
+    text is a user's message. truncate: cut prompts that do not fit the model's context. batch_size: prompts in a
+    forward pass, as many as fit if not given. mode: how generated tokens are read, "replay" in one pass afterwards,
+    "live" while generating. limit_bytes: stop before the run exceeds this. resume: continue an unfinished run of the
+    same call. writers: threads that record and write, "auto" one fewer than there are processors.
 
     The model is captured in eval mode; afterwards each module is back in its own mode. What `nfinspect capture` would
     print on stderr is issued as a warning. Raises ModelError, BadPrompts, CaptureError, StoreError, RequestError.

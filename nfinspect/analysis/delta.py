@@ -73,7 +73,10 @@ class Delta:
     def notes(self) -> tuple[str, ...]:
         """For the user: on how few steps the measures rest, and what the run does not have."""
         if not self.neurons:
-            return ("this run kept statistics only (--keep stats): there is Mamba's own Δ, and nothing on its neurons",)
+            return (
+                "this run did not keep every value, statistics only or some of them: there is Mamba's own Δ, and "
+                "nothing on its neurons",
+            )
         few = tuple(filter(None, [few_steps(self.pairs)]))
         if self.site == "mixer" and not self.mamba_delta:
             return (
@@ -141,9 +144,9 @@ def delta(
 ) -> Delta:
     """How the neurons of a site change from token to token, and in a Mamba's mixers its Δ.
 
-    Exact, from the stored values. From a Mamba run that kept statistics only, it gives Δ alone. layers: all of them if
-    not given. tick: blocks of values read, of all. Raises RequestError for an unknown site, layer or order, or a
-    min_ratio or min_step that is not a finite number; StoreError for any other run that kept statistics only.
+    Exact, from the stored values. From a Mamba run that did not keep every value, it gives Δ alone. layers: all if not
+    given. tick: blocks of values read, of all. Raises RequestError for an unknown site, layer or order, or a
+    min_ratio or min_step that is not a finite number; StoreError for any other run that did not keep every value.
     """
     check_order(sort)
     if not (math.isfinite(min_ratio) and math.isfinite(min_step)):

@@ -49,8 +49,8 @@ def measure_steps(run: RunTables, layers: Sequence[Layer], tick: Tick = silent) 
     """
     if not run.has_values:
         raise StoreError(
-            "how a neuron changes from token to token is computed from its values, and this run kept statistics only "
-            "(--keep stats): capture it with --keep all"
+            "how a neuron changes from token to token is computed from its values, and this run holds "
+            f"{run.kept}: expected one that keeps every value (--keep all)"
         )
     columns = run.cursor().execute(READ_TOKENS).fetchnumpy()
     position, prompt = (np.asarray(columns[name], np.int64) for name in ("position", "prompt_idx"))

@@ -8,16 +8,18 @@ from pathlib import Path
 from nfinspect.capturing.plan import read_files
 from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.session import Capture, Listener, load
-from nfinspect.capturing.sizes import EXAMPLE_BYTES, STATISTICS_BYTES, run_bytes
+from nfinspect.capturing.sizes import EXAMPLE_BYTES, STATISTICS_BYTES, most_beyond, run_bytes
 from nfinspect_store.blocks import QUEUE_BYTES
 from nfinspect_store.histogram import BINS
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """tokens: recorded, as if every new token were generated (an end of sequence may come earlier). seconds: on this
-    machine, from one measured batch, without loading the model. memory_bytes: weights, two batches of values,
-    statistics and the writer's queue."""
+    """tokens: recorded, as if every new token were generated (an end of sequence may come earlier). values: on these
+    tokens, whether or not they are kept. bytes: with --where beyond=pX as if 100 - X % of the values were kept; fewer
+    are. seconds: on this machine, from one measured batch, without loading the model. memory_bytes: weights, two
+    batches of values, statistics and the writer's queue.
+    """
 
     tokens: int
     values: int
@@ -36,8 +38,9 @@ def estimate(request: CaptureRequest) -> Estimate:
 
 def _estimate(capture: Capture) -> Estimate:
     request = capture.request
-    neurons = sum(layer.neurons for layer in capture.layers)
+    neurons = capture.neurons
     values = capture.tokens * neurons
+    beyond = None if request.where is None else request.where.beyond
     concepts = len({prompt.concept for prompt in capture.prompts})
     size = run_bytes(
         capture.layers,
@@ -47,6 +50,7 @@ def _estimate(capture: Capture) -> Estimate:
         prompts=len(capture.prompts),
         concepts=concepts,
         generates=request.generate > 0,
+        beyond=most_beyond(beyond, values),
     )
     sizes = [len(prompt.token_ids) + request.generate for prompt in capture.prompts]
     widest = max((batch.stop - batch.start) * max(sizes[batch.start : batch.stop]) for batch in capture.batches)

@@ -7,12 +7,14 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import chain
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nfinspect.capturing.beyond import values_beyond
 from nfinspect.capturing.classification import classify_tables
 from nfinspect.capturing.examples import ExtremeExamples, RandomTokens
 from nfinspect.capturing.segments import Segment
@@ -24,7 +26,7 @@ from nfinspect_store.processors import unbind
 from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.statistics import NeuronStatistics
 from nfinspect_store.tables import RunTables
-from nfinspect_store.types import Layer, Prompt, PromptMean, Selection, TokenRows
+from nfinspect_store.types import BeyondRows, Layer, Prompt, PromptMean, Selection, TokenRows
 from nfinspect_store.writer import RunWriter
 
 
@@ -90,9 +92,9 @@ class Recorder:
             told = Prompt(self.prompts + i, prompt.concept, prompt.text, position, own, size)
             placed.append(_Placed(told, bool(recorded[:1].any())))
             position += size
-        means = self._add_values(placed, values, position) if position > self.tokens else []
+        means, beyond = self._add_values(placed, values, position) if position > self.tokens else ([], [])
         tokens, others = _token_rows(prompts, self.tokens, self.prompts)
-        self.writer.add([one.prompt for one in placed], tokens, means, others)
+        self.writer.add([one.prompt for one in placed], tokens, means, others, beyond)
         self.tokens = position
         self.prompts += len(prompts)
         # A run without a token is deleted if its capture fails: it is not worth a commit.
@@ -103,8 +105,8 @@ class Recorder:
 
     def _add_values(
         self, placed: "Sequence[_Placed]", values: Mapping[int, LayerValues], stop: int
-    ) -> list[PromptMean]:
-        """Record the values of the tokens before `stop`; returns the prompts' means."""
+    ) -> tuple[list[PromptMean], list[BeyondRows]]:
+        """Record the values of the tokens before `stop`; returns the prompts' means, and the values kept one by one."""
         # All copies are started before the first is waited for, so that a GPU copies while it computes.
         copies = {}
         if self.writer.keeps_values:
@@ -112,17 +114,21 @@ class Recorder:
                 copies[layer_id] = (start_copy(layer.values), layer.fired is not None and start_copy(layer.fired))
         kept = None if self.writer.keeps_values else self._random.add(self.tokens, stop)
 
-        def recorded(record: _LayerRecord) -> list[PromptMean]:
+        def recorded(record: _LayerRecord) -> tuple[list[PromptMean], BeyondRows | None]:
             layer_id = record.layer.layer_id
             if layer_id in copies:
                 copied, gates = copies[layer_id]
                 self.writer.put(layer_id, copied(), gates() if gates else None)
             if kept is not None:
                 record.keep_random(kept, values[layer_id].values, self.tokens)
-            return record.add(placed, values[layer_id], self.tokens)
+            means = record.add(placed, values[layer_id], self.tokens)
+            if self.writer.beyond is None:
+                return means, None
+            return means, record.beyond(self.writer.beyond, values[layer_id].values, self.tokens)
 
         each = map(recorded, self._layers) if self._threads is None else self._threads.map(recorded, self._layers)
-        return list(chain.from_iterable(each))
+        means, beyond = zip(*each, strict=True)
+        return list(chain.from_iterable(means)), [rows for rows in beyond if rows is not None]
 
     def commit(self, info: Mapping[str, object], *, final: bool) -> None:
         """End the segment. final: count what depends on the layer scale exactly, from the values, if they are kept."""
@@ -199,6 +205,10 @@ class _LayerRecord:
         if len(generated):
             means.append(mean("generated", len(generated), chunk_mean(generated)))
         return means
+
+    def beyond(self, percentile: Decimal, values: Array, offset: int) -> BeyondRows:
+        """Of the batch just added, whose first token has index `offset`, the values beyond the neurons' percentiles."""
+        return values_beyond(self.layer.layer_id, values, self._statistics.limits(percentile), offset)
 
     def keep_random(self, kept: NDArray[np.int64], values: Array, offset: int) -> None:
         """Keep the values of the tokens in `kept`, which are kept already or in this batch."""

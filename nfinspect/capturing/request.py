@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nfinspect.capturing.where import Where
+from nfinspect_store.errors import RequestError
 from nfinspect_store.precision import check_precision
 from nfinspect_store.processors import Writers, writer_threads
 from nfinspect_store.types import Keep, Precision
@@ -62,5 +63,12 @@ class CaptureRequest:
     writers: Writers = "auto"  # threads that record and write
 
     def __post_init__(self) -> None:
+        if self.where is not None and self.where.beyond is not None:
+            if self.precision != "float32":
+                raise RequestError(
+                    f"values that --where {self.where} chooses are stored as float32: expected no other --precision, "
+                    f"found {self.precision}"
+                )
+            object.__setattr__(self, "keep", "stats")  # and these values, in a table of their own
         check_precision(self.keep, self.precision)
         writer_threads(self.writers)

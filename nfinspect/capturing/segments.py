@@ -27,12 +27,15 @@ SEGMENT_MEMORY = 64 * 2**20
 TOKEN_BYTES = 125
 """What the row of a token takes until then: 5 M tokens of --keep stats took 570 MB, measured."""
 
+BEYOND_BYTES = 16
+"""What a value of `--where beyond=pX` takes until then."""
+
 
 class Segment:
     """What was recorded since the last commit, and whether that is enough for another one."""
 
     def __init__(self, writer: RunWriter) -> None:
-        self._keeps_values = writer.keeps_values
+        self._writer = writer
         self._neurons = sum(layer.neurons for layer in writer.layers)
         self.begin(writer.tokens, writer.prompts, commit_seconds=FIRST_COMMIT)
 
@@ -40,13 +43,15 @@ class Segment:
         """Begin a segment. tokens, prompts: recorded so far; commit_seconds: duration of the last commit."""
         self._start = time.monotonic()
         self._tokens, self._prompts, self._commit_seconds = tokens, prompts, commit_seconds
+        self._beyond = self._writer.beyond_rows
 
     def is_over(self, tokens: int, prompts: int) -> bool:
         """Whether to commit now that the run has so many tokens and prompts."""
         seconds = time.monotonic() - self._start
         waiting = 4 * len(SELECTIONS) * self._neurons * (prompts - self._prompts)
         waiting += TOKEN_BYTES * (tokens - self._tokens)
+        waiting += BEYOND_BYTES * (self._writer.beyond_rows - self._beyond)
         if seconds > SEGMENT_SECONDS or waiting > SEGMENT_MEMORY:
             return True
-        values = 4 * self._neurons * (tokens - self._tokens) if self._keeps_values else 0
+        values = 4 * self._neurons * (tokens - self._tokens) if self._writer.keeps_values else 0
         return values >= SEGMENT_BYTES and self._commit_seconds <= COMMIT_SHARE * seconds

@@ -24,7 +24,7 @@ from nfinspect.capturing.reading import BatchReader, Values
 from nfinspect.capturing.recorder import RecordedPrompt, Recorder
 from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.resume import check_same_capture, check_same_model, run_to_resume, settings_of
-from nfinspect.capturing.sizes import run_bytes
+from nfinspect.capturing.sizes import most_beyond, run_bytes
 from nfinspect.capturing.where import chosen_tokens, nothing_recorded
 from nfinspect.capturing.writing import writing
 from nfinspect.model_files import lasting_name, weights_stamp
@@ -111,6 +111,7 @@ class Capture:
             require_causal(loaded.model, "--generate")
         self.notes = _notes(request, loaded)
         self.layers = store_layers(self.sites)
+        self.neurons = sum(layer.neurons for layer in self.layers)
         self.prompts = fitting(self.read_prompts(files), request, loaded)
         self.batches = plan_batches(self.prompts, request, loaded, self.layers)
         self._chosen = chosen_tokens(request.where, self.prompts, request.generate)
@@ -246,6 +247,7 @@ class Capture:
             prompts=batch.stop,
             concepts=len({p.concept for p in prompts}),
             generates=self.request.generate > 0,
+            beyond=recorder.writer.beyond_rows + most_beyond(recorder.writer.beyond, coming * self.neurons),
         )
 
     def _remaining(self, recorded: int) -> Iterator[Batch]:

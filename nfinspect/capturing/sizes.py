@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from decimal import Decimal
+from fractions import Fraction
 
 from nfinspect_store.examples import KEPT
 from nfinspect_store.precision import BYTES
@@ -31,6 +33,9 @@ STATISTICS_STORED = 101 + 66
 MEANS_STORED = 0.91
 """Stored bytes per byte of a prompt's means, compressed, measured."""
 
+BEYOND_STORED = 7.0
+"""Of a value of `--where beyond=pX`, with its token and its neuron, compressed, measured."""
+
 EXAMPLES_STORED = 165
 CONCEPT_STORED = 14
 """Of one neuron, for runs that store them (CONCEPT_STORED per concept), measured."""
@@ -45,8 +50,11 @@ def run_bytes(
     prompts: int,
     concepts: int,
     generates: bool,
+    beyond: int = 0,
 ) -> int:
-    """About the size of a run's file in bytes: within 5 % from 20 MB on, which a test checks."""
+    """About the size of a run's file in bytes: within 5 % from 20 MB on, which a test checks. beyond: how many values
+    are kept one by one.
+    """
     neurons = sum(layer.neurons for layer in layers)
     gated = sum(layer.neurons for layer in layers if layer.fires == "gate")
     selections = 3 if generates else 2
@@ -58,7 +66,12 @@ def run_bytes(
         stored += neurons * (BYTES[precision] * tokens + row * rows) / FILLED + gated * (tokens / 8 + 2 * rows)
     else:
         stored += neurons * (EXAMPLES_STORED + CONCEPT_STORED * concepts)
-    return int(EMPTY_FILE + stored)
+    return int(EMPTY_FILE + stored + BEYOND_STORED * beyond)
+
+
+def most_beyond(percentile: Decimal | None, values: int) -> int:
+    """About the most of so many values that are beyond a percentile. Usually fewer are kept (beyond.py)."""
+    return 0 if percentile is None else math.ceil(values * (1 - Fraction(percentile) / 100))
 
 
 def _histogram_bytes(tokens: int) -> float:

@@ -6,6 +6,7 @@ arrays, because torch's thread pool would compete with the writer for the cores 
 read them where those are installed (docs/decisions/0009).
 """
 
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nfinspect.capturing.beyond import limits
 from nfinspect.capturing.transfer import Array, to_host
 from nfinspect_store import kernels
 from nfinspect_store.histogram import BINS, FIRST_KEY, MIDDLE, SHIFT, SIDE
@@ -161,6 +163,11 @@ class LayerStatistics:
 
     def concepts(self) -> dict[str, ConceptStatistics]:
         return dict(self._concepts)
+
+    def limits(self, percentile: Decimal) -> Array:
+        """The smallest value of each neuron that is beyond its percentile so far: float32[neurons] (beyond.py)."""
+        tokens = sum(int(group.n[0]) for group in self._groups.values())
+        return limits(self._histograms[False].counts + self._histograms[True].counts, tokens, percentile)
 
     def histograms(self) -> dict[bool, NDArray[np.int64]]:
         return {first: counter.fetch() for first, counter in self._histograms.items()}

@@ -1,11 +1,13 @@
-"""What of the tokens that a model reads is recorded: the conditions of `--where` (docs/decisions/0012).
+"""What of what a model reads is recorded: the conditions of `--where` (docs/decisions/0012).
 
-Every token passes through the model; those that meet all conditions are recorded.
+Every token passes through the model; those that meet all conditions on tokens are recorded: with every value, or, with
+the one condition on values, with those that meet it (beyond.py).
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +22,9 @@ if TYPE_CHECKING:  # a command's options are parsed before torch is imported
 ASSISTANT = "assistant"
 """The role of what a model writes."""
 
-FORMS = "answers, role=R or role=R,S, tokens=A-B or tokens=A-, several joined by ' and '"
+FORMS = (
+    "answers, role=R or role=R,S, tokens=A-B or tokens=A-, beyond=pX such as beyond=p99.9, several joined by ' and '"
+)
 
 
 @dataclass(frozen=True)
@@ -28,13 +32,15 @@ class Where:
     """Conditions of which all must hold.
 
     answers: the token was generated, or without --generate is of the role assistant. roles: it has one of these. first,
-    last: its position in the prompt is at least and at most this; None: to the prompt's end.
+    last: its position in the prompt is at least and at most this; None: to the prompt's end. beyond: of the values on
+    these tokens, those beyond the neuron's running percentile are kept and no others; None: what --keep says.
     """
 
     answers: bool = False
     roles: tuple[str, ...] = ()
     first: int = 0
     last: int | None = None
+    beyond: Decimal | None = None
 
     def __str__(self) -> str:
         parts = ["answers"] if self.answers else []
@@ -42,7 +48,14 @@ class Where:
             parts.append(f"role={','.join(self.roles)}")
         if self.first or self.last is not None:
             parts.append(f"tokens={self.first}-{'' if self.last is None else self.last}")
+        if self.beyond is not None:  # last: the store looks for it there
+            parts.append(f"beyond=p{self.beyond:f}")
         return " and ".join(parts)
+
+    @property
+    def of_tokens(self) -> bool:
+        """Whether there is a condition on tokens."""
+        return self.answers or bool(self.roles) or self.first > 0 or self.last is not None
 
     def chosen(self, roles: Sequence[str] | None, read: int, generate: int) -> NDArray[np.bool_]:
         """Which tokens of a prompt are recorded: bool[read + generate]. roles: of the `read` tokens of the prompt if it
@@ -86,6 +99,9 @@ def _condition(name: str, value: str | None) -> dict[str, object] | None:
     if name == "tokens" and value and (match := re.fullmatch(r"(\d{1,9})\s*-\s*(\d{1,9})?", value)):
         first, last = int(match[1]), None if match[2] is None else int(match[2])
         return {"first": first, "last": last} if last is None or first <= last else None
+    if name == "beyond" and value and (match := re.fullmatch(r"p(\d{1,2}(?:\.\d{1,9})?)", value)):
+        percentile = Decimal(match[1]).normalize()
+        return {"beyond": percentile} if percentile else None
     return None
 
 
@@ -94,7 +110,7 @@ def chosen_tokens(where: Where | None, prompts: "Sequence[PromptIds]", generate:
 
     Raises BadPrompts if there are none, or none of a role that is asked for.
     """
-    if where is None:
+    if where is None or not where.of_tokens:
         return None
     there = {role for prompt in prompts for role in prompt.roles or ()}
     if generate and there:

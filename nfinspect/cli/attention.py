@@ -1,6 +1,6 @@
 """Attention neurons of a model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -183,6 +183,8 @@ def attention_of_run(
 
         prompts, loaded = spread_prompts(file, tokens), model.load()
         found = analyse(loaded, prompts, method, place, numbers, TokenTexts(loaded.tokenizer), tick)
+        whole = "the scores are of whole prompts and of every value, as the model gives them, and not only of the run's"
+        found = replace(found, notes=(*found.notes, *(f"{whole}: {note}" for note in file.where_notes)))
         return found.to_json(), found.tables()
 
     # Another model, or other files of that name, have a result of their own: the run's is never returned for it.
@@ -249,8 +251,6 @@ def _of_files(request: "CaptureRequest", method: "Method", site: str | None, rec
 
 def _made(request: "CaptureRequest", method: "Method", site: str | None, tick: Tick) -> "AttentionScores":
     """Load the model, read the prompts, score."""
-    from dataclasses import replace
-
     from nfinspect.capturing.plan import fitting, load_prompts, notes_on, read_files
     from nfinspect.experiments.attention import attention as analyse
     from nfinspect.models import TokenTexts
@@ -279,8 +279,6 @@ def _made(request: "CaptureRequest", method: "Method", site: str | None, tick: T
 
 def cut(prompts: "list[PromptIds]", loaded: "LoadedModel", max_length: int | None) -> "list[PromptIds]":
     """Prompts of at most `max_length` tokens. Raises RequestError for one that the model cannot read whole."""
-    from dataclasses import replace
-
     kept = [prompt if max_length is None else replace(prompt, token_ids=prompt.token_ids[:max_length], roles=None)
             for prompt in prompts]  # fmt: skip
     limit = loaded.max_context

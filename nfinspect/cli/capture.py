@@ -88,7 +88,8 @@ def prompt_column_options(command: Command) -> Command:
               help="Store values in 4, 2 or 1 bytes each; statistics are of the values as computed.")  # fmt: skip
 @click.option("--where", metavar="EXPR",
               help="Record only answers, role=R,S or tokens=A-B (from 0, inclusive; A- to the end), or several, joined "
-              "by ' and '. answers: generated tokens, without --generate those of the role assistant.")  # fmt: skip
+              "by ' and '. answers: generated tokens, without --generate those of the role assistant. beyond=pX: keep "
+              "only values beyond the neuron's running Xth percentile, and statistics of all.")  # fmt: skip
 @click.option("--run", "name", metavar="NAME", help="The run's name; made of model and time if not given.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Prompts in a forward pass; as many as fit by default.")
 @click.option("--context", metavar="N", type=click.IntRange(min=1), help="Tokens in a window of --text.")

@@ -83,6 +83,7 @@ def health_lines(report: "NetworkReport") -> list[str]:
     if report.approximate:
         lines += [
             "",
-            "Some figures are estimated from histograms: the run was captured with --keep stats.",
+            "Some figures are estimated from histograms: the run does not keep every value as computed (--keep stats, "
+            "--precision, --where beyond).",
         ]
     return lines

@@ -118,8 +118,11 @@ def info(run: str, store: str | None, as_json: bool) -> None:
             "tokens": file.tokens,
             "bytes": bytes_on_disk,
         }
-        told = {"where": file.where or None, "unrecorded": file.unrecorded}
-        keeps, precision, worst = file.has_values, file.precision, dict(file.worst_error)
+        told = {"where": file.where or None, "unrecorded": file.unrecorded, "beyond": None}
+        if file.beyond is not None:
+            told["beyond"] = file.beyond_rows
+        keeps = file.has_values or file.beyond is not None
+        precision, worst = file.precision, dict(file.worst_error)
         concepts, notes = file.concepts, file.notes
     if as_json:
         stored = {"precision": precision if keeps else None, "worst_error": worst if keeps else None}
@@ -128,11 +131,11 @@ def info(run: str, store: str | None, as_json: bool) -> None:
     shown = {name: value for name, value in columns.items() if name != "settings" and value not in (None, "")}
     shown |= {**counts, "bytes": f"{bytes_on_disk} ({size(bytes_on_disk)})", "concepts": ", ".join(concepts)}
     errors = ", ".join(f"{error:.3g} at {site}" for site, error in worst.items() if error)
-    shown["precision"] = (
-        f"{precision}{f', at most {errors} off' if errors else ''}" if keeps else "no values are stored"
-    )
+    rounded = f"{precision}{f', at most {errors} off' if errors else ''}"
+    shown["precision"] = rounded if keeps else "no values are stored"
     if told["where"]:
-        shown["where"] = f"{told['where']} ({told['unrecorded']} tokens are not recorded)"
+        of_values = "" if told["beyond"] is None else f", {told['beyond']} values are kept"
+        shown["where"] = f"{told['where']} ({told['unrecorded']} tokens are not recorded{of_values})"
     for name, value in shown.items():
         output.line(f"{name:<21} {value}")
     for site in sites:

@@ -48,6 +48,8 @@ class Session:
         self.tokens = run.tokens
         self.prompts = run.prompts
         self.has_values = run.has_values
+        self.values_kept = run.kept
+        self.value_notes = run.value_notes
         self.has_generated = run.has_generated
         self.results_folder = run_results(run.path)
 

@@ -30,7 +30,7 @@ READ_LAYERS = (
 )
 READ_SIZES = """
 SELECT (SELECT count(*) FROM tokens), (SELECT count(*) FROM prompts), (SELECT sum(neurons) FROM layers),
-       settings->>'keep', (SELECT count(*) FROM unrecorded) FROM run
+       settings->>'keep', (SELECT count(*) FROM unrecorded), (SELECT count(*) FROM beyond) FROM run
 """
 READ_PROMPTS = """
 SELECT coalesce(min(least(first_token, prompt_tokens, tokens)), 0),
@@ -88,13 +88,13 @@ def _of_layers(rows: list[tuple[object, ...]]) -> str | None:
 
 
 def _of_sizes(connection: duckdb.DuckDBPyConnection, path: Path) -> str | None:
-    tokens, prompts, neurons, keep, unrecorded = connection.execute(READ_SIZES).fetchall()[0]
+    tokens, prompts, neurons, keep, unrecorded, beyond = connection.execute(READ_SIZES).fetchall()[0]
     log = path.with_name(f"{path.name}.wal")
     size = path.stat().st_size + (log.stat().st_size if log.exists() else 0)
     values = 0 if keep == "stats" else tokens * neurons
     first, last = connection.execute(READ_PROMPTS).fetchall()[0]
     if first < 0 or last > max(2 * tokens, FEW):
         return f"its prompts claim tokens from {first} to {last}, and it holds {tokens} tokens"
-    if max(tokens, unrecorded, prompts, neurons) > ROWS_PER_BYTE * size or values > VALUES_PER_BYTE * size:
+    if max(tokens, unrecorded, prompts, neurons, beyond) > ROWS_PER_BYTE * size or values > VALUES_PER_BYTE * size:
         return f"{tokens} tokens, {prompts} prompts and {neurons} neurons are more than a file of its size can hold"
     return None

@@ -53,7 +53,8 @@ def export_run(
     Tables (by default all public ones that the run has) go to `<table>.parquet` and `<table>.csv`. Activations go to
     `activations-<site>-L<layer>.safetensors`, one tensor `activations` of float32[tokens, neurons], and to
     `activations-<site>-L<layer>.parquet`, a row per neuron and block with `neuron, first_token, values`; never to CSV
-    (ten times the bytes). Memory use is one block of a layer. Raises RequestError, StoreError, StorageFull.
+    (ten times the bytes). Of a run that keeps only values beyond a percentile, the Parquet file has a row for each of
+    them, `neuron, token_idx, value`. Memory use is one block of a layer. Raises RequestError, StoreError, StorageFull.
     """
     wanted = set(formats)
     _check(wanted, FORMATS, "format")
@@ -66,14 +67,17 @@ def export_run(
         _check(set(names), held, "table")
         if activations and not run.has_values and wanted & {"safetensors"}:
             if wanted == {"safetensors"}:
-                raise StoreError(f"{run.name} holds statistics only (--keep stats): there are no activations to export")
-            tell(f"{run.name} holds statistics only (--keep stats): no activations are exported")
+                raise StoreError(f"{run.name} holds {run.kept}: there are no activations to export as tensors")
+            tell(f"{run.name} holds {run.kept}: no activations are exported as tensors")
         with new_directory(out, force=force) as directory:
             for name in names:
                 if "parquet" in wanted:
                     _table_to_parquet(run, name, directory / f"{name}.parquet")
                 if "csv" in wanted:
                     _table_to_csv(run, name, directory / f"{name}.csv")
+            if activations and run.beyond is not None and "parquet" in wanted:
+                for layer in run.layers:
+                    _beyond_to_parquet(run, layer, directory / f"activations-{layer.site}-L{layer.layer}.parquet")
             if activations and run.has_values:
                 for layer in run.layers:
                     stem = f"activations-{layer.site}-L{layer.layer}"
@@ -173,3 +177,12 @@ def _blocks_to_parquet(run: RunFile, layer: Layer, path: Path) -> None:
             first = np.full(layer.neurons, number * BLOCK, np.int64)
             columns = [pa.array(neurons), pa.array(first), values.cast(BLOCK_FILE.field("values").type)]
             writer.write_batch(pa.record_batch(columns, schema=BLOCK_FILE))
+
+
+BEYOND_FILE = pa.schema([("neuron", pa.int32()), ("token_idx", pa.int64()), ("value", pa.float32())])
+
+
+def _beyond_to_parquet(run: RunFile, layer: Layer, path: Path) -> None:
+    with pq.ParquetWriter(path, BEYOND_FILE, compression="zstd") as writer:
+        for batch in run.beyond_batches(layer):
+            writer.write_batch(batch.cast(BEYOND_FILE))

@@ -35,6 +35,11 @@ BIN_OF_KEY = _BIN_OF_KEY.astype(np.int16)
 """The same, small enough to stay in the first cache beside the counters."""
 
 
+_next = np.nextafter(EDGES[1:-1].astype(np.float32), np.float32(np.inf))
+ABOVE = np.append(np.where(EDGES[1:-1] < 0, _next, EDGES[1:-1]), np.nan).astype(np.float32)
+"""float32[BINS]: the smallest value that is in a higher bin than this one; NaN for the highest."""
+
+
 def bin_of(values: NDArray[np.float32]) -> NDArray[np.int64]:
     """The bin of each value, in any shape; the last axis must be contiguous."""
     keys = values.view(np.uint32) >> np.uint32(SHIFT)

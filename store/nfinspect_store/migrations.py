@@ -79,36 +79,48 @@ def m004_less_room_token_bytes_roles_and_digests(connection: duckdb.DuckDBPyConn
     connection.execute('CREATE TABLE digests (part VARCHAR, "rows" BIGINT, digest UBIGINT)')
 
 
+OF_BLOCKS = """
+SELECT l.site, l.layer, b.neuron, t.token_idx,
+    CASE octet_length(b."values") // (b."last"::INTEGER - b."first" + 1)
+    WHEN 4 THEN (b."values"[4 * ((t.token_idx & 255) - b."first") + 1
+                            : 4 * ((t.token_idx & 255) - b."first") + 4])::BIT::FLOAT
+    WHEN 2 THEN ((b."values"[2 * ((t.token_idx & 255) - b."first") + 1
+                             : 2 * ((t.token_idx & 255) - b."first") + 2])::BIT::SMALLINT::INTEGER
+                 * 8192 & -1879056384)::BIT::FLOAT * 4611686018427387904::FLOAT * 1125899906842624::FLOAT
+    ELSE (b."values"[(t.token_idx & 255) - b."first" + 1
+                     : (t.token_idx & 255) - b."first" + 1])::BIT::TINYINT * b.scale
+    END AS value
+FROM blocks b
+JOIN layers l ON l.layer_id = b.layer_id
+JOIN tokens t ON (t.token_idx // 256)::INTEGER = b.block
+    AND (t.token_idx & 255) BETWEEN b."first" AND b."last"
+"""
+"""The values in blocks, from the fifth schema on: not to be changed."""
+
+
 def m005_values_in_fewer_bytes(connection: duckdb.DuckDBPyConnection) -> None:
     """Blocks may hold float16, or int8 with a scale; those of older runs hold float32."""
     connection.execute("ALTER TABLE blocks ADD COLUMN scale FLOAT")
     connection.execute("DROP VIEW activations")
-    connection.execute(
-        """CREATE VIEW activations AS
-           SELECT l.site, l.layer, b.neuron, t.token_idx,
-               CASE octet_length(b."values") // (b."last"::INTEGER - b."first" + 1)
-               WHEN 4 THEN (b."values"[4 * ((t.token_idx & 255) - b."first") + 1
-                                       : 4 * ((t.token_idx & 255) - b."first") + 4])::BIT::FLOAT
-               WHEN 2 THEN ((b."values"[2 * ((t.token_idx & 255) - b."first") + 1
-                                        : 2 * ((t.token_idx & 255) - b."first") + 2])::BIT::SMALLINT::INTEGER
-                            * 8192 & -1879056384)::BIT::FLOAT * 4611686018427387904::FLOAT * 1125899906842624::FLOAT
-               ELSE (b."values"[(t.token_idx & 255) - b."first" + 1
-                                : (t.token_idx & 255) - b."first" + 1])::BIT::TINYINT * b.scale
-               END AS value
-           FROM blocks b
-           JOIN layers l ON l.layer_id = b.layer_id
-           JOIN tokens t ON (t.token_idx // 256)::INTEGER = b.block
-               AND (t.token_idx & 255) BETWEEN b."first" AND b."last"
-        """
-    )
+    connection.execute(f"CREATE VIEW activations AS {OF_BLOCKS}")
 
 
-def m006_unrecorded_tokens(connection: duckdb.DuckDBPyConnection) -> None:
-    """Tokens that the model read and the run does not hold values of get a table, empty for older runs."""
+def m006_chosen_tokens_and_values(connection: duckdb.DuckDBPyConnection) -> None:
+    """Tokens that the model read and the run does not hold values of get a table, and so do values that were chosen one
+    by one; both are empty for older runs.
+    """
     connection.execute(
         """CREATE TABLE unrecorded (
                prompt_idx INTEGER, position INTEGER, token_id INTEGER, token VARCHAR, generated BOOLEAN, bytes BLOB,
                role VARCHAR)"""
+    )
+    connection.execute("CREATE TABLE beyond (layer_id SMALLINT, neuron INTEGER, token_idx BIGINT, value FLOAT)")
+    connection.execute("DROP VIEW activations")
+    connection.execute(
+        f"""CREATE VIEW activations AS {OF_BLOCKS}
+           UNION ALL
+           SELECT l.site, l.layer, s.neuron, s.token_idx, s.value
+           FROM beyond s JOIN layers l ON l.layer_id = s.layer_id"""
     )
 
 
@@ -117,7 +129,7 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     m003_mamba_delta,
     m004_less_room_token_bytes_roles_and_digests,
     m005_values_in_fewer_bytes,
-    m006_unrecorded_tokens,
+    m006_chosen_tokens_and_values,
 )
 
 SCHEMA_VERSION = FIRST_VERSION + len(MIGRATIONS)

@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics
-from nfinspect_store.types import Prompt, PromptMean, TokenRows
+from nfinspect_store.types import BeyondRows, Prompt, PromptMean, TokenRows
 
 
 def prompts_table(prompts: Sequence[Prompt]) -> pa.Table:
@@ -27,6 +27,22 @@ def tokens_table(tokens: TokenRows) -> pa.Table:
 def unrecorded_table(tokens: TokenRows) -> pa.Table:
     """As rows of the table `unrecorded`."""
     return tokens_table(tokens).drop_columns(["token_idx"])
+
+
+def beyond_table(parts: Sequence[BeyondRows]) -> pa.Table:
+    """Values of one layer, by neuron and then in the order of the parts: what is alike is stored side by side."""
+    neuron, token_idx, value = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("neuron", "token_idx", "value")
+    )
+    order = np.argsort(neuron, kind="stable")
+    return pa.table(
+        {
+            "layer_id": np.full(len(order), parts[0].layer_id, np.int16),
+            "neuron": neuron[order],
+            "token_idx": token_idx[order],
+            "value": value[order],
+        }
+    )
 
 
 def means_table(means: Sequence[PromptMean]) -> pa.Table:

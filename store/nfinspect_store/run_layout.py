@@ -4,8 +4,10 @@ Every method takes a fresh cursor, so threads may share one RunLayout.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from decimal import Decimal
 from functools import cached_property
 
 import duckdb
@@ -88,7 +90,13 @@ class RunLayout:
 
     @property
     def where_notes(self) -> tuple[str, ...]:
-        """What every reader of any figure of the run must know: which tokens were recorded; empty if all of them."""
+        """What every reader of any figure of the run must know: which tokens, and which of their values, it holds;
+        empty if all of them.
+        """
+        return (*self._tokens_notes, *self._beyond_notes)
+
+    @property
+    def _tokens_notes(self) -> tuple[str, ...]:
         if not self.unrecorded:
             return ()
         start = "" if self.at_start else ", none of them at position 0"
@@ -99,9 +107,37 @@ class RunLayout:
         )
 
     @property
+    def _beyond_notes(self) -> tuple[str, ...]:
+        if self.beyond is None:
+            return ()
+        every = self.tokens * sum(layer.neurons for layer in self.layers)
+        return (
+            f"kept are {self.beyond_rows:,} of {every:,} values, those beyond their neuron's running p{self.beyond:f} "
+            f"(--where {self.where}): statistics, histograms, examples, means and classes are of every value",
+        )
+
+    @property
     def where(self) -> str:
         """What --where the run was captured with; '' if without."""
         return str(self.info.settings.get("where") or "")
+
+    @cached_property
+    def beyond(self) -> Decimal | None:
+        """X of a run that keeps only the values beyond each neuron's running pX (--where beyond=pX)."""
+        found = re.search(r"(?:^| and )beyond=p(\d{1,2}(?:\.\d{1,9})?)$", self.where)
+        return None if found is None else Decimal(found[1])
+
+    @cached_property
+    def beyond_rows(self) -> int:
+        """How many such values it keeps."""
+        return int(self._one("SELECT count(*) FROM beyond"))
+
+    @property
+    def kept(self) -> str:
+        """What the run keeps of its values, after "it keeps" or "this run holds"."""
+        if self.beyond is not None:
+            return f"only the values beyond each neuron's p{self.beyond:f} (--where {self.where})"
+        return "every value" if self.has_values else "statistics only (--keep stats)"
 
     @property
     def rounds_values(self) -> bool:
@@ -171,8 +207,8 @@ class RunLayout:
 
     @property
     def has_values(self) -> bool:
-        """Whether every value was kept (`--keep all`), not only the statistics."""
-        return not self._hide_values and self.info.settings.get("keep", "all") == "all"
+        """Whether every value was kept (`--keep all`), not only the statistics, nor those beyond a percentile."""
+        return not self._hide_values and self.info.settings.get("keep", "all") == "all" and self.beyond is None
 
     @cached_property
     def has_generated(self) -> bool:

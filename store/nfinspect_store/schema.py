@@ -39,6 +39,9 @@ CREATE TABLE blocks (
     layer_id SMALLINT, neuron INTEGER, block INTEGER, "first" UTINYINT, "last" UTINYINT,
     "values" BLOB USING COMPRESSION uncompressed, fired BLOB, scale FLOAT);
 
+-- The values that `--where beyond=pX` chose, in a run that keeps no others; in a segment by layer, neuron and token.
+CREATE TABLE beyond (layer_id SMALLINT, neuron INTEGER, token_idx BIGINT, value FLOAT);
+
 -- Sufficient statistics, separate for tokens at position 0 (`first`) and the others.
 CREATE TABLE statistics (
     layer_id SMALLINT, "first" BOOLEAN, neuron INTEGER, n BIGINT, fired BIGINT, mean DOUBLE, m2 DOUBLE, m3 DOUBLE,
@@ -91,7 +94,9 @@ SELECT l.site, l.layer, b.neuron, t.token_idx,
 FROM blocks b
 JOIN layers l ON l.layer_id = b.layer_id
 JOIN tokens t ON (t.token_idx // {BLOCK})::INTEGER = b.block
-    AND (t.token_idx & {BLOCK - 1}) BETWEEN b."first" AND b."last";
+    AND (t.token_idx & {BLOCK - 1}) BETWEEN b."first" AND b."last"
+UNION ALL
+SELECT l.site, l.layer, s.neuron, s.token_idx, s.value FROM beyond s JOIN layers l ON l.layer_id = s.layer_id;
 """
 
 PUBLIC = ("run", "layers", "prompts", "tokens", "unrecorded", "activations", "neurons", "layer_health")
@@ -116,6 +121,7 @@ CREATE TABLE result (
 
 INTERNAL = (
     "blocks",
+    "beyond",
     "statistics",
     "concept_statistics",
     "histograms",

@@ -62,6 +62,10 @@ BLOCKS_READ = 4096
 """Rows of blocks streamed at a time: at most 4 MiB of values."""
 
 
+BEYOND_READ = 65_536
+"""Values chosen one by one that are streamed at a time: 1 MiB."""
+
+
 class RunTables(RunLayout):
     """A run as read from its tables."""
 
@@ -180,9 +184,12 @@ class RunTables(RunLayout):
 
     def _need_values(self) -> None:
         if not self.has_values:
-            raise StoreError(
-                "this run holds statistics only (it was captured with --keep stats): there are no values to read"
-            )
+            raise StoreError(f"this run holds {self.kept}: expected one that keeps every value (--keep all)")
+
+    def beyond_batches(self, layer: Layer) -> Iterator[pa.RecordBatch]:
+        """neuron, token_idx and value of what `--where beyond=pX` kept of a layer, streamed in no order."""
+        query = "SELECT neuron, token_idx, value FROM beyond WHERE layer_id = $layer"
+        yield from self.streamed(query, {"layer": layer.layer_id}, BEYOND_READ)
 
     # Statistics
 

@@ -108,6 +108,16 @@ class TokenRows:
 
 
 @dataclass(frozen=True)
+class BeyondRows:
+    """Some values of one layer, chosen one by one: [values] in every array."""
+
+    layer_id: int
+    neuron: NDArray[np.int32]
+    token_idx: NDArray[np.int64]
+    value: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class PromptMean:
     """One prompt's mean over a selection of its `n` tokens in one layer: float32[neurons]."""
 

@@ -26,6 +26,7 @@ from nfinspect_store.errors import NfinspectError, RunBusy, RunNotFound
 from nfinspect_store.heartbeat import being_written
 from nfinspect_store.memory import pieces, widest_layer
 from nfinspect_store.reader import RunFile
+from nfinspect_store.verify_beyond import check_beyond
 from nfinspect_store.verify_blocks import UNREADABLE, ValuesRead
 from nfinspect_store.verify_derived import Derive, check_derived_again
 from nfinspect_store.verify_tables import (
@@ -121,6 +122,7 @@ def _checks(run: RunFile) -> tuple[tuple[str, Check], ...]:
             "values: as they were written; statistics, histograms and prompt means counted again from them",
             values.check_values,
         ),
+        ("beyond: of a neuron and a token of the run, none twice, and no more than the histograms count", check_beyond),
         ("mamba_delta: it counts every token past position 0", check_mamba_delta),
         ("digests: every row of every table but the blocks, as it was written", check_digests),
         ("neurons and layer_health: every neuron has a class, and the classes add up", check_derived),
@@ -178,7 +180,7 @@ def _not_covered(run: RunFile, derive: Derive | None) -> Iterator[str]:
         if not run.has_values:
             yield (
                 "statistics, histograms, prompt means and examples beyond their digests and ranges: the run keeps "
-                "no values to count them again from"
+                f"{run.kept}, and they cannot be counted again"
             )
         elif not tells_firing(run.cursor()):
             yield "values beyond their sums: the run of an older nfinspect does not say when its gates were open"

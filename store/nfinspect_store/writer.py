@@ -48,6 +48,7 @@ from nfinspect_store.migrate_run import copy_run
 from nfinspect_store.migrations import SCHEMA_VERSION
 from nfinspect_store.precision import check_precision
 from nfinspect_store.rows import (
+    beyond_table,
     concept_statistics_table,
     examples_table,
     histograms_table,
@@ -60,7 +61,7 @@ from nfinspect_store.rows import (
 from nfinspect_store.schema import BLOCK, OPTIONAL_TABLES, TABLES, quoted
 from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.tables import RunTables
-from nfinspect_store.types import Layer, Prompt, PromptMean, RunInfo, Status, TokenRows
+from nfinspect_store.types import BeyondRows, Layer, Prompt, PromptMean, RunInfo, Status, TokenRows
 
 MOST_HOLES = 0.025
 """Share of a file's blocks that may stay free. A commit rewrites the statistics, and of the other tables the last,
@@ -81,6 +82,8 @@ class _Segment:
     tokens: list[TokenRows] = field(default_factory=list)
     unrecorded: list[TokenRows] = field(default_factory=list)
     means: list[PromptMean] = field(default_factory=list)
+    beyond: dict[int, list[BeyondRows]] = field(default_factory=dict)  # by layer_id
+    beyond_rows: int = 0
 
 
 class RunWriter:
@@ -97,6 +100,8 @@ class RunWriter:
         self._connection = connection
         self.layers = tables.layers
         self.keeps_values = tables.has_values
+        self.beyond = tables.beyond
+        self._beyond_rows = tables.beyond_rows
         self.tokens = tables.tokens
         self.prompts = tables.prompts
         self._digests = read_digests(connection)
@@ -175,6 +180,11 @@ class RunWriter:
         """The run as committed so far."""
         return RunTables(self._connection)
 
+    @property
+    def beyond_rows(self) -> int:
+        """How many values `add` has been given, of this segment and those before."""
+        return self._beyond_rows + self._segment.beyond_rows
+
     # A segment
 
     def put(self, layer_id: int, values: NDArray[np.float32], fired: NDArray[np.bool_] | None = None) -> None:
@@ -214,14 +224,21 @@ class RunWriter:
         tokens: TokenRows,
         means: Sequence[PromptMean],
         unrecorded: TokenRows | None = None,
+        beyond: Sequence[BeyondRows] = (),
     ) -> None:
-        """Add prompts with all their tokens. Values have been put of `tokens`; `unrecorded`: the others, if any."""
+        """Add prompts with all their tokens. Values have been put of `tokens`; `unrecorded`: the others, if any.
+        beyond: the values on `tokens` that a run which stores no others keeps.
+        """
         self._segment.prompts.extend(prompts)
         if len(tokens.token_idx):
             self._segment.tokens.append(tokens)
         if unrecorded is not None and len(unrecorded.token_idx):
             self._segment.unrecorded.append(unrecorded)
         self._segment.means.extend(means)
+        for rows in beyond:
+            if len(rows.neuron):
+                self._segment.beyond.setdefault(rows.layer_id, []).append(rows)
+                self._segment.beyond_rows += len(rows.neuron)
 
     def commit(
         self,
@@ -259,6 +276,7 @@ class RunWriter:
         unfinished = self._rounds and self._buffers and tokens % BLOCK and not complete
         self._replaced = divmod(tokens - 1, BLOCK) if unfinished else None
         self.prompts += len(self._segment.prompts)
+        self._beyond_rows = self.beyond_rows
         self._segment = _Segment()
 
     def _write_worst_error(self) -> None:
@@ -334,6 +352,7 @@ class RunWriter:
         self._append("unrecorded", map(unrecorded_table, self._segment.unrecorded))
         if self._segment.means:
             self._append("prompt_means", [means_table(self._segment.means)])
+        self._append("beyond", (beyond_table(parts) for _, parts in sorted(self._segment.beyond.items())))
 
     def _replace_statistics(self, layers: Sequence[LayerSnapshot]) -> None:
         self._replace(

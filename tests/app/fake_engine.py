@@ -95,6 +95,8 @@ class FakeSession:
     tokens: int = 12_345
     prompts: int = 48
     has_values: bool = True
+    values_kept: str = "every value"
+    value_notes: tuple[str, ...] = ()
     has_generated: bool = True
     total: int = 120_000
     token: str = " tulip"

@@ -207,7 +207,7 @@ def _channel_table(rows: Sequence[ChannelRow]) -> Table:
 
 def _sentence(found: Delta, kept: Result) -> str:
     if not found.neurons:
-        return "statistics only: Mamba's own step size, but nothing on its neurons"
+        return "not every value was kept: Mamba's own step size, but nothing on its neurons"
     limits = f"ratio >= {found.min_ratio:g}, step >= {found.min_step:g}"
     mamba = f"; step size of {len(found.mamba_delta):,} channels" if found.mamba_delta else ""
     sensitive = f"{fields.total(found.layers, 'delta_sensitive'):,} delta-sensitive of {len(found.neurons):,} neurons"
@@ -289,7 +289,7 @@ def _settings(run: RunFile, options: Options) -> dict[str, object]:
 def _refused(document: Mapping[str, Any]) -> str:
     if document["neurons"]:
         return ""
-    return "it kept statistics only (--keep stats) and cannot say what is delta-sensitive"
+    return "it did not keep every value (--keep all) and cannot say what is delta-sensitive"
 
 
 SPEC = AnalysisSpec(

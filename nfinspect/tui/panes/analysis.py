@@ -295,7 +295,10 @@ class AnalysisPane(RunPane):
     def note(self, analysis: Any) -> str:
         """What the user should beware of; empty if there is nothing."""
         offered = self.spec.offers(analysis)
-        return "; ".join((*self.spec.notes(analysis), *((f"R, then {offered}, lists them",) if offered else ())))
+        of_run = self.session.value_notes if self.spec.needs == "run" else ()
+        return "; ".join(
+            (*of_run, *self.spec.notes(analysis), *((f"R, then {offered}, lists them",) if offered else ()))
+        )
 
     def drawings(self) -> list[Drawing]:
         found = self.analysis

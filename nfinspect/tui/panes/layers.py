@@ -101,7 +101,7 @@ class LayersPane(RunPane):
         s = self.session
         about = f"{s.info.status}, not all was captured {g.dot} " if s.info.status != "complete" else ""
         about += f"approximate {g.dot} " if report.approximate else ""
-        kept = "" if s.has_values else f" {g.dot} statistics only"
+        kept = "" if s.has_values else f" {g.dot} {s.values_kept}"
         self.query_one("#score", TextBlock).put(
             content(
                 "Health ",

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ WHERES = [("answers", "tokens=0-3"), ("role=user", "tokens=1-"), ("role=assistan
         (" role = user , assistant ", Where(roles=("assistant", "user"))),
         ("tokens=0-7", Where(first=0, last=7)),
         ("tokens=4- and answers and role=a", Where(True, ("a",), 4, None)),
+        ("beyond=p99.90", Where(beyond=Decimal("99.9"))),
+        ("beyond = p90 and tokens=4-", Where(first=4, beyond=Decimal(90))),
     ],
 )
 def test_an_expression_is_read_and_written(text: str, expected: Where) -> None:
@@ -55,7 +58,8 @@ def test_an_expression_is_read_and_written(text: str, expected: Where) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "answer", "answers=1", "role=", "role=a,", "role", "tokens=", "tokens=3", "tokens=5-3", "tokens=-3",
-     "tokens=a-b", "answers role=a", "answers or role=a", "answers and", "beyond=p1000"],
+     "tokens=a-b", "answers role=a", "answers or role=a", "answers and", "beyond", "beyond=", "beyond=p1000",
+     "beyond=p100", "beyond=p0", "beyond=p0.0", "beyond=99", "beyond=p-1", "beyond=p9.9.9", "beyond=pnan"],
 )  # fmt: skip
 def test_another_expression_is_refused_with_the_forms(text: str) -> None:
     with pytest.raises(RequestError, match="expected --where answers, role=R") as caught:

@@ -38,7 +38,7 @@ JOIN layers l ON l.layer_id = b.layer_id
 JOIN tokens t ON (t.token_idx // 256)::INTEGER = b.block;
 ALTER TABLE tokens DROP COLUMN bytes;
 ALTER TABLE tokens DROP COLUMN role;
-DROP TABLE digests; DROP TABLE unrecorded;
+DROP TABLE digests; DROP TABLE unrecorded; DROP TABLE beyond;
 UPDATE run SET schema_version = 3;
 """
 
