@@ -33,7 +33,7 @@ STATISTICS_STORED = 101 + 66
 MEANS_STORED = 0.91
 """Stored bytes per byte of a prompt's means, compressed, measured."""
 
-BEYOND_STORED = 7.0
+BEYOND_STORED = 6.0
 """Of a value of `--where beyond=pX`, with its token and its neuron, compressed, measured."""
 
 EXAMPLES_STORED = 165

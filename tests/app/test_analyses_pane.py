@@ -13,6 +13,7 @@ from app_driver import LARGE, SMALL, Driven, Start
 
 from nfinspect.tui.engine import Engine
 from nfinspect.tui.listing import ordered
+from nfinspect_store.run_layout import RunLayout
 
 SIZES = pytest.mark.parametrize("size", [SMALL, LARGE], ids=["80x24", "200x50"])
 
@@ -58,6 +59,17 @@ def names(app: Driven) -> list[str]:
 def words(app: Driven) -> str:
     """What is on screen, without its line breaks."""
     return " ".join(app.text.split())
+
+
+async def test_what_the_run_leaves_out_is_told_with_every_analysis_of_it(
+    start: Start, analysed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the commands do: which tokens and values the run holds, and how far they are rounded."""
+    monkeypatch.setattr(RunLayout, "value_notes", ("recorded are 3 of 9 tokens",))
+    async with opened(start, analysed, "layers") as app:
+        for place in ("ngrams", "positions", "delta"):
+            await go(app, place)
+            assert "(recorded are 3 of 9 tokens" in words(app), place
 
 
 @SIZES

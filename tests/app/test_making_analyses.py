@@ -275,7 +275,7 @@ async def test_a_run_without_values_says_why(start: Start, store: Path) -> None:
             await go(app, "ngrams")
             await app.press("r")
             await ended(app)
-            assert "captured with --keep stats" in app.status
+            assert "statistics only (--keep stats)" in app.status
             assert not list(run_results(store / "stats.duckdb").glob("*"))
     finally:
         engine.close()

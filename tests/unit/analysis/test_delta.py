@@ -216,7 +216,7 @@ def test_json_and_back(make_run: MakeRun) -> None:
 def test_statistics_alone_do_not_tell(make_run: MakeRun) -> None:
     values = np.random.default_rng(9).normal(size=(80, 3)).astype(np.float32)
     run = make_run(mlp_layers(1, 3), [array_prompt("a", 80)], {0: values}, keep="stats")
-    with pytest.raises(NfinspectError, match="this run kept statistics only") as caught:
+    with pytest.raises(NfinspectError, match="this run holds statistics only") as caught:
         delta(run)
     assert "\n" not in str(caught.value)
     with pytest.raises(RequestError, match="no layer 7"):

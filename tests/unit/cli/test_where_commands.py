@@ -134,6 +134,15 @@ def test_the_data_and_the_text_are_whole(run: str, name: str, nfinspect: Run, pa
         assert Path("tables/activations-mlp-L1.parquet").exists()
 
 
+def test_scores_of_whole_prompts_say_what_the_run_leaves_out(nfinspect: Run, part: Path) -> None:
+    """Those of `attention --from RUN` are the ones that `report --with-model` shows."""
+    given = ("attention", str(SAMPLES / "gpt2-relu"), "--from", "part", "--max-tokens", "40", "--store", str(part))
+    done = nfinspect(*given, "--json")
+    assert done.returncode == 0, done.stderr
+    (note,) = [note for note in json.loads(done.stdout)["notes"] if NOTES["part"] in note]
+    assert note.startswith("the scores are of whole prompts and of every value")
+
+
 def test_fields_say_what_was_left_out(nfinspect: Run, part: Path) -> None:
     found = json.loads(nfinspect("info", "part", "--store", str(part), "--json").stdout)
     assert found["where"] == "tokens=2-" and found["unrecorded"] == 72 and NOTES["part"] in found["notes"][0]
