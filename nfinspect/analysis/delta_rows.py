@@ -69,6 +69,10 @@ class DeltaRows(Sequence[DeltaRow]):
         held = {name: column[chosen] for name, column in columns.items() if column is not None}
         return replace(self, **held)
 
+    def column(self, name: str) -> NDArray[Any] | None:
+        """A column of DeltaRow as numbers, NaN where undefined; None if it is none."""
+        return getattr(self, name, None) if name in NAMES[1:-1] else None
+
     def in_order(self, sort: str) -> Self:
         """The largest first by one of the measures, undefined ones last (ties: layer, neuron)."""
         measure = getattr(self, sort)

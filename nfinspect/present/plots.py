@@ -44,10 +44,10 @@ class LayerBars:
 
 @dataclass(frozen=True)
 class Histogram:
-    """A histogram of the values. empty: what is said if none is defined."""
+    """A histogram of the finite values. empty: what is said if there is none."""
 
     title: str
-    values: Values
+    values: NDArray[np.float64]
     empty: str
 
 

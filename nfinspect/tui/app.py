@@ -9,17 +9,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual import events
-from textual.app import App, ComposeResult, SystemCommand
+from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.screen import Screen
 
 from nfinspect.tui import theme as colours
 from nfinspect.tui.cells import Cell
-from nfinspect.tui.chrome import Breadcrumbs, KeyLine, PromptLine, StatusLine
+from nfinspect.tui.chrome import KEY_NAMES, Breadcrumbs, KeyLine, PromptLine, StatusLine
 from nfinspect.tui.glyphs import ASCII, UNICODE
 from nfinspect.tui.harmless import Harmless
 from nfinspect.tui.jobs import JobBoard
+from nfinspect.tui.painting import HeldScreen, PaintedApp
 from nfinspect.tui.panes.base import OPENING, Pane, Work, one_line
 from nfinspect.tui.places import Place, place
 from nfinspect.tui.router import open_pane
@@ -27,6 +28,8 @@ from nfinspect.tui.trail import Stop, Trail
 from nfinspect.tui.typeahead import STUCK_SECONDS, KeyDone, TypeAhead
 
 if TYPE_CHECKING:
+    from textual.app import App
+
     from nfinspect.tui.engine import Engine
     from nfinspect.tui.requests import TraceRequest
     from nfinspect.tui.session import Session
@@ -35,26 +38,7 @@ BUSY_SECONDS = 0.25
 """Shorter work is not announced: it would cost two repaints for nothing."""
 
 
-KEY_NAMES = {
-    "enter": "Enter",
-    "tab": "Tab",
-    "shift+tab": "S-Tab",
-    "up": "Up",
-    "down": "Down",
-    "left": "Left",
-    "right": "Right",
-    "home": "Home",
-    "end": "End",
-    "pageup": "PgUp",
-    "pagedown": "PgDn",
-    "space": "Space",
-    "backspace": "Bksp",
-    "escape": "Esc",
-    "question_mark": "?",
-}
-
-
-class NfinspectApp(App[int]):
+class NfinspectApp(PaintedApp):
     """Panes are kept while they are in a remembered trail, so that going back finds the cursor where it was."""
 
     TITLE = "nfinspect"
@@ -180,14 +164,16 @@ class NfinspectApp(App[int]):
     def done(self, pane: Pane, work: Work[Any]) -> None:
         key = (id(pane), work.group)
         self._work.pop(key, None)
+        if pane is self._shown:
+            self._base_screen.answered(work, pane.asked)
         if work.group == OPENING:  # twice: after the place that this may bring on screen
             self.call_later(self.call_later, self._let_in_next)
         if self._announced == key:
             self.say("")
 
     @property
-    def _base_screen(self) -> Screen[Any]:
-        return self.screen_stack[0]
+    def _base_screen(self) -> HeldScreen:
+        return cast(HeldScreen, self.screen_stack[0])
 
     # places
 
@@ -229,8 +215,10 @@ class NfinspectApp(App[int]):
             self._shown.left()
             self._shown.display = False
         if stop.pane is None:
+            self._base_screen.hold()
             stop.pane = stop.make()
             self._shown = stop.pane
+            stop.pane.set_height(body.size.height)
             await body.mount(stop.pane)
         self._shown = stop.pane
         stop.pane.display = True

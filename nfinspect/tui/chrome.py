@@ -19,6 +19,24 @@ from nfinspect.tui.cells import Cell, content, fit, shown_cell, visible_in
 if TYPE_CHECKING:
     from nfinspect.tui.hub import Hub
 
+KEY_NAMES = {
+    "enter": "Enter",
+    "tab": "Tab",
+    "shift+tab": "S-Tab",
+    "up": "Up",
+    "down": "Down",
+    "left": "Left",
+    "right": "Right",
+    "home": "Home",
+    "end": "End",
+    "pageup": "PgUp",
+    "pagedown": "PgDn",
+    "space": "Space",
+    "backspace": "Bksp",
+    "escape": "Esc",
+    "question_mark": "?",
+}
+
 
 class Breadcrumbs(Widget):
     """The way from the list of runs to here; at the right end the pane's hint."""

@@ -12,7 +12,10 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from nfinspect.analysis.filters import AND, OR, place_of
 from nfinspect_store.errors import RequestError
@@ -34,13 +37,29 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 _TRUTH = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 
+@runtime_checkable
+class Columnar(Protocol):
+    """Rows that are held as columns, and become objects when they are asked for."""
+
+    def column(self, name: str) -> NDArray[Any] | None:
+        """A column, NaN where undefined; None if it is not held as one."""
+
+    def take(self, chosen: NDArray[np.int64]) -> Sequence[Any]:
+        """Some of the rows, in this order."""
+
+
 def ordered(rows: Sequence[Any], key: str, descending: bool, value: Value) -> Sequence[Any]:
     """The rows by one column, equal ones in the order they had; undefined values last in either direction."""
     if not key:
         return rows
-    known = [(found, row) for row in rows if (found := value(row, key)) is not None]
+    # by layer is by neuron, too
+    if key != "layer" and isinstance(rows, Columnar) and (column := rows.column(key)) is not None:
+        numbers = np.where(np.isfinite(column), column, np.nan).astype(np.float64)
+        return rows.take(np.argsort(-numbers if descending else numbers, kind="stable"))
+    values = [(value(row, key), row) for row in rows]
+    known = [pair for pair in values if pair[0] is not None]
     known.sort(key=lambda pair: pair[0], reverse=descending)
-    return (*(row for _, row in known), *(row for row in rows if value(row, key) is None))
+    return (*(row for _, row in known), *(row for found, row in values if found is None))
 
 
 ASCENDING = ("layer", "rank", "k", "p", "p_value", "name", "type", "strength", "a", "b")

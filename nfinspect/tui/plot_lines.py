@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nfinspect.present.numbers import number, signed
 from nfinspect.present.plots import (
@@ -77,9 +78,9 @@ def _layer_bars(plot: LayerBars, width: int, height: int, plain: bool) -> tuple[
     return (plot.title, *layer_bars(_names(plot.layers), values, width, room, plain, whole=plot.whole), *key)
 
 
-def _histogram(values: Values, empty: str, width: int, height: int, plain: bool) -> tuple[str, ...]:
-    defined = [value for value in values if value is not None]
-    if not defined:
+def _histogram(values: NDArray[np.float64], empty: str, width: int, height: int, plain: bool) -> tuple[str, ...]:
+    defined = values[np.isfinite(values)]
+    if not len(defined):
         return (empty,)
     counts, edges = np.histogram(defined, bins=BINS)
     held = tuple(counts.tolist())

@@ -6,10 +6,12 @@ Its methods may be called from any worker, may block, and raise NfinspectError f
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from nfinspect.analyses import formats
 from nfinspect.analysis import health, neuron, neurons
@@ -26,9 +28,15 @@ from nfinspect_store.results import Result, run_results
 from nfinspect_store.token_text import whole_text
 
 if TYPE_CHECKING:
+    from nfinspect.analyses.analysis_spec import AnalysisSpec
     from nfinspect.analyses.kind_overlap import KindOverlap
     from nfinspect.analysis.overlap import Overlap
     from nfinspect.analysis.trace import Trace
+
+Answer = TypeVar("Answer")
+
+ANSWERS = 64
+"""Answers kept in memory: an open run does not change, and a place that is visited again takes no time."""
 
 
 class Session:
@@ -38,6 +46,7 @@ class Session:
         self._run = run
         self._console: Console | None = None
         self._lock = threading.Lock()
+        self._answers: OrderedDict[Hashable, Any] = OrderedDict()
         self.name = run.name
         # Nobody is writing to a file that opens: its capture was killed before it could record its end.
         self.info = replace(run.info, status="interrupted") if run.info.status == "capturing" else run.info
@@ -71,7 +80,7 @@ class Session:
         return cls(run)
 
     def health(self, site: str) -> health.NetworkReport:
-        return health.network_report(self._run, site)
+        return self._once(("health", site), partial(health.network_report, self._run, site))
 
     def neurons(self, query: NeuronQuery, offset: int, limit: int) -> neurons.NeuronPage:
         return neurons.list_neurons(
@@ -87,17 +96,17 @@ class Session:
         )
 
     def neuron(self, address: Address) -> neuron.NeuronDetail:
-        return neuron.neuron_detail(self._run, address)
+        return self._once(("neuron", address), partial(neuron.neuron_detail, self._run, address))
 
     def trace(self, request: TraceRequest) -> Trace:
         from nfinspect.analysis.trace import trace
 
-        return trace(self._run, request.concept, **_choices(request))
+        return self._once(request, partial(trace, self._run, request.concept, **_choices(request)))
 
     def overlap(self, request: TraceRequest, concepts: tuple[str, ...]) -> Overlap:
         from nfinspect.analysis.overlap import overlap
 
-        return overlap(self._run, concepts, **_choices(request))
+        return self._once((request, concepts), partial(overlap, self._run, concepts, **_choices(request)))
 
     def prompt(self, prompt_idx: int, address: Address) -> PromptReading:
         prompt = self._run.prompt(prompt_idx)
@@ -130,13 +139,21 @@ class Session:
 
         return results_about(self._run, kind, formats())
 
+    def analysis(self, one: AnalysisSpec, result: Result) -> Any:
+        """What a saved result holds. Raises what the spec's `read` and `joined` raise."""
+        found = self._once((result.path, result.made_at), partial(one.read, result))
+        return found if one.joined is None else one.joined(found, result, self.results)
+
     def kinds(self, site: str) -> KindOverlap | None:
         """What the dead neurons and the kinds whose analysis is saved share; None if none is saved."""
         from nfinspect.analyses.kind_overlap import overlap_of_kinds
         from nfinspect.analyses.neuron_kinds import SINGLE_KINDS, newest
 
-        known = [kind for kind in SINGLE_KINDS if newest(self._run, kind, site) is not None]
-        return overlap_of_kinds(self._run, ["dead", *known], site) if known else None
+        known = {kind: found for kind in SINGLE_KINDS if (found := newest(self._run, kind, site)) is not None}
+        if not known:
+            return None
+        question = ("kinds", site, *((kind, result.path, result.made_at) for kind, result in known.items()))
+        return self._once(question, partial(overlap_of_kinds, self._run, ["dead", *known], site))
 
     def write_inputs(self, arguments: Sequence[str], marked: Sequence[str]) -> None:
         """Write the file of marked neurons, if the command reads it. Raises StorageFull."""
@@ -164,6 +181,19 @@ class Session:
     def warm_up(self) -> None:
         """Import what the first trace will need, while the user reads the layers."""
         import scipy.special  # noqa: F401
+
+    def _once(self, question: Hashable, work: Callable[[], Answer]) -> Answer:
+        """What `work` gives, or gave when the question was asked before; the last ANSWERS are kept."""
+        with self._lock:
+            if question in self._answers:
+                self._answers.move_to_end(question)
+                return cast("Answer", self._answers[question])
+        answer = work()
+        with self._lock:
+            self._answers[question] = answer
+            while len(self._answers) > ANSWERS:
+                self._answers.popitem(last=False)
+        return answer
 
     def interrupt(self) -> None:
         if self._console is not None:

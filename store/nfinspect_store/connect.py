@@ -168,14 +168,14 @@ def add_run(
 
     Raises what `add` does, SchemaTooNew, and SchemaTooOld unless `older`; the run is then detached again.
     """
-    state = _state(path)
+    state = settled_state(path)
     add(connection, path, name, options)
     try:
         with translated(path):
             version = _checked.get(state)
             if version is None:
                 version = check_run(connection, name, path, macros=macros)
-                if macros and state and state == _state(path):
+                if macros and state and state == settled_state(path):
                     _checked[state] = version
             if not older:
                 refuse_older(path, version)
@@ -187,7 +187,7 @@ def add_run(
 
 def remember(path: Path, version: int) -> None:
     """Record that a file which this process has just written and closed is a run of that version, without checking."""
-    state = _state(path)
+    state = settled_state(path)
     if state:
         _checked[state] = version
 
@@ -206,8 +206,8 @@ def add_result(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
         raise
 
 
-def _state(path: Path) -> tuple[int, ...]:
-    """`file_state`; empty where a log next to the file holds more."""
+def settled_state(path: Path) -> tuple[int, ...]:
+    """`file_state` of a database; empty where a log next to it holds more."""
     place = reached(path)
     return () if place.with_name(f"{place.name}.wal").exists() else file_state(place)
 

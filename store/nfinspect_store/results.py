@@ -10,7 +10,9 @@ import datetime as dt
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +23,7 @@ import duckdb
 import pyarrow as pa
 
 from nfinspect_store.atomic import check_place, replaced
-from nfinspect_store.connect import CATALOG, add_result, create, locked, translated
+from nfinspect_store.connect import CATALOG, add_result, create, locked, settled_state, translated
 from nfinspect_store.errors import StorageFull, StoreError
 from nfinspect_store.names import MODEL_SUFFIX
 from nfinspect_store.schema import RESULT_TABLE, quoted
@@ -42,6 +44,10 @@ FORMATS: Mapping[str, int] = {
 }
 """Formats of the kinds for which callers give none: raise one when its document, its tables or the meaning of a figure
 changes. A result saved in another format is treated as absent."""
+
+REMEMBERED = 32 * 2**20
+"""Characters of settings and documents up to which results that were read are kept in memory, where they take about
+three bytes each."""
 
 READ_NAMES = f"SELECT table_name FROM duckdb_tables() WHERE database_name = '{CATALOG}' ORDER BY ALL"
 
@@ -133,9 +139,10 @@ def find_result(
     if not path.is_file():
         return None
     try:
-        with locked([path], threads=1) as connection:
-            found = _read(connection, path, {} if in_format is None else {kind: in_format})
-    except StoreError:  # damaged, or in another format: the caller recomputes it
+        found = next(iter(_readable([path], {} if in_format is None else {kind: in_format})), None)
+    except StoreError:  # a name that cannot be opened
+        return None
+    if found is None:  # damaged, or in another format: the caller recomputes it
         return None
     return found if found.run_id == run_id and found.settings == json.loads(_json(settings)) else None
 
@@ -148,18 +155,7 @@ def list_results(
     formats: of kinds that are not in FORMATS. Damaged results and those in other formats are left out.
     """
     paths = sorted(filter(is_utf8, folder.glob(f"{kind or '*'}-*.duckdb"))) if folder.is_dir() else []
-    if not paths:
-        return ()
-    found = []
-    # One instance for all of them: creating one takes longer than reading a result.
-    with locked(paths, threads=1) as connection:
-        for path in paths:
-            try:
-                result = _read(connection, path, formats or {})
-            except StoreError:
-                continue
-            if run_id is None or result.run_id == run_id:
-                found.append(result)
+    found = [result for result in _readable(paths, formats or {}) if run_id in (None, result.run_id)]
     return tuple(sorted(found, key=lambda r: (r.kind, -r.made_at.timestamp())))
 
 
@@ -194,7 +190,60 @@ def _attached(connection: duckdb.DuckDBPyConnection, path: Path) -> Iterator[Non
         connection.execute(f"DETACH {CATALOG}")
 
 
-def _read(connection: duckdb.DuckDBPyConnection, path: Path, formats: Mapping[str, int]) -> Result:
+@dataclass(frozen=True)
+class _Read:
+    """A result as it is in its file. text: characters of its settings and document."""
+
+    result: Result
+    in_format: int
+    text: int
+
+
+_remembered: OrderedDict[tuple[Path, tuple[int, ...]], _Read] = OrderedDict()
+"""The results that this process has read, by path and `settled_state`; those last asked for are last."""
+
+_remembering = threading.Lock()
+
+
+def _readable(paths: Iterable[Path], formats: Mapping[str, int]) -> list[Result]:
+    """The results in these files, in their order, except damaged ones and those in other formats.
+
+    A file that has not changed is not read again: that takes as long as a page of a table may.
+    """
+    states = {path: settled_state(path) for path in paths}
+    with _remembering:
+        known = {path: read for path, state in states.items() if (read := _recall(path, state)) is not None}
+    unread = [path for path in states if path not in known]
+    if unread:
+        # One instance for all of them: creating one takes longer than reading a result.
+        with locked(unread, threads=1) as connection:
+            for path in unread:
+                with suppress(StoreError):
+                    known[path] = _read(connection, path)
+                    _remember(path, states[path], known[path])
+    every = (known[path] for path in states if path in known)
+    return [read.result for read in every if read.in_format == _format(read.result.kind, formats.get(read.result.kind))]
+
+
+def _recall(path: Path, state: tuple[int, ...]) -> _Read | None:
+    found = _remembered.get((path, state)) if state else None
+    if found is not None:
+        _remembered.move_to_end((path, state))
+    return found
+
+
+def _remember(path: Path, state: tuple[int, ...], read: _Read) -> None:
+    if not state or read.text > REMEMBERED:
+        return
+    with _remembering:
+        for place in [place for place in _remembered if place[0] == path]:
+            del _remembered[place]
+        _remembered[path, state] = read
+        while sum(one.text for one in _remembered.values()) > REMEMBERED:
+            _remembered.popitem(last=False)
+
+
+def _read(connection: duckdb.DuckDBPyConnection, path: Path) -> _Read:
     with _attached(connection, path):
         rows = connection.execute(f"FROM {CATALOG}.main.result LIMIT 2").fetchall()
     if len(rows) != 1:
@@ -202,10 +251,9 @@ def _read(connection: duckdb.DuckDBPyConnection, path: Path, formats: Mapping[st
     kind, settings, document, run_id, made_at, made_by, made_in = rows[0]
     if kind is None or made_at is None or made_by is None:
         raise StoreError(f"{path} lacks its kind, its time or the version that wrote it: delete it")
-    read = _format(kind, formats.get(kind))
-    if made_in != read:
-        raise StoreError(f"{path} is in format {made_in}, expected {read}: it has to be recomputed")
-    return Result(kind, _object(path, settings), _object(path, document), run_id, made_at, made_by, path)
+    asked, found = _object(path, settings), _object(path, document)
+    result = Result(kind, asked, found, run_id, made_at, made_by, path)
+    return _Read(result, made_in, len(settings) + len(document))
 
 
 def _object(path: Path, text: str | None) -> dict[str, Any]:

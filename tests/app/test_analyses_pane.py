@@ -7,12 +7,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from analysed_run import MODEL, keep_analyses, keep_attention, write_study
 from app_driver import LARGE, SMALL, Driven, Start
 
+from nfinspect.analyses import kind_overlap
+from nfinspect.analysis import health, neuron
+from nfinspect.analysis.delta_rows import DeltaRows
 from nfinspect.tui.engine import Engine
 from nfinspect.tui.listing import ordered
+from nfinspect.tui.session import Session
+from nfinspect_store.addresses import Address
 from nfinspect_store.run_layout import RunLayout
 
 SIZES = pytest.mark.parametrize("size", [SMALL, LARGE], ids=["80x24", "200x50"])
@@ -326,3 +332,33 @@ def test_undefined_values_stand_last_and_equal_ones_as_they_were(descending: boo
     rows = [("a", 1), ("b", None), ("c", 2), ("d", 1)]
     found = ordered(rows, "any", descending, lambda row, key: row[1])
     assert "".join(name for name, _ in found) == ("cadb" if descending else "adcb")
+
+
+@pytest.mark.parametrize("descending", [True, False])
+@pytest.mark.parametrize("key", ["step_sensitivity", "von_neumann_ratio", "delta_sensitive", "neuron", "layer"])
+def test_rows_held_as_columns_are_sorted_as_rows_are(key: str, descending: bool) -> None:
+    rng = np.random.default_rng(3)
+    measures = rng.integers(0, 4, (2, 60)) / 2  # with ties
+    measures[:, rng.choice(60, 12)] = np.nan
+    rows = DeltaRows("mlp", *np.divmod(rng.permutation(60), 20), *measures, measures[0] > 1)
+    of = (lambda row, key: (row.layer, row.neuron)) if key == "layer" else getattr
+    assert list(ordered(rows, key, descending, of)) == list(ordered(list(rows), key, descending, of))
+    if key != "layer":
+        assert isinstance(ordered(rows, key, descending, of), DeltaRows), "no row has become an object"
+
+
+def test_an_open_run_is_asked_the_same_question_once(analysed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    for module, name in ((health, "network_report"), (neuron, "neuron_detail"), (kind_overlap, "overlap_of_kinds")):
+        work = getattr(module, name)
+        monkeypatch.setattr(
+            module, name, lambda *of, name=name, work=work, **how: asked.append(name) or work(*of, **how)
+        )
+    session = Session.open(analysed / "study.duckdb")
+    try:
+        first = [(session.health("mlp"), session.neuron(Address(0, n)), session.kinds("mlp")) for n in (0, 1)]
+        assert first[0][1] != first[1][1] and first[0][2] is first[1][2]
+        assert [(session.health("mlp"), session.neuron(Address(0, n)), session.kinds("mlp")) for n in (0, 1)] == first
+        assert sorted(asked) == ["network_report", "neuron_detail", "neuron_detail", "overlap_of_kinds"]
+    finally:
+        session.close()

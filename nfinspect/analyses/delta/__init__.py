@@ -225,12 +225,12 @@ def _kept(result: Result) -> str:
 
 def _ratios(found: Delta, row: object) -> Plot:
     what = "neurons by von Neumann ratio (0: frozen, 2: white noise, 4: flips each token)"
-    return Histogram(what, tuple(x.von_neumann_ratio for x in found.neurons), "no neuron varied")
+    return Histogram(what, found.neurons.von_neumann_ratio, "no neuron varied")
 
 
 def _steps(found: Delta, row: object) -> Plot:
     what = "neurons by step sensitivity: mean |change from token to token| / std"
-    return Histogram(what, tuple(x.step_sensitivity for x in found.neurons), "no neuron varied")
+    return Histogram(what, found.neurons.step_sensitivity, "no neuron varied")
 
 
 def _by_layer(found: Delta, row: object) -> Plot:

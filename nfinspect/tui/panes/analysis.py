@@ -25,7 +25,7 @@ from nfinspect.tui.listing import Listing
 from nfinspect.tui.panes.base import CANCELLED, arranging_keys
 from nfinspect.tui.panes.command import AnalysisCommand
 from nfinspect.tui.panes.exporting import Export, json_export
-from nfinspect.tui.panes.found import Found, arranged_again, find, fits, read
+from nfinspect.tui.panes.found import Found, arranged_again, find, fits
 from nfinspect.tui.panes.run_pane import RunPane
 from nfinspect.tui.panes.sorted_rows import ACTIONS, SortedRows
 from nfinspect.tui.plot_lines import plot_lines
@@ -188,7 +188,7 @@ class AnalysisPane(RunPane):
 
     def reader(self) -> Callable[[Result], Any]:
         """For a worker: reads the analysis from a saved result."""
-        return partial(read, self.spec, self.session)
+        return partial(self.session.analysis, self.spec)
 
     def options(self) -> tuple[str, ...]:
         """The choices as options of the command."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
@@ -167,9 +167,13 @@ class Pane(Widget):
 
     def on_resize(self) -> None:
         """Called in addition to a subclass' own."""
-        self.set_class(self.size.height < self.SHORT, "-short")
-        self.set_class(self.size.height < self.SHORTER, "-shorter")
-        self.set_class(self.size.height >= self.TALL, "-tall")
+        self.set_height(self.size.height)
+
+    def set_height(self, lines: int) -> None:
+        """Before the first layout, too: styling and laying out a pane twice takes as long as its answers do."""
+        self.set_class(lines < self.SHORT, "-short", update=self.is_attached)
+        self.set_class(lines < self.SHORTER, "-shorter", update=self.is_attached)
+        self.set_class(lines >= self.TALL, "-tall", update=self.is_attached)
 
     def entered(self) -> None:
         """The pane has come on screen."""
@@ -208,6 +212,11 @@ class Pane(Widget):
         self.app.push_screen(Picker(title, options, self.glyphs, here, width=width), chosen)
 
     # work
+
+    @property
+    def asked(self) -> Collection[Work[Any]]:
+        """All the work of this place that is under way."""
+        return self._asked.values()
 
     @property
     def busy_with(self) -> list[Work[Any]]:

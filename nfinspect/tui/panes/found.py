@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     import datetime as dt
     from pathlib import Path
 
-    from nfinspect.analyses.analysis_spec import AnalysisSpec, Options
-    from nfinspect.tui.session import Session
+    from nfinspect.analyses.analysis_spec import Options
     from nfinspect_store.results import Result
 
 
@@ -47,12 +46,6 @@ def fits(options: Options, site: str, sizes: dict[int, int], result: Result) -> 
         and result.document["site"] == site
         and all(sizes.get(layer["layer"]) == layer["neurons"] for layer in result.document["layers"])
     )
-
-
-def read(one: AnalysisSpec, session: Session, result: Result) -> Any:
-    """In a worker."""
-    found = one.read(result)
-    return found if one.joined is None else one.joined(found, result, session.results)
 
 
 def find(

@@ -118,3 +118,32 @@ def test_one_result_with_odd_contents_costs_itself_alone(column: str, value: str
         connection.execute(f"UPDATE result SET {column} = {value}")
     assert list_results(tmp_path) == (other,)
     assert find_result(tmp_path, "delta", SETTINGS, "a") is None
+
+
+def test_a_result_that_has_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    monkeypatch.setattr(
+        results, "locked", lambda files, *, of=results.locked, **how: opened.append([*files]) or of(files, **how)
+    )
+    path = keep_result(tmp_path, "delta", SETTINGS, DOCUMENT, run_id="a").path
+    other = keep_result(tmp_path, "ngrams", SETTINGS, DOCUMENT, run_id="a").path
+    first = list_results(tmp_path)
+    assert list_results(tmp_path) == first and find_result(tmp_path, "delta", SETTINGS, "a") == first[0]
+    assert opened == [[path, other]], "both once, in one instance"
+    keep_result(tmp_path, "delta", SETTINGS, {"neurons": [2]}, run_id="a")
+    assert [result.document for result in list_results(tmp_path)] == [{"neurons": [2]}, DOCUMENT]
+    assert opened[1:] == [[path]], "the one that was written again"
+    other.unlink()
+    assert [result.kind for result in list_results(tmp_path)] == ["delta"]
+    assert list_results(tmp_path, formats={"delta": 7}) == (), "its format is looked at each time"
+
+
+def test_results_in_memory_have_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "_remembered", results._remembered.__class__())
+    monkeypatch.setattr(results, "REMEMBERED", 3000)
+    for n in range(8):
+        keep_result(tmp_path, "ngrams", {"n": n}, {"text": "x" * 1000}, run_id="a")
+    keep_result(tmp_path, "positions", {}, {"text": "x" * 4000}, run_id="a")
+    for _ in range(2):
+        assert len(list_results(tmp_path)) == 9
+        assert [len(one.result.document["text"]) for one in results._remembered.values()] == [1000, 1000]

@@ -1,0 +1,73 @@
+"""How the app paints: a new pane once, with its first answers, instead of empty first and then again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from textual.app import App
+from textual.screen import Screen
+from textual.theme import Theme
+from textual.timer import Timer
+
+HOLD_SECONDS = 0.1
+"""How long a pane's answers are waited for: a pane that is slower is painted as it is [own]."""
+
+NEXT_UPDATE = 0.02
+"""Seconds within which Textual paints what it knows to be dirty."""
+
+
+class HeldScreen(Screen[Any]):
+    """A screen whose painting can be put off; layouts go on, so that a pane's widgets know their sizes.
+
+    A paint of 200 x 50 cells takes longer than most answers do, and holds up the thread that works on them.
+    """
+
+    _hold: Timer | None = None
+    _expected: set[object] | None = None
+
+    def hold(self) -> None:
+        """Paint nothing until `answered` has seen the first answers, or for HOLD_SECONDS."""
+        if self._hold is None:
+            self._hold = self.set_timer(HOLD_SECONDS, self.release)
+        self._expected = None
+
+    def answered(self, work: object, others: Iterable[object]) -> None:
+        """An answer for the pane on screen. others: what else is asked for. Once everything has come that was asked for
+        before the first answer, the screen is painted.
+        """
+        if self._hold is None:
+            return
+        if self._expected is None:
+            self._expected = set(others)
+        self._expected.discard(work)
+        if not self._expected:
+            self.release()
+
+    def release(self) -> None:
+        """Paint with the next update, which the answers bring about, or else soon."""
+        if self._hold is not None:
+            self._hold.stop()
+            self._hold, self._expected = None, None
+            self.set_timer(NEXT_UPDATE, self._compositor_refresh)
+
+    def _compositor_refresh(self) -> None:
+        """What is not painted stays dirty."""
+        if self._hold is None:
+            super()._compositor_refresh()
+
+
+class PaintedApp(App[int]):
+    """An app whose first screen is a HeldScreen."""
+
+    _theme: Theme | None = None
+
+    def get_default_screen(self) -> HeldScreen:
+        return HeldScreen(id="_default")
+
+    @property
+    def current_theme(self) -> Theme:
+        """Textual asks for it at each line that it draws, and copies all themes to find it."""
+        if self._theme is None or self._theme.name != self.theme:
+            self._theme = super().current_theme
+        return self._theme
