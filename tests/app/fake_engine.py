@@ -9,6 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from nfinspect.analyses.analysis_spec import AnalysisSpec
 from nfinspect.analysis.health import NetworkReport, report_of_layers
 from nfinspect.analysis.neuron import ConceptMean, ExampleText, NeuronDetail, NeuronHistogram, WindowToken
 from nfinspect.analysis.neurons import NeuronPage, NeuronRow
@@ -230,6 +231,9 @@ class FakeSession:
 
     def results(self, kind: str | None = None) -> tuple[Any, ...]:
         return tuple(result for result in self.kept if kind in (None, result.kind))
+
+    def analysis(self, one: AnalysisSpec, result: Any) -> Any:
+        return one.read(result)
 
     def kinds(self, site: str) -> None:
         return None
