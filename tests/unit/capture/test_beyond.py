@@ -81,7 +81,12 @@ def test_limits_follow_the_definition(percentile: str) -> None:
 # opt flattens its batches; llama fires by a gate, and generates; mamba has Δ.
 @pytest.mark.parametrize(
     ("family", "generate", "mode", "of_tokens"),
-    [("opt", 0, "auto", ""), ("llama", 4, "live", ""), ("llama", 4, "replay", "role=user"), ("mamba", 0, "auto", "")],
+    [
+        ("opt", 0, "auto", ""),
+        ("llama", 4, "replay", "role=user"),
+        pytest.param("llama", 4, "live", "", marks=pytest.mark.slow),
+        pytest.param("mamba", 0, "auto", "", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_keeps_the_values_beyond_and_the_statistics_of_all(
     family: str, generate: int, mode: str, of_tokens: str, tmp_path: Path
