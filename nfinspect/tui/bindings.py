@@ -26,15 +26,18 @@ def binding_ids(app: type[Any]) -> frozenset[str]:
     from nfinspect.tui.panes.runs import RunsPane
     from nfinspect.tui.panes.sql import SqlPane
     from nfinspect.tui.panes.trace import TracePane
+    from nfinspect.tui.panes.walk import WalkPane
     from nfinspect.tui.widgets.paged_table import PagedTable
     from nfinspect.tui.widgets.sql_editor import SqlEditor
     from nfinspect.tui.widgets.text_panel import TextPanel
+    from nfinspect.tui.widgets.token_text import TokenText
 
     panes = (RunsPane, LivePane, HistoryPane, LayersPane, NeuronsPane, NeuronPane, TracePane, OverlapPane, SqlPane)
     analyses = (
         AnalysesPane,
         LensPane,
         ComparePane,
+        WalkPane,
     )  # the others add no keys of their own
-    others = (app, PromptInput, Confirm, Picker, HelpScreen, PagedTable, TextPanel, SqlEditor)
+    others = (app, PromptInput, Confirm, Picker, HelpScreen, PagedTable, TextPanel, TokenText, SqlEditor)
     return known_ids((*others, *panes, *analyses, *map(pane_of, names())))

@@ -16,10 +16,23 @@ if TYPE_CHECKING:
     from nfinspect.tui.session import Session
 
 ANALYSES = names()
-WORDS = ("runs", "watch", "compare", "layers", "neurons", "trace", "overlap", "sql", "analyses", *ANALYSES, "quit")
+WORDS = (
+    "runs",
+    "watch",
+    "compare",
+    "layers",
+    "neurons",
+    "trace",
+    "overlap",
+    "walk",
+    "sql",
+    "analyses",
+    *ANALYSES,
+    "quit",
+)
 EXPECTED = (
-    "L12/N3071, L12, a class such as dead, trace CONCEPT, overlap, sql, layers, neurons, runs, watch NAME, "
-    f"compare A,B, analyses, {', '.join(ANALYSES)} or quit"
+    "L12/N3071, L12, a class such as dead, trace CONCEPT, overlap, walk PROMPT, sql, layers, neurons, runs, "
+    f"watch NAME, compare A,B, analyses, {', '.join(ANALYSES)} or quit"
 )
 
 
@@ -109,6 +122,8 @@ def _in_run(app: Hub, session: Session, target: Target) -> Place:
             if target.rest and target.rest not in session.concepts:
                 raise RequestError(f"no concept {target.rest!r}: this run has {', '.join(session.concepts)}")
             return place("trace", session, site, target.rest or None)
+        case "walk":
+            return place("walk", session, site, find=target.rest)
         case "lens":
             return place("lens", session, site, prompt=target.rest or None)
         case "logits":

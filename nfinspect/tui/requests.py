@@ -44,22 +44,6 @@ class PromptText:
 
 
 @dataclass(frozen=True)
-class PromptReading:
-    """A whole prompt as one neuron read it. `values` is empty if the run has no values; None on a token that is not
-    recorded.
-
-    pieces: the text, cut into one piece for each token; tokens: the whole characters that each has a part of.
-    """
-
-    prompt_idx: int
-    concept: str
-    pieces: tuple[str, ...]
-    tokens: tuple[str, ...]
-    generated: tuple[bool, ...]
-    values: tuple[float | None, ...]
-
-
-@dataclass(frozen=True)
 class JobState:
     """How far a command is. line: what it said last; status: its exit status, None while it runs."""
 

@@ -46,10 +46,10 @@ def _pane(name: str) -> Any:
             from nfinspect.tui.panes.neuron import NeuronPane
 
             return NeuronPane
-        case "prompt":
-            from nfinspect.tui.panes.prompt import PromptPane
+        case "walk":
+            from nfinspect.tui.panes.walk import WalkPane
 
-            return PromptPane
+            return WalkPane
         case "trace":
             from nfinspect.tui.panes.trace import TracePane
 

@@ -17,7 +17,8 @@ from nfinspect.analyses import formats
 from nfinspect.analysis import health, neuron, neurons
 from nfinspect.analysis.comparison import NO_BASELINE
 from nfinspect.present.numbers import percent
-from nfinspect.tui.requests import MARKED, NeuronQuery, PromptReading, PromptText, TraceRequest
+from nfinspect.tui.requests import MARKED, NeuronQuery, PromptText, TraceRequest
+from nfinspect.tui.walking import TokenWalk
 from nfinspect_store.addresses import Address
 from nfinspect_store.console import Console
 from nfinspect_store.errors import RunBusy, StorageFull
@@ -25,7 +26,6 @@ from nfinspect_store.heartbeat import being_written, read_heartbeat
 from nfinspect_store.query_result import QueryResult
 from nfinspect_store.reader import RunFile
 from nfinspect_store.results import Result, run_results
-from nfinspect_store.token_text import whole_text
 
 if TYPE_CHECKING:
     from nfinspect.analyses.analysis_spec import AnalysisSpec
@@ -61,6 +61,7 @@ class Session:
         self.value_notes = run.value_notes
         self.has_generated = run.has_generated
         self.results_folder = run_results(run.path)
+        self.walk = TokenWalk(run, self.results)
 
     @classmethod
     def open(cls, path: Path) -> Session:
@@ -107,24 +108,6 @@ class Session:
         from nfinspect.analysis.overlap import overlap
 
         return self._once((request, concepts), partial(overlap, self._run, concepts, **_choices(request)))
-
-    def prompt(self, prompt_idx: int, address: Address) -> PromptReading:
-        prompt = self._run.prompt(prompt_idx)
-        rows = self._run.prompt_tokens(prompt_idx)
-        values: tuple[float | None, ...] = ()
-        if self._run.has_values:
-            layer, number = self._run.resolve(address)
-            read = self._run.neuron(layer.layer, number, layer.site)
-            values = tuple(float(read[i]) if i >= 0 else None for i in rows.token_idx.tolist())
-        text = whole_text(rows.token, rows.raw)
-        return PromptReading(
-            prompt_idx,
-            prompt.concept,
-            tuple(text.pieces()),
-            tuple(text.token(i) for i in range(len(rows.token))),
-            tuple(rows.generated.tolist()),
-            values,
-        )
 
     def texts(self, most: int) -> tuple[PromptText, ...]:
         """The run's prompts that have a text; if there are more than `most`, so many of them, evenly spread."""

@@ -58,6 +58,8 @@ WHERE EXISTS (FROM tokens t WHERE t.token_idx IN (SELECT unnest($near)) AND t.pr
               AND abs(t.position - u.position) <= $reach)
 """
 
+_MOST = 2**62
+
 BLOCKS_READ = 4096
 """Rows of blocks streamed at a time: at most 4 MiB of values."""
 
@@ -317,11 +319,29 @@ class RunTables(RunLayout):
             raise RequestError(f"no prompt {prompt_idx} in this run: it holds prompts 0-{self.prompts - 1}")
         return Prompt(*rows[0])
 
-    def prompt_tokens(self, prompt_idx: int) -> TokenRows:
-        """All tokens of one prompt in order, also those that are not recorded."""
+    def prompt_size(self, prompt_idx: int) -> int:
+        """How many tokens a prompt has, those included that are not recorded."""
+        return self.prompt(prompt_idx).tokens + self._unrecorded_of(prompt_idx)
+
+    def prompt_tokens(self, prompt_idx: int, start: int = 0, stop: int | None = None) -> TokenRows:
+        """The tokens of a prompt in order, also those that are not recorded: those at the places start <= place < stop
+        among them, all if not given.
+        """
         prompt = self.prompt(prompt_idx)
-        parameters = {"idx": prompt_idx, "start": prompt.first_token, "stop": prompt.first_token + prompt.tokens}
-        return self._token_rows(f"({BETWEEN} UNION ALL BY NAME FROM unrecorded WHERE prompt_idx = $idx)", parameters)
+        first, after = prompt.first_token, prompt.first_token + prompt.tokens
+        stop = _MOST if stop is None else stop
+        if not self._unrecorded_of(prompt_idx):
+            return self.tokens_between(first + start, min(first + stop, after))
+        # Together they are at every position from 0 on: the position is the place.
+        source = f"""(FROM ({BETWEEN} UNION ALL BY NAME FROM unrecorded WHERE prompt_idx = $idx)
+                      WHERE position >= $low AND position < $high)"""
+        return self._token_rows(source, {"idx": prompt_idx, "start": first, "stop": after, "low": start, "high": stop})
+
+    def _unrecorded_of(self, prompt_idx: int) -> int:
+        if not self.unrecorded:
+            return 0
+        query = "SELECT count(*) FROM unrecorded WHERE prompt_idx = ?"
+        return int(self.cursor().execute(query, [prompt_idx]).fetchall()[0][0])
 
     def tokens_between(self, start: int, stop: int) -> TokenRows:
         """The tokens start <= token_idx < stop, in order."""

@@ -99,6 +99,10 @@ class TokenRows:
     raw: list[bytes | None]  # the column `bytes`: of a piece of a character; None where the text is enough
     role: list[str | None]  # of the chat message that the token is in; None where there is none
 
+    def between(self, start: int, stop: int) -> "TokenRows":
+        """The tokens at the places start <= place < stop."""
+        return TokenRows(**{f.name: getattr(self, f.name)[start:stop] for f in fields(self)})
+
     def take(self, chosen: NDArray[np.bool_]) -> "TokenRows":
         """Some of the tokens: bool[tokens]."""
         columns: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}

@@ -9,16 +9,22 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nfinspect.analyses.analysis_spec import AnalysisSpec
 from nfinspect.analysis.health import NetworkReport, report_of_layers
 from nfinspect.analysis.neuron import ConceptMean, ExampleText, NeuronDetail, NeuronHistogram, WindowToken
 from nfinspect.analysis.neurons import NeuronPage, NeuronRow
 from nfinspect.analysis.overlap import Overlap, Pair, RankedNeuron, SharedNeuron
+from nfinspect.analysis.prompt_text import TextPart
 from nfinspect.analysis.scores import make_layer_health
+from nfinspect.analysis.token_neurons import AtToken, LayerAtToken, TokenNeuron
 from nfinspect.analysis.trace import Trace, TraceRow
-from nfinspect.tui.requests import JobState, NeuronQuery, PromptReading, PromptText, TraceRequest
+from nfinspect.tui.requests import JobState, NeuronQuery, PromptText, TraceRequest
+from nfinspect.tui.walking import Opened, Strengths, WalkPrompt
 from nfinspect_store.errors import NotARun, QueryError, RequestError, RunBusy
-from nfinspect_store.types import Layer, Progress, RunEntry, RunInfo
+from nfinspect_store.token_text import whole_text
+from nfinspect_store.types import Layer, Progress, RunEntry, RunInfo, TokenRows
 
 HOSTILE = "\x1b[31mred\x1b[0m [/red] \u202eabc\u200b\x07 漢"
 CREATED = dt.datetime(2026, 11, 20, 12, 30)
@@ -86,6 +92,41 @@ class FakeColumn:
 
 
 @dataclass
+class FakeWalk:
+    """Prompts of three tokens, the last of them generated. The token in the middle sets everything off."""
+
+    token: str
+    prompts: int
+
+    def beginning(self, prompt_idx: int) -> Opened:
+        return Opened(WalkPrompt(prompt_idx, "tulip", 3), 0, {0: self.part(prompt_idx, 0)})
+
+    def find(self, wanted: str) -> Opened:
+        raise RequestError(f"found {wanted!r} in no prompt")
+
+    def at_token(self, token_idx: int) -> Opened:
+        return replace(self.beginning(0), place=1)
+
+    def part(self, prompt_idx: int, number: int) -> TextPart:
+        tokens, places = [" the", self.token, " x"], np.arange(3)
+        none = [None] * 3
+        rows = TokenRows(
+            places + 3 * prompt_idx, places * 0 + prompt_idx, places, places, tokens, places == 2, none, none
+        )
+        return TextPart(prompt_idx, 0, rows, whole_text(tokens, none))
+
+    def at(self, site: str, token_idx: int, rank: Any, top: int, layer: int | None, *, histograms: bool) -> AtToken:
+        neurons = tuple(TokenNeuron(site, 3, 100 + i, 9.0 - i, 5.0 - i, 99.95, None) for i in range(4))
+        return AtToken(token_idx, rank, neurons, tuple(LayerAtToken(i, 1.0 + i) for i in range(4)), 4, False)
+
+    def strengths(self, colouring: Any, part: TextPart) -> Strengths:
+        return Strengths((0.0, 9.0, 1.0), 9.0)
+
+    def lens(self, prompt_idx: int) -> Any:
+        raise RequestError("expected a logit lens, found none")
+
+
+@dataclass
 class FakeSession:
     """`total` neurons of class normal in layer order, and twelve of each other class."""
 
@@ -109,6 +150,7 @@ class FakeSession:
     results_folder: Path = Path("/store/demo.results")
 
     def __post_init__(self) -> None:
+        self.walk = FakeWalk(self.token, self.prompts)
         self.info = RunInfo("id", self.name, "capture", "gpt2", "gpt2", "float32", "cpu", 0, CREATED, status="complete")
         self.layers = tuple(
             Layer(i, site, i % 4, f"h.{i % 4}.{site}", 40_000, "relu", "positive")
@@ -220,10 +262,6 @@ class FakeSession:
             pairs=tuple(pairs),
             notes=self.notes,
         )
-
-    def prompt(self, prompt_idx: int, address: Any) -> PromptReading:
-        tokens = (" the", self.token, " x")
-        return PromptReading(prompt_idx, "tulip", tokens, tokens, (False, False, True), (0.0, 9.0, 1.0))
 
     def texts(self, most: int) -> tuple[PromptText, ...]:
         every = [PromptText(0, "tulip", "The red tulip"), PromptText(1, "hanoi", f"Hanoi {HOSTILE}\nis")]

@@ -69,7 +69,7 @@ async def test_progress_end_and_the_way_to_the_result(start: Start) -> None:
     engine.job = FakeJob(json.dumps(DOCUMENT))
     async with start(engine) as app:
         await go(app, "L0/N3")
-        await app.press("w")
+        await app.press("p")
         assert app.crumbs.endswith("L0/N3 > logits L0/N3")
         assert "This needs the model's weights" in app.text
         await app.press("r")

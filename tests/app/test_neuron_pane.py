@@ -65,8 +65,9 @@ async def test_strong_tokens_are_marked_without_colour(start: Start) -> None:
     async with start() as app:
         await app.press("n", "enter", "enter")
         assert app.crumbs.endswith("prompt 0")
-        assert "the⟦ tulip⟧" in app.text
-        assert "││" in app.text, "where the model's own tokens begin"
+        line = next(line for line in app.lines if " tulip││ x" in line)  # where the model's own tokens begin
+        assert line.startswith("█ "), "the margin has the strongest step of the line"
+        assert "L0/N0 9.000, 100% of its largest" in app.text
 
 
 async def test_concept_leads_to_its_trace(start: Start) -> None:

@@ -218,7 +218,7 @@ def test_browsing_never_imports_torch() -> None:
     code = """
 import sys
 import nfinspect.tui.app, nfinspect.tui.engine, nfinspect.tui.session, nfinspect.tui.bindings
-import nfinspect.tui.widgets.chart, nfinspect.tui.panes.marked, nfinspect.tui.panes.prompt
+import nfinspect.tui.widgets.chart, nfinspect.tui.panes.marked, nfinspect.tui.panes.walk
 import nfinspect.analysis.trace, nfinspect.analysis.overlap
 import nfinspect.tui.panes.analyses, nfinspect.tui.panes.analysis
 import nfinspect.tui.panes.kinds, nfinspect.tui.panes.logits, nfinspect.tui.plot_lines, nfinspect.tui.jobs

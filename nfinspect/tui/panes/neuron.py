@@ -45,7 +45,7 @@ class NeuronPane(RunPane):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("J", "step(1)", "Next neuron", id="neuron.next"),
         Binding("K", "step(-1)", "Previous", id="neuron.previous"),
-        Binding("w", "logits", "Tokens it promotes", show=False, id="neuron.logits"),
+        Binding("p", "logits", "Promoted tokens", show=False, id="neuron.logits"),
         Binding("b", "log", "Histogram log or linear", show=False, id="neuron.log"),
         Binding("space", "mark", "Mark", key_display="Space", show=False, id="neuron.mark"),
         Binding("O", "marked", "Overlap of the marked", show=False, id="neuron.marked"),
@@ -262,14 +262,21 @@ class NeuronPane(RunPane):
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
         if message.table.id == "examples":
-            example = message.row[1]
-            make = place("prompt", self.session, self._address, example.prompt_idx, example.token_idx)
-            self.hub.into(make, self.session.name)
+            self._walk_from(message.row[1].token_idx)
         else:
             self.action_trace(message.row.concept)
 
     def action_trace(self, concept: str | None = None) -> None:
         self.hub.into(place("trace", self.session, self.site, concept), self.session.name)
+
+    def _walk_from(self, token_idx: int | None) -> None:
+        """To the token walk, coloured by this neuron."""
+        walk = place("walk", self.session, self.site, token=token_idx, neuron=self._address)
+        self.hub.into(walk, self.session.name)
+
+    def action_walk(self) -> None:
+        row = self.query_one("#examples", PagedTable).current
+        self._walk_from(row[1].token_idx if row is not None else None)
 
     def action_logits(self) -> None:
         self.hub.into(place("logits", self.session, self._address), self.session.name)

@@ -24,6 +24,7 @@ class RunPane(Pane):
         Binding("t", "trace", "Trace", id="run.trace"),
         Binding("o", "overlap", "Overlap", id="run.overlap"),
         Binding("a", "analyses", "Analyses", id="run.analyses"),
+        Binding("w", "walk", "Token walk", id="run.walk"),
         Binding("Q", "sql", "SQL", id="run.sql"),
     ]
 
@@ -100,6 +101,9 @@ class RunPane(Pane):
 
     def action_analyses(self) -> None:
         self.hub.into(place("analyses", self.session, self.site), self.session.name)
+
+    def action_walk(self) -> None:
+        self.hub.into(place("walk", self.session, self.site), self.session.name)
 
     def action_sql(self) -> None:
         self.hub.into(place("sql", self.session), self.session.name)

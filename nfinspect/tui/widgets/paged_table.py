@@ -393,7 +393,8 @@ class PagedTable(ScrollView, can_focus=True):
             text = fit(f"{head} {self.glyphs.more if why is None else '! ' + why}", width, self.glyphs)
             return Strip([Segment(text, self._style("dim", on_cursor))], width)
         marked = self.glyphs.mark if self.marked(row) else " "
-        segments = [Segment(head + marked, self._style("accent", on_cursor))]
+        signs = head + marked
+        segments = [Segment(signs, self._style("" if signs.isspace() else "accent", on_cursor))]
         for column, cells in self._layout(width):
             segments += self._segments(column.cell(row, cells), cells, column.align, on_cursor)
         # every segment costs about 40 bytes of styles, so neighbours of one style become one
