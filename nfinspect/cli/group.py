@@ -31,6 +31,7 @@ COMMANDS = {
     "attention": "attention",
     "logits": "logits",
     "ablate": "ablate",
+    "walk": "walk",
     "text": "text",
     "simulate": "simulate",
     "watch": "watch",

@@ -2,18 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from nfinspect.present.numbers import number, quoted
+from nfinspect.present.numbers import PLAIN, Signs, number, quoted
 from nfinspect.tui.cells import Cell, visible_in
 from nfinspect.tui.glyphs import Glyphs, level
 
 if TYPE_CHECKING:
     from nfinspect.analysis.prompt_text import TextPart
-    from nfinspect.analysis.token_neurons import AtToken
+    from nfinspect.analysis.token_neurons import AtToken, TokenNeuron
     from nfinspect.tui.walking import Colouring, WalkPrompt
 
 Pieces = list[Cell | str]
+Name = Callable[[int, int], str]
+
+FAR = 0.1
+"""Percent from either end beyond which only that is said: a histogram is no finer."""
+
+
+def own_percentile(value: float | None, signs: Signs = PLAIN) -> str:
+    """`p97.2`; beyond the ends `>p99.9` and `<p0.1`."""
+    if value is None:
+        return signs.none
+    if FAR <= value <= 100 - FAR:
+        return f"p{value:.1f}"
+    return ">p99.9" if value > 50 else "<p0.1"
+
+
+HELP = (
+    "h l go from token to token, b e from word to word, J K from prompt to prompt; p goes to a prompt by its "
+    "number or by a part of its text. What the model wrote follows the double line. The margin shows the strongest "
+    "step of each line, so that it is seen without colour.\n"
+    "c colours the tokens: by how unusual the layer is there (the root mean square of its neurons' z, about 1 on "
+    "average), by a neuron (C takes the one in the list; steps at 10, 25, 50 and 80 % of its largest |value| in "
+    "the run), by surprisal, or not at all. L chooses the layer, and lists its neurons alone.\n"
+    "r ranks the neurons by |value|; by |z|, in standard deviations from the neuron's mean over the run; by how "
+    "far the value is from the middle of the neuron's own values over the run (own p: the percentile, from its "
+    "histogram); or by contribution, |a| times the length of the neuron's output weights. Enter opens the neuron. "
+    "d shows what each layer would answer after the token instead, where a logit lens of the prompt is saved. "
+    "m reads the model once, in a command of its own, for surprisal and contributions; they are saved with the run."
+)
 
 BOUNDS = {"neuron": (0.1, 0.25, 0.5, 0.8), "layer": (1.5, 2.0, 3.0, 5.0), "surprisal": (2.0, 4.0, 7.0, 10.0)}
 """From where on each of the four steps of a colour: shares of the neuron's largest |value| in the run, root mean
@@ -110,3 +139,19 @@ def legend(colouring: Colouring, listed: str, g: Glyphs) -> Pieces:
             word = f"{100 * bound:.0f}%" if colouring.by == "neuron" else f"{bound:g}"
             pieces.append(Cell(f"{g.levels[2 * step]}>={word} ", f"heat{step}"))
     return [*pieces, Cell(" r ", "bold"), listed]
+
+
+def copied(run: str, part: TextPart, place: int, neurons: Sequence[TokenNeuron], name: Name) -> str:
+    """A line for the token, and one for each neuron: address (by `name`), value, z, own percentile, contribution."""
+    where = f"{run} prompt {part.prompt_idx} token {place} {quoted(part.whole.token(place - part.start))}"
+    rows = [
+        (
+            name(row.layer, row.neuron),
+            number(row.value),
+            number(row.z),
+            own_percentile(row.percentile),
+            number(row.contribution),
+        )
+        for row in neurons
+    ]
+    return "\n".join([where, *map("\t".join, rows)])

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pyarrow.compute as pc
 
 from nfinspect.analysis.prompt_text import TextPart, part_of, read_part
 from nfinspect.analysis.token_neurons import (
@@ -94,6 +95,7 @@ class TokenWalk:
         self._lock = threading.Lock()
         self._figures: dict[str, SiteFigures] = {}
         self._neuron: _Neuron | None = None
+        self._surprisal: Mapping[str, NDArray[Any]] | None = None
 
     # texts
 
@@ -147,7 +149,7 @@ class TokenWalk:
         RequestError where the rank needs what the run does not hold.
         """
         figures = self._of_site(site)
-        if rank == "contribution":
+        if figures.norms is None and (rank == "contribution" or site == "resid"):
             figures = self._with_norms(figures)
         if figures.below is None and (histograms or rank == "percentile"):
             figures = replace(figures, below=read_below(self._run, figures.layers))
@@ -162,11 +164,34 @@ class TokenWalk:
             return self._figures[site]
 
     def _with_norms(self, figures: SiteFigures) -> SiteFigures:
-        site = figures.layers[0].site
-        raise RequestError(
-            f"expected the lengths of the neurons' output weights at {site}, to rank by contribution, found none with "
-            "this run"
-        )
+        """Raises RequestError if they are neither saved nor known without the model."""
+        site, neurons = figures.layers[0].site, int(figures.starts[-1])
+        if site == "resid":
+            norms = np.ones(neurons, np.float32)
+        else:
+            table = self._saved("the lengths of the neurons' output weights").table("norms")
+            rows = table.filter(pc.equal(table.column("site"), site)).sort_by(
+                [("layer", "ascending"), ("neuron", "ascending")]
+            )
+            if rows.num_rows != neurons:
+                raise RequestError(
+                    f"expected the lengths of {neurons} output weights at {site}, found {rows.num_rows}: "
+                    "nfinspect walk says why"
+                )
+            norms = rows.column("norm").to_numpy()
+        figures = replace(figures, norms=norms)
+        with self._lock:
+            self._figures[site] = replace(self._figures[site], norms=norms)
+        return figures
+
+    def _saved(self, what: str) -> Result:
+        """What `nfinspect walk` has saved. what: that is needed of it. Raises RequestError if there is nothing."""
+        saved = self._results("walk")
+        if not saved:
+            raise RequestError(
+                f"expected {what}, found none: no capture records them; m (nfinspect walk) has the model give them"
+            )
+        return saved[0]
 
     # how tokens are coloured
 
@@ -179,10 +204,7 @@ class TokenWalk:
             case "layer":
                 return self._of_layer(colouring, part)
             case "surprisal":
-                raise RequestError(
-                    "expected the tokens' surprisal, found none: a capture does not record it, and no saved result of "
-                    "this run does"
-                )
+                return self._of_surprisal(part)
         return Strengths((None,) * len(part.rows.token))
 
     def _of_neuron(self, address: Address, part: TextPart) -> Strengths:
@@ -213,6 +235,17 @@ class TokenWalk:
         found = unusual_tokens(self._run, self._of_site(colouring.site), colouring.layer, start, stop)
         values = [float(found[i - start]) if i >= 0 else np.nan for i in indices.tolist()]
         return Strengths(tuple(None if np.isnan(value) else value for value in values))
+
+    def _of_surprisal(self, part: TextPart) -> Strengths:
+        if self._surprisal is None:
+            table = self._saved("the tokens' surprisals").table("surprisal")
+            self._surprisal = {name: table.column(name).to_numpy() for name in ("prompt_idx", "place", "surprisal")}
+        found = self._surprisal
+        here = (found["prompt_idx"] == part.prompt_idx) & (found["place"] >= part.start) & (found["place"] < part.stop)
+        values: list[float | None] = [None] * len(part.rows.token)
+        for place, nats in zip(found["place"][here].tolist(), found["surprisal"][here].tolist(), strict=True):
+            values[place - part.start] = nats
+        return Strengths(tuple(values))
 
     # the logit lens
 

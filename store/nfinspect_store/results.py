@@ -41,6 +41,7 @@ BLOCK_SIZE = 16384
 FORMATS: Mapping[str, int] = {
     "perplexity": 1,
     "substitution": 1,
+    "walk": 1,
 }
 """Formats of the kinds for which callers give none: raise one when its document, its tables or the meaning of a figure
 changes. A result saved in another format is treated as absent."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from app_driver import SMALL, Driven, Start
+from fake_engine import FakeEngine
 from rich.cells import cell_len
 from terminal import Terminal
 from walked_run import LONG, STRANGE, byte_tokens, write_walked
@@ -122,7 +123,7 @@ async def test_the_neurons_at_a_token_are_ranked_and_opened_and_one_comes_back(s
         await app.press("space")
         assert len(app.app.marks["walked", "mlp"]) == 1
         await app.press("r", "r")
-        assert "to rank by contribution, found none" in app.status
+        assert "found none: no capture records them; m (nfinspect walk)" in app.status
         assert "by |value|" in app.text
 
 
@@ -132,7 +133,7 @@ async def test_colours_by_neuron_layer_and_where_surprisal_is_not_known(start: S
         assert "L1/N5 8.000, 100% of its largest" in app.text
         assert any(line.startswith("█ of Hanoi") for line in app.lines), "the margin says it without colour"
         await app.press("c")
-        assert "a capture does not record it" in app.status
+        assert "expected the tokens' surprisals, found none" in app.status
         assert "not coloured" in app.text
         await app.press("c", "c", "L", "down", "enter")
         assert "L0 unusual" in app.text
@@ -227,6 +228,22 @@ async def test_a_prompt_that_is_not_there_is_told_in_one_line(start: Start, engi
         assert "prompt 0 of 3" in head(app)
 
 
+async def test_the_model_is_read_by_a_command(start: Start) -> None:
+    fake = FakeEngine()
+    async with start(fake) as app:
+        await app.press("w", "x")
+        assert app.status == "nothing is being computed here"
+        await app.press("m")
+        assert fake.started == [("walk", "demo", "--store", "/store")]
+        fake.job.say("2/3 (67%)")
+        await app.press("m")
+        assert "it is being computed already" in app.status
+        fake.job.end(1, "the walk's figures needs the run's model, and this run names none: pass --model")
+        app.app.board.look()
+        await app.settle()
+        assert "pass --model" in app.status
+
+
 def test_a_walk_in_a_real_terminal(walked: Path) -> None:
     terminal = Terminal(walked, "walked")
     try:
@@ -244,7 +261,7 @@ def test_a_walk_in_a_real_terminal(walked: Path) -> None:
         answer = terminal.read(1.5)
         assert 0 < len(answer) < 3500
         terminal.send("r\r")
-        terminal.wait_for("L2/N3 normal")
+        terminal.wait_for("L2/N3 weak")
         terminal.send("\x1b")
         terminal.wait_for("token 6 of 10")
         terminal.send(":walk 1\r")

@@ -5,25 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from nfinspect.present.numbers import PLAIN, Signs, number, percent, quoted
+from nfinspect.present.numbers import number, percent, quoted
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.glyphs import Glyphs
+from nfinspect.tui.walk_text import own_percentile
 from nfinspect.tui.widgets.paged_table import Column
 
 if TYPE_CHECKING:
     from nfinspect.analysis.token_neurons import TokenNeuron
-
-FAR = 0.1
-"""Percent from either end beyond which only that is said: a histogram is no finer."""
-
-
-def own_percentile(value: float | None, signs: Signs = PLAIN) -> str:
-    """`p97.2`; beyond the ends `>p99.9` and `<p0.1`."""
-    if value is None:
-        return signs.none
-    if FAR <= value <= 100 - FAR:
-        return f"p{value:.1f}"
-    return ">p99.9" if value > 50 else "<p0.1"
 
 
 def token_columns(rank: str, g: Glyphs) -> list[Column]:

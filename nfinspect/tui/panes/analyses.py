@@ -106,7 +106,7 @@ class AnalysesPane(RunPane):
             return
         pieces: list[Cell | str] = [Cell(row.analysis.name, "title"), f": {row.analysis.answers}\n"]
         if row.analysis.of_neuron:
-            pieces.append("Of one neuron at a time, and not kept: press w in a neuron's pane, or Enter here.\n")
+            pieces.append("Of one neuron at a time, and not kept: press p in a neuron's pane, or Enter here.\n")
         elif not row.analysis.result_kind:
             pieces.append("Counted from the other analyses' results: Enter shows it.\n")
         for result in row.results:

@@ -11,11 +11,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 
-from nfinspect.present.numbers import number, quoted
 from nfinspect.tui import walk_text
 from nfinspect.tui.cells import Cell, content
-from nfinspect.tui.columns.walk import lens_columns, own_percentile, token_columns
+from nfinspect.tui.columns.walk import lens_columns, token_columns
 from nfinspect.tui.panes.run_pane import RunPane
+from nfinspect.tui.panes.walk_model import ModelReading
 from nfinspect.tui.walking import Colouring
 from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
@@ -24,6 +24,7 @@ from nfinspect.tui.widgets.token_text import TokenText
 if TYPE_CHECKING:
     from nfinspect.analysis.prompt_text import TextPart
     from nfinspect.analysis.token_neurons import AtToken, TokenRank
+    from nfinspect.tui.requests import JobState
     from nfinspect.tui.session import Session
     from nfinspect.tui.walking import Opened, Strengths, TokenWalk, WalkPrompt
     from nfinspect_store.addresses import Address
@@ -50,18 +51,7 @@ class Question:
 class WalkPane(RunPane):
     """h and l go from token to token. The panel beside the text is about the token under the cursor."""
 
-    help_text = (
-        "h l go from token to token, b e from word to word, J K from prompt to prompt; p goes to a prompt by its "
-        "number or by a part of its text. What the model wrote follows the double line. The margin shows the strongest "
-        "step of each line, so that it is seen without colour.\n"
-        "c colours the tokens: by how unusual the layer is there (the root mean square of its neurons' z, about 1 on "
-        "average), by a neuron (C takes the one in the list; steps at 10, 25, 50 and 80 % of its largest |value| in "
-        "the run), by surprisal, or not at all. L chooses the layer, and lists its neurons alone.\n"
-        "r ranks the neurons by |value|; by |z|, in standard deviations from the neuron's mean over the run; by how "
-        "far the value is from the middle of the neuron's own values over the run (own p: the percentile, from its "
-        "histogram); or by contribution, |a| times the length of the neuron's output weights. Enter opens the neuron. "
-        "d shows what each layer would answer after the token instead, where a logit lens of the prompt is saved."
-    )
+    help_text = walk_text.HELP
 
     first_focus = "TokenText"
 
@@ -73,6 +63,8 @@ class WalkPane(RunPane):
         Binding("C", "colour_neuron", "Colour by this neuron", show=False, id="walk.colour_neuron"),
         Binding("L", "layer", "Layer", id="walk.layer"),
         Binding("d", "list", "Neurons or lens", show=False, id="walk.list"),
+        Binding("m", "model", "Read the model", show=False, id="walk.model"),
+        Binding("x", "cancel", "Cancel", show=False, id="walk.cancel"),
         Binding("p", "find", "Prompt", show=False, id="walk.prompt"),
         Binding("S", "site", "Site", show=False, id="walk.site"),
         Binding("space", "mark", "Mark", key_display="Space", show=False, id="walk.mark"),
@@ -117,7 +109,8 @@ class WalkPane(RunPane):
         self._histograms = False
         self._at: AtToken | None = None
         self._lens: Mapping[str, Any] | None = None
-        self._shows_lens = False
+        self._shows_lens = self._open_later = False
+        self._reading = ModelReading(self)
 
     def compose(self) -> ComposeResult:
         yield TextBlock(id="head")
@@ -254,6 +247,7 @@ class WalkPane(RunPane):
     # the token under the cursor
 
     def on_token_text_moved(self) -> None:
+        self._open_later = False
         self._show_token()
 
     def _show_token(self) -> None:
@@ -308,6 +302,8 @@ class WalkPane(RunPane):
             self.table.put_rows(found.neurons)
             self.table.move_to(0)
         self._draw_token()
+        if self._open_later:
+            self._open_neuron()
         if not question.histograms:  # the percentiles, once the rest is on screen
             self._histograms = True
             self._ask()
@@ -376,6 +372,17 @@ class WalkPane(RunPane):
         self.table.set_columns(lens_columns(place, self.glyphs) if inside else ())
         self.table.empty = "the model wrote it: not in the lens"
         self.table.put_rows(self._lens["layers"] if inside else ())
+
+    # what takes the model
+
+    def action_model(self) -> None:
+        self._reading.start()
+
+    def action_cancel(self) -> None:
+        self._reading.cancel()
+
+    def job_news(self, state: JobState) -> None:
+        self._reading.news(state)
 
     # keys
 
@@ -468,7 +475,12 @@ class WalkPane(RunPane):
         self._open_neuron()
 
     def _open_neuron(self) -> None:
-        if (row := self._row) is not None and self._at is not None:
+        """Pressed before the list of this token and rank has come, it is carried out when it does."""
+        asked = self._question()
+        self._open_later = asked is not None and (
+            self._at is None or (self._at.token_idx, self._at.rank) != (asked.token_idx, asked.rank)
+        )
+        if not self._open_later and (row := self._row) is not None and self._at is not None:
             around = tuple((one.layer, one.neuron) for one in self._at.neurons)
             self.open_neuron(row.layer, row.neuron, around=around, row=self.table.cursor)
 
@@ -476,10 +488,8 @@ class WalkPane(RunPane):
         part = self._part
         if part is None or self._prompt is None:
             return
-        i = self.text.cursor - part.start
-        lines = [f"{self.session.name} prompt {self._prompt.prompt_idx} token {self.text.cursor} "
-                 f"{quoted(part.whole.token(i))}"]  # fmt: skip
-        for row in self._at.neurons if self._at is not None else ():
-            figures = (number(row.value), number(row.z), own_percentile(row.percentile), number(row.contribution))
-            lines.append("\t".join([str(self.address(row.layer, row.neuron)), *figures]))
-        self.hub.copy("\n".join(lines))
+        neurons = self._at.neurons if self._at is not None else ()
+        self.hub.copy(walk_text.copied(self.session.name, part, self.text.cursor, neurons, self._named))
+
+    def _named(self, layer: int, neuron: int) -> str:
+        return str(self.address(layer, neuron))

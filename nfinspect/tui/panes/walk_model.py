@@ -1,0 +1,46 @@
+"""The command that reads a run's model for the token walk: the app itself loads none."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from nfinspect.present.numbers import duration
+from nfinspect.tui.panes.command import UNDER_WAY, Runner
+
+if TYPE_CHECKING:
+    from nfinspect.tui.panes.run_pane import RunPane
+    from nfinspect.tui.requests import JobState
+
+
+class ModelReading:
+    """`nfinspect walk RUN`, in a process of its own; what it finds is saved with the run."""
+
+    def __init__(self, pane: RunPane) -> None:
+        self._pane = pane
+        self._runner = Runner(pane, (pane.session.name, "walk"), self._say)
+
+    def start(self) -> None:
+        hub = self._pane.hub
+        if self._runner.under_way:
+            hub.say(UNDER_WAY, "dim")
+            return
+        start = partial(hub.engine.start, ("walk", self._pane.session.name, "--store", str(hub.engine.store)))
+        self._runner.start(start, lambda state: None, lambda line: None, key=self._runner.key, busy="starting walk")
+
+    def cancel(self) -> None:
+        if not self._runner.cancel():
+            self._pane.hub.say("nothing is being computed here", "dim")
+
+    def news(self, state: JobState) -> None:
+        """From the board: how far it is, and how it ended."""
+        if state.status is None:
+            self._say()
+        elif state.status:
+            self._pane.hub.say(state.line, "warn" if state.cancelled else "bad")
+        else:
+            self._pane.hub.say("the model was read: c colours by surprisal, r ranks by contribution", "good")
+
+    def _say(self) -> None:
+        if (state := self._runner.state) is not None:
+            self._pane.hub.say(f"reading the model, {duration(state.seconds)}: {state.line}  (x cancels)", "dim")
