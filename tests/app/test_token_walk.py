@@ -269,7 +269,9 @@ def test_a_walk_in_a_real_terminal(walked: Path) -> None:
         for row, line in enumerate(terminal.screen.display[2:20], 2):
             columns = terminal.screen.buffer[row]
             assert columns[41].data == "│", line
+        terminal.settle()
         terminal.send("q")
-        assert terminal.process.wait(timeout=10) == 0
+        terminal.read(2)
+        assert terminal.process.wait(timeout=20) == 0
     finally:
         terminal.close()
