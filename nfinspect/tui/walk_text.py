@@ -112,7 +112,7 @@ def of_layers(at: AtToken, width: int, g: Glyphs) -> Pieces:
     cell where there are more layers. Below, the most unusual one.
     """
     if at.examples:
-        return [Cell("values were not kept (--keep stats):", "warn"), "\n", "neurons with it among their examples"]
+        return [Cell("not every value was kept:", "warn"), "\n", "neurons with it among their examples"]
     known = [layer for layer in at.layers if layer.unusual is not None]
     if not known:
         return [Cell("layers: no neuron varies", "dim")]
