@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from nfinspect_store import precision
 from nfinspect_store.arrow_numbers import numbers
+from nfinspect_store.blob_columns import blob_bytes, blob_offsets
 from nfinspect_store.errors import StoreError
 from nfinspect_store.schema import BLOCK
 from nfinspect_store.types import Layer
@@ -46,7 +47,7 @@ def block_rows(batch: pa.RecordBatch, layer: Layer, run_tokens: int) -> Iterator
     missing.
     """
     values, scale = batch.column("values"), _scales(batch.column("scale"))
-    sizes = np.diff(_offsets(values))
+    sizes = np.diff(blob_offsets(values))
     fired = _fired_column(batch, layer) if "fired" in batch.schema.names else None
     for rows, neuron, first, tokens in _same_tokens(batch, layer, run_tokens, sizes):
         width = int(sizes[rows.start]) // max(tokens, 1)
@@ -107,11 +108,11 @@ def decoded_blobs(values: pa.Array, scale: pa.Array, tokens: pa.Array) -> NDArra
     """All values of some blocks, one after the other. tokens: how many each of them holds. Raises StoreError for a
     block of another length.
     """
-    held, sizes = numbers(tokens).astype(np.int64), np.diff(_offsets(values)).astype(np.int64)
+    held, sizes = numbers(tokens).astype(np.int64), np.diff(blob_offsets(values)).astype(np.int64)
     width = sizes // np.maximum(held, 1)
     if values.null_count or (width * held != sizes).any() or not np.isin(width, list(precision.BYTES.values())).all():
         raise StoreError("a block is not as long as its tokens need: the run is damaged (nfinspect verify says more)")
-    stored, scales = _blob_bytes(values), _scales(scale)
+    stored, scales = blob_bytes(values), _scales(scale)
     if not len(width) or (width == width[0]).all():
         return _flat(stored, int(width[0]) if len(width) else 4, scales, held)
     found = np.empty(held.sum(), np.float32)
@@ -137,27 +138,12 @@ def _flat(
     return precision.decoded(stored.reshape(-1, width), width, each).reshape(-1)
 
 
-def _blob_bytes(column: pa.Array) -> NDArray[np.uint8]:
-    """All bytes of a column of BLOBs, one after the other; no copy."""
-    if not len(column) or column.buffers()[2] is None:
-        return np.empty(0, np.uint8)
-    offsets = _offsets(column)
-    return np.frombuffer(column.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
-
-
-def _offsets(column: pa.Array) -> NDArray[np.int32]:
-    """Where each BLOB begins, and the last one ends: int32[rows + 1]."""
-    if not len(column):
-        return np.zeros(1, np.int32)
-    return np.frombuffer(column.buffers()[1], np.int32, len(column) + 1, column.offset * 4)
-
-
 def _bytes(column: pa.Array, size: int) -> NDArray[np.uint8]:
     """uint8[rows, size]: BLOBs of one size."""
-    lengths = np.diff(_offsets(column))
+    lengths = np.diff(blob_offsets(column))
     if column.null_count or (lengths != size).any():
         raise StoreError(f"expected blocks of {size} bytes, found others: the run is damaged")
-    return _blob_bytes(column).reshape(len(column), size)
+    return blob_bytes(column).reshape(len(column), size)
 
 
 def _bits(column: pa.Array, tokens: int) -> NDArray[np.bool_]:

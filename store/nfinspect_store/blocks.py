@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nfinspect_store import kernels
+from nfinspect_store.blob_columns import blobs
 from nfinspect_store.block_rows import BlockRows
 from nfinspect_store.connect import store_error
 from nfinspect_store.digests import Digest, digest_of_sums, firing_numbers, value_numbers, values_digest
@@ -175,19 +176,12 @@ class BlockBuffer:
                 pa.array(np.full(rows, self._first, np.uint8)),
                 pa.array(np.full(rows, self._filled - 1, np.uint8)),
                 # A copy: DuckDB reads it while the buffer fills again.
-                _blobs(self._values[:, part].copy() if stored is None else np.ascontiguousarray(stored)),
-                pa.nulls(rows, pa.binary()) if fired is None else _blobs(_packed(fired)),
+                blobs(self._values[:, part].copy() if stored is None else np.ascontiguousarray(stored)),
+                pa.nulls(rows, pa.binary()) if fired is None else blobs(_packed(fired)),
                 pa.nulls(rows, pa.float32()) if scale is None else pa.array(scale),
             ],
             schema=BLOCK_SCHEMA,
         )
-
-
-def _blobs(rows: NDArray[Any]) -> pa.Array:
-    """Each row of a matrix as one BLOB."""
-    count, size = len(rows), rows[0].nbytes
-    offsets = np.arange(count + 1, dtype=np.int32) * np.int32(size)
-    return pa.Array.from_buffers(pa.binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(rows)])
 
 
 def _packed(fired: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nfinspect_store.memory import pieces, widest_layer
+from nfinspect_store.memory import WIDE, pieces, widest_layer
 from nfinspect_store.schema import quoted
 
 Hashes = NDArray[np.uint64]
@@ -77,7 +77,7 @@ def select_digested(table: str) -> str:
 def digest_table(connection: duckdb.DuckDBPyConnection, table: str) -> Digest:
     """The digest of a whole table as the connection sees it; all rows of a wide one must be committed (memory.py)."""
     total = Digest()
-    for piece in pieces(connection, table, widest_layer(connection)):
+    for piece in pieces(connection, table, widest_layer(connection) if table in WIDE else 0):
         query = f"{select_digested(table)} WHERE {piece}"
         total += sum(map(digest_of, connection.sql(query).to_arrow_reader(ROWS)), Digest())
     return total

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import duckdb
 
 from nfinspect_store.migration_004 import store_less
+from nfinspect_store.migration_006 import store_sooner
 
 FIRST_VERSION = 1
 
@@ -105,10 +106,11 @@ def m005_values_in_fewer_bytes(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(f"CREATE VIEW activations AS {OF_BLOCKS}")
 
 
-def m006_chosen_tokens_and_values(connection: duckdb.DuckDBPyConnection) -> None:
+def m006_chosen_tokens_and_values_and_histograms_as_bits(connection: duckdb.DuckDBPyConnection) -> None:
     """Tokens that the model read and the run does not hold values of get a table, and so do values that were chosen one
-    by one; both are empty for older runs.
+    by one; both are empty for older runs. Histograms become BLOBs, and which values fired is no longer compressed.
     """
+    store_sooner(connection)
     connection.execute(
         """CREATE TABLE unrecorded (
                prompt_idx INTEGER, position INTEGER, token_id INTEGER, token VARCHAR, generated BOOLEAN, bytes BLOB,
@@ -129,7 +131,7 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     m003_mamba_delta,
     m004_less_room_token_bytes_roles_and_digests,
     m005_values_in_fewer_bytes,
-    m006_chosen_tokens_and_values,
+    m006_chosen_tokens_and_values_and_histograms_as_bits,
 )
 
 SCHEMA_VERSION = FIRST_VERSION + len(MIGRATIONS)

@@ -9,7 +9,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics
-from nfinspect_store.types import BeyondRows, Prompt, PromptMean, TokenRows
+from nfinspect_store.types import BeyondRows, Layer, Prompt, PromptMean, TokenRows
+
+
+def layers_table(layers: Sequence[Layer]) -> pa.Table:
+    return pa.table({f.name: [getattr(layer, f.name) for layer in layers] for f in fields(Layer)})
 
 
 def prompts_table(prompts: Sequence[Prompt]) -> pa.Table:
@@ -75,19 +79,6 @@ def concept_statistics_table(layer_id: int, concept: str, statistics: ConceptSta
     )
 
 
-def histograms_table(layer_id: int, first: bool, counts: NDArray[np.int64]) -> pa.Table:
-    """counts: int64[neurons, BINS]. One row per bin: similar counts are adjacent and compress to a few bits each."""
-    bins = np.flatnonzero(counts.any(axis=0))
-    return pa.table(
-        {
-            "layer_id": np.full(len(bins), layer_id, np.int16),
-            "first": np.full(len(bins), first),
-            "bin": bins.astype(np.int16),
-            "counts": _equal_lists(np.ascontiguousarray(counts[:, bins].T)),
-        }
-    )
-
-
 def examples_table(layer_id: int, kind: str, token_idx: NDArray[np.int64], values: NDArray[np.float32]) -> pa.Table:
     """Both [neurons, kept]; a token_idx of -1: there is no example of that rank, nor of later ranks."""
     there = token_idx >= 0
@@ -107,14 +98,6 @@ def examples_table(layer_id: int, kind: str, token_idx: NDArray[np.int64], value
 def _repeated(text: str, rows: int) -> pa.Array:
     """A column that repeats one text."""
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([text]))
-
-
-def _equal_lists(values: NDArray[Any]) -> pa.ListArray:
-    """A column of lists: one for each row of a matrix."""
-    rows, width = values.shape
-    return pa.ListArray.from_arrays(
-        np.arange(0, (rows + 1) * width, width, dtype=np.int32), pa.array(values.reshape(-1))
-    )
 
 
 def _lists(arrays: Sequence[NDArray[Any]]) -> pa.ListArray:

@@ -35,9 +35,10 @@ CREATE TABLE unrecorded (
 -- values: big-endian, 4 bytes each (float32), 2 (float16) or 1 (int8, to be multiplied by scale), as their length says:
 -- precision.py. SQL reads them as bit strings; float32: ("values"[4*i+1 : 4*i+4])::BIT::FLOAT.
 -- fired: a bit per token, the first in the lowest bit of the first byte; NULL where the values themselves say it.
+-- Nothing compresses these bits, and DuckDB would try (docs/decisions/0014).
 CREATE TABLE blocks (
     layer_id SMALLINT, neuron INTEGER, block INTEGER, "first" UTINYINT, "last" UTINYINT,
-    "values" BLOB USING COMPRESSION uncompressed, fired BLOB, scale FLOAT);
+    "values" BLOB USING COMPRESSION uncompressed, fired BLOB USING COMPRESSION uncompressed, scale FLOAT);
 
 -- The values that `--where beyond=pX` chose, in a run that keeps no others; in a segment by layer, neuron and token.
 CREATE TABLE beyond (layer_id SMALLINT, neuron INTEGER, token_idx BIGINT, value FLOAT);
@@ -52,9 +53,11 @@ CREATE TABLE statistics (
 CREATE TABLE concept_statistics (
     layer_id SMALLINT, concept VARCHAR, neuron INTEGER, n BIGINT, fired BIGINT, mean DOUBLE, maximum FLOAT);
 
--- One row: one bin of the histograms of a layer's neurons, counts[neuron + 1]; a bin that is empty in all of them has
--- no row. Bin i lies between edges i and i+1 of the signed-log edges in nfinspect_store.histogram.
-CREATE TABLE histograms (layer_id SMALLINT, "first" BOOLEAN, bin SMALLINT, counts BIGINT[]);
+-- One row: one bin of the histograms of a layer's neurons; a bin that is empty in all of them has no row. Bin i lies
+-- between edges i and i+1 of the signed-log edges in nfinspect_store.histogram.
+-- counts: the lowest bit of each neuron's count, then the next bit of each …; each bit's plane begins a byte
+-- (histogram_rows.py). In SQL, bit b of a neuron's count: get_bit(counts::BIT, b * 8 * ceil(neurons / 8) + neuron).
+CREATE TABLE histograms (layer_id SMALLINT, "first" BOOLEAN, bin SMALLINT, counts BLOB);
 
 -- Mean activation of every neuron of a layer over a selection of one prompt's tokens, without position 0.
 CREATE TABLE prompt_means (layer_id SMALLINT, prompt_idx INTEGER, selection VARCHAR, n INTEGER, "values" FLOAT[]);

@@ -16,6 +16,7 @@ from nfinspect_store.block_rows import BlockRows, FiredRows, block_rows, decoded
 from nfinspect_store.errors import RequestError, StoreError
 from nfinspect_store.examples import examples_of
 from nfinspect_store.histogram import BINS
+from nfinspect_store.histogram_rows import unpacked
 from nfinspect_store.memory import NUMBER, PIECE
 from nfinspect_store.run_layout import RunLayout
 from nfinspect_store.schema import BLOCK
@@ -275,7 +276,7 @@ class RunTables(RunLayout):
         near = {x.layer_id: {first: np.zeros((BINS, x.neurons), np.int64) for first in (False, True)} for x in layers}
         query = """SELECT layer_id, "first", bin, counts FROM histograms WHERE layer_id BETWEEN $low AND $high"""
         table = self._arrow(query, self._id_range(layers))
-        counts = numbers(table.column("counts").combine_chunks().flatten()).reshape(-1, layer.neurons)
+        counts = unpacked(table.column("counts").combine_chunks(), layer.neurons)
         places = (table.column(name).to_pylist() for name in ("layer_id", "first", "bin"))
         for layer_id, first, place, of_bin in zip(*places, counts, strict=True):
             near[layer_id][first][place] += of_bin
@@ -285,10 +286,11 @@ class RunTables(RunLayout):
     def histogram(self, site: str | None, layer: int, neuron: int, *, skip_first: bool = False) -> NDArray[np.int64]:
         """Signed-log histogram of one neuron: int64[BINS]."""
         found, neuron = self.resolve(Address(layer, neuron, site))
-        query = """SELECT bin, counts[? + 1] AS counted FROM histograms WHERE layer_id = ? AND NOT ("first" AND ?)"""
-        columns = self.cursor().execute(query, [neuron, found.layer_id, skip_first]).fetchnumpy()
+        query = 'SELECT bin, counts FROM histograms WHERE layer_id = $layer AND NOT ("first" AND $skip)'
+        table = self._arrow(query, {"layer": found.layer_id, "skip": skip_first})
+        counted = unpacked(table.column("counts").combine_chunks(), found.neurons)[:, neuron]
         total = np.zeros(BINS, np.int64)
-        np.add.at(total, columns["bin"], columns["counted"])
+        np.add.at(total, numbers(table.column("bin")), counted)
         return total
 
     def prompt_means(

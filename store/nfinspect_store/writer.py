@@ -9,7 +9,7 @@ import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import groupby
 from pathlib import Path
 from typing import NoReturn, Self
@@ -42,6 +42,7 @@ from nfinspect_store.digests import (
     write_digests,
 )
 from nfinspect_store.errors import NfinspectError, RunExists, StorageFull, StoreError
+from nfinspect_store.histogram_rows import histograms_table
 from nfinspect_store.mamba_delta import mamba_delta_table
 from nfinspect_store.memory import PIECE, memory_for
 from nfinspect_store.migrate_run import copy_run
@@ -51,7 +52,7 @@ from nfinspect_store.rows import (
     beyond_table,
     concept_statistics_table,
     examples_table,
-    histograms_table,
+    layers_table,
     means_table,
     prompts_table,
     statistics_table,
@@ -154,10 +155,9 @@ class RunWriter:
             connection.execute("BEGIN")
             connection.execute(TABLES)
             _insert_run(connection, replace(info, schema_version=SCHEMA_VERSION))
-            connection.executemany(
-                "INSERT INTO layers VALUES (?, ?, ?, ?, ?, ?, ?)", [list(astuple(layer)) for layer in layers]
-            )
-            write_digests(connection, {part: digest_table(connection, part) for part in ("run", "layers")})
+            rows = layers_table(layers)
+            _insert(connection, "layers", rows)
+            write_digests(connection, {"run": digest_table(connection, "run"), "layers": digest_of(rows)})
             connection.execute("COMMIT")
 
     @staticmethod
@@ -398,18 +398,23 @@ class RunWriter:
         )
 
     def _replace(self, table: str, rows: Iterable[pa.Table]) -> None:
-        self._connection.execute(f"DELETE FROM {quoted(table)}")
+        if self._digests.get(table, Digest()).rows:
+            self._connection.execute(f"DELETE FROM {quoted(table)}")
         self._digests[table] = Digest()
         self._append(table, rows)
 
     def _append(self, table: str, rows: Iterable[pa.Table]) -> None:
         digest = self._digests.get(table, Digest())
         for piece in _pieces(rows):
-            self._connection.register("incoming", piece)
-            self._connection.execute(f"INSERT INTO {quoted(table)} BY NAME SELECT * FROM incoming")
-            self._connection.unregister("incoming")
+            _insert(self._connection, table, piece)
             digest += digest_of(piece)
         self._digests[table] = digest
+
+
+def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> None:
+    connection.register("incoming", rows)
+    connection.execute(f"INSERT INTO {quoted(table)} BY NAME SELECT * FROM incoming")
+    connection.unregister("incoming")
 
 
 def _pieces(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -64,8 +64,8 @@ def test_a_run_as_written_is_sound(store: Path, name: str) -> None:
             "UPDATE statistics SET mean = mean + 0.001 WHERE layer_id = 1 AND neuron = 3",
             "the mean of 1 neurons is not that of the statistics, the first is N3",
         ),
-        ("UPDATE histograms SET counts = [1]", "histograms: cannot be read"),
-        ("UPDATE histograms SET counts = list_reverse(counts) WHERE bin = 49", "histograms: mlp layer 0"),
+        ("UPDATE histograms SET counts = '\\x01'::BLOB", "a histogram does not count 64 neurons"),
+        ("UPDATE histograms SET counts = unhex(reverse(hex(counts))) WHERE bin = 49", "histograms: mlp layer 0"),
         ('UPDATE blocks SET "last" = 200 WHERE layer_id = 1 AND neuron = 3', "5 belong to no neuron or no token"),
         ("UPDATE blocks SET block = 0 WHERE layer_id = 1 AND neuron = 3 AND block = 1", "have a token twice"),
         (
@@ -186,8 +186,10 @@ def test_histograms_read_with_those_of_other_layers_are_the_layers_own(store: Pa
         order = [*run.layers, *reversed(run.layers), run.layers[0]]
         for layer in order:
             for skip_first in (True, False):
-                query = f"""SELECT bin, sum(counts[neuron + 1])::BIGINT AS counted
-                            FROM histograms, range({layer.neurons}) r(neuron) WHERE layer_id = {layer.layer_id}
+                width = 8 * -(-layer.neurons // 8)
+                query = f"""SELECT bin, sum(get_bit(counts::BIT, (b * {width} + neuron)::INT) << b)::BIGINT AS counted
+                            FROM histograms, range({layer.neurons}) r(neuron), range(11) s(b)
+                            WHERE layer_id = {layer.layer_id} AND b * {width} < 8 * octet_length(counts)
                               AND NOT ("first" AND {skip_first}) GROUP BY neuron, bin ORDER BY neuron, bin"""
                 expected = run.cursor().execute(query).fetchnumpy()
                 found = run.histograms(layer.site, layer.layer, skip_first=skip_first)

@@ -56,8 +56,9 @@ EDITS = [
     f"UPDATE statistics SET m4 = m4 * 2 WHERE {HERE}",
     f"UPDATE statistics SET sum_abs = sum_abs * 1.01 WHERE {HERE}",
     f"UPDATE statistics SET maximum = maximum + 1 WHERE {HERE}",
-    "UPDATE histograms SET counts = list_transform(counts, lambda c, i: c + (i = 4)::INT - (i = 3)::INT)",
-    "UPDATE histograms SET counts = list_transform(counts, lambda c, i: c + 999 * ((i = 4)::INT - (i = 3)::INT))",
+    "UPDATE histograms SET counts = set_bit(set_bit(counts::BIT, 2, get_bit(counts::BIT, 3)), 3, "
+    "get_bit(counts::BIT, 2))::BLOB",
+    "UPDATE histograms SET counts = set_bit(counts::BIT, 3, 1 - get_bit(counts::BIT, 3))::BLOB",
     'UPDATE prompt_means SET "values" = list_transform("values", lambda v: v * 1.01) WHERE prompt_idx = 4',
     "DELETE FROM prompt_means WHERE prompt_idx = 4 AND layer_id = 0 AND selection = 'last'",
     "DELETE FROM prompt_means WHERE prompt_idx = 4",

@@ -1,0 +1,42 @@
+"""A part of the step to version 6: what made a commit long is stored in other ways (docs/decisions/0014)."""
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from nfinspect_store.arrow_numbers import numbers
+from nfinspect_store.histogram_rows import packed
+
+
+def store_sooner(connection: duckdb.DuckDBPyConnection) -> None:
+    """The counts of histograms become bit planes, and DuckDB is told not to compress which values fired."""
+    query = "SELECT sql FROM duckdb_views() WHERE view_name = 'activations' AND database_name = current_database()"
+    view = connection.execute(query).fetchall()[0][0]
+    connection.execute("DROP VIEW activations")
+    connection.execute("ALTER TABLE blocks RENAME TO blocks_before")
+    connection.execute(
+        """CREATE TABLE blocks (
+               layer_id SMALLINT, neuron INTEGER, block INTEGER, "first" UTINYINT, "last" UTINYINT,
+               "values" BLOB USING COMPRESSION uncompressed, fired BLOB USING COMPRESSION uncompressed, scale FLOAT)"""
+    )
+    connection.execute("INSERT INTO blocks SELECT * FROM blocks_before")
+    connection.execute("DROP TABLE blocks_before")
+    connection.execute(view)
+    _pack_histograms(connection)
+
+
+def _pack_histograms(connection: duckdb.DuckDBPyConnection) -> None:
+    layers = connection.execute("SELECT layer_id, neurons FROM layers ORDER BY layer_id").fetchall()
+    connection.execute("ALTER TABLE histograms RENAME TO counted_histograms")
+    connection.execute('CREATE TABLE histograms (layer_id SMALLINT, "first" BOOLEAN, bin SMALLINT, counts BLOB)')
+    query = """SELECT bin, counts FROM counted_histograms WHERE layer_id = $layer AND "first" = $first ORDER BY bin"""
+    for layer_id, neurons in layers:
+        for first in (False, True):
+            rows = connection.sql(query, params={"layer": layer_id, "first": first}).to_arrow_table()
+            counts = numbers(rows.column("counts").combine_chunks().flatten()).reshape(-1, neurons)
+            planes = packed(counts.astype(np.uint64))
+            connection.register("packed_rows", pa.table({"bin": rows.column("bin"), "counts": planes}))
+            insert = "INSERT INTO histograms SELECT ?, ?, bin, counts FROM packed_rows"
+            connection.execute(insert, [layer_id, first])
+            connection.unregister("packed_rows")
+    connection.execute("DROP TABLE counted_histograms")
