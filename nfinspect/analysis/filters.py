@@ -1,6 +1,6 @@
 """The filter of neuron lists: `max>4`, `class=dead`, `firing_rate<0.01 and max>3`, `sporadic`.
 
-    filter = all { "or" all };  all = term { "and" term };  term = column op value | class | L2 | N32 | L2/N32
+    filter = all { "or" all };  all = term { "and" term };  term = column op value | class | L2 | N32 | L2/N32 | @set
     op = "=" | "!=" | "<" | "<=" | ">" | ">="
 
 Columns are looked up in a fixed list and values are bound, so that no text of the user becomes SQL.
@@ -8,9 +8,11 @@ Columns are looked up in a fixed list and values are bound, so that no text of t
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
+from nfinspect_store.addresses import Address
 from nfinspect_store.errors import RequestError
 from nfinspect_store.schema import quoted
 from nfinspect_store.types import CLASSES
@@ -85,10 +87,21 @@ class Condition:
         return Condition(f"({self.sql} OR {other.sql})", (*self.values, *other.values))
 
 
-def parse_filter(text: str) -> Condition:
-    """Read a filter. Raises RequestError that names the columns, operators or classes there are."""
+def no_sets(name: str) -> Sequence[Address]:
+    """Where neurons are not those of a run in a store."""
+    raise RequestError(f"{name} is a set of a store, and this run is in none")
+
+
+def parse_filter(text: str, set_of: Callable[[str], Sequence[Address]] = no_sets) -> Condition:
+    """Read a filter. set_of: the neurons of a set `@name`, each with its site. Raises RequestError that names the
+    columns, operators, classes or sets there are.
+    """
+
+    def condition(term: str) -> Condition:
+        return _member(set_of(term)) if term.startswith("@") else _term(term)
+
     every = [
-        reduce(Condition.both, (_term(term.strip()) for term in AND.split(part.strip())))
+        reduce(Condition.both, (condition(term.strip()) for term in AND.split(part.strip())))
         for part in OR.split(text.strip())
     ]
     return reduce(Condition.either, every)
@@ -118,6 +131,13 @@ def check_class(name: str) -> str:
     return name.lower()
 
 
+def _member(addresses: Sequence[Address]) -> Condition:
+    """Whether a neuron is one of these."""
+    columns = ([a.site for a in addresses], [a.layer for a in addresses], [a.neuron for a in addresses])
+    listed = "SELECT unnest(?::VARCHAR[]), unnest(?::INTEGER[]), unnest(?::INTEGER[])"
+    return Condition(f'("site", "layer"::INTEGER, "neuron"::INTEGER) IN ({listed})', columns)
+
+
 def _term(term: str) -> Condition:
     match = _TERM.fullmatch(term)
     if match is None:
@@ -132,7 +152,8 @@ def _term(term: str) -> Condition:
             return Condition('"class" = ?', (check_class(term),))
         raise RequestError(
             f"cannot read the filter {term!r}: write column, operator (= != < <= > >=) and value, "
-            "as in max>4 and class=dead, a class, or a place such as L2, N32 or L2/N32; terms are joined by and, or"
+            "as in max>4 and class=dead, a class, a set such as @marked, or a place such as L2, N32 or L2/N32; terms are "
+            "joined by and, or"
         )
     column, operator = check_column(match["column"]), match["operator"]
     value = match["value"].strip().strip("'\"")

@@ -8,9 +8,10 @@ import duckdb
 
 from nfinspect.analysis.classes import HealthOptions
 from nfinspect.analysis.classification_cache import kept_classification
-from nfinspect.analysis.filters import COLUMNS, Condition, check_class, check_column, parse_filter
+from nfinspect.analysis.filters import COLUMNS, Condition, check_class, check_column, no_sets, parse_filter
 from nfinspect.analysis.numbers import number
 from nfinspect_store.errors import RequestError
+from nfinspect_store.reader import RunFile
 from nfinspect_store.schema import quoted
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer
@@ -88,7 +89,7 @@ def list_neurons(
     if layer is not None:
         where = where.both(Condition('"layer" = ?', (run.resolve_layer(layer, site).layer,)))
     if filter is not None and filter.strip():
-        where = where.both(parse_filter(filter))
+        where = where.both(parse_filter(filter, run.marked if isinstance(run, RunFile) else no_sets))
     if offset < 0 or (limit is not None and limit < 0):
         raise RequestError(f"a page starts at 0 or later and has 0 rows or more, found offset {offset}, limit {limit}")
     order = f"{quoted(check_column(sort))} {'DESC' if descending else 'ASC'} NULLS LAST"

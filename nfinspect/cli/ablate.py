@@ -33,14 +33,15 @@ from nfinspect_store.paths import read_text
 if TYPE_CHECKING:
     from nfinspect.analysis.neuron_sets import NeuronSet
     from nfinspect.models import Bos, LoadedModel
+    from nfinspect_store.reader import RunFile
 
 
 @click.command()
 @click.argument("model", metavar="MODEL")
 @click.option("--text", metavar="FILE",
               help="Text to predict, or hf:NAME[:CONFIG[:SPLIT]]; RUN's windows if only --from is given.")  # fmt: skip
-@click.option("--neurons", metavar="FILE", multiple=True, type=Path,
-              help="A set: a file with one address such as L5/N123 per line. Repeatable.")  # fmt: skip
+@click.option("--neurons", metavar="FILE|@SET", multiple=True,
+              help="A set: a file with one address per line, or @NAME of the store. Repeatable.")  # fmt: skip
 @click.option("--from", "source", metavar="RUN", help="The run that --class, --trace and --mode mean refer to.")
 @click.option("--class", "kinds", metavar="C", multiple=True,
               help="A set: the run's neurons of a class or kind, such as dead+positional. Repeatable.")  # fmt: skip
@@ -72,7 +73,7 @@ if TYPE_CHECKING:
 def ablate(
     model: str,
     text: str | None,
-    neurons: tuple[Path, ...],
+    neurons: tuple[str, ...],
     source: str | None,
     kinds: tuple[str, ...],
     share: float | None,
@@ -108,6 +109,8 @@ def ablate(
     from nfinspect.models import Texts
     from nfinspect_store.results import model_results, run_results
 
+    if source is None and (named := [one for one in neurons if one.startswith("@")]):
+        raise RequestError(f"{named[0]} is a set of a store: give --from RUN, whose model's neurons are meant")
     if source is None and (text is None or kinds or concepts or mode == "mean"):
         if text is None:
             raise RequestError("expected a text: give --text FILE, or --from RUN for the run's windows")
@@ -123,7 +126,12 @@ def ablate(
     content = "" if file is None else read_text(file, "a text", RequestError)
     with ExitStack() as stack:
         run = stack.enter_context(opened(store, source)) if source is not None else None
-        makers: list[Callable[[], NeuronSet]] = [partial(set_from_file, path) for path in neurons]
+        makers: list[Callable[[], NeuronSet]] = [
+            partial(_named_set, run, one)
+            if run is not None and one.startswith("@")
+            else partial(set_from_file, Path(one))
+            for one in neurons
+        ]
         if run is not None:
             makers += [partial(set_of_kinds, run, kind, site, share) for kind in kinds]
             makers += [partial(set_of_trace, run, concept, baseline, top, site) for concept in concepts]
@@ -181,6 +189,13 @@ def _check_share(share: float | None, kinds: Sequence[str]) -> None:
             f"--share takes the strongest neurons of --class {', '.join(KEPT_KINDS)}: give one of these; health "
             "classes have no strength"
         )
+
+
+def _named_set(run: "RunFile", name: str) -> "NeuronSet":
+    from nfinspect.analysis.neuron_sets import NeuronSet
+    from nfinspect.cli.marks import neurons_of
+
+    return NeuronSet.of(name, neurons_of(run, name))
 
 
 def _there(makers: "Sequence[Callable[[], NeuronSet]]") -> "list[NeuronSet]":

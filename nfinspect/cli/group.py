@@ -35,6 +35,8 @@ COMMANDS = {
     "text": "text",
     "simulate": "simulate",
     "watch": "watch",
+    "marks": "marks",
+    "diff": "diff",
     "sql": "data",
     "export": "data",
     "report": "report",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model", metavar="MODEL")
-@click.argument("address", metavar="[L5/N123]", required=False)
+@click.argument("address", metavar="[L5/N123|@SET]", required=False)
 @click.option("--lens", metavar="TEXT", help="Instead of a neuron: what each layer would predict after this prompt.")
 @click.option("--positions", is_flag=True, help="With --lens: also the prediction after every token of the prompt.")
 @click.option("--top", metavar="K", type=click.IntRange(min=1), help="Tokens shown; 10 for a neuron, 5 for a layer.")
@@ -66,6 +66,7 @@ def logits(
     options = {"revision": revision, "dtype": dtype, "device": device, "allow_pickle": allow_pickle}
     if address is None:
         document = _lens(model, lens or "", positions, top or 5, bos, chat, source, store, recompute, options)
+        printed: object = document
         shown = lines(lens_spec, Lens(document))
         for said in document["notes"]:
             output.note(said)
@@ -75,19 +76,29 @@ def logits(
                 "--store, --positions, --bos, --chat and --recompute go with --lens: a neuron's logits need no text "
                 "and are not saved"
             )
-        parse_address(address)  # a mistyped one is refused before the model is loaded
+        if not address.startswith("@"):
+            parse_address(address)  # a mistyped one is refused before the model is loaded
+        elif source is None:
+            raise RequestError(f"{address} is a set of a store: give --from RUN, whose model's neurons are meant")
         from nfinspect.experiments.logits import neuron_logits
 
         if source is None:
-            loaded = loaded_model(model, **options)
+            loaded, addresses = loaded_model(model, **options), [address]
         else:
+            from nfinspect.cli.marks import neurons_of
+
             with opened(store, source) as file:
-                file.resolve(address)
+                addresses = [address]
+                if address.startswith("@"):
+                    addresses = [str(a) for a in neurons_of(file, address)]
+                for one in addresses:
+                    file.resolve(one)
                 loaded = run_model(file, model, "logits", **options)
-        document = neuron_logits(loaded, address, top or 10).to_json()
-        shown = lines(logits_spec, Effects(document))
+        documents = [neuron_logits(loaded, one, top or 10).to_json() for one in addresses]
+        shown = [line for one in documents for line in ("", *lines(logits_spec, Effects(one)))][1:]
+        printed = documents if address.startswith("@") else documents[0]
     if as_json:
-        output.document(document)
+        output.document(printed)
     else:
         output.lines(shown)
 

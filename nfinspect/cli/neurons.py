@@ -108,18 +108,31 @@ def neurons(
 
 @click.command()
 @run_argument
-@click.argument("address", metavar="L5/N123")
+@click.argument("address", metavar="L5/N123|@SET")
 @click.option("--examples", type=click.IntRange(min=0), default=5, show_default=True, help="Examples of each kind.")
 @site_option
 @store_option
 @json_option
 def neuron(run: str, address: str, examples: int, site: str | None, store: str | None, as_json: bool) -> None:
-    """One neuron: statistics, histogram, examples with their text, means by concept."""
+    """One neuron, or each of a @set: statistics, histogram, examples with their text, means by concept."""
     from dataclasses import replace
 
     from nfinspect.analysis.neuron import neuron_detail
     from nfinspect_store.addresses import parse_address
 
+    if address.startswith("@"):
+        from nfinspect.cli.marks import neurons_of
+
+        with opened(store, run) as file:
+            chosen = [a for a in neurons_of(file, address) if site in (None, a.site)]
+            details = [neuron_detail(file, a) for a in chosen]
+        for text in dict.fromkeys(n for d in details for n in (*d.notes, *filter(None, [d.about_values]))):
+            output.note(text)
+        if as_json:
+            output.document([detail.to_json() for detail in details])
+        else:
+            output.lines([line for detail in details for line in ("", *_lines(detail, examples))][1:])
+        return
     parsed = parse_address(address)
     if parsed.site and site and parsed.site != site:
         raise RequestError(f"expected one site, found two: {address} and --site {site}")

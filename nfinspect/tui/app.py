@@ -20,6 +20,7 @@ from nfinspect.tui.chrome import KEY_NAMES, Breadcrumbs, KeyLine, PromptLine, St
 from nfinspect.tui.glyphs import ASCII, UNICODE
 from nfinspect.tui.harmless import Harmless
 from nfinspect.tui.jobs import JobBoard
+from nfinspect.tui.marks import MarkKeeper
 from nfinspect.tui.painting import HeldScreen, PaintedApp
 from nfinspect.tui.panes.base import OPENING, Pane, Work, one_line
 from nfinspect.tui.places import Place, place
@@ -74,7 +75,7 @@ class NfinspectApp(PaintedApp):
         self._filters.append(Harmless(plain=plain))
         self.animation_level = "none"
         self.sessions: dict[str, Session] = {}
-        self.marks: dict[tuple[str, str], dict[tuple[int, int], None]] = {}
+        self.marks = MarkKeeper(self, engine.marks)
         self.traced: dict[str, TraceRequest] = {}
         """By run, the choices that its last trace or overlap was asked with: the next one begins with them."""
 
@@ -232,6 +233,8 @@ class NfinspectApp(PaintedApp):
                 break
         stop.pane.entered()
         self.update_trail()
+        if stop.run is not None:
+            self.marks.look()
 
     def update_trail(self) -> None:
         """The breadcrumbs, after a pane's crumb or hint has changed."""
@@ -449,8 +452,11 @@ class NfinspectApp(PaintedApp):
         self.action_leave()
 
     def close_runs(self) -> None:
-        """Cancel every query and command, so that no worker thread holds up the exit and no command outlives it."""
+        """Cancel every query and command, so that no worker thread holds up the exit and no command outlives it; write
+        the last marks.
+        """
         self.board.close()
+        self.marks.flush()
         for session in list(self.sessions.values()):
             session.interrupt()
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nfinspect_store.marks_file import MarksFile
+
 if TYPE_CHECKING:
     from nfinspect.analysis.history import LiveHistory
     from nfinspect.tui.jobs import Job
@@ -23,6 +25,7 @@ class Engine:
 
     def __init__(self, store: Path) -> None:
         self.store = store
+        self.marks = MarksFile(store)
         self._lock = threading.Lock()
         self._open: list[Session] = []
         self._jobs: list[Job] = []

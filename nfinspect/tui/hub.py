@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from nfinspect.tui.engine import Engine
     from nfinspect.tui.glyphs import Glyphs
     from nfinspect.tui.jobs import JobBoard
+    from nfinspect.tui.marks import MarkKeeper
     from nfinspect.tui.places import Place
     from nfinspect.tui.requests import TraceRequest
     from nfinspect.tui.session import Session
@@ -25,7 +26,7 @@ class Hub(Protocol):
     glyphs: Glyphs
     board: JobBoard
     sessions: dict[str, Session]
-    marks: dict[tuple[str, str], dict[tuple[int, int], None]]
+    marks: MarkKeeper
     traced: dict[str, TraceRequest]
 
     @property

@@ -9,6 +9,7 @@ from nfinspect.analyses import names
 from nfinspect.tui.places import Place, place
 from nfinspect_store.addresses import Address, parse_address
 from nfinspect_store.errors import RequestError
+from nfinspect_store.marks import MARKED, check_set_name
 from nfinspect_store.types import CLASSES
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ WORDS = (
     "trace",
     "overlap",
     "walk",
+    "marks",
     "sql",
     "analyses",
     *ANALYSES,
@@ -32,7 +34,7 @@ WORDS = (
 )
 EXPECTED = (
     "L12/N3071, L12, a class such as dead, trace CONCEPT, overlap, walk PROMPT, sql, layers, neurons, runs, "
-    f"watch NAME, compare A,B, analyses, {', '.join(ANALYSES)} or quit"
+    f"watch NAME, compare A,B, marks, @SET, analyses, {', '.join(ANALYSES)} or quit"
 )
 
 
@@ -57,6 +59,8 @@ def parse_target(text: str) -> Target:
         return Target("quit")
     if word in CLASSES:
         return Target("neurons", rest=word)
+    if head.startswith("@"):
+        return Target("marks", rest=text)
     if word in WORDS:
         return Target(word, rest=rest)
     if "/" in head:
@@ -124,6 +128,8 @@ def _in_run(app: Hub, session: Session, target: Target) -> Place:
             return place("trace", session, site, target.rest or None)
         case "walk":
             return place("walk", session, site, find=target.rest)
+        case "marks":
+            return place("marked", session, site, _set_of(app, session, target.rest or MARKED))
         case "lens":
             return place("lens", session, site, prompt=target.rest or None)
         case "logits":
@@ -136,6 +142,14 @@ def _in_run(app: Hub, session: Session, target: Target) -> Place:
             return place("sql", session, target.rest)
         case pane:
             return place(pane, session, site)
+
+
+def _set_of(app: Hub, session: Session, text: str) -> str:
+    """Raises RequestError for a set without a neuron of the run; nothing may be marked yet."""
+    name, names = check_set_name(text), app.marks.names(session)
+    if name not in (MARKED, *names):
+        raise RequestError(f"no set @{name}: this run has {', '.join(f'@{one}' for one in names) or 'none'}")
+    return name
 
 
 def _check(session: Session, address: Address) -> None:

@@ -24,6 +24,11 @@ def write_json(name: str, document: Any) -> str:
     return _written(name, text + "\n")
 
 
+def write_lines(name: str, lines: Iterable[str]) -> str:
+    """Write lines of text. Returns the line to show. Raises StorageFull when it cannot be written."""
+    return _written(name, "".join(f"{line}\n" for line in lines))
+
+
 def write_rows(name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Write rows as CSV, or as JSON if the name ends in .json. Returns the line to show. Raises StorageFull."""
     if name.endswith(".json"):

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import duckdb
 
+from nfinspect_store.addresses import Address
 from nfinspect_store.connect import CATALOG, FILE_HEADERS, attach, query_errors, translated
 from nfinspect_store.contents import check_contents
 from nfinspect_store.errors import NotARun, StoreError
@@ -61,6 +62,22 @@ class RunFile(RunTables):
             raise StoreError(
                 f"{self.name} holds nothing yet: its capture was cut short; repeat it with --resume to continue"
             )
+
+    def marked(self, name: str = "marked") -> tuple[Address, ...]:
+        """The neurons of this run in a set of its store (`<store>/marks.jsonl`), in order of marking.
+
+        name: of the set, such as "hot" or "@hot"; "marked": those marked in the app. Raises RequestError for a set
+        without a neuron of this run, StoreError for a file of marks that cannot be read.
+        """
+        return self.marked_and_absent(name)[0]
+
+    def marked_and_absent(self, name: str) -> tuple[tuple[Address, ...], int]:
+        """As `marked`; and how many neurons of the set are at sites or layers that this run does not have."""
+        from nfinspect_store.marks import Subject
+        from nfinspect_store.marks_file import set_of
+
+        layers = {(layer.site, layer.layer): layer.neurons for layer in self.layers}
+        return set_of(self.path.parent, Subject.of(self.info, self.name), layers, name)
 
     def _streaming_connection(self) -> duckdb.DuckDBPyConnection:
         """To a second DuckDB instance, opened on first use: a memory limit applies to a whole instance."""

@@ -23,6 +23,7 @@ from nfinspect.analysis.trace import Trace, TraceRow
 from nfinspect.tui.requests import JobState, NeuronQuery, PromptText, TraceRequest
 from nfinspect.tui.walking import Opened, Strengths, WalkPrompt
 from nfinspect_store.errors import NotARun, QueryError, RequestError, RunBusy
+from nfinspect_store.marks_file import MarksFile
 from nfinspect_store.token_text import whole_text
 from nfinspect_store.types import Layer, Progress, RunEntry, RunInfo, TokenRows
 
@@ -337,6 +338,7 @@ class FakeEngine:
 
     def __init__(self, *entries: RunEntry, session: FakeSession | None = None) -> None:
         self.store = Path("/store")
+        self.marks = MarksFile(Path.cwd())
         self.entries = entries or (
             entry("demo"),
             entry("other", model="mamba", created_at=CREATED - dt.timedelta(days=1)),

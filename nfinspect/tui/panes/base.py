@@ -178,6 +178,11 @@ class Pane(Widget):
     def entered(self) -> None:
         """The pane has come on screen."""
 
+    def marks_changed(self) -> None:
+        """What is marked, noted or in a set has changed, here or in another process."""
+        for table in self.query(PagedTable):
+            table.refresh()
+
     def left(self) -> None:
         """The pane has gone off screen; it may come back."""
         self._stop_looking()

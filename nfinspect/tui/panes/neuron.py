@@ -12,6 +12,7 @@ from textual.containers import Container
 from nfinspect.present.numbers import count, number, percent
 from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.neuron import concept_columns, example_columns
+from nfinspect.tui.columns.neurons import said_of
 from nfinspect.tui.neuron_text import why
 from nfinspect.tui.panes.exporting import Export, json_export
 from nfinspect.tui.panes.run_pane import RunPane
@@ -49,6 +50,8 @@ class NeuronPane(RunPane):
         Binding("b", "log", "Histogram log or linear", show=False, id="neuron.log"),
         Binding("space", "mark", "Mark", key_display="Space", show=False, id="neuron.mark"),
         Binding("O", "marked", "Overlap of the marked", show=False, id="neuron.marked"),
+        Binding("N", "note", "Note", id="neuron.note"),
+        Binding("number_sign", "tags", "Tags", key_display="#", show=False, id="neuron.tags"),
         Binding("y", "copy", "Copy", id="neuron.copy"),
         Binding("e", "export", "Export", id="neuron.export"),
     ]
@@ -208,6 +211,7 @@ class NeuronPane(RunPane):
             return
         g, r = self.glyphs, self._detail.row
         mark = f" {g.mark} marked" if (r.layer, r.neuron) in self.marks else ""
+        noted = said_of(*self.hub.marks.about(self.session, self.site, (r.layer, r.neuron)))
         tone = "good" if r.cls == "normal" else "warn"
         near = ", near-dead" if r.near_dead and r.cls != "dead" else ""
         roughly = " (approximate)" if r.approximate else ""
@@ -216,6 +220,7 @@ class NeuronPane(RunPane):
                 Cell(f"{self._address} {r.cls}", tone),
                 f"{near}{roughly}: {why(r, g)}",
                 Cell(mark, "accent"),
+                *(("\n", Cell(noted, "accent")) if noted else ()),
                 "\n",
                 f"mean {number(r.mean, g)}  std {number(r.std, g)}  median {number(self._detail.median, g)}  "
                 f"min {number(r.min, g)}  max {number(r.max, g)}  mean|a| {number(r.mean_abs, g)}\n",
@@ -283,8 +288,47 @@ class NeuronPane(RunPane):
 
     def action_mark(self) -> None:
         if self._detail is not None:
-            self.toggle_mark(self._detail.row.layer, self._detail.row.neuron)
+            self.toggle_marks((self._detail.row.layer, self._detail.row.neuron))
             self._draw_figures()
+
+    def marks_changed(self) -> None:
+        self._draw_figures()
+
+    def action_note(self) -> None:
+        if self._detail is not None:
+            (address,) = self.with_site([(self._detail.row.layer, self._detail.row.neuron)])
+            was = self.hub.marks.about(self.session, self.site, (address.layer, address.neuron))[1]
+            self.hub.ask(self, "note", f"note on {self._address}", partial(self._noted, address, was), was)
+
+    def _noted(self, address: Address, was: str, text: str) -> None:
+        from nfinspect_store.errors import RequestError
+
+        try:
+            self.hub.marks.note(self.session, address, text, was)
+        except RequestError as error:
+            self.hub.say(str(error), "bad")
+        self._draw_figures()
+
+    def action_tags(self) -> None:
+        if self._detail is not None:
+            (address,) = self.with_site([(self._detail.row.layer, self._detail.row.neuron)])
+            tags = self.hub.marks.about(self.session, self.site, (address.layer, address.neuron))[0]
+            self.hub.ask(self, "tags", f"tags of {self._address}", partial(self._tagged, address, tags), " ".join(tags))
+
+    def _tagged(self, address: Address, were: tuple[str, ...], text: str) -> None:
+        """A tag is the name of a set that the neuron is in."""
+        from nfinspect_store.errors import RequestError
+        from nfinspect_store.marks import check_set_name
+
+        try:
+            wanted = {check_set_name(word.removeprefix("#")): None for word in text.replace(",", " ").split()}
+        except RequestError as error:
+            self.hub.say(str(error), "bad")
+            return
+        for name in (*were, *wanted):
+            if (name in were) != (name in wanted):
+                self.hub.marks.put(self.session, (address,), added=name in wanted, name=name)
+        self._draw_figures()
 
     def action_copy(self) -> None:
         if self._detail is not None:

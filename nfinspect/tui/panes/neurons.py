@@ -10,12 +10,12 @@ from textual.binding import Binding, BindingType
 
 from nfinspect.present.numbers import count
 from nfinspect.tui.cells import Cell, content
-from nfinspect.tui.columns.neurons import neuron_columns
+from nfinspect.tui.columns.neurons import neuron_columns, note_column
 from nfinspect.tui.panes.base import arranging_keys
 from nfinspect.tui.panes.exporting import Export
 from nfinspect.tui.panes.run_pane import RunPane
 from nfinspect.tui.requests import NeuronQuery
-from nfinspect.tui.widgets.paged_table import PAGE, PagedTable
+from nfinspect.tui.widgets.paged_table import PAGE, Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 from nfinspect_store.types import CLASSES
 
@@ -72,9 +72,7 @@ class NeuronsPane(RunPane):
     def compose(self) -> ComposeResult:
         yield TextBlock(id="tabs")
         yield TextBlock(id="query")
-        table = PagedTable(
-            neuron_columns(self.glyphs), glyphs=self.glyphs, frozen=1, empty="no such neuron", id="neurons"
-        )
+        table = PagedTable(self._columns(), glyphs=self.glyphs, frozen=1, empty="no such neuron", id="neurons")
         table.add_class("panel")
         table.marked = self.is_marked
         yield table
@@ -83,8 +81,20 @@ class NeuronsPane(RunPane):
         self._ask_again()
 
     def entered(self) -> None:
+        self.marks_changed()  # elsewhere
+
+    def marks_changed(self) -> None:
+        columns = self._columns()
+        if [(c.title, c.width) for c in columns] != [(c.title, c.width) for c in self.table.columns]:
+            self.table.set_columns(columns)
         self._tabs()
-        self.table.refresh()  # marks may have changed elsewhere
+        self.table.refresh()
+
+    def _columns(self) -> list[Column]:
+        """Those of the table `neurons`, and after the neuron what is noted of any of this site."""
+        columns = neuron_columns(self.glyphs)
+        told = note_column(self.hub.marks, self.session, self.site, None, self.glyphs)
+        return columns if told is None else [columns[0], told, *columns[1:]]
 
     def _ask_again(self) -> None:
         self._title()
@@ -208,10 +218,17 @@ class NeuronsPane(RunPane):
             self._tabs()
 
     def action_copy(self) -> None:
-        if (row := self.table.current) is not None:
+        """The address of the neuron under the cursor, or those of all marked ones."""
+        if self.marks:
+            self.hub.copy("\n".join(str(self.address(*neuron)) for neuron in self.marks))
+        elif (row := self.table.current) is not None:
             self.hub.copy(str(self.address(row.layer, row.neuron)))
 
     def export(self) -> Export:
+        """The list, or the rows of all marked neurons."""
+        if self.marks:
+            marked = NeuronQuery(self.site, sort=self._query.sort, descending=self._query.descending, filter="@marked")
+            return Export(f"{self.session.name}-marked.csv", partial(_write, session=self.session, query=marked))
         return Export(f"{self.session.name}-neurons.csv", partial(_write, session=self.session, query=self._query))
 
 

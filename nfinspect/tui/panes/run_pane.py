@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.binding import Binding, BindingType
@@ -44,9 +45,9 @@ class RunPane(Pane):
         return Address(layer, neuron, None if site == self.session.default_site else site)
 
     @property
-    def marks(self) -> dict[tuple[int, int], None]:
-        """Marked neurons of this run and site, in the order of marking; shared by all panes of the run."""
-        return self.hub.marks.setdefault((self.session.name, self.site), {})
+    def marks(self) -> Collection[tuple[int, int]]:
+        """Marked neurons of this run or its model at this site, in the order of marking."""
+        return self.hub.marks.members(self.session, self.site)
 
     def is_marked(self, row: Any) -> bool:
         """Whether the neuron of a row is marked."""
@@ -54,21 +55,21 @@ class RunPane(Pane):
 
     def mark_row(self, table: PagedTable, *neurons: tuple[int, int]) -> None:
         """Mark the neurons of the row under the cursor, or unmark them, and go on to the next row."""
-        for layer, neuron in neurons:
-            self.toggle_mark(layer, neuron)
+        self.toggle_marks(*neurons)
         table.action_cursor(1)
         table.refresh()
 
-    def toggle_mark(self, layer: int, neuron: int) -> None:
-        key = (layer, neuron)
-        if key in self.marks:
-            del self.marks[key]
-        else:
-            self.marks[key] = None
-        self.hub.say(
-            f"{len(self.marks)} marked; O shows in which concepts' traces they are" if self.marks else "",
-            "dim",
-        )
+    def toggle_marks(self, *neurons: tuple[int, int]) -> None:
+        marked, there = self.hub.marks, frozenset(self.marks)
+        marked.put(self.session, self.with_site(n for n in neurons if n in there), added=False)
+        marked.put(self.session, self.with_site(n for n in neurons if n not in there), added=True)
+        self.hub.say(f"{len(self.marks)} marked; O lists them" if self.marks else "", "dim")
+
+    def with_site(self, neurons: Iterable[tuple[int, int]]) -> tuple[Address, ...]:
+        """The addresses of neurons of this pane's site, as sets hold them."""
+        from nfinspect_store.addresses import Address
+
+        return tuple(Address(layer, neuron, self.site) for layer, neuron in neurons)
 
     def open_neuron(
         self,
@@ -118,8 +119,8 @@ class RunPane(Pane):
         return True
 
     def action_marked(self) -> None:
-        """The marked neurons' ranks in every concept's trace."""
+        """The marked neurons, with their notes and their ranks in every concept's trace."""
         if not self.marks:
             self.hub.say("mark neurons with Space first", "warn")
             return
-        self.hub.into(place("marked", self.session, self.site, tuple(self.marks)), self.session.name)
+        self.hub.into(place("marked", self.session, self.site), self.session.name)

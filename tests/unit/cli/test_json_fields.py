@@ -27,6 +27,8 @@ OF_RUNS = {
     "export": "export study --out exported",
     "simulate": "simulate --layers 2 --neurons 60 --tokens 256 --run simulated",
     "health": "health study",
+    "diff": "diff study study",
+    "marks": "marks --run study --add L0/N3 --note L0/N4 even",
     "neurons": "neurons study",
     "neuron": "neuron study L0/N4",
     "trace": "trace study --concept one",
