@@ -152,8 +152,8 @@ def _term(term: str) -> Condition:
             return Condition('"class" = ?', (check_class(term),))
         raise RequestError(
             f"cannot read the filter {term!r}: write column, operator (= != < <= > >=) and value, "
-            "as in max>4 and class=dead, a class, a set such as @marked, or a place such as L2, N32 or L2/N32; terms are "
-            "joined by and, or"
+            "as in max>4 and class=dead, a class, a set such as @marked, or a place such as L2, N32 or L2/N32; terms "
+            "are joined by and, or"
         )
     column, operator = check_column(match["column"]), match["operator"]
     value = match["value"].strip().strip("'\"")

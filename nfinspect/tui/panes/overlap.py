@@ -224,9 +224,7 @@ class OverlapPane(TracedPane):
         self._draw_shared()
 
     def action_mark_all(self) -> None:
-        for row in self._listed():
-            if not self.is_marked(row):
-                self.toggle_mark(row.layer, row.neuron)
+        self.toggle_marks(*((row.layer, row.neuron) for row in self._listed() if not self.is_marked(row)))
         self.shared.refresh()
 
     def action_copy(self) -> None:
