@@ -70,6 +70,9 @@ class MarkedPane(TracedPane):
         table.add_class("panel")
         yield table
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action != "site" and super().check_action(action, parameters)  # the neurons are those of one site
+
     def on_mount(self) -> None:
         self._to_a_site_with_some()
         self.changed()
@@ -146,11 +149,6 @@ class MarkedPane(TracedPane):
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
         layer, neuron = message.row
         self.open_neuron(layer, neuron, around=self._neurons, row=self.table.cursor)
-
-    def action_site(self) -> None:
-        if self.next_site():
-            self.request = replace(self.request, site=self.site)
-            self.changed()
 
     def action_set(self) -> None:
         names = [f"@{name}" for name in self.hub.marks.names(self.session)]
