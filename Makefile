@@ -16,7 +16,7 @@ install: $(STAMP) ## .venv with nfinspect and everything it is tested with
 
 # Brought up to date whenever what is to be installed changes; the stamp comes last, so that half an
 # installation is done again.
-$(STAMP): pyproject.toml setup.py constraints.txt store/nfinspect_store/_kernels.c
+$(STAMP): pyproject.toml setup.py constraints.txt $(wildcard store/nfinspect_store/_*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nfinspect needs Python 3.11 or newer: make PYTHON=python3.11")'
 	@echo "installing into $(VENV): a few minutes the first time"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); }
@@ -56,7 +56,7 @@ bench-peers: $(PEERS)/.installed $(PEERS)-sae/.installed ## nfinspect beside its
 	@$(PEERS)/bin/python -m tests.benchmarks.peers --page docs/benchmarks.md
 
 # Of its own: the peers need packages that nothing else here does.
-$(PEERS)/.installed: pyproject.toml setup.py constraints.txt tests/benchmarks/peers/constraints.txt store/nfinspect_store/_kernels.c
+$(PEERS)/.installed: pyproject.toml setup.py constraints.txt tests/benchmarks/peers/constraints.txt $(wildcard store/nfinspect_store/_*.[ch])
 	@$(PEERS)/bin/python -m pip --version >/dev/null 2>&1 || { rm -rf $(PEERS) && $(PYTHON) -m venv $(PEERS); }
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		-c tests/benchmarks/peers/constraints.txt -e . transformer-lens nnsight interp-engine h5py zarr

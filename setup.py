@@ -14,9 +14,19 @@ setup(
     ext_modules=[
         Extension(
             "nfinspect_store._kernels",
-            ["store/nfinspect_store/_kernels.c"],
+            ["store/nfinspect_store/_kernels.c", "store/nfinspect_store/_statistics.c"],
+            depends=["store/nfinspect_store/_kernels.h"],
             # No contraction: a fused multiply-add has another last digit, and not every processor has it.
-            extra_compile_args=["-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra"],
+            extra_compile_args=[
+                "-O3",
+                "-std=gnu11",
+                "-ffp-contract=off",
+                "-fno-math-errno",
+                "-fno-trapping-math",
+                "-fno-tree-loop-distribute-patterns",
+                "-Wall",
+                "-Wextra",
+            ],
             py_limited_api=True,
             optional=True,
         )

@@ -5,46 +5,59 @@ were batched. Random: every token draws a number from the run's seed and its own
 numbers are kept: a sample without replacement (bottom-k sampling). One sample serves all neurons.
 """
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
 from nfinspect.capturing.transfer import Array, to_host
 from nfinspect_store.examples import KEPT, draw
 
+Kind = Literal["top", "min"]
+_KINDS = {"top": (0, np.float32(1)), "min": (1, np.float32(-1))}
+"""Place in the arrays, and the sign that makes the extreme the largest."""
 
-class ExtremeExamples:
-    """The KEPT tokens with the largest (sign 1) or smallest (sign -1) values of a layer's neurons, one per prompt."""
 
-    def __init__(self, neurons: int, sign: int) -> None:
-        self._sign = np.float32(sign)
-        self.token_idx = np.full((neurons, KEPT), -1, np.int64)
-        self._scores = np.full((neurons, KEPT), -np.inf, np.float32)
+class Extremes:
+    """The KEPT tokens with the largest and with the smallest values of a layer's neurons, one per prompt."""
 
-    def restore(self, token_idx: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+    def __init__(self, neurons: int) -> None:
+        self.token_idx = np.full((2, neurons, KEPT), -1, np.int64)
+        """Of the largest and of the smallest."""
+        self.scores = np.full((2, neurons, KEPT), -np.inf, np.float32)
+        """The values, those of the smallest with the other sign: falling in each row."""
+
+    def restore(self, kind: Kind, token_idx: NDArray[np.int64], values: NDArray[np.float32]) -> None:
         """Continue from what was stored, both [neurons, KEPT]; token_idx -1 where there was none."""
-        self.token_idx[:] = token_idx
-        self._scores[:] = np.where(token_idx >= 0, values * self._sign, -np.inf)
+        place, sign = _KINDS[kind]
+        self.token_idx[place] = token_idx
+        self.scores[place] = np.where(token_idx >= 0, values * sign, -np.inf)
 
-    @property
-    def values(self) -> NDArray[np.float32]:
-        return self._scores * self._sign
+    def get(self, kind: Kind) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Their token_idx, -1 where there is none, and their values, both [neurons, KEPT]."""
+        place, sign = _KINDS[kind]
+        return self.token_idx[place], self.scores[place] * sign
 
-    def add(self, extreme: NDArray[np.float32], values: Array, first_token: int) -> None:
-        """Add one prompt. extreme: float32[neurons], its maxima (or minima); values: float32[neurons, tokens].
+    def add(self, high: NDArray[np.float32], low: NDArray[np.float32], values: Array, first_token: int) -> None:
+        """Add one prompt. high, low: float32[neurons], its maxima and minima; values: float32[neurons, tokens]."""
+        self._add("top", high, values, first_token)
+        self._add("min", low, values, first_token)
 
-        Only neurons whose extreme enters the list are looked up in `values`: few, once the lists are full.
-        """
-        scores = extreme * self._sign
-        better = np.flatnonzero(scores > self._scores[:, -1])
+    def _add(self, kind: Kind, extreme: NDArray[np.float32], values: Array, first_token: int) -> None:
+        """Only neurons whose extreme enters the list are looked up in `values`: few, once the lists are full."""
+        place, sign = _KINDS[kind]
+        tokens, listed = self.token_idx[place], self.scores[place]
+        scores = extreme * sign
+        better = np.flatnonzero(scores > listed[:, -1])
         if not len(better):
             return
         rows = values if len(better) == len(values) else values[better]
-        where = to_host(rows.argmax(1) if self._sign > 0 else rows.argmin(1))
-        self._scores[better, -1] = scores[better]
-        self.token_idx[better, -1] = first_token + where
-        order = np.argsort(-self._scores[better], axis=1, kind="stable")  # stable: earlier tokens come first in ties
-        self._scores[better] = np.take_along_axis(self._scores[better], order, axis=1)
-        self.token_idx[better] = np.take_along_axis(self.token_idx[better], order, axis=1)
+        where = to_host(rows.argmax(1) if sign > 0 else rows.argmin(1))
+        listed[better, -1] = scores[better]
+        tokens[better, -1] = first_token + where
+        order = np.argsort(-listed[better], axis=1, kind="stable")  # stable: earlier tokens come first in ties
+        listed[better] = np.take_along_axis(listed[better], order, axis=1)
+        tokens[better] = np.take_along_axis(tokens[better], order, axis=1)
 
 
 class RandomTokens:

@@ -8,25 +8,24 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import chain
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nfinspect.capturing.batch import PromptRows
 from nfinspect.capturing.beyond import values_beyond
 from nfinspect.capturing.classification import classify_tables
-from nfinspect.capturing.examples import ExtremeExamples, RandomTokens
+from nfinspect.capturing.examples import RandomTokens
 from nfinspect.capturing.segments import Segment
-from nfinspect.capturing.statistics import LayerStatistics, chunk_mean
-from nfinspect.capturing.transfer import Array, by_neuron, start_copy, to_host
+from nfinspect.capturing.statistics import LayerStatistics
+from nfinspect.capturing.transfer import Array, start_copy, to_host
 from nfinspect_store.examples import KEPT
 from nfinspect_store.mamba_delta import DeltaMoments, read_mamba_delta
 from nfinspect_store.processors import unbind
 from nfinspect_store.snapshot import LayerSnapshot
-from nfinspect_store.statistics import NeuronStatistics
 from nfinspect_store.tables import RunTables
-from nfinspect_store.types import BeyondRows, Layer, Prompt, PromptMean, Selection, TokenRows
+from nfinspect_store.types import BeyondRows, Layer, MeanRows, Prompt, TokenRows
 from nfinspect_store.writer import RunWriter
 
 
@@ -84,28 +83,33 @@ class Recorder:
         """Record finished prompts. values: by layer_id. Raises StorageFull."""
         if not prompts:
             return
-        placed: list[_Placed] = []
+        placed: list[Prompt] = []
+        at_start: list[bool] = []
         position = self.tokens
         for i, prompt in enumerate(prompts):
             recorded = prompt.recorded
             own, size = int(recorded[: prompt.prompt_tokens].sum()), int(recorded.sum())
-            told = Prompt(self.prompts + i, prompt.concept, prompt.text, position, own, size)
-            placed.append(_Placed(told, bool(recorded[:1].any())))
+            placed.append(Prompt(self.prompts + i, prompt.concept, prompt.text, position, own, size))
+            at_start.append(bool(recorded[:1].any()))
             position += size
-        means, beyond = self._add_values(placed, values, position) if position > self.tokens else ([], [])
+        rows = PromptRows.of(placed, at_start, self.tokens)
+        means, beyond = self._add_values(rows, values, position) if position > self.tokens else ([], [])
         tokens, others = _token_rows(prompts, self.tokens, self.prompts)
-        self.writer.add([one.prompt for one in placed], tokens, means, others, beyond)
+        self.writer.add(placed, tokens, means, others, beyond)
         self.tokens = position
         self.prompts += len(prompts)
         # A run without a token is deleted if its capture fails: it is not worth a commit.
-        if self._segment is not None and self.tokens and self._segment.is_over(self.tokens, self.prompts):
+        if self._segment is None:
+            return
+        self._segment.add(means)
+        if self.tokens and self._segment.is_over(self.tokens):
             start = time.monotonic()
             self.commit({"status": "capturing"}, final=False)
-            self._segment.begin(self.tokens, self.prompts, commit_seconds=time.monotonic() - start)
+            self._segment.begin(self.tokens, commit_seconds=time.monotonic() - start)
 
     def _add_values(
-        self, placed: "Sequence[_Placed]", values: Mapping[int, LayerValues], stop: int
-    ) -> tuple[list[PromptMean], list[BeyondRows]]:
+        self, prompts: PromptRows, values: Mapping[int, LayerValues], stop: int
+    ) -> tuple[list[MeanRows], list[BeyondRows]]:
         """Record the values of the tokens before `stop`; returns the prompts' means, and the values kept one by one."""
         # All copies are started before the first is waited for, so that a GPU copies while it computes.
         copies = {}
@@ -113,22 +117,23 @@ class Recorder:
             for layer_id, layer in values.items():
                 copies[layer_id] = (start_copy(layer.values), layer.fired is not None and start_copy(layer.fired))
         kept = None if self.writer.keeps_values else self._random.add(self.tokens, stop)
+        prompt_idx, selections, n = prompts.means()
 
-        def recorded(record: _LayerRecord) -> tuple[list[PromptMean], BeyondRows | None]:
+        def recorded(record: _LayerRecord) -> tuple[MeanRows, BeyondRows | None]:
             layer_id = record.layer.layer_id
             if layer_id in copies:
                 copied, gates = copies[layer_id]
                 self.writer.put(layer_id, copied(), gates() if gates else None)
             if kept is not None:
                 record.keep_random(kept, values[layer_id].values, self.tokens)
-            means = record.add(placed, values[layer_id], self.tokens)
+            means = MeanRows(layer_id, prompt_idx, selections, n, record.add(prompts, values[layer_id]))
             if self.writer.beyond is None:
                 return means, None
             return means, record.beyond(self.writer.beyond, values[layer_id].values, self.tokens)
 
         each = map(recorded, self._layers) if self._threads is None else self._threads.map(recorded, self._layers)
         means, beyond = zip(*each, strict=True)
-        return list(chain.from_iterable(means)), [rows for rows in beyond if rows is not None]
+        return [rows for rows in means if len(rows.n)], [rows for rows in beyond if rows is not None]
 
     def commit(self, info: Mapping[str, object], *, final: bool) -> None:
         """End the segment. final: count what depends on the layer scale exactly, from the values, if they are kept."""
@@ -142,69 +147,23 @@ class Recorder:
         self._random.restore(self._layers[0].random_tokens)
 
 
-@dataclass(frozen=True)
-class _Placed:
-    """A prompt with its place among the run's tokens. at_start: whether its token at position 0 is recorded."""
-
-    prompt: Prompt
-    at_start: bool
-
-
 class _LayerRecord:
     """The recorder's state for one layer."""
 
     def __init__(self, layer: Layer, device: torch.device, *, apart: bool) -> None:
         """apart: keep examples, and statistics by concept."""
         self.layer = layer
-        self._apart = apart
-        self._statistics = LayerStatistics(layer.neurons, layer.fires, device, by_concept=apart)
-        self._top = ExtremeExamples(layer.neurons, 1)
-        self._bottom = ExtremeExamples(layer.neurons, -1)
+        self._statistics = LayerStatistics(layer.neurons, layer.fires, device, apart=apart)
         self.random_tokens = np.empty(0, np.int64)
         self._random_values = np.empty((0, layer.neurons), np.float32)
         self._delta: DeltaMoments | None = None
         self._counts_delta = True
 
-    def add(self, placed: Sequence[_Placed], layer: LayerValues, offset: int) -> list[PromptMean]:
-        """Add a batch whose first token has index `offset`; returns the prompts' means."""
-        turned = by_neuron(layer.values) if self._apart else None
+    def add(self, prompts: PromptRows, layer: LayerValues) -> NDArray[np.float32]:
+        """Add a batch; returns the prompts' means, float32[means, neurons]."""
         if layer.delta is not None and self._counts_delta:
             self._delta = layer.delta if self._delta is None else self._delta.merge(layer.delta)
-        means: list[PromptMean] = []
-        firsts: dict[str, list[int]] = {}
-        for prompt, at_start in ((one.prompt, one.at_start) for one in placed if one.prompt.tokens):
-            start = prompt.first_token - offset
-            rest, stop = start + at_start, start + prompt.tokens
-            if at_start:
-                firsts.setdefault(prompt.concept, []).append(start)
-            chunk = None
-            if rest < stop:
-                fired = None if layer.fired is None else layer.fired[rest:stop]
-                chunk = self._statistics.add(prompt.concept, False, layer.values[rest:stop], fired)
-                means.extend(self._means(prompt, layer.values[rest:stop], prompt.prompt_tokens - at_start, chunk))
-            if turned is not None:
-                low = high = to_host(layer.values[start])
-                if chunk is not None:
-                    low, high = np.minimum(low, chunk.minimum), np.maximum(high, chunk.maximum)
-                self._top.add(high, turned[:, start:stop], prompt.first_token)
-                self._bottom.add(low, turned[:, start:stop], prompt.first_token)
-        for concept, rows in firsts.items():
-            fired = None if layer.fired is None else layer.fired[rows]
-            self._statistics.add(concept, True, layer.values[rows], fired)
-        return means
-
-    def _means(self, prompt: Prompt, values: Array, own: int, chunk: NeuronStatistics) -> list[PromptMean]:
-        """values: past position 0; own: how many of them are the prompt's own."""
-
-        def mean(selection: Selection, n: int, of: Array) -> PromptMean:
-            array = to_host(of).astype(np.float32)
-            return PromptMean(self.layer.layer_id, prompt.prompt_idx, selection, n, array)
-
-        means = [mean("all", len(values), chunk.mean), mean("last", 1, values[-1])]
-        generated = values[max(own, 0) :]  # position 0 may be generated, too
-        if len(generated):
-            means.append(mean("generated", len(generated), chunk_mean(generated)))
-        return means
+        return self._statistics.add(prompts, layer.values, layer.fired)
 
     def beyond(self, percentile: Decimal, values: Array, offset: int) -> BeyondRows:
         """Of the batch just added, whose first token has index `offset`, the values beyond the neurons' percentiles."""
@@ -212,6 +171,8 @@ class _LayerRecord:
 
     def keep_random(self, kept: NDArray[np.int64], values: Array, offset: int) -> None:
         """Keep the values of the tokens in `kept`, which are kept already or in this batch."""
+        if np.array_equal(kept, self.random_tokens):
+            return
         held = {int(token): row for token, row in zip(self.random_tokens, self._random_values, strict=True)}
         rows = [held[int(t)] if int(t) in held else to_host(values[int(t) - offset]) for t in kept]
         self.random_tokens = kept
@@ -223,14 +184,17 @@ class _LayerRecord:
             statistics=self._statistics.groups(),
             concepts=self._statistics.concepts(),
             histograms=self._statistics.histograms(),
-            examples=self._examples(random) if self._apart else {},
+            examples=self._examples(random),
             delta=self._delta,
         )
 
     def _examples(self, random: RandomTokens) -> dict[str, tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        extremes = self._statistics.extremes
+        if extremes is None:
+            return {}
         return {
-            "top": (self._top.token_idx, self._top.values),
-            "min": (self._bottom.token_idx, self._bottom.values),
+            "top": extremes.get("top"),
+            "min": extremes.get("min"),
             "random": (np.tile(random.token_idx, (self.layer.neurons, 1)), self._random_values.T),
         }
 
@@ -242,9 +206,10 @@ class _LayerRecord:
         }
         histograms[True] = tables.histograms(layer.site, layer.layer) - histograms[False]
         self._statistics.restore(tables.statistics_apart(layer), tables.concept_statistics(layer), histograms)
-        if self._apart:
-            self._top.restore(*tables.layer_examples(layer, "top", KEPT))
-            self._bottom.restore(*tables.layer_examples(layer, "min", KEPT))
+        extremes = self._statistics.extremes
+        if extremes is not None:
+            extremes.restore("top", *tables.layer_examples(layer, "top", KEPT))
+            extremes.restore("min", *tables.layer_examples(layer, "min", KEPT))
             tokens, values = tables.layer_examples(layer, "random", KEPT)
             there = tokens[0] >= 0
             self.random_tokens = tokens[0][there]

@@ -4,8 +4,9 @@ The same rule for everything that feeds a Recorder: captures, `nf.record`, runs 
 """
 
 import time
+from collections.abc import Sequence
 
-from nfinspect_store.types import SELECTIONS
+from nfinspect_store.types import MeanRows
 from nfinspect_store.writer import RunWriter
 
 SEGMENT_SECONDS = 60.0
@@ -37,19 +38,22 @@ class Segment:
     def __init__(self, writer: RunWriter) -> None:
         self._writer = writer
         self._neurons = sum(layer.neurons for layer in writer.layers)
-        self.begin(writer.tokens, writer.prompts, commit_seconds=FIRST_COMMIT)
+        self.begin(writer.tokens, commit_seconds=FIRST_COMMIT)
 
-    def begin(self, tokens: int, prompts: int, *, commit_seconds: float) -> None:
-        """Begin a segment. tokens, prompts: recorded so far; commit_seconds: duration of the last commit."""
+    def begin(self, tokens: int, *, commit_seconds: float) -> None:
+        """Begin a segment. tokens: recorded so far; commit_seconds: duration of the last commit."""
         self._start = time.monotonic()
-        self._tokens, self._prompts, self._commit_seconds = tokens, prompts, commit_seconds
+        self._tokens, self._mean_bytes, self._commit_seconds = tokens, 0, commit_seconds
         self._beyond = self._writer.beyond_rows
 
-    def is_over(self, tokens: int, prompts: int) -> bool:
-        """Whether to commit now that the run has so many tokens and prompts."""
+    def add(self, means: Sequence[MeanRows]) -> None:
+        """These wait for the commit, too."""
+        self._mean_bytes += sum(rows.values.nbytes for rows in means)
+
+    def is_over(self, tokens: int) -> bool:
+        """Whether to commit now that the run has so many tokens."""
         seconds = time.monotonic() - self._start
-        waiting = 4 * len(SELECTIONS) * self._neurons * (prompts - self._prompts)
-        waiting += TOKEN_BYTES * (tokens - self._tokens)
+        waiting = self._mean_bytes + TOKEN_BYTES * (tokens - self._tokens)
         waiting += BEYOND_BYTES * (self._writer.beyond_rows - self._beyond)
         if seconds > SEGMENT_SECONDS or waiting > SEGMENT_MEMORY:
             return True

@@ -1,9 +1,9 @@
 """Statistics of one layer, updated as tokens pass, computed where the values are.
 
-A chunk is one prompt: its moments, mean and extremes come from the same passes over the values, and chunks merge
-exactly (nfinspect_store.statistics). Values on a GPU are torch tensors and stay there; values on the CPU are numpy
-arrays, because torch's thread pool would compete with the writer for the cores (docs/decisions/0003); compiled loops
-read them where those are installed (docs/decisions/0009).
+A chunk is one prompt without its token at position 0, or that token: its moments, mean and extremes come from the same
+passes over the values, and chunks merge exactly (nfinspect_store.statistics). Values on a GPU are torch tensors and
+stay there; values on the CPU are numpy arrays, because torch's thread pool would compete with the writer for the cores
+(docs/decisions/0003); one compiled loop takes all prompts of a batch where it is installed (docs/decisions/0009).
 """
 
 from decimal import Decimal
@@ -14,8 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nfinspect.capturing.batch import PromptRows
 from nfinspect.capturing.beyond import limits
-from nfinspect.capturing.transfer import Array, to_host
+from nfinspect.capturing.examples import Extremes
+from nfinspect.capturing.running import RunningConcepts, RunningStatistics
+from nfinspect.capturing.transfer import Array, by_neuron, to_host
 from nfinspect_store import kernels
 from nfinspect_store.histogram import BINS, FIRST_KEY, MIDDLE, SHIFT, SIDE
 from nfinspect_store.histogram import bin_of as bin_of_values
@@ -125,15 +128,18 @@ def count_tensor(counts: Tensor, values: Tensor) -> None:
 
 
 class LayerStatistics:
-    """Statistics of one layer, separate for position 0; with by_concept also ConceptStatistics of each concept."""
+    """What is kept of one layer but its values: statistics, separate for position 0; with `apart` also the statistics
+    of each concept, and examples.
+    """
 
-    def __init__(self, neurons: int, fires: str, device: torch.device, *, by_concept: bool = True) -> None:
+    def __init__(self, neurons: int, fires: str, device: torch.device, *, apart: bool = True) -> None:
         self.neurons = neurons
         self._fires = fires
-        self._groups: dict[bool, NeuronStatistics] = {}
-        self._by_concept = by_concept
-        self._concepts: dict[str, ConceptStatistics] = {}
-        self._histograms = {first: HistogramCounter(neurons, device) for first in (False, True)}
+        known = fires != "scale"
+        self._running = RunningStatistics.empty(neurons, counts_firing=known)
+        self._concepts = RunningConcepts(neurons, counts_firing=known) if apart else None
+        self.extremes = Extremes(neurons) if apart else None
+        self._histograms = {False: HistogramCounter(neurons, device), True: HistogramCounter(neurons, device)}
 
     def restore(
         self,
@@ -142,31 +148,91 @@ class LayerStatistics:
         histograms: dict[bool, NDArray[np.int64]],
     ) -> None:
         """Continue from what an earlier segment stored."""
-        self._groups = dict(groups)
-        self._concepts = dict(concepts) if self._by_concept else {}
+        for first, told in groups.items():
+            self._running.put(first, told)
+        if self._concepts is not None:
+            for concept, of_concept in concepts.items():
+                self._concepts.put(concept, of_concept)
         for first, counts in histograms.items():
             self._histograms[first].restore(counts)
 
-    def add(self, concept: str, first: bool, values: Array, fired: Array | None) -> NeuronStatistics:
-        """Add one chunk, float32[tokens, neurons], of a concept; returns the chunk's own statistics."""
-        chunk = chunk_statistics(values, fired, self._fires, self._histograms[first])
-        before = self._groups.get(first)
-        self._groups[first] = chunk if before is None else before.merge(chunk)
-        if self._by_concept:
-            told, told_before = ConceptStatistics.of(chunk), self._concepts.get(concept)
-            self._concepts[concept] = told if told_before is None else told_before.merge(told)
-        return chunk
+    def add(self, prompts: PromptRows, values: Array, fired: Array | None) -> NDArray[np.float32]:
+        """Add a batch, float32[tokens, neurons]; fired: bool of the same shape if the layer fires by its gate. Returns
+        its means, float32[means, neurons], in the order of PromptRows.means.
+
+        Prompts are merged one after the other, so that batches do not change the sums.
+        """
+        means = np.empty((int(prompts.written.sum()), self.neurons), np.float32)
+        if isinstance(values, np.ndarray) and kernels.compiled():
+            self._add_compiled(prompts, values, fired, means)
+        else:
+            self._add_each(prompts, values, fired, means)
+        return means
+
+    def _add_compiled(
+        self, prompts: PromptRows, values: NDArray[np.float32], fired: Array | None, means: NDArray[np.float32]
+    ) -> None:
+        concepts, extremes = self._concepts, self.extremes
+        places = np.zeros(len(prompts.start), np.int64)
+        if concepts is not None:
+            places[:] = [concepts.index(concept) for concept in prompts.concept]
+        first_mean = np.cumsum(prompts.written) - prompts.written
+        rows = (prompts.start, prompts.rest, prompts.stop, prompts.generated, first_mean, places, prompts.token)
+        counts, at_start = (self._histograms[first].counts for first in (False, True))
+        assert not (isinstance(fired, Tensor) or isinstance(counts, Tensor) or isinstance(at_start, Tensor))
+        kernels.prompts(
+            values,
+            fired,
+            np.stack(rows, axis=1),
+            means,
+            (self._running.moments, self._running.extremes, self._running.tallies, counts, at_start),
+            None if concepts is None else (concepts.tallies, concepts.mean, concepts.maximum),
+            None if extremes is None else (extremes.token_idx, extremes.scores),
+        )
+
+    def _add_each(self, prompts: PromptRows, values: Array, fired: Array | None, means: NDArray[np.float32]) -> None:
+        """The compiled loop in numpy and torch."""
+        turned = None if self.extremes is None else by_neuron(values)
+        # Together: each would wait for the GPU.
+        firsts = prompts.start[prompts.rest > prompts.start].tolist()
+        if firsts:
+            self._histograms[True].add(values[firsts])
+        at_start = iter(to_host(values[firsts]))
+        gates = iter(() if fired is None else to_host(fired[firsts]))
+        mean = 0
+        for (start, rest, stop, generated, token), concept in zip(prompts, prompts.concept, strict=True):
+            parts = []
+            if start < rest:
+                gate = None if fired is None else next(gates)[None]
+                parts.append((True, chunk_statistics(next(at_start)[None], gate, self._fires)))
+            if rest < stop:
+                gate = None if fired is None else fired[rest:stop]
+                chunk = chunk_statistics(values[rest:stop], gate, self._fires, self._histograms[False])
+                parts.append((False, chunk))
+                means[mean], means[mean + 1] = chunk.mean, to_host(values[stop - 1])
+                if generated < stop:
+                    means[mean + 2] = to_host(chunk_mean(values[generated:stop]))
+                mean += 2 + (generated < stop)
+            for first, chunk in parts:
+                self._running.merge(first, chunk)
+                if self._concepts is not None:
+                    self._concepts.merge(concept, ConceptStatistics.of(chunk))
+            if self.extremes is not None and turned is not None:
+                high = np.maximum.reduce([chunk.maximum for _, chunk in parts])
+                low = np.minimum.reduce([chunk.minimum for _, chunk in parts])
+                self.extremes.add(high, low, turned[:, start:stop], token)
 
     def groups(self) -> dict[bool, NeuronStatistics]:
         """By (at position 0); a key is missing if there are no such tokens."""
-        return dict(self._groups)
+        told = {first: self._running.get(first) for first in (False, True)}
+        return {first: one for first, one in told.items() if one.n.any()}
 
     def concepts(self) -> dict[str, ConceptStatistics]:
-        return dict(self._concepts)
+        return {} if self._concepts is None else {name: self._concepts.get(name) for name in self._concepts.names}
 
     def limits(self, percentile: Decimal) -> Array:
         """The smallest value of each neuron that is beyond its percentile so far: float32[neurons] (beyond.py)."""
-        tokens = sum(int(group.n[0]) for group in self._groups.values())
+        tokens = sum(int(group.n[0]) for group in self.groups().values())
         return limits(self._histograms[False].counts + self._histograms[True].counts, tokens, percentile)
 
     def histograms(self) -> dict[bool, NDArray[np.int64]]:

@@ -1,305 +1,12 @@
-/* The loops over every single value: moments and histogram of a chunk, merging two parts, laying out blocks, rounding them.
+/* The loops over every single value: laying out blocks, rounding them; statistics are in _statistics.c.
 
 Each does what its numpy twin does, in the same order and in float64, so that both give the same bits: no contraction
 to fused multiply-adds (setup.py), partial sums over the same rows. The interpreter's lock is released meanwhile.
-Arguments are checked here, as a wrong shape would read foreign memory; kernels.py tells what they are. */
+kernels.py tells what the arguments are. */
 
-#define Py_LIMITED_API 0x030B0000
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "_kernels.h"
 #include <math.h>
-#include <stdint.h>
 #include <string.h>
-
-#if defined(__x86_64__) && defined(__linux__) && defined(__GLIBC__) && defined(__GNUC__)
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define FOR_EACH_PROCESSOR
-#endif
-
-#define TILE 64       /* neurons whose moments are worked on together: their sums stay in the first cache */
-#define COUNTED 16    /* neurons counted together: likewise their histograms */
-
-enum { MEAN, M2, M3, M4, SUM_ABS, SUMS };
-
-/* ---- arrays ---- */
-
-typedef struct {
-    Py_buffer view;
-    int held;
-} Array;
-
-/* Take a buffer of `ndim` axes whose items have this size, the last axis contiguous. Returns 0 where it is another. */
-static int take(PyObject *object, Array *array, int ndim, Py_ssize_t itemsize, int writable, const char *name)
-{
-    if (PyObject_GetBuffer(object, &array->view, writable ? PyBUF_STRIDED : PyBUF_STRIDED_RO) < 0)
-        return 0;
-    array->held = 1;
-    const Py_buffer *view = &array->view;
-    Py_ssize_t last = ndim - 1;
-    if (view->ndim != ndim || view->itemsize != itemsize ||
-        (view->shape[last] > 1 && view->strides[last] != itemsize) ||
-        (uintptr_t)view->buf % (uintptr_t)itemsize != 0) {
-        PyErr_Format(PyExc_ValueError, "%s: expected %d axes of %zd-byte items, the last one contiguous", name, ndim,
-                     itemsize);
-        return 0;
-    }
-    return 1;
-}
-
-static void let_go(Array *arrays, int count)
-{
-    for (int i = 0; i < count; i++)
-        if (arrays[i].held)
-            PyBuffer_Release(&arrays[i].view);
-}
-
-static int shaped(const Array *array, Py_ssize_t rows, Py_ssize_t columns, const char *name)
-{
-    const Py_ssize_t *shape = array->view.shape;
-    int fits = array->view.ndim == 1 ? shape[0] == columns
-                                     : shape[0] == rows && shape[1] == columns;
-    if (!fits)
-        PyErr_Format(PyExc_ValueError, "%s: its shape is not that of the others", name);
-    return fits;
-}
-
-static Py_ssize_t row_bytes(const Array *array) { return array->view.strides[0]; }
-
-/* ---- moments and histogram of one chunk ---- */
-
-typedef struct {
-    const char *values;
-    Py_ssize_t stride, tokens, neurons;
-    const char *fired; /* NULL: where a value is above zero */
-    Py_ssize_t fired_stride;
-    int rows; /* of a partial sum */
-    double *sums;
-    float *low, *high;
-    int64_t *count;
-} Chunk;
-
-static inline __attribute__((always_inline)) void moments_of(const Chunk *chunk, Py_ssize_t at, const int width)
-{
-    double sum[TILE], sum_abs[TILE], mean[TILE], m2[TILE], m3[TILE], m4[TILE];
-    float low[TILE], high[TILE];
-    int32_t fired[TILE];
-    const char *start = chunk->values + at * (Py_ssize_t)sizeof(float);
-    memcpy(low, start, width * sizeof(float));
-    memcpy(high, start, width * sizeof(float));
-    for (int i = 0; i < width; i++) {
-        sum[i] = sum_abs[i] = m2[i] = m3[i] = m4[i] = 0;
-        fired[i] = 0;
-    }
-    for (Py_ssize_t t = 0; t < chunk->tokens; t++) {
-        const float *row = (const float *)(start + t * chunk->stride);
-        for (int i = 0; i < width; i++) {
-            const float value = row[i];
-            sum[i] += value;
-            sum_abs[i] += fabsf(value);
-            low[i] = (value < low[i]) | (value != value) ? value : low[i];
-            high[i] = (value > high[i]) | (value != value) ? value : high[i];
-            fired[i] += value > 0;
-        }
-    }
-    if (chunk->fired != NULL) {
-        for (int i = 0; i < width; i++)
-            fired[i] = 0;
-        for (Py_ssize_t t = 0; t < chunk->tokens; t++) {
-            const uint8_t *row = (const uint8_t *)(chunk->fired + t * chunk->fired_stride + at);
-            for (int i = 0; i < width; i++)
-                fired[i] += row[i] != 0;
-        }
-    }
-    for (int i = 0; i < width; i++)
-        mean[i] = sum[i] / (double)chunk->tokens;
-    for (Py_ssize_t begin = 0; begin < chunk->tokens; begin += chunk->rows) {
-        const Py_ssize_t end = begin + chunk->rows < chunk->tokens ? begin + chunk->rows : chunk->tokens;
-        double p2[TILE], p3[TILE], p4[TILE];
-        for (int i = 0; i < width; i++)
-            p2[i] = p3[i] = p4[i] = 0;
-        for (Py_ssize_t t = begin; t < end; t++) {
-            const float *row = (const float *)(start + t * chunk->stride);
-            for (int i = 0; i < width; i++) {
-                const double deviation = row[i] - mean[i], power = deviation * deviation;
-                p2[i] += power;
-                p3[i] += deviation * power;
-                p4[i] += power * power;
-            }
-        }
-        for (int i = 0; i < width; i++) {
-            m2[i] += p2[i];
-            m3[i] += p3[i];
-            m4[i] += p4[i];
-        }
-    }
-    double *out = chunk->sums + at;
-    const Py_ssize_t next = chunk->neurons;
-    for (int i = 0; i < width; i++) {
-        const double varied = low[i] != high[i]; /* one that never varied has no variance, whatever rounding says */
-        out[MEAN * next + i] = varied ? mean[i] : low[i];
-        out[M2 * next + i] = m2[i] * varied;
-        out[M3 * next + i] = m3[i] * varied;
-        out[M4 * next + i] = m4[i] * varied;
-        out[SUM_ABS * next + i] = sum_abs[i];
-        chunk->low[at + i] = low[i];
-        chunk->high[at + i] = high[i];
-        chunk->count[at + i] = fired[i];
-    }
-}
-
-FOR_EACH_PROCESSOR
-static void moments(const Chunk *chunk, Py_ssize_t at, int width)
-{
-    if (width == TILE)
-        moments_of(chunk, at, TILE);
-    else
-        moments_of(chunk, at, width);
-}
-
-static void count(const Chunk *chunk, Py_ssize_t at, int width, const int16_t *bin_of_key, int shift, int64_t *counts,
-                  Py_ssize_t bins)
-{
-    const char *start = chunk->values + at * (Py_ssize_t)sizeof(float);
-    for (Py_ssize_t t = 0; t < chunk->tokens; t++) {
-        const uint32_t *row = (const uint32_t *)(start + t * chunk->stride);
-        for (int i = 0; i < width; i++)
-            counts[i * bins + bin_of_key[row[i] >> shift]]++;
-    }
-}
-
-static PyObject *chunk_of(PyObject *self, PyObject *const *given, Py_ssize_t size)
-{
-    (void)self;
-    Array arrays[8] = {{.held = 0}};
-    Array *values = &arrays[0], *fired = &arrays[1], *sums = &arrays[2], *low = &arrays[3], *high = &arrays[4],
-          *fires = &arrays[5], *counts = &arrays[6], *keys = &arrays[7];
-    PyObject *result = NULL;
-    if (size != 9) {
-        PyErr_SetString(PyExc_TypeError, "chunk: expected values, fired, sums, low, high, count, counts, keys, rows");
-        return NULL;
-    }
-    const long rows = PyLong_AsLong(given[8]);
-    if (rows < 1 || rows > INT32_MAX) {
-        if (!PyErr_Occurred())
-            PyErr_SetString(PyExc_ValueError, "rows: expected 1 to 2147483647");
-        return NULL;
-    }
-    const int tells = given[1] != Py_None, counted = given[6] != Py_None;
-    if (!take(given[0], values, 2, sizeof(float), 0, "values") || (tells && !take(given[1], fired, 2, 1, 0, "fired")) ||
-        !take(given[2], sums, 2, sizeof(double), 1, "sums") || !take(given[3], low, 1, sizeof(float), 1, "low") ||
-        !take(given[4], high, 1, sizeof(float), 1, "high") || !take(given[5], fires, 1, sizeof(int64_t), 1, "count") ||
-        (counted && !take(given[6], counts, 2, sizeof(int64_t), 1, "counts")) ||
-        !take(given[7], keys, 1, sizeof(int16_t), 0, "keys"))
-        goto done;
-    const Py_ssize_t tokens = values->view.shape[0], neurons = values->view.shape[1];
-    const Py_ssize_t bins = counted ? counts->view.shape[1] : 0, key_count = keys->view.shape[0];
-    int shift = 32;
-    for (Py_ssize_t left = key_count; left > 1; left >>= 1)
-        shift--;
-    if (tokens < 1 || tokens > INT32_MAX) {
-        PyErr_SetString(PyExc_ValueError, "values: expected 1 to 2147483647 tokens");
-        goto done;
-    }
-    if (!shaped(values, tokens, neurons, "values") || (tells && !shaped(fired, tokens, neurons, "fired")) ||
-        !shaped(sums, SUMS, neurons, "sums") || !shaped(low, 1, neurons, "low") || !shaped(high, 1, neurons, "high") ||
-        !shaped(fires, 1, neurons, "count") || (counted && !shaped(counts, neurons, bins, "counts")))
-        goto done;
-    if ((neurons > 1 && row_bytes(sums) != neurons * (Py_ssize_t)sizeof(double)) ||
-        (counted && row_bytes(counts) != bins * (Py_ssize_t)sizeof(int64_t)) || shift < 1 || shift > 31 ||
-        key_count != (Py_ssize_t)1 << (32 - shift)) {
-        PyErr_SetString(PyExc_ValueError, "expected sums and counts without gaps, and a power of two of keys");
-        goto done;
-    }
-    const int16_t *bin_of_key = keys->view.buf;
-    for (Py_ssize_t i = 0; counted && i < key_count; i++)
-        if (bin_of_key[i] < 0 || bin_of_key[i] >= bins) {
-            PyErr_SetString(PyExc_ValueError, "keys: expected bins of counts");
-            goto done;
-        }
-    const Chunk chunk = {values->view.buf, row_bytes(values), tokens, neurons, tells ? fired->view.buf : NULL,
-                         tells ? row_bytes(fired) : 0, (int)rows, sums->view.buf, low->view.buf, high->view.buf,
-                         fires->view.buf};
-    int64_t *counters = counted ? counts->view.buf : NULL;
-    Py_BEGIN_ALLOW_THREADS
-    for (Py_ssize_t at = 0; at < neurons; at += TILE) {
-        const Py_ssize_t end = at + TILE < neurons ? at + TILE : neurons;
-        moments(&chunk, at, (int)(end - at));
-        for (Py_ssize_t i = at; counted && i < end; i += COUNTED)
-            count(&chunk, i, (int)(end - i < COUNTED ? end - i : COUNTED), bin_of_key, shift, counters + i * bins, bins);
-    }
-    Py_END_ALLOW_THREADS
-    result = Py_NewRef(Py_None);
-done:
-    let_go(arrays, 8);
-    return result;
-}
-
-/* ---- two parts of the data as one ---- */
-
-typedef struct {
-    const int64_t *n, *other_n;
-    const double *part[4], *other[4]; /* mean, m2, m3, m4 */
-    double *out;
-    Py_ssize_t neurons;
-} Merge;
-
-FOR_EACH_PROCESSOR
-static void merge_parts(const Merge *merge)
-{
-    for (Py_ssize_t i = 0; i < merge->neurons; i++) {
-        const int64_t n = merge->n[i] + merge->other_n[i];
-        const double a = (double)merge->n[i], b = (double)merge->other_n[i], total = n < 1 ? 1.0 : (double)n;
-        const double mean = merge->part[0][i], m2 = merge->part[1][i], m3 = merge->part[2][i], m4 = merge->part[3][i];
-        const double mean_b = merge->other[0][i], m2_b = merge->other[1][i], m3_b = merge->other[2][i];
-        const double m4_b = merge->other[3][i];
-        const double delta = mean_b - mean, by_n = delta / total, ab = a * b, square = by_n * by_n;
-        double *out = merge->out + i;
-        const Py_ssize_t next = merge->neurons;
-        out[0] = b == 0 ? mean : a == 0 ? mean_b : mean + by_n * b;
-        out[next] = m2 + m2_b + delta * by_n * ab;
-        out[2 * next] = m3 + m3_b + delta * square * ab * (a - b) + 3.0 * by_n * (a * m2_b - b * m2);
-        out[3 * next] = m4 + m4_b + delta * (square * by_n) * ab * (a * a - ab + b * b) +
-                        6.0 * square * (a * a * m2_b + b * b * m2) + 4.0 * by_n * (a * m3_b - b * m3);
-    }
-}
-
-static PyObject *merge(PyObject *self, PyObject *const *given, Py_ssize_t size)
-{
-    (void)self;
-    Array arrays[11] = {{.held = 0}};
-    static const char *const names[] = {"n", "other n", "mean", "m2", "m3", "m4", "other mean", "other m2", "other m3",
-                                        "other m4", "out"};
-    PyObject *result = NULL;
-    if (size != 11) {
-        PyErr_SetString(PyExc_TypeError, "merge: expected n and other n, four moments of each, out");
-        return NULL;
-    }
-    for (int i = 0; i < 11; i++)
-        if (!take(given[i], &arrays[i], i == 10 ? 2 : 1, 8, i == 10, names[i]))
-            goto done;
-    const Py_ssize_t neurons = arrays[0].view.shape[0];
-    for (int i = 0; i < 11; i++)
-        if (!shaped(&arrays[i], 4, neurons, names[i]))
-            goto done;
-    if (neurons > 1 && row_bytes(&arrays[10]) != neurons * (Py_ssize_t)sizeof(double)) {
-        PyErr_SetString(PyExc_ValueError, "expected out without gaps");
-        goto done;
-    }
-    Merge parts = {.n = arrays[0].view.buf, .other_n = arrays[1].view.buf, .out = arrays[10].view.buf,
-                   .neurons = neurons};
-    for (int i = 0; i < 4; i++) {
-        parts.part[i] = arrays[2 + i].view.buf;
-        parts.other[i] = arrays[6 + i].view.buf;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    merge_parts(&parts);
-    Py_END_ALLOW_THREADS
-    result = Py_NewRef(Py_None);
-done:
-    let_go(arrays, 11);
-    return result;
-}
 
 /* ---- one layer's values into its unfinished block ---- */
 
@@ -323,7 +30,7 @@ static inline uint32_t big_endian(uint32_t value)
 
 #define SIDE 16 /* of the squares that are turned in the first cache */
 
-static inline __attribute__((always_inline)) void turn_square(const Layout *layout, Py_ssize_t at, Py_ssize_t from,
+INLINE void turn_square(const Layout *layout, Py_ssize_t at, Py_ssize_t from,
                                                               const int width, const int height)
 {
     uint32_t square[SIDE][SIDE];
@@ -344,7 +51,7 @@ static inline __attribute__((always_inline)) void turn_square(const Layout *layo
     }
 }
 
-static inline __attribute__((always_inline)) void turn_flags(const Layout *layout, Py_ssize_t at, Py_ssize_t from,
+INLINE void turn_flags(const Layout *layout, Py_ssize_t at, Py_ssize_t from,
                                                              const int width, const int height)
 {
     uint8_t square[SIDE][SIDE];
@@ -461,7 +168,7 @@ static inline uint32_t bits_of(float value)
 #define INFINITE 0x7F800000u
 
 /* The bits of a row's values, native; returns those of the largest magnitude (of NaN, if there is one). */
-static inline __attribute__((always_inline)) uint32_t row_of(const Reduction *all, Py_ssize_t row, uint32_t *bits)
+INLINE uint32_t row_of(const Reduction *all, Py_ssize_t row, uint32_t *bits)
 {
     const uint32_t *stored = (const uint32_t *)(all->values + row * all->stride);
     uint32_t largest = 0;
@@ -474,7 +181,7 @@ static inline __attribute__((always_inline)) uint32_t row_of(const Reduction *al
 }
 
 /* What is read back of a row: its sum for the digest, and how far it is off. */
-static inline __attribute__((always_inline)) void tell(const Reduction *all, Py_ssize_t row, const uint32_t *bits,
+INLINE void tell(const Reduction *all, Py_ssize_t row, const uint32_t *bits,
                                                        const float *back, int held)
 {
     uint64_t sum = 0;
@@ -586,6 +293,7 @@ done:
 static PyMethodDef methods[] = {
     {"chunk", (PyCFunction)(void (*)(void))chunk_of, METH_FASTCALL, NULL},
     {"merge", (PyCFunction)(void (*)(void))merge, METH_FASTCALL, NULL},
+    {"prompts", (PyCFunction)(void (*)(void))prompts, METH_FASTCALL, NULL},
     {"lay_out", (PyCFunction)(void (*)(void))lay_out, METH_FASTCALL, NULL},
     {"lay_out_flags", (PyCFunction)(void (*)(void))lay_out_flags, METH_FASTCALL, NULL},
     {"reduce", (PyCFunction)(void (*)(void))reduce, METH_FASTCALL, NULL},

@@ -30,6 +30,25 @@ def merge(
     out: Array,
     /,
 ) -> None: ...
+def prompts(
+    values: Array,
+    fired: Array | None,
+    prompts: Array,
+    moments: Array,
+    extremes: Array,
+    tallies: Array,
+    counts: Array,
+    counts_at_start: Array,
+    keys: Array,
+    means: Array,
+    concept_tallies: Array | None,
+    concept_means: Array | None,
+    concept_maxima: Array | None,
+    examples: Array | None,
+    scores: Array | None,
+    rows: int,
+    /,
+) -> None: ...
 def lay_out(values: Array, out: Array, of_token: Array, sums: Array, /) -> None: ...
 def lay_out_flags(values: Array, out: Array, of_token: Array, sums: Array, /) -> None: ...
 def reduce(

@@ -58,6 +58,52 @@ def merge(n: Counts, moments: tuple[Floats, ...], other_n: Counts, other: tuple[
     return out
 
 
+def prompts(
+    values: NDArray[np.float32],
+    fired: NDArray[np.bool_] | None,
+    rows: Counts,
+    means: NDArray[np.float32],
+    running: tuple[Floats, NDArray[np.float32], Counts, Counts, Counts],
+    concepts: tuple[Counts, Floats, NDArray[np.float32]] | None,
+    examples: tuple[Counts, NDArray[np.float32]] | None,
+) -> None:
+    """Add a batch of prompts, float32[tokens, neurons], to what is recorded: in place, one after the other.
+
+    fired: as in `chunk`. rows: int64[prompts, 7], of each prompt: its first row, the first past position 0, the one
+    after its last, the first that is generated and past position 0, the row of `means` for its first mean, its concept,
+    and the token_idx of its first row. means, float32[means, neurons], is written: of each prompt with rows past
+    position 0 their mean, the last of them, and the mean of those generated if there are any.
+
+    running: moments float64[2, 5, neurons] (mean, m2, m3, m4, sum of |a|), extremes float32[2, 2, neurons] (minimum,
+    maximum) and tallies int64[2, 2, neurons] (n, fired; below 0 it is unknown and stays so), each past position 0 and
+    at it; then the counts of either, int64[neurons, BINS]. concepts: tallies int64[concepts, 2, neurons], means
+    float64[concepts, neurons], maxima float32[concepts, neurons]. examples: token_idx int64[2, neurons, kept] and
+    scores float32[2, neurons, kept], which fall: the largest values, and the smallest with the other sign.
+    """
+    neurons = values.shape[1]
+    moments, extremes, tallies, counts, counts_at_start = running
+    of_concept, mean, maximum = concepts or (None, None, None)
+    token_idx, scores = examples or (None, None)
+    _kernels.prompts(
+        _rows(values),
+        None if fired is None else _rows(fired).view(np.uint8),
+        rows,
+        moments.reshape(10, neurons),
+        extremes.reshape(4, neurons),
+        tallies.reshape(4, neurons),
+        counts,
+        counts_at_start,
+        BIN_OF_KEY,
+        means,
+        None if of_concept is None else of_concept.reshape(-1, neurons),
+        mean,
+        maximum,
+        None if token_idx is None else token_idx.reshape(2 * neurons, -1),
+        None if scores is None else scores.reshape(2 * neurons, -1),
+        ROWS,
+    )
+
+
 def lay_out(
     values: NDArray[np.float32], out: NDArray[Any], of_token: NDArray[np.uint64], sums: NDArray[np.uint64]
 ) -> None:

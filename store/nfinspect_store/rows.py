@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics
-from nfinspect_store.types import BeyondRows, Layer, Prompt, PromptMean, TokenRows
+from nfinspect_store.types import BeyondRows, Layer, MeanRows, Prompt, TokenRows
 
 
 def layers_table(layers: Sequence[Layer]) -> pa.Table:
@@ -49,10 +49,16 @@ def beyond_table(parts: Sequence[BeyondRows]) -> pa.Table:
     )
 
 
-def means_table(means: Sequence[PromptMean]) -> pa.Table:
-    names = ("layer_id", "prompt_idx", "selection", "n")
-    columns: dict[str, Any] = {name: [getattr(m, name) for m in means] for name in names}
-    return pa.table({**columns, "values": _lists([m.values for m in means])})
+def means_table(means: MeanRows) -> pa.Table:
+    return pa.table(
+        {
+            "layer_id": np.full(len(means.n), means.layer_id, np.int16),
+            "prompt_idx": means.prompt_idx,
+            "selection": pa.array(means.selection, pa.string()),
+            "n": means.n,
+            "values": _equal_lists(means.values),
+        }
+    )
 
 
 def statistics_table(layer_id: int, first: bool, statistics: NeuronStatistics) -> pa.Table:
@@ -100,7 +106,9 @@ def _repeated(text: str, rows: int) -> pa.Array:
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([text]))
 
 
-def _lists(arrays: Sequence[NDArray[Any]]) -> pa.ListArray:
-    """A column of lists: one for each array."""
-    offsets = np.concatenate([[0], np.cumsum([len(a) for a in arrays])]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(arrays)))
+def _equal_lists(values: NDArray[Any]) -> pa.ListArray:
+    """A column of lists: one for each row of a matrix."""
+    rows, width = values.shape
+    return pa.ListArray.from_arrays(
+        np.arange(0, (rows + 1) * width, width, dtype=np.int32), pa.array(values.reshape(-1))
+    )

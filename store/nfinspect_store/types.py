@@ -1,7 +1,7 @@
 """The values that pass between the store and what is built on it. Frozen, so that threads can share them."""
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import compress
 from pathlib import Path
@@ -122,14 +122,14 @@ class BeyondRows:
 
 
 @dataclass(frozen=True)
-class PromptMean:
-    """One prompt's mean over a selection of its `n` tokens in one layer: float32[neurons]."""
+class MeanRows:
+    """Means of prompts in one layer, each over a selection of a prompt's tokens: one entry per mean in every field."""
 
-    layer_id: int
-    prompt_idx: int
-    selection: Selection
-    n: int
-    values: NDArray[np.float32]
+    layer_id: int  # of all of them
+    prompt_idx: NDArray[np.int64]
+    selection: Sequence[Selection]
+    n: NDArray[np.int64]  # tokens
+    values: NDArray[np.float32]  # [means, neurons]
 
 
 @dataclass(frozen=True)

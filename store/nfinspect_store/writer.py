@@ -62,7 +62,7 @@ from nfinspect_store.rows import (
 from nfinspect_store.schema import BLOCK, OPTIONAL_TABLES, TABLES, quoted
 from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.tables import RunTables
-from nfinspect_store.types import BeyondRows, Layer, Prompt, PromptMean, RunInfo, Status, TokenRows
+from nfinspect_store.types import BeyondRows, Layer, MeanRows, Prompt, RunInfo, Status, TokenRows
 
 MOST_HOLES = 0.025
 """Share of a file's blocks that may stay free. A commit rewrites the statistics, and of the other tables the last,
@@ -82,7 +82,7 @@ class _Segment:
     prompts: list[Prompt] = field(default_factory=list)
     tokens: list[TokenRows] = field(default_factory=list)
     unrecorded: list[TokenRows] = field(default_factory=list)
-    means: list[PromptMean] = field(default_factory=list)
+    means: list[MeanRows] = field(default_factory=list)
     beyond: dict[int, list[BeyondRows]] = field(default_factory=dict)  # by layer_id
     beyond_rows: int = 0
 
@@ -222,7 +222,7 @@ class RunWriter:
         self,
         prompts: Sequence[Prompt],
         tokens: TokenRows,
-        means: Sequence[PromptMean],
+        means: Sequence[MeanRows],
         unrecorded: TokenRows | None = None,
         beyond: Sequence[BeyondRows] = (),
     ) -> None:
@@ -351,7 +351,7 @@ class RunWriter:
         self._append("tokens", map(tokens_table, self._segment.tokens))
         self._append("unrecorded", map(unrecorded_table, self._segment.unrecorded))
         if self._segment.means:
-            self._append("prompt_means", [means_table(self._segment.means)])
+            self._append("prompt_means", map(means_table, self._segment.means))
         self._append("beyond", (beyond_table(parts) for _, parts in sorted(self._segment.beyond.items())))
 
     def _replace_statistics(self, layers: Sequence[LayerSnapshot]) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from nfinspect.capturing import recorder as recording
-from nfinspect.capturing.examples import ExtremeExamples, RandomTokens
+from nfinspect.capturing.examples import RandomTokens
 from nfinspect.capturing.statistics import LayerStatistics
 from nfinspect_store import blocks, writer
 from nfinspect_store.types import Keep, Layer, Precision
@@ -48,12 +48,8 @@ ASKED = 300
 
 STAGES: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
     ("statistics", LayerStatistics, ("add",)),
-    ("means", recording._LayerRecord, ("_means",)),
-    ("means", recording, ("chunk_mean",)),
-    ("examples", ExtremeExamples, ("add",)),
     ("examples", RandomTokens, ("add",)),
     ("examples", recording._LayerRecord, ("keep_random",)),
-    ("turning", recording, ("by_neuron",)),
     ("turning", blocks.BlockBuffer, ("_take",)),
     ("blocks", blocks.BlockBuffer, ("_rows",)),
     ("blocks", blocks, ("reduced",)),
@@ -66,9 +62,12 @@ STAGES: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
     ("commit", writer.RunWriter, ("commit",)),
     ("close", writer.RunWriter, ("close",)),
 )
-"""What each stage is: functions of a class or module. `blocks` rounds and packs them, `turning` takes digests, too."""
+"""What each stage is: functions of a class or module. `statistics` are those of neurons, concepts and prompts with the
+examples of largest and smallest values, in one pass; `examples` are the random ones; `blocks` rounds and packs them,
+`turning` takes digests, too.
+"""
 
-PER_VALUE = ("statistics", "means", "examples", "turning", "blocks", "rows")
+PER_VALUE = ("statistics", "examples", "turning", "blocks", "rows")
 FIXED = ("open", "statistics' tables", "classes", "commit", "close")
 """`open` and `close` are of the file; `commit` is what the others leave of it: digests, and the sync of the disk."""
 

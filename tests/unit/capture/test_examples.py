@@ -1,12 +1,14 @@
 """The examples kept of a neuron are those of their definition, whatever came in which batch."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from nfinspect.capturing.examples import KEPT, ExtremeExamples, RandomTokens
+from nfinspect.capturing.examples import KEPT, Extremes, RandomTokens
 
 NEURONS = 9
 
@@ -31,23 +33,28 @@ def by_definition(prompts: list[NDArray[np.float32]], neuron: int, sign: int) ->
 
 
 @pytest.mark.parametrize("library", ["numpy", "torch"])
-@pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize(("seed", "prompts"), [(0, 3), (1, 10), (2, 60), (3, 60)])
-def test_extremes_are_those_of_the_definition(seed: int, prompts: int, sign: int, library: str) -> None:
+def test_extremes_are_those_of_the_definition(seed: int, prompts: int, library: str) -> None:
     values = prompts_with_ties(seed, prompts)
-    kept, first = ExtremeExamples(NEURONS, sign), 0
+    kept, first = Extremes(NEURONS), 0
     for i, array in enumerate(values):
         if i == prompts // 2:  # as a resumed capture goes on
-            resumed = ExtremeExamples(NEURONS, sign)
-            resumed.restore(kept.token_idx, kept.values)
+            resumed = Extremes(NEURONS)
+            resumed.restore("top", *kept.get("top"))
+            resumed.restore("min", *kept.get("min"))
             kept = resumed
-        extreme = array.max(axis=0) if sign > 0 else array.min(axis=0)
-        kept.add(extreme, array.T if library == "numpy" else torch.from_numpy(array).t(), first)
+        turned = array.T if library == "numpy" else torch.from_numpy(array).t()
+        kept.add(array.max(axis=0), array.min(axis=0), turned, first)
         first += len(array)
     for neuron in range(NEURONS):
-        there = kept.token_idx[neuron] >= 0
-        found = list(zip(kept.token_idx[neuron][there].tolist(), kept.values[neuron][there].tolist(), strict=True))
-        assert found == by_definition(values, neuron, sign)
+        assert found_of(kept, "top", neuron) == by_definition(values, neuron, 1)
+        assert found_of(kept, "min", neuron) == by_definition(values, neuron, -1)
+
+
+def found_of(kept: Extremes, kind: Literal["top", "min"], neuron: int) -> list[tuple[int, float]]:
+    token_idx, values = (array[neuron] for array in kept.get(kind))
+    there = token_idx >= 0
+    return list(zip(token_idx[there].tolist(), values[there].tolist(), strict=True))
 
 
 def kept_of(seed: int, tokens: int, batches: list[int]) -> list[int]:

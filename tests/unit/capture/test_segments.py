@@ -72,6 +72,26 @@ def test_every_way_to_record_ends_segments(
     assert tokens == [*range(3, 3 * PASSES + 1, 3), 3 * PASSES]  # after each prompt, and at the end
 
 
+@pytest.mark.parametrize(("tokens", "commits"), [(1, 1), (3, 3)])
+def test_only_means_that_there_are_wait_in_memory(
+    tokens: int, commits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prompt of one token has none, one that generates nothing has two."""
+    found = tokens_at_commits(monkeypatch)
+    monkeypatch.setattr(segments, "SEGMENT_MEMORY", 2 * 2 * 4 * 8 + 5)  # a third prompt is too much
+    monkeypatch.setattr(segments, "TOKEN_BYTES", 0)
+    layers = [Layer(0, "mlp", 0, "h.0.mlp", 8, "relu", "positive")]
+    prompts = [ArrayPrompt("tulip", "a b c", [1, 2, 3][:tokens], ["a", " b", " c"][:tokens], tokens)] * 6
+    write_run(
+        tmp_path / "r.duckdb",
+        layers=layers,
+        prompts=prompts,
+        values=lambda prompt, layer: np.ones((tokens, 8), np.float32),
+        batch=1,
+    )
+    assert len(found) == commits
+
+
 @pytest.mark.parametrize("way", [recorded, from_arrays])
 def test_what_fails_after_a_segment_leaves_no_run(
     way: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

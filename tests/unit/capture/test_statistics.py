@@ -10,9 +10,11 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
+from nfinspect.capturing.batch import PromptRows
 from nfinspect.capturing.statistics import HistogramCounter, LayerStatistics, chunk_statistics, count_tensor
 from nfinspect_store.histogram import BINS, EDGES, MIDDLE, bin_of
 from nfinspect_store.statistics import UNKNOWN, ConceptStatistics, NeuronStatistics
+from nfinspect_store.types import Prompt
 
 CPU = torch.device("cpu")
 NEURONS = 12
@@ -227,25 +229,28 @@ def test_both_counters_count_by_the_same_bins(layout: str) -> None:
     assert torch.equal(given, before)  # it works in place on a copy
 
 
-def test_layer_statistics_keep_concepts_and_position_zero_apart_and_go_on_where_they_were() -> None:
-    values = sample(90)
-    parts = [
-        ("a", False, values[:40]),
-        ("b", True, values[40:43]),
-        ("a", False, values[43:70]),
-        ("a", True, values[70:]),
+def rows_of(sizes: Sequence[int], concepts: Sequence[str], offset: int = 0) -> PromptRows:
+    """Prompts of these sizes, all of them read."""
+    firsts = offset + np.cumsum([0, *sizes[:-1]])
+    prompts = [
+        Prompt(i, concept, "", int(first), size, size)
+        for i, (size, concept, first) in enumerate(zip(sizes, concepts, firsts, strict=True))
     ]
+    return PromptRows.of(prompts, [True] * len(prompts), offset)
+
+
+def test_layer_statistics_keep_concepts_and_position_zero_apart_and_go_on_where_they_were() -> None:
+    sizes, concepts = [41, 1, 28, 20], ["a", "b", "a", "b"]
+    values = sample(90)
     whole, begun, resumed = (LayerStatistics(NEURONS, "positive", CPU) for _ in range(3))
-    for part in parts:
-        whole.add(*part, None)
-    for part in parts[:2]:
-        begun.add(*part, None)
+    whole.add(rows_of(sizes, concepts), values, None)
+    begun.add(rows_of(sizes[:2], concepts[:2]), values[:42], None)
     resumed.restore(begun.groups(), begun.concepts(), begun.histograms())
-    for part in parts[2:]:
-        resumed.add(*part, None)
-    assert_close(whole.groups()[False], np.concatenate([values[:40], values[43:70]]))
-    assert_close(whole.groups()[True], np.concatenate([values[40:43], values[70:]]))
-    for concept, part in (("a", np.concatenate([values[:40], values[43:]])), ("b", values[40:43])):
+    resumed.add(rows_of(sizes[2:], concepts[2:], 42), values[42:], None)
+    first = np.isin(np.arange(90), [0, 41, 42, 70])
+    assert_close(whole.groups()[False], values[~first])
+    assert_close(whole.groups()[True], values[first])
+    for concept, part in (("a", np.concatenate([values[:41], values[42:70]])), ("b", values[[41, *range(70, 90)]])):
         told = whole.concepts()[concept]
         np.testing.assert_allclose(told.mean, part.mean(axis=0, dtype=np.float64), rtol=1e-12)
         assert told.n.tolist() == [len(part)] * NEURONS and told.maximum.tolist() == part.max(axis=0).tolist()
@@ -255,20 +260,40 @@ def test_layer_statistics_keep_concepts_and_position_zero_apart_and_go_on_where_
     for key, group in whole.groups().items():
         for field in fields(NeuronStatistics):
             np.testing.assert_array_equal(getattr(group, field.name), getattr(resumed.groups()[key], field.name))
-    for first, counts in whole.histograms().items():
-        np.testing.assert_array_equal(counts, resumed.histograms()[first])
-    assert whole.histograms()[True].sum() == NEURONS * 23
+    for at_start, counts in whole.histograms().items():
+        np.testing.assert_array_equal(counts, resumed.histograms()[at_start])
+    assert whole.histograms()[True].sum() == NEURONS * 4
+
+
+def test_there_are_no_statistics_of_tokens_that_did_not_come() -> None:
+    layer = LayerStatistics(NEURONS, "positive", CPU)
+    assert layer.groups() == {} and layer.concepts() == {}
+    means = layer.add(rows_of([1, 1], ["a", "b"]), sample(2), None)
+    assert list(layer.groups()) == [True] and list(layer.concepts()) == ["a", "b"] and means.shape == (0, NEURONS)
 
 
 def test_a_layer_that_keeps_nothing_by_concept_gives_nothing_back_by_concept() -> None:
     """A migrated run tells its concepts as of then; what is not added to any more must not be written again."""
     values = sample(40)
-    layer = LayerStatistics(values.shape[1], "positive", torch.device("cpu"), by_concept=False)
     chunk = chunk_statistics(values, None, "positive")
+    layer = LayerStatistics(NEURONS, "positive", CPU, apart=False)
     layer.restore({False: chunk}, {"tulip": ConceptStatistics.of(chunk)}, {})
-    layer.add("tulip", False, values, None)
-    assert layer.concepts() == {}
-    apart = LayerStatistics(values.shape[1], "positive", torch.device("cpu"), by_concept=True)
+    layer.add(rows_of([40], ["tulip"]), values, None)
+    assert layer.concepts() == {} and layer.extremes is None
+    apart = LayerStatistics(NEURONS, "positive", CPU)
     apart.restore({False: chunk}, {"tulip": ConceptStatistics.of(chunk)}, {})
-    apart.add("tulip", False, values, None)
+    apart.add(rows_of([40], ["tulip"]), values, None)
     assert (apart.concepts()["tulip"].n == 2 * len(values)).all()
+
+
+def test_many_concepts_find_room() -> None:
+    names = [f"concept {i}" for i in range(40)]
+    values = sample(80)
+    layer = LayerStatistics(NEURONS, "positive", CPU)
+    for start in range(0, 40, 5):
+        rows = slice(2 * start, 2 * start + 10)
+        layer.add(rows_of([2] * 5, names[start : start + 5], 2 * start), values[rows], None)
+    assert list(layer.concepts()) == names
+    for i, told in enumerate(layer.concepts().values()):
+        np.testing.assert_array_equal(told.maximum, values[2 * i : 2 * i + 2].max(axis=0))
+        assert (told.n == 2).all()

@@ -7,13 +7,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from nfinspect.capturing.statistics import HistogramCounter, chunk_statistics
+from nfinspect.capturing.batch import PromptRows
+from nfinspect.capturing.statistics import HistogramCounter, LayerStatistics, chunk_statistics
 from nfinspect_store import kernels
 from nfinspect_store.blocks import BlockBuffer
 from nfinspect_store.digests import values_digest
 from nfinspect_store.schema import BLOCK
-from nfinspect_store.statistics import NeuronStatistics, merged_moments
-from nfinspect_store.types import Layer
+from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics, merged_moments
+from nfinspect_store.types import Layer, Prompt
 
 _kernels = pytest.importorskip("nfinspect_store._kernels", reason="built only where there is a C compiler")
 
@@ -104,6 +105,51 @@ def test_parts_merge_to_the_same_bits() -> None:
         assert same_bits(found, wanted)
 
 
+@pytest.mark.parametrize("fires", ["positive", "gate", "scale"])
+@pytest.mark.parametrize("extra", [[], AWKWARD, [*AWKWARD, *NOT_FINITE]], ids=["plain", "awkward", "not finite"])
+@pytest.mark.parametrize("neurons", [2, 64, 150])
+def test_batches_of_prompts_are_recorded_to_the_same_bits(
+    neurons: int, extra: list[float], fires: str, without: pytest.MonkeyPatch
+) -> None:
+    """All that is kept of them, from prompts with and without position 0, of one token, of a block's and longer."""
+    sizes = [1, 1, 4, 2, 40, 3, 200, 1, 17, 1, 5, 129, *[1, 2] * 9]
+    values = sample(sum(sizes), neurons, extra)
+    small = np.abs(values) < 9
+    values[small] = np.round(values[small], 1)  # many tie
+    fired = np.random.default_rng(1).random(values.shape) < 0.3 if fires == "gate" else None
+    firsts = np.cumsum([0, *sizes[:-1]]).tolist()
+    told = [
+        Prompt(i, f"concept {i % 11}", "", 70 + first, max(0, size - i % 4), size)
+        for i, (first, size) in enumerate(zip(firsts, sizes, strict=True))
+    ]
+    at_start = [i % 5 != 2 for i in range(len(sizes))]
+    found = []
+    for loops, step in ((_kernels, len(told)), (_kernels, 4), (None, 7)):
+        without.setattr(kernels, "_kernels", loops)
+        layer, means = LayerStatistics(neurons, fires, torch.device("cpu")), []
+        for i in range(0, len(told), step):
+            part, begin = told[i : i + step], told[i].first_token
+            rows = slice(begin - 70, part[-1].first_token + part[-1].tokens - 70)
+            prompts = PromptRows.of(part, at_start[i : i + step], begin)
+            with np.errstate(all="ignore"):
+                means.append(layer.add(prompts, values[rows], None if fired is None else fired[rows]))
+            assert len(means[-1]) == len(prompts.means()[1])
+        assert layer.extremes is not None
+        found.append((np.concatenate(means), layer))
+    for (means, one), (other_means, other) in zip(found[:-1], found[1:], strict=True):
+        assert same_bits(means, other_means)
+        assert is_same(one.groups()[False], other.groups()[False]) and is_same(one.groups()[True], other.groups()[True])
+        assert list(one.concepts()) == list(other.concepts())
+        for name, concept in one.concepts().items():
+            for field in ConceptStatistics.__dataclass_fields__:
+                assert same_bits(getattr(concept, field), getattr(other.concepts()[name], field))
+        for kind in ("top", "min"):
+            for a, b in zip(one.extremes.get(kind), other.extremes.get(kind), strict=True):
+                assert same_bits(a, b)
+        for first, counted in one.histograms().items():
+            assert same_bits(counted, other.histograms()[first])
+
+
 @pytest.mark.parametrize("gate", [False, True])
 @pytest.mark.parametrize("neurons", [1, 16, 37])
 def test_blocks_and_their_digest_are_the_same(neurons: int, gate: bool, without: pytest.MonkeyPatch) -> None:
@@ -176,3 +222,56 @@ def test_outputs_and_keys_have_to_fit() -> None:
         _kernels.lay_out(values, np.zeros((20, 5), np.uint32), np.zeros(4, np.uint64), np.zeros(20, np.uint64))
     with pytest.raises(ValueError):
         _kernels.merge(count, count, *[np.zeros(20)] * 7, np.zeros(19), np.zeros((4, 20)))
+
+
+def test_prompts_outside_the_arrays_are_refused() -> None:
+    values, neurons, kept = sample(6, 20), 20, 3
+    right = {
+        "values": values,
+        "fired": None,
+        "prompts": np.array([[0, 1, 4, 3, 0, 1, 0], [4, 4, 6, 6, 3, 0, 4]]),
+        "moments": np.zeros((10, neurons)),
+        "extremes": np.zeros((4, neurons), np.float32),
+        "tallies": np.zeros((4, neurons), np.int64),
+        "counts": np.zeros((neurons, 99), np.int64),
+        "counts at position 0": np.zeros((neurons, 99), np.int64),
+        "keys": kernels.BIN_OF_KEY,
+        "means": np.zeros((5, neurons), np.float32),
+        "tallies of concepts": np.zeros((4, neurons), np.int64),
+        "means of concepts": np.zeros((2, neurons)),
+        "maxima of concepts": np.zeros((2, neurons), np.float32),
+        "examples": np.zeros((2 * neurons, kept), np.int64),
+        "scores": np.zeros((2 * neurons, kept), np.float32),
+        "rows": 32,
+    }
+    _kernels.prompts(*right.values())
+    assert (right["tallies"][[0, 2]] == [[5], [1]]).all()
+    for column, wrong in (
+        (0, -1),
+        (0, 4),
+        (1, 2),
+        (1, 7),
+        (2, 7),
+        (2, 0),
+        (3, 5),
+        (3, 0),
+        (4, -1),
+        (4, 3),
+        (5, 2),
+        (5, -1),
+    ):
+        rows = right["prompts"].copy()
+        rows[0, column] = wrong
+        with pytest.raises(ValueError, match="row 0 does not fit"):
+            _kernels.prompts(*{**right, "prompts": rows}.values())
+    for name, array in right.items():
+        if isinstance(array, np.ndarray) and name != "keys":
+            for wrong in (array[:, :-1], array.astype(np.float16), array[0], np.repeat(array, 2, axis=1)[:, ::2]):
+                if name == "values" and wrong.shape == array.shape[:1]:
+                    continue
+                with pytest.raises(ValueError):
+                    _kernels.prompts(*{**right, name: wrong}.values())
+    with pytest.raises(ValueError):
+        _kernels.prompts(*{**right, "rows": 0}.values())
+    with pytest.raises(TypeError):
+        _kernels.prompts(*list(right.values())[:-1])

@@ -15,7 +15,7 @@ from nfinspect_store.migrations import SCHEMA_VERSION
 from nfinspect_store.reader import RunFile
 from nfinspect_store.rows import means_table
 from nfinspect_store.snapshot import LayerSnapshot
-from nfinspect_store.types import Layer, Prompt, PromptMean, TokenRows
+from nfinspect_store.types import Layer, MeanRows, Prompt, TokenRows
 from nfinspect_store.writer import RunWriter
 
 WIDTH = 1100
@@ -37,6 +37,11 @@ def mean(prompt: int) -> np.ndarray:
     return np.random.default_rng(prompt).standard_normal(WIDTH).astype(np.float32)
 
 
+def means(prompt: int, values: np.ndarray) -> MeanRows:
+    selections = ("all", "last") * (len(values) // 2)
+    return MeanRows(0, np.full(len(values), prompt), selections, np.ones(len(values), np.int64), values)
+
+
 def wide_run(path: Path) -> None:
     """A run of one segment that holds nothing but prompts, their means and histograms."""
     new = RunWriter.create(path, array_info(path.stem, 0), [LAYER])
@@ -52,7 +57,7 @@ def wide_run(path: Path) -> None:
         raw=[None] * (2 * PROMPTS),
         role=[None] * (2 * PROMPTS),
     )
-    new.add(prompts, tokens, [PromptMean(0, i, s, 1, mean(i)) for i in range(PROMPTS) for s in ("all", "last")])
+    new.add(prompts, tokens, [means(i, mean(i)[None].repeat(2, 0)) for i in range(PROMPTS)])
     snapshot = LayerSnapshot(0, {}, {}, {first: counts for first in (False, True)}, {})
     new.commit([snapshot], lambda tables: (pa.table({}), pa.table({})), {"status": "complete"})
     new.close()
@@ -83,7 +88,7 @@ def test_one_segment_of_more_means_than_memory_is_committed_and_copied_and_check
 
 
 def test_digesting_wide_rows_takes_little_memory() -> None:
-    rows = means_table([PromptMean(0, i, "all", 1, np.ones(WIDTH, np.float32)) for i in range(4000)])
+    rows = means_table(means(0, np.ones((4000, WIDTH), np.float32)))
     assert rows.nbytes > 16 * 2**20
     tracemalloc.start()
     try:

@@ -1,0 +1,678 @@
+/* Moments, extremes and histogram of one chunk, merging two parts, and all that is recorded of a batch of prompts.
+
+As in _kernels.c, each gives the bits of its twin in numpy. */
+
+#include "_kernels.h"
+#include <math.h>
+#include <string.h>
+
+#define TILE 64    /* neurons whose moments are worked on together: their sums stay in the first cache */
+#define LINE 64    /* bytes of a cache line */
+#define COUNTED 16 /* neurons counted together: likewise their histograms */
+
+enum { MEAN, M2, M3, M4, SUM_ABS, SUMS };
+
+/* ---- moments and histogram ---- */
+
+typedef struct {
+    const char *start;
+    Py_ssize_t stride, tokens, neurons;
+    const char *fired; /* NULL: where a value is above zero */
+    Py_ssize_t fired_stride;
+    int rows; /* of a partial sum */
+} Values;
+
+/* The statistics of some consecutive tokens, for the neurons of a tile. */
+typedef struct {
+    double mean[TILE], m2[TILE], m3[TILE], m4[TILE], sum_abs[TILE];
+    float low[TILE], high[TILE];
+    int32_t fired[TILE];
+} Part;
+
+INLINE const float *row_of(const Values *values, Py_ssize_t token, Py_ssize_t at)
+{
+    return (const float *)(values->start + token * values->stride) + at;
+}
+
+INLINE float lower(float a, float b) { return (b < a) | (b != b) ? b : a; }
+INLINE float higher(float a, float b) { return (b > a) | (b != b) ? b : a; }
+
+INLINE void fires_of(const Values *values, Py_ssize_t from, Py_ssize_t to, Py_ssize_t at, const int width, Part *part)
+{
+    for (int i = 0; i < width; i++)
+        part->fired[i] = 0;
+    for (Py_ssize_t t = from; t < to; t++) {
+        const uint8_t *row = (const uint8_t *)(values->fired + t * values->fired_stride + at);
+        for (int i = 0; i < width; i++)
+            part->fired[i] += row[i] != 0;
+    }
+}
+
+INLINE void moments_of(const Values *values, Py_ssize_t from, Py_ssize_t to, Py_ssize_t at, const int width, Part *part)
+{
+    double sum[TILE], mean[TILE];
+    const float *first = row_of(values, from, at);
+    for (int i = 0; i < width; i++) {
+        part->low[i] = part->high[i] = first[i];
+        sum[i] = part->sum_abs[i] = part->m2[i] = part->m3[i] = part->m4[i] = 0;
+        part->fired[i] = 0;
+    }
+    for (Py_ssize_t t = from; t < to; t++) {
+        const float *row = row_of(values, t, at);
+        for (int i = 0; i < width; i++) {
+            const float value = row[i];
+            sum[i] += value;
+            part->sum_abs[i] += fabsf(value);
+            part->low[i] = lower(part->low[i], value);
+            part->high[i] = higher(part->high[i], value);
+            part->fired[i] += value > 0;
+        }
+    }
+    if (values->fired != NULL)
+        fires_of(values, from, to, at, width, part);
+    for (int i = 0; i < width; i++)
+        mean[i] = sum[i] / (double)(to - from);
+    for (Py_ssize_t begin = from; begin < to; begin += values->rows) {
+        const Py_ssize_t end = begin + values->rows < to ? begin + values->rows : to;
+        double p2[TILE], p3[TILE], p4[TILE];
+        for (int i = 0; i < width; i++)
+            p2[i] = p3[i] = p4[i] = 0;
+        for (Py_ssize_t t = begin; t < end; t++) {
+            const float *row = row_of(values, t, at);
+            for (int i = 0; i < width; i++) {
+                const double deviation = row[i] - mean[i], power = deviation * deviation;
+                p2[i] += power;
+                p3[i] += deviation * power;
+                p4[i] += power * power;
+            }
+        }
+        for (int i = 0; i < width; i++) {
+            part->m2[i] += p2[i];
+            part->m3[i] += p3[i];
+            part->m4[i] += p4[i];
+        }
+    }
+    for (int i = 0; i < width; i++) {
+        /* one that never varied has no variance, whatever rounding says */
+        const double varied = part->low[i] != part->high[i];
+        part->mean[i] = varied ? mean[i] : part->low[i];
+        part->m2[i] *= varied;
+        part->m3[i] *= varied;
+        part->m4[i] *= varied;
+    }
+}
+
+/* The same of one token. */
+INLINE void moments_of_one(const Values *values, Py_ssize_t token, Py_ssize_t at, const int width, Part *part)
+{
+    const float *row = row_of(values, token, at);
+    for (int i = 0; i < width; i++) {
+        part->mean[i] = part->low[i] = part->high[i] = row[i];
+        part->m2[i] = part->m3[i] = part->m4[i] = row[i] - row[i]; /* NaN where it is not finite */
+        part->sum_abs[i] = fabsf(row[i]);
+        part->fired[i] = row[i] > 0;
+    }
+    if (values->fired == NULL)
+        return;
+    const uint8_t *fired = (const uint8_t *)(values->fired + token * values->fired_stride + at);
+    for (int i = 0; i < width; i++)
+        part->fired[i] = fired[i] != 0;
+}
+
+/* The next tile of these tokens, on its way while this one is worked on: rows are too far apart to be foreseen. */
+INLINE void fetch_next(const Values *values, Py_ssize_t from, Py_ssize_t to, Py_ssize_t at)
+{
+    const Py_ssize_t next = at + TILE < values->neurons ? at + TILE : 0;
+    for (Py_ssize_t t = from; t < to; t++) {
+        const char *row = (const char *)row_of(values, t, next);
+        for (int line = 0; line < TILE * (int)sizeof(float) / LINE; line++)
+            __builtin_prefetch(row + line * LINE);
+        if (values->fired != NULL)
+            __builtin_prefetch(values->fired + t * values->fired_stride + next);
+    }
+}
+
+typedef struct {
+    const int16_t *bin_of_key;
+    int shift;
+    Py_ssize_t bins;
+} Bins;
+
+static void count(const Values *values, Py_ssize_t from, Py_ssize_t to, Py_ssize_t at, int width, const Bins *bins,
+                  int64_t *counts)
+{
+    for (Py_ssize_t t = from; t < to; t++) {
+        const uint32_t *row = (const uint32_t *)row_of(values, t, at);
+        for (int i = 0; i < width; i++)
+            counts[i * bins->bins + bins->bin_of_key[row[i] >> bins->shift]]++;
+    }
+}
+
+/* Take values and fired. Returns 0 where they are not what is expected. */
+static int take_values(PyObject *given, PyObject *flags, PyObject *rows, Array *array, Array *fired, Values *values)
+{
+    const int tells = flags != Py_None;
+    const long partial = PyLong_AsLong(rows);
+    if (partial < 1 || partial > INT32_MAX) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "rows: expected 1 to 2147483647");
+        return 0;
+    }
+    if (!take(given, array, 2, sizeof(float), 0, "values") || (tells && !take(flags, fired, 2, 1, 0, "fired")))
+        return 0;
+    const Py_ssize_t tokens = array->view.shape[0], neurons = array->view.shape[1];
+    if (tokens < 1 || tokens > INT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "values: expected 1 to 2147483647 tokens");
+        return 0;
+    }
+    if (tells && !shaped(fired, tokens, neurons, "fired"))
+        return 0;
+    *values = (Values){array->view.buf, row_bytes(array), tokens, neurons, tells ? fired->view.buf : NULL,
+                       tells ? row_bytes(fired) : 0, (int)partial};
+    return 1;
+}
+
+/* Take histograms, int64[rows, bins], and the bin of each key. Returns 0 where they are not what is expected. */
+static int take_counts(PyObject *given, PyObject *of_keys, Py_ssize_t rows, Array *counts, Array *keys, Bins *bins)
+{
+    if (!take(given, counts, 2, sizeof(int64_t), 1, "counts") || !take(of_keys, keys, 1, sizeof(int16_t), 0, "keys"))
+        return 0;
+    const Py_ssize_t width = counts->view.shape[1], key_count = keys->view.shape[0];
+    int shift = 32;
+    for (Py_ssize_t left = key_count; left > 1; left >>= 1)
+        shift--;
+    if (!shaped(counts, rows, width, "counts") || !gapless(counts, "counts"))
+        return 0;
+    if (shift < 1 || shift > 31 || key_count != (Py_ssize_t)1 << (32 - shift)) {
+        PyErr_SetString(PyExc_ValueError, "keys: expected a power of two of them");
+        return 0;
+    }
+    const int16_t *bin_of_key = keys->view.buf;
+    for (Py_ssize_t i = 0; i < key_count; i++)
+        if (bin_of_key[i] < 0 || bin_of_key[i] >= width) {
+            PyErr_SetString(PyExc_ValueError, "keys: expected bins of counts");
+            return 0;
+        }
+    *bins = (Bins){bin_of_key, shift, width};
+    return 1;
+}
+
+/* ---- one chunk ---- */
+
+typedef struct {
+    double *sums;
+    float *low, *high;
+    int64_t *count;
+} Chunk;
+
+INLINE void chunk_tile(const Values *values, const Chunk *chunk, Py_ssize_t at, const int width)
+{
+    Part part;
+    moments_of(values, 0, values->tokens, at, width, &part);
+    const double *const found[SUMS] = {part.mean, part.m2, part.m3, part.m4, part.sum_abs};
+    for (int sum = 0; sum < SUMS; sum++)
+        memcpy(chunk->sums + sum * values->neurons + at, found[sum], width * sizeof(double));
+    memcpy(chunk->low + at, part.low, width * sizeof(float));
+    memcpy(chunk->high + at, part.high, width * sizeof(float));
+    for (int i = 0; i < width; i++)
+        chunk->count[at + i] = part.fired[i];
+}
+
+FOR_EACH_PROCESSOR
+static void moments(const Values *values, const Chunk *chunk, Py_ssize_t at, int width)
+{
+    if (width == TILE)
+        chunk_tile(values, chunk, at, TILE);
+    else
+        chunk_tile(values, chunk, at, width);
+}
+
+PyObject *chunk_of(PyObject *self, PyObject *const *given, Py_ssize_t size)
+{
+    (void)self;
+    Array arrays[8] = {{.held = 0}};
+    Array *sums = &arrays[2], *low = &arrays[3], *high = &arrays[4], *fires = &arrays[5], *counts = &arrays[6];
+    PyObject *result = NULL;
+    Values values;
+    Bins bins = {NULL, 0, 0};
+    if (size != 9) {
+        PyErr_SetString(PyExc_TypeError, "chunk: expected values, fired, sums, low, high, count, counts, keys, rows");
+        return NULL;
+    }
+    const int counted = given[6] != Py_None;
+    if (!take_values(given[0], given[1], given[8], &arrays[0], &arrays[1], &values) ||
+        !take(given[2], sums, 2, sizeof(double), 1, "sums") || !take(given[3], low, 1, sizeof(float), 1, "low") ||
+        !take(given[4], high, 1, sizeof(float), 1, "high") || !take(given[5], fires, 1, sizeof(int64_t), 1, "count") ||
+        (counted && !take_counts(given[6], given[7], values.neurons, counts, &arrays[7], &bins)) ||
+        !shaped(sums, SUMS, values.neurons, "sums") || !gapless(sums, "sums") ||
+        !shaped(low, 1, values.neurons, "low") || !shaped(high, 1, values.neurons, "high") ||
+        !shaped(fires, 1, values.neurons, "count"))
+        goto done;
+    const Chunk chunk = {sums->view.buf, low->view.buf, high->view.buf, fires->view.buf};
+    int64_t *counters = counted ? counts->view.buf : NULL;
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t at = 0; at < values.neurons; at += TILE) {
+        const Py_ssize_t end = at + TILE < values.neurons ? at + TILE : values.neurons;
+        moments(&values, &chunk, at, (int)(end - at));
+        for (Py_ssize_t i = at; counted && i < end; i += COUNTED)
+            count(&values, 0, values.tokens, i, (int)(end - i < COUNTED ? end - i : COUNTED), &bins,
+                  counters + i * bins.bins);
+    }
+    Py_END_ALLOW_THREADS
+    result = Py_NewRef(Py_None);
+done:
+    let_go(arrays, 8);
+    return result;
+}
+
+/* ---- two parts of the data as one ---- */
+
+typedef struct {
+    double mean, m2, m3, m4;
+} Moments;
+
+/* a, b: of how many tokens each is. */
+INLINE Moments together(double a, Moments one, double b, Moments other)
+{
+    const double n = a + b, total = n < 1 ? 1.0 : n;
+    const double delta = other.mean - one.mean, by_n = delta / total, ab = a * b, square = by_n * by_n;
+    return (Moments){
+        b == 0 ? one.mean : a == 0 ? other.mean : one.mean + by_n * b,
+        one.m2 + other.m2 + delta * by_n * ab,
+        one.m3 + other.m3 + delta * square * ab * (a - b) + 3.0 * by_n * (a * other.m2 - b * one.m2),
+        one.m4 + other.m4 + delta * (square * by_n) * ab * (a * a - ab + b * b) +
+            6.0 * square * (a * a * other.m2 + b * b * one.m2) + 4.0 * by_n * (a * other.m3 - b * one.m3),
+    };
+}
+
+typedef struct {
+    const int64_t *n, *other_n;
+    const double *part[4], *other[4]; /* mean, m2, m3, m4 */
+    double *out;
+    Py_ssize_t neurons;
+} Merge;
+
+FOR_EACH_PROCESSOR
+static void merge_parts(const Merge *merge)
+{
+    const Py_ssize_t next = merge->neurons;
+    for (Py_ssize_t i = 0; i < merge->neurons; i++) {
+        const Moments one = {merge->part[0][i], merge->part[1][i], merge->part[2][i], merge->part[3][i]};
+        const Moments other = {merge->other[0][i], merge->other[1][i], merge->other[2][i], merge->other[3][i]};
+        const Moments both = together((double)merge->n[i], one, (double)merge->other_n[i], other);
+        double *out = merge->out + i;
+        out[0] = both.mean;
+        out[next] = both.m2;
+        out[2 * next] = both.m3;
+        out[3 * next] = both.m4;
+    }
+}
+
+PyObject *merge(PyObject *self, PyObject *const *given, Py_ssize_t size)
+{
+    (void)self;
+    Array arrays[11] = {{.held = 0}};
+    static const char *const names[] = {"n", "other n", "mean", "m2", "m3", "m4", "other mean", "other m2", "other m3",
+                                        "other m4", "out"};
+    PyObject *result = NULL;
+    if (size != 11) {
+        PyErr_SetString(PyExc_TypeError, "merge: expected n and other n, four moments of each, out");
+        return NULL;
+    }
+    for (int i = 0; i < 11; i++)
+        if (!take(given[i], &arrays[i], i == 10 ? 2 : 1, 8, i == 10, names[i]))
+            goto done;
+    const Py_ssize_t neurons = arrays[0].view.shape[0];
+    for (int i = 0; i < 11; i++)
+        if (!shaped(&arrays[i], 4, neurons, names[i]))
+            goto done;
+    if (!gapless(&arrays[10], "out"))
+        goto done;
+    Merge parts = {.n = arrays[0].view.buf, .other_n = arrays[1].view.buf, .out = arrays[10].view.buf,
+                   .neurons = neurons};
+    for (int i = 0; i < 4; i++) {
+        parts.part[i] = arrays[2 + i].view.buf;
+        parts.other[i] = arrays[6 + i].view.buf;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    merge_parts(&parts);
+    Py_END_ALLOW_THREADS
+    result = Py_NewRef(Py_None);
+done:
+    let_go(arrays, 11);
+    return result;
+}
+
+/* ---- a batch of prompts ---- */
+
+/* The columns of a prompt: its first row, the first past position 0, the row after its last, the first that is
+   generated (past position 0), the row of its first mean, its concept, and the token of its first row. */
+enum { START, REST, STOP, GENERATED, MEANS, CONCEPT, TOKEN, COLUMNS };
+
+#define TOGETHER 128 /* tokens whose prompts are worked on before the next tile: they stay in the second cache */
+
+/* What is recorded, and grows. Tokens past position 0 and those at it are kept apart, in this order. */
+typedef struct {
+    const int64_t *prompts; /* [count, COLUMNS] */
+    Py_ssize_t count;
+    double *moments;  /* [2 * SUMS, neurons] */
+    float *extremes;  /* [2 * (low, high), neurons] */
+    int64_t *tallies; /* [2 * (n, fired), neurons]; fired < 0: unknown, and stays so */
+    int64_t *counts[2]; /* [neurons, bins] */
+    float *means;     /* [means, neurons], of each prompt: of all, of the last, of those generated */
+    int64_t *concept_tallies; /* [concepts * (n, fired), neurons]; NULL: nothing is kept by concept */
+    double *concept_means;    /* [concepts, neurons] */
+    float *concept_maxima;
+    int64_t *examples; /* [2 * neurons, kept]: tokens, of the largest values and of the smallest; NULL: none are kept */
+    float *scores;     /* values, those of the smallest with the other sign: falling */
+    Py_ssize_t kept;
+} Batch;
+
+typedef struct {
+    double n[TILE], mean[TILE], m2[TILE], m3[TILE], m4[TILE], sum_abs[TILE];
+    float low[TILE], high[TILE];
+    int64_t fired[TILE];
+} Running;
+
+INLINE void load(const Batch *batch, Py_ssize_t neurons, int first, Py_ssize_t at, const int width, Running *running)
+{
+    const double *moments = batch->moments + first * SUMS * neurons + at;
+    const float *extremes = batch->extremes + first * 2 * neurons + at;
+    const int64_t *tallies = batch->tallies + first * 2 * neurons + at;
+    double *const into[SUMS] = {running->mean, running->m2, running->m3, running->m4, running->sum_abs};
+    for (int sum = 0; sum < SUMS; sum++)
+        memcpy(into[sum], moments + sum * neurons, width * sizeof(double));
+    memcpy(running->low, extremes, width * sizeof(float));
+    memcpy(running->high, extremes + neurons, width * sizeof(float));
+    for (int i = 0; i < width; i++) {
+        running->n[i] = (double)tallies[i];
+        running->fired[i] = 0;
+    }
+}
+
+INLINE void store(const Batch *batch, Py_ssize_t neurons, int first, Py_ssize_t at, const int width, int64_t tokens,
+                  const Running *running)
+{
+    double *moments = batch->moments + first * SUMS * neurons + at;
+    float *extremes = batch->extremes + first * 2 * neurons + at;
+    int64_t *tallies = batch->tallies + first * 2 * neurons + at;
+    const double *const from[SUMS] = {running->mean, running->m2, running->m3, running->m4, running->sum_abs};
+    for (int sum = 0; sum < SUMS; sum++)
+        memcpy(moments + sum * neurons, from[sum], width * sizeof(double));
+    memcpy(extremes, running->low, width * sizeof(float));
+    memcpy(extremes + neurons, running->high, width * sizeof(float));
+    for (int i = 0; i < width; i++) {
+        tallies[i] += tokens;
+        tallies[neurons + i] += tallies[neurons + i] < 0 ? 0 : running->fired[i];
+    }
+}
+
+INLINE void add_part(Running *running, const Part *part, double tokens, const int width)
+{
+    for (int i = 0; i < width; i++) {
+        const Moments one = {running->mean[i], running->m2[i], running->m3[i], running->m4[i]};
+        const Moments other = {part->mean[i], part->m2[i], part->m3[i], part->m4[i]};
+        const Moments both = together(running->n[i], one, tokens, other);
+        running->n[i] += tokens;
+        running->mean[i] = both.mean;
+        running->m2[i] = both.m2;
+        running->m3[i] = both.m3;
+        running->m4[i] = both.m4;
+        running->sum_abs[i] += part->sum_abs[i];
+    }
+    for (int i = 0; i < width; i++) {
+        running->low[i] = lower(running->low[i], part->low[i]);
+        running->high[i] = higher(running->high[i], part->high[i]);
+        running->fired[i] += part->fired[i];
+    }
+}
+
+INLINE void add_to_concept(const Batch *batch, Py_ssize_t neurons, int64_t concept, Py_ssize_t at, const Part *part,
+                           int64_t tokens, const int width)
+{
+    int64_t *n = batch->concept_tallies + concept * 2 * neurons + at, *fired = n + neurons;
+    double *mean = batch->concept_means + concept * neurons + at;
+    float *maximum = batch->concept_maxima + concept * neurons + at;
+    for (int i = 0; i < width; i++) {
+        n[i] += tokens;
+        mean[i] += (part->mean[i] - mean[i]) * ((double)tokens / (double)n[i]);
+        fired[i] += fired[i] < 0 ? 0 : part->fired[i];
+        maximum[i] = higher(maximum[i], part->high[i]);
+    }
+}
+
+INLINE void write_means(const Values *values, const Batch *batch, const int64_t *prompt, Py_ssize_t at,
+                        const Part *part, const int width)
+{
+    float *row = batch->means + prompt[MEANS] * values->neurons + at;
+    for (int i = 0; i < width; i++)
+        row[i] = (float)part->mean[i];
+    const float *last = row_of(values, prompt[STOP] - 1, at);
+    for (int i = 0; i < width; i++)
+        row[values->neurons + i] = last[i];
+    if (prompt[GENERATED] == prompt[STOP])
+        return;
+    double sum[TILE] = {0};
+    for (Py_ssize_t t = prompt[GENERATED]; t < prompt[STOP]; t++)
+        for (int i = 0; i < width; i++)
+            sum[i] += row_of(values, t, at)[i];
+    row += 2 * values->neurons;
+    for (int i = 0; i < width; i++)
+        row[i] = (float)(sum[i] / (double)(prompt[STOP] - prompt[GENERATED]));
+}
+
+/* Put one into a list whose last score is lower; of equal scores the earlier one stays in front. */
+static void enter(int64_t *examples, float *scores, Py_ssize_t place, float score, int64_t token)
+{
+    for (; place > 0 && scores[place - 1] < score; place--) {
+        scores[place] = scores[place - 1];
+        examples[place] = examples[place - 1];
+    }
+    scores[place] = score;
+    examples[place] = token;
+}
+
+/* Offer a prompt's largest or smallest values (sign 1 or -1). floor: the last scores of the neurons' lists. */
+INLINE void offer(const Values *values, const Batch *batch, const int64_t *prompt, Py_ssize_t at, const float *extreme,
+                  float sign, float *floor, const int width)
+{
+    int entering = 0;
+    for (int i = 0; i < width; i++)
+        entering |= extreme[i] * sign > floor[i];
+    if (!entering)
+        return;
+    int32_t where[TILE];
+    for (int i = 0; i < width; i++)
+        where[i] = 0;
+    for (Py_ssize_t t = prompt[STOP] - prompt[START] - 1; t > 0; t--) {
+        const float *row = row_of(values, prompt[START] + t, at);
+        for (int i = 0; i < width; i++)
+            where[i] = row[i] == extreme[i] ? (int32_t)t : where[i];
+    }
+    const float *row = row_of(values, prompt[START], at);
+    for (int i = 0; i < width; i++)
+        where[i] = row[i] == extreme[i] ? 0 : where[i];
+    const Py_ssize_t last = batch->kept - 1, lists = sign > 0 ? 0 : values->neurons;
+    for (int i = 0; i < width; i++)
+        if (extreme[i] * sign > floor[i]) {
+            float *scores = batch->scores + (lists + at + i) * batch->kept;
+            enter(batch->examples + (lists + at + i) * batch->kept, scores, last, extreme[i] * sign,
+                  prompt[TOKEN] + where[i]);
+            floor[i] = scores[last];
+        }
+}
+
+INLINE void floors(const Batch *batch, Py_ssize_t neurons, Py_ssize_t at, const int width, float *top, float *bottom)
+{
+    const Py_ssize_t last = batch->kept - 1;
+    for (int i = 0; i < width; i++) {
+        top[i] = batch->scores[(at + i) * batch->kept + last];
+        bottom[i] = batch->scores[(neurons + at + i) * batch->kept + last];
+    }
+}
+
+/* All that is recorded of the prompts from <= p < to, for the neurons of a tile; but not their histograms. */
+INLINE void record_tile(const Values *values, const Batch *batch, Py_ssize_t from, Py_ssize_t to, Py_ssize_t at,
+                        const int width)
+{
+    Running running[2];
+    Part part;
+    float top[TILE], bottom[TILE], high[TILE], low[TILE];
+    int64_t tokens[2] = {0, 0};
+    for (int first = 0; first < 2; first++)
+        load(batch, values->neurons, first, at, width, &running[first]);
+    if (batch->examples != NULL)
+        floors(batch, values->neurons, at, width, top, bottom);
+    for (Py_ssize_t p = from; p < to; p++) {
+        const int64_t *prompt = batch->prompts + p * COLUMNS;
+        fetch_next(values, prompt[START], prompt[STOP], at);
+        for (int first = 1; first >= 0; first--) {
+            const int64_t begin = first ? prompt[START] : prompt[REST], end = first ? prompt[REST] : prompt[STOP];
+            if (begin == end)
+                continue;
+            if (end - begin == 1)
+                moments_of_one(values, begin, at, width, &part);
+            else
+                moments_of(values, begin, end, at, width, &part);
+            add_part(&running[first], &part, (double)(end - begin), width);
+            tokens[first] += end - begin;
+            if (batch->concept_tallies != NULL)
+                add_to_concept(batch, values->neurons, prompt[CONCEPT], at, &part, end - begin, width);
+            if (!first)
+                write_means(values, batch, prompt, at, &part, width);
+            if (batch->examples != NULL)
+                for (int i = 0; i < width; i++) {
+                    high[i] = begin == prompt[START] ? part.high[i] : higher(high[i], part.high[i]);
+                    low[i] = begin == prompt[START] ? part.low[i] : lower(low[i], part.low[i]);
+                }
+        }
+        if (batch->examples != NULL) {
+            offer(values, batch, prompt, at, high, 1, top, width);
+            offer(values, batch, prompt, at, low, -1, bottom, width);
+        }
+    }
+    for (int first = 0; first < 2; first++)
+        store(batch, values->neurons, first, at, width, tokens[first], &running[first]);
+}
+
+FOR_EACH_PROCESSOR
+static void record(const Values *values, const Batch *batch, Py_ssize_t from, Py_ssize_t to, Py_ssize_t at, int width)
+{
+    if (width == TILE)
+        record_tile(values, batch, from, to, at, TILE);
+    else
+        record_tile(values, batch, from, to, at, width);
+}
+
+static void count_prompts(const Values *values, const Batch *batch, Py_ssize_t from, Py_ssize_t to, Py_ssize_t at,
+                          int width, const Bins *bins)
+{
+    for (int first = 0; first < 2; first++)
+        for (Py_ssize_t p = from; p < to; p++) {
+            const int64_t *prompt = batch->prompts + p * COLUMNS;
+            count(values, first ? prompt[START] : prompt[REST], first ? prompt[REST] : prompt[STOP], at, width, bins,
+                  batch->counts[first] + at * bins->bins);
+        }
+}
+
+static void record_prompts(const Values *values, const Batch *batch, const Bins *bins)
+{
+    for (Py_ssize_t from = 0, to; from < batch->count; from = to) {
+        const int64_t *prompt = batch->prompts + from * COLUMNS;
+        const int64_t start = prompt[START];
+        for (to = from + 1; to < batch->count; to++)
+            if (batch->prompts[to * COLUMNS + STOP] - start > TOGETHER)
+                break;
+        for (Py_ssize_t at = 0; at < values->neurons; at += TILE) {
+            const Py_ssize_t end = at + TILE < values->neurons ? at + TILE : values->neurons;
+            record(values, batch, from, to, at, (int)(end - at));
+            for (Py_ssize_t i = at; i < end; i += COUNTED)
+                count_prompts(values, batch, from, to, i, (int)(end - i < COUNTED ? end - i : COUNTED), bins);
+        }
+    }
+}
+
+/* Whether the prompts' rows, means and concepts are there. */
+static int prompts_fit(const Values *values, const Batch *batch, Py_ssize_t means, Py_ssize_t concepts)
+{
+    for (Py_ssize_t p = 0; p < batch->count; p++) {
+        const int64_t *prompt = batch->prompts + p * COLUMNS;
+        const int64_t start = prompt[START], rest = prompt[REST], stop = prompt[STOP], generated = prompt[GENERATED];
+        const int64_t written = rest == stop ? 0 : generated == stop ? 2 : 3;
+        if (start < 0 || rest < start || rest - start > 1 || stop < rest || stop <= start || stop > values->tokens ||
+            generated < rest || generated > stop || prompt[MEANS] < 0 || prompt[MEANS] > means - written ||
+            (batch->concept_tallies != NULL && (prompt[CONCEPT] < 0 || prompt[CONCEPT] >= concepts))) {
+            PyErr_Format(PyExc_ValueError, "prompts: row %zd does not fit values, means or concepts", p);
+            return 0;
+        }
+    }
+    return 1;
+}
+
+PyObject *prompts(PyObject *self, PyObject *const *given, Py_ssize_t size)
+{
+    (void)self;
+    enum { VALUES, FIRED, PROMPTS, MOMENTS, EXTREMES, TALLIES, COUNTS, AT_START, KEYS, OUT, BY_CONCEPT, OF_CONCEPT, MAXIMA,
+           EXAMPLES, SCORES, ROWS, ARGUMENTS };
+    Array arrays[ARGUMENTS] = {{.held = 0}};
+    Array *told = &arrays[PROMPTS], *moments = &arrays[MOMENTS], *extremes = &arrays[EXTREMES],
+          *tallies = &arrays[TALLIES], *counts = &arrays[COUNTS], *at_start = &arrays[AT_START], *out = &arrays[OUT], *by_concept = &arrays[BY_CONCEPT],
+          *of_concept = &arrays[OF_CONCEPT], *maxima = &arrays[MAXIMA], *examples = &arrays[EXAMPLES],
+          *scores = &arrays[SCORES];
+    PyObject *result = NULL;
+    Values values;
+    Bins bins;
+    if (size != ARGUMENTS) {
+        PyErr_Format(PyExc_TypeError, "prompts: expected %d arguments", ARGUMENTS);
+        return NULL;
+    }
+    const int concepts = given[BY_CONCEPT] != Py_None, lists = given[EXAMPLES] != Py_None;
+    if (!take_values(given[VALUES], given[FIRED], given[ROWS], &arrays[VALUES], &arrays[FIRED], &values) ||
+        !take_counts(given[COUNTS], given[KEYS], values.neurons, counts, &arrays[KEYS], &bins) ||
+        !take(given[AT_START], at_start, 2, sizeof(int64_t), 1, "counts at position 0") ||
+        !shaped(at_start, values.neurons, bins.bins, "counts at position 0") ||
+        !gapless(at_start, "counts at position 0") || !take(given[PROMPTS], told, 2, sizeof(int64_t), 0, "prompts") ||
+        !take(given[MOMENTS], moments, 2, sizeof(double), 1, "moments") ||
+        !take(given[EXTREMES], extremes, 2, sizeof(float), 1, "extremes") ||
+        !take(given[TALLIES], tallies, 2, sizeof(int64_t), 1, "tallies") ||
+        !take(given[OUT], out, 2, sizeof(float), 1, "means") ||
+        (concepts && (!take(given[BY_CONCEPT], by_concept, 2, sizeof(int64_t), 1, "tallies of concepts") ||
+                      !take(given[OF_CONCEPT], of_concept, 2, sizeof(double), 1, "means of concepts") ||
+                      !take(given[MAXIMA], maxima, 2, sizeof(float), 1, "maxima of concepts"))) ||
+        (lists && (!take(given[EXAMPLES], examples, 2, sizeof(int64_t), 1, "examples") ||
+                   !take(given[SCORES], scores, 2, sizeof(float), 1, "scores"))))
+        goto done;
+    const Py_ssize_t neurons = values.neurons, count = told->view.shape[0], means = out->view.shape[0];
+    const Py_ssize_t known = concepts ? of_concept->view.shape[0] : 0, kept = lists ? scores->view.shape[1] : 1;
+    if (!shaped(told, count, COLUMNS, "prompts") || !gapless(told, "prompts") ||
+        !shaped(moments, 2 * SUMS, neurons, "moments") || !gapless(moments, "moments") ||
+        !shaped(extremes, 4, neurons, "extremes") || !gapless(extremes, "extremes") ||
+        !shaped(tallies, 4, neurons, "tallies") || !gapless(tallies, "tallies") ||
+        !shaped(out, means, neurons, "means") || !gapless(out, "means") ||
+        (concepts && (!shaped(by_concept, 2 * known, neurons, "tallies of concepts") ||
+                      !gapless(by_concept, "tallies of concepts") ||
+                      !shaped(of_concept, known, neurons, "means of concepts") ||
+                      !gapless(of_concept, "means of concepts") ||
+                      !shaped(maxima, known, neurons, "maxima of concepts") ||
+                      !gapless(maxima, "maxima of concepts"))) ||
+        (lists && (!shaped(examples, 2 * neurons, kept, "examples") || !gapless(examples, "examples") ||
+                   !shaped(scores, 2 * neurons, kept, "scores") || !gapless(scores, "scores"))))
+        goto done;
+    if (kept < 1) {
+        PyErr_SetString(PyExc_ValueError, "scores: expected one or more of each neuron");
+        goto done;
+    }
+    const Batch batch = {told->view.buf, count, moments->view.buf, extremes->view.buf, tallies->view.buf,
+                         {counts->view.buf, at_start->view.buf}, out->view.buf, concepts ? by_concept->view.buf : NULL,
+                         concepts ? of_concept->view.buf : NULL, concepts ? maxima->view.buf : NULL,
+                         lists ? examples->view.buf : NULL, lists ? scores->view.buf : NULL, kept};
+    if (!prompts_fit(&values, &batch, means, known))
+        goto done;
+    Py_BEGIN_ALLOW_THREADS
+    record_prompts(&values, &batch, &bins);
+    Py_END_ALLOW_THREADS
+    result = Py_NewRef(Py_None);
+done:
+    let_go(arrays, ARGUMENTS);
+    return result;
+}
