@@ -60,10 +60,14 @@ COPY_TOLD = 100 * 10**6
 
 @dataclass(frozen=True)
 class Listener:
-    """Where a capture reports to: progress after each batch, and one-line messages."""
+    """Where a capture reports to: progress after each batch, and one-line messages.
+
+    sharing: inside this context others may read the run while it is written; None: nobody does.
+    """
 
     progress: Callable[[Progress], None] = lambda progress: None
     message: Callable[[str], None] = lambda text: None
+    sharing: Callable[[RunWriter], contextlib.AbstractContextManager[None]] | None = None
 
 
 def capture_run(request: CaptureRequest, listener: Listener | None = None) -> Path:
@@ -145,7 +149,8 @@ class Capture:
             try:
                 heartbeat = beating.enter_context(Heartbeat(writer.path, model=model))
                 reader = self.reader()
-                with StopRequest() as stop:
+                sharing = self._listener.sharing or contextlib.nullcontext
+                with StopRequest() as stop, sharing(writer):
                     recorder = self._recorder(writer)
                     self._tell(recorder, heartbeat, "reading")
                     reason = self._record(recorder, reader, stop, heartbeat)
@@ -325,18 +330,18 @@ class Capture:
             )
 
     def _writer(self) -> RunWriter:
+        writers, readers = writer_threads(self.request.writers), self._listener.sharing is not None
         if self.request.resume:
             named = self.request.run
             path = new_run_path(self._store, named) if named else run_to_resume(self._store, self._settings)
             with RunFile.open(path) as run:
                 check_same_capture(run, self._settings)
                 check_same_model(run, self.loaded)
-            return RunWriter.reopen(path, writers=writer_threads(self.request.writers))
+            return RunWriter.reopen(path, writers=writers, readers=readers)
         name = self.request.run or default_name(self.request.model)
         settings = {**self._settings, "weights": self.weights()}
         info = new_run_info("capture", name, self.loaded, self.request.model, self.request.seed, settings)
-        path, writers = new_run_path(self._store, name), writer_threads(self.request.writers)
-        return RunWriter.create(path, info, self.layers, writers=writers)
+        return RunWriter.create(new_run_path(self._store, name), info, self.layers, writers=writers, readers=readers)
 
 
 def _notes(request: CaptureRequest, loaded: LoadedModel) -> list[str]:

@@ -5,30 +5,32 @@ traceback is shown with --debug only. Heavy packages are imported inside the com
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from nfinspect import output
 
 __all__ = ["main"]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. arguments: without the program's name; None: the process's own."""
+def main(arguments: Sequence[str] | None = None, failed: Callable[[BaseException], None] | None = None) -> int:
+    """Run one command. arguments: without the program's name; None: the process's own. failed: told of its error."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     end = given.index("--") if "--" in given else len(given)
     debug = "--debug" in given[:end]
     given = [a for i, a in enumerate(given) if a != "--debug" or i >= end]
     with output.shown_streams():
-        return _run(given, debug)
+        return _run(given, debug, failed)
 
 
-def _run(given: list[str], debug: bool) -> int:
+def _run(given: list[str], debug: bool, failed: Callable[[BaseException], None] | None) -> int:
     try:
         from nfinspect.cli.group import nfinspect
 
         status = nfinspect.main(args=given, prog_name="nfinspect", standalone_mode=False)
         output.flush()
     except BaseException as error:
+        if failed is not None:
+            failed(error)
         if isinstance(error, BrokenPipeError | output.ReaderGone):
             output.swallow_broken_pipe()
             return 0

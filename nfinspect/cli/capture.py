@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nfinspect import output
+from nfinspect.backend.hosting import hosted
 from nfinspect.cli.hub_text import text_path
 from nfinspect.cli.options import (
     Command,
@@ -168,7 +169,10 @@ def captured(request: "CaptureRequest") -> Path:
         line.end()
         output.note(text)
 
-    listener: Listener = Listener(progress=lambda p: line.show(progress_text(p), time.monotonic()), message=message)
+    if (job := hosted()) is not None:
+        listener = Listener(job.progress, message, job.sharing)
+    else:
+        listener = Listener(lambda p: line.show(progress_text(p), time.monotonic()), message)
     try:
         path = capture_run(request, listener)
     finally:

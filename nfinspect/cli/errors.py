@@ -57,6 +57,20 @@ def _out_of_memory(error: BaseException) -> str:
     return "out of memory: use a smaller --batch-size, --context, --top or fewer --layers"
 
 
+def _gpu_failed(error: BaseException) -> str:
+    said = str(error).strip().splitlines()[0]
+    return f"the GPU failed ({said}): what was saved before is intact; CUDA_LAUNCH_BLOCKING=1 shows which operation did"
+
+
+def is_gpu_failure(error: BaseException) -> bool:
+    """Whether the GPU can do nothing more in this process, whatever is asked of it: CUDA says so only in words."""
+    return isinstance(error, RuntimeError) and "CUDA error" in str(error)
+
+
+def _ran_out(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and "out of memory" in str(error)
+
+
 def _database(error: BaseException) -> str:
     text = (str(error).splitlines() or [""])[0]
     if "No space left" in text:
@@ -86,6 +100,8 @@ FOREIGN: tuple[tuple[Callable[[BaseException], bool], Callable[[BaseException], 
     (_is(MemoryError), _out_of_memory),
     (_from("torch", "OutOfMemoryError"), _out_of_memory),
     (_from("duckdb", "OutOfMemory"), _out_of_memory),
+    (_ran_out, _out_of_memory),
+    (is_gpu_failure, _gpu_failed),
     (_from("duckdb"), _database),
     (_from("pyarrow"), lambda error: f"the run cannot be read: {error}"),
     (_is(ImportError), _missing),

@@ -40,6 +40,8 @@ COMMANDS = {
     "sql": "data",
     "export": "data",
     "report": "report",
+    "backend": "backend",
+    "backends": "backend",
 }
 """Each command's module in nfinspect.cli; empty where the command is built from an analysis's spec."""
 

@@ -12,6 +12,7 @@ import click
 
 from nfinspect import output
 from nfinspect.analysis.ticks import Tick
+from nfinspect.backend.hosting import hosted
 from nfinspect.present.numbers import duration, percent
 
 if TYPE_CHECKING:
@@ -48,10 +49,15 @@ def progress(what: str) -> Iterator[Tick]:
     line = output.ProgressLine()
     started = time.monotonic()
     pressed: list[int] = []
+    job = hosted()
+    told = None if job is None else job.tick(what)
 
     def tick(done: int, total: int) -> None:
         if pressed:
             raise KeyboardInterrupt
+        if told is not None:
+            told(done, total)
+            return
         now = time.monotonic()
         share = done / total if total else 1.0
         left = f"  {duration((now - started) * (1 / share - 1))} left" if 0 < share < 1 else ""

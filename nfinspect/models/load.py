@@ -18,6 +18,7 @@ from .errors import BrokenCheckpoint, ModelError, NonFiniteWeights, UnsupportedM
 from .gguf import check_gguf, gguf_types
 from .hub import full_name, one_line, resolve, split_revision
 from .loaded import LoadedModel
+from .resident import Asked, resident
 from .sites import blocks
 from .weights import read_weights
 
@@ -42,7 +43,7 @@ def load_model(
     is merged into its base model, so that every neuron is where it is in any other model of the family.
     `dtype` 'auto' is the checkpoint's own (float32 for a GGUF); `device` 'auto' is the first GPU if there is one.
     `eager_attention` makes attention weights available, slowly. `timeout`: seconds that the hub has for its first
-    answer.
+    answer. In a backend: the model that it holds, and no other.
 
     Raises ModelNotFound, HubUnreachable, WrongRevision, PickleRefused, BrokenCheckpoint, NonFiniteWeights,
     UnsupportedModel, and ModelError for an unknown dtype, a device that this machine lacks or that has too little
@@ -50,8 +51,10 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise ModelError(f"expected dtype {', '.join(DTYPES)}, found '{dtype}'")
-    place = choose_device(device)
     name, revision = split_revision(str(name_or_dir), revision)
+    if (staying := resident()) is not None:
+        return staying.model(Asked(full_name(name, revision), dtype, device, eager_attention))
+    place = choose_device(device)
     path = resolve(name, revision, allow_pickle=allow_pickle, timeout=timeout)
     found = find_checkpoint(path, allow_pickle=allow_pickle)
     if found.kind == "adapter":

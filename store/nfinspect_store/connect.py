@@ -120,10 +120,13 @@ def attach(
     return _attached(path, locked([path], threads=threads, memory=memory), "READ_ONLY", older)
 
 
-def attach_to_write(path: Path, *, older: bool = False) -> duckdb.DuckDBPyConnection:
-    """As `attach`, but to continue writing the run. It is checked first through a read-only connection."""
+def attach_to_write(path: Path, *, older: bool = False, readers: bool = False) -> duckdb.DuckDBPyConnection:
+    """As `attach`, but to continue writing the run. It is checked first through a read-only connection.
+
+    readers: as in `memory_for`.
+    """
     with attach(path, older=older) as checked, translated(path):
-        memory = run_memory(checked)
+        memory = run_memory(checked, readers=readers)
     connection = locked([path], threads=1, memory=memory, changeable=WRITING, checkpoints=COMMIT_CHECKPOINTS)
     return _attached(path, connection, f"ROW_GROUP_SIZE {ROW_GROUP_SIZE}", older)
 

@@ -167,37 +167,46 @@ class Console:
             raise QueryError(_message(error)) from error
 
     def _only_statement(self, sql: str) -> str:
-        """The one statement in `sql`, without the semicolon. Raises QueryError unless it only reads."""
-        statements = self._parse(sql)
-        if not statements:
-            raise QueryError(f"expected a query ({ALLOWED}), found nothing")
-        if len(statements) > 1:
-            raise QueryError(f"expected one statement at a time, found {len(statements)}")
-        self._check_reading(statements[0], sql)
-        return _without_semicolon(sql)
+        with self._connection.cursor() as cursor:
+            return only_statement(cursor, sql)
 
-    def _check_reading(self, statement: duckdb.Statement, sql: str) -> None:
-        try:
-            kind = statement.type
-        except ValueError:  # a kind unknown to this version of the Python client
-            raise QueryError(f"only queries are run here ({ALLOWED})") from None
-        if kind == duckdb.StatementType.EXPLAIN:  # EXPLAIN ANALYZE executes its statement
-            match = _EXPLAIN.match(sql)
-            inner = self._parse(sql[match.end() :]) if match else []
-            if len(inner) == 1:
-                self._check_reading(inner[0], sql[match.end() :] if match else "")
-                return
-        if kind not in READING:
-            raise QueryError(f"only queries are run here ({ALLOWED}): found {kind.name}")
 
-    def _parse(self, sql: str) -> list[duckdb.Statement]:
-        try:
-            with self._connection.cursor() as cursor:
-                return cursor.extract_statements(sql)
-        except duckdb.Error as error:
-            raise QueryError(_message(error)) from error
-        except (TypeError, UnicodeEncodeError):  # a lone surrogate, as undecodable bytes of a terminal become
-            raise QueryError("the query is not valid text: it holds characters that UTF-8 cannot") from None
+def only_statement(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
+    """The one statement in `sql`, without the semicolon. Raises QueryError unless it only reads.
+
+    connection: of any instance; nothing is executed.
+    """
+    statements = _parse(connection, sql)
+    if not statements:
+        raise QueryError(f"expected a query ({ALLOWED}), found nothing")
+    if len(statements) > 1:
+        raise QueryError(f"expected one statement at a time, found {len(statements)}")
+    _check_reading(connection, statements[0], sql)
+    return _without_semicolon(sql)
+
+
+def _check_reading(connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement, sql: str) -> None:
+    try:
+        kind = statement.type
+    except ValueError:  # a kind unknown to this version of the Python client
+        raise QueryError(f"only queries are run here ({ALLOWED})") from None
+    if kind == duckdb.StatementType.EXPLAIN:  # EXPLAIN ANALYZE executes its statement
+        match = _EXPLAIN.match(sql)
+        inner = _parse(connection, sql[match.end() :]) if match else []
+        if len(inner) == 1:
+            _check_reading(connection, inner[0], sql[match.end() :] if match else "")
+            return
+    if kind not in READING:
+        raise QueryError(f"only queries are run here ({ALLOWED}): found {kind.name}")
+
+
+def _parse(connection: duckdb.DuckDBPyConnection, sql: str) -> list[duckdb.Statement]:
+    try:
+        return connection.extract_statements(sql)
+    except duckdb.Error as error:
+        raise QueryError(_message(error)) from error
+    except (TypeError, UnicodeEncodeError):  # a lone surrogate, as undecodable bytes of a terminal become
+        raise QueryError("the query is not valid text: it holds characters that UTF-8 cannot") from None
 
 
 def _without_semicolon(sql: str) -> str:

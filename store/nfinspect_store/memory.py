@@ -15,6 +15,10 @@ MEMORY = 256 * 2**20
 """Bytes that DuckDB may use in addition to wide rows. It keeps written blocks while there is room, so memory grows to
 this limit in a long capture; writing 350,000 neurons is no slower with it than with 2 GB, measured."""
 
+READERS = 512 * 2**20
+"""Bytes for those who read a run while it is written: DuckDB's limit is of an instance, and a reader that fills it must
+not fail the writer [own]."""
+
 VECTOR = 2048
 """Rows that DuckDB handles at once."""
 
@@ -35,16 +39,16 @@ def widest_layer(connection: duckdb.DuckDBPyConnection, catalog: str | None = No
     return max(0, widest or 0)
 
 
-def memory_for(widest: int) -> str:
+def memory_for(widest: int, *, readers: bool = False) -> str:
     """DuckDB's memory limit for a run whose widest layer has so many neurons: a commit passes through it VECTOR rows
-    at a time, as many as the histograms of 20 layers have.
+    at a time, as many as the histograms of 20 layers have. readers: others read the run meanwhile.
     """
-    return f"{(MEMORY + VECTOR * NUMBER * widest) // 2**20}MiB"
+    return f"{(MEMORY + VECTOR * NUMBER * widest + readers * READERS) // 2**20}MiB"
 
 
-def run_memory(connection: duckdb.DuckDBPyConnection) -> str:
+def run_memory(connection: duckdb.DuckDBPyConnection, *, readers: bool = False) -> str:
     """`memory_for` the run of a connection."""
-    return memory_for(widest_layer(connection))
+    return memory_for(widest_layer(connection), readers=readers)
 
 
 def pieces(

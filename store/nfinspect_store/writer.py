@@ -120,11 +120,17 @@ class RunWriter:
         # Of the values in rows that stay.
         self._values_before = self._digests.get(VALUES, Digest()) - sum((b.digest for b in self._buffers), Digest())
         self._flush = BackgroundFlush(reached(path))
+        self.committing = threading.Lock()
+        """Held while a segment becomes visible to others; `commits` says how many have."""
+        self.commits = 0
         self._has_replaced = self.tokens > 0  # a commit leaves the place of the rows that it replaces free
 
     @classmethod
-    def create(cls, path: Path, info: RunInfo, layers: Sequence[Layer], *, writers: int = 1) -> Self:
+    def create(
+        cls, path: Path, info: RunInfo, layers: Sequence[Layer], *, writers: int = 1, readers: bool = False
+    ) -> Self:
         """Create a new file. `info.settings` say by `keep` whether values are stored, and by `precision` how.
+        readers: others will read the run while it is written (`reading_cursor`), which takes memory of its own.
 
         Raises RunExists, StorageFull, RequestError for a precision of values that are not kept, and StoreError unless
         layer_id counts 0, 1, 2 …, the layers of a site together: readers select them by id ranges.
@@ -140,7 +146,8 @@ class RunWriter:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageFull(f"cannot create the store {path.parent}: {error.strerror or error}") from error
-        connection = create(path, memory=memory_for(max((layer.neurons for layer in layers), default=0)))
+        widest = max((layer.neurons for layer in layers), default=0)
+        connection = create(path, memory=memory_for(widest, readers=readers))
         try:
             cls._lay_out(path, connection, info, layers)
             return cls(path, connection, RunTables(connection), writers=writers)
@@ -166,10 +173,10 @@ class RunWriter:
         raise RunExists(f"a run named {path.stem} already exists: choose another --run, delete it, or --resume it")
 
     @classmethod
-    def reopen(cls, path: Path, *, writers: int = 1) -> Self:
+    def reopen(cls, path: Path, *, writers: int = 1, readers: bool = False) -> Self:
         """Continue an unfinished run after its last segment. Raises NotARun, RunBusy, SchemaTooOld."""
         clean_leftovers(reached(path))
-        connection = attach_to_write(path)
+        connection = attach_to_write(path, readers=readers)
         try:
             return cls(path, connection, RunTables(connection), writers=writers)
         except BaseException:
@@ -184,6 +191,12 @@ class RunWriter:
     def beyond_rows(self) -> int:
         """How many values `add` has been given, of this segment and those before."""
         return self._beyond_rows + self._segment.beyond_rows
+
+    def reading_cursor(self) -> duckdb.DuckDBPyConnection:
+        """A connection to the same instance, for others to read what is committed. It must be closed, and every
+        transaction ended, before the run is closed. Its queries share the instance's memory: see `create`.
+        """
+        return self._connection.cursor()
 
     # A segment
 
@@ -270,7 +283,9 @@ class RunWriter:
                 self._digests[VALUES] = sum((buffer.digest for buffer in self._buffers), self._values_before)
             self._digests["run"] = digest_table(self._connection, "run")
             write_digests(self._connection, self._digests)
-            self._connection.execute("COMMIT")
+            with self.committing:
+                self._connection.execute("COMMIT")
+                self.commits += 1
         self._has_replaced = self.tokens > 0
         self.tokens = tokens
         unfinished = self._rounds and self._buffers and tokens % BLOCK and not complete

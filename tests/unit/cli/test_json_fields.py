@@ -21,6 +21,7 @@ ANY = "any"
 
 OF_RUNS = {
     "runs": "runs",
+    "backends": "backends",
     "info": "info study",
     "verify": "verify study",
     "migrate": "migrate study",

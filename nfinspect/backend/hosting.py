@@ -1,0 +1,80 @@
+"""The job that runs in this process, if it is a backend: what commands report to instead of the terminal.
+
+A command asks `hosted()`; in a process of its own there is none.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from nfinspect.analysis.ticks import Tick
+from nfinspect.backend.jobs import Job
+
+if TYPE_CHECKING:
+    from nfinspect_store.types import Progress
+    from nfinspect_store.writer import RunWriter
+
+Share = Callable[["RunWriter"], AbstractContextManager[None]]
+
+
+class Hosted:
+    """A job and the run that it writes. Used by the thread that runs it."""
+
+    def __init__(self, job: Job, share: Share) -> None:
+        self._job = job
+        self._share = share
+
+    @contextlib.contextmanager
+    def sharing(self, writer: "RunWriter") -> Iterator[None]:
+        """While a capture writes: others may read what it has committed."""
+        self._job.update(run=str(writer.path))
+        with self._share(writer):
+            yield
+
+    def progress(self, told: "Progress") -> None:
+        """How far a capture is; waits here while it is paused."""
+        left = None
+        if told.tokens_total and told.tokens_per_second > 0:
+            left = max(0, told.tokens_total - told.tokens_done) / told.tokens_per_second
+        self._job.update(
+            phase=told.phase,
+            done=told.tokens_done,
+            total=told.tokens_total,
+            rate=told.tokens_per_second,
+            seconds_left=left,
+            bytes=told.bytes,
+        )
+        self._job.wait_if_paused()
+
+    def tick(self, what: str) -> Tick:
+        """For work that counts something else."""
+        started = time.monotonic()
+
+        def tick(done: int, total: int) -> None:
+            share = done / total if total else 1.0
+            left = (time.monotonic() - started) * (1 / share - 1) if 0 < share < 1 else None
+            self._job.update(phase=what, done=done, total=total, seconds_left=left)
+            self._job.wait_if_paused()
+
+        return tick
+
+
+_hosted: Hosted | None = None
+
+
+def hosted() -> Hosted | None:
+    """The job of this backend that runs now; None in any other process."""
+    return _hosted
+
+
+@contextlib.contextmanager
+def hosting(job: Hosted) -> Iterator[None]:
+    """While a backend runs a job."""
+    global _hosted
+    _hosted = job
+    try:
+        yield
+    finally:
+        _hosted = None

@@ -1,0 +1,34 @@
+"""`nfinspect`, with captures that commit after every batch and can be slowed down or broken by files in the working
+directory: `slow` (seconds per batch), `fail` (the message of an error that the next batch raises, once).
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from nfinspect.capturing import segments, session
+from nfinspect.cli import main
+
+HERE = Path.cwd()
+
+segments.SEGMENT_SECONDS = 0.0
+read = session.Capture.read_batch
+
+
+def read_batch(self, reader, batch):  # type: ignore[no-untyped-def]
+    slow, fail = HERE / "slow", HERE / "fail"
+    if slow.exists():
+        time.sleep(float(slow.read_text() or 0))
+    if fail.exists():
+        said = fail.read_text()
+        fail.unlink()
+        raise torch.OutOfMemoryError(said) if said.startswith("out of memory") else RuntimeError(said)
+    return read(self, reader, batch)
+
+
+session.Capture.read_batch = read_batch
+
+if __name__ == "__main__":
+    sys.exit(main())
