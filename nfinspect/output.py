@@ -8,6 +8,7 @@ No colours and no cursor movement: a command's output is the same on a terminal,
 for the progress line and `watch`, which redraw in place, on a terminal only.
 """
 
+import codecs
 import math
 import os
 import shutil
@@ -108,6 +109,15 @@ def confirmed(question: str) -> bool:
     import click
 
     return click.confirm(visible(question), err=True)
+
+
+def pass_on(pieces: Iterable[bytes]) -> None:
+    """What another process of ours has printed, made harmless there: in the encoding of stdout, cut anywhere."""
+    out = _own(sys.stdout)
+    decoder = codecs.getincrementaldecoder(out.encoding or "utf-8")("replace")
+    for piece in pieces:
+        out.write(decoder.decode(piece))
+    out.write(decoder.decode(b"", final=True))
 
 
 def flush() -> None:

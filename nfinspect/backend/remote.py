@@ -5,6 +5,7 @@ committed later, open another. The rows that come back are put into a DuckDB ins
 into the same Python values and arrays as those of a file.
 """
 
+import contextlib
 import functools
 import threading
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from nfinspect.backend.directory import connected, living
 from nfinspect.backend.protocol import BadMessage, Bytes, Columns, End, Opened, OpenRun, Query, RunEnded
 from nfinspect.backend.wire import Gone, Wire
 from nfinspect_store.connect import CATALOG, locked
+from nfinspect_store.console import Console
 from nfinspect_store.errors import NfinspectError, QueryError, RunBusy, StoreError
 from nfinspect_store.heartbeat import read_heartbeat
 from nfinspect_store.reader import RunFile
@@ -42,8 +44,56 @@ class RunUnderWay(RunFile):
     def cursor(self) -> duckdb.DuckDBPyConnection:
         return cast(duckdb.DuckDBPyConnection, self.remote.cursor())
 
+    def interrupt(self) -> None:
+        """Cancel what is being asked, from another thread."""
+        self.remote.interrupt()
+
     def close(self) -> None:
         self.remote.close()
+
+
+class RemoteConsole(Console):
+    """The SQL console over a run that a backend writes: each page is of its last commit. Once the capture has ended,
+    its file is read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._running = set()
+        self._connection = _local().cursor()
+        self._file: Console | None = None
+        self.names = (CATALOG,)
+
+    @contextlib.contextmanager
+    def cursor(self, timeout: float | None) -> Iterator[duckdb.DuckDBPyConnection]:
+        run = None if self._file is not None else run_under_way(self._path)
+        if run is None:
+            with self._lock:
+                self._file = self._file or Console({CATALOG: self._path})
+            with self._file.cursor(timeout) as cursor:
+                yield cursor
+            return
+        with self._errors(threading.Event(), timeout), run:
+            cursor = run.cursor()
+            cast(RemoteCursor, cursor).timeout = timeout
+            with self._lock:
+                self._running.add(cursor)
+            try:
+                yield cursor
+            finally:
+                with self._lock:
+                    self._running.discard(cursor)
+
+    def interrupt(self) -> None:
+        super().interrupt()
+        if self._file is not None:
+            self._file.interrupt()
+
+    def close(self) -> None:
+        super().close()
+        if self._file is not None:
+            self._file.close()
 
 
 def run_under_way(path: Path) -> RunUnderWay | None:
@@ -186,6 +236,7 @@ class RemoteCursor:
         self._connection = connection
         self._local = local
         self._registered: set[str] = set()
+        self.timeout: float | None = None
 
     def execute(self, query: str, parameters: object = None) -> Self:
         if query == f"USE {CATALOG}":
@@ -199,7 +250,7 @@ class RemoteCursor:
         return self
 
     def sql(self, query: str, *, params: object = None) -> "RemoteRelation":
-        return RemoteRelation(self._connection, Query(query, cast(Any, params)))
+        return RemoteRelation(self._connection, Query(query, cast(Any, params), timeout=self.timeout))
 
     def register(self, name: str, table: pa.Table) -> Self:
         self._local.register(name, table)

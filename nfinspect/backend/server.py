@@ -409,7 +409,6 @@ class _Lines(io.TextIOBase):
     def __init__(self, job: Job) -> None:
         self._job = job
         self._begun = ""
-        self.encoding = "utf-8"
 
     def write(self, text: str) -> int:
         *lines, self._begun = (self._begun + text).split("\n")
@@ -420,6 +419,10 @@ class _Lines(io.TextIOBase):
 
     def isatty(self) -> bool:
         return False
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return "utf-8"
 
     def end(self) -> None:
         if self._begun.strip():

@@ -24,6 +24,7 @@ from nfinspect.cli.options import (
     store_option,
 )
 from nfinspect.cli.progress import recompute_option
+from nfinspect.cli.through_backend import backend_option
 from nfinspect.experiments.run_model import loaded_model, own_dtype
 from nfinspect.model_files import lasting_name, weights_stamp
 from nfinspect_store.catalog import store_path
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
 @recompute_option
 @store_option
 @json_option
+@backend_option()
 def ablate(
     model: str,
     text: str | None,

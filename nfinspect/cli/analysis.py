@@ -22,6 +22,7 @@ from nfinspect.cli.options import (
     store_option,
 )
 from nfinspect.cli.progress import CommandLine, recompute_option
+from nfinspect.cli.through_backend import backend_option
 from nfinspect.present.tables import wrapped
 from nfinspect_store.errors import RequestError
 
@@ -76,6 +77,7 @@ def analysis_command(spec: "AnalysisSpec") -> click.Command:
         else:
             output.lines(lines(spec, found, top))
 
+    needs_model = any(option.name == "substitute" for option in spec.options)
     decorators: Iterable[Callable[..., Any]] = (
         *((optional_run_argument, runs_option) if spec.comparison else (run_argument,)),
         *map(_option, spec.options),
@@ -85,6 +87,7 @@ def analysis_command(spec: "AnalysisSpec") -> click.Command:
         recompute_option,
         store_option,
         json_option,
+        *((backend_option(_runs_model),) if needs_model else ()),
     )
     command: Callable[..., Any] = run_it
     for decorate in reversed(list(decorators)):
@@ -92,6 +95,16 @@ def analysis_command(spec: "AnalysisSpec") -> click.Command:
     fields = "\n".join(f"  {field.key}: {field.meaning}" for field in spec.lists[0].fields(None))
     told = f"{spec.does}\n\n{spec.explains}\n\n\b\nFields of each neuron:\n{fields}"
     return click.command(spec.name, help=told, short_help=spec.does)(command)
+
+
+def _runs_model(options: dict[str, Any]) -> str:
+    """The model that `--substitute` needs. Raises RequestError without it."""
+    from nfinspect.experiments.run_model import named_model
+
+    if not options["substitute"]:
+        raise RequestError("--backend goes with --substitute: all else is computed from the run")
+    with opened(options["store"], one_run(options["run"])) as file:
+        return named_model(file, options["model"], "substitution")
 
 
 def _name(option: "Option") -> str:

@@ -26,6 +26,7 @@ from nfinspect.cli.options import (
     store_option,
 )
 from nfinspect.cli.progress import CommandLine, recompute_option
+from nfinspect.cli.through_backend import backend_option
 from nfinspect.experiments.run_model import loaded_model, own_dtype, run_model
 from nfinspect.model_files import lasting_name, weights_stamp
 from nfinspect_store.catalog import store_path
@@ -76,6 +77,7 @@ RUN_TOKENS = 2048
 @recompute_option
 @store_option
 @json_option
+@backend_option()
 def attention(
     model: str,
     prompts: tuple[str, ...],

@@ -72,7 +72,7 @@ def trace(
     from nfinspect.analysis.trace import trace as analyse
 
     against = _against(baseline, no_baseline)
-    with opened(store, run) as file:
+    with opened(store, run, committed=True) as file:
         found = analyse(file, concept, baseline=against, tokens=tokens, top=top, rank=rank, site=site)
     _show(found, trace_lines(found), as_json)
 
@@ -171,7 +171,7 @@ def overlap(
     names = [name.strip() for name in (concepts or "").split(",") if name.strip()]
     if len(set(names)) < 2:
         raise RequestError(f"expected two concepts or more, as in --concepts tulip,hanoi; found {concepts!r}")
-    with opened(store, run) as file:
+    with opened(store, run, committed=True) as file:
         found = analyse(file, names, baseline=against, tokens=tokens, top=top or TRACE_TOP, rank=rank, site=site)
     _show(found, overlap_lines(found), as_json)
 

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nfinspect import output
-from nfinspect.cli.options import complete_run, damage_told, find_run, json_option, run_argument, store_option
+from nfinspect.cli.options import (
+    complete_run,
+    damage_told,
+    find_run,
+    json_option,
+    run_argument,
+    store_option,
+    under_way,
+)
 from nfinspect.present.numbers import number, size
 from nfinspect.present.tables import Column, fitted
 
@@ -50,8 +58,6 @@ def sql(
     Several RUNs are attached by name: FROM neurons reads the first one's table, FROM "other-run".neurons
     another's.
     """
-    from nfinspect_store.console import open_console
-
     _check_options((*runs, query))
     fmt = "json" if as_json else fmt
     if fmt == "parquet" and not out:
@@ -59,6 +65,21 @@ def sql(
     if fmt == "table" and out:
         raise click.UsageError("--out goes with --format csv, json or parquet")
     text = sys.stdin.read() if query == "-" else query
+    with _console(store, runs) as console:
+        result = console.run(text, timeout=timeout)
+        _interruptible(console, lambda: _write(result, fmt, out))
+
+
+def _console(store: str | None, runs: tuple[str, ...]) -> "Console":
+    """Over several runs, or over one, which a backend may be capturing."""
+    from nfinspect_store.console import open_console
+
+    if len(runs) == 1 and (part := under_way(store, runs[0])) is not None:
+        from nfinspect.backend.remote import RemoteConsole
+
+        with part:
+            output.note(f"{part.name} is being captured: it holds {part.tokens} tokens so far")
+            return RemoteConsole(part.path)
     paths: dict[str, Path] = {}
     for run in runs:
         path = find_run(store, run)
@@ -66,9 +87,7 @@ def sql(
         while name in paths and paths[name] != path:
             name += "_"  # two files of the same name in different stores
         paths[name] = path
-    with open_console(paths) as console:
-        result = console.run(text, timeout=timeout)
-        _interruptible(console, lambda: _write(result, fmt, out))
+    return open_console(paths)
 
 
 def _check_options(words: tuple[str, ...]) -> None:

@@ -9,6 +9,7 @@ import click
 
 from nfinspect import output
 from nfinspect.analyses import command_of, does, names, spec
+from nfinspect.cli.options import GIVEN
 from nfinspect.version import VERSION
 from nfinspect_store.paths import expanded
 
@@ -97,6 +98,7 @@ class Commands(click.Group):
             if any(arg == "--store" or arg.startswith("--store=") for arg in args):
                 raise click.UsageError(f"expected one store, found {given!r} and --store", ctx)
             args = ["--store", given, *args[:first], *args[first + 1 :]]
+        ctx.meta[GIVEN] = list(args)
         return super().parse_args(ctx, args)
 
     def _arguments(self, args: list[str]) -> list[int]:

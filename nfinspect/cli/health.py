@@ -37,7 +37,7 @@ def health(
     """Layer health and the network report of a run."""
     from nfinspect.analysis.health import network_report
 
-    with opened(store, run) as file:
+    with opened(store, run, committed=True) as file:
         report = network_report(file, site, options)
     if as_json:
         output.document(report.to_json())

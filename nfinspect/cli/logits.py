@@ -13,6 +13,7 @@ from nfinspect.analysis.keeping import keep_or_find
 from nfinspect.cli.analysis import lines
 from nfinspect.cli.options import bos_option, chat_option, full_name, json_option, model_options, opened
 from nfinspect.cli.progress import CommandLine, recompute_option
+from nfinspect.cli.through_backend import backend_option
 from nfinspect.experiments.run_model import loaded_model, run_model
 from nfinspect.model_files import lasting_name, weights_stamp
 from nfinspect_store.addresses import parse_address
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 @recompute_option
 @model_options
 @json_option
+@backend_option()
 def logits(
     model: str,
     address: str | None,

@@ -55,7 +55,7 @@ def neurons(
     """List neurons by class, layer or filter."""
     from nfinspect.analysis.neurons import list_neurons
 
-    with opened(store, run) as file:
+    with opened(store, run, committed=True) as file:
         page = list_neurons(
             file,
             site,
@@ -136,7 +136,7 @@ def neuron(run: str, address: str, examples: int, site: str | None, store: str |
     parsed = parse_address(address)
     if parsed.site and site and parsed.site != site:
         raise RequestError(f"expected one site, found two: {address} and --site {site}")
-    with opened(store, run) as file:
+    with opened(store, run, committed=True) as file:
         detail = neuron_detail(file, replace(parsed, site=parsed.site or site))
     for text in (*detail.notes, *filter(None, [detail.about_values])):
         output.note(text)

@@ -14,7 +14,11 @@ from nfinspect_store.errors import NfinspectError, NotARun, RequestError, RunBus
 from nfinspect_store.heartbeat import being_written
 
 if TYPE_CHECKING:
+    from nfinspect.backend.remote import RunUnderWay
     from nfinspect_store.reader import RunFile
+
+GIVEN = "nfinspect.given"
+"""Where contexts have the arguments of the whole command."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -144,14 +148,30 @@ def one_run(run: str | None) -> str:
     return run
 
 
+def under_way(store: str | None, run: str) -> "RunUnderWay | None":
+    """RUN as far as it is committed, if a backend of its store is capturing it. Raises RunNotFound."""
+    path = run_path(store_path(store), run)
+    if not being_written(path):
+        return None
+    from nfinspect.backend.remote import run_under_way
+
+    return run_under_way(path)
+
+
 @contextmanager
-def opened(store: str | None, run: str) -> "Iterator[RunFile]":
+def opened(store: str | None, run: str, *, committed: bool = False) -> "Iterator[RunFile]":
     """RUN, open for reading. A note on stderr says if it is incomplete.
 
-    Raises StoreError for a run whose capture was cut short before anything was written.
+    committed: also a run that a backend is capturing, as of its last commit; not for what saves a result, which would
+    be of a part. Raises StoreError for a run whose capture was cut short before anything was written.
     """
     from nfinspect_store.reader import RunFile
 
+    if committed and (part := under_way(store, run)) is not None:
+        with part:
+            output.note(f"{part.name} is being captured: it holds {part.tokens} tokens so far")
+            yield part
+        return
     with RunFile.open(find_run(store, run)) as file:
         file.require_tokens()
         if file.info.status != "complete":

@@ -6,7 +6,8 @@ import click
 from rich.cells import cell_len
 
 from nfinspect import output
-from nfinspect.cli.options import bos_option, chat_option, health_options, json_option, model_options
+from nfinspect.cli.options import bos_option, chat_option, full_name, health_options, json_option, model_options
+from nfinspect.cli.through_backend import Options, backend_option
 from nfinspect.experiments.run_model import quiet_transformers
 from nfinspect.present.numbers import counted, fixed, percent
 from nfinspect.present.tables import Column, table, wrapped
@@ -24,6 +25,19 @@ MOST_ISSUES = 12
 """Shown to people; the JSON has all."""
 
 
+def _model(options: Options) -> str:
+    """The model of a text's analysis. Raises RequestError for a simulated network."""
+    if options["simulated"]:
+        raise RequestError("expected --simulated or --backend, found both: a simulated network is in no backend")
+    if options["model"] is not None:
+        return full_name(options["model"], options["revision"])
+    import nfinspect_samples
+
+    from nfinspect.subtext import SAMPLE_MODEL
+
+    return str(nfinspect_samples.path(SAMPLE_MODEL))
+
+
 @click.command()
 @click.argument("text", metavar="TEXT")
 @click.option("--model", metavar="M", help="A hub name or a local directory; the sample model if not given.")
@@ -35,6 +49,7 @@ MOST_ISSUES = 12
 @health_options
 @model_options
 @json_option
+@backend_option(_model)
 def text(
     text: str,
     model: str | None,

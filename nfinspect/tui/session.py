@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from nfinspect.analyses import formats
 from nfinspect.analysis import health, neuron, neurons
 from nfinspect.analysis.comparison import NO_BASELINE
+from nfinspect.backend.remote import RemoteConsole, RunUnderWay, run_under_way
 from nfinspect.present.numbers import percent
 from nfinspect.tui.requests import MARKED, NeuronQuery, PromptText, TraceRequest
 from nfinspect.tui.walking import TokenWalk
@@ -40,33 +41,37 @@ ANSWERS = 64
 
 
 class Session:
-    """One open run. The SQL console, a second connection that sees nothing else, is opened when first used."""
+    """One open run. The SQL console, a second connection that sees nothing else, is opened when first used.
+
+    A run that a backend is writing is read as of its last commit, a new snapshot for each question; once its capture
+    has ended its file is read. `tokens`, `concepts` and the like are as of the last question.
+    """
 
     def __init__(self, run: RunFile) -> None:
-        self._run = run
+        self._path = run.path
         self._console: Console | None = None
         self._lock = threading.Lock()
         self._answers: OrderedDict[Hashable, Any] = OrderedDict()
+        self._asking: set[RunUnderWay] = set()
+        self._file: RunFile | None = None
         self.name = run.name
-        # Nobody is writing to a file that opens: its capture was killed before it could record its end.
-        self.info = replace(run.info, status="interrupted") if run.info.status == "capturing" else run.info
         self.layers = run.layers
         self.sites = run.sites
         self.default_site = run.default_site
-        self.concepts = run.concepts
-        self.tokens = run.tokens
-        self.prompts = run.prompts
         self.has_values = run.has_values
-        self.values_kept = run.kept
-        self.value_notes = run.value_notes
-        self.has_generated = run.has_generated
         self.results_folder = run_results(run.path)
-        self.walk = TokenWalk(run, self.results)
+        if isinstance(run, RunUnderWay):
+            self._note(run)
+            run.close()
+        else:
+            self._settle(run)
 
     @classmethod
     def open(cls, path: Path) -> Session:
-        """Raises RunBusy with its progress while the run is being captured; NotARun, SchemaTooNew."""
+        """Raises RunBusy with its progress while the run is being captured by no backend; NotARun, SchemaTooNew."""
         if being_written(path):
+            if (under_way := run_under_way(path)) is not None:
+                return cls(under_way)
             progress = read_heartbeat(path)
             done = ""
             if progress is not None and progress.tokens_total:
@@ -80,51 +85,99 @@ class Session:
             raise
         return cls(run)
 
+    @property
+    def under_way(self) -> bool:
+        """Whether the run is still being written: what it holds changes with every commit."""
+        return self._file is None
+
+    def _note(self, run: RunFile) -> None:
+        """What changes with a commit."""
+        self.info = run.info
+        self.concepts = run.concepts
+        self.tokens = run.tokens
+        self.prompts = run.prompts
+        self.values_kept = run.kept
+        self.value_notes = run.value_notes
+        self.has_generated = run.has_generated
+
+    def _settle(self, run: RunFile) -> None:
+        """From now on the file is read."""
+        self._file, self._walk = run, TokenWalk(run, self.results)
+        self._note(run)
+        # Nobody is writing to a file that opens: its capture was killed before it could record its end.
+        if self.info.status == "capturing":
+            self.info = replace(self.info, status="interrupted")
+
+    @property
+    def walk(self) -> TokenWalk:
+        return self._walk if self._file is not None else cast(TokenWalk, _WalkUnderWay(self._reading, self.results))
+
+    @contextmanager
+    def _reading(self) -> Iterator[RunFile]:
+        """The run, for one question."""
+        if self._file is None and (under_way := run_under_way(self._path)) is not None:
+            self._asking.add(under_way)
+            try:
+                self._note(under_way)
+                yield under_way
+            finally:
+                self._asking.discard(under_way)
+                under_way.close()
+            return
+        with self._lock:
+            if self._file is None:
+                self._settle(RunFile.open(self._path))
+        assert self._file is not None
+        yield self._file
+
     def health(self, site: str) -> health.NetworkReport:
-        return self._once(("health", site), partial(health.network_report, self._run, site))
+        return self._once(("health", site), lambda run: health.network_report(run, site))
 
     def neurons(self, query: NeuronQuery, offset: int, limit: int) -> neurons.NeuronPage:
-        return neurons.list_neurons(
-            self._run,
-            site=query.site,
-            cls=query.cls,
-            layer=query.layer,
-            sort=query.sort,
-            descending=query.descending,
-            filter=query.filter,
-            limit=limit,
-            offset=offset,
-        )
+        with self._reading() as run:
+            return neurons.list_neurons(
+                run,
+                site=query.site,
+                cls=query.cls,
+                layer=query.layer,
+                sort=query.sort,
+                descending=query.descending,
+                filter=query.filter,
+                limit=limit,
+                offset=offset,
+            )
 
     def neuron(self, address: Address) -> neuron.NeuronDetail:
-        return self._once(("neuron", address), partial(neuron.neuron_detail, self._run, address))
+        return self._once(("neuron", address), lambda run: neuron.neuron_detail(run, address))
 
     def trace(self, request: TraceRequest) -> Trace:
         from nfinspect.analysis.trace import trace
 
-        return self._once(request, partial(trace, self._run, request.concept, **_choices(request)))
+        return self._once(request, lambda run: trace(run, request.concept, **_choices(request)))
 
     def overlap(self, request: TraceRequest, concepts: tuple[str, ...]) -> Overlap:
         from nfinspect.analysis.overlap import overlap
 
-        return self._once((request, concepts), partial(overlap, self._run, concepts, **_choices(request)))
+        return self._once((request, concepts), lambda run: overlap(run, concepts, **_choices(request)))
 
     def texts(self, most: int) -> tuple[PromptText, ...]:
         """The run's prompts that have a text; if there are more than `most`, so many of them, evenly spread."""
-        query = """SELECT prompt_idx, concept, text FROM prompts WHERE text <> '' AND prompt_idx % ? = 0
-                   ORDER BY prompt_idx LIMIT ?"""
-        step = max(1, -(-self.prompts // most)) if most > 1 else 1
-        return tuple(PromptText(*row) for row in self._run.sql(query, [step, most]).fetchall())
+        with self._reading() as run:
+            query = """SELECT prompt_idx, concept, text FROM prompts WHERE text <> '' AND prompt_idx % ? = 0
+                       ORDER BY prompt_idx LIMIT ?"""
+            step = max(1, -(-self.prompts // most)) if most > 1 else 1
+            return tuple(PromptText(*row) for row in run.sql(query, [step, most]).fetchall())
 
     def results(self, kind: str | None = None) -> tuple[Result, ...]:
         """The saved results of this run and of its model, by kind; of a kind the run's first, then the newest first."""
         from nfinspect.analysis.provenance import results_about
 
-        return results_about(self._run, kind, formats())
+        with self._reading() as run:
+            return results_about(run, kind, formats())
 
     def analysis(self, one: AnalysisSpec, result: Result) -> Any:
         """What a saved result holds. Raises what the spec's `read` and `joined` raise."""
-        found = self._once((result.path, result.made_at), partial(one.read, result))
+        found = self._once((result.path, result.made_at), lambda run: one.read(result))
         return found if one.joined is None else one.joined(found, result, self.results)
 
     def kinds(self, site: str) -> KindOverlap | None:
@@ -132,11 +185,12 @@ class Session:
         from nfinspect.analyses.kind_overlap import overlap_of_kinds
         from nfinspect.analyses.neuron_kinds import SINGLE_KINDS, newest
 
-        known = {kind: found for kind in SINGLE_KINDS if (found := newest(self._run, kind, site)) is not None}
+        with self._reading() as run:
+            known = {kind: found for kind in SINGLE_KINDS if (found := newest(run, kind, site)) is not None}
         if not known:
             return None
         question = ("kinds", site, *((kind, result.path, result.made_at) for kind, result in known.items()))
-        return self._once(question, partial(overlap_of_kinds, self._run, ["dead", *known], site))
+        return self._once(question, lambda run: overlap_of_kinds(run, ["dead", *known], site))
 
     def write_inputs(self, arguments: Sequence[str], marked: Sequence[str]) -> None:
         """Write the file of marked neurons, if the command reads it. Raises StorageFull."""
@@ -158,20 +212,26 @@ class Session:
     def _open_console(self) -> Console:
         with self._lock:
             if self._console is None:
-                self._console = Console({self.name: self._run.path})
+                is_file = self._file is not None
+                self._console = Console({self.name: self._path}) if is_file else RemoteConsole(self._path)
             return self._console
 
     def warm_up(self) -> None:
         """Import what the first trace will need, while the user reads the layers."""
         import scipy.special  # noqa: F401
 
-    def _once(self, question: Hashable, work: Callable[[], Answer]) -> Answer:
-        """What `work` gives, or gave when the question was asked before; the last ANSWERS are kept."""
+    def _once(self, question: Hashable, work: Callable[[RunFile], Answer]) -> Answer:
+        """What `work` gives, or gave when the question was asked before; the last ANSWERS are kept. Nothing is kept of a
+        run under way, which changes.
+        """
         with self._lock:
             if question in self._answers:
                 self._answers.move_to_end(question)
                 return cast("Answer", self._answers[question])
-        answer = work()
+        with self._reading() as run:
+            answer = work(run)
+            if isinstance(run, RunUnderWay):
+                return answer
         with self._lock:
             self._answers[question] = answer
             while len(self._answers) > ANSWERS:
@@ -181,11 +241,31 @@ class Session:
     def interrupt(self) -> None:
         if self._console is not None:
             self._console.interrupt()
+        for run in list(self._asking):
+            run.interrupt()
 
     def close(self) -> None:
         if self._console is not None:
             self._console.close()
-        self._run.close()
+        if self._file is not None:
+            self._file.close()
+
+
+class _WalkUnderWay:
+    """The token walk of a run under way: each question goes to a new one, as of the last commit."""
+
+    def __init__(
+        self, reading: Callable[[], AbstractContextManager[RunFile]], results: Callable[[str], Sequence[Result]]
+    ) -> None:
+        self._reading = reading
+        self._results = results
+
+    def __getattr__(self, question: str) -> Callable[..., Any]:
+        def ask(*arguments: Any, **options: Any) -> Any:
+            with self._reading() as run:
+                return getattr(TokenWalk(run, self._results), question)(*arguments, **options)
+
+        return ask
 
 
 def _choices(request: TraceRequest) -> dict[str, Any]:

@@ -162,16 +162,16 @@ def test_one_that_is_killed_is_told_of_with_the_line_that_goes_on(
 ) -> None:
     store = tmp_path / "store"
     process, backend = started(store, model)
-    (store / "slow").write_text("0.05")
-    arguments = ["capture", str(model), "--text", str(text), "--context", "16", "--batch-size", "4", "--run", "r"]
-    arguments += ["--store", str(store)]
+    (store / "slow").write_text("0.2")
+    arguments = ["capture", str(model), "--text", str(text), "--context", "16", "--batch-size", "8", "--run", "r"]
+    arguments += ["--store", str(store), "--layers", "0", "--max-tokens", "3000"]
     with backend:
         job = backend.submit(arguments)
         while job.done < 300:
             job = backend.wait(job)
         process.send_signal(signal.SIGHUP)  # the terminal hangs up: nothing happens
         before = job.done
-        while job.done < before + 64:
+        while job.done < before + 128:
             job = backend.wait(job)
         process.kill()
         process.wait()

@@ -1,0 +1,83 @@
+"""--backend: a command runs in a backend that holds its model, instead of loading it here."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from nfinspect import output
+from nfinspect.backend.hosting import hosted
+from nfinspect.cli.options import GIVEN, full_name
+from nfinspect.present.numbers import duration, percent
+from nfinspect_store.catalog import store_path
+
+if TYPE_CHECKING:
+    from nfinspect.backend.client import Backend
+    from nfinspect.backend.protocol import JobState
+
+Options = dict[str, Any]
+Function = Callable[..., Any]
+
+
+def usual_model(options: Options) -> str:
+    """The model of a command that takes MODEL."""
+    return full_name(options["model"], options["revision"])
+
+
+def backend_option(model_of: Callable[[Options], str] = usual_model) -> Callable[[Function], Function]:
+    """--backend. model_of: the model that the command needs, from its options; it may refuse them."""
+
+    def decorate(command: Function) -> Function:
+        @functools.wraps(command)
+        def run(*, in_backend: bool, **options: Any) -> Any:
+            if not in_backend or hosted() is not None:
+                return command(**options)
+            return _run_there(model_of(options), options.get("store"))
+
+        told = "Run in the backend of the store that holds the model (nfinspect backend)."
+        decorated: Function = click.option("--backend", "in_backend", is_flag=True, help=told)(run)
+        return decorated
+
+    return decorate
+
+
+def _run_there(model: str, store: str | None) -> int:
+    """Run the command that this process was called with in a backend; returns its exit status."""
+    from nfinspect.backend.client import Backend
+
+    given = click.get_current_context().meta[GIVEN]
+    with Backend.find(store_path(store).absolute(), model) as backend:
+        job = backend.submit(given, attached=True)
+        try:
+            job = _followed(backend, job)
+        except KeyboardInterrupt:
+            backend.act(job.id, "cancel")
+            raise
+        output.pass_on(backend.output(job.id))
+    return job.status or 0
+
+
+def _followed(backend: "Backend", job: "JobState") -> "JobState":
+    """The job once it has ended; its lines, and how far it is, go to stderr meanwhile."""
+    line = output.ProgressLine()
+    try:
+        while not job.ended:
+            job = backend.wait(job)
+            if job.notes:
+                line.end()
+                for note in job.notes:
+                    output.note(note)
+            if job.state == "running" and job.total:
+                line.show(_progress(job), time.monotonic())
+            elif job.state != "running" and not job.ended:
+                line.show(f"{job.state} in the backend {backend.id}", time.monotonic())
+    finally:
+        line.end()
+    return job
+
+
+def _progress(job: "JobState") -> str:
+    left = f"  {duration(job.seconds_left)} left" if job.seconds_left is not None else ""
+    return f"{job.phase}  {job.done}/{job.total} ({percent(job.done / (job.total or 1), places=0)}){left}"

@@ -1,0 +1,182 @@
+"""Jobs of a backend: one at a time, paused, cancelled, failing; and commands that run in it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import finished, wait_until
+
+from nfinspect.backend.client import Backend
+from nfinspect.backend.protocol import JobState
+from nfinspect.cli import main
+
+
+@pytest.fixture
+def backend(shared: Path) -> Iterator[Backend]:
+    with Backend.connect(shared, "gpt2") as one:
+        yield one
+    for name in ("slow", "fail"):
+        (shared / name).unlink(missing_ok=True)
+
+
+def capture(model: Path, text: Path, store: Path, run: str, tokens: int = 384) -> list[str]:
+    """Six batches of four windows, unless told otherwise, each committed."""
+    of_text = ["--text", str(text), "--context", "16", "--batch-size", "4", "--max-tokens", str(tokens)]
+    return ["capture", str(model), *of_text, "--layers", "0", "--run", run, "--store", str(store)]
+
+
+def told(backend: Backend, job: JobState, what: str) -> JobState:
+    while job.state != what:
+        assert not job.ended, job
+        job = backend.wait(job)
+    return job
+
+
+def test_captures_wait_in_a_queue_and_can_be_paused_and_cancelled(
+    backend: Backend, shared: Path, model: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shared / "slow").write_text("0.1")
+    first = backend.submit(capture(model, text, shared, "first", 6400))
+    second = backend.submit(capture(model, text, shared, "second"))
+    third = backend.submit(["text", "Tulips", "--model", str(model)])
+    while not first.done:
+        first = backend.wait(first)
+    status = backend.status()
+    assert status.job is not None and status.job.id == first.id and status.idle_seconds == 0
+    assert [job.id for job in status.queue] == [second.id, third.id]
+    assert (
+        status.job.total == 6400
+        and status.job.rate > 0
+        and status.job.bytes > 0
+        and status.job.run.endswith("first.duckdb")
+    )
+    assert status.job.seconds_left is not None
+    assert main(["backends", "--store", str(shared)]) == 0
+    assert "capture" in capsys.readouterr().out
+
+    assert backend.act(first.id, "pause").state == "paused"
+    done = backend.status().job.done  # type: ignore[union-attr]
+    first = backend.wait(backend.wait(first))
+    assert first.done <= done + 64  # the batch that was being read
+    assert backend.act(second.id, "cancel").state == "cancelled"
+    assert [job.id for job in backend.status().queue] == [third.id]
+    backend.act(first.id, "go on")
+    reached = first.done
+    while first.done <= reached + 64:
+        first = backend.wait(first)
+    backend.act(first.id, "cancel")
+    first = told(backend, first, "cancelled")
+    assert first.status == 130 and "--resume to continue" in first.line
+    third = told(backend, third, "done")
+    document = b"".join(backend.output(third.id)).decode()
+    assert "3 tokens through gpt2-relu" in document and third.status == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [("out of memory: tried to allocate 9 GiB", "does not fit into the memory of cpu: use a shorter --context")],
+)
+def test_running_out_of_memory_is_one_line_and_costs_the_job_alone(
+    backend: Backend, shared: Path, model: Path, text: Path, error: str, said: str
+) -> None:
+    (shared / "fail").write_text(error)
+    arguments = capture(model, text, shared, "oom", 16)
+    job = finished(backend, arguments)
+    assert job.state == "failed" and job.status == 1
+    assert said in job.line and "\n" not in job.line
+    assert not list(shared.glob("oom*"))
+    assert finished(backend, arguments).state == "done"
+
+
+def test_a_command_that_fails_says_why_as_it_does_alone(backend: Backend, shared: Path, model: Path) -> None:
+    job = finished(backend, ["logits", str(model), "L99/N0"])
+    assert job.status in (1, 2) and job.line.startswith("nfinspect: ") and "found 99" in job.line
+    job = finished(backend, ["logits", str(shared / "other"), "L0/N0"])
+    assert job.status == 1 and "this backend holds" in job.line
+    job = finished(backend, ["logits", str(model), "L0/N0", "--dtype", "bfloat16"])
+    assert job.status == 1 and "--dtype float32" in job.line
+    job = finished(backend, ["text"])
+    assert job.status == 2 and "Missing argument" in job.line
+
+
+def test_a_client_that_goes_takes_its_command_along(backend: Backend, shared: Path, model: Path, text: Path) -> None:
+    (shared / "slow").write_text("0.2")
+    with Backend.connect(shared, "gpt2") as gone:
+        job = gone.submit(capture(model, text, shared, "gone", 6400), attached=True)
+        while not job.done:
+            job = gone.wait(job)
+    wait_until(lambda: backend.status().job is None)
+    assert backend.wait(job).state == "cancelled"
+
+
+def test_backend_runs_a_command_there_and_imports_no_torch_here(shared: Path, model: Path, tmp_path: Path) -> None:
+    program = """
+import sys
+from nfinspect.cli import main
+status = main(sys.argv[1:])
+assert "torch" not in sys.modules and "transformers" not in sys.modules
+sys.exit(status)
+"""
+    line = ["logits", "model", "L1/N5", "--json", "--backend"]
+    (tmp_path / "model").symlink_to(model)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *line],
+        cwd=tmp_path,
+        env={"NFINSPECT_STORE": str(shared), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["model"] == "model" and len(document["promoted"]) == 10
+
+
+def test_backend_where_none_holds_the_model_names_those_there_are(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ablate", str(tmp_path), "--text", "t", "--backend", "--store", str(shared)]) == 1
+    said = capsys.readouterr().err
+    assert "expected a backend that holds" in said and "found gpt2 (" in said and "nfinspect backend" in said
+    assert main(["delta", "r", "--backend", "--store", str(shared)]) == 2
+    assert "--substitute" in capsys.readouterr().err
+    assert main(["text", "a", "--simulated", "--backend"]) == 2
+
+
+QUESTIONS = {
+    "attention": "attention MODEL --prompts p.txt --json --recompute --method rollout",
+    "attention by gradients": "attention MODEL --prompts p.txt --json --recompute --method gradient_guided",
+    "ablate": "ablate MODEL --text p.txt --neurons n.txt --context 8 --json --recompute",
+    "logits": "logits MODEL L1/N5 --json",
+    "lens": "logits MODEL --lens Tulips --positions --json",
+    "text": "text Tulips --model MODEL --json",
+    "delta": "delta r --substitute --draws 8 --json --recompute",
+}
+
+
+@pytest.mark.slow
+def test_every_command_gives_the_bytes_of_a_process_of_its_own(
+    shared: Path, model: Path, text: Path, tmp_path: Path
+) -> None:
+    """In another order than alone, and twice: what one leaves behind must not change the next."""
+    (tmp_path / "p.txt").write_text("Tulips are red.\nTulips grow in the garden of the old house.\n")
+    (tmp_path / "n.txt").write_text("L0/N1\nL1/N7\n")
+    made = subprocess.run([sys.executable, "-m", "nfinspect", *capture(model, text, shared, "r")], check=False)
+    assert made.returncode == 0
+
+    def printed(line: str, *more: str) -> bytes:
+        arguments = [*line.replace("MODEL", str(model)).split(), *more]
+        if not line.startswith(("logits", "text")):
+            arguments += ["--store", str(shared)]
+        command = [sys.executable, "-m", "nfinspect", *arguments]
+        env = {"NFINSPECT_STORE": str(shared), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, env=env)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    alone = {name: printed(line) for name, line in QUESTIONS.items()}
+    for name in (*reversed(QUESTIONS), "attention", "text"):
+        assert printed(QUESTIONS[name], "--backend") == alone[name], name
