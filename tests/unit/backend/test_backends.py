@@ -112,7 +112,7 @@ def test_what_is_no_message_ends_the_connection_and_nothing_else(shared: Path, s
 
 def test_messages_come_back_as_they_were(shared: Path) -> None:
     job = JobState(3, ("capture", "m"), "/", "running", total=None, notes=("a", "b\n"))
-    for message in (Hello(), AskStatus(), Submit(("text", "\x1b[31m é"), "/tmp"), job):
+    for message in (Hello(), AskStatus(), Submit(("text", "\x1b[31m é"), "/"), job):
         assert decoded(encoded(message)) == message
     with pytest.raises(BadMessage, match=r"expected int as Wait.job"):
         decoded(b'{"message": "Wait", "job": "1"}')
