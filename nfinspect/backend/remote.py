@@ -5,6 +5,7 @@ committed later, open another. The rows that come back are put into a DuckDB ins
 into the same Python values and arrays as those of a file.
 """
 
+import atexit
 import contextlib
 import functools
 import threading
@@ -206,6 +207,7 @@ class RemoteConnection:
 @functools.cache
 def _local() -> duckdb.DuckDBPyConnection:
     """An instance of this process that reaches nothing: cursors of it turn Arrow into DuckDB's Python values."""
+    atexit.register(_local.cache_clear)  # or nanobind would print what is left of it
     return locked([], threads=1)
 
 

@@ -221,8 +221,8 @@ class Session:
         import scipy.special  # noqa: F401
 
     def _once(self, question: Hashable, work: Callable[[RunFile], Answer]) -> Answer:
-        """What `work` gives, or gave when the question was asked before; the last ANSWERS are kept. Nothing is kept of a
-        run under way, which changes.
+        """What `work` gives, or gave when the question was asked before; the last ANSWERS are kept. Nothing is kept of
+        a run under way, which changes.
         """
         with self._lock:
             if question in self._answers:

@@ -1,11 +1,7 @@
-"""A tiny model, and backends of it in processes of their own, none of which outlives its test."""
+"""The sample model, and a backend of it in a process of its own, which a module's tests share."""
 
-import os
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +10,9 @@ HERE = Path(__file__).parent
 if str(HERE) not in sys.path:
     sys.path.insert(0, str(HERE))
 
-from nfinspect.backend.client import Backend  # noqa: E402
-from nfinspect.backend.directory import FOLDER, living  # noqa: E402
+from running_backends import SAMPLES, ended, started, wait_until  # noqa: E402  (its folder has just been put there)
 
-PATIENCE = 120.0
-
-SAMPLES = Path(__file__).parents[3] / "samples"
+from nfinspect.backend.directory import FOLDER  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -31,47 +24,6 @@ def model() -> Path:
 @pytest.fixture(scope="session")
 def text() -> Path:
     return sorted((SAMPLES / "corpus").glob("*.txt"))[0]
-
-
-def started(store: Path, model: Path, *options: str) -> tuple["subprocess.Popen[bytes]", Backend]:
-    """A backend with a slow capture (slow_backend.py), connected to."""
-    store.mkdir(parents=True, exist_ok=True)
-    said = store / "stderr.txt"
-    with said.open("wb") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, str(HERE / "slow_backend.py"), "backend", str(model), "--store", str(store)]
-            + list(options),
-            cwd=store,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=stderr,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            start_new_session=True,
-        )
-    wait_until(lambda: process.poll() is not None or any(e.pid == process.pid for e in living(store)[0]))
-    name = next((e.id for e in living(store)[0] if e.pid == process.pid), None)
-    if name is None:
-        raise AssertionError(said.read_text())
-    return process, Backend.connect(store, name)
-
-
-def wait_until(fact: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not fact():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
-
-
-def ended(process: "subprocess.Popen[bytes]") -> int:
-    """The exit status of a backend that is told to end, and is killed if it does not."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-    try:
-        return process.wait(30)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-        raise
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +39,3 @@ def shared(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
         status = ended(process)
     assert status == 0, (store / "stderr.txt").read_text()
     assert not (store / FOLDER).exists()
-
-
-def finished(backend: Backend, arguments: Sequence[str], directory: Path | None = None):  # type: ignore[no-untyped-def]
-    """The state of a job that has ended."""
-    job = backend.submit(arguments, directory)
-    while not job.ended:
-        job = backend.wait(job)
-    return job

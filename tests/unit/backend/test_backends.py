@@ -12,7 +12,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from conftest import ended, started, wait_until
+from running_backends import ended, started, wait_until
 
 from nfinspect.backend.client import Backend, Lost, statuses
 from nfinspect.backend.directory import FOLDER, BackendRuns, Entry, NoBackend, Place, connected, living

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SAMPLES, wait_until
+from running_backends import SAMPLES, wait_until
 
 from nfinspect.backend.client import Backend
 from nfinspect.backend.protocol import JobState

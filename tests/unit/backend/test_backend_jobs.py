@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import finished, wait_until
+from running_backends import finished, wait_until
 
 from nfinspect.backend.client import Backend
 from nfinspect.backend.protocol import JobState
