@@ -65,7 +65,7 @@ def everything(session: Session) -> str:
         session.neuron(ADDRESS),
         session.neuron(Address(0, 3, "resid")),
         session.trace(TraceRequest("mlp", "tulip", "baseline", "last")),
-        session.prompt(3, ADDRESS),
+        session.walk.part(3, 0),
         session.texts(10),
         (session.tokens, session.prompts, session.concepts, session.layers, session.has_values),
     ]
