@@ -121,7 +121,7 @@ async def test_the_neurons_at_a_token_are_ranked_and_opened_and_one_comes_back(s
         await app.press("tab", "j", "enter", "escape")
         assert app.pane.table.cursor == 1
         await app.press("space")
-        assert len(app.app.marks["walked", "mlp"]) == 1
+        assert len(app.pane.marks) == 1
         await app.press("r", "r")
         assert "found none: no capture records them; m (nfinspect walk)" in app.status
         assert "by |value|" in app.text
