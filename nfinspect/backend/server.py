@@ -1,7 +1,7 @@
 """The backend's process: one model, one job at a time, and any number of clients.
 
 Jobs run in the main thread, where Ctrl-C and signals arrive: cancelling a job is what Ctrl-C does to its command. Each
-connection has a thread (docs/decisions/0014), so a long query or a long forward pass holds up nobody's question.
+connection has a thread (docs/decisions/0015), so a long query or a long forward pass holds up nobody's question.
 """
 
 import contextlib

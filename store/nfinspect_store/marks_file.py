@@ -1,4 +1,4 @@
-"""The marks of a store: `<store>/marks.jsonl`, one change a line, only ever appended to (docs/decisions/0017).
+"""The marks of a store: `<store>/marks.jsonl`, one change a line, only ever appended to (docs/decisions/0016).
 
 Every process may write at any time: a change is one line, written under a lock, and never rewrites another's. Readers
 take whole lines and hold no lock. A killed writer costs at most the line that it was writing. The first line says the
