@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from nfinspect_store.types import Rank
+if TYPE_CHECKING:
+    from nfinspect_store.types import Rank
 
 MARKED = "marked.txt"
 """The file among a run's results that lists the marked neurons, for a command that reads neurons."""

@@ -93,17 +93,15 @@ def test_an_ngram_of_pieces_is_shown_whole(run: nf.Run) -> None:
 
 def test_the_app_shows_whole_characters(run: nf.Run) -> None:
     from nfinspect.tui.glyphs import UNICODE
-    from nfinspect.tui.neuron_text import example_cell, reading
+    from nfinspect.tui.neuron_text import example_cell
     from nfinspect.tui.session import Session
+    from nfinspect.tui.token_lines import laid_out
     from nfinspect_store.addresses import parse_address
 
     session = Session.open(run.path)
-    read = session.prompt(0, parse_address("L0/N3"))
-    shown = "".join(
-        piece if isinstance(piece, str) else piece.text
-        for piece in reading(read.pieces, read.values, read.generated, UNICODE)
-    )
-    plain = shown.replace(UNICODE.opening, "").replace(UNICODE.closing, "")
-    assert plain.startswith(PROMPTS[0]) and all("\ufffd" not in token for token in read.tokens)
+    part = session.walk.beginning(0).parts[0]
+    shown = "".join(cell.text for line in laid_out(part, 200, UNICODE, wrote_before=False) for cell in line)
+    assert part.whole.text.startswith(PROMPTS[0]) and PROMPTS[0].replace("\n", "") in shown.replace("␊", "")
+    assert "\ufffd" not in shown
     for example in session.neuron(parse_address("L0/N3")).top_examples:
         assert "\ufffd" not in example_cell(example, 60, 1.0, UNICODE).text

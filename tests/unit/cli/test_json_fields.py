@@ -41,6 +41,7 @@ OF_RUNS = {
 }
 OF_MODELS = {
     "capture": f"capture {GPT2} --prompts one.txt --run other",
+    "walk": f"walk other --model {GPT2}",
     "capture --estimate": f"capture {GPT2} --prompts one.txt --estimate",
     "attention": f"attention {GPT2} --prompts one.txt",
     "logits": f"logits {GPT2} L1/N5",

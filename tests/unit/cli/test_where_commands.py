@@ -18,7 +18,7 @@ NOTES = {
 }
 """By run, in what tells that something was left out: tokens, or values."""
 
-NO_RUN = ("demo", "simulate", "watch", "text", "capture", "migrate", "delete", "runs")
+NO_RUN = ("backend", "backends", "marks", "demo", "simulate", "watch", "text", "capture", "migrate", "delete", "runs")
 """They read no run, or nothing that is in it."""
 
 OF_MODEL = ("attention", "logits")
@@ -31,6 +31,7 @@ READ = {
     "neuron": ("neuron", "L1/N3"),
     "trace": ("trace", "--concept", "river"),
     "overlap": ("overlap", "--concepts", "river,street"),
+    "diff": ("diff", "RUN"),
     "report": ("report", "--out", "pages"),
 }
 """They need no single values."""
@@ -53,6 +54,7 @@ AS_DATA = {
     "verify": ("verify", "RUN"),
     "sql": ("sql", "RUN", "SELECT (SELECT count(*) FROM unrecorded) AS tokens, count(*) AS n FROM activations"),
     "export": ("export", "RUN", "--out", "tables", "--formats", "parquet"),
+    "walk": ("walk", "RUN", "--model", str(SAMPLES / "gpt2-relu")),
     "ablate": ("ablate", str(SAMPLES / "gpt2-relu"), "--from", "RUN", "--class", "dead"),
 }
 """They give the run as it is, or read its whole text."""
@@ -85,8 +87,8 @@ def part(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asked(run: str, command: tuple[str, ...]) -> tuple[str, ...]:
-    """A command of READ or OF_VALUES, on a run."""
-    return (command[0], run, *command[1:])
+    """A command of READ or OF_VALUES, on a run; RUN is the same run once more."""
+    return (command[0], run, *(run if word == "RUN" else word for word in command[1:]))
 
 
 def each(commands: dict[str, dict[str, tuple[str, ...]]]) -> list[Any]:
