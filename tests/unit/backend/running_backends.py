@@ -24,7 +24,7 @@ def started(store: Path, model: Path, *options: str) -> tuple["subprocess.Popen[
     with said.open("wb") as stderr:
         process = subprocess.Popen(
             [sys.executable, str(HERE / "slow_backend.py"), "backend", str(model), "--store", str(store)]
-            + list(options),
+            + ["--idle", "3m", *options],  # should the tests be killed, it ends by itself
             cwd=store,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -96,7 +96,13 @@ def sites_of(family: str) -> list[str]:
 # opt flattens its batches, llama fires by a gate, mamba has Δ.
 @pytest.mark.parametrize(
     ("family", "generate", "mode"),
-    [("opt", 0, "auto"), ("opt", 4, "live"), ("llama", 4, "live"), ("mamba", 4, "live"), ("mamba", 4, "replay")],
+    [
+        ("opt", 0, "auto"),
+        ("opt", 4, "live"),
+        ("llama", 4, "live"),
+        pytest.param("mamba", 4, "live", marks=pytest.mark.slow),
+        ("mamba", 4, "replay"),
+    ],
 )
 def test_a_run_holds_the_chosen_part_of_a_whole_run(family: str, generate: int, mode: str, tmp_path: Path) -> None:
     options = {"generate": generate, "mode": mode, "sites": sites_of(family)}

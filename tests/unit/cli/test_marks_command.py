@@ -44,6 +44,7 @@ def test_a_set_is_taken_wherever_neurons_are(nfinspect: Run) -> None:
     assert "mlp:L0/N1" in nfinspect("neuron", "planted", "@hot").stdout
 
 
+@pytest.mark.slow
 def test_a_set_with_the_model(nfinspect: Run, tmp_path: Path) -> None:
     """Marked in one run of a model, a neuron is in the set of another run of it."""
     (tmp_path / "one.txt").write_text("Tulips are red.\nTulips grow in the garden.\n")
