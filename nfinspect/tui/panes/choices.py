@@ -70,6 +70,9 @@ class TracedPane(RunPane):
     def choices(self) -> list[Cell | str]:
         """The choices as one line, each after its key."""
         r = self.request
+        order = RANK_ORDER[r.rank] if r.baseline else RAW_ORDER
+        if self.app.size.width < 100:
+            order = order.partition(",")[0]  # the help says what settles ties
         return [
             Cell("  b", "bold"),
             Cell(f" vs {r.baseline}", "accent") if r.baseline else Cell(" no baseline", "warn"),
@@ -78,7 +81,7 @@ class TracedPane(RunPane):
             " token" if r.tokens == "last" else " tokens",
             Cell("  r", "bold"),
             " by ",
-            Cell(RANK_ORDER[r.rank] if r.baseline else RAW_ORDER, "accent"),
+            Cell(order, "accent"),
             Cell("  +/-", "bold"),
             " top ",
             Cell(str(r.top), "accent"),
