@@ -8,10 +8,10 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from nfinspect.analyses import formats
 from nfinspect.analysis import health, neuron, neurons
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from nfinspect.analysis.trace import Trace
 
 Answer = TypeVar("Answer")
+Choices = ParamSpec("Choices")
 
 ANSWERS = 64
 """Answers kept in memory: an open run does not change, and a place that is visited again takes no time."""
@@ -108,9 +109,16 @@ class Session:
         if self.info.status == "capturing":
             self.info = replace(self.info, status="interrupted")
 
-    @property
-    def walk(self) -> TokenWalk:
-        return self._walk if self._file is not None else cast(TokenWalk, _WalkUnderWay(self._reading, self.results))
+    def ask_walk(
+        self, question: Callable[Concatenate[TokenWalk, Choices], Answer], *args: Choices.args, **kwargs: Choices.kwargs
+    ) -> Answer:
+        """The answer of the run's token walk to one of its questions, such as TokenWalk.part. A run under way has a new
+        walk for each, as of its last commit.
+        """
+        if self._file is not None:
+            return question(self._walk, *args, **kwargs)
+        with self._reading() as run:
+            return question(TokenWalk(run, self.results), *args, **kwargs)
 
     @contextmanager
     def _reading(self) -> Iterator[RunFile]:
@@ -249,23 +257,6 @@ class Session:
             self._console.close()
         if self._file is not None:
             self._file.close()
-
-
-class _WalkUnderWay:
-    """The token walk of a run under way: each question goes to a new one, as of the last commit."""
-
-    def __init__(
-        self, reading: Callable[[], AbstractContextManager[RunFile]], results: Callable[[str], Sequence[Result]]
-    ) -> None:
-        self._reading = reading
-        self._results = results
-
-    def __getattr__(self, question: str) -> Callable[..., Any]:
-        def ask(*arguments: Any, **options: Any) -> Any:
-            with self._reading() as run:
-                return getattr(TokenWalk(run, self._results), question)(*arguments, **options)
-
-        return ask
 
 
 def _choices(request: TraceRequest) -> dict[str, Any]:

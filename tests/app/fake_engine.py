@@ -151,12 +151,15 @@ class FakeSession:
     results_folder: Path = Path("/store/demo.results")
 
     def __post_init__(self) -> None:
-        self.walk = FakeWalk(self.token, self.prompts)
+        self._walk = FakeWalk(self.token, self.prompts)
         self.info = RunInfo("id", self.name, "capture", "gpt2", "gpt2", "float32", "cpu", 0, CREATED, status="complete")
         self.layers = tuple(
             Layer(i, site, i % 4, f"h.{i % 4}.{site}", 40_000, "relu", "positive")
             for i, site in enumerate(["mlp"] * 4 + ["resid"] * 4)
         )
+
+    def ask_walk(self, question: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self._walk, question.__name__)(*args, **kwargs)
 
     def health(self, site: str) -> NetworkReport:
         self.calls.append(("health", site))

@@ -15,6 +15,7 @@ from nfinspect.analysis.prompt_text import TextPart
 from nfinspect.tui.engine import Engine
 from nfinspect.tui.glyphs import ASCII, UNICODE
 from nfinspect.tui.token_lines import laid_out
+from nfinspect.tui.walking import TokenWalk
 from nfinspect_store.reader import RunFile
 from nfinspect_store.results import keep_result, run_results
 
@@ -90,7 +91,7 @@ def cells_of(part: TextPart, width: int, glyphs: object = UNICODE) -> list[list[
 
 def test_tokens_that_share_a_character_share_its_cell(walked: Path) -> None:
     with RunFile.open(walked / "walked.duckdb") as run:
-        part = Engine(walked).open("walked").walk.part(1, 0)
+        part = Engine(walked).open("walked").ask_walk(TokenWalk.part, 1, 0)
         tokens = len(run.prompt_tokens(1).token)
     cells = [cell for line in cells_of(part, 80) for cell in line]
     assert cells[0] == ("e\u0301", 0, 1), "a letter and its mark, of two tokens"

@@ -16,7 +16,7 @@ from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.walk import lens_columns, token_columns
 from nfinspect.tui.panes.run_pane import RunPane
 from nfinspect.tui.panes.walk_model import ModelReading
-from nfinspect.tui.walking import Colouring
+from nfinspect.tui.walking import Colouring, TokenWalk
 from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 from nfinspect.tui.widgets.token_text import TokenText
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nfinspect.analysis.token_neurons import AtToken, TokenRank
     from nfinspect.tui.requests import JobState
     from nfinspect.tui.session import Session
-    from nfinspect.tui.walking import Opened, Strengths, TokenWalk, WalkPrompt
+    from nfinspect.tui.walking import Opened, Strengths, WalkPrompt
     from nfinspect_store.addresses import Address
 
 TOP = 100
@@ -127,21 +127,17 @@ class WalkPane(RunPane):
         yield TextBlock(id="legend")
 
     @property
-    def walk(self) -> TokenWalk:
-        return self.session.walk
-
-    @property
     def text(self) -> TokenText:
         return self.query_one(TokenText)
 
     def on_mount(self) -> None:
         self.text.step = self._steps.get
         if self._first_token is not None:
-            self._open(partial(self.walk.at_token, self._first_token))
+            self._open(partial(self.session.ask_walk, TokenWalk.at_token, self._first_token))
         elif self._find:
-            self._open(partial(self.walk.find, self._find))
+            self._open(partial(self.session.ask_walk, TokenWalk.find, self._find))
         else:
-            self._open(partial(self.walk.beginning, 0))
+            self._open(partial(self.session.ask_walk, TokenWalk.beginning, 0))
 
     def on_resize(self) -> None:
         self.set_class(self.size.width >= 100, "-wide")
@@ -179,7 +175,7 @@ class WalkPane(RunPane):
         if self._prompt is None:
             return
         prompt_idx, number_of = self._prompt.prompt_idx, message.number
-        read = partial(self.walk.part, prompt_idx, number_of)
+        read = partial(self.session.ask_walk, TokenWalk.part, prompt_idx, number_of)
         self.load(
             f"part {number_of}",
             read,
@@ -214,7 +210,7 @@ class WalkPane(RunPane):
         colouring = self._colouring
         if colouring.by == "nothing" or not part.rows.token:
             return
-        read = partial(self.walk.strengths, colouring, part)
+        read = partial(self.session.ask_walk, TokenWalk.strengths, colouring, part)
         self.load(f"strengths {part.start}", read, partial(self._put_strengths, colouring, part), self._no_strengths,
                   busy="reading values")  # fmt: skip
 
@@ -286,7 +282,9 @@ class WalkPane(RunPane):
         elif self._asking is None:
             self._asking = question
             q = question
-            read = partial(self.walk.at, q.site, q.token_idx, q.rank, TOP, q.layer, histograms=q.histograms)
+            read = partial(
+                self.session.ask_walk, TokenWalk.at, q.site, q.token_idx, q.rank, TOP, q.layer, histograms=q.histograms
+            )
             self.load("token", read, partial(self._answered, question), partial(self._no_answer, question),
                       busy="reading the histograms" if q.histograms else "reading the token")  # fmt: skip
 
@@ -351,7 +349,7 @@ class WalkPane(RunPane):
 
     def _ask_lens(self) -> None:
         if self._prompt is not None:
-            read = partial(self.walk.lens, self._prompt.prompt_idx)
+            read = partial(self.session.ask_walk, TokenWalk.lens, self._prompt.prompt_idx)
             self.load("lens", read, self._show_lens, self._no_lens, busy="reading the lens")
 
     def _show_lens(self, document: Mapping[str, Any]) -> None:
@@ -396,7 +394,7 @@ class WalkPane(RunPane):
             return
         prompt_idx = self._prompt.prompt_idx + step
         if 0 <= prompt_idx < self.session.prompts:
-            self._open(partial(self.walk.beginning, prompt_idx))
+            self._open(partial(self.session.ask_walk, TokenWalk.beginning, prompt_idx))
         else:
             self.hub.say("this is the last prompt" if step > 0 else "this is the first prompt", "dim")
 
@@ -405,7 +403,7 @@ class WalkPane(RunPane):
 
     def _find_prompt(self, wanted: str) -> None:
         if wanted:
-            self._open(partial(self.walk.find, wanted))
+            self._open(partial(self.session.ask_walk, TokenWalk.find, wanted))
 
     def action_rank(self) -> None:
         from nfinspect.analysis.token_neurons import TOKEN_RANKS

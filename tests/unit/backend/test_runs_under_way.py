@@ -17,6 +17,7 @@ from nfinspect.backend.remote import RunUnderWay, run_under_way
 from nfinspect.cli import main
 from nfinspect.tui.requests import NeuronQuery, TraceRequest
 from nfinspect.tui.session import Session
+from nfinspect.tui.walking import TokenWalk
 from nfinspect_store.addresses import Address
 from nfinspect_store.errors import QueryError, RunBusy, StoreError
 from nfinspect_store.reader import RunFile
@@ -65,7 +66,7 @@ def everything(session: Session) -> str:
         session.neuron(ADDRESS),
         session.neuron(Address(0, 3, "resid")),
         session.trace(TraceRequest("mlp", "tulip", "baseline", "last")),
-        session.walk.part(3, 0),
+        session.ask_walk(TokenWalk.part, 3, 0),
         session.texts(10),
         (session.tokens, session.prompts, session.concepts, session.layers, session.has_values),
     ]

@@ -96,10 +96,11 @@ def test_the_app_shows_whole_characters(run: nf.Run) -> None:
     from nfinspect.tui.neuron_text import example_cell
     from nfinspect.tui.session import Session
     from nfinspect.tui.token_lines import laid_out
+    from nfinspect.tui.walking import TokenWalk
     from nfinspect_store.addresses import parse_address
 
     session = Session.open(run.path)
-    part = session.walk.beginning(0).parts[0]
+    part = session.ask_walk(TokenWalk.beginning, 0).parts[0]
     shown = "".join(cell.text for line in laid_out(part, 200, UNICODE, wrote_before=False) for cell in line)
     assert part.whole.text.startswith(PROMPTS[0]) and PROMPTS[0].replace("\n", "") in shown.replace("␊", "")
     assert "\ufffd" not in shown
