@@ -22,7 +22,6 @@ SOME = (
     "macro max",
     "settings deep",
     "neurons negative",
-    "tokens by the million",
     "histograms short",
     ESCAPES,
 )
@@ -71,7 +70,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", NAMES if EVERY else SOME)
+@pytest.mark.parametrize(
+    "name", NAMES if EVERY else [*SOME, pytest.param("tokens by the million", marks=pytest.mark.slow)]
+)
 def test_a_hostile_file_harms_nobody(
     name: str, sound: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -164,7 +164,9 @@ def read_whole(run: RunFile, prompt_idx: int) -> tuple[str, list[str]]:
     return text, tokens
 
 
-@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 2, 3, 5, 7, 512])
+@pytest.mark.parametrize(
+    "size", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 3, 5, 7, 512]
+)
 def test_parts_join_to_the_text_wherever_they_are_cut(run: RunFile, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = {i: read_whole(run, i) for i in range(3)}
     monkeypatch.setattr(prompt_text, "PART", size)

@@ -70,7 +70,14 @@ def short_of_memory(
     return tried
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, RuntimeError])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError,
+        pytest.param(MemoryError, marks=pytest.mark.slow),
+        pytest.param(RuntimeError, marks=pytest.mark.slow),
+    ],
+)
 def test_batches_are_halved_where_memory_runs_out(
     error: type[BaseException], request_: CaptureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

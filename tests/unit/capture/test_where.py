@@ -101,7 +101,7 @@ def sites_of(family: str) -> list[str]:
         ("opt", 4, "live"),
         ("llama", 4, "live"),
         pytest.param("mamba", 4, "live", marks=pytest.mark.slow),
-        ("mamba", 4, "replay"),
+        pytest.param("mamba", 4, "replay", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_holds_the_chosen_part_of_a_whole_run(family: str, generate: int, mode: str, tmp_path: Path) -> None:
