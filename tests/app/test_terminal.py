@@ -181,7 +181,7 @@ def test_every_pane_of_a_run_without_values(store: Path) -> None:
         for keys, expected in (
             ("n", "neurons by max"),
             ("\r", "excess kurtosis"),
-            ("\r", "no strengths"),
+            ("\r", "not every value was kept"),
             ("\x1b", "excess kurtosis"),
             ("t", "auroc"),
             ("o", "shared"),

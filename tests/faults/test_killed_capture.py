@@ -20,8 +20,9 @@ from nfinspect_store.verify import verify_run
 
 # The same capture as `request` below, with a segment after every batch and a pause that makes it killable.
 CHILD = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup, which ignores it
 from nfinspect.capturing import segments, session
 from nfinspect.capturing.request import CaptureRequest
 segments.SEGMENT_SECONDS = 0.0
