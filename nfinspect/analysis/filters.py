@@ -107,13 +107,11 @@ def parse_filter(text: str, set_of: Callable[[str], Sequence[Address]] = no_sets
     return reduce(Condition.either, every)
 
 
-def place_of(term: str) -> tuple[int | None, int | None] | None:
-    """The layer and the neuron that `L2`, `N32` or `L2/N32` names; None if the term is no such place."""
+def place_of(term: str) -> dict[str, int]:
+    """The `layer` and the `neuron` that `L2`, `N32` or `L2/N32` names; empty if the term is no such place."""
     match = _PLACE.fullmatch(term)
-    if match is None or ("/" in term) != (match["layer"] is not None and match["neuron"] is not None):
-        return None
-    layer, neuron = (int(found) if found is not None else None for found in (match["layer"], match["neuron"]))
-    return None if layer is None and neuron is None else (layer, neuron)
+    named = {name: int(at) for name, at in match.groupdict().items() if at is not None} if match is not None else {}
+    return named if ("/" in term) == (len(named) == 2) else {}
 
 
 def check_column(name: str) -> str:
@@ -141,13 +139,8 @@ def _member(addresses: Sequence[Address]) -> Condition:
 def _term(term: str) -> Condition:
     match = _TERM.fullmatch(term)
     if match is None:
-        if (place := place_of(term)) is not None:
-            named = [
-                (f"{quoted(name)} = ?", at)
-                for name, at in zip(("layer", "neuron"), place, strict=True)
-                if at is not None
-            ]
-            return Condition(" AND ".join(sql for sql, _ in named), tuple(at for _, at in named))
+        if place := place_of(term):
+            return Condition(" AND ".join(f"{quoted(name)} = ?" for name in place), tuple(place.values()))
         if re.fullmatch(r"\w+", term) and term.lower() not in COLUMNS:
             return Condition('"class" = ?', (check_class(term),))
         raise RequestError(

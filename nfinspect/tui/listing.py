@@ -125,10 +125,8 @@ class Filtered:
         match = _TERM.fullmatch(term)
         if match is not None:
             return self._comparison(match["column"].strip(), match["operator"], match["value"].strip().strip("'\""))
-        if (place := place_of(term)) is not None and "layer" in self.columns:
-            wanted = [(name, at) for name, at in zip(("layer", "neuron"), place, strict=True) if at is not None]
-            if all(name in self.columns for name, _ in wanted):
-                return lambda row: all(bool(self.value(row, name) == at) for name, at in wanted)
+        if (place := place_of(term)) and "layer" in self.columns and place.keys() <= self.columns.keys():
+            return lambda row: all(bool(self.value(row, name) == at) for name, at in place.items())
         if self.sample is not None and not self.text(self.sample):
             raise RequestError(f"cannot read the filter {term!r}: write {self._expected()}")
         return lambda row: term.casefold() in self.text(row).casefold()
