@@ -27,7 +27,7 @@ from nfinspect.tui.panes.command import AnalysisCommand
 from nfinspect.tui.panes.exporting import Export, json_export
 from nfinspect.tui.panes.found import Found, arranged_again, find, fits
 from nfinspect.tui.panes.run_pane import RunPane
-from nfinspect.tui.panes.sorted_rows import ACTIONS, SortedRows
+from nfinspect.tui.panes.sorted_rows import ACTIONS, SortedRows, SortingKeys
 from nfinspect.tui.plot_lines import plot_lines
 from nfinspect.tui.requests import JobState
 from nfinspect.tui.widgets.chart_box import ChartBox
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from nfinspect_store.results import Result
 
 
-class AnalysisPane(RunPane):
+class AnalysisPane(SortingKeys, RunPane):
     """A table of neurons (or of sets of them), a drawing above it, and above that what was asked and what was found.
 
     The analysis' spec defines all of it. Its variants have digit keys, and each a result of its own; `d` goes to the
@@ -406,18 +406,6 @@ class AnalysisPane(RunPane):
         self.command.runner.cancel()
 
     # keys
-
-    def action_filter(self) -> None:
-        self.rows.ask_filter()
-
-    def action_sort(self) -> None:
-        self.rows.ask_order()
-
-    def action_sort_step(self, step: int) -> None:
-        self.rows.step(step)
-
-    def action_invert(self) -> None:
-        self.rows.invert()
 
     def action_variant(self, place: int) -> None:
         self._variant, self._place = place, 0

@@ -21,7 +21,7 @@ from nfinspect.tui.listing import Arranged, Listing
 from nfinspect.tui.panes.base import Pane, arranging_keys, one_line
 from nfinspect.tui.panes.command import CommandQueue
 from nfinspect.tui.panes.exporting import Export, json_export
-from nfinspect.tui.panes.sorted_rows import ACTIONS, SortedRows
+from nfinspect.tui.panes.sorted_rows import ACTIONS, SortedRows, SortingKeys
 from nfinspect.tui.places import place
 from nfinspect.tui.widgets.chart_box import ChartBox
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
@@ -53,7 +53,7 @@ LISTING = Listing(
 )
 
 
-class ComparePane(Pane):
+class ComparePane(SortingKeys, Pane):
     """Rows are the layers of all runs, by depth. What a run lacks, `r` computes by a command of that run."""
 
     help_text = (
@@ -270,18 +270,6 @@ class ComparePane(Pane):
             topic.analysis,
             tuple((run, partial(_start, engine, session, topic, self._site)) for run, session in runs),
         )
-
-    def action_filter(self) -> None:
-        self.rows.ask_filter()
-
-    def action_sort(self) -> None:
-        self.rows.ask_order()
-
-    def action_sort_step(self, step: int) -> None:
-        self.rows.step(step)
-
-    def action_invert(self) -> None:
-        self.rows.invert()
 
     def action_topic(self, place: int) -> None:
         if TOPICS[place] is not self._topic:

@@ -120,3 +120,21 @@ class SortedRows:
         if key and self.shown is not None:
             self.order = (key, not descending)
             self._changed()
+
+
+class SortingKeys:
+    """What the keys of `arranging_keys` do in a pane that holds its rows as SortedRows."""
+
+    rows: SortedRows
+
+    def action_filter(self) -> None:
+        self.rows.ask_filter()
+
+    def action_sort(self) -> None:
+        self.rows.ask_order()
+
+    def action_sort_step(self, step: int) -> None:
+        self.rows.step(step)
+
+    def action_invert(self) -> None:
+        self.rows.invert()

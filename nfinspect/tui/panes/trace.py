@@ -14,7 +14,7 @@ from nfinspect.tui.listing import ASCENDING, Listing
 from nfinspect.tui.panes.base import arranging_keys
 from nfinspect.tui.panes.choices import TracedPane, notes_of
 from nfinspect.tui.panes.exporting import Export, json_export
-from nfinspect.tui.panes.sorted_rows import ACTIONS, SortedRows
+from nfinspect.tui.panes.sorted_rows import ACTIONS, SortedRows, SortingKeys
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 from nfinspect_store.types import SIGNIFICANT
@@ -32,7 +32,7 @@ LISTING = Listing(
 )
 
 
-class TracePane(TracedPane):
+class TracePane(SortingKeys, TracedPane):
     """The table of a trace; above it, the choices that it was computed with."""
 
     help_text = (
@@ -174,18 +174,6 @@ class TracePane(TracedPane):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return action not in ACTIONS or self.rows.sortable
-
-    def action_filter(self) -> None:
-        self.rows.ask_filter()
-
-    def action_sort(self) -> None:
-        self.rows.ask_order()
-
-    def action_sort_step(self, step: int) -> None:
-        self.rows.step(step)
-
-    def action_invert(self) -> None:
-        self.rows.invert()
 
     def action_copy(self) -> None:
         if self._trace is not None:
