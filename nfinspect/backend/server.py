@@ -6,7 +6,6 @@ connection has a thread (docs/decisions/0015), so a long query or a long forward
 
 import contextlib
 import gc
-import io
 import os
 import select
 import signal
@@ -18,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import TYPE_CHECKING
 
 from nfinspect.backend.answers import answer
 from nfinspect.backend.directory import Entry, Place
@@ -42,6 +41,7 @@ from nfinspect.backend.protocol import (
     Wait,
 )
 from nfinspect.backend.sharing import SharedRuns, Snapshot
+from nfinspect.backend.streams import as_in_terminal
 from nfinspect.backend.wire import Gone, NotAllowed, Wire
 from nfinspect_store.errors import NfinspectError, RequestError
 
@@ -161,7 +161,7 @@ class Server:
     def _do(self, job: Job) -> Ran:
         """Run a command as if in its user's directory and terminal; what it prints is kept."""
         ran = Ran(130)
-        with hosting(Hosted(job, self._shared.sharing)), _as_in_terminal(job):
+        with hosting(Hosted(job, self._shared.sharing)), as_in_terminal(job):
             try:
                 self._cancelling = False
                 self._in_job = True
@@ -401,87 +401,6 @@ class _Hangups:
                     if event:
                         with contextlib.suppress(Exception):
                             found[number]()
-
-
-class _Lines(io.TextIOBase):
-    """A job's stderr: each line is a note of the job."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._begun = ""
-
-    def write(self, text: str) -> int:
-        *lines, self._begun = (self._begun + text).split("\n")
-        for line in lines:
-            if line.strip():
-                self._job.note(line)
-        return len(text)
-
-    def isatty(self) -> bool:
-        return False
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return "utf-8"
-
-    def end(self) -> None:
-        if self._begun.strip():
-            self.write("\n")
-
-
-class _Printed(io.RawIOBase):
-    """A job's stdout."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        content = bytes(data)
-        self._job.write(content)
-        return len(content)
-
-
-@contextlib.contextmanager
-def _as_in_terminal(job: Job) -> Iterator[None]:
-    """The command's own streams, directory and environment."""
-    terminal, before = job.request.terminal, (sys.stdout, sys.stderr, os.getcwd())
-    lines = _Lines(job)
-    printed = io.TextIOWrapper(io.BufferedWriter(_Printed(job)), encoding=_encoding(terminal.encoding))
-    given = {"COLUMNS": str(terminal.columns), "LINES": str(terminal.lines), "NFINSPECT_STORE": terminal.store}
-    environment = {name: os.environ.get(name) for name in given}
-    try:
-        os.chdir(job.request.directory)
-        for name, value in given.items():
-            _set(name, value or None)
-        sys.stdout, sys.stderr = printed, cast(TextIO, lines)
-        yield
-    finally:
-        sys.stdout, sys.stderr = before[:2]
-        with contextlib.suppress(ValueError, OSError):
-            printed.flush()
-        lines.end()
-        for name, old in environment.items():
-            _set(name, old)
-        with contextlib.suppress(OSError):  # removed meanwhile
-            os.chdir(before[2])
-
-
-def _encoding(name: str) -> str:
-    try:
-        "".encode(name)
-    except LookupError:
-        return "utf-8"
-    return name
-
-
-def _set(name: str, value: str | None) -> None:
-    if value is None:
-        os.environ.pop(name, None)
-    else:
-        os.environ[name] = value
 
 
 def _free() -> None:
