@@ -71,8 +71,9 @@ def test_sigterm_asks_nothing_and_ends_a_command(store: Path) -> None:
 @pytest.mark.slow
 def test_nothing_is_sent_while_idle(store: Path) -> None:
     with opened(store) as terminal:
-        for keys in ("n", "\r"):
+        for keys, shown in (("n", "neuron "), ("\r", "L0/N")):
             terminal.send(keys)
+            terminal.wait_for(shown)
             terminal.settle(1.0)
             assert terminal.read(2.0) == b"", f"after {keys!r}"
 
@@ -81,6 +82,7 @@ def test_nothing_is_sent_while_idle(store: Path) -> None:
 def test_a_key_is_answered_with_few_bytes(store: Path) -> None:
     with opened(store, size=(200, 50)) as terminal:
         terminal.send("n")
+        terminal.wait_for("neuron ")
         terminal.settle(0.8)
         terminal.send("j")
         answer = terminal.read(0.5)
