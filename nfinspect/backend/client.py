@@ -32,12 +32,14 @@ from nfinspect.backend.protocol import (
     JobState,
     Message,
     ReadOutput,
+    ReadTokens,
     Refused,
     RunEnded,
     Status,
     Stop,
     Submit,
     Terminal,
+    Tokens,
     Wait,
 )
 from nfinspect.backend.wire import Gone, NotAllowed, Wire
@@ -122,6 +124,13 @@ class Backend:
                 return
             offset += len(data)
             yield data
+
+    def tokens(self, job: int, start: int = 0) -> Tokens:
+        """The tokens that a job has written, from number `start` on, some hundreds at most; at once, if only none.
+
+        The next call's `start` is `found.start + len(found.rows)`. `wait` returns when there are more.
+        """
+        return self._ask(ReadTokens(job, start), Tokens)
 
     def stop(self) -> None:
         """End it, and wait until it has ended: a capture finishes its batch and commits, and can be resumed."""

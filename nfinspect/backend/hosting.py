@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from nfinspect.analysis.ticks import Tick
 from nfinspect.backend.jobs import Job
+from nfinspect.backend.protocol import Token
 
 if TYPE_CHECKING:
     from nfinspect_store.types import Progress
@@ -46,6 +47,16 @@ class Hosted:
             seconds_left=left,
             bytes=told.bytes,
         )
+        self._job.wait_if_paused()
+
+    @property
+    def followed(self) -> bool:
+        """Whether a client reads this job's tokens."""
+        return self._job.written.followed
+
+    def token(self, token: Token) -> None:
+        """A token that the command has read or written; waits here while it is paused."""
+        self._job.write_token(token)
         self._job.wait_if_paused()
 
     def tick(self, what: str) -> Tick:

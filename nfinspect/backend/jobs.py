@@ -10,11 +10,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from nfinspect.backend.protocol import Action, JobState, Submit
+from nfinspect.backend.protocol import Action, JobState, Submit, Token, Tokens
+from nfinspect.backend.written import Written
 from nfinspect_store.errors import RequestError
 
 REMEMBERED = 32
 """Jobs that have ended and can still be asked about."""
+
+TOKENS_REMEMBERED = 4
+"""Of these, the latest whose tokens can still be read."""
 
 MOST_WAITING = 256
 
@@ -39,6 +43,7 @@ class Job:
         self._seconds = 0.0
         self._state = JobState(number, request.arguments, request.directory, "waiting")
         self.cancelled = False
+        self.written = Written()
         self.stdout = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the job)
         self._printing = threading.Lock()
 
@@ -79,6 +84,14 @@ class Job:
                 self._dropped += 1
                 del self._notes[0]
         self.update(line=line)
+
+    def write_token(self, token: Token) -> None:
+        """A token that it has read or written; its number is given here."""
+        self.written.add(token)
+        self.update()
+
+    def tokens(self, start: int) -> Tokens:
+        return self.written.read(start)
 
     def pause(self) -> None:
         self._going_on.clear()
@@ -157,6 +170,8 @@ class Jobs:
 
     def _remember(self, job: Job) -> None:
         self._ended.append(job)
+        if len(self._ended) > TOKENS_REMEMBERED:
+            self._ended[-1 - TOKENS_REMEMBERED].written.clear()
         while len(self._ended) > REMEMBERED:
             self._ended.popleft().close()
 

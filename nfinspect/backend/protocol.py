@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from nfinspect_store.errors import NfinspectError, StoreError
 
-VERSION = 1
+VERSION = 2
 
 LINE = 16 * 2**20
 """The most bytes of a line: a query may name many tokens."""
@@ -22,10 +22,17 @@ LINE = 16 * 2**20
 FRAME = 64 * 2**20
 """The most bytes of a frame."""
 
+MOST_TOKENS = 256
+"""Tokens in one answer."""
+
+MOST_STRONGEST = 20_000
+"""Strongest neurons in one answer, of all its tokens."""
+
 COMMANDS = ("capture", "attention", "ablate", "logits", "delta", "text")
 """What a backend runs."""
 
 Action = Literal["pause", "go on", "cancel"]
+Side = Literal["original", "edited"]
 State = Literal["waiting", "running", "paused", "done", "failed", "cancelled"]
 ENDED: tuple[State, ...] = ("done", "failed", "cancelled")
 
@@ -99,6 +106,16 @@ class ReadOutput:
 
     job: int
     offset: int = 0
+
+
+@dataclass(frozen=True)
+class ReadTokens:
+    """The tokens of texts that a job writes, from number `start` on. Answered by Tokens at once, if only by none: a job's
+    state changes when it has written one (Wait). While they are asked for every few seconds, a capture tells them.
+    """
+
+    job: int
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -210,6 +227,39 @@ class Columns:
 
 
 @dataclass(frozen=True)
+class Token:
+    """A token that a job has read or written.
+
+    index: its number among those of the job, from 0. prompt: which of the run's prompts it belongs to, from 0 (a capture
+    tells one of each batch); position: its place there, from 0; generated: the model wrote it. side: of a generation
+    with edits, whether it is without them (original) or with them. surprisal: −ln p under that side, in nats; None for
+    a first token, and for the prompts of a capture. strongest: layer, neuron and value of the largest |value| at `site`
+    of each layer.
+    """
+
+    index: int
+    prompt: int
+    position: int
+    text: str
+    generated: bool
+    side: Side = "original"
+    surprisal: float | None = None
+    site: str = ""
+    strongest: tuple[tuple[int, int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Consecutive tokens: `rows` of them from number `start` on, at most MOST_TOKENS. start: later than was asked for if
+    earlier ones are no longer held. count: how many there have been.
+    """
+
+    start: int
+    count: int
+    rows: tuple[Token, ...] = ()
+
+
+@dataclass(frozen=True)
 class Bytes:
     """So many bytes follow the line: a part of an output, or an Arrow IPC stream with one batch."""
 
@@ -222,8 +272,8 @@ class End:
 
 
 Message = (
-    Hello | AskStatus | Submit | Wait | Act | ReadOutput | Stop | OpenRun | Query
-    | Refused | JobState | Status | Opened | Columns | Bytes | End
+    Hello | AskStatus | Submit | Wait | Act | ReadOutput | ReadTokens | Stop | OpenRun | Query
+    | Refused | JobState | Status | Opened | Tokens | Columns | Bytes | End
 )  # fmt: skip
 
 _KINDS: dict[str, type] = {kind.__name__: kind for kind in typing.get_args(Message)}
@@ -288,14 +338,16 @@ def _checked(wanted: Any, value: Any, where: str) -> Any:
             return value
     elif origin is tuple:
         if isinstance(value, list):
-            return tuple(_checked(inner[0], one, where) for one in value)
+            kinds = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
+            if len(kinds) == len(value):
+                return tuple(_checked(kind, one, where) for kind, one in zip(kinds, value, strict=True))
     elif origin is not None:  # Mapping, Sequence
         if isinstance(value, dict if issubclass(origin, Mapping) else list):
             return value
     elif wanted is float:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return float(value)
-    elif isinstance(value, dict) and wanted in (Terminal, JobState):
+    elif isinstance(value, dict) and wanted in (Terminal, JobState, Token):
         return _made(wanted, value)
     elif type(value) is wanted:
         return value

@@ -34,6 +34,7 @@ from nfinspect.backend.protocol import (
     OpenRun,
     Query,
     ReadOutput,
+    ReadTokens,
     Refused,
     Status,
     Stop,
@@ -279,6 +280,8 @@ class Server:
             case ReadOutput():
                 data = self._jobs.job(request.job).output(max(0, request.offset), OUTPUT)
                 wire.send(Bytes(len(data)), data)
+            case ReadTokens():
+                wire.send(self._jobs.job(request.job).tokens(request.start))
             case Stop():
                 self._jobs.close("the backend was told to end")
                 self._state = "stopping"

@@ -91,12 +91,12 @@ def test_another_users_connection_is_refused(shared: Path) -> None:
     ("sent", "said"),
     [
         (b"GET / HTTP/1.1\r\n\r\n", "expected a message"),
-        (b'{"message": "Hello", "version": 99}\n', "version 1"),
+        (b'{"message": "Hello", "version": 99}\n', "version 2"),
         (b'{"message": "AskStatus"}\n', "expected Hello"),
-        (b'{"message": "Hello", "version": 1}\n' + b"x" * 200 + b"\n", "expected a message"),
+        (b'{"message": "Hello", "version": 2}\n' + b"x" * 200 + b"\n", "expected a message"),
         (b"x" * 5000, "at most 4096"),
-        (b'{"message": "Hello", "version": 1}\n{"message": "Status"}\n', "lacks a field"),
-        (b'{"message": "Hello", "version": 1}\n{"message": "End"}\n', "expected a request"),
+        (b'{"message": "Hello", "version": 2}\n{"message": "Status"}\n', "lacks a field"),
+        (b'{"message": "Hello", "version": 2}\n{"message": "End"}\n', "expected a request"),
     ],
 )
 def test_what_is_no_message_ends_the_connection_and_nothing_else(shared: Path, sent: bytes, said: str) -> None:
@@ -117,7 +117,7 @@ def test_messages_come_back_as_they_were(shared: Path) -> None:
     with pytest.raises(BadMessage, match=r"expected int as Wait.job"):
         decoded(b'{"message": "Wait", "job": "1"}')
     with pytest.raises(BadMessage, match="has no field 'more'"):
-        decoded(b'{"message": "Hello", "version": 1, "more": 2}')
+        decoded(b'{"message": "Hello", "version": 2, "more": 2}')
 
 
 def test_only_commands_that_need_a_model_are_run(shared: Path) -> None:
