@@ -9,6 +9,7 @@ from nfinspect_store.errors import RequestError
 from nfinspect_store.reader import RunFile
 
 if TYPE_CHECKING:
+    from nfinspect.analyses.similar import Similar
     from nfinspect.analysis.classes import HealthOptions, ThresholdScale
     from nfinspect.analysis.delta import Delta
     from nfinspect.analysis.health import NetworkReport
@@ -144,6 +145,30 @@ class Run(RunFile):
         from nfinspect.analysis.delta import delta
 
         return delta(self, site, layers, sort, min_ratio, min_step)
+
+    def similar(
+        self,
+        neuron: Address | str,
+        site: str | None = None,
+        layers: Sequence[int] | None = None,
+        *,
+        weights: bool = False,
+        model: str | None = None,
+    ) -> "Similar":
+        """Neurons like one, by the correlation of their values over the run's tokens (docs/methods.md, 17).
+
+        neuron: "L5/N123"; site, layers: where others are sought, the neuron's own site and all layers if not given.
+        weights: also by the cosines of their weights, for which the run's model is loaded; model: where it is. Raises
+        RequestError for an unknown neuron, site or layer and for a neuron that never varies, StoreError for a run
+        without values, and ModelError if the model cannot be loaded.
+        """
+        from nfinspect.analyses.similar import similar
+
+        if not weights:
+            return similar(self, neuron, site, layers)
+        from nfinspect.experiments.run_model import run_model
+
+        return similar(self, neuron, site, layers, loaded=run_model(self, model, "similar weights"))
 
     def analyse(self, name: str, site: str | None = None, layers: Sequence[int] | None = None, **options: Any) -> Any:
         """Any analysis of a run, by the name of its command; computed, not saved.

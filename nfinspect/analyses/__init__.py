@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # not at run time: commands that are no analysis start withou
 
 MACHINERY = frozenset({"fields", "kind_overlap", "neuron_kinds", "analysis_spec"})
 
-ORDER = ("ngrams", "positions", "delta", "attention", "sinks", "ablate", "kinds", "lens", "logits")
+ORDER = ("ngrams", "positions", "delta", "attention", "sinks", "ablate", "kinds", "lens", "logits", "similar")
 """Those that come first wherever all are listed; the others follow by name."""
 
 COMMANDS = {"kinds": "overlap", "lens": "logits"}

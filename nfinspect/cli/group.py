@@ -30,6 +30,7 @@ COMMANDS = {
     "positions": "",
     "delta": "",
     "attention": "attention",
+    "similar": "similar",
     "logits": "logits",
     "ablate": "ablate",
     "walk": "walk",

@@ -44,6 +44,8 @@ def make_command(
     made: tuple[str, ...] = (word, *of, *choices, *where, *source)
     if name == "logits":
         made = (word, *of, *choices, "--json", *source)
+    elif name == "similar":
+        made = (word, *of, *choices)
     elif name == "lens":
         made = (word, *of, *(choices or lens_of(first_text(session))), *bos_of(session), *source)
     elif name == "ablate":

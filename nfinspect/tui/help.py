@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 INDENT = " " * 7
-ARGUMENTS = {"lens": " The capital of", "logits": " L1/N4"}
+ARGUMENTS = {"lens": " The capital of", "logits": " L1/N4", "similar": " L1/N4"}
 
 
 def _analyses() -> str:

@@ -132,12 +132,12 @@ def _in_run(app: Hub, session: Session, target: Target) -> Place:
             return place("marked", session, site, _set_of(app, session, target.rest or MARKED))
         case "lens":
             return place("lens", session, site, prompt=target.rest or None)
-        case "logits":
+        case "logits" | "similar":
             if not target.rest:
-                raise RequestError("logits of which neuron? expected logits L12/N3071")
+                raise RequestError(f"{target.word} of which neuron? expected {target.word} L12/N3071")
             address = parse_address(target.rest)
             _check(session, address)
-            return place("logits", session, address)
+            return place(target.word, session, address)
         case "sql":
             return place("sql", session, target.rest)
         case pane:

@@ -82,6 +82,10 @@ def _pane(name: str) -> Any:
             from nfinspect.tui.panes.logits import LogitsPane
 
             return LogitsPane
+        case "similar":
+            from nfinspect.tui.panes.similar import SimilarPane
+
+            return SimilarPane
         case _:
             from nfinspect.tui.panes.analysis import pane_of
 

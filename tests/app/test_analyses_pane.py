@@ -85,7 +85,7 @@ async def test_the_list_says_what_is_kept_and_how_to_make_it(
     async with opened(start, analysed, "layers", size=size) as app:
         await app.press("a")
         assert app.crumbs.endswith("study > analyses")
-        for name in ("ngrams", "positions", "delta", "attention", "ablate", "kinds", "lens", "logits"):
+        for name in ("ngrams", "positions", "delta", "attention", "ablate", "kinds", "lens", "logits", "similar"):
             assert any(line.strip(" ▌▏").startswith(name) for line in app.lines)
         assert "UTC" in app.text and "+1" in app.lines[2], "n-grams for n = 1 and 2"
         assert "n=1 at mlp: 1 detector among 24 neurons" in app.text

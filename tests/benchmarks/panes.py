@@ -83,13 +83,14 @@ def steps(other: str | None) -> list[Step]:
         Step("SQL: a neuron", "enter", line=f"sql {NEURON}"),
         Step("SQL: a token", "enter", line=f"sql {TOKEN}"),
     ]
-    to += [Step(name, "enter", line=name) for name in names() if name != "logits"]
-    to += [Step("logits", "enter", line="logits L0/N1")]
+    to += [Step(name, "enter", line=name) for name in names() if name not in OF_NEURON]
+    to += [Step(name, "enter", line=f"{name} L0/N1") for name in OF_NEURON]
     if other is not None:
         to += [Step("two runs compared", "enter", line=f"compare {{run}},{other}")]
     return to
 
 
+OF_NEURON = ("logits", "similar")
 NEURON = "SELECT token_idx, value FROM activations WHERE layer = 1 AND neuron = 7 ORDER BY token_idx"
 TOKEN = "SELECT layer, neuron, value FROM activations WHERE token_idx = 1000 ORDER BY value DESC"
 

@@ -106,7 +106,8 @@ class AnalysesPane(RunPane):
             return
         pieces: list[Cell | str] = [Cell(row.analysis.name, "title"), f": {row.analysis.answers}\n"]
         if row.analysis.of_neuron:
-            pieces.append("Of one neuron at a time, and not kept: press p in a neuron's pane, or Enter here.\n")
+            kept = "" if row.analysis.result_kind else ", and not kept"
+            pieces.append(f"Of one neuron at a time{kept}: a key in a neuron's pane, or Enter here.\n")
         elif not row.analysis.result_kind:
             pieces.append("Counted from the other analyses' results: Enter shows it.\n")
         for result in row.results:
@@ -129,17 +130,17 @@ class AnalysesPane(RunPane):
         if message.row.analysis.of_neuron:
             marked = next(iter(self.marks), None)
             first = str(self.address(*marked)) if marked else "L0/N0"
-            self.hub.ask(self, "neuron", "logits of", self._logits_of, first)
+            self.hub.ask(self, "neuron", f"{name} of", partial(self._of_neuron, name), first)
         else:
             self.hub.into(place(name, self.session, self.site), self.session.name)
 
-    def _logits_of(self, text: str) -> None:
+    def _of_neuron(self, name: str, text: str) -> None:
         if text:
             from nfinspect.tui.navigate import go_to
             from nfinspect_store.errors import RequestError
 
             try:
-                go_to(self.hub, f"logits {text}")
+                go_to(self.hub, f"{name} {text}")
             except RequestError as error:
                 self.hub.say(str(error), "bad")
 

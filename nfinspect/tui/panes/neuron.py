@@ -47,6 +47,7 @@ class NeuronPane(RunPane):
         Binding("J", "step(1)", "Next neuron", id="neuron.next"),
         Binding("K", "step(-1)", "Previous", id="neuron.previous"),
         Binding("p", "logits", "Promoted tokens", show=False, id="neuron.logits"),
+        Binding("s", "similar", "Similar neurons", show=False, id="neuron.similar"),
         Binding("b", "log", "Histogram log or linear", show=False, id="neuron.log"),
         Binding("space", "mark", "Mark", key_display="Space", show=False, id="neuron.mark"),
         Binding("O", "marked", "Overlap of the marked", show=False, id="neuron.marked"),
@@ -285,6 +286,10 @@ class NeuronPane(RunPane):
 
     def action_logits(self) -> None:
         self.hub.into(place("logits", self.session, self._address), self.session.name)
+
+    def action_similar(self) -> None:
+        """To the neurons like this one; J and K have left the address that the pane was opened with."""
+        self.hub.into(place("similar", self.session, self._address), self.session.name)
 
     def action_mark(self) -> None:
         if self._detail is not None:

@@ -38,6 +38,7 @@ OF_RUNS = {
     "ngrams": "ngrams study",
     "positions": "positions study",
     "delta": "delta study",
+    "similar": "similar study L0/N4",
 }
 OF_MODELS = {
     "capture": f"capture {GPT2} --prompts one.txt --run other",

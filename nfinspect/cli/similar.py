@@ -1,0 +1,133 @@
+"""Neurons like a given one."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from nfinspect import output
+from nfinspect.analyses.similar import SPEC, full_address
+from nfinspect.analyses.similar import similar as computed
+from nfinspect.cli.analysis import lines, top_option
+from nfinspect.cli.capture import layer_list
+from nfinspect.cli.options import (
+    full_name,
+    json_option,
+    layers_option,
+    model_options,
+    opened,
+    run_argument,
+    site_option,
+    store_option,
+)
+from nfinspect.cli.progress import CommandLine, recompute_option
+from nfinspect_store.errors import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nfinspect.analyses.similar import Similar
+    from nfinspect.analysis.keeping import Made
+    from nfinspect.analysis.ticks import Tick
+    from nfinspect_store.reader import RunFile
+
+
+@click.command(short_help=SPEC.does)
+@run_argument
+@click.argument("address", metavar="L5/N123")
+@click.option("--weights", is_flag=True, help="Also by weights, which loads the run's model.")
+@click.option("--model", metavar="M", help="With --weights: where the run's model is, if not where it was.")
+@layers_option
+@top_option
+@site_option
+@recompute_option
+@store_option
+@model_options
+@json_option
+def similar(
+    run: str,
+    address: str,
+    weights: bool,
+    model: str | None,
+    layers: str | None,
+    top: int,
+    site: str | None,
+    recompute: bool,
+    store: str | None,
+    revision: str | None,
+    dtype: str,
+    device: str,
+    allow_pickle: bool,
+    as_json: bool,
+) -> None:
+    """Neurons like a given one: by values over the run's tokens, and by weights.
+
+    --site and --layers say where they are sought, by default at the neuron's own site. A neuron at another site than
+    the run's default one is written with it: resid:L5/N123.
+    """
+    from nfinspect.results import find_or_compute
+
+    if not weights and (model or revision or dtype != "auto" or device != "auto" or allow_pickle):
+        raise RequestError("--model, --revision, --dtype, --device and --allow-pickle go with --weights")
+    chosen = layer_list(layers)
+    with opened(store, run) as file:
+        address = full_address(file, address)
+        own = site or address.partition(":")[0]
+        if weights:
+            loading = {"revision": revision, "dtype": dtype, "device": device, "allow_pickle": allow_pickle}
+            found = _with_weights(file, address, own, chosen, model, recompute, loading)
+        else:
+            _, found = find_or_compute(
+                SPEC, file, own, chosen, recompute=recompute, reporter=CommandLine(), neuron=address
+            )
+    for text in found.notes:
+        output.note(text)
+    if as_json:
+        output.document(found.to_json())
+    else:
+        output.lines(lines(SPEC, found, top))
+
+
+def _with_weights(
+    file: "RunFile",
+    address: str,
+    site: str,
+    layers: "Sequence[int] | None",
+    model: str | None,
+    recompute: bool,
+    loading: "dict[str, object]",
+) -> "Similar":
+    """The saved result with weights, or a new one, which is saved: the model is loaded only for that."""
+    from nfinspect.analysis.chosen import chosen_layers
+    from nfinspect.analysis.keeping import keep_or_find
+    from nfinspect.experiments.run_model import named_model, run_model
+    from nfinspect.model_files import lasting_name, weights_stamp
+    from nfinspect_store.results import run_results
+
+    name = full_name(named_model(file, model, "similar --weights"), loading["revision"])  # type: ignore[arg-type]
+
+    def make(tick: "Tick") -> "Made":
+        loaded = run_model(file, model, "similar --weights", **loading)
+        return computed(file, address, site, layers, tick, loaded=loaded).to_json(), {}
+
+    chosen = chosen_layers(file, site, layers)
+    settings = {
+        "neuron": address,
+        "weights": lasting_name(name),
+        "stamp": weights_stamp(name),
+        "dtype": loading["dtype"],
+        "site": site,
+        "layers": [layer.layer for layer in chosen],
+    }
+    _, found = keep_or_find(
+        run_results(file.path),
+        SPEC.result_kind,
+        settings,
+        file.info.run_id,
+        make,
+        SPEC.read,
+        recompute=recompute,
+        what=SPEC.what({"neuron": address}),
+        in_format=SPEC.format,
+        reporter=CommandLine(),
+    )
+    return found
