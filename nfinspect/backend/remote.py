@@ -37,7 +37,9 @@ LOSSY = ("HUGEINT", "UHUGEINT", "UUID", "BIT", "JSON", "TIME WITH TIME ZONE")
 class RunUnderWay(RunFile):
     """A run as of one commit of the capture that a backend makes. Threads may share it; it asks one thing at a time."""
 
-    def __init__(self, path: Path, wire: Wire) -> None:
+    def __init__(self, path: Path, wire: Wire, commits: int) -> None:
+        """commits: how many there have been."""
+        self.commits = commits
         self.remote = RemoteConnection(path, wire)
         RunTables.__init__(self, cast(duckdb.DuckDBPyConnection, self.remote))
         self.path = path
@@ -115,8 +117,7 @@ def run_under_way(path: Path) -> RunUnderWay | None:
             continue
         try:
             wire.send(OpenRun(str(path.resolve())))
-            answered(wire, Opened)
-            return RunUnderWay(path, wire)
+            return RunUnderWay(path, wire, answered(wire, Opened).commits)
         except (Gone, RunEnded):
             wire.close()
         except BaseException:

@@ -27,6 +27,8 @@ from nfinspect.tui.places import Place, place
 from nfinspect.tui.router import open_pane
 from nfinspect.tui.trail import Stop, Trail
 from nfinspect.tui.typeahead import STUCK_SECONDS, KeyDone, TypeAhead
+from nfinspect.tui.under_way import Follower
+from nfinspect_store.errors import NfinspectError
 
 if TYPE_CHECKING:
     from textual.app import App
@@ -80,6 +82,7 @@ class NfinspectApp(PaintedApp):
         """By run, the choices that its last trace or overlap was asked with: the next one begins with them."""
 
         self.board = JobBoard(self)
+        self._follower = Follower(self)
         self.loop: asyncio.AbstractEventLoop | None = None
         self._first_run = run
         self._typed = TypeAhead()
@@ -151,6 +154,10 @@ class NfinspectApp(PaintedApp):
         self._announced = None
         self._base_screen.query_one(StatusLine).put(Cell(text, tone))
 
+    def stand(self, cell: Cell | None) -> None:
+        """What the status line says while there is nothing else to say."""
+        self._base_screen.query_one(StatusLine).stand(cell or Cell(""))
+
     def busy(self, pane: Pane, work: Work[Any]) -> None:
         key = (id(pane), work.group)
         self._work[key] = work
@@ -215,7 +222,7 @@ class NfinspectApp(PaintedApp):
                 self._shown.last_focus = focused
             self._shown.left()
             self._shown.display = False
-        if stop.pane is None:
+        if new := stop.pane is None:
             self._base_screen.hold()
             stop.pane = stop.make()
             self._shown = stop.pane
@@ -232,6 +239,7 @@ class NfinspectApp(PaintedApp):
                 self._base_screen.query_one(PromptLine).focus_behind(widget)
                 break
         stop.pane.entered()
+        self._follower.entered(stop.pane, new=new)
         self.update_trail()
         if stop.run is not None:
             self.marks.look()
@@ -267,7 +275,9 @@ class NfinspectApp(PaintedApp):
     # runs
 
     def open_run(self, name: str) -> None:
-        """Open a run in a worker and go to its layers, or to its progress while it is being captured."""
+        """Open a run in a worker and go to its layers; or to its progress while it is captured by a process that lets
+        nobody read it, or nothing is committed yet.
+        """
         if (session := self.sessions.get(name)) is not None:
             self.opened(session)
             return
@@ -275,8 +285,13 @@ class NfinspectApp(PaintedApp):
         pane, engine = self.pane, self.engine
 
         def opened() -> Session | None:
-            progress = engine.progress(name)
-            return None if progress is not None and progress.alive else engine.open(name)
+            try:
+                return engine.open(name)
+            except NfinspectError:
+                progress = engine.progress(name)
+                if progress is not None and progress.alive:
+                    return None
+                raise
 
         def show(session: Session | None) -> None:
             if session is not None:
@@ -316,7 +331,7 @@ class NfinspectApp(PaintedApp):
     def release_unfinished(self) -> None:
         """Close the runs that are not complete: while one is open here, `capture --resume` cannot write to it."""
         for name, session in list(self.sessions.items()):
-            if session.info.status != "complete":
+            if session.info.status != "complete" and not session.under_way:
                 del self.sessions[name]
                 session.close()
                 self._trail.forget_run(name)

@@ -78,22 +78,36 @@ class StatusLine(Widget):
     DEFAULT_CSS = f"StatusLine {{ height: auto; min-height: 1; max-height: {MOST_ROWS}; width: 1fr; padding: 0 1; }}"
 
     cell: Cell = Cell("")
+    standing: Cell = Cell("")
+    """What is said while there is nothing else to say."""
 
     def put(self, cell: Cell) -> None:
-        cell = shown_cell(cell, cast("Hub", self.app).glyphs)
-        if cell != self.cell:
+        self._change(cell, self.standing)
+
+    def stand(self, cell: Cell) -> None:
+        self._change(self.cell, cell)
+
+    def _change(self, cell: Cell, standing: Cell) -> None:
+        glyphs = cast("Hub", self.app).glyphs
+        before = self._shown
+        self.cell, self.standing = shown_cell(cell, glyphs), shown_cell(standing, glyphs)
+        if before != self._shown:
             width = max(1, self.size.width)
-            taller = cell_len(cell.text) + 2 > width or cell_len(self.cell.text) + 2 > width
-            self.cell = cell
+            taller = cell_len(self._shown.text) + 2 > width or cell_len(before.text) + 2 > width
             self.refresh(layout=taller)
 
+    @property
+    def _shown(self) -> Cell:
+        return self.cell if self.cell.text else self.standing
+
     def render(self) -> Content:
-        text = ("! " if self.cell.tone == "bad" else "") + self.cell.text
+        cell = self._shown
+        text = ("! " if cell.tone == "bad" else "") + cell.text
         width = max(1, self.app.size.width - 2)
         room = self.MOST_ROWS * (width - width // 8)  # lines are broken between words
         if cell_len(text) > room:
             text = fit(text, room, cast("Hub", self.app).glyphs)
-        return content(Cell(text, self.cell.tone))
+        return content(Cell(text, cell.tone))
 
 
 class KeyLine(Widget):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nfinspect_store.types import Rank
+    from nfinspect_store.types import Progress, Rank
 
 MARKED = "marked.txt"
 """The file among a run's results that lists the marked neurons, for a command that reads neurons."""
@@ -43,6 +43,17 @@ class PromptText:
     prompt_idx: int
     concept: str
     text: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a run under way is. commits: that have been made, None once its capture has ended; tokens: that are
+    committed.
+    """
+
+    progress: Progress | None
+    commits: int | None
+    tokens: int
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Its methods may be called from any worker, may block, and raise NfinspectError f
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from nfinspect.analysis import health, neuron, neurons
 from nfinspect.analysis.comparison import NO_BASELINE
 from nfinspect.backend.remote import RemoteConsole, RunUnderWay, run_under_way
 from nfinspect.present.numbers import percent
-from nfinspect.tui.requests import MARKED, NeuronQuery, PromptText, TraceRequest
+from nfinspect.tui.requests import MARKED, NeuronQuery, PromptText, Standing, TraceRequest
 from nfinspect.tui.walking import TokenWalk
 from nfinspect_store.addresses import Address
 from nfinspect_store.console import Console
@@ -41,6 +42,10 @@ ANSWERS = 64
 """Answers kept in memory: an open run does not change, and a place that is visited again takes no time."""
 
 
+CLOSING = 60.0
+"""Seconds that the file of a capture which has just ended is waited for: it is checkpointed before it is closed."""
+
+
 class Session:
     """One open run. The SQL console, a second connection that sees nothing else, is opened when first used.
 
@@ -55,6 +60,9 @@ class Session:
         self._answers: OrderedDict[Hashable, Any] = OrderedDict()
         self._asking: set[RunUnderWay] = set()
         self._file: RunFile | None = None
+        self.commits: int | None = None
+        """How many commits the last question saw; None once the file is read."""
+
         self.name = run.name
         self.layers = run.layers
         self.sites = run.sites
@@ -62,7 +70,7 @@ class Session:
         self.has_values = run.has_values
         self.results_folder = run_results(run.path)
         if isinstance(run, RunUnderWay):
-            self._note(run)
+            self._note_commit(run)
             run.close()
         else:
             self._settle(run)
@@ -91,6 +99,11 @@ class Session:
         """Whether the run is still being written: what it holds changes with every commit."""
         return self._file is None
 
+    def _note_commit(self, run: RunUnderWay) -> None:
+        if run.commits != self.commits:
+            self._note(run)
+            self.commits = run.commits
+
     def _note(self, run: RunFile) -> None:
         """What changes with a commit."""
         self.info = run.info
@@ -105,6 +118,7 @@ class Session:
         """From now on the file is read."""
         self._file, self._walk = run, TokenWalk(run, self.results)
         self._note(run)
+        self.commits = None
         # Nobody is writing to a file that opens: its capture was killed before it could record its end.
         if self.info.status == "capturing":
             self.info = replace(self.info, status="interrupted")
@@ -126,7 +140,7 @@ class Session:
         if self._file is None and (under_way := run_under_way(self._path)) is not None:
             self._asking.add(under_way)
             try:
-                self._note(under_way)
+                self._note_commit(under_way)
                 yield under_way
             finally:
                 self._asking.discard(under_way)
@@ -134,9 +148,26 @@ class Session:
             return
         with self._lock:
             if self._file is None:
-                self._settle(RunFile.open(self._path))
+                self._settle(self._ended())
         assert self._file is not None
         yield self._file
+
+    def _ended(self) -> RunFile:
+        """The file of the capture that has just ended, once its writer has closed it."""
+        until = time.monotonic() + CLOSING
+        while True:
+            try:
+                return RunFile.open(self._path)
+            except RunBusy:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(0.05)
+
+    def look(self) -> Standing:
+        """How far a run under way is."""
+        with self._reading() as run:
+            commits = run.commits if isinstance(run, RunUnderWay) else None
+        return Standing(read_heartbeat(self._path), commits, self.tokens)
 
     def health(self, site: str) -> health.NetworkReport:
         return self._once(("health", site), lambda run: health.network_report(run, site))

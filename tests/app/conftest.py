@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS / "app"), str(TESTS), str(TESTS / "unit" / "backend")]
 
 from app_driver import LARGE, SMALL, Driven, Start  # noqa: E402  (its folder has just been put on the path)
 from fake_engine import FakeEngine  # noqa: E402

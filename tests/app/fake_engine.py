@@ -141,6 +141,8 @@ class FakeSession:
     values_kept: str = "every value"
     value_notes: tuple[str, ...] = ()
     has_generated: bool = True
+    under_way: bool = False
+    commits: int | None = None
     total: int = 120_000
     token: str = " tulip"
     result: Any = None
@@ -371,8 +373,8 @@ class FakeEngine:
         return next((e.progress for e in self.entries if e.name == run), None)
 
     def open(self, run: str) -> FakeSession:
-        if run == "live":
-            raise RunBusy("live is being captured")
+        if (told := self.progress(run)) is not None and told.alive:
+            raise RunBusy(f"{run} is being captured")
         if run == "broken":
             raise NotARun("broken.duckdb is not a run file, or is damaged")
         self.session.name = run

@@ -11,6 +11,7 @@ from nfinspect.tui.cells import Cell
 from nfinspect.tui.glyphs import Glyphs, bar
 
 if TYPE_CHECKING:
+    from nfinspect.tui.requests import Standing
     from nfinspect_store.types import Progress
 
 LATE = 10
@@ -50,6 +51,21 @@ def capture_lines(progress: Progress, width: int, g: Glyphs) -> list[Cell | str]
             "\n",
         ]
     return pieces
+
+
+def standing_line(standing: Standing, g: Glyphs) -> Cell:
+    """In one line how far the run on screen is, and how much of it is committed, and thus shown."""
+    p = standing.progress
+    if p is None:
+        return Cell(f"the capture is ending {g.dot} shown: {standing.tokens:,} tokens", "accent")
+    total, left = p.tokens_total, None
+    if total and p.tokens_per_second > 0:
+        left = max(0, total - p.tokens_done) / p.tokens_per_second
+    done = f"capturing {percent(p.tokens_done / total, places=0)} of {total:,}" if total else "capturing"
+    behind = max(0, p.tokens_done - standing.tokens)
+    shown = f"shown: {standing.tokens:,}" + (f", {behind:,} not committed yet" if behind else "")
+    facts = (f"{done} tokens", f"{p.tokens_per_second:,.0f}/s", f"ETA {duration(left, g)}", shown)
+    return Cell(f" {g.dot} ".join(facts), "accent")
 
 
 def sentence(words: str) -> str:

@@ -127,6 +127,12 @@ class Pane(Widget):
 
     last_focus: Widget | None = None
 
+    follows: ClassVar[bool] = False
+    """Whether it is read again with every commit of a run under way, not only when it comes on screen."""
+
+    commits_read: int | None = None
+    """How many commits of a run under way this pane has seen; None for a file."""
+
     job_key: tuple[str, str] | None = None
     """The run and the analysis of the command that this place shows."""
 
@@ -147,6 +153,10 @@ class Pane(Widget):
     @property
     def session(self) -> Session:
         assert self._session is not None, "this pane belongs to no run"
+        return self._session
+
+    @property
+    def session_or_none(self) -> Session | None:
         return self._session
 
     @property
@@ -177,6 +187,9 @@ class Pane(Widget):
 
     def entered(self) -> None:
         """The pane has come on screen."""
+
+    def read_again(self) -> None:
+        """Its run has changed: read what is shown again, and leave the cursor where it is."""
 
     def marks_changed(self) -> None:
         """What is marked, noted or in a set has changed, here or in another process."""

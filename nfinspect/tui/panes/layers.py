@@ -56,6 +56,7 @@ class LayersPane(RunPane):
     LayersPane.-wide #why { width: 1fr; height: 1fr; display: block; }
     """
 
+    follows = True
     _report: NetworkReport | None = None
 
     def __init__(self, session: Session, site: str | None = None) -> None:
@@ -94,12 +95,16 @@ class LayersPane(RunPane):
     def _read(self) -> None:
         self.load("health", partial(self.session.health, self.site), self._show, busy="reading the layers")
 
+    def read_again(self) -> None:
+        self.load("health", partial(self.session.health, self.site), self._show)
+
     def _show(self, report: NetworkReport) -> None:
         self._report = report
         g = self.glyphs
         p = report.parts
         s = self.session
         about = f"{s.info.status}, not all was captured {g.dot} " if s.info.status != "complete" else ""
+        about = f"under way {g.dot} " if s.under_way else about
         about += f"approximate {g.dot} " if report.approximate else ""
         kept = "" if s.has_values else f" {g.dot} {s.values_kept}"
         self.query_one("#score", TextBlock).put(

@@ -1,7 +1,7 @@
 """A run that is being captured: how far it is, from the small file that its capture keeps next to it.
 
-DuckDB lets nobody read a file that is being written, so this is all there is to see until it has finished; then
-the run opens by itself.
+DuckDB lets no other process read a file that one writes, so this is all there is to see of a capture in a process of
+its own until it has finished; then the run opens by itself.
 """
 
 from __future__ import annotations

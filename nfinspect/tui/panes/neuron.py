@@ -133,6 +133,11 @@ class NeuronPane(RunPane):
             neuron = partial(find, self.session, question)
             self.load("neuron", neuron, self._show, self._failed, busy=f"reading {self._address}")
 
+    def read_again(self) -> None:
+        self._ahead.clear()
+        self._stays = True
+        self._read(0)
+
     def _within(self, step: int) -> int:
         """The step, cut to stay in the list: presses beyond its end need not be undone on the way back."""
         around, row = self._steps.around, self._steps.row
@@ -200,12 +205,16 @@ class NeuronPane(RunPane):
         self._strongest = max(values, default=0.0)
         examples = self.query_one("#examples", PagedTable)
         examples.put_rows(rows)
-        examples.move_to(0)
+        if not self._stays:
+            examples.move_to(0)
+        self._stays = False
         self.query_one("#concepts", PagedTable).put_rows(sorted(detail.concepts, key=lambda c: -(c.mean or 0.0)))
         self._draw_chart()
         self.hub.update_trail()
 
     _strongest = 0.0
+    _stays = False
+    """Whether the cursor stays where it is: the same neuron is read again."""
 
     def _draw_figures(self) -> None:
         if self._detail is None:

@@ -58,6 +58,8 @@ class NeuronsPane(RunPane):
     NeuronsPane #query { height: 1; padding: 0 1; }
     """
 
+    follows = True
+
     def __init__(self, session: Session, site: str, *, cls: str | None = None, layer: int | None = None) -> None:
         super().__init__("neurons", session, site)
         self._query = NeuronQuery(self.site, cls, layer)
@@ -89,6 +91,11 @@ class NeuronsPane(RunPane):
             self.table.set_columns(columns)
         self._tabs()
         self.table.refresh()
+
+    def read_again(self) -> None:
+        self.load("counts", partial(self.session.health, self.site), self._count)
+        for offset in self.table.keep_in_sight():
+            self._read_page(offset)
 
     def _columns(self) -> list[Column]:
         """Those of the table `neurons`, and after the neuron what is noted of any of this site."""

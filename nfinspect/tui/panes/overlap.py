@@ -132,6 +132,9 @@ class OverlapPane(TracedPane):
     def on_resize(self) -> None:
         self._draw_map()
 
+    def read_again(self) -> None:
+        self.changed()
+
     def changed(self) -> None:
         self._draw_choices()
         concepts = tuple(c for c in self._concepts if c != self.request.baseline)

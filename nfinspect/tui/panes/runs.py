@@ -33,8 +33,9 @@ class RunsPane(Pane):
     """A table of runs, and one line about the one under the cursor."""
 
     help_text = (
-        "Each run is one capture of one model: one DuckDB file in the store. A run that is being "
-        "captured shows its progress, and Enter shows more of it; it opens when it has finished. A training that a "
+        "Each run is one capture of one model: one DuckDB file in the store. A run that a backend captures opens "
+        "like any other, as far as it is committed. One that another process captures shows its progress, and opens "
+        "when it has finished. A training that a "
         "FiringMonitor watches is a history: Enter shows it, live. Space marks runs, O compares the marked ones."
     )
 

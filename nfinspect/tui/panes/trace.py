@@ -108,6 +108,9 @@ class TracePane(SortingKeys, TracedPane):
     def on_mount(self) -> None:
         self.changed()
 
+    def read_again(self) -> None:
+        self.changed()
+
     def changed(self) -> None:
         self.crumb = f"trace {self.request.concept}"
         self.hub.update_trail()

@@ -145,6 +145,11 @@ class WalkPane(RunPane):
     def entered(self) -> None:
         self.table.refresh()  # marks may have changed elsewhere
 
+    def read_again(self) -> None:
+        if self._prompt is not None:
+            self._recolour()
+            self._show_token()
+
     def _is_marked(self, row: Any) -> bool:
         return not self._shows_lens and self.is_marked(row)
 

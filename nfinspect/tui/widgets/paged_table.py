@@ -149,6 +149,14 @@ class PagedTable(ScrollView, can_focus=True):
         self.scroll_to(y=0, animate=False)
         self._want(0)
 
+    def keep_in_sight(self) -> list[int]:
+        """Forget the pages that are not on screen; returns those that are, shown until they are read again."""
+        top = round(self.scroll_y)
+        seen = {place - place % PAGE for place in (self.cursor, top, top + self.body_height - 1)}
+        self._pages = {offset: rows for offset, rows in self._pages.items() if offset in seen}
+        self._asked.clear()
+        return sorted(self._pages)[:2]
+
     def forget(self) -> None:
         """Forget every row; the owner puts the next ones unasked."""
         self._pages.clear()

@@ -1,0 +1,105 @@
+"""Following a run that is being written: what the status line says of it, and when panes read it again.
+
+Twice a second, while a pane of such a run is on screen, a worker asks how far it is. Lists are read again when there is
+a new commit, other panes when they come on screen. When the capture has ended the session reads the file, and every
+pane of it is read again where it is.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from nfinspect.tui.columns.live import RESUME, standing_line
+
+if TYPE_CHECKING:
+    from textual.timer import Timer
+
+    from nfinspect.tui.cells import Cell
+    from nfinspect.tui.glyphs import Glyphs
+    from nfinspect.tui.panes.base import Pane
+    from nfinspect.tui.requests import Standing
+    from nfinspect.tui.session import Session
+
+SECONDS = 0.5
+"""Between two looks: shorter ones would be felt on a slow link."""
+
+
+class Screenside(Protocol):
+    """What following needs of the app."""
+
+    glyphs: Glyphs
+
+    @property
+    def pane(self) -> Any: ...
+    @property
+    def screen_stack(self) -> list[Any]: ...
+    def say(self, text: str, tone: str = "", *, keep: bool = False) -> None: ...
+    def stand(self, cell: Cell | None) -> None: ...
+    def set_interval(self, interval: float, callback: Any) -> Timer: ...
+
+
+class Follower:
+    """Held by the app; all of it is called on the app's loop."""
+
+    def __init__(self, app: Screenside) -> None:
+        self._app = app
+        self._timer: Timer | None = None
+        self._told: dict[Session, Standing] = {}
+        self._asking = False
+
+    def entered(self, pane: Pane, *, new: bool) -> None:
+        """A pane has come on screen; a new one is reading its run already."""
+        session = pane.session_or_none
+        if session is None or (not session.under_way and pane.commits_read is None):
+            self._stop()
+            return
+        if not new and pane.commits_read != session.commits:
+            pane.read_again()
+        pane.commits_read = session.commits
+        if session.under_way:
+            self._stand(self._told.get(session))
+            if self._timer is None:
+                self._timer = self._app.set_interval(SECONDS, self.look)
+            self.look()
+        else:
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None
+        self._app.stand(None)
+
+    def look(self) -> None:
+        pane = self._app.pane
+        session = pane.session_or_none
+        if session is None or not pane.is_attached or len(self._app.screen_stack) > 1:
+            return
+        if any(work.group == "standing" for work in pane.asked):  # a slow answer is waited for
+            return
+        pane.load("standing", session.look, partial(self._show, pane, session), lambda line: None)
+
+    def _show(self, pane: Pane, session: Session, standing: Standing) -> None:
+        self._told[session] = standing
+        if pane is not self._app.pane:
+            return
+        if pane.commits_read != standing.commits:
+            pane.commits_read = standing.commits
+            if pane.follows or standing.commits is None:
+                pane.read_again()
+        if standing.commits is None:
+            self._ended(session)
+        else:
+            self._stand(standing)
+
+    def _ended(self, session: Session) -> None:
+        self._told.pop(session, None)
+        self._stop()
+        if session.info.status == "complete":
+            self._app.say(f"the capture of {session.name} has ended: this is all of it", "good")
+        else:
+            self._app.say(f"the capture of {session.name} is {session.info.status}: {RESUME}", "warn", keep=True)
+
+    def _stand(self, standing: Standing | None) -> None:
+        self._app.stand(None if standing is None else standing_line(standing, self._app.glyphs))

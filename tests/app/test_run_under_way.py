@@ -1,0 +1,120 @@
+"""A run that a backend writes, in the app: real backends, and real commits while the panes are looked at."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from app_driver import Driven, Start
+from running_backends import SAMPLES, ended, started, wait_until
+
+from nfinspect.backend.client import Backend
+from nfinspect.backend.protocol import JobState
+from nfinspect.tui.engine import Engine
+
+MODEL = SAMPLES / "gpt2-relu"
+PROMPTS = [str(SAMPLES / "prompts" / f"{name}.json") for name in ("tulip", "baseline")]
+
+
+@contextmanager
+def capturing(store: Path, slow: str) -> Iterator[tuple[Backend, JobState]]:
+    """A capture in a backend that commits every batch, which takes `slow` seconds; once something is committed."""
+    process, backend = started(store, MODEL, "--id", "gpt2")
+    try:
+        (store / "slow").write_text(slow)
+        prompts = [word for file in PROMPTS for word in ("--prompts", file)]
+        where = ["--run", "night", "--store", str(store), "--layers", "0-3", "--batch-size", "2"]
+        job = backend.submit(["capture", str(MODEL), *prompts, *where])
+        while not job.done and not job.ended:
+            job = backend.wait(job)
+        assert not job.ended, job
+        wait_until(lambda: Engine(store).open("night"))
+        yield backend, job
+    finally:
+        backend.close()
+        ended(process)
+
+
+async def until(app: Driven, fact: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        await asyncio.sleep(0.02)
+        await app.settle()
+        if fact():
+            return
+    raise AssertionError(app.text)
+
+
+def shown_tokens(app: Driven) -> int:
+    said = next(line for line in app.lines if "shown: " in line)
+    return int(said.partition("shown: ")[2].split()[0].strip(",").replace(",", ""))
+
+
+@pytest.mark.slow
+async def test_it_is_browsed_followed_and_changes_over_to_its_file(start: Start, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with capturing(store, "0.4") as (backend, job):
+        engine = Engine(store)
+        async with start(engine, run=None) as app:
+            await until(app, lambda: "night" in app.text)
+            await app.press("enter")
+            await until(app, lambda: "under way" in app.text and "shown: " in app.text)
+            assert app.crumbs == "nfinspect > night"
+            for fact in ("capturing", f"% of {job.total:,} tokens", "/s", "ETA"):
+                assert fact in app.text
+            session = app.pane.session
+            assert session.under_way
+
+            # a commit is on screen without a key, and the cursor stays
+            await app.press("j", "j")
+            first, seen = shown_tokens(app), app.pane._report
+            await until(app, lambda: app.pane._report is not seen and shown_tokens(app) > first)
+            assert app.pane.table.cursor == 2 and app.pane.commits_read == session.commits
+
+            backend.act(job.id, "pause")
+            await app.press("enter")
+            await until(app, lambda: "by max" in app.text)
+            assert app.crumbs == "nfinspect > night > neurons of L2"
+            await app.press("j", "enter")
+            await until(app, lambda: "excess kurtosis" in app.text)
+            address = app.crumbs.rpartition(" > ")[2]
+            read = app.pane._detail.row.n
+            for key, expected in (("t", "auroc"), ("Q", "rows in")):
+                await app.press(key)
+                if key == "Q":
+                    await app.press("ctrl+r")
+                await until(app, lambda expected=expected: expected in app.text)
+                while not app.crumbs.endswith(address):  # from the editor, Esc leads to the rows first
+                    await app.press("escape")
+
+            (store / "slow").unlink()
+            backend.act(job.id, "go on")
+            while not job.ended:
+                job = backend.wait(job)
+            assert job.status == 0, job
+            await until(app, lambda: not session.under_way and app.pane._detail.row.n == job.total)
+            assert app.crumbs.endswith(address) and app.pane._detail.row.n > read
+            assert "this is all of it" in app.text and "shown: " not in app.text
+            await app.press("escape", "escape")
+            assert app.pane.table.cursor == 2
+            await until(app, lambda: app.pane.commits_read is None and f"{job.total:,} tokens" in app.text)
+            assert "under way" not in app.text
+        engine.close()
+
+
+@pytest.mark.slow
+async def test_a_killed_backend_leaves_what_was_committed_on_screen(start: Start, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with capturing(store, "0.4") as (backend, job):
+        engine = Engine(store)
+        async with start(engine, run="night") as app:
+            await until(app, lambda: "under way" in app.text)
+            pid = backend.status().pid
+            os.kill(pid, signal.SIGKILL)
+            await until(app, lambda: "the capture of night is interrupted" in app.status)
+            assert "--resume continues it" in app.status
+            assert "interrupted, not all was captured" in app.text and "Health" in app.text
+            assert app.app.is_running
+        engine.close()
