@@ -85,6 +85,12 @@ def line(text: str = "") -> None:
     _own(sys.stdout).write(visible(text) + "\n")
 
 
+def part(text: str) -> None:
+    """A part of a result that is still being written, seen at once; line breaks in it stay."""
+    _own(sys.stdout).write(visible_lines(text))
+    flush()
+
+
 def note(text: str) -> None:
     """A message on stderr: one line, whatever it contains."""
     flush()
@@ -117,6 +123,7 @@ def pass_on(pieces: Iterable[bytes]) -> None:
     decoder = codecs.getincrementaldecoder(out.encoding or "utf-8")("replace")
     for piece in pieces:
         out.write(decoder.decode(piece))
+        out.flush()
     out.write(decoder.decode(b"", final=True))
 
 

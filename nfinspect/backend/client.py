@@ -114,9 +114,8 @@ class Backend:
     def act(self, job: int, action: Action) -> JobState:
         return self._ask(Act(job, action), JobState)
 
-    def output(self, job: int) -> Iterator[bytes]:
-        """What a job has printed, in pieces."""
-        offset = 0
+    def output(self, job: int, offset: int = 0) -> Iterator[bytes]:
+        """What a job has printed so far, from byte `offset` on, in pieces."""
         while True:
             told = self._ask(ReadOutput(job, offset), Bytes)
             data = self._wire.frame(told)

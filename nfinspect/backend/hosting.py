@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from nfinspect.analysis.ticks import Tick
 from nfinspect.backend.jobs import Job
-from nfinspect.backend.protocol import Token
+from nfinspect.backend.protocol import Side, Token
 
 if TYPE_CHECKING:
+    from nfinspect.capturing.following import FollowedToken
     from nfinspect_store.types import Progress
     from nfinspect_store.writer import RunWriter
 
@@ -54,9 +55,21 @@ class Hosted:
         """Whether a client reads this job's tokens."""
         return self._job.written.followed
 
-    def token(self, token: Token) -> None:
+    def token(self, told: "FollowedToken", side: Side = "original") -> None:
         """A token that the command has read or written; waits here while it is paused."""
-        self._job.write_token(token)
+        self._job.write_token(
+            Token(
+                index=0,
+                prompt=told.prompt,
+                position=told.position,
+                text=told.text,
+                generated=told.generated,
+                side=side,
+                surprisal=told.surprisal,
+                site=told.site,
+                strongest=told.strongest,
+            )
+        )
         self._job.wait_if_paused()
 
     def tick(self, what: str) -> Tick:

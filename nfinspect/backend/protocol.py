@@ -28,7 +28,7 @@ MOST_TOKENS = 256
 MOST_STRONGEST = 20_000
 """Strongest neurons in one answer, of all its tokens."""
 
-COMMANDS = ("capture", "attention", "ablate", "logits", "delta", "text")
+COMMANDS = ("capture", "attention", "ablate", "logits", "delta", "text", "generate")
 """What a backend runs."""
 
 Action = Literal["pause", "go on", "cancel"]
@@ -110,8 +110,8 @@ class ReadOutput:
 
 @dataclass(frozen=True)
 class ReadTokens:
-    """The tokens of texts that a job writes, from number `start` on. Answered by Tokens at once, if only by none: a job's
-    state changes when it has written one (Wait). While they are asked for every few seconds, a capture tells them.
+    """The tokens of texts that a job writes, from number `start` on. Answered by Tokens at once, if only by none: the
+    state of a job changes when it has written one (Wait). A capture tells them while they are asked for.
     """
 
     job: int
@@ -230,11 +230,11 @@ class Columns:
 class Token:
     """A token that a job has read or written.
 
-    index: its number among those of the job, from 0. prompt: which of the run's prompts it belongs to, from 0 (a capture
-    tells one of each batch); position: its place there, from 0; generated: the model wrote it. side: of a generation
-    with edits, whether it is without them (original) or with them. surprisal: −ln p under that side, in nats; None for
-    a first token, and for the prompts of a capture. strongest: layer, neuron and value of the largest |value| at `site`
-    of each layer.
+    index: its number among those of the job, from 0. prompt: which of the run's prompts it belongs to, from 0 (a
+    capture tells one of each batch); position: its place there, from 0; generated: the model wrote it. side: of a
+    generation with edits, whether it is without them (original) or with them. surprisal: −ln p under that side, in
+    nats; None for a first token, and for the prompts of a capture. strongest: layer, neuron and value of the largest
+    |value| at `site` of each layer.
     """
 
     index: int
@@ -250,8 +250,8 @@ class Token:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Consecutive tokens: `rows` of them from number `start` on, at most MOST_TOKENS. start: later than was asked for if
-    earlier ones are no longer held. count: how many there have been.
+    """Consecutive tokens: `rows` of them from number `start` on, at most MOST_TOKENS. start: later than was asked for
+    if earlier ones are no longer held. count: how many there have been.
     """
 
     start: int

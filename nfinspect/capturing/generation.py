@@ -8,7 +8,7 @@ torch's global generator is not used.
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,16 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 
 from nfinspect.models import UnsupportedModel, body, end_ids, forward_batch
+
+
+class Follows(Protocol):
+    """What is told of the first sequence while it is generated."""
+
+    def prompt_read(self) -> None:
+        """The model has read the prompt."""
+
+    def written(self, token_id: int, surprisal: float, *, read: bool) -> None:
+        """It has written a token, of this surprisal in nats; read: the last pass has read it."""
 
 
 def generate(
@@ -28,16 +38,21 @@ def generate(
     seed: int,
     temperature: float,
     read_last: bool = False,
+    follower: Follows | None = None,
 ) -> list[list[int]]:
     """Each sequence followed by what the model generated: up to `new_tokens`, an end-of-sequence token included.
 
     Sequences of different lengths are padded on the left: only for models where that is exact. temperature 0 is greedy.
     read_last: take one more step and drop its token, so that the last token kept also passes through the model (live
-    capture needs that). Raises UnsupportedModel if the model's own generate() loses the padding mask (as GIT's does).
+    capture needs that). follower: is told the first sequence's tokens, each once the next pass has read it. Raises
+    UnsupportedModel if the model's own generate() loses the padding mask (as GIT's does).
     """
     batch = forward_batch(model, sequences, pad_id=pad_id, padding_side="left")
     ends = end_ids(model)
     processors = LogitsProcessorList()
+    if follower is not None:
+        followed = _Followed(follower, ends, new_tokens)
+        processors.append(followed)
     if temperature > 0:
         processors.append(_GumbelNoise(seed, prompt_indices, temperature))
     width = batch.input_ids.shape[1]
@@ -54,6 +69,8 @@ def generate(
             stopping_criteria=StoppingCriteriaList([_AllEnded(ends, width, int(read_last))]),
         )
     written = output[:, width:].tolist()
+    if follower is not None:
+        followed.tell(written[0], read=False)
     return [list(s) + _until_end(w[:new_tokens], ends) for s, w in zip(sequences, written, strict=True)]
 
 
@@ -76,6 +93,35 @@ def _mask_kept(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+class _Followed(LogitsProcessor):
+    """Tells a follower each token of the first sequence when the next one's logits are there."""
+
+    def __init__(self, follower: Follows, ends: frozenset[int], new_tokens: int) -> None:
+        self._follower = follower
+        self._ends = ends
+        self._most = new_tokens
+        self._told = 0
+        self._width: int | None = None
+        self._log_probs: Tensor | None = None  # of the token that is written next
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if self._width is None:
+            self._width = input_ids.shape[1]
+            self._follower.prompt_read()
+        self.tell(input_ids[0, self._width :].tolist(), read=True)
+        self._log_probs = scores[0].float().log_softmax(-1)
+        return scores
+
+    def tell(self, written: Sequence[int], *, read: bool) -> None:
+        """Tell the newest token. written: all so far."""
+        if len(written) > self._told and self._told < self._most and self._log_probs is not None:
+            token = written[self._told]
+            self._told += 1
+            if token in self._ends:
+                self._most = self._told
+            self._follower.written(token, -float(self._log_probs[token]), read=read)
 
 
 class _GumbelNoise(LogitsProcessor):

@@ -34,6 +34,7 @@ COMMANDS = {
     "logits": "logits",
     "ablate": "ablate",
     "walk": "walk",
+    "generate": "generate",
     "text": "text",
     "simulate": "simulate",
     "watch": "watch",

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,33 +49,42 @@ def _run_there(model: str, store: str | None) -> int:
 
     given = click.get_current_context().meta[GIVEN]
     with Backend.find(store_path(store).absolute(), model) as backend:
-        job = backend.submit(given, attached=True)
+        job = _Followed(backend, backend.submit(given, attached=True))
         try:
-            job = _followed(backend, job)
+            output.pass_on(job.printed())
         except KeyboardInterrupt:
-            backend.act(job.id, "cancel")
+            backend.act(job.state.id, "cancel")
             raise
-        output.pass_on(backend.output(job.id))
-    return job.status or 0
+    return job.state.status or 0
 
 
-def _followed(backend: "Backend", job: "JobState") -> "JobState":
-    """The job once it has ended; its lines, and how far it is, go to stderr meanwhile."""
-    line = output.ProgressLine()
-    try:
-        while not job.ended:
-            job = backend.wait(job)
-            if job.notes:
-                line.end()
-                for note in job.notes:
-                    output.note(note)
-            if job.state == "running" and job.total:
-                line.show(_progress(job), time.monotonic())
-            elif job.state != "running" and not job.ended:
-                line.show(f"{job.state} in the backend {backend.id}", time.monotonic())
-    finally:
-        line.end()
-    return job
+class _Followed:
+    """A job that is followed until it has ended."""
+
+    def __init__(self, backend: "Backend", state: "JobState") -> None:
+        self._backend = backend
+        self.state = state
+
+    def printed(self) -> Iterator[bytes]:
+        """What it prints, as it prints it; its lines, and how far it is, go to stderr meanwhile."""
+        line, offset = output.ProgressLine(), 0
+        try:
+            while not self.state.ended:
+                self.state = job = self._backend.wait(self.state)
+                if job.notes:
+                    line.end()
+                    for note in job.notes:
+                        output.note(note)
+                for piece in self._backend.output(job.id, offset):
+                    line.end()
+                    offset += len(piece)
+                    yield piece
+                if job.state == "running" and job.total:
+                    line.show(_progress(job), time.monotonic())
+                elif job.state != "running" and not job.ended:
+                    line.show(f"{job.state} in the backend {self._backend.id}", time.monotonic())
+        finally:
+            line.end()
 
 
 def _progress(job: "JobState") -> str:

@@ -48,6 +48,7 @@ OF_MODELS = {
     "logits": f"logits {GPT2} L1/N5",
     "logits --lens": f"logits {GPT2} --lens Tulips",
     "ablate": f"ablate {GPT2} --text one.txt --neurons neurons.txt --context 8",
+    "generate": f"generate {GPT2} Tulips --new-tokens 3 --zero L0/N1",
     "text": "text Tulips",
     "delta": "delta mamba --substitute --draws 8",
 }

@@ -1,0 +1,97 @@
+"""Values of a running model replaced before the model uses them: the hooks of ablations and edits."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from nfinspect.models import LayerSite, LoadedModel, SilentHook, WrongSite
+from nfinspect.models.checks import first_input, first_tensor
+
+Replace = Callable[[Tensor], Tensor]
+"""From a site's values, [..., neurons], to those that the model goes on with."""
+
+
+@contextmanager
+def replaced(
+    loaded: LoadedModel, changes: Mapping[LayerSite, Replace], begins: Callable[[int], None] = lambda tokens: None
+) -> Iterator[None]:
+    """Every forward pass inside this context goes on with what `changes` return; afterwards the model is as before.
+
+    begins: called before each pass with the tokens of a sequence in it. Raises SilentHook after a pass that did not
+    call every layer exactly once (a fused kernel may bypass a projection, as Mamba's does in training), so that no
+    result is reported for a change that did not happen; WrongSite for another width than the site's.
+    """
+    modules = dict(loaded.model.named_modules())
+    calls = {site: 0 for site in changes}
+
+    def begun(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        for site in calls:  # a pass that raised did not reach `finished`
+            calls[site] = 0
+        names = ("input_ids", "inputs_embeds")
+        given = first_input(args, {name: kwargs[name] for name in names if kwargs.get(name) is not None})
+        if given is not None:
+            begins(given.shape[1])
+
+    def finished(*_: object) -> None:
+        for site, count in calls.items():
+            if count != 1:
+                raise SilentHook(
+                    f"expected {site.module} of layer {site.layer} to be called once in a forward pass, found "
+                    f"{count} times: a fused kernel or a replaced forward bypasses the module, nothing was changed"
+                )
+
+    with ExitStack() as hooks:
+        for site, change in changes.items():
+            replace = _checked(site, change, calls)
+            module = modules[site.module]
+            if site.site == "resid":
+                hooks.enter_context(_removed(module.register_forward_hook(_on_output(replace))))
+            else:
+                hooks.enter_context(_removed(module.register_forward_pre_hook(_on_input(replace, site))))
+        hooks.enter_context(_removed(loaded.model.register_forward_pre_hook(begun, with_kwargs=True)))
+        hooks.enter_context(_removed(loaded.model.register_forward_hook(finished)))
+        yield
+
+
+def _checked(site: LayerSite, change: Replace, calls: dict[LayerSite, int]) -> Replace:
+    def replace(whole: Tensor) -> Tensor:
+        if whole.shape[-1] != site.neurons:
+            raise WrongSite(
+                f"expected {site.neurons} neurons at {site.module} of layer {site.layer}, found {whole.shape[-1]}"
+            )
+        calls[site] += 1
+        return change(whole)
+
+    return replace
+
+
+def _on_input(replace: Replace, site: LayerSite) -> Callable[[nn.Module, tuple[object, ...]], tuple[object, ...]]:
+    def hook(_: nn.Module, args: tuple[object, ...]) -> tuple[object, ...]:
+        if not args or not isinstance(args[0], Tensor):
+            raise WrongSite(
+                f"expected {site.module} of layer {site.layer} to get its neurons as first positional argument, found "
+                "another call"
+            )
+        return (replace(args[0]), *args[1:])
+
+    return hook
+
+
+def _on_output(replace: Replace) -> Callable[[nn.Module, object, object], object]:
+    def hook(_: nn.Module, args: object, output: object) -> object:
+        hidden = first_tensor(output)
+        assert hidden is not None  # every block returns hidden states
+        changed = replace(hidden)
+        return (changed, *output[1:]) if isinstance(output, tuple | list) else changed
+
+    return hook
+
+
+@contextmanager
+def _removed(handle: "torch.utils.hooks.RemovableHandle") -> Iterator[None]:
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,135 @@
+"""`nfinspect generate`: texts, edits as they are written, and refusals in one line."""
+
+import json
+from pathlib import Path
+
+import nfinspect_samples
+import numpy as np
+import pytest
+from command_line import Run
+
+from nfinspect.cli.edits import asked_edits
+from nfinspect_store.errors import RequestError
+from nfinspect_store.reader import RunFile
+
+GPT2 = str(nfinspect_samples.path("gpt2-relu"))
+MAMBA = str(nfinspect_samples.path("mamba"))
+FEW = ("--new-tokens", "8", "--controls", "0")
+
+
+@pytest.fixture
+def captured(nfinspect: Run, tmp_path: Path) -> str:
+    """A run of the sample model over concepts whose names have dashes."""
+    for concept, lines in (("red-tulip", "Tulips are red.\nTulips grow."), ("base-line", "The chair stood.\nHe sat.")):
+        (tmp_path / f"{concept}.txt").write_text(lines)
+    prompts = ("--prompts", "red-tulip.txt", "--prompts", "base-line.txt")
+    done = nfinspect("capture", GPT2, *prompts, "--sites", "mlp,resid", "--run", "gpt2")
+    assert done.returncode == 0, done.stderr
+    return "gpt2"
+
+
+@pytest.mark.parametrize("model", [GPT2, MAMBA])
+def test_a_text_alone(nfinspect: Run, model: str, tmp_path: Path) -> None:
+    done = nfinspect("generate", model, "Tulips are", *FEW, "--json")
+    assert done.returncode == 0 and done.stderr == ""
+    found = json.loads(done.stdout)
+    assert found["edited"] is None and found["comparison"] is None and found["edits"] == []
+    tokens = found["original"]["tokens"]
+    assert "".join(token["token"] for token in tokens) == "Tulips are" + found["original"]["text"]
+    assert sum(token["generated"] for token in tokens) == 8 and len(found["next"]) == 10
+    assert found["next"][0]["token_id"] == tokens[found["prompt_tokens"]]["token_id"]
+    (tmp_path / "prompt.txt").write_text("Tulips are\n")
+    assert nfinspect("generate", model, "--prompt-file", "prompt.txt", *FEW, "--json").stdout == done.stdout
+    shown = nfinspect("generate", model, "Tulips are", *FEW).stdout
+    assert shown.startswith("Tulips are" + found["original"]["text"] + "\n\n") and "without edits" not in shown
+
+
+def test_edits_of_neurons_are_told_with_both_texts(nfinspect: Run) -> None:
+    edits = ("--zero", "L0/N3, L1/N5", "--scale", "resid:L1/N4=-2.5", "--clamp", "L3/N1=4e1", "--add", "L3/N2=9")
+    done = nfinspect("generate", GPT2, "Tulips are", "--new-tokens", "8", *edits, "--from", "1", "--json")
+    assert done.returncode == 0
+    found = json.loads(done.stdout)
+    assert [(e["kind"], e["site"], e["layer"], e["neurons"], e["amount"]) for e in found["edits"]] == [
+        ("zero", "mlp", 0, [3], None),
+        ("zero", "mlp", 1, [5], None),
+        ("scale", "resid", 1, [4], -2.5),
+        ("clamp", "mlp", 3, [1], 40.0),
+        ("add", "mlp", 3, [2], 9.0),
+    ]
+    comparison = found["comparison"]
+    assert found["from"] == 1 and comparison["control"]["count"] == 20
+    assert comparison["delta_nll"] == pytest.approx(found["edited"]["nll"] - found["original"]["nll"])
+    place = comparison["first_difference"]
+    ids = [[token["token_id"] for token in found[side]["tokens"]] for side in ("original", "edited")]
+    assert ids[0][:place] == ids[1][:place] and ids[0][place] != ids[1][place]
+    shown = nfinspect("generate", GPT2, "Tulips are", "--new-tokens", "8", *edits, "--from", "1", COLUMNS="80").stdout
+    for text in (found["original"]["text"], found["edited"]["text"], f"differ from token {place} on", "20 random"):
+        assert text in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_a_direction_is_the_difference_of_two_concepts_means(nfinspect: Run, store: Path, captured: str) -> None:
+    line = ("generate", GPT2, "Tulips are", *FEW, "--json", "--direction", "gpt2:red-tulip-base-line@resid:L2=6")
+    done = nfinspect(*line)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    (edit,) = found["edits"]
+    assert (edit["kind"], edit["layer"], edit["amount"], edit["neurons"]) == ("direction", 2, 6.0, [])
+    with RunFile.open(store / "gpt2.duckdb") as run:
+        means = []
+        for concept in ("red-tulip", "base-line"):
+            rows = run.sql(
+                "SELECT neuron, avg(m) AS m FROM (SELECT prompt_idx, neuron, avg(value) AS m FROM activations "
+                "JOIN tokens USING (token_idx) JOIN prompts USING (prompt_idx) WHERE site = 'resid' AND layer = 2 "
+                f"AND position > 0 AND concept = '{concept}' GROUP BY ALL) GROUP BY neuron ORDER BY neuron"
+            )
+            means.append(rows.fetchnumpy()["m"])
+    assert edit["norm"] == pytest.approx(np.linalg.norm(means[0] - means[1]), rel=1e-5)
+    assert found["comparison"]["first_difference"] is not None
+    other = nfinspect("generate", MAMBA, "Tulips are", *FEW, "--direction", "gpt2:red-tulip-base-line@resid:L2=6")
+    assert other.returncode == 1 and len(other.stderr.splitlines()) == 1
+
+
+def test_a_set_of_the_store_is_that_of_the_model(nfinspect: Run, captured: str) -> None:
+    nfinspect("marks", "--run", captured, "--set", "hot", "--add", "L0/N1", "--add", "resid:L2/N7")
+    found = json.loads(nfinspect("generate", GPT2, "Tulips", *FEW, "--scale", "@hot,L0/N2=3", "--json").stdout)
+    assert [(e["site"], e["layer"], e["neurons"]) for e in found["edits"]] == [("mlp", 0, [1, 2]), ("resid", 2, [7])]
+
+
+REFUSED = {
+    "unknown neuron": (("--zero", "L0/N99999"), "no neuron 99999 in layer 0"),
+    "unknown layer": (("--zero", "L9/N1"), "between 0 and 3, found 9"),
+    "no such site": (("--scale", "mixer:L0/N1=2"), "found 'mixer'"),
+    "no such set": (("--zero", "@nothing"), "no set @nothing"),
+    "no such run": (("--direction", "nothing:a-b@resid:L1=2"), "nothing"),
+    "no address": (("--zero", "L0/3"), "a neuron is written L5/N123"),
+    "no number": (("--clamp", "L0/N3=much"), "expected --clamp L3/N17=VALUE with a number"),
+    "no amount": (("--add", "L0/N3"), "expected --add L3/N17=VALUE with a number"),
+    "no direction": (("--direction", "tulip@resid=2"), "expected --direction RUN:CONCEPT-BASELINE@resid:L5=FACTOR"),
+    "no neurons": (("--zero", " , "), "expected neurons after --zero"),
+    "few controls": (("--controls", "3"), "20 or more"),
+    "no finite logits": (("--clamp", "L0/N3=3e38"), "expected finite logits"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_edited_is_refused_in_one_line(nfinspect: Run, what: str) -> None:
+    options, said = REFUSED[what]
+    done = nfinspect("generate", GPT2, "Tulips are", "--new-tokens", "4", *options, "--json")
+    assert done.returncode in (1, 2) and done.stdout == ""
+    assert said in done.stderr and len(done.stderr.splitlines()) == 1 and "bug" not in done.stderr
+
+
+def test_a_prompt_is_given_once(nfinspect: Run) -> None:
+    assert "found neither" in nfinspect("generate", GPT2).stderr
+    assert "found both" in nfinspect("generate", GPT2, "Tulips", "--prompt-file", "p.txt").stderr
+    assert "nothing.txt" in nfinspect("generate", GPT2, "--prompt-file", "nothing.txt").stderr
+
+
+def test_names_of_concepts_may_have_signs_of_their_own() -> None:
+    (asked,) = asked_edits((), (), (), (), ["r:a:b-c=d@e@mlp:L3=-1.5"])
+    assert vars(asked) | {"place": str(asked.place)} == {  # type: ignore[union-attr]
+        "text": "r:a:b-c=d@e@mlp:L3=-1.5", "run": "r", "concepts": "a:b-c=d@e", "place": "mlp:L3/N0", "factor": -1.5,
+    }  # fmt: skip
+    with pytest.raises(RequestError, match="with a number"):
+        asked_edits((), ["L0/N1=nan"], (), (), ())
