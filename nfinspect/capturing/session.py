@@ -15,6 +15,7 @@ import transformers
 from numpy.typing import NDArray
 
 from nfinspect.capturing.errors import BadPrompts, CaptureInterrupted, LimitReached, OutOfMemory
+from nfinspect.capturing.following import Follower, TellToken
 from nfinspect.capturing.generation import generate
 from nfinspect.capturing.interrupts import StopRequest
 from nfinspect.capturing.memory import free_after_failure, is_out_of_memory
@@ -62,12 +63,14 @@ COPY_TOLD = 100 * 10**6
 class Listener:
     """Where a capture reports to: progress after each batch, and one-line messages.
 
-    sharing: inside this context others may read the run while it is written; None: nobody does.
+    sharing: inside this context others may read the run while it is written; None: nobody does. follows: asked before
+    each batch is written, for what takes the tokens of its first prompt; None: nobody follows them.
     """
 
     progress: Callable[[Progress], None] = lambda progress: None
     message: Callable[[str], None] = lambda text: None
     sharing: Callable[[RunWriter], contextlib.AbstractContextManager[None]] | None = None
+    follows: Callable[[], TellToken | None] = lambda: None
 
 
 def capture_run(request: CaptureRequest, listener: Listener | None = None) -> Path:
@@ -205,16 +208,18 @@ class Capture:
         live = wanted and self.request.generate > 0 and steps_agree and writing(self.loaded.model).stepwise
 
         def write() -> list[list[int]]:
-            return generate(
-                self.loaded.model,
-                read,
-                new_tokens=self.request.generate,
-                prompt_indices=range(batch.start, batch.stop),
-                pad_id=self.loaded.pad_id,
-                seed=self.request.seed,
-                temperature=self.request.temperature,
-                read_last=live,
-            )
+            with self._follower(batch.start) as follower:
+                return generate(
+                    self.loaded.model,
+                    read,
+                    new_tokens=self.request.generate,
+                    prompt_indices=range(batch.start, batch.stop),
+                    pad_id=self.loaded.pad_id,
+                    seed=self.request.seed,
+                    temperature=self.request.temperature,
+                    read_last=live,
+                    follower=follower,
+                )
 
         if live:
             sequences, values = reader.live(write, read, chosen)
@@ -223,6 +228,14 @@ class Capture:
             values = reader.replay(sequences, self.request.padding_side, chosen)
         kept: Sequence[NDArray[np.bool_] | None] = chosen or [None] * len(prompts)
         return [self._recorded(*one) for one in zip(prompts, sequences, kept, strict=True)], values
+
+    def _follower(self, number: int) -> contextlib.AbstractContextManager[Follower | None]:
+        """What tells a prompt and its text while it is written; nothing if nobody follows."""
+        tell = self._listener.follows()
+        if tell is None:
+            return contextlib.nullcontext()
+        sites = [site for site in self.sites if site.site == self.sites[0].site]
+        return Follower(self.loaded, sites, self.prompts[number].token_ids, tell, number=number)
 
     def _record(self, recorder: Recorder, reader: BatchReader, stop: StopRequest, heartbeat: Heartbeat) -> str | None:
         """Record what remains; returns why it stopped early, if it did."""

@@ -1,5 +1,6 @@
 """`nfinspect`, with captures that commit after every batch and can be slowed down or broken by files in the working
-directory: `slow` (seconds per batch), `fail` (the message of an error that the next batch raises, once).
+directory: `slow` (seconds per batch, and per token that is followed), `fail` (the message of an error that the next
+batch raises, once).
 """
 
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from nfinspect.capturing import segments, session
+from nfinspect.capturing import following, segments, session
 from nfinspect.cli import main
 
 HERE = Path.cwd()
@@ -28,7 +29,15 @@ def read_batch(self, reader, batch):  # type: ignore[no-untyped-def]
     return read(self, reader, batch)
 
 
+def written(self, *args, **options):  # type: ignore[no-untyped-def]
+    if (HERE / "slow").exists():
+        time.sleep(float((HERE / "slow").read_text() or 0))
+    return tell(self, *args, **options)
+
+
 session.Capture.read_batch = read_batch
+tell = following.Follower.written
+following.Follower.written = written
 
 if __name__ == "__main__":
     sys.exit(main())
