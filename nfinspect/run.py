@@ -167,8 +167,10 @@ class Run(RunFile):
         if not weights:
             return similar(self, neuron, site, layers)
         from nfinspect.experiments.run_model import run_model
+        from nfinspect.experiments.weight_cosines import cosines_in_run
 
-        return similar(self, neuron, site, layers, loaded=run_model(self, model, "similar weights"))
+        loaded = run_model(self, model, "similar weights")
+        return similar(self, neuron, site, layers, weights=cosines_in_run(loaded, self, neuron, site, layers))
 
     def analyse(self, name: str, site: str | None = None, layers: Sequence[int] | None = None, **options: Any) -> Any:
         """Any analysis of a run, by the name of its command; computed, not saved.

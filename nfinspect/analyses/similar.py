@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from nfinspect.analyses.analysis_spec import AnalysisSpec, Drawing, Field, Option, Options, RowSet, Table
 from nfinspect.analyses.fields import NEURON, total
 from nfinspect.analysis.chosen import chosen_layers
-from nfinspect.analysis.correlation import CHANCE, chance_of, correlations, strongest
+from nfinspect.analysis.correlation import CHANCE, WeightCosines, chance_of, correlations, strongest
 from nfinspect.analysis.numbers import number as finite
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect.json_values import Document
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from nfinspect.models import LoadedModel
     from nfinspect_store.reader import RunFile
     from nfinspect_store.results import Result
 
@@ -85,7 +84,9 @@ class Similar(Document):
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> "Similar":
         """From the document of a saved result."""
-        lists = {name: tuple(SimilarNeuron(**row) for row in document[name]) for name in ("neurons", *WAYS)}
+        lists: dict[str, Any] = {
+            name: tuple(SimilarNeuron(**row) for row in document[name]) for name in ("neurons", *WAYS)
+        }
         layers = tuple(LayerCompared(**layer) for layer in document["layers"])
         facts = {name: document[name] for name in ("of", "site", "n", "chance", "weights")}
         return cls(**facts, **lists, layers=layers, notes=tuple(document["notes"]))
@@ -98,29 +99,23 @@ def similar(
     layers: Sequence[int] | None = None,
     tick: Tick = silent,
     *,
-    loaded: "LoadedModel | None" = None,
+    weights: WeightCosines | None = None,
 ) -> Similar:
-    """The neurons that are most like one. site, layers: where they are sought; the neuron's own site and all its
-    layers if not given. loaded: the run's model, to compare weights too. tick: neurons done, of all.
+    """The neurons that are most like one.
 
-    Raises RequestError for an unknown neuron, site or layer, for a neuron that never varies, and for weights of another
-    site than the neuron's; StoreError for a run without values.
+    site, layers: where they are sought; the neuron's own site and all its layers if not given. weights: of the same
+    neuron and layers (experiments.weight_cosines). tick: neurons done, of all. Raises RequestError for an unknown
+    neuron, site or layer, and for a neuron that never varies; StoreError for a run without values.
     """
     own_layer, own = run.resolve(neuron)
     site = own_layer.site if site is None else site
-    if loaded is not None and site != own_layer.site:
-        raise RequestError(f"weights at {own_layer.site} and {site} are not of one kind: compare them at one site")
     chosen = chosen_layers(run, site, layers)
     r = correlations(run, (own_layer, own), chosen, tick)
-    numbers = [layer.layer for layer in chosen]
-    cosines: dict[str, Sequence[NDArray[np.float64]] | None] = dict.fromkeys(WAYS)
-    notes = list(run.value_notes)
-    if loaded is not None:
-        from nfinspect.experiments.weight_cosines import weight_cosines
-
-        found = weight_cosines(loaded, own_layer.site, (own_layer.layer, own), numbers)
-        cosines = {"gate": found.gate, "input": found.inputs, "output": found.outputs}
-        notes += found.notes
+    cosines = (
+        dict.fromkeys(WAYS)
+        if weights is None
+        else dict(zip(WAYS, (weights.gate, weights.inputs, weights.outputs), strict=True))
+    )
     constant = tuple(
         LayerCompared(layer.site, layer.layer, layer.neurons, int((part != part).sum()))
         for layer, part in zip(chosen, r, strict=True)
@@ -147,13 +142,13 @@ def similar(
         site=site,
         n=run.tokens,
         chance=chance_of(run.tokens, compared),
-        weights=loaded.name if loaded is not None else "",
+        weights=weights.model if weights is not None else "",
         neurons=rows(r),
         gate=rows(cosines["gate"]),
         input=rows(cosines["input"]),
         output=rows(cosines["output"]),
         layers=constant,
-        notes=tuple(notes),
+        notes=(*run.value_notes, *(weights.notes if weights is not None else ())),
     )
 
 

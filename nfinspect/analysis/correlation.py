@@ -1,6 +1,7 @@
 """Pearson's correlation of one neuron with all neurons of a site, over a run's tokens (methods §17)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -21,6 +22,22 @@ CHANCE = 0.05
 """How likely any |r| reaches `chance_of` if all neurons were independent [own]."""
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class WeightCosines:
+    """Cosines of a neuron's weights with those of every neuron of some layers: float64[neurons] for each layer, NaN
+    where a vector is 0.
+
+    model: whose weights they are. gate, inputs: None where the site has no such rows, or they are not known; notes
+    says why.
+    """
+
+    model: str
+    gate: tuple[Floats, ...] | None
+    inputs: tuple[Floats, ...] | None
+    outputs: tuple[Floats, ...]
+    notes: tuple[str, ...]
 
 
 def correlations(run: RunTables, of: tuple[Layer, int], layers: Sequence[Layer], tick: Tick = silent) -> list[Floats]:

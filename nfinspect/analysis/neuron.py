@@ -1,7 +1,7 @@
 """One neuron: its statistics, its histogram, the text that sets it off, and its mean for each concept."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,7 +108,8 @@ class NeuronDetail:
     """Everything about one neuron; examples in order of rank, concepts in order of first appearance.
 
     median: of the values; if they were not kept, from the histogram, exact to its bin. precision: how the values are
-    stored, None if they were not kept; worst_error: how far any of them may be off. notes: on the run's tokens.
+    stored, None if they were not kept; worst_error: how far any of them may be off. notes: on the run's tokens. gates:
+    by token_idx of the examples, whether the gate's pre-activation is above 0 there; empty where that is not known.
     """
 
     row: NeuronRow
@@ -121,6 +122,7 @@ class NeuronDetail:
     precision: Precision | None = None
     worst_error: float | None = None
     notes: tuple[str, ...] = ()
+    gates: Mapping[int, bool] = field(default_factory=dict)
 
     @property
     def about_values(self) -> str:
@@ -149,17 +151,26 @@ def neuron_detail(run: RunTables, address: Address | str) -> NeuronDetail:
     row = neuron_row(run, layer, neuron)
     examples = run.examples(layer.site, layer.layer, neuron, values)
     texts = example_texts(run, examples, values)
+    told = _concepts_told(run, layer, neuron)
+    # A run with values stores no statistics by concept, and firing that depends on the layer's scale is never stored.
+    fired = None
+    if values is not None and (not told or layer.fires == "scale"):
+        fired = fired_on(run, layer, neuron, values)
+        told = _told_by_values(run, values, fired)
     return NeuronDetail(
         row=row,
         histogram=_linear(values) if values is not None else _signed_log(run, layer, neuron, row),
         top_examples=tuple(text for example, text in zip(examples, texts, strict=True) if example.kind == "top"),
         min_examples=tuple(text for example, text in zip(examples, texts, strict=True) if example.kind == "min"),
         random_examples=tuple(text for example, text in zip(examples, texts, strict=True) if example.kind == "random"),
-        concepts=_concept_means(run, layer, neuron, values),
+        concepts=_concept_means(run, told),
         median=_median(run, layer, neuron, row, values),
         precision=run.precision if run.has_values else None,
         worst_error=run.worst_error.get(layer.site, 0.0) if run.has_values else None,
         notes=run.where_notes,
+        gates={}
+        if fired is None or layer.fires != "gate"
+        else {e.token_idx: bool(fired[e.token_idx]) for e in examples},
     )
 
 
@@ -247,15 +258,17 @@ def _window_token(rows: TokenRows, i: int, values: NDArray[np.float32] | None, s
     )
 
 
-def _concept_means(
-    run: RunTables, layer: Layer, neuron: int, values: NDArray[np.float32] | None
-) -> tuple[ConceptMean, ...]:
-    cursor = run.cursor()
-    prompts = dict(cursor.execute(COUNT_PROMPTS).fetchall())
-    told = cursor.execute(READ_CONCEPTS, {"layer": layer.layer_id, "neuron": neuron}).fetchall()
-    # A run with values stores no statistics by concept, and firing that depends on the layer's scale is never stored.
-    if values is not None and (not told or layer.fires == "scale"):
-        told = _told_by_values(run, layer, neuron, values)
+Told = list[tuple[str, int, float, float, float]]
+"""For each concept: its tokens, the mean, the share of them on which the neuron fires, and the highest value."""
+
+
+def _concepts_told(run: RunTables, layer: Layer, neuron: int) -> Told:
+    """What the run stores of them; nothing in a run with values."""
+    return run.cursor().execute(READ_CONCEPTS, {"layer": layer.layer_id, "neuron": neuron}).fetchall()
+
+
+def _concept_means(run: RunTables, told: Told) -> tuple[ConceptMean, ...]:
+    prompts = dict(run.cursor().execute(COUNT_PROMPTS).fetchall())
     found = {
         concept: ConceptMean(concept, int(prompts[concept]), int(n), number(mean), number(rate), number(highest))
         for concept, n, mean, rate, highest in told
@@ -263,11 +276,7 @@ def _concept_means(
     return tuple(found[concept] for concept in run.concepts if concept in found)
 
 
-def _told_by_values(
-    run: RunTables, layer: Layer, neuron: int, values: NDArray[np.float32]
-) -> list[tuple[str, int, float, float, float]]:
-    """For each concept: its tokens, the mean, the share of them on which the neuron fires, and the highest value."""
-    fired = _fired(run, layer, neuron, values)
+def _told_by_values(run: RunTables, values: NDArray[np.float32], fired: NDArray[np.bool_]) -> Told:
     places: dict[str, list[NDArray[np.int64]]] = {}
     for concept, start, size in run.cursor().execute(READ_SPANS).fetchall():
         places.setdefault(concept, []).append(np.arange(start, start + size))
@@ -279,7 +288,7 @@ def _told_by_values(
     return told
 
 
-def _fired(run: RunTables, layer: Layer, neuron: int, values: NDArray[np.float32]) -> NDArray[np.bool_]:
+def fired_on(run: RunTables, layer: Layer, neuron: int, values: NDArray[np.float32]) -> NDArray[np.bool_]:
     """On which tokens the neuron fires (methods §1): bool[tokens]."""
     threshold = firing_threshold(run, layer)
     if threshold is not None:

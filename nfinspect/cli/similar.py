@@ -23,7 +23,8 @@ from nfinspect.cli.progress import CommandLine, recompute_option
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Any
 
     from nfinspect.analyses.similar import Similar
     from nfinspect.analysis.keeping import Made
@@ -94,20 +95,22 @@ def _with_weights(
     layers: "Sequence[int] | None",
     model: str | None,
     recompute: bool,
-    loading: "dict[str, object]",
+    loading: "Mapping[str, Any]",
 ) -> "Similar":
     """The saved result with weights, or a new one, which is saved: the model is loaded only for that."""
     from nfinspect.analysis.chosen import chosen_layers
     from nfinspect.analysis.keeping import keep_or_find
     from nfinspect.experiments.run_model import named_model, run_model
+    from nfinspect.experiments.weight_cosines import cosines_in_run
     from nfinspect.model_files import lasting_name, weights_stamp
     from nfinspect_store.results import run_results
 
-    name = full_name(named_model(file, model, "similar --weights"), loading["revision"])  # type: ignore[arg-type]
+    name = full_name(named_model(file, model, "similar --weights"), loading["revision"])
 
     def make(tick: "Tick") -> "Made":
         loaded = run_model(file, model, "similar --weights", **loading)
-        return computed(file, address, site, layers, tick, loaded=loaded).to_json(), {}
+        cosines = cosines_in_run(loaded, file, address, site, layers)
+        return computed(file, address, site, layers, tick, weights=cosines).to_json(), {}
 
     chosen = chosen_layers(file, site, layers)
     settings = {
@@ -118,6 +121,7 @@ def _with_weights(
         "site": site,
         "layers": [layer.layer for layer in chosen],
     }
+    found: Similar
     _, found = keep_or_find(
         run_results(file.path),
         SPEC.result_kind,

@@ -1,32 +1,36 @@
 """How alike the weights of one neuron are to those of all neurons of its site (methods §17)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nfinspect.analysis.chosen import chosen_layers
+from nfinspect.analysis.correlation import WeightCosines
 from nfinspect.experiments.direct_path import projection_weight
 from nfinspect.models import LayerSite, LoadedModel, find_sites
 from nfinspect.models.structure import width_in, width_out
+from nfinspect_store.addresses import Address
 from nfinspect_store.errors import RequestError
+from nfinspect_store.tables import RunTables
 
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class WeightCosines:
-    """Cosines with every neuron of each layer, float64[neurons] for each layer, NaN where a vector is 0.
+def cosines_in_run(
+    loaded: LoadedModel, run: RunTables, neuron: Address | str, site: str | None, layers: Sequence[int] | None
+) -> WeightCosines:
+    """weight_cosines of a neuron of a run with those of the layers in which `similar` seeks others: of its own site.
 
-    gate, inputs: None where the site has no such rows, or they are not known; notes says why.
+    Raises RequestError for another site, too.
     """
-
-    gate: tuple[Floats, ...] | None
-    inputs: tuple[Floats, ...] | None
-    outputs: tuple[Floats, ...]
-    notes: tuple[str, ...]
+    own, number = run.resolve(neuron)
+    if site is not None and site != own.site:
+        raise RequestError(f"weights at {own.site} and {site} are not of one kind: compare them at one site")
+    chosen = [layer.layer for layer in chosen_layers(run, own.site, layers)]
+    return weight_cosines(loaded, own.site, (own.layer, number), chosen)
 
 
 def weight_cosines(loaded: LoadedModel, site: str, of: tuple[int, int], layers: Sequence[int]) -> WeightCosines:
@@ -61,7 +65,7 @@ def weight_cosines(loaded: LoadedModel, site: str, of: tuple[int, int], layers: 
     outputs = compared([_outputs(loaded, one) for one in (own, *sites)])
     if outputs is None:
         raise RequestError(f"the layers' output weights at {site} differ in width: they cannot be compared")
-    return WeightCosines(gate, inputs, outputs, tuple(notes))
+    return WeightCosines(loaded.name, gate, inputs, outputs, tuple(notes))
 
 
 def _outputs(loaded: LoadedModel, site: LayerSite) -> Tensor:
@@ -104,4 +108,4 @@ def _cosines(vector: Tensor, rows: Tensor) -> Floats:
         sizes = part.norm(dim=1) * vector.norm()
         cosine = (part @ vector) / torch.where(sizes > 0, sizes, torch.nan)
         found[start : start + 4096] = cosine.cpu()
-    return np.round(np.clip(found.double().numpy(), -1, 1), 6)
+    return np.asarray(np.round(np.clip(found.double().numpy(), -1, 1), 6), np.float64)

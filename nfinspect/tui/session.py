@@ -32,6 +32,7 @@ from nfinspect_store.results import Result, run_results
 if TYPE_CHECKING:
     from nfinspect.analyses.analysis_spec import AnalysisSpec
     from nfinspect.analyses.kind_overlap import KindOverlap
+    from nfinspect.analysis.neuron_examples import QuantileExamples
     from nfinspect.analysis.overlap import Overlap
     from nfinspect.analysis.trace import Trace
 
@@ -188,6 +189,11 @@ class Session:
 
     def neuron(self, address: Address) -> neuron.NeuronDetail:
         return self._once(("neuron", address), lambda run: neuron.neuron_detail(run, address))
+
+    def quantile_examples(self, address: Address) -> QuantileExamples:
+        from nfinspect.analysis.neuron_examples import quantile_examples
+
+        return self._once(("quantiles", address), lambda run: quantile_examples(run, address))
 
     def trace(self, request: TraceRequest) -> Trace:
         from nfinspect.analysis.trace import trace

@@ -33,11 +33,11 @@ def examples_of(values: NDArray[np.float32], starts: NDArray[np.int64], seed: in
 
 def draw(seed: int, offered: NDArray[np.int64]) -> NDArray[np.int64]:
     """The KEPT of the offered tokens that draw the smallest numbers, the smallest first."""
-    order: NDArray[np.int64] = np.argsort(_drawn(seed, offered), kind="stable")[:KEPT]
+    order: NDArray[np.int64] = np.argsort(drawn(seed, offered), kind="stable")[:KEPT]
     return offered[order]
 
 
-def _drawn(seed: int, token_idx: NDArray[np.int64]) -> NDArray[np.uint64]:
+def drawn(seed: int, token_idx: NDArray[np.int64]) -> NDArray[np.uint64]:
     """A number for each token from the seed: the output function of splitmix64 (Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         x = (token_idx.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)

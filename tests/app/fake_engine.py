@@ -14,6 +14,7 @@ import numpy as np
 from nfinspect.analyses.analysis_spec import AnalysisSpec
 from nfinspect.analysis.health import NetworkReport, report_of_layers
 from nfinspect.analysis.neuron import ConceptMean, ExampleText, NeuronDetail, NeuronHistogram, WindowToken
+from nfinspect.analysis.neuron_examples import QuantileExamples
 from nfinspect.analysis.neurons import NeuronPage, NeuronRow
 from nfinspect.analysis.overlap import Overlap, Pair, RankedNeuron, SharedNeuron
 from nfinspect.analysis.prompt_text import TextPart
@@ -207,6 +208,10 @@ class FakeSession:
             (example(1.5),),
             means,
         )
+
+    def quantile_examples(self, address: Any) -> QuantileExamples:
+        self.calls.append(("quantiles", str(address)))
+        return QuantileExamples((0.95, 0.05), (example(8.5, self.token), example(0.5)), 125)
 
     def trace(self, request: TraceRequest) -> Trace:
         self.calls.append(("trace", request))

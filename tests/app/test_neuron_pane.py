@@ -4,9 +4,13 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pytest
+from analysed_run import keep_analyses, write_study
 from app_driver import Start
 from fake_engine import FakeEngine, FakeSession, example, row
+from test_making_analyses import go
 
+from nfinspect.tui.engine import Engine
 from nfinspect.tui.glyphs import UNICODE
 from nfinspect.tui.neuron_text import example_cell, why
 from nfinspect.tui.widgets.paged_table import PagedTable
@@ -154,10 +158,10 @@ async def test_values_that_are_rounded_are_called_so_on_a_line_of_their_own(star
 
 async def test_back_from_the_prompt_the_examples_have_the_keys(start: Start) -> None:
     async with start() as app:
-        await app.press("n", "enter", "j", "enter", "escape", "j")
+        await app.press("n", "enter", "j", "enter", "escape", "k")
         examples = app.pane.query_one("#examples", PagedTable)
         assert examples.has_focus
-        assert examples.cursor == 2
+        assert examples.cursor == 0
 
 
 async def test_the_panel_without_the_keys_has_another_cursor(start: Start) -> None:
@@ -200,3 +204,101 @@ def test_a_dead_neuron_is_called_silent_only_where_it_is_0() -> None:
         "|a| at most 0.001376 on all 400 tokens, below 1% of its layer's mean |a|, "
         "alive on up to 0.75% of others (95 % bound)"
     )
+
+
+async def test_v_goes_from_the_top_to_quantiles_the_lowest_and_random_ones(start: Start) -> None:
+    engine = FakeEngine()
+    async with start(engine) as app:
+        await app.press("n", "enter")
+        examples = app.pane.query_one("#examples", PagedTable)
+
+        def kinds() -> list[str]:
+            return [examples.row_at(i)[0] for i in range(examples.total)]
+
+        assert kinds() == ["top", "top"] and "top: token in brackets" in app.text
+        assert ("quantiles", "L0/N0") not in engine.session.calls, "they are read when asked for"
+        await app.press("v")
+        assert kinds() == ["p95", "p5"] and "quantiles: token in brackets" in app.text
+        await app.press("v")
+        assert kinds() == [] and "its lowest value is 0: it fires on 25.0% of 500 tokens" in app.text
+        await app.press("v")
+        assert kinds() == ["random"] and "random, seed 0: token in brackets" in app.text
+        await app.press("v", "v", "J")
+        assert app.crumbs.endswith("L0/N1") and kinds() == ["p95", "p5"], "the next neuron in the same view"
+        assert ("quantiles", "L0/N1") in engine.session.calls
+
+
+async def test_a_run_of_statistics_says_why_it_has_no_quantiles(start: Start) -> None:
+    engine = FakeEngine(session=FakeSession(has_values=False, values_kept="statistics only (--keep stats)"))
+    async with start(engine, size=(120, 24)) as app:
+        await app.press("n", "enter", "v")
+        assert "quantile examples need every value, and this run holds statistics only" in app.text
+        assert not [call for call in engine.session.calls if call[0] == "quantiles"]
+
+
+async def test_figures_are_whole_at_any_width(start: Start) -> None:
+    """Each with its name on one line, and notes that take too much are cut with a sign, not silently."""
+    engine = FakeEngine()
+    neuron = engine.session.neuron
+    wide = dict(mean=-1.234567e-7, std=123456.7, min=-98765.4, max=-1.234567e-5, mean_abs=4.321e9)
+    note = "recorded are a few tokens only " * 30
+
+    def long(address: object) -> object:
+        found = neuron(address)
+        return dataclasses.replace(found, row=dataclasses.replace(found.row, **wide), notes=(note,))
+
+    engine.session.neuron = long  # type: ignore[method-assign]
+    for width in (60, 80, 100, 200):
+        async with start(engine, size=(width, 24)) as app:
+            await app.press("n", "enter")
+            for figure in ("mean -1.235e-7", "std 123,457", "min -98,765", "max -1.235e-5", "mean|a| 4.321e9",
+                           "excess kurtosis 3.000", "dormancy 0.9000"):  # fmt: skip
+                assert any(figure in line for line in app.lines), (width, figure)
+            box = app.pane.query_one("#figures")
+            drawn = box.content.plain
+            assert drawn.endswith(("…", note)), width
+            assert app.pane.query_one("#examples").size.height >= 4, width
+
+
+async def test_the_signs_of_gate_and_up_stand_beside_the_examples(start: Start) -> None:
+    engine = FakeEngine()
+    neuron = engine.session.neuron
+    engine.session.layers = tuple(
+        dataclasses.replace(layer, fires="gate", activation="silu") for layer in engine.session.layers
+    )
+
+    def gated(address: object) -> object:
+        found = neuron(address)
+        return dataclasses.replace(found, gates={e.token_idx: False for e in found.top_examples})
+
+    engine.session.neuron = gated  # type: ignore[method-assign]
+    async with start(engine) as app:
+        await app.press("n", "enter")
+        line = next(line for line in app.lines if " top " in line and "9.000" in line)
+        assert "9.000 -- tulip" in line, "a negative gate and a value above 0: up is negative"
+
+
+@pytest.fixture
+def analysed(tmp_path: Path) -> Path:
+    keep_analyses(write_study(tmp_path / "store"))
+    return tmp_path / "store"
+
+
+async def test_saved_ngrams_and_positions_are_told_in_a_line_each(start: Start, analysed: Path) -> None:
+    """L0/N3 fires on the hostile token alone, L0/N7 in the second half of each prompt."""
+    async with start(Engine(analysed), "study", size=(120, 40)) as app:
+        await go(app, "L0/N3")
+        assert 'token detector, 100% on "' in app.text
+        assert "\x1b" not in app.text
+        await go(app, "L0/N7")
+        line = next(line for line in app.lines if "position: " in line)
+        assert "over 100 sequences" in line and "▁" not in line.split("sequences")[1].split()[0][-8:]
+        assert "no token or bigram detector" in app.text
+        await go(app, "L0/N5")
+        assert "not positional (100 sequences)" in app.text
+
+
+async def test_what_is_not_computed_is_said_with_the_key(start: Start) -> None:
+    async with start() as app:
+        await app.press("n", "enter")
+        assert "n-grams and positions not computed (a)" in app.text

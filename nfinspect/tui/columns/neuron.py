@@ -37,15 +37,27 @@ def concept_columns(concepts: Callable[[], Sequence[ConceptMean]], g: Glyphs) ->
     ]
 
 
-def example_columns(strongest: Callable[[], float], g: Glyphs) -> list[Column]:
-    """One row an example, with as much of its text as fits around its token."""
+def example_columns(
+    strongest: Callable[[], float],
+    g: Glyphs,
+    *,
+    title: str = "",
+    signs: Callable[[ExampleText], str] | None = None,
+) -> list[Column]:
+    """One row an example, with as much of its text as fits around its token. title: which examples they are; signs:
+    those of gate and up at an example, None where they are not known.
+    """
 
     def text(row: tuple[str, ExampleText], width: int) -> Cell:
         return example_cell(row[1], width, strongest(), g)
 
+    def gates(row: tuple[str, ExampleText], width: int) -> Cell:
+        return Cell(signs(row[1]) if signs is not None else "", "dim")
+
     return [
         Column("kind", 6, lambda r, w: Cell(r[0], "dim")),
         Column("value", 8, lambda r, w: Cell(number(r[1].value, g, room=w), "bold"), "right"),
+        *((Column("gu", 2, gates),) if signs is not None else ()),
         Column("concept", 9, lambda r, w: Cell(r[1].concept, "dim")),
-        Column("text around the token in brackets", 20, text, flex=True),
+        Column(f"{title}: token in brackets" if title else "token in brackets", 20, text, flex=True),
     ]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
+from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 
 from nfinspect.present.numbers import count, number, percent
-from nfinspect.tui.cells import Cell, content
+from nfinspect.tui.cells import Cell, fit, flowed, lines
 from nfinspect.tui.columns.neuron import concept_columns, example_columns
 from nfinspect.tui.columns.neurons import said_of
 from nfinspect.tui.neuron_text import why
@@ -19,17 +20,29 @@ from nfinspect.tui.panes.run_pane import RunPane
 from nfinspect.tui.places import place
 from nfinspect.tui.steps import Found, Step, Steps, find, sizes_of
 from nfinspect.tui.widgets.chart_box import ChartBox
-from nfinspect.tui.widgets.paged_table import PagedTable
+from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
-    from nfinspect.analysis.neuron import ConceptMean, NeuronDetail
+    from collections.abc import Mapping
+
+    from nfinspect.analysis.neuron import ConceptMean, ExampleText, NeuronDetail
+    from nfinspect.analysis.neuron_examples import QuantileExamples
     from nfinspect.tui.session import Session
     from nfinspect_store.addresses import Address
+    from nfinspect_store.types import Layer
 
 
 AHEAD = 8
 """Neighbours that are kept once read."""
+
+VIEWS = ("top", "quantiles", "lowest", "random")
+"""Which examples are shown."""
+
+MOST = 3
+"""The part of the pane's lines that figures may take, so that the examples stay in sight: notes that take more are cut,
+which an ellipsis says.
+"""
 
 
 class NeuronPane(RunPane):
@@ -38,7 +51,10 @@ class NeuronPane(RunPane):
     help_text = (
         "Tokens are toned by how strongly they set the neuron off, relative to the strongest on "
         "screen; the one that the example is about is in brackets. Concept bars are mean "
-        "activations over all tokens of the concept; bars of negative means are dim."
+        "activations over all tokens of the concept; bars of negative means are dim. v goes on to other examples: at "
+        "quantiles of the values at which the neuron fires (p95: 95 % of them are lower), its lowest, and random ones. "
+        "gu: signs of gate and up, where the MLP is gated and values are kept. What saved n-grams and positions say is "
+        "below the figures."
     )
 
     first_focus = "#examples"
@@ -46,6 +62,7 @@ class NeuronPane(RunPane):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("J", "step(1)", "Next neuron", id="neuron.next"),
         Binding("K", "step(-1)", "Previous", id="neuron.previous"),
+        Binding("v", "view", "Examples", id="neuron.view"),
         Binding("p", "logits", "Promoted tokens", show=False, id="neuron.logits"),
         Binding("s", "similar", "Similar neurons", show=False, id="neuron.similar"),
         Binding("b", "log", "Histogram log or linear", show=False, id="neuron.log"),
@@ -58,16 +75,19 @@ class NeuronPane(RunPane):
     ]
 
     DEFAULT_CSS = """
-    NeuronPane #figures { height: auto; max-height: 6; padding: 0 1; }
+    NeuronPane #figures { height: auto; padding: 0 1; }
     NeuronPane #middle { layout: horizontal; height: 9; }
     NeuronPane #concepts { width: 34; height: 1fr; }
     NeuronPane.-tall #middle { height: 15; }
-    NeuronPane.-short #middle { height: 7; }
+    NeuronPane.-short #middle { height: 6; }
     NeuronPane.-shorter #middle { display: none; }
     NeuronPane.-wide #concepts { width: 60; }
     """
 
     _detail: NeuronDetail | None = None
+    _quantiles: QuantileExamples | None = None
+    _told: tuple[str, str] | None = None
+    _view = 0
     _log_scale: bool | None = None
 
     def __init__(self, session: Session, address: Address, steps: Steps | None = None) -> None:
@@ -90,9 +110,7 @@ class NeuronPane(RunPane):
             concepts = PagedTable(concept_columns(self._concepts, g), glyphs=g, empty="no concepts", id="concepts")
             concepts.add_class("panel")
             yield concepts
-        examples = PagedTable(
-            example_columns(self._strongest_value, g), glyphs=g, empty="no examples kept", id="examples"
-        )
+        examples = PagedTable(self._example_columns(), glyphs=g, empty="no examples kept", id="examples")
         examples.add_class("panel", "ruled-top")
         yield examples
 
@@ -101,6 +119,27 @@ class NeuronPane(RunPane):
 
     def _strongest_value(self) -> float:
         return self._strongest
+
+    def _example_columns(self) -> list[Column]:
+        title = VIEWS[self._view] if VIEWS[self._view] != "random" else f"random, seed {self.session.info.seed}"
+        return example_columns(
+            self._strongest_value, self.glyphs, title=title, signs=self._signs if self._gates else None
+        )
+
+    @property
+    def _gates(self) -> Mapping[int, bool]:
+        """By token_idx of the examples on screen, the sign of the gate; empty where it is not known."""
+        found = self._quantiles if VIEWS[self._view] == "quantiles" else self._detail
+        return found.gates if found is not None else {}
+
+    def _signs(self, example: ExampleText) -> str:
+        from nfinspect.analysis.neuron_examples import gate_and_up
+
+        return gate_and_up(self._layer, self._gates.get(example.token_idx), example.value)
+
+    @property
+    def _layer(self) -> Layer:
+        return next(x for x in self.session.layers if x.site == self.site and x.layer == self._address.layer)
 
     @property
     def hint(self) -> str:
@@ -112,6 +151,7 @@ class NeuronPane(RunPane):
 
     def on_resize(self) -> None:
         self.set_class(self.size.width >= 120, "-wide")
+        self._draw_figures()
 
     def on_chart_box_resized(self) -> None:
         self._draw_chart()
@@ -172,7 +212,7 @@ class NeuronPane(RunPane):
     def _failed(self, line: str) -> None:
         self._asked_step, self._further = None, 0
         if self._detail is None:
-            self.query_one("#figures", TextBlock).put(content(Cell(f"! {line}", "bad")))
+            self.query_one("#figures", TextBlock).put(lines([[Cell(f"! {line}", "bad")]]))
         self.say_failed(line)
 
     def _show(self, found: Found) -> None:
@@ -186,6 +226,7 @@ class NeuronPane(RunPane):
 
     def _put(self, found: Found) -> None:
         self._address, self._total, self._detail = found.address, found.total, found.detail
+        self._quantiles = self._told = None
         self._steps = Steps(self._steps.query, self._steps.around, found.row)
         self.crumb = str(found.address)
 
@@ -194,23 +235,71 @@ class NeuronPane(RunPane):
         if self._detail is None:
             return
         self._draw_figures()
-        detail = self._detail
-        kinds = (
-            ("top", detail.top_examples),
-            ("min", detail.min_examples),
-            ("random", detail.random_examples),
-        )
-        rows = [(kind, example) for kind, examples in kinds for example in examples]
+        self._draw_examples()
+        self.query_one("#concepts", PagedTable).put_rows(sorted(self._detail.concepts, key=lambda c: -(c.mean or 0.0)))
+        self._draw_chart()
+        self._ask_results()
+        self.hub.update_trail()
+
+    def _draw_examples(self) -> None:
+        """Those of the view; where there are none, why."""
+        examples = self.query_one("#examples", PagedTable)
+        rows, examples.empty = self._examples()
         values = [abs(t.value) for _, e in rows for t in e.window if t.value is not None]
         self._strongest = max(values, default=0.0)
-        examples = self.query_one("#examples", PagedTable)
+        examples.set_columns(self._example_columns())
         examples.put_rows(rows)
         if not self._stays:
             examples.move_to(0)
         self._stays = False
-        self.query_one("#concepts", PagedTable).put_rows(sorted(detail.concepts, key=lambda c: -(c.mean or 0.0)))
-        self._draw_chart()
-        self.hub.update_trail()
+
+    def _examples(self) -> tuple[list[tuple[str, ExampleText]], str]:
+        """The rows of the view, each with its kind, and what is said if there is none."""
+        detail = self._detail
+        assert detail is not None
+        match VIEWS[self._view]:
+            case "top":
+                return [("top", example) for example in detail.top_examples], "no examples kept"
+            case "random":
+                return [("random", example) for example in detail.random_examples], "no examples kept"
+            case "lowest" if detail.min_examples and not any(e.value for e in detail.min_examples):
+                n = count(detail.row.n, self.glyphs)
+                fires = percent(detail.row.firing_rate, self.glyphs)
+                return [], f"its lowest value is 0: it fires on {fires} of {n} tokens"
+            case "lowest":
+                return [("min", example) for example in detail.min_examples], "no examples kept"
+        if not self.session.has_values:
+            return [], f"quantile examples need every value, and this run holds {self.session.values_kept}"
+        if self._quantiles is None:
+            self._ask_quantiles()
+            return [], "reading"
+        pairs = zip(self._quantiles.quantiles, self._quantiles.examples, strict=True)
+        return [(f"p{100 * quantile:.0f}", example) for quantile, example in pairs], "it fires on no token"
+
+    def _ask_quantiles(self) -> None:
+        address = self._address
+
+        def put(found: QuantileExamples) -> None:
+            if address == self._address:
+                self._quantiles = found
+                self._draw_examples()
+
+        read = partial(self.session.quantile_examples, address)
+        self.load("quantiles", read, put, busy="reading quantiles")
+
+    def _ask_results(self) -> None:
+        """What saved results say of the neuron."""
+        from nfinspect.tui.neuron_results import told_of
+
+        address = self._address
+        of = partial(told_of, self.session, self.site, address.layer, address.neuron, self.glyphs)
+
+        def put(told: tuple[str, str]) -> None:
+            if address == self._address:
+                self._told = told
+                self._draw_figures()
+
+        self.load("told", of, put, lambda line: None)
 
     _strongest = 0.0
     _stays = False
@@ -225,26 +314,52 @@ class NeuronPane(RunPane):
         tone = "good" if r.cls == "normal" else "warn"
         near = ", near-dead" if r.near_dead and r.cls != "dead" else ""
         roughly = " (approximate)" if r.approximate else ""
-        self.query_one("#figures", TextBlock).put(
-            content(
-                Cell(f"{self._address} {r.cls}", tone),
-                f"{near}{roughly}: {why(r, g)}",
-                Cell(mark, "accent"),
-                *(("\n", Cell(noted, "accent")) if noted else ()),
-                "\n",
-                f"mean {number(r.mean, g)}  std {number(r.std, g)}  median {number(self._detail.median, g)}  "
-                f"min {number(r.min, g)}  max {number(r.max, g)}  mean|a| {number(r.mean_abs, g)}\n",
-                f"fires {percent(r.firing_rate, g)} of {count(r.n, g)} tokens  "
-                f"dormancy {number(r.dormancy, g)}  "
-                f"skew {number(r.skewness, g)}  excess kurtosis {number(r.excess_kurtosis, g)}",
-                *(
-                    piece
-                    for about in (*self._detail.notes, self._detail.about_values)
-                    if about
-                    for piece in ("\n", Cell(about, "warn"))
-                ),
-            )
-        )
+        width = max(20, self.size.width - 2)
+        rows: list[list[Cell | str]] = [
+            [Cell(f"{self._address} {r.cls}", tone), f"{near}{roughly}: {why(r, g)}", Cell(mark, "accent")]
+        ]
+        if noted:
+            rows.append([Cell(noted, "accent")])
+        rows += flowed([[figure] for figure in self._figures()], "  ", width)
+        if self._told is not None:
+            words = ((told, tone) for told, tone in self._told_words() if told)
+            whole = ((fit(told, width, g) if cell_len(told) > width else told, tone) for told, tone in words)
+            rows += flowed([[Cell(told, tone)] for told, tone in whole], "; ", width)
+        taken = sum(-(-sum(cell_len(x if isinstance(x, str) else x.text) for x in row) // width) for row in rows)
+        notes = "; ".join(filter(None, (*self._detail.notes, self._detail.about_values)))
+        if notes:
+            room = max(1, self.size.height // MOST - taken)
+            room *= width - width // 8 if room > 1 else width  # lines are broken between words
+            rows.append([Cell(fit(notes, room, g) if cell_len(notes) > room else notes, "warn")])
+        self.query_one("#figures", TextBlock).put(lines(rows))
+
+    def _figures(self) -> list[str]:
+        """Each with its name; they flow into as many lines as they need."""
+        assert self._detail is not None
+        g, r = self.glyphs, self._detail.row
+        return [
+            f"mean {number(r.mean, g)}",
+            f"std {number(r.std, g)}",
+            f"median {number(self._detail.median, g)}",
+            f"min {number(r.min, g)}",
+            f"max {number(r.max, g)}",
+            f"mean|a| {number(r.mean_abs, g)}",
+            f"fires {percent(r.firing_rate, g)} of {count(r.n, g)} tokens",
+            f"dormancy {number(r.dormancy, g)}",
+            f"skew {number(r.skewness, g)}",
+            f"excess kurtosis {number(r.excess_kurtosis, g)}",
+        ]
+
+    def _told_words(self) -> list[tuple[str, str]]:
+        """What saved results say, or that there is none; and why a gated neuron has no signs."""
+        assert self._told is not None
+        lacking = [name for name, told in zip(("n-grams", "positions"), self._told, strict=True) if not told]
+        told = [(one, "") for one in self._told]
+        if lacking:
+            told.append((f"{' and '.join(lacking)} not computed (a)", "dim"))
+        if self._layer.fires == "gate" and not self.session.has_values:
+            told.append(("gate and up signs need every value (--keep all)", "dim"))
+        return told
 
     def _draw_chart(self) -> None:
         if self._detail is None:
@@ -295,6 +410,11 @@ class NeuronPane(RunPane):
 
     def action_logits(self) -> None:
         self.hub.into(place("logits", self.session, self._address), self.session.name)
+
+    def action_view(self) -> None:
+        self._view = (self._view + 1) % len(VIEWS)
+        if self._detail is not None:
+            self._draw_examples()
 
     def action_similar(self) -> None:
         """To the neurons like this one; J and K have left the address that the pane was opened with."""
