@@ -38,7 +38,8 @@ class SimilarPane(AnalysisPane):
 
     def show_found(self, found: Found) -> None:
         super().show_found(found)
-        if found.analysis is None and self.session.has_values and self.site not in self._asked_for:
+        can = self.session.has_values and not self.session.under_way
+        if found.analysis is None and can and self.site not in self._asked_for:
             self._asked_for.add(self.site)  # once: a command that failed is not repeated unasked
             self.action_make()
 
