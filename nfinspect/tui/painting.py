@@ -52,8 +52,8 @@ class HeldScreen(Screen[Any]):
             self.set_timer(NEXT_UPDATE, self._compositor_refresh)
 
     def _compositor_refresh(self) -> None:
-        """What is not painted stays dirty. A paint takes all that widgets have asked for, also before their first layout:
-        Textual forgets who asked then, and the next line that changes would bring the whole widget again.
+        """What is not painted stays dirty. A paint takes all that widgets have asked for, also before their first
+        layout: Textual forgets who asked then, and the next line that changes would bring the whole widget again.
         """
         if self._hold is None:
             self._compositor.update_widgets(set(self._compositor.visible_widgets))
