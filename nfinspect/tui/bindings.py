@@ -16,10 +16,12 @@ def binding_ids(app: type[Any]) -> frozenset[str]:
     from nfinspect.tui.panes.analyses import AnalysesPane
     from nfinspect.tui.panes.analysis import pane_of
     from nfinspect.tui.panes.compare import ComparePane
+    from nfinspect.tui.panes.diff import DiffPane
     from nfinspect.tui.panes.history import HistoryPane
     from nfinspect.tui.panes.layers import LayersPane
     from nfinspect.tui.panes.lens import LensPane
     from nfinspect.tui.panes.live import LivePane
+    from nfinspect.tui.panes.marked import MarkedPane
     from nfinspect.tui.panes.neuron import NeuronPane
     from nfinspect.tui.panes.neurons import NeuronsPane
     from nfinspect.tui.panes.overlap import OverlapPane
@@ -37,6 +39,8 @@ def binding_ids(app: type[Any]) -> frozenset[str]:
         AnalysesPane,
         LensPane,
         ComparePane,
+        DiffPane,
+        MarkedPane,
         WalkPane,
     )  # the others add no keys of their own
     others = (app, PromptInput, Confirm, Picker, HelpScreen, PagedTable, TextPanel, TokenText, SqlEditor)

@@ -26,7 +26,14 @@ ARGUMENTS = {"lens": " The capital of", "logits": " L1/N4", "similar": " L1/N4"}
 def _analyses() -> str:
     """What to type to go to each analysis, to a comparison and to marked neurons."""
     return "  ".join(
-        [":analyses", *(f":{name}{ARGUMENTS.get(name, '')}" for name in names()), ":compare A,B", ":marks", ":@name"]
+        [
+            ":analyses",
+            *(f":{name}{ARGUMENTS.get(name, '')}" for name in names()),
+            ":compare A,B",
+            ":diff A B",
+            ":marks",
+            ":@name",
+        ]
     )
 
 

@@ -21,6 +21,7 @@ WORDS = (
     "runs",
     "watch",
     "compare",
+    "diff",
     "layers",
     "neurons",
     "trace",
@@ -34,7 +35,7 @@ WORDS = (
 )
 EXPECTED = (
     "L12/N3071, L12, a class such as dead, trace CONCEPT, overlap, walk PROMPT, sql, layers, neurons, runs, "
-    f"watch NAME, compare A,B, marks, @SET, analyses, {', '.join(ANALYSES)} or quit"
+    f"watch NAME, compare A,B, diff A B, marks, @SET, analyses, {', '.join(ANALYSES)} or quit"
 )
 
 
@@ -89,6 +90,8 @@ def go_to(app: Hub, text: str) -> None:
             raise RequestError("watch which training? expected watch NAME")
         case "compare":
             to_comparison(app, tuple(name.strip() for name in target.rest.split(",") if name.strip()))
+        case "diff":
+            to_diff(app, tuple(target.rest.replace(",", " ").split()))
         case _:
             session = app.session_here()
             if session is None:
@@ -108,6 +111,16 @@ def to_comparison(app: Hub, runs: tuple[str, ...]) -> None:
         how = "Space marks them in the list of runs, or :compare A,B names them"
         raise RequestError(f"expected 2 to {len(SIGNS)} runs to compare, found {len(runs)}: {how}")
     app.into(place("compare", runs))
+
+
+def to_diff(app: Hub, runs: tuple[str, ...]) -> None:
+    """Two runs neuron by neuron; of a single name, the run that is open against it. Raises RequestError."""
+    here = app.session_here()
+    if len(runs) == 1 and here is not None:
+        runs = (here.name, *runs)
+    if len(set(runs)) != 2 or len(runs) != 2:
+        raise RequestError(f"expected two different runs, as in diff A B; found {' '.join(runs) or 'none'}")
+    app.into(place("diff", *runs))
 
 
 def _in_run(app: Hub, session: Session, target: Target) -> Place:

@@ -34,6 +34,10 @@ def _pane(name: str) -> Any:
             from nfinspect.tui.panes.compare import ComparePane
 
             return ComparePane
+        case "diff":
+            from nfinspect.tui.panes.diff import DiffPane
+
+            return DiffPane
         case "layers":
             from nfinspect.tui.panes.layers import LayersPane
 

@@ -32,6 +32,7 @@ from nfinspect_store.results import Result, run_results
 if TYPE_CHECKING:
     from nfinspect.analyses.analysis_spec import AnalysisSpec
     from nfinspect.analyses.kind_overlap import KindOverlap
+    from nfinspect.analysis.diff import Diff
     from nfinspect.analysis.neuron_examples import QuantileExamples
     from nfinspect.analysis.overlap import Overlap
     from nfinspect.analysis.trace import Trace
@@ -194,6 +195,13 @@ class Session:
         from nfinspect.analysis.neuron_examples import quantile_examples
 
         return self._once(("quantiles", address), lambda run: quantile_examples(run, address))
+
+    def diff(self, other: Session, site: str | None, *, other_texts: bool = False) -> Diff:
+        """From this run to another, neuron by neuron. Raises RequestError for runs that cannot be compared."""
+        from nfinspect.analysis.diff import diff
+
+        with self._reading() as a, other._reading() as b:
+            return diff(a, b, site, other_texts=other_texts)
 
     def trace(self, request: TraceRequest) -> Trace:
         from nfinspect.analysis.trace import trace

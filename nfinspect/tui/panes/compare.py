@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -18,9 +18,10 @@ from nfinspect.tui.columns.compare import compare_columns, figure_of
 from nfinspect.tui.commands import make_command
 from nfinspect.tui.comparing import SIGNS, TOPICS, Comparison, LayerRow, OfRun, Topic, key_name, of_run
 from nfinspect.tui.listing import Arranged, Listing
-from nfinspect.tui.panes.base import Pane, arranging_keys, one_line
+from nfinspect.tui.panes.base import Pane, arranging_keys
 from nfinspect.tui.panes.command import CommandQueue
 from nfinspect.tui.panes.exporting import Export, json_export
+from nfinspect.tui.panes.opening import open_runs
 from nfinspect.tui.panes.sorted_rows import ACTIONS, SortedRows, SortingKeys
 from nfinspect.tui.places import place
 from nfinspect.tui.widgets.chart_box import ChartBox
@@ -72,6 +73,7 @@ class ComparePane(SortingKeys, Pane):
         *arranging_keys("analysis", before="sort_before"),
         *(Binding(str(i + 1), f"topic({i})", one.name, show=False, id=key_name(i)) for i, one in enumerate(TOPICS[:9])),
         Binding("c", "drawing", "Drawing", id="compare.drawing"),
+        Binding("d", "diff", "Neuron by neuron", id="compare.diff"),
         Binding("S", "site", "Site", show=False, id="compare.site"),
         Binding("y", "copy", "Copy the table", show=False, id="compare.copy"),
         Binding("e", "export", "Export", show=False, id="compare.export"),
@@ -131,7 +133,7 @@ class ComparePane(SortingKeys, Pane):
         self._reading = True
         self.draw_about()
         closed = [name for name in self._runs if name not in self.hub.sessions]
-        self.load("opened", partial(_open, self.hub.engine, closed), self._opened, busy="opening the runs")
+        self.load("opened", partial(open_runs, self.hub.engine, closed), self._opened, busy="opening the runs")
 
     def _opened(self, answer: tuple[dict[str, Session], dict[str, str]]) -> None:
         opened, problems = answer
@@ -252,6 +254,8 @@ class ComparePane(SortingKeys, Pane):
             return bool(self._to_make())
         if action == "cancel":
             return self.queue.runner.state is not None
+        if action == "diff":
+            return len(self._runs) == 2
         return action not in ACTIONS or self.rows.sortable
 
     def job_news(self, state: JobState) -> None:
@@ -277,6 +281,9 @@ class ComparePane(SortingKeys, Pane):
             self.queue.problems, self.rows.shown = frozenset(), None
             self.rows.reset()
             self.changed()
+
+    def action_diff(self) -> None:
+        self.hub.into(place("diff", *self._runs, self._site))
 
     def action_drawing(self) -> None:
         place = self._drawings.get(self._topic.name, 0)
@@ -319,17 +326,6 @@ def _start(engine: Engine, session: Session, topic: Topic, site: str | None) -> 
     """In a worker: start the command that computes what a run lacks."""
     where = site or session.default_site
     return engine.start(make_command(topic.analysis, session, engine.store, where, choices=topic.options))
-
-
-def _open(engine: Engine, names: Sequence[str]) -> tuple[dict[str, Session], dict[str, str]]:
-    """In a worker: the sessions of runs, and why the others cannot be opened."""
-    opened, problems = {}, {}
-    for name in names:
-        try:
-            opened[name] = engine.open(name)
-        except Exception as error:  # a damaged run is a line, and costs the others nothing
-            problems[name] = one_line(error)
-    return opened, problems
 
 
 def _compare(

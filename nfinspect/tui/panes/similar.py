@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual.binding import Binding, BindingType
 
 from nfinspect.analyses.similar import SPEC
 from nfinspect.tui.panes.analysis import AnalysisPane
@@ -22,6 +24,8 @@ class SimilarPane(AnalysisPane):
 
     spec = SPEC
     help_text = SPEC.explains
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("d", "list", "List", id="similar.list")]
 
     def __init__(self, session: Session, address: Address) -> None:
         site = address.site or session.default_site
