@@ -24,9 +24,11 @@ Share = Callable[["RunWriter"], AbstractContextManager[None]]
 class Hosted:
     """A job and the run that it writes. Used by the thread that runs it."""
 
-    def __init__(self, job: Job, share: Share) -> None:
+    def __init__(self, job: Job, share: Share, read: Callable[[], bool]) -> None:
+        """share: lets others read a run while it is written; read: whether somebody does."""
         self._job = job
         self._share = share
+        self._read = read
 
     @contextlib.contextmanager
     def sharing(self, writer: "RunWriter") -> Iterator[None]:
@@ -49,6 +51,11 @@ class Hosted:
             bytes=told.bytes,
         )
         self._job.wait_if_paused()
+
+    @property
+    def watched(self) -> bool:
+        """Whether a client reads the run, or waits for news of this job."""
+        return self._read() or self._job.waited_for
 
     @property
     def followed(self) -> bool:

@@ -20,6 +20,9 @@ REMEMBERED = 32
 TOKENS_REMEMBERED = 4
 """Of these, the latest whose tokens can still be read."""
 
+WAITED_FOR = 5.0
+"""Seconds after which a client that asks no more for news of a job has gone, or does not look."""
+
 MOST_WAITING = 256
 
 MOST_NOTES = 1000
@@ -42,6 +45,7 @@ class Job:
         self._started: float | None = None
         self._seconds = 0.0
         self._state = JobState(number, request.arguments, request.directory, "waiting")
+        self._asked = -WAITED_FOR
         self.cancelled = False
         self.written = Written()
         self.stdout = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the job)
@@ -50,6 +54,14 @@ class Job:
     @property
     def id(self) -> int:
         return self._state.id
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether a client has waited for news of it in the last seconds."""
+        return time.monotonic() - self._asked < WAITED_FOR
+
+    def is_waited_for(self) -> None:
+        self._asked = time.monotonic()
 
     def state(self, known_notes: int | None = None) -> JobState:
         """known_notes: how many of its lines the client has; None: it wants none of them."""
@@ -231,5 +243,6 @@ class Jobs:
 
     def wait(self, job: Job, version: int, seconds: float) -> None:
         """Until the job has changed since `version`, or `seconds` have passed."""
+        job.is_waited_for()
         with self.changed:
             self.changed.wait_for(lambda: job.state().version > version, seconds)

@@ -162,7 +162,7 @@ class Server:
     def _do(self, job: Job) -> Ran:
         """Run a command as if in its user's directory and terminal; what it prints is kept."""
         ran = Ran(130)
-        with hosting(Hosted(job, self._shared.sharing)), as_in_terminal(job):
+        with hosting(Hosted(job, self._shared.sharing, lambda: self._shared.watched)), as_in_terminal(job):
             try:
                 self._cancelling = False
                 self._in_job = True

@@ -22,6 +22,10 @@ PATIENCE = 2.0
 """Seconds that a snapshot has to end before its client is cut off."""
 
 
+WATCHED = 10.0
+"""Seconds for which a run counts as watched after it was opened: who looks again and again keeps no snapshot."""
+
+
 class Snapshot:
     """One run as of one commit. `busy` is held while it is queried."""
 
@@ -49,6 +53,7 @@ class SharedRuns:
         self._writer: RunWriter | None = None
         self._base: duckdb.DuckDBPyConnection | None = None
         self._snapshots: set[Snapshot] = set()
+        self._opened = -WATCHED
 
     @contextlib.contextmanager
     def sharing(self, writer: RunWriter) -> Iterator[None]:
@@ -65,6 +70,11 @@ class SharedRuns:
             _end(left)
             base.close()
 
+    @property
+    def watched(self) -> bool:
+        """Whether somebody reads the run, or wanted to in the last seconds."""
+        return bool(self._snapshots) or time.monotonic() - self._opened < WATCHED
+
     def snapshot(self, path: Path, abort: Callable[[], None]) -> Snapshot:
         """The run at `path` as of its last commit. abort: cuts off whoever reads it.
 
@@ -74,6 +84,7 @@ class SharedRuns:
             writer, base = self._writer, self._base
             if writer is None or base is None or writer.path.resolve() != path.resolve():
                 raise RunEnded(f"{path.stem} is not being captured by this backend: its file can be read")
+            self._opened = time.monotonic()
             if not writer.tokens:
                 raise RunNotFound(f"{path.stem} is being captured and has committed nothing yet: try again in a minute")
             cursor = base.cursor()

@@ -4,7 +4,7 @@ The recorder knows nothing about models: capture_run feeds it from hooks, write_
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
@@ -63,9 +63,18 @@ class Recorder:
     """Feeds one RunWriter, and commits whenever a segment ends (segments.py). Use from one thread."""
 
     def __init__(
-        self, writer: RunWriter, seed: int, device: torch.device, *, commits: bool = True, writers: int = 1
+        self,
+        writer: RunWriter,
+        seed: int,
+        device: torch.device,
+        *,
+        commits: bool = True,
+        writers: int = 1,
+        watched: Callable[[], bool] = lambda: False,
     ) -> None:
-        """commits=False: commit only when `commit` is called. writers: layers that are recorded at once, on a CPU."""
+        """commits=False: commit only when `commit` is called. writers: layers that are recorded at once, on a CPU.
+        watched: whether somebody reads the run meanwhile, and commits should come often.
+        """
         self.writer = writer
         many = writers > 1 and device.type == "cpu"
         self._threads = ThreadPoolExecutor(writers, "nfinspect-record", initializer=unbind) if many else None
@@ -77,7 +86,7 @@ class Recorder:
         self.prompts = writer.prompts
         if self.tokens:
             self._restore(writer.tables())
-        self._segment = Segment(writer) if commits else None
+        self._segment = Segment(writer, watched) if commits else None
 
     def add(self, prompts: Sequence[RecordedPrompt], values: Mapping[int, LayerValues]) -> None:
         """Record finished prompts. values: by layer_id. Raises StorageFull."""

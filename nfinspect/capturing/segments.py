@@ -4,7 +4,8 @@ The same rule for everything that feeds a Recorder: captures, `nf.record`, runs 
 """
 
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 
 from nfinspect_store.types import MeanRows
 from nfinspect_store.writer import RunWriter
@@ -22,6 +23,10 @@ takes 0.2 s for 2,000 neurons and 1.4 s for 37,000 (docs/decisions/0008) [own]."
 FIRST_COMMIT = 0.5
 """Seconds that the first commit is taken to need: a capture of a few seconds ends with its only one [own]."""
 
+WATCHED_SECONDS = 1.5
+"""What a reader who watches may be behind, in addition to the current batch and the commit, as long as commits take no
+more than COMMIT_SHARE of the time, by the median of the last three: commits of 0.2 s come every 4 s [own]."""
+
 SEGMENT_MEMORY = 64 * 2**20
 """The most bytes of prompt means and rows of tokens in one segment: they wait in memory for its end [own]."""
 
@@ -35,15 +40,22 @@ BEYOND_BYTES = 16
 class Segment:
     """What was recorded since the last commit, and whether that is enough for another one."""
 
-    def __init__(self, writer: RunWriter) -> None:
+    def __init__(self, writer: RunWriter, watched: Callable[[], bool] = lambda: False) -> None:
+        """watched: whether somebody reads the run while it is written."""
         self._writer = writer
+        self._watched = watched
         self._neurons = sum(layer.neurons for layer in writer.layers)
-        self.begin(writer.tokens, commit_seconds=FIRST_COMMIT)
+        self._commits: deque[float] = deque(maxlen=3)  # seconds of the last ones: a disk may be slow now and then
+        self._begin(writer.tokens)
 
     def begin(self, tokens: int, *, commit_seconds: float) -> None:
         """Begin a segment. tokens: recorded so far; commit_seconds: duration of the last commit."""
+        self._commits.append(commit_seconds)
+        self._begin(tokens)
+
+    def _begin(self, tokens: int) -> None:
         self._start = time.monotonic()
-        self._tokens, self._mean_bytes, self._commit_seconds = tokens, 0, commit_seconds
+        self._tokens, self._mean_bytes = tokens, 0
         self._beyond = self._writer.beyond_rows
 
     def add(self, means: Sequence[MeanRows]) -> None:
@@ -57,5 +69,9 @@ class Segment:
         waiting += BEYOND_BYTES * (self._writer.beyond_rows - self._beyond)
         if seconds > SEGMENT_SECONDS or waiting > SEGMENT_MEMORY:
             return True
+        usual = sorted(self._commits)[len(self._commits) // 2] if self._commits else 0.0
+        if seconds > WATCHED_SECONDS and usual <= COMMIT_SHARE * seconds and self._watched():
+            return True
+        last = self._commits[-1] if self._commits else FIRST_COMMIT
         values = 4 * self._neurons * (tokens - self._tokens) if self._writer.keeps_values else 0
-        return values >= SEGMENT_BYTES and self._commit_seconds <= COMMIT_SHARE * seconds
+        return values >= SEGMENT_BYTES and last <= COMMIT_SHARE * seconds

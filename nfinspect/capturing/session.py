@@ -64,13 +64,15 @@ class Listener:
     """Where a capture reports to: progress after each batch, and one-line messages.
 
     sharing: inside this context others may read the run while it is written; None: nobody does. follows: asked before
-    each batch is written, for what takes the tokens of its first prompt; None: nobody follows them.
+    each batch is written, for what takes the tokens of its first prompt; None: nobody follows them. watched: whether
+    somebody reads the run now: commits come often then.
     """
 
     progress: Callable[[Progress], None] = lambda progress: None
     message: Callable[[str], None] = lambda text: None
     sharing: Callable[[RunWriter], contextlib.AbstractContextManager[None]] | None = None
     follows: Callable[[], TellToken | None] = lambda: None
+    watched: Callable[[], bool] = lambda: False
 
 
 def capture_run(request: CaptureRequest, listener: Listener | None = None) -> Path:
@@ -191,7 +193,8 @@ class Capture:
 
     def _recorder(self, writer: RunWriter, *, commits: bool = True) -> Recorder:
         device, writers = statistics_device(self.loaded), writer_threads(self.request.writers)
-        return Recorder(writer, self.request.seed, device, commits=commits, writers=writers)
+        watched = self._listener.watched
+        return Recorder(writer, self.request.seed, device, commits=commits, writers=writers, watched=watched)
 
     def read_batch(self, reader: BatchReader, batch: Batch) -> tuple[list[RecordedPrompt], Values]:
         """Generate after the batch's prompts, and read every value."""

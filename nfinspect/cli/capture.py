@@ -170,7 +170,9 @@ def captured(request: "CaptureRequest") -> Path:
         output.note(text)
 
     if (job := hosted()) is not None:
-        listener = Listener(job.progress, message, job.sharing, lambda: job.token if job.followed else None)
+        listener = Listener(
+            job.progress, message, job.sharing, lambda: job.token if job.followed else None, lambda: job.watched
+        )
     else:
         listener = Listener(lambda p: line.show(progress_text(p), time.monotonic()), message)
     try:

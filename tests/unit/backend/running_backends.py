@@ -17,8 +17,12 @@ SAMPLES = HERE.parents[2] / "samples"
 PATIENCE = 120.0
 
 
-def started(store: Path, model: Path, *options: str) -> tuple["subprocess.Popen[bytes]", Backend]:
-    """A backend with a slow capture (slow_backend.py), connected to."""
+def started(
+    store: Path, model: Path, *options: str, segment_seconds: float = 0.0
+) -> tuple["subprocess.Popen[bytes]", Backend]:
+    """A backend with a slow capture (slow_backend.py), connected to. segment_seconds: between two commits; 0: one after
+    every batch.
+    """
     store.mkdir(parents=True, exist_ok=True)
     said = store / "stderr.txt"
     with said.open("wb") as stderr:
@@ -29,7 +33,7 @@ def started(store: Path, model: Path, *options: str) -> tuple["subprocess.Popen[
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stderr,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "SEGMENT_SECONDS": str(segment_seconds)},
             start_new_session=True,
         )
     wait_until(lambda: process.poll() is not None or any(e.pid == process.pid for e in living(store)[0]))

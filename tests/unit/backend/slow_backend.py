@@ -1,8 +1,9 @@
-"""`nfinspect`, with captures that commit after every batch and can be slowed down or broken by files in the working
-directory: `slow` (seconds per batch, and per token that is followed), `fail` (the message of an error that the next
-batch raises, once).
+"""`nfinspect`, with captures that commit every SEGMENT_SECONDS of the environment and can be slowed down or broken by
+files in the working directory: `slow` (seconds per batch, and per token that is followed), `fail` (the message of an
+error that the next batch raises, once). How many seconds each commit took is in `commits` there.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -10,11 +11,12 @@ from pathlib import Path
 import torch
 
 from nfinspect.capturing import following, segments, session
+from nfinspect.capturing.recorder import Recorder
 from nfinspect.cli import main
 
 HERE = Path.cwd()
 
-segments.SEGMENT_SECONDS = 0.0
+segments.SEGMENT_SECONDS = float(os.environ["SEGMENT_SECONDS"])
 read = session.Capture.read_batch
 
 
@@ -35,7 +37,16 @@ def written(self, *args, **options):  # type: ignore[no-untyped-def]
     return tell(self, *args, **options)
 
 
+def commit(self, *args, **options):  # type: ignore[no-untyped-def]
+    began = time.monotonic()
+    write(self, *args, **options)
+    with (HERE / "commits").open("a") as told:
+        told.write(f"{time.monotonic() - began}\n")
+
+
 session.Capture.read_batch = read_batch
+write = Recorder.commit
+Recorder.commit = commit
 tell = following.Follower.written
 following.Follower.written = written
 

@@ -143,3 +143,37 @@ def test_rows_of_tokens_end_a_segment_too(tmp_path: Path, monkeypatch: pytest.Mo
     path = tmp_path / "r.duckdb"
     write_run(path, layers=layers, prompts=prompts, values=lambda prompt, layer: values, keep="stats", batch=1)
     assert tokens == [120, 240, 300]
+
+
+@pytest.mark.parametrize(("commit_seconds", "due"), [(0.05, 1.5), (0.2, 4.0), (2.0, 40.0)])
+def test_a_watched_run_is_committed_often_as_long_as_that_is_cheap(
+    commit_seconds: float, due: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most a twentieth of the time goes into commits; the first one, which shows something, does not wait."""
+    now, watched = [100.0], [False]
+    monkeypatch.setattr(segments.time, "monotonic", lambda: now[0])
+    layers = [Layer(0, "mlp", 0, "h.0.mlp", 8, "relu", "positive")]
+    write_run(
+        tmp_path / "r.duckdb",
+        layers=layers,
+        prompts=[ArrayPrompt("a", "a", [1, 2], ["a", "b"], 2)],
+        values=lambda prompt, layer: np.ones((2, 8), np.float32),
+    )
+    writer = RunWriter.reopen(tmp_path / "r.duckdb")
+    try:
+        segment = segments.Segment(writer, lambda: watched[0])
+        now[0] += 1.6
+        assert not segment.is_over(2)
+        watched[0] = True
+        assert segment.is_over(2)
+        segment.begin(2, commit_seconds=commit_seconds)
+        now[0] += due - 0.1
+        assert not segment.is_over(2)
+        now[0] += 0.2
+        assert segment.is_over(2)
+        watched[0] = False
+        assert not segment.is_over(2)
+        now[0] += 60
+        assert segment.is_over(2)
+    finally:
+        writer.close()
