@@ -11,6 +11,7 @@ from nfinspect.analysis.distribution import Distribution, distribution
 from nfinspect.analysis.enough import few_tokens
 from nfinspect.analysis.recommendations import recommendations
 from nfinspect.analysis.scores import (
+    READINGS,
     LayerHealth,
     NetworkParts,
     alerts,
@@ -107,7 +108,7 @@ def report_of_layers(layers: Sequence[LayerHealth], tokens: int | None = None) -
         problematic_layers=sum(layer.problematic for layer in layers),
         missing_firing_percentage=percentage,
         summary=_summary(layers, counts, neurons, tokens),
-        interpretation=_interpretation(parts, words),
+        interpretation=_interpretation(parts, words, layers),
         recommendations=recommendations(layers, parts),
         alerts=alerts(layers, percentage),
         layer_analyses=tuple(layers),
@@ -125,7 +126,10 @@ def _summary(layers: Sequence[LayerHealth], counts: dict[str, int], neurons: int
     return f"{where}{seen}: {found}; {problematic} of {counted(len(layers), 'layer')} problematic"
 
 
-def _interpretation(parts: NetworkParts, words: str) -> str:
+def _interpretation(parts: NetworkParts, words: str, layers: Sequence[LayerHealth]) -> str:
+    problematic = sum(layer.problematic for layer in layers)
+    if problematic and parts.score >= READINGS[0][0]:  # the mean hides them
+        words += f" on average, with issues in {problematic} of {counted(len(layers), 'layer')}"
     return (
         f"{words[0].upper()}{words[1:]}: {parts.score:.2f} = mean layer score {parts.mean_layer_score:.2f}"
         f" - {parts.problematic_penalty:.2f} for problematic layers"

@@ -17,6 +17,7 @@ from textual.widgets.input import Selection
 from nfinspect.tui.cells import Cell, content, fit, shown_cell, visible_in
 
 if TYPE_CHECKING:
+    from nfinspect.tui.glyphs import Glyphs
     from nfinspect.tui.hub import Hub
 
 KEY_NAMES = {
@@ -111,7 +112,7 @@ class StatusLine(Widget):
 
 
 class KeyLine(Widget):
-    """The keys of this place, as many as fit; `?` shows the others."""
+    """The keys of this place, the most used first, with their words as far as there is room; `?` explains all."""
 
     DEFAULT_CSS = "KeyLine { height: 1; background: $bar; }"
 
@@ -130,15 +131,29 @@ class KeyLine(Widget):
                     (self.app.get_key_display(binding), binding.description),
                 )
         order = [words for _, words in sorted(shown.values(), key=lambda item: item[0])]
-        cells: list[Cell | str] = [" "]
-        left = self.size.width - 1
-        for key, words in order:
-            need = cell_len(key) + 1 + cell_len(words) + 2
-            if need > left:
-                break
-            cells += [Cell(key, "bold"), Cell(f" {words}  ", "dim")]
-            left -= need
-        return content(*cells)
+        return content(*key_cells(order, self.size.width, cast("Hub", self.app).glyphs))
+
+
+def key_cells(order: Sequence[tuple[str, str]], width: int, glyphs: Glyphs) -> list[Cell | str]:
+    """Keys with their words, as many as fit; those after them as bare keys; an ellipsis if there is no room for all."""
+    named = next(n for n in range(len(order), -1, -1) if n == 0 or _need(order, n) <= width)
+    cells: list[Cell | str] = [" "]
+    for key, words in order[:named]:
+        cells += [Cell(key, "bold"), Cell(f" {words}  ", "dim")]
+    left = width - sum(cell_len(x if isinstance(x, str) else x.text) for x in cells)
+    bare = [key for key, _ in order[named:]]
+    if not bare:
+        return cells
+    text = " ".join(bare)
+    if cell_len(text) > left:
+        text = fit(text, max(0, left), glyphs)
+    return [*cells, Cell(text, "bold")]
+
+
+def _need(order: Sequence[tuple[str, str]], named: int) -> int:
+    """Cells that the first `named` keys with their words take, and the others without."""
+    words = sum(cell_len(key) + cell_len(said) + 3 for key, said in order[:named])
+    return words + sum(cell_len(key) + 1 for key, _ in order[named:])
 
 
 def _rank(binding: Binding) -> int:

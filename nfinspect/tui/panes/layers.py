@@ -5,13 +5,14 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
+from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 
 from nfinspect.present.numbers import counted, fixed
 from nfinspect.tui import cells
-from nfinspect.tui.cells import Cell, content
+from nfinspect.tui.cells import Cell, content, fit
 from nfinspect.tui.columns.layers import explanation, layer_columns, tone_of
 from nfinspect.tui.glyphs import level
 from nfinspect.tui.panes.exporting import Export, json_export
@@ -23,6 +24,13 @@ from nfinspect.tui.widgets.text_panel import TextPanel
 if TYPE_CHECKING:
     from nfinspect.analysis.health import NetworkReport
     from nfinspect.tui.session import Session
+
+
+def _reading(report: NetworkReport) -> str:
+    """The score in a word, which is about all layers together: most of them may have issues all the same."""
+    told = report.problematic_layers and report.reading == "excellent"
+    return f"{report.reading} on average" if told else report.reading
+
 
 LETTERS = {"dead": "D", "saturated": "S", "sporadic": "P", "missing": "M", "weak": "W", "normal": ""}
 """The letter under a layer's block in the strip, so that the block's colour is not needed."""
@@ -48,12 +56,13 @@ class LayersPane(RunPane):
     LayersPane #score { height: auto; max-height: 6; padding: 0 1; }
     LayersPane #strip { height: auto; max-height: 6; padding: 0 1; }
     LayersPane #rest { layout: vertical; height: 1fr; }
-    LayersPane #why { height: 8; }
-    LayersPane.-short #why { height: 5; }
+    LayersPane #layers { height: 100fr; }
+    LayersPane #why { height: 1fr; min-height: 8; }
+    LayersPane.-short #why { min-height: 5; }
     LayersPane.-shorter #why { display: none; }
     LayersPane.-wide #rest { layout: horizontal; }
     LayersPane.-wide #layers { width: 94; }
-    LayersPane.-wide #why { width: 1fr; height: 1fr; display: block; }
+    LayersPane.-wide #why { width: 1fr; height: 1fr; min-height: 0; display: block; }
     """
 
     follows = True
@@ -86,7 +95,14 @@ class LayersPane(RunPane):
         wide = self.size.width >= 130
         self.set_class(wide, "-wide")
         self.query_one("#why").set_class(not wide, "ruled-top").set_class(wide, "ruled-left")
+        self._draw_score()
         self._draw_strip()
+        self._share_lines()
+
+    def _share_lines(self) -> None:
+        """The table takes no more lines than its rows need, if the reasons are below it: they have the others."""
+        below = self.table.total and not self.has_class("-wide")
+        self.table.styles.max_height = max(4, self.table.total + 1) if below else None
 
     def entered(self) -> None:
         if self._report is None:
@@ -100,6 +116,18 @@ class LayersPane(RunPane):
 
     def _show(self, report: NetworkReport) -> None:
         self._report = report
+        self._draw_score()
+        self._draw_strip()
+        self.table.put_rows(report.layer_analyses)
+        self._share_lines()
+        self._explain()
+        self.hub.update_trail()
+        self.load("warmed", self.session.warm_up, lambda nothing: None)
+
+    def _draw_score(self) -> None:
+        report = self._report
+        if report is None:
+            return
         g = self.glyphs
         p = report.parts
         s = self.session
@@ -111,7 +139,7 @@ class LayersPane(RunPane):
             content(
                 "Health ",
                 Cell(
-                    f"{fixed(report.overall_health_score)} {report.reading}",
+                    f"{fixed(report.overall_health_score)} {_reading(report)}",
                     tone_of(report.overall_health_score),
                 ),
                 f" = layers {fixed(p.mean_layer_score)} - {fixed(p.problematic_penalty)} problematic"
@@ -123,13 +151,20 @@ class LayersPane(RunPane):
                     f"{counted(len(s.concepts), 'concept')}{kept}",
                     "dim",
                 ),
+                *self._advice(report),
             )
         )
-        self._draw_strip()
-        self.table.put_rows(report.layer_analyses)
-        self._explain()
-        self.hub.update_trail()
-        self.load("warmed", self.session.warm_up, lambda nothing: None)
+
+    def _advice(self, report: NetworkReport) -> list[Cell | str]:
+        """The first recommendation in a line, where the panel that has all of them is small."""
+        if not report.recommendations or self.has_class("-wide"):
+            return []
+        more = len(report.recommendations) - 1
+        how = f" (+{more}: Tab, G)" if more and not self.has_class("-shorter") else ""
+        room = max(10, self.size.width - 2 - cell_len(how) - 2)
+        line = report.recommendations[0]
+        line = fit(line, room, self.glyphs) if cell_len(line) > room else line
+        return ["\n", Cell(f"{self.glyphs.crumb} {line}", "accent"), Cell(how, "dim")]
 
     def _draw_strip(self) -> None:
         if self._report is None:

@@ -199,3 +199,22 @@ def test_json_has_the_fields_of_the_contract(make_run: MakeRun) -> None:
     }
     assert document["overall_health_score"] == 0
     assert document["missing_firing_percentage"] == 100
+
+
+def test_excellent_says_how_many_layers_have_issues_all_the_same() -> None:
+    """The mean of scores hides a layer that is half dead."""
+    from nfinspect.analysis.health import report_of_layers
+    from nfinspect.analysis.scores import make_layer_health
+
+    def layer(i: int, dead: int) -> LayerHealth:
+        return make_layer_health(
+            layer_name=f"h.{i}", site="mlp", layer=i, neurons=100,
+            counts={"dead": dead, "saturated": 0, "sporadic": 0, "missing": 0, "weak": 0},
+            activation_rate=0.3, threshold_activation_rate=0.01, scale=0.5, activation="relu",
+        )  # fmt: skip
+
+    some = report_of_layers([layer(0, 0), layer(1, 12), layer(2, 11), layer(3, 15)])
+    assert some.reading == "excellent"
+    assert some.interpretation.startswith("Excellent firing patterns on average, with issues in 3 of 4 layers: 0.8")
+    none = report_of_layers([layer(i, 0) for i in range(4)])
+    assert none.interpretation.startswith("Excellent firing patterns: 1.00")
