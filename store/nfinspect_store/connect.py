@@ -41,7 +41,7 @@ STORAGE_VERSION = "v1.2.0"
 LOGS = ("", ".wal", ".wal.checkpoint", ".wal.recovery")
 """Suffixes of what DuckDB opens of a database: the file and its logs."""
 
-WRITING = ("threads", "preserve_insertion_order")
+WRITING = ("threads", "preserve_insertion_order", "max_vacuum_tasks")
 """The settings that a writer changes from statement to statement."""
 
 COMMIT_CHECKPOINTS = "64KB"

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nfinspect_store.blob_columns import blob_bytes, blob_offsets
 from nfinspect_store.memory import WIDE, pieces, widest_layer
 from nfinspect_store.schema import quoted
 
@@ -167,8 +168,10 @@ def _hashes(array: pa.Array) -> Hashes:
         array, kind = array.dictionary_decode(), kind.value_type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         hashes = _of_lists(array)
-    elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_binary(kind):
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
         hashes = _of_texts(array)
+    elif _is_binary(kind):
+        hashes = _of_blobs(array)
     elif pa.types.is_floating(kind):
         numbers = np.asarray(_filled(array, 0).to_numpy(zero_copy_only=False), np.float64) + 0.0  # -0.0 is 0.0
         numbers[np.isnan(numbers)] = np.nan  # one pattern for all of them
@@ -193,12 +196,27 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _of_texts(array: pa.Array) -> Hashes:
-    """Texts and bytes: each distinct one is hashed once, as tokens repeat."""
-    encoded = _filled(array, b"" if _is_binary(array.type) else "").dictionary_encode()
-    known = encoded.dictionary.to_pylist()
-    hashes = _array(_of_bytes(one if isinstance(one, bytes) else one.encode("utf-8", "surrogatepass")) for one in known)
+    """Each distinct text is hashed once, as tokens repeat."""
+    encoded = _filled(array, "").dictionary_encode()
+    hashes = _array(_of_bytes(one.encode("utf-8", "surrogatepass")) for one in encoded.dictionary.to_pylist())
     found: Hashes = hashes[encoded.indices.to_numpy()]
     return found
+
+
+def _of_blobs(array: pa.Array) -> Hashes:
+    """Each BLOB's length, and the sum of its words of 4 bytes, each times the number for its place: see values_digest.
+    Those of one length together: 0.3 ns a byte.
+    """
+    column = _filled(array.cast(pa.binary()), b"")
+    lengths = np.diff(blob_offsets(column))
+    hashes = np.empty(len(column), np.uint64)
+    for length in np.unique(lengths).tolist():
+        alike = lengths == length
+        rows = column if alike.all() else column.filter(pa.array(alike))
+        content = blob_bytes(rows).reshape(len(rows), length)
+        words = (np.pad(content, ((0, 0), (0, -length % 4))) if length % 4 else content).view("<u4")
+        hashes[alike] = np.einsum("ij,j->i", words, value_numbers(0, words.shape[1])) + np.uint64(length)
+    return _mixed(hashes)
 
 
 def _of_lists(array: pa.Array) -> Hashes:

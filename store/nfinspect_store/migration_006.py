@@ -5,11 +5,14 @@ import numpy as np
 import pyarrow as pa
 
 from nfinspect_store.arrow_numbers import numbers
+from nfinspect_store.blob_columns import cut
 from nfinspect_store.histogram_rows import packed
 
 
 def store_sooner(connection: duckdb.DuckDBPyConnection) -> None:
-    """The counts of histograms become bit planes, and DuckDB is told not to compress which values fired."""
+    """The counts of histograms become bit planes, prompt means BLOBs of up to 256 neurons, and DuckDB is told not to
+    compress which values fired.
+    """
     query = "SELECT sql FROM duckdb_views() WHERE view_name = 'activations' AND database_name = current_database()"
     view = connection.execute(query).fetchall()[0][0]
     connection.execute("DROP VIEW activations")
@@ -23,6 +26,7 @@ def store_sooner(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute("DROP TABLE blocks_before")
     connection.execute(view)
     _pack_histograms(connection)
+    _cut_prompt_means(connection)
 
 
 def _pack_histograms(connection: duckdb.DuckDBPyConnection) -> None:
@@ -40,3 +44,33 @@ def _pack_histograms(connection: duckdb.DuckDBPyConnection) -> None:
             connection.execute(insert, [layer_id, first])
             connection.unregister("packed_rows")
     connection.execute("DROP TABLE counted_histograms")
+
+
+ROWS = 1024
+"""Prompt means migrated at a time."""
+
+
+def _cut_prompt_means(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute("ALTER TABLE prompt_means RENAME TO whole_means")
+    connection.execute(
+        """CREATE TABLE prompt_means (
+               layer_id SMALLINT, prompt_idx INTEGER, selection VARCHAR, n INTEGER, first_neuron INTEGER,
+               "values" BLOB USING COMPRESSION uncompressed)"""
+    )
+    last = connection.execute("SELECT coalesce(max(rowid), -1) FROM whole_means").fetchall()[0][0]
+    for start in range(0, last + 1, ROWS):
+        query = "FROM whole_means WHERE rowid >= $start AND rowid < $stop ORDER BY rowid"
+        rows = connection.sql(query, params={"start": start, "stop": start + ROWS}).to_arrow_table().combine_chunks()
+        values = rows.column("values").combine_chunks()
+        content = numbers(values.flatten()).astype(">f4")
+        lengths = numbers(values.value_lengths().fill_null(0))
+        column = cut(content, 4 * np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+        connection.register("whole_rows", rows.set_column(rows.schema.get_field_index("values"), "values", column))
+        connection.execute(
+            """INSERT INTO prompt_means
+               SELECT layer_id, prompt_idx, selection, n, place::INTEGER,
+                      "values"[4 * place + 1 : 4 * place + 1024]
+               FROM (SELECT *, unnest(range(0, octet_length("values") // 4, 256)) AS place FROM whole_rows)"""
+        )
+        connection.unregister("whole_rows")
+    connection.execute("DROP TABLE whole_means")

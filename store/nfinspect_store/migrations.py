@@ -108,7 +108,8 @@ def m005_values_in_fewer_bytes(connection: duckdb.DuckDBPyConnection) -> None:
 
 def m006_chosen_tokens_and_values_and_histograms_as_bits(connection: duckdb.DuckDBPyConnection) -> None:
     """Tokens that the model read and the run does not hold values of get a table, and so do values that were chosen one
-    by one; both are empty for older runs. Histograms become BLOBs, and which values fired is no longer compressed.
+    by one; both are empty for older runs. Histograms and prompt means become BLOBs, and which values fired is no longer
+    compressed.
     """
     store_sooner(connection)
     connection.execute(

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nfinspect_store.arrow_numbers import numbers
+from nfinspect_store.blob_columns import cut
+from nfinspect_store.precision import FLOAT32
+from nfinspect_store.schema import MEANS_WIDTH
 from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics
 from nfinspect_store.types import BeyondRows, Layer, MeanRows, Prompt, TokenRows
 
@@ -50,13 +53,21 @@ def beyond_table(parts: Sequence[BeyondRows]) -> pa.Table:
 
 
 def means_table(means: MeanRows) -> pa.Table:
+    rows, neurons = means.values.shape
+    first = np.arange(0, neurons, MEANS_WIDTH, dtype=np.int32)
+    starts = np.add.outer(np.arange(rows, dtype=np.int64) * neurons, first).reshape(-1)
+    selection = pa.array(means.selection, pa.string()).dictionary_encode()
+    each = len(first)
     return pa.table(
         {
-            "layer_id": np.full(len(means.n), means.layer_id, np.int16),
-            "prompt_idx": means.prompt_idx,
-            "selection": pa.array(means.selection, pa.string()),
-            "n": means.n,
-            "values": _equal_lists(means.values),
+            "layer_id": np.full(rows * each, means.layer_id, np.int16),
+            "prompt_idx": np.repeat(means.prompt_idx, each),
+            "selection": pa.DictionaryArray.from_arrays(
+                np.repeat(numbers(selection.indices), each), selection.dictionary
+            ),
+            "n": np.repeat(means.n, each),
+            "first_neuron": np.tile(first, rows),
+            "values": cut(means.values.astype(FLOAT32), 4 * np.append(starts, rows * neurons)),
         }
     )
 
@@ -104,11 +115,3 @@ def examples_table(layer_id: int, kind: str, token_idx: NDArray[np.int64], value
 def _repeated(text: str, rows: int) -> pa.Array:
     """A column that repeats one text."""
     return pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([text]))
-
-
-def _equal_lists(values: NDArray[Any]) -> pa.ListArray:
-    """A column of lists: one for each row of a matrix."""
-    rows, width = values.shape
-    return pa.ListArray.from_arrays(
-        np.arange(0, (rows + 1) * width, width, dtype=np.int32), pa.array(values.reshape(-1))
-    )

@@ -7,6 +7,9 @@ tables hold sufficient statistics, so that everything except raw values can be a
 BLOCK = 256
 """The most tokens in a value block; docs/decisions/0001 has the measurements."""
 
+MEANS_WIDTH = 256
+"""The most neurons in a row of `prompt_means`: row groups stay small (docs/decisions/0017)."""
+
 TABLES = f"""
 CREATE TABLE run (
     run_id VARCHAR, name VARCHAR, kind VARCHAR, model VARCHAR, model_type VARCHAR, dtype VARCHAR, device VARCHAR,
@@ -59,8 +62,11 @@ CREATE TABLE concept_statistics (
 -- (histogram_rows.py). In SQL, bit b of a neuron's count: get_bit(counts::BIT, b * 8 * ceil(neurons / 8) + neuron).
 CREATE TABLE histograms (layer_id SMALLINT, "first" BOOLEAN, bin SMALLINT, counts BLOB);
 
--- Mean activation of every neuron of a layer over a selection of one prompt's tokens, without position 0.
-CREATE TABLE prompt_means (layer_id SMALLINT, prompt_idx INTEGER, selection VARCHAR, n INTEGER, "values" FLOAT[]);
+-- Mean activation of {MEANS_WIDTH} neurons of a layer from first_neuron on, or those that are left, over a selection of
+-- one prompt's tokens, without position 0. values: big-endian float32, as in `blocks` (docs/decisions/0017).
+CREATE TABLE prompt_means (
+    layer_id SMALLINT, prompt_idx INTEGER, selection VARCHAR, n INTEGER, first_neuron INTEGER,
+    "values" BLOB USING COMPRESSION uncompressed);
 
 -- kind: top | min | random; both lists in order of rank.
 CREATE TABLE examples (layer_id SMALLINT, neuron INTEGER, kind VARCHAR, token_idx BIGINT[], "values" FLOAT[]);

@@ -12,14 +12,16 @@ from numpy.typing import NDArray
 
 from nfinspect_store.addresses import Address
 from nfinspect_store.arrow_numbers import numbers
+from nfinspect_store.blob_columns import blob_bytes
 from nfinspect_store.block_rows import BlockRows, FiredRows, block_rows, decoded_blobs, fired_rows
 from nfinspect_store.errors import RequestError, StoreError
 from nfinspect_store.examples import examples_of
 from nfinspect_store.histogram import BINS
 from nfinspect_store.histogram_rows import unpacked
 from nfinspect_store.memory import NUMBER, PIECE
+from nfinspect_store.precision import FLOAT32
 from nfinspect_store.run_layout import RunLayout
-from nfinspect_store.schema import BLOCK
+from nfinspect_store.schema import BLOCK, MEANS_WIDTH
 from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics
 from nfinspect_store.types import (
     Example,
@@ -45,7 +47,7 @@ SELECT m.prompt_idx, p.concept, m."values"
 FROM prompt_means m JOIN prompts p USING (prompt_idx)
 WHERE m.selection = $selection AND m.layer_id BETWEEN $low AND $high
   AND ($concepts IS NULL OR list_contains($concepts, p.concept))
-ORDER BY m.prompt_idx, m.layer_id
+ORDER BY m.prompt_idx, m.layer_id, m.first_neuron
 """
 
 
@@ -296,7 +298,9 @@ class RunTables(RunLayout):
     def prompt_means(
         self, selection: Selection, site: str | None = None, concepts: Sequence[str] | None = None
     ) -> PromptMeans:
-        """Each prompt's mean over its last token, its generated tokens or all of them, without position 0."""
+        """Each prompt's mean over its last token, its generated tokens or all of them, without position 0. Raises
+        StoreError where they are not of every neuron.
+        """
         layers = self.site_layers(site)
         parameters = {
             "selection": selection,
@@ -304,12 +308,16 @@ class RunTables(RunLayout):
             **self._id_range(layers),
         }
         table = self._arrow(READ_PROMPT_MEANS, parameters)
-        every = len(layers)
+        every = sum(-(-x.neurons // MEANS_WIDTH) for x in layers)
         neurons = sum(x.neurons for x in layers)
+        stored = [blob_bytes(chunk) for chunk in table.column("values").chunks]
+        if sum(map(len, stored)) * every != 4 * neurons * table.num_rows or any(len(one) % 4 for one in stored):
+            raise StoreError("means are not of every neuron: the run is damaged (nfinspect verify says more)")
+        values = np.concatenate([np.empty(0, FLOAT32), *(one.view(FLOAT32) for one in stored)], dtype=np.float32)
         return PromptMeans(
             prompt_idx=numbers(table.column("prompt_idx"))[::every].astype(np.int64),
             concept=np.array(table.column("concept").to_pylist()[::every], dtype=np.str_),
-            values=_flat(table.column("values")).reshape(-1, neurons),
+            values=values.reshape(-1, neurons),
         )
 
     # Prompts, tokens, examples
@@ -413,11 +421,3 @@ class RunTables(RunLayout):
         values = np.zeros((layer.neurons, kept), np.float32)
         token_idx[place], values[place] = (numbers(column.flatten()) for column in columns)
         return token_idx, values
-
-
-def _flat(column: pa.ChunkedArray) -> NDArray[np.float32]:
-    """All values of a column of lists, one after the other."""
-    chunks = [np.asarray(numbers(chunk.flatten()), np.float32) for chunk in column.chunks]
-    if not chunks:
-        return np.empty(0, np.float32)
-    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)

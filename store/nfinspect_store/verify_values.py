@@ -9,14 +9,18 @@ from dataclasses import dataclass, fields
 from typing import Self
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from nfinspect_store import kernels
 from nfinspect_store.arrow_numbers import numbers
+from nfinspect_store.blob_columns import blob_bytes
 from nfinspect_store.digests import Digest, values_digest
 from nfinspect_store.histogram import BINS, bin_of
 from nfinspect_store.memory import PIECE
+from nfinspect_store.precision import FLOAT32
 from nfinspect_store.reader import RunFile
+from nfinspect_store.schema import MEANS_WIDTH
 from nfinspect_store.statistics import UNKNOWN, NeuronStatistics
 from nfinspect_store.types import Layer
 
@@ -32,10 +36,11 @@ MEANS_BYTES = 64 * 2**20
 READ_PLACES = "SELECT prompt_idx, position, generated FROM tokens ORDER BY token_idx"
 
 READ_MEANS = """
-SELECT layer_id, prompt_idx, selection, n, "values" FROM prompt_means WHERE layer_id BETWEEN $low AND $high
+SELECT layer_id, prompt_idx, selection, n, first_neuron, "values"
+FROM prompt_means WHERE layer_id BETWEEN $low AND $high
 """
 
-MEANS = """
+MEANS = f"""
 WITH expected AS (
     SELECT l.layer_id, p.prompt_idx, s.selection, l.neurons,
            CASE s.selection WHEN 'all' THEN p.tokens - p.at_start WHEN 'last' THEN 1
@@ -46,12 +51,15 @@ WITH expected AS (
          (VALUES ('all'), ('last'), ('generated')) s(selection)
     WHERE p.tokens > p.at_start),
 found AS (
-    SELECT layer_id, prompt_idx, selection, count(*) AS there, any_value(n) AS n, any_value(len("values")) AS neurons
-    FROM prompt_means GROUP BY ALL)
+    SELECT m.layer_id, prompt_idx, selection, count(*) AS there, count(DISTINCT first_neuron) AS places,
+           min(n) AS least, max(n) AS most,
+           bool_and(first_neuron >= 0 AND first_neuron % {MEANS_WIDTH} = 0
+                    AND octet_length("values") = 4 * least({MEANS_WIDTH}, l.neurons - first_neuron)) AS whole
+    FROM prompt_means m LEFT JOIN layers l USING (layer_id) GROUP BY m.layer_id, prompt_idx, selection)
 SELECT prompt_idx, selection, count(*) AS layers FROM expected e
 FULL JOIN found f USING (layer_id, prompt_idx, selection)
-WHERE coalesce(f.there, 0) <> (coalesce(e.n, 0) > 0)::INTEGER
-   OR (f.there > 0 AND (f.n IS DISTINCT FROM e.n OR f.neurons IS DISTINCT FROM e.neurons))
+WHERE coalesce(f.there, 0) <> if(coalesce(e.n, 0) > 0, (e.neurons + {MEANS_WIDTH - 1}) // {MEANS_WIDTH}, 0)
+   OR (f.there > 0 AND (f.least = e.n AND f.most = e.n AND f.places = f.there AND f.whole) IS NOT TRUE)
 GROUP BY ALL ORDER BY ALL LIMIT 20
 """
 
@@ -322,26 +330,35 @@ def other_means(run: RunFile, found: Sequence[tuple[Layer, Counted]]) -> Iterato
         for layer_id, (_, counted) in of_layer.items()
         for selection, sums in counted.sums.items()
     }
-    neurons = found[0][0].neurons
-    rows = max(1, PIECE // (4 * neurons))
-    for batch in run.streamed(READ_MEANS, {"low": min(of_layer), "high": max(of_layer)}, rows):
+    for first, batch in _means_by_place(run, {"low": min(of_layer), "high": max(of_layer)}):
         layer_ids, prompts, n = (numbers(batch.column(name)) for name in ("layer_id", "prompt_idx", "n"))
-        values = numbers(batch.column("values").flatten()).reshape(len(prompts), neurons)
+        values = blob_bytes(batch.column("values")).view(FLOAT32).reshape(len(prompts), -1)
         selections = np.asarray(batch.column("selection").to_pylist())
         for layer_id, selection in wrong:
             here = np.flatnonzero((layer_ids == layer_id) & (selections == selection))
             if not len(here):
                 continue
             layer, counted = of_layer[layer_id]
-            stored = values[here]
-            expected = counted.sums[selection][prompts[here]] / np.maximum(n[here], 1)[:, None]
-            tolerance = TOLERANCE * np.maximum(counted.mean_abs, np.abs(expected)) + np.finfo(np.float32).tiny
-            tolerance += run.worst_error.get(layer.site, 0.0)
-            same = np.abs(stored[:, :: counted.step] - expected) <= tolerance
-            wrong[layer_id, selection] |= ~same.all(axis=0)
+            begin, end = -(-first // counted.step), -(-(first + values.shape[1]) // counted.step)
+            stored = values[here, begin * counted.step - first :: counted.step]
+            expected = counted.sums[selection][prompts[here], begin:end] / np.maximum(n[here], 1)[:, None]
+            tolerance = TOLERANCE * np.maximum(counted.mean_abs[begin:end], np.abs(expected))
+            tolerance += np.finfo(np.float32).tiny + run.worst_error.get(layer.site, 0.0)
+            wrong[layer_id, selection][begin:end] |= ~(np.abs(stored - expected) <= tolerance).all(axis=0)
     for (layer_id, selection), differs in wrong.items():
         what = f"mean over {selection}"
-        yield from _named(of_layer[layer_id][0], "prompt_means", what, differs, "is not that of the values")
+        layer, counted = of_layer[layer_id]
+        every = np.zeros(layer.neurons, np.bool_)
+        every[:: counted.step] = differs
+        yield from _named(layer, "prompt_means", what, every, "is not that of the values")
+
+
+def _means_by_place(run: RunFile, layers: dict[str, int]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Rows of prompt_means that begin at the same neuron, with that neuron."""
+    for batch in run.streamed(READ_MEANS, layers, PIECE // (4 * MEANS_WIDTH)):
+        first = numbers(batch.column("first_neuron"))
+        for one in np.unique(first).tolist():
+            yield one, batch.filter(pa.array(first == one))
 
 
 def _named(layer: Layer, table: str, what: str, wrong: NDArray[np.bool_], how: str) -> list[str]:

@@ -66,7 +66,7 @@ from nfinspect_store.types import BeyondRows, Layer, MeanRows, Prompt, RunInfo, 
 
 MOST_HOLES = 0.025
 """Share of a file's blocks that may stay free. A commit rewrites the statistics, and of the other tables the last,
-incomplete row group: little of a file with values, up to half of one with only statistics and wide prompt means [own].
+incomplete row groups: little of a file with values, more of one with only statistics [own].
 """
 
 SMALL = 4 * 2**20
@@ -270,7 +270,8 @@ class RunWriter:
         tokens = self.tokens + sum(len(t.token_idx) for t in self._segment.tokens)
         with translated(self.path):
             self._insert_segment()
-            self._replace_statistics(layers)
+            if self._segment.prompts or not self.commits:  # else they are there since the last commit
+                self._replace_statistics(layers)
             settings = ", ".join(f"{quoted(column)} = ?" for column in info)
             self._connection.execute(f"UPDATE run SET {settings}", list(info.values()))
             if self._rounds:
@@ -283,6 +284,10 @@ class RunWriter:
                 self._digests[VALUES] = sum((buffer.digest for buffer in self._buffers), self._values_before)
             self._digests["run"] = digest_table(self._connection, "run")
             write_digests(self._connection, self._digests)
+            if info.get("status") != "capturing" and not self._rounds:
+                # What the last commit moves, to merge row groups, leaves room that nothing fills. Where it deletes rows
+                # of blocks, moving others takes their room away.
+                self._connection.execute("SET max_vacuum_tasks = 0")
             with self.committing:
                 self._connection.execute("COMMIT")
                 self.commits += 1

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -13,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "capture"))
 
 from recorded import make_arrays, record_arrays  # noqa: E402
 
+from nfinspect.capturing import segments
+from nfinspect.capturing.arrays import ArrayPrompt, write_run
 from nfinspect_store import catalog, migrate_run, writer
 from nfinspect_store.atomic import next_to
 from nfinspect_store.digests import Digest
@@ -21,6 +24,7 @@ from nfinspect_store.migrate_run import copy_run
 from nfinspect_store.migrations import SCHEMA_VERSION
 from nfinspect_store.reader import RunFile
 from nfinspect_store.schema import OPTIONAL_TABLES, PLANTED
+from nfinspect_store.types import Layer
 from nfinspect_store.verify import verify_run
 from nfinspect_store.writer import RunWriter
 
@@ -39,6 +43,44 @@ def test_a_closing_copy_that_fails_leaves_a_whole_run(
     monkeypatch.setattr(writer, failing, fail)
     path = record_arrays(tmp_path / "run.duckdb", make_arrays([5, 9], seed=1), segment=1)
     assert [file.name for file in tmp_path.iterdir()] == ["run.duckdb"]
+    assert verify_run(path).ok
+
+
+def test_a_last_segment_of_short_prompts_leaves_little_room_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DuckDB would merge the last row groups of prompt means: 4,608 rows of the first segment, 9,408 of the last."""
+    shares: list[float] = []
+    measured = writer._hole_share
+    monkeypatch.setattr(writer, "_hole_share", lambda path: shares.append(measured(path)) or shares[-1])
+    commits: list[RunWriter] = []
+    commit = RunWriter.commit
+    monkeypatch.setattr(RunWriter, "commit", lambda self, *given: commits.append(self) or commit(self, *given))
+    monkeypatch.setattr(segments, "SEGMENT_MEMORY", 656 * (2 * 4096 * 4 + 4 * segments.TOKEN_BYTES) - 1)
+    layers = [Layer(i, "mlp", i, f"h.{i}", 2048, "relu", "positive") for i in range(2)]
+    values = np.random.default_rng(0).standard_normal((4, 2048)).astype(np.float32)
+    prompts = [ArrayPrompt("tulip", "a b c d", [1, 2, 3, 4], list("abcd"), 4)] * 950
+    path = tmp_path / "run.duckdb"
+    write_run(path, layers=layers, prompts=prompts, values=lambda prompt, layer: values)
+    assert len(commits) == 2 and len(shares) == 1
+    assert shares[0] <= writer.MOST_HOLES and path.stat().st_size < 110 * 2**20
+    with RunFile.open(path) as run:
+        np.testing.assert_allclose(run.prompt_means("last", "mlp").values[-1], np.tile(values[3], 2))
+
+
+def test_a_commit_without_new_tokens_leaves_the_statistics_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced: list[str] = []
+    replace = RunWriter._replace
+    monkeypatch.setattr(RunWriter, "_replace", lambda self, t, rows: replaced.append(t) or replace(self, t, rows))
+    monkeypatch.setattr(segments, "SEGMENT_MEMORY", 0)  # a segment for each prompt
+    layers = [Layer(0, "mlp", 0, "h.0", 8, "relu", "positive")]
+    prompts = [ArrayPrompt("tulip", "a b c", [1, 2, 3], list("abc"), 3)] * 2
+    values = np.arange(24, dtype=np.float32).reshape(3, 8)
+    path = tmp_path / "run.duckdb"
+    write_run(path, layers=layers, prompts=prompts, values=lambda prompt, layer: values)
+    assert replaced.count("statistics") == 1 and replaced.count("neurons") == 2
     assert verify_run(path).ok
 
 

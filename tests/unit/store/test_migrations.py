@@ -42,6 +42,18 @@ DROP TABLE digests; DROP TABLE unrecorded; DROP TABLE beyond;
 UPDATE run SET schema_version = 3;
 """
 
+WHOLE_MEANS = """
+CREATE TABLE whole AS
+SELECT layer_id, prompt_idx, selection, n,
+       list(("values"[4 * i + 1 : 4 * i + 4])::BIT::FLOAT ORDER BY first_neuron, i) AS "values"
+FROM (SELECT *, unnest(range(0, octet_length("values") // 4)) AS i FROM prompt_means)
+GROUP BY layer_id, prompt_idx, selection, n ORDER BY prompt_idx, layer_id, selection;
+DROP TABLE prompt_means;
+CREATE TABLE prompt_means (layer_id SMALLINT, prompt_idx INTEGER, selection VARCHAR, n INTEGER, "values" FLOAT[]);
+INSERT INTO prompt_means FROM whole;
+DROP TABLE whole;
+"""
+
 FROM_3_TO_1 = """
 ALTER TABLE blocks DROP COLUMN fired;
 CREATE TABLE by_rank AS
@@ -60,6 +72,7 @@ def to_version_3(path: Path, arrays: Arrays, histograms: dict[int, dict[bool, np
     """From today's layout back to that of version 3. examples: a run that stores them."""
     with duckdb.connect(str(path)) as connection:
         connection.execute(TABLES_OF_VERSION_3)
+        connection.execute(WHOLE_MEANS)
         for layer in LAYERS:
             values = arrays.layer(layer.layer_id)
             fired = np.concatenate([f[1] for f in arrays.fired]) if layer.fires == "gate" else None
@@ -118,7 +131,8 @@ def test_a_run_of_an_older_version_is_read_as_before(version: int, tmp_path: Pat
         histograms = [run.histograms(x.site, x.layer, skip_first=s).tolist() for x in LAYERS for s in (False, True)]
         values = [run.activations(x.site, x.layer).tolist() for x in LAYERS]
         view = run.sql("FROM activations ORDER BY ALL").fetchall()
-        return [examples, histograms, values, view, run.sql("FROM neurons").fetchall()]
+        means = run.sql("FROM prompt_means ORDER BY ALL").fetchall()
+        return [examples, histograms, values, view, means, run.sql("FROM neurons").fetchall()]
 
     def statistics(run: RunFile) -> list[np.ndarray]:
         found = [run.statistics(site, skip_first=skip) for site in ("mlp", "resid") for skip in (False, True)]

@@ -1,4 +1,4 @@
-"""Forty edits of a finished run's data, each made by plain DuckDB: `verify` notices every one.
+"""Fifty edits of a finished run's data, each made by plain DuckDB: `verify` notices every one.
 
 Those of EDITS are noticed by what can be counted or derived again, too: whoever renews the digests is found out. What
 stands once only, such as a text, has its digest alone.
@@ -28,6 +28,9 @@ SWAPPED = '"values"[:16] || "values"[21:24] || "values"[17:20] || "values"[25:]'
 
 NUDGED = 'set_bit("values"::BIT, 287, 1 - get_bit("values"::BIT, 287))::BLOB'
 """The last bit of the ninth value."""
+
+SHIFTED = 'set_bit("values"::BIT, 271, 1 - get_bit("values"::BIT, 271))::BLOB'
+"""The ninth value by about 1 %."""
 
 EDITS = [
     # What is derived
@@ -59,7 +62,9 @@ EDITS = [
     "UPDATE histograms SET counts = set_bit(set_bit(counts::BIT, 2, get_bit(counts::BIT, 3)), 3, "
     "get_bit(counts::BIT, 2))::BLOB",
     "UPDATE histograms SET counts = set_bit(counts::BIT, 3, 1 - get_bit(counts::BIT, 3))::BLOB",
-    'UPDATE prompt_means SET "values" = list_transform("values", lambda v: v * 1.01) WHERE prompt_idx = 4',
+    f'UPDATE prompt_means SET "values" = {SHIFTED} WHERE prompt_idx = 4 AND layer_id = 0',
+    "UPDATE prompt_means SET first_neuron = 8 WHERE prompt_idx = 4 AND layer_id = 0",
+    'UPDATE prompt_means SET "values" = "values"[:-5] WHERE prompt_idx = 4 AND layer_id = 0',
     "DELETE FROM prompt_means WHERE prompt_idx = 4 AND layer_id = 0 AND selection = 'last'",
     "DELETE FROM prompt_means WHERE prompt_idx = 4",
     "UPDATE prompt_means SET n = n + 1 WHERE prompt_idx = 4",

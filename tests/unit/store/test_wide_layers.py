@@ -3,13 +3,14 @@
 import tracemalloc
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from nfinspect.capturing.arrays import array_info
-from nfinspect_store import memory, verify, writer
-from nfinspect_store.digests import Digest, digest_of
+from nfinspect.capturing.arrays import ArrayPrompt, array_info, write_run
+from nfinspect_store import memory, verify, verify_values, writer
+from nfinspect_store.digests import Digest, digest_of, renew_digests
 from nfinspect_store.migrate_run import copy_run
 from nfinspect_store.migrations import SCHEMA_VERSION
 from nfinspect_store.reader import RunFile
@@ -87,6 +88,43 @@ def test_one_segment_of_more_means_than_memory_is_committed_and_copied_and_check
     assert max(taken) < 2 * memory.PIECE  # and not all that DuckDB hands out at once
 
 
+def test_sql_reads_a_mean_as_the_schema_says() -> None:
+    values = np.stack([mean(0), -mean(1)])
+    with duckdb.connect() as connection:
+        connection.register("prompt_means", means_table(means(3, values)))
+        query = """SELECT ("values"[4 * i + 1 : 4 * i + 4])::BIT::FLOAT AS mean
+                   FROM prompt_means, range(256) r(i) WHERE 4 * i < octet_length("values") AND prompt_idx = 3
+                   ORDER BY selection, first_neuron + i"""
+        assert connection.execute(query).fetchnumpy()["mean"].tolist() == values.ravel().tolist()
+
+
+@pytest.mark.parametrize(("held", "edited"), [(1, 700), (3, 699), (3, 3)])
+def test_verify_counts_the_means_of_wide_layers_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int, edited: int
+) -> None:
+    """held: every how many neurons' sums are; edited: one of those."""
+    path, layer = tmp_path / "run.duckdb", Layer(0, "mlp", 0, "m", 701, "relu", "positive")
+    prompts = [ArrayPrompt("tulip", f"p{i}", [1, 2, 3], ["a", "b", "c"], 3) for i in range(4)]
+    write_run(
+        path,
+        layers=[layer],
+        prompts=prompts,
+        values=lambda i, _: np.random.default_rng(i).standard_normal((3, 701)).astype(np.float32),
+    )
+    monkeypatch.setattr(verify_values, "MEANS_BYTES", -(-4 * 701 * 16 // held))
+    with RunFile.open(path) as run:
+        assert verify_values.means_step(run) == held
+    assert verify.verify_run(path).problems == ()
+    first, bit = edited // 256 * 256, edited % 256 * 32 + 15
+    with duckdb.connect(str(path)) as connection:
+        changed = f'set_bit("values"::BIT, {bit}, 1 - get_bit("values"::BIT, {bit}))::BLOB'
+        where = f"prompt_idx = 2 AND selection = 'all' AND first_neuron = {first}"
+        connection.execute(f'UPDATE prompt_means SET "values" = {changed} WHERE {where}')
+        renew_digests(connection)
+    place = "prompt_means: mlp layer 0: the mean over all of 1 neurons is not that of the values, the first is"
+    assert verify.verify_run(path).problems == (f"{place} N{edited}",)
+
+
 def test_digesting_wide_rows_takes_little_memory() -> None:
     rows = means_table(means(0, np.ones((4000, WIDTH), np.float32)))
     assert rows.nbytes > 16 * 2**20
@@ -96,4 +134,4 @@ def test_digesting_wide_rows_takes_little_memory() -> None:
         assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
     finally:
         tracemalloc.stop()
-    assert whole == sum((digest_of(rows.slice(i, 400)) for i in range(0, 4000, 400)), Digest())
+    assert whole == sum((digest_of(rows.slice(i, 400)) for i in range(0, rows.num_rows, 400)), Digest())
