@@ -71,8 +71,8 @@ $(PEERS)-sae/.installed: constraints.txt tests/benchmarks/peers/constraints-sae.
 test-models: $(STAMP) ## every decoder family of transformers against plain hooks, and docs/models.md from it: half an hour
 	OMP_NUM_THREADS=1 $(BIN)/python tests/sweep/sweep.py
 
-faults: $(STAMP) ## crashes, full disks, hang-ups
-	NFINSPECT_EVERY_HOSTILE_FILE=1 $(BIN)/python -m pytest tests/faults
+faults: $(STAMP) ## crashes, full disks, hang-ups, a backend that fails 50 times: half an hour
+	NFINSPECT_EVERY_HOSTILE_FILE=1 NFINSPECT_BACKEND_FAILURES=50 $(BIN)/python -m pytest tests/faults
 
 real-model: $(STAMP) ## a real model of 135 M parameters, downloaded (93 MB): every value against plain hooks, bytes per value
 	OMP_NUM_THREADS=2 $(BIN)/python tests/real/real_model.py

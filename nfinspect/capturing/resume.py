@@ -12,7 +12,7 @@ from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.where import Where
 from nfinspect.models import Fingerprint, LoadedModel, OtherWeights, check_same_weights
 from nfinspect_store.catalog import list_runs
-from nfinspect_store.errors import StoreError
+from nfinspect_store.errors import NotARun, StoreError
 from nfinspect_store.reader import RunFile
 
 HOW_ONLY = {
@@ -35,7 +35,23 @@ KEPT_ONLY = {"files", "notes", "weights", "fingerprint"}
 """Settings that do not decide what a run holds; the fingerprint is compared on its own (check_same_model)."""
 
 
+HEADERS = 3 * 4096
+"""Bytes of a DuckDB file that holds no data: its headers."""
+
+
 _DEFAULTS = {f.name: f.default for f in fields(CaptureRequest) if f.name not in HOW_ONLY and f.default is not MISSING}
+
+
+def was_not_begun(path: Path) -> bool:
+    """Whether a capture was killed while it created the file at `path`, so that there is nothing in it."""
+    log = path.with_name(path.name + ".wal")
+    if not path.is_file() or path.stat().st_size > HEADERS or (log.exists() and log.stat().st_size):
+        return False
+    try:
+        RunFile.open(path).close()
+    except NotARun:
+        return True
+    return False
 
 
 def settings_of(request: CaptureRequest, prompts: Sequence[PromptIds]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from nfinspect.capturing.prompts import PromptIds
 from nfinspect.capturing.reading import BatchReader, Values
 from nfinspect.capturing.recorder import RecordedPrompt, Recorder
 from nfinspect.capturing.request import CaptureRequest
-from nfinspect.capturing.resume import check_same_capture, check_same_model, run_to_resume, settings_of
+from nfinspect.capturing.resume import check_same_capture, check_same_model, run_to_resume, settings_of, was_not_begun
 from nfinspect.capturing.sizes import most_beyond, run_bytes
 from nfinspect.capturing.where import chosen_tokens, nothing_recorded
 from nfinspect.capturing.writing import writing
@@ -47,6 +47,7 @@ from nfinspect.models import (
     why_no_mlp,
 )
 from nfinspect.version import VERSION
+from nfinspect_store.atomic import remove
 from nfinspect_store.catalog import new_run_path, store_path
 from nfinspect_store.errors import NfinspectError
 from nfinspect_store.heartbeat import Heartbeat
@@ -350,10 +351,12 @@ class Capture:
         if self.request.resume:
             named = self.request.run
             path = new_run_path(self._store, named) if named else run_to_resume(self._store, self._settings)
-            with RunFile.open(path) as run:
-                check_same_capture(run, self._settings)
-                check_same_model(run, self.loaded)
-            return RunWriter.reopen(path, writers=writers, readers=readers)
+            if not was_not_begun(path):
+                with RunFile.open(path) as run:
+                    check_same_capture(run, self._settings)
+                    check_same_model(run, self.loaded)
+                return RunWriter.reopen(path, writers=writers, readers=readers)
+            remove(path)
         name = self.request.run or default_name(self.request.model)
         settings = {**self._settings, "weights": self.weights()}
         info = new_run_info("capture", name, self.loaded, self.request.model, self.request.seed, settings)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 UNIT = Path(__file__).parent.parent / "unit"
-for folder in (UNIT / "models", UNIT / "capture"):
+for folder in (UNIT / "models", UNIT / "capture", UNIT / "backend"):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 

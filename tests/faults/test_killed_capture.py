@@ -8,12 +8,13 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 
 from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.session import capture_run
-from nfinspect_store.errors import NfinspectError, RunBusy, RunExists
+from nfinspect_store.errors import NfinspectError, NotARun, RunBusy, RunExists
 from nfinspect_store.heartbeat import read_heartbeat
 from nfinspect_store.reader import RunFile
 from nfinspect_store.verify import verify_run
@@ -239,3 +240,23 @@ def test_resume_refuses_another_line(gpt2_dir: Path, tmp_path: Path, text: Path)
     assert resumed == store / "r.duckdb"
     with pytest.raises(NfinspectError, match="is complete"):
         capture_run(replace(request_for(gpt2_dir, store, text), resume=True))
+
+
+def test_a_file_that_was_only_just_created_is_resumed_from_the_beginning(
+    gpt2_dir: Path, tmp_path: Path, text: Path
+) -> None:
+    """Killed between the file's headers and its tables: DuckDB has written the former, and nothing can be lost."""
+    request = replace(request_for(gpt2_dir, tmp_path / "store", text), max_tokens=64)
+    (tmp_path / "store").mkdir()
+    duckdb.connect(tmp_path / "store" / "r.duckdb").close()
+    with pytest.raises(RunExists):
+        capture_run(request)
+    capture_run(replace(request, resume=True))
+    with RunFile.open(tmp_path / "store" / "r.duckdb") as run:
+        assert run.info.status == "complete" and run.tokens == 64
+    other = tmp_path / "store" / "r2.duckdb"
+    with duckdb.connect(other) as connection:
+        connection.execute("CREATE TABLE mine AS SELECT range AS x FROM range(100000)")
+    with pytest.raises(NotARun):
+        capture_run(replace(request, run="r2", resume=True))
+    assert other.exists()

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running_backends import finished, wait_until
+from running_backends import ended, finished, started, wait_until
 
-from nfinspect.backend.client import Backend
+from nfinspect.backend.client import Backend, Lost
+from nfinspect.backend.directory import FOLDER, NoBackend
 from nfinspect.backend.protocol import JobState
 from nfinspect.cli import main
+from nfinspect_store.reader import RunFile
 
 
 @pytest.fixture
@@ -116,6 +118,7 @@ def test_backend_runs_a_command_there_and_imports_no_torch_here(shared: Path, mo
     program = """
 import sys
 from nfinspect.cli import main
+from nfinspect_store.reader import RunFile
 status = main(sys.argv[1:])
 assert "torch" not in sys.modules and "transformers" not in sys.modules
 sys.exit(status)
@@ -154,6 +157,7 @@ QUESTIONS = {
     "lens": "logits MODEL --lens Tulips --positions --json",
     "text": "text Tulips --model MODEL --json",
     "delta": "delta r --substitute --draws 8 --json --recompute",
+    "generate": "generate MODEL Tulips --new-tokens 6 --clamp L3/N1=40 --temperature 1 --json",
 }
 
 
@@ -169,7 +173,7 @@ def test_every_command_gives_the_bytes_of_a_process_of_its_own(
 
     def printed(line: str, *more: str) -> bytes:
         arguments = [*line.replace("MODEL", str(model)).split(), *more]
-        if not line.startswith(("logits", "text")):
+        if not line.startswith(("logits", "text", "generate")):
             arguments += ["--store", str(shared)]
         command = [sys.executable, "-m", "nfinspect", *arguments]
         env = {"NFINSPECT_STORE": str(shared), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
@@ -180,3 +184,37 @@ def test_every_command_gives_the_bytes_of_a_process_of_its_own(
     alone = {name: printed(line) for name, line in QUESTIONS.items()}
     for name in (*reversed(QUESTIONS), "attention", "text"):
         assert printed(QUESTIONS[name], "--backend") == alone[name], name
+
+
+@pytest.mark.slow
+def test_a_cuda_error_is_one_line_and_ends_the_backend_alone(model: Path, text: Path, tmp_path: Path) -> None:
+    """After one, nothing works in a process that uses the GPU: what was committed stays, another backend is needed."""
+    store = tmp_path / "store"
+    process, backend = started(store, model, "--id", "cuda")
+    try:
+        wait_until(lambda: backend.status().state == "ready")
+        (store / "slow").write_text("0.1")
+        job = backend.submit(capture(model, text, store, "r", 6400))
+        waiting = backend.submit(["logits", str(model), "L0/N0"])
+        while not job.done:
+            job = backend.wait(job)
+        (store / "fail").write_text(
+            "CUDA error: an illegal memory access was encountered\nCompile with TORCH_USE_CUDA_DSA"
+        )
+        while not job.ended:
+            job = backend.wait(job)
+        assert job.state == "failed" and job.status == 1 and "\n" not in job.line
+        assert job.line.startswith("nfinspect: the GPU failed (CUDA error: an illegal memory access was encountered): ")
+        with pytest.raises(Lost):
+            while True:
+                waiting = backend.wait(waiting)
+        assert process.wait(60) == 1
+        assert not (store / FOLDER).exists()
+        with pytest.raises(NoBackend):
+            Backend.connect(store, "cuda")
+        with RunFile.open(store / "r.duckdb") as run:
+            assert run.info.status == "failed" and run.tokens >= 64 and run.tokens % 64 == 0
+            assert run.activations("mlp", 0).shape[0] == run.tokens
+    finally:
+        backend.close()
+        ended(process)
