@@ -219,14 +219,17 @@ class Jobs:
             else:
                 job.go_on()
 
-    def cancel(self, job: Job) -> None:
-        """Interrupt it if it runs, and forget it if it waits; again: a capture does not finish its batch either."""
+    def cancel(self, job: Job, why: str = "interrupted") -> None:
+        """Interrupt it if it runs, and forget it if it waits; again: a capture does not finish its batch either.
+
+        why: the last line of a job that waits.
+        """
         with self.changed:
             if job in self._waiting:
                 self._waiting.remove(job)
                 job.cancelled = True
                 self._remember(job)
-                job.note("nfinspect: interrupted")
+                job.note(f"nfinspect: {why}")
                 job.end(130)
             elif job is self._running:
                 job.cancelled = True
@@ -238,7 +241,7 @@ class Jobs:
         with self.changed:
             self.closed = self.closed or why
             for job in (*self.waiting, *((self._running,) if self._running else ())):
-                self.cancel(job)
+                self.cancel(job, why)
             self.changed.notify_all()
 
     def wait(self, job: Job, version: int, seconds: float) -> None:

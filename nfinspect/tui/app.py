@@ -33,6 +33,8 @@ from nfinspect_store.errors import NfinspectError
 if TYPE_CHECKING:
     from textual.app import App
 
+    from nfinspect.backend.protocol import JobState
+    from nfinspect.tui.captures import JobAt
     from nfinspect.tui.engine import Engine
     from nfinspect.tui.requests import TraceRequest
     from nfinspect.tui.session import Session
@@ -80,6 +82,9 @@ class NfinspectApp(PaintedApp):
         self.marks = MarkKeeper(self, engine.marks)
         self.traced: dict[str, TraceRequest] = {}
         """By run, the choices that its last trace or overlap was asked with: the next one begins with them."""
+
+        self.typed_capture: dict[str, str] = {}
+        """What was typed into the fields of a new capture."""
 
         self.board = JobBoard(self)
         self._follower = Follower(self)
@@ -305,9 +310,9 @@ class NfinspectApp(PaintedApp):
 
         pane.load(OPENING, opened, show, busy=f"opening {name}", unwanted=close)
 
-    def follow(self, name: str) -> None:
-        """To the progress of a run that is being captured."""
-        self._trail.go((self._trail.stops[0], Stop(partial(open_pane, place("live", name)))))
+    def follow(self, run: str = "", at: JobAt | None = None, job: JobState | None = None) -> None:
+        """To the progress of a run that is being captured, or of a job of a backend."""
+        self._trail.go((self._trail.stops[0], Stop(partial(open_pane, place("live", run, at, job)))))
         self.call_later(self._show)
 
     def opened(self, session: Session, *, show: bool = True) -> None:

@@ -15,6 +15,7 @@ def binding_ids(app: type[Any]) -> frozenset[str]:
     from nfinspect.tui.help import HelpScreen
     from nfinspect.tui.panes.analyses import AnalysesPane
     from nfinspect.tui.panes.analysis import pane_of
+    from nfinspect.tui.panes.capture import CapturePane, CommandLine
     from nfinspect.tui.panes.compare import ComparePane
     from nfinspect.tui.panes.diff import DiffPane
     from nfinspect.tui.panes.history import HistoryPane
@@ -34,7 +35,19 @@ def binding_ids(app: type[Any]) -> frozenset[str]:
     from nfinspect.tui.widgets.text_panel import TextPanel
     from nfinspect.tui.widgets.token_text import TokenText
 
-    panes = (RunsPane, LivePane, HistoryPane, LayersPane, NeuronsPane, NeuronPane, TracePane, OverlapPane, SqlPane)
+    panes = (
+        RunsPane,
+        CapturePane,
+        CommandLine,
+        LivePane,
+        HistoryPane,
+        LayersPane,
+        NeuronsPane,
+        NeuronPane,
+        TracePane,
+        OverlapPane,
+        SqlPane,
+    )
     analyses = (
         AnalysesPane,
         LensPane,

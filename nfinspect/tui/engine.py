@@ -12,6 +12,7 @@ from nfinspect_store.marks_file import MarksFile
 
 if TYPE_CHECKING:
     from nfinspect.analysis.history import LiveHistory
+    from nfinspect.tui.captures import Captures
     from nfinspect.tui.jobs import Job
     from nfinspect.tui.session import Session
     from nfinspect_store.types import Progress, RunEntry
@@ -29,6 +30,7 @@ class Engine:
         self._lock = threading.Lock()
         self._open: list[Session] = []
         self._jobs: list[Job] = []
+        self._captures: Captures | None = None
 
     def runs(self) -> tuple[RunEntry, ...]:
         from nfinspect_store.catalog import list_everything
@@ -51,6 +53,15 @@ class Engine:
         from nfinspect_store.names import RUN_SUFFIX
 
         return read_heartbeat(self.store / (run + RUN_SUFFIX))
+
+    @property
+    def captures(self) -> Captures:
+        """What backends of this store capture."""
+        from nfinspect.tui.captures import Captures
+
+        if self._captures is None:
+            self._captures = Captures(self.store)
+        return self._captures
 
     def history(self, run: str) -> LiveHistory:
         """The history of a watched training, nothing of it read yet."""
@@ -78,9 +89,11 @@ class Engine:
         return job
 
     def end_jobs(self) -> None:
-        """No command outlives the app."""
+        """No command outlives the app; backends do."""
         from nfinspect.tui.jobs import end_all
 
+        if self._captures is not None:
+            self._captures.close()
         jobs, self._jobs = self._jobs, []
         end_all(jobs)
 

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from textual.screen import Screen
     from textual.timer import Timer
 
+    from nfinspect.backend.protocol import JobState
+    from nfinspect.tui.captures import JobAt
     from nfinspect.tui.engine import Engine
     from nfinspect.tui.glyphs import Glyphs
     from nfinspect.tui.jobs import JobBoard
@@ -28,6 +30,7 @@ class Hub(Protocol):
     sessions: dict[str, Session]
     marks: MarkKeeper
     traced: dict[str, TraceRequest]
+    typed_capture: dict[str, str]
 
     @property
     def pane(self) -> Any: ...
@@ -54,7 +57,7 @@ class Hub(Protocol):
 
     # runs
     def open_run(self, name: str) -> None: ...
-    def follow(self, name: str) -> None: ...
+    def follow(self, run: str = "", at: JobAt | None = None, job: JobState | None = None) -> None: ...
     def opened(self, session: Session, *, show: bool = True) -> None: ...
     def forget_run(self, name: str) -> None: ...
     def release_unfinished(self) -> None: ...

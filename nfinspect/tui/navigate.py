@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ANALYSES = names()
 WORDS = (
     "runs",
+    "capture",
+    "live",
     "watch",
     "compare",
     "diff",
@@ -35,6 +37,7 @@ WORDS = (
 )
 EXPECTED = (
     "L12/N3071, L12, a class such as dead, trace CONCEPT, overlap, walk PROMPT, sql, layers, neurons, runs, "
+    "capture MODEL, live RUN, "
     f"watch NAME, compare A,B, diff A B, marks, @SET, analyses, {', '.join(ANALYSES)} or quit"
 )
 
@@ -84,6 +87,14 @@ def go_to(app: Hub, text: str) -> None:
             app.open_run(target.rest)
         case "runs":
             app.to_runs()
+        case "capture":
+            app.into(place("capture", target.rest))
+        case "live":
+            session = app.session_here()
+            run = target.rest or (session.name if session is not None else "")
+            if not run:
+                raise RequestError("live view of which run? expected live RUN")
+            app.follow(run)
         case "watch" if target.rest:
             app.into(place("history", target.rest))
         case "watch":

@@ -26,6 +26,10 @@ def _pane(name: str) -> Any:
             from nfinspect.tui.panes.live import LivePane
 
             return LivePane
+        case "capture":
+            from nfinspect.tui.panes.capture import CapturePane
+
+            return CapturePane
         case "history":
             from nfinspect.tui.panes.history import HistoryPane
 

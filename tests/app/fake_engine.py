@@ -343,6 +343,19 @@ class FakeJob:
         return self._printed
 
 
+class FakeCaptures:
+    """No backend."""
+
+    def statuses(self) -> tuple[Any, ...]:
+        return ()
+
+    def of_run(self, run: str) -> None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
 class FakeEngine:
     """A store of whatever entries it is given."""
 
@@ -363,6 +376,7 @@ class FakeEngine:
             ),
         )
         self.session = session or FakeSession()
+        self.captures = FakeCaptures()
         self.deleted: list[str] = []
         self.job = FakeJob()
         self.started: list[tuple[str, ...]] = []

@@ -11,6 +11,8 @@ from nfinspect.tui.cells import Cell
 from nfinspect.tui.glyphs import Glyphs, bar
 
 if TYPE_CHECKING:
+    from nfinspect.backend.protocol import JobState, Token
+    from nfinspect.tui.captures import Seen
     from nfinspect.tui.requests import Standing
     from nfinspect_store.types import Progress
 
@@ -23,14 +25,9 @@ RESUME = "the same capture command with --resume continues it"
 def capture_lines(progress: Progress, width: int, g: Glyphs) -> list[Cell | str]:
     """A bar, and tokens, rate, time left, bytes and process in words."""
     p = progress
-    total, share = p.tokens_total, None
-    if total:
-        share = min(1.0, p.tokens_done / total)
+    total = p.tokens_total
     left = (total - p.tokens_done) / p.tokens_per_second if total and p.tokens_per_second > 0 else None
-    pieces: list[Cell | str] = []
-    if share is not None:
-        wide = max(10, min(60, width - 8))
-        pieces += [Cell(cells.fit(bar(share, wide, g), wide), "accent"), f" {percent(share):>6}\n\n"]
+    pieces = _bar(p.tokens_done, total, width, g)
     facts = {
         "phase": p.phase,
         "tokens": f"{p.tokens_done:,}" + (f" of {total:,}" if total else ""),
@@ -39,8 +36,7 @@ def capture_lines(progress: Progress, width: int, g: Glyphs) -> list[Cell | str]
         "written": size(p.bytes, g),
         "process": f"{p.pid} on {p.host}",
     }
-    for name, fact in facts.items():
-        pieces += [Cell(f"{name:<10}", "dim"), Cell(fact), "\n"]
+    pieces += _facts(facts)
     late = int((time.time() - p.updated_at) // LATE) * LATE
     if not p.alive:
         pieces += ["\n", Cell(f"Process {p.pid} is gone, and the capture with it.", "bad"), f"\n{sentence(RESUME)}\n"]
@@ -50,6 +46,84 @@ def capture_lines(progress: Progress, width: int, g: Glyphs) -> list[Cell | str]
             Cell(f"no news for {duration(late, g)}: slow disk, or a process that hangs", "warn"),
             "\n",
         ]
+    return pieces
+
+
+def _bar(done: int, total: int | None, width: int, g: Glyphs) -> list[Cell | str]:
+    if not total:
+        return []
+    share, wide = min(1.0, done / total), max(10, min(60, width - 8))
+    return [Cell(cells.fit(bar(share, wide, g), wide), "accent"), f" {percent(share):>6}\n\n"]
+
+
+def _facts(facts: dict[str, str]) -> list[Cell | str]:
+    pieces: list[Cell | str] = []
+    for name, fact in facts.items():
+        pieces += [Cell(f"{name:<10}", "dim"), Cell(fact), "\n"]
+    return pieces
+
+
+def job_lines(seen: Seen, width: int, g: Glyphs) -> list[Cell | str]:
+    """A capture as its backend tells of it: how far it is, what it takes, what waits behind it, and what it writes."""
+    job, status = seen.job, seen.status
+    total = f" of {job.total:,}" if job.total else ""
+    phase = job.phase or job.state if job.state == "running" else job.state
+    if status is not None and status.state == "loading":
+        phase = "loading the model"
+    facts = {
+        "phase": phase,
+        "tokens": f"{job.done:,}{total}",
+        "rate": f"{job.rate:,.0f} tokens/s",
+        "time left": f"{duration(job.seconds_left, g)}, {duration(int(job.seconds), g)} so far",
+        "written": size(job.bytes, g),
+    }
+    if status is not None:
+        gpu = f", {size(status.device_bytes, g)} on the GPU" if status.device_bytes else ""
+        facts["memory"] = f"{size(status.memory_bytes, g)}{gpu}"
+        where = f" on {status.device} ({status.dtype})" if status.device else ""
+        facts["backend"] = f"{status.id}{where}, process {status.pid}"
+        ahead = [one for one in (status.job, *status.queue) if one is not None and one.id < job.id]
+        if ahead and job.state == "waiting":
+            facts["before it"] = _names(ahead, g)
+        if behind := [one for one in status.queue if one.id > job.id]:
+            facts["waiting"] = _names(behind, g)
+    pieces = [*_bar(job.done, job.total, width, g), *_facts(facts)]
+    if seen.over:
+        why = seen.lost or job.line.removeprefix("nfinspect: ") or job.state
+        pieces += ["\n", Cell(why, "good" if job.state == "done" else "bad"), "\n"]
+    elif seen.committed:
+        pieces += ["\n", Cell("Enter", "bold"), " browses what is committed.\n"]
+    if seen.tokens:
+        pieces += ["\n", *_written(seen.tokens, width, g)]
+    return pieces
+
+
+def _names(jobs: list[JobState], g: Glyphs) -> str:
+    """Jobs in a word each: their command, and its run or model."""
+
+    def name(job: JobState) -> str:
+        words = job.arguments
+        run = words[words.index("--run") + 1] if "--run" in words[:-1] else words[1] if len(words) > 1 else ""
+        return f"{words[0] if words else ''} {cells.model_name(run, g)}".strip()
+
+    return f"{len(jobs)}: " + ", ".join(map(name, jobs[:3])) + (f" {g.more}" if len(jobs) > 3 else "")
+
+
+TEXT_LINES = 6
+"""Of the text that is being written; its end is shown."""
+
+
+def _written(tokens: tuple[Token, ...], width: int, g: Glyphs) -> list[Cell | str]:
+    """The end of the text that is being written, and the strongest neurons at its last token."""
+    last = tokens[-1]
+    own = [token for token in tokens if token.prompt == last.prompt]
+    text = cells.visible_in("".join(token.text for token in own), g)
+    room = TEXT_LINES * max(20, width)
+    pieces: list[Cell | str] = [Cell(f"prompt {last.prompt}  ", "dim"), Cell(text[-room:]), "\n"]
+    if last.strongest:
+        found = sorted(last.strongest, key=lambda one: -abs(one[2]))[:6]
+        told = "  ".join(f"L{layer}/N{neuron} {value:.2f}" for layer, neuron, value in found)
+        pieces += [Cell(f"strongest at {last.site}  ", "dim"), Cell(told, "accent"), "\n"]
     return pieces
 
 

@@ -15,6 +15,9 @@ from nfinspect.tui.glyphs import Glyphs, bar
 from nfinspect.tui.widgets.paged_table import Column
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nfinspect.backend.protocol import Status
     from nfinspect_store.types import RunEntry
 
 TONES = {"complete": "good", "capturing": "accent", "interrupted": "warn", "failed": "bad"}
@@ -58,7 +61,9 @@ def welcome(path: Path, g: Glyphs) -> Content:
         Cell(f" ({path})."),
         "\n\n",
         "A run records what every neuron of a model did on every token. ",
-        "To make one, type in a shell:\n\n",
+        "",
+        Cell("c", "bold"),
+        " captures one here. In a shell:\n\n",
         Cell("  nfinspect demo", "accent"),
         "\n",
         Cell("      the sample model over the sample concepts, about a minute", "dim"),
@@ -73,6 +78,26 @@ def welcome(path: Path, g: Glyphs) -> Content:
         Cell("q", "bold"),
         " quit",
     )
+
+
+def backend_lines(backends: Sequence[Status], g: Glyphs) -> list[Cell | str]:
+    """A line about each backend of the store: what it does, and how far it is."""
+    pieces: list[Cell | str] = []
+    for one in backends:
+        job, tone = one.job, "accent"
+        if job is not None:
+            share = f" {percent(job.done / job.total, places=0)}" if job.total else ""
+            run = Path(job.run).stem if job.run else ""
+            doing = "capturing" if job.arguments[:1] == ("capture",) else " ".join(job.arguments[:1])
+            words = f"{'paused: ' if job.state == 'paused' else ''}{doing} {run}{share}".rstrip()
+        elif one.state == "loading":
+            words = "loading the model"
+        else:
+            words, tone = "idle", "dim"
+        waiting = f", {len(one.queue)} waiting" if one.queue else ""
+        shows = f" {g.dot} p shows it" if job is not None or one.queue else ""
+        pieces += [*(["\n"] if pieces else []), Cell(f"backend {one.id}: {words}{waiting}", tone), Cell(shows, "dim")]
+    return pieces
 
 
 def about_run(run: RunEntry, g: Glyphs) -> list[Cell | str]:

@@ -1,23 +1,27 @@
-"""A run that is being captured: how far it is, from the small file that its capture keeps next to it.
-
-DuckDB lets no other process read a file that one writes, so this is all there is to see of a capture in a process of
-its own until it has finished; then the run opens by itself.
+"""A capture under way. One that a backend makes is told of by the backend, and can be paused, cancelled and resumed
+from here. Of one in a process of its own there is the small file that it keeps next to its run: DuckDB lets no other
+process read a file that one writes.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.content import Content
 
 from nfinspect.tui.cells import Cell, content
-from nfinspect.tui.columns.live import RESUME, capture_lines, sentence
+from nfinspect.tui.columns.live import RESUME, capture_lines, job_lines, sentence
 from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.widgets.text_panel import TextPanel
 
 if TYPE_CHECKING:
+    from nfinspect.backend.protocol import Action, JobState
+    from nfinspect.tui.captures import JobAt, Seen, Watch
+    from nfinspect.tui.engine import Engine
     from nfinspect.tui.session import Session
     from nfinspect_store.types import Progress
 
@@ -29,19 +33,34 @@ class LivePane(Pane):
     """Looks twice a second, and draws only what has changed."""
 
     help_text = (
-        "The capture writes down how far it is; nothing else of a run can be read while it is written. When it has "
-        "finished, the run opens here by itself."
+        "A capture in a backend outlives the app: p pauses it and lets it go on, x cancels it, Enter browses what it "
+        "has committed, r goes on with one that was cancelled, has failed, or whose backend was killed. Of a capture "
+        "in a process of its own only its progress is known; p pauses this view. When a capture has finished, its run "
+        "opens by itself."
     )
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("p", "pause", "Pause the view", id="live.pause")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("p", "pause", "Pause", id="live.pause"),
+        Binding("x", "cancel", "Cancel", id="live.cancel"),
+        Binding("enter,l", "browse", "Browse", key_display="Enter", id="live.browse"),
+        Binding("r", "resume", "Resume", id="live.resume"),
+    ]
 
-    _progress: Progress | None = None
-    _paused = False
-    _over = False
-
-    def __init__(self, run: str) -> None:
-        super().__init__(f"{run} (capturing)")
+    def __init__(self, run: str = "", at: JobAt | None = None, job: JobState | None = None) -> None:
+        """run: its name; empty while it has none. at, job: of a capture in a backend."""
+        super().__init__("")
         self._run = run
+        self._progress: Progress | None = None
+        self._paused = self._over = False
+        self._watch: Watch | None = None
+        self._seen: Seen | None = None
+        self._at = at
+        self._known = job
+        self._drawn: Content | None = None
+        self._entitle()
+
+    def _entitle(self) -> None:
+        self.crumb = f"{self._run or 'a new run'} (capturing)"
 
     def compose(self) -> ComposeResult:
         yield TextPanel(id="progress")
@@ -50,33 +69,104 @@ class LivePane(Pane):
     def hint(self) -> str:
         return "paused" if self._paused else ""
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        seen = self._seen
+        match action:
+            case "pause":
+                return seen is None or not seen.over
+            case "cancel":
+                return seen is not None and not seen.over
+            case "browse":
+                return seen is not None and self._readable(seen)
+            case "resume":
+                return seen is not None and seen.over and seen.job.state != "done"
+        return True
+
+    @staticmethod
+    def _readable(seen: Seen) -> bool:
+        return seen.committed or (seen.over and bool(seen.job.run) and Path(seen.job.run).exists())
+
     def entered(self) -> None:
         self._over = False
         self.look_every(SECONDS, self._look)
         self._look()
 
+    def left(self) -> None:
+        super().left()
+        self._let_go()
+
+    def on_unmount(self) -> None:
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._watch is not None:
+            self.hub.engine.captures.forget(self._watch)
+            self._watch = None
+
     def on_resize(self) -> None:
         self._draw()
 
     def _look(self) -> None:
-        if not self._paused and not self._over and self.app.screen is self.screen:
-            self.load("progress", partial(self.hub.engine.progress, self._run), self._show)
-
-    # answers
-
-    def _show(self, progress: Progress | None) -> None:
-        if progress is None:  # the capture has deleted its file: it has ended, in one way or another
-            self._over = True
-            opened = partial(self.hub.engine.open, self._run)
-            self.load("opened", opened, self._opened, self._not_opened, busy=f"opening {self._run}")
+        if self._over or len(self.app.screen_stack) > 1 or any(work.group == "progress" for work in self.asked):
             return
-        self._progress = progress
+        captures = self.hub.engine.captures
+        if self._at is not None:
+            if self._watch is None:
+                self._watch = captures.watch(self._at, self._known)
+            self.load("progress", self._watch.look, self._show_job)
+        elif not self._paused:
+            self.load("progress", partial(_found, self.hub.engine, self._run), self._show)
+
+    # a capture in a backend
+
+    def _show_job(self, seen: Seen) -> None:
+        if seen.at != self._at:
+            return
+        before, self._seen, self._known = self._seen, seen, seen.job
+        if seen.run and seen.run != self._run:
+            self._run = seen.run
+            self._entitle()
+        self._paused = seen.job.state == "paused"
+        if before is None or _shape(before) != _shape(seen):
+            self.refresh_bindings()
+            self.hub.update_trail()
         self._draw()
+        if not seen.over:
+            return
+        self._over = True
+        self._let_go()
+        if seen.job.state == "done" and seen.run:
+            self._open()
+        else:
+            self.hub.say(self._why(seen), "warn" if seen.job.state == "cancelled" else "bad", keep=True)
+
+    def _why(self, seen: Seen) -> str:
+        said = seen.lost or seen.job.line.removeprefix("nfinspect: ") or f"it ended with status {seen.job.status}"
+        return f"{said}; {self.app.get_key_display(_binding(self, 'resume'))} resumes it here"
+
+    def _open(self) -> None:
+        opened = partial(self.hub.engine.open, self._run)
+        self.load("opened", opened, self._opened, self._not_opened, busy=f"opening {self._run}")
+
+    # a capture in a process of its own
+
+    def _show(self, found: JobAt | Progress | None) -> None:
+        from nfinspect_store.types import Progress
+
+        if found is None:  # the capture has deleted its file: it has ended, in one way or another
+            self._over = True
+            self._open()
+        elif isinstance(found, Progress):
+            self._progress = found
+            self._draw()
+        else:
+            self._at = found
+            self._look()
 
     def _opened(self, session: Session) -> None:
         status, here = session.info.status, self.hub.pane is self
         self.hub.opened(session, show=here)
-        if status != "complete" and here:
+        if status != "complete" and here and not session.under_way:
             self.hub.say(f"{session.name} is {status}: {RESUME}", "warn", keep=True)
 
     def _not_opened(self, line: str) -> None:
@@ -85,20 +175,84 @@ class LivePane(Pane):
         self.query_one(TextPanel).put(content(*pieces, f"\n{sentence(line)}\n"))
 
     def _draw(self) -> None:
-        if self._progress is None:
+        width = self.size.width - 4
+        if self._seen is not None:
+            shown = content("\n", *job_lines(self._seen, width, self.glyphs))
+        elif self._progress is not None:
+            shown = content("\n", *capture_lines(self._progress, width, self.glyphs))
+        else:
             return
-        shown = content("\n", *capture_lines(self._progress, self.size.width - 4, self.glyphs))
-        panel = self.query_one(TextPanel)
-        if shown.plain != self._drawn:
-            self._drawn = shown.plain
-            panel.put(shown)
-
-    _drawn = ""
+        if self._drawn is None or (shown.plain, shown.spans) != (self._drawn.plain, self._drawn.spans):
+            self._drawn = shown
+            self.query_one(TextPanel).put(shown)
 
     # keys
 
     def action_pause(self) -> None:
+        if self._seen is not None:
+            self._act("go on" if self._paused else "pause")
+            return
         self._paused = not self._paused
         self.hub.say("this view is paused, the capture goes on; p follows it again" if self._paused else "", "dim")
         self.hub.update_trail()
         self._look()
+
+    def _act(self, action: Action) -> None:
+        if (at := self._at) is not None:
+            self.load("act", partial(self.hub.engine.captures.act, at, action), self._acted)
+
+    def _acted(self, job: JobState) -> None:
+        if not job.ended:
+            said = {"paused": "the capture pauses after this batch; p lets it go on", "running": ""}
+            self.hub.say(said.get(job.state, f"the job is {job.state}"), "dim")
+        self._look()
+
+    def action_cancel(self) -> None:
+        from nfinspect.tui.dialogs import Confirm
+
+        def answered(yes: bool | None) -> None:
+            if yes:
+                self._act("cancel")
+                self.hub.say("the capture is being cancelled: it finishes its batch and commits", "dim")
+
+        question = f"Cancel the capture of {self._run or 'a new run'}? What it has read is kept, and can be resumed."
+        self.app.push_screen(Confirm(question), answered)
+
+    def action_browse(self) -> None:
+        self.hub.open_run(self._run)
+
+    def action_resume(self) -> None:
+        """Go on in a backend of its model: a new one, if that was killed."""
+        seen = self._seen
+        if seen is None:
+            return
+        self.hub.release_unfinished()
+        captures = self.hub.engine.captures
+
+        def resumed() -> tuple[JobAt, JobState]:
+            return captures.begin(captures.resumed(seen.job), Path(seen.job.directory))
+
+        self.load("resumed", resumed, self._resumed, busy="starting a backend", lasting=True)
+
+    def _resumed(self, begun: tuple[JobAt, JobState]) -> None:
+        self._at, self._known = begun
+        self._seen, self._over = None, False
+        self.hub.say("")
+        self.refresh_bindings()
+        self._look()
+
+
+def _found(engine: Engine, run: str) -> JobAt | Progress | None:
+    """In a worker: the job of a run in a backend, or else how far its capture says that it is."""
+    progress = engine.progress(run)
+    at = engine.captures.of_run(run) if progress is not None else None
+    return at or progress
+
+
+def _shape(seen: Seen) -> tuple[object, ...]:
+    """What the keys and the breadcrumbs depend on."""
+    return seen.over, seen.committed, seen.job.state, seen.run
+
+
+def _binding(pane: LivePane, action: str) -> Binding:
+    return next(one for one in pane.BINDINGS if isinstance(one, Binding) and one.action == action)

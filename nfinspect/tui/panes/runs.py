@@ -11,7 +11,7 @@ from textual.content import Content
 
 from nfinspect.present.numbers import size
 from nfinspect.tui.cells import content
-from nfinspect.tui.columns.runs import about_run, run_columns, welcome
+from nfinspect.tui.columns.runs import about_run, backend_lines, run_columns, welcome
 from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.places import place
 from nfinspect.tui.widgets.paged_table import PagedTable
@@ -19,6 +19,8 @@ from nfinspect.tui.widgets.text_block import TextBlock
 from nfinspect.tui.widgets.text_panel import TextPanel
 
 if TYPE_CHECKING:
+    from nfinspect.backend.protocol import Status
+    from nfinspect.tui.engine import Engine
     from nfinspect_store.types import RunEntry
 
 LIVE_SECONDS = 0.5
@@ -35,7 +37,7 @@ class RunsPane(Pane):
     help_text = (
         "Each run is one capture of one model: one DuckDB file in the store. A run that a backend captures opens "
         "like any other, as far as it is committed. One that another process captures shows its progress, and opens "
-        "when it has finished. A training that a "
+        "when it has finished; p shows how far it is. c captures. A training that a "
         "FiringMonitor watches is a history: Enter shows it, live. Space marks runs, O compares the marked ones."
     )
 
@@ -60,6 +62,8 @@ class RunsPane(Pane):
         ),
         Binding("I", "invert", "Invert the order", show=False, id="runs.invert"),
         Binding("r", "reload", "Read the store again", show=False, id="runs.reload"),
+        Binding("c", "capture", "Capture", id="runs.capture"),
+        Binding("p", "progress", "Progress", show=False, id="runs.progress"),
         Binding("d", "delete", "Delete", id="runs.delete"),
         Binding("space", "mark", "Mark", key_display="Space", id="runs.mark"),
         Binding("O", "compare", "Compare the marked", show=False, id="runs.compare"),
@@ -67,12 +71,14 @@ class RunsPane(Pane):
 
     DEFAULT_CSS = """
     RunsPane #about { height: 2; padding: 0 1; }
+    RunsPane #backends { height: auto; max-height: 3; padding: 0 1; display: none; }
     RunsPane #empty { padding: 1 2; display: none; }
     RunsPane.-empty #empty { display: block; }
     RunsPane.-empty PagedTable { display: none; }
     """
 
     _runs: tuple[RunEntry, ...] | None = None
+    _backends: tuple[Status, ...] = ()
     _filter = ""
     _order = ("created", True)
 
@@ -87,6 +93,7 @@ class RunsPane(Pane):
         table.marked = lambda run: run.kind != "history" and run.name in self._marked
         yield table
         yield TextPanel(id="empty")
+        yield TextBlock(id="backends")
         yield TextBlock(id="about")
 
     @property
@@ -100,15 +107,17 @@ class RunsPane(Pane):
 
     def _look(self) -> None:
         if self.app.screen is self.screen:
-            self.load("runs", self.hub.engine.runs, self._show)
+            self.load("runs", partial(_listing, self.hub.engine), self._show)
 
     # answers
 
-    def _show(self, runs: tuple[RunEntry, ...]) -> None:
+    def _show(self, listing: tuple[tuple[RunEntry, ...], tuple[Status, ...]]) -> None:
         """A new listing; drawn only if something changed, so that an idle store sends nothing."""
+        runs, self._backends = listing
+        self._draw_backends()
         if runs == self._runs:
             return
-        live = any(run.status == "capturing" for run in runs)
+        live = any(run.status == "capturing" for run in runs) or any(one.job or one.queue for one in self._backends)
         self.look_every(LIVE_SECONDS if live else QUIET_SECONDS, self._look)
         self._runs = runs
         self._draw()
@@ -138,6 +147,12 @@ class RunsPane(Pane):
         self.table.put_rows(rows)
         self._about()
 
+    def _draw_backends(self) -> None:
+        block = self.query_one("#backends", TextBlock)
+        block.display = bool(self._backends)
+        if self._backends:
+            block.put(content(*backend_lines(self._backends, self.glyphs)))
+
     def _about(self) -> None:
         run = self.table.current
         self.query_one("#about", TextBlock).put(
@@ -164,7 +179,26 @@ class RunsPane(Pane):
             self.hub.open_run(run.name)
 
     def action_reload(self) -> None:
-        self.load("runs", self.hub.engine.runs, self._show, busy="reading the store" if self._runs is None else "")
+        busy = "reading the store" if self._runs is None else ""
+        self.load("runs", partial(_listing, self.hub.engine), self._show, busy=busy)
+
+    def action_capture(self) -> None:
+        self.hub.into(place("capture"))
+
+    def action_progress(self) -> None:
+        """Of the run under the cursor if it is being captured, else of what a backend does."""
+        from nfinspect.tui.captures import JobAt
+
+        run = self.table.current
+        if run is not None and run.progress is not None and run.kind != "history":
+            self.hub.follow(run.name)
+            return
+        for backend in self._backends:
+            for job in (backend.job, *backend.queue):
+                if job is not None and job.arguments[:1] == ("capture",):
+                    self.hub.follow("", JobAt(backend.id, job.id), job)
+                    return
+        self.hub.say("nothing is being captured; c captures", "dim")
 
     def action_filter(self) -> None:
         self.hub.ask(self, "filter", "/", self._only, self._filter)
@@ -233,3 +267,8 @@ class RunsPane(Pane):
         self.load(
             "deleted", partial(delete, name), lambda _: self._deleted(name), busy=f"deleting {name}", lasting=True
         )
+
+
+def _listing(engine: Engine) -> tuple[tuple[RunEntry, ...], tuple[Status, ...]]:
+    """In a worker: the runs of the store, and the backends that live."""
+    return engine.runs(), engine.captures.statuses()

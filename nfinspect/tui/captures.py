@@ -1,0 +1,225 @@
+"""Captures in backends, for the app: which there are, how far one is, and what is told to it. No torch, no DuckDB.
+
+A capture that is begun here is not attached: it outlives the app, and whoever opens the store again finds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nfinspect.backend import client
+from nfinspect.backend.directory import NoBackend, living
+from nfinspect.backend.protocol import JobState, Token
+from nfinspect_store.errors import NfinspectError
+from nfinspect_store.heartbeat import read_heartbeat
+from nfinspect_store.names import RUN_SUFFIX
+
+if TYPE_CHECKING:
+    from nfinspect.backend.protocol import Action, Status
+
+MODEL_OPTIONS = ("--revision", "--dtype", "--device")
+"""Options of `capture` that say which model a backend is to hold; each has a value."""
+
+MODEL_FLAGS = ("--allow-pickle",)
+
+KEPT_TOKENS = 400
+"""Of the text that a capture writes."""
+
+
+@dataclass(frozen=True)
+class JobAt:
+    """Where a job is: the id of its backend and its number there."""
+
+    backend: str
+    job: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A capture as its backend tells of it. status: None if the backend did not live to tell; lost: why, in one line.
+
+    committed: whether its run can be read; tokens: the last that it has written, if it generates.
+    """
+
+    at: JobAt
+    job: JobState
+    status: Status | None = None
+    lost: str = ""
+    committed: bool = False
+    tokens: tuple[Token, ...] = ()
+
+    @property
+    def run(self) -> str:
+        """The run's name; empty while it has none."""
+        return Path(self.job.run).name.removesuffix(RUN_SUFFIX) if self.job.run else ""
+
+    @property
+    def over(self) -> bool:
+        return bool(self.lost) or self.job.ended
+
+
+class Watch:
+    """One connection to the backend of a job. `look` is called by one worker at a time; `close` by any thread."""
+
+    def __init__(self, store: Path, at: JobAt, job: JobState | None = None) -> None:
+        """job: what is known of it already."""
+        self._store = store
+        self._backend: client.Backend | None = None
+        self._closed = False
+        self._seen = Seen(at, job or JobState(at.job, (), "", "waiting", version=-1))
+
+    def look(self) -> Seen:
+        """How far the job is; while it waits for a model or for other jobs, as soon as that changes."""
+        try:
+            self._seen = self._look()
+        except (client.Lost, NoBackend) as error:
+            if not self._seen.over:
+                self._seen = replace(self._seen, status=None, lost=str(error))
+        return self._seen
+
+    def _look(self) -> Seen:
+        if self._backend is None:
+            self._backend = client.Backend.connect(self._store, self._seen.at.backend)
+        known = self._seen.job
+        if known.state == "waiting" and known.version >= 0:
+            job = self._backend.wait(known)
+        else:
+            job = self._backend.wait(replace(known, version=-1))
+        seen = replace(self._seen, job=job)
+        if job.ended:  # the backend may have ended with it
+            with contextlib.suppress(NfinspectError):
+                seen = replace(seen, status=self._backend.status())
+            return seen
+        self._seen = seen
+        seen = replace(seen, status=self._backend.status(), committed=seen.committed or self._is_committed(job))
+        return replace(seen, tokens=self._tokens(seen))
+
+    def _is_committed(self, job: JobState) -> bool:
+        from nfinspect.backend.remote import run_under_way
+
+        if not job.run or not job.done:
+            return False
+        try:
+            found = run_under_way(Path(job.run))
+        except NfinspectError:
+            return False
+        if found is not None:
+            found.close()
+        return found is not None
+
+    def _tokens(self, seen: Seen) -> tuple[Token, ...]:
+        assert self._backend is not None
+        if seen.job.state == "waiting" or "--generate" not in seen.job.arguments:
+            return ()
+        tokens = seen.tokens
+        while True:
+            told = self._backend.tokens(seen.job.id, tokens[-1].index + 1 if tokens else 0)
+            tokens = (*tokens, *told.rows)[-KEPT_TOKENS:]
+            if not told.rows or told.start + len(told.rows) >= told.count:
+                return tokens
+
+    def close(self) -> None:
+        self._closed = True
+        if self._backend is not None:
+            self._backend.close()
+
+
+class Captures:
+    """The backends of a store and what they capture. Its methods may be called from any worker, and may block."""
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self._watches: set[Watch] = set()
+        self._guard = threading.Lock()
+
+    def statuses(self) -> tuple[Status, ...]:
+        """The backends that live."""
+        return client.statuses(self._store)[0]
+
+    def of_run(self, run: str) -> JobAt | None:
+        """The job that writes a run; None if no backend does."""
+        path = self._store / (run + RUN_SUFFIX)
+        beat = read_heartbeat(path)
+        if beat is None or not beat.alive:
+            return None
+        for entry in living(self._store)[0]:
+            if entry.pid == beat.pid:
+                with contextlib.suppress(NfinspectError), client.Backend.connect(self._store, entry.id) as backend:
+                    job = backend.status().job
+                    if job is not None and job.run and Path(job.run).resolve() == path.resolve():
+                        return JobAt(entry.id, job.id)
+        return None
+
+    def begin(self, arguments: Sequence[str], directory: Path) -> tuple[JobAt, JobState]:
+        """Have a capture made by the backend of its model, which is started if there is none. arguments: of
+        `nfinspect`; the model is the second. Raises Lost, NoBackend, RequestError.
+        """
+        model, options = arguments[1], model_options(arguments)
+        name = _name(directory, model, options)
+        try:
+            backend = client.Backend.find(self._store.resolve(), name)
+        except NoBackend:
+            backend = client.start(self._store, name, options)
+        with backend:
+            job = backend.submit(arguments, directory)
+        return JobAt(backend.id, job.id), job
+
+    def watch(self, at: JobAt, job: JobState | None = None) -> Watch:
+        """Close it when it is no longer looked at."""
+        made = Watch(self._store, at, job)
+        with self._guard:
+            self._watches.add(made)
+        return made
+
+    def forget(self, watch: Watch) -> None:
+        with self._guard:
+            self._watches.discard(watch)
+        watch.close()
+
+    def act(self, at: JobAt, action: Action) -> JobState:
+        with client.Backend.connect(self._store, at.backend) as backend:
+            return backend.act(at.job, action)
+
+    def close(self) -> None:
+        """No worker waits for an answer any more. The backends go on."""
+        with self._guard:
+            left, self._watches = set(self._watches), set()
+        for watch in left:
+            watch.close()
+
+    def resumed(self, job: JobState) -> tuple[str, ...]:
+        """The command that goes on with a capture, or makes it again if it had not even begun its run."""
+        arguments = tuple(word for word in job.arguments if word != "--resume")
+        if not job.run or not Path(job.run).exists():
+            return arguments
+        named = any(word == "--run" or word.startswith("--run=") for word in arguments)
+        run = () if named else ("--run", Path(job.run).name.removesuffix(RUN_SUFFIX))
+        return (*arguments, *run, "--resume")
+
+
+def model_options(arguments: Sequence[str]) -> tuple[str, ...]:
+    """The options of a capture that its backend has to be started with."""
+    found: list[str] = []
+    for place, word in enumerate(arguments):
+        name, sign, _ = word.partition("=")
+        if word in MODEL_FLAGS or (sign and name in MODEL_OPTIONS):
+            found.append(word)
+        elif word in MODEL_OPTIONS and place + 1 < len(arguments):
+            found += [word, arguments[place + 1]]
+    return tuple(found)
+
+
+def _name(directory: Path, model: str, options: Sequence[str]) -> str:
+    """A model's directory, seen from `directory`, or a hub name with its revision."""
+    from nfinspect_store.paths import expanded
+
+    path = directory / expanded(model)
+    if path.exists():
+        return str(path)
+    words = [word for option in options for word in option.split("=", 1)]
+    return f"{model}@{words[words.index('--revision') + 1]}" if "--revision" in words else model

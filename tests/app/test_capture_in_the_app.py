@@ -1,0 +1,249 @@
+"""A capture from the app to its run: real backends in real terminals."""
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from app_driver import Start
+from fake_engine import FakeEngine
+from running_backends import HERE as BACKENDS
+from running_backends import SAMPLES
+from terminal import Terminal
+
+from nfinspect.backend.client import Backend
+from nfinspect.backend.directory import FOLDER, living
+from nfinspect.tui.output import state_dir
+from nfinspect_store.reader import RunFile
+
+MODEL = SAMPLES / "gpt2-relu"
+PROMPTS = SAMPLES / "prompts"
+
+SLOW_BACKENDS = (
+    f"import os; os.chdir(sys.argv[1]); from nfinspect.backend import client; "
+    f"client.COMMAND = ({str(BACKENDS / 'slow_backend.py')!r},); "
+)
+"""The app starts backends whose captures commit every batch, and are as slow as the file `slow` says."""
+
+RUN = (
+    f"import sys; {SLOW_BACKENDS}from pathlib import Path; from nfinspect.tui.start import run_app; "
+    "sys.exit(run_app(Path(sys.argv[1]), sys.argv[2] or None, **eval(sys.argv[3])))"
+)
+
+
+@contextmanager
+def opened(store: Path) -> Iterator[Terminal]:
+    terminal = Terminal(store, code=RUN)
+    try:
+        yield terminal
+    finally:
+        terminal.close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Path]:
+    """An empty store; the backends that a test leaves in it are ended."""
+    made = tmp_path / "store"
+    made.mkdir()
+    (made / "slow").write_text("1.0")
+    yield made
+    for entry in living(made)[0]:
+        with Backend.connect(made, entry.id) as backend:
+            backend.stop()
+    assert not (made / FOLDER).exists()
+
+
+def begin(terminal: Terminal, store: Path, run: str) -> None:
+    """From the list of runs through the form to the live view."""
+    terminal.send("c")
+    terminal.wait_for("new tokens")
+    terminal.settle()
+    terminal.send(f"{MODEL}\r{PROMPTS / 'tulip.json'} {PROMPTS / 'baseline.json'}\r")
+    terminal.wait_for("baseline.json --store")
+    terminal.send("\t\tmlp\r0-3\r\t\t\t" + run + "\r")  # typed prompts and the corpus are left out
+    terminal.wait_for(f"--run {run}")
+    for expected in ("--prompts", "--sites mlp", "--layers 0-3", "--store"):
+        assert expected in re.sub(r"\s+", " ", terminal.text)
+    terminal.send("e --batch-size 2\r")  # the last field led to the command, which is edited
+    terminal.wait_for("(edited)")
+    terminal.send("\x12")
+    terminal.wait_for("^r starts it", 45)
+    assert "tokens" in terminal.text and "disk" in terminal.text and not list(store.glob("*.duckdb"))
+    terminal.send("\x12")
+    terminal.wait_for("(capturing)", 60)
+
+
+@pytest.mark.slow
+def test_from_an_empty_store_to_a_neuron(store: Path) -> None:
+    with opened(store) as terminal:
+        terminal.wait_for("No runs here yet")
+        terminal.settle()
+        begin(terminal, store, "night")
+        terminal.wait_for("browses what is committed", 45)
+        for expected in ("night (capturing)", "tokens/s", "memory", "backend   gpt2-relu on cpu", "phase"):
+            assert expected in terminal.text
+        terminal.send("p")
+        terminal.wait_for("paused")
+        terminal.send("p")
+        terminal.wait_for("Cancel", 30)
+        terminal.send("\r")
+        terminal.wait_for("under way", 60)
+        terminal.wait_for("shown: ")
+        terminal.send("\r")
+        terminal.wait_for("by max")
+        terminal.wait_for("capturing")
+        (store / "slow").unlink()
+        terminal.wait_for("this is all of it", 45)
+        terminal.send("\r")
+        terminal.wait_for("excess kurtosis")
+        assert "unexpected" not in terminal.text
+        terminal.send("q")
+        assert terminal.process.wait(timeout=20) == 0
+    with RunFile.open(store / "night.duckdb") as run:
+        assert run.info.status == "complete" and set(run.concepts) == {"tulip", "baseline"}
+        assert {(layer.site, layer.layer) for layer in run.layers} == {("mlp", i) for i in range(4)}
+    assert living(store)[0], "the backend stays for the next question"
+
+
+@pytest.mark.slow
+def test_a_hang_up_in_the_middle_and_coming_back(store: Path) -> None:
+    with opened(store) as terminal:
+        terminal.wait_for("No runs here yet")
+        terminal.settle()
+        begin(terminal, store, "night")
+        terminal.wait_for("browses what is committed", 45)
+        terminal.hang_up()
+        assert terminal.process.wait(timeout=20) == 128 + signal.SIGHUP
+    assert [entry.job[:1] for entry in living(store)[0]] == [("capture",)]
+    with opened(store) as terminal:
+        terminal.wait_for("backend gpt2-relu: capturing night")
+        terminal.settle(0.2, 2)
+        terminal.send("p")
+        terminal.wait_for("browses what is committed")
+        terminal.send("\r")
+        terminal.wait_for("under way")
+        (store / "slow").unlink()
+        terminal.wait_for("this is all of it", 45)
+
+
+@pytest.mark.slow
+def test_a_killed_backend_is_one_line_and_one_key_resumes(store: Path) -> None:
+    with opened(store) as terminal:
+        terminal.wait_for("No runs here yet")
+        terminal.settle()
+        begin(terminal, store, "night")
+        terminal.wait_for("browses what is committed", 45)
+        os.kill(living(store)[0][0].pid, signal.SIGKILL)
+        terminal.wait_for("was killed", 30)
+        terminal.wait_for("r resumes it here")
+        assert terminal.process.poll() is None
+        (store / "slow").unlink()
+        terminal.send("r")
+        terminal.wait_for("Health", 45)
+        assert "not all was captured" not in terminal.text
+    with RunFile.open(store / "night.duckdb") as run:
+        assert run.info.status == "complete" and set(run.concepts) == {"tulip", "baseline"}
+
+
+@pytest.mark.slow
+def test_a_cancelled_capture_asks_first_and_what_failed_is_told(store: Path) -> None:
+    with opened(store) as terminal:
+        terminal.wait_for("No runs here yet")
+        terminal.settle()
+        begin(terminal, store, "night")
+        terminal.wait_for("browses what is committed", 45)
+        terminal.send("x")
+        terminal.wait_for("Cancel the capture of night?")
+        terminal.send("n")
+        (store / "fail").write_text("a fault of the test")
+        terminal.wait_for("a fault of the test", 60)
+        assert "Cancel the capture" not in terminal.text
+        terminal.wait_for("r resumes it here")
+        terminal.send("r")
+        terminal.wait_for("browses what is committed", 60)
+        terminal.send("xy")
+        terminal.wait_for("cancelled", 60)
+        assert terminal.process.poll() is None
+
+
+def text_of(path: str | Path) -> str:
+    return Path(path).read_text(encoding="utf-8")
+
+
+async def test_the_form_makes_the_command_and_keeps_what_was_typed(start: Start, size: tuple[int, int]) -> None:
+    engine = FakeEngine()
+    async with start(engine, run=None, size=size) as app:
+        await app.press("c")
+        assert "^r Estimate, then start" in app.lines[-1]
+        await app.type("my-model")
+        for keys in ("", "a.json b=c.txt", "What is a tulip?", "", "mlp,resid", "0-3", "5", "stats", "float16", "x y"):
+            if keys:
+                await app.type(keys)
+            await app.press("tab")
+        command = app.pane.command()
+        assert command[:8] == (
+            "capture",
+            "my-model",
+            "--prompts",
+            "a.json",
+            "--prompts",
+            "b=c.txt",
+            "--prompts",
+            command[7],
+        )
+        assert command[8:] == (
+            "--sites", "mlp,resid", "--layers", "0-3", "--generate", "5", "--keep", "stats", "--precision", "float16",
+            "--run", "x y", "--store", "/store",
+        )  # fmt: skip
+        shown = re.sub(r"\s+", "", app.text)
+        assert "--run'xy'--store/store" in shown
+        assert app.app.focused.id == "command"
+        await app.press("y")
+        assert text_of(state_dir() / "clipboard.txt").startswith("nfinspect capture my-model --prompts a.json")
+        await app.press("escape")
+        assert app.crumbs == "nfinspect"
+        await app.press("c")
+        assert app.pane.command() == command
+
+        await app.press("ctrl+r")  # the estimate, in a process of its own
+        assert engine.started == [(*command, "--estimate")]
+        assert text_of(command[7].removeprefix("typed=")) == "What is a tulip?\n"
+        engine.job.end(1, "nfinspect: expected 'my-model' in the local cache")
+        app.app.board.look()
+        await app.settle()
+        assert "expected 'my-model' in the local cache" in app.text
+        assert app.pane.command() == command
+
+
+async def test_a_form_that_lacks_something_says_what(start: Start) -> None:
+    async with start(FakeEngine(), run=None) as app:
+        await app.press("c", "ctrl+r")
+        assert "which model?" in app.text
+        await app.type("gpt2")
+        await app.press("ctrl+r")
+        assert "what is it to read?" in app.text
+        await app.press("escape", "colon")
+        await app.type("capture mamba")
+        await app.press("enter")
+        assert app.pane.command()[:2] == ("capture", "mamba")
+
+
+async def test_choices_and_completion(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "prompts.json").write_text("{}")
+    (tmp_path / "models" / "tiny").mkdir(parents=True)
+    (tmp_path / "models" / "tiny" / "config.json").write_text("{}")
+    async with start(FakeEngine(), run=None) as app:
+        await app.press("c", "ctrl+o")
+        assert "mamba" in app.text and "gpt2" in app.text, "the models of the store's runs"
+        await app.type("models")
+        await app.press("enter")  # a folder leads on to what is in it
+        assert "models/tiny/" in app.text
+        await app.press("enter")
+        assert app.pane.values["model"] == "models/tiny/"
+        await app.press("tab")
+        await app.type("one=pro")
+        await app.press("right")
+        assert app.pane.values["prompts"] == "one=prompts.json"
