@@ -27,6 +27,7 @@ from nfinspect_store.console import Console
 from nfinspect_store.errors import NfinspectError, QueryError, RunBusy, StoreError
 from nfinspect_store.heartbeat import read_heartbeat
 from nfinspect_store.reader import RunFile
+from nfinspect_store.statements import listened
 from nfinspect_store.tables import RunTables
 
 ANSWERED = "answered"
@@ -45,7 +46,7 @@ class RunUnderWay(RunFile):
         self.path = path
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
-        return cast(duckdb.DuckDBPyConnection, self.remote.cursor())
+        return listened(cast(duckdb.DuckDBPyConnection, self.remote.cursor()))
 
     def interrupt(self) -> None:
         """Cancel what is being asked, from another thread."""
@@ -78,8 +79,9 @@ class RemoteConsole(Console):
                 yield cursor
             return
         with self._errors(threading.Event(), timeout), run:
-            cursor = run.cursor()
-            cast(RemoteCursor, cursor).timeout = timeout
+            remote = run.remote.cursor()
+            remote.timeout = timeout
+            cursor = cast(duckdb.DuckDBPyConnection, remote)
             with self._lock:
                 self._running.add(cursor)
             try:

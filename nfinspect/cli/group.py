@@ -40,6 +40,7 @@ COMMANDS = {
     "watch": "watch",
     "marks": "marks",
     "diff": "diff",
+    "replay": "replay",
     "sql": "data",
     "export": "data",
     "report": "report",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -20,9 +20,10 @@ from nfinspect.tui.chrome import KEY_NAMES, Breadcrumbs, KeyLine, PromptLine, St
 from nfinspect.tui.glyphs import ASCII, UNICODE
 from nfinspect.tui.harmless import Harmless
 from nfinspect.tui.jobs import JobBoard
+from nfinspect.tui.journal import Journal, command_line, without_store
 from nfinspect.tui.marks import MarkKeeper
 from nfinspect.tui.painting import HeldScreen, PaintedApp
-from nfinspect.tui.panes.base import OPENING, Pane, Work, one_line
+from nfinspect.tui.panes.base import LOG, OPENING, Pane, Work, one_line
 from nfinspect.tui.places import Place, place
 from nfinspect.tui.router import open_pane
 from nfinspect.tui.trail import Stop, Trail
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from nfinspect.tui.engine import Engine
     from nfinspect.tui.requests import TraceRequest
     from nfinspect.tui.session import Session
+    from nfinspect_store.statements import Statement
 
 BUSY_SECONDS = 0.25
 """Shorter work is not announced: it would cost two repaints for nothing."""
@@ -63,6 +65,7 @@ class NfinspectApp(PaintedApp):
         Binding("left_square_bracket", "step(-1)", "Back", key_display="[", show=False, id="app.back"),
         Binding("right_square_bracket", "step(1)", "Forward", key_display="]", show=False, id="app.forward"),
         Binding("z", "zoom", "Zoom", show=False, id="app.zoom"),
+        Binding("at", "journal", "Log", key_display="@", show=False, id="app.log"),
         Binding("tab", "app.focus_next", "Next panel", show=False, id="app.next_panel"),
         Binding("shift+tab", "app.focus_previous", "Previous panel", show=False, id="app.previous_panel"),
         Binding("q", "leave", "Quit", id="app.quit"),
@@ -88,6 +91,7 @@ class NfinspectApp(PaintedApp):
 
         self.board = JobBoard(self)
         self._follower = Follower(self)
+        self.journal = Journal(engine.store)
         self.loop: asyncio.AbstractEventLoop | None = None
         self._first_run = run
         self._typed = TypeAhead()
@@ -162,6 +166,15 @@ class NfinspectApp(PaintedApp):
     def stand(self, cell: Cell | None) -> None:
         """What the status line says while there is nothing else to say."""
         self._base_screen.query_one(StatusLine).stand(cell or Cell(""))
+
+    def note(self, pane: Pane, statements: Sequence[Statement] = ()) -> None:
+        """What a place has asked of its run, and the command that answers what it shows now."""
+        if statements:
+            self.journal.asked(pane.crumb, pane.run_name or "", statements)
+        if pane is self._shown:
+            if said := pane.equivalent:
+                self.journal.shown(pane.crumb, said)
+            self._base_screen.query_one(StatusLine).put_command(command_line(without_store(said)) if said else "")
 
     def busy(self, pane: Pane, work: Work[Any]) -> None:
         key = (id(pane), work.group)
@@ -246,6 +259,7 @@ class NfinspectApp(PaintedApp):
         stop.pane.entered()
         self._follower.entered(stop.pane, new=new)
         self.update_trail()
+        self.note(stop.pane)
         if stop.run is not None:
             self.marks.look()
 
@@ -259,6 +273,10 @@ class NfinspectApp(PaintedApp):
     def to_runs(self) -> None:
         self._trail.go(self._trail.stops[:1])
         self.call_later(self._show)
+
+    def action_journal(self) -> None:
+        if self.pane.crumb != LOG:
+            self.into(place(LOG))
 
     def to_layers(self, session: Session) -> None:
         self._trail.go(self._base_of(session))

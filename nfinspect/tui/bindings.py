@@ -23,6 +23,7 @@ def binding_ids(app: type[Any]) -> frozenset[str]:
     from nfinspect.tui.panes.lens import LensPane
     from nfinspect.tui.panes.live import LivePane
     from nfinspect.tui.panes.marked import MarkedPane
+    from nfinspect.tui.panes.log import LogPane
     from nfinspect.tui.panes.neuron import NeuronPane
     from nfinspect.tui.panes.neurons import NeuronsPane
     from nfinspect.tui.panes.overlap import OverlapPane
@@ -55,6 +56,7 @@ def binding_ids(app: type[Any]) -> frozenset[str]:
         DiffPane,
         MarkedPane,
         WalkPane,
+        LogPane,
     )  # the others add no keys of their own
     others = (app, PromptInput, Confirm, Picker, HelpScreen, PagedTable, TextPanel, TokenText, SqlEditor)
     return known_ids((*others, *panes, *analyses, *map(pane_of, names())))

@@ -82,6 +82,9 @@ class StatusLine(Widget):
     standing: Cell = Cell("")
     """What is said while there is nothing else to say."""
 
+    command: str = ""
+    """The command that answers what is on screen: shown, in one row, while there is not even that."""
+
     def put(self, cell: Cell) -> None:
         self._change(cell, self.standing)
 
@@ -97,12 +100,21 @@ class StatusLine(Widget):
             taller = cell_len(self._shown.text) + 2 > width or cell_len(before.text) + 2 > width
             self.refresh(layout=taller)
 
+    def put_command(self, command: str) -> None:
+        if command != self.command:
+            self.command = command
+            if not self._shown.text:
+                self.refresh()
+
     @property
     def _shown(self) -> Cell:
         return self.cell if self.cell.text else self.standing
 
     def render(self) -> Content:
-        cell = self._shown
+        cell, glyphs = self._shown, cast("Hub", self.app).glyphs
+        if not cell.text and self.command:
+            room = max(1, self.app.size.width - 2)
+            return content(Cell(fit(visible_in(f"$ {self.command}", glyphs), room, glyphs), "dim"))
         text = ("! " if cell.tone == "bad" else "") + cell.text
         width = max(1, self.app.size.width - 2)
         room = self.MOST_ROWS * (width - width // 8)  # lines are broken between words

@@ -13,6 +13,7 @@ from textual.screen import ModalScreen
 
 from nfinspect.analyses import names
 from nfinspect.tui.cells import Cell, content, fit
+from nfinspect.tui.journal import command_line, without_store
 from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class HelpScreen(ModalScreen[None]):
         pieces: list[Cell | str] = [Cell(app.pane.crumb, "bold"), "\n"]
         if app.pane.help_text:
             pieces += [app.pane.help_text, "\n"]
+        if app.pane.equivalent:
+            pieces += ["\n", Cell("the same", "title"), f"  {command_line(without_store(app.pane.equivalent))}\n"]
         for place in ("here", "everywhere", "in tables and texts"):
             pieces += ["\n", Cell(f"Keys {place}", "title"), "\n"]
             for keys, words, name in groups.get(place, {}).values():

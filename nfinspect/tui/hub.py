@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from nfinspect.tui.engine import Engine
     from nfinspect.tui.glyphs import Glyphs
     from nfinspect.tui.jobs import JobBoard
+    from nfinspect.tui.journal import Journal
     from nfinspect.tui.marks import MarkKeeper
     from nfinspect.tui.places import Place
     from nfinspect.tui.requests import TraceRequest
     from nfinspect.tui.session import Session
+    from nfinspect_store.statements import Statement
 
 
 class Hub(Protocol):
@@ -29,6 +31,7 @@ class Hub(Protocol):
     board: JobBoard
     sessions: dict[str, Session]
     marks: MarkKeeper
+    journal: Journal
     traced: dict[str, TraceRequest]
     typed_capture: dict[str, str]
 
@@ -45,6 +48,7 @@ class Hub(Protocol):
         self, pane: Any, kind: str, sign: str, then: Callable[[str], None], text: str = "", select: str = ""
     ) -> None: ...
     def copy(self, text: str) -> None: ...
+    def note(self, pane: Any, statements: Sequence[Statement] = ()) -> None: ...
 
     # where to go
     def into(self, place: Place, run: str | None = None) -> None: ...

@@ -22,6 +22,10 @@ def _pane(name: str) -> Any:
             from nfinspect.tui.panes.runs import RunsPane
 
             return RunsPane
+        case "log":
+            from nfinspect.tui.panes.log import LogPane
+
+            return LogPane
         case "live":
             from nfinspect.tui.panes.live import LivePane
 

@@ -20,6 +20,7 @@ from nfinspect_store.addresses import Address, parse_address
 from nfinspect_store.connect import CATALOG
 from nfinspect_store.errors import NotARun, RequestError
 from nfinspect_store.snapshot import LayerSnapshot
+from nfinspect_store.statements import listened
 from nfinspect_store.types import PRECISIONS, Layer, NeuronIndex, Precision, RunInfo
 
 
@@ -50,7 +51,7 @@ class RunLayout:
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A new connection to the same run for the caller's thread: `FROM neurons` finds the run's table."""
-        return self._connection if self._in_transaction else _cursor(self._connection)
+        return listened(self._connection if self._in_transaction else _cursor(self._connection))
 
     def _arrow(self, query: str, parameters: Mapping[str, object]) -> pa.Table:
         # A relation streams into Arrow; the result of execute() would be copied again.
@@ -59,7 +60,7 @@ class RunLayout:
     def streamed(self, query: str, parameters: Mapping[str, object], rows: int) -> Iterator[pa.RecordBatch]:
         """The result of a query over values, `rows` at a time, without keeping in memory what was yielded."""
         # Without `streaming`: a writer's memory limit is low anyway.
-        cursor = self.cursor() if self._streaming is None else _cursor(self._streaming())
+        cursor = self.cursor() if self._streaming is None else listened(_cursor(self._streaming()))
         yield from cursor.sql(query, params=dict(parameters)).to_arrow_reader(rows)
 
     # What the run is

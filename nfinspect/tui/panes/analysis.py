@@ -21,6 +21,7 @@ from nfinspect.present.numbers import duration
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.columns.fields import field_column
+from nfinspect.tui.commands import incomplete
 from nfinspect.tui.listing import Listing
 from nfinspect.tui.panes.base import CANCELLED, arranging_keys
 from nfinspect.tui.panes.command import AnalysisCommand
@@ -114,6 +115,12 @@ class AnalysisPane(SortingKeys, RunPane):
         table.add_class("panel", "ruled-top")
         table.marked = self.is_marked
         yield table
+
+    @property
+    def equivalent(self) -> tuple[str, ...]:
+        """What computes the analysis, or prints its saved result."""
+        command = self._found.command if self._found is not None else ()
+        return () if incomplete(command) else command
 
     # which list
 

@@ -29,10 +29,14 @@ if TYPE_CHECKING:
     from nfinspect.tui.hub import Hub
     from nfinspect.tui.requests import JobState
     from nfinspect.tui.session import Session
+    from nfinspect_store.statements import Statement
 
 Answer = TypeVar("Answer")
 
 CANCELLED = "cancelled"
+
+LOG = "log"
+"""The name and the crumb of the pane of the log."""
 
 OPENING = "opening"
 """The group of the work that opens a run, in the pane in which it was asked for."""
@@ -60,6 +64,7 @@ class Loaded(Message, bubble=False):
 
     work: Work[Any]
     value: Any
+    statements: Sequence[Statement] = ()
 
 
 @dataclass
@@ -172,6 +177,11 @@ class Pane(Widget):
         return ""
 
     @property
+    def equivalent(self) -> tuple[str, ...]:
+        """The arguments of the `nfinspect` command that answers what this place shows; empty if there is none."""
+        return ()
+
+    @property
     def table(self) -> PagedTable:
         return self.query_one(PagedTable)
 
@@ -272,15 +282,24 @@ class Pane(Widget):
 
         def answer() -> None:
             try:
-                value = work()
+                value, statements = self._heard(work)
             except Exception as error:  # whatever a worker raises becomes a line, and never ends the app
                 self.post_message(Failed(asked, one_line(error)))
             else:
-                self.post_message(Loaded(asked, value))
+                self.post_message(Loaded(asked, value, statements))
 
         if busy:
             self.hub.busy(self, asked)
         self.run_worker(answer, name=group, group=group, exclusive=True, thread=True, exit_on_error=False)
+
+    def _heard(self, work: Callable[[], Answer]) -> tuple[Answer, Sequence[Statement]]:
+        """In a worker: what `work` gives, and the statements that it asked of a run."""
+        if self._session is None:
+            return work(), ()
+        from nfinspect_store.statements import heard
+
+        with heard() as statements:
+            return work(), statements
 
     def load_page(
         self,
@@ -302,6 +321,7 @@ class Pane(Widget):
         work = message.work
         if self._done(work):
             work.then(message.value)
+            self.hub.note(self, message.statements)
         elif work.unwanted is not None:
             work.unwanted(message.value)
 

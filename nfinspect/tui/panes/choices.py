@@ -59,6 +59,17 @@ class TracedPane(RunPane):
             baseline = None
         return TraceRequest(self.site, str(concept), baseline, "generated" if session.has_generated else "all")
 
+    @property
+    def traced_with(self) -> tuple[str, ...]:
+        """The options of `trace` and `overlap` for these choices."""
+        r = self.request
+        return (
+            *(("--baseline", r.baseline) if r.baseline else ("--no-baseline",)),
+            *(("--tokens", r.tokens) if r.tokens else ()),
+            *("--top", str(r.top), "--rank", r.rank),
+            *self.site_option,
+        )
+
     def changed(self) -> None:
         raise NotImplementedError
 

@@ -187,6 +187,7 @@ class AnalysisCommand:
             self._pane.hub.say(UNDER_WAY, "dim")
             return
         self.forget_problem()
+        self._pane.hub.journal.ran(self._pane.crumb, command)
         session, engine = self._pane.session, self._pane.hub.engine
         marked = [str(self._pane.address(layer, neuron)) for layer, neuron in self._pane.marks]
 

@@ -84,6 +84,10 @@ class HistoryPane(Pane):
     def hint(self) -> str:
         return {"readings": "", "layers": "layers of this reading", "alerts": "alerts"}[self._table]
 
+    @property
+    def equivalent(self) -> tuple[str, ...]:
+        return ("watch", self._run)
+
     def entered(self) -> None:
         self.look_every(LIVE_SECONDS, self._look)
         self._look()

@@ -88,6 +88,10 @@ class LayersPane(RunPane):
         sites = f" of {len(s.sites)} sites" if len(s.sites) > 1 else ""
         return f"{cells.model_name(s.info.model)} {self.glyphs.dot} {self.site}{sites}"
 
+    @property
+    def equivalent(self) -> tuple[str, ...]:
+        return ("health", self.session.name, *self.site_option)
+
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return action != "site" or len(self.session.sites) > 1
 

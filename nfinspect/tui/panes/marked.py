@@ -70,6 +70,10 @@ class MarkedPane(TracedPane):
         table.add_class("panel")
         yield table
 
+    @property
+    def equivalent(self) -> tuple[str, ...]:
+        return ("marks", "--run", self.session.name, *(() if self._set == MARKED else ("--set", self._set)))
+
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return action != "site" and super().check_action(action, parameters)  # the neurons are those of one site
 

@@ -146,6 +146,10 @@ class NeuronPane(RunPane):
         here = f"{(self._steps.row or 0) + 1:,} of {self._total:,} {self.glyphs.dot} " if self._total else ""
         return f"{here}{self.session.name} {self.glyphs.dot} {self.site}"
 
+    @property
+    def equivalent(self) -> tuple[str, ...]:
+        return ("neuron", self.session.name, str(self._address))
+
     def on_mount(self) -> None:
         self._read(0)
 

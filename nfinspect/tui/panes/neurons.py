@@ -71,6 +71,20 @@ class NeuronsPane(RunPane):
         words = [q.cls or "", "neurons", f"of L{q.layer}" if q.layer is not None else ""]
         self.crumb = " ".join(word for word in words if word)
 
+    @property
+    def equivalent(self) -> tuple[str, ...]:
+        q = self._query
+        return (
+            "neurons",
+            self.session.name,
+            *(("--class", q.cls) if q.cls else ()),
+            *(("--layer", str(q.layer)) if q.layer is not None else ()),
+            *(("--filter", q.filter) if q.filter else ()),
+            *("--sort", q.sort),
+            *(() if q.descending else ("--asc",)),
+            *self.site_option,
+        )
+
     def compose(self) -> ComposeResult:
         yield TextBlock(id="tabs")
         yield TextBlock(id="query")

@@ -84,6 +84,12 @@ class OverlapPane(TracedPane):
             shared.marked = self.is_marked
             yield shared
 
+    @property
+    def equivalent(self) -> tuple[str, ...]:
+        if len(self._concepts) < 2:
+            return ()
+        return ("overlap", self.session.name, "--concepts", ",".join(self._concepts), *self.traced_with)
+
     def _pair_columns(self) -> list[Column]:
         g = self.glyphs
 

@@ -37,6 +37,11 @@ class RunPane(Pane):
     def hint(self) -> str:
         return f"{self.session.name} {self.glyphs.dot} {self.site}"
 
+    @property
+    def site_option(self) -> tuple[str, ...]:
+        """What a command is told of this pane's site: nothing of the run's default one."""
+        return () if self.site == self.session.default_site else ("--site", self.site)
+
     def address(self, layer: int, neuron: int, site: str | None = None) -> Address:
         """How a neuron is written here: with its site in front when it is not the run's default one."""
         from nfinspect_store.addresses import Address

@@ -86,6 +86,10 @@ class RunsPane(Pane):
         super().__init__(crumb)
         self._marked: dict[str, None] = {}
 
+    @property
+    def equivalent(self) -> tuple[str, ...]:
+        return ("runs",)
+
     def compose(self) -> ComposeResult:
         table = PagedTable(run_columns(self.glyphs), glyphs=self.glyphs, empty="no run matches the filter", id="runs")
         table.add_class("panel")

@@ -85,6 +85,10 @@ class SqlPane(RunPane):
     def hint(self) -> str:
         return f"{self.session.name} {self.glyphs.dot} read-only"
 
+    @property
+    def equivalent(self) -> tuple[str, ...]:
+        return ("sql", self.session.name, self._result.sql) if self._result is not None else ()
+
     def on_mount(self) -> None:
         self.editor.move_cursor(self.editor.document.end)
         self.load("history", partial(read_history, history_file()), self._remember)

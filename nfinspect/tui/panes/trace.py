@@ -74,6 +74,10 @@ class TracePane(SortingKeys, TracedPane):
         table.marked = self.is_marked
         yield table
 
+    @property
+    def equivalent(self) -> tuple[str, ...]:
+        return ("trace", self.session.name, "--concept", self.request.concept, *self.traced_with)
+
     def columns(self) -> list[Column]:
         g = self.glyphs
         samples = self._trace.samples if self._trace is not None else 0

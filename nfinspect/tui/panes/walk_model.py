@@ -25,7 +25,9 @@ class ModelReading:
         if self._runner.under_way:
             hub.say(UNDER_WAY, "dim")
             return
-        start = partial(hub.engine.start, ("walk", self._pane.session.name, "--store", str(hub.engine.store)))
+        command = ("walk", self._pane.session.name, "--store", str(hub.engine.store))
+        hub.journal.ran(self._pane.crumb, command)
+        start = partial(hub.engine.start, command)
         self._runner.start(start, lambda state: None, lambda line: None, key=self._runner.key, busy="starting walk")
 
     def cancel(self) -> None:
