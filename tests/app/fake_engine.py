@@ -69,6 +69,8 @@ def example(value: float, token: str = " tulip", prompt_idx: int = 0, start: int
 class FakeResult:
     """A result of `total` rows (i, "row i")."""
 
+    sql = "SELECT i, text FROM rows"
+
     def __init__(self, total: int) -> None:
         self.columns = (FakeColumn("i", "BIGINT"), FakeColumn("text", "VARCHAR"))
         self._total = total
