@@ -22,8 +22,8 @@ def binding_ids(app: type[Any]) -> frozenset[str]:
     from nfinspect.tui.panes.layers import LayersPane
     from nfinspect.tui.panes.lens import LensPane
     from nfinspect.tui.panes.live import LivePane
-    from nfinspect.tui.panes.marked import MarkedPane
     from nfinspect.tui.panes.log import LogPane
+    from nfinspect.tui.panes.marked import MarkedPane
     from nfinspect.tui.panes.neuron import NeuronPane
     from nfinspect.tui.panes.neurons import NeuronsPane
     from nfinspect.tui.panes.overlap import OverlapPane
