@@ -305,6 +305,7 @@ class AnalysisSpec:
     site       the site it is about, if not the run's default one
     sited      whether a result is about a site at all
     of_neuron  it is about one neuron, which has to be named
+    of_values  whether, in a run with these sites, it is refused without every value
     does, answers, explains, title
                the command's help in one line; what it answers, in a few words; every figure with its source; the title
                of its figures
@@ -336,6 +337,7 @@ class AnalysisSpec:
     site: str | None = None
     sited: bool = True
     of_neuron: bool = False
+    of_values: Callable[[Sequence[str]], bool] = lambda sites: False
     does: str = ""
     answers: str
     explains: str

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from nfinspect.analyses.neuron_kinds import Kind, find_kind
+from nfinspect.analyses.neuron_kinds import KEPT_KINDS, Kind, find_kind
 from nfinspect.analysis.attention_scores import TOP
 from nfinspect.analysis.overlap import against_chance
 from nfinspect.analysis.provenance import whose
@@ -20,6 +20,10 @@ from nfinspect.json_values import Document
 from nfinspect_store.addresses import Address
 from nfinspect_store.errors import RequestError
 from nfinspect_store.reader import RunFile
+from nfinspect_store.types import CLASSES, RELU_FAMILY
+
+OF_FIRING = ("ngrams", "positions", "delta")
+"""Analyses whose kinds have no neuron that never fires."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,26 @@ def overlap_of_kinds(run: RunFile, kinds: Sequence[str], site: str | None = None
         alive=total - len(dead),
         sets=tuple(_size(kind, dead) for kind in found),
         pairs=tuple(_pair(a, b, dead, total) for a, b in combinations(found, 2)),
-        notes=tuple(dict.fromkeys(note for kind in found for note in kind.notes)),
+        notes=tuple(dict.fromkeys((*(note for kind in found for note in kind.notes), *_excluding(run, found)))),
     )
+
+
+def _excluding(run: RunFile, kinds: Sequence[Kind]) -> tuple[str, ...]:
+    """A note on the pairs that share nothing by definition."""
+    never_fires = all(layer.activation in RELU_FAMILY for layer in run.site_layers(kinds[0].site))
+
+    def exclude(a: str, b: str) -> bool:
+        if a in CLASSES and b in CLASSES:
+            return a != b
+        other = b if a == "dead" else a if b == "dead" else ""
+        return never_fires and other in KEPT_KINDS and KEPT_KINDS[other].spec.name in OF_FIRING
+
+    pairs = [
+        f"{a.name} and {b.name}"
+        for a, b in combinations(kinds, 2)
+        if all(exclude(one, other) for one in a.parts for other in b.parts)
+    ]
+    return (f"these kinds exclude each other by definition: {', '.join(pairs)}",) if pairs else ()
 
 
 def _size(kind: Kind, dead: set[tuple[int, int]]) -> KindSize:

@@ -253,6 +253,7 @@ def _kept(result: "Result") -> str:
 
 SPEC = AnalysisSpec(
     name="similar",
+    of_values=lambda sites: True,
     of_neuron=True,
     does="Neurons like a given one: by values over the run's tokens, and by weights.",
     answers="neurons like a given one",

@@ -373,6 +373,7 @@ def _draw(figure: "Figure", chart: Chart) -> None:
 
 SPEC = AnalysisSpec(
     name="sinks",
+    of_values=lambda sites: True,
     does="Massive activations, and the tokens that carry them: attention sinks.",
     answers="coordinates that are huge on few tokens",
     explains=(

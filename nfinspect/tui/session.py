@@ -245,6 +245,12 @@ class Session:
         question = ("kinds", site, *((kind, result.path, result.made_at) for kind, result in known.items()))
         return self._once(question, lambda run: overlap_of_kinds(run, ["dead", *known], site))
 
+    def why_not(self, one: AnalysisSpec) -> str:
+        """Why the run cannot be given to an analysis; empty if it can."""
+        if self.has_values or not one.of_values(self.sites):
+            return ""
+        return f"{one.name} needs every value (--keep all), and this run holds {self.values_kept}"
+
     def write_inputs(self, arguments: Sequence[str], marked: Sequence[str]) -> None:
         """Write the file of marked neurons, if the command reads it. Raises StorageFull."""
         path = self.results_folder / MARKED

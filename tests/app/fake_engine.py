@@ -289,6 +289,9 @@ class FakeSession:
     def kinds(self, site: str) -> None:
         return None
 
+    def why_not(self, one: AnalysisSpec) -> str:
+        return "" if self.has_values or not one.of_values(self.sites) else f"{one.name} needs every value (--keep all)"
+
     def write_inputs(self, arguments: Sequence[str], marked: Sequence[str]) -> None:
         self.calls.append(("write_inputs", tuple(marked)))
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from analysed_run import MODEL, keep_analyses, keep_attention, write_study
+from analysed_run import LAYERS, MODEL, NEURONS, keep_analyses, keep_attention, write_study
 from app_driver import LARGE, SMALL, Driven, Start
 
 from nfinspect.analyses import kind_overlap
 from nfinspect.analysis import health, neuron
 from nfinspect.analysis.delta_rows import DeltaRows
+from nfinspect.capturing.arrays import ArrayPrompt, write_run
 from nfinspect.tui.engine import Engine
 from nfinspect.tui.listing import ordered
 from nfinspect.tui.session import Session
@@ -167,7 +168,7 @@ async def test_a_filter_finds_text(start: Start, analysed: Path) -> None:
 @SIZES
 async def test_positions(start: Start, analysed: Path, size: tuple[int, int]) -> None:
     async with opened(start, analysed, "positions", size=size) as app:
-        assert "1 positional neuron of 24; 100 sequences of 32 tokens" in app.text
+        assert "1 positional neuron of 24 in 100 sequences of 32 tokens" in app.text
         assert "L0/N7: share of 100 sequences in which it fires, by position" in app.text
         assert names(app) == ["L0/N7"] and "0.6881" in app.text  # ln 2, less the bias of 1/200
         await app.press("c")
@@ -362,3 +363,26 @@ def test_an_open_run_is_asked_the_same_question_once(analysed: Path, monkeypatch
         assert sorted(asked) == ["network_report", "neuron_detail", "neuron_detail", "overlap_of_kinds"]
     finally:
         session.close()
+
+
+async def test_a_run_of_statistics_offers_no_analysis_that_would_refuse_it(start: Start, tmp_path: Path) -> None:
+    """By a real run: the list says why, Enter goes nowhere, and a pane reached by name does not offer `r`."""
+    path = tmp_path / "store" / "stats.duckdb"
+    path.parent.mkdir()
+    prompts = [ArrayPrompt("one", "text", [1, 2, 3], [" a", " b", " c"], 3) for _ in range(4)]
+    values = np.random.default_rng(0).random((3, NEURONS)).astype(np.float32)
+    write_run(path, layers=LAYERS, prompts=prompts, values=lambda prompt, layer: values, keep="stats")
+    async with start(Engine(path.parent), "stats") as app:
+        await app.press("a")
+        line = next(line for line in app.lines if line.strip(" \u258c").startswith("ngrams"))
+        assert "needs every value" in line
+        assert "this run holds statistics only (--keep stats)" in words(app)
+        assert "needs every value" not in next(line for line in app.lines if " attention " in line)
+        await app.press("enter")
+        assert app.crumbs.endswith("analyses") and "ngrams needs every value (--keep all)" in app.status
+        for name in ("ngrams", "positions", "delta", "sinks"):
+            await go(app, name)
+            assert f"{name} needs every value (--keep all), and this run holds" in words(app)
+            assert "computes it" not in app.text and "r Make" not in app.lines[-1]
+            await app.press("r")
+            assert not app.app.board._jobs

@@ -53,5 +53,5 @@ async def test_a_run_of_statistics_says_why_not(start: Start) -> None:
     engine = FakeEngine(session=FakeSession(has_values=False, values_kept="statistics only (--keep stats)"))
     async with start(engine) as app:
         await go(app, "similar L0/N3")
-        assert "Correlations need every value, and this run holds statistics only" in " ".join(app.text.split())
+        assert "similar needs every value (--keep all)" in " ".join(app.text.split())
         assert engine.started == []

@@ -294,6 +294,7 @@ def _refused(document: Mapping[str, Any]) -> str:
 
 SPEC = AnalysisSpec(
     name="delta",
+    of_values=lambda sites: "mixer" not in sites,  # Mamba's own step is recorded with statistics, too
     does="Neurons that change with every token, and Mamba's step size.",
     answers="neurons that change with every token",
     explains=(

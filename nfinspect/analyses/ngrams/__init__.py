@@ -235,6 +235,7 @@ def _compared(found: Mapping[str, NgramAnalysis]) -> Sequence[Chart]:
 
 SPEC = AnalysisSpec(
     name="ngrams",
+    of_values=lambda sites: True,
     does="Neurons that detect tokens, bigrams or trigrams, and what each layer adds.",
     answers="neurons that fire on a few n-grams only",
     explains=(

@@ -20,7 +20,7 @@ from nfinspect.analyses.analysis_spec import (
 from nfinspect.analyses.positions.charts import SIGNS, position_chart, position_overlay, series_of
 from nfinspect.analysis.positions import PositionalNeuron, PositionAnalysis, positions
 from nfinspect.analysis.profiles import TYPES
-from nfinspect.analysis.sequences import read_sequences
+from nfinspect.analysis.sequences import ENOUGH, read_sequences
 from nfinspect.present.numbers import counted
 from nfinspect.present.plots import Curve, LayerBars, LayerPoints, Nothing, Plot, across, sizes_of
 from nfinspect_store.reader import RunFile
@@ -39,8 +39,14 @@ def _read(result: Result) -> PositionAnalysis:
 
 def _kept(result: Result) -> str:
     d = result.document
-    sequences = f"{d['sequences']:,} sequences of {d['length']} tokens"
-    return f"{d['site']}: {len(d['neurons'])} positional among {fields.among(d['layers'])}; {sequences}"
+    sequences = _read_in(d["sequences"], d["length"])
+    return f"{d['site']}: {len(d['neurons'])} positional among {fields.among(d['layers'])} in {sequences}"
+
+
+def _read_in(sequences: int, length: int) -> str:
+    """On how much the neurons rest: with too few sequences they may be chance."""
+    few = f"only {counted(sequences, 'sequence')} (it takes {ENOUGH})"
+    return f"{few if sequences < ENOUGH else counted(sequences, 'sequence')} of {length:,} tokens"
 
 
 # texts and lists
@@ -89,7 +95,7 @@ CHART_LAYERS = (fields.LAYER, fields.NEURONS, WOULD_PASS, POSITIONAL_FIELD, STRO
 
 def _printed(found: PositionAnalysis) -> Sequence[Table]:
     neurons = f"{len(found.neurons)} positional neuron{'' if len(found.neurons) == 1 else 's'}"
-    title = f"{neurons} at {found.site} in {found.sequences} sequences of {found.length} tokens"
+    title = f"{neurons} at {found.site} in {_read_in(found.sequences, found.length)}"
     types = [WOULD_PASS] if found.held_back else [POSITIONAL_FIELD, STRONG, *map(_type_field, found.layers[0].types)]
     return (
         Table((fields.LAYER, fields.NEURONS, *types), found.layers, title),
@@ -99,8 +105,8 @@ def _printed(found: PositionAnalysis) -> Sequence[Table]:
 
 def _sentence(found: PositionAnalysis, kept: Result) -> str:
     return (
-        f"{counted(len(found.neurons), 'positional neuron')} of {fields.total(found.layers):,}; "
-        f"{counted(found.sequences, 'sequence')} of {found.length:,} tokens"
+        f"{counted(len(found.neurons), 'positional neuron')} of {fields.total(found.layers):,} in "
+        f"{_read_in(found.sequences, found.length)}"
     )
 
 
@@ -151,6 +157,7 @@ def _highest(found: PositionAnalysis) -> float | None:
 
 SPEC = AnalysisSpec(
     name="positions",
+    of_values=lambda sites: True,
     does="Neurons whose firing tells where in the sequence a token stands.",
     answers="neurons that tell where a token stands",
     explains=(

@@ -73,16 +73,20 @@ class AnalysesPane(RunPane):
             if not row.analysis.result_kind:
                 return Cell("from the others" if row.analysis.needs == "run" else "not kept", "dim")
             if not row.results:
-                return Cell(g.none, "dim")
+                return Cell("needs every value" if self.session.why_not(row.analysis) else g.none, "dim")
             more = f" +{len(row.results) - 1}" if len(row.results) > 1 else ""
             return Cell(f"{row.results[0].made_at:%Y-%m-%d %H:%M}{more}", "good")
 
         return [
-            Column("analysis", 9, lambda r, w: Cell(r.analysis.name, "bold")),
-            Column("answers", 30, lambda r, w: Cell(r.analysis.answers), flex=True),
+            Column("analysis", 9, lambda r, w: Cell(r.analysis.name, self._tone(r) or "bold")),
+            Column("answers", 30, lambda r, w: Cell(r.analysis.answers, self._tone(r)), flex=True),
             Column("needs", 5, lambda r, w: Cell(r.analysis.needs, "dim")),
             Column("kept (UTC)", 19, kept),
         ]
+
+    def _tone(self, row: Row) -> str:
+        """Grey for an analysis that would refuse the run, and has no result."""
+        return "dim" if not row.results and self.session.why_not(row.analysis) else ""
 
     def entered(self) -> None:
         model = self.hub.board.models.get(self.session.name, "")
@@ -105,7 +109,10 @@ class AnalysesPane(RunPane):
         if row is None:
             return
         pieces: list[Cell | str] = [Cell(row.analysis.name, "title"), f": {row.analysis.answers}\n"]
-        if row.analysis.of_neuron:
+        refused = self.session.why_not(row.analysis)
+        if refused:
+            pieces += [Cell(refused, "warn"), "\n"]
+        elif row.analysis.of_neuron:
             kept = "" if row.analysis.result_kind else ", and not kept"
             pieces.append(f"Of one neuron at a time{kept}: a key in a neuron's pane, or Enter here.\n")
         elif not row.analysis.result_kind:
@@ -113,6 +120,9 @@ class AnalysesPane(RunPane):
         for result in row.results:
             said = Cell(kept_line(result))
             pieces += [Cell(f"{result.made_at:%Y-%m-%d %H:%M}  ", "dim"), said, "\n"]
+        if refused:
+            self.query_one(TextPanel).put(content(*pieces))
+            return
         if not row.results and row.analysis.result_kind:
             pieces.append("No result is kept. Enter, then r computes it by this command:\n")
         else:
@@ -127,7 +137,9 @@ class AnalysesPane(RunPane):
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
         name = message.row.analysis.name
-        if message.row.analysis.of_neuron:
+        if not message.row.results and (refused := self.session.why_not(message.row.analysis)):
+            self.hub.say(refused, "warn")
+        elif message.row.analysis.of_neuron:
             marked = next(iter(self.marks), None)
             first = str(self.address(*marked)) if marked else "L0/N0"
             self.hub.ask(self, "neuron", f"{name} of", partial(self._of_neuron, name), first)

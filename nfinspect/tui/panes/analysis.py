@@ -339,6 +339,8 @@ class AnalysisPane(SortingKeys, RunPane):
             note = self.note(found.analysis)
             beware = [Cell(f"  ({note})", "warn")] if note else []
             rows.append([Cell(self.facts(found.analysis)), *beware])
+        elif found is not None and (refused := self.session.why_not(self.spec)):
+            rows.append([Cell(refused, "warn")])
         elif found is not None and state is None:
             how = (Cell("  r", "bold"), " computes it, ", Cell("R", "bold"), " edits this first:")
             rows.append([self.nothing(), *how])
@@ -393,6 +395,8 @@ class AnalysisPane(SortingKeys, RunPane):
             return len(self.drawings()) > 1
         if action == "cancel":
             return self.command.runner.state is not None
+        if action in ("make", "make_edited"):
+            return not self.session.why_not(self.spec)
         return action not in ACTIONS or self.rows.sortable
 
     # the command

@@ -42,14 +42,12 @@ class SimilarPane(AnalysisPane):
 
     def show_found(self, found: Found) -> None:
         super().show_found(found)
-        can = self.session.has_values and not self.session.under_way
+        can = not self.session.why_not(SPEC) and not self.session.under_way
         if found.analysis is None and can and self.site not in self._asked_for:
             self._asked_for.add(self.site)  # once: a command that failed is not repeated unasked
             self.action_make()
 
     def nothing(self) -> str:
-        if not self.session.has_values:
-            return f"Correlations need every value, and this run holds {self.session.values_kept}."
         return "The run's values are read for this."
 
     def export(self) -> Export | None:

@@ -137,3 +137,14 @@ def test_what_a_kind_rests_on_is_said_of_every_kind(make_run: MakeRun) -> None:
     assert [note for note in found if "dead on all of them" in note] == [few_tokens(60)]
     none = overlap_of_kinds(run, ["saturated", "delta"]).notes
     assert not any("come alive" in note for note in none), "there is nothing to beware of where a class is empty"
+
+
+def test_kinds_that_exclude_each_other_are_named(make_run: MakeRun) -> None:
+    """Sharing nothing is no finding there. A joined kind excludes another only if all its parts do."""
+    run = case(make_run)
+    keep_kind(run, "positions", [(0, 20)])
+    said = overlap_of_kinds(run, ["dead", "normal", "positional", "dead+positional", "saturated"]).notes
+    (note,) = [one for one in said if "by definition" in one]
+    expected = ["dead and normal", "dead and positional", "dead and saturated", "normal and saturated"]
+    assert note == f"these kinds exclude each other by definition: {', '.join(expected)}"
+    assert not any("by definition" in one for one in overlap_of_kinds(run, ["normal", "positional"]).notes)
