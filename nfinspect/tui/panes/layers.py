@@ -32,6 +32,9 @@ def _reading(report: NetworkReport) -> str:
     return f"{report.reading} on average" if told else report.reading
 
 
+ABOVE, LEAST = 6, 8
+"""Lines above the table without notes, and those that the reasons need."""
+
 LETTERS = {"dead": "D", "saturated": "S", "sporadic": "P", "missing": "M", "weak": "W", "normal": ""}
 """The letter under a layer's block in the strip, so that the block's colour is not needed."""
 
@@ -56,13 +59,12 @@ class LayersPane(RunPane):
     LayersPane #score { height: auto; max-height: 6; padding: 0 1; }
     LayersPane #strip { height: auto; max-height: 6; padding: 0 1; }
     LayersPane #rest { layout: vertical; height: 1fr; }
-    LayersPane #layers { height: 100fr; }
-    LayersPane #why { height: 1fr; min-height: 8; }
-    LayersPane.-short #why { min-height: 5; }
+    LayersPane #why { height: 8; }
+    LayersPane.-short #why { height: 5; }
     LayersPane.-shorter #why { display: none; }
     LayersPane.-wide #rest { layout: horizontal; }
     LayersPane.-wide #layers { width: 94; }
-    LayersPane.-wide #why { width: 1fr; height: 1fr; min-height: 0; display: block; }
+    LayersPane.-wide #why { width: 1fr; height: 1fr; display: block; }
     """
 
     follows = True
@@ -104,9 +106,14 @@ class LayersPane(RunPane):
         self._share_lines()
 
     def _share_lines(self) -> None:
-        """The table takes no more lines than its rows need, if the reasons are below it: they have the others."""
-        below = self.table.total and not self.has_class("-wide")
-        self.table.styles.max_height = max(4, self.table.total + 1) if below else None
+        """If there is room for all rows of the table, it takes no more, and the reasons below it have what is left."""
+        rows = self.table.total + 1
+        notes = self._report.notes if self._report is not None else ()
+        above = ABOVE + sum(-(-len(note) // max(1, self.size.width - 10)) for note in notes)
+        below = self.table.total and not self.has_class("-wide") and not self.has_class("-shorter")
+        few = bool(below) and rows + above + LEAST <= self.size.height
+        self.table.styles.height = max(4, rows) if few else None
+        self.query_one("#why").styles.height = "1fr" if few else None
 
     def entered(self) -> None:
         if self._report is None:
