@@ -144,13 +144,15 @@ class NeuronDetail:
         }
 
 
-def neuron_detail(run: RunTables, address: Address | str) -> NeuronDetail:
-    """One neuron of a run. Raises RequestError when there is no such neuron."""
+def neuron_detail(run: RunTables, address: Address | str, window: int = WINDOW) -> NeuronDetail:
+    """One neuron of a run. window: tokens on either side of an example's. Raises RequestError when there is no such
+    neuron.
+    """
     layer, neuron = run.resolve(address)
     values = run.neuron(layer.layer, neuron, layer.site) if run.has_values else None
     row = neuron_row(run, layer, neuron)
     examples = run.examples(layer.site, layer.layer, neuron, values)
-    texts = example_texts(run, examples, values)
+    texts = example_texts(run, examples, values, window)
     told = _concepts_told(run, layer, neuron)
     # A run with values stores no statistics by concept, and firing that depends on the layer's scale is never stored.
     fired = None
@@ -204,14 +206,14 @@ def _signed_log(run: RunTables, layer: Layer, neuron: int, row: NeuronRow) -> Ne
 
 
 def example_texts(
-    run: RunTables, examples: Sequence[Example], values: NDArray[np.float32] | None
+    run: RunTables, examples: Sequence[Example], values: NDArray[np.float32] | None, window: int = WINDOW
 ) -> tuple[ExampleText, ...]:
     """The examples with their text. values: the neuron on every token of the run, float32[tokens], or
-    None.
+    None; window: tokens on either side.
     """
     if not examples:
         return ()
-    rows = run.tokens_near(sorted({example.token_idx for example in examples}), WINDOW + CHARACTER)
+    rows = run.tokens_near(sorted({example.token_idx for example in examples}), window + CHARACTER)
     place = {int(token_idx): i for i, token_idx in enumerate(rows.token_idx)}
     prompts = {"prompts": sorted({int(prompt_idx) for prompt_idx in rows.prompt_idx})}
     concepts = dict(run.cursor().execute(READ_PROMPT_CONCEPTS, prompts).fetchall())
@@ -220,12 +222,12 @@ def example_texts(
         at = place[example.token_idx]
         prompt_idx = int(rows.prompt_idx[at])
         away = np.abs(rows.position - rows.position[at])
-        near = np.flatnonzero((rows.prompt_idx == prompt_idx) & (away <= WINDOW + CHARACTER)).tolist()
+        near = np.flatnonzero((rows.prompt_idx == prompt_idx) & (away <= window + CHARACTER)).tolist()
         read = whole_text([rows.token[i] for i in near], [rows.raw[i] for i in near])
         middle = near.index(at)
-        kept = range(max(0, middle - WINDOW), min(len(near), middle + WINDOW + 1))
+        kept = range(max(0, middle - window), min(len(near), middle + window + 1))
         begin = read.spans[kept.start][0]
-        window = tuple(
+        tokens = tuple(
             _window_token(rows, near[k], values, read.spans[k][0] - begin, read.spans[k][1] - begin) for k in kept
         )
         texts.append(
@@ -237,7 +239,7 @@ def example_texts(
                 token=rows.token[at],
                 value=float(example.value),
                 text=read.text[begin : read.spans[kept.stop - 1][1]],
-                window=window,
+                window=tokens,
                 at=middle - kept.start,
             )
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from nfinspect.analysis.neuron import ExampleText, example_texts, fired_on
+from nfinspect.analysis.neuron import WINDOW, ExampleText, example_texts, fired_on
 from nfinspect_store.addresses import Address
 from nfinspect_store.examples import drawn
 from nfinspect_store.tables import RunTables
@@ -31,7 +31,7 @@ class QuantileExamples:
     gates: Mapping[int, bool] = field(default_factory=dict)
 
 
-def quantile_examples(run: RunTables, address: Address | str) -> QuantileExamples:
+def quantile_examples(run: RunTables, address: Address | str, window: int = WINDOW) -> QuantileExamples:
     """A token at each of QUANTILES of the values at which a neuron fires, the highest first.
 
     The quantile q of m values is the one of rank ⌈q·m⌉, so that a token has it; of tokens with the same value the run's
@@ -46,7 +46,7 @@ def quantile_examples(run: RunTables, address: Address | str) -> QuantileExample
     examples = [Example("quantile", int(tokens[place]), float(values[tokens[place]])) for place in chosen.values()]
     return QuantileExamples(
         quantiles=tuple(chosen),
-        examples=example_texts(run, examples, values),
+        examples=example_texts(run, examples, values, window),
         fired=len(tokens),
         gates={e.token_idx: bool(fired[e.token_idx]) for e in examples} if layer.fires == "gate" else {},
     )

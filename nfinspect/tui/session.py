@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 Choices = ParamSpec("Choices")
 
+AROUND = 32
+"""Tokens on either side of an example's: what a wide terminal shows."""
+
 ANSWERS = 64
 """Answers kept in memory: an open run does not change, and a place that is visited again takes no time."""
 
@@ -189,12 +192,12 @@ class Session:
             )
 
     def neuron(self, address: Address) -> neuron.NeuronDetail:
-        return self._once(("neuron", address), lambda run: neuron.neuron_detail(run, address))
+        return self._once(("neuron", address), lambda run: neuron.neuron_detail(run, address, AROUND))
 
     def quantile_examples(self, address: Address) -> QuantileExamples:
         from nfinspect.analysis.neuron_examples import quantile_examples
 
-        return self._once(("quantiles", address), lambda run: quantile_examples(run, address))
+        return self._once(("quantiles", address), lambda run: quantile_examples(run, address, AROUND))
 
     def diff(self, other: Session, site: str | None, *, other_texts: bool = False) -> Diff:
         """From this run to another, neuron by neuron. Raises RequestError for runs that cannot be compared."""

@@ -70,6 +70,9 @@ async def test_who_died_woke_and_moved(start: Start, store: Path, size: tuple[in
         assert shown(app)[0] == ("L0/N0", "woke"), "sorted by the first column"
         await app.press("j", "enter")
         assert app.crumbs.endswith("diff before after > L0/N2")
+        await app.press("escape")
+        assert "nfinspect diff before after --top 0" in app.lines[-2]
+        await app.press("enter")
         assert app.pane.session.name == "after" and "L0/N2 dead" in app.text
         await app.press("J")
         assert app.crumbs.endswith("L0/N3"), "J goes along the list"

@@ -302,3 +302,14 @@ async def test_what_is_not_computed_is_said_with_the_key(start: Start) -> None:
     async with start() as app:
         await app.press("n", "enter")
         assert "n-grams and positions not computed (a)" in app.text
+
+
+async def test_examples_use_a_wide_terminal(start: Start, tmp_path: Path) -> None:
+    """Prompts of 32 tokens: at 200 columns as many of them are shown as there is room for."""
+    write_study(tmp_path / "store")
+    lengths = {}
+    for width in (80, 200):
+        async with start(Engine(tmp_path / "store"), "study", size=(width, 40)) as app:
+            await go(app, "L0/N5")
+            lengths[width] = max(len(line.rstrip()) for line in app.lines if " top " in line and "⟦" in line)
+    assert lengths[80] > 70 and lengths[200] > 180

@@ -87,6 +87,13 @@ class DiffPane(SortingKeys, Pane):
         yield table
 
     @property
+    def equivalent(self) -> tuple[str, ...]:
+        if self._found is None:
+            return ()
+        others = ("--other-texts",) if self._other_texts else ()
+        return ("diff", *self._runs, "--top", "0", *(("--site", self._site) if self._site else ()), *others)
+
+    @property
     def hint(self) -> str:
         return self._found.site if self._found is not None else self._site or ""
 
