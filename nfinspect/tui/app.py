@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -16,7 +16,7 @@ from textual.screen import Screen
 
 from nfinspect.tui import theme as colours
 from nfinspect.tui.cells import Cell
-from nfinspect.tui.chrome import KEY_NAMES, Breadcrumbs, KeyLine, PromptLine, StatusLine
+from nfinspect.tui.chrome import KEY_NAMES, Breadcrumbs, KeyLine, StatusLine
 from nfinspect.tui.glyphs import ASCII, UNICODE
 from nfinspect.tui.harmless import Harmless
 from nfinspect.tui.jobs import JobBoard
@@ -25,6 +25,7 @@ from nfinspect.tui.marks import MarkKeeper
 from nfinspect.tui.painting import HeldScreen, PaintedApp
 from nfinspect.tui.panes.base import LOG, OPENING, Pane, Work, one_line
 from nfinspect.tui.places import Place, place
+from nfinspect.tui.prompt_line import Completer, PromptLine
 from nfinspect.tui.router import open_pane
 from nfinspect.tui.trail import Stop, Trail
 from nfinspect.tui.typeahead import STUCK_SECONDS, KeyDone, TypeAhead
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from nfinspect.tui.requests import TraceRequest
     from nfinspect.tui.session import Session
     from nfinspect_store.statements import Statement
+    from nfinspect_store.types import RunEntry
 
 BUSY_SECONDS = 0.25
 """Shorter work is not announced: it would cost two repaints for nothing."""
@@ -88,6 +90,12 @@ class NfinspectApp(PaintedApp):
 
         self.typed_capture: dict[str, str] = {}
         """What was typed into the fields of a new capture."""
+
+        self.listed: Sequence[RunEntry] = ()
+        """The runs and trainings of the store, as they were last listed."""
+
+        self.aliases: Mapping[str, str] = {}
+        """Own words for `:`, and what they stand for."""
 
         self.board = JobBoard(self)
         self._follower = Follower(self)
@@ -151,8 +159,12 @@ class NfinspectApp(PaintedApp):
         keymap, line = read_keymap(keys_file(), known)
         if keymap:
             self.set_keymap(keymap)
-        if line:
-            self.say(line, "warn", keep=True)
+        from nfinspect.tui.aliases import aliases_file, read_aliases
+        from nfinspect.tui.navigate import TAKEN
+
+        self.aliases, wrong = read_aliases(aliases_file(), TAKEN)
+        if line or wrong:
+            self.say(line or wrong or "", "warn", keep=True)
 
     # what there is to say
 
@@ -414,22 +426,36 @@ class NfinspectApp(PaintedApp):
         self.push_screen(HelpScreen.of(self))
 
     def action_goto(self) -> None:
-        self._base_screen.query_one(PromptLine).open("goto", ":", self._go_to)
+        from nfinspect.tui.completing import complete_target, known
+
+        def completer(text: str) -> tuple[str, Sequence[str]]:
+            return complete_target(text, known(self))
+
+        self._base_screen.query_one(PromptLine).open("goto", ":", self._go_to, completer=completer)
 
     def _go_to(self, text: str) -> None:
+        from nfinspect.tui.aliases import expanded_alias
         from nfinspect.tui.navigate import go_to
 
         try:
-            go_to(self, text)
+            go_to(self, expanded_alias(text, self.aliases))
         except Exception as error:  # whatever a mistyped address raises is a line
             self.say(one_line(error), "bad")
 
     def ask(
-        self, pane: Pane, kind: str, sign: str, then: Callable[[str], None], text: str = "", select: str = ""
+        self,
+        pane: Pane,
+        kind: str,
+        sign: str,
+        then: Callable[[str], None],
+        text: str = "",
+        select: str = "",
+        completer: Completer | None = None,
     ) -> None:
         """Let the user type a line; `then` gets it, if `pane` is still on screen.
 
-        kind: of the earlier lines that can be recalled. select: the part of `text` that typing replaces.
+        kind: of the earlier lines that can be recalled. select: the part of `text` that typing replaces. completer:
+        what Tab offers.
         """
 
         def entered(typed: str) -> None:
@@ -437,7 +463,7 @@ class NfinspectApp(PaintedApp):
                 then(typed)
 
         if pane is self._shown:  # a key may reach a pane that is just being left
-            self._base_screen.query_one(PromptLine).open(kind, sign, entered, text, select)
+            self._base_screen.query_one(PromptLine).open(kind, sign, entered, text, select, completer)
 
     def copy(self, text: str) -> None:
         """Copy to a file, and to the clipboard by OSC 52, which no terminal confirms: hence the word "sent"."""
@@ -518,10 +544,7 @@ class NfinspectApp(PaintedApp):
             seen.add(binding.action)
             key = self.get_key_display(binding)
             yield SystemCommand(words, f"key {key}", partial(self.run_action, binding.action, node))
-        if self.session_here() is not None:
-            from nfinspect.analyses import specs
-            from nfinspect.tui.navigate import go_to
+        from nfinspect.tui.completing import places
 
-            for one in specs():
-                if not one.of_neuron:  # the neuron's pane has the key
-                    yield SystemCommand(f"Analysis: {one.name}", one.answers, partial(go_to, self, one.name))
+        for title, said, target in places(self):
+            yield SystemCommand(title, said, partial(self._go_to, target))

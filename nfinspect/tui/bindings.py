@@ -10,7 +10,6 @@ from nfinspect.tui.keymap import known_ids
 @cache
 def binding_ids(app: type[Any]) -> frozenset[str]:
     """Every binding id. app: the app's class, whose keys are included."""
-    from nfinspect.tui.chrome import PromptInput
     from nfinspect.tui.dialogs import Confirm, Picker
     from nfinspect.tui.help import HelpScreen
     from nfinspect.tui.panes.analyses import AnalysesPane
@@ -31,6 +30,7 @@ def binding_ids(app: type[Any]) -> frozenset[str]:
     from nfinspect.tui.panes.sql import SqlPane
     from nfinspect.tui.panes.trace import TracePane
     from nfinspect.tui.panes.walk import WalkPane
+    from nfinspect.tui.prompt_line import PromptInput
     from nfinspect.tui.widgets.paged_table import PagedTable
     from nfinspect.tui.widgets.sql_editor import SqlEditor
     from nfinspect.tui.widgets.text_panel import TextPanel

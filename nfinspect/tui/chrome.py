@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 from rich.cells import cell_len
-from textual import events
-from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import Binding
 from textual.content import Content
 from textual.widget import Widget
-from textual.widgets import Input, Static
-from textual.widgets.input import Selection
 
 from nfinspect.tui.cells import Cell, content, fit, shown_cell, visible_in
 
@@ -174,100 +170,3 @@ def _rank(binding: Binding) -> int:
     if binding.id == "app.help":
         return 0
     return {"table": 1, "run": 3, "app": 4}.get(place, 2)
-
-
-class PromptInput(Input):
-    """The line's input: Esc gives up, up and down recall what was typed before."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "give_up", "Give up", id="prompt.cancel"),
-        Binding("up", "recall(-1)", "Earlier", show=False, id="prompt.earlier"),
-        Binding("down", "recall(1)", "Later", show=False, id="prompt.later"),
-    ]
-
-    def action_give_up(self) -> None:
-        cast(PromptLine, self.parent).close()
-
-    def action_recall(self, step: int) -> None:
-        cast(PromptLine, self.parent).recall(step)
-
-
-class PromptLine(Widget):
-    """Where `/` and `:` are typed, in place of the status line."""
-
-    DEFAULT_CSS = """
-    PromptLine { height: 1; layout: horizontal; display: none; }
-    PromptLine #sign { width: auto; padding: 0 1; color: $text-accent; text-style: bold; }
-    PromptLine Input, PromptLine Input:focus { border: none; height: 1; padding: 0; width: 1fr; background:
-    $bar; }
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kind = ""
-        self._history: dict[str, list[str]] = {}
-        self._place = 0
-        self._then: Callable[[str], None] = lambda text: None
-        self._back: Widget | None = None
-
-    def compose(self) -> ComposeResult:
-        yield Static("", id="sign", markup=False)
-        line = PromptInput(id="line", compact=True, select_on_focus=False)
-        line.cursor_blink = False  # a blinking cursor sends bytes twice a second for nothing
-        yield line
-
-    def open(self, kind: str, sign: str, then: Callable[[str], None], text: str = "", select: str = "") -> None:
-        """then: gets the line, stripped. select: the part of `text` that typing replaces; if empty, all of a filter or
-        a name, and nothing of a command, which is long and to be edited.
-        """
-        self.kind, self._then = kind, then
-        self._back = self.screen.focused
-        self._place = len(self._history.setdefault(kind, []))
-        self.query_one("#sign", Static).update(sign)
-        line = self.query_one(PromptInput)
-        line.value = text
-        if kind == "command":
-            line.cursor_position = len(text)
-        else:
-            line.select_all()  # typing replaces what is there, arrows edit it
-        if select and (start := text.rfind(select)) >= 0:
-            line.selection = Selection(start, start + len(select))
-        # not by a class: styles follow classes only when idle, and what is not displayed takes no focus
-        self.display = True
-        self.screen.query_one(StatusLine).display = False
-        self.screen.set_focus(line)
-
-    def focus_behind(self, widget: Widget) -> None:
-        """Another place is on screen: a line after `:` keeps the keys, any other one was about the old place and
-        closes.
-        """
-        if self.display and self.kind == "goto":
-            self._back = widget
-            return
-        if self.display:
-            self.close()
-        self.screen.set_focus(widget)
-
-    def close(self) -> None:
-        self.display = False
-        self.screen.query_one(StatusLine).display = True
-        self.screen.set_focus(self._back if self._back is not None and self._back.is_attached else None)
-
-    def recall(self, step: int) -> None:
-        earlier = self._history[self.kind]
-        self._place = max(0, min(len(earlier), self._place + step))
-        line = self.query_one(PromptInput)
-        line.value = earlier[self._place] if self._place < len(earlier) else ""
-        line.cursor_position = len(line.value)
-
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        event.stop()
-        text = event.value.strip()
-        earlier = self._history[self.kind]
-        if text and (not earlier or earlier[-1] != text):
-            earlier.append(text)
-        self.close()
-        self._then(text)
-
-    def on_input_blurred(self, event: events.Event) -> None:
-        event.stop()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from nfinspect.tui.journal import Journal
     from nfinspect.tui.marks import MarkKeeper
     from nfinspect.tui.places import Place
+    from nfinspect.tui.prompt_line import Completer
     from nfinspect.tui.requests import TraceRequest
     from nfinspect.tui.session import Session
     from nfinspect_store.statements import Statement
+    from nfinspect_store.types import RunEntry
 
 
 class Hub(Protocol):
@@ -33,6 +35,8 @@ class Hub(Protocol):
     marks: MarkKeeper
     journal: Journal
     traced: dict[str, TraceRequest]
+    listed: Sequence[RunEntry]
+    aliases: Mapping[str, str]
     typed_capture: dict[str, str]
 
     @property
@@ -45,7 +49,14 @@ class Hub(Protocol):
     def busy(self, pane: Any, work: Any) -> None: ...
     def done(self, pane: Any, work: Any) -> None: ...
     def ask(
-        self, pane: Any, kind: str, sign: str, then: Callable[[str], None], text: str = "", select: str = ""
+        self,
+        pane: Any,
+        kind: str,
+        sign: str,
+        then: Callable[[str], None],
+        text: str = "",
+        select: str = "",
+        completer: Completer | None = None,
     ) -> None: ...
     def copy(self, text: str) -> None: ...
     def note(self, pane: Any, statements: Sequence[Statement] = ()) -> None: ...

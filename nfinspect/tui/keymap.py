@@ -14,9 +14,13 @@ from textual.binding import Binding
 from textual.dom import DOMNode
 
 
-def keys_file() -> Path:
+def config_file(name: str) -> Path:
     base = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(base) / "nfinspect" / "keys.json"
+    return Path(base) / "nfinspect" / name
+
+
+def keys_file() -> Path:
+    return config_file("keys.json")
 
 
 def known_ids(classes: Iterable[type[DOMNode]]) -> frozenset[str]:

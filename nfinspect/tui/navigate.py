@@ -35,6 +35,9 @@ WORDS = (
     *ANALYSES,
     "quit",
 )
+TAKEN = frozenset((*WORDS, *CLASSES, "q", "exit"))
+"""Words that have a meaning after `:`."""
+
 EXPECTED = (
     "L12/N3071, L12, a class such as dead, trace CONCEPT, overlap, walk PROMPT, sql, layers, neurons, runs, "
     "capture MODEL, live RUN, "

@@ -14,8 +14,8 @@ from fake_engine import FakeEngine, FakeJob, FakeSession
 from textual.command import CommandList
 from textual.widgets import Input, OptionList
 
-from nfinspect.tui.chrome import PromptLine
 from nfinspect.tui.dialogs import Confirm
+from nfinspect.tui.prompt_line import PromptLine
 from nfinspect.tui.requests import NeuronQuery
 from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect_store.errors import StoreError

@@ -7,7 +7,7 @@ from app_driver import Start
 from fake_engine import FakeColumn, FakeEngine, FakeResult
 
 from nfinspect.tui.completion import complete
-from nfinspect.tui.sql_history import append_history, read_history
+from nfinspect.tui.typed_history import append_history, read_history
 from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect.tui.widgets.sql_editor import SqlEditor
 

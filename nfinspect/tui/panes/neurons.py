@@ -196,7 +196,13 @@ class NeuronsPane(RunPane):
         self._ask_again()
 
     def action_filter(self) -> None:
-        self.hub.ask(self, "filter", "/", self._filter, self._unread or self._query.filter or "")
+        from nfinspect.tui.completing import complete_filter
+
+        columns = [c.key for c in self.table.columns if c.key]
+        sets = self.hub.marks.names(self.session)
+        text = self._unread or self._query.filter or ""
+        complete = partial(complete_filter, columns=columns, sets=sets)
+        self.hub.ask(self, "filter", "/", self._filter, text, completer=complete)
 
     def _filter(self, text: str) -> None:
         self.hub.say("")

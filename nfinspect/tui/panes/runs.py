@@ -123,7 +123,7 @@ class RunsPane(Pane):
             return
         live = any(run.status == "capturing" for run in runs) or any(one.job or one.queue for one in self._backends)
         self.look_every(LIVE_SECONDS if live else QUIET_SECONDS, self._look)
-        self._runs = runs
+        self._runs = self.hub.listed = runs
         self._draw()
 
     def _draw(self) -> None:

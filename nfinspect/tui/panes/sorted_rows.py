@@ -76,7 +76,10 @@ class SortedRows:
     # keys
 
     def ask_filter(self) -> None:
-        self._pane.hub.ask(self._pane, "filter", "/", self._put_filter, self._unread or self.filter)
+        from nfinspect.tui.completing import complete_filter
+
+        complete = partial(complete_filter, columns=self._keys(), sets=())
+        self._pane.hub.ask(self._pane, "filter", "/", self._put_filter, self._unread or self.filter, completer=complete)
 
     def _put_filter(self, text: str) -> None:
         from nfinspect_store.errors import RequestError

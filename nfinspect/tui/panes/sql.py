@@ -16,7 +16,7 @@ from nfinspect.tui.columns.results import result_columns
 from nfinspect.tui.completion import complete
 from nfinspect.tui.panes.exporting import Export
 from nfinspect.tui.panes.run_pane import RunPane
-from nfinspect.tui.sql_history import append_history, history_file, read_history
+from nfinspect.tui.typed_history import append_history, history_file, read_history
 from nfinspect.tui.widgets.paged_table import PAGE, PagedTable
 from nfinspect.tui.widgets.sql_editor import SqlEditor
 from nfinspect.tui.widgets.text_block import TextBlock
@@ -91,7 +91,7 @@ class SqlPane(RunPane):
 
     def on_mount(self) -> None:
         self.editor.move_cursor(self.editor.document.end)
-        self.load("history", partial(read_history, history_file()), self._remember)
+        self.load("history", partial(read_history, history_file("sql")), self._remember)
         self.load("tables", self.session.sql_tables, self._put_tables)
         self._tell("Enter after ; runs    ^r runs    Tab completes    Up, Down: earlier statements")
         if self._statement:
@@ -279,7 +279,7 @@ class SqlPane(RunPane):
 
 def _answer(session: Session, statement: str) -> tuple[QueryResult, list[tuple[Any, ...]]]:
     """In a worker."""
-    append_history(history_file(), statement)
+    append_history(history_file("sql"), statement)
     result = session.sql(statement)
     return result, result.page(0, PAGE)
 
