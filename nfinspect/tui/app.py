@@ -25,7 +25,7 @@ from nfinspect.tui.marks import MarkKeeper
 from nfinspect.tui.painting import HeldScreen, PaintedApp
 from nfinspect.tui.panes.base import LOG, OPENING, Pane, Work, one_line
 from nfinspect.tui.places import Place, place
-from nfinspect.tui.prompt_line import Completer, PromptLine
+from nfinspect.tui.prompt_line import PromptLine
 from nfinspect.tui.router import open_pane
 from nfinspect.tui.trail import Stop, Trail
 from nfinspect.tui.typeahead import STUCK_SECONDS, KeyDone, TypeAhead
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from nfinspect.backend.protocol import JobState
     from nfinspect.tui.captures import JobAt
     from nfinspect.tui.engine import Engine
-    from nfinspect.tui.requests import TraceRequest
+    from nfinspect.tui.requests import Completer, TraceRequest
     from nfinspect.tui.session import Session
     from nfinspect_store.statements import Statement
     from nfinspect_store.types import RunEntry

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from nfinspect.tui.journal import Journal
     from nfinspect.tui.marks import MarkKeeper
     from nfinspect.tui.places import Place
-    from nfinspect.tui.prompt_line import Completer
-    from nfinspect.tui.requests import TraceRequest
+    from nfinspect.tui.requests import Completer, TraceRequest
     from nfinspect.tui.session import Session
     from nfinspect_store.statements import Statement
     from nfinspect_store.types import RunEntry

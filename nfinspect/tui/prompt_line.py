@@ -15,6 +15,7 @@ from textual.widgets.input import Selection
 
 from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.chrome import StatusLine
+from nfinspect.tui.requests import Completer
 from nfinspect.tui.typed_history import append_history, history_file, read_history
 from nfinspect.tui.widgets.text_block import TextBlock
 
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
 LASTING = ("goto", "filter", "command")
 """Kinds of lines that are remembered across sessions."""
-
-Completer = Callable[[str], tuple[str, Sequence[str]]]
-"""From the text before the cursor: its unfinished end, and what can stand in the place of that."""
 
 
 class PromptInput(Input):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nfinspect_store.types import Progress, Rank
+
+Completer = Callable[[str], tuple[str, Sequence[str]]]
+"""What Tab offers: from the text before the cursor its unfinished end, and what can stand in the place of that."""
 
 MARKED = "marked.txt"
 """The file among a run's results that lists the marked neurons, for a command that reads neurons."""
