@@ -6,7 +6,11 @@ from pathlib import Path
 import pytest
 from running_backends import ended, started, wait_until
 
+from nfinspect.backend.hosting import Hosted
+from nfinspect.backend.jobs import Jobs
+from nfinspect.backend.protocol import RunEnded, Submit
 from nfinspect.backend.remote import run_under_way
+from nfinspect.backend.sharing import SharedRuns
 from nfinspect.capturing.segments import COMMIT_SHARE
 from nfinspect_store.errors import RunNotFound
 
@@ -70,3 +74,20 @@ def test_a_reader_is_two_seconds_behind_or_twenty_commits(model: Path, text: Pat
     finally:
         backend.close()
         assert ended(process) == 0
+
+
+def test_who_waits_for_news_of_a_capture_watches_it(tmp_path: Path) -> None:
+    jobs = Jobs(lambda: None)
+    job = jobs.add(Submit(("capture", "m"), str(tmp_path)))
+    runs = SharedRuns()
+    hosted = Hosted(job, runs.sharing, lambda: runs.watched)
+    assert not hosted.watched
+    jobs.wait(job, -1, 0.0)
+    assert hosted.watched
+    other = Hosted(jobs.add(Submit(("capture", "m"), str(tmp_path))), runs.sharing, lambda: runs.watched)
+    assert not other.watched
+    with pytest.raises(RunEnded):  # nothing is being written: nobody reads it
+        runs.snapshot(tmp_path / "r.duckdb", lambda: None)
+    assert not other.watched
+    for one in (job, jobs.waiting[1]):
+        one.close()

@@ -7,6 +7,7 @@ import nfinspect_samples
 import numpy as np
 import pytest
 from command_line import Run
+from hostile import UNSAFE, spoken
 
 from nfinspect.cli.edits import asked_edits
 from nfinspect_store.errors import RequestError
@@ -133,3 +134,9 @@ def test_names_of_concepts_may_have_signs_of_their_own() -> None:
     }  # fmt: skip
     with pytest.raises(RequestError, match="with a number"):
         asked_edits((), ["L0/N1=nan"], (), (), ())
+
+
+def test_a_hostile_prompt_is_shown_and_not_obeyed(nfinspect: Run) -> None:
+    done = nfinspect("generate", GPT2, spoken(), *FEW, "--zero", "L0/N1")
+    assert done.returncode == 0 and "pwned" in done.stdout
+    assert not UNSAFE.search(done.stdout) and not UNSAFE.search(done.stderr)
