@@ -20,7 +20,7 @@ from nfinspect.analysis.firing import fired_chunks
 from nfinspect.analysis.ngram_ids import NgramIndex, read_ngrams, token_texts
 from nfinspect.analysis.ngram_layers import LayerCover, LayerNgrams
 from nfinspect.analysis.ticks import Tick, silent
-from nfinspect.analysis.triggers import FEWEST_SEEN, Triggers, find_triggers
+from nfinspect.analysis.triggers import FEWEST_SEEN, MOST, NEAREST, PERCENT, Triggers, find_triggers, nearness
 from nfinspect.json_values import Document
 from nfinspect_store.tables import RunTables
 from nfinspect_store.token_text import whole_text
@@ -66,11 +66,24 @@ class Detector(Document):
 
 
 @dataclass(frozen=True)
+class NearDetector(Document):
+    """A neuron that is nearest to a detector where none is one: its K_n, activations, and coverage, 0-1."""
+
+    site: str
+    layer: int
+    neuron: int
+    k: int
+    activations: int
+    coverage: float
+
+
+@dataclass(frozen=True)
 class NgramAnalysis(Document):
     """The detectors of a site, in order of layer and neuron, and its layers.
 
     positions: tokens at which an n-gram was counted; distinct: different n-grams. suppression_model: the model whose
-    unembedding the suppressions were computed with, None if they were not.
+    unembedding the suppressions were computed with, None if they were not. nearest: where there is no detector, those
+    that are nearest to one.
     """
 
     n: int
@@ -80,13 +93,25 @@ class NgramAnalysis(Document):
     suppression_model: str | None
     detectors: tuple[Detector, ...]
     layers: tuple[LayerNgrams, ...]
+    nearest: tuple[NearDetector, ...] = ()
 
-    JSON = ("n", "site", "positions", "distinct", "suppression_model", "detectors", "layers", "notes")
+    JSON = ("n", "site", "positions", "distinct", "suppression_model", "detectors", "nearest", "layers", "notes")
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """For the user: on how few tokens the detectors rest."""
-        return tuple(filter(None, [few_ngram_tokens(self.positions, FEWEST_SEEN)]))
+        """For the user: on how few tokens the detectors rest, and what is nearest to one where there is none."""
+        return tuple(filter(None, [few_ngram_tokens(self.positions, FEWEST_SEEN), self._missed]))
+
+    @property
+    def _missed(self) -> str:
+        if self.detectors:
+            return ""
+        near = "; ".join(
+            f"L{one.layer}/N{one.neuron} with k = {one.k:,} and {100 * one.coverage:.0f} %" for one in self.nearest
+        )
+        takes = f"a detector has k <= {MOST[self.n]} and {PERCENT} % of its activations on n-grams that it covers"
+        fired = any(layer.active for layer in self.layers)
+        return f"{takes}; the nearest: {near}" if near else takes if fired else f"{takes}, and no neuron fired"
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
@@ -96,8 +121,9 @@ class NgramAnalysis(Document):
             for found in document["detectors"]
         )
         layers = tuple(LayerNgrams(**layer) for layer in document["layers"])
+        nearest = tuple(NearDetector(**one) for one in document.get("nearest", ()))  # earlier ones have none
         facts = {name: value for name, value in document.items() if name != "notes"}
-        return cls(**{**facts, "detectors": detectors, "layers": layers})
+        return cls(**{**facts, "detectors": detectors, "layers": layers, "nearest": nearest})
 
 
 def ngrams(
@@ -117,6 +143,7 @@ def ngrams(
     index = read_ngrams(run, n)
     total = sum(layer.neurons for layer in chosen)
     found: list[tuple[Layer, int, Triggers]] = []
+    nearest: list[tuple[Layer, int, Triggers]] = []
     summaries: list[LayerNgrams] = []
     cover = LayerCover()
     done = 0
@@ -124,7 +151,10 @@ def ngrams(
         k = np.zeros(layer.neurons, np.int64)
         detectors: list[Triggers] = []
         for chunk in fired_chunks(run, layer):
-            k[chunk.first : chunk.first + len(chunk.fired)], here = find_triggers(chunk.fired, index)
+            near: list[Triggers] | None = None if found else []
+            k[chunk.first : chunk.first + len(chunk.fired)], here = find_triggers(chunk.fired, index, near)
+            nearest += [(layer, chunk.first + one.neuron, one) for one in near or ()]
+            nearest = sorted(nearest, key=lambda one: nearness(one[2], n))[:NEAREST]  # ties in order
             detectors += here
             found += [(layer, chunk.first + one.neuron, one) for one in here]
             done += len(chunk.fired)
@@ -138,6 +168,12 @@ def ngrams(
         suppression_model=None,
         detectors=_detectors(run, index, found),
         layers=tuple(summaries),
+        nearest=()
+        if found
+        else tuple(
+            NearDetector(layer.site, layer.layer, neuron, one.k, one.activations, one.coverage)
+            for layer, neuron, one in nearest
+        ),
     )
 
 

@@ -30,6 +30,9 @@ BUCKETS = {
 """The buckets of K_n in the stacked figure: name, and largest K_n [own]."""
 
 
+NEAREST = 3
+"""Neurons that are named where none is a detector [own]."""
+
 CELLS = 1 << 18
 """Tokens of neurons that are counted at a time, though never fewer than one neuron's: with their counters 4 MB."""
 
@@ -52,9 +55,11 @@ class Triggers:
         return int(self.counts.sum()) / self.activations
 
 
-def find_triggers(fired: NDArray[np.bool_], index: NgramIndex) -> tuple[NDArray[np.int64], list[Triggers]]:
+def find_triggers(
+    fired: NDArray[np.bool_], index: NgramIndex, near: list[Triggers] | None = None
+) -> tuple[NDArray[np.int64], list[Triggers]]:
     """K_n of neurons that fired where `fired` says, bool[neurons, tokens]: int64[neurons], 0 without an activation. And
-    the triggers of the detectors among them, in order.
+    the triggers of the detectors among them, in order. near: receives some that are none, the nearest among them.
     """
     neurons, tokens = fired.shape
     width = len(index.repeated) + 2
@@ -67,7 +72,11 @@ def find_triggers(fired: NDArray[np.bool_], index: NgramIndex) -> tuple[NDArray[
         counts = np.bincount(counter[on], minlength=len(part) * width).reshape(len(part), width)
         repeated, once = counts[:, :-2], counts[:, -2]
         k[start : start + step] = fewest_triggers(repeated, once)
-        detectors += _detectors(repeated, once, k[start : start + step], start, index)
+        here = k[start : start + step]
+        found = _detectors(repeated, once, here, start, index)
+        detectors += found
+        if near is not None:
+            near += _nearest(repeated, once, here, start, index, {one.neuron for one in found})
     return k, detectors
 
 
@@ -89,16 +98,57 @@ def _detectors(
 ) -> list[Triggers]:
     """The detectors among the neurons from `start` on, from their counts (fewest_triggers) and their K_n."""
     few = np.flatnonzero((k > 0) & (k <= MOST[index.n]))
-    seen, counts = index.seen[index.repeated], repeated[few]
+    covers, held, total = _covered(repeated[few], once[few], index)
+    detecting = np.flatnonzero((held > 0) & (100 * held >= PERCENT * total)).tolist()
+    return [_triggers(repeated, once, k, int(few[i]), covers[i], start, index) for i in detecting]
+
+
+def _covered(
+    counts: NDArray[np.int64], once: NDArray[np.int64], index: NgramIndex
+) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64]]:
+    """Which n-grams each of some neurons covers, how many of its activations they hold, and how many it has."""
+    seen = index.seen[index.repeated]
     covers = (seen >= FEWEST_SEEN) & (100 * counts >= PERCENT * seen)
-    held, total = (counts * covers).sum(axis=1), counts.sum(axis=1) + once[few]
-    found = []
-    for i in np.flatnonzero((held > 0) & (100 * held >= PERCENT * total)).tolist():
-        place = np.flatnonzero(covers[i])
-        place = place[np.argsort(-counts[i, place], kind="stable")]  # ties by number
-        neuron = int(few[i])
-        found.append(Triggers(start + neuron, int(total[i]), int(k[neuron]), index.repeated[place], counts[i, place]))
-    return found
+    return covers, (counts * covers).sum(axis=1), counts.sum(axis=1) + once
+
+
+def _triggers(
+    repeated: NDArray[np.int64],
+    once: NDArray[np.int64],
+    k: NDArray[np.int64],
+    neuron: int,
+    covers: NDArray[np.bool_],
+    start: int,
+    index: NgramIndex,
+) -> Triggers:
+    counts = repeated[neuron]
+    place = np.flatnonzero(covers)
+    place = place[np.argsort(-counts[place], kind="stable")]  # ties by number
+    total = int(counts.sum() + once[neuron])
+    return Triggers(start + neuron, total, int(k[neuron]), index.repeated[place], counts[place])
+
+
+def _nearest(
+    repeated: NDArray[np.int64],
+    once: NDArray[np.int64],
+    k: NDArray[np.int64],
+    start: int,
+    index: NgramIndex,
+    detectors: set[int],
+) -> list[Triggers]:
+    """The NEAREST that are no detectors: those whose K_n is small enough by their coverage, then the smallest K_n."""
+    others = np.array([i for i in np.flatnonzero(k > 0).tolist() if start + i not in detectors], np.intp)
+    few = others[k[others] <= MOST[index.n]]
+    if not len(few):
+        few = others[np.argsort(k[others], kind="stable")[:NEAREST]]
+    covers, held, total = _covered(repeated[few], once[few], index)
+    order = np.argsort(-held / np.maximum(total, 1), kind="stable")[:NEAREST].tolist()
+    return [_triggers(repeated, once, k, int(few[i]), covers[i], start, index) for i in order]
+
+
+def nearness(triggers: Triggers, n: int) -> tuple[bool, float, int]:
+    """What the nearest to a detector is first by."""
+    return (triggers.k > MOST[n], -triggers.coverage, triggers.k)
 
 
 def bucket_counts(k: NDArray[np.int64]) -> dict[str, int]:

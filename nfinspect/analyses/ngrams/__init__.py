@@ -259,8 +259,8 @@ SPEC = AnalysisSpec(
     finish=_finish,
     printed=_printed,
     lists=(
-        RowSet(lambda found: FIELDS, lambda found: found.detectors, ("layer", False), "no neuron is a detector",
-                searched=_searched),
+        RowSet(lambda found: FIELDS, lambda found: found.detectors, ("layer", False),
+                "no neuron is a detector: the nearest are named above", searched=_searched),
     ),
     sentence=_sentence,
     kept=_kept,

@@ -12,6 +12,7 @@ from nfinspect.analysis import firing, triggers
 from nfinspect.analysis.ngram_ids import index_ngrams
 from nfinspect.analysis.ngrams import NgramAnalysis, ngrams
 from nfinspect.analysis.triggers import BUCKETS, bucket_counts, fewest_triggers, find_triggers
+from nfinspect.capturing.arrays import ArrayPrompt
 from nfinspect_store.errors import RequestError, StoreError
 from nfinspect_store.reader import RunFile
 from nfinspect_store.types import Layer
@@ -254,3 +255,35 @@ def test_wrong_requests(make_run: MakeRun) -> None:
             ngrams(run, **wrong)
     with pytest.raises(StoreError, match="statistics only"):
         ngrams(make_run(layers, prompts, values, keep="stats"))
+
+
+def test_where_none_is_a_detector_the_nearest_are_named(make_run: MakeRun) -> None:
+    """Of 20 tokens in turn neuron 0 fires on every 7 and on a few others, neuron 1 on as many others as 3s, neuron 2
+    always; in the second run only those that fire on many tokens are there.
+    """
+    ids = np.tile(np.arange(20), 30)
+    prompts = [ArrayPrompt("a", "text", part.tolist(), [f" t{i}" for i in part], 100) for part in ids.reshape(6, 100)]
+    values = np.zeros((600, 4), np.float32)
+    values[:, 0] = ids == 7
+    values[np.flatnonzero(ids == 9)[2:12], 0] = 1  # a third of its occurrences: not covered
+    values[:, 1] = ids == 3
+    values[np.flatnonzero(ids == 9)[1:29], 1] = 1
+    values[:, 2] = 1
+    run = make_run(mlp_layers(1, 4, "relu"), prompts, {0: values})
+    found = ngrams(run)
+    assert found.detectors == ()
+    fired = [(values[:, i][np.arange(600) % 100 > 0] > 0).sum() for i in range(2)]
+    assert [(one.neuron, one.k, one.activations) for one in found.nearest] == [(0, 2, fired[0]), (1, 2, fired[1])]
+    covered = [(values[:, i] * (ids == of))[np.arange(600) % 100 > 0].sum() for i, of in ((0, 7), (1, 3))]
+    assert [one.coverage for one in found.nearest] == [c / f for c, f in zip(covered, fired, strict=True)]
+    note = next(one for one in found.notes if "a detector has" in one)
+    assert "k <= 5 and 95 % of its activations" in note and "L0/N0 with k = 2 and 75 %; L0/N1 with k = 2 and" in note
+    assert NgramAnalysis.from_json(json.loads(json.dumps(found.to_json()))) == found
+    values[:, :2] = 0
+    always = ngrams(make_run(mlp_layers(1, 4, "relu"), prompts, {0: values}))
+    assert [(one.neuron, one.k) for one in always.nearest] == [(2, 19)]  # 95 % of 20 tokens
+    silent = ngrams(make_run(mlp_layers(1, 4, "relu"), prompts, {0: values * 0}))
+    assert silent.nearest == () and any("no neuron fired" in one for one in silent.notes)
+    values[:, 0] = ids == 7
+    detected = ngrams(make_run(mlp_layers(1, 4, "relu"), prompts, {0: values}))
+    assert [one.neuron for one in detected.detectors] == [0] and detected.nearest == ()
