@@ -41,12 +41,15 @@ class NoBackend(NfinspectError):
 
 @dataclass(frozen=True)
 class Entry:
-    """What a backend has written of itself. job: the arguments of the command that it runs, if it does."""
+    """What a backend has written of itself. job: the arguments of the command that it runs, if it does; directory: in
+    which it runs it.
+    """
 
     id: str
     pid: int
     model: str
     job: tuple[str, ...] = ()
+    directory: str = ""
 
 
 def check_id(name: str) -> str:
@@ -193,7 +196,8 @@ def _entries(folder: Path) -> list[Entry]:
 def _entry(folder: Path, name: str) -> Entry:
     try:
         told = json.loads(read_small(folder / f"{name}.json"))
-        return Entry(name, int(told["pid"]), str(told["model"]), tuple(map(str, told["job"])))
+        job = tuple(map(str, told["job"]))
+        return Entry(name, int(told["pid"]), str(told["model"]), job, str(told.get("directory", "")))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # it has only just started
         return Entry(name, 0, "")
 

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -331,8 +331,10 @@ class Server:
         )
 
     def _tell(self, job: Job | None = None) -> None:
-        arguments = () if job is None else job.request.arguments
-        self._place.tell(Entry(self._place.id, os.getpid(), self._model.name, arguments))
+        entry = Entry(self._place.id, os.getpid(), self._model.name)
+        if job is not None:
+            entry = replace(entry, job=job.request.arguments, directory=job.request.directory)
+        self._place.tell(entry)
 
     def _close_clients(self, accepting: threading.Thread) -> None:
         self._place.socket.shutdown(socket.SHUT_RDWR)  # wakes `accept`

@@ -66,8 +66,9 @@ class Seen:
 class Watch:
     """One connection to the backend of a job. `look` is called by one worker at a time; `close` by any thread."""
 
-    def __init__(self, store: Path, at: JobAt, job: JobState | None = None) -> None:
+    def __init__(self, captures: Captures, store: Path, at: JobAt, job: JobState | None = None) -> None:
         """job: what is known of it already."""
+        self._captures = captures
         self._store = store
         self._backend: client.Backend | None = None
         self._closed = False
@@ -91,10 +92,12 @@ class Watch:
         else:
             job = self._backend.wait(replace(known, version=-1))
         seen = replace(self._seen, job=job)
+        self._captures.remember(job)
         if job.ended:  # the backend may have ended with it
             with contextlib.suppress(NfinspectError):
                 seen = replace(seen, status=self._backend.status())
             return seen
+        self._captures.remember(job)
         self._seen = seen
         seen = replace(seen, status=self._backend.status(), committed=seen.committed or self._is_committed(job))
         return replace(seen, tokens=self._tokens(seen))
@@ -114,7 +117,7 @@ class Watch:
 
     def _tokens(self, seen: Seen) -> tuple[Token, ...]:
         assert self._backend is not None
-        if seen.job.state == "waiting" or "--generate" not in seen.job.arguments:
+        if seen.job.state == "waiting" or not any(word.startswith("--generate") for word in seen.job.arguments):
             return ()
         tokens = seen.tokens
         while True:
@@ -135,11 +138,37 @@ class Captures:
     def __init__(self, store: Path) -> None:
         self._store = store
         self._watches: set[Watch] = set()
+        self._known: dict[str, JobState] = {}
+        """By run, the captures that have been seen: one whose backend was killed can be resumed."""
+
         self._guard = threading.Lock()
 
     def statuses(self) -> tuple[Status, ...]:
         """The backends that live."""
-        return client.statuses(self._store)[0]
+        found, dead = client.statuses(self._store)
+        for status in found:
+            if status.job is not None:
+                self.remember(status.job)
+        for entry in dead:
+            if entry.directory and (run := _run_of(entry.job)):
+                path = str(self._store / (run + RUN_SUFFIX))
+                self.remember(JobState(0, entry.job, entry.directory, "failed", run=path))
+        return found
+
+    def remember(self, job: JobState) -> None:
+        """A capture that has a run."""
+        if job.run and job.arguments[:1] == ("capture",):
+            self._known[Path(job.run).name.removesuffix(RUN_SUFFIX)] = job
+
+    def left(self, run: str) -> JobState | None:
+        """The capture of a run whose backend was killed, or that failed or was cancelled; None if it is not known."""
+        beat, job = read_heartbeat(self._store / (run + RUN_SUFFIX)), self._known.get(run)
+        if job is None or (beat is not None and beat.alive):
+            return None
+        return job if beat is not None or job.state in ("failed", "cancelled") else None
+
+    def knows(self, run: str) -> bool:
+        return run in self._known
 
     def of_run(self, run: str) -> JobAt | None:
         """The job that writes a run; None if no backend does."""
@@ -152,6 +181,7 @@ class Captures:
                 with contextlib.suppress(NfinspectError), client.Backend.connect(self._store, entry.id) as backend:
                     job = backend.status().job
                     if job is not None and job.run and Path(job.run).resolve() == path.resolve():
+                        self.remember(job)
                         return JobAt(entry.id, job.id)
         return None
 
@@ -171,7 +201,7 @@ class Captures:
 
     def watch(self, at: JobAt, job: JobState | None = None) -> Watch:
         """Close it when it is no longer looked at."""
-        made = Watch(self._store, at, job)
+        made = Watch(self, self._store, at, job)
         with self._guard:
             self._watches.add(made)
         return made
@@ -200,6 +230,12 @@ class Captures:
         named = any(word == "--run" or word.startswith("--run=") for word in arguments)
         run = () if named else ("--run", Path(job.run).name.removesuffix(RUN_SUFFIX))
         return (*arguments, *run, "--resume")
+
+
+def _run_of(arguments: Sequence[str]) -> str:
+    """The run that a capture was told to make; empty if it names none."""
+    words = [word for argument in arguments for word in argument.split("=", 1)] if arguments[:1] == ("capture",) else []
+    return words[words.index("--run") + 1] if "--run" in words[:-1] else ""
 
 
 def model_options(arguments: Sequence[str]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from textual.timer import Timer
 
     from nfinspect.tui.cells import Cell
+    from nfinspect.tui.engine import Engine
     from nfinspect.tui.glyphs import Glyphs
     from nfinspect.tui.panes.base import Pane
     from nfinspect.tui.requests import Standing
@@ -28,6 +29,7 @@ SECONDS = 0.5
 class Screenside(Protocol):
     """What following needs of the app."""
 
+    engine: Engine
     glyphs: Glyphs
 
     @property
@@ -78,7 +80,8 @@ class Follower:
             return
         if any(work.group == "standing" for work in pane.asked):  # a slow answer is waited for
             return
-        pane.load("standing", session.look, partial(self._show, pane, session), lambda line: None)
+        look = partial(_look, self._app.engine, session)
+        pane.load("standing", look, partial(self._show, pane, session), lambda line: None)
 
     def _show(self, pane: Pane, session: Session, standing: Standing) -> None:
         self._told[session] = standing
@@ -99,7 +102,15 @@ class Follower:
         if session.info.status == "complete":
             self._app.say(f"the capture of {session.name} has ended: this is all of it", "good")
         else:
-            self._app.say(f"the capture of {session.name} is {session.info.status}: {RESUME}", "warn", keep=True)
+            told = ":live shows it, and r resumes it" if self._app.engine.captures.knows(session.name) else RESUME
+            self._app.say(f"the capture of {session.name} is {session.info.status}: {told}", "warn", keep=True)
 
     def _stand(self, standing: Standing | None) -> None:
         self._app.stand(None if standing is None else standing_line(standing, self._app.glyphs))
+
+
+def _look(engine: Engine, session: Session) -> Standing:
+    """In a worker. The job is remembered: should its backend be killed, it can be resumed."""
+    if not engine.captures.knows(session.name):
+        engine.captures.of_run(session.name)
+    return session.look()

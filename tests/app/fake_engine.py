@@ -357,6 +357,12 @@ class FakeCaptures:
     def of_run(self, run: str) -> None:
         return None
 
+    def left(self, run: str) -> None:
+        return None
+
+    def knows(self, run: str) -> bool:
+        return False
+
     def close(self) -> None:
         pass
 

@@ -36,7 +36,7 @@ RUN = (
 
 @contextmanager
 def opened(store: Path) -> Iterator[Terminal]:
-    terminal = Terminal(store, code=RUN)
+    terminal = Terminal(store, code=RUN, SEGMENT_SECONDS="0")
     try:
         yield terminal
     finally:
@@ -70,7 +70,7 @@ def begin(terminal: Terminal, store: Path, run: str) -> None:
     terminal.send("e --batch-size 2\r")  # the last field led to the command, which is edited
     terminal.wait_for("(edited)")
     terminal.send("\x12")
-    terminal.wait_for("^r starts it", 45)
+    terminal.wait_for("^r starts it", 120)
     assert "tokens" in terminal.text and "disk" in terminal.text and not list(store.glob("*.duckdb"))
     terminal.send("\x12")
     terminal.wait_for("(capturing)", 60)
@@ -138,7 +138,7 @@ def test_a_killed_backend_is_one_line_and_one_key_resumes(store: Path) -> None:
         terminal.wait_for("browses what is committed", 45)
         os.kill(living(store)[0][0].pid, signal.SIGKILL)
         terminal.wait_for("was killed", 30)
-        terminal.wait_for("r resumes it here")
+        terminal.wait_for("r resumes it")
         assert terminal.process.poll() is None
         (store / "slow").unlink()
         terminal.send("r")
@@ -161,7 +161,7 @@ def test_a_cancelled_capture_asks_first_and_what_failed_is_told(store: Path) -> 
         (store / "fail").write_text("a fault of the test")
         terminal.wait_for("a fault of the test", 60)
         assert "Cancel the capture" not in terminal.text
-        terminal.wait_for("r resumes it here")
+        terminal.wait_for("r resumes it")
         terminal.send("r")
         terminal.wait_for("browses what is committed", 60)
         terminal.send("xy")
@@ -247,3 +247,46 @@ async def test_choices_and_completion(start: Start, tmp_path: Path) -> None:
         await app.type("one=pro")
         await app.press("right")
         assert app.pane.values["prompts"] == "one=prompts.json"
+
+
+@pytest.mark.slow
+def test_a_backend_killed_while_no_app_runs_is_resumed_after_coming_back(store: Path) -> None:
+    with opened(store) as terminal:
+        terminal.wait_for("No runs here yet")
+        terminal.settle()
+        begin(terminal, store, "night")
+        terminal.wait_for("browses what is committed", 45)
+        terminal.hang_up()
+        terminal.process.wait(timeout=20)
+    os.kill(living(store)[0][0].pid, signal.SIGKILL)
+    (store / "slow").unlink()
+    with opened(store) as terminal:
+        terminal.wait_for("interrupted")
+        terminal.settle(0.2, 2)
+        terminal.send("p")
+        terminal.wait_for("r resumes it")
+        terminal.send("r")
+        terminal.wait_for("Health", 45)
+        assert "not all was captured" not in terminal.text
+
+
+@pytest.mark.slow
+def test_a_generation_is_seen_as_it_is_written(store: Path) -> None:
+    (store / "slow").write_text("0.5")
+    with opened(store) as terminal:
+        terminal.wait_for("No runs here yet")
+        terminal.settle()
+        terminal.send("c")
+        terminal.wait_for("new tokens")
+        terminal.settle()
+        terminal.send(f"{MODEL}\r\tThe tulip is\t\t\t0-3\r40\r\t\tn\r")
+        terminal.wait_for("--run n")
+        terminal.send("\x12")
+        terminal.wait_for("^r starts it", 120)
+        terminal.send("\x12")
+        terminal.wait_for("strongest at mlp", 60)
+        assert "The tulip is" in terminal.text
+        (store / "slow").unlink()
+        terminal.wait_for("Health", 45)
+    with RunFile.open(store / "n.duckdb") as run:
+        assert run.concepts == ("typed",) and run.has_generated

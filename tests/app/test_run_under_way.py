@@ -12,6 +12,7 @@ from app_driver import Driven, Start
 from running_backends import SAMPLES, ended, started, wait_until
 
 from nfinspect.backend.client import Backend
+from nfinspect.backend.directory import living
 from nfinspect.backend.protocol import JobState
 from nfinspect.tui.engine import Engine
 
@@ -114,7 +115,17 @@ async def test_a_killed_backend_leaves_what_was_committed_on_screen(start: Start
             pid = backend.status().pid
             os.kill(pid, signal.SIGKILL)
             await until(app, lambda: "the capture of night is interrupted" in app.status)
-            assert "--resume continues it" in app.status
+            assert ":live shows it, and r resumes it" in app.status
             assert "interrupted, not all was captured" in app.text and "Health" in app.text
-            assert app.app.is_running
+            await app.press("colon")
+            await app.type("live")
+            await app.press("enter")
+            await until(app, lambda: "the backend of night was killed" in app.text)
+            (store / "slow").unlink()
+            await app.press("r")
+            await until(app, lambda: "Health" in app.text and "not all was captured" not in app.text)
+            assert app.pane.session.info.status == "complete"
+        for entry in living(store)[0]:
+            with Backend.connect(store, entry.id) as resumed:
+                resumed.stop()
         engine.close()

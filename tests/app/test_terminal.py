@@ -226,6 +226,7 @@ import nfinspect.tui.panes.analyses, nfinspect.tui.panes.analysis
 import nfinspect.tui.panes.kinds, nfinspect.tui.panes.logits, nfinspect.tui.plot_lines, nfinspect.tui.jobs
 import nfinspect.analyses.kind_overlap, nfinspect.analyses
 import nfinspect.tui.panes.lens, nfinspect.tui.panes.compare, nfinspect.tui.comparing
+import nfinspect.tui.panes.capture, nfinspect.tui.panes.live, nfinspect.tui.captures
 nfinspect.tui.bindings.binding_ids(nfinspect.tui.app.NfinspectApp)
 nfinspect.analyses.specs()
 assert not {"torch", "transformers", "matplotlib"} & set(sys.modules)

@@ -150,10 +150,16 @@ class LivePane(Pane):
 
     # a capture in a process of its own
 
-    def _show(self, found: JobAt | Progress | None) -> None:
+    def _show(self, found: JobAt | JobState | Progress | None) -> None:
+        from nfinspect.backend.protocol import JobState
+        from nfinspect.tui.captures import JobAt, Seen
         from nfinspect_store.types import Progress
 
-        if found is None:  # the capture has deleted its file: it has ended, in one way or another
+        if isinstance(found, JobState):
+            lost = found.line or f"the backend of {self._run} was killed; what it had committed is kept"
+            self._at = JobAt("", found.id)
+            self._show_job(Seen(self._at, found, lost=lost))
+        elif found is None:  # the capture has deleted its file: it has ended, in one way or another
             self._over = True
             self._open()
         elif isinstance(found, Progress):
@@ -242,11 +248,13 @@ class LivePane(Pane):
         self._look()
 
 
-def _found(engine: Engine, run: str) -> JobAt | Progress | None:
-    """In a worker: the job of a run in a backend, or else how far its capture says that it is."""
+def _found(engine: Engine, run: str) -> JobAt | JobState | Progress | None:
+    """In a worker: the job of a run in a backend, what is known of one that has ended too soon, or else how far its
+    capture says that it is.
+    """
     progress = engine.progress(run)
     at = engine.captures.of_run(run) if progress is not None else None
-    return at or progress
+    return at or engine.captures.left(run) or progress
 
 
 def _shape(seen: Seen) -> tuple[object, ...]:

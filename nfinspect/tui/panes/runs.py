@@ -194,7 +194,8 @@ class RunsPane(Pane):
         from nfinspect.tui.captures import JobAt
 
         run = self.table.current
-        if run is not None and run.progress is not None and run.kind != "history":
+        known = run is not None and (run.progress is not None or self.hub.engine.captures.knows(run.name))
+        if run is not None and known and run.kind != "history" and run.status != "complete":
             self.hub.follow(run.name)
             return
         for backend in self._backends:
