@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from nfinspect.tui.engine import Engine
     from nfinspect.tui.requests import Completer, TraceRequest
     from nfinspect.tui.session import Session
+    from nfinspect.tui.sheets import Sheet
     from nfinspect_store.statements import Statement
     from nfinspect_store.types import RunEntry
 
@@ -67,6 +68,8 @@ class NfinspectApp(PaintedApp):
         Binding("left_square_bracket", "step(-1)", "Back", key_display="[", show=False, id="app.back"),
         Binding("right_square_bracket", "step(1)", "Forward", key_display="]", show=False, id="app.forward"),
         Binding("z", "zoom", "Zoom", show=False, id="app.zoom"),
+        Binding("F", "frequencies", "Count a column", show=False, id="app.frequencies"),
+        Binding("D", "describe", "Describe the columns", show=False, id="app.describe"),
         Binding("at", "journal", "Log", key_display="@", show=False, id="app.log"),
         Binding("tab", "app.focus_next", "Next panel", show=False, id="app.next_panel"),
         Binding("shift+tab", "app.focus_previous", "Previous panel", show=False, id="app.previous_panel"),
@@ -285,6 +288,24 @@ class NfinspectApp(PaintedApp):
     def to_runs(self) -> None:
         self._trail.go(self._trail.stops[:1])
         self.call_later(self._show)
+
+    def action_frequencies(self) -> None:
+        """How often each value of a column of this table occurs."""
+        if (sheet := self.pane.sheet()) is None:
+            self.say("no table with columns here", "dim")
+            return
+        titles = {title: key for key, title in sheet.columns}
+        here = next((title for title, key in titles.items() if key == sheet.here), None)
+        self.pane.pick("count which column", list(titles), here, lambda title: self.count_column(sheet, titles[title]))
+
+    def count_column(self, sheet: Sheet, key: str) -> None:
+        self.into(place("frequencies", sheet, key), self._trail.here.run)
+
+    def action_describe(self) -> None:
+        if (sheet := self.pane.sheet()) is None:
+            self.say("no table with columns here", "dim")
+        else:
+            self.into(place("columns", sheet), self._trail.here.run)
 
     def action_journal(self) -> None:
         if self.pane.crumb != LOG:

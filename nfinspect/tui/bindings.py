@@ -27,6 +27,7 @@ def binding_ids(app: type[Any]) -> frozenset[str]:
     from nfinspect.tui.panes.neurons import NeuronsPane
     from nfinspect.tui.panes.overlap import OverlapPane
     from nfinspect.tui.panes.runs import RunsPane
+    from nfinspect.tui.panes.sheet import SheetPane
     from nfinspect.tui.panes.sql import SqlPane
     from nfinspect.tui.panes.trace import TracePane
     from nfinspect.tui.panes.walk import WalkPane
@@ -57,6 +58,7 @@ def binding_ids(app: type[Any]) -> frozenset[str]:
         MarkedPane,
         WalkPane,
         LogPane,
+        SheetPane,
     )  # the others add no keys of their own
     others = (app, PromptInput, Confirm, Picker, HelpScreen, PagedTable, TextPanel, TokenText, SqlEditor)
     return known_ids((*others, *panes, *analyses, *map(pane_of, names())))

@@ -22,6 +22,14 @@ def _pane(name: str) -> Any:
             from nfinspect.tui.panes.runs import RunsPane
 
             return RunsPane
+        case "frequencies":
+            from nfinspect.tui.panes.sheet import FrequencyPane
+
+            return FrequencyPane
+        case "columns":
+            from nfinspect.tui.panes.sheet import DescribePane
+
+            return DescribePane
         case "log":
             from nfinspect.tui.panes.log import LogPane
 

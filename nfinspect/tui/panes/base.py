@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from nfinspect.tui.hub import Hub
     from nfinspect.tui.requests import JobState
     from nfinspect.tui.session import Session
+    from nfinspect.tui.sheets import Sheet
     from nfinspect_store.statements import Statement
 
 Answer = TypeVar("Answer")
@@ -175,6 +176,10 @@ class Pane(Widget):
     @property
     def hint(self) -> str:
         return ""
+
+    def sheet(self) -> Sheet | None:
+        """The table of this place, for the sheets of its columns; None without one."""
+        return None
 
     @property
     def equivalent(self) -> tuple[str, ...]:

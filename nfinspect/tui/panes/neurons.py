@@ -21,8 +21,9 @@ from nfinspect_store.types import CLASSES
 
 if TYPE_CHECKING:
     from nfinspect.analysis.health import NetworkReport
-    from nfinspect.analysis.neurons import NeuronPage
+    from nfinspect.analysis.neurons import NeuronPage, NeuronRow
     from nfinspect.tui.session import Session
+    from nfinspect.tui.sheets import Sheet
 
 SHORT = ("all", "dead", "sat", "spo", "mis", "weak", "ok")
 """The tabs in 80 cells; the digit in front of each is its key."""
@@ -84,6 +85,21 @@ class NeuronsPane(RunPane):
             *(() if q.descending else ("--asc",)),
             *self.site_option,
         )
+
+    def sheet(self) -> Sheet:
+        from nfinspect.tui.sheets import Sheet
+
+        columns = [(c.key, c.title) for c in self.table.columns if c.key]
+        rows = partial(_all_rows, self.session, self._query)
+        return Sheet(self.crumb, columns, rows, _value, self._query.sort, self._narrow)
+
+    def _narrow(self, condition: str) -> None:
+        """Of the listed neurons those that pass another condition, too."""
+        before = self._query.filter
+        if before and " or " in before:
+            self.hub.say("the filter has an or: clear it first (/), then count again", "warn")
+            return
+        self._change(filter=f"{before} and {condition}" if before else condition)
 
     def compose(self) -> ComposeResult:
         yield TextBlock(id="tabs")
@@ -259,15 +275,25 @@ class NeuronsPane(RunPane):
         return Export(f"{self.session.name}-neurons.csv", partial(_write, session=self.session, query=self._query))
 
 
+def _all_rows(session: Session, query: NeuronQuery) -> list[NeuronRow]:
+    """In a worker."""
+    rows: list[NeuronRow] = []
+    while page := session.neurons(query, len(rows), 10_000).rows:
+        rows += page
+    return rows
+
+
+def _value(row: NeuronRow, key: str) -> Any:
+    return getattr(row, "cls" if key == "class" else key)
+
+
 def _write(name: str, session: Session, query: NeuronQuery) -> str:
     """In a worker."""
     from dataclasses import asdict
 
     from nfinspect.tui.output import write_rows
 
-    rows: list[dict[str, Any]] = []
-    while page := session.neurons(query, len(rows), 10_000).rows:
-        rows += [asdict(row) for row in page]
+    rows = [asdict(row) for row in _all_rows(session, query)]
     columns = list(rows[0]) if rows else []
     names = ["class" if column == "cls" else column for column in columns]
     return write_rows(name, names, ([row[column] for column in columns] for row in rows))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nfinspect.tui.listing import Arranged, Filtered, Listing, Test
 from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.widgets.paged_table import Column
+
+if TYPE_CHECKING:
+    from nfinspect.tui.sheets import Sheet
 
 ACTIONS = ("filter", "sort", "sort_step", "invert")
 
@@ -73,6 +76,16 @@ class SortedRows:
     def sortable(self) -> bool:
         return self.shown is not None and bool(self._keys())
 
+    def sheet(self) -> Sheet | None:
+        """The rows on screen, by their columns with a key."""
+        from nfinspect.tui.sheets import Sheet
+
+        columns = [(column.key, column.title) for column in self._columns() if column.key]
+        if self.shown is None or not columns:
+            return None
+        rows = self.shown.rows
+        return Sheet(self._pane.crumb, columns, lambda: rows, self._listing().value, self.order[0], self._put_filter)
+
     # keys
 
     def ask_filter(self) -> None:
@@ -129,6 +142,9 @@ class SortingKeys:
     """What the keys of `arranging_keys` do in a pane that holds its rows as SortedRows."""
 
     rows: SortedRows
+
+    def sheet(self) -> Sheet | None:
+        return self.rows.sheet()
 
     def action_filter(self) -> None:
         self.rows.ask_filter()

@@ -23,9 +23,14 @@ from nfinspect.tui.widgets.text_block import TextBlock
 
 if TYPE_CHECKING:
     from nfinspect.tui.session import Session
+    from nfinspect.tui.sheets import Sheet
     from nfinspect_store.query_result import QueryResult
 
 FIRST = "SELECT site, class, count(*) AS neurons, max(max) AS strongest FROM neurons GROUP BY ALL ORDER BY ALL;"
+
+
+COUNTED = 1_000_000
+"""Rows of a result that the sheets of its columns count, at most: they are held in memory."""
 
 
 class SqlPane(RunPane):
@@ -175,6 +180,15 @@ class SqlPane(RunPane):
     def _failed_page(self, offset: int, line: str) -> None:
         self.table.fail(offset, line)
         self.say_failed(line)
+
+    def sheet(self) -> Sheet | None:
+        from nfinspect.tui.sheets import Sheet
+
+        result = self._result
+        if result is None:
+            return None
+        columns = [(str(place), column.name) for place, column in enumerate(result.columns)]
+        return Sheet("sql", columns, partial(result.page, 0, COUNTED), lambda row, key: row[int(key)])
 
     # editing
 

@@ -1,0 +1,126 @@
+"""What a column of a table holds: how often each value occurs, and its figures. For workers, on rows in memory."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FEW = 24
+"""So many different numbers are listed each; more are put into BINS bins of equal width [own]."""
+
+BINS = 20
+MOST = 1000
+"""Different words that are listed, the most frequent first; the others are one line."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """The table of a pane, for the sheets. columns: key and title of each; rows: called in a worker; value: of a row in
+    a column, None where undefined; here: the column that the rows are sorted by; choose: shows the rows that pass a
+    filter, where the table has filters.
+    """
+
+    of: str
+    columns: Sequence[tuple[str, str]]
+    rows: Callable[[], Sequence[Any]]
+    value: Callable[[Any, str], Any]
+    here: str = ""
+    choose: Callable[[str], None] | None = None
+
+
+@dataclass(frozen=True)
+class Share:
+    """One value of a column, or a bin from `low` to `high` (high belongs to the next bin, but in the last one).
+
+    condition: the filter that these rows pass; empty for what is undefined, and for the words that are not listed.
+    """
+
+    label: str
+    count: int
+    share: float
+    condition: str = ""
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Described:
+    """The figures of a column. std: with n in the denominator. commonest: the most frequent value, and how often it
+    occurs. Figures are None for words.
+    """
+
+    column: str
+    rows: int
+    undefined: int
+    different: int
+    commonest: str
+    times: int
+    mean: float | None = None
+    std: float | None = None
+    quantiles: tuple[float, ...] | None = None  # minimum, 25 %, median, 75 %, maximum
+
+
+def values_of(rows: Sequence[Any], key: str, value: Callable[[Any, str], Any]) -> tuple[list[Any], int]:
+    """The defined values of a column, and how many are not."""
+    found = [value(row, key) for row in rows]
+    known = [x for x in found if not (x is None or (isinstance(x, float) and math.isnan(x)))]
+    return known, len(found) - len(known)
+
+
+def numbers(values: Sequence[Any]) -> NDArray[np.float64] | None:
+    """Values as numbers; None if one is none, or yes or no, or infinite."""
+    if not values or any(isinstance(x, bool | np.bool_) or not isinstance(x, int | float | np.number) for x in values):
+        return None
+    found = np.asarray(values, dtype=np.float64)
+    return found if np.isfinite(found).all() else None
+
+
+def frequencies(rows: Sequence[Any], key: str, value: Callable[[Any, str], Any]) -> tuple[Share, ...]:
+    """How often each value of a column occurs. Few numbers and bins are in order, words by how often they occur."""
+    known, undefined = values_of(rows, key, value)
+    total = len(known) + undefined
+    column = numbers(known)
+    shares: list[Share] = []
+    if column is not None and len(np.unique(column)) > FEW:
+        counts, edges = np.histogram(column, bins=BINS)
+        for place, count in enumerate(counts.tolist()):
+            low, high = float(edges[place]), float(edges[place + 1])
+            sign = "<=" if place == BINS - 1 else "<"
+            shares.append(Share("", count, count / total, f"{key}>={low!r} and {key}{sign}{high!r}", low, high))
+    else:
+        counted = Counter(known)
+        in_turn = sorted(counted.items()) if column is not None else counted.most_common()
+        for word, count in in_turn[:MOST]:
+            shares.append(Share(_word(word), count, count / total, f"{key}={_word(word)}"))
+        if rest := sum(count for _, count in in_turn[MOST:]):
+            shares.append(Share(f"{len(in_turn) - MOST:,} others", rest, rest / total))
+    if undefined:
+        shares.append(Share("undefined", undefined, undefined / total))
+    return tuple(shares)
+
+
+def described(rows: Sequence[Any], key: str, title: str, value: Callable[[Any, str], Any]) -> Described:
+    """The figures of one column."""
+    known, undefined = values_of(rows, key, value)
+    counted = Counter(known)
+    commonest, times = counted.most_common(1)[0] if counted else ("", 0)
+    column = numbers(known)
+    about = (title, len(known) + undefined, undefined, len(counted), _word(commonest), times)
+    if column is None:
+        return Described(*about)
+    quantiles = tuple(float(x) for x in np.quantile(column, (0, 0.25, 0.5, 0.75, 1)))
+    return Described(*about, float(column.mean()), float(column.std()), quantiles)
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, float | np.floating):
+        return repr(float(value)) if float(value) % 1 else str(int(value))
+    return str(value)

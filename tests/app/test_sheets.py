@@ -1,0 +1,96 @@
+"""Frequency and describe sheets: counts and figures against numpy and SQL, and the way back to the rows."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import numpy as np
+from app_driver import Start
+
+from nfinspect.tui.engine import Engine
+from nfinspect.tui.listing import Filtered
+from nfinspect.tui.sheets import BINS, MOST, described, frequencies
+
+
+@dataclass
+class Row:
+    x: float | None
+    word: str = "a"
+
+
+def test_bins_hold_every_number_once_and_their_conditions_say_so() -> None:
+    rng = np.random.default_rng(0)
+    rows = [Row(float(x)) for x in rng.normal(size=500)] + [Row(None), Row(float("nan"))]
+    shares = frequencies(rows, "x", getattr)
+    assert len(shares) == BINS + 1
+    assert sum(s.count for s in shares) == 502
+    assert (shares[-1].label, shares[-1].count, shares[-1].condition) == ("undefined", 2, "")
+    reads = Filtered({"x": "x"}, getattr, lambda row: "", rows[0])
+    for share in shares[:-1]:
+        test = reads.test(share.condition)
+        passing = [r for r in rows if r.x is not None and not np.isnan(r.x) and test(r)]
+        assert len(passing) == share.count
+
+
+def test_few_numbers_and_words_are_listed() -> None:
+    rows = [Row(2.0, "b"), Row(0.5, "a"), Row(2.0, "b"), Row(-1.0, "b")]
+    assert [(s.label, s.count, s.condition) for s in frequencies(rows, "x", getattr)] == [
+        ("-1", 1, "x=-1"), ("0.5", 1, "x=0.5"), ("2", 2, "x=2"),
+    ]  # fmt: skip
+    assert [(s.label, s.count, s.share) for s in frequencies(rows, "word", getattr)] == [("b", 3, 0.75), ("a", 1, 0.25)]
+    many = [Row(0, f"w{i}") for i in range(MOST + 7)]
+    last = frequencies(many, "word", getattr)[-1]
+    assert (last.label, last.count, last.condition) == ("7 others", 7, "")
+    assert frequencies([], "x", getattr) == ()
+
+
+def test_figures_are_numpys() -> None:
+    rng = np.random.default_rng(1)
+    values = rng.exponential(size=101)
+    found = described([Row(float(x)) for x in values] + [Row(None)], "x", "the x", getattr)
+    assert (found.column, found.rows, found.undefined, found.different) == ("the x", 102, 1, 101)
+    assert found.mean == values.mean()
+    assert found.std == values.std()
+    assert found.quantiles == tuple(np.quantile(values, (0, 0.25, 0.5, 0.75, 1)))
+    words = described([Row(1, "b"), Row(1, "b"), Row(1, "a")], "word", "word", getattr)
+    assert (words.commonest, words.times, words.mean) == ("b", 2, None)
+
+
+async def test_a_list_of_neurons_is_counted_and_narrowed(start: Start, store: Path) -> None:
+    with duckdb.connect(str(store / "planted.duckdb"), read_only=True) as connection:
+        query = "SELECT class, count(*) FROM neurons WHERE site = 'mlp' GROUP BY 1"
+        counts = dict(connection.execute(query).fetchall())
+    engine = Engine(store)
+    async with start(engine, "planted", size=(120, 40)) as app:
+        await app.press("n", "F")
+        await app.type("class")
+        await app.press("enter")
+        assert app.crumbs.endswith("class of neurons")
+        assert {row.label: row.count for row in app.pane._rows} == counts
+        await app.press("G", "enter")
+        assert app.crumbs.endswith("planted > neurons")
+        rarest = min(counts, key=lambda c: (counts[c], c == "dead"))
+        assert f"{counts[rarest]} neurons" in app.text
+        await app.press("D")
+        assert app.crumbs.endswith("columns of neurons")
+        await app.press("j", "enter")
+        assert app.crumbs.endswith("class of neurons")
+        await app.press("escape", "escape", "escape", "F")
+        assert app.status == "no table with columns here"
+    engine.close()
+
+
+async def test_a_trace_and_a_result_have_sheets(start: Start, store: Path) -> None:
+    engine = Engine(store)
+    async with start(engine, "planted") as app:
+        await app.type(":trace tulip")
+        await app.press("enter", "F", "enter")
+        assert app.crumbs.endswith(" of trace tulip")
+        assert sum(row.count for row in app.pane._rows) == 10
+        await app.press("escape")
+        await app.type(":sql SELECT layer, class FROM neurons WHERE site = 'mlp'")
+        await app.press("enter", "escape", "F", "enter")
+        assert [(row.label, row.count) for row in app.pane._rows] == [("0", 64), ("1", 64), ("2", 64)]
+        await app.press("enter")
+        assert "the table has no filter for them" in app.status
+    engine.close()
