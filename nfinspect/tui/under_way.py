@@ -7,6 +7,7 @@ pane of it is read again where it is.
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
 SECONDS = 0.5
 """Between two looks: shorter ones would be felt on a slow link."""
+
+
+READ_SECONDS = 1.5
+"""Between two readings of a list on screen: it is at most 2 s behind a commit, and a slow link is not filled."""
 
 
 class Screenside(Protocol):
@@ -48,7 +53,7 @@ class Follower:
         self._app = app
         self._timer: Timer | None = None
         self._told: dict[Session, Standing] = {}
-        self._asking = False
+        self._read_at = 0.0
 
     def entered(self, pane: Pane, *, new: bool) -> None:
         """A pane has come on screen; a new one is reading its run already."""
@@ -87,10 +92,11 @@ class Follower:
         self._told[session] = standing
         if pane is not self._app.pane:
             return
-        if pane.commits_read != standing.commits:
-            pane.commits_read = standing.commits
-            if pane.follows or standing.commits is None:
-                pane.read_again()
+        now, ended = time.monotonic(), standing.commits is None
+        due = ended or (pane.follows and now - self._read_at >= READ_SECONDS)
+        if due and pane.commits_read != standing.commits:
+            pane.commits_read, self._read_at = standing.commits, now
+            pane.read_again()
         if standing.commits is None:
             self._ended(session)
         else:

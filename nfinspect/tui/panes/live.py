@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from nfinspect.tui.session import Session
     from nfinspect_store.types import Progress
 
-SECONDS = 0.5
+SECONDS = 1.0
 """Seconds between two looks: shorter ones would be felt on a slow link."""
 
 
 class LivePane(Pane):
-    """Looks twice a second, and draws only what has changed."""
+    """Looks once a second, and draws only what has changed."""
 
     help_text = (
         "A capture in a backend outlives the app: p pauses it and lets it go on, x cancels it, Enter browses what it "
