@@ -12,6 +12,7 @@ from textual import events
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.containers import Container
+from textual.markup import escape
 from textual.screen import Screen
 
 from nfinspect.tui import theme as colours
@@ -568,4 +569,5 @@ class NfinspectApp(PaintedApp):
         from nfinspect.tui.completing import places
 
         for title, said, target in places(self):
-            yield SystemCommand(title, said, partial(self._go_to, target))
+            # names are foreign, and the palette reads markup
+            yield SystemCommand(escape(title), escape(said), partial(self._go_to, target))
