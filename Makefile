@@ -7,7 +7,7 @@ PEERS := .venv-peers
 SAMPLE_TEXTS := $(addprefix --prompts ,$(wildcard samples/prompts/*.json)) $(addprefix --text ,$(wildcard samples/corpus/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-processors test-lowest check lint test-models bench bench-peers faults real-model soak dying-example sample-reports clean
+.PHONY: help install demo test test-slow test-processors test-lowest check lint test-models bench bench-peers faults real-model screens soak dying-example sample-reports clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -76,6 +76,9 @@ faults: $(STAMP) ## crashes, full disks, hang-ups, a backend that fails 50 times
 
 real-model: $(STAMP) ## a real model of 135 M parameters, downloaded (93 MB): every value against plain hooks, bytes per value
 	OMP_NUM_THREADS=2 $(BIN)/python tests/real/real_model.py
+
+screens: $(STAMP) ## pictures of every screen of the app into docs/screens, five minutes
+	@$(BIN)/python docs/make_screens.py docs/screens
 
 soak: $(STAMP) ## thousands of keys mashed into every pane of the app, with seeds, a quarter of an hour
 	NFINSPECT_SOAK_BURSTS=5000 $(BIN)/python -m pytest tests/app/test_keys_in_haste.py -k mashed

@@ -1,0 +1,155 @@
+"""Draw every screen of the app, at 80×24 and 120×40, from real runs of the sample model: `make screens`.
+
+    python docs/make_screens.py docs/screens [NAME …]
+
+Runs and results are made in a folder that is deleted afterwards. The app runs headless; what is written between < and >
+is a key as Textual names it. The page of the pictures, README.md, is written beside them. Five minutes in all.
+"""
+
+import asyncio
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SIZES = ((80, 24), (120, 40))
+STORE = "nfinspect-store"
+
+RUN = ":runs demo<enter>"
+QUERY = "SELECT layer, count(*), avg(max) FROM neurons GROUP BY layer"
+
+SCREENS = {
+    "runs": ("The runs of a store", ""),
+    "layers": ("A run's layers: how healthy each is, and why", RUN),
+    "neurons": ("A list of neurons", RUN + "n"),
+    "neuron": ("One neuron: its figures, its histogram, the text that sets it off", RUN + "n<enter>"),
+    "neuron-quantiles": ("The same neuron, examples at quantiles of its values", RUN + "n<enter>v"),
+    "walk": ("Token walk: a text token by token, beside it the strongest neurons", RUN + "wllllllll"),
+    "walk-layer": ("Token walk, coloured by how unusual a layer is at each token", RUN + "wllllc"),
+    "trace": ("Which neurons a concept changes", RUN + ":trace tulip<enter>"),
+    "overlap": ("What the traces of concepts share", RUN + "o"),
+    "marked": ("Marked neurons, with notes and ranks in every trace", RUN + ":trace tulip<enter><space><space><space>O"),
+    "analyses": ("The analyses of a run", RUN + "a"),
+    "ngrams": ("Neurons that detect tokens", RUN + ":ngrams<enter>"),
+    "positions": ("Neurons that follow the position", RUN + ":positions<enter>"),
+    "delta": ("Neurons that follow the change", RUN + ":delta<enter>"),
+    "sinks": ("Massive activations", RUN + ":sinks<enter>"),
+    "kinds": ("What kinds of neurons share", RUN + ":kinds<enter>"),
+    "logits": ("The tokens that a neuron promotes", RUN + ":logits L1/N4<enter>"),
+    "lens": ("The logit lens", RUN + ":lens<enter>"),
+    "sql": ("SQL over the run", f"{RUN}:sql {QUERY}<enter><escape>"),
+    "compare": ("Runs next to each other, over the depth of their networks", ":compare demo,trained<enter>"),
+    "diff": ("Two runs, neuron by neuron", ":diff demo trained<enter>"),
+    "capture": ("A new capture, with its command and its estimate", ":capture<enter>"),
+    "frequencies": ("How often each value of a column occurs", RUN + "nFclass<enter>"),
+    "columns": ("The figures of every column of a table", RUN + "nD"),
+    "log": ("What the app has done: commands and SQL", RUN + "n:trace tulip<enter>@"),
+    "help": ("The keys of a place", RUN + "n?"),
+    "palette": ("The palette", RUN + "<ctrl+p>"),
+}  # fmt: skip
+"""Each screen's title, and what is typed from the list of runs."""
+
+MADE = (
+    ("demo", "--headless"),
+    ("capture", "MODEL", "--text", "CORPUS", "--max-tokens", "4000", "--run", "trained"),
+    *(("ngrams", run) for run in ("demo", "trained")),
+    ("positions", "trained"),
+    ("positions", "demo", "--allow-few"),
+    ("delta", "demo"),
+    ("delta", "trained"),
+    ("sinks", "demo"),
+    ("walk", "demo"),
+    ("logits", "MODEL", "L1/N4", "--from", "demo", "--json"),
+    ("logits", "MODEL", "--lens", "The capital of", "--positions", "--from", "demo"),
+)
+"""The commands that make what is shown."""
+
+
+def made(folder: Path) -> None:
+    """Runs and results, in a store in `folder`."""
+    import nfinspect_samples
+
+    model = str(nfinspect_samples.path("gpt2-relu"))
+    corpus = next(iter(sorted(Path(str(nfinspect_samples.path("corpus"))).glob("*.txt"))))
+    for words in MADE:
+        arguments = [{"MODEL": model, "CORPUS": str(corpus)}.get(word, word) for word in words]
+        subprocess.run(
+            [sys.executable, "-m", "nfinspect", *arguments, "--store", STORE],
+            cwd=folder, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+
+
+def keys(typed: str) -> list[str]:
+    """What is typed, key by key."""
+    return [key[1:-1] if len(key) > 1 else key for key in re.findall(r"<[^<>]+>|.", typed)]
+
+
+async def drawn(size: tuple[int, int], typed: str) -> str:
+    """What is on the screen after these keys, as SVG."""
+    from textual.keys import _character_to_key
+
+    from nfinspect.tui.app import NfinspectApp
+    from nfinspect.tui.engine import Engine
+
+    engine = Engine(Path(STORE))
+    app = NfinspectApp(engine, None)
+    try:
+        async with app.run_test(size=size) as pilot:
+            await _settled(app)
+            for key in keys(typed):
+                await pilot.press(_character_to_key(key) if len(key) == 1 else key)
+                await _settled(app)
+            return app.export_screenshot(title="nfinspect")
+    finally:
+        engine.close()
+
+
+async def _settled(app: object) -> None:
+    """Until no worker is busy and what the last one brought has been drawn."""
+    quiet = 0
+    while quiet < 4:
+        await asyncio.sleep(0.03)
+        pending = [worker for worker in app.workers if not worker.is_finished]  # type: ignore[attr-defined]
+        quiet = 0 if pending else quiet + 1
+
+
+def page() -> str:
+    """README.md beside the pictures."""
+    lines = [
+        "# Screens",
+        "",
+        "Every screen of the app at 80×24 and 120×40, of runs of the sample model. `make screens` draws them.",
+    ]
+    for name, (title, typed) in SCREENS.items():
+        lines += ["", f"## {title}", "", f"Typed from the list of runs: `{typed or '(nothing)'}`", ""]
+        lines += [f"![{title}, {w} × {h}]({name}-{w}x{h}.svg)" for w, h in SIZES]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    out, *names = sys.argv[1:]
+    folder = Path(out).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")  # the same picture from every terminal
+    os.environ.pop("NO_COLOR", None)
+    work = Path(tempfile.mkdtemp(prefix="nfinspect-screens-"))
+    os.environ.update(XDG_CONFIG_HOME=str(work / "config"), XDG_STATE_HOME=str(work / "state"))
+    try:
+        os.chdir(work)  # paths on screen are short, and nobody's own
+        made(work)
+        for name in names or SCREENS:
+            for size in SIZES:
+                svg = asyncio.run(drawn(size, SCREENS[name][1]))
+                (folder / f"{name}-{size[0]}x{size[1]}.svg").write_text(svg, encoding="utf-8")
+        (folder / "README.md").write_text(page(), encoding="utf-8")
+    finally:
+        os.chdir(folder)
+        shutil.rmtree(work, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
