@@ -31,7 +31,7 @@ SCREENS = {
     "walk-layer": ("Token walk, coloured by how unusual a layer is at each token", RUN + "wllllc"),
     "trace": ("Which neurons a concept changes", RUN + ":trace tulip<enter>"),
     "overlap": ("What the traces of concepts share", RUN + "o"),
-    "marked": ("Marked neurons, with notes and ranks in every trace", RUN + ":trace tulip<enter><space><space><space>O"),
+    "marked": ("Marked neurons, with their ranks in every trace", RUN + ":trace tulip<enter><space><space><space>O"),
     "analyses": ("The analyses of a run", RUN + "a"),
     "ngrams": ("Neurons that detect tokens", RUN + ":ngrams<enter>"),
     "positions": ("Neurons that follow the position", RUN + ":positions<enter>"),
