@@ -53,7 +53,7 @@ SCREENS = {
 """Each screen's title, and what is typed from the list of runs."""
 
 MADE = (
-    ("demo", "--headless"),
+    ("capture", "MODEL", "PROMPTS", "--generate", "16", "--sites", "mlp,resid", "--run", "demo"),
     ("capture", "MODEL", "--text", "CORPUS", "--max-tokens", "4000", "--run", "trained"),
     *(("ngrams", run) for run in ("demo", "trained")),
     ("positions", "trained"),
@@ -62,7 +62,7 @@ MADE = (
     ("delta", "trained"),
     ("sinks", "demo"),
     ("walk", "demo"),
-    ("logits", "MODEL", "L1/N4", "--from", "demo", "--json"),
+    ("logits", "MODEL", "L1/N4", "--top", "50", "--from", "demo", "--json"),
     ("logits", "MODEL", "--lens", "The capital of", "--positions", "--from", "demo"),
 )
 """The commands that make what is shown."""
@@ -72,10 +72,15 @@ def made(folder: Path) -> None:
     """Runs and results, in a store in `folder`."""
     import nfinspect_samples
 
-    model = str(nfinspect_samples.path("gpt2-relu"))
+    model = folder / "models" / "gpt2-relu"
+    shutil.copytree(nfinspect_samples.path("gpt2-relu"), model)
     corpus = next(iter(sorted(Path(str(nfinspect_samples.path("corpus"))).glob("*.txt"))))
+    prompts: list[str] = []
+    for concept in nfinspect_samples.CONCEPTS:
+        prompts += ["--prompts", f"{concept}={nfinspect_samples.path('prompts', f'{concept}.json')}"]
+    meant = {"MODEL": [str(model)], "CORPUS": [str(corpus)], "PROMPTS": prompts}
     for words in MADE:
-        arguments = [{"MODEL": model, "CORPUS": str(corpus)}.get(word, word) for word in words]
+        arguments = [one for word in words for one in meant.get(word, [word])]
         subprocess.run(
             [sys.executable, "-m", "nfinspect", *arguments, "--store", STORE],
             cwd=folder, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -135,11 +140,13 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     os.environ.update(TERM="xterm-256color", COLORTERM="truecolor")  # the same picture from every terminal
     os.environ.pop("NO_COLOR", None)
-    work = Path(tempfile.mkdtemp(prefix="nfinspect-screens-"))
+    work = Path(tempfile.gettempdir()) / "nfinspect-screens"  # it stands in the pictures
+    work.mkdir()
     os.environ.update(XDG_CONFIG_HOME=str(work / "config"), XDG_STATE_HOME=str(work / "state"))
     try:
         os.chdir(work)  # paths on screen are short, and nobody's own
         made(work)
+        print("the runs are made", flush=True)
         for name in names or SCREENS:
             for size in SIZES:
                 svg = asyncio.run(drawn(size, SCREENS[name][1]))

@@ -115,7 +115,8 @@ def described(rows: Sequence[Any], key: str, title: str, value: Callable[[Any, s
     if column is None:
         return Described(*about)
     quantiles = tuple(float(x) for x in np.quantile(column, (0, 0.25, 0.5, 0.75, 1)))
-    return Described(*about, float(column.mean()), float(column.std()), quantiles)
+    std = float(column.std()) if quantiles[0] < quantiles[-1] else 0.0  # rounding would leave 1e-19 of one value
+    return Described(*about, float(column.mean()), std, quantiles)
 
 
 def _word(value: object) -> str:

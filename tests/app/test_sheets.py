@@ -52,6 +52,7 @@ def test_figures_are_numpys() -> None:
     assert found.mean == values.mean()
     assert found.std == values.std()
     assert found.quantiles == tuple(np.quantile(values, (0, 0.25, 0.5, 0.75, 1)))
+    assert described([Row(0.1)] * 7, "x", "x", getattr).std == 0
     words = described([Row(1, "b"), Row(1, "b"), Row(1, "a")], "word", "word", getattr)
     assert (words.commonest, words.times, words.mean) == ("b", 2, None)
 
