@@ -146,7 +146,6 @@ def main() -> int:
     try:
         os.chdir(work)  # paths on screen are short, and nobody's own
         made(work)
-        print("the runs are made", flush=True)
         for name in names or SCREENS:
             for size in SIZES:
                 svg = asyncio.run(drawn(size, SCREENS[name][1]))
