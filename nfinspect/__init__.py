@@ -23,6 +23,7 @@ LAZY = {
     "SubtextAnalyzer": "subtext",
     "capture": "api",
     "check_firing_health": "training.analyzer",
+    "generate": "generating",
     "open_run": "run",
     "record": "api",
 }
@@ -38,12 +39,14 @@ __all__ = [
     "__version__",
     "capture",
     "check_firing_health",
+    "generate",
     "open_run",
     "record",
 ]
 
 if TYPE_CHECKING:
     from nfinspect.api import capture, record
+    from nfinspect.generating import generate
     from nfinspect.run import Run, open_run
     from nfinspect.subtext import SubtextAnalyzer
     from nfinspect.training.analyzer import NeuralFiringAnalyzer, check_firing_health

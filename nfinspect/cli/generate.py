@@ -10,10 +10,10 @@ import click
 from nfinspect import output
 from nfinspect.analysis.ticks import Tick
 from nfinspect.backend.hosting import hosted
-from nfinspect.cli.edits import DIRECTION, asked_edits, resolved_edits
 from nfinspect.cli.options import bos_option, chat_option, full_name, json_option, model_options, store_option
 from nfinspect.cli.progress import progress
 from nfinspect.cli.through_backend import backend_option
+from nfinspect.edits import DIRECTION, asked_edits
 from nfinspect.experiments.run_model import loaded_model
 from nfinspect.present.numbers import counted, number, percent, quoted, signed
 from nfinspect.present.tables import Column, table
@@ -105,8 +105,10 @@ def generate(
     loaded = loaded_model(
         full_name(model, revision), revision=revision, dtype=dtype, device=device, allow_pickle=allow_pickle
     )
-    edits = resolved_edits(loaded, asked, store_path(store), store)
     from nfinspect.experiments.generation_lab import Sampling, generation
+    from nfinspect.experiments.resolved_edits import resolved_edits
+
+    edits = resolved_edits(loaded, asked, store_path(store))
 
     shown = None if as_json else _Shown(text, lambda ids: str(loaded.tokenizer.decode(ids)), both=bool(edits))
     job = hosted()

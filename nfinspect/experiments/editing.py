@@ -3,19 +3,15 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nfinspect.edits import KINDS, Kind
 from nfinspect.experiments.replacing import Replace, replaced
 from nfinspect.models import LayerSite, LoadedModel
-
-Kind = Literal["zero", "scale", "clamp", "add"]
-KINDS: tuple[Kind, ...] = ("zero", "scale", "clamp", "add")
-"""In the order in which they act where several edits have the same neuron; directions come last."""
 
 
 @dataclass(frozen=True)

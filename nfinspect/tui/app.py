@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from nfinspect.backend.protocol import JobState
     from nfinspect.tui.captures import JobAt
     from nfinspect.tui.engine import Engine
+    from nfinspect.tui.lab import Setup
     from nfinspect.tui.requests import Completer, TraceRequest
     from nfinspect.tui.session import Session
     from nfinspect.tui.sheets import Sheet
@@ -100,6 +101,9 @@ class NfinspectApp(PaintedApp):
 
         self.aliases: Mapping[str, str] = {}
         """Own words for `:`, and what they stand for."""
+
+        self.labs: dict[str, Setup] = {}
+        """By run, what its lab was last set up to do."""
 
         self.board = JobBoard(self)
         self._follower = Follower(self)

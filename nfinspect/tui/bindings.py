@@ -18,6 +18,7 @@ def binding_ids(app: type[Any]) -> frozenset[str]:
     from nfinspect.tui.panes.compare import ComparePane
     from nfinspect.tui.panes.diff import DiffPane
     from nfinspect.tui.panes.history import HistoryPane
+    from nfinspect.tui.panes.lab import LabPane
     from nfinspect.tui.panes.layers import LayersPane
     from nfinspect.tui.panes.lens import LensPane
     from nfinspect.tui.panes.live import LivePane
@@ -57,6 +58,7 @@ def binding_ids(app: type[Any]) -> frozenset[str]:
         DiffPane,
         MarkedPane,
         WalkPane,
+        LabPane,
         LogPane,
         SheetPane,
     )  # the others add no keys of their own

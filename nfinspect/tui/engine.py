@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from nfinspect.analysis.history import LiveHistory
     from nfinspect.tui.captures import Captures
     from nfinspect.tui.jobs import Job
+    from nfinspect.tui.lab import Setup
+    from nfinspect.tui.lab_job import Experiment
     from nfinspect.tui.session import Session
     from nfinspect_store.types import Progress, RunEntry
 
@@ -62,6 +64,12 @@ class Engine:
         if self._captures is None:
             self._captures = Captures(self.store)
         return self._captures
+
+    def experiment(self, setup: Setup) -> Experiment:
+        """An experiment of the lab, not begun yet."""
+        from nfinspect.tui.lab_job import Experiment
+
+        return Experiment(self.store, setup)
 
     def history(self, run: str) -> LiveHistory:
         """The history of a watched training, nothing of it read yet."""

@@ -86,7 +86,7 @@ class HelpScreen(ModalScreen[None]):
             "\n",
             Cell("go to", "title"),
             "  :L12/N3071  :resid:L1/N4  :L12  :dead  :trace tulip  :overlap\n"
-            "       :walk Hanoi  :sql  :runs  :layers  :neurons  :watch NAME  :quit\n"
+            "       :walk Hanoi  :lab  :sql  :runs  :layers  :neurons  :watch NAME  :quit\n"
             "       :capture MODEL  :live RUN\n"
             f"{textwrap.fill(_analyses(), 72, initial_indent=INDENT, subsequent_indent=INDENT)}\n",
         ]

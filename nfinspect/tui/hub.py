@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nfinspect.tui.glyphs import Glyphs
     from nfinspect.tui.jobs import JobBoard
     from nfinspect.tui.journal import Journal
+    from nfinspect.tui.lab import Setup
     from nfinspect.tui.marks import MarkKeeper
     from nfinspect.tui.places import Place
     from nfinspect.tui.requests import Completer, TraceRequest
@@ -38,6 +39,7 @@ class Hub(Protocol):
     listed: Sequence[RunEntry]
     aliases: Mapping[str, str]
     typed_capture: dict[str, str]
+    labs: dict[str, Setup]
 
     @property
     def pane(self) -> Any: ...

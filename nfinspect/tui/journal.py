@@ -75,13 +75,20 @@ class Journal:
         self._count += 1
 
     def _line(self, arguments: Sequence[str]) -> str:
-        store = () if "--store" in arguments else ("--store", str(self._store))
-        return command_line((*arguments, *store))
+        return command_line(with_store(arguments, self._store))
 
 
 def command_line(arguments: Sequence[str]) -> str:
     """What a shell would be told."""
     return shlex.join(["nfinspect", *arguments])
+
+
+def with_store(arguments: Sequence[str], store: Path) -> tuple[str, ...]:
+    """A command as it is repeated anywhere: options stand before a `--`."""
+    if "--store" in arguments:
+        return tuple(arguments)
+    place = arguments.index("--") if "--" in arguments else len(arguments)
+    return (*arguments[:place], "--store", str(store), *arguments[place:])
 
 
 def without_store(arguments: Sequence[str]) -> tuple[str, ...]:

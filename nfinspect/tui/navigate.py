@@ -29,6 +29,7 @@ WORDS = (
     "trace",
     "overlap",
     "walk",
+    "lab",
     "marks",
     "sql",
     "analyses",
@@ -39,8 +40,8 @@ TAKEN = frozenset((*WORDS, *CLASSES, "q", "exit"))
 """Words that have a meaning after `:`."""
 
 EXPECTED = (
-    "L12/N3071, L12, a class such as dead, trace CONCEPT, overlap, walk PROMPT, sql, layers, neurons, runs, "
-    "capture MODEL, live RUN, "
+    "L12/N3071, L12, a class such as dead, trace CONCEPT, overlap, walk PROMPT, lab PROMPT, sql, layers, "
+    "neurons, runs, capture MODEL, live RUN, "
     f"watch NAME, compare A,B, diff A B, marks, @SET, analyses, {', '.join(ANALYSES)} or quit"
 )
 
@@ -155,6 +156,9 @@ def _in_run(app: Hub, session: Session, target: Target) -> Place:
             return place("trace", session, site, target.rest or None)
         case "walk":
             return place("walk", session, site, find=target.rest)
+        case "lab":
+            begins_with = getattr(app.pane, "lab_begins_with", {}) if here else {}
+            return place("lab", session, site, **{**begins_with, "prompt": target.rest})
         case "marks":
             return place("marked", session, site, _set_of(app, session, target.rest or MARKED))
         case "lens":

@@ -70,6 +70,10 @@ def _pane(name: str) -> Any:
             from nfinspect.tui.panes.walk import WalkPane
 
             return WalkPane
+        case "lab":
+            from nfinspect.tui.panes.lab import LabPane
+
+            return LabPane
         case "trace":
             from nfinspect.tui.panes.trace import TracePane
 

@@ -224,6 +224,14 @@ class Session:
             step = max(1, -(-self.prompts // most)) if most > 1 else 1
             return tuple(PromptText(*row) for row in run.sql(query, [step, most]).fetchall())
 
+    def first_text(self, prompt_idx: int | None) -> str:
+        """The text of a prompt, or else of the first that has one; empty if there is none."""
+        with self._reading() as run:
+            query = """SELECT text FROM prompts WHERE text <> '' AND (?::BIGINT IS NULL OR prompt_idx = ?)
+                       ORDER BY prompt_idx LIMIT 1"""
+            found = run.sql(query, [prompt_idx, prompt_idx]).fetchone()
+            return str(found[0]) if found else ""
+
     def results(self, kind: str | None = None) -> tuple[Result, ...]:
         """The saved results of this run and of its model, by kind; of a kind the run's first, then the newest first."""
         from nfinspect.analysis.provenance import results_about

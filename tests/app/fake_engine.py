@@ -280,6 +280,9 @@ class FakeSession:
         every = [PromptText(0, "tulip", "The red tulip"), PromptText(1, "hanoi", f"Hanoi {HOSTILE}\nis")]
         return tuple(every[:most])
 
+    def first_text(self, prompt_idx: int | None) -> str:
+        return "The red tulip"
+
     def results(self, kind: str | None = None) -> tuple[Any, ...]:
         return tuple(result for result in self.kept if kind in (None, result.kind))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.cells import cell_len
 from textual.app import ComposeResult
@@ -101,6 +101,10 @@ class NeuronPane(RunPane):
         self._asked_step: Step | None = None
         self._further = 0
         self._direction = 1
+
+    @property
+    def lab_begins_with(self) -> dict[str, Any]:
+        return {"neuron": self._address}
 
     def compose(self) -> ComposeResult:
         g = self.glyphs

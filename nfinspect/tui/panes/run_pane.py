@@ -26,6 +26,7 @@ class RunPane(Pane):
         Binding("o", "overlap", "Overlap", id="run.overlap"),
         Binding("a", "analyses", "Analyses", id="run.analyses"),
         Binding("w", "walk", "Token walk", id="run.walk"),
+        Binding("x", "lab", "Lab", id="run.lab"),
         Binding("Q", "sql", "SQL", id="run.sql"),
     ]
 
@@ -110,6 +111,14 @@ class RunPane(Pane):
 
     def action_walk(self) -> None:
         self.hub.into(place("walk", self.session, self.site), self.session.name)
+
+    @property
+    def lab_begins_with(self) -> dict[str, Any]:
+        """What of this pane the lab begins with: a prompt, a neuron."""
+        return {}
+
+    def action_lab(self) -> None:
+        self.hub.into(place("lab", self.session, self.site, **self.lab_begins_with), self.session.name)
 
     def action_sql(self) -> None:
         self.hub.into(place("sql", self.session), self.session.name)

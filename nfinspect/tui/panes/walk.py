@@ -127,6 +127,10 @@ class WalkPane(RunPane):
         yield TextBlock(id="legend")
 
     @property
+    def lab_begins_with(self) -> dict[str, Any]:
+        return {} if self._prompt is None else {"prompt_idx": self._prompt.prompt_idx}
+
+    @property
     def text(self) -> TokenText:
         return self.query_one(TokenText)
 

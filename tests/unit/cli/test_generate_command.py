@@ -9,7 +9,7 @@ import pytest
 from command_line import Run
 from hostile import UNSAFE, spoken
 
-from nfinspect.cli.edits import asked_edits
+from nfinspect.edits import asked_edits
 from nfinspect_store.errors import RequestError
 from nfinspect_store.reader import RunFile
 

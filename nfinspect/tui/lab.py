@@ -1,0 +1,207 @@
+"""What the lab asks of a model: a prompt, edits and how to write, as the command and as the Python that do it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nfinspect.edits import KINDS, asked_edits
+from nfinspect.model_files import lasting_name
+from nfinspect_store.errors import RequestError
+
+if TYPE_CHECKING:
+    from nfinspect_store.types import RunInfo
+
+DIRECTION = "direction"
+EDIT_FORMS = "zero @marked, scale L3/N17=0.5, clamp L3/N17,L4/N2=8, add @hot=1 or direction tulip-baseline@resid:L2=4"
+AMOUNTS = {"scale": "2", "clamp": "1", "add": "1", DIRECTION: "1"}
+"""What an edit begins with where none was typed."""
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One edit. what: neurons and sets, or a direction as CONCEPT-BASELINE@resid:L5; amount: as it was typed, kept
+    while the kind needs none.
+    """
+
+    kind: str
+    what: str
+    amount: str = ""
+
+    @property
+    def value(self) -> str:
+        """The value of the option of this kind."""
+        return self.what if self.kind == "zero" else f"{self.what}={self.amount}"
+
+    @property
+    def text(self) -> str:
+        return f"{self.kind} {self.value}"
+
+    def turned(self) -> Change:
+        """The next kind of edit of the same neurons; a direction has only one."""
+        if self.kind == DIRECTION:
+            return self
+        names = [str(kind) for kind in KINDS]
+        kind = names[(names.index(self.kind) + 1) % len(names)]
+        return replace(self, kind=kind, amount=self.amount or AMOUNTS.get(kind, ""))
+
+
+@dataclass(frozen=True)
+class Setup:
+    """model: as a command takes it, with its revision; dtype, bos, chat: as the run was captured."""
+
+    run: str
+    model: str
+    dtype: str = "auto"
+    bos: str = "auto"
+    chat: bool = False
+    prompt: str = ""
+    changes: tuple[Change, ...] = ()
+    new_tokens: int = 40
+    temperature: float = 0.0
+    seed: int = 0
+    start: int = 0
+    controls: int = 20
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number of a setup that is typed. option: of the command; least: the smallest that is accepted."""
+
+    field: str
+    name: str
+    option: str
+    least: int
+    about: str = ""
+
+
+NUMBERS = (
+    Number("new_tokens", "new tokens", "--new-tokens", 1),
+    Number("temperature", "temperature", "--temperature", 0, "0 is greedy"),
+    Number("seed", "seed", "--seed", 0, "of the draws and of the random edits"),
+    Number("start", "from token", "--from", 0, "the first that edits change"),
+    Number("controls", "controls", "--controls", 0, "random edits of the same size, 20 or more; 0 for none"),
+)
+
+DEFAULTS: Mapping[str, object] = {one.name: one.default for one in fields(Setup)}
+
+
+def setup_of(run: str, info: RunInfo) -> Setup:
+    """What is known from a run: its model, and how it was read. Raises RequestError for a run that names no model."""
+    if not info.model or info.kind == "simulated":
+        raise RequestError("this run names no model: the lab has nothing to run")
+    model, settings = lasting_name(info.model), info.settings
+    revision = settings.get("revision")
+    if revision and not Path(model).exists() and "@" not in model:
+        model = f"{model}@{revision}"
+    dtype = info.dtype if info.dtype in DTYPES else "auto"
+    return Setup(run, model, dtype, str(settings.get("bos") or "auto"), bool(settings.get("chat")))
+
+
+def typed_change(text: str) -> Change:
+    """An edit as it is typed. Raises RequestError."""
+    kind, _, rest = text.strip().partition(" ")
+    kind, rest = kind.lower(), rest.strip()
+    if kind not in (*KINDS, DIRECTION) or not rest:
+        raise RequestError(f"expected an edit such as {EDIT_FORMS}, found {text!r}")
+    if kind == "zero":
+        change = Change(kind, rest)
+    else:
+        what, _, amount = rest.rpartition("=")
+        change = Change(kind, what.strip(), amount.strip()) if what else Change(kind, rest, "")
+    _check(change)
+    return change
+
+
+def _check(change: Change) -> None:
+    given: dict[str, list[str]] = {kind: [] for kind in (*KINDS, DIRECTION)}
+    given[change.kind] = [f"RUN:{change.value}" if change.kind == DIRECTION else change.value]
+    asked_edits(*given.values())
+
+
+def typed_number(one: Number, text: str) -> float | int:
+    """Raises RequestError."""
+    try:
+        value = float(text) if one.field == "temperature" else int(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= one.least) or (one.field == "controls" and 0 < value < 20):
+        least = "0, or of 20 or more" if one.field == "controls" else f"{one.least} or more"
+        raise RequestError(f"expected {one.name} of {least}, found {text!r}")
+    return value
+
+
+def prompt_line(prompt: str) -> str:
+    """A prompt on one line, as it is typed."""
+    return prompt.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
+
+
+def typed_prompt(text: str) -> str:
+    """The prompt of a typed line: \\n is a line break, \\t a tab and \\\\ a backslash. Raises RequestError."""
+    prompt, place = "", 0
+    known = {"n": "\n", "t": "\t", "\\": "\\"}
+    while place < len(text):
+        pair = text[place : place + 2]
+        if pair[0] == "\\" and pair[1:] in known:
+            prompt, place = prompt + known[pair[1:]], place + 2
+        else:
+            prompt, place = prompt + pair[0], place + 1
+    if "\0" in prompt:
+        raise RequestError("this prompt has a NUL character, which no command can take")
+    return prompt
+
+
+def command(setup: Setup) -> tuple[str, ...]:
+    """The arguments of `nfinspect`, with what differs from its defaults. Raises RequestError for an empty prompt."""
+    if not setup.prompt:
+        raise RequestError("which prompt? i types one, p takes one of the run")
+    found = ["generate", setup.model]
+    for change in setup.changes:
+        value = f"{setup.run}:{change.value}" if change.kind == DIRECTION else change.value
+        found += [f"--{change.kind}", value]
+    for one in NUMBERS:
+        if (value := getattr(setup, one.field)) != DEFAULTS[one.field]:
+            found += [one.option, f"{value:g}" if isinstance(value, float) else str(value)]
+    found += ["--dtype", setup.dtype] if setup.dtype != "auto" else []
+    found += ["--bos", setup.bos] if setup.bos != "auto" else []
+    found += ["--chat"] if setup.chat else []
+    return (*found, *(("--",) if setup.prompt.startswith("-") else ()), setup.prompt)
+
+
+def backend_options(setup: Setup) -> tuple[str, ...]:
+    """Those that the model's backend is started with."""
+    return ("--dtype", setup.dtype) if setup.dtype != "auto" else ()
+
+
+def python(setup: Setup, store: Path) -> str:
+    """The Python that does the same."""
+    name, at, revision = (setup.model, "", "") if Path(setup.model).exists() else setup.model.partition("@")
+    revised = f", revision={revision!r}" if at else ""
+    lines = [
+        "import nfinspect as nf",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f"name = {name!r}",
+        f"model = AutoModelForCausalLM.from_pretrained(name, dtype={setup.dtype!r}{revised})",
+        f"tokenizer = AutoTokenizer.from_pretrained(name{revised})",
+        "found = nf.generate(",
+        "    model,",
+        "    tokenizer,",
+        f"    {setup.prompt!r},",
+    ]
+    for kind in (*KINDS, DIRECTION):
+        prefix = f"{setup.run}:" if kind == DIRECTION else ""
+        if values := [prefix + change.value for change in setup.changes if change.kind == kind]:
+            lines.append(f"    {kind}={values!r},")
+    for field in (*(one.field for one in NUMBERS), "bos", "chat"):
+        if (value := getattr(setup, field)) != DEFAULTS[field]:
+            lines.append(f"    {field}={value!r},")
+    lines += [f"    store={str(store.resolve())!r},", ")", "print(found.original.text)"]
+    if setup.changes:
+        lines += ["print(found.edited.text)", "print(found.comparison)"]
+    return "\n".join(lines) + "\n"

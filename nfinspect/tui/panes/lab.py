@@ -1,0 +1,508 @@
+"""The lab: what the run's model writes after a prompt, and what it writes with neurons or directions edited."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.content import Content
+
+from nfinspect.tui import lab_lines
+from nfinspect.tui.cells import Cell, content, lines
+from nfinspect.tui.journal import command_line, with_store
+from nfinspect.tui.lab import (
+    AMOUNTS,
+    DIRECTION,
+    NUMBERS,
+    Change,
+    Number,
+    Setup,
+    command,
+    prompt_line,
+    python,
+    setup_of,
+    typed_change,
+    typed_number,
+    typed_prompt,
+)
+from nfinspect.tui.lab_job import Experiment, Written
+from nfinspect.tui.panes.exporting import Export
+from nfinspect.tui.panes.run_pane import RunPane
+from nfinspect.tui.widgets.paged_table import Column, PagedTable
+from nfinspect.tui.widgets.text_block import TextBlock
+from nfinspect.tui.widgets.text_panel import TextPanel
+from nfinspect_store.errors import RequestError
+
+if TYPE_CHECKING:
+    from nfinspect.tui.requests import PromptText
+    from nfinspect.tui.session import Session
+    from nfinspect_store.addresses import Address
+
+SECONDS = 0.4
+"""Seconds between two looks at what is being written."""
+
+WIDE = 120
+"""Columns from which the texts are side by side."""
+
+MOST_PROMPTS = 500
+LONGEST = 200
+
+RECALLS = "; Up recalls the line"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the setup. change: which of the edits, if it is one; number: which number."""
+
+    name: str
+    value: str
+    change: int | None = None
+    number: Number | None = None
+
+
+class LabResult(TextPanel):
+    """Both texts and what is known of them."""
+
+    DEFAULT_CSS = """
+    LabResult TextBlock { width: 1fr; height: auto; }
+    LabResult #texts { layout: vertical; height: auto; }
+    LabResult.-wide #texts { layout: horizontal; }
+    LabResult.-wide #edited { margin: 0 0 0 2; }
+    """
+
+    def compose(self) -> ComposeResult:
+        yield TextBlock(id="verdict")
+        with Container(id="texts"):
+            yield TextBlock(id="original")
+            yield TextBlock(id="edited")
+        yield TextBlock(id="next")
+
+    def show(self, *blocks: tuple[str, Content]) -> None:
+        for name, text in blocks:
+            self.query_one(f"#{name}", TextBlock).put(text)
+
+
+class LabPane(RunPane):
+    """Rows are what is asked; below stands what came of it."""
+
+    help_text = (
+        "Enter changes the line under the cursor, c adds an edit: zero, scale, clamp or add, of neurons (L3/N17), sets "
+        "(@hot) or what is marked (@marked); D adds a direction, the difference of two concepts' means in this run. "
+        "r runs it in a backend, which is started if none holds the model, and writes both texts as they come; both "
+        "draw with the same noise. Marked is the first token that differs. NLL is the mean surprisal of "
+        "the prompt's tokens: its change is shown; below it stands what random edits of the same size do. A generation "
+        "is not kept as a run: e writes all of it as a document, y copies the Python and Y the command that repeat it. "
+        "Leaving the app cancels what is being written."
+    )
+
+    first_focus = "PagedTable"
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("r", "start", "Run", id="lab.run"),
+        Binding("x", "cancel", "Cancel", id="lab.cancel"),
+        Binding("c", "add", "Add an edit", id="lab.add"),
+        Binding("D", "direction", "Direction", id="lab.direction"),
+        Binding("v", "kind", "Kind", id="lab.kind"),
+        Binding("d", "delete", "Delete", id="lab.delete"),
+        Binding("i", "type", "Type a prompt", id="lab.type"),
+        Binding("p", "prompt", "Prompt of the run", id="lab.prompt"),
+        Binding("y", "copy", "Copy Python", id="lab.copy"),
+        Binding("Y", "copy_command", "Copy the command", show=False, id="lab.copy_command"),
+        Binding("e", "export", "Export", show=False, id="lab.export"),
+    ]
+
+    DEFAULT_CSS = """
+    LabPane PagedTable { height: 8; }
+    LabPane LabResult { height: 1fr; }
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        site: str | None = None,
+        *,
+        prompt: str = "",
+        prompt_idx: int | None = None,
+        neuron: Address | None = None,
+    ) -> None:
+        """prompt: its text, or else that of the run's prompt_idx, or else of its first prompt. neuron: to edit."""
+        super().__init__("lab", session, site)
+        self._first_prompt, self._first_neuron = prompt, neuron
+        self._prompt_idx = prompt_idx
+        self._setup: Setup | None = None
+        self._why_not = ""
+        self._experiment: Experiment | None = None
+        self._written: Written | None = None
+        self._document: Mapping[str, Any] | None = None
+        self._made_by: Setup | None = None
+        self._failed = ""
+
+    @property
+    def hint(self) -> str:
+        return self.session.name
+
+    @property
+    def equivalent(self) -> tuple[str, ...]:
+        if self._setup is None or not self._setup.prompt:
+            return ()
+        return command(self._setup)
+
+    def compose(self) -> ComposeResult:
+        columns = [
+            Column("lab", 12, lambda row, width: Cell(row.name, "dim")),
+            Column("", 40, lambda row, width: Cell(row.value), flex=True),
+        ]
+        table = PagedTable(columns, glyphs=self.glyphs, empty="")
+        table.add_class("panel")
+        yield table
+        yield LabResult(id="result")
+
+    # what is asked
+
+    def on_mount(self) -> None:
+        kept = self.hub.labs.get(self.session.name)
+        try:
+            setup = kept or setup_of(self.session.name, self.session.info)
+        except RequestError as error:
+            self._why_not = str(error)
+            self._draw()
+            return
+        if self._first_neuron is not None:
+            written = str(self._first_neuron)
+            if not any(written in change.what.split(",") for change in setup.changes):
+                setup = replace(setup, changes=(Change("zero", written),))
+        elif kept is None and self.hub.marks.members(self.session, self.site):
+            setup = replace(setup, changes=(Change("zero", "@marked"),))
+        if self._first_prompt:
+            setup = replace(setup, prompt=self._first_prompt)
+        self._change(setup)
+        if not self._first_prompt and (self._prompt_idx is not None or not setup.prompt):
+            read = partial(self.session.first_text, self._prompt_idx)
+            self.load("first prompt", read, self._put_first, busy="reading the prompt")
+
+    def _put_first(self, text: str) -> None:
+        if self._setup is not None and text and "\0" not in text:
+            self._change(replace(self._setup, prompt=text))
+
+    def _change(self, setup: Setup) -> None:
+        self._setup = self.hub.labs[self.session.name] = setup
+        self._draw()
+        self.hub.note(self)
+
+    def _rows(self) -> list[Row]:
+        setup = self._setup
+        if setup is None:
+            return []
+        rows = [Row("prompt", prompt_line(setup.prompt) or "(none: i types one)")]
+        rows += [Row("edit", self._told(change), change=i) for i, change in enumerate(setup.changes)]
+        if not setup.changes:
+            rows.append(Row("edit", "(none: c adds one, D a direction)"))
+        for one in NUMBERS:
+            about = f"  ({one.about})" if one.about else ""
+            rows.append(Row(one.name, f"{getattr(setup, one.field):g}{about}", number=one))
+        return rows
+
+    def _told(self, change: Change) -> str:
+        if "@marked" not in change.what.split(","):
+            return change.text
+        marked = sum(len(self.hub.marks.members(self.session, site)) for site in self.session.sites)
+        return f"{change.text}  ({marked} neurons)" if marked != 1 else f"{change.text}  (1 neuron)"
+
+    def marks_changed(self) -> None:
+        self._draw_setup()
+
+    def entered(self) -> None:
+        self._draw()
+        if self._experiment is not None:
+            self.look_every(SECONDS, self._look)
+
+    def on_unmount(self) -> None:
+        self._let_go()
+
+    def on_resize(self) -> None:
+        self._draw()
+
+    # keys
+
+    @property
+    def _row(self) -> Row | None:
+        row: Row | None = self.table.current if self.is_attached else None
+        return row
+
+    @property
+    def _writing(self) -> bool:
+        return self._experiment is not None or any(work.group == "begin" for work in self.asked)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        match action:
+            case "cancel":
+                return self._writing
+            case "start":
+                return not self._writing
+            case "export":
+                return self._document is not None
+        return super().check_action(action, parameters)
+
+    def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
+        row, setup = message.row, self._setup
+        if setup is None:
+            return
+        if row.number is not None:
+            typed = f"{getattr(setup, row.number.field):g}"
+            self.hub.ask(self, f"lab-{row.name}", row.name, partial(self._put_number, row.number), typed)
+        elif row.change is not None:
+            put = partial(self._put_change, row.change)
+            self.hub.ask(self, "lab-edit", "edit", put, setup.changes[row.change].text)
+        elif row.name == "edit":
+            self.action_add()
+        else:
+            self.action_type()
+
+    def _put_number(self, one: Number, text: str) -> None:
+        if self._setup is None:
+            return
+        try:
+            typed: dict[str, Any] = {one.field: typed_number(one, text)}
+            self._change(replace(self._setup, **typed))
+        except RequestError as error:
+            self.hub.say(f"{error}{RECALLS}", "bad")
+
+    def action_add(self) -> None:
+        marked = self.hub.marks.members(self.session, self.site)
+        self.hub.ask(self, "lab-edit", "edit", partial(self._put_change, None), "zero @marked" if marked else "zero ")
+
+    def _put_change(self, place: int | None, text: str) -> None:
+        if self._setup is None or not text:
+            return
+        try:
+            change = typed_change(text)
+        except RequestError as error:
+            self.hub.say(f"{error}{RECALLS}", "bad")
+            return
+        changes = list(self._setup.changes)
+        if place is None or place >= len(changes):
+            changes.append(change)
+        else:
+            changes[place] = change
+        self._change(replace(self._setup, changes=tuple(changes)))
+
+    def _on_edit(self) -> int | None:
+        row = self._row
+        if row is None or row.change is None:
+            self.hub.say("put the cursor on an edit first", "dim")
+            return None
+        return row.change
+
+    def action_kind(self) -> None:
+        if self._setup is not None and (place := self._on_edit()) is not None:
+            changes = list(self._setup.changes)
+            changes[place] = changes[place].turned()
+            self._change(replace(self._setup, changes=tuple(changes)))
+
+    def action_delete(self) -> None:
+        if self._setup is not None and (place := self._on_edit()) is not None:
+            changes = self._setup.changes
+            self._change(replace(self._setup, changes=changes[:place] + changes[place + 1 :]))
+
+    def action_direction(self) -> None:
+        concepts = list(self.session.concepts)
+        if len(concepts) < 2:
+            self.hub.say("a direction needs two concepts: this run has one", "warn")
+        elif "resid" not in self.session.sites:
+            self.hub.say("a direction is at resid, which this run does not hold: capture with --sites resid", "warn")
+        else:
+            self.pick("direction to", concepts, None, self._direction_from)
+
+    def _direction_from(self, concept: str) -> None:
+        others = [one for one in self.session.concepts if one != concept]
+        self.pick(f"to {concept} from", others, None, lambda other: self._direction_at(f"{concept}-{other}"))
+
+    def _direction_at(self, concepts: str) -> None:
+        layers = [f"resid:L{one.layer}" for one in self.session.layers if one.site == "resid"]
+        self.pick("added at", layers, None, lambda layer: self._direction_by(f"{concepts}@{layer}"))
+
+    def _direction_by(self, what: str) -> None:
+        change = Change(DIRECTION, what, AMOUNTS[DIRECTION])
+        self.hub.ask(self, "lab-edit", "edit", partial(self._put_change, None), change.text, AMOUNTS[DIRECTION])
+
+    def action_type(self) -> None:
+        if self._setup is not None:
+            self.hub.ask(self, "lab-prompt", "prompt", self._put_prompt, prompt_line(self._setup.prompt))
+
+    def _put_prompt(self, text: str) -> None:
+        if self._setup is None or not text:
+            return
+        try:
+            self._change(replace(self._setup, prompt=typed_prompt(text)))
+        except RequestError as error:
+            self.hub.say(f"{error}{RECALLS}", "bad")
+
+    def action_prompt(self) -> None:
+        texts = partial(self.session.texts, MOST_PROMPTS)
+        self.load("texts", texts, self._offer, busy="reading the prompts")
+
+    def _offer(self, prompts: tuple[PromptText, ...]) -> None:
+        if not prompts:
+            self.hub.say("this run has no text of its prompts: i types one", "warn")
+        elif self.hub.pane is self:
+            offered = {f"{one.prompt_idx} {one.concept}: {one.text[:LONGEST]}": one.text for one in prompts}
+            self.pick("prompt", list(offered), None, lambda name: self._put_first(offered[name]), width=76)
+
+    def action_copy(self) -> None:
+        if self._setup is not None:
+            self.hub.copy(python(self._setup, self.hub.engine.store))
+
+    def action_copy_command(self) -> None:
+        if said := self.equivalent:
+            self.hub.copy(command_line(with_store(said, self.hub.engine.store)))
+
+    def export(self) -> Export | None:
+        document = self._document
+        if document is None:
+            return None
+
+        def write(name: str) -> str:
+            from nfinspect.tui.output import write_json
+
+            return write_json(name, document)
+
+        return Export(f"{self.session.name}-generation.json", write)
+
+    # running
+
+    def action_start(self) -> None:
+        if self._setup is None:
+            self.hub.say(self._why_not, "warn")
+            return
+        try:
+            command(self._setup)
+        except RequestError as error:
+            self.hub.say(str(error), "warn")
+            return
+        self._failed, self._written, self._document = "", None, None
+        self._made_by = self._setup
+        experiment = self.hub.engine.experiment(self._setup)
+        flush = self.hub.marks.flush
+        self.hub.journal.ran(self.crumb, command(self._setup))
+
+        def begin() -> Experiment:
+            flush()  # the backend reads what is marked from its file
+            experiment.begin()
+            return experiment
+
+        self.load("begin", begin, self._begun, self._ended_badly, busy="starting a backend",
+                  unwanted=lambda made: made.close())  # fmt: skip
+        self._draw()
+        self.refresh_bindings()
+
+    def _begun(self, experiment: Experiment) -> None:
+        self._experiment = experiment
+        if self.hub.pane is self:
+            self.look_every(SECONDS, self._look)
+        self._look()
+
+    def _look(self) -> None:
+        if self._experiment is not None and not any(work.group == "look" for work in self.asked):
+            self.load("look", self._experiment.look, self._looked, self._ended_badly)
+
+    def _looked(self, written: Written) -> None:
+        self._written = written
+        job = written.job
+        if job.ended:
+            self._let_go()
+            if written.document is not None:
+                self._document = written.document
+                self.hub.say("")
+            else:
+                said = job.line.removeprefix("nfinspect: ") or f"it ended with status {job.status}"
+                self._failed = "cancelled" if job.state == "cancelled" else said
+                self.hub.say(self._failed, "warn" if job.state == "cancelled" else "bad")
+        self._draw()
+
+    def _ended_badly(self, line: str) -> None:
+        self._let_go()
+        self._failed = line
+        self.say_failed(line)
+        self._draw()
+
+    def _let_go(self) -> None:
+        self._stop_looking()
+        if self._experiment is not None:
+            self._experiment.close()
+            self._experiment = None
+        self.refresh_bindings()
+
+    def action_cancel(self) -> None:
+        if self._experiment is not None:
+            self.load("cancel", self._experiment.cancel, lambda none: None)
+        elif not super().cancel_work():
+            self.hub.say("nothing is being written here", "dim")
+        self.refresh_bindings()
+        self._draw()
+
+    def cancel_work(self) -> bool:
+        if self._experiment is not None:
+            self.action_cancel()
+            return True
+        return super().cancel_work()
+
+    # what is drawn
+
+    def _draw(self) -> None:
+        if self.is_attached:
+            self._draw_setup()
+            self._draw_result()
+
+    def _draw_setup(self) -> None:
+        table, rows = self.table, self._rows()
+        table.styles.height = min(len(rows) + 1, max(4, self.size.height // 2 - 2)) if rows else 1
+        table.put_rows(rows)
+
+    def _draw_result(self) -> None:
+        result = self.query_one(LabResult)
+        result.set_class(self.app.size.width >= WIDE, "-wide")
+        empty = content("")
+        if self._document is not None:
+            width = max(40, self.app.size.width - 4)
+            told = lab_lines.verdict(self._document)
+            if self._setup != self._made_by:
+                told.append([Cell("of an earlier setup: r runs what stands above", "warn")])
+            edited = self._document["edited"] is not None
+            result.show(
+                ("verdict", lines(told)),
+                ("original", lab_lines.whole_text(self._document, "original")),
+                ("edited", lab_lines.whole_text(self._document, "edited") if edited else empty),
+                ("next", lab_lines.next_tokens(self._document, width, self.glyphs)),
+            )
+            return
+        shown, texts = self._state(), (empty, empty)
+        if self._written is not None and self._made_by is not None and self._written.tokens:
+            prompt, tokens = self._made_by.prompt, self._written.tokens
+            both = ("original", "edited") if any(one.side == "edited" for one in tokens) else ("original",)
+            drawn = [lab_lines.growing_text(side, prompt, tokens) for side in both]
+            texts = (drawn[0], drawn[1] if len(drawn) > 1 else empty)
+        result.show(("verdict", content(shown)), ("original", texts[0]), ("edited", texts[1]), ("next", empty))
+
+    def _state(self) -> Cell:
+        """Where it is, before there is a result."""
+        if self._why_not:
+            return Cell(f"! {self._why_not}", "bad")
+        if self._failed:
+            return Cell(f"! {self._failed}", "warn" if self._failed == "cancelled" else "bad")
+        if not self._writing:
+            return Cell("r runs it: both texts, the likely next tokens, and what the edits cost", "dim")
+        written = self._written
+        if written is None or (written.job.state == "waiting" and written.loading):
+            return Cell("loading the model; x cancels", "dim")
+        if written.job.state == "waiting":
+            return Cell("waiting for another job of the backend; x cancels", "dim")
+        job = written.job
+        if job.phase == "controls":
+            return Cell(f"random edits {job.done} of {job.total}; x cancels", "dim")
+        count = sum(one.generated for one in written.tokens)
+        return Cell(f"writing, {count} tokens so far; x cancels", "dim")
