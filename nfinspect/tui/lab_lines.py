@@ -22,7 +22,7 @@ WORD = 18
 """Cells of a next token."""
 
 
-def verdict(document: Mapping[str, Any]) -> list[list[Cell | str]]:
+def verdict(document: Mapping[str, Any], glyphs: Glyphs) -> list[list[Cell | str]]:
     """What the edits changed, a line each."""
     compared = document["comparison"]
     notes: list[list[Cell | str]] = [[Cell(note, "warn")] for note in document["notes"]]
@@ -36,8 +36,11 @@ def verdict(document: Mapping[str, Any]) -> list[list[Cell | str]]:
         one, other = (_token_at(document[side]["tokens"], place) for side in HEADINGS)
         rows.append([Cell(f"the texts differ from token {place} on: ", "bold"), Cell(f"{one} / {other}")])
     if compared["delta_nll"] is not None:
+        delta = "change of NLL" if glyphs.plain else "ΔNLL"
         of = counted(document["prompt_tokens"] - 1, "token")
-        rows.append([Cell(f"NLL {signed(compared['delta_nll'])}", "bold"), f" nats per token on {of} of the prompt"])
+        rows.append(
+            [Cell(f"{delta} {signed(compared['delta_nll'])}", "bold"), f" nats per token on {of} of the prompt"]
+        )
     control = compared["control"]
     if control["count"]:
         drawn = counted(control["count"], "random edit")

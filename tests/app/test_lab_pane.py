@@ -17,9 +17,11 @@ from app_driver import LARGE, Driven, Start
 from fake_engine import FakeEngine
 from terminal import Terminal
 
+import nfinspect as nf
 from nfinspect.backend.client import Backend
 from nfinspect.backend.directory import living
 from nfinspect.backend.protocol import JobState, Token
+from nfinspect.tui.engine import Engine
 from nfinspect.tui.glyphs import ASCII
 from nfinspect.tui.lab import NUMBERS as FIELDS
 from nfinspect.tui.lab import (
@@ -32,7 +34,7 @@ from nfinspect.tui.lab import (
     typed_number,
     typed_prompt,
 )
-from nfinspect.tui.lab_job import Written
+from nfinspect.tui.lab_job import Experiment, Written
 from nfinspect.tui.lab_lines import difference, next_tokens, whole_text
 from nfinspect.tui.output import state_dir
 from nfinspect_store.errors import RequestError
@@ -299,14 +301,53 @@ async def test_an_error_is_one_line_and_nothing_is_lost(start: Start) -> None:
         assert "zero=['L99/N1']" in (state_dir() / "clipboard.txt").read_text()
 
 
-# in a real terminal
+# with real backends
+
+
+@pytest.mark.slow
+def test_both_texts_stream_and_a_cancelled_one_is_over(store: Path) -> None:
+    setup = Setup("night", GPT2, "float32", prompt="Tulips are", changes=(Change("zero", "L1/N5"),), new_tokens=20,
+                  controls=5000)  # fmt: skip
+    experiment = Experiment(store, setup)
+    experiment.begin()
+    try:
+        while not (seen := experiment.look()).job.ended and seen.job.phase != "controls":
+            pass
+        sides = [one.side for one in seen.tokens if one.generated]
+        assert sides == ["original"] * 20 + ["edited"] * 20, seen.job.line
+        experiment.cancel()
+        while not seen.job.ended:
+            seen = experiment.look()
+        assert seen.job.state == "cancelled" and seen.document is None
+    finally:
+        experiment.close()
+
+
+@pytest.mark.slow
+async def test_it_begins_with_what_it_was_opened_from(start: Start, store: Path) -> None:
+    with contextlib.closing(Engine(store)) as engine:
+        async with start(engine, "night") as app:
+            (store / "marks.jsonl").unlink(missing_ok=True)
+            await app.press("colon")
+            await app.type("walk 2")
+            await app.press("enter", "colon")
+            await app.type("lab")
+            await app.press("enter")
+            with nf.open_run(store / "night.duckdb") as run:
+                (text,) = run.sql("SELECT text FROM prompts WHERE prompt_idx = 2").fetchone()
+            assert app.pane._setup.prompt == text and text.split()[0] in app.text
+            await app.press("colon")
+            await app.type("L1/N4")
+            await app.press("enter", "x")
+            setup = app.pane._setup
+            assert setup.prompt == text and setup.changes == (Change("zero", "L1/N4"),)
+            await app.press("D", "enter", "enter", "enter", "enter")
+            assert [change.text for change in app.pane._setup.changes][1].startswith("direction ")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("run", ["night", "stats"])
 def test_marked_neurons_are_clamped_in_a_backend(store: Path, run: str) -> None:
-    import nfinspect as nf
-
     (store / "marks.jsonl").unlink(missing_ok=True)  # both runs are of one model, and share what is marked
     terminal = Terminal(store, run)
     try:
@@ -336,7 +377,7 @@ def test_marked_neurons_are_clamped_in_a_backend(store: Path, run: str) -> None:
         assert found.edited is not None and found.comparison is not None
         place = found.comparison.first_difference
         assert place is not None and f"the texts differ from token {place} on" in terminal.text
-        assert f"NLL {found.comparison.delta_nll:+.4g}" in terminal.text
+        assert f"ΔNLL {found.comparison.delta_nll:+.4g}" in terminal.text
         assert "without edits" in terminal.text and "unexpected" not in terminal.text
     finally:
         terminal.close()

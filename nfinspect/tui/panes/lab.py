@@ -13,7 +13,7 @@ from textual.containers import Container
 from textual.content import Content
 
 from nfinspect.tui import lab_lines
-from nfinspect.tui.cells import Cell, content, lines
+from nfinspect.tui.cells import Cell, content, lines, model_name
 from nfinspect.tui.journal import command_line, with_store
 from nfinspect.tui.lab import (
     AMOUNTS,
@@ -154,8 +154,13 @@ class LabPane(RunPane):
 
     def compose(self) -> ComposeResult:
         columns = [
-            Column("lab", 12, lambda row, width: Cell(row.name, "dim")),
-            Column("", 40, lambda row, width: Cell(row.value), flex=True),
+            Column("model", 12, lambda row, width: Cell(row.name, "dim")),
+            Column(
+                model_name(self.session.info.model, self.glyphs) or "none",
+                40,
+                lambda row, width: Cell(row.value),
+                flex=True,
+            ),
         ]
         table = PagedTable(columns, glyphs=self.glyphs, empty="")
         table.add_class("panel")
@@ -469,7 +474,7 @@ class LabPane(RunPane):
         empty = content("")
         if self._document is not None:
             width = max(40, self.app.size.width - 4)
-            told = lab_lines.verdict(self._document)
+            told = lab_lines.verdict(self._document, self.glyphs)
             if self._setup != self._made_by:
                 told.append([Cell("of an earlier setup: r runs what stands above", "warn")])
             edited = self._document["edited"] is not None
