@@ -3,7 +3,9 @@
 import contextlib
 import io
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from fake_engine import FakeEngine
 from terminal import Terminal
 
 import nfinspect as nf
-from nfinspect.backend.client import Backend
+from nfinspect.backend.client import Backend, Lost
 from nfinspect.backend.directory import living
 from nfinspect.backend.protocol import JobState, Token
 from nfinspect.tui.engine import Engine
@@ -259,7 +261,13 @@ async def test_it_is_set_up_run_cancelled_and_comes_back(start: Start, size: tup
         assert experiment.cancelled
         experiment.now = replace(experiment.now, job=replace(experiment.now.job, state="cancelled"))
         await look(app)
-        assert "cancelled" in app.text and experiment.closed
+        assert "! cancelled" in app.text and experiment.closed
+        await app.press("r")
+        again = engine.experiments[-1]
+        ending = replace(again.now.job, state="cancelled", line="nfinspect: the model could not be loaded: no weights")
+        again.now = Written(ending)
+        await look(app)
+        assert "! cancelled: the model could not be loaded: no weights" in app.text
         await app.press("escape", "x")
         assert app.pane._setup == setup, "it is set up as it was"
 
@@ -319,6 +327,22 @@ def test_both_texts_stream_and_a_cancelled_one_is_over(store: Path) -> None:
         while not seen.job.ended:
             seen = experiment.look()
         assert seen.job.state == "cancelled" and seen.document is None
+    finally:
+        experiment.close()
+
+
+@pytest.mark.slow
+def test_a_killed_backend_is_one_line(tmp_path: Path) -> None:
+    experiment = Experiment(tmp_path, Setup("night", GPT2, prompt="Tulips are", changes=(Change("zero", "L1/N5"),),
+                                            controls=5000))  # fmt: skip
+    experiment.begin()
+    try:
+        while experiment.look().job.phase != "controls":
+            pass
+        os.kill(living(tmp_path)[0][0].pid, signal.SIGKILL)
+        with pytest.raises(Lost, match="was killed"):
+            while True:
+                experiment.look()
     finally:
         experiment.close()
 

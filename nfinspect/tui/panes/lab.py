@@ -397,7 +397,11 @@ class LabPane(RunPane):
 
         def begin() -> Experiment:
             flush()  # the backend reads what is marked from its file
-            experiment.begin()
+            try:
+                experiment.begin()
+            except BaseException:
+                experiment.close()
+                raise
             return experiment
 
         self.load("begin", begin, self._begun, self._ended_badly, busy="starting a backend",
@@ -424,8 +428,11 @@ class LabPane(RunPane):
                 self._document = written.document
                 self.hub.say("")
             else:
-                said = job.line.removeprefix("nfinspect: ") or f"it ended with status {job.status}"
-                self._failed = "cancelled" if job.state == "cancelled" else said
+                said = job.line.removeprefix("nfinspect: ")
+                if job.state == "cancelled":  # by a key, or by a backend that ends, which says why
+                    self._failed = f"cancelled: {said}" if said else "cancelled"
+                else:
+                    self._failed = said or f"it ended with status {job.status}"
                 self.hub.say(self._failed, "warn" if job.state == "cancelled" else "bad")
         self._draw()
 
@@ -498,7 +505,7 @@ class LabPane(RunPane):
         if self._why_not:
             return Cell(f"! {self._why_not}", "bad")
         if self._failed:
-            return Cell(f"! {self._failed}", "warn" if self._failed == "cancelled" else "bad")
+            return Cell(f"! {self._failed}", "warn" if self._failed.startswith("cancelled") else "bad")
         if not self._writing:
             return Cell("r runs it: both texts, the likely next tokens, and what the edits cost", "dim")
         written = self._written
