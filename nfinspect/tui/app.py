@@ -144,12 +144,16 @@ class NfinspectApp(PaintedApp):
 
     async def on_mount(self) -> None:
         self.loop = asyncio.get_running_loop()
+        self.app_resume_signal.subscribe(self, self.paint_whole)
         if self.glyphs is ASCII:
             from nfinspect.tui.ascii_borders import use_ascii
 
             use_ascii(self)
         await self._show()
         self.call_after_refresh(self._after_first_paint)
+
+    def on_resize(self) -> None:
+        self.paint_whole()
 
     def _after_first_paint(self) -> None:
         self._load_keys()
@@ -260,6 +264,7 @@ class NfinspectApp(PaintedApp):
                 self._shown.last_focus = focused
             self._shown.left()
             self._shown.display = False
+        self.paint_whole()
         if new := stop.pane is None:
             self._base_screen.hold()
             stop.pane = stop.make()

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from rich.console import RenderableType
+from textual._compositor import CompositorUpdate
 from textual.app import App
 from textual.screen import Screen
 from textual.theme import Theme
 from textual.timer import Timer
+
+from nfinspect.tui.frames import Cells, Changed
 
 HOLD_SECONDS = 0.1
 """How long a pane's answers are waited for: a pane that is slower is painted as it is [own]."""
@@ -61,9 +65,24 @@ class HeldScreen(Screen[Any]):
 
 
 class PaintedApp(App[int]):
-    """An app whose first screen is a HeldScreen."""
+    """An app whose first screen is a HeldScreen, and whose frames are sent as what they change."""
 
     _theme: Theme | None = None
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._cells = Cells()
+
+    def paint_whole(self, cause: object = None) -> None:
+        """The next frame is sent whole."""
+        self._cells.forget()
+
+    def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
+        if isinstance(renderable, CompositorUpdate):
+            renderable = Changed(renderable, self._cells)
+        elif renderable is not None:
+            self._cells.forget()
+        super()._display(screen, renderable)
 
     def get_default_screen(self) -> HeldScreen:
         return HeldScreen(id="_default")

@@ -1,0 +1,113 @@
+"""Frames are sent as what they change: a terminal shows the same as if each had been sent as Textual writes it."""
+
+import random
+from pathlib import Path
+
+import pyte
+import pytest
+from rich.segment import Segment
+from rich.style import Style
+from terminal import Terminal
+from textual.strip import Strip
+
+from nfinspect.tui.frames import Cells
+
+WIDTH, HEIGHT = 40, 8
+PLAIN = list("abc  xyz·▌█░⠿─│0123 ")
+ODD = ["好", "か", "e\u0301", "👍", "a", " ", "b"]
+STYLES = [
+    Style.parse(text)
+    for text in ("white on black", "bold white on black", "#d6d9dc on #14171a", "bold #d6d9dc on #14171a",
+                 "#d6d9dc on #2d4356", "dim red", "reverse", "none", "underline #010203", "color(200) on color(17)")
+]  # fmt: skip
+
+
+def strip(random: random.Random, width: int, alphabet: list[str]) -> str:
+    """A line of `width` cells, as Textual renders it."""
+    segments = []
+    while sum(Segment(text).cell_length for text, *_ in segments) < width:
+        text = "".join(random.choice(alphabet) for _ in range(random.randint(1, 9)))
+        segments.append(Segment(text, random.choice(STYLES)))
+    line = Strip(segments).adjust_cell_length(width, STYLES[0])
+    return "".join(style.render(text) if style else text for text, style, _ in line)
+
+
+def shown(screen: pyte.Screen) -> list[tuple[object, ...]]:
+    """What is seen of each cell: of an empty one neither the colour nor the weight of its text."""
+    rows = [[screen.buffer[y][x] for x in range(WIDTH)] for y in range(HEIGHT)]
+    return [
+        tuple(
+            cell._replace(fg="default", bold=False) if cell.data == " " and not cell.reverse and not cell.underscore
+            else cell
+            for cell in row
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_terminal_shows_the_same(seed: int) -> None:
+    rng = random.Random(seed)
+    whole, changed = pyte.Screen(WIDTH, HEIGHT), pyte.Screen(WIDTH, HEIGHT)
+    streams = [pyte.Stream(whole), pyte.Stream(changed)]
+    cells, saved = Cells(), 0
+    lines = [strip(rng, WIDTH, PLAIN) for _ in range(HEIGHT)]
+    full = "\n".join(f"\x1b[{y + 1};1H{line}" for y, line in enumerate(lines))
+    for step in range(30):
+        if step == 0 or rng.random() < 0.05:
+            frame = full
+            if rng.random() < 0.5:
+                cells.forget()
+        else:
+            pieces = []
+            for y in sorted(rng.sample(range(HEIGHT), rng.randint(1, HEIGHT))):
+                x = rng.choice([0, 0, 5, 20])
+                width = WIDTH - x if rng.random() < 0.7 else rng.randint(1, WIDTH - x)
+                # characters that take two cells only in some lines, and there always in whole ones
+                text = strip(rng, WIDTH - 6, PLAIN + ODD) if y % 4 == 3 else strip(rng, width, PLAIN)
+                if y % 4 != 3 and width == WIDTH and rng.random() < 0.5:
+                    text = lines[y]
+                pieces.append(f"\x1b[{y + 1};{1 if y % 4 == 3 else x + 1}H{text}")
+            frame = "\n".join(pieces)
+        streams[0].feed(frame)
+        sent = cells.sent(frame)
+        streams[1].feed(sent)
+        saved += len(frame) - len(sent)
+        assert shown(changed) == shown(whole), (seed, step)
+    assert saved > 0
+
+
+def test_what_is_the_same_is_not_sent() -> None:
+    cells = Cells()
+    red, blue = Style.parse("red on black"), Style.parse("bold blue on black")
+    frame = f"\x1b[3;5H{red.render('one two')}{blue.render('three')}"
+    assert cells.sent(frame) == "\x1b[3;5H\x1b[31;40mone two\x1b[1;34mthree\x1b[0m"
+    assert cells.sent(frame) == ""
+    other = f"\x1b[3;5H{red.render('one two')}{blue.render('thrEe')}"
+    assert cells.sent(other) == "\x1b[3;15H\x1b[1;34;40mE\x1b[0m"
+    cells.forget()
+    assert cells.sent(frame) == "\x1b[3;5H\x1b[31;40mone two\x1b[1;34mthree\x1b[0m"
+
+
+def test_a_sequence_that_frames_do_not_have_is_an_error() -> None:
+    with pytest.raises(ValueError, match="unexpected control sequence"):
+        Cells().sent("\x1b[1;1H\x1b]8;id=1;http://x\x1b\\link\x1b]8;;\x1b\\")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("start", "keys", "most"), [("n\r", "JJJK", 6000), (":trace tulip\r", "jjk", 1500), ("", "jjk", 1500)]
+)
+def test_a_key_costs_few_bytes(store: Path, start: str, keys: str, most: int) -> None:
+    terminal = Terminal(store, "planted")
+    try:
+        terminal.wait_for("Health")
+        terminal.settle(1.0)
+        terminal.send(start)
+        terminal.settle(1.5)
+        for key in keys:
+            terminal.send(key)
+            answer = terminal.read(1.5)
+            assert 0 < len(answer) <= most, key
+    finally:
+        terminal.close()
