@@ -18,7 +18,7 @@ from rich.cells import get_character_cell_size
 from textual._compositor import CompositorUpdate
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.console import Console
 
 _PIECE = re.compile(r"\x1b\[(?P<row>\d+);(?P<column>\d+)H|\x1b\[(?P<style>[\d;]*)m|(?P<line>\n)|(?P<text>[^\x1b\n]+)")
 
@@ -252,9 +252,6 @@ class Changed(CompositorUpdate):
     def __init__(self, frame: CompositorUpdate, cells: Cells) -> None:
         self._frame = frame
         self._cells = cells
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield self._frame
 
     def render_segments(self, console: Console) -> str:
         frame = self._frame.render_segments(console)

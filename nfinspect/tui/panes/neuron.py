@@ -87,6 +87,7 @@ class NeuronPane(RunPane):
     _detail: NeuronDetail | None = None
     _quantiles: QuantileExamples | None = None
     _told: tuple[str, str] | None = None
+    _told_rows = 1
     _view = 0
     _log_scale: bool | None = None
 
@@ -332,7 +333,11 @@ class NeuronPane(RunPane):
         if self._told is not None:
             words = ((told, tone) for told, tone in self._told_words() if told)
             whole = ((fit(told, width, g) if cell_len(told) > width else told, tone) for told, tone in words)
-            rows += flowed([[Cell(told, tone)] for told, tone in whole], "; ", width)
+            said = flowed([[Cell(told, tone)] for told, tone in whole], "; ", width)
+            self._told_rows = len(said)
+            rows += said
+        else:
+            rows += [[" "]] * self._told_rows  # nothing moves when it comes
         taken = sum(-(-sum(cell_len(x if isinstance(x, str) else x.text) for x in row) // width) for row in rows)
         notes = "; ".join(filter(None, (*self._detail.notes, self._detail.about_values)))
         if notes:

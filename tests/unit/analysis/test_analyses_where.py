@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "capture"))
 
 from recorded import LAYERS, Arrays, make_arrays, record_arrays  # noqa: E402
 
-from nfinspect.analyses import specs
+from nfinspect.analyses import spec, specs
 from nfinspect.analysis.neuron import WINDOW, neuron_detail
 from nfinspect.analysis.ngram_ids import read_ngrams
 from nfinspect.experiments.run_text import spread_prompts
@@ -26,7 +26,13 @@ SIZES = [40, 7, 33, 21, 1, 5, 40, 30, 25, 12]
 KEPT = 6
 """Positions of which a truncated run is made."""
 
-OF_RUNS = [spec.name for spec in specs() if spec.compute is not None]
+OF_RUNS = [one.name for one in specs() if one.compute is not None]
+
+
+def of_neuron(name: str, site: str) -> dict[str, str]:
+    """The option of an analysis of one neuron."""
+    layer = next(layer.layer for layer in LAYERS if layer.site == site)
+    return {"neuron": f"{site}:L{layer}/N1"} if spec(name).of_neuron else {}
 
 
 def part_of(arrays: Arrays, chosen: list[np.ndarray]) -> Arrays:
@@ -96,7 +102,7 @@ def test_a_run_of_beginnings_is_a_run_of_short_prompts(store: Path, site: str) -
         same(begin, short, lambda run: neuron_detail(run, f"{site}:L{layer.layer}/N1").to_json())
         same(begin, short, lambda run: run.sql("SELECT * FROM activations ORDER BY ALL").fetchall())
         for name in OF_RUNS:
-            given: dict[str, Any] = {"allow_few": True} if name == "positions" else {}
+            given: dict[str, Any] = {"allow_few": True} if name == "positions" else of_neuron(name, site)
             for n in (1, 2, 3) if name == "ngrams" else (None,):
                 options = {**given, **({} if n is None else {"n": n})}
                 same(begin, short, lambda run, name=name, o=options: run.analyse(name, site=site, **o).to_json())
@@ -137,7 +143,7 @@ def test_no_other_analysis_of_a_run_is_refused_for_gaps(store: Path) -> None:
         refused = []
         for name in OF_RUNS:
             try:
-                run.analyse(name, site="mlp")
+                run.analyse(name, site="mlp", **of_neuron(name, "mlp"))
             except NfinspectError:
                 refused.append(name)
         assert refused == ["positions"]

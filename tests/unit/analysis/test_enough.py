@@ -39,9 +39,11 @@ NOTES: dict[str, Callable[[RunFile], tuple[str, ...]]] = {
 def test_a_few_short_prompts_are_said_and_many_are_not(make_run: MakeRun, name: str) -> None:
     said = NOTES[name](run_of(make_run, 4, 7))
     assert any(
-        word in said[-1] for word in ("only 28 tokens", "only 24 tokens", "only 20 steps", "2 prompts against 2")
+        word in note
+        for note in said
+        for word in ("only 28 tokens", "only 24 tokens", "only 20 steps", "2 prompts against 2")
     ), said
-    assert NOTES[name](run_of(make_run, 60, 60)) == ()
+    assert not [note for note in NOTES[name](run_of(make_run, 60, 60)) if "only" in note or "against" in note]
 
 
 def test_the_bound_is_the_rule_of_three(make_run: MakeRun) -> None:

@@ -18,10 +18,13 @@ NOTES = {
 }
 """By run, in what tells that something was left out: tokens, or values."""
 
-NO_RUN = ("backend", "backends", "marks", "demo", "simulate", "watch", "text", "capture", "migrate", "delete", "runs")
+NO_RUN = (
+    "backend", "backends", "marks", "demo", "simulate", "watch", "text", "capture", "migrate", "delete", "runs",
+    "replay",
+)  # fmt: skip
 """They read no run, or nothing that is in it."""
 
-OF_MODEL = ("attention", "logits")
+OF_MODEL = ("attention", "logits", "generate")
 """They read a model and the texts that they are given."""
 
 READ = {
@@ -41,9 +44,10 @@ OF_VALUES = {
     "delta": ("delta", "--substitute", "--draws", "8"),
     "sinks": ("sinks",),
     "positions": ("positions", "--allow-few"),
+    "similar": ("similar", "L0/N568"),
 }
 TOLD = {
-    "part": READ | {name: OF_VALUES[name] for name in ("ngrams", "delta", "sinks")},
+    "part": READ | {name: OF_VALUES[name] for name in ("ngrams", "delta", "sinks", "similar")},
     "large": READ,
 }
 REFUSED = {
