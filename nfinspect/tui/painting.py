@@ -52,7 +52,12 @@ class HeldScreen(Screen[Any]):
         if self._hold is not None:
             self._hold.stop()
             self._hold, self._expected = None, None
-            self.set_timer(NEXT_UPDATE, self._compositor_refresh)
+            self.set_timer(NEXT_UPDATE, self._late_refresh)
+
+    def _late_refresh(self) -> None:
+        """Where a layout is due, it paints."""
+        if not self._layout_required:
+            self._compositor_refresh()
 
     def _compositor_refresh(self) -> None:
         """What is not painted stays dirty. A paint takes all that widgets have asked for, also before their first
