@@ -7,6 +7,7 @@ is a key as Textual names it. The page of the pictures, README.md, is written be
 """
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nfinspect.tui.app import NfinspectApp
 
 SIZES = ((80, 24), (120, 40))
 STORE = "nfinspect-store"
@@ -41,6 +46,7 @@ SCREENS = {
     "logits": ("The tokens that a neuron promotes", RUN + ":logits L1/N4<enter>"),
     "lens": ("The logit lens", RUN + ":lens<enter>"),
     "sql": ("SQL over the run", f"{RUN}:sql {QUERY}<enter><escape>"),
+    "lab": ("Lab: what the model writes without two neurons", f"{RUN}:trace tulip<enter><space><space>:lab<enter>r"),
     "compare": ("Runs next to each other, over the depth of their networks", ":compare demo,trained<enter>"),
     "diff": ("Two runs, neuron by neuron", ":diff demo trained<enter>"),
     "capture": ("A new capture, with its command and its estimate", ":capture<enter>"),
@@ -51,6 +57,12 @@ SCREENS = {
     "palette": ("The palette", RUN + "<ctrl+p>"),
 }  # fmt: skip
 """Each screen's title, and what is typed from the list of runs."""
+
+UNTIL = {"lab": "ΔNLL"}
+"""What a screen waits for that no worker of the app brings."""
+
+PATIENCE = 1500
+"""How often a screen is looked at for that, five times a second."""
 
 MADE = (
     ("capture", "MODEL", "PROMPTS", "--generate", "16", "--sites", "mlp,resid", "--run", "demo"),
@@ -81,10 +93,13 @@ def made(folder: Path) -> None:
     meant = {"MODEL": [str(model)], "CORPUS": [str(corpus)], "PROMPTS": prompts}
     for words in MADE:
         arguments = [one for word in words for one in meant.get(word, [word])]
-        subprocess.run(
-            [sys.executable, "-m", "nfinspect", *arguments, "--store", STORE],
-            cwd=folder, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+        command(*arguments)
+
+
+def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command on the store in the working directory."""
+    words = [sys.executable, "-m", "nfinspect", *arguments, "--store", STORE]
+    return subprocess.run(words, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
 
 
 def keys(typed: str) -> list[str]:
@@ -92,13 +107,14 @@ def keys(typed: str) -> list[str]:
     return [key[1:-1] if len(key) > 1 else key for key in re.findall(r"<[^<>]+>|.", typed)]
 
 
-async def drawn(size: tuple[int, int], typed: str) -> str:
+async def drawn(size: tuple[int, int], typed: str, until: str) -> str:
     """What is on the screen after these keys, as SVG."""
     from textual.keys import _character_to_key
 
     from nfinspect.tui.app import NfinspectApp
     from nfinspect.tui.engine import Engine
 
+    (Path(STORE) / "marks.jsonl").unlink(missing_ok=True)
     engine = Engine(Path(STORE))
     app = NfinspectApp(engine, None)
     try:
@@ -107,17 +123,26 @@ async def drawn(size: tuple[int, int], typed: str) -> str:
             for key in keys(typed):
                 await pilot.press(_character_to_key(key) if len(key) == 1 else key)
                 await _settled(app)
+            for _ in range(PATIENCE):
+                if until in shown(app):
+                    break
+                await asyncio.sleep(0.2)
             return app.export_screenshot(title="nfinspect")
     finally:
         engine.close()
 
 
-async def _settled(app: object) -> None:
+def shown(app: "NfinspectApp") -> str:
+    """The text on the screen."""
+    return "\n".join(strip.text for strip in app.screen._compositor.render_strips())
+
+
+async def _settled(app: "NfinspectApp") -> None:
     """Until no worker is busy and what the last one brought has been drawn."""
     quiet = 0
     while quiet < 4:
         await asyncio.sleep(0.03)
-        pending = [worker for worker in app.workers if not worker.is_finished]  # type: ignore[attr-defined]
+        pending = [worker for worker in app.workers if not worker.is_finished]
         quiet = 0 if pending else quiet + 1
 
 
@@ -148,10 +173,12 @@ def main() -> int:
         made(work)
         for name in names or SCREENS:
             for size in SIZES:
-                svg = asyncio.run(drawn(size, SCREENS[name][1]))
+                svg = asyncio.run(drawn(size, SCREENS[name][1], UNTIL.get(name, "")))
                 (folder / f"{name}-{size[0]}x{size[1]}.svg").write_text(svg, encoding="utf-8")
         (folder / "README.md").write_text(page(), encoding="utf-8")
     finally:
+        for backend in json.loads(command("backends", "--json").stdout or "[]"):
+            command("backends", "--stop", backend["id"])
         os.chdir(folder)
         shutil.rmtree(work, ignore_errors=True)
     return 0
