@@ -10,7 +10,7 @@ from terminal import Terminal
 from nfinspect.tui.aliases import aliases_file, expanded_alias, read_aliases
 from nfinspect.tui.completing import Known, complete_filter, complete_target
 from nfinspect.tui.engine import Engine
-from nfinspect.tui.navigate import TAKEN
+from nfinspect.tui.navigate import TAKEN, WORDS
 from nfinspect.tui.prompt_line import PromptInput
 from nfinspect.tui.typed_history import KEPT, append_history, history_file, read_history
 
@@ -35,7 +35,7 @@ THERE = Known(
         ("@", "@", ["@hot"]),
         ("v", "v", ["vv"]),
         ("L1", "L1", ["L1/N"]),
-        ("L", "L", ["layers", "live", "lens", "logits", "L0", "L1", "L10"]),
+        ("L", "L", [*(word for word in WORDS if word.startswith("l")), "L0", "L1", "L10"]),
         ("resid:", "resid:", ["resid:L0"]),
         ("resid:L0", "resid:L0", ["resid:L0/N"]),
         ("runs be", "be", ["before", "beta"]),
