@@ -197,8 +197,8 @@ class CapturePane(Pane):
             said = self._said
         except RequestError as error:
             line, said = "nfinspect capture", Cell(str(error), "bad")
-        edited = Cell(" (edited)", "dim") if self._edited is not None else ""
-        self.query_one("#command", CommandLine).put(content(Cell(line, "accent"), edited))
+        edited = Cell("(edited) ", "dim") if self._edited is not None else ""  # first: the end may have no room
+        self.query_one("#command", CommandLine).put(content(edited, Cell(line, "accent")))
         state = self.runner.state
         if state is not None:
             said = Cell(f"estimating{self.glyphs.more} {state.line}", "dim")
@@ -216,6 +216,7 @@ class CapturePane(Pane):
         self.hub.copy(shlex.join(("nfinspect", *self.command())))
 
     def edit_command(self) -> None:
+        self.hub.typed_capture = self.values  # news of a field that is still on its way must not undo the edit
         self.hub.ask(self, "command", "nfinspect", self._put_edited, shlex.join(self.command()))
 
     def _put_edited(self, text: str) -> None:
