@@ -496,6 +496,9 @@ class NfinspectApp(PaintedApp):
         if pane is self._shown:  # a key may reach a pane that is just being left
             self._base_screen.query_one(PromptLine).open(kind, sign, entered, text, select, completer)
 
+    def copy_to_clipboard(self, text: str) -> None:
+        super().copy_to_clipboard(text.encode(errors="replace").decode())  # a file's name may be no UTF-8
+
     def copy(self, text: str) -> None:
         """Copy to a file, and to the clipboard by OSC 52, which no terminal confirms: hence the word "sent"."""
         from nfinspect.tui.output import keep_copy

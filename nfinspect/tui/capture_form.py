@@ -111,10 +111,20 @@ def lacks(arguments: Iterable[str]) -> str:
 
 def completed(field: Field, text: str) -> str | None:
     """`text` with its last path completed as far as the first entry that begins so; None if there is none."""
-    before, path = _last_path(field, text)
-    if not path:
+    _, _, path, mark = _last_path(field, text)
+    found = next(iter(entries(path, field)), None) if path and mark != "\\" else None
+    if found is None or not found.startswith(path):
         return None
-    return next((before + found for found in entries(path, field)), None)
+    rest = found[len(path) :]
+    return text + (_written(rest, mark) if field.kind == "files" else rest)
+
+
+def _written(rest: str, mark: str) -> str:
+    """The rest of a word as it is typed where the quotation mark `mark` is open."""
+    if mark == "'":
+        return rest.replace("'", "'\\''") + mark
+    special = '"\\' if mark else " \t\r\n'\"\\"
+    return "".join(f"\\{char}" if char in special else char for char in rest) + mark
 
 
 def entries(path: str, field: Field) -> list[str]:
@@ -132,13 +142,39 @@ def entries(path: str, field: Field) -> list[str]:
     return sorted(found)
 
 
-def _last_path(field: Field, text: str) -> tuple[str, str]:
-    """What is before the path that is being typed, and that path."""
-    if field.kind == "files":
-        start = text.rfind(" ") + 1
-        start += text[start:].find("=") + 1
-        return text[:start], text[start:]
-    return "", text
+def _last_path(field: Field, text: str) -> tuple[str, str, str, str]:
+    """What is before the word that is being typed, its CONCEPT= and its path without their quotation marks, and the
+    mark that is still open.
+    """
+    if field.kind != "files":
+        return "", "", text, ""
+    start, word, mark = _last_word(text)
+    concept, sign, path = word.partition("=")
+    return text[:start], concept + sign if sign else "", path if sign else word, mark
+
+
+def _last_word(text: str) -> tuple[int, str, str]:
+    """Where the word that is being typed begins, as `shlex.split` reads it, the word, and the mark that is open in
+    it: a quotation mark, or a backslash that quotes the next character.
+    """
+    start, word, mark, escaped = 0, "", "", False
+    for place, char in enumerate(text):
+        if escaped:
+            word += char if mark != '"' or char in '"\\' else f"\\{char}"
+            escaped = False
+        elif char == "\\" and mark != "'":
+            escaped = True
+        elif char == mark:
+            mark = ""
+        elif mark:
+            word += char
+        elif char in "'\"":
+            mark = char
+        elif char in " \t\r\n":
+            start, word = place + 1, ""
+        else:
+            word += char
+    return start, word, "\\" if escaped else mark
 
 
 def options(field: Field, text: str, recent: Iterable[str]) -> list[str]:
@@ -148,13 +184,16 @@ def options(field: Field, text: str, recent: Iterable[str]) -> list[str]:
     if field.kind == "model":
         return [*dict.fromkeys(model for model in recent if model and text in model), *entries(text, field)]
     if field.kind in ("files", "file"):
-        return entries(_last_path(field, text)[1], field)
+        return entries(_last_path(field, text)[2], field)
     return []
 
 
 def chosen(field: Field, text: str, option: str) -> str:
     """The field's text after a choice."""
-    return _last_path(field, text)[0] + option if field.kind == "files" else option
+    if field.kind != "files":
+        return option
+    before, concept, _, _ = _last_path(field, text)
+    return before + shlex.quote(concept + option)
 
 
 def is_open_folder(field: Field, option: str) -> bool:

@@ -75,17 +75,21 @@ class Watch:
         self._seen = Seen(at, job or JobState(at.job, (), "", "waiting", version=-1))
 
     def look(self) -> Seen:
-        """How far the job is; while it waits for a model or for other jobs, as soon as that changes."""
+        """How far the job is; while it waits for a model or for other jobs, as soon as that changes. Once this is
+        closed, what was known before.
+        """
         try:
             self._seen = self._look()
         except (client.Lost, NoBackend) as error:
-            if not self._seen.over:
+            if not self._seen.over and not self._closed:
                 self._seen = replace(self._seen, status=None, lost=str(error))
         return self._seen
 
     def _look(self) -> Seen:
         if self._backend is None:
             self._backend = client.Backend.connect(self._store, self._seen.at.backend)
+            if self._closed:
+                self._backend.close()
         known = self._seen.job
         if known.state == "waiting" and known.version >= 0:
             job = self._backend.wait(known)

@@ -56,7 +56,7 @@ def keep_copy(text: str) -> Path | None:
     path = state_dir() / "clipboard.txt"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="replace")
     except OSError:
         return None
     return path

@@ -2,7 +2,9 @@
 
 import os
 import re
+import shlex
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,8 @@ from terminal import Terminal
 
 from nfinspect.backend.client import Backend
 from nfinspect.backend.directory import FOLDER, living
+from nfinspect.tui import capture_form
+from nfinspect.tui.capture_form import FIELDS, chosen, completed, words_of
 from nfinspect.tui.output import state_dir
 from nfinspect_store.reader import RunFile
 
@@ -247,6 +251,81 @@ async def test_choices_and_completion(start: Start, tmp_path: Path) -> None:
         await app.type("one=pro")
         await app.press("right")
         assert app.pane.values["prompts"] == "one=prompts.json"
+
+
+async def test_an_open_quotation_mark_is_told_by_every_key(start: Start) -> None:
+    engine = FakeEngine()
+    async with start(engine, run=None) as app:
+        await app.press("c")
+        await app.type("gpt2")
+        await app.press("tab")
+        await app.type("a.txt")
+        await app.press("ctrl+r")
+        assert engine.started, "it is being estimated"
+        await app.type(" 'b")
+        engine.job.end(0)
+        app.app.board.look()
+        await app.settle()
+        assert "No closing quotation" in app.text
+        app.pane.query_one("#command").focus()
+        await app.press("y", "e", "ctrl+r")
+        assert "No closing quotation" in app.text and not (state_dir() / "clipboard.txt").exists()
+        app.pane.query_one("#prompts").focus()
+        await app.type("'")
+        assert "^r estimates" in app.text, "nothing is said of the command before"
+
+
+PROMPTS_FIELD = next(field for field in FIELDS if field.kind == "files")
+
+
+@pytest.mark.parametrize("name", ["two words.txt", 'it\'s "so".txt', "back\\slash $x.txt", "plain.txt"])
+def test_names_of_files_are_typed_as_they_are_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("")
+    for begun in (name[:1], shlex.quote("one=" + name[:6]), "one=" + name[:6].replace("\\", "\\\\").replace("'", "\\'")
+                  .replace('"', '\\"').replace(" ", "\\ "), f"'{name[:2]}", f'"one={name[:2]}'):  # fmt: skip
+        text = f"'a b.txt' {begun}"
+        concept = "one=" if "one=" in begun else ""
+        assert words_of(chosen(PROMPTS_FIELD, text, name)) == ["a b.txt", concept + name]
+        whole = completed(PROMPTS_FIELD, text)
+        assert whole is not None and whole.startswith(text) and words_of(whole) == ["a b.txt", concept + name]
+
+
+async def test_a_folder_with_a_space_leads_on(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "my prompts").mkdir()
+    (tmp_path / "my prompts" / "a b.txt").write_text("")
+    async with start(FakeEngine(), run=None) as app:
+        await app.press("c", "tab")
+        await app.type("one=my")
+        await app.press("ctrl+o", "enter", "enter")
+        assert app.pane.values["prompts"] == "'one=my prompts/a b.txt'"
+        assert "one=my prompts/a b.txt" in app.pane.command()
+
+
+async def test_nothing_is_offered_in_another_place(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+
+    def slow(*given: object) -> list[str]:
+        go_on.wait(60)
+        return ["gpt2"]
+
+    monkeypatch.setattr(capture_form, "options", slow)
+    async with start(FakeEngine(), run=None) as app:
+        try:
+            await app.press("c")
+            app.pane.action_choose()
+            await app.app.action_out()
+        finally:
+            go_on.set()
+        await app.settle()
+        assert app.crumbs == "nfinspect" and len(app.app.screen_stack) == 1
+
+
+async def test_text_that_is_no_utf_8_is_copied(start: Start) -> None:
+    async with start(FakeEngine(), run=None) as app:
+        app.app.copy("caf\udce9.txt")
+        await app.settle()
+        assert "sent 8 characters" in app.status and text_of(state_dir() / "clipboard.txt") == "caf?.txt"
+        assert app.app.clipboard == "caf?.txt"
 
 
 @pytest.mark.slow

@@ -1,7 +1,9 @@
 """Two runs neuron by neuron in the app: what the command tells, sorted, filtered, opened, and refused."""
 
 import json
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from test_making_analyses import go
 
 from nfinspect.capturing.arrays import ArrayPrompt, write_run
 from nfinspect.tui.engine import Engine
+from nfinspect.tui.panes import diff
+from nfinspect.tui.places import place
 from nfinspect_store.types import Layer
 
 PROMPTS, LENGTH, NEURONS = 10, 40, 12
@@ -112,6 +116,28 @@ async def test_what_cannot_be_compared_says_why(start: Start, store: Path) -> No
         assert "absent cannot be opened" in app.text
         await go(app, "diff before before")
         assert "expected two different runs, as in diff A B" in app.status
+
+
+async def test_a_run_that_is_closed_meanwhile_is_opened_again(
+    start: Start, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, go_on = diff.open_runs, threading.Event()
+
+    def slowly(*given: Any) -> Any:
+        go_on.wait(60)
+        return opened(*given)
+
+    async with start(Engine(store), "before") as app:
+        monkeypatch.setattr(diff, "open_runs", slowly)
+        try:
+            app.app.into(place("diff", "before", "after"))
+            while not any(work.group == "opened" for work in app.pane.asked):
+                await app.pilot.pause(0.002)
+            app.app.sessions.pop("before").close()
+        finally:
+            go_on.set()
+        await app.settle()
+        assert len(shown(app)) == 4 and {"before", "after"} <= set(app.app.sessions)
 
 
 async def test_from_two_marked_runs_and_from_an_open_one(start: Start, store: Path) -> None:

@@ -1,11 +1,18 @@
 """A run that is being captured: its progress, the pause, and what happens when the capture ends."""
 
 import dataclasses
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
 from app_driver import Driven, Start
 from fake_engine import FakeEngine, entry, progress
 
+from nfinspect.backend import client
+from nfinspect.backend.protocol import JobState
+from nfinspect.tui.captures import Captures, JobAt, Seen
 from nfinspect.tui.session import Session
 from nfinspect.tui.widgets.text_panel import TextPanel
 from nfinspect_store.reader import RunFile
@@ -145,3 +152,134 @@ async def test_it_is_reached_by_name_too(start: Start) -> None:
         await app.type("runs night")
         await app.press("enter")
         assert app.crumbs == "nfinspect > night (capturing)"
+
+
+AT = JobAt("gpt2", 1)
+RUNNING = JobState(1, ("capture", "gpt2"), ".", "running")
+
+
+class HeldBackend:
+    """Its answer comes when it is closed, as that of a socket does, or as soon as it is asked if it is closed."""
+
+    def __init__(self) -> None:
+        self.asked, self.closed = threading.Event(), threading.Event()
+
+    def wait(self, job: JobState) -> JobState:
+        self.asked.set()
+        assert self.closed.wait(60)
+        raise client.Lost("the backend gpt2 has ended or was killed (out of memory?)")
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+@pytest.mark.parametrize("connecting", [False, True])
+def test_a_look_that_is_closed_tells_of_no_killed_backend(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, connecting: bool
+) -> None:
+    backend, captures = HeldBackend(), Captures(tmp_path)
+    watch = captures.watch(AT, RUNNING)
+
+    def connect(*given: object) -> HeldBackend:
+        if connecting:
+            captures.forget(watch)
+        return backend
+
+    monkeypatch.setattr(client.Backend, "connect", connect)
+    seen: list[Seen] = []
+    worker = threading.Thread(target=lambda: seen.append(watch.look()))
+    worker.start()
+    assert backend.asked.wait(60)
+    captures.forget(watch)
+    worker.join(60)
+    assert backend.closed.is_set(), "no connection is left"
+    assert seen == [Seen(AT, RUNNING)] and not seen[0].over
+
+
+class HeldWatch:
+    def __init__(self, answer: Seen) -> None:
+        self.go_on, self._answer = threading.Event(), answer
+
+    def look(self) -> Seen:
+        assert self.go_on.wait(60)
+        return self._answer
+
+
+class LiveCaptures:
+    """Of one job. `begin` waits until the test lets it go on."""
+
+    def __init__(self, *answers: Seen) -> None:
+        self.watches = [HeldWatch(answer) for answer in answers]
+        self.made: list[HeldWatch] = []
+        self.go_on, self.begun = threading.Event(), 0
+
+    def watch(self, at: JobAt, job: JobState | None = None) -> HeldWatch:
+        self.made.append(self.watches[len(self.made)])
+        return self.made[-1]
+
+    def forget(self, watch: HeldWatch) -> None:
+        pass
+
+    def resumed(self, job: JobState) -> tuple[str, ...]:
+        return job.arguments
+
+    def begin(self, arguments: tuple[str, ...], directory: Path) -> tuple[JobAt, JobState]:
+        self.begun += 1
+        assert self.go_on.wait(60)
+        raise client.Lost("no backend here")
+
+    def statuses(self) -> tuple[Any, ...]:
+        return ()
+
+    def close(self) -> None:
+        for held in (*self.watches, self):
+            held.go_on.set()
+
+
+def live_engine(*answers: Seen) -> FakeEngine:
+    engine = FakeEngine()
+    engine.captures = LiveCaptures(*answers)
+    return engine
+
+
+async def until(app: Driven, true: Callable[[], bool]) -> None:
+    while not true():
+        await app.pilot.pause(0.002)
+
+
+async def test_an_answer_to_an_earlier_look_is_dropped(start: Start) -> None:
+    lost = Seen(AT, RUNNING, lost="the backend gpt2 was killed")
+    engine = live_engine(lost, Seen(AT, RUNNING))
+    async with start(engine, run=None) as app:
+        try:
+            app.app.follow("", AT, RUNNING)
+            await until(app, lambda: app.crumbs.endswith("(capturing)") and bool(engine.captures.made))
+            live = app.pane
+            (asked,) = live.asked
+            live.left()
+            live.entered()
+            engine.captures.watches[0].go_on.set()
+            await until(app, lambda: asked not in live.asked)
+            assert live._seen is None and "was killed" not in app.text and not live.check_action("resume", ())
+        finally:
+            engine.captures.close()
+
+
+async def test_r_twice_resumes_once(start: Start) -> None:
+    engine = live_engine(Seen(AT, RUNNING, lost="the backend gpt2 was killed"))
+    engine.captures.watches[0].go_on.set()
+    async with start(engine, run=None) as app:
+        try:
+            app.app.follow("", AT, RUNNING)
+            await app.settle()
+            assert "r resumes it here" in app.status and "r Resume" in app.lines[-1]
+            live = app.pane
+            live.action_resume()
+            live.action_resume()
+            await until(app, lambda: engine.captures.begun > 0)
+            assert live.check_action("resume", ()) is False
+        finally:
+            engine.captures.close()
+        await app.settle()
+        assert engine.captures.begun == 1
+        assert "no backend here" in app.status and "r Resume" in app.lines[-1], "it can be tried again"

@@ -170,6 +170,14 @@ class CapturePane(Pane):
             return self._edited
         return capture_form.command(self.values, self.hub.engine.store, prompts_folder())
 
+    def _readable(self) -> tuple[str, ...] | None:
+        """The command; None for fields that make none, and why is said."""
+        try:
+            return self.command()
+        except RequestError as error:
+            self._say(str(error), "bad")
+            return None
+
     def on_input_changed(self, event: Input.Changed) -> None:
         event.stop()
         self._changed()
@@ -213,11 +221,13 @@ class CapturePane(Pane):
     # keys
 
     def copy_command(self) -> None:
-        self.hub.copy(shlex.join(("nfinspect", *self.command())))
+        if (command := self._readable()) is not None:
+            self.hub.copy(shlex.join(("nfinspect", *command)))
 
     def edit_command(self) -> None:
         self.hub.typed_capture = self.values  # news of a field that is still on its way must not undo the edit
-        self.hub.ask(self, "command", "nfinspect", self._put_edited, shlex.join(self.command()))
+        if (command := self._readable()) is not None:
+            self.hub.ask(self, "command", "nfinspect", self._put_edited, shlex.join(command))
 
     def _put_edited(self, text: str) -> None:
         try:
@@ -238,6 +248,8 @@ class CapturePane(Pane):
         self.load("options", partial(_options, self.hub.engine, field, text), partial(self._offer, field))
 
     def _offer(self, field: Field, options: list[str]) -> None:
+        if self.hub.pane is not self:
+            return
         line = self.query_one(f"#{_id(field)}", Input)
         if not options:
             self.hub.say(f"there is nothing to choose from for {field.name}: type it", "dim")
@@ -259,10 +271,7 @@ class CapturePane(Pane):
         if self.runner.under_way or self.busy_with:
             self.hub.say("it is being estimated or started already; ^c cancels", "dim")
             return
-        try:
-            command = self.command()
-        except RequestError as error:
-            self._say(str(error), "bad")
+        if (command := self._readable()) is None:
             return
         if missing := capture_form.lacks(command):
             self._say(missing, "warn")
@@ -294,7 +303,7 @@ class CapturePane(Pane):
         printed = self.hub.board.printed.pop(KEY, "")
         facts = [" ".join(line.split()) for line in printed.splitlines() if line.strip()]
         told = f" {self.glyphs.dot} ".join(facts)
-        if self.is_attached and self._asked_for == self.command():
+        if self.is_attached and self._asked_for == self._readable():
             self._estimated = self._asked_for
             self._say(f"^r starts it: {told}", "good")
 

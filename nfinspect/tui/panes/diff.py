@@ -147,7 +147,11 @@ class DiffPane(SortingKeys, Pane):
             name, why = next(iter(problems.items()))
             self._failed(f"{name} cannot be opened: {why}")
             return
-        a, b = (self.hub.sessions[name] for name in self._runs)
+        sessions = {**opened, **self.hub.sessions}
+        if any(name not in sessions for name in self._runs):  # it was open, and has been closed meanwhile
+            self._read()
+            return
+        a, b = (sessions[name] for name in self._runs)
         compare = partial(_compare, a, b, self._site, self._other_texts, self.rows.arranger())
         self.load("compared", compare, self._show, self._failed, busy="comparing")
 

@@ -79,8 +79,12 @@ class LivePane(Pane):
             case "browse":
                 return seen is not None and self._readable(seen)
             case "resume":
-                return seen is not None and seen.over and seen.job.state != "done"
+                return seen is not None and seen.over and seen.job.state != "done" and not self._resuming
         return True
+
+    @property
+    def _resuming(self) -> bool:
+        return any(work.group == "resumed" for work in self.asked)
 
     @staticmethod
     def _readable(seen: Seen) -> bool:
@@ -113,11 +117,15 @@ class LivePane(Pane):
         if self._at is not None:
             if self._watch is None:
                 self._watch = captures.watch(self._at, self._known)
-            self.load("progress", self._watch.look, self._show_job)
+            self.load("progress", self._watch.look, partial(self._looked, self._watch))
         elif not self._paused:
             self.load("progress", partial(_found, self.hub.engine, self._run), self._show)
 
     # a capture in a backend
+
+    def _looked(self, watch: Watch, seen: Seen) -> None:
+        if watch is self._watch:  # else this place was left meanwhile
+            self._show_job(seen)
 
     def _show_job(self, seen: Seen) -> None:
         if seen.at != self._at:
@@ -230,7 +238,7 @@ class LivePane(Pane):
     def action_resume(self) -> None:
         """Go on in a backend of its model: a new one, if that was killed."""
         seen = self._seen
-        if seen is None:
+        if seen is None or self._resuming:
             return
         self.hub.release_unfinished()
         captures = self.hub.engine.captures
@@ -238,9 +246,15 @@ class LivePane(Pane):
         def resumed() -> tuple[JobAt, JobState]:
             return captures.begin(captures.resumed(seen.job), Path(seen.job.directory))
 
-        self.load("resumed", resumed, self._resumed, busy="starting a backend", lasting=True)
+        self.load("resumed", resumed, self._resumed, self._not_resumed, busy="starting a backend", lasting=True)
+        self.refresh_bindings()
+
+    def _not_resumed(self, line: str) -> None:
+        self.say_failed(line)
+        self.refresh_bindings()
 
     def _resumed(self, begun: tuple[JobAt, JobState]) -> None:
+        self._let_go()  # of the job before, if this place was left and entered again meanwhile
         self._at, self._known = begun
         self._seen, self._over = None, False
         self.hub.say("")
