@@ -71,18 +71,19 @@ class Setup:
 
 @dataclass(frozen=True)
 class Number:
-    """A number of a setup that is typed. option: of the command; least: the smallest that is accepted."""
+    """A number of a setup that is typed. option: of the command; least, most: what is accepted."""
 
     field: str
     name: str
     option: str
     least: int
     about: str = ""
+    most: int = 2**63 - 1
 
 
 NUMBERS = (
     Number("new_tokens", "new tokens", "--new-tokens", 1),
-    Number("temperature", "temperature", "--temperature", 0, "0 is greedy"),
+    Number("temperature", "temperature", "--temperature", 0, "0 is greedy", most=10**6),
     Number("seed", "seed", "--seed", 0, "of the draws and of the random edits"),
     Number("start", "from token", "--from", 0, "the first that edits change"),
     Number("controls", "controls", "--controls", 0, "random edits of the same size, 20 or more; 0 for none"),
@@ -130,10 +131,15 @@ def typed_number(one: Number, text: str) -> float | int:
         value = float(text) if one.field == "temperature" else int(text)
     except ValueError:
         value = math.nan
-    if not (math.isfinite(value) and value >= one.least) or (one.field == "controls" and 0 < value < 20):
-        least = "0, or of 20 or more" if one.field == "controls" else f"{one.least} or more"
-        raise RequestError(f"expected {one.name} of {least}, found {text!r}")
+    if not one.least <= value <= one.most or (one.field == "controls" and 0 < value < 20):
+        least = "0, or of 20" if one.field == "controls" else str(one.least)
+        raise RequestError(f"expected {one.name} of {least} to {one.most}, found {text!r}")
     return value
+
+
+def number_text(value: float | int) -> str:
+    """A number as it is typed, with every digit."""
+    return repr(value).removesuffix(".0")
 
 
 def prompt_line(prompt: str) -> str:
@@ -166,7 +172,7 @@ def command(setup: Setup) -> tuple[str, ...]:
         found += [f"--{change.kind}", value]
     for one in NUMBERS:
         if (value := getattr(setup, one.field)) != DEFAULTS[one.field]:
-            found += [one.option, f"{value:g}" if isinstance(value, float) else str(value)]
+            found += [one.option, number_text(value)]
     found += ["--dtype", setup.dtype] if setup.dtype != "auto" else []
     found += ["--bos", setup.bos] if setup.bos != "auto" else []
     found += ["--chat"] if setup.chat else []

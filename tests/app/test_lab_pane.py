@@ -94,7 +94,9 @@ def test_kinds_turn_and_keep_the_amount() -> None:
 
 def test_numbers_and_prompts() -> None:
     assert typed_number(NUMBERS["temperature"], "0.7") == 0.7 and typed_number(NUMBERS["controls"], "0") == 0
-    for field, text in (("temperature", "nan"), ("new_tokens", "0"), ("seed", "-1"), ("controls", "7"), ("start", "x")):
+    too_large = [("temperature", "inf"), ("temperature", "1e7"), *((one, "9" * 310) for one in NUMBERS)]
+    for field, text in (("temperature", "nan"), ("new_tokens", "0"), ("seed", "-1"), ("controls", "7"), ("start", "x"),
+                        *too_large):  # fmt: skip
         with pytest.raises(RequestError):
             typed_number(NUMBERS[field], text)
     for prompt in ("a\nb", "C:\\new", "\\", "tab\tand \\n", "漢字"):
@@ -109,14 +111,14 @@ def test_the_command_is_read_back_as_it_was_meant() -> None:
     setup = Setup(
         "night", "m", "float32", prompt="-5 is a\nnumber",
         changes=(typed_change("add L1/N2=3"), typed_change("zero @x")),
-        new_tokens=7, temperature=0.5, seed=3, start=2, controls=0,
+        new_tokens=7, temperature=0.123456789, seed=20260115, start=2, controls=0,
     )  # fmt: skip
     found = generate.make_context("generate", list(command(setup)[1:])).params
     assert (found["model"], found["prompt"], found["add"], found["zero"]) == (
         "m", setup.prompt, ("L1/N2=3",), ("@x",),
     )  # fmt: skip
     assert [found[name] for name in ("new_tokens", "temperature", "seed", "start", "controls", "dtype")] == [
-        7, 0.5, 3, 2, 0, "float32",
+        7, 0.123456789, 20260115, 2, 0, "float32",
     ]  # fmt: skip
 
 
@@ -231,7 +233,8 @@ async def test_it_is_set_up_run_cancelled_and_comes_back(start: Start, size: tup
         await app.press("n", "space", "space", "x")
         assert app.crumbs == "nfinspect > demo > neurons > lab" or app.crumbs.endswith("lab")
         assert "zero @marked  (2 neurons)" in app.text and "The red tulip" in app.text
-        assert app.lines[-2].strip().startswith("$ nfinspect generate") and "x Cancel" not in app.lines[-1]
+        assert "$ nfinspect" not in app.lines[-2], "nothing has come of it yet"
+        assert "x Cancel" not in app.lines[-1]
         await app.press("j", "v", "enter")
         await retyped(app, "scale L0/N1=nothing")
         assert "with a number" in app.status and "scale @marked=2" in app.text
@@ -289,9 +292,25 @@ async def test_what_came_of_it(start: Start) -> None:
         assert 'the texts differ from token 2 on: " rest" / " red"' in app.text
         line = next(line for line in app.lines if "Go to rest" in line)
         assert line.index("Go to red") > 90, "side by side"
+        shown = [one for one in app.app.journal.entries if one.kind == "shown"]
+        assert app.lines[-2].strip().startswith("$ nfinspect generate") and "generate" in shown[-1].text
         await app.press("d", "j", "j", "enter")
         await retyped(app, "3")
-        assert "of an earlier setup" in app.text
+        assert "of an earlier setup" in app.text and "$ nfinspect" not in app.lines[-2]
+        assert [one for one in app.app.journal.entries if one.kind == "shown"] == shown
+
+
+async def test_numbers_are_shown_with_every_digit(start: Start) -> None:
+    async with start(LabEngine(), size=LARGE) as app:
+        await app.press("x")
+        for name, text in (("seed", "20260115"), ("temperature", "0.123456789")):
+            app.pane.table.move_to(next(i for i, row in enumerate(app.pane._rows()) if row.name == name))
+            await app.press("enter")
+            await retyped(app, text)
+            assert any(name in line and text in line for line in app.lines)
+            await app.press("enter")
+            assert text in app.lines[-2], "it is typed on as it is"
+            await app.press("escape")
 
 
 async def test_an_error_is_one_line_and_nothing_is_lost(start: Start) -> None:

@@ -23,6 +23,7 @@ from nfinspect.tui.lab import (
     Number,
     Setup,
     command,
+    number_text,
     prompt_line,
     python,
     setup_of,
@@ -148,7 +149,7 @@ class LabPane(RunPane):
 
     @property
     def equivalent(self) -> tuple[str, ...]:
-        if self._setup is None or not self._setup.prompt:
+        if self._setup is None or self._document is None or self._setup != self._made_by:
             return ()
         return command(self._setup)
 
@@ -209,7 +210,7 @@ class LabPane(RunPane):
             rows.append(Row("edit", "(none: c adds one, D a direction)"))
         for one in NUMBERS:
             about = f"  ({one.about})" if one.about else ""
-            rows.append(Row(one.name, f"{getattr(setup, one.field):g}{about}", number=one))
+            rows.append(Row(one.name, f"{number_text(getattr(setup, one.field))}{about}", number=one))
         return rows
 
     def _told(self, change: Change) -> str:
@@ -258,7 +259,7 @@ class LabPane(RunPane):
         if setup is None:
             return
         if row.number is not None:
-            typed = f"{getattr(setup, row.number.field):g}"
+            typed = number_text(getattr(setup, row.number.field))
             self.hub.ask(self, f"lab-{row.name}", row.name, partial(self._put_number, row.number), typed)
         elif row.change is not None:
             put = partial(self._put_change, row.change)
@@ -363,8 +364,14 @@ class LabPane(RunPane):
             self.hub.copy(python(self._setup, self.hub.engine.store))
 
     def action_copy_command(self) -> None:
-        if said := self.equivalent:
-            self.hub.copy(command_line(with_store(said, self.hub.engine.store)))
+        if self._setup is None:
+            return
+        try:
+            said = command(self._setup)
+        except RequestError as error:
+            self.hub.say(str(error), "warn")
+            return
+        self.hub.copy(command_line(with_store(said, self.hub.engine.store)))
 
     def export(self) -> Export | None:
         document = self._document
