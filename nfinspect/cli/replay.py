@@ -7,11 +7,24 @@ import click
 
 from nfinspect import output
 from nfinspect.cli.options import store_option
+from nfinspect.tui.journal import with_store, without_store
 from nfinspect_store.errors import RequestError
 from nfinspect_store.paths import expanded
 
-NOT_REPEATED = ("delete", "backend", "backends", "demo", "watch", "replay")
-"""Commands that destroy, that do not end, or that open the app."""
+NOT_REPEATED = {
+    "delete": "deletes a run",
+    "migrate": "changes a run",
+    "export": "writes files",
+    "report": "writes files",
+    "replay": "repeats a log",
+    "demo": "opens the app",
+    "backend": "does not end by itself",
+    "backends": "ends backends",
+}
+"""Commands that a log does not repeat, and why: it shows and computes, and leaves alone what is there."""
+
+REFUSED = ("--out", "--force", "--allow-pickle", "--add", "--remove", "--note", "--stop")
+"""Options that write over files, change marks, or run what a file contains."""
 
 INTERRUPTED = 130
 
@@ -36,7 +49,7 @@ def replay(log: str, no_sql: bool, dry: bool, store: str | None) -> int:
     failed = 0
     for arguments in repeated:
         if store is not None:
-            arguments = _in_store(arguments, store)
+            arguments = list(with_store(without_store(arguments), Path(store)))
         output.note("$ " + shlex.join(["nfinspect", *arguments]))
         status = 0 if dry else main(arguments)
         if status == INTERRUPTED:
@@ -71,17 +84,13 @@ def _command(line: str, where: str) -> list[str]:
         raise RequestError(f"{where}: this command cannot be read: {error}") from error
     if words[:1] != ["nfinspect"] or words[1:2] == [] or words[1] not in commands():  # options first would hide one
         raise RequestError(f"{where}: expected a command of nfinspect, found {line[:60]!r}")
-    if words[1] in NOT_REPEATED:
-        raise RequestError(f"{where}: a log does not repeat {words[1]}: it {_why(words[1])}")
+    if why := NOT_REPEATED.get(words[1]):
+        raise RequestError(f"{where}: a log does not repeat {words[1]}: it {why}")
+    options = words[: words.index("--")] if "--" in words else words
+    if found := next((o for word in options if (o := word.partition("=")[0]) in REFUSED), None):
+        raise RequestError(f"{where}: a log does not repeat a command with {found}")
+    if words[1] == "watch" and not {"--once", "--json"} & set(options):
+        raise RequestError(f"{where}: a log repeats watch with --once only: else it does not end by itself")
+    if words[1] == "sql" and "-" in words:
+        raise RequestError(f"{where}: a log does not repeat statements that are typed")
     return words[1:]
-
-
-def _why(command: str) -> str:
-    return {"delete": "deletes a run", "replay": "repeats a log"}.get(command, "does not end by itself")
-
-
-def _in_store(arguments: list[str], store: str) -> list[str]:
-    """The same command over another store."""
-    place = next((i for i, word in enumerate(arguments) if word == "--store"), None)
-    kept = arguments if place is None else arguments[:place] + arguments[place + 2 :]
-    return [*kept, "--store", store]

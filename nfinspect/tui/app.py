@@ -72,6 +72,7 @@ class NfinspectApp(PaintedApp):
         Binding("z", "zoom", "Zoom", show=False, id="app.zoom"),
         Binding("F", "frequencies", "Count a column", show=False, id="app.frequencies"),
         Binding("D", "describe", "Describe the columns", show=False, id="app.describe"),
+        Binding("ctrl+l", "repaint", "Paint again", show=False, priority=True, id="app.repaint"),
         Binding("at", "journal", "Log", key_display="@", show=False, id="app.log"),
         Binding("tab", "app.focus_next", "Next panel", show=False, id="app.next_panel"),
         Binding("shift+tab", "app.focus_previous", "Previous panel", show=False, id="app.previous_panel"),
@@ -144,7 +145,7 @@ class NfinspectApp(PaintedApp):
 
     async def on_mount(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.app_resume_signal.subscribe(self, self.paint_whole)
+        self.app_resume_signal.subscribe(self, self.repaint)
         if self.glyphs is ASCII:
             from nfinspect.tui.ascii_borders import use_ascii
 
@@ -153,7 +154,10 @@ class NfinspectApp(PaintedApp):
         self.call_after_refresh(self._after_first_paint)
 
     def on_resize(self) -> None:
-        self.paint_whole()
+        self.repaint()
+
+    def action_repaint(self) -> None:
+        self.repaint()
 
     def _after_first_paint(self) -> None:
         self._load_keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import time
 from collections import deque
@@ -85,18 +86,29 @@ def command_line(arguments: Sequence[str]) -> str:
 
 def with_store(arguments: Sequence[str], store: Path) -> tuple[str, ...]:
     """A command as it is repeated anywhere: options stand before a `--`."""
-    if "--store" in arguments:
+    if len(without_store(arguments)) < len(arguments):
         return tuple(arguments)
-    place = arguments.index("--") if "--" in arguments else len(arguments)
-    return (*arguments[:place], "--store", str(store), *arguments[place:])
+    place = _options_end(arguments)
+    return (*arguments[:place], "--store", os.path.abspath(store), *arguments[place:])
 
 
 def without_store(arguments: Sequence[str]) -> tuple[str, ...]:
     """A command as it is shown next to its store's own runs."""
-    if "--store" not in arguments:
-        return tuple(arguments)
-    place = arguments.index("--store")
-    return (*arguments[:place], *arguments[place + 2 :])
+    end = _options_end(arguments)
+    kept: list[str] = []
+    place = 0
+    while place < end:
+        if arguments[place] == "--store":
+            place += 2
+            continue
+        if not arguments[place].startswith("--store="):
+            kept.append(arguments[place])
+        place += 1
+    return (*kept, *arguments[max(end, place) :])
+
+
+def _options_end(arguments: Sequence[str]) -> int:
+    return list(arguments).index("--") if "--" in arguments else len(arguments)
 
 
 def log_lines(entries: Iterable[Entry]) -> list[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from textual._compositor import CompositorUpdate
+from textual._compositor import CompositorUpdate, LayoutUpdate
 from textual.app import App
+from textual.geometry import Size
 from textual.screen import Screen
 from textual.theme import Theme
 from textual.timer import Timer
@@ -76,13 +77,22 @@ class PaintedApp(App[int]):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._cells = Cells()
+        self._painted = Size()
 
-    def paint_whole(self, cause: object = None) -> None:
+    def paint_whole(self) -> None:
         """The next frame is sent whole."""
         self._cells.forget()
 
+    def repaint(self, cause: object = None) -> None:
+        """Paint everything now: something else may have written to the terminal."""
+        self.paint_whole()
+        self.screen.refresh()
+
     def _display(self, screen: Screen[Any], renderable: Any) -> None:
         if isinstance(renderable, CompositorUpdate):
+            if isinstance(renderable, LayoutUpdate) and renderable.region.size != self._painted:
+                self._painted = renderable.region.size  # what was sent between the resize and this is of the old size
+                self._cells.forget()
             renderable = Changed(renderable, self._cells)
         elif renderable is not None:
             self._cells.forget()

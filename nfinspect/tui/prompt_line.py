@@ -68,6 +68,9 @@ class PromptLine(Widget):
         self.kind = ""
         self._history: dict[str, list[str]] = {}
         self._place = 0
+        self._draft = ""
+        """What was typed before earlier lines were looked at."""
+
         self._then: Callable[[str], None] = lambda text: None
         self._back: Widget | None = None
         self._completer: Completer = lambda text: ("", ())
@@ -92,8 +95,11 @@ class PromptLine(Widget):
         completer: Completer | None = None,
     ) -> None:
         """then: gets the line, stripped. select: the part of `text` that typing replaces; if empty, all of a filter or
-        a name, and nothing of a command, which is long and to be edited. completer: what Tab offers.
+        a name, and nothing of a command, which is long and to be edited. completer: what Tab offers. While something is
+        being typed, a line that an answer brings does not take its place.
         """
+        if self.display:
+            return
         self.kind, self._then = kind, then
         self._completer = completer or (lambda text: ("", ()))
         self._withdraw()
@@ -133,9 +139,14 @@ class PromptLine(Widget):
 
     def recall(self, step: int) -> None:
         earlier = self._history[self.kind]
-        self._place = max(0, min(len(earlier), self._place + step))
+        place = max(0, min(len(earlier), self._place + step))
+        if place == self._place:
+            return
         line = self.query_one(PromptInput)
-        line.value = earlier[self._place] if self._place < len(earlier) else ""
+        if self._place == len(earlier):
+            self._draft = line.value
+        self._place = place
+        line.value = earlier[place] if place < len(earlier) else self._draft
         line.cursor_position = len(line.value)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:

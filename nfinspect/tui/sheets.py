@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,7 @@ def values_of(rows: Sequence[Any], key: str, value: Callable[[Any, str], Any]) -
     """The defined values of a column, and how many are not."""
     found = [value(row, key) for row in rows]
     known = [x for x in found if not (x is None or (isinstance(x, float) and math.isnan(x)))]
-    return known, len(found) - len(known)
+    return [x if isinstance(x, Hashable) else repr(x) for x in known], len(found) - len(known)
 
 
 def numbers(values: Sequence[Any]) -> NDArray[np.float64] | None:

@@ -1,6 +1,8 @@
 """Frames are sent as what they change: a terminal shows the same as if each had been sent as Textual writes it."""
 
 import random
+import signal
+import time
 from pathlib import Path
 
 import pyte
@@ -111,3 +113,32 @@ def test_a_key_costs_few_bytes(store: Path, start: str, keys: str, most: int) ->
             assert 0 < len(answer) <= most, key
     finally:
         terminal.close()
+
+
+@pytest.mark.parametrize("how", ["ctrl+l", "stopped and continued"])
+def test_everything_is_painted_again(store: Path, how: str) -> None:
+    """Something else has written to the terminal: only what changes would not heal it."""
+    terminal = Terminal(store, "planted")
+    try:
+        terminal.wait_for("Health")
+        terminal.settle()
+        terminal.screen.reset()
+        assert "Health" not in terminal.text
+        if how == "ctrl+l":
+            terminal.send("\x0c")
+        else:
+            terminal.process.send_signal(signal.SIGTSTP)
+            wait_for_state(terminal.process.pid, "T")
+            terminal.process.send_signal(signal.SIGCONT)
+        terminal.wait_for("Health")
+        terminal.wait_for("$ nfinspect health planted")
+    finally:
+        terminal.close()
+
+
+def wait_for_state(pid: int, state: str) -> None:
+    """Until a process is in a state of /proc: T is stopped."""
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != state:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

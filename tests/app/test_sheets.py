@@ -95,3 +95,27 @@ async def test_a_trace_and_a_result_have_sheets(start: Start, store: Path) -> No
         await app.press("enter")
         assert "the table has no filter for them" in app.status
     engine.close()
+
+
+async def test_a_filter_stays_and_the_way_back_leads_past_the_description(start: Start, store: Path) -> None:
+    engine = Engine(store)
+    async with start(engine, "planted") as app:
+        await app.type(":trace tulip")
+        await app.press("enter", "slash")
+        await app.type("occurrences>0")
+        await app.press("enter")
+        listed = len(app.pane.rows.current)
+        await app.press("D", "enter")
+        assert sum(row.count for row in app.pane._rows) == listed
+        chosen = app.pane._rows[0]
+        await app.press("enter")
+        assert app.crumbs.endswith("trace tulip")
+        assert app.pane.rows.filter == f"occurrences>0 and {chosen.condition}"
+        assert len(app.pane.rows.current) == chosen.count
+    engine.close()
+
+
+def test_lists_are_counted_by_what_they_hold() -> None:
+    rows = [([1, 2],), ([1, 2],), ([3],)]
+    assert [(s.label, s.count) for s in frequencies(rows, "0", lambda row, key: row[0])] == [("[1, 2]", 2), ("[3]", 1)]
+    assert described(rows, "0", "x", lambda row, key: row[0]).different == 2

@@ -151,3 +151,29 @@ def test_completion_in_a_terminal(store: Path) -> None:
         terminal.wait_for("L0/N")
     finally:
         terminal.close()
+
+
+async def test_up_and_down_lose_nothing_that_was_typed(start: Start) -> None:
+    async with start() as app:
+        await app.press("n", "slash")
+        await app.type("max>4 and me")
+        line = app.app.screen.query_one(PromptInput)
+        await app.press("up")
+        assert line.value == "max>4 and me", "there is no earlier line"
+        await app.press("enter", "slash", "ctrl+u")
+        await app.type("draft")
+        await app.press("up")
+        assert line.value == "max>4 and me"
+        await app.press("down")
+        assert line.value == "draft"
+
+
+async def test_an_answer_does_not_take_the_place_of_a_line_that_is_typed(start: Start) -> None:
+    async with start() as app:
+        await app.press("n", "colon")
+        await app.type("tra")
+        app.app.ask(app.pane, "command", "nfinspect", lambda text: None, "ngrams demo")
+        await app.settle()
+        assert app.app.screen.query_one(PromptInput).value == "tra"
+        await app.press("escape", "j")
+        assert app.pane.table.cursor == 1

@@ -86,7 +86,7 @@ class HistoryPane(Pane):
 
     @property
     def equivalent(self) -> tuple[str, ...]:
-        return ("watch", self._run)
+        return ("watch", self._run, "--once")
 
     def entered(self) -> None:
         self.look_every(LIVE_SECONDS, self._look)

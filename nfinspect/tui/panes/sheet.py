@@ -121,7 +121,8 @@ class FrequencyPane(SheetPane):
         if not message.row.condition or choose is None:
             self.hub.say("these rows cannot be shown alone: the table has no filter for them", "dim")
             return
-        await self.hub.action_out()
+        while isinstance(self.hub.pane, SheetPane):
+            await self.hub.action_out()
         choose(message.row.condition)
 
     def texts(self) -> tuple[list[str], list[list[Any]]]:

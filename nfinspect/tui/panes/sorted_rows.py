@@ -84,7 +84,14 @@ class SortedRows:
         if self.shown is None or not columns:
             return None
         rows = self.shown.rows
-        return Sheet(self._pane.crumb, columns, lambda: rows, self._listing().value, self.order[0], self._put_filter)
+        return Sheet(self._pane.crumb, columns, lambda: rows, self._listing().value, self.order[0], self._narrow)
+
+    def _narrow(self, condition: str) -> None:
+        """Of the rows on screen those that pass another condition, too."""
+        if " or " in self.filter:
+            self._pane.hub.say("the filter has an or: clear it first (/), then count again", "warn")
+        else:
+            self._put_filter(f"{self.filter} and {condition}" if self.filter else condition)
 
     # keys
 

@@ -33,6 +33,12 @@ def test_a_store_can_be_another_one(nfinspect: Run, store: Path, tmp_path: Path)
     assert nfinspect("replay", path, "--store", str(store)).stdout == nfinspect("info", "planted", "--json").stdout
 
 
+def test_the_store_stands_before_what_follows_the_options(nfinspect: Run, store: Path, tmp_path: Path) -> None:
+    given = "nfinspect generate ./m --store=/other --new-tokens 3 -- '-5 --store is'"
+    done = nfinspect("replay", log(tmp_path, given), "--print", "--store", str(store))
+    assert done.stderr == f"$ nfinspect generate ./m --new-tokens 3 --store {store} -- '-5 --store is'\n"
+
+
 def test_a_command_that_fails_does_not_end_it(nfinspect: Run, tmp_path: Path) -> None:
     done = nfinspect("replay", log(tmp_path, "nfinspect info nobody", "nfinspect info planted --json"))
     assert done.returncode == 1
@@ -49,6 +55,12 @@ def test_a_command_that_fails_does_not_end_it(nfinspect: Run, tmp_path: Path) ->
         ("nfinspect delete planted --yes", "a log does not repeat delete: it deletes a run"),
         ("nfinspect replay log.sh", "a log does not repeat replay"),
         ("nfinspect backend gpt2", "a log does not repeat backend: it does not end by itself"),
+        ("nfinspect sql planted 'SELECT 1' --format csv --out=x", "a log does not repeat a command with --out"),
+        ("nfinspect marks --run planted --note L0/N1 ''", "a log does not repeat a command with --note"),
+        ("nfinspect capture ./theirs --allow-pickle", "a log does not repeat a command with --allow-pickle"),
+        ("nfinspect export planted", "a log does not repeat export: it writes files"),
+        ("nfinspect sql planted -", "a log does not repeat statements that are typed"),
+        ("nfinspect watch training", "a log repeats watch with --once only"),
         ("nfinspect --store x delete planted", "expected a command of nfinspect, found"),
     ],
 )
