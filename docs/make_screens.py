@@ -74,7 +74,6 @@ MADE = (
     ("delta", "trained"),
     ("sinks", "demo"),
     ("walk", "demo"),
-    ("logits", "MODEL", "L1/N4", "--top", "50", "--from", "demo", "--json"),
     ("logits", "MODEL", "--lens", "The capital of", "--positions", "--from", "demo"),
 )
 """The commands that make what is shown."""
