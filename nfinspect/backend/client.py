@@ -134,7 +134,8 @@ class Backend:
     def stop(self) -> None:
         """End it, and wait until it has ended: a capture finishes its batch and commits, and can be resumed."""
         pid = self._ask(Stop(), Status).pid
-        while any(entry.id == self.id and entry.pid == pid for entry in living(self.store)[0]):
+        # Its description goes before its lock does: then its process is not known.
+        while any(entry.id == self.id and entry.pid in (pid, 0) for entry in living(self.store)[0]):
             time.sleep(0.05)
 
     def _ask(self, request: Message, kind: type[Kind]) -> Kind:

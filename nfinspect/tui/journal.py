@@ -62,7 +62,8 @@ class Journal:
             self._add(place, "shown", line, line)
 
     def ran(self, place: str, arguments: Sequence[str]) -> None:
-        line = self._line(arguments)
+        """A command that the app runs; that its place then shows what it answers is not noted again."""
+        line = self._shown = self._line(arguments)
         self._add(place, "ran", line, line)
 
     def asked(self, place: str, run: str, statements: Iterable[Statement]) -> None:

@@ -80,6 +80,9 @@ def test_what_a_line_cannot_say_is_a_comment(tmp_path: Path) -> None:
     ]
     assert all(line.isprintable() for line in lines)
     assert journal.count == 3
+    journal.ran("x", ("ngrams", "run"))
+    journal.shown("x", ("ngrams", "run"))
+    assert journal.count == 4
 
 
 def test_the_log_in_a_terminal(store: Path) -> None:
