@@ -79,7 +79,7 @@ class Job:
 
     def begin(self) -> None:
         self._started = time.monotonic()
-        self.update(state="running")
+        self.update(state="running" if self._going_on.is_set() else "paused")
 
     def end(self, status: int) -> None:
         self._seconds = time.monotonic() - (self._started or time.monotonic())
@@ -219,10 +219,10 @@ class Jobs:
             else:
                 job.go_on()
 
-    def cancel(self, job: Job, why: str = "interrupted") -> None:
+    def cancel(self, job: Job, why: str = "interrupted", *, signalled: bool = False) -> None:
         """Interrupt it if it runs, and forget it if it waits; again: a capture does not finish its batch either.
 
-        why: the last line of a job that waits.
+        why: the last line of a job that waits. signalled: the job that runs has had a signal already.
         """
         with self.changed:
             if job in self._waiting:
@@ -234,14 +234,15 @@ class Jobs:
             elif job is self._running:
                 job.cancelled = True
                 job.go_on()
-                self._cancel_running()
+                if not signalled:
+                    self._cancel_running()
 
-    def close(self, why: str) -> None:
-        """Take no more jobs, and cancel those that are there."""
+    def close(self, why: str, *, signalled: bool = False) -> None:
+        """Take no more jobs, and cancel those that are there. signalled: as in `cancel`."""
         with self.changed:
             self.closed = self.closed or why
             for job in (*self.waiting, *((self._running,) if self._running else ())):
-                self.cancel(job, why)
+                self.cancel(job, why, signalled=signalled)
             self.changed.notify_all()
 
     def wait(self, job: Job, version: int, seconds: float) -> None:

@@ -148,6 +148,7 @@ class Server:
             self._tell(job)
             ran = self._do(job)
             self._jobs.ended(job, ran.status)
+            self._cancelling = False  # its signal has come by now
             self._tell()
             if ran.broken:
                 self._jobs.close("the GPU failed: this backend ends, start another")
@@ -162,11 +163,15 @@ class Server:
     def _do(self, job: Job) -> Ran:
         """Run a command as if in its user's directory and terminal; what it prints is kept."""
         ran = Ran(130)
-        with hosting(Hosted(job, self._shared.sharing, lambda: self._shared.watched)), as_in_terminal(job):
+        with hosting(Hosted(job, self._shared.sharing, lambda: self._shared.watched)), contextlib.ExitStack() as stack:
             try:
-                self._cancelling = False
+                stack.enter_context(as_in_terminal(job))
+            except OSError as error:  # its directory has gone since it was asked for
+                job.note(f"nfinspect: cannot run the command in {job.request.directory}: {error.strerror}")
+                return Ran(1)
+            try:
                 self._in_job = True
-                if not job.cancelled:
+                if not job.cancelled and not self._ctrl_c:
                     ran = self._run(job.request.arguments)
                 self._in_job = False
             except KeyboardInterrupt:
@@ -208,14 +213,13 @@ class Server:
         with inner:
             while numbers := inner.recv(64):
                 if signal.SIGTERM in numbers:
-                    self._jobs.close("the backend was ended by SIGTERM")
+                    self._jobs.close("the backend was ended by SIGTERM", signalled=True)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._in_job:
             raise KeyboardInterrupt
-        if number == signal.SIGINT and not self._cancelling:
+        if number == signal.SIGTERM or not self._cancelling:  # else a job that was to be cancelled has just ended
             self._ctrl_c = True
-        self._cancelling = False  # a job that was to be cancelled has just ended
 
     # Clients
 

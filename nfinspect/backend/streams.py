@@ -53,8 +53,8 @@ class _Printed(io.RawIOBase):
 
 @contextlib.contextmanager
 def as_in_terminal(job: Job) -> Iterator[None]:
-    """The command's own streams, directory and environment."""
-    terminal, before = job.request.terminal, (sys.stdout, sys.stderr, os.getcwd())
+    """The command's own streams, directory and environment. Raises OSError if the directory has gone."""
+    terminal, before = job.request.terminal, (sys.stdout, sys.stderr, _directory())
     lines = _Lines(job)
     printed = io.TextIOWrapper(io.BufferedWriter(_Printed(job)), encoding=_encoding(terminal.encoding))
     given = {"COLUMNS": str(terminal.columns), "LINES": str(terminal.lines), "NFINSPECT_STORE": terminal.store}
@@ -74,6 +74,13 @@ def as_in_terminal(job: Job) -> Iterator[None]:
             _set(name, old)
         with contextlib.suppress(OSError):  # removed meanwhile
             os.chdir(before[2])
+
+
+def _directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it has been removed
+        return "/"
 
 
 def _encoding(name: str) -> str:

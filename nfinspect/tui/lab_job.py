@@ -62,7 +62,7 @@ class Experiment:
         job = backend.wait(known if known.state == "waiting" else replace(known, version=-1))
         tokens = seen.tokens
         while True:
-            told = backend.tokens(job.id, len(tokens))
+            told = backend.tokens(job.id, tokens[-1].index + 1 if tokens else 0)
             tokens = (*tokens, *told.rows)
             if not told.rows or told.start + len(told.rows) >= told.count:
                 break

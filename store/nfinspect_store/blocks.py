@@ -230,9 +230,10 @@ class BlockStream:
             raise store_error(self._path, self._error) from self._error
 
     def abandon(self) -> None:
-        """End the thread; what it inserted is undone when its transaction is rolled back."""
+        """End the thread; what it inserted is undone when its transaction is rolled back. `put` raises StoreError."""
         with self._changed:
             self._queue.clear()
+            self._error = self._error or RuntimeError("the segment was given up")  # for those who wait for room
         self._end()
 
     def _end(self) -> None:

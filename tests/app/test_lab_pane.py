@@ -23,6 +23,8 @@ import nfinspect as nf
 from nfinspect.backend.client import Backend, Lost
 from nfinspect.backend.directory import living
 from nfinspect.backend.protocol import JobState, Token
+from nfinspect.backend.written import KEPT
+from nfinspect.backend.written import Written as Held
 from nfinspect.tui.engine import Engine
 from nfinspect.tui.glyphs import ASCII
 from nfinspect.tui.lab import NUMBERS as FIELDS
@@ -277,6 +279,34 @@ async def test_it_is_set_up_run_cancelled_and_comes_back(start: Start, size: tup
 
 def _escaped(app: Driven) -> bool:
     return "lines and \\x1b[31m" not in app.text
+
+
+def test_tokens_that_the_backend_no_longer_held_are_read_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    held = Held()
+    for place in range(KEPT + 50):
+        held.add(Token(0, 0, place, f"w{place}", generated=True))
+    running = JobState(1, (), "", "running")
+
+    class OneBackend:
+        @classmethod
+        def find(cls, store: Path, model: str) -> "OneBackend":
+            return cls()
+
+        def submit(self, arguments: object, *, attached: bool) -> JobState:
+            return running
+
+        def wait(self, known: JobState) -> JobState:
+            return running
+
+        def tokens(self, job: int, start: int) -> object:
+            return held.read(start)
+
+    monkeypatch.setattr("nfinspect.tui.lab_job.client.Backend", OneBackend)
+    experiment = Experiment(tmp_path, Setup("demo", "m", prompt="w"))
+    experiment.begin()
+    assert [token.index for token in experiment.look().tokens] == list(range(50, KEPT + 50))
+    held.add(Token(0, 0, KEPT + 50, "next", generated=True))
+    assert [token.index for token in experiment.look().tokens] == list(range(50, KEPT + 51))
 
 
 async def test_what_came_of_it(start: Start) -> None:

@@ -1,6 +1,7 @@
 """Jobs of a backend: one at a time, paused, cancelled, failing; and commands that run in it."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -217,4 +218,76 @@ def test_a_cuda_error_is_one_line_and_ends_the_backend_alone(model: Path, text: 
             assert run.activations("mlp", 0).shape[0] == run.tokens
     finally:
         backend.close()
+        ended(process)
+
+
+def test_a_job_paused_while_it_waited_says_so_when_its_turn_comes(
+    backend: Backend, shared: Path, model: Path, text: Path
+) -> None:
+    (shared / "slow").write_text("0.1")
+    first = backend.submit(capture(model, text, shared, "before", 6400))
+    second = backend.submit(capture(model, text, shared, "paused"))
+    backend.act(second.id, "pause")
+    backend.act(first.id, "cancel")
+    second = told(backend, second, "paused")
+    running = backend.status().job
+    assert running is not None and (running.id, running.state) == (second.id, "paused")
+    backend.act(second.id, "go on")
+    (shared / "slow").unlink()
+    assert told(backend, second, "done").status == 0
+
+
+def test_a_directory_that_is_removed_while_its_job_waits_costs_that_job_alone(
+    backend: Backend, shared: Path, model: Path, text: Path, tmp_path: Path
+) -> None:
+    (shared / "slow").write_text("0.1")
+    first = backend.submit(capture(model, text, shared, "long", 6400))
+    (tmp_path / "gone").mkdir()
+    second = backend.submit(["text", "Tulips", "--model", str(model)], tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    backend.act(first.id, "cancel")
+    second = told(backend, second, "failed")
+    assert second.status == 1 and f"cannot run the command in {tmp_path / 'gone'}: No such file" in second.line
+    assert finished(backend, ["text", "Tulips", "--model", str(model)]).state == "done"
+
+
+@pytest.mark.slow
+def test_sigterm_keeps_what_a_capture_has_read(model: Path, text: Path, tmp_path: Path) -> None:
+    """Its handler ends it after the batch; a second signal would drop the segment, here everything."""
+    store = tmp_path / "store"
+    process, backend = started(store, model, segment_seconds=1000.0)
+    try:
+        with backend:
+            wait_until(lambda: backend.status().state == "ready")
+            (store / "slow").write_text("0.1")
+            job = backend.submit(capture(model, text, store, "r", 6400))
+            while not job.done:
+                job = backend.wait(job)
+            reached = job.done
+            process.send_signal(signal.SIGTERM)
+            job = told(backend, job, "cancelled")
+            assert "the system asked for it" in job.line and job.status == 130
+        assert process.wait(60) == 0
+        with RunFile.open(store / "r.duckdb") as run:
+            assert run.info.status == "interrupted" and run.tokens >= reached
+    finally:
+        ended(process)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_backend_whose_last_job_was_cancelled(model: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    process, backend = started(store, model)
+    try:
+        with backend:
+            wait_until(lambda: backend.status().state == "ready")
+            (store / "slow").write_text("0.1")
+            job = backend.submit(["generate", str(model), "Tulips", "--new-tokens", "60"])
+            wait_until(lambda: backend.tokens(job.id, 0).count > 3)
+            backend.act(job.id, "cancel")
+            told(backend, job, "cancelled")
+            assert backend.status().state == "ready"
+            process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    finally:
         ended(process)
