@@ -9,10 +9,13 @@ from nfinspect.edits import asked_edits
 from nfinspect.experiments.ablation_table import check_controls
 from nfinspect.experiments.generation_lab import Generation, Sampling, generation
 from nfinspect.experiments.resolved_edits import resolved_edits
-from nfinspect.models import Bos, in_memory, uncompiled
+from nfinspect.models import Bos, in_memory, run_as_python, uncompiled
 from nfinspect.modes import eval_mode
 from nfinspect_store.catalog import store_path
 from nfinspect_store.errors import RequestError
+
+MOST_TOP = 100
+"""Strongest neurons of each layer that a token may be told with."""
 
 
 def generate(
@@ -47,7 +50,7 @@ def generate(
     The result has `original` and `edited` (each with `text`, `nll` in nats per token, and `tokens`), `next` (the likely
     next tokens and their probabilities) and `comparison` (`first_difference`, `delta_nll`, `control`); `edited` and
     `comparison` are None without edits. The model is read in eval mode; afterwards each module is back in its own.
-    Raises RequestError, ModelError, UnknownSite, OtherWeights, RunNotFound.
+    Raises RequestError, ModelError, UnsupportedModel, UnknownSite, OtherWeights, RunNotFound.
     """
     asked = asked_edits(*map(_texts, (zero, scale, clamp, add, direction)))
     check_controls(controls)
@@ -56,9 +59,11 @@ def generate(
             f"expected new_tokens of 1 or more, temperature and start of 0 or more, found {new_tokens}, {temperature} "
             f"and {start}"
         )
+    if not (seed >= 0 and 0 <= top <= MOST_TOP):
+        raise RequestError(f"expected a seed of 0 or more and a top of 0 to {MOST_TOP}, found {seed} and {top}")
     model = uncompiled(model)
     loaded = in_memory(model, tokenizer)
-    with eval_mode(model):
+    with eval_mode(model), run_as_python():
         return generation(
             loaded,
             prompt,

@@ -60,9 +60,10 @@ class Follower:
         number: int = 0,
         surprisal: Sequence[float] = (),
         top: int = STRONGEST,
+        check: bool = True,
     ) -> None:
         """sites: the layers of one site, in order. number: the prompt's. surprisal: of its tokens from the second on.
-        top: neurons of each layer.
+        top: neurons of each layer. check: verify the sites in the first pass; not where other hooks change values.
         """
         self._prompt = list(prompt)
         self._ids = list(prompt)
@@ -74,7 +75,7 @@ class Follower:
         self._body = body(loaded.model)
         self._texts = TokenTexts(loaded.tokenizer)
         reads = sites if top else ()
-        self._reader = SiteReader(loaded.model, reads, self._take, check_finite=False)
+        self._reader = SiteReader(loaded.model, reads, self._take, check=check, check_finite=False)
         self._first = True
         self._strongest: dict[int, list[list[tuple[int, float]]]] = {}  # by layer: of each token of the last pass
         self._hooks = ExitStack()

@@ -105,12 +105,12 @@ def generate(
     loaded = loaded_model(
         full_name(model, revision), revision=revision, dtype=dtype, device=device, allow_pickle=allow_pickle
     )
-    from nfinspect.experiments.generation_lab import Sampling, generation
+    from nfinspect.experiments.generation_lab import Sampling, continuation, generation
     from nfinspect.experiments.resolved_edits import resolved_edits
 
     edits = resolved_edits(loaded, asked, store_path(store))
 
-    shown = None if as_json else _Shown(text, lambda ids: str(loaded.tokenizer.decode(ids)), both=bool(edits))
+    shown = None if as_json else _Shown(text, lambda ids, whole: continuation(loaded, ids, whole), both=bool(edits))
     job = hosted()
 
     def tell(side: "Side", token: "FollowedToken") -> None:
@@ -155,31 +155,36 @@ def generate(
 class _Shown:
     """The texts, as they are written, word by word: a character may take several tokens, and a mark another's place."""
 
-    def __init__(self, prompt: str, decode: Callable[[list[int]], str], *, both: bool) -> None:
-        """both: there are two sides, which get headings."""
+    def __init__(self, prompt: str, continuation: Callable[[list[int], list[int]], str], *, both: bool) -> None:
+        """continuation: the text after the prompt, of the prompt's ids and all ids. both: there are two sides, which
+        get headings.
+        """
         self._prompt = prompt
-        self._decode = decode
+        self._continuation = continuation
         self._both = both
         self._side: Side | None = None
-        self._ids: list[int] = []
+        self._read: list[int] = []  # the prompt's tokens
+        self._ids: list[int] = []  # and what was written after them
         self._done = 0
 
     def add(self, side: "Side", token: "FollowedToken") -> None:
         if side != self._side:
             self.end()
-            self._side, self._ids, self._done = side, [], 0
+            self._side, self._read, self._ids, self._done = side, [], [], 0
             if self._both:
                 output.line(HEADINGS[side])
             output.part(self._prompt)
+        self._ids.append(token.token_id)
         if token.generated:
-            self._ids.append(token.token_id)
-            text = self._decode(self._ids)
+            text = self._continuation(self._read, self._ids)
             self._show(text, _ready(text, self._done))
+        else:
+            self._read.append(token.token_id)
 
     def end(self) -> None:
         """The side's text is whole."""
         if self._side is not None:
-            text = self._decode(self._ids)
+            text = self._continuation(self._read, self._ids)
             self._show(text, len(text))
             output.part("\n\n")
             self._side = None

@@ -23,6 +23,7 @@ from nfinspect.models import (
     LoadedModel,
     ModelError,
     Texts,
+    UnsupportedModel,
     already_begun,
     default_site,
     find_sites,
@@ -39,6 +40,8 @@ NEXT = 10
 
 MOST_LOGITS = 4 * 2**30
 """Bytes of a prompt's logits beyond which it is refused: those of 21,000 tokens and a vocabulary of 50,257 [own]."""
+
+NOT_FINITE = "expected finite logits, found NaN or infinite ones: an edit is too large, or try --dtype float32"
 
 
 @dataclass(frozen=True)
@@ -147,9 +150,14 @@ def generation(
     with. top: strongest neurons of each layer told with a token, 0 for none. tick: control passes done, of how many.
 
     Raises RequestError for a prompt without a token or too long for the model, CannotTokenize as Texts does,
-    UnsupportedModel for a model that is not causal, SilentHook, and ModelError for logits that are not finite.
+    UnsupportedModel for a model that is not causal or writes no text, SilentHook, and ModelError for logits that are
+    not finite.
     """
     sampling = sampling or Sampling()
+    if not loaded.model.can_generate():
+        raise UnsupportedModel(
+            f"expected a model with a vocabulary head, which writes text, found {type(loaded.model).__name__}"
+        )
     require_causal(loaded.model, "generation")
     texts = Texts(loaded.tokenizer, bos, chat=chat)
     read = texts.text(prompt, answer=True)
@@ -163,12 +171,14 @@ def generation(
         tokens: list[FollowedToken] = []
 
         def told(token: FollowedToken) -> None:
+            if token.generated and token.surprisal is None:
+                raise ModelError(NOT_FINITE)
             tokens.append(token)
             tell(side, token)
 
         with (
             edited(loaded, changes, start),
-            Follower(loaded, sites, ids, told, surprisal=nats.tolist(), top=top) as follower,
+            Follower(loaded, sites, ids, told, surprisal=nats.tolist(), top=top, check=not changes) as follower,
         ):
             (sequence,) = generate(
                 loaded.model,
@@ -182,7 +192,7 @@ def generation(
                 follower=follower,
             )
         nll = mean_nll(nats) if len(nats) else None
-        return WrittenSide(_continuation(loaded, ids, sequence), nll, tuple(tokens)), after
+        return WrittenSide(continuation(loaded, ids, sequence), nll, tuple(tokens)), after
 
     original, before = written("original", ())
     other: WrittenSide | None = None
@@ -285,13 +295,11 @@ def _read(loaded: LoadedModel, ids: Sequence[int]) -> tuple[NDArray[np.float64],
         after = logits[-1].float().cpu().double().softmax(-1).numpy()
     nats = torch.cat(parts).numpy() if parts else np.empty(0)
     if not (np.isfinite(nats).all() and np.isfinite(after).all()):
-        raise ModelError(
-            "expected finite logits, found NaN or infinite ones: an edit is too large, or try --dtype float32"
-        )
+        raise ModelError(NOT_FINITE)
     return nats, after
 
 
-def _continuation(loaded: LoadedModel, ids: Sequence[int], sequence: Sequence[int]) -> str:
+def continuation(loaded: LoadedModel, ids: Sequence[int], sequence: Sequence[int]) -> str:
     """What was written after the prompt, as the tokenizer decodes it there."""
 
     def decoded(some: Sequence[int]) -> str:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from nfinspect.models import LayerSite, LoadedModel, SilentHook, WrongSite
 from nfinspect.models.checks import first_input, first_tensor
+from nfinspect.models.compiled import modules_by_name
 
 Replace = Callable[[Tensor], Tensor]
 """From a site's values, [..., neurons], to those that the model goes on with."""
@@ -20,13 +21,17 @@ def replaced(
     """Every forward pass inside this context goes on with what `changes` return; afterwards the model is as before.
 
     begins: called before each pass with the tokens of a sequence in it. Raises SilentHook after a pass that did not
-    call every layer exactly once (a fused kernel may bypass a projection, as Mamba's does in training), so that no
-    result is reported for a change that did not happen; WrongSite for another width than the site's.
+    call every layer exactly once (a fused kernel may bypass a projection, as Mamba's does in training), and at the end
+    if no pass called the model's hooks, so that no result is reported for a change that did not happen; WrongSite for
+    another width than the site's.
     """
-    modules = dict(loaded.model.named_modules())
+    modules = modules_by_name(loaded.model)
     calls = {site: 0 for site in changes}
+    passes = 0
 
     def begun(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+        nonlocal passes
+        passes += 1
         for site in calls:  # a pass that raised did not reach `finished`
             calls[site] = 0
         names = ("input_ids", "inputs_embeds")
@@ -53,6 +58,11 @@ def replaced(
         hooks.enter_context(_removed(loaded.model.register_forward_pre_hook(begun, with_kwargs=True)))
         hooks.enter_context(_removed(loaded.model.register_forward_hook(finished)))
         yield
+    if changes and not passes:
+        raise SilentHook(
+            f"expected a forward pass of {type(loaded.model).__name__} that calls its hooks, found none: compiled code "
+            "or a replaced forward bypasses them, nothing was changed"
+        )
 
 
 def _checked(site: LayerSite, change: Replace, calls: dict[LayerSite, int]) -> Replace:

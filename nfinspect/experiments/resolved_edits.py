@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from nfinspect import output
 from nfinspect.analysis.comparison import ask, read_groups
@@ -26,11 +27,16 @@ from nfinspect_store.types import SITES
 def resolved_edits(loaded: LoadedModel, asked: Iterable[Asked], store: Path) -> list[Edit]:
     """The edits in this model; sets and runs are those of `store`.
 
-    Raises RequestError for a neuron, a set or a concept that there is not, RunNotFound, UnknownSite for a site or a
+    Raises RequestError for a neuron, a set or a concept that there is not and for an
+    amount beyond the model's dtype, RunNotFound, UnknownSite for a site or a
     layer, OtherWeights for a direction of another model's run.
     """
     found: list[Edit] = []
+    most = torch.finfo(loaded.model.dtype).max
     for one in asked:
+        amount = one.factor if isinstance(one, AskedDirection) else one.amount
+        if abs(amount) > most:
+            raise RequestError(f"expected edits by at most {most:.4g} in {loaded.dtype}, found {amount:.4g}")
         if isinstance(one, AskedDirection):
             found.append(_resolved_direction(loaded, one, store))
             continue
@@ -65,7 +71,12 @@ def _resolved_direction(loaded: LoadedModel, asked: AskedDirection, store: Path)
             output.note(f"{run.name} is not complete: it holds {run.tokens} tokens")
         (site,) = resolve_addresses(loaded, [asked.place])
         check_run_model(run, loaded)
-        run.resolve_layer(site.layer, site.site)
+        layer = run.resolve_layer(site.layer, site.site)
+        if layer.neurons != site.neurons:
+            raise RequestError(
+                f"layer {site.layer} of {run.name} has {layer.neurons} neurons at {site.site}, that of {loaded.name} "
+                f"has {site.neurons}: it is another model"
+            )
         concept, baseline = _concepts(run, asked)
         question = ask(run, (concept,), baseline, None, 1, "difference", site.site)
         groups, notes = read_groups(run, question)

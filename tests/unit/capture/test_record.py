@@ -1,14 +1,14 @@
 """nf.record: any forward pass, padding on any side, statistics alone, and nothing left behind when it fails."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES
+from families import FAMILIES, compiled_ways
 from rounding import assert_same_pass
 from sampled import sampled
 from test_padding import NAMES, plain
@@ -220,30 +220,6 @@ def test_what_is_said_while_capturing_does_not_cost_the_capture(
         nf.capture(FAMILIES["gpt2"](), word_tokenizer(), ["w3 w4", "w5 w6"], store=tmp_path, run="r")
     run = nf.open_run(tmp_path / "r.duckdb")
     assert run.info.status == "complete" and run.prompts == 2
-
-
-def compiled_ways() -> dict[str, Callable[[PreTrainedModel], Callable[..., Any]]]:
-    """How a model may be compiled: (model) -> what is called afterwards."""
-
-    def in_place(model: Any) -> Any:
-        model.compile(backend="eager")
-        return model
-
-    def blocks(model: Any) -> Any:
-        for block in model.transformer.h:
-            block.compile(backend="eager")
-        return model
-
-    def part(model: Any) -> Any:
-        model.transformer.h[0].mlp = torch.compile(model.transformer.h[0].mlp, backend="eager")
-        return model
-
-    return {
-        "torch.compile": lambda model: torch.compile(model, backend="eager"),
-        "in place": in_place,
-        "blocks": blocks,
-        "a wrapped part": part,
-    }
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "models"), str(Path(__file__).parents[2])]
 
 from command_line import Finished, Run  # noqa: E402  (its folder has just been put on the path)
 

@@ -7,9 +7,13 @@ import nfinspect_samples
 import numpy as np
 import pytest
 from command_line import Run
+from families import tiny_llama
 from hostile import UNSAFE, spoken
+from tokenizers_of_kinds import byte_fallback
 
 from nfinspect.edits import asked_edits
+from nfinspect.experiments import resolved_edits
+from nfinspect.models import load_model
 from nfinspect_store.errors import RequestError
 from nfinspect_store.reader import RunFile
 
@@ -109,6 +113,7 @@ REFUSED = {
     "no direction": (("--direction", "tulip@resid=2"), "expected --direction RUN:CONCEPT-BASELINE@resid:L5=FACTOR"),
     "no neurons": (("--zero", " , "), "expected neurons after --zero"),
     "few controls": (("--controls", "3"), "20 or more"),
+    "beyond the dtype": (("--clamp", "L0/N3=1e39"), "expected edits by at most 3.403e+38 in float32, found 1e+39"),
     "no finite logits": (("--clamp", "L0/N3=3e38"), "expected finite logits"),
 }
 
@@ -140,3 +145,25 @@ def test_a_hostile_prompt_is_shown_and_not_obeyed(nfinspect: Run) -> None:
     done = nfinspect("generate", GPT2, spoken(), *FEW, "--zero", "L0/N1")
     assert done.returncode == 0 and "pwned" in done.stdout
     assert not UNSAFE.search(done.stdout) and not UNSAFE.search(done.stderr)
+
+
+def test_the_first_word_written_keeps_its_space(nfinspect: Run, tmp_path: Path) -> None:
+    """Decoded alone, the first token of these tokenizers loses it."""
+    tokenizer = byte_fallback()
+    for one in (tiny_llama(len(tokenizer)), tokenizer):
+        one.save_pretrained(tmp_path / "model")
+    line = ("generate", str(tmp_path / "model"), "mixed abc", *FEW)
+    text = json.loads(nfinspect(*line, "--json").stdout)["original"]["text"]
+    assert text.startswith(" ")
+    shown = text.replace("\x7f", "\u2421")  # a character that is not for terminals
+    assert nfinspect(*line).stdout.startswith(f"mixed abc{shown}\n\n")
+
+
+def test_a_direction_of_another_width_is_refused(
+    nfinspect: Run, store: Path, captured: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that does not say what its weights were is taken for the model's."""
+    monkeypatch.setattr(resolved_edits, "check_run_model", lambda run, loaded: None)
+    asked = asked_edits((), (), (), (), ["gpt2:red-tulip-base-line@resid:L1=6"])
+    with pytest.raises(RequestError, match=r"has \d+ neurons at resid, that of .* has \d+: it is another model"):
+        resolved_edits.resolved_edits(load_model(MAMBA, device="cpu"), asked, store)

@@ -3,26 +3,29 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import nfinspect_samples
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, VOCAB
+from families import FAMILIES, VOCAB, compiled_ways
 from torch import Tensor
-from transformers import AutoModelForCausalLM, OpenAIGPTConfig
+from transformers import AutoModelForCausalLM, GPT2Model, OpenAIGPTConfig
 from words import word_tokenizer
 
+import nfinspect as nf
+from nfinspect.experiments.ablation import LayerAblation, ablated
 from nfinspect.experiments.editing import DirectionEdit, Edit, NeuronEdit
 from nfinspect.experiments.generation_lab import Generation, Sampling, control_edits, generation
-from nfinspect.models import LoadedModel, find_sites, in_memory, load_model
+from nfinspect.models import LoadedModel, ModelError, SilentHook, UnsupportedModel, find_sites, in_memory, load_model
 from nfinspect_store.errors import RequestError
 
 NEW = 12
 NEURONS = np.array([1, 4, 9])
 PROMPTS = {"gpt2-relu": "Tulips are red and the", "mamba": "Tulips are red and the"}
 WORDS = "w5 w9 w33 w7 w12"
-MODELS = ("gpt2-relu", "mamba", "llama", "gpt1")
+MODELS = ("gpt2-relu", "mamba", "llama", "phi3", "gpt1")
 KINDS: dict[str, tuple[float, Callable[[Tensor], Tensor]]] = {
     "zero": (0.0, lambda a: a * 0),
     "scale": (-6.5, lambda a: a * -6.5),
@@ -239,3 +242,48 @@ def test_what_does_not_fit_is_refused() -> None:
     limit = loaded.max_context
     with pytest.raises(RequestError, match=f"context of {limit} tokens, found 1 and --new-tokens {limit}"):
         generation(loaded, "T", sampling=Sampling(limit or 0))
+
+
+def test_logits_that_are_no_numbers_end_the_writing_too() -> None:
+    site = find_sites(loaded_model("gpt2-relu").model)[1]
+    prompt = written("gpt2-relu").prompt_tokens
+    with pytest.raises(ModelError, match="expected finite logits"):  # the prompt is read without the edit
+        written("gpt2-relu", [NeuronEdit("clamp", site, NEURONS, 3e38)], start=prompt)
+
+
+@pytest.mark.parametrize("way", compiled_ways())
+def test_a_compiled_model_is_edited_as_the_model_itself(way: str) -> None:
+    def found(model: Any) -> dict[str, object]:
+        return nf.generate(model, word_tokenizer(), WORDS, clamp="L1/N3=9", new_tokens=5, controls=0).to_json()
+
+    model = FAMILIES["gpt2"]()
+    plain = found(model)
+    compiled = compiled_ways()[way](model)
+    assert found(compiled) == plain
+    assert plain["original"] != plain["edited"]
+
+
+def test_edits_that_no_pass_saw_are_an_error() -> None:
+    loaded = loaded_model("llama")
+    changes = [LayerAblation(find_sites(loaded.model)[1], NEURONS)]
+    with (
+        pytest.raises(SilentHook, match="expected a forward pass of LlamaForCausalLM that calls its hooks, found none"),
+        ablated(loaded, changes),
+    ):
+        pass
+    with pytest.raises(KeyError), ablated(loaded, changes):
+        raise KeyError
+    with ablated(loaded, []):
+        pass
+
+
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"top": 101}, {"top": -1}])
+def test_settings_out_of_range_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(RequestError, match="expected a seed of 0 or more and a top of 0 to 100, found"):
+        nf.generate(FAMILIES["gpt2"](), word_tokenizer(), WORDS, **wrong)  # type: ignore[arg-type]
+
+
+def test_a_model_without_a_vocabulary_head_is_refused() -> None:
+    model = GPT2Model(FAMILIES["gpt2"]().config).eval()
+    with pytest.raises(UnsupportedModel, match="expected a model with a vocabulary head, .* found GPT2Model"):
+        nf.generate(model, word_tokenizer(), WORDS)

@@ -84,6 +84,11 @@ def llama() -> PreTrainedModel:
     return _build(tf.LlamaConfig(**_ROPE))
 
 
+def tiny_llama(tokens: int) -> PreTrainedModel:
+    """With so many token ids."""
+    return _build(tf.LlamaConfig(**{**_ROPE, "vocab_size": tokens}))
+
+
 def mistral() -> PreTrainedModel:
     return _build(tf.MistralConfig(**_ROPE, head_dim=4, sliding_window=4))
 
@@ -246,3 +251,27 @@ UNKNOWN: list[PreTrainedConfig] = [
     tf.MptConfig(vocab_size=VOCAB, d_model=16, n_layers=2, n_heads=4),
     tf.XGLMConfig(vocab_size=VOCAB, d_model=16, num_layers=2, attention_heads=4, ffn_dim=24),
 ]
+
+
+def compiled_ways() -> dict[str, Callable[[PreTrainedModel], Callable[..., Any]]]:
+    """How a model may be compiled: (model) -> what is called afterwards."""
+
+    def in_place(model: Any) -> Any:
+        model.compile(backend="eager")
+        return model
+
+    def blocks(model: Any) -> Any:
+        for block in model.transformer.h:
+            block.compile(backend="eager")
+        return model
+
+    def part(model: Any) -> Any:
+        model.transformer.h[0].mlp = torch.compile(model.transformer.h[0].mlp, backend="eager")
+        return model
+
+    return {
+        "torch.compile": lambda model: torch.compile(model, backend="eager"),
+        "in place": in_place,
+        "blocks": blocks,
+        "a wrapped part": part,
+    }
