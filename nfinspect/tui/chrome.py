@@ -115,7 +115,7 @@ class StatusLine(Widget):
         width = max(1, self.app.size.width - 2)
         room = self.MOST_ROWS * (width - width // 8)  # lines are broken between words
         if cell_len(text) > room:
-            text = fit(text, room, cast("Hub", self.app).glyphs)
+            text = fit(text, room, glyphs)
         return content(Cell(text, cell.tone))
 
 

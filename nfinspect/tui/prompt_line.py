@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textual import events
 from textual.app import ComposeResult
@@ -18,9 +18,6 @@ from nfinspect.tui.chrome import StatusLine
 from nfinspect.tui.requests import Completer
 from nfinspect.tui.typed_history import append_history, history_file, read_history
 from nfinspect.tui.widgets.text_block import TextBlock
-
-if TYPE_CHECKING:
-    pass
 
 LASTING = ("goto", "filter", "command")
 """Kinds of lines that are remembered across sessions."""
