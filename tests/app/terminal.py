@@ -85,17 +85,24 @@ class Terminal:
         return got
 
     def wait_for(self, text: str, seconds: float = 20.0) -> float:
-        """Seconds since the start until `text` stands on the screen."""
+        """Seconds since the start until `text` stands on the screen, on one line or as words over the ends of lines:
+        where a command is broken depends on the lengths of paths.
+        """
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             self.read(0.01)
-            if text in self.text:
+            if text in self.text or text in self.words:
                 return time.perf_counter() - self.started
         raise AssertionError(f"{text!r} did not come; the screen is:\n{self.text}")
 
     @property
     def text(self) -> str:
         return "\n".join(self.screen.display)
+
+    @property
+    def words(self) -> str:
+        """The screen's text with one space for any white space."""
+        return " ".join(self.text.split())
 
     def send(self, keys: str) -> None:
         os.write(self.master, keys.encode())

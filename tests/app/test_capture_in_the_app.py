@@ -68,9 +68,9 @@ def begin(terminal: Terminal, store: Path, run: str) -> None:
     terminal.send(f"{MODEL}\r{PROMPTS / 'tulip.json'} {PROMPTS / 'baseline.json'}\r")
     terminal.wait_for("baseline.json --store")
     terminal.send("\t\tmlp\r0-3\r\t\t\t" + run + "\r")  # typed prompts and the corpus are left out
-    terminal.wait_for(f"--run {run}")
-    for expected in ("--prompts", "--sites mlp", "--layers 0-3", "--store"):
-        assert expected in re.sub(r"\s+", " ", terminal.text)
+    terminal.wait_for(f"--run {run} --store")
+    for expected in ("--prompts", "--sites mlp", "--layers 0-3"):
+        assert expected in terminal.words
     terminal.send("e --batch-size 2\r")  # the last field led to the command, which is edited
     terminal.wait_for("(edited)")
     terminal.send("\x12")
