@@ -227,8 +227,9 @@ def record(
     check_concept(concept)
     model = uncompiled(model)
     loaded = in_memory(model, tokenizer)
-    found = by_site(find_sites(model, sites, layers))
-    notes = [note] if sites is None and (note := why_no_mlp(model)) else []
+    experts = keep == "stats"
+    found = by_site(find_sites(model, sites, layers, experts=experts))
+    notes = [note] if sites is None and (note := why_no_mlp(model, experts=experts)) else []
     for note in notes:
         warnings.warn(note, stacklevel=3)  # where nfinspect.record was entered
     name = run or default_name(loaded.name)

@@ -165,7 +165,7 @@ def classify(
     above_scale: on how many tokens |a| >= scale; read only where `is_sporadic_candidate`. rho: ρ_B of neurons with a
     bounded activation; without it saturation is judged by the spread, as for the other activations. told: whether the
     activation is known ('' means that there is none); if it is not, only a neuron that is 0 on every token is dead. A
-    neuron without a token (n = 0) is dead [own].
+    neuron without a token (n = 0) is dead [own]; of a mixture of experts the caller makes it absent.
     """
     mean_abs = np.where(stats.n > 0, stats.mean_abs, 0.0)
     unit = scale if options.threshold_scale == "layer" else 1.0

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from nfinspect_store.errors import RequestError
 from nfinspect_store.tables import RunTables
-from nfinspect_store.types import SELECTIONS, NeuronIndex, Rank, Selection
+from nfinspect_store.types import SELECTIONS, Layer, NeuronIndex, Rank, Selection
 
 BASELINE = "baseline"
 """The concept that is the baseline if none is named."""
@@ -22,6 +22,12 @@ NO_BASELINE = ""
 RAW_WARNING = (
     "no baseline: raw values are ranked, which finds the same outlier coordinates for every concept; "
     "name a concept of the run with --baseline"
+)
+
+
+ROUTED_ONLY = (
+    "a neuron of an expert has a mean in the prompts with a token that was routed to its expert: occurrences, means "
+    "and tests are of these"
 )
 
 
@@ -40,11 +46,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Groups:
-    """The means of each concept's prompts, float32[prompts, neurons]; baseline: None if there is none."""
+    """The means of each concept's prompts, float32[prompts, neurons]; baseline: None if there is none.
+
+    parts: empty, or the columns of neurons that have a mean in the same prompts, and NaN in the others: those of each
+    expert of a mixture of experts, and those of each other layer.
+    """
 
     index: NeuronIndex
     concepts: dict[str, NDArray[np.float32]]
     baseline: NDArray[np.float32] | None
+    parts: tuple[slice, ...] = ()
 
 
 def ask(
@@ -114,4 +125,16 @@ def read_groups(run: RunTables, question: Question) -> tuple[Groups, tuple[str, 
             left_out = f"{missing} of {held[name]} prompts of {name!r} are left out"
             notes.append(f"{left_out}: they have no {kind} past position 0")
     baseline = groups[question.baseline] if question.baseline is not None else None
-    return Groups(run.index(question.site), groups, baseline), tuple(notes)
+    parts = _parts(run.site_layers(question.site))
+    if parts:
+        notes.append(ROUTED_ONLY)
+    return Groups(run.index(question.site), groups, baseline, parts), tuple(notes)
+
+
+def _parts(layers: Sequence[Layer]) -> tuple[slice, ...]:
+    """Groups.parts of a site's layers."""
+    if not any(layer.experts for layer in layers):
+        return ()
+    widths = [width for layer in layers for width in [layer.width] * max(1, layer.experts)]
+    stops = np.cumsum(widths).tolist()
+    return tuple(slice(stop - width, stop) for stop, width in zip(stops, widths, strict=True))

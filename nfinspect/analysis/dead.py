@@ -10,7 +10,8 @@ from nfinspect_store.tables import RunTables
 
 COUNT_DEAD = """
 SELECT layer, count(*) AS neurons, count(*) FILTER (class = 'dead') AS dead,
-    count(*) FILTER (near_dead AND class != 'dead') AS near_dead, max(n) AS tokens
+    count(*) FILTER (near_dead AND class != 'dead') AS near_dead, max(n) AS tokens,
+    coalesce(min(n) FILTER (class = 'dead'), max(n)) AS least
 FROM {source} WHERE site = $site GROUP BY layer ORDER BY layer
 """
 
@@ -22,7 +23,8 @@ class DeadLayer(Document):
     """One layer. near_dead: neurons that fired on less than one token in a thousand and are not dead.
 
     rate_upper95: 95 % upper bound on the share of other tokens on which a neuron that was dead on all `tokens` comes
-    alive, 3/n, at most 1; None without a token.
+    alive, 3/n, at most 1; None without a token. Of a mixture of experts `tokens` are those of its busiest expert, and n
+    those of the dead neuron with the fewest.
     """
 
     site: str
@@ -43,6 +45,6 @@ def dead_by_layer(run: RunTables, site: str | None = None) -> tuple[DeadLayer, .
         cursor.register(RECOMPUTED, kept_classification(run, site, HealthOptions()).table)
         rows = cursor.execute(COUNT_DEAD.format(source=RECOMPUTED), {"site": site}).fetchall()
     return tuple(
-        DeadLayer(site, layer, neurons, dead, near_dead, tokens, min(1.0, RULE_OF_THREE / tokens) if tokens else None)
-        for layer, neurons, dead, near_dead, tokens in rows
+        DeadLayer(site, layer, neurons, dead, near_dead, tokens, min(1.0, RULE_OF_THREE / least) if least else None)
+        for layer, neurons, dead, near_dead, tokens, least in rows
     )

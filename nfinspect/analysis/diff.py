@@ -14,7 +14,7 @@ from nfinspect.json_values import Document
 from nfinspect_store.errors import RequestError
 from nfinspect_store.marks import Subject, same_model
 from nfinspect_store.reader import RunFile
-from nfinspect_store.types import CLASSES
+from nfinspect_store.types import ABSENT, CLASSES
 
 MOVED_EFFECT = 0.2
 """|h| from which a neuron whose rate differs has moved: Cohen's "small" effect."""
@@ -136,9 +136,13 @@ def diff(a: RunFile, b: RunFile, site: str | None = None, *, other_texts: bool =
     h = cohens_h(rates[0], rates[1])
     p = rate_p_values(fired[0], n[0], fired[1], n[1])
     q = benjamini_hochberg(p)
-    died, woke = (classes[0] != "dead") & (classes[1] == "dead"), (classes[0] == "dead") & (classes[1] != "dead")
+    there = (classes[0] != ABSENT) & (classes[1] != ABSENT)
+    if not there.all():
+        notes = (*notes, f"{int((~there).sum())} neurons of experts that one run never routed a token to are left out")
+    died = there & (classes[0] != "dead") & (classes[1] == "dead")
+    woke = there & (classes[0] == "dead") & (classes[1] != "dead")
     moved = ~died & ~woke & (q <= MOVED_Q) & (np.abs(h) >= MOVED_EFFECT)
-    changed = classes[0] != classes[1]
+    changed = there & (classes[0] != classes[1])
     layers, neurons = (np.asarray(columns[0][name]) for name in ("layer", "neuron"))
     chosen = np.flatnonzero(died | woke | moved | changed)
     strength = np.nan_to_num(np.abs(h[chosen]), nan=-1.0)

@@ -15,7 +15,7 @@ from functools import reduce
 from nfinspect_store.addresses import Address
 from nfinspect_store.errors import RequestError
 from nfinspect_store.schema import quoted
-from nfinspect_store.types import CLASSES
+from nfinspect_store.types import ABSENT, CLASSES
 
 NUMBERS = (
     "layer",
@@ -123,8 +123,8 @@ def check_column(name: str) -> str:
 
 
 def check_class(name: str) -> str:
-    """The class called `name`, in any case. Raises RequestError naming the classes there are."""
-    if name.lower() not in CLASSES:
+    """The class called `name`, in any case, or 'absent'. Raises RequestError naming the classes there are."""
+    if name.lower() not in (*CLASSES, ABSENT):
         raise RequestError(f"no class {name!r}: choose {', '.join(CLASSES)}")
     return name.lower()
 

@@ -10,6 +10,7 @@ from nfinspect.analysis.classification_cache import kept_classification
 from nfinspect.analysis.distribution import Distribution, distribution
 from nfinspect.analysis.enough import few_tokens
 from nfinspect.analysis.recommendations import recommendations
+from nfinspect.analysis.router import router_load
 from nfinspect.analysis.scores import (
     READINGS,
     LayerHealth,
@@ -120,6 +121,8 @@ def report_of_layers(layers: Sequence[LayerHealth], tokens: int | None = None) -
 def _summary(layers: Sequence[LayerHealth], counts: dict[str, int], neurons: int, tokens: int | None) -> str:
     held = [f"{counts[name]} {name} ({100 * counts[name] / neurons:.1f} %)" for name in FAULTS if counts[name]]
     problematic = sum(layer.problematic for layer in layers)
+    if absent := sum(layer.absent_neurons for layer in layers):
+        held.append(f"{absent} absent, of experts that no token was routed to")
     found = ", ".join(held) if held else "all normal"
     where = f"{counted(neurons, 'neuron')} in {counted(len(layers), 'layer')} at {layers[0].site}"
     seen = f", over {counted(tokens, 'token')}" if tokens is not None else ""
@@ -167,6 +170,8 @@ def stored_layers(run: RunTables, site: str) -> tuple[LayerHealth, ...]:
                 activation=layers[number].activation,
                 approximate=bool(here["approximate"].any()),
                 distribution=_distribution(run, layers[number], here),
+                absent=int((here["n"] == 0).sum()) if layers[number].experts else 0,
+                router=router_load(layers[number], here["n"].astype(np.int64)),
             )
         )
     return tuple(found)

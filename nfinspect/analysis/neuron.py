@@ -26,7 +26,7 @@ CHARACTER = 3
 
 READ_CONCEPTS = """
 SELECT concept, n, mean, if(fired < 0, NULL, fired / n), maximum
-FROM concept_statistics WHERE layer_id = $layer AND neuron = $neuron
+FROM concept_statistics WHERE layer_id = $layer AND neuron = $neuron AND n > 0
 """
 
 READ_SPANS = "SELECT concept, first_token, tokens FROM prompts WHERE tokens > 0 ORDER BY first_token"
@@ -110,6 +110,7 @@ class NeuronDetail:
     median: of the values; if they were not kept, from the histogram, exact to its bin. precision: how the values are
     stored, None if they were not kept; worst_error: how far any of them may be off. notes: on the run's tokens. gates:
     by token_idx of the examples, whether the gate's pre-activation is above 0 there; empty where that is not known.
+    expert: of a mixture of experts the one that the neuron is of; all figures are then of the tokens routed to it.
     """
 
     row: NeuronRow
@@ -123,6 +124,7 @@ class NeuronDetail:
     worst_error: float | None = None
     notes: tuple[str, ...] = ()
     gates: Mapping[int, bool] = field(default_factory=dict)
+    expert: int | None = None
 
     @property
     def about_values(self) -> str:
@@ -132,6 +134,7 @@ class NeuronDetail:
     def to_json(self) -> dict[str, object]:
         return {
             **self.row.to_json(),
+            **({} if self.expert is None else {"expert": self.expert}),
             "median": self.median,
             "histogram": self.histogram.to_json(),
             "top_examples": [example.to_json() for example in self.top_examples],
@@ -173,6 +176,7 @@ def neuron_detail(run: RunTables, address: Address | str, window: int = WINDOW) 
         gates={}
         if fired is None or layer.fires != "gate"
         else {e.token_idx: bool(fired[e.token_idx]) for e in examples},
+        expert=neuron // layer.width if layer.experts else None,
     )
 
 

@@ -10,15 +10,16 @@ from nfinspect.analysis import contrasts
 from nfinspect.analysis.classes import HealthOptions
 from nfinspect.analysis.classification_cache import kept_classification
 from nfinspect.analysis.comparison import ask, read_groups
-from nfinspect.analysis.trace import chance_notes, rank_neurons
+from nfinspect.analysis.trace import chance_notes, concept_order
 from nfinspect.json_values import Document
 from nfinspect_store.addresses import Address
 from nfinspect_store.errors import RequestError
 from nfinspect_store.tables import RunTables
-from nfinspect_store.types import Rank, Selection
+from nfinspect_store.types import ABSENT, Rank, Selection
 
-COUNT_ALIVE = """
-SELECT count(*) AS neurons, count(*) FILTER (WHERE class != 'dead') AS alive FROM neurons WHERE site = $site
+COUNT_ALIVE = f"""
+SELECT count(*) AS neurons, count(*) FILTER (WHERE class NOT IN ('dead', '{ABSENT}')) AS alive
+FROM neurons WHERE site = $site
 """
 
 
@@ -109,10 +110,10 @@ def overlap(
         raise RequestError(f"an overlap needs two or more different concepts, found {', '.join(concepts) or 'none'}")
     question = ask(run, concepts, baseline, tokens, top, rank, site)
     groups, notes = read_groups(run, question)
-    base = contrasts.moments(groups.baseline) if groups.baseline is not None else None
+    base = None if groups.baseline is None or groups.parts else contrasts.moments(groups.baseline)
     ranks: dict[str, dict[int, int]] = {}
     for concept in concepts:
-        order = rank_neurons(groups.concepts[concept], groups.baseline, base, question.rank, question.top).order
+        order = concept_order(groups, concept, base, question.rank, question.top)
         ranks[concept] = {int(column): place + 1 for place, column in enumerate(order)}
     eligible = count_alive(run, question.site)
     named_site = None if question.site == run.default_site else question.site
@@ -191,4 +192,4 @@ def count_alive(run: RunTables, site: str) -> int:
     if row[0]:
         return int(row[1])
     table = kept_classification(run, site, HealthOptions()).table
-    return sum(name != "dead" for name in table.column("class").to_pylist())
+    return sum(name not in ("dead", ABSENT) for name in table.column("class").to_pylist())

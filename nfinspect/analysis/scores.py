@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from nfinspect.analysis.classes import FAULTS
 from nfinspect.analysis.distribution import Distribution
 from nfinspect.analysis.numbers import number
+from nfinspect.analysis.router import RouterLoad
 from nfinspect.json_values import Document
 from nfinspect_store.types import CLASSES
 
@@ -41,7 +42,8 @@ class LayerHealth:
 
     parts: what each class takes from the score (its share times its weight); 1 minus their sum is the score. issues:
     one line each; a layer with any is problematic. scale: the layer scale. approximate: whether a figure was estimated
-    from a histogram because values were not kept.
+    from a histogram because values were not kept. absent_neurons: those of experts that no token was routed to, which
+    have no class; router: of a mixture of experts.
     """
 
     layer_name: str
@@ -62,10 +64,12 @@ class LayerHealth:
     activation: str
     approximate: bool
     activation_distribution: Distribution | None
+    absent_neurons: int = 0
+    router: RouterLoad | None = None
 
     @property
     def normal_neurons(self) -> int:
-        return self.neurons - sum(self.count(name) for name in FAULTS)
+        return self.neurons - self.absent_neurons - sum(self.count(name) for name in FAULTS)
 
     @property
     def problematic(self) -> bool:
@@ -84,6 +88,9 @@ class LayerHealth:
         return any(issue.startswith(f"{name}:") for issue in self.issues)
 
     def to_json(self) -> dict[str, object]:
+        of_experts: dict[str, object] = {}
+        if self.router is not None:
+            of_experts = {"absent_neurons": self.absent_neurons, "router": self.router.to_json()}
         return {
             "layer_name": self.layer_name,
             "site": self.site,
@@ -98,6 +105,7 @@ class LayerHealth:
             "issues": list(self.issues),
             "scale": self.scale,
             "approximate": self.approximate,
+            **of_experts,
         }
 
 
@@ -147,6 +155,8 @@ def make_layer_health(
     activation: str = "",
     approximate: bool = False,
     distribution: Distribution | None = None,
+    absent: int = 0,
+    router: RouterLoad | None = None,
 ) -> LayerHealth:
     """A layer's health from the counts of its classes (every name of FAULTS)."""
     parts = layer_parts(counts, neurons)
@@ -169,6 +179,8 @@ def make_layer_health(
         activation=activation,
         approximate=approximate,
         activation_distribution=distribution,
+        absent_neurons=absent,
+        router=router,
     )
 
 

@@ -15,12 +15,13 @@ from nfinspect.analysis.classes import FAULTS, HealthOptions
 from nfinspect.analysis.distribution import distribution
 from nfinspect.analysis.enough import RULE_OF_THREE
 from nfinspect.analysis.numbers import nullable
+from nfinspect.analysis.router import router_load
 from nfinspect.analysis.scores import LayerHealth, make_layer_health
 from nfinspect_store.errors import RequestError, StoreError
 from nfinspect_store.histogram import share_beyond
 from nfinspect_store.statistics import NeuronStatistics
 from nfinspect_store.tables import RunTables
-from nfinspect_store.types import Layer
+from nfinspect_store.types import ABSENT, Layer
 
 NEAR_DEAD_RATE = 1e-3  # methods §2
 
@@ -168,6 +169,8 @@ def classify_layer(
         if undecided.any():
             above[undecided] = np.maximum(reaching(scale, undecided), 1.0)
     found = classes.classify(stats, layer.activation, scale, above, options, rho)
+    if layer.experts:
+        found = np.where(stats.n == 0, ABSENT, found)
     return LayerClasses(layer, stats, scale, fired, found, approximate)
 
 
@@ -205,6 +208,8 @@ def health_of_layer(found: LayerClasses, counts: NDArray[np.int64], options: Hea
         activation=layer.activation,
         approximate=bool(found.approximate.any()),
         distribution=distribution(stats.n, stats.mean, stats.m2, stats.minimum, stats.maximum, counts.sum(axis=0)),
+        absent=int((found.classes == ABSENT).sum()),
+        router=router_load(layer, stats.n),
     )
 
 

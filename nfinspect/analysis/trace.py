@@ -4,6 +4,7 @@ The unit of replication is the prompt. For each concept prompt all neurons of th
 over the prompt's tokens is above the baseline's; a neuron's occurrences are the prompts with it among the top K.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,9 +103,7 @@ def trace(
     """
     question = ask(run, (concept,), baseline, tokens, top, rank, site)
     groups, notes = read_groups(run, question)
-    base = contrasts.moments(groups.baseline) if groups.baseline is not None else None
     values = groups.concepts[concept]
-    ranking = rank_neurons(values, groups.baseline, base, question.rank, question.top)
     return Trace(
         concept=concept,
         baseline=question.baseline,
@@ -114,7 +113,7 @@ def trace(
         top=question.top,
         samples=len(values),
         baseline_samples=0 if groups.baseline is None else len(groups.baseline),
-        neurons=_rows(question, groups, values, ranking, base),
+        neurons=_rows_of_parts(question, groups, values) if groups.parts else _rows(question, groups, values),
         notes=(*question.notes, *notes, *chance_notes(groups)),
     )
 
@@ -182,13 +181,17 @@ def rank_neurons(
     return Ranking(order, occurrences, moments, effect)
 
 
-def _rows(
-    question: Question,
-    groups: Groups,
-    values: NDArray[np.float32],
-    ranking: Ranking,
-    base: Moments | None,
-) -> tuple[TraceRow, ...]:
+def concept_order(groups: Groups, concept: str, base: Moments | None, rank: Rank, top: int) -> NDArray[np.int64]:
+    """The columns of a concept's trace, best first. base: the baseline's moments, where there are no parts."""
+    values = groups.concepts[concept]
+    if groups.parts:
+        return rank_parts(values, groups.baseline, rank, top, groups.parts).order
+    return rank_neurons(values, groups.baseline, base, rank, top).order
+
+
+def _rows(question: Question, groups: Groups, values: NDArray[np.float32]) -> tuple[TraceRow, ...]:
+    base = contrasts.moments(groups.baseline) if groups.baseline is not None else None
+    ranking = rank_neurons(values, groups.baseline, base, question.rank, question.top)
     order, mean = ranking.order, ranking.concept.mean
     undefined = np.full(len(order), np.nan)
     effect = auroc = precision = t = p = q = undefined
@@ -201,9 +204,35 @@ def _rows(
         q = contrasts.benjamini_hochberg(every_p)[order]  # over all neurons of the site that have a p
         auroc = contrasts.auroc(values[:, order], groups.baseline[:, order])
         precision = contrasts.average_precision(values[:, order], groups.baseline[:, order])
+    figures = Figures(mean[order], base_mean, effect, auroc, precision, t, p, q)
+    return _table(question, groups, len(values), order, ranking.occurrences, figures)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of the neurons of a trace, in its order; NaN where undefined."""
+
+    concept_mean: Floats
+    baseline_mean: Floats
+    effect_size: Floats
+    auroc: Floats
+    average_precision: Floats
+    t: Floats
+    p: Floats
+    q: Floats
+
+
+def _table(
+    question: Question,
+    groups: Groups,
+    samples: int,
+    order: NDArray[np.int64],
+    every_occurrences: NDArray[np.int64],
+    figures: Figures,
+) -> tuple[TraceRow, ...]:
     rows = []
     for i, column in enumerate(order):
-        occurrences = int(ranking.occurrences[column])
+        occurrences = int(every_occurrences[column])
         rows.append(
             TraceRow(
                 rank=i + 1,
@@ -211,17 +240,109 @@ def _rows(
                 layer=int(groups.index.layer[column]),
                 neuron=int(groups.index.neuron[column]),
                 occurrences=occurrences,
-                samples=len(values),
-                percent=100.0 * occurrences / len(values),
-                concept_mean=float(mean[column]),
-                baseline_mean=number(base_mean[i]),
-                difference=number(mean[column] - base_mean[i]),
-                effect_size=number(effect[i]),
-                auroc=number(auroc[i]),
-                average_precision=number(precision[i]),
-                t=number(t[i]),
-                p_value=number(p[i]),
-                q_value=number(q[i]),
+                samples=samples,
+                percent=100.0 * occurrences / samples,
+                concept_mean=float(figures.concept_mean[i]),
+                baseline_mean=number(figures.baseline_mean[i]),
+                difference=number(figures.concept_mean[i] - figures.baseline_mean[i]),
+                effect_size=number(figures.effect_size[i]),
+                auroc=number(figures.auroc[i]),
+                average_precision=number(figures.average_precision[i]),
+                t=number(figures.t[i]),
+                p_value=number(figures.p[i]),
+                q_value=number(figures.q[i]),
             )
         )
     return tuple(rows)
+
+
+# Where a neuron has a mean in some of the prompts only
+
+
+@dataclass(frozen=True)
+class PartsRanking:
+    """A Ranking where prompts differ in which neurons have a mean; means: NaN where a group has none."""
+
+    order: NDArray[np.int64]
+    occurrences: NDArray[np.int64]  # [neurons]
+    concept_mean: Floats  # [neurons]
+    baseline_mean: Floats  # [neurons]; 0 without a baseline
+
+
+Statistic = Callable[[contrasts.Group, contrasts.Group], Floats]
+
+
+def of_parts(
+    statistic: Statistic, concept: contrasts.Group, baseline: contrasts.Group, parts: Sequence[slice]
+) -> Floats:
+    """A statistic of two groups, float[prompts, neurons], over the prompts in which a neuron has a mean: those are the
+    same for all neurons of a part.
+    """
+    result = np.full(concept.shape[1], np.nan)
+    for part in parts:
+        result[part] = statistic(*(group[~np.isnan(group[:, part.start]), part] for group in (concept, baseline)))
+    return result
+
+
+def rank_parts(
+    concept: NDArray[np.float32],
+    baseline: NDArray[np.float32] | None,
+    rank: Rank,
+    top: int,
+    parts: Sequence[slice],
+) -> PartsRanking:
+    """As rank_neurons. A neuron that has no mean in a prompt is not among its top; one without a mean in any prompt of
+    a group is not ranked.
+    """
+    mean = of_parts(_mean, concept, concept, parts)
+    centre = np.zeros(concept.shape[1]) if baseline is None else of_parts(_mean, baseline, baseline, parts)
+    occurrences = np.zeros(concept.shape[1], np.int64)
+    for prompt in concept:
+        above = prompt - centre
+        here = top_columns(np.where(np.isnan(above), -np.inf, above), top)
+        occurrences[here[~np.isnan(above[here])]] += 1
+    difference = mean - centre
+    first = occurrences.astype(np.float64)
+    if baseline is not None and rank != "difference":
+        first = of_parts(_effect if rank == "effect" else contrasts.auroc, concept, baseline, parts)
+    undefined_last = np.where(np.isnan(first) | np.isnan(difference), -np.inf, first)
+    near = near_top(undefined_last, top)
+    near = near[~np.isnan(difference[near])]
+    order = near[np.lexsort((-difference[near], -undefined_last[near]))[:top]]
+    return PartsRanking(order, occurrences, mean, centre)
+
+
+def _rows_of_parts(question: Question, groups: Groups, values: NDArray[np.float32]) -> tuple[TraceRow, ...]:
+    ranking = rank_parts(values, groups.baseline, question.rank, question.top, groups.parts)
+    order, baseline = ranking.order, groups.baseline
+    undefined = np.full(len(order), np.nan)
+    figures = Figures(ranking.concept_mean[order], *(undefined,) * 7)
+    if baseline is not None:
+
+        def of(statistic: Statistic) -> Floats:
+            return of_parts(statistic, values, baseline, groups.parts)
+
+        def of_order(statistic: Statistic) -> Floats:
+            columns = [slice(i, i + 1) for i in range(len(order))]
+            return of_parts(statistic, values[:, order], baseline[:, order], columns)
+
+        p = of(lambda a, b: contrasts.welch(contrasts.moments(a), contrasts.moments(b))[1])
+        figures = Figures(
+            concept_mean=ranking.concept_mean[order],
+            baseline_mean=ranking.baseline_mean[order],
+            effect_size=of_order(_effect),
+            auroc=of_order(contrasts.auroc),
+            average_precision=of_order(contrasts.average_precision),
+            t=of_order(lambda a, b: contrasts.welch(contrasts.moments(a), contrasts.moments(b))[0]),
+            p=p[order],
+            q=contrasts.benjamini_hochberg(p)[order],
+        )
+    return _table(question, groups, len(values), order, ranking.occurrences, figures)
+
+
+def _mean(group: contrasts.Group, other: contrasts.Group) -> Floats:
+    return contrasts.moments(group).mean
+
+
+def _effect(concept: contrasts.Group, baseline: contrasts.Group) -> Floats:
+    return contrasts.hedges_g(contrasts.moments(concept), contrasts.moments(baseline))

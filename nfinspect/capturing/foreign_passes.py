@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from nfinspect.capturing.errors import CaptureError
+from nfinspect.capturing.expert_record import CPU
 from nfinspect.capturing.left_padding import note_on_left_padding
 from nfinspect.capturing.mamba_delta import DeltaReader, with_delta
 from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
 from nfinspect.capturing.transfer import to_workplace
-from nfinspect.models import LayerSite, SiteReader, TokenTexts, body, one_line, run_as_python, uncompiled
+from nfinspect.models import LayerSite, Routing, SiteReader, TokenTexts, body, one_line, run_as_python, uncompiled
 from nfinspect_store.token_text import whole_text
 
 
@@ -35,7 +36,8 @@ def recorded_passes(
     passes = _Passes(sites, recorder, texts, concept, tell)
     inner = body(model)
     passes.names = list(inspect.signature(uncompiled(inner).forward).parameters)
-    with SiteReader(model, sites, passes.take) as passes.reader, DeltaReader(model, sites) as passes.delta:
+    reader = SiteReader(model, sites, passes.take, routing=passes.route)
+    with reader as passes.reader, DeltaReader(model, sites) as passes.delta:
         handles = [
             inner.register_forward_pre_hook(passes.before, with_kwargs=True),
             inner.register_forward_hook(passes.after),
@@ -84,6 +86,7 @@ class _Passes:
         self._input_ids = torch.empty(0)
         self._valid = torch.empty(0)
         self._values: dict[int, LayerValues] = {}
+        self._routed: Tensor | None = None  # of the site that is taken next
         self.left_padded: tuple[list[int], int] | None = None
         """Of the first left-padded row without position_ids: its ids, and the amount of padding."""
         self.note: str | None = None
@@ -109,12 +112,17 @@ class _Passes:
         self.delta.begin()
         self.reader.begin(batch, tokens, self._valid)
 
+    def route(self, site: LayerSite, routing: Routing) -> None:
+        self._routed = routing.experts
+
     def take(self, site: LayerSite, values: Tensor, fired: Tensor | None) -> None:
+        experts, self._routed = self._routed, None
         real = self._valid.to(values.device)
-        place = self._recorder.device
+        place = self._recorder.device if experts is None else CPU
         self._values[self._ids[site]] = LayerValues(
             to_workplace(values[real].float(), place),
             None if fired is None else to_workplace(fired[real], place),
+            experts=None if experts is None else to_workplace(experts[real], place),
         )
 
     def after(self, module: nn.Module, args: object, output: object) -> None:

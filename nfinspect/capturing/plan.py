@@ -20,7 +20,6 @@ from nfinspect.models import (
     rope_limit,
 )
 from nfinspect_store.paths import read_text
-from nfinspect_store.types import Layer
 
 BATCH_BYTES = 128 * 2**20
 """Bytes of one batch's values in memory, if --batch-size does not say how many prompts [own]."""
@@ -109,10 +108,13 @@ def notes_on(prompts: Sequence[PromptIds], request: CaptureRequest, loaded: Load
 
 
 def plan_batches(
-    prompts: Sequence[PromptIds], request: CaptureRequest, loaded: LoadedModel, layers: Sequence[Layer]
+    prompts: Sequence[PromptIds], request: CaptureRequest, loaded: LoadedModel, held: Sequence[int]
 ) -> list[Batch]:
-    """Consecutive prompts, as many as fit; always the same for a request, so that a resumed capture batches alike."""
-    bytes_per_token = 4 * sum(layer.neurons for layer in layers)
+    """Consecutive prompts, as many as fit; always the same for a request, so that a resumed capture batches alike.
+
+    held: values of a token in each layer.
+    """
+    bytes_per_token = 4 * sum(held)
     most_tokens = max(1, BATCH_BYTES // bytes_per_token)
     limit = rope_limit(loaded.model)
     reads = dependence(loaded.model)

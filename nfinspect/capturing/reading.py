@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nfinspect.capturing.expert_record import CPU
 from nfinspect.capturing.mamba_delta import DeltaReader, with_delta
 from nfinspect.capturing.recorder import LayerValues
 from nfinspect.capturing.transfer import to_workplace
-from nfinspect.models import LayerSite, LoadedModel, SiteReader, body, forward_batch
+from nfinspect.models import LayerSite, LoadedModel, Routing, SiteReader, body, forward_batch
 
 Values = dict[int, LayerValues]
 """By layer_id: the recorded tokens of a batch, one sequence after the other, without padding."""
@@ -31,6 +32,7 @@ class _Part:
 
     values: Tensor
     fired: Tensor | None
+    experts: Tensor | None = None  # of a mixture of experts: which of them the values are of, [… chosen]
 
 
 class BatchReader:
@@ -41,9 +43,10 @@ class BatchReader:
         self._loaded = loaded
         self._device = device
         self._ids = {site: layer_id for layer_id, site in enumerate(sites)}
-        self._reader = SiteReader(loaded.model, sites, self._take)
+        self._reader = SiteReader(loaded.model, sites, self._take, routing=self._route)
         self._delta = DeltaReader(loaded.model, sites)
         self._rows: Tensor | None = None
+        self._routed: Tensor | None = None  # of the site that is taken next
         self._values: Values = {}
         self._steps: dict[int, list[_Part]] | None = None
         self._in_prompts = False
@@ -114,21 +117,27 @@ class BatchReader:
         places = [slice(of.start, width + new) for of, new in zip(of_prompts, written, strict=True)]
         return sequences, with_delta(values, self._delta.moments_of(sequences, places, chosen))
 
+    def _route(self, site: LayerSite, routing: Routing) -> None:
+        self._routed = routing.experts
+
     def _take(self, site: LayerSite, values: Tensor, fired: Tensor | None) -> None:
         """Copies what a hook saw, as the model goes on using the memory."""
         layer_id = self._ids[site]
+        experts, self._routed = self._routed, None
+        part = _Part(values, fired, experts)
         if self._steps is None:
-            self._values[layer_id] = self._placed(self._chosen(values, fired))
+            self._values[layer_id] = self._placed(self._chosen(part))
         elif self._in_prompts:
-            self._steps[layer_id] = [self._chosen(values, fired)]
+            self._steps[layer_id] = [self._chosen(part)]
         elif self._reads_steps:
-            self._steps[layer_id].append(_Part(values.clone(), None if fired is None else fired.clone()))
+            self._steps[layer_id].append(_each(torch.clone, part))
 
     def _placed(self, part: _Part) -> LayerValues:
-        fired = None if part.fired is None else to_workplace(part.fired, self._device)
-        return LayerValues(to_workplace(part.values.float(), self._device), fired)
+        device = self._device if part.experts is None else CPU
+        fired, experts = (None if x is None else to_workplace(x, device) for x in (part.fired, part.experts))
+        return LayerValues(to_workplace(part.values.float(), device), fired, experts=experts)
 
-    def _chosen(self, values: Tensor, fired: Tensor | None) -> _Part:
+    def _chosen(self, part: _Part) -> _Part:
         """[batch, tokens, neurons] -> a copy of the recorded tokens' values, [tokens, neurons]."""
         rows = self._rows
         assert rows is not None
@@ -136,7 +145,13 @@ class BatchReader:
         def taken(tensor: Tensor) -> Tensor:
             return tensor.reshape(-1, tensor.shape[-1]).index_select(0, rows.to(tensor.device))
 
-        return _Part(taken(values), None if fired is None else taken(fired))
+        return _each(taken, part)
+
+
+def _each(change: Callable[[Tensor], Tensor], part: _Part) -> _Part:
+    """The same change of all its tensors."""
+    fired, experts = (None if x is None else change(x) for x in (part.fired, part.experts))
+    return _Part(change(part.values), fired, experts)
 
 
 def _rows(columns: Sequence[slice], width: int, chosen: Chosen) -> Tensor:
@@ -168,4 +183,6 @@ def _joined(parts: Sequence[_Part], recorded: Sequence[tuple[int, NDArray[np.int
         return torch.cat([one for i, (own, (_, new)) in pairs for one in (own, steps[i, torch.from_numpy(new)])])
 
     fired = [part.fired for part in parts if part.fired is not None]
-    return _Part(joined([part.values for part in parts]), joined(fired) if fired else None)
+    experts = [part.experts for part in parts if part.experts is not None]
+    values = joined([part.values for part in parts])
+    return _Part(values, joined(fired) if fired else None, joined(experts) if experts else None)

@@ -17,9 +17,11 @@ from nfinspect.capturing.batch import PromptRows
 from nfinspect.capturing.beyond import values_beyond
 from nfinspect.capturing.classification import classify_tables
 from nfinspect.capturing.examples import RandomTokens
+from nfinspect.capturing.expert_record import ExpertLayer
 from nfinspect.capturing.segments import Segment
 from nfinspect.capturing.statistics import LayerStatistics
 from nfinspect.capturing.transfer import Array, start_copy, to_host
+from nfinspect_store.errors import StoreError
 from nfinspect_store.examples import KEPT
 from nfinspect_store.mamba_delta import DeltaMoments, read_mamba_delta
 from nfinspect_store.processors import unbind
@@ -57,6 +59,9 @@ class LayerValues:
     values: Array  # float32[tokens, neurons]: a numpy array, or a tensor on a GPU
     fired: Array | None  # bool[tokens, neurons] where the layer fires by its gate
     delta: DeltaMoments | None = None  # of a Mamba's mixer: its Δ over these tokens
+    experts: Array | None = None
+    """int64[tokens, chosen] of a mixture of experts: values and fired are then of the neurons of these experts,
+    [tokens, chosen * width], on the CPU; -1: none."""
 
 
 class Recorder:
@@ -81,7 +86,12 @@ class Recorder:
         self.device = device
         self._random = RandomTokens(seed)
         # Examples and statistics by concept follow from the values: they are kept only if values are not.
-        self._layers = [_LayerRecord(layer, device, apart=not writer.keeps_values) for layer in writer.layers]
+        self._layers = [
+            _ExpertRecord(layer, seed) if layer.experts else _LayerRecord(layer, device, apart=not writer.keeps_values)
+            for layer in writer.layers
+        ]
+        if writer.keeps_values and any(layer.experts for layer in writer.layers):
+            raise StoreError("the values of a mixture of experts are not kept: expected a run of statistics")
         self.tokens = writer.tokens
         self.prompts = writer.prompts
         if self.tokens:
@@ -128,15 +138,16 @@ class Recorder:
         kept = None if self.writer.keeps_values else self._random.add(self.tokens, stop)
         prompt_idx, selections, n = prompts.means()
 
-        def recorded(record: _LayerRecord) -> tuple[MeanRows, BeyondRows | None]:
+        def recorded(record: _LayerRecord | _ExpertRecord) -> tuple[MeanRows, BeyondRows | None]:
             layer_id = record.layer.layer_id
             if layer_id in copies:
                 copied, gates = copies[layer_id]
                 self.writer.put(layer_id, copied(), gates() if gates else None)
-            if kept is not None:
+            if kept is not None and isinstance(record, _LayerRecord):
                 record.keep_random(kept, values[layer_id].values, self.tokens)
-            means = MeanRows(layer_id, prompt_idx, selections, n, record.add(prompts, values[layer_id]))
-            if self.writer.beyond is None:
+            found, absent = record.add(prompts, values[layer_id]), record.layer.experts > 0
+            means = MeanRows(layer_id, prompt_idx, selections, n, found, absent)
+            if self.writer.beyond is None or isinstance(record, _ExpertRecord):
                 return means, None
             return means, record.beyond(self.writer.beyond, values[layer_id].values, self.tokens)
 
@@ -153,7 +164,9 @@ class Recorder:
     def _restore(self, tables: RunTables) -> None:
         for record in self._layers:
             record.restore(tables)
-        self._random.restore(self._layers[0].random_tokens)
+        whole = [record.random_tokens for record in self._layers if isinstance(record, _LayerRecord)]
+        if whole:
+            self._random.restore(whole[0])
 
 
 class _LayerRecord:
@@ -226,6 +239,27 @@ class _LayerRecord:
         if layer.site == "mixer":
             self._delta = read_mamba_delta(tables.cursor()).get(layer.layer)
             self._counts_delta = self._delta is not None  # None: the run was begun by a version without Δ
+
+
+class _ExpertRecord:
+    """The same for a layer of experts."""
+
+    def __init__(self, layer: Layer, seed: int) -> None:
+        self.layer = layer
+        self._experts = ExpertLayer(layer, seed)
+
+    def add(self, prompts: PromptRows, layer: LayerValues) -> NDArray[np.float32]:
+        """Add a batch; returns the prompts' means, float32[means, neurons], NaN where no token passed the expert."""
+        assert layer.experts is not None
+        fired = None if layer.fired is None else to_host(layer.fired)
+        return self._experts.add(prompts, to_host(layer.values), fired, to_host(layer.experts))
+
+    def snapshot(self, random: RandomTokens) -> LayerSnapshot:
+        return self._experts.snapshot()
+
+    def restore(self, tables: RunTables) -> None:
+        """Continue from the last segment."""
+        self._experts.restore(tables)
 
 
 def _token_rows(

@@ -116,14 +116,14 @@ class Capture:
         self.loaded = loaded
         self._listener = listener
         self._store = store_path(request.store)
-        self.sites = by_site(find_sites(loaded.model, request.sites, request.layers))
+        self.sites = by_site(find_sites(loaded.model, request.sites, request.layers, experts=reads_experts(request)))
         if request.generate:
             require_causal(loaded.model, "--generate")
         self.notes = _notes(request, loaded)
         self.layers = store_layers(self.sites)
         self.neurons = sum(layer.neurons for layer in self.layers)
         self.prompts = fitting(self.read_prompts(files), request, loaded)
-        self.batches = plan_batches(self.prompts, request, loaded, self.layers)
+        self.batches = plan_batches(self.prompts, request, loaded, [site.held for site in self.sites])
         self._chosen = chosen_tokens(request.where, self.prompts, request.generate)
         self.read_tokens = sum(len(p.token_ids) + request.generate for p in self.prompts)
         self.tokens = self.read_tokens if self._chosen is None else sum(int(one.sum()) for one in self._chosen)
@@ -238,7 +238,7 @@ class Capture:
         tell = self._listener.follows()
         if tell is None:
             return contextlib.nullcontext()
-        sites = [site for site in self.sites if site.site == self.sites[0].site]
+        sites = [site for site in self.sites if site.site == self.sites[0].site and not site.experts]
         return Follower(self.loaded, sites, self.prompts[number].token_ids, tell, number=number)
 
     def _record(self, recorder: Recorder, reader: BatchReader, stop: StopRequest, heartbeat: Heartbeat) -> str | None:
@@ -365,13 +365,18 @@ class Capture:
 
 def _notes(request: CaptureRequest, loaded: LoadedModel) -> list[str]:
     """What readers of the run's figures must know: stored in the run, and shown next to them."""
-    notes = [why_no_mlp(loaded.model)] if request.sites is None else []
+    notes = [why_no_mlp(loaded.model, experts=reads_experts(request))] if request.sites is None else []
     if not dependence(loaded.model).causal:
         notes.append(
             f"{sees_ahead(loaded.model)}: read in batches of one length, without padding; what is said of the tokens "
             "before a neuron's (n-grams, deltas, traces of the last token) does not hold for it"
         )
     return [note for note in notes if note]
+
+
+def reads_experts(request: CaptureRequest) -> bool:
+    """Whether the neurons of mixtures of experts are read: only a run of statistics can hold them."""
+    return request.keep == "stats" and (request.where is None or request.where.beyond is None)
 
 
 def default_name(model: str) -> str:
@@ -405,7 +410,7 @@ def new_run_info(
 def store_layers(sites: Sequence[LayerSite]) -> tuple[Layer, ...]:
     """The sites of a model as a run's layers, in the same order."""
     return tuple(
-        Layer(i, site.site, site.layer, site.module, site.neurons, site.activation, site.fires)
+        Layer(i, site.site, site.layer, site.module, site.neurons, site.activation, site.fires, site.experts)
         for i, site in enumerate(sites)
     )
 

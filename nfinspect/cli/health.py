@@ -72,6 +72,7 @@ def health_lines(report: "NetworkReport") -> list[str]:
     lines = wrapped(f"Health {fixed(report.overall_health_score)} at {report.site}. {report.interpretation}.")
     lines += [line for note in report.notes for line in wrapped(f"NOTE {note}.")]
     lines += [*wrapped(f"{report.summary}."), "", *table(columns, rows)]
+    lines += router_lines(report)
     issues = [f"L{layer.layer}  {issue}" for layer in report.layer_analyses for issue in layer.issues]
     for title, texts in (
         ("Issues", issues),
@@ -87,3 +88,23 @@ def health_lines(report: "NetworkReport") -> list[str]:
             "--precision, --where beyond).",
         ]
     return lines
+
+
+def router_lines(report: "NetworkReport") -> list[str]:
+    """How the tokens are spread over the experts of each layer that is a mixture of them."""
+    routed = [(layer.layer, layer.router) for layer in report.layer_analyses if layer.router is not None]
+    if not routed:
+        return []
+    columns = [Column(name) for name in ("layer", "experts", "unused", "entropy", "least", "most")]
+    rows = [
+        (
+            number,
+            router.experts,
+            router.unused,
+            fixed(router.entropy) if router.entropy is not None else "-",
+            percent(min(router.load)),
+            percent(max(router.load)),
+        )
+        for number, router in routed
+    ]
+    return ["", "Router load", *table(columns, rows)]

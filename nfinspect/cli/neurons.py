@@ -160,17 +160,20 @@ def _lines(detail: "NeuronDetail", examples: int) -> list[str]:
         "excess kurtosis": row.excess_kurtosis,
         "dormancy": row.dormancy,
     }
-    lines = [f"{row.site}:{row.address}  {row.cls}, fires on {percent(row.firing_rate)} of the tokens"]
+    place = "" if detail.expert is None else f" (expert {detail.expert})"
+    tokens = "the tokens" if detail.expert is None else "the tokens routed to it"
+    lines = [f"{row.site}:{row.address}{place}  {row.cls}, fires on {percent(row.firing_rate)} of {tokens}"]
     cells = [f"{name} {number(value)}" for name, value in figures.items()]
     lines += ["  ".join(cells[i : i + 6]) for i in range(0, len(cells), 6)]
     histogram = detail.histogram
     scale = "even bins" if histogram.linear else "signed-log bins"
-    lines += [
-        "",
-        f"Histogram, {number(histogram.edges[0])} to {number(histogram.edges[-1])}, {scale}, "
-        "heights are square roots of counts",
-        _strip(histogram.counts),
-    ]
+    if histogram.edges:
+        lines += [
+            "",
+            f"Histogram, {number(histogram.edges[0])} to {number(histogram.edges[-1])}, {scale}, "
+            "heights are square roots of counts",
+            _strip(histogram.counts),
+        ]
     for title, found in (
         ("Highest", detail.top_examples),
         ("Lowest", detail.min_examples),

@@ -23,6 +23,7 @@ from .errors import (
     WrongRevision,
     WrongSite,
 )
+from .experts import Routing
 from .fingerprint import Fingerprint, check_same_weights, fingerprint
 from .forward import forward_batch, steps_clamp_as_a_pass
 from .hooks import SiteReader
@@ -50,6 +51,7 @@ __all__ = [
     "NonFiniteWeights",
     "OtherWeights",
     "PickleRefused",
+    "Routing",
     "SilentHook",
     "SiteReader",
     "Texts",

@@ -15,9 +15,11 @@ from torch.utils.hooks import RemovableHandle
 from .checks import FirstPassCheck, first_input, first_tensor
 from .compiled import modules_by_name
 from .errors import ModelError, NonFiniteActivations, SilentHook, UnsupportedModel, WrongSite
+from .experts import ExpertsWatch, Routing
 from .sites import LayerSite
 
 Sink = Callable[[LayerSite, Tensor, Tensor | None], None]
+RoutingSink = Callable[[LayerSite, Routing], None]
 
 
 class SiteReader:
@@ -27,6 +29,9 @@ class SiteReader:
     per site, in the order in which the model computes them. `values` is [batch, tokens, neurons], detached, in the
     dtype and on the device that the model has there, a view of memory that the model goes on using: a sink that keeps
     it beyond the call must copy it. `fired` is bool[batch, tokens, neurons] where `site.fires` is 'gate', else None.
+
+    Of a mixture of experts `routing(site, choice)` is called just before, and `values` and `fired` are
+    [batch, tokens, chosen * width]: the neurons of the experts chosen for each token, in the order of the choice.
 
     With `check` the first pass is verified layer by layer (WrongSite). With `check_finite` a NaN or infinite value at a
     valid position raises NonFiniteActivations in `end`. Readers may be nested: each sees the values as changed by hooks
@@ -41,14 +46,16 @@ class SiteReader:
         *,
         check: bool = True,
         check_finite: bool = True,
+        routing: RoutingSink | None = None,
     ) -> None:
         self._model = model
         self._sites = list(sites)
         self._sink = sink
+        self._routing = routing
         self._check_wanted = check
         self._check_finite = check_finite
         self._check: FirstPassCheck | None = None
-        self._handles: list[RemovableHandle] = []
+        self._handles: list[RemovableHandle | ExpertsWatch] = []
         self._modules: dict[str, nn.Module] = {}
         self._shape: tuple[int, int] | None = None
         self._invalid: Tensor | None = None
@@ -93,7 +100,7 @@ class SiteReader:
         self._shape = (batch, tokens)
         self._invalid = None if valid is None else ~valid.bool()
         if self._check_wanted:
-            self._check = FirstPassCheck(self._model, self._sites)
+            self._check = FirstPassCheck(self._model, [site for site in self._sites if not site.experts])
 
     def end(self) -> None:
         """End the pass. Raises SilentHook if a site was not read exactly once since `begin`, and NonFiniteActivations
@@ -132,6 +139,16 @@ class SiteReader:
 
     def _attach(self, site: LayerSite) -> None:
         module = self._module(site, site.module)
+        if site.experts:
+            self._handles.append(
+                ExpertsWatch(
+                    module,
+                    f"{site.module} of layer {site.layer}",
+                    lambda values, fired, routing: self._take_experts(site, values, fired, routing),
+                    lambda: self._check is not None,
+                )
+            )
+            return
         if site.site == "resid":
 
             def block_hook(_: nn.Module, args: object, output: object) -> None:
@@ -161,12 +178,16 @@ class SiteReader:
             )
         return self._modules[name]
 
-    def _take(self, site: LayerSite, raw: Tensor | None) -> None:
+    def _count(self, site: LayerSite) -> None:
+        """A site was read in the pass in progress."""
         if self._shape is None:
             raise ModelError("expected begin() before a forward pass inside the reader, found a pass without it")
         self._seen[site] = self._seen.get(site, 0) + 1
         if self._seen[site] > 1:
             raise _silent(site, self._seen[site])
+
+    def _take(self, site: LayerSite, raw: Tensor | None) -> None:
+        self._count(site)
         values = self._shaped(site, raw, site.neurons)
         gate_output = self._gates.pop(site, None)
         fired = None
@@ -182,6 +203,20 @@ class SiteReader:
             self._check.saw(site, raw.detach(), gate_output)
         if self._check_finite:
             self._note_finite(site, values)
+        self._sink(site, values, fired)
+
+    def _take_experts(self, site: LayerSite, raw: Tensor, raw_fired: Tensor | None, routing: Routing) -> None:
+        """raw: [tokens * chosen, width], as ExpertsWatch gives it."""
+        self._count(site)
+        chosen = routing.experts.shape[1]
+        width = chosen * raw.shape[1]
+        values = self._shaped(site, raw.view(-1, width), width)
+        fired = None if raw_fired is None else self._shaped(site, raw_fired.view(-1, width), width)
+        if self._check_finite:
+            self._note_finite(site, values)
+        if self._routing is not None:
+            shape = (*values.shape[:2], chosen)
+            self._routing(site, Routing(routing.experts.view(shape), routing.weights.reshape(shape)))
         self._sink(site, values, fired)
 
     def _shaped(self, site: LayerSite, raw: Tensor | None, neurons: int) -> Tensor:

@@ -14,7 +14,7 @@ from nfinspect_store.types import SITES
 
 from . import structure
 from .errors import UnknownSite, UnsupportedModel
-from .structure import Found
+from .structure import Found, FoundExperts
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,9 @@ class LayerSite:
 
     `fires` is the rule of methods §1: 'positive' (a > 0), 'gate' (the gate's pre-activation > 0) or 'scale'
     (|a| >= 0.1 x layer scale). `gate` names the module whose output is the gate, `gate_slice` the part of its last
-    dimension that is the gate if there is more. `note` says how the site was found if it was not in the table.
+    dimension that is the gate if there is more. `note` says how the site was found if it was not in the table, or what
+    of the layer is not read. `experts`: how many the layer has, 0 if it is no mixture of them; neuron
+    `expert * width + i` is then neuron i of an expert, and a token has values of `chosen` experts.
     """
 
     site: str
@@ -35,6 +37,13 @@ class LayerSite:
     gate: str | None = None
     gate_slice: tuple[int, int] | None = None
     note: str = ""
+    experts: int = 0
+    chosen: int = 0
+
+    @property
+    def held(self) -> int:
+        """How many values a token has at most: fewer than neurons where it passes some of the experts only."""
+        return self.neurons // self.experts * self.chosen if self.experts else self.neurons
 
 
 @dataclass(frozen=True)
@@ -90,13 +99,13 @@ def blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     return ".".join(part for part in (prefix, name) if part), stack
 
 
-def default_site(model: nn.Module) -> str:
+def default_site(model: nn.Module, *, experts: bool = False) -> str:
     """'mlp' if the model has MLP neurons, else 'mixer', else 'resid'; a site that cannot be read in every layer that
-    has it does not count, such as the MLP of a mixture of experts.
+    has it does not count, such as the MLP of a mixture of experts if `experts` are not to be read.
     """
     _, stack = blocks(model)
     for site in ("mlp", "mixer"):
-        places = _places(model, stack, site)
+        places = _places(model, stack, site, experts)
         if any(isinstance(place, UnsupportedModel) for place in places):
             continue
         if any(place is not None for place in places):
@@ -104,24 +113,26 @@ def default_site(model: nn.Module) -> str:
     return "resid"
 
 
-def why_no_mlp(model: nn.Module) -> str:
+def why_no_mlp(model: nn.Module, *, experts: bool = False) -> str:
     """Why the default site is not `mlp`, in a line for readers of the figures; '' if it is, and for a Mamba.
 
     A Mamba has only mixers; every other model has MLPs, and without their neurons health says little.
     """
     _, stack = blocks(model)
-    places = _places(model, stack, "mlp")
+    places = _places(model, stack, "mlp", experts)
     refused = [layer for layer, place in enumerate(places) if isinstance(place, UnsupportedModel)]
-    read = [layer for layer, place in enumerate(places) if isinstance(place, Found)]
-    default = default_site(model)
+    read = [layer for layer, place in enumerate(places) if isinstance(place, (Found, FoundExperts))]
+    default = default_site(model, experts=experts)
     if default == "mlp" or (default == "mixer" and not refused):
         return ""
     kind = structure.config_of(model).model_type
     instead = f"{default} ({_WORDS[default]}) is read instead and says nothing of them"
     if not refused:
         return f"no MLP neurons in this run: no MLP was found in '{kind}'; {instead}"
-    experts = any(structure.has_experts(stack[layer]) for layer in refused)
-    cause = "is a mixture of experts, which are not read yet" if experts else "cannot be read"
+    mixture = any(structure.has_experts(stack[layer]) for layer in refused)
+    known = mixture and not experts and default_site(model, experts=True) == "mlp"
+    cause = "is a mixture of experts" if mixture else "cannot be read"
+    cause += ", whose neurons --keep stats reads" if known else ", which cannot be read" if mixture else ""
     rest = f"; --sites mlp --layers {_ranges(read)} reads those of the other layers" if read else ""
     return f"no MLP neurons in this run: the MLP of layers {_ranges(refused)} of '{kind}' {cause}; {instead}{rest}"
 
@@ -139,21 +150,26 @@ def _ranges(layers: Sequence[int]) -> str:
 
 
 def find_sites(
-    model: nn.Module, sites: Sequence[str] | None = None, layers: Sequence[int] | None = None
+    model: nn.Module,
+    sites: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    *,
+    experts: bool = False,
 ) -> list[LayerSite]:
     """The given sites of the given layers, ordered by layer, then as in `sites`.
 
-    `sites` None: the default site; `layers` None: every layer that has the site. Raises UnknownSite for a site or a
-    layer that the model does not have, UnsupportedModel for one that it has but that cannot be read.
+    `sites` None: the default site; `layers` None: every layer that has the site. `experts`: also the neurons of
+    mixtures of experts, which only a SiteReader reads, and which have no value on most tokens. Raises UnknownSite for a
+    site or a layer that the model does not have, UnsupportedModel for one that it has but that cannot be read.
     """
     prefix, stack = blocks(model)
-    wanted = list(dict.fromkeys(sites)) if sites is not None else [default_site(model)]
+    wanted = list(dict.fromkeys(sites)) if sites is not None else [default_site(model, experts=experts)]
     chosen = list(range(len(stack))) if layers is None else sorted(set(layers))
     for layer in chosen:
         if not 0 <= layer < len(stack):
             raise UnknownSite(f"expected layers between 0 and {len(stack) - 1}, found {layer}: layers count from 0")
     found: list[LayerSite] = []
-    places = {site: _places(model, stack, site) for site in wanted}
+    places = {site: _places(model, stack, site, experts) for site in wanted}
     for layer in chosen:
         for site in wanted:
             where = places[site][layer]
@@ -169,12 +185,16 @@ def find_sites(
     return found
 
 
-def _places(model: nn.Module, stack: nn.ModuleList, site: str) -> list[Found | UnsupportedModel | None]:
+Place = Found | FoundExperts | UnsupportedModel | None
+"""Where a site is in a block: None if it has none, the error to raise if it has one that cannot be read."""
+
+
+def _places(model: nn.Module, stack: nn.ModuleList, site: str, experts: bool) -> list[Place]:
     """Where `site` is in each block. A module that several blocks share is refused: it runs several times in a pass."""
-    places = [_locate(model, block, site) for block in stack]
+    places = [_locate(model, block, site, experts) for block in stack]
     owners: dict[nn.Module, list[int]] = {}
     for layer, place in enumerate(places):
-        if isinstance(place, Found) and place.module:
+        if isinstance(place, (Found, FoundExperts)) and place.module:
             owners.setdefault(stack[layer].get_submodule(place.module), []).append(layer)
     for layers in owners.values():
         for layer in layers if len(layers) > 1 else ():
@@ -186,16 +206,17 @@ def _places(model: nn.Module, stack: nn.ModuleList, site: str) -> list[Found | U
     return places
 
 
-def _locate(model: nn.Module, block: nn.Module, site: str) -> Found | UnsupportedModel | None:
-    """Where `site` is in `block`; None if it has none; the error to raise if it has one that cannot be read."""
+def _locate(model: nn.Module, block: nn.Module, site: str, experts: bool) -> Place:
     config = structure.config_of(model)
     if site == "resid":
         return Found("")
     if site == "mlp" and structure.has_experts(block):
+        if experts:
+            return structure.find_experts(block, config.hidden_size)
         return UnsupportedModel(
             "expected an MLP with one output projection, found a mixture of experts "
-            f"('{config.model_type}'): its experts are fused tensors without a module to hook; not supported "
-            "yet, read resid or attn instead"
+            f"('{config.model_type}'): a token has no values of most of its neurons; a capture with --keep stats reads "
+            "them, or read resid or attn instead"
         )
     family = FAMILIES.get(config.model_type)
     if family is not None:
@@ -213,9 +234,23 @@ def _locate(model: nn.Module, block: nn.Module, site: str) -> Found | Unsupporte
     return structure.find_mixer(block) if site == "mixer" else None
 
 
-def _describe(model: nn.Module, block_name: str, block: nn.Module, site: str, layer: int, where: Found) -> LayerSite:
+def _describe(
+    model: nn.Module, block_name: str, block: nn.Module, site: str, layer: int, where: Found | FoundExperts
+) -> LayerSite:
     config = structure.config_of(model)
     family = FAMILIES.get(config.model_type, Family())
+    if isinstance(where, FoundExperts):
+        return LayerSite(
+            site=site,
+            layer=layer,
+            module=f"{block_name}.{where.module}",
+            neurons=where.experts * where.width,
+            activation=activation_name(config) if where.activated else "",
+            fires="gate" if where.gated else "positive",
+            note=where.note,
+            experts=where.experts,
+            chosen=min(structure.chosen_experts(config) or where.experts, where.experts),
+        )
     if site == "resid":
         return LayerSite(site, layer, block_name, config.hidden_size, "", "scale")
     neurons = structure.width_in(block.get_submodule(where.module))
@@ -255,7 +290,7 @@ def activation_name(config: object) -> str:
 
 
 def _unknown(model: nn.Module, stack: nn.ModuleList, site: str, place: str) -> UnknownSite:
-    has = [s for s in SITES if any(isinstance(place, Found) for place in _places(model, stack, s))]
+    has = [s for s in SITES if any(isinstance(place, Found) for place in _places(model, stack, s, False))]
     model_type = structure.config_of(model).model_type
     return UnknownSite(f"expected one of the sites {', '.join(has)}, found '{site}': '{model_type}' has none{place}")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from .errors import UnsupportedModel
@@ -122,6 +122,53 @@ def has_experts(block: nn.Module) -> bool:
         name.rsplit(".", 1)[-1] in ("experts", "block_sparse_moe") or type(m).__name__.endswith("Experts")
         for name, m in block.named_modules()
     )
+
+
+@dataclass(frozen=True)
+class FoundExperts:
+    """The experts of one block; module: their name in it. gated: act(gate) x up, else act(up)."""
+
+    module: str
+    experts: int
+    width: int  # neurons of each
+    gated: bool
+    activated: bool  # by a module or a function of their own: that is the activation which the config names
+    note: str = ""
+
+
+def find_experts(block: nn.Module, hidden: int) -> FoundExperts | UnsupportedModel:
+    """The experts of a block that has some; the error to raise if they cannot be read (experts.py says how)."""
+    found = [(n, m) for n, m in block.named_modules() if hasattr(m, "_is_expert_parallel")]
+    if len(found) != 1:
+        words = f"{len(found)} modules of them" if found else "none that transformers runs by its experts interface"
+        return UnsupportedModel(f"expected a mixture of experts in one module, found {words}: its neurons are not read")
+    name, module = found[0]
+    down: object = getattr(module, "down_proj", None)
+    if not isinstance(down, Tensor) or down.ndim != 3 or not down.is_floating_point():
+        return UnsupportedModel(
+            f"expected all experts of {name} in one tensor of floating-point numbers, found "
+            f"{type(down).__name__}: the neurons of a mixture of experts that is packed or quantised are not read"
+        )
+    beside = find_mlp(block, hidden)
+    return FoundExperts(
+        name,
+        int(down.shape[0]),
+        int(down.shape[1 if getattr(module, "is_transposed", False) else 2]),
+        bool(getattr(module, "has_gate", True)),
+        hasattr(module, "act_fn"),
+        f"read are the neurons of the experts; those of {beside.module}, which every token passes, are not"
+        if isinstance(beside, Found)
+        else "",
+    )
+
+
+def chosen_experts(config: object) -> int | None:
+    """To how many experts a router sends a token, as the config says; None if it does not."""
+    names = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_topk", "moe_k", "top_k_experts")
+    for value in (getattr(config, name, None) for name in names):
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
 
 
 def _is(name: str, *words: str) -> bool:

@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from nfinspect.present.numbers import count, number, percent
 from nfinspect.tui.cells import Cell, visible_in
 from nfinspect.tui.glyphs import Glyphs
+from nfinspect_store.types import ABSENT
 
 if TYPE_CHECKING:
     from nfinspect.analysis.neuron import ExampleText
@@ -21,6 +22,8 @@ def why(row: NeuronRow, glyphs: Glyphs) -> str:
     share = percent(row.dormancy, glyphs) if (row.dormancy or 0) < 1 else f"{number(row.dormancy, glyphs, 3)} times"
     of = "" if (row.dormancy or 0) >= 1 else " of"
     tokens = f"{count(row.n, glyphs)} tokens"
+    if row.cls == ABSENT:
+        return "no token was routed to its expert"
     if row.cls == "dead":
         bound = (
             f", alive on up to {percent(row.rate_upper95, glyphs)} of others (95 % bound)" if row.rate_upper95 else ""

@@ -21,7 +21,7 @@ from nfinspect_store.errors import QueryError, RunBusy, StoreError
 from nfinspect_store.heartbeat import being_written
 from nfinspect_store.layout import SCRATCH
 from nfinspect_store.query_result import Column, QueryResult
-from nfinspect_store.schema import INTERNAL, PLANTED, PUBLIC, quoted
+from nfinspect_store.schema import EXPERTS, INTERNAL, PLANTED, PUBLIC, quoted
 
 ALLOWED = "SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE, PIVOT or EXPLAIN"
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.MULTI)  # a PIVOT without IN is parsed as several
@@ -100,7 +100,7 @@ class Console:
             rows = cursor.execute(READ_COLUMNS).fetchall()
         found: dict[str, tuple[str, ...]] = {}
         for run in self.names:
-            for table in (*PUBLIC, PLANTED, *INTERNAL):
+            for table in (*PUBLIC, EXPERTS, PLANTED, *INTERNAL):
                 columns = tuple(column for database, name, column in rows if (database, name) == (run, table))
                 if columns:
                     found[table if run == self.default else f"{quoted(run)}.{table}"] = columns

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from nfinspect_store.atomic import new_directory
 from nfinspect_store.errors import RequestError, StoreError
 from nfinspect_store.reader import RunFile
-from nfinspect_store.schema import BLOCK, PLANTED, PUBLIC, quoted
+from nfinspect_store.schema import BLOCK, EXPERTS, PLANTED, PUBLIC, quoted
 from nfinspect_store.types import Layer
 
 FORMATS = ("parquet", "csv", "safetensors")
 TABLES = tuple(name for name in PUBLIC if name != "activations")
-"""Of every run, `unrecorded` if it has such tokens; a simulated run has `planted` as well."""
+"""Of every run, `unrecorded` if it has such tokens; a simulated run has `planted` as well, one that holds neurons of a
+mixture of experts `experts`."""
 
 BATCH = 65_536
 
@@ -95,8 +96,8 @@ def _tables(run: RunFile) -> tuple[str, ...]:
     """The public tables that a run has, `unrecorded` only if there are such tokens."""
     held = tuple(name for name in TABLES if name != "unrecorded" or run.unrecorded)
     query = "SELECT 1 FROM duckdb_tables() WHERE database_name = current_database() AND table_name = $name"
-    simulated = run.cursor().execute(query, {"name": PLANTED}).fetchone()
-    return (*held, PLANTED) if simulated else held
+    optional = [name for name in (EXPERTS, PLANTED) if run.cursor().execute(query, {"name": name}).fetchone()]
+    return (*held, *optional)
 
 
 def _check(found: set[str], allowed: tuple[str, ...], what: str) -> None:

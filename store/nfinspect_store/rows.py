@@ -10,13 +10,27 @@ from numpy.typing import NDArray
 from nfinspect_store.arrow_numbers import numbers
 from nfinspect_store.blob_columns import cut
 from nfinspect_store.precision import FLOAT32
-from nfinspect_store.schema import MEANS_WIDTH
+from nfinspect_store.schema import EXPERTS, MEANS_WIDTH
 from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics
 from nfinspect_store.types import BeyondRows, Layer, MeanRows, Prompt, TokenRows
 
 
 def layers_table(layers: Sequence[Layer]) -> pa.Table:
-    return pa.table({f.name: [getattr(layer, f.name) for layer in layers] for f in fields(Layer)})
+    names = [f.name for f in fields(Layer) if f.name != EXPERTS]
+    return pa.table({name: [getattr(layer, name) for layer in layers] for name in names})
+
+
+def experts_table(layers: Sequence[Layer]) -> pa.Table:
+    """As rows of the table `experts`: those of the layers that are mixtures of experts."""
+    mixtures = [layer for layer in layers if layer.experts]
+    return pa.table(
+        {
+            "site": pa.array([layer.site for layer in mixtures], pa.string()),
+            "layer": pa.array([layer.layer for layer in mixtures], pa.int32()),
+            "experts": pa.array([layer.experts for layer in mixtures], pa.int32()),
+            "width": pa.array([layer.width for layer in mixtures], pa.int32()),
+        }
+    )
 
 
 def prompts_table(prompts: Sequence[Prompt]) -> pa.Table:
@@ -53,12 +67,13 @@ def beyond_table(parts: Sequence[BeyondRows]) -> pa.Table:
 
 
 def means_table(means: MeanRows) -> pa.Table:
+    """As rows of the table `prompt_means`; there is none for neurons whose means are all absent."""
     rows, neurons = means.values.shape
     first = np.arange(0, neurons, MEANS_WIDTH, dtype=np.int32)
     starts = np.add.outer(np.arange(rows, dtype=np.int64) * neurons, first).reshape(-1)
     selection = pa.array(means.selection, pa.string()).dictionary_encode()
     each = len(first)
-    return pa.table(
+    table = pa.table(
         {
             "layer_id": np.full(rows * each, means.layer_id, np.int16),
             "prompt_idx": np.repeat(means.prompt_idx, each),
@@ -70,6 +85,10 @@ def means_table(means: MeanRows) -> pa.Table:
             "values": cut(means.values.astype(FLOAT32), 4 * np.append(starts, rows * neurons)),
         }
     )
+    if not means.absent:
+        return table
+    there = np.add.reduceat(~np.isnan(means.values), first, axis=1, dtype=np.int64) > 0
+    return table.filter(pa.array(there.reshape(-1)))
 
 
 def statistics_table(layer_id: int, first: bool, statistics: NeuronStatistics) -> pa.Table:

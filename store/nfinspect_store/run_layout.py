@@ -19,6 +19,7 @@ from nfinspect_store import precision
 from nfinspect_store.addresses import Address, parse_address
 from nfinspect_store.connect import CATALOG
 from nfinspect_store.errors import NotARun, RequestError
+from nfinspect_store.schema import EXPERTS
 from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.statements import listened
 from nfinspect_store.types import PRECISIONS, Layer, NeuronIndex, Precision, RunInfo
@@ -167,7 +168,19 @@ class RunLayout:
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         query = "SELECT layer_id, site, layer, module, neurons, activation, fires FROM layers ORDER BY layer_id"
-        return tuple(Layer(*row) for row in self.cursor().execute(query).fetchall())
+        experts = self._experts()
+        rows = self.cursor().execute(query).fetchall()
+        return tuple(Layer(*(*row, experts.get((row[1], row[2]), 0))) for row in rows)
+
+    def _experts(self) -> dict[tuple[str, int], int]:
+        """How many experts a layer has, by site and layer, where it is a mixture of them."""
+        query = """SELECT 1 FROM duckdb_tables()
+                   WHERE database_name = current_database() AND table_name = $name"""
+        if not self.cursor().execute(query, {"name": EXPERTS}).fetchall():
+            return {}
+        query = f"""SELECT e.site, e.layer, e.experts FROM {EXPERTS} e JOIN layers l USING (site, layer)
+                    WHERE e.experts > 0 AND e.experts * e.width = l.neurons"""
+        return {(site, layer): experts for site, layer, experts in self.cursor().execute(query).fetchall()}
 
     @cached_property
     def sites(self) -> tuple[str, ...]:

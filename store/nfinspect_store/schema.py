@@ -116,8 +116,13 @@ EVERY_TOKEN = "(FROM tokens UNION ALL BY NAME FROM unrecorded)"
 PLANTED = "planted"
 """Public, only in runs of kind `simulated`: the true class of every neuron (site, layer, neuron, class)."""
 
+EXPERTS = "experts"
+"""Public, only in runs that hold neurons of a mixture of experts: a row for each such layer. Neuron `i` of it is of
+expert `i // width`."""
+
 OPTIONAL_TABLES = {
     PLANTED: f"CREATE TABLE {PLANTED} (site VARCHAR, layer INTEGER, neuron INTEGER, class VARCHAR);",
+    EXPERTS: f"CREATE TABLE {EXPERTS} (site VARCHAR, layer INTEGER, experts INTEGER, width INTEGER);",
 }
 """Of some runs, in addition to TABLES."""
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nfinspect_store.addresses import Address
 from nfinspect_store.arrow_numbers import numbers
-from nfinspect_store.blob_columns import blob_bytes
+from nfinspect_store.blob_columns import blob_bytes, blob_offsets
 from nfinspect_store.block_rows import BlockRows, FiredRows, block_rows, decoded_blobs, fired_rows
 from nfinspect_store.errors import RequestError, StoreError
 from nfinspect_store.examples import examples_of
@@ -43,7 +43,7 @@ ORDER BY "first", layer_id, neuron
 """
 
 READ_PROMPT_MEANS = """
-SELECT m.prompt_idx, p.concept, m."values"
+SELECT m.prompt_idx, p.concept, m."values", m.layer_id, m.first_neuron
 FROM prompt_means m JOIN prompts p USING (prompt_idx)
 WHERE m.selection = $selection AND m.layer_id BETWEEN $low AND $high
   AND ($concepts IS NULL OR list_contains($concepts, p.concept))
@@ -308,6 +308,8 @@ class RunTables(RunLayout):
             **self._id_range(layers),
         }
         table = self._arrow(READ_PROMPT_MEANS, parameters)
+        if any(layer.experts for layer in layers):
+            return _sparse_means(table, layers)
         every = sum(-(-x.neurons // MEANS_WIDTH) for x in layers)
         neurons = sum(x.neurons for x in layers)
         stored = [blob_bytes(chunk) for chunk in table.column("values").chunks]
@@ -421,3 +423,28 @@ class RunTables(RunLayout):
         values = np.zeros((layer.neurons, kept), np.float32)
         token_idx[place], values[place] = (numbers(column.flatten()) for column in columns)
         return token_idx, values
+
+
+def _sparse_means(table: pa.Table, layers: Sequence[Layer]) -> PromptMeans:
+    """Means of which some neurons have none: a row may be missing, or hold NaN."""
+    prompt_idx, layer_id, first = (numbers(table.column(name)) for name in ("prompt_idx", "layer_id", "first_neuron"))
+    starts = np.cumsum([0, *(layer.neurons for layer in layers)])
+    held, opening, prompt = np.unique(prompt_idx, return_index=True, return_inverse=True)
+    place = starts[layer_id.astype(np.int64) - layers[0].layer_id] + first
+    end = starts[layer_id.astype(np.int64) - layers[0].layer_id + 1]
+    values = np.full((len(held), starts[-1]), np.nan, np.float32)
+    blobs, row = [chunk for chunk in table.column("values").chunks if len(chunk)], 0
+    for blob in blobs:
+        sizes = np.diff(blob_offsets(blob)).astype(np.int64)
+        here, stored = slice(row, row + len(blob)), blob_bytes(blob)
+        if (sizes != 4 * np.minimum(MEANS_WIDTH, end[here] - place[here])).any():
+            raise StoreError("means are not of every neuron: the run is damaged (nfinspect verify says more)")
+        for size in np.unique(sizes).tolist():
+            alike = sizes == size
+            columns = place[here][alike][:, None] + np.arange(size // 4)
+            of_size = stored[np.repeat(alike, sizes)].view(FLOAT32).reshape(-1, size // 4)
+            values[prompt[here][alike][:, None], columns] = of_size
+        row += len(blob)
+    concepts = table.column("concept").to_pylist()
+    concept = np.array([concepts[i] for i in opening.tolist()], dtype=np.str_)
+    return PromptMeans(held.astype(np.int64), concept, values)

@@ -30,6 +30,9 @@ SITES = ("mlp", "mixer", "attn", "resid")
 CLASSES = ("dead", "saturated", "sporadic", "missing", "weak", "normal")
 """In the order in which the rules of methods §2 are applied."""
 
+ABSENT = "absent"
+"""In place of a class: a neuron of an expert that no token of the run was routed to."""
+
 RELU_FAMILY = frozenset({"relu", "relu2", "relu6", "relu_squared"})
 """Activation functions that are exactly 0 where they do not fire: only with these does 0 on every token mean dead."""
 
@@ -72,6 +75,12 @@ class Layer:
     neurons: int
     activation: str  # relu, gelu_new, silu …; empty where a site has none (resid, attn)
     fires: str  # positive: a > 0 | gate: gate pre-activation > 0 | scale: |a| >= 0.1 × layer scale
+    experts: int = 0  # of a mixture of experts: neuron `expert * width + i` is neuron i of one of them; else 0
+
+    @property
+    def width(self) -> int:
+        """Neurons of each expert; of the layer where it is no mixture of experts."""
+        return self.neurons // self.experts if self.experts else self.neurons
 
 
 @dataclass(frozen=True)
@@ -129,7 +138,8 @@ class MeanRows:
     prompt_idx: NDArray[np.int64]
     selection: Sequence[Selection]
     n: NDArray[np.int64]  # tokens
-    values: NDArray[np.float32]  # [means, neurons]
+    values: NDArray[np.float32]  # [means, neurons]; NaN where none of these tokens passed the neuron's expert
+    absent: bool = False  # whether there may be NaN
 
 
 @dataclass(frozen=True)
@@ -137,6 +147,7 @@ class PromptMeans:
     """Each prompt's mean activation over a selection of its tokens, without position 0.
 
     Prompts that have no such token are absent. The columns of `values` are the neurons of the site, in layer order.
+    NaN: none of the tokens was routed to the neuron's expert; the mean of such a neuron is over those that were.
     """
 
     prompt_idx: NDArray[np.int64]  # [prompts]

@@ -1,7 +1,11 @@
 """The checks of `verify` that compare tables with each other in SQL. Each yields one line per problem."""
 
+import numpy as np
+
 from nfinspect_store.reader import RunFile
 from nfinspect_store.schema import EVERY_TOKEN
+from nfinspect_store.types import ABSENT, Layer
+from nfinspect_store.types import CLASSES as CLASS_WORDS
 
 TOKENS = """
 SELECT count(*), min(token_idx), max(token_idx), count(DISTINCT token_idx) FROM tokens
@@ -96,7 +100,7 @@ WHERE held IS DISTINCT FROM l.neurons OR c.counted IS DISTINCT FROM l.neurons OR
 ORDER BY l.site, l.layer
 """
 
-CLASS_NAMES = ("dead", "saturated", "sporadic", "missing", "weak", "normal")
+CLASS_NAMES = (*CLASS_WORDS, ABSENT)
 
 
 def check_tokens(run: RunFile) -> list[str]:
@@ -133,27 +137,50 @@ def check_statistics(run: RunFile) -> list[str]:
     if run.tokens == 0:
         return []
     problems = []
+    mixtures = {(layer.site, layer.layer): layer for layer in run.layers if layer.experts}
     for site, layer, neurons, counted, wrong, low, high in (
         run.cursor().execute(STATISTICS, {"tokens": run.tokens}).fetchall()
     ):
         if counted != neurons:
             problems.append(f"statistics: {site} layer {layer} has {counted} neurons, expected {neurons}")
-        if wrong:
+        if wrong and (site, layer) not in mixtures:
             problems.append(
                 f"statistics: {site} layer {layer}: {wrong} neurons count {low} to {high} tokens, "
                 f"the run holds {run.tokens}"
             )
     for row in run.cursor().execute(CONCEPT_STATISTICS).fetchall():
         concept, site, layer, neurons, counted, expected, low, high = row
+        if (site, layer) in mixtures and counted == neurons:
+            continue
         problems.append(
             f"concept_statistics: {site} layer {layer}: concept {concept!r} has {counted} neurons that count {low} to "
             f"{high} tokens, expected {neurons} that count {expected}"
         )
+    for layer in mixtures.values():
+        problems += _of_experts(run, layer)
     # A run that keeps all values stores nothing by concept, unless it was migrated.
     held = run.cursor().execute("SELECT count(*) FROM concept_statistics").fetchall()[0][0]
     if run.tokens and (held or not run.has_values):
         for concept, layer_id in run.cursor().execute(CONCEPTS_MISSING).fetchall():
             problems.append(f"concept_statistics: concept {concept!r} is missing for layer_id {layer_id}")
+    return problems
+
+
+def _of_experts(run: RunFile, layer: Layer) -> list[str]:
+    """Whether the neurons of an expert count the same tokens, together and by concept, none more than there are."""
+    place = f"{layer.site} layer {layer.layer}"
+    n = run.statistics(layer.site, layer=layer.layer).n
+    if len(n) != layer.neurons:
+        return []  # reported already
+    problems = []
+    by_expert = n.reshape(layer.experts, layer.width)
+    if (by_expert != by_expert[:, :1]).any():
+        problems.append(f"statistics: {place}: neurons of one expert count different numbers of tokens")
+    if n.max(initial=0) > run.tokens:
+        problems.append(f"statistics: {place}: an expert counts {n.max()} tokens, the run holds {run.tokens}")
+    told = [one.n for one in run.concept_statistics(layer).values() if len(one.n) == layer.neurons]
+    if (np.sum(told, axis=0, dtype=np.int64) != n).any():
+        problems.append(f"concept_statistics: {place}: its concepts together do not count the tokens of its experts")
     return problems
 
 
@@ -173,11 +200,12 @@ def check_histograms(run: RunFile) -> list[str]:
         return []
     problems = []
     for layer in run.layers:
-        wrong = int((run.histograms(layer.site, layer.layer).sum(axis=1) != run.tokens).sum())
+        tokens = run.statistics(layer.site, layer=layer.layer).n if layer.experts else run.tokens
+        wrong = int((run.histograms(layer.site, layer.layer).sum(axis=1) != tokens).sum())
         if wrong:
             problems.append(
                 f"histograms: {layer.site} layer {layer.layer}: {wrong} of {layer.neurons} do not count "
-                f"{run.tokens} tokens"
+                f"{'the tokens of their expert' if layer.experts else f'{run.tokens} tokens'}"
             )
     return problems
 

@@ -52,6 +52,7 @@ from nfinspect_store.rows import (
     beyond_table,
     concept_statistics_table,
     examples_table,
+    experts_table,
     layers_table,
     means_table,
     prompts_table,
@@ -59,7 +60,7 @@ from nfinspect_store.rows import (
     tokens_table,
     unrecorded_table,
 )
-from nfinspect_store.schema import BLOCK, OPTIONAL_TABLES, TABLES, quoted
+from nfinspect_store.schema import BLOCK, EXPERTS, OPTIONAL_TABLES, TABLES, quoted
 from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import BeyondRows, Layer, MeanRows, Prompt, RunInfo, Status, TokenRows
@@ -164,7 +165,13 @@ class RunWriter:
             _insert_run(connection, replace(info, schema_version=SCHEMA_VERSION))
             rows = layers_table(layers)
             _insert(connection, "layers", rows)
-            write_digests(connection, {"run": digest_table(connection, "run"), "layers": digest_of(rows)})
+            digests = {"run": digest_table(connection, "run"), "layers": digest_of(rows)}
+            if any(layer.experts for layer in layers):
+                connection.execute(OPTIONAL_TABLES[EXPERTS])
+                mixtures = experts_table(layers)
+                _insert(connection, EXPERTS, mixtures)
+                digests[EXPERTS] = digest_of(mixtures)
+            write_digests(connection, digests)
             connection.execute("COMMIT")
 
     @staticmethod

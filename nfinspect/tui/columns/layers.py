@@ -14,6 +14,7 @@ from nfinspect_store.types import CLASSES
 
 if TYPE_CHECKING:
     from nfinspect.analysis.health import LayerHealth, NetworkReport
+    from nfinspect.analysis.router import RouterLoad
 
 WEIGHTS = {"dead": "1", "saturated": "0.75", "sporadic": "0.25", "missing": "0.5", "weak": "0.25"}
 
@@ -63,6 +64,14 @@ def layer_columns(g: Glyphs) -> list[Column]:
     ]
 
 
+def router_line(router: RouterLoad, g: Glyphs) -> str:
+    """How the tokens are spread over a layer's experts."""
+    entropy = "" if router.entropy is None else f"entropy {fixed(router.entropy)}, "
+    unused = f", {router.unused} unused" if router.unused else ""
+    load = f"load {percent(min(router.load), g)} to {percent(max(router.load), g)}"
+    return f"router: {router.experts} experts, {entropy}{load}{unused}"
+
+
 def explanation(report: NetworkReport, layer: LayerHealth, g: Glyphs) -> Content:
     """What a layer's score is made of, then the network's alerts and recommendations."""
     pieces: list[Cell | str] = [Cell(f"L{layer.layer} {layer.layer_name}", "title"), "\n"]
@@ -85,6 +94,8 @@ def explanation(report: NetworkReport, layer: LayerHealth, g: Glyphs) -> Content
             ),
             "\n",
         ]
+    if layer.router is not None:
+        pieces += [Cell(router_line(layer.router, g), "dim"), "\n"]
     pieces += ["\n", Cell("Network", "title"), "\n", Cell(report.summary), "\n"]
     for alert in report.alerts:
         pieces += [Cell("! " + alert, "bad"), "\n"]

@@ -323,9 +323,10 @@ class NeuronPane(RunPane):
         tone = "good" if r.cls == "normal" else "warn"
         near = ", near-dead" if r.near_dead and r.cls != "dead" else ""
         roughly = " (approximate)" if r.approximate else ""
+        expert = "" if self._detail.expert is None else f" (expert {self._detail.expert})"
         width = max(20, self.size.width - 2)
         rows: list[list[Cell | str]] = [
-            [Cell(f"{self._address} {r.cls}", tone), f"{near}{roughly}: {why(r, g)}", Cell(mark, "accent")]
+            [Cell(f"{self._address}{expert} {r.cls}", tone), f"{near}{roughly}: {why(r, g)}", Cell(mark, "accent")]
         ]
         if noted:
             rows.append([Cell(noted, "accent")])

@@ -14,9 +14,8 @@ from nfinspect.capturing.plan import Batch, plan_batches
 from nfinspect.capturing.prompts import PromptIds
 from nfinspect.capturing.request import CaptureRequest
 from nfinspect.models import LoadedModel, in_memory
-from nfinspect_store.types import Layer
 
-LAYERS = [Layer(0, "mlp", 0, "m", 100, "relu", "positive"), Layer(1, "mlp", 1, "m", 100, "relu", "positive")]
+HELD = [100, 100]
 BYTES_PER_TOKEN = 800
 SIZES = np.random.default_rng(1).integers(1, 20, 200).tolist()
 
@@ -31,7 +30,7 @@ def prompts_of(sizes: Sequence[int]) -> list[PromptIds]:
 
 def planned(model: LoadedModel, sizes: Sequence[int], batch_size: int | None = None, generate: int = 0) -> list[Batch]:
     request = CaptureRequest("m", Path("s"), batch_size=batch_size, generate=generate)
-    batches = plan_batches(prompts_of(sizes), request, model, LAYERS)
+    batches = plan_batches(prompts_of(sizes), request, model, HELD)
     assert [i for b in batches for i in range(b.start, b.stop)] == list(range(len(sizes)))
     assert all(b.stop > b.start for b in batches)
     return batches

@@ -1,0 +1,184 @@
+"""What is recorded of a layer of experts: of each expert, over the tokens that were routed to it (decision 19).
+
+A token that was not routed to an expert is absent from its neurons: it counts in none of their figures. So each expert
+is recorded as a layer of its own would be, with its own tokens, and the results are put side by side. Always on the
+CPU: many experts have few tokens each.
+"""
+
+from dataclasses import fields
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from nfinspect.capturing.batch import PromptRows
+from nfinspect.capturing.statistics import LayerStatistics
+from nfinspect_store.examples import KEPT, drawn
+from nfinspect_store.snapshot import LayerSnapshot
+from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics
+from nfinspect_store.tables import RunTables
+from nfinspect_store.types import Layer
+
+ROW = 1 << 62
+"""Added to the rows of a batch that become examples, until they have the index of their token."""
+
+CPU = torch.device("cpu")
+
+
+class ExpertLayer:
+    """The recorder's state for one layer of experts, in the order of its neurons."""
+
+    def __init__(self, layer: Layer, seed: int) -> None:
+        self._layer = layer
+        self._seed = seed
+        self._experts = [LayerStatistics(layer.width, layer.fires, CPU) for _ in range(layer.experts)]
+        self._random = [(np.empty(0, np.int64), np.empty((0, layer.width), np.float32)) for _ in range(layer.experts)]
+
+    def add(
+        self,
+        prompts: PromptRows,
+        values: NDArray[np.float32],
+        fired: NDArray[np.bool_] | None,
+        experts: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        """Add a batch. values, fired: [tokens, chosen * width], the neurons of the experts in `experts`, int64[tokens,
+        chosen], -1 where none was chosen. Returns its means, float32[means, neurons], in the order of PromptRows.means;
+        NaN where no token was routed to the expert.
+        """
+        tokens, chosen = experts.shape
+        width = self._layer.width
+        slots = values.reshape(tokens * chosen, width)
+        flags = None if fired is None else fired.reshape(tokens * chosen, width)
+        of_slot = experts.reshape(-1)
+        order = np.argsort(of_slot, kind="stable")  # by expert, and by token of each
+        ends = np.searchsorted(of_slot[order], np.arange(self._layer.experts + 1))
+        means = np.full((int(prompts.written.sum()), self._layer.neurons), np.nan, np.float32)
+        for expert in np.flatnonzero(np.diff(ends)).tolist():
+            rows = order[ends[expert] : ends[expert + 1]]
+            part = means[:, expert * width : (expert + 1) * width]
+            self._add(expert, prompts, rows // chosen, slots[rows], None if flags is None else flags[rows], part)
+        return means
+
+    def _add(
+        self,
+        expert: int,
+        prompts: PromptRows,
+        tokens: NDArray[np.int64],
+        values: NDArray[np.float32],
+        fired: NDArray[np.bool_] | None,
+        means: NDArray[np.float32],
+    ) -> None:
+        """Add an expert's tokens, rows of the batch in order, and write its means where it has any."""
+        start, stop = np.searchsorted(tokens, prompts.start), np.searchsorted(tokens, prompts.stop)
+        there = start < stop
+        of_expert = PromptRows(
+            start=start[there],
+            rest=np.searchsorted(tokens, prompts.rest[there]),
+            stop=stop[there],
+            generated=np.searchsorted(tokens, prompts.generated[there]),
+            token=ROW + start[there],
+            prompt_idx=prompts.prompt_idx[there],
+            concept=[concept for concept, one in zip(prompts.concept, there.tolist(), strict=True) if one],
+        )
+        statistics = self._experts[expert]
+        found = statistics.add(of_expert, values, fired)
+        first, own = (_first_means(rows) for rows in (prompts, of_expert))
+        first = first[there]
+        # The mean over the last token is there if the expert saw the prompt's last token.
+        last = tokens[of_expert.stop - 1] == prompts.stop[there] - 1
+        for place, has in enumerate((of_expert.written > 0, (of_expert.written > 0) & last, of_expert.written == 3)):
+            means[first[has] + place] = found[own[has] + place]
+        token_idx = prompts.token[0] - prompts.start[0] + tokens
+        assert statistics.extremes is not None
+        kept = statistics.extremes.token_idx
+        new = kept >= ROW
+        kept[new] = token_idx[kept[new] - ROW]
+        self._keep_random(expert, token_idx, values)
+
+    def _keep_random(self, expert: int, token_idx: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+        """Of all the expert's tokens those with the smallest numbers (nfinspect_store.examples)."""
+        held, held_values = self._random[expert]
+        offered = np.concatenate([held, token_idx])
+        order = np.argsort(drawn(self._seed, offered), kind="stable")[:KEPT]
+        if len(held) == len(order) and (order < len(held)).all():
+            return
+        rows = [held_values[i] if i < len(held) else values[i - len(held)] for i in order.tolist()]
+        self._random[expert] = offered[order], np.stack(rows)
+
+    def snapshot(self) -> LayerSnapshot:
+        groups = [one.groups() for one in self._experts]
+        told = [one.concepts() for one in self._experts]
+        none, no_concept = NeuronStatistics.empty(self._layer.width), _no_tokens(self._layer.width)
+        histograms = [one.histograms() for one in self._experts]
+        return LayerSnapshot(
+            layer_id=self._layer.layer_id,
+            statistics={
+                first: NeuronStatistics.concatenate([group.get(first, none) for group in groups])
+                for first in (False, True)
+                if any(first in group for group in groups)
+            },
+            concepts={
+                concept: ConceptStatistics(
+                    **{
+                        f.name: np.concatenate([getattr(one.get(concept, no_concept), f.name) for one in told])
+                        for f in fields(ConceptStatistics)
+                    }
+                )
+                for concept in dict.fromkeys(name for one in told for name in one)
+            },
+            histograms={first: np.concatenate([one[first] for one in histograms]) for first in (False, True)},
+            examples={"top": self._extremes("top"), "min": self._extremes("min"), "random": self._random_examples()},
+        )
+
+    def _extremes(self, kind: Literal["top", "min"]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        kept = [one.extremes.get(kind) for one in self._experts if one.extremes is not None]
+        return np.concatenate([tokens for tokens, _ in kept]), np.concatenate([values for _, values in kept])
+
+    def _random_examples(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        tokens = np.full((self._layer.neurons, KEPT), -1, np.int64)
+        found = np.zeros((self._layer.neurons, KEPT), np.float32)
+        for expert, (token_idx, values) in enumerate(self._random):
+            rows = self._neurons(expert)
+            tokens[rows, : len(token_idx)] = token_idx
+            found[rows, : len(token_idx)] = values.T
+        return tokens, found
+
+    def restore(self, tables: RunTables) -> None:
+        """Continue from the last segment."""
+        layer = self._layer
+        rest = tables.histograms(layer.site, layer.layer, skip_first=True)
+        histograms = {False: rest, True: tables.histograms(layer.site, layer.layer) - rest}
+        groups, concepts = tables.statistics_apart(layer), tables.concept_statistics(layer)
+        kept = {kind: tables.layer_examples(layer, kind, KEPT) for kind in ("top", "min", "random")}
+        for expert, statistics in enumerate(self._experts):
+            rows = self._neurons(expert)
+            of_expert = {
+                concept: ConceptStatistics(**{f.name: getattr(one, f.name)[rows] for f in fields(ConceptStatistics)})
+                for concept, one in concepts.items()
+            }
+            statistics.restore(
+                {first: one.take(rows) for first, one in groups.items()},
+                {concept: one for concept, one in of_expert.items() if one.n.any()},
+                {first: counts[rows] for first, counts in histograms.items()},
+            )
+            assert statistics.extremes is not None
+            statistics.extremes.restore("top", kept["top"][0][rows], kept["top"][1][rows])
+            statistics.extremes.restore("min", kept["min"][0][rows], kept["min"][1][rows])
+            tokens, values = kept["random"][0][rows], kept["random"][1][rows]
+            there = tokens[0] >= 0
+            self._random[expert] = tokens[0][there], values[:, there].T.copy()
+
+    def _neurons(self, expert: int) -> slice:
+        return slice(expert * self._layer.width, (expert + 1) * self._layer.width)
+
+
+def _first_means(prompts: PromptRows) -> NDArray[np.int64]:
+    """Of each prompt the row of its first mean."""
+    first: NDArray[np.int64] = np.cumsum(prompts.written) - prompts.written
+    return first
+
+
+def _no_tokens(neurons: int) -> ConceptStatistics:
+    counts = np.zeros(neurons, np.int64)
+    return ConceptStatistics(counts, counts, np.zeros(neurons), np.full(neurons, -np.inf, np.float32))

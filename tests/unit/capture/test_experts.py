@@ -1,0 +1,274 @@
+"""A run of a mixture of experts: every figure is of the tokens routed to a neuron's expert, and of no others."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from experts_by_hand import CHOSEN, EXPERTS, WIDTH, ByHand, by_hand, model_of
+from words import word_tokenizer
+
+import nfinspect as nf
+from nfinspect.analysis.dead import dead_by_layer
+from nfinspect.analysis.diff import diff
+from nfinspect.analysis.neuron import neuron_detail
+from nfinspect.analysis.trace import trace
+from nfinspect.capturing.classification import classify_tables
+from nfinspect.capturing.expert_record import ExpertLayer
+from nfinspect.cli import main
+from nfinspect.models import UnsupportedModel
+from nfinspect_store.errors import RequestError, StoreError
+from nfinspect_store.examples import KEPT, drawn
+from nfinspect_store.histogram import BINS, bin_of
+from nfinspect_store.verify import verify_run
+
+PROMPTS = {
+    "red": ["w5 w6 w7 w8 w9", "w10 w11", "w12 w13 w14 w15"],
+    "blue": ["w20", "w21 w22 w23 w24 w25 w26", "w27 w28 w29"],
+}
+pytestmark = pytest.mark.filterwarnings("ignore:found by structure", "ignore:read are the neurons")
+NEURONS = EXPERTS * WIDTH
+
+
+def captured(model: Any, store: Path, name: str = "run", **how: Any) -> nf.Run:
+    return nf.capture(model, word_tokenizer(), PROMPTS, store=store, run=name, keep="stats", **how)
+
+
+class Whole:
+    """A layer's values on all tokens of a run, by hand: float64[tokens, neurons], NaN where absent."""
+
+    def __init__(self, model: Any, run: nf.Run, layer: int) -> None:
+        self.prompts: list[ByHand] = []
+        self.rows = [run.prompt_tokens(i) for i in range(run.prompts)]
+        for rows in self.rows:
+            self.prompts.append(by_hand(model, rows.token_id.tolist())[layer])
+        self.values = torch.cat([one.neurons for one in self.prompts]).double().numpy()
+        self.gates = torch.cat([one.gates.flatten(1) for one in self.prompts]).numpy()
+        self.position = np.concatenate([rows.position for rows in self.rows])
+        self.concept = np.repeat(
+            [run.prompt(i).concept for i in range(run.prompts)], [len(r.position) for r in self.rows]
+        )
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "olmoe", "deepseek_v3"])
+@pytest.mark.parametrize("mode", ["replay", "live"])
+def test_every_figure_is_of_the_tokens_routed_to_the_expert(family: str, mode: Any, tmp_path: Path) -> None:
+    model = model_of(family)
+    run = captured(model, tmp_path, generate=3, batch_size=4, sites=("mlp", "resid"), mode=mode)
+    assert run.where_notes == () and not run.has_values
+    for layer in (one for one in run.layers if one.experts):
+        told = Whole(model, run, layer.layer)
+        there = ~np.isnan(told.values)
+        assert there.sum() == run.tokens * CHOSEN * WIDTH and (layer.experts, layer.width) == (EXPERTS, WIDTH)
+        for skip in (False, True):
+            counted = there & ((told.position > 0) | (not skip))[:, None]
+            values = np.where(counted, told.values, np.nan)
+            found = run.statistics("mlp", layer=layer.layer, skip_first=skip)
+            np.testing.assert_array_equal(found.n, counted.sum(0))
+            used = found.n > 0
+            np.testing.assert_array_equal(found.fired, (counted & (told.gates > 0)).sum(0))
+            np.testing.assert_allclose(found.mean[used], np.nanmean(values, 0)[used], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(found.maximum[used], np.nanmax(values[:, used], 0), rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(found.minimum[used], np.nanmin(values[:, used], 0), rtol=1e-4, atol=1e-6)
+            several = found.n > 1
+            np.testing.assert_allclose(
+                found.std[several], np.nanstd(values[:, several], 0, ddof=1), rtol=1e-3, atol=1e-6
+            )
+            histograms = run.histograms("mlp", layer.layer, skip_first=skip)
+            np.testing.assert_array_equal(histograms.sum(1), found.n)
+            bins = bin_of(told.values.astype(np.float32))
+            near = np.array([np.bincount(bins[c, i], minlength=BINS) for i, c in enumerate(counted.T)])
+            assert np.abs(histograms - near).sum() <= 0.01 * near.sum()  # rounding moves a value over an edge
+        for concept, one in run.concept_statistics(layer).items():
+            counted = there & (told.concept == concept)[:, None]
+            np.testing.assert_array_equal(one.n, counted.sum(0))
+            used = one.n > 0
+            means = np.nanmean(np.where(counted, told.values, np.nan)[:, used], 0)
+            np.testing.assert_allclose(one.mean[used], means, rtol=1e-4, atol=1e-6)
+        check_means(run, layer.layer, told)
+        check_examples(run, layer.layer, told)
+        router = run.health("mlp").layer_analyses[[x.layer for x in run.site_layers("mlp")].index(layer.layer)].router
+        assert router is not None
+        load = there[:, ::WIDTH].sum(0) / (run.tokens * CHOSEN)
+        assert router.load == pytest.approx(load.tolist())
+        used = load[load > 0]
+        assert router.entropy == pytest.approx(float(-(used * np.log(used)).sum() / np.log(EXPERTS)))
+    found = verify_run(run.path, lambda tables, exact: classify_tables(tables, exact=exact))
+    assert found.problems == ()
+
+
+def check_means(run: nf.Run, layer: int, told: Whole) -> None:
+    """The prompts' means, past position 0: NaN where none of the chosen tokens was routed to the expert."""
+    columns = run.index("mlp").layer == layer
+    for selection in ("all", "last", "generated"):
+        means = run.prompt_means(selection, "mlp")
+        of_prompt = dict(zip(means.prompt_idx.tolist(), means.values[:, columns], strict=True))
+        for i, (rows, one) in enumerate(zip(told.rows, told.prompts, strict=True)):
+            values, place = one.neurons.double().numpy(), np.arange(len(rows.position))
+            chosen = {"all": place > 0, "last": (place > 0) & (place == place[-1]), "generated": rows.generated}[
+                selection
+            ]
+            if not (chosen & (place > 0)).any():
+                assert i not in of_prompt
+                continue
+            taken = values[chosen & (place > 0)]
+            has = (~np.isnan(taken)).any(0)
+            np.testing.assert_array_equal(~np.isnan(of_prompt[i]), has)
+            np.testing.assert_allclose(of_prompt[i][has], np.nanmean(taken[:, has], 0), rtol=1e-4, atol=1e-6)
+
+
+def check_examples(run: nf.Run, layer: int, told: Whole) -> None:
+    prompt_of = np.concatenate([rows.prompt_idx for rows in told.rows])
+    for neuron in range(0, NEURONS, 4):
+        values = told.values[:, neuron]
+        there = np.flatnonzero(~np.isnan(values))
+        found = run.examples("mlp", layer, neuron)
+        for one in found:
+            assert one.value == pytest.approx(float(values[one.token_idx]), rel=1e-3, abs=1e-6)
+        top = [one for one in found if one.kind == "top"]
+        best = [values[there][prompt_of[there] == p].max() for p in np.unique(prompt_of[there])]
+        assert [one.value for one in top] == pytest.approx(sorted(best, reverse=True)[:KEPT], rel=1e-3, abs=1e-6)
+        sample = there[np.argsort(drawn(run.info.seed, there), kind="stable")][:KEPT]
+        assert [one.token_idx for one in found if one.kind == "random"] == sample.tolist()
+
+
+@pytest.fixture(scope="module")
+def unused(tmp_path_factory: pytest.TempPathFactory) -> nf.Run:
+    """A run in which no token is routed to the last expert of layer 1."""
+    model = model_of("deepseek_v3")
+    model.model.layers[1].mlp.gate.e_score_correction_bias[EXPERTS - 1] = -100
+    return captured(model, tmp_path_factory.mktemp("unused"), sites=("mlp",))
+
+
+def test_an_expert_that_no_token_reached_is_absent_and_not_dead(unused: nf.Run) -> None:
+    (layer,) = (layer for layer in unused.health("mlp").layer_analyses if layer.layer == 1)
+    assert layer.absent_neurons == WIDTH and layer.router is not None and layer.router.unused == 1
+    assert layer.normal_neurons + layer.dead_neurons <= NEURONS - WIDTH
+    assert layer.router.load[-1] == 0 and sum(layer.router.load) == pytest.approx(1)
+    assert f"{WIDTH} absent, of experts" in unused.health("mlp").summary
+    rows = unused.neurons(cls="absent", limit=None).rows
+    assert {(row.layer, row.neuron // WIDTH, row.n, row.mean) for row in rows} == {(1, EXPERTS - 1, 0, None)}
+    detail = neuron_detail(unused, f"L1/N{NEURONS - 1}")
+    assert detail.expert == EXPERTS - 1 and detail.concepts == () and detail.top_examples == ()
+    assert sum(one.dead for one in dead_by_layer(unused)) == sum(
+        one.dead_neurons for one in unused.health("mlp").layer_analyses
+    )
+    assert verify_run(unused.path).problems == ()
+
+
+def test_commands_say_the_expert_and_the_load(unused: nf.Run, capsys: pytest.CaptureFixture[str]) -> None:
+    store = ["--store", str(unused.path.parent)]
+
+    def output(*arguments: str) -> str:
+        capsys.readouterr()
+        assert main([*arguments, *store]) == 0
+        return capsys.readouterr().out
+
+    assert "Router load" in output("health", "run")
+    layers = json.loads(output("health", "run", "--json"))["layer_analyses"]
+    assert "router" not in layers[0] and layers[1]["router"]["experts"] == EXPERTS
+    assert f"mlp:L1/N{NEURONS - 1} (expert {EXPERTS - 1})  absent" in output("neuron", "run", f"L1/N{NEURONS - 1}")
+    assert json.loads(output("neuron", "run", "L2/N10", "--json"))["expert"] == 10 // WIDTH
+    loads = output(
+        "sql", "run", "SELECT n FROM neurons JOIN experts USING (site, layer) WHERE layer = 1 AND neuron % width = 0"
+    )
+    assert len(loads.split()) >= EXPERTS
+
+
+def test_a_trace_is_of_the_prompts_in_which_a_neuron_has_a_mean(unused: nf.Run) -> None:
+    found = trace(unused, "red", "blue", top=8)
+    means = unused.prompt_means("all", "mlp")
+    index = unused.index("mlp")
+    groups = {name: means.values[means.concept == name].astype(np.float64) for name in PROMPTS}
+    centre = np.array([c[~np.isnan(c)].mean() if (~np.isnan(c)).any() else np.nan for c in groups["blue"].T])
+    occurrences = np.zeros(len(centre), int)
+    for prompt in groups["red"]:
+        order = np.argsort(-np.where(np.isnan(prompt - centre), -np.inf, prompt - centre), kind="stable")[:8]
+        occurrences[order] += 1
+    assert len(found.neurons) == 8 and any("routed" in note for note in found.notes)
+    for row in found.neurons:
+        (column,) = np.flatnonzero((index.layer == row.layer) & (index.neuron == row.neuron))
+        one, other = (group[:, column][~np.isnan(group[:, column])] for group in groups.values())
+        assert row.occurrences == occurrences[column] and len(one) and len(other)
+        assert row.concept_mean == pytest.approx(one.mean()) and row.baseline_mean == pytest.approx(other.mean())
+        assert row.auroc == pytest.approx(np.mean([(a > b) + (a == b) / 2 for a in one for b in other]))
+        if min(len(one), len(other)) < 2:
+            assert row.effect_size is None and row.p_value is None
+        else:
+            pooled = (one.var(ddof=1) * (len(one) - 1) + other.var(ddof=1) * (len(other) - 1)) / (
+                len(one) + len(other) - 2
+            )
+            correction = 1 - 3 / (4 * (len(one) + len(other)) - 9)
+            assert row.effect_size == pytest.approx((one.mean() - other.mean()) / pooled**0.5 * correction, rel=1e-4)
+    listed = [(row.occurrences, row.difference) for row in found.neurons]
+    assert listed == sorted(listed, reverse=True)
+    assert unused.overlap(["red", "blue"], baseline="", top=4).pairs[0].overlap >= 0
+    assert {row.rank for row in trace(unused, "red", "blue", rank="auroc", top=3).neurons} == {1, 2, 3}
+
+
+def test_what_needs_the_values_is_refused(unused: nf.Run, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="statistics only"):
+        unused.activations("mlp", 1)
+    model = model_of("mixtral")
+    with pytest.raises(UnsupportedModel, match="--keep stats"):
+        nf.capture(model, word_tokenizer(), ["w5 w6"], store=tmp_path, sites=("mlp",))
+    with pytest.raises(UnsupportedModel, match="--keep stats"):
+        captured(model, tmp_path, sites=("mlp",), where="beyond=p99")
+    with pytest.raises(RequestError, match="no class 'gone'"):
+        unused.neurons(cls="gone")
+
+
+def test_a_resumed_layer_goes_on_from_what_was_stored(unused: nf.Run) -> None:
+    layer = next(one for one in unused.layers if one.experts)
+    again = ExpertLayer(layer, unused.info.seed)
+    again.restore(unused)
+    found = again.snapshot()
+    for first, told in unused.statistics_apart(layer).items():
+        for name, array in vars(told).items():
+            np.testing.assert_array_equal(getattr(found.statistics[first], name), array)
+    for concept, one in unused.concept_statistics(layer).items():
+        for name, array in vars(one).items():
+            np.testing.assert_array_equal(getattr(found.concepts[concept], name), array)
+    for kind in ("top", "min", "random"):
+        tokens, values = unused.layer_examples(layer, kind, KEPT)
+        np.testing.assert_array_equal(found.examples[kind][0], tokens)
+        np.testing.assert_array_equal(found.examples[kind][1][tokens >= 0], values[tokens >= 0])
+    np.testing.assert_array_equal(
+        found.histograms[True] + found.histograms[False], unused.histograms(layer.site, layer.layer)
+    )
+
+
+def test_batches_and_where_change_no_figure(tmp_path: Path) -> None:
+    model = model_of("mixtral")
+    one = captured(model, tmp_path, "one", batch_size=1)
+    several = captured(model, tmp_path, "several", batch_size=6, writers=2)
+    assert one.sites == ("mlp",)
+    for layer in one.layers:
+        a, b = (run.statistics("mlp", layer=layer.layer) for run in (one, several))
+        np.testing.assert_array_equal(a.n, b.n)
+        np.testing.assert_allclose(a.mean, b.mean, rtol=1e-4, atol=1e-6)
+    found = diff(one, several)
+    assert (found.died, found.woke, found.moved) == (0, 0, 0)
+    some = captured(model, tmp_path, "some", where="tokens=1-2")
+    told = Whole(model, one, 0)
+    recorded = (told.position == 1) | (told.position == 2)
+    np.testing.assert_array_equal(some.statistics("mlp", layer=0).n, (~np.isnan(told.values[recorded])).sum(0))
+
+
+def test_a_recording_holds_the_same(tmp_path: Path) -> None:
+    model, ids = model_of("olmoe"), [[0, 0, 5, 6, 7], [9, 10, 11, 12, 13]]
+    with (
+        nf.record(model, word_tokenizer(), store=tmp_path, run="r", keep="stats") as recording,
+        torch.no_grad(),
+    ):
+        mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+        model(torch.tensor(ids), attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0))
+    run = recording.run
+    for layer in run.layers:
+        told = Whole(model, run, layer.layer)
+        found = run.statistics("mlp", layer=layer.layer)
+        np.testing.assert_array_equal(found.n, (~np.isnan(told.values)).sum(0))
+        used = found.n > 0
+        np.testing.assert_allclose(found.mean[used], np.nanmean(told.values[:, used], 0), rtol=1e-4, atol=1e-6)
