@@ -28,6 +28,8 @@ from nfinspect.capturing.session import (
     store_layers,
 )
 from nfinspect.capturing.where import parse_where
+from nfinspect.edits import typed_edits
+from nfinspect.experiments.resolved_edits import resolved_edits
 from nfinspect.models import (
     Bos,
     LoadedModel,
@@ -72,6 +74,8 @@ def capture(
     seed: int = 0,
     temperature: float = 0.0,
     mode: Mode = "auto",
+    edits: Sequence[str] = (),
+    edits_from: int = 0,
     limit_bytes: int | None = None,
     resume: bool = False,
     writers: Writers = "auto",
@@ -90,8 +94,11 @@ def capture(
     "beyond=p99.9" (docs/commands.md). bos: whether BOS goes before a text, "auto" as the tokenizer does; chat: each
     text is a user's message. truncate: cut prompts that do not fit the model's context. batch_size: prompts in a
     forward pass, as many as fit if not given. mode: how generated tokens are read, "replay" in one pass afterwards,
-    "live" while generating. limit_bytes: stop before the run exceeds this. resume: continue an unfinished run of the
-    same call. writers: threads that record and write, "auto" one fewer than there are processors.
+    "live" while generating. edits: of the model, in force while it reads and writes, each as its kind and what the
+    option of that name takes: ["zero L3/N17,L1/N5", "clamp @hot=8", "direction RUN:CONCEPT-BASELINE@resid:L5=4"]; sets
+    and runs are those of the store, and values are recorded as the model goes on with them. edits_from: the first
+    position of each prompt that edits change. limit_bytes: stop before the run exceeds this. resume: continue an
+    unfinished run of the same call. writers: threads that record and write, "auto" one fewer than there are processors.
 
     The model is captured in eval mode; afterwards each module is back in its own mode. What `nfinspect capture` would
     print on stderr is issued as a warning. Raises ModelError, BadPrompts, CaptureError, StoreError, RequestError.
@@ -124,6 +131,8 @@ def capture(
         seed=seed,
         temperature=temperature,
         mode=mode,
+        edits=tuple(typed_edits([edits] if isinstance(edits, str) else edits)),
+        edits_from=edits_from,
         limit_bytes=limit_bytes,
         resume=resume,
         writers=writers,
@@ -169,7 +178,8 @@ class _GivenPrompts(Capture):
         self, request: CaptureRequest, loaded: LoadedModel, prompts: Sequence[PromptText], said: list[str]
     ) -> None:
         self._given = prompts
-        super().__init__(request, loaded, Listener(message=said.append))
+        edits_in = partial(resolved_edits, asked=request.edits, store=request.store, note=said.append)
+        super().__init__(request, loaded, Listener(message=said.append), edits_in=edits_in)
 
     def weights(self) -> str:
         return ""

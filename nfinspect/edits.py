@@ -40,11 +40,24 @@ class AskedDirection:
 
 Asked = AskedEdit | AskedDirection
 
+FORMS = "zero L3/N17,L4/N2, scale @hot=0.5, clamp L3/N17=8, add L3/N17=-1 or direction RUN:A-B@resid:L5=4"
+
+
+def typed_edits(texts: Sequence[str]) -> list[Asked]:
+    """Edits, each written as its kind and what the option of that name takes: `clamp @hot=8`. Raises RequestError."""
+    given: dict[str, list[str]] = {kind: [] for kind in (*KINDS, "direction")}
+    for text in texts:
+        kind, _, rest = text.strip().partition(" ")
+        if kind not in given:
+            raise RequestError(f"expected an edit such as {FORMS}, found {text!r}")
+        given[kind].append(rest)
+    return asked_edits(*given.values())
+
 
 def asked_edits(
     zero: Sequence[str], scale: Sequence[str], clamp: Sequence[str], add: Sequence[str], direction: Sequence[str]
 ) -> list[Asked]:
-    """The edits of the options. Raises RequestError for one that is mistyped."""
+    """The edits of the options, in the order in which they act. Raises RequestError for one that is mistyped."""
     found: list[Asked] = [AskedEdit("zero", _neurons(text, "--zero"), 0.0) for text in zero]
     given: tuple[tuple[Kind, Sequence[str], str], ...] = (
         ("scale", scale, "FACTOR"),

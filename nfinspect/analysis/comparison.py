@@ -75,7 +75,7 @@ def ask(
         raise RequestError(f"--top counts neurons from 1 up, found {top}")
     if rank not in get_args(Rank):
         raise RequestError(f"cannot rank by {rank!r}: choose {', '.join(get_args(Rank))}")
-    notes = list(run.where_notes)
+    notes = list(run.figure_notes)
     chosen = baseline or None
     if baseline is None and BASELINE in run.concepts and tuple(concepts) != (BASELINE,):
         chosen = BASELINE

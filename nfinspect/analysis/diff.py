@@ -194,7 +194,7 @@ def _comparable(a: RunFile, b: RunFile, site: str, other_texts: bool) -> tuple[s
                 "of different networks do not correspond; nfinspect ngrams --runs A,B compares layers by depth"
             )
     kinds = [{(x.layer, x.activation, x.fires) for x in one.site_layers(site)} for one in (a, b)]
-    notes = [*a.where_notes, *b.where_notes]
+    notes = [f"{one.name}: {note}" for one in (a, b) for note in one.figure_notes]
     if kinds[0] != kinds[1]:
         notes.append("the layers' activation functions differ: so do what counts as firing and the rule for dead")
     prompts, generated = ([_hash(one, said) for one in (a, b)] for said in (False, True))

@@ -172,7 +172,7 @@ def neuron_detail(run: RunTables, address: Address | str, window: int = WINDOW) 
         median=_median(run, layer, neuron, row, values),
         precision=run.precision if run.has_values else None,
         worst_error=run.worst_error.get(layer.site, 0.0) if run.has_values else None,
-        notes=run.where_notes,
+        notes=run.figure_notes,
         gates={}
         if fired is None or layer.fires != "gate"
         else {e.token_idx: bool(fired[e.token_idx]) for e in examples},

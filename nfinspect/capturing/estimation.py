@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nfinspect.capturing.plan import read_files
 from nfinspect.capturing.request import CaptureRequest
-from nfinspect.capturing.session import Capture, Listener, load
+from nfinspect.capturing.session import Capture, EditsIn, Listener, load
 from nfinspect.capturing.sizes import EXAMPLE_BYTES, STATISTICS_BYTES, most_beyond, run_bytes
 from nfinspect_store.blocks import QUEUE_BYTES
 from nfinspect_store.histogram import BINS
@@ -28,12 +28,12 @@ class Estimate:
     memory_bytes: int
 
 
-def estimate(request: CaptureRequest) -> Estimate:
+def estimate(request: CaptureRequest, edits_in: EditsIn | None = None) -> Estimate:
     """Load the model and measure one batch in a temporary directory, not in the store. Raises as capture_run."""
     with tempfile.TemporaryDirectory(prefix="nfinspect-") as scratch:
         sample = replace(request, store=Path(scratch), run="sample", resume=False, limit_bytes=None)
         files = read_files(sample)
-        return _estimate(Capture(sample, load(sample), Listener(), files))
+        return _estimate(Capture(sample, load(sample), Listener(), files, edits_in))
 
 
 def _estimate(capture: Capture) -> Estimate:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nfinspect.capturing.where import Where
+from nfinspect.edits import Asked
 from nfinspect_store.errors import RequestError
 from nfinspect_store.precision import check_precision
 from nfinspect_store.processors import Writers, writer_threads
@@ -55,6 +56,8 @@ class CaptureRequest:
     seed: int = 0
     temperature: float = 0.0
     mode: Mode = "auto"
+    edits: tuple[Asked, ...] = ()  # of the model, in force while it reads and writes
+    edits_from: int = 0  # the first position of each prompt that they change
     padding_side: Literal["left", "right"] = "right"
     resume: bool = False
     truncate: bool = False
@@ -70,5 +73,10 @@ class CaptureRequest:
                     f"found {self.precision}"
                 )
             object.__setattr__(self, "keep", "stats")  # and these values, in a table of their own
+        if self.edits_from < 0 or (self.edits_from and not self.edits):
+            raise RequestError(
+                f"expected edits, and --from of 0 or more, where they begin; found {len(self.edits)} edits and --from "
+                f"{self.edits_from}"
+            )
         check_precision(self.keep, self.precision)
         writer_threads(self.writers)

@@ -11,7 +11,9 @@ from nfinspect.capturing.prompts import PromptIds
 from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.where import Where
 from nfinspect.models import Fingerprint, LoadedModel, OtherWeights, check_same_weights
+from nfinspect.models.editing import Edit
 from nfinspect_store.catalog import list_runs
+from nfinspect_store.edits import edits_text
 from nfinspect_store.errors import NotARun, StoreError
 from nfinspect_store.reader import RunFile
 
@@ -27,8 +29,11 @@ HOW_ONLY = {
     "text_column",
     "concept_column",
     "text",
+    "edits",
+    "edits_from",
 }
-"""Fields of a request that do not decide what a run holds; prompts and texts are compared by their tokens."""
+"""Fields of a request that do not decide what a run holds; prompts and texts are compared by their tokens, edits by the
+neurons and directions that they name (settings_of)."""
 
 
 KEPT_ONLY = {"files", "notes", "weights", "fingerprint"}
@@ -54,8 +59,8 @@ def was_not_begun(path: Path) -> bool:
     return False
 
 
-def settings_of(request: CaptureRequest, prompts: Sequence[PromptIds]) -> dict[str, Any]:
-    """What decides a run's contents, as JSON values, for the column `run.settings`."""
+def settings_of(request: CaptureRequest, prompts: Sequence[PromptIds], edits: Sequence[Edit] = ()) -> dict[str, Any]:
+    """What decides a run's contents, as JSON values, for the column `run.settings`. edits: those of the request."""
     settings: dict[str, Any] = {
         field.name: _plain(getattr(request, field.name)) for field in fields(request) if field.name not in HOW_ONLY
     }
@@ -63,7 +68,10 @@ def settings_of(request: CaptureRequest, prompts: Sequence[PromptIds]) -> dict[s
     for prompt in prompts:
         digest.update(repr((prompt.concept, prompt.text, prompt.token_ids)).encode())
     files = [str(f.path) for f in request.prompts] + [str(path) for path in request.text]
-    return {**settings, "files": files, "prompts_sha256": digest.hexdigest()}
+    settings |= {"files": files, "prompts_sha256": digest.hexdigest()}
+    if edits:
+        settings |= {"edits": [edit.to_json() for edit in edits], "edits_from": request.edits_from}
+    return settings
 
 
 def run_to_resume(store: Path, settings: Mapping[str, Any]) -> Path:
@@ -90,8 +98,12 @@ def check_same_capture(run: RunFile, settings: Mapping[str, Any]) -> None:
         raise CannotResume(f"{run.name} is complete: there is nothing to resume")
     different = _differences(run.info.settings, settings)
     if different:
-        said = "; ".join(f"{k}: {run.info.settings.get(k)!r} then, {settings.get(k)!r} now" for k in different[:3])
+        said = "; ".join(f"{k}: {_told(k, run.info.settings)} then, {_told(k, settings)} now" for k in different[:3])
         raise CannotResume(f"{run.name} was begun by another command ({said}): repeat that command with --resume")
+
+
+def _told(key: str, settings: Mapping[str, Any]) -> str:
+    return (edits_text(settings) or "none") if key == "edits" else repr(settings.get(key))
 
 
 def check_same_model(run: RunFile, loaded: LoadedModel) -> None:

@@ -46,15 +46,19 @@ from nfinspect.models import (
     steps_clamp_as_a_pass,
     why_no_mlp,
 )
+from nfinspect.models.editing import Edit, edited
 from nfinspect.version import VERSION
 from nfinspect_store.atomic import remove
 from nfinspect_store.catalog import new_run_path, store_path
-from nfinspect_store.errors import NfinspectError
+from nfinspect_store.errors import NfinspectError, RequestError
 from nfinspect_store.heartbeat import Heartbeat
 from nfinspect_store.processors import writer_threads
 from nfinspect_store.reader import RunFile
 from nfinspect_store.types import Layer, Progress, RunInfo, Status, utc_now
 from nfinspect_store.writer import RunWriter
+
+CHECKED = 64
+"""Tokens of the first prompt that are read once without edits, to check the sites."""
 
 COPY_TOLD = 100 * 10**6
 """Bytes of a finished file from which copying it is announced: it takes seconds or more."""
@@ -76,14 +80,18 @@ class Listener:
     watched: Callable[[], bool] = lambda: False
 
 
-def capture_run(request: CaptureRequest, listener: Listener | None = None) -> Path:
-    """Capture the run that `request` asks for; returns its path.
+EditsIn = Callable[[LoadedModel], Sequence[Edit]]
+"""What the edits of a request are in its model."""
+
+
+def capture_run(request: CaptureRequest, listener: Listener | None = None, edits_in: EditsIn | None = None) -> Path:
+    """Capture the run that `request` asks for; returns its path. edits_in: for a request with edits.
 
     Raises ModelError, BadPrompts, RunExists, StorageFull, CaptureInterrupted (what was recorded is kept) and the other
     NfinspectErrors. A run that fails before its first segment leaves no file.
     """
     files = read_files(request)  # before loading, which takes minutes: a file may be unreadable
-    return Capture(request, load(request), listener or Listener(), files).run()
+    return Capture(request, load(request), listener or Listener(), files, edits_in).run()
 
 
 def load(request: CaptureRequest) -> LoadedModel:
@@ -106,7 +114,12 @@ class Capture:
     """One capture: what it will read, and the code that reads it."""
 
     def __init__(
-        self, request: CaptureRequest, loaded: LoadedModel, listener: Listener, files: Files | None = None
+        self,
+        request: CaptureRequest,
+        loaded: LoadedModel,
+        listener: Listener,
+        files: Files | None = None,
+        edits_in: EditsIn | None = None,
     ) -> None:
         """files: the content of the request's files; None: read them now."""
         # `NAME@R` and `NAME --revision R` are the same request; the run's model includes R, to find the model again.
@@ -127,7 +140,9 @@ class Capture:
         self._chosen = chosen_tokens(request.where, self.prompts, request.generate)
         self.read_tokens = sum(len(p.token_ids) + request.generate for p in self.prompts)
         self.tokens = self.read_tokens if self._chosen is None else sum(int(one.sum()) for one in self._chosen)
-        self._settings = {**settings_of(request, self.prompts), **({"notes": self.notes} if self.notes else {})}
+        self._edits = _edits(request, loaded, edits_in)
+        told = {"notes": self.notes} if self.notes else {}
+        self._settings = {**settings_of(request, self.prompts, self._edits), **told}
         self._texts = TokenTexts(loaded.tokenizer)
         self._most_prompts = max(batch.stop - batch.start for batch in self.batches)
         self._started = time.monotonic()
@@ -190,7 +205,10 @@ class Capture:
 
     def reader(self) -> BatchReader:
         """Hooks for this capture's sites."""
-        return BatchReader(self.loaded, self.sites, statistics_device(self.loaded))
+        reader = BatchReader(self.loaded, self.sites, statistics_device(self.loaded))
+        if self._edits:  # its first pass checks the sites against the plain model: a gated MLP's values are edited
+            reader.replay([self.prompts[0].token_ids[:CHECKED]])
+        return reader
 
     def _recorder(self, writer: RunWriter, *, commits: bool = True) -> Recorder:
         device, writers = statistics_device(self.loaded), writer_threads(self.request.writers)
@@ -226,12 +244,21 @@ class Capture:
                 )
 
         if live:
-            sequences, values = reader.live(write, read, chosen)
+            with self._edited():  # before the reader's hooks, which see what the model goes on with
+                sequences, values = reader.live(write, read, chosen)
         else:
-            sequences = write() if self.request.generate else read
-            values = reader.replay(sequences, self.request.padding_side, chosen)
+            sequences = read
+            if self.request.generate:
+                with self._edited():
+                    sequences = write()
+            with self._edited():
+                values = reader.replay(sequences, self.request.padding_side, chosen)
         kept: Sequence[NDArray[np.bool_] | None] = chosen or [None] * len(prompts)
         return [self._recorded(*one) for one in zip(prompts, sequences, kept, strict=True)], values
+
+    def _edited(self) -> contextlib.AbstractContextManager[None]:
+        """In which one batch is read or written with the edits."""
+        return edited(self.loaded, self._edits, self.request.edits_from) if self._edits else contextlib.nullcontext()
 
     def _follower(self, number: int) -> contextlib.AbstractContextManager[Follower | None]:
         """What tells a prompt and its text while it is written; nothing if nobody follows."""
@@ -239,7 +266,8 @@ class Capture:
         if tell is None:
             return contextlib.nullcontext()
         sites = [site for site in self.sites if site.site == self.sites[0].site and not site.experts]
-        return Follower(self.loaded, sites, self.prompts[number].token_ids, tell, number=number)
+        prompt = self.prompts[number].token_ids
+        return Follower(self.loaded, sites, prompt, tell, number=number, check=not self._edits)
 
     def _record(self, recorder: Recorder, reader: BatchReader, stop: StopRequest, heartbeat: Heartbeat) -> str | None:
         """Record what remains; returns why it stopped early, if it did."""
@@ -361,6 +389,18 @@ class Capture:
         settings = {**self._settings, "weights": self.weights()}
         info = new_run_info("capture", name, self.loaded, self.request.model, self.request.seed, settings)
         return RunWriter.create(new_run_path(self._store, name), info, self.layers, writers=writers, readers=readers)
+
+
+def _edits(request: CaptureRequest, loaded: LoadedModel, edits_in: EditsIn | None) -> tuple[Edit, ...]:
+    """Raises RequestError if the request has edits that change nothing in the model."""
+    if not request.edits:
+        return ()
+    if edits_in is None:
+        raise TypeError("expected edits_in for a request with edits")
+    edits = tuple(edits_in(loaded))
+    if not edits:
+        raise RequestError(f"expected edits of neurons that {loaded.name} has, found none of them")
+    return edits
 
 
 def _notes(request: CaptureRequest, loaded: LoadedModel) -> list[str]:

@@ -27,7 +27,7 @@ from nfinspect.cli.options import (
 )
 from nfinspect.cli.progress import CommandLine, recompute_option
 from nfinspect.cli.through_backend import backend_option
-from nfinspect.experiments.run_model import loaded_model, own_dtype, run_model
+from nfinspect.experiments.run_model import loaded_model, own_dtype, run_model, without_edits
 from nfinspect.model_files import lasting_name, weights_stamp
 from nfinspect_store.catalog import store_path
 from nfinspect_store.errors import RequestError
@@ -186,7 +186,8 @@ def attention_of_run(
         prompts, loaded = spread_prompts(file, tokens), model.load()
         found = analyse(loaded, prompts, method, place, numbers, TokenTexts(loaded.tokenizer), tick)
         whole = "the scores are of whole prompts and of every value, as the model gives them, and not only of the run's"
-        found = replace(found, notes=(*found.notes, *(f"{whole}: {note}" for note in file.where_notes)))
+        of_run = (*without_edits(file), *(f"{whole}: {note}" for note in file.where_notes))
+        found = replace(found, notes=(*found.notes, *of_run))
         return found.to_json(), found.tables()
 
     # Another model, or other files of that name, have a result of their own: the run's is never returned for it.

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import click
 
 from nfinspect import output
 from nfinspect.backend.hosting import hosted
+from nfinspect.cli.edits import edit_options
 from nfinspect.cli.hub_text import text_path
 from nfinspect.cli.options import (
     Command,
@@ -30,6 +32,7 @@ from nfinspect_store.types import PRECISIONS, SITES
 
 if TYPE_CHECKING:
     from nfinspect.capturing.request import CaptureRequest, PromptFile
+    from nfinspect.capturing.session import EditsIn
     from nfinspect_store.types import Progress
 
 UNITS = {
@@ -99,6 +102,7 @@ def prompt_column_options(command: Command) -> Command:
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--mode", type=click.Choice(["auto", "replay", "live"]), default="auto", show_default=True,
               help="Read values in one pass after generating (replay), or while generating (live).")  # fmt: skip
+@edit_options
 @click.option("--resume", is_flag=True, help="Continue an interrupted run: repeat its command with --resume.")
 @click.option("--truncate", is_flag=True, help="Cut prompts that do not fit the model's context.")
 @click.option("--writers", metavar="N", type=WriterCount(), default="auto", show_default=True,
@@ -117,6 +121,7 @@ def capture(
     name: str | None,
     limit_bytes: str | None,
     where: str | None,
+    start: int,
     only_estimate: bool,
     store: str | None,
     as_json: bool,
@@ -124,7 +129,7 @@ def capture(
 ) -> None:
     """Run MODEL and record the value of every neuron on every token.
 
-    MODEL is a hub name or a local directory.
+    MODEL is a hub name or a local directory. With edits (--zero and its like) the run is of the edited model.
     """
     from nfinspect.capturing.request import CaptureRequest
     from nfinspect.capturing.where import parse_where
@@ -143,6 +148,7 @@ def capture(
         run=name,
         limit_bytes=None if limit_bytes is None else byte_count(limit_bytes),
         where=None if where is None else parse_where(where),
+        edits_from=start,
         **options,
     )
     if only_estimate:
@@ -176,12 +182,18 @@ def captured(request: "CaptureRequest") -> Path:
     else:
         listener = Listener(lambda p: line.show(progress_text(p), time.monotonic()), message)
     try:
-        path = capture_run(request, listener)
+        path = capture_run(request, listener, _edits_in(request))
     finally:
         line.end()
     if not kernels.compiled():
         output.note(kernels.MISSING)
     return path
+
+
+def _edits_in(request: "CaptureRequest") -> "EditsIn":
+    from nfinspect.experiments.resolved_edits import resolved_edits
+
+    return partial(resolved_edits, asked=request.edits, store=request.store)
 
 
 def progress_text(progress: "Progress") -> str:
@@ -200,7 +212,7 @@ def _estimate(request: "CaptureRequest", as_json: bool) -> None:
     from nfinspect.capturing.estimation import estimate
 
     quiet_transformers()
-    found = vars(estimate(request))
+    found = vars(estimate(request, _edits_in(request)))
     if as_json:
         output.document(found)
         return

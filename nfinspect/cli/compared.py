@@ -37,14 +37,17 @@ def compare(spec: "AnalysisSpec", store: str | None, names: Sequence[str], as_js
 
     with opened_runs(store, names) as files:
         found = of_each(files, lambda file: find_or_compute(spec, file, reporter=CommandLine(), **asked)[1])
+        edits = {name: file.edits for name, file in files.items()}
     for name, one in found.items():
+        if edits[name]:
+            output.note(f"{name} was captured with edits ({edits[name]})")
         for text in spec.notes(one):
             output.note(f"{name}: {text}")
     for offered in dict.fromkeys(filter(None, map(spec.offers, found.values()))):
         output.note(f"{offered} lists them")
     if as_json:
         variant = _variant(spec, asked)
-        documents = [document_of(name, spec.document(one)) for name, one in found.items()]
+        documents = [document_of(name, spec.document(one), edits[name]) for name, one in found.items()]
         output.document({**(variant.options if spec.variants else {}), "runs": documents})
     else:
         output.lines(compared_lines(spec, found, _variant(spec, asked).title))
@@ -83,14 +86,14 @@ def of_each(files: "Mapping[str, RunFile]", make: "Callable[[RunFile], Found]") 
     return found
 
 
-def document_of(name: str, document: Mapping[str, object]) -> dict[str, object]:
-    """A run's own document with its name, and the depth of each of its layers."""
+def document_of(name: str, document: Mapping[str, object], edits: str) -> dict[str, object]:
+    """A run's own document with its name, the edits of its model, and the depth of each of its layers."""
     from nfinspect.analysis.depth import depths
 
     layers = document["layers"]
     assert isinstance(layers, list)
     placed = [{**layer, "depth": depth} for layer, depth in zip(layers, depths(layers), strict=True)]
-    return {"run": name, **document, "layers": placed}
+    return {"run": name, "edits": edits or None, **document, "layers": placed}
 
 
 def by_depth(found: Mapping[str, Any], cells: Callable[[Any], Sequence[object]]) -> list[tuple[object, ...]]:

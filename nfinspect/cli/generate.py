@@ -10,10 +10,10 @@ import click
 from nfinspect import output
 from nfinspect.analysis.ticks import Tick
 from nfinspect.backend.hosting import hosted
+from nfinspect.cli.edits import edit_options
 from nfinspect.cli.options import bos_option, chat_option, full_name, json_option, model_options, store_option
 from nfinspect.cli.progress import progress
 from nfinspect.cli.through_backend import backend_option
-from nfinspect.edits import DIRECTION, asked_edits
 from nfinspect.experiments.run_model import loaded_model
 from nfinspect.present.numbers import counted, number, percent, quoted, signed
 from nfinspect.present.tables import Column, table
@@ -23,6 +23,7 @@ from nfinspect_store.paths import read_text
 
 if TYPE_CHECKING:
     from nfinspect.capturing.following import FollowedToken
+    from nfinspect.edits import Asked
     from nfinspect.experiments.generation_lab import Comparison, Generation, Side, WrittenSide
     from nfinspect.models import Bos
 
@@ -47,15 +48,7 @@ HEADINGS = {"original": "without edits", "edited": "with edits"}
               help="Of the draws, the same with and without edits, and of the controls.")  # fmt: skip
 @click.option("--top", metavar="K", type=click.IntRange(0, 100), default=3, show_default=True,
               help="Strongest neurons of each layer at each token; 0 for none.")  # fmt: skip
-@click.option("--zero", metavar="ADDRS", multiple=True,
-              help="Set neurons to 0: L3/N17, resid:L1/N4 or @SET, several joined by commas. Repeatable.")  # fmt: skip
-@click.option("--scale", metavar="ADDRS=FACTOR", multiple=True, help="Multiply neurons' values. Repeatable.")
-@click.option("--clamp", metavar="ADDRS=VALUE", multiple=True, help="Hold neurons at a value. Repeatable.")
-@click.option("--add", metavar="ADDRS=VALUE", multiple=True, help="Add to neurons' values. Repeatable.")
-@click.option("--direction", metavar=DIRECTION, multiple=True,
-              help="Add FACTOR times the difference of two concepts' means in a run. Repeatable.")  # fmt: skip
-@click.option("--from", "start", metavar="TOKEN", type=click.IntRange(min=0), default=0, show_default=True,
-              help="First position that edits change; 0 is the prompt's first token.")  # fmt: skip
+@edit_options
 @click.option("--controls", metavar="R", type=click.IntRange(min=0), default=20, show_default=True,
               help="Random edits of the same size to compare with, 20 or more; 0 for none.")  # fmt: skip
 @bos_option
@@ -72,11 +65,7 @@ def generate(
     temperature: float,
     seed: int,
     top: int,
-    zero: tuple[str, ...],
-    scale: tuple[str, ...],
-    clamp: tuple[str, ...],
-    add: tuple[str, ...],
-    direction: tuple[str, ...],
+    edits: "tuple[Asked, ...]",
     start: int,
     controls: int,
     bos: "Bos",
@@ -97,7 +86,6 @@ def generate(
         raise RequestError(f"expected either a prompt or --prompt-file FILE, found {given}")
     if temperature != temperature:  # click lets NaN pass
         raise RequestError("expected a --temperature of 0 or more, found nan")
-    asked = asked_edits(zero, scale, clamp, add, direction)
     from nfinspect.experiments.ablation_table import check_controls
 
     check_controls(controls)
@@ -108,9 +96,8 @@ def generate(
     from nfinspect.experiments.generation_lab import Sampling, continuation, generation
     from nfinspect.experiments.resolved_edits import resolved_edits
 
-    edits = resolved_edits(loaded, asked, store_path(store))
-
-    shown = None if as_json else _Shown(text, lambda ids, whole: continuation(loaded, ids, whole), both=bool(edits))
+    changes = resolved_edits(loaded, edits, store_path(store))
+    shown = None if as_json else _Shown(text, lambda ids, whole: continuation(loaded, ids, whole), both=bool(changes))
     job = hosted()
 
     def tell(side: "Side", token: "FollowedToken") -> None:
@@ -132,7 +119,7 @@ def generate(
         found = generation(
             loaded,
             text,
-            edits,
+            changes,
             sampling=Sampling(new_tokens, temperature, seed),
             start=start,
             controls=controls,

@@ -68,7 +68,7 @@ def neurons(
             offset=offset,
             options=options,
         )
-        notes = file.where_notes
+        notes = file.figure_notes
     for text in notes:
         output.note(text)
     if as_json:

@@ -128,8 +128,10 @@ def compared_part(
             sections = compared_sections(parts, tick)
         facts = {}
         for name, part in parts.items():
-            of_run = run_facts(part.run, part.site)
-            facts[f"compared: {name}"] = "; ".join(of_run[key] for key in ("model", "site", "text"))
+            told = run_facts(part.run, part.site)
+            facts[f"compared: {name}"] = "; ".join(
+                told[key] for key in ("model", "edits", "site", "text") if key in told
+            )
         return sections, facts, f"{', '.join(files)} compared"
 
 
@@ -140,6 +142,7 @@ def run_facts(file: "RunFile", site: str) -> Mapping[str, str]:
     return {
         "run": file.name,
         "model": f"{model_name(info.model)} ({info.model_type})" if info.model else "none",
+        **({"edits": f"the model was edited: {file.edits}"} if file.edits else {}),
         "site": f"{site}, {counted(sum(x.neurons for x in layers), 'neuron')} in {counted(len(layers), 'layer')}",
         "text": f"{counted(file.prompts, 'prompt')}, {counted(file.tokens, 'token')}; "
         f"concepts: {', '.join(file.concepts)}",

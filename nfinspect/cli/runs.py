@@ -51,7 +51,7 @@ def runs(store: str | None, as_json: bool) -> None:
         (
             e.name,
             _status(e),
-            model_name(e.model),
+            f"edited {model_name(e.model)}" if e.edits else model_name(e.model),
             e.tokens,
             size(e.bytes),
             f"{e.created_at:%Y-%m-%d %H:%M}" if e.created_at else "-",
@@ -88,6 +88,7 @@ def _entry(entry: RunEntry) -> dict[str, Any]:
         "progress": vars(entry.progress) if entry.progress else None,
         "problem": entry.problem,
         "kind": entry.kind,
+        "edits": entry.edits or None,
     }
 
 
@@ -123,15 +124,17 @@ def info(run: str, store: str | None, as_json: bool) -> None:
             told["beyond"] = file.beyond_rows
         keeps = file.has_values or file.beyond is not None
         precision, worst = file.precision, dict(file.worst_error)
-        concepts, notes = file.concepts, file.notes
+        concepts, notes, edits = file.concepts, file.notes, file.edits
     if as_json:
         stored = {"precision": precision if keeps else None, "worst_error": worst if keeps else None}
-        output.document({**columns, **counts, **told, **stored, "sites": sites, "concepts": concepts, "notes": notes})
+        listed = {"sites": sites, "concepts": concepts, "notes": notes, "edits": edits or None}
+        output.document({**columns, **counts, **told, **stored, **listed})
         return
     shown = {name: value for name, value in columns.items() if name != "settings" and value not in (None, "")}
     shown |= {**counts, "bytes": f"{bytes_on_disk} ({size(bytes_on_disk)})", "concepts": ", ".join(concepts)}
     errors = ", ".join(f"{error:.3g} at {site}" for site, error in worst.items() if error)
     rounded = f"{precision}{f', at most {errors} off' if errors else ''}"
+    shown |= {"edits": edits} if edits else {}
     shown["precision"] = rounded if keeps else "no values are stored"
     if told["where"]:
         of_values = "" if told["beyond"] is None else f", {told['beyond']} values are kept"

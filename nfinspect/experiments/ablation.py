@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nfinspect.experiments.replacing import Replace, replaced
 from nfinspect.models import LayerSite, LoadedModel
+from nfinspect.models.replacing import Replace, replaced
 
 
 @dataclass(frozen=True)

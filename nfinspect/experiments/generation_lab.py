@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nfinspect.analysis.ticks import Tick, silent
-from nfinspect.capturing.following import STRONGEST, FollowedToken, Follower
+from nfinspect.capturing.following import BEHIND, STRONGEST, FollowedToken, Follower
 from nfinspect.capturing.generation import generate
 from nfinspect.experiments.controls import Controls, compare_with_controls, control_sets, crowded_layer
-from nfinspect.experiments.editing import DirectionEdit, Edit, NeuronEdit, edited
 from nfinspect.experiments.logits import token_texts
 from nfinspect.experiments.perplexity import mean_nll
 from nfinspect.json_values import Document
@@ -31,6 +30,7 @@ from nfinspect.models import (
     require_causal,
     vocabulary,
 )
+from nfinspect.models.editing import DirectionEdit, Edit, NeuronEdit, edited
 from nfinspect_store.errors import RequestError
 
 Side = Literal["original", "edited"]
@@ -117,7 +117,7 @@ class Generation:
             **vars(self.sampling),
             "from": self.start,
             "site": self.site,
-            "edits": [_edit_json(edit) for edit in self.edits],
+            "edits": [edit.to_json() for edit in self.edits],
             "next": [one.to_json() for one in self.next],
             "original": self.original.to_json(),
             "edited": None if self.edited is None else self.edited.to_json(),
@@ -300,13 +300,14 @@ def _read(loaded: LoadedModel, ids: Sequence[int]) -> tuple[NDArray[np.float64],
 
 
 def continuation(loaded: LoadedModel, ids: Sequence[int], sequence: Sequence[int]) -> str:
-    """What was written after the prompt, as the tokenizer decodes it there."""
+    """What was written after the prompt, as the tokenizer decodes it there: after the prompt's last tokens."""
 
     def decoded(some: Sequence[int]) -> str:
         return str(loaded.tokenizer.decode(list(some), clean_up_tokenization_spaces=False))
 
-    prompt, whole = decoded(ids), decoded(sequence)
-    return whole[len(prompt) :] if whole.startswith(prompt) else decoded(sequence[len(ids) :])
+    before, written = [*ids[-BEHIND:]], [*sequence[len(ids) :]]
+    prompt, whole = decoded(before), decoded(before + written)
+    return whole[len(prompt) :] if whole.startswith(prompt) else decoded(written)
 
 
 def _first_difference(one: WrittenSide, other: WrittenSide) -> int | None:
@@ -337,13 +338,3 @@ def _token_json(token: FollowedToken) -> dict[str, Any]:
         "surprisal": token.surprisal,
         "strongest": [{"layer": layer, "neuron": n, "value": value} for layer, n, value in token.strongest],
     }
-
-
-def _edit_json(edit: Edit) -> dict[str, Any]:
-    kind, neurons, amount, direction, norm = (
-        (edit.kind, edit.neurons.tolist(), None if edit.kind == "zero" else edit.amount, None, None)
-        if isinstance(edit, NeuronEdit)
-        else ("direction", [], edit.factor, edit.name, float(np.linalg.norm(edit.vector)))
-    )
-    place = {"kind": kind, "site": edit.site.site, "layer": edit.site.layer}
-    return {**place, "neurons": neurons, "amount": amount, "direction": direction, "norm": norm}

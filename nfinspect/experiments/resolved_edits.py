@@ -1,7 +1,7 @@
 """The neurons and directions of a model that written edits name."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,9 @@ from nfinspect import output
 from nfinspect.analysis.comparison import ask, read_groups
 from nfinspect.edits import DIRECTION, Asked, AskedDirection
 from nfinspect.experiments.addresses import resolve_addresses
-from nfinspect.experiments.editing import DirectionEdit, Edit, NeuronEdit
 from nfinspect.experiments.run_model import check_run_model
 from nfinspect.models import LoadedModel, ModelError, find_sites, fingerprint
+from nfinspect.models.editing import DirectionEdit, Edit, NeuronEdit
 from nfinspect.text import model_name
 from nfinspect_store.addresses import Address
 from nfinspect_store.catalog import run_path
@@ -23,9 +23,11 @@ from nfinspect_store.marks_file import set_of
 from nfinspect_store.reader import RunFile
 from nfinspect_store.types import SITES
 
+Note = Callable[[str], None]
 
-def resolved_edits(loaded: LoadedModel, asked: Iterable[Asked], store: Path) -> list[Edit]:
-    """The edits in this model; sets and runs are those of `store`.
+
+def resolved_edits(loaded: LoadedModel, asked: Iterable[Asked], store: Path, note: Note = output.note) -> list[Edit]:
+    """The edits in this model; sets and runs are those of `store`. note: takes what the user should be told.
 
     Raises RequestError for a neuron, a set or a concept that there is not and for an
     amount beyond the model's dtype, RunNotFound, UnknownSite for a site or a
@@ -38,15 +40,15 @@ def resolved_edits(loaded: LoadedModel, asked: Iterable[Asked], store: Path) -> 
         if abs(amount) > most:
             raise RequestError(f"expected edits by at most {most:.4g} in {loaded.dtype}, found {amount:.4g}")
         if isinstance(one, AskedDirection):
-            found.append(_resolved_direction(loaded, one, store))
+            found.append(_resolved_direction(loaded, one, store, note))
             continue
-        addresses = [a for part in one.neurons for a in _addresses(loaded, part, store)]
+        addresses = [a for part in one.neurons for a in _addresses(loaded, part, store, note)]
         for site, neurons in resolve_addresses(loaded, addresses).items():
             found.append(NeuronEdit(one.kind, site, np.asarray(neurons, np.int64), one.amount))
     return found
 
 
-def _addresses(loaded: LoadedModel, part: Address | str, store: Path) -> tuple[Address, ...]:
+def _addresses(loaded: LoadedModel, part: Address | str, store: Path, note: Note) -> tuple[Address, ...]:
     """A neuron, or those of a set that were marked in any run of the model."""
     if isinstance(part, Address):
         return (part,)
@@ -60,17 +62,17 @@ def _addresses(loaded: LoadedModel, part: Address | str, store: Path) -> tuple[A
     subject = Subject("", model_name(loaded.name), loaded.name, found)
     there, absent = set_of(store, subject, neurons, part)
     if absent:
-        output.note(f"{absent} neurons of {part} are at sites or layers that {loaded.name} does not have: left out")
+        note(f"{absent} neurons of {part} are at sites or layers that {loaded.name} does not have: left out")
     return there
 
 
-def _resolved_direction(loaded: LoadedModel, asked: AskedDirection, store: Path) -> DirectionEdit:
+def _resolved_direction(loaded: LoadedModel, asked: AskedDirection, store: Path, note: Note) -> DirectionEdit:
     with RunFile.open(run_path(store, asked.run)) as run:
         run.require_tokens()
         if run.info.status != "complete":
-            output.note(f"{run.name} is not complete: it holds {run.tokens} tokens")
+            note(f"{run.name} is not complete: it holds {run.tokens} tokens")
         (site,) = resolve_addresses(loaded, [asked.place])
-        check_run_model(run, loaded)
+        check_run_model(run, loaded, note)
         layer = run.resolve_layer(site.layer, site.site)
         if layer.neurons != site.neurons:
             raise RequestError(
@@ -80,8 +82,8 @@ def _resolved_direction(loaded: LoadedModel, asked: AskedDirection, store: Path)
         concept, baseline = _concepts(run, asked)
         question = ask(run, (concept,), baseline, None, 1, "difference", site.site)
         groups, notes = read_groups(run, question)
-    for note in notes:
-        output.note(note)
+    for text in notes:
+        note(text)
     assert groups.baseline is not None  # it was named
     columns = np.asarray(groups.index.layer) == site.layer
     means = [group[:, columns].mean(axis=0, dtype=np.float64) for group in (groups.concepts[concept], groups.baseline)]

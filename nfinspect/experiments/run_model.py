@@ -1,5 +1,6 @@
 """Reloads the model that a run was captured from, for what the run alone does not hold: the only code to do so."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nfinspect import output
@@ -65,15 +66,22 @@ def run_model(file: "RunFile", model: str | None, what: str, **options: Any) -> 
     return loaded
 
 
-def check_run_model(file: "RunFile", loaded: "LoadedModel") -> None:
-    """Raises OtherWeights if the model has other weights than the run's; lesser differences are noted on stderr."""
+def check_run_model(file: "RunFile", loaded: "LoadedModel", note: Callable[[str], None] = output.note) -> None:
+    """Raises OtherWeights if the model has other weights than the run's; lesser differences are noted."""
     from nfinspect.models import Fingerprint, check_same_weights
 
+    for text in without_edits(file):
+        note(text)
     then = file.info.settings.get("fingerprint")
     if then is None:
-        output.note(f"{file.name} does not say what its weights were: {loaded.name} is taken for its model")
+        note(f"{file.name} does not say what its weights were: {loaded.name} is taken for its model")
     elif said := check_same_weights(Fingerprint.from_json(then), loaded, file.name):
-        output.note(said)
+        note(said)
+
+
+def without_edits(file: "RunFile") -> tuple[str, ...]:
+    """What is to be said where the model of a run is read, which is never edited here."""
+    return (f"{file.name} was captured with edits ({file.edits}): here its model has none",) if file.edits else ()
 
 
 def difference_from_run(file: "RunFile", loaded: "LoadedModel") -> tuple[bool, tuple[str, ...]]:
@@ -97,4 +105,4 @@ def difference_from_run(file: "RunFile", loaded: "LoadedModel") -> tuple[bool, t
         if not named_otherwise:
             raise
         return False, (f"the run is of {captured}, the model is {name} ({error.short}): {taken}",)
-    return True, ((close,) if close else ())
+    return True, (*without_edits(file), *((close,) if close else ()))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect.experiments.direct_path import projection_weight
 from nfinspect.experiments.perplexity import LOGIT_BYTES
+from nfinspect.experiments.run_model import without_edits
 from nfinspect.experiments.substitution import matching_sites
 from nfinspect.models import (
     LoadedModel,
@@ -24,6 +25,7 @@ from nfinspect.models import (
     require_causal,
     vocabulary,
 )
+from nfinspect_store.reader import RunFile
 from nfinspect_store.schema import EVERY_TOKEN
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer
@@ -64,7 +66,7 @@ class WalkFigures:
         }  # fmt: skip
 
 
-def walk_figures(run: RunTables, loaded: LoadedModel, tick: Tick = silent) -> WalkFigures:
+def walk_figures(run: RunFile, loaded: LoadedModel, tick: Tick = silent) -> WalkFigures:
     """Of all sites and prompts of a run. tick: prompts done, of all.
 
     Raises RequestError if the model does not fit the run, ModelError for a model that is not causal.
@@ -72,7 +74,7 @@ def walk_figures(run: RunTables, loaded: LoadedModel, tick: Tick = silent) -> Wa
     require_causal(loaded.model, "the surprisal of a token")
     norms, notes = _norms(run, loaded)
     surprisal, left_out = _surprisal(run, loaded, tick)
-    return WalkFigures(loaded.name, norms, surprisal, (*notes, *left_out))
+    return WalkFigures(loaded.name, norms, surprisal, (*without_edits(run), *notes, *left_out))
 
 
 def output_norms(loaded: LoadedModel, layers: Sequence[Layer]) -> list[NDArray[np.float32]]:

@@ -1,6 +1,7 @@
 """Load a model, find its neurons, read them while it runs.
 
-Imports torch and transformers; of our own code only small modules of nfinspect_store, and nfinspect.modes.
+Imports torch and transformers; of our own code only small modules of nfinspect_store, nfinspect.modes and
+nfinspect.edits.
 """
 
 from .batch import Batch, body, check_ids, embedding_device, vocabulary

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from textual import events
 from textual.app import ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.containers import Container
-from textual.markup import escape
 from textual.screen import Screen
 
-from nfinspect.tui import theme as colours
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.chrome import KEY_NAMES, Breadcrumbs, KeyLine, StatusLine
 from nfinspect.tui.glyphs import ASCII, UNICODE
@@ -23,15 +19,14 @@ from nfinspect.tui.harmless import Harmless
 from nfinspect.tui.jobs import JobBoard
 from nfinspect.tui.journal import Journal, command_line, without_store
 from nfinspect.tui.marks import MarkKeeper
-from nfinspect.tui.painting import HeldScreen, PaintedApp
+from nfinspect.tui.painting import HeldScreen
 from nfinspect.tui.panes.base import LOG, OPENING, Pane, Work, one_line
 from nfinspect.tui.places import Place, place
 from nfinspect.tui.prompt_line import PromptLine
 from nfinspect.tui.router import open_pane
 from nfinspect.tui.trail import Stop, Trail
-from nfinspect.tui.typeahead import STUCK_SECONDS, KeyDone, TypeAhead
+from nfinspect.tui.typeahead import TypeAheadApp
 from nfinspect.tui.under_way import Follower
-from nfinspect_store.errors import NfinspectError
 
 if TYPE_CHECKING:
     from textual.app import App
@@ -42,7 +37,6 @@ if TYPE_CHECKING:
     from nfinspect.tui.lab import Setup
     from nfinspect.tui.requests import Completer, TraceRequest
     from nfinspect.tui.session import Session
-    from nfinspect.tui.sheets import Sheet
     from nfinspect_store.statements import Statement
     from nfinspect_store.types import RunEntry
 
@@ -50,7 +44,7 @@ BUSY_SECONDS = 0.25
 """Shorter work is not announced: it would cost two repaints for nothing."""
 
 
-class NfinspectApp(PaintedApp):
+class NfinspectApp(TypeAheadApp):
     """Panes are kept while they are in a remembered trail, so that going back finds the cursor where it was."""
 
     TITLE = "nfinspect"
@@ -82,9 +76,7 @@ class NfinspectApp(PaintedApp):
     ]
 
     def __init__(self, engine: Engine, run: str | None = None, *, plain: bool = False) -> None:
-        sixteen = colours.few_colours(os.environ)
-        # passed here, not set by the theme below: Textual chooses its NO_COLOR filter in the constructor
-        super().__init__(ansi_color=True if sixteen else None)
+        super().__init__()
         self.engine = engine
         self.glyphs = ASCII if plain else UNICODE
         self._filters.append(Harmless(plain=plain))
@@ -111,7 +103,6 @@ class NfinspectApp(PaintedApp):
         self.journal = Journal(engine.store)
         self.loop: asyncio.AbstractEventLoop | None = None
         self._first_run = run
-        self._typed = TypeAhead()
         self._keep_line = False
         self._said = 0
         self._announced: tuple[int, str] | None = None
@@ -121,8 +112,6 @@ class NfinspectApp(PaintedApp):
         self._work: dict[tuple[int, str], Work[Any]] = {}
         self._trail = Trail(Stop(partial(open_pane, place("runs", "nfinspect"))))
         self._shown: Pane | None = None
-        self.register_theme(colours.OWN)
-        self.theme = "ansi-dark" if sixteen else colours.NAME
 
     def get_key_display(self, binding: Binding) -> str:
         """Keys by name, the way they are written in the documentation; no arrows or return signs."""
@@ -131,9 +120,6 @@ class NfinspectApp(PaintedApp):
         if binding.key_display:
             return binding.key_display
         return KEY_NAMES.get(binding.key) or super().get_key_display(binding)
-
-    def get_theme_variable_defaults(self) -> dict[str, str]:
-        return dict(colours.SIXTEEN)
 
     def compose(self) -> ComposeResult:
         yield Breadcrumbs()
@@ -160,27 +146,16 @@ class NfinspectApp(PaintedApp):
         self.repaint()
 
     def _after_first_paint(self) -> None:
-        self._load_keys()
+        from nfinspect.tui.own_words import read_own
+
+        own = read_own(type(self))
+        if own.keys:
+            self.set_keymap(own.keys)
+        self.aliases = own.aliases
+        if own.wrong:
+            self.say(own.wrong, "warn", keep=True)
         if self._first_run is not None:
             self.open_run(self._first_run)
-
-    def _load_keys(self) -> None:
-        from nfinspect.tui.keymap import keys_file, read_keymap
-
-        def known() -> frozenset[str]:
-            from nfinspect.tui.bindings import binding_ids
-
-            return binding_ids(type(self))
-
-        keymap, line = read_keymap(keys_file(), known)
-        if keymap:
-            self.set_keymap(keymap)
-        from nfinspect.tui.aliases import aliases_file, read_aliases
-        from nfinspect.tui.navigate import TAKEN
-
-        self.aliases, wrong = read_aliases(aliases_file(), TAKEN)
-        if line or wrong:
-            self.say(line or wrong or "", "warn", keep=True)
 
     # what there is to say
 
@@ -221,7 +196,7 @@ class NfinspectApp(PaintedApp):
         if pane is self._shown:
             self._base_screen.answered(work, pane.asked)
         if work.group == OPENING:  # twice: after the place that this may bring on screen
-            self.call_later(self.call_later, self._let_in_next)
+            self.call_later(self.call_later, self.let_in_next)
         if self._announced == key:
             self.say("")
 
@@ -240,6 +215,10 @@ class NfinspectApp(PaintedApp):
         """A step further in."""
         self._trail.into(Stop(partial(open_pane, place), run))
         self.call_later(self._show)
+
+    def step_in(self, place: Place) -> None:
+        """A step further in, in the run of this place if it has one."""
+        self.into(place, self._trail.here.run)
 
     def jump(self, place: Place, session: Session) -> None:
         """To a place of a run from anywhere: runs › layers of the run › there."""
@@ -304,22 +283,14 @@ class NfinspectApp(PaintedApp):
         self.call_later(self._show)
 
     def action_frequencies(self) -> None:
-        """How often each value of a column of this table occurs."""
-        if (sheet := self.pane.sheet()) is None:
-            self.say("no table with columns here", "dim")
-            return
-        titles = {title: key for key, title in sheet.columns}
-        here = next((title for title, key in titles.items() if key == sheet.here), None)
-        self.pane.pick("count which column", list(titles), here, lambda title: self.count_column(sheet, titles[title]))
+        from nfinspect.tui.sheet_keys import choose_column
 
-    def count_column(self, sheet: Sheet, key: str) -> None:
-        self.into(place("frequencies", sheet, key), self._trail.here.run)
+        choose_column(self)
 
     def action_describe(self) -> None:
-        if (sheet := self.pane.sheet()) is None:
-            self.say("no table with columns here", "dim")
-        else:
-            self.into(place("columns", sheet), self._trail.here.run)
+        from nfinspect.tui.sheet_keys import describe
+
+        describe(self)
 
     def action_journal(self) -> None:
         if self.pane.crumb != LOG:
@@ -345,35 +316,9 @@ class NfinspectApp(PaintedApp):
     # runs
 
     def open_run(self, name: str) -> None:
-        """Open a run in a worker and go to its layers; or to its progress while it is captured by a process that lets
-        nobody read it, or nothing is committed yet.
-        """
-        if (session := self.sessions.get(name)) is not None:
-            self.opened(session)
-            return
+        from nfinspect.tui.opening import open_run
 
-        pane, engine = self.pane, self.engine
-
-        def opened() -> Session | None:
-            try:
-                return engine.open(name)
-            except NfinspectError:
-                progress = engine.progress(name)
-                if progress is not None and progress.alive:
-                    return None
-                raise
-
-        def show(session: Session | None) -> None:
-            if session is not None:
-                self.opened(session, show=self.pane is pane)  # a user who has gone elsewhere stays there
-            elif self.pane is pane:
-                self.follow(name)
-
-        def close(session: Session | None) -> None:
-            if session is not None:
-                session.close()
-
-        pane.load(OPENING, opened, show, busy=f"opening {name}", unwanted=close)
+        open_run(self, name)
 
     def follow(self, run: str = "", at: JobAt | None = None, job: JobState | None = None) -> None:
         """To the progress of a run that is being captured, or of a job of a backend."""
@@ -415,45 +360,21 @@ class NfinspectApp(PaintedApp):
 
     # keys
 
-    async def on_event(self, event: events.Event) -> None:
-        if not isinstance(event, events.Key) or event.is_forwarded:
-            await super().on_event(event)
-        elif self._typed.hold(event, on_the_way=self._opening):
-            self.set_timer(STUCK_SECONDS, self._let_in_next)
-        else:
-            await self._let_in(event)
-
-    async def _let_in(self, event: events.Key) -> None:
-        if self._opening and event.key == "escape":
-            self.pane.cancel_work()
-            return
-        self._typed.begin()
+    def before_key(self) -> None:
         self._said_before_key = self._said
-        target = self.focused or self.screen
-        await super().on_event(event)
-        self._typed.follow(target)
 
-    async def on_key_done(self, message: KeyDone) -> None:
-        message.stop()
-        event = self._typed.done(message, on_the_way=self._opening)
-        if event is not None or not self._typed.busy:
-            self._drop_old_line()
-        if event is not None:
-            await self._let_in(event)
-
-    def _drop_old_line(self) -> None:
-        """After a key that said nothing: the line of an earlier key is no longer about what is on screen."""
+    def after_key(self) -> None:
+        """If it said nothing, the line of an earlier key is no longer about what is on screen."""
         if self._said == self._said_before_key and not self._keep_line and not self._work:
             self.say("")
 
-    async def _let_in_next(self) -> None:
-        if not self._opening and (event := self._typed.next()) is not None:
-            await self._let_in(event)
-
     @property
-    def _opening(self) -> bool:
+    def opening(self) -> bool:
         """Whether the place on screen is waiting for a run that was asked for."""
         return self._shown is not None and any(work.group == OPENING for work in self._shown.busy_with)
+
+    def give_up_opening(self) -> None:
+        self.pane.cancel_work()
 
     def action_help(self) -> None:
         from nfinspect.tui.help import HelpScreen
@@ -572,18 +493,6 @@ class NfinspectApp(PaintedApp):
         self._close_messages_no_wait()
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
-        """The palette: every key of this place, by name."""
-        seen = set()
-        for node, binding, enabled, _ in screen.active_bindings.values():
-            words = binding.description
-            moving = binding.id is None or binding.id.startswith(("table.", "text."))
-            if not words or not enabled or moving or binding.action in seen:
-                continue
-            seen.add(binding.action)
-            key = self.get_key_display(binding)
-            yield SystemCommand(words, f"key {key}", partial(self.run_action, binding.action, node))
-        from nfinspect.tui.completing import places
+        from nfinspect.tui.palette import commands
 
-        for title, said, target in places(self):
-            # names are foreign, and the palette reads markup
-            yield SystemCommand(escape(title), escape(said), partial(self._go_to, target))
+        return commands(self, screen, self.run_action, self._go_to)

@@ -54,10 +54,14 @@ def prompts_file(typed: str, folder: Path) -> Path:
 
 def write_prompts(typed: str, folder: Path) -> None:
     """Raises StorageFull."""
-    path = prompts_file(typed, folder)
+    keep_prompts(prompts_file(typed, folder), _prompts(typed))
+
+
+def keep_prompts(path: Path, content: str) -> None:
+    """Raises StorageFull."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(_prompts(typed), encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
     except OSError as error:
         raise StorageFull(f"cannot keep the prompts in {path}: {error.strerror or error}") from error
 

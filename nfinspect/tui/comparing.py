@@ -14,6 +14,7 @@ from nfinspect.analyses.analysis_spec import Measure, Variant, made_with, option
 from nfinspect.analyses.fields import percent_of_layer, said_of_layers
 from nfinspect.analysis.depth import depths
 from nfinspect.analysis.provenance import whose
+from nfinspect_store.edits import edits_text
 
 if TYPE_CHECKING:
     from nfinspect.tui.session import Session
@@ -116,7 +117,9 @@ def of_run(session: Session, sign: str, topic: Topic, site: str | None) -> OfRun
         LayerRow(session.name, sign, site, layer["layer"], depth, layer["neurons"], topic.figures(layer))
         for layer, depth in zip(layers, depths(layers), strict=True)
     )
-    return OfRun(session.name, sign, site, rows, f"{topic.said(layers)}{f' ({about})' if about else ''}")
+    edits = edits_text(session.info.settings)
+    of_whom = "; ".join([*([f"edited: {edits}"] if edits else []), *([about] if about else [])])
+    return OfRun(session.name, sign, site, rows, f"{topic.said(layers)}{f' ({of_whom})' if of_whom else ''}")
 
 
 def _layers(session: Session, topic: Topic, site: str) -> tuple[Layers | None, bool, str]:

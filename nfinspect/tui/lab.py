@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nfinspect.edits import KINDS, asked_edits
+from nfinspect.edits import KINDS, typed_edits
 from nfinspect.model_files import lasting_name
 from nfinspect_store.errors import RequestError
 
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from nfinspect_store.types import RunInfo
 
 DIRECTION = "direction"
+CONCEPT = "lab"
+"""Of the prompt of a generation that is kept as a run."""
+
 EDIT_FORMS = "zero @marked, scale L3/N17=0.5, clamp L3/N17,L4/N2=8, add @hot=1 or direction tulip-baseline@resid:L2=4"
 AMOUNTS = {"scale": "2", "clamp": "1", "add": "1", DIRECTION: "1"}
 """What an edit begins with where none was typed."""
@@ -120,9 +125,7 @@ def typed_change(text: str) -> Change:
 
 
 def _check(change: Change) -> None:
-    given: dict[str, list[str]] = {kind: [] for kind in (*KINDS, DIRECTION)}
-    given[change.kind] = [f"RUN:{change.value}" if change.kind == DIRECTION else change.value]
-    asked_edits(*given.values())
+    typed_edits([f"{DIRECTION} RUN:{change.value}" if change.kind == DIRECTION else change.text])
 
 
 def typed_number(one: Number, text: str) -> float | int:
@@ -166,17 +169,52 @@ def command(setup: Setup) -> tuple[str, ...]:
     """The arguments of `nfinspect`, with what differs from its defaults. Raises RequestError for an empty prompt."""
     if not setup.prompt:
         raise RequestError("which prompt? i types one, p takes one of the run")
-    found = ["generate", setup.model]
+    found = ["generate", setup.model, *_edits(setup)]
+    found += _numbers(setup, [one.field for one in NUMBERS])
+    return (*found, *_how_read(setup), *(("--",) if setup.prompt.startswith("-") else ()), setup.prompt)
+
+
+def kept_prompt(setup: Setup, folder: Path) -> tuple[Path, str]:
+    """The file of a prompt that is kept as a run, by what it is, so that it can be resumed; and its content."""
+    content = json.dumps({"prompts": [setup.prompt]})
+    return folder / f"lab-{hashlib.sha256(content.encode()).hexdigest()[:12]}.json", content
+
+
+def kept_command(
+    setup: Setup, name: str, prompts: Path, sites: Sequence[str], layers: Sequence[int] | None
+) -> tuple[str, ...]:
+    """The arguments of the capture that keeps, as the run `name`, what is written with the edits of a setup.
+
+    prompts: the file of its prompt; sites, layers: those of the run, None: all layers.
+    """
+    fields = ["temperature", "seed", *(["start"] if setup.changes else [])]
+    return (
+        "capture", setup.model, "--prompts", f"{CONCEPT}={prompts}", "--generate", str(setup.new_tokens),
+        *_edits(setup), *_numbers(setup, fields), *_how_read(setup),
+        "--sites", ",".join(sites), *(("--layers", ",".join(map(str, layers))) if layers else ()), "--run", name,
+    )  # fmt: skip
+
+
+def _edits(setup: Setup) -> list[str]:
+    found: list[str] = []
     for change in setup.changes:
-        value = f"{setup.run}:{change.value}" if change.kind == DIRECTION else change.value
-        found += [f"--{change.kind}", value]
+        found += [f"--{change.kind}", f"{setup.run}:{change.value}" if change.kind == DIRECTION else change.value]
+    return found
+
+
+def _numbers(setup: Setup, fields: Sequence[str]) -> list[str]:
+    """The options of what is not as by default."""
+    found: list[str] = []
     for one in NUMBERS:
-        if (value := getattr(setup, one.field)) != DEFAULTS[one.field]:
+        if one.field in fields and (value := getattr(setup, one.field)) != DEFAULTS[one.field]:
             found += [one.option, number_text(value)]
-    found += ["--dtype", setup.dtype] if setup.dtype != "auto" else []
+    return found
+
+
+def _how_read(setup: Setup) -> list[str]:
+    found = ["--dtype", setup.dtype] if setup.dtype != "auto" else []
     found += ["--bos", setup.bos] if setup.bos != "auto" else []
-    found += ["--chat"] if setup.chat else []
-    return (*found, *(("--",) if setup.prompt.startswith("-") else ()), setup.prompt)
+    return [*found, "--chat"] if setup.chat else found
 
 
 def backend_options(setup: Setup) -> tuple[str, ...]:

@@ -18,6 +18,11 @@ def state_dir() -> Path:
     return Path(base) / "nfinspect"
 
 
+def prompts_folder() -> Path:
+    """Where prompts are kept that were typed in the app and captured."""
+    return state_dir() / "prompts"
+
+
 def write_json(name: str, document: Any) -> str:
     """Write a document. Returns the line to show. Raises StorageFull when it cannot be written."""
     text = json.dumps(jsonable(document), indent=1, ensure_ascii=False, allow_nan=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,7 @@ from textual.screen import Screen
 from textual.theme import Theme
 from textual.timer import Timer
 
+from nfinspect.tui import theme as colours
 from nfinspect.tui.frames import Cells, Changed
 
 HOLD_SECONDS = 0.1
@@ -70,14 +72,21 @@ class HeldScreen(Screen[Any]):
 
 
 class PaintedApp(App[int]):
-    """An app whose first screen is a HeldScreen, and whose frames are sent as what they change."""
+    """An app in our colours, whose first screen is a HeldScreen, and whose frames are sent as what they change."""
 
     _theme: Theme | None = None
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self) -> None:
+        sixteen = colours.few_colours(os.environ)
+        # passed here, not set by the theme below: Textual chooses its NO_COLOR filter in the constructor
+        super().__init__(ansi_color=True if sixteen else None)
         self._cells = Cells()
         self._painted = Size()
+        self.register_theme(colours.OWN)
+        self.theme = "ansi-dark" if sixteen else colours.NAME
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        return dict(colours.SIXTEEN)
 
     def paint_whole(self) -> None:
         """The next frame is sent whole."""

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from textual.app import SystemCommand
 from textual.await_complete import AwaitComplete
 from textual.command import CommandList, CommandPalette
+from textual.markup import escape
 from textual.message import Message
 from textual.widgets import Button, Input, OptionList
+
+if TYPE_CHECKING:
+    from textual.screen import Screen
+
+    from nfinspect.tui.hub import Hub
 
 CHOICES = (Input.Submitted, Button.Pressed, OptionList.OptionSelected)
 
@@ -44,3 +55,23 @@ class Palette(CommandPalette):
     def _has_lines(self) -> bool:
         commands = self.query_one(CommandList)
         return bool(commands.option_count) and bool(commands.scrollable_content_region)
+
+
+def commands(
+    app: Hub, screen: Screen[Any], do: Callable[..., Any], go_to: Callable[[str], None]
+) -> Iterator[SystemCommand]:
+    """Every key of the place on screen, by name, and the places to go to. do: an action of a node."""
+    seen = set()
+    for node, binding, enabled, _ in screen.active_bindings.values():
+        words = binding.description
+        moving = binding.id is None or binding.id.startswith(("table.", "text."))
+        if not words or not enabled or moving or binding.action in seen:
+            continue
+        seen.add(binding.action)
+        key = app.get_key_display(binding)
+        yield SystemCommand(words, f"key {key}", partial(do, binding.action, node))
+    from nfinspect.tui.completing import places
+
+    for title, said, target in places(app):
+        # names are foreign, and the palette reads markup
+        yield SystemCommand(escape(title), escape(said), partial(go_to, target))

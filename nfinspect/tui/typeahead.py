@@ -16,6 +16,8 @@ from textual import events
 from textual.message import Message
 from textual.message_pump import MessagePump
 
+from nfinspect.tui.painting import PaintedApp
+
 STUCK_SECONDS = 1.0
 """A marker can get lost with a widget that is removed: then keys are let in again after this."""
 
@@ -83,3 +85,56 @@ class TypeAhead:
             self._since = None
             return self._waiting.popleft()
         return None
+
+
+class TypeAheadApp(PaintedApp):
+    """An app that lets keys in one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._typed = TypeAhead()
+
+    @property
+    def opening(self) -> bool:
+        """Whether the place on screen is waiting for another, for which the keys are meant."""
+        return False
+
+    def give_up_opening(self) -> None:
+        """Esc was typed meanwhile."""
+
+    def before_key(self) -> None:
+        """A key is let in now."""
+
+    def after_key(self) -> None:
+        """It has done all that it does at once."""
+
+    async def on_event(self, event: events.Event) -> None:
+        if not isinstance(event, events.Key) or event.is_forwarded:
+            await super().on_event(event)
+        elif self._typed.hold(event, on_the_way=self.opening):
+            self.set_timer(STUCK_SECONDS, self.let_in_next)
+        else:
+            await self._let_in(event)
+
+    async def _let_in(self, event: events.Key) -> None:
+        if self.opening and event.key == "escape":
+            self.give_up_opening()
+            return
+        self._typed.begin()
+        self.before_key()
+        target = self.focused or self.screen
+        await super().on_event(event)
+        self._typed.follow(target)
+
+    async def on_key_done(self, message: KeyDone) -> None:
+        message.stop()
+        event = self._typed.done(message, on_the_way=self.opening)
+        if event is not None or not self._typed.busy:
+            self.after_key()
+        if event is not None:
+            await self._let_in(event)
+
+    async def let_in_next(self) -> None:
+        """The next key that waits, unless it has to wait on."""
+        if not self.opening and (event := self._typed.next()) is not None:
+            await self._let_in(event)

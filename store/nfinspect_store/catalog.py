@@ -116,8 +116,9 @@ def _entry(path: Path, cache: FactsCache) -> RunEntry:
     # A process that was killed, or lost with its machine, could not record that it was interrupted.
     status = "interrupted" if facts.status == "capturing" else facts.status
     return RunEntry(
-        path.stem, path, status, facts.model, facts.created_at, facts.tokens, _size(path), None, facts.problem
-    )
+        path.stem, path, status, facts.model, facts.created_at, facts.tokens, _size(path), None, facts.problem,
+        edits=facts.edits,
+    )  # fmt: skip
 
 
 def _oddity(path: Path) -> str | None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from nfinspect_store import precision
 from nfinspect_store.addresses import Address, parse_address
 from nfinspect_store.connect import CATALOG
+from nfinspect_store.edits import edits_text
 from nfinspect_store.errors import NotARun, RequestError
 from nfinspect_store.schema import EXPERTS
 from nfinspect_store.snapshot import LayerSnapshot
@@ -88,14 +89,23 @@ class RunLayout:
     def value_notes(self) -> tuple[str, ...]:
         """What every reader of figures from single values must know: what they are of, and how far they may be off."""
         rounded = self.has_values and self.rounds_values
-        return (*self.where_notes, *((precision.note(self.precision, self.worst_error),) if rounded else ()))
+        return (*self.figure_notes, *((precision.note(self.precision, self.worst_error),) if rounded else ()))
+
+    @property
+    def figure_notes(self) -> tuple[str, ...]:
+        """What every reader of any figure of the run must know: the edits of its model, and where_notes."""
+        edited = (f"captured with edits ({self.edits}): every figure is of the edited model",) if self.edits else ()
+        return (*edited, *self.where_notes)
 
     @property
     def where_notes(self) -> tuple[str, ...]:
-        """What every reader of any figure of the run must know: which tokens, and which of their values, it holds;
-        empty if all of them.
-        """
+        """Which tokens, and which of their values, the run holds; empty if all of them."""
         return (*self._tokens_notes, *self._beyond_notes)
+
+    @property
+    def edits(self) -> str:
+        """The edits of the model that the run was captured with, in one line; empty without any."""
+        return edits_text(self.info.settings)
 
     @property
     def _tokens_notes(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from nfinspect_store.edits import UNREADABLE, edits_text
 from nfinspect_store.errors import NfinspectError, NotARun, RunBusy
 from nfinspect_store.small_files import is_utf8, read_small
 
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
     import duckdb
 
 CACHE_NAME = ".nfinspect-runs.json"
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 READ_FACTS = """
-SELECT status, model, created_at, (SELECT count(*) FROM run_file.main.tokens) FROM run_file.main.run
+SELECT status, model, created_at, settings, (SELECT count(*) FROM run_file.main.tokens) FROM run_file.main.run
 """
 
 
@@ -32,6 +33,7 @@ class Facts:
     created_at: dt.datetime | None
     tokens: int | None
     problem: str | None
+    edits: str = ""  # of the model, in one line
 
 
 class FactsCache:
@@ -77,7 +79,7 @@ class FactsCache:
 
     def _read(self, path: Path) -> Facts:
         try:
-            status, model, created_at, tokens = self._row(path)
+            status, model, created_at, settings, tokens = self._row(path)
         except RunBusy:
             raise
         except NfinspectError as error:
@@ -85,7 +87,7 @@ class FactsCache:
         if not isinstance(created_at, dt.datetime) or created_at.year >= dt.MAXYEAR:  # 'infinity', or before year 1
             problem = f"{path} is not a run, or is damaged: its time of creation is missing or impossible"
             return Facts("", "", None, None, problem)
-        return Facts(status or "", model or "", created_at, tokens, None)
+        return Facts(status or "", model or "", created_at, tokens, None, _edits(settings))
 
     def _row(self, path: Path) -> tuple[Any, ...]:
         """READ_FACTS of a file. One in-memory instance attaches runs in turn: one each would cost ten times as much."""
@@ -127,16 +129,26 @@ class FactsCache:
             return {}
 
 
+def _edits(settings: object) -> str:
+    try:
+        found = json.loads(str(settings or "{}"))
+    except (ValueError, RecursionError):
+        return UNREADABLE
+    return edits_text(found) if isinstance(found, dict) else UNREADABLE
+
+
 def _to_json(facts: Facts) -> dict[str, Any]:
     return {**asdict(facts), "created_at": facts.created_at.isoformat() if facts.created_at else None}
 
 
 def _from_json(stored: dict[str, Any]) -> Facts:
     """Raises KeyError, TypeError or ValueError for what we never write: the store may be a stranger's."""
-    status, model, created, tokens = (stored[name] for name in ("status", "model", "created_at", "tokens"))
-    if not isinstance(status, str) or not isinstance(model, str) or type(tokens) is not int:
+    status, model, created, tokens, edits = (
+        stored[name] for name in ("status", "model", "created_at", "tokens", "edits")
+    )
+    if not all(isinstance(text, str) for text in (status, model, edits)) or type(tokens) is not int:
         raise TypeError("expected the facts of a run")
-    facts = Facts(status, model, dt.datetime.fromisoformat(created) if created else None, tokens, None)
+    facts = Facts(status, model, dt.datetime.fromisoformat(created) if created else None, tokens, None, edits)
     if facts.created_at is not None and facts.created_at.tzinfo is not None:
         raise ValueError("a time with a zone")
     return facts

@@ -202,3 +202,4 @@ class RunEntry:
     progress: Progress | None  # of a capture that is running
     problem: str | None = None  # why the file cannot be read as a run, in one line
     kind: str = "run"  # run | history (of a training that is watched)
+    edits: str = ""  # of the model that it was captured with, in one line

@@ -262,7 +262,12 @@ def test_positional_neurons_that_may_be_chance_are_not_compared(would_pass: int,
     result = SimpleNamespace(document={"site": "mlp", "layers": [layer]}, run_id="id")
     layers = [SimpleNamespace(site="mlp", layer=0)]
     session: Any = SimpleNamespace(
-        name="a", sites=("mlp",), default_site="mlp", layers=layers, results=lambda kind: [result]
+        name="a",
+        sites=("mlp",),
+        default_site="mlp",
+        layers=layers,
+        results=lambda kind: [result],
+        info=SimpleNamespace(settings={}),
     )
     found = of_run(session, "o", next(topic for topic in TOPICS if topic.name == "positions"), None)
     assert bool(found.rows) == drawn and ("too few sequences" in found.lacks) != drawn and not found.can_be_made

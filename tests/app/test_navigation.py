@@ -4,11 +4,14 @@ import asyncio
 import json
 import re
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from app_driver import Start
 from fake_engine import FakeEngine, FakeSession
+from textual.binding import Binding
 
 from nfinspect.tui import trail
 from nfinspect.tui.app import BUSY_SECONDS, NfinspectApp
@@ -16,7 +19,8 @@ from nfinspect.tui.bindings import binding_ids
 from nfinspect.tui.help import HelpScreen
 from nfinspect.tui.jobs import LONGEST
 from nfinspect.tui.navigate import ANALYSES, WORDS, parse_target
-from nfinspect.tui.panes.base import Work
+from nfinspect.tui.panes.base import Pane, Work
+from nfinspect.tui.panes.run_pane import RunPane
 from nfinspect_store.errors import RequestError
 
 
@@ -184,6 +188,36 @@ def test_every_binding_is_documented() -> None:
     documented = (Path(__file__).parents[2] / "docs/keys.md").read_text(encoding="utf-8")
     missing = [name for name in binding_ids(NfinspectApp) if f"`{name}`" not in documented]
     assert not missing
+
+
+def test_keys_that_mean_something_else_in_one_place_are_listed() -> None:
+    """A key of a pane that is also one of the app, or in a pane of a run one of every such pane."""
+    binding_ids(NfinspectApp)  # imports every pane
+
+    def own(cls: type[Any]) -> list[Binding]:
+        return [one for one in cls.__dict__.get("BINDINGS", ()) if isinstance(one, Binding) and one.id]
+
+    def every(cls: type[Any]) -> Iterator[type[Any]]:
+        for below in cls.__subclasses__():
+            yield below
+            yield from every(below)
+
+    above = {key: (one.id, cls) for cls in (NfinspectApp, RunPane) for one in own(cls) for key in one.key.split(",")}
+    found: dict[tuple[str, str], set[str]] = {}
+    for pane in every(Pane):
+        for one in own(pane) if pane is not RunPane else ():
+            for key in one.key.split(","):
+                name, of = above.get(key, ("", object))
+                if of is NfinspectApp or (of is RunPane and issubclass(pane, RunPane)):
+                    found.setdefault((KEYS.get(key, key), name), set()).add(str(one.id))
+    page = (Path(__file__).parents[2] / "docs/keys.md").read_text(encoding="utf-8")
+    rows = page.partition("## Keys that mean something else in one place")[2].partition("\n## ")[0]
+    told = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \| (.+) \|$", rows, re.MULTILINE)
+    assert {(key, name): set(re.findall(r"`([^`]+)`", here)) for key, name, here in told} == found
+
+
+KEYS = {"escape": "Esc"}
+"""As the page writes them."""
 
 
 async def test_every_place_to_go_to_is_told(start: Start) -> None:

@@ -41,12 +41,15 @@ def run_columns(g: Glyphs) -> list[Column]:
             return Cell(run.status, TONES.get(run.status, ""))
         return Cell(f"{cells.fit(bar(share, 6, g), 6)} {percent(share, places=0):>4}", "accent")
 
+    def model(run: RunEntry, width: int) -> Cell:
+        return Cell(f"{'edited ' if run.edits else ''}{cells.model_name(run.model, g)}", "warn" if run.edits else "")
+
     def created(run: RunEntry, width: int) -> Cell:
         return Cell(run.created_at.strftime("%Y-%m-%d %H:%M") if run.created_at else g.none, "dim")
 
     return [
         Column("run", 15, lambda r, w: Cell(r.name, "bold"), flex=True, key="name"),
-        Column("model", 15, lambda r, w: Cell(cells.model_name(r.model, g)), flex=True, key="model"),
+        Column("model", 15, model, flex=True, key="model"),
         Column("status", 11, status),
         Column("tokens", 6, lambda r, w: Cell(count(r.tokens, g)), "right", key="tokens"),
         Column("size", 8, lambda r, w: Cell(size(r.bytes, g)), "right", key="bytes"),
@@ -126,4 +129,5 @@ def about_run(run: RunEntry, g: Glyphs) -> list[Cell | str]:
         ]
     if run.problem:
         return [Cell(run.problem, "bad")]
-    return [Cell(str(run.path), "dim"), "\n", Cell(run.model, "dim")]
+    edited = [Cell(f"edited: {run.edits}  ", "warn")] if run.edits else []
+    return [Cell(str(run.path), "dim"), "\n", *edited, Cell(run.model, "dim")]

@@ -21,7 +21,7 @@ from textual.widgets import Input, Static, TextArea
 from nfinspect.tui import capture_form
 from nfinspect.tui.capture_form import FIELDS, MODEL, TYPED, Field
 from nfinspect.tui.cells import Cell, content
-from nfinspect.tui.output import state_dir
+from nfinspect.tui.output import prompts_folder
 from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.panes.command import Runner
 from nfinspect.tui.widgets.text_block import TextBlock
@@ -36,10 +36,6 @@ if TYPE_CHECKING:
 
 KEY = ("a new run", "estimate")
 """Of the estimate, as on the board of commands."""
-
-
-def prompts_folder() -> Path:
-    return state_dir() / "prompts"
 
 
 class Paths(Suggester):

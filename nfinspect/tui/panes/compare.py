@@ -21,7 +21,7 @@ from nfinspect.tui.listing import Arranged, Listing
 from nfinspect.tui.panes.base import Pane, arranging_keys
 from nfinspect.tui.panes.command import CommandQueue
 from nfinspect.tui.panes.exporting import Export, json_export
-from nfinspect.tui.panes.opening import open_runs
+from nfinspect.tui.panes.opening import Opened, comparing_keys, open_runs, sites_in_common, take_over
 from nfinspect.tui.panes.sorted_rows import ACTIONS, SortedRows, SortingKeys
 from nfinspect.tui.places import place
 from nfinspect.tui.widgets.chart_box import ChartBox
@@ -74,9 +74,7 @@ class ComparePane(SortingKeys, Pane):
         *(Binding(str(i + 1), f"topic({i})", one.name, show=False, id=key_name(i)) for i, one in enumerate(TOPICS[:9])),
         Binding("c", "drawing", "Drawing", id="compare.drawing"),
         Binding("d", "diff", "Neuron by neuron", id="compare.diff"),
-        Binding("S", "site", "Site", show=False, id="compare.site"),
-        Binding("y", "copy", "Copy the table", show=False, id="compare.copy"),
-        Binding("e", "export", "Export", show=False, id="compare.export"),
+        *comparing_keys("compare"),
     ]  # fmt: skip
 
     DEFAULT_CSS = """
@@ -135,13 +133,9 @@ class ComparePane(SortingKeys, Pane):
         closed = [name for name in self._runs if name not in self.hub.sessions]
         self.load("opened", partial(open_runs, self.hub.engine, closed), self._opened, busy="opening the runs")
 
-    def _opened(self, answer: tuple[dict[str, Session], dict[str, str]]) -> None:
-        opened, problems = answer
-        for session in opened.values():
-            self.hub.opened(session, show=False)
-        if problems:
-            name, why = next(iter(problems.items()))
-            self.hub.say(f"{name} cannot be opened: {why}", "bad")
+    def _opened(self, answer: Opened) -> None:
+        if why := take_over(self.hub, answer):
+            self.hub.say(why, "bad")
         sessions = {name: self.hub.sessions.get(name) for name in self._runs}
         compare = partial(_compare, sessions, self._topic, self._site, self.rows.arranger())
         self.load("compared", compare, self._show, self._failed, busy="comparing")
@@ -291,9 +285,9 @@ class ComparePane(SortingKeys, Pane):
         self._draw_chart()
 
     def action_site(self) -> None:
-        sessions = [self.hub.sessions[name] for name in self._runs if name in self.hub.sessions]
-        common = [site for site in sessions[0].sites if all(site in s.sites for s in sessions)] if sessions else []
-        order: list[str | None] = [None, *common] if len({s.default_site for s in sessions}) > 1 else [*common]
+        common = sites_in_common(self.hub, self._runs)
+        defaults = {s.default_site for name, s in self.hub.sessions.items() if name in self._runs}
+        order: list[str | None] = [None, *common] if len(defaults) > 1 else [*common]
         if len(order) < 2:
             self.hub.say("the runs have no other site in common", "dim")
             return

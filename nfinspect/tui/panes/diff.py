@@ -16,7 +16,7 @@ from nfinspect.tui.cells import Cell
 from nfinspect.tui.listing import ASCENDING, Arranged, Listing
 from nfinspect.tui.panes.base import Pane, arranging_keys
 from nfinspect.tui.panes.exporting import Export, json_export
-from nfinspect.tui.panes.opening import open_runs
+from nfinspect.tui.panes.opening import Opened, comparing_keys, open_runs, sites_in_common, take_over
 from nfinspect.tui.panes.sorted_rows import ACTIONS, SortedRows, SortingKeys
 from nfinspect.tui.places import place
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
@@ -61,9 +61,7 @@ class DiffPane(SortingKeys, Pane):
         *arranging_keys("diff", before="sort_previous"),
         Binding("X", "turn", "A and B around", id="diff.turn"),
         Binding("T", "other_texts", "All the same", id="diff.other_texts"),
-        Binding("S", "site", "Site", show=False, id="diff.site"),
-        Binding("y", "copy", "Copy the table", show=False, id="diff.copy"),
-        Binding("e", "export", "Export", show=False, id="diff.export"),
+        *comparing_keys("diff"),
     ]
 
     DEFAULT_CSS = """
@@ -139,15 +137,11 @@ class DiffPane(SortingKeys, Pane):
         closed = [name for name in self._runs if name not in self.hub.sessions]
         self.load("opened", partial(open_runs, self.hub.engine, closed), self._opened, self._failed, busy="opening")
 
-    def _opened(self, answer: tuple[dict[str, Session], dict[str, str]]) -> None:
-        opened, problems = answer
-        for session in opened.values():
-            self.hub.opened(session, show=False)
-        if problems:
-            name, why = next(iter(problems.items()))
-            self._failed(f"{name} cannot be opened: {why}")
+    def _opened(self, answer: Opened) -> None:
+        if why := take_over(self.hub, answer):
+            self._failed(why)
             return
-        sessions = {**opened, **self.hub.sessions}
+        sessions = {**answer[0], **self.hub.sessions}
         if any(name not in sessions for name in self._runs):  # it was open, and has been closed meanwhile
             self._read()
             return
@@ -224,8 +218,7 @@ class DiffPane(SortingKeys, Pane):
         self._read()
 
     def action_site(self) -> None:
-        sessions = [self.hub.sessions[name] for name in self._runs if name in self.hub.sessions]
-        common = [site for site in sessions[0].sites if all(site in s.sites for s in sessions)] if sessions else []
+        common = sites_in_common(self.hub, self._runs)
         here = self._found.site if self._found is not None else self._site
         if len(common) < 2:
             self.hub.say("the runs have no other site in common", "dim")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Container
-from textual.content import Content
 
-from nfinspect.tui import lab_lines
-from nfinspect.tui.cells import Cell, content, lines, model_name
+from nfinspect.tui.capture_form import keep_prompts
+from nfinspect.tui.cells import Cell, model_name
 from nfinspect.tui.journal import command_line, with_store
 from nfinspect.tui.lab import (
     AMOUNTS,
@@ -23,6 +21,8 @@ from nfinspect.tui.lab import (
     Number,
     Setup,
     command,
+    kept_command,
+    kept_prompt,
     number_text,
     prompt_line,
     python,
@@ -31,27 +31,24 @@ from nfinspect.tui.lab import (
     typed_number,
     typed_prompt,
 )
-from nfinspect.tui.lab_job import Experiment, Written
+from nfinspect.tui.output import prompts_folder
+from nfinspect.tui.panes.experimenting import Experimenting
 from nfinspect.tui.panes.exporting import Export
+from nfinspect.tui.panes.keeping import Keeping
 from nfinspect.tui.panes.run_pane import RunPane
+from nfinspect.tui.widgets.lab_result import LabResult
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
-from nfinspect.tui.widgets.text_block import TextBlock
-from nfinspect.tui.widgets.text_panel import TextPanel
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
-    from nfinspect.tui.requests import PromptText
     from nfinspect.tui.session import Session
     from nfinspect_store.addresses import Address
 
 SECONDS = 0.4
-"""Seconds between two looks at what is being written."""
+"""Seconds between two looks at what is being written or kept."""
 
-WIDE = 120
-"""Columns from which the texts are side by side."""
-
-MOST_PROMPTS = 500
-LONGEST = 200
+KEPT = "kept as"
+"""The name of the row of the run that a generation is kept as."""
 
 RECALLS = "; Up recalls the line"
 
@@ -66,28 +63,6 @@ class Row:
     number: Number | None = None
 
 
-class LabResult(TextPanel):
-    """Both texts and what is known of them."""
-
-    DEFAULT_CSS = """
-    LabResult TextBlock { width: 1fr; height: auto; }
-    LabResult #texts { layout: vertical; height: auto; }
-    LabResult.-wide #texts { layout: horizontal; }
-    LabResult.-wide #edited { margin: 0 0 0 2; }
-    """
-
-    def compose(self) -> ComposeResult:
-        yield TextBlock(id="verdict")
-        with Container(id="texts"):
-            yield TextBlock(id="original")
-            yield TextBlock(id="edited")
-        yield TextBlock(id="next")
-
-    def show(self, *blocks: tuple[str, Content]) -> None:
-        for name, text in blocks:
-            self.query_one(f"#{name}", TextBlock).put(text)
-
-
 class LabPane(RunPane):
     """Rows are what is asked; below stands what came of it."""
 
@@ -96,9 +71,11 @@ class LabPane(RunPane):
         "(@hot) or what is marked (@marked); D adds a direction, the difference of two concepts' means in this run. "
         "r runs it in a backend, which is started if none holds the model, and writes both texts as they come; both "
         "draw with the same noise. Marked is the first token that differs. NLL is the mean surprisal of "
-        "the prompt's tokens: its change is shown; below it stands what random edits of the same size do. A generation "
-        "is not kept as a run: e writes all of it as a document, y copies the Python and Y the command that repeat it. "
-        "Leaving the app cancels what is being written."
+        "the prompt's tokens: its change is shown; below it stands what random edits of the same size do. K keeps "
+        "what is shown as a run, with every value of its neurons: a capture with the same edits and draws, of "
+        "the text with the edits if there are any; Enter on its line, or K again, opens it. e writes all of it "
+        "as a document, y copies the Python and Y the command that repeat it. Leaving the app cancels what is being "
+        "written."
     )
 
     first_focus = "PagedTable"
@@ -110,6 +87,7 @@ class LabPane(RunPane):
         Binding("D", "direction", "Direction", id="lab.direction"),
         Binding("v", "kind", "Kind", id="lab.kind"),
         Binding("d", "delete", "Delete", id="lab.delete"),
+        Binding("K", "keep", "Keep as a run", id="lab.keep"),
         Binding("i", "type", "Type a prompt", id="lab.type"),
         Binding("p", "prompt", "Prompt of the run", id="lab.prompt"),
         Binding("y", "copy", "Copy Python", id="lab.copy"),
@@ -137,11 +115,8 @@ class LabPane(RunPane):
         self._prompt_idx = prompt_idx
         self._setup: Setup | None = None
         self._why_not = ""
-        self._experiment: Experiment | None = None
-        self._written: Written | None = None
-        self._document: Mapping[str, Any] | None = None
-        self._made_by: Setup | None = None
-        self._failed = ""
+        self.experimenting = Experimenting(self, self._news)
+        self.keeping = Keeping(self, self._news)
 
     @property
     def hint(self) -> str:
@@ -149,7 +124,8 @@ class LabPane(RunPane):
 
     @property
     def equivalent(self) -> tuple[str, ...]:
-        if self._setup is None or self._document is None or self._setup != self._made_by:
+        made = self.experimenting
+        if self._setup is None or made.document is None or self._setup != made.made_by:
             return ()
         return command(self._setup)
 
@@ -204,7 +180,8 @@ class LabPane(RunPane):
         setup = self._setup
         if setup is None:
             return []
-        rows = [Row("prompt", prompt_line(setup.prompt) or "(none: i types one)")]
+        rows = [Row(KEPT, self.keeping.told)] if self.keeping.run else []
+        rows.append(Row("prompt", prompt_line(setup.prompt) or "(none: i types one)"))
         rows += [Row("edit", self._told(change), change=i) for i, change in enumerate(setup.changes)]
         if not setup.changes:
             rows.append(Row("edit", "(none: c adds one, D a direction)"))
@@ -223,12 +200,15 @@ class LabPane(RunPane):
         self._draw_setup()
 
     def entered(self) -> None:
-        self._draw()
-        if self._experiment is not None:
-            self.look_every(SECONDS, self._look)
+        self._news()
+
+    def left(self) -> None:
+        super().left()
+        self.keeping.let_go()
 
     def on_unmount(self) -> None:
-        self._let_go()
+        self.experimenting.close()
+        self.keeping.let_go()
 
     def on_resize(self) -> None:
         self._draw()
@@ -240,18 +220,14 @@ class LabPane(RunPane):
         row: Row | None = self.table.current if self.is_attached else None
         return row
 
-    @property
-    def _writing(self) -> bool:
-        return self._experiment is not None or any(work.group == "begin" for work in self.asked)
-
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         match action:
             case "cancel":
-                return self._writing
+                return self.experimenting.under_way
             case "start":
-                return not self._writing
-            case "export":
-                return self._document is not None
+                return not self.experimenting.under_way
+            case "export" | "keep":
+                return self.experimenting.document is not None
         return super().check_action(action, parameters)
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
@@ -264,6 +240,8 @@ class LabPane(RunPane):
         elif row.change is not None:
             put = partial(self._put_change, row.change)
             self.hub.ask(self, "lab-edit", "edit", put, setup.changes[row.change].text)
+        elif row.name == KEPT:
+            self.keeping.go()
         elif row.name == "edit":
             self.action_add()
         else:
@@ -349,15 +327,7 @@ class LabPane(RunPane):
             self.hub.say(f"{error}{RECALLS}", "bad")
 
     def action_prompt(self) -> None:
-        texts = partial(self.session.texts, MOST_PROMPTS)
-        self.load("texts", texts, self._offer, busy="reading the prompts")
-
-    def _offer(self, prompts: tuple[PromptText, ...]) -> None:
-        if not prompts:
-            self.hub.say("this run has no text of its prompts: i types one", "warn")
-        elif self.hub.pane is self:
-            offered = {f"{one.prompt_idx} {one.concept}: {one.text[:LONGEST]}": one.text for one in prompts}
-            self.pick("prompt", list(offered), None, lambda name: self._put_first(offered[name]), width=76)
+        self.offer_prompts(self._put_first, self._setup.prompt if self._setup is not None else "")
 
     def action_copy(self) -> None:
         if self._setup is not None:
@@ -374,7 +344,7 @@ class LabPane(RunPane):
         self.hub.copy(command_line(with_store(said, self.hub.engine.store)))
 
     def export(self) -> Export | None:
-        document = self._document
+        document = self.experimenting.document
         if document is None:
             return None
 
@@ -392,83 +362,71 @@ class LabPane(RunPane):
             self.hub.say(self._why_not, "warn")
             return
         try:
-            command(self._setup)
+            self.experimenting.start(self._setup)
         except RequestError as error:
             self.hub.say(str(error), "warn")
             return
-        self._failed, self._written, self._document = "", None, None
-        self._made_by = self._setup
-        experiment = self.hub.engine.experiment(self._setup)
-        flush = self.hub.marks.flush
-        self.hub.journal.ran(self.crumb, command(self._setup))
-
-        def begin() -> Experiment:
-            flush()  # the backend reads what is marked from its file
-            try:
-                experiment.begin()
-            except BaseException:
-                experiment.close()
-                raise
-            return experiment
-
-        self.load("begin", begin, self._begun, self._ended_badly, busy="starting a backend",
-                  unwanted=lambda made: made.close())  # fmt: skip
-        self._draw()
-        self.refresh_bindings()
-
-    def _begun(self, experiment: Experiment) -> None:
-        self._experiment = experiment
-        if self.hub.pane is self:
-            self.look_every(SECONDS, self._look)
-        self._look()
+        self.keeping.forget()
+        self._news()
 
     def _look(self) -> None:
-        if self._experiment is not None and not any(work.group == "look" for work in self.asked):
-            self.load("look", self._experiment.look, self._looked, self._ended_badly)
+        self.experimenting.look()
+        self.keeping.look()
 
-    def _looked(self, written: Written) -> None:
-        self._written = written
-        job = written.job
-        if job.ended:
-            self._let_go()
-            if written.document is not None:
-                self._document = written.document
-                self.hub.say("")
-            else:
-                said = job.line.removeprefix("nfinspect: ")
-                if job.state == "cancelled":  # by a key, or by a backend that ends, which says why
-                    self._failed = f"cancelled: {said}" if said else "cancelled"
-                else:
-                    self._failed = said or f"it ended with status {job.status}"
-                self.hub.say(self._failed, "warn" if job.state == "cancelled" else "bad")
-        self._draw()
-
-    def _ended_badly(self, line: str) -> None:
-        self._let_go()
-        self._failed = line
-        self.say_failed(line)
-        self._draw()
-
-    def _let_go(self) -> None:
-        self._stop_looking()
-        if self._experiment is not None:
-            self._experiment.close()
-            self._experiment = None
+    def _news(self) -> None:
+        """Of what is being written or kept: look on while there is something to come."""
+        if not self.experimenting.writing and not self.keeping.under_way:
+            self._stop_looking()
+        elif self.hub.pane is self:
+            self.look_every(SECONDS, self._look)
         self.refresh_bindings()
+        self._draw()
 
     def action_cancel(self) -> None:
-        if self._experiment is not None:
-            self.load("cancel", self._experiment.cancel, lambda none: None)
+        if self.experimenting.writing:
+            self.experimenting.cancel()
         elif not super().cancel_work():
             self.hub.say("nothing is being written here", "dim")
-        self.refresh_bindings()
-        self._draw()
+        self._news()
 
     def cancel_work(self) -> bool:
-        if self._experiment is not None:
+        if self.experimenting.writing:
             self.action_cancel()
             return True
         return super().cancel_work()
+
+    # keeping
+
+    def action_keep(self) -> None:
+        """Keep what is on screen as a run; once it is, or is being, kept: go there."""
+        if self.keeping.run and not self.keeping.failed:
+            self.keeping.go()
+        elif (made_by := self.experimenting.made_by) is not None:
+            name = f"{self.session.name}-{'edited' if made_by.changes else 'written'}"
+            there = {run.name for run in self.hub.listed} | set(self.hub.sessions)
+            free = (one for one in (name, *(f"{name}-{i}" for i in range(2, 1000))) if one not in there)
+            self.hub.ask(self, "lab-keep", "keep as run", self._keep_as, next(free, name))
+
+    def _keep_as(self, name: str) -> None:
+        setup = self.experimenting.made_by
+        if setup is None or not name:
+            return
+        prompts, content = kept_prompt(setup, prompts_folder())
+        command = with_store(self._kept_command(setup, name, prompts), self.hub.engine.store)
+        flush = self.hub.marks.flush
+        self.hub.journal.ran(self.crumb, command)
+
+        def write() -> None:
+            flush()
+            keep_prompts(prompts, content)
+
+        self.keeping.start(name, command, write)
+        self.table.move_to(0)
+
+    def _kept_command(self, setup: Setup, name: str, prompts: Path) -> tuple[str, ...]:
+        held = self.session.info.settings.get("layers")
+        layers = held if isinstance(held, list) and all(isinstance(layer, int) for layer in held) else None
+        return kept_command(setup, name, prompts, self.session.sites, layers)
 
     # what is drawn
 
@@ -483,45 +441,10 @@ class LabPane(RunPane):
         table.put_rows(rows)
 
     def _draw_result(self) -> None:
-        result = self.query_one(LabResult)
-        result.set_class(self.app.size.width >= WIDE, "-wide")
-        empty = content("")
-        if self._document is not None:
-            width = max(40, self.app.size.width - 4)
-            told = lab_lines.verdict(self._document, self.glyphs)
-            if self._setup != self._made_by:
-                told.append([Cell("of an earlier setup: r runs what stands above", "warn")])
-            edited = self._document["edited"] is not None
-            result.show(
-                ("verdict", lines(told)),
-                ("original", lab_lines.whole_text(self._document, "original")),
-                ("edited", lab_lines.whole_text(self._document, "edited") if edited else empty),
-                ("next", lab_lines.next_tokens(self._document, width, self.glyphs)),
-            )
+        result, made = self.query_one(LabResult), self.experimenting
+        if made.document is not None:
+            result.show_document(made.document, self.glyphs, stale=self._setup != made.made_by)
             return
-        shown, texts = self._state(), (empty, empty)
-        if self._written is not None and self._made_by is not None and self._written.tokens:
-            prompt, tokens = self._made_by.prompt, self._written.tokens
-            both = ("original", "edited") if any(one.side == "edited" for one in tokens) else ("original",)
-            drawn = [lab_lines.growing_text(side, prompt, tokens) for side in both]
-            texts = (drawn[0], drawn[1] if len(drawn) > 1 else empty)
-        result.show(("verdict", content(shown)), ("original", texts[0]), ("edited", texts[1]), ("next", empty))
-
-    def _state(self) -> Cell:
-        """Where it is, before there is a result."""
-        if self._why_not:
-            return Cell(f"! {self._why_not}", "bad")
-        if self._failed:
-            return Cell(f"! {self._failed}", "warn" if self._failed.startswith("cancelled") else "bad")
-        if not self._writing:
-            return Cell("r runs it: both texts, the likely next tokens, and what the edits cost", "dim")
-        written = self._written
-        if written is None or (written.job.state == "waiting" and written.loading):
-            return Cell("loading the model; x cancels", "dim")
-        if written.job.state == "waiting":
-            return Cell("waiting for another job of the backend; x cancels", "dim")
-        job = written.job
-        if job.phase == "controls":
-            return Cell(f"random edits {job.done} of {job.total}; x cancels", "dim")
-        count = sum(one.generated for one in written.tokens)
-        return Cell(f"writing, {count} tokens so far; x cancels", "dim")
+        state = Cell(f"! {self._why_not}", "bad") if self._why_not else made.state
+        tokens = made.written.tokens if made.written is not None else ()
+        result.show_written(state, made.made_by.prompt if made.made_by is not None else "", tokens)

@@ -20,6 +20,7 @@ from nfinspect.tui.panes.run_pane import RunPane
 from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 from nfinspect.tui.widgets.text_panel import TextPanel
+from nfinspect_store.edits import edits_text
 
 if TYPE_CHECKING:
     from nfinspect.analysis.health import NetworkReport
@@ -71,7 +72,8 @@ class LayersPane(RunPane):
     _report: NetworkReport | None = None
 
     def __init__(self, session: Session, site: str | None = None) -> None:
-        super().__init__(session.name, session, site)
+        edited = " (edited)" if edits_text(session.info.settings) else ""
+        super().__init__(session.name + edited, session, site)
 
     def compose(self) -> ComposeResult:
         yield TextBlock(id="score")

@@ -15,17 +15,10 @@ from nfinspect.tui.commands import lens_of
 from nfinspect.tui.listing import Arranged
 from nfinspect.tui.panes.analysis import AnalysisPane
 from nfinspect.tui.panes.found import Found, read_result
-from nfinspect.tui.requests import PromptText
 
 if TYPE_CHECKING:
     from nfinspect.tui.session import Session
     from nfinspect_store.results import Result
-
-MOST_PROMPTS = 500
-"""Prompts to choose from; of a run with more, so many, evenly spread."""
-
-LONGEST = 200
-"""Characters of a prompt in the list to choose from."""
 
 
 class LensPane(AnalysisPane):
@@ -81,17 +74,7 @@ class LensPane(AnalysisPane):
         self.changed()
 
     def action_prompt(self) -> None:
-        texts = partial(self.session.texts, MOST_PROMPTS)
-        self.load("texts", texts, self._offer, busy="reading the prompts")
-
-    def _offer(self, prompts: tuple[PromptText, ...]) -> None:
-        if not prompts:
-            self.hub.say("this run has no text of its prompts: i types one", "warn")
-        elif self.hub.pane is self:
-            offered = {f"{one.prompt_idx} {one.concept}: {one.text[:LONGEST]}": one.text for one in prompts}
-            here = next((name for name, text in offered.items() if text == self._prompt), None)
-            some = f" ({len(prompts)} of {self.session.prompts:,})" if len(prompts) < self.session.prompts else ""
-            self.pick(f"prompt{some}", list(offered), here, lambda name: self._choose(offered[name]), width=76)
+        self.offer_prompts(self._choose, self._prompt)
 
     def action_type(self) -> None:
         prompt = self._prompt if self._prompt.isprintable() else ""

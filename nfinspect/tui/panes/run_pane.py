@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.binding import Binding, BindingType
@@ -11,10 +12,16 @@ from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.places import place
 
 if TYPE_CHECKING:
-    from nfinspect.tui.requests import NeuronQuery
+    from nfinspect.tui.requests import NeuronQuery, PromptText
     from nfinspect.tui.session import Session
     from nfinspect.tui.widgets.paged_table import PagedTable
     from nfinspect_store.addresses import Address
+
+MOST_PROMPTS = 500
+"""Prompts to choose from; of a run with more, so many, evenly spread."""
+
+LONGEST = 200
+"""Characters of a prompt in the list to choose from."""
 
 
 class RunPane(Pane):
@@ -96,6 +103,20 @@ class RunPane(Pane):
 
     def open_neurons(self, *, cls: str | None = None, layer: int | None = None) -> None:
         self.hub.into(place("neurons", self.session, self.site, cls=cls, layer=layer), self.session.name)
+
+    def offer_prompts(self, then: Callable[[str], None], here: str) -> None:
+        """Let the user choose a prompt of the run; `then` gets its text. here: the text that is chosen now."""
+
+        def offer(prompts: tuple[PromptText, ...]) -> None:
+            if not prompts:
+                self.hub.say("this run has no text of its prompts: i types one", "warn")
+            elif self.hub.pane is self:
+                offered = {f"{one.prompt_idx} {one.concept}: {one.text[:LONGEST]}": one.text for one in prompts}
+                chosen = next((name for name, text in offered.items() if text == here), None)
+                some = f" ({len(prompts)} of {self.session.prompts:,})" if len(prompts) < self.session.prompts else ""
+                self.pick(f"prompt{some}", list(offered), chosen, lambda name: then(offered[name]), width=76)
+
+        self.load("texts", partial(self.session.texts, MOST_PROMPTS), offer, busy="reading the prompts")
 
     def action_neurons(self) -> None:
         self.open_neurons()

@@ -12,6 +12,7 @@ from nfinspect.present.numbers import count, number, percent
 from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.panes.exporting import Export
+from nfinspect.tui.places import place
 from nfinspect.tui.sheets import Described, Share, Sheet, described, frequencies
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
@@ -170,7 +171,7 @@ class DescribePane(SheetPane):
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
         key = self.sheet_shown.columns[self.table.cursor][0]
-        self.hub.count_column(self.sheet_shown, key)
+        self.hub.step_in(place("frequencies", self.sheet_shown, key))
 
     def texts(self) -> tuple[list[str], list[list[Any]]]:
         names = ["column", "rows", "undefined", "different", "mean", "std", "min", "p25", "median", "p75", "max"]

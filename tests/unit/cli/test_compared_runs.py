@@ -33,6 +33,7 @@ def test_each_run_is_as_it_is_alone(nfinspect: Run, runs: Path, command: str) ->
     assert [[layer["depth"] for layer in one["layers"]] for one in both["runs"]] == [[0, 1], [0, 0.5, 1]]
     for one in both["runs"]:
         name = one.pop("run")
+        assert one.pop("edits") is None
         for layer in one["layers"]:
             del layer["depth"]
         alone = document(nfinspect, command, name)

@@ -1,7 +1,9 @@
 """`nfinspect generate`: texts, edits as they are written, and refusals in one line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import nfinspect_samples
 import numpy as np
@@ -11,8 +13,10 @@ from families import tiny_llama
 from hostile import UNSAFE, spoken
 from tokenizers_of_kinds import byte_fallback
 
+from nfinspect.capturing.following import BEHIND
 from nfinspect.edits import asked_edits
 from nfinspect.experiments import resolved_edits
+from nfinspect.experiments.generation_lab import continuation
 from nfinspect.models import load_model
 from nfinspect_store.errors import RequestError
 from nfinspect_store.reader import RunFile
@@ -163,7 +167,35 @@ def test_a_direction_of_another_width_is_refused(
     nfinspect: Run, store: Path, captured: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that does not say what its weights were is taken for the model's."""
-    monkeypatch.setattr(resolved_edits, "check_run_model", lambda run, loaded: None)
+    monkeypatch.setattr(resolved_edits, "check_run_model", lambda *given: None)
     asked = asked_edits((), (), (), (), ["gpt2:red-tulip-base-line@resid:L1=6"])
     with pytest.raises(RequestError, match=r"has \d+ neurons at resid, that of .* has \d+: it is another model"):
         resolved_edits.resolved_edits(load_model(MAMBA, device="cpu"), asked, store)
+
+
+class Counting:
+    """A tokenizer that tells how many ids it was asked to decode at once."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.most = 0
+
+    def decode(self, ids: list[int], **options: Any) -> str:
+        self.most = max(self.most, len(ids))
+        return str(self.inner.decode(ids, **options))
+
+
+@pytest.mark.parametrize("way", [GPT2, MAMBA, "byte fallback"])
+def test_a_text_is_decoded_after_the_end_of_the_prompt_alone(way: str) -> None:
+    """And is what follows the prompt where the whole is decoded."""
+    loaded = load_model(GPT2, device="cpu") if way == "byte fallback" else load_model(way, device="cpu")
+    inner = byte_fallback() if way == "byte fallback" else loaded.tokenizer
+    counting = Counting(inner)
+    loaded = replace(loaded, tokenizer=cast(Any, counting))
+    for prompt, written in ((" mixed abc" * 30, " abc mixed"), ("The tulip 漢 is " * 20, "red, and é 漢字.")):
+        ids, more = (inner(text, add_special_tokens=False).input_ids for text in (prompt, written))
+        for count in range(1, len(more) + 1):
+            whole = inner.decode([*ids, *more[:count]], clean_up_tokenization_spaces=False)
+            before = inner.decode(ids, clean_up_tokenization_spaces=False)
+            assert continuation(loaded, ids, [*ids, *more[:count]]) == whole[len(before) :]
+        assert counting.most <= BEHIND + len(more) < len(ids)

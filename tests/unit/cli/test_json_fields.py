@@ -183,5 +183,6 @@ def test_documents_of_several_runs(study: Run, store: Path) -> None:
         assert done.returncode == 0, done.stderr
         first, second = json.loads(done.stdout)["runs"]
         assert (first.pop("run"), second.pop("run")) == ("study", "again")
+        assert first.pop("edits") is second.pop("edits") is None
         compare(first, shapes()[name], name)
         assert [layer["depth"] for layer in second["layers"]] == [0]

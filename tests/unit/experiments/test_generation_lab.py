@@ -16,9 +16,9 @@ from words import word_tokenizer
 
 import nfinspect as nf
 from nfinspect.experiments.ablation import LayerAblation, ablated
-from nfinspect.experiments.editing import DirectionEdit, Edit, NeuronEdit
 from nfinspect.experiments.generation_lab import Generation, Sampling, control_edits, generation
 from nfinspect.models import LoadedModel, ModelError, SilentHook, UnsupportedModel, find_sites, in_memory, load_model
+from nfinspect.models.editing import DirectionEdit, Edit, NeuronEdit
 from nfinspect_store.errors import RequestError
 
 NEW = 12

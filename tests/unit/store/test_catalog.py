@@ -80,7 +80,7 @@ def test_a_changed_run_is_read_again(store: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", '{"version": 1, "runs": []}', '{"version": 1, "runs": {"planted.duckdb": {"file": 1}}}'],
+    ["", "{", '{"version": 2, "runs": []}', '{"version": 2, "runs": {"planted.duckdb": {"file": 1}}}'],
 )
 def test_a_broken_cache_is_ignored(store: Path, content: str) -> None:
     (store / CACHE_NAME).write_text(content)

@@ -1,31 +1,44 @@
 """Values of a running model replaced before the model uses them: the hooks of ablations and edits."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
-import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from nfinspect.models import LayerSite, LoadedModel, SilentHook, WrongSite
-from nfinspect.models.checks import first_input, first_tensor
-from nfinspect.models.compiled import modules_by_name
+from .batch import body
+from .checks import first_input, first_tensor
+from .compiled import modules_by_name
+from .errors import SilentHook, WrongSite
+from .loaded import LoadedModel
+from .sites import LayerSite
 
 Replace = Callable[[Tensor], Tensor]
 """From a site's values, [..., neurons], to those that the model goes on with."""
 
+INPUTS = ("input_ids", "inputs_embeds")
+"""What a model is called with; a multimodal one passes embeddings to its text part."""
+
+Begins = Callable[[tuple[int, int], Tensor | None], None]
+"""Takes the batch and the tokens of a pass, and its attention mask, [batch, tokens or more], if it has one."""
+
+
+def _nothing(shape: tuple[int, int], mask: Tensor | None) -> None:
+    pass
+
 
 @contextmanager
-def replaced(
-    loaded: LoadedModel, changes: Mapping[LayerSite, Replace], begins: Callable[[int], None] = lambda tokens: None
-) -> Iterator[None]:
+def replaced(loaded: LoadedModel, changes: Mapping[LayerSite, Replace], begins: Begins = _nothing) -> Iterator[None]:
     """Every forward pass inside this context goes on with what `changes` return; afterwards the model is as before.
 
-    begins: called before each pass with the tokens of a sequence in it. Raises SilentHook after a pass that did not
-    call every layer exactly once (a fused kernel may bypass a projection, as Mamba's does in training), and at the end
-    if no pass called the model's hooks, so that no result is reported for a change that did not happen; WrongSite for
-    another width than the site's.
+    begins: called before each pass. Raises SilentHook after a pass that did not call every layer exactly once (a fused
+    kernel may bypass a projection, as Mamba's does in training), and at the end if no pass called the model's hooks, so
+    that no result is reported for a change that did not happen; WrongSite for another width than the site's.
     """
     modules = modules_by_name(loaded.model)
+    inner = body(loaded.model)  # a capture reads with this part alone
+    names = list(inspect.signature(inner.forward).parameters)
     calls = {site: 0 for site in changes}
     passes = 0
 
@@ -34,10 +47,11 @@ def replaced(
         passes += 1
         for site in calls:  # a pass that raised did not reach `finished`
             calls[site] = 0
-        names = ("input_ids", "inputs_embeds")
-        given = first_input(args, {name: kwargs[name] for name in names if kwargs.get(name) is not None})
+        given = first_input(args, {name: kwargs[name] for name in INPUTS if kwargs.get(name) is not None})
+        mask = {**dict(zip(names, args, strict=False)), **kwargs}.get("attention_mask")
         if given is not None:
-            begins(given.shape[1])
+            batch, tokens = given.shape[:2]
+            begins((batch, tokens), mask if isinstance(mask, Tensor) and mask.dim() == 2 else None)
 
     def finished(*_: object) -> None:
         for site, count in calls.items():
@@ -55,8 +69,8 @@ def replaced(
                 hooks.enter_context(_removed(module.register_forward_hook(_on_output(replace))))
             else:
                 hooks.enter_context(_removed(module.register_forward_pre_hook(_on_input(replace, site))))
-        hooks.enter_context(_removed(loaded.model.register_forward_pre_hook(begun, with_kwargs=True)))
-        hooks.enter_context(_removed(loaded.model.register_forward_hook(finished)))
+        hooks.enter_context(_removed(inner.register_forward_pre_hook(begun, with_kwargs=True)))
+        hooks.enter_context(_removed(inner.register_forward_hook(finished)))
         yield
     if changes and not passes:
         raise SilentHook(
@@ -100,7 +114,7 @@ def _on_output(replace: Replace) -> Callable[[nn.Module, object, object], object
 
 
 @contextmanager
-def _removed(handle: "torch.utils.hooks.RemovableHandle") -> Iterator[None]:
+def _removed(handle: RemovableHandle) -> Iterator[None]:
     try:
         yield
     finally:

@@ -1,0 +1,138 @@
+"""Edits of neurons and directions while a model reads and writes sequences (methods §18)."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nfinspect.edits import KINDS, Kind
+
+from .errors import WrongSite
+from .loaded import LoadedModel
+from .replacing import Replace, replaced
+from .sites import LayerSite
+
+
+@dataclass(frozen=True)
+class NeuronEdit:
+    """A change of neurons of one layer, int64[neurons]. What a value a becomes: zero: 0; scale: a · amount; clamp:
+    amount; add: a + amount.
+    """
+
+    kind: Kind
+    site: LayerSite
+    neurons: NDArray[np.int64]
+    amount: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        amount = None if self.kind == "zero" else self.amount
+        return _document(self.kind, self.site, self.neurons.tolist(), amount, None, None)
+
+
+@dataclass(frozen=True)
+class DirectionEdit:
+    """A vector that is added, factor times, to all values of a site: float32[neurons]. name: as it was asked for."""
+
+    name: str
+    site: LayerSite
+    vector: NDArray[np.float32]
+    factor: float
+
+    def to_json(self) -> dict[str, Any]:
+        return _document("direction", self.site, [], self.factor, self.name, float(np.linalg.norm(self.vector)))
+
+
+Edit = NeuronEdit | DirectionEdit
+
+
+def _document(
+    kind: str, site: LayerSite, neurons: list[int], amount: float | None, direction: str | None, norm: float | None
+) -> dict[str, Any]:
+    place = {"kind": kind, "site": site.site, "layer": site.layer}
+    return {**place, "neurons": neurons, "amount": amount, "direction": direction, "norm": norm}
+
+
+@contextmanager
+def edited(loaded: LoadedModel, edits: Sequence[Edit], start: int = 0) -> Iterator[None]:
+    """Inside this context the model reads sequences, each in one pass or step by step, with these edits.
+
+    start: the first position of each sequence whose values are changed. For sequences that are read after others,
+    enter it again: a pass of one token goes on with those before. Raises SilentHook and WrongSite as `replaced` does.
+    """
+    places = _Places(start)
+    by_site: dict[LayerSite, list[Edit]] = {}
+    for edit in sorted(edits, key=_order):
+        by_site.setdefault(edit.site, []).append(edit)
+    changes = {site: _changing(site, these, places) for site, these in by_site.items()}
+    with replaced(loaded, changes, places.begins):
+        yield
+
+
+class _Places:
+    """Which values of the pass under way are changed. A pass of one token is a step, any other reads the whole."""
+
+    def __init__(self, start: int) -> None:
+        self._start = start
+        self._stop = 0
+        self._padding = torch.zeros(1, dtype=torch.long)  # to the left of each sequence
+        self.changed = torch.ones(0, dtype=torch.bool)  # [batch, tokens]
+
+    def begins(self, shape: tuple[int, int], mask: Tensor | None) -> None:
+        batch, tokens = shape
+        first = self._stop if tokens == 1 else 0
+        if first == 0:
+            whole = mask is not None and tuple(mask.shape) == shape
+            self._padding = _left(mask).cpu() if mask is not None and whole else torch.zeros(1, dtype=torch.long)
+        self._stop = first + tokens
+        positions = torch.arange(first, self._stop)[None] - self._padding[:, None]
+        self.changed = (positions >= self._start).expand(batch, tokens)
+
+
+def _left(mask: Tensor) -> Tensor:
+    """How many places each row has before its first token: int64[batch]."""
+    return (mask.bool().cumsum(1) == 0).sum(1)
+
+
+def _order(edit: Edit) -> int:
+    return KINDS.index(edit.kind) if isinstance(edit, NeuronEdit) else len(KINDS)
+
+
+def _changing(site: LayerSite, edits: Sequence[Edit], places: _Places) -> Replace:
+    def change(whole: Tensor) -> Tensor:
+        where = places.changed
+        if where.numel() * site.neurons != whole.numel():
+            raise WrongSite(
+                f"expected {list(where.shape)} tokens at {site.module} of layer {site.layer}, found "
+                f"{list(whole.shape[:-1])}: the model leaves tokens out before this module"
+            )
+        if not where.any():
+            return whole
+        changed = whole.clone()
+        for edit in edits:
+            _apply(edit, changed)
+        if where.all():
+            return changed
+        return torch.where(where.reshape(*whole.shape[:-1], 1).to(whole.device), changed, whole)
+
+    return change
+
+
+def _apply(edit: Edit, part: Tensor) -> None:
+    """Change values in place: [..., tokens, neurons]."""
+    if isinstance(edit, DirectionEdit):
+        part += edit.factor * torch.as_tensor(edit.vector).to(part.device, part.dtype)
+        return
+    neurons = torch.as_tensor(edit.neurons, dtype=torch.long, device=part.device)
+    if edit.kind == "zero":
+        part[..., neurons] = 0
+    elif edit.kind == "scale":
+        part[..., neurons] = part[..., neurons] * edit.amount
+    elif edit.kind == "clamp":
+        part[..., neurons] = edit.amount
+    else:
+        part[..., neurons] = part[..., neurons] + edit.amount

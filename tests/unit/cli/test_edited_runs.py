@@ -1,0 +1,85 @@
+"""Commands on a run that was captured with edits: nobody takes it for the plain model's."""
+
+import json
+from pathlib import Path
+
+import nfinspect_samples
+import numpy as np
+import pytest
+from command_line import Run
+
+from nfinspect.cli.report import run_facts
+from nfinspect_store.reader import RunFile
+
+GPT2 = str(nfinspect_samples.path("gpt2-relu"))
+EDITS = ("--clamp", "L1/N5=60", "--zero", "@cold", "--from", "1")
+TOLD = "zero L0/N1,resid:L2/N7; clamp L1/N5=60; from token 1"
+
+
+@pytest.fixture
+def captured(nfinspect: Run, tmp_path: Path) -> None:
+    """Two runs of one prompt file: `plain`, and `edited` with a set of neurons of the first."""
+    (tmp_path / "p.txt").write_text("Tulips are red.\nThe chair stood in the hall.\n")
+    line = ("capture", GPT2, "--prompts", "p.txt", "--sites", "mlp,resid", "--generate", "4")
+    assert nfinspect(*line, "--run", "plain").returncode == 0
+    assert (
+        nfinspect("marks", "--run", "plain", "--set", "cold", "--add", "L0/N1", "--add", "resid:L2/N7").returncode == 0
+    )
+    done = nfinspect(*line, "--run", "edited", *EDITS)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_is_captured_with_the_options_of_generate(nfinspect: Run, captured: None, store: Path) -> None:
+    with RunFile.open(store / "edited.duckdb") as run, RunFile.open(store / "plain.duckdb") as plain:
+        assert run.edits == TOLD and plain.edits == ""
+        of_prompt = [run.prompt_tokens(i).token_idx for i in range(run.prompts)]
+        clamped, zeroed, there = run.neuron(1, 5), run.neuron(0, 1), run.neuron(2, 7, "resid")
+        for tokens in of_prompt:
+            assert clamped[tokens[0]] != 60 and set(clamped[tokens[1:]]) == {60.0}
+            assert set(zeroed[tokens[1:]]) == set(there[tokens[1:]]) == {0.0}
+        first = [tokens[0] for tokens in of_prompt]
+        np.testing.assert_array_equal(run.activations("mlp", 1)[first], plain.activations("mlp", 1)[first])
+        facts, plain_facts = run_facts(run, "mlp"), run_facts(plain, "mlp")
+    assert facts["edits"] == f"the model was edited: {TOLD}" and "edits" not in plain_facts
+
+
+def test_every_command_says_so(nfinspect: Run, captured: None) -> None:
+    note = f"captured with edits ({TOLD})"
+    info = nfinspect("info", "edited").stdout
+    assert f"edits                 {TOLD}\n" in info and f"note                  {note}: " in info
+    assert json.loads(nfinspect("info", "edited", "--json").stdout)["edits"] == TOLD
+    assert json.loads(nfinspect("info", "plain", "--json").stdout)["edits"] is None
+    listed = {one["name"]: one["edits"] for one in json.loads(nfinspect("runs", "--json").stdout)}
+    assert listed["edited"] == TOLD and listed["plain"] is None
+    lines = nfinspect("runs").stdout.splitlines()
+    assert [("edited gpt2-relu" in line) for line in lines if line.startswith(("edited ", "plain "))] == [
+        line.startswith("edited ") for line in lines if line.startswith(("edited ", "plain "))
+    ]
+    assert " ".join(f"NOTE {note}".split()) in " ".join(nfinspect("health", "edited").stdout.split())
+    assert f"edited: {note}" in nfinspect("diff", "plain", "edited").stderr
+    for line in (("neurons", "edited"), ("neuron", "edited", "L1/N5"), ("trace", "edited", "--concept", "p")):
+        assert note in nfinspect(*line).stderr, line
+    compared = nfinspect("positions", "--runs", "plain,edited", "--allow-few", "--json")
+    assert f"edited was {note}" in compared.stderr
+    assert [one["edits"] for one in json.loads(compared.stdout)["runs"]] == [None, TOLD]
+
+
+def test_a_command_that_reads_the_model_says_that_it_has_no_edits(nfinspect: Run, captured: None) -> None:
+    said = f"edited was captured with edits ({TOLD}): here its model has none"
+    walk = nfinspect("walk", "edited", "--json")
+    assert walk.returncode == 0 and said in walk.stderr and said in json.loads(walk.stdout)["notes"]
+    assert said not in nfinspect("walk", "plain").stderr
+
+
+def test_an_estimate_takes_edits_and_refuses_what_is_not_there(nfinspect: Run, captured: None, store: Path) -> None:
+    line = ("capture", GPT2, "--prompts", "p.txt", "--run", "other", "--estimate")
+    done = nfinspect(*line, "--zero", "@cold", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["tokens"] > 0, done.stderr
+    for options, said in (
+        (("--zero", "L9/N1"), "between 0 and 3, found 9"),
+        (("--scale", "L0/N1"), "expected --scale L3/N17=FACTOR with a number"),
+        (("--from", "3"), "expected edits, and --from of 0 or more"),
+    ):
+        refused = nfinspect(*line, *options)
+        assert refused.returncode in (1, 2) and said in refused.stderr and len(refused.stderr.splitlines()) == 1
+    assert not (store / "other.duckdb").exists()
