@@ -277,3 +277,88 @@ def reaches(model: nn.Module, module: str, block: str, run) -> tuple[float, bool
             handle.remove()
     first, second = moved[0.05] - moved[0.0], moved[0.1] - moved[0.0]
     return float(first.norm()), bool((second - 2 * first).norm() <= 1e-2 * second.norm())
+
+
+@dataclass
+class Experts:
+    """A module of experts over one prompt: [tokens, experts * width], NaN where an expert was not chosen."""
+
+    how: str
+    values: Tensor
+    gate: Tensor | None
+
+
+def experts(model: nn.Module, module: str, ids: list[int]) -> Experts | None:
+    """The inputs of the experts' down projections, recognised by their algebra: of all ways to make neurons of what
+    the first projection gives, the one with which down projection and the router's weights give the module's output.
+    """
+    target, calls = model.get_submodule(module), []
+
+    def keep(_: nn.Module, args: tuple[Tensor, ...], output: object) -> None:
+        calls.append(([one.detach().clone() for one in args[:3]], tensor_of(output).detach().clone()))
+
+    handle = target.register_forward_hook(keep)
+    with torch.no_grad():
+        model(input_ids=torch.tensor([ids]))
+    handle.remove()
+    if len(calls) != 1:
+        return None
+    (hidden, index, weights), output = calls[0]
+    hidden = hidden.reshape(-1, hidden.shape[-1])
+    pairs = [(t, k, int(e)) for t, row in enumerate(index) for k, e in enumerate(row) if weights[t, k] != 0]
+    rows = torch.stack([_linear(target, "gate_up_proj" if hasattr(target, "gate_up_proj") else "up_proj", e, hidden[t])
+                        for t, _, e in pairs])  # fmt: skip
+    for how, values, gate in _expert_neurons(target, rows):
+        total = torch.zeros(len(hidden), output.shape[-1])
+        for (t, k, e), value in zip(pairs, values, strict=True):
+            one = _linear(target, "down_proj", e, value)
+            if hasattr(target, "post_expert_norm"):
+                one = target.post_expert_norm(one)
+            total[t] += one * weights[t, k]
+        if close(total, output.reshape(len(hidden), -1)):
+            number = target.down_proj.shape[0]
+            return Experts(how, _at(pairs, values, len(hidden), number), None if gate is None else
+                           _at(pairs, gate, len(hidden), number))  # fmt: skip
+    return None
+
+
+def _at(pairs: list[tuple[int, int, int]], rows: Tensor, tokens: int, number: int) -> Tensor:
+    whole = torch.full((tokens, number, rows.shape[-1]), float("nan"))
+    for (t, _, e), row in zip(pairs, rows, strict=True):
+        whole[t, e] = row
+    return whole.flatten(1)
+
+
+@torch.no_grad()
+def _linear(module: nn.Module, name: str, expert: int, x: Tensor) -> Tensor:
+    weight = getattr(module, name)[expert]
+    bias = getattr(module, f"{name}_bias", None)
+    out = x @ weight if _transposed(module) else weight @ x
+    return out if bias is None else out + bias[expert]
+
+
+def _transposed(module: nn.Module) -> bool:
+    """Whether the weights are (in, out)."""
+    first = module.gate_up_proj if hasattr(module, "gate_up_proj") else module.up_proj
+    return bool(first.shape[1] == module.down_proj.shape[2] and first.shape[2] != module.down_proj.shape[1])
+
+
+@torch.no_grad()
+def _expert_neurons(module: nn.Module, rows: Tensor) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+    if not hasattr(module, "gate_up_proj"):
+        for act in ACTIVATIONS:
+            yield f"{act}(up)", ACT2FN[act](rows), None
+        return
+    own = getattr(module, "act_fn", None)
+    limit = next((float(v) for n in ("limit", "swiglu_limit") if (v := getattr(module, n, None))), 7.0)
+    alpha = next((float(v) for n in ("alpha", "swiglu_alpha") if (v := getattr(module, n, None))), 1.702)
+    for name, (gate, up) in {"halves": rows.chunk(2, -1), "pairs": (rows[:, ::2], rows[:, 1::2])}.items():
+        for act in ACTIVATIONS:
+            yield f"{act}(gate) x up, {name}", ACT2FN[act](gate) * up, gate
+        clamped, bounded = gate.clamp(max=limit), up.clamp(-limit, limit)
+        yield f"clamped silu(gate) x up, {name}", clamped * clamped.sigmoid() * bounded, gate
+        yield f"clamped(gate) x (up + 1), {name}", clamped * (alpha * clamped).sigmoid() * (bounded + 1), gate
+        try:
+            yield f"own(gate, up), {name}", own(gate, up), gate  # type: ignore[misc]
+        except TypeError:
+            continue

@@ -2,6 +2,7 @@
 
     python tests/sweep/sweep.py            what is not done yet, then docs/models.md
     python tests/sweep/sweep.py llama bert these, and nothing is written
+    python tests/sweep/sweep.py --rows llama  these, and their rows of docs/models.md
 
 A family is done when its result lies in build/models: a sweep that was stopped goes on. Exit status 1 if anything is
 wrong.
@@ -34,8 +35,10 @@ from nfinspect.capturing.generation import generate  # noqa: E402
 from nfinspect.capturing.reading import BatchReader  # noqa: E402
 from nfinspect.capturing.writing import writing  # noqa: E402
 from nfinspect.models import (  # noqa: E402
+    Batch,
     Dependence,
     LayerSite,
+    Routing,
     SiteReader,
     UnknownSite,
     body,
@@ -105,6 +108,7 @@ class Family:
         self.model: Any = tiny.tiny_model(family)
         self.traces = [self.traced(ids) for ids in PROMPTS]
         self.blocks = ref.block_names(self.model, self.traces[0])
+        self._experts: dict[tuple[str | int, ...], ref.Experts | None] = {}
         self.neurons = {n.module: n for block in self.blocks for n in ref.mlps(self.model, self.traces[0], block)}
 
     def traced(self, ids: list[int]) -> ref.Trace:
@@ -125,12 +129,12 @@ class Family:
             self.result.reads = reads
             return self.result
         self.say_how_it_reads(reads)
-        default = self.asked(lambda: default_site(self.model))
+        default = self.asked(lambda: default_site(self.model, experts=True))
         self.result.default = default
-        self.result.note = self.asked(lambda: why_no_mlp(self.model))
+        self.result.note = self.asked(lambda: why_no_mlp(self.model, experts=True))
         exact: list[LayerSite] = []
         for site in SITES:
-            found = self.asked(lambda site=site: find_sites(self.model, [site]), site)
+            found = self.asked(lambda site=site: find_sites(self.model, [site], experts=True), site)
             if isinstance(found, str):
                 self.result.sites[site] = found
                 if site == "mlp" and found.startswith("refused"):
@@ -140,8 +144,9 @@ class Family:
             if isinstance(read, str):
                 self.result.sites[site] = read
                 continue
-            modules = dict.fromkeys(s.module.removeprefix(self.block_of(s) + ".") for s in found)
-            self.result.sites[site] = "yes" if site == "resid" else ", ".join(f"`{name}`" for name in modules)
+            modules = dict.fromkeys((s.module.removeprefix(self.block_of(s) + "."), s.experts > 0) for s in found)
+            names = [f"`{name}` (experts)" if mixed else f"`{name}`" for name, mixed in modules]
+            self.result.sites[site] = "yes" if site == "resid" else ", ".join(names)
             self.check_site(found, read)
             exact += found
         if exact:
@@ -187,7 +192,7 @@ class Family:
         """Of a model whose MLPs cannot be read in some layers: the layers where they can."""
         read = []
         for layer in range(len(self.blocks)):
-            found = self.asked(lambda layer=layer: find_sites(self.model, ["mlp"], [layer]), "mlp")
+            found = self.asked(lambda layer=layer: find_sites(self.model, ["mlp"], [layer], experts=True), "mlp")
             if not isinstance(found, str):
                 values = self.asked(lambda found=found: self.read(found))
                 if not isinstance(values, str):
@@ -198,20 +203,30 @@ class Family:
 
     def read(self, sites: list[LayerSite]) -> dict[LayerSite, tuple[Tensor, Tensor | None]]:
         """By SiteReader, one prompt alone, with its own check of the first pass."""
+        return self.read_batch(sites, forward_batch(self.model, PROMPTS[:1], pad_id=0))
+
+    def read_batch(self, sites: list[LayerSite], batch: Batch) -> dict[LayerSite, tuple[Tensor, Tensor | None]]:
+        """[batch, tokens, neurons] of each site; NaN in values of experts that were not chosen, and 0 in what fired."""
         values: dict[LayerSite, tuple[Tensor, Tensor | None]] = {}
+        chosen: dict[LayerSite, Routing] = {}
 
         def take(site: LayerSite, found: Tensor, fired: Tensor | None) -> None:
+            if site.experts:
+                found = spread(site, found, chosen[site].experts)
+                fired = None if fired is None else spread(site, fired, chosen[site].experts) > 0
             values[site] = found.clone(), None if fired is None else fired.clone()
 
-        with SiteReader(self.model, sites, take) as reader, torch.no_grad():
-            batch = forward_batch(self.model, PROMPTS[:1], pad_id=0)
+        with SiteReader(self.model, sites, take, routing=chosen.__setitem__) as reader, torch.no_grad():
             reader.begin(*batch.input_ids.shape, batch.valid)
             body(self.model)(**batch.inputs())
             reader.end()
         return values
 
-    def value(self, site: LayerSite, trace: ref.Trace) -> Tensor | None:
-        """What plain hooks say of a site, [tokens, neurons]."""
+    def value(self, site: LayerSite, trace: ref.Trace, ids: list[int]) -> Tensor | None:
+        """What plain hooks say of a site, [tokens, neurons]. ids: the tokens of the trace."""
+        if site.experts:
+            experts = self.experts(site.module, ids)
+            return None if experts is None else experts.values
         calls = trace.of(site.module)
         if len(calls) != 1:
             self.wrong(f"{site.module} ran {len(calls)} times")
@@ -219,13 +234,23 @@ class Family:
         value = calls[0].gave if site.site == "resid" else calls[0].given
         return None if value is None else value.reshape(-1, value.shape[-1])
 
+    def experts(self, module: str, ids: list[int]) -> ref.Experts | None:
+        key = (module, *ids)
+        if key not in self._experts:
+            self._experts[key] = ref.experts(self.model, module, ids)
+            if self._experts[key] is None:
+                self.wrong(f"{module}: its output is not made of act(…) of its first projection")
+        return self._experts[key]
+
     def check_site(self, sites: list[LayerSite], read: dict[LayerSite, tuple[Tensor, Tensor | None]]) -> None:
         for site in sites:
             values, fired = read[site]
-            wanted = self.value(site, self.traces[0])
-            if wanted is None or not ref.close(values, wanted):
+            wanted = self.value(site, self.traces[0], PROMPTS[0])
+            if wanted is None or not same(values, wanted):
                 self.wrong(f"{site.site} of layer {site.layer}: other values at {site.module}")
-            if site.site == "mlp":
+            if site.experts:
+                self.check_experts(site, fired)
+            elif site.site == "mlp":
                 self.check_mlp(site, fired)
             elif site.site == "resid":
                 if site.module != self.block_of(site):
@@ -259,6 +284,21 @@ class Family:
         own = neurons.how.startswith(("act", "clamped")) or "norm(" in neurons.how
         if fired is None and site.activation.split("_")[0] not in neurons.how and not own:
             self.wrong(f"mlp of layer {site.layer} has activation {site.activation}, but it is {neurons.how}")
+        moved, _ = ref.reaches(self.model, site.module, self.block_of(site), self.run)
+        if not moved:
+            self.wrong(f"mlp of layer {site.layer}: the block does not go on with {site.module}")
+
+    def check_experts(self, site: LayerSite, fired: Tensor | None) -> None:
+        """It fires by its gate, and what is made of it moves the block's output."""
+        experts = self.experts(site.module, PROMPTS[0])
+        if experts is None:
+            return
+        if (experts.gate is not None) != (fired is not None):
+            self.wrong(f"mlp of layer {site.layer} fires by {site.fires}, but it is {experts.how}")
+        elif experts.gate is not None and fired is not None:
+            clear = experts.gate.abs() > 1e-5
+            if not torch.equal(fired.reshape(clear.shape)[clear], experts.gate[clear] > 0):
+                self.wrong(f"mlp of layer {site.layer} fires otherwise than the gate in {experts.how}")
         moved, _ = ref.reaches(self.model, site.module, self.block_of(site), self.run)
         if not moved:
             self.wrong(f"mlp of layer {site.layer}: the block does not go on with {site.module}")
@@ -304,20 +344,12 @@ class Family:
         if not (reads.left or reads.right):
             return
         for side in ("right", "left"):
-            values: dict[LayerSite, Tensor] = {}
-
-            def take(site: LayerSite, found: Tensor, fired: object, values: dict[LayerSite, Tensor] = values) -> None:
-                values[site] = found.clone()
-
             batch = forward_batch(self.model, PROMPTS, pad_id=0, padding_side=side)
-            with SiteReader(self.model, sites, take) as reader, torch.no_grad():
-                reader.begin(*batch.input_ids.shape, batch.valid)
-                body(self.model)(**batch.inputs())
-                reader.end()
+            values = self.read_batch(sites, batch)
             for site in sites:
                 for row, trace in enumerate(self.traces):
-                    wanted = self.value(site, trace)
-                    if wanted is not None and not ref.close(values[site][row, batch.columns(row)], wanted):
+                    wanted = self.value(site, trace, PROMPTS[row])
+                    if wanted is not None and not same(values[site][0][row, batch.columns(row)], wanted):
                         self.wrong(
                             f"{site.site} of layer {site.layer}, prompt {row}: padded on the {side} it is another"
                         )
@@ -339,15 +371,16 @@ class Family:
                 self.result.reads += f"; no generation: {written.removeprefix('refused: ')}"
                 return
             sequences, live = written
-            traces = [self.traced(sequence) for sequence in sequences]
+            traces = [(self.traced(sequence), sequence) for sequence in sequences]
             for way, values in (("live", live), ("replayed", reader.replay(sequences))):
                 if values is None:
                     continue
                 for layer_id, site in enumerate(sites):
-                    wanted = [w for trace in traces if (w := self.value(site, trace)) is not None]
-                    got = values[layer_id].values
-                    got = torch.as_tensor(got)
-                    if not ref.close(got, torch.cat(wanted)):
+                    wanted = [w for trace, ids in traces if (w := self.value(site, trace, ids)) is not None]
+                    got = torch.as_tensor(values[layer_id].values)
+                    if site.experts:
+                        got = spread(site, got, torch.as_tensor(values[layer_id].experts))
+                    if not same(got, torch.cat(wanted)):
                         self.wrong(f"{site.site} of layer {site.layer}, generating, {way}: other values")
 
     def generated(self, reader: BatchReader, prompts: list[list[int]], live: bool) -> tuple[list[list[int]], Any]:
@@ -356,6 +389,22 @@ class Family:
     def written(self, prompts: list[list[int]]) -> list[list[int]]:
         how = {"new_tokens": NEW_TOKENS, "prompt_indices": range(len(prompts)), "seed": 0, "temperature": 0.0}
         return generate(self.model, prompts, pad_id=0, read_last=True, **how)
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Equal values, at the same places."""
+    a, b = a.reshape(-1), b.reshape(-1)
+    return torch.equal(a.isnan(), b.isnan()) and ref.close(a.nan_to_num(), b.nan_to_num())
+
+
+def spread(site: LayerSite, found: Tensor, experts: Tensor) -> Tensor:
+    """[…, chosen * width] as [… , neurons], NaN where an expert was not chosen."""
+    width = site.neurons // site.experts
+    whole = torch.full((*experts.shape[:-1], site.experts + 1, width), float("nan"))
+    rows = found.float().reshape(*experts.shape, width)
+    # The last place takes what no expert was chosen for.
+    places = experts.where(experts >= 0, site.experts).unsqueeze(-1).expand_as(rows)
+    return whole.scatter(-2, places, rows)[..., :-1, :].flatten(-2)
 
 
 def swept(family: str) -> Result:
@@ -380,15 +429,17 @@ HEAD = """# Model families
 
 Every model type of `AutoModelForCausalLM` in transformers {version}, as a tiny random model: each site's values
 compared with those of plain hooks: one prompt alone, in padded batches, and while generating, live and replayed.
-`make test-models` writes this page; a test checks a dozen of its lines.
+`make test-models` writes this page; a test checks some of its lines.
 
 {counts}.
 
 - A module's name: the values there are exact, and an MLP's are act(g) or act(g) × u of projections in the same block.
 - *exact, no MLP*: what is read is exact, but the MLPs' neurons are not read (*experts* or another reason).
 - *refused*: the site is there and cannot be read, for the reason given. Empty: the family has no such site.
-- *experts*: a mixture of experts, whose neurons are not read yet. Without `--sites` another site is read instead, and
-  `capture`, `info` and `health` say so.
+- *(experts)*: the neurons of a mixture of experts ([methods](methods.md#1-neurons-and-firing)), which captures of
+  `--keep stats` read; in others, without `--sites`, another site is read instead, and `capture`, `info` and `health`
+  say so. They are compared with the one way to make neurons of the first projection with which down projection and
+  router give what the module gives. *refused: experts*: these are not read. Nor are shared experts beside the others.
 - *several streams*: the blocks pass on more than one hidden state for each token.
 - padding: the sides on which a batch may be padded without changing a value; the other is never used. *writes equal
   lengths*: left padding changes what is generated, so only prompts of one length generate together. *replay*: decoding
@@ -401,11 +452,13 @@ compared with those of plain hooks: one prompt alone, in padded batches, and whi
 """
 
 
-def page(results: list[Result]) -> str:
-    verdicts = [result.verdict for result in results]
+def counts(verdicts: list[str]) -> str:
     kinds = ("exact", "exact, no MLP", "refused", "not tried", "WRONG")
-    counts = "; ".join(f"{kind.lower()}: {verdicts.count(kind)}" for kind in kinds)
-    head = HEAD.format(version=transformers.__version__, counts=f"{len(results)} families: {counts}")
+    return f"{len(verdicts)} families: " + "; ".join(f"{kind.lower()}: {verdicts.count(kind)}" for kind in kinds)
+
+
+def page(results: list[Result]) -> str:
+    head = HEAD.format(version=transformers.__version__, counts=counts([result.verdict for result in results]))
     return head + "".join(f"{line(result)}\n" for result in results)
 
 
@@ -413,7 +466,17 @@ def load(path: Path) -> Result:
     return Result(**json.loads(path.read_text(encoding="utf-8")))
 
 
+def with_rows(text: str, results: list[Result]) -> str:
+    """The page with these families' rows, and the counts of all its rows."""
+    for result in results:
+        text = re.sub(rf"^\| `{re.escape(result.family)}` \|.*$", lambda _, r=result: line(r), text, flags=re.MULTILINE)
+    verdicts = re.findall(r"^\| `[^`]+` \| ([^|]+) \|", text, re.MULTILINE)
+    head, rows = HEAD.format(version=transformers.__version__, counts=counts(verdicts)), text.partition("|---|\n")[2]
+    return head + rows
+
+
 def main(names: list[str]) -> int:
+    rows, names = "--rows" in names, [name for name in names if name != "--rows"]
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
@@ -427,7 +490,9 @@ def main(names: list[str]) -> int:
         path.write_text(json.dumps(asdict(result)), encoding="utf-8")
         print(f"{time.monotonic() - start:5.1f} s  {line(result)}", flush=True)
     results = [load(RESULTS / f"{family}.json") for family in names or tiny.families()]
-    if not names:
+    if rows:
+        PAGE.write_text(with_rows(PAGE.read_text(encoding="utf-8"), results), encoding="utf-8")
+    elif not names:
         PAGE.write_text(page(results), encoding="utf-8")
     return int(any(result.wrong for result in results))
 

@@ -1,4 +1,4 @@
-"""A dozen families of the sweep, one of each kind, in every run of the tests; `make test-models` goes through all."""
+"""Some families of the sweep, one of each kind, in every run of the tests; `make test-models` goes through all."""
 
 import sys
 from pathlib import Path
@@ -17,8 +17,10 @@ SHORT = (
     "deepseek_v4",  # several streams between the blocks
     "gemma3",  # multimodal: generation hands embeddings on
     "git",  # generation loses the mask
+    "gpt_oss",  # experts with a gate of their own
     "jamba",  # mixers, attention, dense and sparse MLPs
     "llama",
+    "nemotron_h",  # experts without a gate, each layer of one kind
     "modernbert-decoder",  # what it calls its decoder is the vocabulary projection
     "qwen3_5_text",  # linear attention with a gate
     "recurrent_gemma",  # a state that takes padding in
@@ -47,3 +49,4 @@ def test_the_page_has_every_family_and_none_is_wrong() -> None:
     assert "WRONG" not in {row[2].strip() for row in rows}
     if CURRENT:
         assert [row[1].strip(" `") for row in rows] == tiny.families()
+        assert sweep.with_rows(PAGE, []) == PAGE  # the head, and its counts
