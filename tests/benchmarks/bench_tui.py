@@ -1,8 +1,10 @@
-"""How quick the terminal app is: first paint on a store of 50 runs, and key to repaint beside a busy process.
+"""How quick the terminal app is, in a real pseudo-terminal of 80x24: from the start to the first picture, from a key to
+the first and to the last change on the screen, how many bytes that takes, and what watching a capture costs it.
 
-    python -m tests.benchmarks.bench_tui [--quick]
+    python -m tests.benchmarks.bench_tui [--quick] [--page FILE]
 
-Goals: first paint <= 0.5 s with torch never imported, key to repaint p95 <= 80 ms while a capture runs.
+Goals: first paint <= 0.4 s; key to paint p95 <= 50 ms, beside a capture <= 80; a token walk opens in <= 0.3 s; a move of
+the cursor <= 1.5 kB, the next neuron <= 6 kB; a capture watched <= 1.05 x one that is not, <= 5 kB/s; idle: 0 bytes.
 """
 
 import os
@@ -13,6 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,95 +26,97 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "app"))
 
 from terminal import Terminal  # noqa: E402  (its folder has just been put on the path)
 
-from tests.benchmarks.report import options  # noqa: E402
+from nfinspect.backend.client import Backend, start  # noqa: E402
+from nfinspect.capturing.arrays import ArrayPrompt, write_run  # noqa: E402
+from nfinspect_store.types import Layer  # noqa: E402
+from tests.benchmarks.report import conditions, figure, options, table, tell  # noqa: E402
 
-SAMPLES = Path(__file__).resolve().parent.parent.parent / "samples"
-RUNS = 50
-STARTS = 7
-KEYS = 60
+MODEL = Path(__file__).resolve().parent.parent.parent / "samples" / "gpt2-relu"
+CORPUS = MODEL.parent / "corpus"
+SIZE = (80, 24)
+QUIET = 0.15
+"""Seconds without a byte after which a key is answered."""
 
-WRITER = """
-import sys
-import numpy as np
-from pathlib import Path
-from nfinspect.capturing.arrays import ArrayPrompt, write_run
-from nfinspect_store.types import Layer
+CONCEPTS = ("tulip", "vietnam", "baseline")
 
-def write(path, layers, neurons, prompts, tokens):
-    rows = [Layer(i, "mlp", i, f"h.{i}", neurons, "relu", "positive") for i in range(layers)]
-    words = [f" w{j}" for j in range(tokens)]
-    texts = [ArrayPrompt(("tulip", "vietnam", "baseline")[i % 3], "x", list(range(tokens)), words, tokens - 8)
-             for i in range(prompts)]
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=(tokens, neurons)).astype(np.float32)
-    value = lambda p, layer: np.maximum(values + p % 7 - 3, 0)
-    write_run(Path(path), layers=rows, prompts=texts, values=value)
 
-write(sys.argv[1], *((12, 3072, 30, 40) if sys.argv[2] == "large" else (4, 256, 30, 40)))
-"""
+@dataclass(frozen=True)
+class Sizes:
+    """Of the runs (layers, neurons, prompts, tokens), and how often each thing is done."""
+
+    wide: tuple[int, int, int, int] = (25, 4_000, 32, 128)
+    long: tuple[int, int, int, int] = (2, 48, 10, 100_000)
+    small: tuple[int, int, int, int] = (4, 256, 30, 40)
+    runs: int = 50
+    starts: int = 7
+    keys: int = 60
+    openings: int = 7
+    watched: int = 3
+    tokens: int = 150_000
+
+
+QUICK = Sizes((2, 40, 4, 16), (2, 8, 3, 200), (1, 8, 3, 8), 3, 1, 2, 1, 1, 2_000)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What came after each of some keys: ms to the first and to the last change, bytes."""
+
+    first: list[float]
+    last: list[float]
+    sent: list[int]
+
+    def row(self, name: str, goal: object) -> list[object]:
+        p95 = float(np.quantile(self.first, 0.95))
+        middle = map(statistics.median, (self.first, self.last, self.sent))
+        first, last, sent = map(figure, middle)
+        return [name, first, figure(p95), goal, last, sent]
 
 
 def main(words: list[str] | None = None) -> None:
-    quick = options(__doc__ or "", page=False).parse_args(words).quick
-    runs, starts, keys = (3, 1, 2) if quick else (RUNS, STARTS, KEYS)
+    chosen = options(__doc__ or "").parse_args(words)
+    sizes = QUICK if chosen.quick else Sizes()
+    said = [conditions(quick=chosen.quick)]
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "store"
         store.mkdir()
-        first = store / "run00.duckdb"
-        second = store / "run01.duckdb"
-        for path, kind in ((first, "large"), (second, "small")):
-            subprocess.run([sys.executable, "-c", WRITER, str(path), kind], check=True, capture_output=True)
-        for number in range(2, runs):
-            shutil.copy(second, store / f"run{number:02d}.duckdb")
-        _first_paint(store, runs, starts)
-        _keys(store, "an idle machine", keys)
-        capture = _capture(Path(folder))
-        try:
-            while capture.poll() is None and not _is_written(Path(folder) / "busy" / "busy.duckdb"):
-                time.sleep(0.5)
-            _keys(store, "a capture of the sample model", keys)
-            if capture.poll() is not None:
-                raise SystemExit("the capture ended before the keys did")
-        finally:
-            capture.kill()
-            capture.wait()
+        for name in ("wide", "long", "small"):
+            _write(store / f"{name}.duckdb", *getattr(sizes, name))
+        for number in range(3, sizes.runs):
+            shutil.copy(store / "small.duckdb", store / f"run{number:02d}.duckdb")
+        said.append(_first_paint(store, sizes))
+        idle = _keys(store, sizes)
+        with _capturing(Path(folder), quick=chosen.quick):
+            busy = _keys(store, sizes, "80")
+        said += [_headed("an idle machine", idle), _headed("a capture of the sample model", busy)]
+        said.append(_watching(Path(folder) / "watched", sizes))
+    tell("bench-tui", "\n\n".join(said), chosen.page)
 
 
-def _capture(folder: Path) -> subprocess.Popen[bytes]:
-    """A capture of the sample model that stores every value and does not end soon."""
-    text = folder / "text.txt"
-    corpus = sorted((SAMPLES / "corpus").glob("*.txt"))
-    text.write_text("\n\n".join([file.read_text() for file in corpus] * (1 + 10**7 // sum(map(_size, corpus)))))
-    command = [sys.executable, "-m", "nfinspect", "capture", str(SAMPLES / "gpt2-relu"), "--text", str(text)]
-    return subprocess.Popen(
-        [*command, "--context", "64", "--run", "busy", "--store", str(folder / "busy")],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def _write(path: Path, layers: int, neurons: int, prompts: int, tokens: int) -> None:
+    """A run of every value, of noise that differs between prompts."""
+    rows = [Layer(i, "mlp", i, f"h.{i}", neurons, "relu", "positive") for i in range(layers)]
+    words = [f" w{i % 5000}" for i in range(tokens)]
+    texts = [
+        ArrayPrompt(CONCEPTS[i % 3], f"prompt {i}", list(range(tokens)), words, tokens - 8) for i in range(prompts)
+    ]
+    noise = np.random.default_rng(0).normal(size=(tokens, neurons)).astype(np.float32)
+    write_run(path, layers=rows, prompts=texts, values=lambda p, _: np.maximum(noise + p % 7 - 3, 0), batch=1)
 
 
-def _is_written(path: Path) -> bool:
-    """Values are on their way: more than the tables of a new run."""
-    return path.exists() and _size(path) > 50 * 2**20
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size
-
-
-def _first_paint(store: Path, runs: int, starts: int) -> None:
+def _first_paint(store: Path, sizes: Sizes) -> str:
     frames, lists, busy = [], [], []
-    for _ in range(starts):
-        terminal = Terminal(store, size=(80, 24))
-        frames.append(terminal.wait_for("Help"))
-        busy.append(_processor_seconds(terminal.process.pid))
-        lists.append(terminal.wait_for("run01"))
-        terminal.close()
-    # the very first start reads all fifty files and writes the catalog's cache
-    median = statistics.median(frames)
-    print(f"first paint, {runs} runs: median {median:.3f} s, worst {max(frames):.3f} s (goal 0.5)")
-    print(f"processor time until then: median {statistics.median(busy):.3f} s")
-    print(f"list of runs filled: median {statistics.median(lists):.3f} s, the first time {lists[0]:.3f} s")
+    for _ in range(sizes.starts):
+        with _opened(store) as terminal:
+            frames.append(terminal.wait_for("Help"))
+            busy.append(_processor_seconds(terminal.process.pid))
+            lists.append(terminal.wait_for("small"))
+    rows = [
+        ["first paint", *map(figure, (statistics.median(frames), max(frames))), "0.40"],
+        ["processor until then", *map(figure, (statistics.median(busy), max(busy))), None],
+        [f"{sizes.runs} runs listed", *map(figure, (statistics.median(lists), max(lists))), None],
+    ]
+    return table(["start, s", "median", "worst", "goal"], rows)
 
 
 def _processor_seconds(pid: int) -> float:
@@ -118,43 +125,166 @@ def _processor_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _keys(store: Path, beside: str, keys: int) -> None:
-    terminal = Terminal(store, "run00", size=(200, 50))
+def _keys(store: Path, sizes: Sizes, goal: str = "50") -> list[list[object]]:
+    layers, neurons, prompts, tokens = sizes.wide
+    rows = []
+    with _opened(store, "wide") as terminal:
+        size = f"{layers * neurons:,} neurons x {prompts * tokens:,} tokens"
+        _ready(terminal)
+        rows.append(_answers(terminal, "jk", sizes.keys).row(f"{size}: j in the layers", goal))
+        for name, before, keys in (
+            ("j in the list", "n", "j"),
+            ("a page down", "", "\x04"),
+            ("next neuron (J)", "g\r", "J"),
+        ):
+            terminal.send(before)
+            terminal.settle(1.0)
+            rows.append(_answers(terminal, keys, sizes.keys).row(f"{size}: {name}", goal))
+    layers, neurons, prompts, tokens = sizes.long
+    with _opened(store, "long") as terminal:
+        size = f"{layers * neurons:,} neurons x {prompts * tokens:,} tokens"
+        _ready(terminal)
+        terminal.send("n\r")
+        terminal.settle(1.0)
+        rows.append(_answers(terminal, "JK", sizes.keys).row(f"{size}: next neuron (J)", goal))
+        terminal.send("\x1b")
+        terminal.settle(1.0)
+        terminal.send("\x1b")
+        terminal.settle(1.0)
+        opened = _answers(terminal, "w", sizes.openings, after="\x1b")
+        rows.append(opened.row(f"{size}: opening a walk of {tokens:,} tokens", "last 300"))
+        terminal.send("w")
+        terminal.settle(1.0)
+        for name, keys in (("next token (l)", "l"), ("line down (j)", "j"), ("next prompt (J)", "JK")):
+            count = sizes.openings if name.startswith("next prompt") else sizes.keys
+            rows.append(_answers(terminal, keys, count).row(f"{size}: walk, {name}", goal))
+        began = time.perf_counter()
+        idle = len(terminal.read(3.0))
+        rows.append([f"idle for {time.perf_counter() - began:.0f} s", None, None, "0 bytes", None, f"{idle}"])
+    return rows
+
+
+def _headed(beside: str, rows: Sequence[Sequence[object]]) -> str:
+    return table(
+        [f"key, beside {beside}", "first change, ms", "p95, ms", "goal", "last change, ms", "bytes"],
+        rows,
+    )
+
+
+@contextmanager
+def _opened(store: Path, run: str = "") -> Iterator[Terminal]:
+    terminal = Terminal(store, run, size=SIZE)
+    try:
+        yield terminal
+    finally:
+        terminal.close()
+
+
+def _ready(terminal: Terminal) -> None:
     terminal.wait_for("Health")
     terminal.settle(1.5)
-    for name, before, key in (
-        ("j in a list of 36,864 neurons", "n", "j"),
-        ("page down in it", "", "\x04"),
-        ("J to the next neuron, 36,864 x 1,200 values", "g\r", "J"),
-    ):
-        terminal.send(before)
-        terminal.settle(1.5)
-        waits, sizes = [], []
-        for _ in range(keys):
-            sent = time.perf_counter()
-            terminal.send(key)
-            got = b""
-            while not got:
-                got = _some(terminal)
-            waits.append(time.perf_counter() - sent)
-            while more := terminal.read(0.06):  # what belongs to this key must not answer the next one
-                got += more
-            sizes.append(len(got))
-        p50, p95 = (1000 * float(np.quantile(waits, q)) for q in (0.5, 0.95))
-        size = statistics.median(sizes)
-        print(f"{name}, beside {beside}: p50 {p50:.0f} ms, p95 {p95:.0f} ms (goal 80), {size:.0f} bytes")
-    terminal.settle()
-    started = time.perf_counter()
-    idle = terminal.read(3.0)
-    print(f"bytes sent in {time.perf_counter() - started:.0f} s of idling: {len(idle)}")
-    terminal.close()
 
 
-def _some(terminal: Terminal) -> bytes:
-    """The first bytes that come."""
-    if not select.select([terminal.master], [], [], 5)[0]:
-        raise SystemExit("no answer to a key in 5 s")
-    return os.read(terminal.master, 65536)
+def _answers(terminal: Terminal, keys: str, count: int, after: str = "") -> Answers:
+    """`count` times the next of `keys`, each when the one before is answered. after: what undoes it, not timed."""
+    found = Answers([], [], [])
+    for i in range(count):
+        sent = time.perf_counter()
+        terminal.send(keys[i % len(keys)])
+        if not select.select([terminal.master], [], [], 10)[0]:
+            raise SystemExit(f"no answer to {keys!r} in 10 s; the screen is:\n{terminal.text}")
+        found.first.append((time.perf_counter() - sent) * 1e3)
+        size = 0
+        while True:
+            data = terminal.read(0.002) if not size else _more(terminal)
+            if not data:
+                break
+            size += len(data)
+            last = time.perf_counter()
+        found.last.append((last - sent) * 1e3)
+        found.sent.append(size)
+        if after:
+            terminal.send(after)
+            terminal.settle(0.5)
+    return found
+
+
+def _more(terminal: Terminal) -> bytes:
+    """What comes next, at once when it comes; nothing if nothing does."""
+    if not select.select([terminal.master], [], [], QUIET)[0]:
+        return b""
+    return terminal.read(0.002)
+
+
+@contextmanager
+def _capturing(folder: Path, *, quick: bool) -> Iterator[None]:
+    """A capture of the sample model in a process of its own, which stores every value and does not end soon."""
+    text = _text(folder / "text.txt", 10**5 if quick else 10**7)
+    path = folder / "busy" / "busy.duckdb"
+    command = [sys.executable, "-m", "nfinspect", "capture", str(MODEL), "--text", str(text), "--context", "64"]
+    capture = subprocess.Popen(
+        [*command, "--run", "busy", "--store", str(path.parent)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        while capture.poll() is None and not (path.exists() and path.stat().st_size > (0 if quick else 50 * 2**20)):
+            time.sleep(0.2)
+        yield
+        if capture.poll() is not None and not quick:
+            raise SystemExit("the capture ended before the keys did")
+    finally:
+        capture.kill()
+        capture.wait()
+
+
+def _text(path: Path, characters: int) -> Path:
+    corpus = "\n\n".join(file.read_text(encoding="utf-8") for file in sorted(CORPUS.glob("*.txt")))
+    path.write_text((corpus * (1 + characters // len(corpus)))[:characters], encoding="utf-8")
+    return path
+
+
+def _watching(store: Path, sizes: Sizes) -> str:
+    """Captures in a backend, watched in the app and not, in turn."""
+    store.mkdir()
+    text = _text(store / "text.txt", sizes.tokens * 4)
+    alone, beside, rates = [], [], []
+    with start(store, str(MODEL)) as backend:
+        while backend.status().state == "loading":
+            time.sleep(0.1)
+        _captured(backend, store, text, sizes.tokens, "warm")
+        for i in range(sizes.watched):
+            alone.append(_captured(backend, store, text, sizes.tokens, f"alone{i}")[0])
+            with _opened(store) as terminal:
+                terminal.wait_for("alone0")
+                terminal.settle(1.0)
+                seconds, sent = _captured(backend, store, text, sizes.tokens, f"watched{i}", terminal)
+            beside.append(seconds)
+            rates.append(sent / seconds / 1e3)
+        backend.stop()
+    ratios = [b / a for a, b in zip(alone, beside, strict=True)]
+    rows = [
+        ["capture alone, s", *map(figure, (statistics.median(alone), max(alone))), None],
+        ["watched, s", *map(figure, (statistics.median(beside), max(beside))), None],
+        ["watched / alone, one after the other", *(f"{x:.3f}" for x in (statistics.median(ratios), max(ratios))), "1.05"],
+        ["screen, kB/s", *map(figure, (statistics.median(rates), max(rates))), "5"],
+    ]
+    return table([f"{sizes.watched} captures of {sizes.tokens:,} tokens each", "median", "worst", "goal"], rows)
+
+
+def _captured(
+    backend: Backend, store: Path, text: Path, tokens: int, run: str, terminal: Terminal | None = None
+) -> tuple[float, int]:
+    """Seconds of a capture; bytes that the terminal, which shows its live view, got meanwhile."""
+    options = ["--text", str(text), "--max-tokens", str(tokens), "--context", "64", "--run", run, "--store", str(store)]
+    began, sent = time.perf_counter(), 0
+    backend.submit(["capture", str(MODEL), *options])
+    if terminal is not None:
+        terminal.send(f":live {run}\r")
+    while (status := backend.status()).job is not None or status.queue:  # not `wait`: that would be watching
+        if terminal is None:
+            time.sleep(0.02)
+        else:
+            sent += len(terminal.read(0.05))
+    return time.perf_counter() - began, sent
 
 
 if __name__ == "__main__":
