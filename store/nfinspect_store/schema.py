@@ -38,7 +38,8 @@ CREATE TABLE unrecorded (
 -- values: big-endian, 4 bytes each (float32), 2 (float16) or 1 (int8, to be multiplied by scale), as their length says:
 -- precision.py. SQL reads them as bit strings; float32: ("values"[4*i+1 : 4*i+4])::BIT::FLOAT.
 -- fired: a bit per token, the first in the lowest bit of the first byte; NULL where the values themselves say it.
--- Nothing compresses these bits, and DuckDB would try (docs/decisions/0014).
+-- Nothing compresses these bits, and DuckDB would try (docs/decisions/0014). Where no layer fires by its gate
+-- (`run_tables`), it may: NULLs take no room then.
 CREATE TABLE blocks (
     layer_id SMALLINT, neuron INTEGER, block INTEGER, "first" UTINYINT, "last" UTINYINT,
     "values" BLOB USING COMPRESSION uncompressed, fired BLOB USING COMPRESSION uncompressed, scale FLOAT);
@@ -149,3 +150,8 @@ INTERNAL = (
 def quoted(identifier: str) -> str:
     """An identifier as SQL text; the only place where one is quoted."""
     return '"' + identifier.replace('"', '""') + '"'
+
+
+def run_tables(*, gates: bool) -> str:
+    """SQL that makes the empty tables and the view of a run. gates: whether any of its layers fires by a gate."""
+    return TABLES if gates else TABLES.replace("fired BLOB USING COMPRESSION uncompressed", "fired BLOB")

@@ -60,7 +60,7 @@ from nfinspect_store.rows import (
     tokens_table,
     unrecorded_table,
 )
-from nfinspect_store.schema import BLOCK, EXPERTS, OPTIONAL_TABLES, TABLES, quoted
+from nfinspect_store.schema import BLOCK, EXPERTS, OPTIONAL_TABLES, quoted, run_tables
 from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import BeyondRows, Layer, MeanRows, Prompt, RunInfo, Status, TokenRows
@@ -161,7 +161,7 @@ class RunWriter:
     def _lay_out(path: Path, connection: duckdb.DuckDBPyConnection, info: RunInfo, layers: Sequence[Layer]) -> None:
         with translated(path):
             connection.execute("BEGIN")
-            connection.execute(TABLES)
+            connection.execute(run_tables(gates=any(layer.fires == "gate" for layer in layers)))
             _insert_run(connection, replace(info, schema_version=SCHEMA_VERSION))
             rows = layers_table(layers)
             _insert(connection, "layers", rows)

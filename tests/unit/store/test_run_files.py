@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "capture"))
 
 from recorded import LAYERS, Arrays, make_arrays, record_arrays  # noqa: E402
 
-from nfinspect.capturing.arrays import array_info
+from nfinspect.capturing.arrays import ArrayPrompt, array_info, write_run
 from nfinspect_store import connect, layout, migrate_run, migrations, reader, schema
 from nfinspect_store.errors import (
     NotARun,
@@ -365,3 +365,19 @@ def assert_refused(path: Path) -> None:
     with pytest.raises(NotARun) as caught:
         RunFile.open(path)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(("fires", "packed"), [("gate", False), ("positive", True)])
+def test_where_values_say_what_fired_the_column_takes_no_room(tmp_path: Path, fires: str, packed: bool) -> None:
+    layer = Layer(0, "mlp", 0, "h.0", 40, "silu", fires)
+    prompts = [ArrayPrompt("a", "x", list(range(300)), ["w"] * 300, 300)]
+    values = np.random.default_rng(0).normal(size=(300, 40)).astype(np.float32)
+    path = tmp_path / "run.duckdb"
+    write_run(path, layers=[layer], prompts=prompts, values=lambda *_: values, fired=lambda *_: values > 0)
+    with duckdb.connect(str(path), read_only=True) as plain:
+        query = "SELECT DISTINCT compression FROM pragma_storage_info('blocks') WHERE column_name = $1"
+        ways = {name: {row[0] for row in plain.execute(query, [name]).fetchall()} for name in ("values", "fired")}
+    assert "Uncompressed" in ways["values"]
+    assert ("Uncompressed" not in ways["fired"]) == packed, ways
+    with RunFile.open(path) as run:
+        np.testing.assert_array_equal(run.activations("mlp", 0), values)
