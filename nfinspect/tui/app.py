@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -146,6 +147,7 @@ class NfinspectApp(TypeAheadApp):
         self.repaint()
 
     def _after_first_paint(self) -> None:
+        gc.enable()  # run_app turned it off
         from nfinspect.tui.own_words import read_own
 
         own = read_own(type(self))

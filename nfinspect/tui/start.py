@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nfinspect.tui.app import NfinspectApp
-
 if TYPE_CHECKING:
+    from nfinspect.tui.app import NfinspectApp
     from nfinspect.tui.engine import Engine
 
 
@@ -25,6 +25,8 @@ def run_app(
     An unexpected error ends the app, and is raised here once the terminal is restored. DuckDB (0.1-0.2 s to import) is
     imported by the first worker, after the first paint.
     """
+    gc.disable()  # until the first paint: what is imported stays, and looking through it takes a tenth of the time
+    from nfinspect.tui.app import NfinspectApp
     from nfinspect.tui.engine import Engine
     from nfinspect.tui.hangup import watch_terminal
 
@@ -36,6 +38,7 @@ def run_app(
     try:
         status = app.run(mouse=mouse)
     finally:
+        gc.enable()
         if stop_watching is not None:
             stop_watching()
         engine.close()

@@ -3,8 +3,8 @@ the first and to the last change on the screen, how many bytes that takes, and w
 
     python -m tests.benchmarks.bench_tui [--quick] [--page FILE]
 
-Goals: first paint <= 0.4 s; key to paint p95 <= 50 ms, beside a capture <= 80; a token walk opens in <= 0.3 s; a move of
-the cursor <= 1.5 kB, the next neuron <= 6 kB; a capture watched <= 1.05 x one that is not, <= 5 kB/s; idle: 0 bytes.
+Goals: first paint <= 0.4 s; key to paint p95 <= 50 ms, beside a capture <= 80; a token walk opens in <= 0.3 s; a move
+of the cursor <= 1.5 kB, the next neuron <= 6 kB; a capture watched <= 1.05 x one that is not, <= 5 kB/s; idle: 0 bytes.
 """
 
 import os
@@ -264,7 +264,11 @@ def _watching(store: Path, sizes: Sizes) -> str:
     rows = [
         ["capture alone, s", *map(figure, (statistics.median(alone), max(alone))), None],
         ["watched, s", *map(figure, (statistics.median(beside), max(beside))), None],
-        ["watched / alone, one after the other", *(f"{x:.3f}" for x in (statistics.median(ratios), max(ratios))), "1.05"],
+        [
+            "watched / alone, one after the other",
+            *(f"{x:.3f}" for x in (statistics.median(ratios), max(ratios))),
+            "1.05",
+        ],
         ["screen, kB/s", *map(figure, (statistics.median(rates), max(rates))), "5"],
     ]
     return table([f"{sizes.watched} captures of {sizes.tokens:,} tokens each", "median", "worst", "goal"], rows)
