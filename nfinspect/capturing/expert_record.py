@@ -32,7 +32,7 @@ class ExpertLayer:
     def __init__(self, layer: Layer, seed: int) -> None:
         self._layer = layer
         self._seed = seed
-        self._experts = [LayerStatistics(layer.width, layer.fires, CPU) for _ in range(layer.experts)]
+        self._experts = [LayerStatistics(layer.width, layer.fires) for _ in range(layer.experts)]
         self._random = [(np.empty(0, np.int64), np.empty((0, layer.width), np.float32)) for _ in range(layer.experts)]
 
     def add(

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from nfinspect.models import LayerSite, LoadedModel, SiteReader, TokenTexts, body
@@ -77,6 +79,9 @@ class Follower:
         reads = sites if top else ()
         self._reader = SiteReader(loaded.model, reads, self._take, check=check, check_finite=False)
         self._first = True
+        self._picked: dict[
+            int, Tensor
+        ] = {}  # by layer: float32[(neuron, value), tokens, top] of this pass, where it is
         self._strongest: dict[int, list[list[tuple[int, float]]]] = {}  # by layer: of each token of the last pass
         self._hooks = ExitStack()
 
@@ -131,12 +136,22 @@ class Follower:
 
     def _after(self, module: nn.Module, args: object, output: object) -> None:
         self._reader.end()
+        picked, self._picked = self._picked, {}
+        if not picked:
+            return
+        # All layers together: each would wait for the GPU.
+        first = next(iter(picked.values())).device
+        fetched = torch.cat([one.reshape(-1).to(first, non_blocking=True) for one in picked.values()]).cpu().numpy()
+        parts = np.split(fetched, np.cumsum([one.numel() for one in picked.values()])[:-1])
+        for (layer, one), part in zip(picked.items(), parts, strict=True):
+            found, values = part.reshape(one.shape).tolist()
+            self._strongest[layer] = [
+                [(int(neuron), value) for neuron, value in zip(row, told, strict=True) if abs(value) < float("inf")]
+                for row, told in zip(found, values, strict=True)
+            ]
 
     def _take(self, site: LayerSite, values: Tensor, fired: Tensor | None) -> None:
         of_text = values[0, -min(len(self._prompt), PROMPT_READ) :] if self._first else values[0, -1:]
         found = of_text.abs().topk(min(self._top, of_text.shape[-1]), dim=-1).indices
-        picked = of_text.gather(-1, found).float()
-        self._strongest[site.layer] = [
-            [(neuron, value) for neuron, value in zip(row, told, strict=True) if abs(value) < float("inf")]
-            for row, told in zip(found.tolist(), picked.tolist(), strict=True)
-        ]
+        # float32 holds every whole number up to 2**24, more than a layer has neurons.
+        self._picked[site.layer] = torch.stack((found.float(), of_text.gather(-1, found).float()))

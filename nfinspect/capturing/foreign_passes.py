@@ -13,7 +13,7 @@ from nfinspect.capturing.expert_record import CPU
 from nfinspect.capturing.left_padding import note_on_left_padding
 from nfinspect.capturing.mamba_delta import DeltaReader, with_delta
 from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
-from nfinspect.capturing.transfer import to_workplace
+from nfinspect.capturing.transfer import Array, to_workplace, workplace
 from nfinspect.models import LayerSite, Routing, SiteReader, TokenTexts, body, one_line, run_as_python, uncompiled
 from nfinspect_store.token_text import whole_text
 
@@ -85,6 +85,8 @@ class _Passes:
         self._concept = concept
         self._input_ids = torch.empty(0)
         self._valid = torch.empty(0)
+        self._real = torch.empty(0)
+        """Indices of the tokens that are no padding in the flat layout, int64[tokens]."""
         self._values: dict[int, LayerValues] = {}
         self._routed: Tensor | None = None  # of the site that is taken next
         self.left_padded: tuple[list[int], int] | None = None
@@ -105,6 +107,7 @@ class _Passes:
             )
         self._input_ids = ids.detach()
         self._valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+        self._real = self._valid.reshape(-1).nonzero()[:, 0]  # once: it waits for the device
         self._values = {}
         if self.left_padded is None and given.get("position_ids") is None:
             self.left_padded = _first_left_padded(self._input_ids, self._valid)
@@ -117,12 +120,16 @@ class _Passes:
 
     def take(self, site: LayerSite, values: Tensor, fired: Tensor | None) -> None:
         experts, self._routed = self._routed, None
-        real = self._valid.to(values.device)
-        place = self._recorder.device if experts is None else CPU
+        place = workplace(values) if experts is None else CPU
+
+        def taken(tensor: Tensor) -> Array:
+            rows = tensor.reshape(-1, tensor.shape[-1]).index_select(0, self._real.to(tensor.device))
+            return to_workplace(rows, place)
+
         self._values[self._ids[site]] = LayerValues(
-            to_workplace(values[real].float(), place),
-            None if fired is None else to_workplace(fired[real], place),
-            experts=None if experts is None else to_workplace(experts[real], place),
+            taken(values.float()),
+            None if fired is None else taken(fired),
+            experts=None if experts is None else taken(experts),
         )
 
     def after(self, module: nn.Module, args: object, output: object) -> None:

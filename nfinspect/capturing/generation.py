@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 
+from nfinspect.capturing.transfer import to_device
 from nfinspect.models import UnsupportedModel, body, end_ids, forward_batch
 
 
@@ -56,7 +57,7 @@ def generate(
     if temperature > 0:
         processors.append(_GumbelNoise(seed, prompt_indices, temperature))
     width = batch.input_ids.shape[1]
-    ragged = not bool(batch.valid.all())
+    ragged = len(set(batch.lengths)) > 1
     with torch.no_grad(), _plain_generation_config(model), _mask_kept(model) if ragged else nullcontext():
         write: Any = model.generate
         output = write(
@@ -66,7 +67,7 @@ def generate(
                 max_new_tokens=new_tokens + read_last, do_sample=False, pad_token_id=pad_id, eos_token_id=None
             ),
             logits_processor=processors,
-            stopping_criteria=StoppingCriteriaList([_AllEnded(ends, width, int(read_last))]),
+            stopping_criteria=StoppingCriteriaList([_AllEnded(ends, batch.input_ids.device, width, int(read_last))]),
         )
     written = output[:, width:].tolist()
     if follower is not None:
@@ -135,20 +136,20 @@ class _GumbelNoise(LogitsProcessor):
             -torch.empty(scores.shape[-1], dtype=torch.float32).exponential_(generator=g).log()
             for g in self._generators
         ]
-        return scores.float() / self._temperature + torch.stack(rows).to(scores.device)
+        return scores.float() / self._temperature + to_device(torch.stack(rows), scores.device)
 
 
 class _AllEnded(StoppingCriteria):
-    """Stop when every row has an end token, not counting its last `after` tokens."""
+    """Stop when every row has an end token, not counting its last `after` tokens. device: of the tokens."""
 
-    def __init__(self, ends: frozenset[int], width: int, after: int) -> None:
-        self._ends = torch.tensor(sorted(ends), dtype=torch.long)
+    def __init__(self, ends: frozenset[int], device: torch.device, width: int, after: int) -> None:
+        self._ends = torch.tensor(sorted(ends), dtype=torch.long, device=device)
         self._width = width
         self._after = after
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
         written = input_ids[:, self._width : input_ids.shape[1] - self._after]
-        ended: Tensor = torch.isin(written, self._ends.to(written.device)).any(dim=1)
+        ended: Tensor = (written[:, :, None] == self._ends).any(dim=2).any(dim=1)
         return ended.all().expand(len(input_ids))
 
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from nfinspect.capturing.expert_record import CPU
 from nfinspect.capturing.mamba_delta import DeltaReader, with_delta
 from nfinspect.capturing.recorder import LayerValues
-from nfinspect.capturing.transfer import to_workplace
-from nfinspect.models import LayerSite, LoadedModel, Routing, SiteReader, body, forward_batch
+from nfinspect.capturing.transfer import to_device, to_workplace, workplace
+from nfinspect.models import LayerSite, LoadedModel, Routing, SiteReader, body, embedding_device, forward_batch
 
 Values = dict[int, LayerValues]
 """By layer_id: the recorded tokens of a batch, one sequence after the other, without padding."""
@@ -38,10 +38,8 @@ class _Part:
 class BatchReader:
     """Reads batches through hooks that are attached only while it reads: generation before a replay has none."""
 
-    def __init__(self, loaded: LoadedModel, sites: Sequence[LayerSite], device: torch.device) -> None:
-        """device: where statistics are computed, to which the values are moved."""
+    def __init__(self, loaded: LoadedModel, sites: Sequence[LayerSite]) -> None:
         self._loaded = loaded
-        self._device = device
         self._ids = {site: layer_id for layer_id, site in enumerate(sites)}
         self._reader = SiteReader(loaded.model, sites, self._take, routing=self._route)
         self._delta = DeltaReader(loaded.model, sites)
@@ -60,7 +58,7 @@ class BatchReader:
         device = batch.input_ids.device
         self._values, self._steps = {}, None
         columns = [batch.columns(i) for i in range(len(sequences))]
-        self._rows = _rows(columns, width, chosen).to(device)
+        self._rows = to_device(_rows(columns, width, chosen), device)
         with self._reader, self._delta, torch.inference_mode():
             self._delta.begin()
             self._reader.begin(len(sequences), width, batch.valid)
@@ -79,7 +77,7 @@ class BatchReader:
         valid = torch.stack([torch.arange(width) >= width - len(prompt) for prompt in prompts])
         model = body(self._loaded.model)
         of_prompts = [slice(width - len(prompt), width) for prompt in prompts]
-        self._rows = _rows(of_prompts, width, chosen).to(self._loaded.model.device)
+        self._rows = to_device(_rows(of_prompts, width, chosen), embedding_device(self._loaded.model))
         self._steps, self._in_prompts = {}, True
         self._reads_steps = chosen is None or any(
             one[len(prompt) :].any() for one, prompt in zip(chosen, prompts, strict=True)
@@ -89,10 +87,10 @@ class BatchReader:
             # A multimodal model passes embeddings to its text part.
             given = args[0] if args else kwargs.get("input_ids")
             batch, tokens = (given if given is not None else kwargs["inputs_embeds"]).shape[:2]
-            self._reader.begin(batch, tokens, valid if tokens == width else None)
+            self._reader.begin(batch, tokens, valid if self._in_prompts and tokens == width else None)
 
         def after(module: nn.Module, args: object, output: object) -> None:
-            self._reader.end()
+            self._reader.end(settle=False)  # nothing waits for the device in a step
             self._in_prompts = False
 
         handles = [
@@ -103,6 +101,7 @@ class BatchReader:
         try:
             with self._reader, self._delta:
                 sequences = generate()
+                self._reader.settle()
         finally:
             for handle in handles:
                 handle.remove()
@@ -113,7 +112,8 @@ class BatchReader:
             for one, prompt, new in zip(kept, prompts, written, strict=True)
         ]
         steps, self._steps = self._steps, None
-        values = {layer_id: self._placed(_joined(parts, recorded)) for layer_id, parts in steps.items()}
+        # Layer by layer, so that the steps and what is made of them are not all in memory at once.
+        values = {layer_id: self._placed(_joined(steps.pop(layer_id), recorded)) for layer_id in list(steps)}
         places = [slice(of.start, width + new) for of, new in zip(of_prompts, written, strict=True)]
         return sequences, with_delta(values, self._delta.moments_of(sequences, places, chosen))
 
@@ -133,9 +133,11 @@ class BatchReader:
             self._steps[layer_id].append(_each(torch.clone, part))
 
     def _placed(self, part: _Part) -> LayerValues:
-        device = self._device if part.experts is None else CPU
-        fired, experts = (None if x is None else to_workplace(x, device) for x in (part.fired, part.experts))
-        return LayerValues(to_workplace(part.values.float(), device), fired, experts=experts)
+        """Where its statistics are computed: on a GPU, in the precision in which the layer was computed there."""
+        place = workplace(part.values) if part.experts is None else CPU
+        fired, experts = (None if x is None else to_workplace(x, place) for x in (part.fired, part.experts))
+        values = part.values.float() if place.type == "cpu" else part.values
+        return LayerValues(to_workplace(values, place), fired, experts=experts)
 
     def _chosen(self, part: _Part) -> _Part:
         """[batch, tokens, neurons] -> a copy of the recorded tokens' values, [tokens, neurons]."""
@@ -180,9 +182,15 @@ def _joined(parts: Sequence[_Part], recorded: Sequence[tuple[int, NDArray[np.int
             return torch.cat(of_prompts)
         steps = torch.cat(tensors[1:], dim=1)
         pairs = enumerate(zip(of_prompts, recorded, strict=True))
-        return torch.cat([one for i, (own, (_, new)) in pairs for one in (own, steps[i, torch.from_numpy(new)])])
+        return torch.cat([one for i, (own, (_, new)) in pairs for one in (own, _rows_of(steps[i], new))])
 
     fired = [part.fired for part in parts if part.fired is not None]
     experts = [part.experts for part in parts if part.experts is not None]
     values = joined([part.values for part in parts])
     return _Part(values, joined(fired) if fired else None, joined(experts) if experts else None)
+
+
+def _rows_of(steps: Tensor, chosen: NDArray[np.int64]) -> Tensor:
+    """The chosen rows of [steps, neurons], in order; a view if they are the first ones, as they mostly are."""
+    first = len(chosen) == 0 or chosen[-1] == len(chosen) - 1
+    return steps[: len(chosen)] if first else steps[torch.from_numpy(chosen)]

@@ -4,14 +4,17 @@ The recorder knows nothing about models: capture_run feeds it from hooks, write_
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from nfinspect.capturing.batch import PromptRows
 from nfinspect.capturing.beyond import values_beyond
@@ -29,6 +32,10 @@ from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import BeyondRows, Layer, MeanRows, Prompt, TokenRows
 from nfinspect_store.writer import RunWriter
+
+ON_THE_WAY = 4
+"""Layers of a batch that are copied from a GPU and written while others are still computed there [own]: the next one
+waits for the first of them, so that a slow disk slows the capture and fills no memory."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +63,16 @@ class RecordedPrompt:
 class LayerValues:
     """One layer on the recorded tokens of a batch of prompts, one prompt after the other, without padding."""
 
-    values: Array  # float32[tokens, neurons]: a numpy array, or a tensor on a GPU
+    values: Array  # [tokens, neurons]: a float32 numpy array, or on a GPU a tensor of any precision
     fired: Array | None  # bool[tokens, neurons] where the layer fires by its gate
     delta: DeltaMoments | None = None  # of a Mamba's mixer: its Δ over these tokens
     experts: Array | None = None
     """int64[tokens, chosen] of a mixture of experts: values and fired are then of the neurons of these experts,
     [tokens, chosen * width], on the CPU; -1: none."""
+
+    def in_float32(self) -> "LayerValues":
+        """A GPU holds a batch as the model computed it: only the layer that is being recorded takes 4 bytes a value."""
+        return replace(self, values=self.values.float()) if isinstance(self.values, Tensor) else self
 
 
 class Recorder:
@@ -77,17 +88,18 @@ class Recorder:
         writers: int = 1,
         watched: Callable[[], bool] = lambda: False,
     ) -> None:
-        """commits=False: commit only when `commit` is called. writers: layers that are recorded at once, on a CPU.
-        watched: whether somebody reads the run meanwhile, and commits should come often.
+        """device: where the model is. commits=False: commit only when `commit` is called. writers: threads that record
+        layers on a CPU; on a GPU they write what it has copied. watched: whether somebody reads the run meanwhile, and
+        commits should come often.
         """
         self.writer = writer
-        many = writers > 1 and device.type == "cpu"
+        self._on_gpu = device.type == "cuda"
+        many = writers > 1 or self._on_gpu
         self._threads = ThreadPoolExecutor(writers, "nfinspect-record", initializer=unbind) if many else None
-        self.device = device
         self._random = RandomTokens(seed)
         # Examples and statistics by concept follow from the values: they are kept only if values are not.
         self._layers = [
-            _ExpertRecord(layer, seed) if layer.experts else _LayerRecord(layer, device, apart=not writer.keeps_values)
+            _ExpertRecord(layer, seed) if layer.experts else _LayerRecord(layer, apart=not writer.keeps_values)
             for layer in writer.layers
         ]
         if writer.keeps_values and any(layer.experts for layer in writer.layers):
@@ -130,30 +142,47 @@ class Recorder:
         self, prompts: PromptRows, values: Mapping[int, LayerValues], stop: int
     ) -> tuple[list[MeanRows], list[BeyondRows]]:
         """Record the values of the tokens before `stop`; returns the prompts' means, and the values kept one by one."""
-        # All copies are started before the first is waited for, so that a GPU copies while it computes.
-        copies = {}
-        if self.writer.keeps_values:
-            for layer_id, layer in values.items():
-                copies[layer_id] = (start_copy(layer.values), layer.fired is not None and start_copy(layer.fired))
+        at_once, behind = (None, self._threads) if self._on_gpu else (self._threads, None)
+        written: deque[Future[None]] = deque()
         kept = None if self.writer.keeps_values else self._random.add(self.tokens, stop)
         prompt_idx, selections, n = prompts.means()
 
         def recorded(record: _LayerRecord | _ExpertRecord) -> tuple[MeanRows, BeyondRows | None]:
             layer_id = record.layer.layer_id
-            if layer_id in copies:
-                copied, gates = copies[layer_id]
-                self.writer.put(layer_id, copied(), gates() if gates else None)
+            layer = values[layer_id].in_float32()
+            if self.writer.keeps_values:
+                if len(written) == ON_THE_WAY:
+                    written.popleft().result()
+                gates = None if layer.fired is None else start_copy(layer.fired)
+                put = partial(self._put, layer_id, start_copy(layer.values), gates)
+                if behind is None:
+                    put()
+                else:
+                    written.append(behind.submit(put))
             if kept is not None and isinstance(record, _LayerRecord):
-                record.keep_random(kept, values[layer_id].values, self.tokens)
-            found, absent = record.add(prompts, values[layer_id]), record.layer.experts > 0
+                record.keep_random(kept, layer.values, self.tokens)
+            found, absent = record.add(prompts, layer), record.layer.experts > 0
             means = MeanRows(layer_id, prompt_idx, selections, n, found, absent)
             if self.writer.beyond is None or isinstance(record, _ExpertRecord):
                 return means, None
-            return means, record.beyond(self.writer.beyond, values[layer_id].values, self.tokens)
+            return means, record.beyond(self.writer.beyond, layer.values, self.tokens)
 
-        each = map(recorded, self._layers) if self._threads is None else self._threads.map(recorded, self._layers)
-        means, beyond = zip(*each, strict=True)
+        try:
+            each = map(recorded, self._layers) if at_once is None else at_once.map(recorded, self._layers)
+            means, beyond = zip(*each, strict=True)
+            while written:
+                written.popleft().result()
+        finally:
+            wait(written)  # after an error: nothing may be written once the caller knows of it
         return [rows for rows in means if len(rows.n)], [rows for rows in beyond if rows is not None]
+
+    def _put(
+        self,
+        layer_id: int,
+        copied: Callable[[], NDArray[np.float32]],
+        gates: Callable[[], NDArray[np.bool_]] | None,
+    ) -> None:
+        self.writer.put(layer_id, copied(), None if gates is None else gates())
 
     def commit(self, info: Mapping[str, object], *, final: bool) -> None:
         """End the segment. final: count what depends on the layer scale exactly, from the values, if they are kept."""
@@ -172,10 +201,10 @@ class Recorder:
 class _LayerRecord:
     """The recorder's state for one layer."""
 
-    def __init__(self, layer: Layer, device: torch.device, *, apart: bool) -> None:
+    def __init__(self, layer: Layer, *, apart: bool) -> None:
         """apart: keep examples, and statistics by concept."""
         self.layer = layer
-        self._statistics = LayerStatistics(layer.neurons, layer.fires, device, apart=apart)
+        self._statistics = LayerStatistics(layer.neurons, layer.fires, apart=apart)
         self.random_tokens = np.empty(0, np.int64)
         self._random_values = np.empty((0, layer.neurons), np.float32)
         self._delta: DeltaMoments | None = None

@@ -205,7 +205,7 @@ class Capture:
 
     def reader(self) -> BatchReader:
         """Hooks for this capture's sites."""
-        reader = BatchReader(self.loaded, self.sites, statistics_device(self.loaded))
+        reader = BatchReader(self.loaded, self.sites)
         if self._edits:  # its first pass checks the sites against the plain model: a gated MLP's values are edited
             reader.replay([self.prompts[0].token_ids[:CHECKED]])
         return reader
@@ -222,7 +222,7 @@ class Capture:
         read = [list(prompt.token_ids) for prompt in prompts]
         longest = max(len(prompt) for prompt in read) + self.request.generate
         limit = rope_limit(self.loaded.model)
-        # On the CPU hooks cost less than a second pass; on a GPU every step waits for them (docs/decisions/0005).
+        # On the CPU hooks cost less than a second pass; on a GPU they cost each short step (docs/decisions/0005).
         wanted = self.request.mode == "live" or (self.request.mode == "auto" and self.loaded.device == "cpu")
         # Only a replay gives the values of a single pass if decoding steps do not clamp as that does, or if the model
         # changes its rotary angles beyond the limit.
@@ -279,6 +279,7 @@ class Capture:
                 return f"--limit-bytes {limit}: with the next batch the file would take about {expected}"
             for prompts, values in self.read_with_less(reader, batch):
                 recorder.add(prompts, values)
+                values.clear()  # before the next batch is read: a GPU may not hold two
             self._tell(recorder, heartbeat, "reading")
         return None
 

@@ -1,9 +1,10 @@
 """Statistics of one layer, updated as tokens pass, computed where the values are.
 
 A chunk is one prompt without its token at position 0, or that token: its moments, mean and extremes come from the same
-passes over the values, and chunks merge exactly (nfinspect_store.statistics). Values on a GPU are torch tensors and
-stay there; values on the CPU are numpy arrays, because torch's thread pool would compete with the writer for the cores
-(docs/decisions/0003); one compiled loop takes all prompts of a batch where it is installed (docs/decisions/0009).
+passes over the values, and chunks merge exactly (nfinspect_store.statistics). Values on a GPU are torch tensors, stay
+there, and the histograms are on the same GPU; values on the CPU are numpy arrays, because torch's thread pool would
+compete with the writer for the cores (docs/decisions/0003); one compiled loop takes all prompts of a batch where it is
+installed (docs/decisions/0009).
 """
 
 from decimal import Decimal
@@ -84,24 +85,26 @@ def chunk_statistics(
 
 
 class HistogramCounter:
-    """Counts values of one layer into the signed-log bins."""
+    """Counts values of one layer into the signed-log bins, where the values are."""
 
-    def __init__(self, neurons: int, device: torch.device) -> None:
-        shape = (neurons, BINS)
-        self.counts: Array = (
-            np.zeros(shape, np.int64) if device.type == "cpu" else torch.zeros(shape, dtype=torch.int64, device=device)
-        )
+    def __init__(self, neurons: int) -> None:
+        self.counts: Array = np.zeros((neurons, BINS), np.int64)
 
     def restore(self, counts: NDArray[np.int64]) -> None:
         """Continue from int64[neurons, BINS]."""
         here = self.counts
         here += counts if isinstance(here, np.ndarray) else torch.from_numpy(counts).to(here.device)
 
+    def move(self, device: torch.device) -> Tensor:
+        """Count on this device from now on; returns the counts there."""
+        here = self.counts
+        self.counts = (torch.from_numpy(here) if isinstance(here, np.ndarray) else here).to(device)
+        return self.counts
+
     def add(self, values: Array) -> None:
         """float32[tokens, neurons]."""
         if isinstance(values, Tensor):
-            assert isinstance(self.counts, Tensor)
-            count_tensor(self.counts, values)
+            count_tensor(self.move(values.device), values)
             return
         assert isinstance(self.counts, np.ndarray)
         for start in range(0, values.shape[1], STRIPE):
@@ -132,14 +135,14 @@ class LayerStatistics:
     of each concept, and examples.
     """
 
-    def __init__(self, neurons: int, fires: str, device: torch.device, *, apart: bool = True) -> None:
+    def __init__(self, neurons: int, fires: str, *, apart: bool = True) -> None:
         self.neurons = neurons
         self._fires = fires
         known = fires != "scale"
         self._running = RunningStatistics.empty(neurons, counts_firing=known)
         self._concepts = RunningConcepts(neurons, counts_firing=known) if apart else None
         self.extremes = Extremes(neurons) if apart else None
-        self._histograms = {False: HistogramCounter(neurons, device), True: HistogramCounter(neurons, device)}
+        self._histograms = {False: HistogramCounter(neurons), True: HistogramCounter(neurons)}
 
     def restore(
         self,
@@ -192,13 +195,22 @@ class LayerStatistics:
 
     def _add_each(self, prompts: PromptRows, values: Array, fired: Array | None, means: NDArray[np.float32]) -> None:
         """The compiled loop in numpy and torch."""
+        xp: Any = np
+        if isinstance(values, Tensor):
+            xp = torch
+            for counter in self._histograms.values():
+                counter.move(values.device)
         turned = None if self.extremes is None else by_neuron(values)
-        # Together: each would wait for the GPU.
+        # Those of all prompts together: each would wait for the GPU.
         firsts = prompts.start[prompts.rest > prompts.start].tolist()
         if firsts:
             self._histograms[True].add(values[firsts])
         at_start = iter(to_host(values[firsts]))
         gates = iter(() if fired is None else to_host(fired[firsts]))
+        lasts = (prompts.stop[prompts.rest < prompts.stop] - 1).tolist()
+        last = iter(to_host(values[lasts]))
+        written = [chunk_mean(values[generated:stop]) for _, _, stop, generated, _ in prompts if generated < stop]
+        of_written = iter(to_host(xp.stack(written)) if written else ())
         mean = 0
         for (start, rest, stop, generated, token), concept in zip(prompts, prompts.concept, strict=True):
             parts = []
@@ -209,9 +221,9 @@ class LayerStatistics:
                 gate = None if fired is None else fired[rest:stop]
                 chunk = chunk_statistics(values[rest:stop], gate, self._fires, self._histograms[False])
                 parts.append((False, chunk))
-                means[mean], means[mean + 1] = chunk.mean, to_host(values[stop - 1])
+                means[mean], means[mean + 1] = chunk.mean, next(last)
                 if generated < stop:
-                    means[mean + 2] = to_host(chunk_mean(values[generated:stop]))
+                    means[mean + 2] = next(of_written)
                 mean += 2 + (generated < stop)
             for first, chunk in parts:
                 self._running.merge(first, chunk)

@@ -1,6 +1,7 @@
 """Where a layer's values are while they are processed, how they are transposed, and how they get to the CPU.
 
-On a GPU they stay tensors there; on the CPU they are numpy arrays (docs/decisions/0003).
+On a CUDA GPU they stay tensors there, on whichever GPU computes the layer; elsewhere they are numpy arrays on the CPU
+(docs/decisions/0003).
 """
 
 from collections.abc import Callable
@@ -16,9 +17,21 @@ from nfinspect_store import kernels
 Array: TypeAlias = NDArray[Any] | Tensor
 
 
+def workplace(tensor: Tensor) -> torch.device:
+    """Where a tensor's statistics are computed: its CUDA GPU, else the CPU, as other accelerators lack float64."""
+    return tensor.device if tensor.is_cuda else torch.device("cpu")
+
+
 def to_workplace(tensor: Tensor, device: torch.device) -> Array:
     """A tensor where its statistics are computed: on its GPU as a tensor, on the CPU as a numpy array."""
     return tensor.to(device) if device.type != "cpu" else tensor.cpu().numpy()
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on `device`. To a CUDA GPU from pinned memory, so that nothing waits for the copy: torch keeps that
+    memory until it is made.
+    """
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def to_host(array: Array) -> NDArray[Any]:

@@ -193,7 +193,7 @@ class _Summed:
             )
         self._sample = sample if self._sample is None else self._sample.merge(sample)
         if self._histogram is None:
-            self._histogram = HistogramCounter(layer.neurons, values.device)
+            self._histogram = HistogramCounter(layer.neurons)
         self._histogram.add(to_workplace(values, values.device))
 
     def result(self, options: HealthOptions) -> tuple[LayerHealth, NeuralLayerAnalysis]:

@@ -356,7 +356,7 @@ class Family:
 
     def check_generation(self, sites: list[LayerSite], reads: Dependence) -> None:
         """What a capture that generates reads, live and replayed, is what plain passes over its tokens give."""
-        reader = BatchReader(in_memory(self.model, word_tokenizer()), sites, torch.device("cpu"))
+        reader = BatchReader(in_memory(self.model, word_tokenizer()), sites)
         writes = self.asked(lambda: writing(self.model))
         if isinstance(writes, str):
             self.result.reads += f"; no generation: {writes.removeprefix('refused: ')}"

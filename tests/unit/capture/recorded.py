@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,6 +64,11 @@ def make_arrays(sizes: Sequence[int], seed: int = 0) -> Arrays:
     return Arrays(prompts, values, fired)
 
 
+def held(array: NDArray[Any], dtype: torch.dtype | None) -> Any:
+    """The array itself, or a tensor of a precision."""
+    return array if dtype is None else torch.from_numpy(array).to(dtype)
+
+
 def record_arrays(
     path: Path,
     arrays: Arrays,
@@ -73,12 +79,15 @@ def record_arrays(
     seed: int = 0,
     precision: Precision = "float32",
     writers: int = 1,
+    dtype: torch.dtype | None = None,
 ) -> Path:
-    """Write a run: `batch` prompts at a time, a segment after every `segment` batches."""
+    """Write a run: `batch` prompts at a time, a segment after every `segment` batches. dtype: as on a GPU, from tensors
+    of this precision.
+    """
     info = array_info(path.stem, seed)
     settings = {"keep": keep, "precision": precision}
     writer = RunWriter.create(path, replace(info, settings=settings), LAYERS, writers=writers)
-    recorder = Recorder(writer, seed, torch.device("cpu"), writers=writers)
+    recorder = Recorder(writer, seed, torch.device("cpu" if dtype is None else "cuda"), writers=writers)
     for number, start in enumerate(range(0, len(arrays.prompts), batch)):
         chosen = range(start, min(start + batch, len(arrays.prompts)))
         if segment and number and number % segment == 0:
@@ -87,8 +96,10 @@ def record_arrays(
             [arrays.prompts[i] for i in chosen],
             {
                 x.layer_id: LayerValues(
-                    np.concatenate([arrays.values[i][x.layer_id] for i in chosen]),
-                    np.concatenate([arrays.fired[i][1] for i in chosen]) if x.fires == "gate" else None,
+                    held(np.concatenate([arrays.values[i][x.layer_id] for i in chosen]), dtype),
+                    held(np.concatenate([arrays.fired[i][1] for i in chosen]), torch.bool if dtype else None)
+                    if x.fires == "gate"
+                    else None,
                 )
                 for x in LAYERS
             },

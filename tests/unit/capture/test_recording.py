@@ -1,16 +1,21 @@
 """What a run holds depends on its prompts and values alone: not on batches, and not on when segments ended."""
 
+import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from recorded import LAYERS, make_arrays, record_arrays
 from test_examples import by_definition
 
 from nfinspect.analysis.neuron import neuron_detail
 from nfinspect.capturing.arrays import array_info
-from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
+from nfinspect.capturing.recorder import ON_THE_WAY, LayerValues, RecordedPrompt, Recorder
+from nfinspect.capturing.transfer import Array, start_copy
 from nfinspect_store import kernels
 from nfinspect_store.addresses import Address
 from nfinspect_store.histogram import BINS, bin_of
@@ -64,9 +69,65 @@ def test_any_number_of_writers_gives_the_same_run(keep: Keep, precision: Precisi
     assert_identical(one, several)
 
 
-def test_what_goes_wrong_in_one_of_several_writers_ends_the_recording(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep", ["all", "stats"])
+@pytest.mark.parametrize("writers", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tensors_as_on_a_gpu_give_the_run_of_their_values(
+    keep: Keep, writers: int, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    values = [{k: torch.from_numpy(v).to(dtype).float().numpy() for k, v in one.items()} for one in ARRAYS.values]
+    arrays = replace(ARRAYS, values=values)
+    plain = record_arrays(tmp_path / "plain.duckdb", arrays, keep=keep, segment=2)
+    gpu = record_arrays(tmp_path / "gpu.duckdb", arrays, keep=keep, segment=2, writers=writers, dtype=dtype)
+    with RunFile.open(plain) as a, RunFile.open(gpu) as b:
+        for table in ("layers", "prompts", "tokens", "activations", "histograms", "examples"):
+            rows = f"SELECT * FROM {table} ORDER BY ALL"
+            assert a.sql(rows).fetchall() == b.sql(rows).fetchall(), table
+        rows = "SELECT min, max, firing_rate, class, mean, std FROM neurons ORDER BY site, layer, neuron"
+        for one, other in zip(a.sql(rows).fetchall(), b.sql(rows).fetchall(), strict=True):
+            assert one[:4] == other[:4] and one[4:] == pytest.approx(other[4:], rel=1e-9, abs=1e-12, nan_ok=True)
+
+
+def test_a_disk_that_is_slower_than_the_gpu_slows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers are copied only as fast as they are written, ON_THE_WAY at a time, and none is lost."""
+    layers = [Layer(i, "mlp", i, f"h.{i}.mlp", 4, "relu", "positive") for i in range(4 * ON_THE_WAY)]
+    writer = RunWriter.create(tmp_path / "run.duckdb", array_info("run", 0), layers, writers=2)
+    begun, written, most = 0, 0, 0
+    enough = threading.Event()
+
+    def begin(array: Array) -> Callable[[], NDArray[np.float32]]:
+        nonlocal begun, most
+        begun += 1
+        most = max(most, begun - written)
+        if begun == ON_THE_WAY:
+            enough.set()
+        return start_copy(array)
+
+    def put(*args: object) -> None:
+        nonlocal written
+        assert enough.wait(60)
+        original(*args)
+        written += 1
+
+    original = writer.put
+    monkeypatch.setattr("nfinspect.capturing.recorder.start_copy", begin)
+    monkeypatch.setattr(writer, "put", put)
+    recorder = Recorder(writer, 0, torch.device("cuda"), writers=1)
+    sizes = ARRAYS.prompts[1].token_ids
+    values = torch.arange(len(sizes) * 4 * len(layers)).reshape(len(layers), -1, 4).float()
+    recorder.add([ARRAYS.prompts[1]], {x.layer_id: LayerValues(values[x.layer_id], None) for x in layers})
+    recorder.commit({"status": "complete", "finished_at": utc_now()}, final=True)
+    writer.close()
+    assert most == ON_THE_WAY and written == begun == len(layers)
+    with RunFile.open(tmp_path / "run.duckdb") as run:
+        total = run.sql("SELECT sum(value) FROM activations").fetchall()[0][0]
+    assert total == values.double().sum().item()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_goes_wrong_in_one_of_several_writers_ends_the_recording(device: str, tmp_path: Path) -> None:
     writer = RunWriter.create(tmp_path / "run.duckdb", array_info("run", 0), LAYERS, writers=2)
-    recorder = Recorder(writer, 0, torch.device("cpu"), writers=2)
+    recorder = Recorder(writer, 0, torch.device(device), writers=2)
     values = {k: LayerValues(v, ARRAYS.fired[0].get(k)) for k, v in ARRAYS.values[0].items()}
     broken = {**values, LAYERS[-1].layer_id: LayerValues(np.zeros((3, 1), np.float32), None)}
     with pytest.raises(ValueError, match="shape|broadcast|size"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from decimal import Decimal
 from functools import reduce
 
 import numpy as np
@@ -16,7 +17,6 @@ from nfinspect_store.histogram import BINS, EDGES, MIDDLE, bin_of
 from nfinspect_store.statistics import UNKNOWN, ConceptStatistics, NeuronStatistics
 from nfinspect_store.types import Prompt
 
-CPU = torch.device("cpu")
 NEURONS = 12
 
 
@@ -216,7 +216,7 @@ def test_both_counters_count_by_the_same_bins(layout: str) -> None:
     for column in range(neurons):
         for value in values[:, column].tolist():
             expected[column, brute_bin(value)] += 1
-    counter = HistogramCounter(neurons, CPU)
+    counter = HistogramCounter(neurons)
     counter.add(values[:20])
     counter.add(values[20:])
     np.testing.assert_array_equal(counter.fetch(), expected)
@@ -242,7 +242,7 @@ def rows_of(sizes: Sequence[int], concepts: Sequence[str], offset: int = 0) -> P
 def test_layer_statistics_keep_concepts_and_position_zero_apart_and_go_on_where_they_were() -> None:
     sizes, concepts = [41, 1, 28, 20], ["a", "b", "a", "b"]
     values = sample(90)
-    whole, begun, resumed = (LayerStatistics(NEURONS, "positive", CPU) for _ in range(3))
+    whole, begun, resumed = (LayerStatistics(NEURONS, "positive") for _ in range(3))
     whole.add(rows_of(sizes, concepts), values, None)
     begun.add(rows_of(sizes[:2], concepts[:2]), values[:42], None)
     resumed.restore(begun.groups(), begun.concepts(), begun.histograms())
@@ -266,7 +266,7 @@ def test_layer_statistics_keep_concepts_and_position_zero_apart_and_go_on_where_
 
 
 def test_there_are_no_statistics_of_tokens_that_did_not_come() -> None:
-    layer = LayerStatistics(NEURONS, "positive", CPU)
+    layer = LayerStatistics(NEURONS, "positive")
     assert layer.groups() == {} and layer.concepts() == {}
     means = layer.add(rows_of([1, 1], ["a", "b"]), sample(2), None)
     assert list(layer.groups()) == [True] and list(layer.concepts()) == ["a", "b"] and means.shape == (0, NEURONS)
@@ -276,20 +276,53 @@ def test_a_layer_that_keeps_nothing_by_concept_gives_nothing_back_by_concept() -
     """A migrated run tells its concepts as of then; what is not added to any more must not be written again."""
     values = sample(40)
     chunk = chunk_statistics(values, None, "positive")
-    layer = LayerStatistics(NEURONS, "positive", CPU, apart=False)
+    layer = LayerStatistics(NEURONS, "positive", apart=False)
     layer.restore({False: chunk}, {"tulip": ConceptStatistics.of(chunk)}, {})
     layer.add(rows_of([40], ["tulip"]), values, None)
     assert layer.concepts() == {} and layer.extremes is None
-    apart = LayerStatistics(NEURONS, "positive", CPU)
+    apart = LayerStatistics(NEURONS, "positive")
     apart.restore({False: chunk}, {"tulip": ConceptStatistics.of(chunk)}, {})
     apart.add(rows_of([40], ["tulip"]), values, None)
     assert (apart.concepts()["tulip"].n == 2 * len(values)).all()
 
 
+@pytest.mark.parametrize("fires", ["positive", "gate", "scale"])
+def test_tensors_as_on_a_gpu_have_the_statistics_of_arrays(fires: str) -> None:
+    sizes, concepts = [41, 1, 28, 20], ["a", "b", "a", "b"]
+    values = sample(90)
+    gate = np.random.default_rng(1).random(values.shape) < 0.4 if fires == "gate" else None
+    arrays, tensors = (LayerStatistics(NEURONS, fires) for _ in range(2))
+    means = arrays.add(rows_of(sizes, concepts), values, gate)
+    found = tensors.add(
+        rows_of(sizes, concepts), torch.from_numpy(values), None if gate is None else torch.from_numpy(gate)
+    )
+    np.testing.assert_allclose(found, means, rtol=1e-6)
+    for at_start, counts in arrays.histograms().items():
+        np.testing.assert_array_equal(tensors.histograms()[at_start], counts)
+    for at_start, group in arrays.groups().items():
+        told = tensors.groups()[at_start]
+        for field in ("n", "fired", "minimum", "maximum"):
+            np.testing.assert_array_equal(getattr(told, field), getattr(group, field))
+        np.testing.assert_allclose(told.mean, group.mean, rtol=1e-12, atol=1e-12 * np.abs(values).max())
+        np.testing.assert_allclose(told.m2, group.m2, rtol=1e-9)
+    assert arrays.extremes is not None and tensors.extremes is not None
+    np.testing.assert_array_equal(tensors.extremes.token_idx, arrays.extremes.token_idx)
+    limit = arrays.limits(Decimal("90"))
+    np.testing.assert_array_equal(np.asarray(tensors.limits(Decimal("90"))), np.asarray(limit))
+    # A run that is resumed begins with stored counts, wherever its values are.
+    resumed = LayerStatistics(NEURONS, fires)
+    resumed.restore({}, {}, tensors.histograms())
+    resumed.add(
+        rows_of(sizes, concepts, 90), torch.from_numpy(values), None if gate is None else torch.from_numpy(gate)
+    )
+    for at_start, counts in resumed.histograms().items():
+        np.testing.assert_array_equal(counts, 2 * tensors.histograms()[at_start])
+
+
 def test_many_concepts_find_room() -> None:
     names = [f"concept {i}" for i in range(40)]
     values = sample(80)
-    layer = LayerStatistics(NEURONS, "positive", CPU)
+    layer = LayerStatistics(NEURONS, "positive")
     for start in range(0, 40, 5):
         rows = slice(2 * start, 2 * start + 10)
         layer.add(rows_of([2] * 5, names[start : start + 5], 2 * start), values[rows], None)

@@ -9,6 +9,7 @@ from families import FAMILIES, UNKNOWN, VOCAB, gpt2, llama, mamba, mamba2, opt, 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, PreTrainedConfig, RwkvConfig
+from waits import Waits
 
 from nfinspect.models import (
     LayerSite,
@@ -319,3 +320,31 @@ def test_a_generation_step_with_a_cache_is_read_like_any_pass() -> None:
             reader.end()
         for layer, values in whole.items():
             assert torch.allclose(torch.cat(steps[layer], 1), values, atol=1e-5), (family, layer)
+
+
+def test_a_pass_can_end_without_waiting_and_tell_later_what_was_not_finite() -> None:
+    model = FAMILIES["gpt2"]()
+    poisoned: list[bool] = []
+
+    def poison(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0] * torch.inf,) if poisoned else args
+
+    model.get_submodule("transformer.h.1.mlp.c_proj").register_forward_pre_hook(poison)
+    sites = find_sites(model)
+    step = IDS[:, :1]  # one token: another way of looking than for many
+    with SiteReader(model, sites, ignore, check=False) as reader, torch.no_grad():
+        for ids, bad in ((IDS, False), (step, True), (step, False)):
+            poisoned[:] = [True] if bad else []
+            reader.begin(*ids.shape)
+            model(ids)
+            with Waits() as waits:
+                reader.end(settle=False)
+            assert not +waits.count
+        with pytest.raises(NonFiniteActivations, match="layer 1"):
+            reader.settle()
+        reader.settle()  # told once
+        for ids in (IDS, step):
+            poisoned[:] = []
+            reader.begin(*ids.shape)
+            model(ids)
+            reader.end()

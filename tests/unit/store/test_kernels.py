@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from nfinspect.capturing.batch import PromptRows
@@ -50,7 +49,7 @@ def both_ways(values: NDArray[np.float32], fired: NDArray[np.bool_] | None, fire
     found = []
     for loops in (_kernels, None):
         patch.setattr(kernels, "_kernels", loops)
-        counter = HistogramCounter(values.shape[1], torch.device("cpu"))
+        counter = HistogramCounter(values.shape[1])
         with np.errstate(all="ignore"):
             found.append((chunk_statistics(values, fired, fires, counter), counter.fetch()))
     return found
@@ -126,7 +125,7 @@ def test_batches_of_prompts_are_recorded_to_the_same_bits(
     found = []
     for loops, step in ((_kernels, len(told)), (_kernels, 4), (None, 7)):
         without.setattr(kernels, "_kernels", loops)
-        layer, means = LayerStatistics(neurons, fires, torch.device("cpu")), []
+        layer, means = LayerStatistics(neurons, fires), []
         for i in range(0, len(told), step):
             part, begin = told[i : i + step], told[i].first_token
             rows = slice(begin - 70, part[-1].first_token + part[-1].tokens - 70)
