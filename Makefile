@@ -7,7 +7,7 @@ PEERS := .venv-peers
 SAMPLE_TEXTS := $(addprefix --prompts ,$(wildcard samples/prompts/*.json)) $(addprefix --text ,$(wildcard samples/corpus/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-processors test-lowest check lint test-models bench bench-peers faults real-model screens soak dying-example sample-reports clean
+.PHONY: help install demo test test-slow test-processors test-lowest test-quantised check lint test-models bench bench-peers faults real-model screens soak dying-example sample-reports clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,6 +34,11 @@ test-slow: $(STAMP) ## the slow tests: kills, whole reports, memory, benchmarks 
 
 test-processors: $(STAMP) ## the numeric tests as other processors round, half an hour; SHORT=1 a few of them
 	@$(BIN)/python tests/processors.py $(if $(SHORT),--short)
+
+test-quantised: ## the tests of quantised weights, with the packages that read them: an environment of its own
+	$(PYTHON) -m venv build/quantised
+	build/quantised/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,quant]'
+	OMP_NUM_THREADS=1 build/quantised/bin/python -m pytest tests/unit/models/test_quantised.py tests/unit/experiments/test_projection_weights.py
 
 test-lowest: ## the tests with the lowest versions that pyproject.toml allows; TORCH=2.13.0 for another torch than the lowest
 	$(PYTHON) -m venv --clear build/lowest

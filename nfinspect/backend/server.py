@@ -111,7 +111,7 @@ class Server:
             try:
                 loaded = self._load()
                 with self._model.hold(loaded):
-                    self._device, self._dtype = loaded.device, loaded.dtype
+                    self._device, self._dtype = loaded.places, loaded.dtype
                     self._state = "ready"
                     del loaded
                     say(f"{self._place.id} is ready on {self._device} ({self._dtype}), process {os.getpid()}")
@@ -429,5 +429,8 @@ def _resident_bytes() -> int:
 
 
 def _device_bytes(device: str) -> int:
+    """What torch has reserved on the GPUs among `device`, which may be several: `cuda:0, cuda:1`."""
     torch = sys.modules.get("torch")
-    return int(torch.cuda.memory_reserved(device)) if torch is not None and device.startswith("cuda") else 0
+    if torch is None:
+        return 0
+    return sum(torch.cuda.memory_reserved(one) for one in device.split(", ") if one.startswith("cuda"))

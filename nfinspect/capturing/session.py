@@ -438,7 +438,7 @@ def new_run_info(
         model=lasting_name(model),
         model_type=loaded.model_type,
         dtype=loaded.dtype,
-        device=loaded.device,
+        device=loaded.places,
         seed=seed,
         created_at=utc_now(),
         nfinspect_version=VERSION,

@@ -49,7 +49,7 @@ def model_options(command: Command) -> Command:
         [
             click.option("--revision", metavar="R", help="Branch, tag or commit of a hub model, as in NAME@R."),
             click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16 or float16."),
-            click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps."),
+            click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps, balanced."),
             click.option(
                 "--allow-pickle",
                 is_flag=True,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from nfinspect.experiments.norms import measured_norm
+from nfinspect.experiments.projection_weights import projection_weight
 from nfinspect.models import LayerSite, LoadedModel, UnsupportedModel, blocks, forward_batch
 from nfinspect.models.checks import first_input, first_tensor
 
@@ -190,17 +191,3 @@ def through(steps: tuple[Step, ...], directions: Tensor) -> Tensor:
             weight = projection_weight(step.module, step.name)
             directions = directions.to(weight.device) @ weight.float().T
     return directions
-
-
-def projection_weight(module: nn.Module, name: str) -> Tensor:
-    """The weight of a projection as [out, in], in its own dtype. Raises UnsupportedModel for packed weights."""
-    weight = getattr(module, "weight", None)
-    if isinstance(weight, Tensor) and weight.ndim == 2 and weight.is_floating_point():
-        if isinstance(module, Conv1D):
-            return weight.detach().T
-        if isinstance(module, nn.Linear):
-            return weight.detach()
-    raise UnsupportedModel(
-        f"expected plain weights at {name}, found a {type(module).__name__}: quantised weights and adapters cannot be "
-        "read as numbers; load the model without them"
-    )

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nfinspect.experiments.direct_path import path_to_logits, projection_weight, through
+from nfinspect.experiments.direct_path import path_to_logits, through
+from nfinspect.experiments.projection_weights import projection_weight
 from nfinspect.experiments.scales import scale_to_logits
 from nfinspect.models import LayerSite, LoadedModel
 from nfinspect_store.errors import RequestError

@@ -13,11 +13,16 @@ if TYPE_CHECKING:
 
 
 def quiet_transformers() -> None:
-    """No progress bars or warnings from transformers: stderr is for our own progress, and what matters is our error."""
-    from transformers.utils import logging
+    """No progress bars or warnings from transformers, nor from bitsandbytes, which warns of every product: stderr is
+    for our own progress, and what matters is our error.
+    """
+    import logging
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    from transformers.utils import logging as of_transformers
+
+    of_transformers.set_verbosity_error()  # type: ignore[no-untyped-call]
+    of_transformers.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def named_model(file: "RunFile", model: str | None, what: str) -> str:

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from nfinspect.analysis.ticks import Tick, silent
-from nfinspect.experiments.direct_path import projection_weight
 from nfinspect.experiments.perplexity import LOGIT_BYTES
+from nfinspect.experiments.projection_weights import projection_weight
 from nfinspect.experiments.run_model import without_edits
 from nfinspect.experiments.substitution import matching_sites
 from nfinspect.models import (

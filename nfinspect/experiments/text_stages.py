@@ -32,6 +32,7 @@ from nfinspect.models import (
     forward_batch,
     require_causal,
 )
+from nfinspect.models.structure import width_in
 from nfinspect_store.errors import RequestError
 from nfinspect_store.types import Layer
 
@@ -156,9 +157,8 @@ def _head(loaded: LoadedModel) -> LayerSite | None:
     name = next((name for name, module in loaded.model.named_modules() if module is head), None)
     if head is None or name is None:
         return None
-    weight = head.weight
-    assert isinstance(weight, Tensor)
-    return LayerSite("output", 0, name, weight.shape[1], "", "scale")
+    width = width_in(head)  # not of its weight, which is packed in a quantised model
+    return None if width is None else LayerSite("output", 0, name, width, "", "scale")
 
 
 def _report(values: Read, options: HealthOptions) -> NetworkReport:

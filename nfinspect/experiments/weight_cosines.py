@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nfinspect.analysis.chosen import chosen_layers
 from nfinspect.analysis.correlation import WeightCosines
-from nfinspect.experiments.direct_path import projection_weight
+from nfinspect.experiments.projection_weights import projection_weight
 from nfinspect.models import LayerSite, LoadedModel, find_sites
 from nfinspect.models.structure import width_in, width_out
 from nfinspect_store.addresses import Address

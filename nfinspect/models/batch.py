@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import structure
+from .devices import computes_on
 from .errors import UnknownToken
 
 
@@ -97,5 +98,4 @@ def check_ids(model: nn.Module, token_ids: Sequence[int], where: str) -> None:
 def embedding_device(model: nn.Module) -> torch.device:
     """The device on which token ids have to be for a forward pass."""
     embeddings = getattr(model, "get_input_embeddings", lambda: None)()
-    parameter = next((embeddings if embeddings is not None else model).parameters())
-    return parameter.device
+    return computes_on(embeddings if embeddings is not None else model)

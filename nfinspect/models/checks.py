@@ -13,12 +13,17 @@ from torch.utils.hooks import RemovableHandle
 
 from .compiled import modules_by_name
 from .errors import WrongSite
+from .quantised import is_quantised
 from .sites import LayerSite
 from .structure import width_in
 
 # Relative to the largest value compared. The same operation is repeated, so float32 only has to allow for another
 # order of summation; half precisions for a few units in the last place.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8, torch.bfloat16: 3e-2, torch.float16: 5e-3}
+
+_QUANTISED = 5e-2
+"""Of a quantised model: a projection may round what it is given by what else is in the batch, and only the first tokens
+are given again [own]."""
 
 
 def first_tensor(output: object) -> Tensor | None:
@@ -36,12 +41,15 @@ def first_input(args: tuple[object, ...], kwargs: dict[str, object]) -> Tensor |
     return None
 
 
-def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors hold the same values up to their dtype's rounding; NaN equals NaN (padding)."""
+def same(a: Tensor, b: Tensor, least: float = 0.0) -> bool:
+    """Whether two tensors hold the same values up to their dtype's rounding; NaN equals NaN (padding).
+
+    least: the smallest tolerance, relative to the largest value.
+    """
     if a.numel() != b.numel():
         return False
     a, b = a.detach().reshape(-1), b.detach().reshape(-1)
-    tolerance = max(_TOLERANCE.get(a.dtype, 1e-2), _TOLERANCE.get(b.dtype, 1e-2))
+    tolerance = max(least, _TOLERANCE.get(a.dtype, 1e-2), _TOLERANCE.get(b.dtype, 1e-2))
     a, b = a.float(), b.to(a.device).float()
     scale = float(torch.nan_to_num(b, nan=0.0, posinf=0.0, neginf=0.0).abs().max()) if b.numel() else 0.0
     return torch.allclose(a, b, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
@@ -61,6 +69,7 @@ class FirstPassCheck:
         self._read: dict[LayerSite, Tensor] = {}
         self._gate_output: dict[LayerSite, Tensor] = {}
         self._projected: dict[LayerSite, Tensor] = {}
+        self._least = _QUANTISED if is_quantised(model) else 0.0
         names = modules_by_name(model)
         for site in sites:
             if site.site == "resid":
@@ -129,7 +138,7 @@ class FirstPassCheck:
             with torch.no_grad():
                 again = first_tensor(module.forward(_sample(read)))
             deterministic = not (module.training and any(True for _ in module.children()))
-            if deterministic and (again is None or not same(again, sample)):
+            if deterministic and (again is None or not same(again, sample, self._least)):
                 raise WrongSite(
                     f"expected {site.module} of layer {site.layer}, applied to the values read, to repeat its "
                     "output, found another: a later hook changes the input, or the module is not a projection"

@@ -18,6 +18,7 @@ from .batch import body, embedding_device, padded, vocabulary
 from .errors import UnsupportedModel
 from .hub import one_line
 from .load import max_context
+from .quantised import is_quantised
 
 LONG, SHORT = 12, 5
 """Lengths of the two sequences that are run, in tokens [own]."""
@@ -28,6 +29,8 @@ LONG, SHORT = 12, 5
 _ALIKE = {torch.float64: 1e-9, torch.float32: 2e-5}
 _PADDED = {torch.float64: 1e-6, torch.float32: 1e-3}
 _HALF = 3e-2
+# Quantised projections may round what they are given by what else is in the batch: then _HALF in every precision.
+_QUANTISED: Mapping[torch.dtype, float] = {}
 
 # Raised by a forward() that wants other inputs than token ids. Not RuntimeError: that may come from the device.
 _MISFITS = (TypeError, ValueError, AttributeError, LookupError, AssertionError)
@@ -80,7 +83,8 @@ def _found_out(model: nn.Module) -> Dependence:
     long, short, other = ids[:most], ids[1 : 1 + min(SHORT, most - 1)], [*ids[: most - 1], ids[most]]
     try:
         alone = hidden_states(model, [long])
-        if not alike(alone[:, :-1], hidden_states(model, [other])[:, :-1], _ALIKE):
+        rounding = _QUANTISED if is_quantised(model) else _ALIKE
+        if not alike(alone[:, :-1], hidden_states(model, [other])[:, :-1], rounding):
             return Dependence(causal=False, right=False, left=False)
         wanted = alone[0], hidden_states(model, [short])[0]
     except _MISFITS as error:
@@ -101,7 +105,8 @@ def _is_exact(
         hidden = hidden_states(model, batch.inputs())
     except _MISFITS:  # a model that takes no mask, or not of this form, cannot be padded this way
         return False
-    return all(alike(hidden[row, batch.columns(row)], wanted[row], _PADDED) for row in (0, 1))
+    rounding = _QUANTISED if is_quantised(model) else _PADDED
+    return all(alike(hidden[row, batch.columns(row)], wanted[row], rounding) for row in (0, 1))
 
 
 def plain_ids(model: nn.Module, count: int) -> list[int]:

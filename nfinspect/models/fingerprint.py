@@ -22,6 +22,7 @@ from .dependence import plain_ids
 from .errors import OtherWeights
 from .forward import forward_batch
 from .loaded import LoadedModel
+from .quantised import is_quantised
 from .sites import blocks
 
 TOKENS = 16
@@ -152,7 +153,7 @@ def fingerprint(loaded: LoadedModel, like: Fingerprint | None = None) -> Fingerp
         layers=tuple(_sums(values) for values in outputs),
         model_type=loaded.model_type,
         dtype="tf32" if loaded.dtype == "float32" and _shortens(loaded) else loaded.dtype,
-        quantised=getattr(loaded.model.config, "quantization_config", None) is not None,
+        quantised=is_quantised(loaded.model),
     )
 
 

@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from nfinspect_store.paths import expanded
 
 from .adapters import load_adapter
-from .batch import vocabulary
+from .batch import embedding_device, vocabulary
 from .checkpoint import ADAPTER, CONFIG, TOKENIZERS, check_tokenizer_files, find_checkpoint
-from .devices import choose_device, move
+from .devices import choose_place, devices_of, move, spread_note
 from .errors import BrokenCheckpoint, ModelError, NonFiniteWeights, UnsupportedModel, WrongRevision
 from .gguf import check_gguf, gguf_types
 from .hub import full_name, one_line, resolve, split_revision
 from .loaded import LoadedModel
+from .quantised import check_packages, is_quantised, quantisation, unpack
 from .resident import Asked, resident
 from .sites import blocks
 from .weights import read_weights
@@ -41,7 +43,8 @@ def load_model(
     `revision`: of a hub model, as in `NAME@revision`; for a local adapter, of its base model. Weights are read from
     safetensors; pickles only with `allow_pickle`. Code from a checkpoint is never run. GGUF is dequantised. An adapter
     is merged into its base model, so that every neuron is where it is in any other model of the family.
-    `dtype` 'auto' is the checkpoint's own (float32 for a GGUF); `device` 'auto' is the first GPU if there is one.
+    `dtype` 'auto' is the checkpoint's own (float32 for a GGUF); `device` 'auto' is the first GPU if there is one,
+    'balanced' or 'sequential' all of them, and the main memory for what does not fit there.
     `eager_attention` makes attention weights available, slowly. `timeout`: seconds that the hub has for its first
     answer. In a backend: the model that it holds, and no other.
 
@@ -54,10 +57,15 @@ def load_model(
     name, revision = split_revision(str(name_or_dir), revision)
     if (staying := resident()) is not None:
         return staying.model(Asked(full_name(name, revision), dtype, device, eager_attention))
-    place = choose_device(device)
+    place = choose_place(device)
     path = resolve(name, revision, allow_pickle=allow_pickle, timeout=timeout)
     found = find_checkpoint(path, allow_pickle=allow_pickle)
     if found.kind == "adapter":
+        if isinstance(place, str):
+            raise ModelError(
+                f"expected one device for the adapter in {found.directory}, found --device {place}: it is merged into "
+                "its base model there"
+            )
         _above = (*_above, found.directory.resolve())  # adapters whose base model is still being loaded
         if _above[-1] in _above[:-1]:
             raise BrokenCheckpoint(
@@ -99,35 +107,47 @@ def load_model(
         options["dtype"] = torch.float32
     if eager_attention:
         options["attn_implementation"] = "eager"
-    quantised = not gguf and getattr(config, "quantization_config", None) is not None
-    if quantised:
+    method = None if gguf else quantisation(config)
+    if method is not None:
+        check_packages(method, found.directory)
+    if isinstance(place, str):
+        options["device_map"] = place
+    elif method is not None:
         # Quantised weights are packed for their device as they are read; .to() refuses them.
         options["device_map"] = {"": str(place)}
     model, notes = read_weights(found.directory, options)
     if gguf:
         kept = gguf_types(found.directory / found.file)
         notes.append(f"{found.file} holds {kept} weights: they are dequantised to {str(model.dtype)[6:]}")
-    if not quantised:
+    if method is not None:
+        used = "they are used as they are" if is_quantised(model) else f"they are dequantised to {str(model.dtype)[6:]}"
+        notes.append(f"{found.directory} holds weights quantised by {method}: {used}")
+    elif not isinstance(place, str):
         model = move(model, place)
     _refuse_non_finite(model)
     model.train(False)
-    return replace(in_memory(model, tokenizer, full_name(name, revision)), notes=tuple(notes))
+    loaded = in_memory(model, tokenizer, full_name(name, revision))
+    return replace(loaded, notes=(*notes, *loaded.notes))
 
 
 def in_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None = None) -> LoadedModel:
     """A model that the caller has loaded, as a LoadedModel. name: by default the one it was loaded by."""
     _, stack = blocks(model)
     config = model.config
+    unpack(model)
+    device, note = str(embedding_device(model)), spread_note(model)
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
         name=name or config.name_or_path or type(model).__name__,
         model_type=config.model_type,
-        device=str(next(model.parameters()).device),
+        device=device,
         dtype=str(model.dtype).removeprefix("torch."),
         max_context=max_context(config),
         layers=len(stack),
         pad_id=_pad_id(tokenizer, vocabulary(model)),
+        notes=(note,) if note else (),
+        devices=tuple(dict.fromkeys((device, *devices_of(model)))),
     )
 
 
@@ -187,11 +207,16 @@ def _adapted_tokenizer(directory: Path, base: LoadedModel) -> PreTrainedTokenize
 
 
 def _refuse_non_finite(model: PreTrainedModel) -> None:
-    # A format of one byte per weight is quantised: packed codes, not numbers to be compared.
+    # A format of one byte per weight is quantised, and so is a class of its own: packed codes, not numbers to be
+    # compared. Weights that are offloaded are read when they are needed: their values show in the first pass.
     named = [
         (name, weight.detach())
         for name, weight in model.named_parameters()
-        if weight.is_floating_point() and weight.numel() and weight.element_size() > 1
+        if type(weight) is nn.Parameter
+        and weight.device.type != "meta"
+        and weight.is_floating_point()
+        and weight.numel()
+        and weight.element_size() > 1
     ]
     # amax and amin propagate NaN and infinities, without a temporary of the weight's size; the flags come back from the
     # device in one copy.

@@ -12,7 +12,7 @@ class LoadedModel:
     `device` and `dtype` are those of the weights ('cuda:0', 'bfloat16'); `max_context` is the most tokens that a
     sequence may have, None if nothing limits it (Mamba, ALiBi); `layers` is the number of blocks; `pad_id` is a token
     id to fill padding with, whether or not the tokenizer has a padding token. `notes`: what the user should be told
-    about how it was loaded.
+    about how it was loaded. `devices`: all that it computes on, `device` first, if there are several.
     """
 
     model: PreTrainedModel
@@ -25,3 +25,9 @@ class LoadedModel:
     layers: int
     pad_id: int
     notes: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+
+    @property
+    def places(self) -> str:
+        """All devices that it computes on: `cuda:0, cuda:1`."""
+        return ", ".join(self.devices or (self.device,))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from nfinspect.model_files import lasting_name, weights_stamp
 
-from .devices import choose_device
+from .devices import choose_place
 from .errors import ModelError
 from .hub import full_name, split_revision
 from .loaded import LoadedModel
@@ -44,7 +44,7 @@ class ResidentModel:
                 f"this backend holds {found} in {loaded.dtype}, the command asks for {asked.dtype}: give it "
                 f"--dtype {loaded.dtype}, or start another backend"
             )
-        place, there = choose_device(asked.device), choose_device(held.device)
+        place, there = choose_place(asked.device), choose_place(held.device)
         if place != there:
             raise ModelError(
                 f"this backend's model is on {there}, the command asks for {place}: give it --device {there}"

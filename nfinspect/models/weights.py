@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from .errors import BrokenCheckpoint, ModelError, UnsupportedModel
 from .hub import one_line
+from .quantised import quantisation
 
 REPORTER = "transformers.modeling_utils"
 """The logger to which transformers reports what did not fit; its exception only refers to that report."""
@@ -24,7 +25,8 @@ def read_weights(directory: Path, options: dict[str, Any]) -> tuple[PreTrainedMo
     and ModelError for too little memory or a missing package.
     """
     report = _Report()
-    with _reported(report), _readable(directory, report):
+    method = None if "gguf_file" in options else quantisation(options["config"])
+    with _reported(report), _readable(directory, report, method):
         # Mismatched shapes are let through here, to be refused below with the names and both shapes.
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory, output_loading_info=True, ignore_mismatched_sizes=True, **options
@@ -90,7 +92,8 @@ def _reported(report: _Report) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _readable(directory: Path, report: _Report) -> Iterator[None]:
+def _readable(directory: Path, report: _Report, method: str | None) -> Iterator[None]:
+    """method: how the weights are quantised, if they are."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -99,14 +102,22 @@ def _readable(directory: Path, report: _Report) -> Iterator[None]:
         ) from error
     except ImportError as error:
         raise ModelError(
-            f"expected every package that this checkpoint needs, found one missing ({one_line(error)}): "
-            "quantised weights need their own"
+            f"expected every package that the weights in {directory} need, found one missing: {one_line(error)}"
         ) from error
     except Exception as error:
         if "Unrecognized configuration class" in str(error):
             kind = re.search(r"class '[\w.]*?(\w+)'", str(error))
             raise UnsupportedModel(
                 f"expected a causal language model in {directory}, found {kind[1] if kind else 'another kind of model'}"
+            ) from error
+        if "offload_folder" in str(error):
+            raise ModelError(
+                f"expected the GPUs and the main memory to hold the weights in {directory}, found too little: try "
+                "--dtype bfloat16, or a smaller model"
+            ) from error
+        if method is not None and not report.cause:
+            raise UnsupportedModel(
+                f"expected weights quantised by {method} that load here, found in {directory}: {one_line(error)}"
             ) from error
         raise BrokenCheckpoint(
             f"expected weights that transformers can load in {directory}, found {report.cause or one_line(error)}"

@@ -419,12 +419,18 @@ def test_pickle_is_refused_unless_allowed(saved: Path) -> None:
     ],
     ids=lambda packed: packed["quant_method"],
 )
-def test_quantised_weights_whose_package_is_missing_are_refused(saved: Path, packed: dict[str, object]) -> None:
+def test_quantised_weights_whose_package_is_missing_are_refused(
+    saved: Path, packed: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nfinspect.models.quantised.find_spec", lambda name: object() if name == "accelerate" else None)
     config = json.loads((saved / "config.json").read_text())
     (saved / "config.json").write_text(json.dumps({**config, "quantization_config": packed}))
-    with pytest.raises(ModelError, match="quantised weights need their own") as error:
+    with pytest.raises(ModelError, match="pip install ") as error:
         load_model(saved, device="cpu")
     one_line(error)
+    method = str(packed["quant_method"])
+    wanted = {"gptq": "optimum gptqmodel", "awq": "gptqmodel"}.get(method, method)
+    assert str(error.value).endswith(f": pip install {wanted}") and f"quantised by {method}" in str(error.value)
 
 
 def test_safetensors_win_over_a_pickle_beside_them(saved: Path) -> None:

@@ -1,0 +1,76 @@
+"""Models with quantised weights: whether one has them, and the packages that read them.
+
+What a quantised projection computes with is asked of the projection itself, never read off its packed codes
+(nfinspect.experiments.projection_weights).
+"""
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .batch import embedding_device
+from .errors import ModelError
+
+PACKAGES: Mapping[str, Mapping[str, str]] = {
+    "aqlm": {"aqlm": "aqlm"},
+    "auto-round": {"auto_round": "auto-round"},
+    "awq": {"gptqmodel": "gptqmodel"},
+    "bitsandbytes": {"bitsandbytes": "bitsandbytes"},
+    "compressed-tensors": {"compressed_tensors": "compressed-tensors"},
+    "eetq": {"kernels": "kernels"},
+    "gptq": {"optimum": "optimum", "gptqmodel": "gptqmodel"},
+    "hqq": {"hqq": "hqq"},
+    "quanto": {"optimum": "optimum", "optimum.quanto": "optimum-quanto"},
+    "torchao": {"torchao": "torchao"},
+    "vptq": {"vptq": "vptq"},
+}
+"""Of a quantisation method, the modules that transformers reads it with, and the packages to install for them.
+accelerate is needed for every method."""
+
+
+def quantisation(config: Any) -> str | None:
+    """The method of a config's quantised weights, as transformers calls it: `bitsandbytes`, `gptq`, …; None: plain."""
+    given = getattr(config, "quantization_config", None)
+    if given is None:
+        return None
+    known = given if isinstance(given, dict) else vars(given)
+    if known.get("load_in_4bit") or known.get("load_in_8bit"):
+        return "bitsandbytes"
+    method = known.get("quant_method")
+    return str(getattr(method, "value", method))
+
+
+def is_quantised(model: nn.Module) -> bool:
+    """Whether a model's projections have quantised weights, by its config."""
+    return getattr(getattr(model, "config", None), "quantization_config", None) is not None
+
+
+def check_packages(method: str, directory: Path) -> None:
+    """Raises ModelError that names the packages which this machine lacks for weights quantised by `method`."""
+    needed = {**PACKAGES.get(method, {}), "accelerate": "accelerate"}
+    missing = [package for module, package in needed.items() if not _installed(module)]
+    if missing:
+        raise ModelError(
+            f"expected the packages that read weights quantised by {method}, found no {' or '.join(missing)} for "
+            f"{directory}: pip install {' '.join(missing)}"
+        )
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that it is a part of
+        return False
+
+
+def unpack(model: nn.Module) -> None:
+    """Let compressed-tensors unpack the weights: it does so in the first pass of the whole model, and not in one of its
+    blocks alone.
+    """
+    if hasattr(model, "ct_decompress_hook"):
+        with torch.no_grad():
+            model(torch.zeros((1, 1), dtype=torch.long, device=embedding_device(model)))
