@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from nfinspect.analysis.classes import HealthOptions
 from nfinspect.analysis.distribution import percentiles
 from nfinspect.analysis.firing import firing_threshold
 from nfinspect.analysis.neurons import NeuronRow, neuron_row
@@ -147,9 +148,11 @@ class NeuronDetail:
         }
 
 
-def neuron_detail(run: RunTables, address: Address | str, window: int = WINDOW) -> NeuronDetail:
-    """One neuron of a run. window: tokens on either side of an example's. Raises RequestError when there is no such
-    neuron.
+def neuron_detail(
+    run: RunTables, address: Address | str, window: int = WINDOW, options: HealthOptions | None = None
+) -> NeuronDetail:
+    """One neuron of a run. window: tokens on either side of an example's; options: the thresholds of its class. Raises
+    RequestError when there is no such neuron.
     """
     layer, neuron = run.resolve(address)
     values = run.neuron(layer.layer, neuron, layer.site) if run.has_values else None
@@ -163,7 +166,7 @@ def neuron_detail(run: RunTables, address: Address | str, window: int = WINDOW) 
         fired = fired_on(run, layer, neuron, values)
         told = _told_by_values(run, values, fired)
     return NeuronDetail(
-        row=row,
+        row=row if options in (None, HealthOptions()) else neuron_row(run, layer, neuron, options),
         histogram=_linear(values) if values is not None else _signed_log(run, layer, neuron, row),
         top_examples=tuple(text for example, text in zip(examples, texts, strict=True) if example.kind == "top"),
         min_examples=tuple(text for example, text in zip(examples, texts, strict=True) if example.kind == "min"),

@@ -14,7 +14,7 @@ from nfinspect_store.errors import RequestError
 from nfinspect_store.reader import RunFile
 from nfinspect_store.schema import quoted
 from nfinspect_store.tables import RunTables
-from nfinspect_store.types import Layer
+from nfinspect_store.types import CLASSES, Layer
 
 RECOMPUTED = "recomputed_neurons"
 """The name in DuckDB of a table computed with other options than the run's own."""
@@ -83,13 +83,9 @@ def list_neurons(
     unknown site, class, layer, column or filter.
     """
     site = run.resolve_site(site)
-    where = Condition('"site" = ?', (site,))
+    where = _where(run, site, layer, filter)
     if cls is not None:
         where = where.both(Condition('"class" = ?', (check_class(cls),)))
-    if layer is not None:
-        where = where.both(Condition('"layer" = ?', (run.resolve_layer(layer, site).layer,)))
-    if filter is not None and filter.strip():
-        where = where.both(parse_filter(filter, run.marked if isinstance(run, RunFile) else no_sets))
     if offset < 0 or (limit is not None and limit < 0):
         raise RequestError(f"a page starts at 0 or later and has 0 rows or more, found offset {offset}, limit {limit}")
     order = f"{quoted(check_column(sort))} {'DESC' if descending else 'ASC'} NULLS LAST"
@@ -100,6 +96,31 @@ def list_neurons(
         total = cursor.execute(count, where.values).fetchall()[0][0]
         rows = cursor.execute(page, (*where.values, limit, offset)).fetchall()
     return NeuronPage(tuple(_row(row) for row in rows), int(total), offset)
+
+
+def count_classes(
+    run: RunTables,
+    site: str | None = None,
+    layer: int | None = None,
+    filter: str | None = None,  # noqa: A002
+    options: HealthOptions | None = None,
+) -> dict[str, int]:
+    """How many neurons of each class such a list holds; all of CLASSES are there. Raises what `list_neurons` does."""
+    site = run.resolve_site(site)
+    where = _where(run, site, layer, filter)
+    with _neurons(run, site, options) as (cursor, source):
+        query = f'SELECT "class", count(*) FROM {source} WHERE {where.sql} GROUP BY "class"'
+        held = dict(cursor.execute(query, where.values).fetchall())
+    return {name: int(held.get(name, 0)) for name in dict.fromkeys((*CLASSES, *held))}
+
+
+def _where(run: RunTables, site: str, layer: int | None, filter: str | None) -> Condition:  # noqa: A002
+    where = Condition('"site" = ?', (site,))
+    if layer is not None:
+        where = where.both(Condition('"layer" = ?', (run.resolve_layer(layer, site).layer,)))
+    if filter is not None and filter.strip():
+        where = where.both(parse_filter(filter, run.marked if isinstance(run, RunFile) else no_sets))
+    return where
 
 
 def neuron_row(run: RunTables, layer: Layer, neuron: int, options: HealthOptions | None = None) -> NeuronRow:

@@ -64,6 +64,7 @@ class CaptureRequest:
     limit_bytes: int | None = None
     allow_pickle: bool = False
     writers: Writers = "auto"  # threads that record and write
+    command: tuple[str, ...] = ()  # what was typed, kept in the run: with --resume it goes on
 
     def __post_init__(self) -> None:
         if self.where is not None and self.where.beyond is not None:

@@ -1,6 +1,7 @@
 """Which unfinished run a request resumes, and whether it is the same capture."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -31,12 +32,13 @@ HOW_ONLY = {
     "text",
     "edits",
     "edits_from",
+    "command",
 }
 """Fields of a request that do not decide what a run holds; prompts and texts are compared by their tokens, edits by the
 neurons and directions that they name (settings_of)."""
 
 
-KEPT_ONLY = {"files", "notes", "weights", "fingerprint"}
+KEPT_ONLY = {"files", "notes", "weights", "fingerprint", "command", "directory"}
 """Settings that do not decide what a run holds; the fingerprint is compared on its own (check_same_model)."""
 
 
@@ -71,6 +73,8 @@ def settings_of(request: CaptureRequest, prompts: Sequence[PromptIds], edits: Se
     settings |= {"files": files, "prompts_sha256": digest.hexdigest()}
     if edits:
         settings |= {"edits": [edit.to_json() for edit in edits], "edits_from": request.edits_from}
+    if request.command:
+        settings |= {"command": list(request.command), "directory": os.getcwd()}
     return settings
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from nfinspect import output
 from nfinspect.backend.hosting import hosted
@@ -149,6 +150,7 @@ def capture(
         limit_bytes=None if limit_bytes is None else byte_count(limit_bytes),
         where=None if where is None else parse_where(where),
         edits_from=start,
+        command=typed(click.get_current_context()),
         **options,
     )
     if only_estimate:
@@ -161,6 +163,28 @@ def capture(
             of_store = f" --store {shlex.quote(store)}" if store else ""
             there = f"nfinspect health {shlex.quote(path.stem)}{of_store}"
             output.note(f"captured {path.stem} ({size(path.stat().st_size)}): {there}")
+
+
+NOT_REPEATED = ("name", "store", "resume", "only_estimate", "as_json")
+"""Parameters of a capture that a command which goes on with it has of its own, or not at all."""
+
+
+def typed(context: click.Context) -> tuple[str, ...]:
+    """The command that was typed, as words; without its run and its store, which may be moved."""
+    words = [str(context.command.name)]
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        if name in NOT_REPEATED or context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        value = context.params[name]
+        if not isinstance(parameter, click.Option):
+            words.append(str(value))
+        elif parameter.is_flag:
+            words += [parameter.opts[0]] if value else []
+        else:
+            for one in value if parameter.multiple else (value,):
+                words += [parameter.opts[0], str(one)]
+    return tuple(words)
 
 
 def captured(request: "CaptureRequest") -> Path:

@@ -111,9 +111,12 @@ def neurons(
 @click.argument("address", metavar="L5/N123|@SET")
 @click.option("--examples", type=click.IntRange(min=0), default=5, show_default=True, help="Examples of each kind.")
 @site_option
+@health_options
 @store_option
 @json_option
-def neuron(run: str, address: str, examples: int, site: str | None, store: str | None, as_json: bool) -> None:
+def neuron(
+    run: str, address: str, examples: int, site: str | None, options: "HealthOptions", store: str | None, as_json: bool
+) -> None:
     """One neuron, or each of a @set: statistics, histogram, examples with their text, means by concept."""
     from dataclasses import replace
 
@@ -125,7 +128,7 @@ def neuron(run: str, address: str, examples: int, site: str | None, store: str |
 
         with opened(store, run) as file:
             chosen = [a for a in neurons_of(file, address) if site in (None, a.site)]
-            details = [neuron_detail(file, a) for a in chosen]
+            details = [neuron_detail(file, a, options=options) for a in chosen]
         for text in dict.fromkeys(n for d in details for n in (*d.notes, *filter(None, [d.about_values]))):
             output.note(text)
         if as_json:
@@ -137,7 +140,7 @@ def neuron(run: str, address: str, examples: int, site: str | None, store: str |
     if parsed.site and site and parsed.site != site:
         raise RequestError(f"expected one site, found two: {address} and --site {site}")
     with opened(store, run, committed=True) as file:
-        detail = neuron_detail(file, replace(parsed, site=parsed.site or site))
+        detail = neuron_detail(file, replace(parsed, site=parsed.site or site), options=options)
     for text in (*detail.notes, *filter(None, [detail.about_values])):
         output.note(text)
     if as_json:

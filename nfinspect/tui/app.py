@@ -278,7 +278,7 @@ class NfinspectApp(TypeAheadApp):
         names = [stop.pane.crumb if stop.pane is not None else (stop.run or "") for stop in self._trail.stops]
         if self._shown is not None:
             crumbs = self._base_screen.query_one(Breadcrumbs)
-            crumbs.put(names, self._shown.hint)
+            crumbs.put(names, self._shown.signed_hint)
 
     def to_runs(self) -> None:
         self._trail.go(self._trail.stops[:1])

@@ -1,15 +1,21 @@
-"""All binding ids, so that an unknown id in a keymap is reported."""
+"""All binding ids, and which of them work together, so that what is wrong in a keymap is reported."""
 
 from functools import cache
-from typing import Any
+
+from textual.dom import DOMNode
 
 from nfinspect.analyses import names
-from nfinspect.tui.keymap import known_ids
+from nfinspect.tui.keymap import Known, known_ids
 
 
 @cache
-def binding_ids(app: type[Any]) -> frozenset[str]:
+def binding_ids(app: type[DOMNode]) -> frozenset[str]:
     """Every binding id. app: the app's class, whose keys are included."""
+    return known_bindings(app).ids
+
+
+def known_bindings(app: type[DOMNode]) -> Known:
+    """Every binding id, and the places in which keys of a table, a pane and the app meet."""
     from nfinspect.tui.dialogs import Confirm, Picker
     from nfinspect.tui.help import HelpScreen
     from nfinspect.tui.panes.analyses import AnalysesPane
@@ -27,7 +33,9 @@ def binding_ids(app: type[Any]) -> frozenset[str]:
     from nfinspect.tui.panes.neuron import NeuronPane
     from nfinspect.tui.panes.neurons import NeuronsPane
     from nfinspect.tui.panes.overlap import OverlapPane
+    from nfinspect.tui.panes.record import RecordPane
     from nfinspect.tui.panes.runs import RunsPane
+    from nfinspect.tui.panes.schema import SchemaPane
     from nfinspect.tui.panes.sheet import SheetPane
     from nfinspect.tui.panes.sql import SqlPane
     from nfinspect.tui.panes.trace import TracePane
@@ -61,6 +69,10 @@ def binding_ids(app: type[Any]) -> frozenset[str]:
         LabPane,
         LogPane,
         SheetPane,
+        SchemaPane,
+        RecordPane,
     )  # the others add no keys of their own
     others = (app, PromptInput, Confirm, Picker, HelpScreen, PagedTable, TextPanel, TokenText, SqlEditor)
-    return known_ids((*others, *panes, *analyses, *map(pane_of, names())))
+    every: tuple[type[DOMNode], ...] = (*panes, *analyses, *map(pane_of, names()))
+    places = tuple((PagedTable, pane, app) for pane in every if pane is not CommandLine)
+    return Known(known_ids((*others, *every)), places)

@@ -6,6 +6,7 @@ A capture that is begun here is not attached: it outlives the app, and whoever o
 from __future__ import annotations
 
 import contextlib
+import shlex
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,9 @@ MODEL_OPTIONS = ("--revision", "--dtype", "--device")
 """Options of `capture` that say which model a backend is to hold; each has a value."""
 
 MODEL_FLAGS = ("--allow-pickle",)
+
+FROM_FILE = -1
+"""The number of a capture that only its run tells of."""
 
 KEPT_TOKENS = 400
 """Of the text that a capture writes."""
@@ -165,11 +169,43 @@ class Captures:
             self._known[Path(job.run).name.removesuffix(RUN_SUFFIX)] = job
 
     def left(self, run: str) -> JobState | None:
-        """The capture of a run whose backend was killed, or that failed or was cancelled; None if it is not known."""
+        """The capture of a run whose backend was killed, or that failed, was cancelled or interrupted; None if nobody
+        knows.
+        """
         beat, job = read_heartbeat(self._store / (run + RUN_SUFFIX)), self._known.get(run)
-        if job is None or (beat is not None and beat.alive):
+        if beat is not None and beat.alive:
             return None
+        if job is None:
+            return self._told_by(run)
         return job if beat is not None or job.state in ("failed", "cancelled") else None
+
+    def _told_by(self, run: str) -> JobState | None:
+        """The capture of an unfinished run, as the run tells of it; None if it does not, or is complete."""
+        from nfinspect_store.reader import RunFile
+
+        path = self._store / (run + RUN_SUFFIX)
+        try:
+            with RunFile.open(path) as file:
+                info, tokens = file.info, file.tokens
+        except NfinspectError:
+            return None
+        command, directory = info.settings.get("command"), info.settings.get("directory")
+        words = tuple(command) if isinstance(command, list) and all(isinstance(w, str) for w in command) else ()
+        if info.status == "complete" or words[:1] != ("capture",) or len(words) < 2 or not isinstance(directory, str):
+            return None
+        arguments = (*words, "--store", str(self._store.resolve()))
+        status = "interrupted" if info.status == "capturing" else info.status
+        line = f"{run} is {status}; what it had committed is kept"
+        return JobState(FROM_FILE, arguments, directory, "failed", run=str(path), line=line, done=tokens)
+
+    def resume_line(self, run: str) -> str:
+        """What a shell is told to go on with an unfinished run; empty if nobody knows."""
+        job = self.left(run)
+        if job is None:
+            return ""
+        elsewhere = job.directory and Path(job.directory) != Path.cwd()
+        there = f"cd {shlex.quote(job.directory)} && " if elsewhere else ""
+        return there + shlex.join(("nfinspect", *resuming(job)))
 
     def knows(self, run: str) -> bool:
         return run in self._known
@@ -226,14 +262,15 @@ class Captures:
         for watch in left:
             watch.close()
 
-    def resumed(self, job: JobState) -> tuple[str, ...]:
-        """The command that goes on with a capture, or makes it again if it had not even begun its run."""
-        arguments = tuple(word for word in job.arguments if word != "--resume")
-        if not job.run or not Path(job.run).exists():
-            return arguments
-        named = any(word == "--run" or word.startswith("--run=") for word in arguments)
-        run = () if named else ("--run", Path(job.run).name.removesuffix(RUN_SUFFIX))
-        return (*arguments, *run, "--resume")
+
+def resuming(job: JobState) -> tuple[str, ...]:
+    """The command that goes on with a capture, or makes it again if it had not even begun its run."""
+    arguments = tuple(word for word in job.arguments if word != "--resume")
+    if not job.run or not Path(job.run).exists():
+        return arguments
+    named = any(word == "--run" or word.startswith("--run=") for word in arguments)
+    run = () if named else ("--run", Path(job.run).name.removesuffix(RUN_SUFFIX))
+    return (*arguments, *run, "--resume")
 
 
 def _run_of(arguments: Sequence[str]) -> str:

@@ -169,4 +169,4 @@ def _rank(binding: Binding) -> int:
     place = (binding.id or "").split(".")[0]
     if binding.id == "app.help":
         return 0
-    return {"table": 1, "run": 3, "app": 4}.get(place, 2)
+    return {"table": 1, "classes": 3, "run": 3, "app": 4}.get(place, 2)

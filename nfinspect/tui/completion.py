@@ -1,5 +1,5 @@
 """Completion for the SQL console: tables after FROM and JOIN, otherwise columns of the tables in the statement, tables
-and keywords.
+and keywords. In strings and comments there is nothing to complete.
 """
 
 import re
@@ -33,10 +33,24 @@ WORDS = (
 
 _WORD = re.compile(r'[\w."*]*$')
 _AFTER_TABLE = re.compile(r"\b(?:from|join|describe|summarize)\s+(?:[\w.\"]+\s*,\s*)*$", re.IGNORECASE)
+_NO_CODE = re.compile(
+    r"""
+      '(?:[^']|'')*(?P<string>')?
+    | "(?:[^"]|"")*"?
+    | \$(?P<tag>\w*)\$.*?(?P<dollar>\$(?P=tag)\$|\Z)
+    | --[^\n]*(?P<line>\n)?
+    | /\*.*?(?P<comment>\*/|\Z)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+"""Strings, comments, and quoted names, each up to its end or that of the text."""
 
 
 def complete(text: str, tables: Mapping[str, tuple[str, ...]]) -> tuple[str, list[str]]:
     """The unfinished word at the end of `text`, and its completions. tables: their columns by name."""
+    if in_string_or_comment(text):
+        return "", []
+    text = _NO_CODE.sub(lambda found: found[0] if found[0].startswith('"') else " ", text)
     match = _WORD.search(text)
     word = match.group() if match else ""
     before = text[: len(text) - len(word)]
@@ -55,6 +69,15 @@ def complete(text: str, tables: Mapping[str, tuple[str, ...]]) -> tuple[str, lis
     found += [name for name in tables if name.lower().startswith(lowered) and name not in found]
     found += [w for w in WORDS if w.lower().startswith(lowered)]
     return word, found
+
+
+def in_string_or_comment(text: str) -> bool:
+    """Whether what is typed after `text` goes on with a string or a comment."""
+    found = list(_NO_CODE.finditer(text))
+    if not found or found[-1].end() < len(text) or found[-1][0].startswith('"'):
+        return False
+    last = found[-1]
+    return not (last["string"] or last["dollar"] or last["line"] or last["comment"])
 
 
 def _alias(text: str, alias: str) -> str:

@@ -7,7 +7,8 @@ The help screen (`?`) shows the ids. A file that cannot be read costs a message 
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from textual.binding import Binding
@@ -25,19 +26,47 @@ def keys_file() -> Path:
 
 def known_ids(classes: Iterable[type[DOMNode]]) -> frozenset[str]:
     """The ids of every binding of these classes and of what they inherit from."""
-    return frozenset(
-        binding.id
-        for cls in classes
-        for base in cls.__mro__
-        for binding in base.__dict__.get("BINDINGS", ())
-        if isinstance(binding, Binding) and binding.id is not None
-    )
+    return frozenset(str(binding.id) for cls in classes for binding in _bindings(cls))
 
 
-def read_keymap(path: Path, known: Callable[[], frozenset[str]]) -> tuple[dict[str, str], str | None]:
+@dataclass(frozen=True)
+class Known:
+    """Every binding id, and the places in which bindings meet: classes, the one that a key reaches first in front."""
+
+    ids: frozenset[str]
+    places: tuple[tuple[type[DOMNode], ...], ...] = ()
+
+
+def conflict(keymap: Mapping[str, str], places: Iterable[Sequence[type[DOMNode]]]) -> str:
+    """The first key that two ids have in one place because of the keymap, and which of them it obeys; empty if there
+    is none.
+    """
+    for place in places:
+        held = [(level, binding) for level, cls in enumerate(place) for binding in _bindings(cls)]
+        for level, binding in held:
+            for key in _keys(keymap.get(str(binding.id), "")):
+                for other_level, other in held:
+                    same = {*_keys(binding.key)} & {*_keys(other.key)}
+                    if other.id == binding.id or same or key not in _keys(keymap.get(str(other.id), other.key)):
+                        continue
+                    first = binding if level <= other_level else other
+                    return f"{key} is both {binding.id} and {other.id}: it does {first.id}"
+    return ""
+
+
+def _bindings(cls: type[DOMNode]) -> list[Binding]:
+    listed = (binding for base in cls.__mro__ for binding in base.__dict__.get("BINDINGS", ()))
+    return [binding for binding in listed if isinstance(binding, Binding) and binding.id is not None]
+
+
+def _keys(text: str) -> list[str]:
+    return [key.strip() for key in text.split(",") if key.strip()]
+
+
+def read_keymap(path: Path, known: Callable[[], Known]) -> tuple[dict[str, str], str | None]:
     """The keymap, and one line about what is wrong with the file, if anything is.
 
-    known: every binding id, called only if there is a file: it imports all panes and analyses.
+    known: called only if there is a file: it imports all panes and analyses.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -51,7 +80,10 @@ def read_keymap(path: Path, known: Callable[[], frozenset[str]]) -> tuple[dict[s
         return {}, f"{path} is not JSON ({error}): default keys are used"
     if not isinstance(entries, dict) or not all(isinstance(v, str) and v for v in entries.values()):
         return {}, f'{path}: expected {{"binding id": "keys"}}: default keys are used'
-    ids = known()
-    unknown = sorted(set(entries) - ids)
-    line = f"{path}: no binding has the id {unknown[0]!r}: press ? for the ids" if unknown else None
-    return {key: value for key, value in entries.items() if key in ids}, line
+    there = known()
+    unknown = sorted(set(entries) - there.ids)
+    keymap = {key: value for key, value in entries.items() if key in there.ids}
+    if unknown:
+        return keymap, f"{path}: no binding has the id {unknown[0]!r}: press ? for the ids"
+    clash = conflict(keymap, there.places)
+    return keymap, f"{path}: {clash}" if clash else None

@@ -10,17 +10,25 @@ from rich.cells import cell_len
 from nfinspect.present.numbers import count, number, percent
 from nfinspect.tui.cells import Cell, visible_in
 from nfinspect.tui.glyphs import Glyphs
+from nfinspect.tui.thresholds import DEFAULTS
 from nfinspect_store.types import ABSENT
 
 if TYPE_CHECKING:
+    from nfinspect.analysis.classes import HealthOptions
     from nfinspect.analysis.neuron import ExampleText
     from nfinspect.analysis.neurons import NeuronRow
 
 
-def why(row: NeuronRow, glyphs: Glyphs) -> str:
-    """Why the neuron has its class, in the terms of methods §2 and with its own figures."""
+def why(row: NeuronRow, glyphs: Glyphs, thresholds: HealthOptions | None = None) -> str:
+    """Why the neuron has its class, in the terms of methods §2 and with its own figures. thresholds: None for the
+    defaults.
+    """
+    chosen = thresholds or DEFAULTS
+    absolute = chosen.threshold_scale == "absolute"
     share = percent(row.dormancy, glyphs) if (row.dormancy or 0) < 1 else f"{number(row.dormancy, glyphs, 3)} times"
     of = "" if (row.dormancy or 0) >= 1 else " of"
+    relative = f"{share}{of} its layer's"
+    mean = number(row.mean_abs, glyphs) if absolute else relative
     tokens = f"{count(row.n, glyphs)} tokens"
     if row.cls == ABSENT:
         return "no token was routed to its expert"
@@ -30,18 +38,23 @@ def why(row: NeuronRow, glyphs: Glyphs) -> str:
         )
         if not row.mean_abs:
             return f"0 on all {tokens}{bound}"
+        of_layer = "" if absolute else " of its layer's mean |a|"
         peak = number(max(abs(row.min or 0.0), abs(row.max or 0.0)), glyphs)
-        return f"|a| at most {peak} on all {tokens}, below 1% of its layer's mean |a|{bound}"
+        return f"|a| at most {peak} on all {tokens}, {_below(chosen.threshold_missing, absolute)}{of_layer}{bound}"
     if row.cls == "saturated":
         return f"stuck: std {number(row.std, glyphs)} at a mean of {number(row.mean, glyphs)} over {tokens}"
     if row.cls == "sporadic":
         reached = f"reaches {number(row.max, glyphs)}"
         return f"rare and strong: {reached}, yet at or above its layer's mean |a| on under 1% of {tokens}"
     if row.cls == "missing":
-        return f"its mean |a| is {share} of its layer's, below 1%"
+        return f"its mean |a| is {mean}, {_below(chosen.threshold_missing, absolute)}"
     if row.cls == "weak":
-        return f"its mean |a| is {share} of its layer's, below 10%"
-    return f"its mean |a| is {share}{of} its layer's"
+        return f"its mean |a| is {mean}, {_below(chosen.threshold_weak, absolute)}"
+    return f"its mean |a| is {relative}"
+
+
+def _below(threshold: float, absolute: bool) -> str:
+    return f"below {threshold:g}" if absolute else f"below {100 * threshold:g}%"
 
 
 def strength_tone(value: float | None, strongest: float) -> str:

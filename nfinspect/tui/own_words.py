@@ -22,13 +22,13 @@ class Own:
 def read_own(app: type[App[Any]]) -> Own:
     """Both files. app: the app's class, whose keys are among those that can be changed."""
     from nfinspect.tui.aliases import aliases_file, read_aliases
-    from nfinspect.tui.keymap import keys_file, read_keymap
+    from nfinspect.tui.keymap import Known, keys_file, read_keymap
     from nfinspect.tui.navigate import TAKEN
 
-    def known() -> frozenset[str]:
-        from nfinspect.tui.bindings import binding_ids
+    def known() -> Known:
+        from nfinspect.tui.bindings import known_bindings
 
-        return binding_ids(app)
+        return known_bindings(app)
 
     keys, line = read_keymap(keys_file(), known)
     aliases, wrong = read_aliases(aliases_file(), TAKEN)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from nfinspect.analysis.classes import HealthOptions
     from nfinspect_store.types import Progress, Rank
 
 Completer = Callable[[str], tuple[str, Sequence[str]]]
@@ -18,7 +19,7 @@ MARKED = "marked.txt"
 
 @dataclass(frozen=True)
 class NeuronQuery:
-    """Which neurons a list holds, and in which order."""
+    """Which neurons a list holds, and in which order. options: the thresholds of the classes, None for the defaults."""
 
     site: str
     cls: str | None = None
@@ -26,6 +27,7 @@ class NeuronQuery:
     sort: str = "max"
     descending: bool = True
     filter: str | None = None
+    options: HealthOptions | None = None
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,14 @@ def _pane(name: str) -> Any:
             from nfinspect.tui.panes.sql import SqlPane
 
             return SqlPane
+        case "tables":
+            from nfinspect.tui.panes.schema import SchemaPane
+
+            return SchemaPane
+        case "record":
+            from nfinspect.tui.panes.record import RecordPane
+
+            return RecordPane
         case "analyses":
             from nfinspect.tui.panes.analyses import AnalysesPane
 

@@ -22,8 +22,8 @@ from nfinspect.present.numbers import percent
 from nfinspect.tui.requests import MARKED, NeuronQuery, PromptText, Standing, TraceRequest
 from nfinspect.tui.walking import TokenWalk
 from nfinspect_store.addresses import Address
-from nfinspect_store.console import Console
-from nfinspect_store.errors import RunBusy, StorageFull
+from nfinspect_store.console import Console, Table
+from nfinspect_store.errors import QueryError, RunBusy, StorageFull
 from nfinspect_store.heartbeat import being_written, read_heartbeat
 from nfinspect_store.query_result import QueryResult
 from nfinspect_store.reader import RunFile
@@ -32,6 +32,7 @@ from nfinspect_store.results import Result, run_results
 if TYPE_CHECKING:
     from nfinspect.analyses.analysis_spec import AnalysisSpec
     from nfinspect.analyses.kind_overlap import KindOverlap
+    from nfinspect.analysis.classes import HealthOptions
     from nfinspect.analysis.diff import Diff
     from nfinspect.analysis.neuron_examples import QuantileExamples
     from nfinspect.analysis.overlap import Overlap
@@ -50,6 +51,9 @@ ANSWERS = 64
 CLOSING = 60.0
 """Seconds that the file of a capture which has just ended is waited for: it is checkpointed before it is closed."""
 
+COUNTING = 2.0
+"""Seconds that the rows of a table may take to be counted: a view over billions of values takes longer."""
+
 
 class Session:
     """One open run. The SQL console, a second connection that sees nothing else, is opened when first used.
@@ -67,6 +71,8 @@ class Session:
         self._file: RunFile | None = None
         self.commits: int | None = None
         """How many commits the last question saw; None once the file is read."""
+        self.thresholds: HealthOptions | None = None
+        """Of the classes, as they were chosen in the app; None for the defaults."""
 
         self.name = run.name
         self.layers = run.layers
@@ -174,8 +180,20 @@ class Session:
             commits = run.commits if isinstance(run, RunUnderWay) else None
         return Standing(read_heartbeat(self._path), commits, self.tokens)
 
-    def health(self, site: str) -> health.NetworkReport:
-        return self._once(("health", site), lambda run: health.network_report(run, site))
+    def health(self, site: str, options: HealthOptions | None = None) -> health.NetworkReport:
+        chosen = options or health.DEFAULTS
+        return self._once(("health", site, options), lambda run: health.network_report(run, site, chosen))
+
+    def class_counts(self, query: NeuronQuery) -> Mapping[str, int]:
+        """How many neurons of each class the list would hold without its class."""
+
+        def counted(run: RunFile) -> Mapping[str, int]:
+            return neurons.count_classes(run, query.site, query.layer, query.filter, query.options)
+
+        if query.filter:  # sets change
+            with self._reading() as run:
+                return counted(run)
+        return self._once(("classes", query.site, query.layer, query.options), counted)
 
     def neurons(self, query: NeuronQuery, offset: int, limit: int) -> neurons.NeuronPage:
         with self._reading() as run:
@@ -189,10 +207,12 @@ class Session:
                 filter=query.filter,
                 limit=limit,
                 offset=offset,
+                options=query.options,
             )
 
-    def neuron(self, address: Address) -> neuron.NeuronDetail:
-        return self._once(("neuron", address), lambda run: neuron.neuron_detail(run, address, AROUND))
+    def neuron(self, address: Address, options: HealthOptions | None = None) -> neuron.NeuronDetail:
+        asked = ("neuron", address, options)
+        return self._once(asked, lambda run: neuron.neuron_detail(run, address, AROUND, options))
 
     def quantile_examples(self, address: Address) -> QuantileExamples:
         from nfinspect.analysis.neuron_examples import quantile_examples
@@ -276,8 +296,16 @@ class Session:
     def sql(self, statement: str) -> QueryResult:
         return self._open_console().run(statement)
 
-    def sql_tables(self) -> Mapping[str, tuple[str, ...]]:
+    def sql_tables(self) -> Mapping[str, Table]:
         return self._open_console().tables()
+
+    def table_rows(self, name: str) -> int | None:
+        """How many rows one of `sql_tables` has; None if it takes longer than COUNTING to count them."""
+        try:
+            counted = self._open_console().run(f"SELECT count(*) FROM {name}", timeout=COUNTING)
+            return int(counted.page(0, 1)[0][0])
+        except QueryError:
+            return None
 
     def _open_console(self) -> Console:
         with self._lock:

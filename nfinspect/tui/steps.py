@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from nfinspect.tui.requests import NeuronQuery
 
 if TYPE_CHECKING:
+    from nfinspect.analysis.classes import HealthOptions
     from nfinspect.analysis.neuron import NeuronDetail
     from nfinspect.tui.session import Session
     from nfinspect_store.addresses import Address
@@ -34,11 +35,14 @@ class Found:
 
 @dataclass(frozen=True)
 class Step:
-    """A question that `find` answers: which neuron is `step` places further than this one."""
+    """A question that `find` answers: which neuron is `step` places further than this one. options: the thresholds of
+    classes.
+    """
 
     address: Address
     steps: Steps
     step: int
+    options: HealthOptions | None = None
 
 
 def sizes_of(session: Session, site: str) -> dict[int, int]:
@@ -69,4 +73,4 @@ def find(session: Session, question: Step) -> Found:
         here = site or session.default_site
         neurons = sizes_of(session, here)[address.layer]
         address = Address(address.layer, max(0, min(neurons - 1, address.neuron + step)), site)
-    return Found(address, row, total, session.neuron(address))
+    return Found(address, row, total, session.neuron(address, question.options))

@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,6 +21,7 @@ from nfinspect_store.connect import add_run, first_line, locked, query_message
 from nfinspect_store.errors import QueryError, RunBusy, StoreError
 from nfinspect_store.heartbeat import being_written
 from nfinspect_store.layout import SCRATCH
+from nfinspect_store.query_place import place_of
 from nfinspect_store.query_result import Column, QueryResult
 from nfinspect_store.schema import EXPERTS, INTERNAL, PLANTED, PUBLIC, quoted
 
@@ -30,14 +32,34 @@ RESERVED = ("memory", "system", "temp", "main", SCRATCH)
 CLOSING = 10.0
 """Seconds that `close` waits for cancelled queries; DuckDB stops within milliseconds."""
 
+EXPLAIN = "EXPLAIN\n"
+
+NOT_THERE = (duckdb.BinderException, duckdb.CatalogException)
+
+HINTS = ("Did you mean", "Candidate bindings")
+"""How a line of DuckDB's begins that says what could have been meant."""
+
 READ_COLUMNS = """
-SELECT database_name, table_name, column_name FROM duckdb_columns() WHERE NOT internal
-ORDER BY database_name, table_name, column_index
+SELECT c.database_name, c.table_name, c.column_name, c.data_type, v.view_name IS NOT NULL AS is_view
+FROM duckdb_columns() c LEFT JOIN duckdb_views() v
+    ON (v.database_name, v.schema_name, v.view_name) = (c.database_name, c.schema_name, c.table_name)
+WHERE NOT c.internal ORDER BY c.database_name, c.table_name, c.column_index
 """
 
 _EXPLAIN = re.compile(
     r"(?:\s|--[^\n]*\n|/\*.*?\*/)*EXPLAIN\b(?:\s*\bANALYZE\b)?(?:\s*\([^)]*\))?", re.IGNORECASE | re.DOTALL
 )
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that queries can name, or a view. public: whether it is of the interface that does not change; columns:
+    names and types.
+    """
+
+    view: bool
+    public: bool
+    columns: Mapping[str, str]
 
 
 class Console:
@@ -82,11 +104,31 @@ class Console:
         timeout: seconds that each page may take. Raises QueryError for a refused statement, or one that DuckDB does not
         understand.
         """
-        statement = self._only_statement(sql)
-        with self.cursor(timeout) as cursor:
-            relation = cursor.sql(statement)
-            columns = tuple(Column(n, str(t)) for n, t in zip(relation.columns, relation.types, strict=True))
+        try:
+            statement = self._only_statement(sql)
+            with self.cursor(timeout) as cursor:
+                relation = cursor.sql(statement)
+                columns = tuple(Column(n, str(t)) for n, t in zip(relation.columns, relation.types, strict=True))
+        except QueryError as error:
+            error.place = self._place(sql, error)
+            raise
         return QueryResult(self, statement, columns, timeout)
+
+    def _place(self, sql: str, refused: QueryError) -> int | None:
+        """Where in the statement the error is. A name that is not there is pointed to only by a statement as a whole,
+        not by the relation that a query is here; EXPLAIN executes nothing.
+        """
+        told = str(refused.__cause__ or "")
+        if (found := place_of(sql, told)) is not None or not isinstance(refused.__cause__, NOT_THERE):
+            return found
+        explained = f"{EXPLAIN}{sql}"
+        with contextlib.suppress(duckdb.Error), self._connection.cursor() as cursor:
+            cursor.execute(f"USE {quoted(self.default)}")
+            try:
+                cursor.execute(explained)
+            except duckdb.Error as error:
+                found = place_of(explained, str(error))
+        return None if found is None else max(0, found - len(EXPLAIN))
 
     def interrupt(self) -> None:
         """Cancel every query that is running; each raises QueryError in its thread."""
@@ -94,16 +136,18 @@ class Console:
             for cursor in self._running:
                 cursor.interrupt()
 
-    def tables(self) -> dict[str, tuple[str, ...]]:
-        """Columns by table, for completion: public tables first, those of other runs prefixed with the run's name."""
+    def tables(self) -> dict[str, Table]:
+        """Tables by name, as a query writes it: public ones first, those of other runs prefixed with the run's name."""
         with self.cursor(None) as cursor:
             rows = cursor.execute(READ_COLUMNS).fetchall()
-        found: dict[str, tuple[str, ...]] = {}
+        found: dict[str, Table] = {}
         for run in self.names:
             for table in (*PUBLIC, EXPERTS, PLANTED, *INTERNAL):
-                columns = tuple(column for database, name, column in rows if (database, name) == (run, table))
-                if columns:
-                    found[table if run == self.default else f"{quoted(run)}.{table}"] = columns
+                here = [row[2:] for row in rows if row[:2] == (run, table)]
+                if here:
+                    name = table if run == self.default else f"{quoted(run)}.{table}"
+                    columns = {column: kind for column, kind, _ in here}
+                    found[name] = Table(bool(here[0][2]), table not in INTERNAL, columns)
         return found
 
     def close(self) -> None:
@@ -222,7 +266,7 @@ def _without_semicolon(sql: str) -> str:
 
 def _message(error: BaseException) -> str:
     """DuckDB's first line and its suggestion, without the excerpt and the caret."""
-    hint = next((line for line in str(error).splitlines()[1:] if line.startswith("Did you mean")), "")
+    hint = next((line for line in str(error).splitlines()[1:] if line.startswith(HINTS)), "")
     return f"{query_message(error)} {hint}".strip()
 
 

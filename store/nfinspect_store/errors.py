@@ -67,7 +67,9 @@ class NotInstalled(NfinspectError):
 
 
 class QueryError(NfinspectError):
-    """SQL that is refused, or that DuckDB cannot run."""
+    """SQL that is refused, or that DuckDB cannot run. place: the character of it that is wrong, if DuckDB says so."""
+
+    place: int | None = None
 
 
 class RequestError(NfinspectError):

@@ -13,6 +13,9 @@ from typing import Any, Protocol
 import duckdb
 import pyarrow as pa
 
+from nfinspect_store.errors import QueryError
+from nfinspect_store.query_place import place_of
+
 CHUNK = 1_000
 """The least number of rows that a page request computes: scrolling by a line must not run the query again."""
 
@@ -100,9 +103,13 @@ class QueryResult:
 
     def _fetch(self, offset: int, limit: int) -> list[tuple[Any, ...]]:
         # LIMIT around the statement, not a stream left half read: then DuckDB sorts only for the rows wanted.
-        with self._console.cursor(self._timeout) as cursor:
-            table = cursor.sql(self.sql).limit(limit, offset=offset).to_arrow_table()
-            return list(python_rows(table))
+        try:
+            with self._console.cursor(self._timeout) as cursor:
+                table = cursor.sql(self.sql).limit(limit, offset=offset).to_arrow_table()
+                return list(python_rows(table))
+        except QueryError as error:
+            error.place = place_of(self.sql, str(error.__cause__ or ""))
+            raise
 
     def batches(self, rows: int = 65_536) -> Iterator[pa.RecordBatch]:
         """The whole result as a stream of Arrow batches; the query runs once, in constant memory."""

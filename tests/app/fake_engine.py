@@ -23,10 +23,11 @@ from nfinspect.analysis.token_neurons import AtToken, LayerAtToken, TokenNeuron
 from nfinspect.analysis.trace import Trace, TraceRow
 from nfinspect.tui.requests import JobState, NeuronQuery, PromptText, TraceRequest
 from nfinspect.tui.walking import Opened, Strengths, WalkPrompt
+from nfinspect_store.console import Table
 from nfinspect_store.errors import NotARun, QueryError, RequestError, RunBusy
 from nfinspect_store.marks_file import MarksFile
 from nfinspect_store.token_text import whole_text
-from nfinspect_store.types import Layer, Progress, RunEntry, RunInfo, TokenRows
+from nfinspect_store.types import CLASSES, Layer, Progress, RunEntry, RunInfo, TokenRows
 
 HOSTILE = "\x1b[31mred\x1b[0m [/red] \u202eabc\u200b\x07 漢"
 CREATED = dt.datetime(2026, 11, 20, 12, 30)
@@ -146,6 +147,7 @@ class FakeSession:
     has_generated: bool = True
     under_way: bool = False
     commits: int | None = None
+    thresholds: Any = None
     total: int = 120_000
     token: str = " tulip"
     result: Any = None
@@ -166,7 +168,7 @@ class FakeSession:
     def ask_walk(self, question: Any, *args: Any, **kwargs: Any) -> Any:
         return getattr(self._walk, question.__name__)(*args, **kwargs)
 
-    def health(self, site: str) -> NetworkReport:
+    def health(self, site: str, options: Any = None) -> NetworkReport:
         self.calls.append(("health", site))
         layers = [
             make_layer_health(
@@ -184,6 +186,10 @@ class FakeSession:
         ]
         return report_of_layers(layers)
 
+    def class_counts(self, query: NeuronQuery) -> dict[str, int]:
+        layers = [r for r in self.health(query.site).layer_analyses if query.layer in (None, r.layer)]
+        return {name: sum(r.count(name) for r in layers) for name in CLASSES}
+
     def neurons(self, query: NeuronQuery, offset: int, limit: int) -> NeuronPage:
         self.calls.append(("neurons", query, offset))
         if query.filter == "foo>1":
@@ -196,7 +202,7 @@ class FakeSession:
         )
         return NeuronPage(rows, total, offset)
 
-    def neuron(self, address: Any) -> NeuronDetail:
+    def neuron(self, address: Any, options: Any = None) -> NeuronDetail:
         self.calls.append(("neuron", str(address)))
         r = row(address.layer, address.neuron, site=address.site or "mlp")
         means = tuple(
@@ -308,12 +314,15 @@ class FakeSession:
             raise QueryError("the query was interrupted")
         return self.result or FakeResult(1000)
 
-    def sql_tables(self) -> dict[str, tuple[str, ...]]:
+    def sql_tables(self) -> dict[str, Table]:
         return {
-            "neurons": ("layer", "neuron", "max"),
-            "tokens": ("token_idx", "token"),
-            "layers": ("site", "layer"),
+            "neurons": Table(False, True, {"layer": "INTEGER", "neuron": "INTEGER", "max": "FLOAT"}),
+            "tokens": Table(False, True, {"token_idx": "BIGINT", "token": "VARCHAR"}),
+            "layers": Table(False, True, {"site": "VARCHAR", "layer": "INTEGER"}),
         }
+
+    def table_rows(self, name: str) -> int | None:
+        return self.total
 
     def warm_up(self) -> None:
         self.calls.append(("warm_up",))
@@ -362,6 +371,9 @@ class FakeCaptures:
 
     def left(self, run: str) -> None:
         return None
+
+    def resume_line(self, run: str) -> str:
+        return ""
 
     def knows(self, run: str) -> bool:
         return False

@@ -109,9 +109,9 @@ class SlowSession(FakeSession):
 
     gate = threading.Event()
 
-    def neuron(self, address: Any) -> Any:
+    def neuron(self, address: Any, options: Any = None) -> Any:
         self.gate.wait(5)
-        return super().neuron(address)
+        return super().neuron(address, options)
 
 
 class SlowEngine(FakeEngine):

@@ -159,7 +159,7 @@ async def test_an_export_that_cannot_be_written_is_a_line(start: Start) -> None:
 
 async def test_a_bug_below_is_a_line_and_the_app_lives(start: Start) -> None:
     class Broken(FakeSession):
-        def health(self, site: str):  # type: ignore[no-untyped-def]
+        def health(self, site: str, options=None):  # type: ignore[no-untyped-def]
             raise ZeroDivisionError("division by\nzero")
 
     async with start(FakeEngine(session=Broken())) as app:

@@ -220,9 +220,6 @@ class LiveCaptures:
     def forget(self, watch: HeldWatch) -> None:
         pass
 
-    def resumed(self, job: JobState) -> tuple[str, ...]:
-        return job.arguments
-
     def begin(self, arguments: tuple[str, ...], directory: Path) -> tuple[JobAt, JobState]:
         self.begun += 1
         assert self.go_on.wait(60)

@@ -121,6 +121,36 @@ async def test_keys_are_remapped_by_id(start: Start, tmp_path: Path) -> None:
         assert app.crumbs.endswith("trace tulip")
 
 
+@pytest.mark.parametrize(
+    ("keymap", "told"),
+    [
+        ({"run.trace": "n"}, "n is both run.trace and run.neurons: it does run.trace"),
+        ({"run.trace": "j"}, "j is both run.trace and table.down: it does table.down"),
+        ({"neurons.filter": "f", "neurons.layer": "slash,f"}, "f is both neurons.filter and neurons.layer: it does"),
+        ({"app.log": "w"}, "w is both app.log and run.walk: it does run.walk"),
+        ({"run.trace": "f9", "run.overlap": "t"}, ""),
+        ({"neurons.filter": "slash,f", "runs.filter": "f"}, ""),
+    ],
+)
+async def test_a_key_that_is_given_twice_is_told(
+    start: Start, tmp_path: Path, keymap: dict[str, str], told: str
+) -> None:
+    keys = tmp_path / "config/nfinspect/keys.json"
+    keys.parent.mkdir(parents=True)
+    keys.write_text(json.dumps(keymap))
+    async with start(run=None) as app:
+        assert told in app.status and bool(told) == bool(app.status)
+
+
+async def test_the_key_does_what_is_told_of_it(start: Start, tmp_path: Path) -> None:
+    keys = tmp_path / "config/nfinspect/keys.json"
+    keys.parent.mkdir(parents=True)
+    keys.write_text(json.dumps({"run.trace": "n"}))
+    async with start() as app:
+        await app.press("n")
+        assert app.crumbs.endswith("trace tulip")
+
+
 async def test_a_broken_keys_file_is_a_line(start: Start, tmp_path: Path) -> None:
     keys = tmp_path / "config/nfinspect/keys.json"
     keys.parent.mkdir(parents=True)

@@ -100,9 +100,17 @@ async def test_export(start: Start, tmp_path: Path) -> None:
 
 async def test_zoom_shows_one_panel(start: Start) -> None:
     async with start() as app:
-        await app.press("n", "enter", "z")
-        assert app.pane.query_one("#examples").size.height >= 18
+        await app.press("n", "enter")
+        assert "zoomed" not in app.lines[0]
         await app.press("z")
+        assert app.pane.query_one("#examples").size.height >= 18
+        assert "zoomed (z)" in app.lines[0]
+        await app.press("escape")
+        assert "zoomed" not in app.lines[0], "of this pane only"
+        await app.press("left_square_bracket")
+        assert "zoomed (z)" in app.lines[0]
+        await app.press("z")
+        assert "zoomed" not in app.lines[0]
         assert app.pane.query_one("#examples").size.height < 12
 
 
@@ -130,7 +138,7 @@ async def test_figures_of_two_lines_hide_none(start: Start) -> None:
     engine = FakeEngine()
     neuron = engine.session.neuron
 
-    def sporadic(address: object) -> object:
+    def sporadic(address: object, options: object = None) -> object:
         found = neuron(address)
         return dataclasses.replace(found, row=dataclasses.replace(found.row, cls="sporadic"))
 
@@ -145,7 +153,7 @@ async def test_values_that_are_rounded_are_called_so_on_a_line_of_their_own(star
     engine = FakeEngine()
     neuron = engine.session.neuron
 
-    def rounded(address: object) -> object:
+    def rounded(address: object, options: object = None) -> object:
         return dataclasses.replace(neuron(address), precision="int8", worst_error=0.0293)
 
     async with start(engine) as app:
@@ -185,6 +193,26 @@ async def test_export_asks_before_it_replaces_a_file(start: Start, tmp_path: Pat
         await app.press("e", "enter")
         assert app.status == "wrote demo-L0-N0.json"
         assert kept.read_text() != "mine"
+
+
+async def test_an_export_into_a_directory_has_the_name_that_was_offered(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    async with start() as app:
+        await app.press("n", "enter", "e")
+        await app.type("out")
+        await app.press("enter")
+        assert app.status == "wrote out/demo-L0-N0.json" and (tmp_path / "out/demo-L0-N0.json").is_file()
+        await app.press("e")
+        await app.type("out/")
+        await app.press("enter")
+        assert app.status == "out/demo-L0-N0.json is there already: e and the same name again replaces it"
+        await app.press("e", "enter")
+        assert app.status == "wrote out/demo-L0-N0.json"
+        for name in ("nowhere/", "nowhere/x.json"):
+            await app.press("e")
+            await app.type(name)
+            await app.press("enter")
+            assert app.status == f"cannot write {name}: there is no such directory, make it first"
 
 
 def test_a_text_that_begins_before_its_window_says_so() -> None:
@@ -243,7 +271,7 @@ async def test_figures_are_whole_at_any_width(start: Start) -> None:
     wide = dict(mean=-1.234567e-7, std=123456.7, min=-98765.4, max=-1.234567e-5, mean_abs=4.321e9)
     note = "recorded are a few tokens only " * 30
 
-    def long(address: object) -> object:
+    def long(address: object, options: object = None) -> object:
         found = neuron(address)
         return dataclasses.replace(found, row=dataclasses.replace(found.row, **wide), notes=(note,))
 
@@ -267,7 +295,7 @@ async def test_the_signs_of_gate_and_up_stand_beside_the_examples(start: Start) 
         dataclasses.replace(layer, fires="gate", activation="silu") for layer in engine.session.layers
     )
 
-    def gated(address: object) -> object:
+    def gated(address: object, options: object = None) -> object:
         found = neuron(address)
         return dataclasses.replace(found, gates={e.token_idx: False for e in found.top_examples})
 

@@ -83,6 +83,17 @@ async def test_deleting_asks_first(start: Start) -> None:
         assert [row.name for row in app.pane.query_one(PagedTable)._pages[0]] == ["second"]
 
 
+async def test_what_is_being_written_is_refused_before_the_question(start: Start) -> None:
+    engine = FakeEngine(entry("live", status="capturing", progress=progress()))
+    async with start(engine, run=None) as app:
+        await app.press("d")
+        assert app.status == "live is being captured: p shows it, and x there cancels it; then d deletes its run"
+        assert "Delete the run" not in app.text and engine.deleted == []
+        engine.entries = (entry("sgd", kind="history", status="training", progress=progress()),)
+        await app.press("r", "d")
+        assert app.status == "the training sgd goes on: end it, then d deletes its history"
+
+
 async def test_deleting_an_open_run_closes_it(start: Start) -> None:
     engine = FakeEngine(entry("demo"))
     async with start(engine) as app:

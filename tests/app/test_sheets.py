@@ -90,7 +90,7 @@ async def test_a_trace_and_a_result_have_sheets(start: Start, store: Path) -> No
         assert sum(row.count for row in app.pane._rows) == 10
         await app.press("escape")
         await app.type(":sql SELECT layer, class FROM neurons WHERE site = 'mlp'")
-        await app.press("enter", "escape", "F", "enter")
+        await app.press("enter", "F", "enter")
         assert [(row.label, row.count) for row in app.pane._rows] == [("0", 64), ("1", 64), ("2", 64)]
         await app.press("enter")
         assert "the table has no filter for them" in app.status

@@ -88,8 +88,11 @@ def job_lines(seen: Seen, width: int, g: Glyphs) -> list[Cell | str]:
             facts["before it"] = _names(ahead, g)
         if behind := [one for one in status.queue if one.id > job.id]:
             facts["waiting"] = _names(behind, g)
-    if job.id == 0:  # its backend was killed before anybody here has seen it
-        facts = {"command": shlex.join(("nfinspect", *job.arguments))}
+    if job.id <= 0:  # nobody here has seen it before it ended
+        from nfinspect.tui.captures import resuming
+
+        facts = {"tokens": f"{job.done:,}"} if job.done else {}
+        facts["command"] = shlex.join(("nfinspect", *resuming(job)))
     pieces = [*_bar(job.done, job.total, width, g), *_facts(facts)]
     if seen.over:
         why = seen.lost or job.line.removeprefix("nfinspect: ") or job.state

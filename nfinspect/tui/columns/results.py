@@ -36,8 +36,8 @@ def result_columns(columns: Sequence[query_result.Column], rows: list[tuple[Any,
     return made
 
 
-def _cell(place: int, glyphs: Glyphs, row: tuple[Any, ...], width: int) -> Cell:
-    value = row[place]
+def value_cell(value: Any, glyphs: Glyphs) -> Cell:
+    """A value of a result, short enough for a column."""
     if value is None:
         return Cell("NULL", "dim")
     if isinstance(value, float):
@@ -45,3 +45,7 @@ def _cell(place: int, glyphs: Glyphs, row: tuple[Any, ...], width: int) -> Cell:
     if isinstance(value, bool | int):
         return Cell(str(value))
     return Cell(visible_in(str(value)[: LONGEST * WIDEST], glyphs))  # of a million characters no more than can be seen
+
+
+def _cell(place: int, glyphs: Glyphs, row: tuple[Any, ...], width: int) -> Cell:
+    return value_cell(row[place], glyphs)

@@ -103,8 +103,25 @@ def backend_lines(backends: Sequence[Status], g: Glyphs) -> list[Cell | str]:
     return pieces
 
 
-def about_run(run: RunEntry, g: Glyphs) -> list[Cell | str]:
-    """Two lines about a run: its progress, or what is wrong with it, or where it is."""
+def being_made(run: RunEntry) -> str:
+    """Why a run cannot be deleted now, and what to do: it is being written; empty if it is not."""
+    alive = run.progress is not None and run.progress.alive
+    if run.kind == "history":
+        return f"the training {run.name} goes on: end it, then d deletes its history" if alive else ""
+    if alive or run.status == "capturing":
+        return f"{run.name} is being captured: p shows it, and x there cancels it; then d deletes its run"
+    return ""
+
+
+def is_unfinished(run: RunEntry) -> bool:
+    """Whether the capture of a run has ended too soon, and may go on."""
+    return run.status in ("interrupted", "failed") and not run.problem and run.kind != "history"
+
+
+def about_run(run: RunEntry, g: Glyphs, resume: str = "") -> list[Cell | str]:
+    """Two lines about a run: its progress, or what is wrong with it, or how it goes on, or where it is. resume: the
+    command that goes on with it, if anybody knows.
+    """
     progress = run.progress
     if run.kind == "history" and not run.problem:
         words = f"training, step {progress.tokens_done:,}: " if progress is not None else "history of a training: "
@@ -130,4 +147,7 @@ def about_run(run: RunEntry, g: Glyphs) -> list[Cell | str]:
     if run.problem:
         return [Cell(run.problem, "bad")]
     edited = [Cell(f"edited: {run.edits}  ", "warn")] if run.edits else []
+    if is_unfinished(run):
+        how = "p, then r goes on with it" if resume else "the same capture command with --resume continues it"
+        return [Cell(f"{run.status}: {how}", "warn"), "\n", Cell(f"$ {resume}" if resume else str(run.path), "dim")]
     return [Cell(str(run.path), "dim"), "\n", *edited, Cell(run.model, "dim")]

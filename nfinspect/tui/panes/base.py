@@ -112,6 +112,7 @@ class Pane(Widget):
     DEFAULT_CSS = """
     Pane { height: 1fr; width: 1fr; layout: vertical; }
     Pane .panel { height: 1fr; }
+    Pane.-roomy Preview { display: block; }
     Pane.-zoom .-beside { display: none !important; }
     Pane.-zoom .-zoomed { height: 1fr !important; width: 1fr !important; max-width: 100% !important; }
     """
@@ -121,6 +122,9 @@ class Pane(Widget):
 
     SHORTER: ClassVar[int] = 16
     """Lines below which a pane is `-shorter`, too: what can be spared is hidden."""
+
+    ROOMY: ClassVar[int] = 27
+    """Lines from which a pane is `-roomy`: below a list there is room for what the row under the cursor is about."""
 
     TALL: ClassVar[int] = 34
     """Lines from which a pane is `-tall`: there is room for more than the table."""
@@ -177,6 +181,11 @@ class Pane(Widget):
     def hint(self) -> str:
         return ""
 
+    @property
+    def signed_hint(self) -> str:
+        """The hint, after the sign that panels are hidden."""
+        return f" {self.glyphs.dot} ".join(filter(None, ("zoomed (z)" if self.has_class("-zoom") else "", self.hint)))
+
     def sheet(self) -> Sheet | None:
         """The table of this place, for the sheets of its columns; None without one."""
         return None
@@ -198,6 +207,7 @@ class Pane(Widget):
         """Before the first layout, too: styling and laying out a pane twice takes as long as its answers do."""
         self.set_class(lines < self.SHORT, "-short", update=self.is_attached)
         self.set_class(lines < self.SHORTER, "-shorter", update=self.is_attached)
+        self.set_class(lines >= self.ROOMY, "-roomy", update=self.is_attached)
         self.set_class(lines >= self.TALL, "-tall", update=self.is_attached)
 
     def entered(self) -> None:
@@ -356,13 +366,17 @@ class Pane(Widget):
         if (export := self.export()) is None:
             self.hub.say("there is nothing to export yet", "warn")
         else:
-            name = self._may_replace or re.sub(r"[^\w.-]+", "-", export.name)
-            self.hub.ask(self, "export", "export to", self._export_to, name)
+            self.hub.ask(self, "export", "export to", self._export_to, self._may_replace or _file_name(export))
 
     def _export_to(self, name: str) -> None:
-        """Nothing is replaced unasked."""
+        """Nothing is replaced unasked. Into a directory it goes under the name that was offered."""
         export = self.export()
         if not name or export is None:
+            return
+        if os.path.isdir(expanded(name)):
+            name = os.path.join(name, _file_name(export))
+        if not os.path.isdir(expanded(name).parent) or name.endswith("/"):
+            self.hub.say(f"cannot write {name}: there is no such directory, make it first", "bad")
             return
         if name != self._may_replace and os.path.exists(expanded(name)):
             self._may_replace = name
@@ -378,6 +392,10 @@ class Pane(Widget):
 
     def action_zoom(self) -> None:
         """Show the focused panel alone (its siblings, at every level, are hidden), or all panels again."""
+        self._zoom()
+        self.hub.update_trail()
+
+    def _zoom(self) -> None:
         zoomed = self.has_class("-zoom")
         self.set_class(not zoomed, "-zoom")
         for widget in self.query(".-zoomed, .-beside"):
@@ -393,3 +411,8 @@ class Pane(Widget):
             if node.parent is not None:
                 for sibling in node.parent.children:
                     sibling.set_class(sibling is not node, "-beside")
+
+
+def _file_name(export: Export) -> str:
+    """The name that is offered, without what a shell would make something else of."""
+    return re.sub(r"[^\w.-]+", "-", export.name)

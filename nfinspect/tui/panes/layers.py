@@ -11,18 +11,19 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 
 from nfinspect.present.numbers import counted, fixed
-from nfinspect.tui import cells
+from nfinspect.tui import cells, thresholds
 from nfinspect.tui.cells import Cell, content, fit
 from nfinspect.tui.columns.layers import explanation, layer_columns, tone_of
 from nfinspect.tui.glyphs import level
+from nfinspect.tui.panes.classed import ClassedPane
 from nfinspect.tui.panes.exporting import Export, json_export
-from nfinspect.tui.panes.run_pane import RunPane
 from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 from nfinspect.tui.widgets.text_panel import TextPanel
 from nfinspect_store.edits import edits_text
 
 if TYPE_CHECKING:
+    from nfinspect.analysis.classes import HealthOptions
     from nfinspect.analysis.health import NetworkReport
     from nfinspect.tui.session import Session
 
@@ -40,14 +41,15 @@ LETTERS = {"dead": "D", "saturated": "S", "sporadic": "P", "missing": "M", "weak
 """The letter under a layer's block in the strip, so that the block's colour is not needed."""
 
 
-class LayersPane(RunPane):
+class LayersPane(ClassedPane):
     """The strip, the table, and in words what the score of the layer under the cursor is made of."""
 
     help_text = (
         "A layer's score is 1 minus what its dead (x1), saturated (x0.75), missing (x0.5), weak and "
         "sporadic (x0.25) neurons take. The strip has one block per layer, as tall as its score; the "
         "letter below names its firing pattern: D dead, S saturated, P sporadic, M missing, W weak; a normal "
-        "layer has its number there."
+        "layer has its number there. T changes the thresholds of the classes until the app ends, and reset "
+        "there restores them."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -70,6 +72,11 @@ class LayersPane(RunPane):
 
     follows = True
     _report: NetworkReport | None = None
+    _resume = ""
+    """The command that goes on with the capture, if it has ended too soon and anybody knows."""
+
+    _read_with: HealthOptions | None = None
+    """The thresholds by which the report on screen is made."""
 
     def __init__(self, session: Session, site: str | None = None) -> None:
         edited = " (edited)" if edits_text(session.info.settings) else ""
@@ -94,7 +101,7 @@ class LayersPane(RunPane):
 
     @property
     def equivalent(self) -> tuple[str, ...]:
-        return ("health", self.session.name, *self.site_option)
+        return ("health", self.session.name, *thresholds.arguments(self._read_with), *self.site_option)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return action != "site" or len(self.session.sites) > 1
@@ -110,25 +117,37 @@ class LayersPane(RunPane):
     def _share_lines(self) -> None:
         """If there is room for all rows of the table, it takes no more, and the reasons below it have what is left."""
         rows = self.table.total + 1
-        notes = self._report.notes if self._report is not None else ()
-        above = ABOVE + sum(-(-len(note) // max(1, self.size.width - 10)) for note in notes)
+        above = ABOVE + sum(-(-len(note) // max(1, self.size.width - 10)) for note in self._notes)
         below = self.table.total and not self.has_class("-wide") and not self.has_class("-shorter")
         few = bool(below) and rows + above + LEAST <= self.size.height
         self.table.styles.height = max(4, rows) if few else None
         self.query_one("#why").styles.height = "1fr" if few else None
 
     def entered(self) -> None:
-        if self._report is None:
+        if self._report is None or self._read_with != self.session.thresholds:
             self._read()
 
-    def _read(self) -> None:
-        self.load("health", partial(self.session.health, self.site), self._show, busy="reading the layers")
+    def _read(self, busy: str = "reading the layers") -> None:
+        chosen = self.session.thresholds
+        report = partial(self.session.health, self.site, chosen)
+        self.load("health", report, partial(self._show, chosen), partial(self._failed, chosen), busy=busy)
 
     def read_again(self) -> None:
-        self.load("health", partial(self.session.health, self.site), self._show)
+        self._read("")
 
-    def _show(self, report: NetworkReport) -> None:
-        self._report = report
+    def thresholds_changed(self) -> None:
+        self._read()
+
+    def _failed(self, chosen: HealthOptions | None, line: str) -> None:
+        self.say_failed(line)
+        if self._report is not None and chosen != self._read_with:  # thresholds that leave nothing to count
+            self.session.thresholds = self._read_with
+
+    def _show(self, chosen: HealthOptions | None, report: NetworkReport) -> None:
+        self._report, self._read_with = report, chosen
+        if self.session.info.status != "complete" and not self.session.under_way:
+            resume = partial(self.hub.engine.captures.resume_line, self.session.name)
+            self.load("resume", resume, self._put_resume, lambda line: None)
         self._draw_score()
         self._draw_strip()
         self.table.put_rows(report.layer_analyses)
@@ -136,6 +155,16 @@ class LayersPane(RunPane):
         self._explain()
         self.hub.update_trail()
         self.load("warmed", self.session.warm_up, lambda nothing: None)
+
+    def _put_resume(self, line: str) -> None:
+        self._resume = line
+        self._draw_score()
+
+    @property
+    def _notes(self) -> tuple[str, ...]:
+        own = thresholds.told(self._read_with)
+        notes = self._report.notes if self._report is not None else ()
+        return (own, *notes) if own else notes
 
     def _draw_score(self) -> None:
         report = self._report
@@ -157,7 +186,8 @@ class LayersPane(RunPane):
                 ),
                 f" = layers {fixed(p.mean_layer_score)} - {fixed(p.problematic_penalty)} problematic"
                 f" - {fixed(p.degradation_penalty)} fall\n",
-                *(piece for note in report.notes for piece in (Cell(note, "warn"), "\n")),
+                *self._how_to_go_on(),
+                *(piece for note in self._notes for piece in (Cell(note, "warn"), "\n")),
                 Cell(
                     f"{about}{report.problematic_layers} of {report.total_layers} layers with issues {g.dot} "
                     f"{counted(s.prompts, 'prompt')} {g.dot} {counted(s.tokens, 'token')} {g.dot} "
@@ -167,6 +197,13 @@ class LayersPane(RunPane):
                 *self._advice(report),
             )
         )
+
+    def _how_to_go_on(self) -> list[Cell | str]:
+        """Of a capture that has ended too soon, in a line: the live view has all of the command."""
+        if not self._resume:
+            return []
+        line = f":live, then r goes on: $ {self._resume}"
+        return [Cell(fit(line, max(10, self.size.width - 2), self.glyphs).rstrip(), "warn"), "\n"]
 
     def _advice(self, report: NetworkReport) -> list[Cell | str]:
         """The first recommendation in a line, where the panel that has all of them is small."""

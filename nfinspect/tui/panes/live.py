@@ -5,6 +5,7 @@ process read a file that one writes.
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -44,6 +45,7 @@ class LivePane(Pane):
         Binding("x", "cancel", "Cancel", id="live.cancel"),
         Binding("enter,l", "browse", "Browse", key_display="Enter", id="live.browse"),
         Binding("r", "resume", "Resume", id="live.resume"),
+        Binding("y", "copy", "Copy the command", show=False, id="live.copy"),
     ]
 
     def __init__(self, run: str = "", at: JobAt | None = None, job: JobState | None = None) -> None:
@@ -232,6 +234,18 @@ class LivePane(Pane):
         question = f"Cancel the capture of {self._run or 'a new run'}? What it has read is kept, and can be resumed."
         self.app.push_screen(Confirm(question), answered)
 
+    def action_copy(self) -> None:
+        """The command that goes on with a capture that has ended too soon; of another one the command that made it."""
+        from nfinspect.tui.captures import resuming
+
+        seen = self._seen
+        if seen is None or not seen.job.arguments:
+            self.hub.say("the command of this capture is not known here", "dim")
+            return
+        over = seen.over and seen.job.state != "done"
+        words = resuming(seen.job) if over else seen.job.arguments
+        self.hub.copy(shlex.join(("nfinspect", *words)))
+
     def action_browse(self) -> None:
         self.hub.open_run(self._run)
 
@@ -240,11 +254,25 @@ class LivePane(Pane):
         seen = self._seen
         if seen is None or self._resuming:
             return
+        from nfinspect.tui.captures import FROM_FILE, resuming
+
+        if seen.job.id != FROM_FILE:
+            self._resume(seen)
+            return
+        from nfinspect.tui.dialogs import Confirm
+
+        line = shlex.join(("nfinspect", *resuming(seen.job)))
+        question = f"Run what the file of this run says? {line}"
+        self.app.push_screen(Confirm(question), lambda yes: self._resume(seen) if yes else None)
+
+    def _resume(self, seen: Seen) -> None:
+        from nfinspect.tui.captures import resuming
+
         self.hub.release_unfinished()
         captures = self.hub.engine.captures
 
         def resumed() -> tuple[JobAt, JobState]:
-            return captures.begin(captures.resumed(seen.job), Path(seen.job.directory))
+            return captures.begin(resuming(seen.job), Path(seen.job.directory))
 
         self.load("resumed", resumed, self._resumed, self._not_resumed, busy="starting a backend", lasting=True)
         self.refresh_bindings()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,12 +12,13 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 
 from nfinspect.present.numbers import count, number, percent
+from nfinspect.tui import thresholds
 from nfinspect.tui.cells import Cell, fit, flowed, lines
 from nfinspect.tui.columns.neuron import concept_columns, example_columns
 from nfinspect.tui.columns.neurons import said_of
 from nfinspect.tui.neuron_text import why
+from nfinspect.tui.panes.classed import ClassedPane
 from nfinspect.tui.panes.exporting import Export, json_export
-from nfinspect.tui.panes.run_pane import RunPane
 from nfinspect.tui.places import place
 from nfinspect.tui.steps import Found, Step, Steps, find, sizes_of
 from nfinspect.tui.widgets.chart_box import ChartBox
@@ -26,6 +28,7 @@ from nfinspect.tui.widgets.text_block import TextBlock
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from nfinspect.analysis.classes import HealthOptions
     from nfinspect.analysis.neuron import ConceptMean, ExampleText, NeuronDetail
     from nfinspect.analysis.neuron_examples import QuantileExamples
     from nfinspect.tui.session import Session
@@ -45,7 +48,7 @@ which an ellipsis says.
 """
 
 
-class NeuronPane(RunPane):
+class NeuronPane(ClassedPane):
     """The detail of one neuron. J and K go on to its neighbours without a step in the breadcrumbs."""
 
     help_text = (
@@ -88,6 +91,9 @@ class NeuronPane(RunPane):
     _quantiles: QuantileExamples | None = None
     _told: tuple[str, str] | None = None
     _told_rows = 1
+    _read_with: HealthOptions | None = None
+    """The thresholds by which the neuron on screen has its class."""
+
     _view = 0
     _log_scale: bool | None = None
 
@@ -153,7 +159,7 @@ class NeuronPane(RunPane):
 
     @property
     def equivalent(self) -> tuple[str, ...]:
-        return ("neuron", self.session.name, str(self._address))
+        return ("neuron", self.session.name, str(self._address), *thresholds.arguments(self._read_with))
 
     def on_mount(self) -> None:
         self._read(0)
@@ -173,19 +179,25 @@ class NeuronPane(RunPane):
         if self._asked_step is not None:
             self._further = self._within(self._asked_step.step + self._further + step) - self._asked_step.step
             return
-        question = Step(self._address, self._steps, self._within(step))
+        question = Step(self._address, self._steps, self._within(step), self.session.thresholds)
         if (found := self._ahead.get(question)) is not None:
-            self._show(found)
+            self._show(question.options, found)
             return
         self._asked_step = question
         if question != self._looking_for:  # else it is on its way already
-            neuron = partial(find, self.session, question)
-            self.load("neuron", neuron, self._show, self._failed, busy=f"reading {self._address}")
+            neuron, show = partial(find, self.session, question), partial(self._show, question.options)
+            self.load("neuron", neuron, show, self._failed, busy=f"reading {self._address}")
 
     def read_again(self) -> None:
         self._ahead.clear()
         self._stays = True
         self._read(0)
+
+    def thresholds_changed(self) -> None:
+        self._asked_step, self._further = None, 0
+        if (query := self._steps.query) is not None:
+            self._steps = replace(self._steps, query=replace(query, options=self.session.thresholds))
+        self.read_again()
 
     def _within(self, step: int) -> int:
         """The step, cut to stay in the list: presses beyond its end need not be undone on the way back."""
@@ -198,7 +210,7 @@ class NeuronPane(RunPane):
 
     def _look_ahead(self) -> None:
         """The next neuron in the same direction, before it is asked for: holding J then costs a repaint only."""
-        question = Step(self._address, self._steps, self._direction)
+        question = Step(self._address, self._steps, self._direction, self.session.thresholds)
         if question not in self._ahead and question != self._looking_for:
             self._looking_for = question
             ahead = partial(find, self.session, question)
@@ -210,7 +222,7 @@ class NeuronPane(RunPane):
             self._ahead.pop(next(iter(self._ahead)))
         self._looking_for = None
         if question == self._asked_step:
-            self._show(found)
+            self._show(question.options, found)
 
     def _failed_ahead(self, line: str) -> None:
         """Nobody may have asked for it yet."""
@@ -224,7 +236,8 @@ class NeuronPane(RunPane):
             self.query_one("#figures", TextBlock).put(lines([[Cell(f"! {line}", "bad")]]))
         self.say_failed(line)
 
-    def _show(self, found: Found) -> None:
+    def _show(self, chosen: HealthOptions | None, found: Found) -> None:
+        self._read_with = chosen
         further, self._asked_step, self._further = self._further, None, 0
         self._put(found)
         if further:
@@ -326,8 +339,14 @@ class NeuronPane(RunPane):
         expert = "" if self._detail.expert is None else f" (expert {self._detail.expert})"
         width = max(20, self.size.width - 2)
         rows: list[list[Cell | str]] = [
-            [Cell(f"{self._address}{expert} {r.cls}", tone), f"{near}{roughly}: {why(r, g)}", Cell(mark, "accent")]
+            [
+                Cell(f"{self._address}{expert} {r.cls}", tone),
+                f"{near}{roughly}: {why(r, g, self._read_with)}",
+                Cell(mark, "accent"),
+            ]
         ]
+        if told := thresholds.told(self._read_with):
+            rows.append([Cell(told, "warn")])
         if noted:
             rows.append([Cell(noted, "accent")])
         rows += flowed([[figure] for figure in self._figures()], "  ", width)
@@ -390,6 +409,8 @@ class NeuronPane(RunPane):
     def entered(self) -> None:
         if self._detail is None and self._asked_step is None:  # it could not be read the last time
             self._read(0)
+        elif self._read_with != self.session.thresholds and self._asked_step is None:
+            self.thresholds_changed()
         self._draw_figures()
 
     def action_step(self, step: int) -> None:

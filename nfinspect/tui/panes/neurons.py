@@ -9,18 +9,21 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
 from nfinspect.present.numbers import count
+from nfinspect.tui import thresholds
 from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.neurons import neuron_columns, note_column
 from nfinspect.tui.panes.base import arranging_keys
+from nfinspect.tui.panes.classed import ClassedPane
 from nfinspect.tui.panes.exporting import Export
-from nfinspect.tui.panes.run_pane import RunPane
+from nfinspect.tui.panes.preview import Preview
 from nfinspect.tui.requests import NeuronQuery
 from nfinspect.tui.widgets.paged_table import PAGE, Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 from nfinspect_store.types import CLASSES
 
 if TYPE_CHECKING:
-    from nfinspect.analysis.health import NetworkReport
+    from collections.abc import Mapping
+
     from nfinspect.analysis.neurons import NeuronPage, NeuronRow
     from nfinspect.tui.session import Session
     from nfinspect.tui.sheets import Sheet
@@ -29,14 +32,15 @@ SHORT = ("all", "dead", "sat", "spo", "mis", "weak", "ok")
 """The tabs in 80 cells; the digit in front of each is its key."""
 
 
-class NeuronsPane(RunPane):
+class NeuronsPane(ClassedPane):
     """One list. What it holds and how it is ordered is a `NeuronQuery`; pages of it come from the store."""
 
     help_text = (
         "Dormancy is a neuron's mean |a| in units of its layer's. Filter with columns of the table "
         "neurons: max>4, class=dead, firing_rate<0.01 and max>3. Keys 0 to 6 choose all, dead, "
         "saturated, sporadic, missing, weak, normal. rate95 is the 95 % upper bound on the share of other "
-        "tokens on which a dead neuron comes alive."
+        "tokens on which a dead neuron comes alive. T changes the thresholds of the classes (missing and weak: of the "
+        "mean |a|, in units of the layer's or, with scale=absolute, as it is) until the app ends; reset restores them."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -57,14 +61,15 @@ class NeuronsPane(RunPane):
     DEFAULT_CSS = """
     NeuronsPane #tabs { height: auto; max-height: 2; padding: 0 1; }
     NeuronsPane #query { height: 1; padding: 0 1; }
+    NeuronsPane.-tall Preview { height: 13; }
     """
 
     follows = True
 
     def __init__(self, session: Session, site: str, *, cls: str | None = None, layer: int | None = None) -> None:
         super().__init__("neurons", session, site)
-        self._query = NeuronQuery(self.site, cls, layer)
-        self._counts: dict[str, int] | None = None
+        self._query = NeuronQuery(self.site, cls, layer, options=session.thresholds)
+        self._counts: Mapping[str, int] | None = None
         self._title()
 
     def _title(self) -> None:
@@ -83,6 +88,7 @@ class NeuronsPane(RunPane):
             *(("--filter", q.filter) if q.filter else ()),
             *("--sort", q.sort),
             *(() if q.descending else ("--asc",)),
+            *thresholds.arguments(q.options),
             *self.site_option,
         )
 
@@ -108,12 +114,19 @@ class NeuronsPane(RunPane):
         table.add_class("panel")
         table.marked = self.is_marked
         yield table
+        yield Preview(self)
 
     def on_mount(self) -> None:
         self._ask_again()
 
     def entered(self) -> None:
         self.marks_changed()  # elsewhere
+        self._look_at(again=True)
+        if self._query.options != self.session.thresholds:
+            self.thresholds_changed()
+
+    def thresholds_changed(self) -> None:
+        self._change(options=self.session.thresholds)
 
     def marks_changed(self) -> None:
         columns = self._columns()
@@ -123,7 +136,7 @@ class NeuronsPane(RunPane):
         self.table.refresh()
 
     def read_again(self) -> None:
-        self.load("counts", partial(self.session.health, self.site), self._count)
+        self._ask_counts()
         for offset in self.table.keep_in_sight():
             self._read_page(offset)
 
@@ -137,9 +150,14 @@ class NeuronsPane(RunPane):
         self._title()
         self.table.sorted_by = (self._query.sort, self._query.descending)
         self.table.reset()
-        self.load("counts", partial(self.session.health, self.site), self._count)
+        self._ask_counts()
         self._tabs()
         self.hub.update_trail()
+
+    def _ask_counts(self) -> None:
+        """How many neurons of each class the list would hold; why a filter cannot be read is said of its rows."""
+        query = self._query
+        self.load("counts", partial(self.session.class_counts, query), partial(self._count, query), lambda line: None)
 
     # answers
 
@@ -155,6 +173,11 @@ class NeuronsPane(RunPane):
         if query == self._query:
             self.table.put_page(offset, page.rows, page.total)
             self._tabs()
+            self._look_at(again=self.session.under_way)
+
+    def _look_at(self, *, again: bool = False) -> None:
+        row = self.table.current
+        self.query_one(Preview).look_at(self.address(row.layer, row.neuron) if row is not None else None, again=again)
 
     def _failed(self, offset: int, line: str) -> None:
         self.say_failed(line)
@@ -163,16 +186,18 @@ class NeuronsPane(RunPane):
             # a filter that cannot be read leaves the list that was there, and is offered again, to be mended
             self._unread = self._query.filter or ""
             self._query = self._good_query
+            self.session.thresholds = self._query.options
             self._title()
+            self._ask_counts()
             self._read_page(0)
 
     _good_query: NeuronQuery | None = None
     _unread = ""
 
-    def _count(self, report: NetworkReport) -> None:
-        layers = [r for r in report.layer_analyses if self._query.layer in (None, r.layer)]
-        self._counts = {name: sum(r.count(name) for r in layers) for name in CLASSES}
-        self._tabs()
+    def _count(self, query: NeuronQuery, counts: Mapping[str, int]) -> None:
+        if query == self._query:
+            self._counts = counts
+            self._tabs()
 
     def _tabs(self) -> None:
         g, q = self.glyphs, self._query
@@ -193,12 +218,17 @@ class NeuronsPane(RunPane):
         wanted = f"  where {q.filter}" if q.filter else ""
         marked = f"  {len(self.marks)} marked" if self.marks else ""
         at = f"  row {self.table.cursor + 1:,}" if self.table.total else ""
-        self.query_one("#query", TextBlock).put(content(order, where, Cell(wanted, "accent"), marked, Cell(at, "dim")))
+        told = thresholds.told(q.options)
+        own = (Cell(told, "warn"), "  ") if told else ()
+        self.query_one("#query", TextBlock).put(
+            content(*own, order, where, Cell(wanted, "accent"), marked, Cell(at, "dim"))
+        )
 
     # keys
 
     def on_paged_table_moved(self) -> None:
         self._tabs()
+        self._look_at()
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
         row = message.row
@@ -270,7 +300,8 @@ class NeuronsPane(RunPane):
     def export(self) -> Export:
         """The list, or the rows of all marked neurons."""
         if self.marks:
-            marked = NeuronQuery(self.site, sort=self._query.sort, descending=self._query.descending, filter="@marked")
+            q = self._query
+            marked = NeuronQuery(self.site, sort=q.sort, descending=q.descending, filter="@marked", options=q.options)
             return Export(f"{self.session.name}-marked.csv", partial(_write, session=self.session, query=marked))
         return Export(f"{self.session.name}-neurons.csv", partial(_write, session=self.session, query=self._query))
 

@@ -11,7 +11,7 @@ from textual.content import Content
 
 from nfinspect.present.numbers import size
 from nfinspect.tui.cells import content
-from nfinspect.tui.columns.runs import about_run, backend_lines, run_columns, welcome
+from nfinspect.tui.columns.runs import about_run, backend_lines, being_made, is_unfinished, run_columns, welcome
 from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.places import place
 from nfinspect.tui.widgets.paged_table import PagedTable
@@ -37,8 +37,8 @@ class RunsPane(Pane):
     help_text = (
         "Each run is one capture of one model: one DuckDB file in the store. A run that a backend captures opens "
         "like any other, as far as it is committed. One that another process captures shows its progress, and opens "
-        "when it has finished; p shows how far it is. c captures. A training that a "
-        "FiringMonitor watches is a history: Enter shows it, live. Space marks runs, O compares the marked ones."
+        "when it has finished; p shows how far it is, and how one that was interrupted goes on. c captures. A training "
+        "that a FiringMonitor watches is a history: Enter shows it, live. Space marks runs, O compares the marked ones."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -85,6 +85,8 @@ class RunsPane(Pane):
     def __init__(self, crumb: str) -> None:
         super().__init__(crumb)
         self._marked: dict[str, None] = {}
+        self._resume: dict[RunEntry, str] = {}
+        """The commands that go on with unfinished runs, as far as they were asked for."""
 
     @property
     def equivalent(self) -> tuple[str, ...]:
@@ -159,9 +161,22 @@ class RunsPane(Pane):
 
     def _about(self) -> None:
         run = self.table.current
-        self.query_one("#about", TextBlock).put(
-            content(*about_run(run, self.glyphs)) if run is not None else Content("")
-        )
+        block = self.query_one("#about", TextBlock)
+        if run is None:
+            block.put(Content(""))
+            return
+        block.put(content(*about_run(run, self.glyphs, self._resume.get(run, ""))))
+        if is_unfinished(run) and run not in self._resume:
+            self.load(
+                "resume",
+                partial(self.hub.engine.captures.resume_line, run.name),
+                partial(self._put_resume, run),
+                lambda line: None,
+            )
+
+    def _put_resume(self, run: RunEntry, line: str) -> None:
+        self._resume[run] = line
+        self._about()
 
     def _deleted(self, name: str) -> None:
         self.hub.say(f"deleted {name}", "good")
@@ -195,6 +210,7 @@ class RunsPane(Pane):
 
         run = self.table.current
         known = run is not None and (run.progress is not None or self.hub.engine.captures.knows(run.name))
+        known = known or (run is not None and bool(self._resume.get(run)))
         if run is not None and known and run.kind != "history" and run.status != "complete":
             self.hub.follow(run.name)
             return
@@ -226,6 +242,9 @@ class RunsPane(Pane):
     def action_delete(self) -> None:
         run = self.table.current
         if run is None:
+            return
+        if busy := being_made(run):
+            self.hub.say(busy, "warn")
             return
         from nfinspect.tui.dialogs import Confirm
 

@@ -13,18 +13,24 @@ from textual.binding import Binding, BindingType
 from nfinspect.present.numbers import counted
 from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.results import result_columns
-from nfinspect.tui.completion import complete
+from nfinspect.tui.completion import complete, in_string_or_comment
+from nfinspect.tui.panes.base import one_line
 from nfinspect.tui.panes.exporting import Export
 from nfinspect.tui.panes.run_pane import RunPane
+from nfinspect.tui.places import place
 from nfinspect.tui.typed_history import append_history, history_file, read_history
 from nfinspect.tui.widgets.paged_table import PAGE, PagedTable
 from nfinspect.tui.widgets.sql_editor import SqlEditor
 from nfinspect.tui.widgets.text_block import TextBlock
+from nfinspect_store.errors import QueryError
 
 if TYPE_CHECKING:
     from nfinspect.tui.session import Session
     from nfinspect.tui.sheets import Sheet
+    from nfinspect_store.console import Table
     from nfinspect_store.query_result import QueryResult
+
+    Answer = tuple[QueryResult, list[tuple[Any, ...]]]
 
 FIRST = "SELECT site, class, count(*) AS neurons, max(max) AS strongest FROM neurons GROUP BY ALL ORDER BY ALL;"
 
@@ -38,14 +44,17 @@ class SqlPane(RunPane):
 
     help_text = (
         "One reading statement (SELECT, FROM, DESCRIBE, SUMMARIZE, PIVOT ...). Tables: run, layers, "
-        "prompts, tokens, activations(site, layer, neuron, token_idx, value), neurons, layer_health. "
-        "Enter after a semicolon runs; ctrl+r runs anywhere."
+        "prompts, tokens, activations(site, layer, neuron, token_idx, value), neurons, layer_health; ^o shows them all "
+        "with their columns. Enter after a semicolon runs; ^r runs anywhere. Of the result, Enter on a row that has a "
+        "layer and a neuron opens the neuron, on another one its whole values, as v does on any."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back_off", "Out", key_display="Esc", id="sql.escape"),
         Binding("ctrl+c", "cancel", "Cancel the query", show=False, id="sql.cancel"),
         Binding("i", "edit", "Edit", id="sql.edit"),
+        Binding("ctrl+o,f2", "tables", "Tables", key_display="^o", id="sql.tables"),
+        Binding("v", "record", "Whole row", id="sql.row"),
         Binding("y", "copy", "Copy the row", show=False, id="sql.copy"),
         Binding("e", "export", "Export", id="sql.export"),
     ]
@@ -100,6 +109,7 @@ class SqlPane(RunPane):
         self.load("tables", self.session.sql_tables, self._put_tables)
         self._tell("Enter after ; runs    ^r runs    Tab completes    Up, Down: earlier statements")
         if self._statement:
+            self.last_focus = self.table  # what was asked for after `:` is an answer, not a text to type on
             self._run()
         else:
             self.editor.select_all()  # an example: Enter runs it, typing replaces it
@@ -124,10 +134,15 @@ class SqlPane(RunPane):
         self.hub.say("")  # an error was about the statement before
         self._busy, self._started = True, time.monotonic()
         self._tell("running: Esc cancels", "accent")
-        self.load("result", partial(_answer, self.session, statement), self._show, self._failed)
+        self.load("result", partial(_answer, self.session, statement), partial(self._answered, statement), self._failed)
 
-    def _show(self, answer: tuple[QueryResult, list[tuple[Any, ...]]]) -> None:
-        result, rows = answer
+    def _answered(self, statement: str, answer: Answer | QueryError) -> None:
+        if isinstance(answer, QueryError):
+            self._refused(statement, answer)
+        else:
+            self._show(*answer)
+
+    def _show(self, result: QueryResult, rows: list[tuple[Any, ...]]) -> None:
         self._busy = False
         self._took = time.monotonic() - self._started
         self._result = result
@@ -172,10 +187,25 @@ class SqlPane(RunPane):
             self.table.widen(result_columns(result.columns, rows, self.glyphs))
             self.table.put_page(offset, rows, self._total(result, max(self.table.total - 1, offset + len(rows))))
 
-    def _failed(self, line: str) -> None:
+    def _failed(self, line: str, where: str = "") -> None:
         self._busy = False
-        self._tell("no result for the statement above")
+        self._tell(f"no result for the statement above{where}")
         self.say_failed(line)
+
+    def _refused(self, statement: str, error: QueryError) -> None:
+        """The statement stays, with the keys and the cursor on what is wrong."""
+        editor = self.editor
+        where = ""
+        at = error.place
+        if at is not None and editor.text.strip() == statement:
+            before = editor.text[: len(editor.text) - len(editor.text.lstrip()) + at]
+            row, column = before.count("\n"), len(before) - before.rfind("\n") - 1
+            editor.move_cursor((row, column))
+            where = f": see line {row + 1}, column {column + 1}"
+        self.last_focus = editor  # the pane may just be coming on screen
+        if self.hub.screen.focused is self.table:
+            editor.focus()
+        self._failed(one_line(error), where)
 
     def _failed_page(self, offset: int, line: str) -> None:
         self.table.fail(offset, line)
@@ -196,8 +226,14 @@ class SqlPane(RunPane):
         self._history = statements + self._history
         self._place = len(self._history)
 
-    def _put_tables(self, tables: Mapping[str, tuple[str, ...]]) -> None:
-        self._tables = tables
+    def _put_tables(self, tables: Mapping[str, Table]) -> None:
+        self._tables = {name: tuple(table.columns) for name, table in tables.items()}
+
+    def _insert(self, name: str) -> None:
+        """A name from the list of tables, in the place of what is selected."""
+        start, end = sorted(self.editor.selection)
+        self.editor.replace(name, start, end, maintain_selection_offset=False)
+        self.editor.focus()
 
     def on_sql_editor_recall(self, message: SqlEditor.Recall) -> None:
         place = self._place + message.step
@@ -221,7 +257,7 @@ class SqlPane(RunPane):
             old, self._offered = complete(before, self._tables or {})
             self._tab = 0
             if not self._offered:
-                if before.split() and before[-1:].isspace() or not before:
+                if not in_string_or_comment(before) and (not before or before.split() and before[-1:].isspace()):
                     self.screen.focus_next()
                 else:
                     self._tell("nothing to complete here")
@@ -243,12 +279,14 @@ class SqlPane(RunPane):
             self._count_up()
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
-        """A row that names a neuron opens it; if several sites have such a neuron, the site is asked for."""
+        """A row that names a neuron opens it, another one its values. If several sites have such a neuron, the site is
+        asked for.
+        """
         names = [c.name.lower() for c in self._result.columns] if self._result is not None else []
         row = dict(zip(names, message.row, strict=False))
         layer, neuron, site = row.get("layer"), row.get("neuron"), row.get("site")
         if not (isinstance(layer, int) and isinstance(neuron, int)):
-            self.hub.say("a row with the columns layer and neuron (and site) opens that neuron", "dim")
+            self.action_record()
             return
         sites = [x.site for x in self.session.layers if x.layer == layer and 0 <= neuron < x.neurons]
         if site is not None:
@@ -278,6 +316,16 @@ class SqlPane(RunPane):
         elif self.editor.has_focus and self.editor.selected_text:
             self.hub.copy(self.editor.selected_text)
 
+    def action_record(self) -> None:
+        result, row = self._result, self.table.current
+        if result is None or row is None:
+            self.hub.say("there is no row yet", "dim")
+            return
+        self.hub.into(place("record", self.session, result, self.table.cursor, row), self.session.name)
+
+    def action_tables(self) -> None:
+        self.hub.into(place("tables", self.session, self._insert), self.session.name)
+
     def action_edit(self) -> None:
         self.editor.focus()
 
@@ -291,11 +339,14 @@ class SqlPane(RunPane):
         return Export(f"{self.session.name}-result.csv", partial(_export, result=self._result))
 
 
-def _answer(session: Session, statement: str) -> tuple[QueryResult, list[tuple[Any, ...]]]:
-    """In a worker."""
+def _answer(session: Session, statement: str) -> Answer | QueryError:
+    """In a worker. An error is kept whole: it says where in the statement it is."""
     append_history(history_file("sql"), statement)
-    result = session.sql(statement)
-    return result, result.page(0, PAGE)
+    try:
+        result = session.sql(statement)
+        return result, result.page(0, PAGE)
+    except QueryError as error:
+        return error
 
 
 def _export(name: str, result: QueryResult) -> str:

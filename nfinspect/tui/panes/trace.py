@@ -14,6 +14,7 @@ from nfinspect.tui.listing import ASCENDING, Listing
 from nfinspect.tui.panes.base import arranging_keys
 from nfinspect.tui.panes.choices import TracedPane, notes_of
 from nfinspect.tui.panes.exporting import Export, json_export
+from nfinspect.tui.panes.preview import Preview
 from nfinspect.tui.panes.sorted_rows import ACTIONS, SortedRows, SortingKeys
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
@@ -30,6 +31,9 @@ LISTING = Listing(
     order=("rank", False),
     empty="no neurons",
 )
+
+ABOVE, TEXTS = 4, 9
+"""Lines above the table, and those that texts need below it."""
 
 
 class TracePane(SortingKeys, TracedPane):
@@ -57,6 +61,7 @@ class TracePane(SortingKeys, TracedPane):
     DEFAULT_CSS = """
     TracePane #choices { height: auto; max-height: 8; padding: 0 1; }
     TracePane.-shorter #choices { max-height: 4; }
+    TracePane.-roomy Preview { height: 1fr; }
     """
 
     _trace: Trace | None = None
@@ -73,6 +78,7 @@ class TracePane(SortingKeys, TracedPane):
         table.add_class("panel")
         table.marked = self.is_marked
         yield table
+        yield Preview(self)
 
     @property
     def equivalent(self) -> tuple[str, ...]:
@@ -131,7 +137,29 @@ class TracePane(SortingKeys, TracedPane):
     def _arrange(self) -> None:
         self.rows.put(self.rows.arranger()(self._trace) if self._trace is not None else None)
         self._draw_choices()
+        self._share_lines()
+        self._look_at()
         self.refresh_bindings()
+
+    def on_resize(self) -> None:
+        self._share_lines()
+
+    def entered(self) -> None:
+        self._look_at(again=True)
+
+    def _zoom(self) -> None:
+        super()._zoom()
+        self._share_lines()
+
+    def _share_lines(self) -> None:
+        """Where there is room, the table takes what its rows need, and the texts below it the rest."""
+        roomy = self.size.height >= self.ROOMY and not self.has_class("-zoom") and self.table.total
+        most = self.size.height - ABOVE - TEXTS
+        self.table.styles.height = max(4, min(self.table.total + 1, most)) if roomy else None
+
+    def _look_at(self, *, again: bool = False) -> None:
+        row = self.table.current
+        self.query_one(Preview).look_at(self.address(row.layer, row.neuron) if row is not None else None, again=again)
 
     def _failed(self, line: str) -> None:
         self.say_failed(line)
@@ -150,6 +178,9 @@ class TracePane(SortingKeys, TracedPane):
         self.query_one("#choices", TextBlock).put(lines(rows))
 
     # keys
+
+    def on_paged_table_moved(self) -> None:
+        self._look_at()
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
         if self._trace is not None:

@@ -1,15 +1,18 @@
 """`capture` and `demo` on the sample model."""
 
 import json
+import shlex
 from pathlib import Path
 
 import nfinspect_samples
 import pytest
 from command_line import Run
 
+from nfinspect.tui.captures import Captures
 from nfinspect_store import kernels
 from nfinspect_store.catalog import list_runs
 from nfinspect_store.verify import verify_run
+from nfinspect_store.writer import RunWriter
 
 MODEL = str(nfinspect_samples.path(nfinspect_samples.MODELS[0]))
 
@@ -141,3 +144,18 @@ def test_the_demo_prints_health_traces_and_overlap_without_a_terminal(nfinspect:
     written = (store / "demo.duckdb").stat().st_mtime_ns
     assert nfinspect("demo", "--headless").returncode == 0
     assert (store / "demo.duckdb").stat().st_mtime_ns == written  # opened, not captured again
+
+
+def test_an_interrupted_run_tells_the_command_that_goes_on_with_it(nfinspect: Run, store: Path, prompts: Path) -> None:
+    line = ("capture", MODEL, "--prompts", f"flower={prompts}", "--generate", "2", "--layers", "0", "--keep", "stats")
+    assert nfinspect(*line, "--truncate", "--run", "mine").returncode == 0
+    captures = Captures(store)
+    assert captures.resume_line("mine") == "", "it is complete"
+    writer = RunWriter.reopen(store / "mine.duckdb")
+    writer.mark("interrupted")
+    writer.close()
+    told = shlex.split(captures.resume_line("mine"))
+    assert set(told) == {"nfinspect", *line, "--truncate", "--store", str(store.resolve()), "--run", "mine", "--resume"}
+    done = nfinspect(*told[1:])
+    assert done.returncode == 0, done.stderr
+    assert json.loads(nfinspect("info", "mine", "--json").stdout)["status"] == "complete"

@@ -149,13 +149,19 @@ def test_a_message_says_what_was_meant(path: Path) -> None:
         console.run("FROM neuron_s")
 
 
+def test_a_message_names_columns_that_could_be_meant(path: Path) -> None:
+    with Console(path) as console, pytest.raises(QueryError, match=r"\bdormanc\b.*dormancy"):
+        console.run("SELECT dormanc FROM neurons")
+
+
 def test_several_runs_by_name(store: Path) -> None:
     with Console({"planted": store / "planted.duckdb", "other run": store / "stats.duckdb"}) as console:
         assert console.default == "planted"
         query = 'SELECT (SELECT count(*) FROM blocks), (SELECT count(*) FROM "other run".blocks)'
         assert console.run(query).page() == [(5 * 240, 0)]
         tables = console.tables()
-    assert "max" in tables["neurons"]
+    assert tables["neurons"].columns["max"] == "FLOAT" and not tables["neurons"].view
+    assert tables["activations"].view and tables["activations"].public and not tables["blocks"].public
     assert '"other run".neurons' in tables
     assert list(tables)[0] == "run"
 

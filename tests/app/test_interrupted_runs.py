@@ -1,0 +1,91 @@
+"""A run whose capture was interrupted says how it goes on: in the list of runs, above its layers, and at one key."""
+
+import json
+import shlex
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from app_driver import Start
+
+from nfinspect.tui.captures import Captures
+from nfinspect.tui.engine import Engine
+
+COMMAND = ["capture", "gpt2", "--prompts", "the prompts.json", "--generate", "8"]
+
+
+def interrupt(path: Path, command: Any, directory: Any) -> None:
+    """Leave the run as a capture does that was interrupted."""
+    settings = json.dumps({"command": command, "directory": directory})
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("UPDATE run SET status = 'interrupted', settings = ?", [settings])
+
+
+@pytest.fixture
+def engine(store: Path) -> Iterator[Engine]:
+    with closing(Engine(store)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def line(store: Path) -> str:
+    """Of the run `planted`, which is interrupted here."""
+    interrupt(store / "planted.duckdb", COMMAND, str(Path.cwd()))
+    return shlex.join(["nfinspect", *COMMAND, "--store", str(store.resolve()), "--run", "planted", "--resume"])
+
+
+async def test_the_list_of_runs_says_how_it_goes_on(start: Start, engine: Engine, store: Path, line: str) -> None:
+    async with start(engine, None, size=(200, 50)) as app:
+        while app.pane.table.current.name != "planted":
+            await app.press("j")
+        assert "interrupted: p, then r goes on with it" in app.text and f"$ {line}"[:190] in app.text
+        await app.press("p")
+        assert app.status == "planted is interrupted; what it had committed is kept; r resumes it here"
+        await app.press("y")
+        assert app.app.clipboard == line
+
+
+async def test_the_command_of_a_file_is_run_only_after_a_yes(
+    start: Start, engine: Engine, store: Path, line: str
+) -> None:
+    async with start(engine, None) as app:
+        app.app.follow("planted")
+        await app.settle()
+        await app.press("r")
+        assert "Run what the file of this run says? nfinspect capture gpt2" in " ".join(app.text.split())
+        await app.press("n")
+        assert not app.pane.busy_with and app.app.engine.captures.statuses() == ()
+
+
+async def test_the_layers_of_the_run_say_it_too(start: Start, engine: Engine, store: Path, line: str) -> None:
+    async with start(engine, "planted") as app:
+        assert ":live, then r goes on: $ nfinspect capture gpt2 --prompts" in app.text
+
+
+@pytest.mark.parametrize(
+    ("command", "directory"),
+    [
+        (["rm", "-rf", "x"], "/"),
+        ("capture gpt2", "/"),
+        (["capture"], "/"),
+        (["capture", 1], "/"),
+        (COMMAND, 7),
+        (None, None),
+    ],
+)
+def test_what_is_no_capture_is_not_told(store: Path, command: Any, directory: Any) -> None:
+    interrupt(store / "planted.duckdb", command, directory)
+    assert Captures(store).resume_line("planted") == ""
+
+
+def test_a_complete_run_has_nothing_to_go_on_with(store: Path) -> None:
+    assert Captures(store).resume_line("planted") == ""
+
+
+def test_a_line_for_another_folder_goes_there_first(store: Path, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Path.cwd()
+    monkeypatch.chdir(store)
+    assert Captures(store).resume_line("planted") == f"cd {shlex.quote(str(there))} && {line}"
