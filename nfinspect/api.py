@@ -24,6 +24,7 @@ from nfinspect.capturing.session import (
     Listener,
     default_name,
     new_run_info,
+    notes_on_experts,
     statistics_device,
     store_layers,
 )
@@ -240,6 +241,7 @@ def record(
     experts = keep == "stats"
     found = by_site(find_sites(model, sites, layers, experts=experts))
     notes = [note] if sites is None and (note := why_no_mlp(model, experts=experts)) else []
+    notes += notes_on_experts(found)
     for note in notes:
         warnings.warn(note, stacklevel=3)  # where nfinspect.record was entered
     name = run or default_name(loaded.name)

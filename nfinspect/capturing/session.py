@@ -132,7 +132,7 @@ class Capture:
         self.sites = by_site(find_sites(loaded.model, request.sites, request.layers, experts=reads_experts(request)))
         if request.generate:
             require_causal(loaded.model, "--generate")
-        self.notes = _notes(request, loaded)
+        self.notes = _notes(request, loaded, self.sites)
         self.layers = store_layers(self.sites)
         self.neurons = sum(layer.neurons for layer in self.layers)
         self.prompts = fitting(self.read_prompts(files), request, loaded)
@@ -147,7 +147,7 @@ class Capture:
         self._most_prompts = max(batch.stop - batch.start for batch in self.batches)
         self._started = time.monotonic()
         self._tokens_before = 0
-        for note in (*self.notes, *dict.fromkeys(site.note for site in self.sites if site.note)):
+        for note in dict.fromkeys((*self.notes, *(site.note for site in self.sites if site.note))):
             listener.message(note)
         for note in (*loaded.notes, *notes_on(self.prompts, request, loaded)):
             listener.message(note)
@@ -404,7 +404,7 @@ def _edits(request: CaptureRequest, loaded: LoadedModel, edits_in: EditsIn | Non
     return edits
 
 
-def _notes(request: CaptureRequest, loaded: LoadedModel) -> list[str]:
+def _notes(request: CaptureRequest, loaded: LoadedModel, sites: Sequence[LayerSite]) -> list[str]:
     """What readers of the run's figures must know: stored in the run, and shown next to them."""
     notes = [why_no_mlp(loaded.model, experts=reads_experts(request))] if request.sites is None else []
     if not dependence(loaded.model).causal:
@@ -412,7 +412,13 @@ def _notes(request: CaptureRequest, loaded: LoadedModel) -> list[str]:
             f"{sees_ahead(loaded.model)}: read in batches of one length, without padding; what is said of the tokens "
             "before a neuron's (n-grams, deltas, traces of the last token) does not hold for it"
         )
+    notes += notes_on_experts(sites)
     return [note for note in notes if note]
+
+
+def notes_on_experts(sites: Sequence[LayerSite]) -> list[str]:
+    """What of layers of experts is not in the run."""
+    return list(dict.fromkeys(site.note for site in sites if site.experts and site.note))
 
 
 def reads_experts(request: CaptureRequest) -> bool:

@@ -165,7 +165,8 @@ def _lines(detail: "NeuronDetail", examples: int) -> list[str]:
     }
     place = "" if detail.expert is None else f" (expert {detail.expert})"
     tokens = "the tokens" if detail.expert is None else "the tokens routed to it"
-    lines = [f"{row.site}:{row.address}{place}  {row.cls}, fires on {percent(row.firing_rate)} of {tokens}"]
+    fires = f"fires on {percent(row.firing_rate)} of {tokens}" if row.n else "no token was routed to it"
+    lines = [f"{row.site}:{row.address}{place}  {row.cls}, {fires}"]
     cells = [f"{name} {number(value)}" for name, value in figures.items()]
     lines += ["  ".join(cells[i : i + 6]) for i in range(0, len(cells), 6)]
     histogram = detail.histogram

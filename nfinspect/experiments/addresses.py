@@ -11,9 +11,9 @@ def resolve_addresses(loaded: LoadedModel, addresses: Iterable[Address]) -> dict
     """The neurons of each site and layer, in order of first appearance, each once.
 
     An address without a site is at the model's default site. Raises UnknownSite for a site or a layer that the model
-    does not have, RequestError for a neuron that it does not have.
+    does not have, RequestError for a neuron that it does not have, UnsupportedModel for one of a mixture of experts.
     """
-    usual = default_site(loaded.model)
+    usual = default_site(loaded.model, experts=True)  # such a neuron is refused, and not taken for one of another site
     groups: dict[tuple[str, int], list[int]] = {}
     for address in addresses:
         groups.setdefault((address.site or usual, address.layer), []).append(address.neuron)

@@ -18,7 +18,9 @@ from nfinspect.analysis.trace import trace
 from nfinspect.capturing.classification import classify_tables
 from nfinspect.capturing.expert_record import ExpertLayer
 from nfinspect.cli import main
-from nfinspect.models import UnsupportedModel
+from nfinspect.experiments.addresses import resolve_addresses
+from nfinspect.models import UnsupportedModel, in_memory
+from nfinspect_store.addresses import Address
 from nfinspect_store.errors import RequestError, StoreError
 from nfinspect_store.examples import KEPT, drawn
 from nfinspect_store.histogram import BINS, bin_of
@@ -167,13 +169,16 @@ def test_commands_say_the_expert_and_the_load(unused: nf.Run, capsys: pytest.Cap
         return capsys.readouterr().out
 
     assert "Router load" in output("health", "run")
+    said = output("health", "run").replace("\n", " ")
+    assert "NOTE read are the neurons of the experts; those of mlp.shared_experts.down_proj" in said
     layers = json.loads(output("health", "run", "--json"))["layer_analyses"]
     assert "router" not in layers[0] and layers[1]["router"]["experts"] == EXPERTS
-    assert f"mlp:L1/N{NEURONS - 1} (expert {EXPERTS - 1})  absent" in output("neuron", "run", f"L1/N{NEURONS - 1}")
-    assert json.loads(output("neuron", "run", "L2/N10", "--json"))["expert"] == 10 // WIDTH
-    loads = output(
-        "sql", "run", "SELECT n FROM neurons JOIN experts USING (site, layer) WHERE layer = 1 AND neuron % width = 0"
+    assert f"mlp:L1/N{NEURONS - 1} (expert {EXPERTS - 1})  absent, no token was routed to it" in output(
+        "neuron", "run", f"L1/N{NEURONS - 1}"
     )
+    assert json.loads(output("neuron", "run", "L2/N10", "--json"))["expert"] == 10 // WIDTH
+    query = "SELECT n FROM neurons JOIN experts USING (site, layer) WHERE layer = 1 AND neuron % width = 0"
+    loads = output("sql", "run", query)
     assert len(loads.split()) >= EXPERTS
 
 
@@ -218,6 +223,15 @@ def test_what_needs_the_values_is_refused(unused: nf.Run, tmp_path: Path) -> Non
         captured(model, tmp_path, sites=("mlp",), where="beyond=p99")
     with pytest.raises(RequestError, match="no class 'gone'"):
         unused.neurons(cls="gone")
+
+
+def test_an_experiment_takes_no_neuron_of_an_expert_for_one_of_another_site() -> None:
+    loaded = in_memory(model_of("deepseek_v3"), word_tokenizer())
+    (dense,) = resolve_addresses(loaded, [Address(0, 3, None)])
+    assert dense.module.endswith("layers.0.mlp.down_proj")
+    with pytest.raises(UnsupportedModel, match="mixture of experts"):
+        resolve_addresses(loaded, [Address(1, 3, None)])
+    assert [site.site for site in resolve_addresses(loaded, [Address(1, 3, "resid")])] == ["resid"]
 
 
 def test_a_resumed_layer_goes_on_from_what_was_stored(unused: nf.Run) -> None:
