@@ -7,7 +7,7 @@ PEERS := .venv-peers
 SAMPLE_TEXTS := $(addprefix --prompts ,$(wildcard samples/prompts/*.json)) $(addprefix --text ,$(wildcard samples/corpus/*.txt))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-processors test-lowest test-quantised check lint test-models bench bench-peers faults real-model screens soak dying-example sample-reports clean
+.PHONY: help install demo test test-slow test-processors test-lowest test-quantised check lint test-models bench gpu-check bench-peers faults real-model screens soak dying-example sample-reports clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,6 +56,9 @@ check: lint test test-slow ## the gate: lint and all tests
 
 bench: $(STAMP) ## the measurements of tests/benchmarks, and docs/benchmarks.md from them: an hour on a quiet machine, 20 GB of disk
 	@$(BIN)/python -m tests.benchmarks --page docs/benchmarks.md
+
+gpu-check: $(STAMP) ## captures on a GPU against the CPU, and their cost: six minutes; ARGS="--device cpu" in small, ARGS=--wheels what to carry
+	@$(BIN)/python -m tests.gpu.gpu_check $(ARGS)
 
 bench-peers: $(PEERS)/.installed $(PEERS)-sae/.installed ## nfinspect beside its peers, and docs/benchmarks.md from it: half an hour on a quiet machine
 	@$(PEERS)/bin/python -m tests.benchmarks.peers --page docs/benchmarks.md

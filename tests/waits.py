@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-OPERATIONS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_consecutive")
+NUMBER = "_local_scalar_dense"
+OPERATIONS = (NUMBER, "is_nonzero", "item", "nonzero", "masked_select", "equal", "_unique2", "unique_consecutive")
 """Operations whose result the host must know: a number, or how many elements there are."""
 
 METHODS = ("tolist", "numpy", "cpu", "to")
@@ -46,7 +47,8 @@ class Waits(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        self.count[name] += name in OPERATIONS
+        # In inference mode what leads to the one operation is seen instead of it.
+        self.count[NUMBER if name in ("is_nonzero", "item") else name] += name in OPERATIONS
         if name in ("index", "index_put_"):
             self.count["mask as an index"] += any(x is not None and x.dtype == torch.bool for x in args[1])
         return func(*args, **(kwargs or {}))
