@@ -20,6 +20,7 @@ from nfinspect.cli.options import (
     store_option,
 )
 from nfinspect.cli.progress import CommandLine, recompute_option
+from nfinspect.cli.through_backend import backend_option
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
@@ -30,6 +31,16 @@ if TYPE_CHECKING:
     from nfinspect.analysis.keeping import Made
     from nfinspect.analysis.ticks import Tick
     from nfinspect_store.reader import RunFile
+
+
+def _model(options: "Mapping[str, Any]") -> str:
+    """The model whose weights are asked for. Raises RequestError without --weights."""
+    from nfinspect.experiments.run_model import named_model
+
+    if not options["weights"]:
+        raise RequestError("--backend goes with --weights: all else is computed from the run")
+    with opened(options["store"], options["run"]) as file:
+        return full_name(named_model(file, options["model"], "similar --weights"), options["revision"])
 
 
 @click.command(short_help=SPEC.does)
@@ -44,6 +55,7 @@ if TYPE_CHECKING:
 @store_option
 @model_options
 @json_option
+@backend_option(_model)
 def similar(
     run: str,
     address: str,

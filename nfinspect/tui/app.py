@@ -215,7 +215,12 @@ class NfinspectApp(TypeAheadApp):
 
     def into(self, place: Place, run: str | None = None) -> None:
         """A step further in."""
-        self._trail.into(Stop(partial(open_pane, place), run))
+        self._trail.into(Stop(partial(open_pane, place), run, place))
+        self.call_later(self._show)
+
+    def beside(self, place: Place, run: str | None = None) -> None:
+        """To another pane of a run: the breadcrumbs have one of each kind."""
+        self._trail.beside(Stop(partial(open_pane, place), run, place))
         self.call_later(self._show)
 
     def step_in(self, place: Place) -> None:
@@ -224,7 +229,7 @@ class NfinspectApp(TypeAheadApp):
 
     def jump(self, place: Place, session: Session) -> None:
         """To a place of a run from anywhere: runs › layers of the run › there."""
-        self._trail.go((*self._base_of(session), Stop(partial(open_pane, place), session.name)))
+        self._trail.go((*self._base_of(session), Stop(partial(open_pane, place), session.name, place)))
         self.call_later(self._show)
 
     def _base_of(self, session: Session) -> tuple[Stop, ...]:

@@ -39,7 +39,7 @@ def _analyses() -> str:
 
 
 class HelpScreen(ModalScreen[None]):
-    """Keys of a place with their ids (for remapping), after a few words on what it shows."""
+    """Keys of a place with their ids (for remapping), and at the end what it shows."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,question_mark,f1", "dismiss", "Close", id="help.close"),
@@ -47,6 +47,8 @@ class HelpScreen(ModalScreen[None]):
         Binding("k,up", "scroll(-1)", "Up", show=False, id="help.up"),
         Binding("ctrl+d,pagedown,space", "scroll(15)", "Page down", show=False, id="help.page_down"),
         Binding("ctrl+u,pageup", "scroll(-15)", "Page up", show=False, id="help.page_up"),
+        Binding("g,home", "scroll(-10_000)", "To the top", show=False, id="help.first"),
+        Binding("G,end", "scroll(10_000)", "To the end", show=False, id="help.last"),
     ]
 
     DEFAULT_CSS = """
@@ -72,11 +74,9 @@ class HelpScreen(ModalScreen[None]):
             place = "in tables and texts" if moving else "everywhere" if kind in ("app", "run") else "here"
             keys, _, _ = groups.setdefault(place, {}).setdefault(binding.id, ([], binding.description, binding.id))
             keys.append(app.get_key_display(binding))
-        pieces: list[Cell | str] = [Cell(app.pane.crumb, "bold"), "\n"]
-        if app.pane.help_text:
-            pieces += [app.pane.help_text, "\n"]
-        if app.pane.equivalent:
-            pieces += ["\n", Cell("the same", "title"), f"  {command_line(without_store(app.pane.equivalent))}\n"]
+        told = app.pane.help_text
+        below = "  G: what is shown" if told else ""
+        pieces: list[Cell | str] = [Cell(app.pane.crumb, "bold"), Cell(below, "dim"), "\n"]
         for place in ("here", "everywhere", "in tables and texts"):
             pieces += ["\n", Cell(f"Keys {place}", "title"), "\n"]
             for keys, words, name in groups.get(place, {}).values():
@@ -91,6 +91,10 @@ class HelpScreen(ModalScreen[None]):
             f"{textwrap.fill(_analyses(), 72, initial_indent=INDENT, subsequent_indent=INDENT)}\n",
         ]
         pieces += [Cell("remap", "title"), '  ~/.config/nfinspect/keys.json: {"id": "key,key"}\n']
+        if app.pane.equivalent:
+            pieces += [Cell("the same", "title"), f"  {command_line(without_store(app.pane.equivalent))}\n"]
+        if told:
+            pieces += ["\n", Cell("What is shown", "title"), f"\n{told}\n"]
         pieces += [Cell("j k move, Esc closes", "dim")]
         return cls(content(*pieces))
 

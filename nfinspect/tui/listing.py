@@ -1,6 +1,6 @@
 """The rows of an analysis, which are in memory: what is in them, and how they are filtered and sorted.
 
-    filter = all { "or" all };  all = term { "and" term };  term = column op value | L5 | N32 | L5/N32 | text
+    filter = all { "or" all };  all = term { "and" term };  term = column op value | L5 | N32 | L5/N32 | @set | text
     op = "=" | "!=" | "<" | "<=" | ">" | ">="
 
 It is written like the filter of neuron lists. A text alone is searched for in what the rows show.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -108,13 +108,14 @@ class Listing:
 @dataclass(frozen=True)
 class Filtered:
     """What a filter's text refers to. columns: each column's key by the names it may be given, key and title, in lower
-    case.
+    case; members: the layers and neurons of a set `@name`, raises RequestError for one that is not there.
     """
 
     columns: Mapping[str, str]
     value: Value
     text: Callable[[Any], str]
     sample: Any
+    members: Callable[[str], Collection[tuple[int, int]]]
 
     def test(self, text: str) -> Test:
         """Whether a row passes the filter `text`. Raises RequestError that names the columns there are."""
@@ -125,6 +126,9 @@ class Filtered:
         match = _TERM.fullmatch(term)
         if match is not None:
             return self._comparison(match["column"].strip(), match["operator"], match["value"].strip().strip("'\""))
+        if term.startswith("@") and {"layer", "neuron"} <= self.columns.keys():
+            held = self.members(term)
+            return lambda row: (self.value(row, "layer"), self.value(row, "neuron")) in held
         if (place := place_of(term)) and "layer" in self.columns and place.keys() <= self.columns.keys():
             return lambda row: all(bool(self.value(row, name) == at) for name, at in place.items())
         if self.sample is not None and not self.text(self.sample):
@@ -133,7 +137,8 @@ class Filtered:
 
     def _expected(self) -> str:
         columns = ", ".join(self._keys)
-        return f"column, operator (= != < <= > >=) and value, or a place such as L3 or L3/N4; columns: {columns}"
+        named = "a set such as @marked, or a place such as L3 or L3/N4"
+        return f"column, operator (= != < <= > >=) and value, {named}; columns: {columns}"
 
     @property
     def _keys(self) -> tuple[str, ...]:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
-from nfinspect_store.errors import NfinspectError
-from nfinspect_store.marks import MARKED, KnownModel, Made, Marks, Neuron, Subject, brief
+from nfinspect_store.errors import NfinspectError, RequestError
+from nfinspect_store.marks import MARKED, KnownModel, Made, Marks, Neuron, Subject, brief, check_set_name
 
 if TYPE_CHECKING:
     from nfinspect.tui.session import Session
@@ -66,6 +66,15 @@ class MarkKeeper:
     def names(self, session: Session) -> tuple[str, ...]:
         """The sets that have neurons of a run or its model."""
         return self.shown.names(self.owner(session))
+
+    def set_of(self, session: Session, text: str) -> str:
+        """The name of the set that is written `@name`; nothing may be marked yet. Raises RequestError for one without a
+        neuron of the run.
+        """
+        name, names = check_set_name(text), self.names(session)
+        if name not in (MARKED, *names):
+            raise RequestError(f"no set @{name}: this run has {', '.join(f'@{one}' for one in names) or 'none'}")
+        return name
 
     def about(self, session: Session, site: str, neuron: Neuron) -> tuple[tuple[str, ...], str]:
         """A neuron's tags and its note."""

@@ -9,7 +9,7 @@ from nfinspect.analyses import names
 from nfinspect.tui.places import Place, place
 from nfinspect_store.addresses import Address, parse_address
 from nfinspect_store.errors import RequestError
-from nfinspect_store.marks import MARKED, check_set_name
+from nfinspect_store.marks import MARKED
 from nfinspect_store.types import CLASSES
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _in_run(app: Hub, session: Session, target: Target) -> Place:
             begins_with = getattr(app.pane, "lab_begins_with", {}) if here else {}
             return place("lab", session, site, **{**begins_with, "prompt": target.rest})
         case "marks":
-            return place("marked", session, site, _set_of(app, session, target.rest or MARKED))
+            return place("marked", session, site, app.marks.set_of(session, target.rest or MARKED))
         case "lens":
             return place("lens", session, site, prompt=target.rest or None)
         case "logits" | "similar":
@@ -173,14 +173,6 @@ def _in_run(app: Hub, session: Session, target: Target) -> Place:
             return place("sql", session, target.rest)
         case pane:
             return place(pane, session, site)
-
-
-def _set_of(app: Hub, session: Session, text: str) -> str:
-    """Raises RequestError for a set without a neuron of the run; nothing may be marked yet."""
-    name, names = check_set_name(text), app.marks.names(session)
-    if name not in (MARKED, *names):
-        raise RequestError(f"no set @{name}: this run has {', '.join(f'@{one}' for one in names) or 'none'}")
-    return name
 
 
 def _check(session: Session, address: Address) -> None:

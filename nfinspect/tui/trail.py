@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nfinspect.tui.panes.base import Pane
+    from nfinspect.tui.places import Place
 
 KEPT = 30
 """Trails that are remembered. Panes that are in none of them are removed."""
@@ -19,6 +20,7 @@ class Stop:
 
     make: Callable[[], Pane]
     run: str | None = None
+    place: Place | None = None
     pane: Pane | None = field(default=None, repr=False)
 
 
@@ -46,6 +48,17 @@ class Trail:
 
     def into(self, stop: Stop) -> None:
         self.go((*self.stops, stop))
+
+    def beside(self, stop: Stop) -> None:
+        """To a place next to this one: where the breadcrumbs have one of its kind already, they are cut there."""
+        kind = stop.place.pane if stop.place is not None else ""
+        for at, known in enumerate(self.stops):
+            if known.place is not None and known.place.pane == kind and known.run == stop.run:
+                same = known.place == stop.place
+                if not same or known is not self.here:
+                    self.go((*self.stops[:at], known if same else stop))
+                return
+        self.into(stop)
 
     def out(self) -> bool:
         if len(self.stops) < 2:

@@ -152,3 +152,21 @@ async def test_from_two_marked_runs_and_from_an_open_one(start: Start, store: Pa
     async with start(Engine(store), "before") as app:
         await go(app, "diff after")
         assert app.crumbs.endswith("diff before after")
+
+
+async def test_neurons_are_marked_in_the_second_run_and_filtered_by_their_set(start: Start, store: Path) -> None:
+    async with start(Engine(store), None) as app:
+        await go(app, "diff before after")
+        await app.press("space", "space")
+        assert app.status == "2 marked in after; O lists them"
+        assert sum("●" in line for line in app.lines) == 2
+        await app.press("slash")
+        await app.type("@marked and change=died")
+        await app.press("enter")
+        assert shown(app) == [("L0/N2", "died")]
+        await app.press("slash")
+        await app.type("@nobody")
+        await app.press("enter")
+        assert app.status == "no set @nobody: this run has @marked"
+        await app.press("O")
+        assert app.crumbs.endswith("2 marked") and "L0/N0" in app.text and "L0/N2" in app.text

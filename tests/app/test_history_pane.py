@@ -170,10 +170,10 @@ async def test_a_training_that_begins_later_takes_its_place(start: Start, tmp_pa
 
 async def test_a_history_is_deleted_from_the_list(start: Start, writer: HistoryWriter, tmp_path: Path) -> None:
     async with start(Engine(tmp_path), run=None) as app:
-        await app.press("d", "y")
-        assert "end the training first" in app.status
+        await app.press("d")
+        assert app.status == "the training night goes on: end it, then d deletes its history"
         writer._heartbeat.remove()
-        await app.press("d", "y")
+        await app.press("r", "d", "y")
         for _ in range(100):  # the question goes before the work begins
             if app.status == "deleted night":
                 break

@@ -328,3 +328,32 @@ async def test_what_is_worked_on_is_said_until_it_is_done(start: Start, plain: b
                 app.app.say(between)
             app.app.done(app.pane, work)
             assert app.status == left
+
+
+async def test_jumps_sideways_leave_the_breadcrumbs_short(start: Start) -> None:
+    async with start(FakeEngine()) as app:
+        await app.press("n", "1", "t", "o", "a", "n")
+        assert app.crumbs == "nfinspect > demo > dead neurons", "it is gone back to, where it was"
+        await app.press("enter", "t", "enter")
+        assert app.crumbs == "nfinspect > demo > dead neurons > L0/N0 > trace tulip > L3/N100"
+        await app.press("n")
+        assert app.crumbs == "nfinspect > demo > dead neurons"
+        await app.press("n")
+        assert app.crumbs == "nfinspect > demo > dead neurons"
+        await app.press("left_square_bracket")
+        assert app.crumbs.endswith("L0/N0 > trace tulip > L3/N100"), "what was left is in the history"
+        for key in "toaQ":
+            await app.press(key, "escape")
+        assert app.crumbs.startswith("nfinspect > demo > dead neurons")
+
+
+async def test_help_leads_with_the_keys_of_the_pane(start: Start) -> None:
+    async with start(size=(80, 24)) as app:
+        await app.press("n", "question_mark")
+        told = app.app.screen._text.plain
+        words = ("Keys here", "Keys everywhere", "go to", "What is shown", "Dormancy is")
+        places = [told.index(word) for word in words]
+        assert places == sorted(places)
+        assert "neurons.filter" in app.text
+        await app.press("G")
+        assert "tokens on which a dead neuron" in app.text

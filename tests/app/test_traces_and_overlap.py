@@ -220,3 +220,16 @@ async def test_tab_while_a_line_is_typed_leaves_no_dead_line(start: Start) -> No
             focused = app.app.focused
             assert focused is not None and focused.id == "line" and focused.value.startswith("L1")
             await app.press("escape", "escape")
+
+
+async def test_a_trace_is_filtered_by_a_set(start: Start) -> None:
+    async with start() as app:
+        await app.press("t", "j", "space", "space", "slash")
+        await app.type("@marked or L3/N109")
+        await app.press("enter")
+        assert [row.neuron for row in app.pane.rows.current] == [101, 102, 109]
+        await app.press("slash")
+        await app.type("@ma")
+        await app.press("tab")
+        assert "@marked" in app.lines[-2]
+        await app.press("escape")

@@ -191,6 +191,17 @@ class Pane(Widget):
         return None
 
     @property
+    def set_names(self) -> Sequence[str]:
+        """The sets of neurons that a filter may name here."""
+        return ()
+
+    def members_of(self, text: str) -> Collection[tuple[int, int]]:
+        """The neurons of a set `@name` at the site of this place. Raises RequestError for one that is not there."""
+        from nfinspect_store.errors import RequestError
+
+        raise RequestError(f"no set {text}: these rows are of no run")
+
+    @property
     def equivalent(self) -> tuple[str, ...]:
         """The arguments of the `nfinspect` command that answers what this place shows; empty if there is none."""
         return ()

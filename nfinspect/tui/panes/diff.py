@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -59,6 +59,8 @@ class DiffPane(SortingKeys, Pane):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         *arranging_keys("diff", before="sort_previous"),
+        Binding("space", "mark", "Mark", key_display="Space", show=False, id="diff.mark"),
+        Binding("O", "marked", "Overlap of the marked", show=False, id="diff.marked"),
         Binding("X", "turn", "A and B around", id="diff.turn"),
         Binding("T", "other_texts", "All the same", id="diff.other_texts"),
         *comparing_keys("diff"),
@@ -82,6 +84,7 @@ class DiffPane(SortingKeys, Pane):
         yield TextBlock(id="about")
         table = PagedTable(self.columns(), glyphs=self.glyphs, frozen=1, empty="", id="rows")
         table.add_class("panel")
+        table.marked = self._is_marked
         yield table
 
     @property
@@ -200,6 +203,46 @@ class DiffPane(SortingKeys, Pane):
     def _texts_differ(self) -> bool:
         """Whether that is why the runs were refused, which a key overrides."""
         return "--other-texts" in self._refused
+
+    # marks, which are of the second run
+
+    @property
+    def _second(self) -> Session | None:
+        return self.hub.sessions.get(self._runs[1])
+
+    @property
+    def set_names(self) -> Sequence[str]:
+        return self.hub.marks.names(self._second) if self._second is not None else ()
+
+    def members_of(self, text: str) -> Collection[tuple[int, int]]:
+        if self._second is None or self._found is None:
+            return super().members_of(text)
+        name = self.hub.marks.set_of(self._second, text)
+        return frozenset(self.hub.marks.members(self._second, self._found.site, name))
+
+    def _is_marked(self, row: NeuronDiff) -> bool:
+        session = self._second
+        return session is not None and (row.layer, row.neuron) in self.hub.marks.members(session, row.site)
+
+    def action_mark(self) -> None:
+        from nfinspect_store.addresses import Address
+
+        row, session = self.table.current, self._second
+        if row is None or session is None:
+            return
+        address = Address(row.layer, row.neuron, row.site)
+        self.hub.marks.put(session, (address,), added=not self._is_marked(row))
+        self.table.action_cursor(1)
+        self.table.refresh()
+        held = len(self.hub.marks.members(session, row.site))
+        self.hub.say(f"{held} marked in {session.name}; O lists them" if held else "", "dim")
+
+    def action_marked(self) -> None:
+        session, found = self._second, self._found
+        if session is None or found is None or not self.hub.marks.members(session, found.site):
+            self.hub.say("mark neurons with Space first", "warn")
+        else:
+            self.hub.into(place("marked", session, found.site), session.name)
 
     # keys
 

@@ -432,7 +432,7 @@ class NeuronPane(ClassedPane):
             self.action_trace(message.row.concept)
 
     def action_trace(self, concept: str | None = None) -> None:
-        self.hub.into(place("trace", self.session, self.site, concept), self.session.name)
+        self.hub.beside(place("trace", self.session, self.site, concept), self.session.name)
 
     def _walk_from(self, token_idx: int | None) -> None:
         """To the token walk, coloured by this neuron."""

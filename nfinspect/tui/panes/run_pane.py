@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -62,6 +62,13 @@ class RunPane(Pane):
         """Marked neurons of this run or its model at this site, in the order of marking."""
         return self.hub.marks.members(self.session, self.site)
 
+    @property
+    def set_names(self) -> Sequence[str]:
+        return self.hub.marks.names(self.session)
+
+    def members_of(self, text: str) -> Collection[tuple[int, int]]:
+        return frozenset(self.hub.marks.members(self.session, self.site, self.hub.marks.set_of(self.session, text)))
+
     def is_marked(self, row: Any) -> bool:
         """Whether the neuron of a row is marked."""
         return (row.layer, row.neuron) in self.marks
@@ -119,19 +126,19 @@ class RunPane(Pane):
         self.load("texts", partial(self.session.texts, MOST_PROMPTS), offer, busy="reading the prompts")
 
     def action_neurons(self) -> None:
-        self.open_neurons()
+        self.hub.beside(place("neurons", self.session, self.site, cls=None, layer=None), self.session.name)
 
     def action_trace(self) -> None:
-        self.hub.into(place("trace", self.session, self.site), self.session.name)
+        self.hub.beside(place("trace", self.session, self.site), self.session.name)
 
     def action_overlap(self) -> None:
-        self.hub.into(place("overlap", self.session, self.site), self.session.name)
+        self.hub.beside(place("overlap", self.session, self.site), self.session.name)
 
     def action_analyses(self) -> None:
-        self.hub.into(place("analyses", self.session, self.site), self.session.name)
+        self.hub.beside(place("analyses", self.session, self.site), self.session.name)
 
     def action_walk(self) -> None:
-        self.hub.into(place("walk", self.session, self.site), self.session.name)
+        self.hub.beside(place("walk", self.session, self.site), self.session.name)
 
     @property
     def lab_begins_with(self) -> dict[str, Any]:
@@ -139,10 +146,10 @@ class RunPane(Pane):
         return {}
 
     def action_lab(self) -> None:
-        self.hub.into(place("lab", self.session, self.site, **self.lab_begins_with), self.session.name)
+        self.hub.beside(place("lab", self.session, self.site, **self.lab_begins_with), self.session.name)
 
     def action_sql(self) -> None:
-        self.hub.into(place("sql", self.session), self.session.name)
+        self.hub.beside(place("sql", self.session), self.session.name)
 
     def next_site(self) -> bool:
         """To the run's next site, if it has another."""

@@ -98,7 +98,7 @@ class SortedRows:
     def ask_filter(self) -> None:
         from nfinspect.tui.completing import complete_filter
 
-        complete = partial(complete_filter, columns=self._keys(), sets=())
+        complete = partial(complete_filter, columns=self._keys(), sets=self._pane.set_names)
         self._pane.hub.ask(self._pane, "filter", "/", self._put_filter, self._unread or self.filter, completer=complete)
 
     def _put_filter(self, text: str) -> None:
@@ -122,7 +122,7 @@ class SortedRows:
             **{column.key.lower(): column.key for column in columns},
             **{name: name for name in listing.named},
         }
-        return Filtered(names, listing.value, listing.text, shown.sample)
+        return Filtered(names, listing.value, listing.text, shown.sample, self._pane.members_of)
 
     def ask_order(self) -> None:
         self._pane.pick("sort by", self._keys(), self.order[0], self._sort_by)

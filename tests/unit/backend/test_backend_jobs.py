@@ -148,6 +148,8 @@ def test_backend_where_none_holds_the_model_names_those_there_are(
     assert main(["delta", "r", "--backend", "--store", str(shared)]) == 2
     assert "--substitute" in capsys.readouterr().err
     assert main(["text", "a", "--simulated", "--backend"]) == 2
+    assert main(["similar", "r", "L1/N5", "--backend", "--store", str(shared)]) == 2
+    assert "--backend goes with --weights" in capsys.readouterr().err
 
 
 QUESTIONS = {
@@ -157,6 +159,7 @@ QUESTIONS = {
     "logits": "logits MODEL L1/N5 --json",
     "lens": "logits MODEL --lens Tulips --positions --json",
     "text": "text Tulips --model MODEL --json",
+    "similar": "similar r L1/N5 --weights --json --recompute",
     "delta": "delta r --substitute --draws 8 --json --recompute",
     "generate": "generate MODEL Tulips --new-tokens 6 --clamp L3/N1=40 --temperature 1 --json",
 }
