@@ -24,6 +24,7 @@ LAZY = {
     "capture": "api",
     "check_firing_health": "training.analyzer",
     "generate": "generating",
+    "merge": "api",
     "open_run": "run",
     "record": "api",
 }
@@ -40,12 +41,13 @@ __all__ = [
     "capture",
     "check_firing_health",
     "generate",
+    "merge",
     "open_run",
     "record",
 ]
 
 if TYPE_CHECKING:
-    from nfinspect.api import capture, record
+    from nfinspect.api import capture, merge, record
     from nfinspect.generating import generate
     from nfinspect.run import Run, open_run
     from nfinspect.subtext import SubtextAnalyzer

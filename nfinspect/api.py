@@ -1,4 +1,4 @@
-"""`nf.capture` and `nf.record`: capture a model in memory, record your own forward passes."""
+"""`nf.capture`, `nf.merge` and `nf.record`: capture a model in memory, whole or in parts, record your own passes."""
 
 import json
 import warnings
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from nfinspect.capturing.errors import BadPrompts, CaptureError
 from nfinspect.capturing.foreign_passes import recorded_passes
+from nfinspect.capturing.merging import merge_runs
 from nfinspect.capturing.plan import Files
 from nfinspect.capturing.prompt_files import PromptText, chat_of
 from nfinspect.capturing.prompts import PromptIds, check_concept, prompt_ids
@@ -28,6 +29,7 @@ from nfinspect.capturing.session import (
     statistics_device,
     store_layers,
 )
+from nfinspect.capturing.shard import parse_shard
 from nfinspect.capturing.where import parse_where
 from nfinspect.edits import typed_edits
 from nfinspect.experiments.resolved_edits import resolved_edits
@@ -45,7 +47,7 @@ from nfinspect.models import (
 )
 from nfinspect.modes import eval_mode
 from nfinspect.run import Run
-from nfinspect_store.catalog import new_run_path, store_path
+from nfinspect_store.catalog import merged_path, new_run_path, run_path, store_path
 from nfinspect_store.heartbeat import Heartbeat
 from nfinspect_store.processors import Writers, writer_threads
 from nfinspect_store.types import Keep, Precision, utc_now
@@ -80,6 +82,7 @@ def capture(
     limit_bytes: int | None = None,
     resume: bool = False,
     writers: Writers = "auto",
+    shard: str | None = None,
 ) -> Run:
     """Capture a model that is in memory over prompts, and open the run.
 
@@ -100,6 +103,7 @@ def capture(
     and runs are those of the store, and values are recorded as the model goes on with them. edits_from: the first
     position of each prompt that edits change. limit_bytes: stop before the run exceeds this. resume: continue an
     unfinished run of the same call. writers: threads that record and write, "auto" one fewer than there are processors.
+    shard: only a part of the prompts, such as "1/4", into a run of its own; `merge` puts the parts together.
 
     The model is captured in eval mode; afterwards each module is back in its own mode. What `nfinspect capture` would
     print on stderr is issued as a warning. Raises ModelError, BadPrompts, CaptureError, StoreError, RequestError.
@@ -137,11 +141,28 @@ def capture(
         limit_bytes=limit_bytes,
         resume=resume,
         writers=writers,
+        shard=None if shard is None else parse_shard(shard),
     )
     with eval_mode(model), run_as_python():
         making = _GivenPrompts(request, loaded, given, said)
         _warn(said)  # only before anything is recorded and when all of it is: a warning may be an error
         path = making.run()
+    _warn(said)
+    return Run.open(path)
+
+
+def merge(
+    out: str | Path, parts: Sequence[str | Path], *, store: str | Path | None = None, partial: bool = False
+) -> Run:
+    """Merge the parts of a capture, in any order, into the run that one process would have made, and open it.
+
+    out, parts: names in the store, or paths. partial: merge the parts that are there. What `nfinspect merge` would
+    print on stderr is issued as a warning. Raises CannotMerge naming what is missing or differs, RunExists, StoreError.
+    """
+    directory = store_path(store)
+    said: list[str] = []
+    path = merged_path(directory, str(out))
+    merge_runs(path, [run_path(directory, part) for part in parts], partial=partial, note=said.append)
     _warn(said)
     return Run.open(path)
 

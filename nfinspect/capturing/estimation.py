@@ -41,19 +41,21 @@ def _estimate(capture: Capture) -> Estimate:
     neurons = capture.neurons
     values = capture.tokens * neurons
     beyond = None if request.where is None else request.where.beyond
-    concepts = len({prompt.concept for prompt in capture.prompts})
+    prompts = [capture.prompts[i] for i in capture.own]
+    concepts = len({prompt.concept for prompt in prompts})
     size = run_bytes(
         capture.layers,
         request.keep,
         request.precision,
         tokens=capture.tokens,
-        prompts=len(capture.prompts),
+        prompts=len(prompts),
         concepts=concepts,
         generates=request.generate > 0,
         beyond=most_beyond(beyond, values),
     )
     sizes = [len(prompt.token_ids) + request.generate for prompt in capture.prompts]
-    widest = max((batch.stop - batch.start) * max(sizes[batch.start : batch.stop]) for batch in capture.batches)
+    tokens_of = ((batch.stop - batch.start) * max(sizes[batch.start : batch.stop]) for batch in capture.batches)
+    widest = max(tokens_of, default=0)
     weights = sum(p.numel() * p.element_size() for p in capture.loaded.model.parameters())
     batch_bytes = widest * neurons * 4
     state = neurons * (2 * STATISTICS_BYTES + 28 * concepts + 2 * BINS * 8 + EXAMPLE_BYTES)
@@ -61,7 +63,7 @@ def _estimate(capture: Capture) -> Estimate:
         tokens=capture.tokens,
         values=values,
         bytes=size,
-        seconds=capture.read_tokens * _seconds_per_token(capture),
+        seconds=capture.read_tokens * _seconds_per_token(capture) if capture.batches else 0.0,
         memory_bytes=weights + 2 * batch_bytes + state + (QUEUE_BYTES if request.keep == "all" else 0),
     )
 

@@ -1,8 +1,8 @@
 """A neuron's examples: tokens with its largest and smallest values, and random ones. Memory does not grow with tokens.
 
 Largest and smallest: one per prompt, ties go to the earlier token, so that the result does not depend on how the tokens
-were batched. Random: every token draws a number from the run's seed and its own index, and the tokens with the smallest
-numbers are kept: a sample without replacement (bottom-k sampling). One sample serves all neurons.
+were batched. Random: every token draws a number from the run's seed, its prompt and its place in it, and the tokens
+with the smallest numbers are kept: a sample without replacement (bottom-k sampling). One sample serves all neurons.
 """
 
 from typing import Literal
@@ -66,12 +66,16 @@ class RandomTokens:
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self.token_idx = np.empty(0, np.int64)
+        self._places = np.empty(0, np.int64)
 
-    def restore(self, token_idx: NDArray[np.int64]) -> None:
-        self.token_idx = token_idx
+    def restore(self, token_idx: NDArray[np.int64], places: NDArray[np.int64]) -> None:
+        """places: what they drew their numbers by (nfinspect_store.examples)."""
+        self.token_idx, self._places = token_idx, places
 
-    def add(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Offer the tokens start <= token_idx < stop; returns the tokens now kept, the smallest number first."""
-        offered = np.concatenate([self.token_idx, np.arange(start, stop, dtype=np.int64)])
-        self.token_idx = draw(self._seed, offered)
+    def add(self, start: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Offer the tokens from `start` on, by their places; returns the tokens now kept, the smallest number first."""
+        tokens = np.concatenate([self.token_idx, np.arange(start, start + len(places), dtype=np.int64)])
+        offered = np.concatenate([self._places, places])
+        kept = draw(self._seed, offered)
+        self.token_idx, self._places = tokens[kept], offered[kept]
         return self.token_idx

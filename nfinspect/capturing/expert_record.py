@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nfinspect.capturing.batch import PromptRows
 from nfinspect.capturing.statistics import LayerStatistics
-from nfinspect_store.examples import KEPT, drawn
+from nfinspect_store.examples import KEPT, draw, places
 from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics
 from nfinspect_store.tables import RunTables
@@ -29,11 +29,14 @@ CPU = torch.device("cpu")
 class ExpertLayer:
     """The recorder's state for one layer of experts, in the order of its neurons."""
 
-    def __init__(self, layer: Layer, seed: int) -> None:
+    def __init__(self, layer: Layer, seed: int, first_prompt: int = 0) -> None:
+        """first_prompt: as a Recorder takes it."""
         self._layer = layer
         self._seed = seed
+        self._first_prompt = first_prompt
         self._experts = [LayerStatistics(layer.width, layer.fires) for _ in range(layer.experts)]
-        self._random = [(np.empty(0, np.int64), np.empty((0, layer.width), np.float32)) for _ in range(layer.experts)]
+        none = np.empty(0, np.int64)
+        self._random = [(none, none, np.empty((0, layer.width), np.float32)) for _ in range(layer.experts)]
 
     def add(
         self,
@@ -94,17 +97,20 @@ class ExpertLayer:
         kept = statistics.extremes.token_idx
         new = kept >= ROW
         kept[new] = token_idx[kept[new] - ROW]
-        self._keep_random(expert, token_idx, values)
+        at = places(token_idx, prompts.token, prompts.prompt_idx + self._first_prompt)
+        self._keep_random(expert, token_idx, at, values)
 
-    def _keep_random(self, expert: int, token_idx: NDArray[np.int64], values: NDArray[np.float32]) -> None:
-        """Of all the expert's tokens those with the smallest numbers (nfinspect_store.examples)."""
-        held, held_values = self._random[expert]
-        offered = np.concatenate([held, token_idx])
-        order = np.argsort(drawn(self._seed, offered), kind="stable")[:KEPT]
+    def _keep_random(
+        self, expert: int, token_idx: NDArray[np.int64], at: NDArray[np.int64], values: NDArray[np.float32]
+    ) -> None:
+        """Of all the expert's tokens those with the smallest numbers, by their places (nfinspect_store.examples)."""
+        held, held_at, held_values = self._random[expert]
+        offered, offered_at = np.concatenate([held, token_idx]), np.concatenate([held_at, at])
+        order = draw(self._seed, offered_at)
         if len(held) == len(order) and (order < len(held)).all():
             return
         rows = [held_values[i] if i < len(held) else values[i - len(held)] for i in order.tolist()]
-        self._random[expert] = offered[order], np.stack(rows)
+        self._random[expert] = offered[order], offered_at[order], np.stack(rows)
 
     def snapshot(self) -> LayerSnapshot:
         groups = [one.groups() for one in self._experts]
@@ -138,7 +144,7 @@ class ExpertLayer:
     def _random_examples(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         tokens = np.full((self._layer.neurons, KEPT), -1, np.int64)
         found = np.zeros((self._layer.neurons, KEPT), np.float32)
-        for expert, (token_idx, values) in enumerate(self._random):
+        for expert, (token_idx, _, values) in enumerate(self._random):
             rows = self._neurons(expert)
             tokens[rows, : len(token_idx)] = token_idx
             found[rows, : len(token_idx)] = values.T
@@ -151,6 +157,7 @@ class ExpertLayer:
         histograms = {False: rest, True: tables.histograms(layer.site, layer.layer) - rest}
         groups, concepts = tables.statistics_apart(layer), tables.concept_statistics(layer)
         kept = {kind: tables.layer_examples(layer, kind, KEPT) for kind in ("top", "min", "random")}
+        starts, prompt_idx = tables.starts()
         for expert, statistics in enumerate(self._experts):
             rows = self._neurons(expert)
             of_expert = {
@@ -167,7 +174,9 @@ class ExpertLayer:
             statistics.extremes.restore("min", kept["min"][0][rows], kept["min"][1][rows])
             tokens, values = kept["random"][0][rows], kept["random"][1][rows]
             there = tokens[0] >= 0
-            self._random[expert] = tokens[0][there], values[:, there].T.copy()
+            found = tokens[0][there]
+            at = places(found, starts, prompt_idx + self._first_prompt)
+            self._random[expert] = found, at, values[:, there].T.copy()
 
     def _neurons(self, expert: int) -> slice:
         return slice(expert * self._layer.width, (expert + 1) * self._layer.width)

@@ -12,6 +12,7 @@ from decimal import Decimal
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -25,7 +26,7 @@ from nfinspect.capturing.segments import Segment
 from nfinspect.capturing.statistics import LayerStatistics
 from nfinspect.capturing.transfer import Array, start_copy, to_host
 from nfinspect_store.errors import StoreError
-from nfinspect_store.examples import KEPT
+from nfinspect_store.examples import KEPT, places
 from nfinspect_store.mamba_delta import DeltaMoments, read_mamba_delta
 from nfinspect_store.processors import unbind
 from nfinspect_store.snapshot import LayerSnapshot
@@ -87,19 +88,23 @@ class Recorder:
         commits: bool = True,
         writers: int = 1,
         watched: Callable[[], bool] = lambda: False,
+        first_prompt: int = 0,
     ) -> None:
         """device: where the model is. commits=False: commit only when `commit` is called. writers: threads that record
         layers on a CPU; on a GPU they write what it has copied. watched: whether somebody reads the run meanwhile, and
-        commits should come often.
+        commits should come often. first_prompt: of a part of a capture, how many prompts of the whole come before it.
         """
         self.writer = writer
         self._on_gpu = device.type == "cuda"
         many = writers > 1 or self._on_gpu
         self._threads = ThreadPoolExecutor(writers, "nfinspect-record", initializer=unbind) if many else None
         self._random = RandomTokens(seed)
+        self._first_prompt = first_prompt
         # Examples and statistics by concept follow from the values: they are kept only if values are not.
         self._layers = [
-            _ExpertRecord(layer, seed) if layer.experts else _LayerRecord(layer, apart=not writer.keeps_values)
+            _ExpertRecord(layer, seed, first_prompt)
+            if layer.experts
+            else _LayerRecord(layer, apart=not writer.keeps_values)
             for layer in writer.layers
         ]
         if writer.keeps_values and any(layer.experts for layer in writer.layers):
@@ -144,7 +149,10 @@ class Recorder:
         """Record the values of the tokens before `stop`; returns the prompts' means, and the values kept one by one."""
         at_once, behind = (None, self._threads) if self._on_gpu else (self._threads, None)
         written: deque[Future[None]] = deque()
-        kept = None if self.writer.keeps_values else self._random.add(self.tokens, stop)
+        kept = None
+        if not self.writer.keeps_values:
+            tokens = np.arange(self.tokens, stop, dtype=np.int64)
+            kept = self._random.add(self.tokens, places(tokens, prompts.token, prompts.prompt_idx + self._first_prompt))
         prompt_idx, selections, n = prompts.means()
 
         def recorded(record: _LayerRecord | _ExpertRecord) -> tuple[MeanRows, BeyondRows | None]:
@@ -188,14 +196,18 @@ class Recorder:
         """End the segment. final: count what depends on the layer scale exactly, from the values, if they are kept."""
         layers = [record.snapshot(self._random) for record in self._layers]
         exact = final and self.writer.keeps_values
-        self.writer.commit(layers, lambda tables: classify_tables(tables, exact=exact), info)
+        if self.tokens:
+            self.writer.commit(layers, lambda tables: classify_tables(tables, exact=exact), info)
+        else:  # a part of a capture may record none
+            self.writer.commit(layers, lambda tables: (pa.table({}), pa.table({})), info)
 
     def _restore(self, tables: RunTables) -> None:
         for record in self._layers:
             record.restore(tables)
         whole = [record.random_tokens for record in self._layers if isinstance(record, _LayerRecord)]
         if whole:
-            self._random.restore(whole[0])
+            starts, prompt_idx = tables.starts()
+            self._random.restore(whole[0], places(whole[0], starts, prompt_idx + self._first_prompt))
 
 
 class _LayerRecord:
@@ -273,9 +285,9 @@ class _LayerRecord:
 class _ExpertRecord:
     """The same for a layer of experts."""
 
-    def __init__(self, layer: Layer, seed: int) -> None:
+    def __init__(self, layer: Layer, seed: int, first_prompt: int) -> None:
         self.layer = layer
-        self._experts = ExpertLayer(layer, seed)
+        self._experts = ExpertLayer(layer, seed, first_prompt)
 
     def add(self, prompts: PromptRows, layer: LayerValues) -> NDArray[np.float32]:
         """Add a batch; returns the prompts' means, float32[means, neurons], NaN where no token passed the expert."""

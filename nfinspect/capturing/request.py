@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from nfinspect.capturing.shard import Shard
 from nfinspect.capturing.where import Where
 from nfinspect.edits import Asked
 from nfinspect_store.errors import RequestError
@@ -64,6 +65,7 @@ class CaptureRequest:
     limit_bytes: int | None = None
     allow_pickle: bool = False
     writers: Writers = "auto"  # threads that record and write
+    shard: Shard | None = None  # None: the whole
     command: tuple[str, ...] = ()  # what was typed, kept in the run: with --resume it goes on
 
     def __post_init__(self) -> None:
@@ -72,6 +74,11 @@ class CaptureRequest:
                 raise RequestError(
                     f"values that --where {self.where} chooses are stored as float32: expected no other --precision, "
                     f"found {self.precision}"
+                )
+            if self.shard is not None:
+                raise RequestError(
+                    f"--where {self.where} keeps the values beyond a percentile of all tokens before, which a part of "
+                    "a capture does not know: expected no --shard, --ray or --workers with it"
                 )
             object.__setattr__(self, "keep", "stats")  # and these values, in a table of their own
         if self.edits_from < 0 or (self.edits_from and not self.edits):

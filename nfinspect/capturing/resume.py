@@ -1,6 +1,5 @@
 """Which unfinished run a request resumes, and whether it is the same capture."""
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
@@ -16,6 +15,7 @@ from nfinspect.models.editing import Edit
 from nfinspect_store.catalog import list_runs
 from nfinspect_store.edits import edits_text
 from nfinspect_store.errors import NotARun, StoreError
+from nfinspect_store.part_settings import prompts_digest
 from nfinspect_store.reader import RunFile
 
 HOW_ONLY = {
@@ -26,6 +26,7 @@ HOW_ONLY = {
     "limit_bytes",
     "allow_pickle",
     "writers",
+    "shard",
     "prompts",
     "text_column",
     "concept_column",
@@ -35,10 +36,10 @@ HOW_ONLY = {
     "command",
 }
 """Fields of a request that do not decide what a run holds; prompts and texts are compared by their tokens, edits by the
-neurons and directions that they name (settings_of)."""
+neurons and directions that they name (settings_of), parts of a capture by what shard.py adds."""
 
 
-KEPT_ONLY = {"files", "notes", "weights", "fingerprint", "command", "directory"}
+KEPT_ONLY = {"files", "notes", "weights", "fingerprint", "command", "directory", "worst_error"}
 """Settings that do not decide what a run holds; the fingerprint is compared on its own (check_same_model)."""
 
 
@@ -66,11 +67,9 @@ def settings_of(request: CaptureRequest, prompts: Sequence[PromptIds], edits: Se
     settings: dict[str, Any] = {
         field.name: _plain(getattr(request, field.name)) for field in fields(request) if field.name not in HOW_ONLY
     }
-    digest = hashlib.sha256()
-    for prompt in prompts:
-        digest.update(repr((prompt.concept, prompt.text, prompt.token_ids)).encode())
+    digest = prompts_digest((prompt.concept, prompt.text, prompt.token_ids) for prompt in prompts)
     files = [str(f.path) for f in request.prompts] + [str(path) for path in request.text]
-    settings |= {"files": files, "prompts_sha256": digest.hexdigest()}
+    settings |= {"files": files, "prompts_sha256": digest}
     if edits:
         settings |= {"edits": [edit.to_json() for edit in edits], "edits_from": request.edits_from}
     if request.command:

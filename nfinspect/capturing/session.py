@@ -25,6 +25,7 @@ from nfinspect.capturing.reading import BatchReader, Values
 from nfinspect.capturing.recorder import RecordedPrompt, Recorder
 from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.resume import check_same_capture, check_same_model, run_to_resume, settings_of, was_not_begun
+from nfinspect.capturing.shard import batches_of, part_name, settings_of_part
 from nfinspect.capturing.sizes import most_beyond, run_bytes
 from nfinspect.capturing.where import chosen_tokens, nothing_recorded
 from nfinspect.capturing.writing import writing
@@ -98,7 +99,7 @@ def load(request: CaptureRequest) -> LoadedModel:
     """The model of a request, after checking the store and the run's name."""
     store = store_path(request.store)
     if request.run is not None:
-        path = new_run_path(store, request.run)
+        path = new_run_path(store, _named(request, request.run))
         if path.exists() and not request.resume:
             RunWriter.refuse_existing(path)
     return load_model(
@@ -137,14 +138,25 @@ class Capture:
         self.neurons = sum(layer.neurons for layer in self.layers)
         self.prompts = fitting(self.read_prompts(files), request, loaded)
         self.batches = plan_batches(self.prompts, request, loaded, [site.held for site in self.sites])
+        self.own = range(len(self.prompts))
+        """Which of the prompts are captured: all, or those of a part."""
         self._chosen = chosen_tokens(request.where, self.prompts, request.generate)
-        self.read_tokens = sum(len(p.token_ids) + request.generate for p in self.prompts)
-        self.tokens = self.read_tokens if self._chosen is None else sum(int(one.sum()) for one in self._chosen)
         self._edits = _edits(request, loaded, edits_in)
-        told = {"notes": self.notes} if self.notes else {}
-        self._settings = {**settings_of(request, self.prompts, self._edits), **told}
+        settings = settings_of(request, self.prompts, self._edits)
+        if request.shard is not None:
+            every = len(self.prompts)
+            sizes = [len(prompt.token_ids) + request.generate for prompt in self.prompts]
+            chosen = batches_of(request.shard, [sum(sizes[one.start : one.stop]) for one in self.batches])
+            ends = [0, *(one.stop for one in self.batches)]
+            self.own = range(ends[chosen.start], ends[chosen.stop])
+            self.batches = self.batches[chosen.start : chosen.stop]
+            settings = settings_of_part(settings, request.shard, self.own, every, self.layers, loaded.dtype)
+            self.request = request = replace(request, precision="float32")
+        self.read_tokens = sum(len(self.prompts[i].token_ids) + request.generate for i in self.own)
+        self.tokens = self.read_tokens if self._chosen is None else sum(int(self._chosen[i].sum()) for i in self.own)
+        self._settings = {**settings, **({"notes": self.notes} if self.notes else {})}
         self._texts = TokenTexts(loaded.tokenizer)
-        self._most_prompts = max(batch.stop - batch.start for batch in self.batches)
+        self._most_prompts = max((batch.stop - batch.start for batch in self.batches), default=0)
         self._started = time.monotonic()
         self._tokens_before = 0
         for note in dict.fromkeys((*self.notes, *(site.note for site in self.sites if site.note))):
@@ -155,6 +167,11 @@ class Capture:
     def read_prompts(self, files: Files | None) -> list[PromptIds]:
         """What to read, in order. Override to capture prompts that are not in files."""
         return load_prompts(self.request, self.loaded, files or read_files(self.request))
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What decides the run's contents, as JSON values."""
+        return self._settings
 
     def weights(self) -> str:
         """The state of the files that the weights are from; '' if they are in memory, where they may change."""
@@ -178,7 +195,7 @@ class Capture:
                     stopped = CaptureInterrupted if stop.reason else LimitReached
                     if reason and not recorder.tokens:
                         raise stopped(f"stopped ({reason}) before anything was recorded: no run is kept")
-                    if not recorder.tokens:
+                    if not recorder.tokens and self.request.shard is None:
                         raise BadPrompts(nothing_recorded(self.request.where))
                     self._tell(recorder, heartbeat, "finishing")
                     status: Status = "interrupted" if reason else "complete"
@@ -213,7 +230,15 @@ class Capture:
     def _recorder(self, writer: RunWriter, *, commits: bool = True) -> Recorder:
         device, writers = statistics_device(self.loaded), writer_threads(self.request.writers)
         watched = self._listener.watched
-        return Recorder(writer, self.request.seed, device, commits=commits, writers=writers, watched=watched)
+        return Recorder(
+            writer,
+            self.request.seed,
+            device,
+            commits=commits,
+            writers=writers,
+            watched=watched,
+            first_prompt=self.own.start,
+        )
 
     def read_batch(self, reader: BatchReader, batch: Batch) -> tuple[list[RecordedPrompt], Values]:
         """Generate after the batch's prompts, and read every value."""
@@ -271,7 +296,7 @@ class Capture:
 
     def _record(self, recorder: Recorder, reader: BatchReader, stop: StopRequest, heartbeat: Heartbeat) -> str | None:
         """Record what remains; returns why it stopped early, if it did."""
-        for batch in self._remaining(recorder.prompts):
+        for batch in self._remaining(self.own.start + recorder.prompts):
             if stop.reason:
                 return stop.reason
             limit = self.request.limit_bytes
@@ -285,9 +310,9 @@ class Capture:
 
     def _bytes_with(self, batch: Batch, recorder: Recorder) -> int:
         """About the size of the file with `batch` in it."""
-        prompts = self.prompts[: batch.stop]
+        prompts = self.prompts[self.own.start : batch.stop]
         if self._chosen is None:
-            coming = sum(len(p.token_ids) + self.request.generate for p in prompts[batch.start :])
+            coming = sum(len(p.token_ids) + self.request.generate for p in self.prompts[batch.start : batch.stop])
         else:
             coming = sum(int(one.sum()) for one in self._chosen[batch.start : batch.stop])
         return run_bytes(
@@ -295,7 +320,7 @@ class Capture:
             self.request.keep,
             self.request.precision,
             tokens=recorder.tokens + coming,
-            prompts=batch.stop,
+            prompts=len(prompts),
             concepts=len({p.concept for p in prompts}),
             generates=self.request.generate > 0,
             beyond=recorder.writer.beyond_rows + most_beyond(recorder.writer.beyond, coming * self.neurons),
@@ -379,14 +404,18 @@ class Capture:
         writers, readers = writer_threads(self.request.writers), self._listener.sharing is not None
         if self.request.resume:
             named = self.request.run
-            path = new_run_path(self._store, named) if named else run_to_resume(self._store, self._settings)
+            path = (
+                new_run_path(self._store, _named(self.request, named))
+                if named
+                else run_to_resume(self._store, self._settings)
+            )
             if not was_not_begun(path):
                 with RunFile.open(path) as run:
                     check_same_capture(run, self._settings)
                     check_same_model(run, self.loaded)
                 return RunWriter.reopen(path, writers=writers, readers=readers)
             remove(path)
-        name = self.request.run or default_name(self.request.model)
+        name = _named(self.request, self.request.run or default_name(self.request.model))
         settings = {**self._settings, "weights": self.weights()}
         info = new_run_info("capture", name, self.loaded, self.request.model, self.request.seed, settings)
         return RunWriter.create(new_run_path(self._store, name), info, self.layers, writers=writers, readers=readers)
@@ -402,6 +431,11 @@ def _edits(request: CaptureRequest, loaded: LoadedModel, edits_in: EditsIn | Non
     if not edits:
         raise RequestError(f"expected edits of neurons that {loaded.name} has, found none of them")
     return edits
+
+
+def _named(request: CaptureRequest, run: str) -> str:
+    """The name of the run that is written. run: of the whole capture."""
+    return run if request.shard is None else part_name(run, request.shard)
 
 
 def _notes(request: CaptureRequest, loaded: LoadedModel, sites: Sequence[LayerSite]) -> list[str]:

@@ -108,6 +108,11 @@ def prompt_column_options(command: Command) -> Command:
 @click.option("--truncate", is_flag=True, help="Cut prompts that do not fit the model's context.")
 @click.option("--writers", metavar="N", type=WriterCount(), default="auto", show_default=True,
               help="Threads that record and write; auto: one fewer than processors.")  # fmt: skip
+@click.option("--shard", metavar="I/N",
+              help="Capture part I of N, from 1, into a run of its own, for nfinspect merge.")  # fmt: skip
+@click.option("--ray", "address", metavar="[ADDRESS]", is_flag=False, flag_value="",
+              help="Capture in --workers parts on the Ray cluster at ADDRESS, or on this machine.")  # fmt: skip
+@click.option("--workers", metavar="N", type=click.IntRange(1, 10_000), help="Parts of --ray, a process each.")
 @click.option("--limit-bytes", metavar="SIZE", help="Stop before the run exceeds SIZE, such as 20G.")
 @click.option("--estimate", "only_estimate", is_flag=True, help="Print bytes, memory and time; capture nothing.")
 @model_options
@@ -123,6 +128,9 @@ def capture(
     limit_bytes: str | None,
     where: str | None,
     start: int,
+    shard: str | None,
+    address: str | None,
+    workers: int | None,
     only_estimate: bool,
     store: str | None,
     as_json: bool,
@@ -133,12 +141,15 @@ def capture(
     MODEL is a hub name or a local directory. With edits (--zero and its like) the run is of the edited model.
     """
     from nfinspect.capturing.request import CaptureRequest
+    from nfinspect.capturing.shard import parse_shard
     from nfinspect.capturing.where import parse_where
 
     if not math.isfinite(options["temperature"]):  # click lets NaN pass as "at least 0"
         raise RequestError(f"expected a --temperature of 0 or more, found {options['temperature']}")
     if not prompts and not text:
         raise RequestError("expected prompts or a text: give --prompts FILE or --text FILE")
+    if (address is None) != (workers is None) or (address is not None and shard is not None):
+        raise RequestError("expected --ray and --workers N together, and without --shard")
     request = CaptureRequest(
         model=model,
         store=store_path(store),
@@ -150,13 +161,14 @@ def capture(
         limit_bytes=None if limit_bytes is None else byte_count(limit_bytes),
         where=None if where is None else parse_where(where),
         edits_from=start,
+        shard=None if shard is None else parse_shard(shard),
         command=typed(click.get_current_context()),
         **options,
     )
     if only_estimate:
         _estimate(request, as_json)
     else:
-        path = captured(request)
+        path = captured(request) if workers is None else _by_workers(request, workers, address or "")
         if as_json:
             output.document({"run": path.stem, "path": str(path), "bytes": path.stat().st_size})
         else:
@@ -218,6 +230,15 @@ def _edits_in(request: "CaptureRequest") -> "EditsIn":
     from nfinspect.experiments.resolved_edits import resolved_edits
 
     return partial(resolved_edits, asked=request.edits, store=request.store)
+
+
+def _by_workers(request: "CaptureRequest", workers: int, address: str) -> Path:
+    """Make the run on a Ray cluster; what becomes of its parts is told on stderr."""
+    from nfinspect.capturing.ray_workers import capture_with_ray
+    from nfinspect.capturing.session import Listener
+
+    quiet_transformers()
+    return capture_with_ray(request, workers, address, Listener(message=output.note), _edits_in(request))
 
 
 def progress_text(progress: "Progress") -> str:

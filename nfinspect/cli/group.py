@@ -18,6 +18,7 @@ COMMANDS = {
     "capture": "capture",
     "runs": "runs",
     "info": "runs",
+    "merge": "merge",
     "verify": "runs",
     "migrate": "runs",
     "delete": "runs",

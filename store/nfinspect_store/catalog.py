@@ -47,6 +47,14 @@ def new_run_path(store: Path, name: str) -> Path:
     return store / (check_name(name) + RUN_SUFFIX)
 
 
+def merged_path(store: Path, name_or_path: str) -> Path:
+    """The file of a run that is to be written, given its name in the store or a path. Raises BadName."""
+    if "/" not in name_or_path:
+        return new_run_path(store, name_or_path.removesuffix(RUN_SUFFIX))
+    path = expanded(name_or_path)
+    return new_run_path(path.parent, path.name.removesuffix(RUN_SUFFIX))
+
+
 def run_path(store: Path, name_or_path: str | Path) -> Path:
     """A run's file, given its name in the store or a path. Raises RunNotFound naming the closest names.
 

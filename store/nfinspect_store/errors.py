@@ -9,6 +9,7 @@ NfinspectError
 │   ├── SchemaTooNew     written by a newer nfinspect
 │   ├── SchemaTooOld     written by an older nfinspect, and not migrated
 │   ├── BadName          a run name that cannot be a file name
+│   ├── CannotMerge      runs that are not the parts of one capture
 │   └── StorageFull      the disk is full, or the store cannot be written
 ├── NotInstalled         an optional package is needed and not installed
 ├── QueryError           SQL that is refused, or that DuckDB cannot run
@@ -56,6 +57,10 @@ class BadName(StoreError):
     """A run name that cannot be a file name."""
 
     exit_status = 2
+
+
+class CannotMerge(StoreError):
+    """Runs that are not the parts of one capture, or not all of them."""
 
 
 class StorageFull(StoreError):

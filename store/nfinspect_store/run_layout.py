@@ -20,6 +20,7 @@ from nfinspect_store.addresses import Address, parse_address
 from nfinspect_store.connect import CATALOG
 from nfinspect_store.edits import edits_text
 from nfinspect_store.errors import NotARun, RequestError
+from nfinspect_store.part_settings import part_notes
 from nfinspect_store.schema import EXPERTS
 from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.statements import listened
@@ -99,8 +100,8 @@ class RunLayout:
 
     @property
     def where_notes(self) -> tuple[str, ...]:
-        """Which tokens, and which of their values, the run holds; empty if all of them."""
-        return (*self._tokens_notes, *self._beyond_notes)
+        """Which prompts and tokens of its capture, and which of their values, the run holds; empty if all of them."""
+        return (*part_notes(self.info.settings), *self._tokens_notes, *self._beyond_notes)
 
     @property
     def edits(self) -> str:

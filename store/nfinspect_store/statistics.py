@@ -168,12 +168,12 @@ class ConceptStatistics:
         return cls(**{f.name: getattr(statistics, f.name) for f in fields(cls)})
 
     def merge(self, other: "ConceptStatistics") -> "ConceptStatistics":
-        """The statistics of both parts together; both have tokens, and the same neurons in the same order."""
+        """The statistics of both parts together; both have the same neurons in the same order."""
         n = self.n + other.n
         return ConceptStatistics(
             n=n,
             fired=np.where((self.fired < 0) | (other.fired < 0), UNKNOWN, self.fired + other.fired),
-            mean=self.mean + (other.mean - self.mean) * (other.n / n),
+            mean=self.mean + (other.mean - self.mean) * (other.n / np.maximum(n, 1)),
             maximum=np.maximum(self.maximum, other.maximum),
         )
 

@@ -51,7 +51,7 @@ ORDER BY m.prompt_idx, m.layer_id, m.first_neuron
 """
 
 
-READ_STARTS = "SELECT first_token FROM prompts WHERE tokens > 0 ORDER BY first_token"
+READ_STARTS = "SELECT first_token, prompt_idx FROM prompts WHERE tokens > 0 ORDER BY first_token"
 
 BETWEEN = "FROM tokens WHERE token_idx >= $start AND token_idx < $stop"
 AT = "FROM tokens WHERE token_idx IN (SELECT unnest($indices))"
@@ -331,6 +331,11 @@ class RunTables(RunLayout):
             raise RequestError(f"no prompt {prompt_idx} in this run: it holds prompts 0-{self.prompts - 1}")
         return Prompt(*rows[0])
 
+    def starts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The first tokens of the prompts that have recorded tokens, in order, and which prompts these are."""
+        columns = self.cursor().execute(READ_STARTS).fetchnumpy()
+        return columns["first_token"], np.asarray(columns["prompt_idx"], np.int64)
+
     def prompt_size(self, prompt_idx: int) -> int:
         """How many tokens a prompt has, those included that are not recorded."""
         return self.prompt(prompt_idx).tokens + self._unrecorded_of(prompt_idx)
@@ -407,8 +412,7 @@ class RunTables(RunLayout):
         if rows or not self.has_values:
             return [Example(kind, *example) for kind, *lists in rows for example in zip(*lists, strict=True)]
         values = self.neuron(layer, neuron, site) if values is None else values
-        starts = self.cursor().execute(READ_STARTS).fetchnumpy()["first_token"]
-        return examples_of(values, starts, self.info.seed)
+        return examples_of(values, *self.starts(), self.info.seed)
 
     def layer_examples(self, layer: Layer, kind: str, kept: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """token_idx and value of all neurons' stored examples of a kind: [neurons, kept], token_idx -1 where there is

@@ -86,6 +86,8 @@ class _Segment:
     means: list[MeanRows] = field(default_factory=list)
     beyond: dict[int, list[BeyondRows]] = field(default_factory=dict)  # by layer_id
     beyond_rows: int = 0
+    rows: Mapping[str, Iterable[pa.Table]] = field(default_factory=dict)  # by table
+    of_rows: tuple[int, int] = (0, 0)  # the prompts and tokens that they are of
 
 
 class RunWriter:
@@ -260,6 +262,12 @@ class RunWriter:
                 self._segment.beyond.setdefault(rows.layer_id, []).append(rows)
                 self._segment.beyond_rows += len(rows.neuron)
 
+    def add_rows(self, rows: Mapping[str, Iterable[pa.Table]], *, prompts: int, tokens: int) -> None:
+        """Add so many prompts and tokens as rows of `prompts`, `tokens`, `unrecorded` and `prompt_means`, which are
+        read at the commit: `add` for what another run holds.
+        """
+        self._segment.rows, self._segment.of_rows = rows, (prompts, tokens)
+
     def commit(
         self,
         layers: Sequence[LayerSnapshot],
@@ -274,10 +282,11 @@ class RunWriter:
             self._flush.stop()
         else:
             self._connection.execute("BEGIN")
-        tokens = self.tokens + sum(len(t.token_idx) for t in self._segment.tokens)
+        tokens = self.tokens + sum(len(t.token_idx) for t in self._segment.tokens) + self._segment.of_rows[1]
         with translated(self.path):
             self._insert_segment()
-            if self._segment.prompts or not self.commits:  # else they are there since the last commit
+            # Without new prompts they are there since the last commit.
+            if self._segment.prompts or self._segment.rows or not self.commits:
                 self._replace_statistics(layers)
             settings = ", ".join(f"{quoted(column)} = ?" for column in info)
             self._connection.execute(f"UPDATE run SET {settings}", list(info.values()))
@@ -302,7 +311,7 @@ class RunWriter:
         self.tokens = tokens
         unfinished = self._rounds and self._buffers and tokens % BLOCK and not complete
         self._replaced = divmod(tokens - 1, BLOCK) if unfinished else None
-        self.prompts += len(self._segment.prompts)
+        self.prompts += len(self._segment.prompts) + self._segment.of_rows[0]
         self._beyond_rows = self.beyond_rows
         self._segment = _Segment()
 
@@ -380,6 +389,8 @@ class RunWriter:
         if self._segment.means:
             self._append("prompt_means", map(means_table, self._segment.means))
         self._append("beyond", (beyond_table(parts) for _, parts in sorted(self._segment.beyond.items())))
+        for table, rows in self._segment.rows.items():
+            self._append(table, rows)
 
     def _replace_statistics(self, layers: Sequence[LayerSnapshot]) -> None:
         self._replace(

@@ -38,7 +38,12 @@ def test_random_tokens_are_drawn_only_where_values_are_not_kept(
 ) -> None:
     drawn: list[int] = []
     add = RandomTokens.add
-    monkeypatch.setattr(RandomTokens, "add", lambda self, *ends: (drawn.append(ends[1]), add(self, *ends))[1])
+
+    def noted(self: RandomTokens, start: int, places: np.ndarray) -> np.ndarray:
+        drawn.append(len(places))
+        return add(self, start, places)
+
+    monkeypatch.setattr(RandomTokens, "add", noted)
     layer = Layer(0, "mlp", 0, "h.0.mlp", 3, "relu", "positive")
     path = tmp_path / "run.duckdb"
     write_run(path, layers=[layer], prompts=[PROMPT], values=lambda i, layer: VALUES, keep=keep)

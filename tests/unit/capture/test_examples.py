@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from nfinspect.capturing.examples import KEPT, Extremes, RandomTokens
+from nfinspect_store.examples import draw, places
 
 NEURONS = 9
 
@@ -60,7 +61,7 @@ def found_of(kept: Extremes, kind: Literal["top", "min"], neuron: int) -> list[t
 def kept_of(seed: int, tokens: int, batches: list[int]) -> list[int]:
     random, start = RandomTokens(seed), 0
     for size in [*batches, tokens - sum(batches)]:
-        random.add(start, start + size)
+        random.add(start, np.arange(start, start + size))
         start += size
     return random.token_idx.tolist()
 
@@ -75,8 +76,34 @@ def test_random_tokens_do_not_depend_on_the_batches(seed: int) -> None:
     assert kept_of(seed, 500, [1] * 499) == whole
     half = RandomTokens(seed)
     resumed = RandomTokens(seed)
-    resumed.restore(half.add(0, 250))
-    assert resumed.add(250, 500).tolist() == whole
+    kept = half.add(0, np.arange(250))
+    resumed.restore(kept, kept)
+    assert resumed.add(250, np.arange(250, 500)).tolist() == whole
+
+
+def test_parts_draw_what_the_whole_would() -> None:
+    """A token draws by its prompt and its place there, wherever its run begins."""
+    sizes = np.random.default_rng(1).integers(0, 9, 200)
+    starts = np.cumsum(sizes) - sizes
+    there = sizes > 0
+
+    def drawn(prompts: range) -> tuple[RandomTokens, int]:
+        """Of the prompts alone; and how many tokens come before them."""
+        own = np.array([i for i in prompts if there[i]])
+        offset = int(starts[prompts.start])
+        random, tokens = RandomTokens(4), np.arange(int(sizes[prompts.start : prompts.stop].sum()))
+        random.add(0, places(tokens, starts[own] - offset, own))
+        return random, offset
+
+    whole, _ = drawn(range(200))
+    offered = []
+    for prompts in (range(3), range(3, 90), range(90, 200)):
+        random, offset = drawn(prompts)
+        offered += (random.token_idx + offset).tolist()
+    assert set(whole.token_idx.tolist()) < set(offered)
+    every = np.array(sorted(offered))
+    kept = draw(4, places(every, starts[there], np.flatnonzero(there)))
+    assert every[kept].tolist() == whole.token_idx.tolist()
 
 
 def test_fewer_tokens_than_are_kept_are_all_kept() -> None:

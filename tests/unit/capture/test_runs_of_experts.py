@@ -22,7 +22,7 @@ from nfinspect.experiments.addresses import resolve_addresses
 from nfinspect.models import UnsupportedModel, in_memory
 from nfinspect_store.addresses import Address
 from nfinspect_store.errors import RequestError, StoreError
-from nfinspect_store.examples import KEPT, drawn
+from nfinspect_store.examples import KEPT, drawn, places
 from nfinspect_store.histogram import BINS, bin_of
 from nfinspect_store.verify import verify_run
 
@@ -132,7 +132,7 @@ def check_examples(run: nf.Run, layer: int, told: Whole) -> None:
         top = [one for one in found if one.kind == "top"]
         best = [values[there][prompt_of[there] == p].max() for p in np.unique(prompt_of[there])]
         assert [one.value for one in top] == pytest.approx(sorted(best, reverse=True)[:KEPT], rel=1e-3, abs=1e-6)
-        sample = there[np.argsort(drawn(run.info.seed, there), kind="stable")][:KEPT]
+        sample = there[np.argsort(drawn(run.info.seed, places(there, *run.starts())), kind="stable")][:KEPT]
         assert [one.token_idx for one in found if one.kind == "random"] == sample.tolist()
 
 

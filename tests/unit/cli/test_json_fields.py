@@ -42,6 +42,7 @@ OF_RUNS = {
 }
 OF_MODELS = {
     "capture": f"capture {GPT2} --prompts one.txt --run other",
+    "merge": "merge merged mine.part-1-of-1",
     "walk": f"walk other --model {GPT2}",
     "capture --estimate": f"capture {GPT2} --prompts one.txt --estimate",
     "attention": f"attention {GPT2} --prompts one.txt",
@@ -166,6 +167,7 @@ def test_documents_of_a_run(study: Run) -> None:
 
 def test_documents_with_a_model(study: Run) -> None:
     study("capture", MAMBA, "--prompts", "one.txt", "--run", "mamba")
+    study("capture", GPT2, "--prompts", "one.txt", "--run", "mine", "--shard", "1/1")
     found = {name: check(study, name, line) for name, line in OF_MODELS.items()}
     assert found["delta"]["mamba_delta"] and found["delta"]["substitution"]
     assert found["text"]["neural_firing_analysis"]["processing_stages"][1]["reports"]

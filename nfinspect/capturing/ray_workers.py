@@ -1,0 +1,216 @@
+"""A capture by several processes of a Ray cluster, which may be on several machines (docs/decisions/0020).
+
+Each worker is an actor with a model of its own. It captures a part into a file of its own in the store, and returns
+what it made, no values: nothing large goes through Ray. A worker that is lost is replaced, and the new one continues
+its part. Then the parts are merged here.
+"""
+
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nfinspect.capturing.errors import CaptureError
+from nfinspect.capturing.merging import merge_runs
+from nfinspect.capturing.plan import Files, read_files
+from nfinspect.capturing.request import CaptureRequest
+from nfinspect.capturing.session import Capture, EditsIn, Listener, default_name, load
+from nfinspect.capturing.shard import Shard, part_name
+from nfinspect.model_files import lasting_name
+from nfinspect.models import LoadedModel
+from nfinspect_store.catalog import delete_run, new_run_path, store_path
+from nfinspect_store.errors import NfinspectError, NotInstalled, RequestError
+from nfinspect_store.part_settings import SHARD
+from nfinspect_store.reader import RunFile
+from nfinspect_store.writer import RunWriter
+
+TRIES = 4
+"""How often a part may be begun: a model that does not fit loses every worker that loads it [own]."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a worker made. path: on its own machine. error: why there is no part, '' if there is."""
+
+    host: str
+    path: str
+    prompts: int = 0
+    tokens: int = 0
+    error: str = ""
+
+
+class Worker:
+    """One process with one model. It becomes a Ray actor."""
+
+    def __init__(self, request: CaptureRequest, files: Files, edits_in: EditsIn | None) -> None:
+        self._request = request
+        self._edits_in = edits_in
+        self._files = files
+        self._loaded: LoadedModel | None = None
+
+    def where(self) -> tuple[str, int]:
+        """The machine, and the process."""
+        return socket.gethostname(), os.getpid()
+
+    def capture(self, shard: Shard, *, again: bool) -> Manifest:
+        """Capture a part. again: it may have been begun, or done, before."""
+        run = self._request.run or ""
+        path = new_run_path(self._request.store, part_name(run, shard))
+        request = replace(self._request, shard=shard, resume=again and path.exists())
+        try:
+            if self._loaded is None:
+                self._loaded = load(request)
+            capture = Capture(request, self._loaded, Listener(), self._files, self._edits_in)
+            if not (request.resume and _is_done(path, capture)):
+                capture.run()
+            with RunFile.open(path) as part:
+                return Manifest(socket.gethostname(), str(path), part.prompts, part.tokens)
+        except NfinspectError as error:
+            return Manifest(socket.gethostname(), str(path), error=str(error))
+
+
+def _is_done(path: Path, capture: Capture) -> bool:
+    """Whether the file at `path` is this very part, and complete."""
+    with suppress(NfinspectError), RunFile.open(path) as run:
+        return run.info.status == "complete" and run.info.settings.get(SHARD) == capture.settings[SHARD]
+    return False
+
+
+def capture_with_ray(
+    request: CaptureRequest, workers: int, address: str, listener: Listener, edits_in: EditsIn | None = None
+) -> Path:
+    """Capture what `request` asks for in `workers` parts, a Ray actor each, and merge them; returns the run's path.
+
+    address: of a cluster; '': the one on this machine, or one of our own. All see the store and the model under the
+    same paths. Raises NotInstalled without Ray, and what a capture and a merge raise.
+    """
+    ray = _ray()
+    replace(request, shard=Shard(1, workers))  # raises RequestError for what has no parts
+    store = store_path(request.store).absolute()
+    path = new_run_path(store, request.run or default_name(request.model))
+    if path.exists():
+        RunWriter.refuse_existing(path)
+    if request.resume and request.run is None:
+        raise RequestError("expected --run NAME with --ray --resume: the parts to go on with are found by it")
+    request = replace(request, store=store, model=lasting_name(request.model), run=path.stem, command=())
+    files = read_files(request)
+    with _cluster(ray, address, workers):
+        found = _Parts(ray, request, (files, edits_in), workers, listener).captured()
+    parts = [Path(found[number].path) for number in sorted(found)]
+    elsewhere = [f"{one.host}:{one.path}" for one in found.values() if not Path(one.path).exists()]
+    if elsewhere:
+        raise CaptureError(
+            f"expected all parts in {store}, found {len(elsewhere)} only on other machines ({elsewhere[0]}): copy them "
+            f"here, then nfinspect merge {path.stem} PART…"
+        )
+    listener.message(f"merging {len(parts)} parts")
+    merge_runs(path, parts, note=listener.message)
+    for part in parts:
+        delete_run(part)
+    return path
+
+
+def _ray() -> Any:
+    """Raises NotInstalled. Ray does not report its use to its makers."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise NotInstalled("--ray needs Ray: pip install 'nfinspect[ray]' on every machine of the cluster") from error
+    return ray
+
+
+@contextmanager
+def _cluster(ray: Any, address: str, workers: int) -> Iterator[None]:
+    """Connected to a cluster; afterwards disconnected again, and ended if it is our own."""
+    if ray.is_initialized():
+        yield
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    try:
+        ray.init(address=address or "auto", **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        if address:
+            raise CaptureError(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from error
+        # One of our own, with room for every worker however few processors there are.
+        ray.init(address="local", num_cpus=max(workers, os.cpu_count() or 1), include_dashboard=False, **quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class _Parts:
+    """The parts of a capture, each on its way or done."""
+
+    def __init__(
+        self, ray: Any, request: CaptureRequest, inputs: tuple[Any, ...], workers: int, listener: Listener
+    ) -> None:
+        """inputs: what a Worker takes besides the request."""
+        self._ray = ray
+        self._request = request
+        self._inputs = [ray.put(one) for one in inputs]
+        self._workers = workers
+        self._listener = listener
+        gpus = 0 if request.device == "cpu" else int(bool(ray.cluster_resources().get("GPU")))
+        self._actor = ray.remote(num_cpus=1, num_gpus=gpus)(Worker)
+        self._begun: Counter[int] = Counter()
+        self._asked: dict[Any, tuple[int, Any]] = {}  # by what is waited for: the part, and its actor
+        self._found: dict[Any, int] = {}  # where they are: the part
+        self._done: dict[int, Manifest] = {}
+
+    def captured(self) -> dict[int, Manifest]:
+        """What was made, by part. Raises CaptureError for a part that cannot be captured."""
+        try:
+            for part in range(1, self._workers + 1):
+                self._begin(part)
+            while self._asked:
+                (ready, *_), _ = self._ray.wait([*self._found, *self._asked], num_returns=1)
+                if ready in self._found:
+                    self._tell(ready)
+                else:
+                    self._take(ready)
+            return self._done
+        except KeyboardInterrupt:
+            self._listener.message("stopped: what was recorded is kept in its parts: repeat the command with --resume")
+            raise
+        finally:
+            for _, actor in self._asked.values():
+                self._ray.kill(actor)
+
+    def _begin(self, part: int) -> None:
+        again = self._request.resume or self._begun[part] > 0
+        self._begun[part] += 1
+        actor = self._actor.remote(self._request, *self._inputs)
+        self._found[actor.where.remote()] = part
+        self._asked[actor.capture.remote(Shard(part, self._workers), again=again)] = (part, actor)
+
+    def _tell(self, ready: Any) -> None:
+        part = self._found.pop(ready)
+        with suppress(self._ray.exceptions.RayError):  # what becomes of the actor is told by its capture
+            host, process = self._ray.get(ready)
+            self._listener.message(f"part {part} of {self._workers}: process {process} on {host}")
+
+    def _take(self, ready: Any) -> None:
+        part, actor = self._asked.pop(ready)
+        try:
+            found: Manifest = self._ray.get(ready)
+        except self._ray.exceptions.RayActorError as error:
+            if self._begun[part] >= TRIES:
+                raise CaptureError(
+                    f"part {part} of {self._workers} lost its worker {TRIES} times, such as for lack of memory: "
+                    f"{str(error).splitlines()[0]}"
+                ) from error
+            self._listener.message(f"part {part} of {self._workers} has lost its worker: another one continues it")
+            self._begin(part)
+            return
+        if found.error:
+            raise CaptureError(f"part {part} of {self._workers} on {found.host}: {found.error}")
+        self._done[part] = found
+        held = f"{found.prompts} prompts, {found.tokens} tokens"
+        self._listener.message(f"part {part} of {self._workers} is done: {held}")
+        self._ray.kill(actor)  # makes room for one that waits

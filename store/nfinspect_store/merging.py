@@ -1,0 +1,243 @@
+"""Runs of consecutive prompts become one run: values, tables and statistics, a part at a time.
+
+Values are cut into the blocks of the whole run again, so that those of reduced precision are rounded as the whole would
+have been. Counts, histograms and examples are exactly those of the whole; moments merge by the formulas that a capture
+uses (statistics.py), in the order of the prompts, so that they agree up to the rounding of float64.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from nfinspect_store.atomic import replaced
+from nfinspect_store.errors import NotARun
+from nfinspect_store.examples import KEPT, drawn, places
+from nfinspect_store.histogram import BINS
+from nfinspect_store.mamba_delta import DeltaMoments, read_mamba_delta
+from nfinspect_store.parts import Part
+from nfinspect_store.reader import RunFile
+from nfinspect_store.schema import BLOCK, quoted
+from nfinspect_store.snapshot import LayerSnapshot
+from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics
+from nfinspect_store.types import Layer, RunInfo, utc_now
+from nfinspect_store.writer import Derive, RunWriter
+
+VALUES_BYTES = 32 * 2**20
+"""About the bytes of a layer's values that are held at a time [own]."""
+
+SHIFTED: Mapping[str, tuple[str, ...]] = {
+    "prompts": ("prompt_idx", "first_token"),
+    "tokens": ("token_idx", "prompt_idx"),
+    "unrecorded": ("prompt_idx",),
+    "prompt_means": ("prompt_idx",),
+}
+"""Tables whose rows stay, and their columns that count from the run's first prompt or token."""
+
+ROWS_READ: Mapping[str, int] = {"prompts": 4096, "tokens": 65_536, "unrecorded": 65_536, "prompt_means": 8192}
+"""Rows that are read at a time: at most a few MiB, unless prompts are long."""
+
+OF_TOKENS = ("first_token", "token_idx")
+"""Those of them that count tokens."""
+
+SIGNS = {"top": np.float32(1), "min": np.float32(-1)}
+
+Told = Callable[[int], None]
+"""Is told how many tokens of the whole have been copied."""
+
+
+def write_merged(
+    path: Path,
+    info: RunInfo,
+    parts: Sequence[Part],
+    derive: Derive,
+    *,
+    writers: int = 1,
+    told: Told = lambda tokens: None,
+) -> None:
+    """Write the run at `path`, replacing any that is there once it is complete. parts: in order, none twice.
+
+    Takes the memory of a capture of the same model, however long the parts are. Raises StorageFull, NotARun for a part
+    that is damaged.
+    """
+    with replaced(path) as new:
+        writer = RunWriter.create(new, info, parts[0].layers, writers=writers)
+        try:
+            merged = _Merged(parts[0].layers, info.seed, apart=not writer.keeps_values)
+            for part, at in zip(parts, _starts(parts), strict=True):
+                with RunFile.open(part.path) as run:
+                    if writer.keeps_values:
+                        _copy_values(writer, run, at[1], told)
+                    merged.add(run, *at)
+            writer.add_rows(
+                {table: _rows(parts, table) for table in SHIFTED},
+                prompts=sum(part.stop - part.first for part in parts),
+                tokens=sum(part.tokens for part in parts),
+            )
+            writer.commit(merged.snapshots(), derive, {"status": "complete", "finished_at": utc_now()})
+        except BaseException:
+            writer.discard()
+            raise
+        writer.close()
+
+
+def _starts(parts: Sequence[Part]) -> list[tuple[int, int]]:
+    """Of each part, how many prompts and tokens of the merged run come before it."""
+    prompts = np.cumsum([0, *(part.stop - part.first for part in parts)])
+    tokens = np.cumsum([0, *(part.tokens for part in parts)])
+    return [(int(p), int(t)) for p, t in zip(prompts[:-1], tokens[:-1], strict=True)]
+
+
+def _copy_values(writer: RunWriter, run: RunFile, before: int, told: Told) -> None:
+    """Put every value of a run, whole blocks of it at a time. before: tokens of earlier parts."""
+    widest = max(layer.neurons for layer in run.layers)
+    step = max(1, VALUES_BYTES // (4 * widest * BLOCK)) * BLOCK
+    for start in range(0, run.tokens, step):
+        stop = min(start + step, run.tokens)
+        for layer in run.layers:
+            writer.put(layer.layer_id, *_values(run, layer, start, stop))
+        told(before + stop)
+
+
+def _values(run: RunFile, layer: Layer, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+    """Values on the tokens from `start`, which begins a block: float32[neurons, tokens], and where they fired."""
+    shape = (stop - start, layer.neurons)
+    values = np.empty(shape, np.float32)
+    fired = np.empty(shape, np.bool_) if layer.fires == "gate" else None
+    there = 0
+    for rows in run.blocks(layer, tokens=(start, stop), fired=True):
+        here = slice(rows.first - start, rows.first - start + rows.values.shape[1])
+        neuron: NDArray[np.int32] | slice = rows.neuron
+        if (np.diff(rows.neuron) == 1).all():
+            neuron = slice(int(rows.neuron[0]), int(rows.neuron[0]) + len(rows.neuron))
+        values[here, neuron] = rows.values.T
+        if fired is not None and rows.fired is not None:
+            fired[here, neuron] = rows.fired.T
+        there += rows.values.size
+    if there != values.size:
+        raise NotARun(
+            f"{run.path} is damaged: {layer.site} layer {layer.layer} holds {there} values on tokens "
+            f"{start}-{stop - 1}, expected {values.size} (nfinspect verify says more)"
+        )
+    return values.T, None if fired is None else fired.T
+
+
+def _rows(parts: Sequence[Part], table: str) -> Iterator[pa.Table]:
+    """The rows of a table in all parts, with the numbers of the merged run."""
+    for part, (prompts, tokens) in zip(parts, _starts(parts), strict=True):
+        shifts = ", ".join(
+            f"{quoted(column)} + {tokens if column in OF_TOKENS else prompts} AS {quoted(column)}"
+            for column in SHIFTED[table]
+        )
+        with RunFile.open(part.path) as run:
+            query = f"SELECT * REPLACE ({shifts}) FROM {quoted(table)}"
+            for batch in run.streamed(query, {}, ROWS_READ[table]):
+                yield pa.Table.from_batches([batch])
+
+
+class _Merged:
+    """What is known of the layers after the parts so far."""
+
+    def __init__(self, layers: Sequence[Layer], seed: int, *, apart: bool) -> None:
+        """apart: with what is stored only where values are not: examples, and statistics by concept."""
+        self._layers = [_MergedLayer(layer, seed, apart=apart) for layer in layers]
+
+    def add(self, run: RunFile, prompts: int, tokens: int) -> None:
+        """Add the next part. prompts, tokens: how many of the merged run come before it."""
+        if not run.tokens:
+            return
+        delta = read_mamba_delta(run.cursor())
+        starts, prompt_idx = run.starts()
+        for one in self._layers:
+            one.add(run, tokens, delta.get(one.layer.layer) if one.layer.site == "mixer" else None)
+            one.add_random(run, tokens, starts, prompt_idx + prompts)
+
+    def snapshots(self) -> list[LayerSnapshot]:
+        return [one.snapshot() for one in self._layers]
+
+
+class _MergedLayer:
+    def __init__(self, layer: Layer, seed: int, *, apart: bool) -> None:
+        self.layer = layer
+        self._seed = seed
+        self._apart = apart
+        self._statistics: dict[bool, NeuronStatistics] = {}
+        self._concepts: dict[str, ConceptStatistics] = {}
+        self._histograms = {first: np.zeros((layer.neurons, BINS), np.int64) for first in (False, True)}
+        self._extremes = {kind: _no_examples(layer.neurons) for kind in SIGNS}
+        self._random = _no_examples(layer.neurons)
+        self._places = np.full((layer.neurons, KEPT), -1, np.int64)
+        self._delta: DeltaMoments | None = None
+
+    def add(self, run: RunFile, tokens: int, delta: DeltaMoments | None) -> None:
+        """Add the next part. tokens: how many of the merged run come before it."""
+        layer = self.layer
+        for first, told in run.statistics_apart(layer).items():
+            held = self._statistics.get(first)
+            self._statistics[first] = told if held is None else held.merge(told)
+        rest = run.histograms(layer.site, layer.layer, skip_first=True)
+        self._histograms[False] += rest
+        self._histograms[True] += run.histograms(layer.site, layer.layer) - rest
+        if delta is not None:
+            self._delta = delta if self._delta is None else self._delta.merge(delta)
+        if not self._apart:
+            return
+        for concept, of_concept in run.concept_statistics(layer).items():
+            before = self._concepts.get(concept)
+            self._concepts[concept] = of_concept if before is None else before.merge(of_concept)
+        for kind, sign in SIGNS.items():
+            self._extremes[kind] = _best(self._extremes[kind], run.layer_examples(layer, kind, KEPT), tokens, sign)
+
+    def add_random(self, run: RunFile, tokens: int, starts: NDArray[np.int64], prompt_idx: NDArray[np.int64]) -> None:
+        """Draw from the random examples so far and those of the next part. starts, prompt_idx: the part's first tokens,
+        and the prompts of the merged run that they are of.
+        """
+        if not self._apart:
+            return
+        token_idx, values = run.layer_examples(self.layer, "random", KEPT)
+        there = token_idx >= 0
+        at = np.where(there, places(token_idx, starts, prompt_idx), -1)
+        offered = np.concatenate([self._places, at], axis=1)
+        numbers = np.where(offered >= 0, drawn(self._seed, offered), np.iinfo(np.uint64).max)
+        order = np.argsort(numbers, axis=1, kind="stable")[:, :KEPT]
+        found = np.concatenate([self._random[0], np.where(there, token_idx + tokens, -1)], axis=1)
+        held = np.concatenate([self._random[1], values], axis=1)
+        self._random = np.take_along_axis(found, order, axis=1), np.take_along_axis(held, order, axis=1)
+        self._places = np.take_along_axis(offered, order, axis=1)
+
+    def snapshot(self) -> LayerSnapshot:
+        examples: dict[str, tuple[NDArray[np.int64], NDArray[np.float32]]] = {}
+        if self._apart:
+            examples = {kind: self._extremes[kind] for kind in SIGNS}
+            examples["random"] = self._random
+        return LayerSnapshot(
+            layer_id=self.layer.layer_id,
+            statistics=self._statistics,
+            concepts=self._concepts,
+            histograms=self._histograms,
+            examples=examples,
+            delta=self._delta,
+        )
+
+
+def _no_examples(neurons: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    return np.full((neurons, KEPT), -1, np.int64), np.zeros((neurons, KEPT), np.float32)
+
+
+def _best(
+    held: tuple[NDArray[np.int64], NDArray[np.float32]],
+    other: tuple[NDArray[np.int64], NDArray[np.float32]],
+    tokens: int,
+    sign: np.float32,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The KEPT strongest of two lists of examples, [neurons, KEPT] each: token_idx, -1 where there is none, and values.
+
+    other: of later prompts, its tokens counted from `tokens`; ties go to the earlier token.
+    """
+    token_idx = np.concatenate([held[0], np.where(other[0] >= 0, other[0] + tokens, -1)], axis=1)
+    values = np.concatenate([held[1], other[1]], axis=1)
+    scores = np.where(token_idx >= 0, values * sign, -np.inf)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :KEPT]
+    return np.take_along_axis(token_idx, order, axis=1), np.take_along_axis(values, order, axis=1)

@@ -1,0 +1,65 @@
+"""What the settings of a run say of parts: of a capture's part (`--shard`), and of a run that was merged from them."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+SHARD = "shard"
+"""Of a part's settings: part, of, first_prompt, prompts, all_prompts, precision, plan."""
+
+MERGED = "merged"
+"""Of a merged run's settings: plan, parts (names), missing ([first, after the last] of prompts)."""
+
+NOT_OF_THE_PLAN = frozenset(
+    {
+        "files",
+        "notes",
+        "weights",
+        "fingerprint",
+        "worst_error",
+        "model",
+        "revision",
+        "command",
+        "directory",
+        SHARD,
+        MERGED,
+    }
+)
+"""Settings that do not decide what a run holds. A model may lie elsewhere on another machine: its fingerprint, compared
+on its own, says which it is.
+"""
+
+
+def prompts_digest(prompts: Iterable[tuple[str, str, tuple[int, ...]]]) -> str:
+    """SHA-256 of prompts in order, each its concept, text and token ids, in hexadecimal: settings.prompts_sha256."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(repr(prompt).encode())
+    return digest.hexdigest()
+
+
+def part_notes(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """What readers of the figures of a part, or of a run merged from some of the parts, must know."""
+    if isinstance(told := settings.get(SHARD), dict):
+        first, prompts, every = (told.get(name) for name in ("first_prompt", "prompts", "all_prompts"))
+        if isinstance(first, int) and isinstance(prompts, int):
+            which = f"prompts {first}-{first + prompts - 1}" if prompts else "none"
+            return (
+                f"this is part {told.get('part')} of {told.get('of')} of a capture, {which} of its {every} prompts: "
+                "every figure is of these (nfinspect merge puts the parts together)",
+            )
+    told = settings.get(MERGED)
+    gaps = told.get("missing") if isinstance(told, dict) else None
+    if isinstance(told, dict) and isinstance(gaps, list) and gaps:
+        lacking = ", ".join(map(_told_range, gaps))
+        return (
+            f"merged from some of the parts of a capture (--partial): prompts {lacking} of {told.get('all_prompts')} "
+            "are missing, and prompts and tokens are numbered without them",
+        )
+    return ()
+
+
+def _told_range(gap: object) -> str:
+    """[start, stop) in words; a stranger's file may hold anything there."""
+    whole = isinstance(gap, list) and len(gap) == 2 and all(isinstance(number, int) for number in gap)
+    return f"{gap[0]}-{gap[1] - 1}" if whole and isinstance(gap, list) else "that it does not name"

@@ -1,0 +1,210 @@
+"""A calculation on paper: what captures of large models over many tokens would take. It measures nothing.
+
+    python -m tests.benchmarks.scaling --page docs/scaling.md
+
+Rates are those of docs/benchmarks.md; bytes are what `--estimate` reckons, which a test compares with real files.
+"""
+
+import argparse
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nfinspect.capturing.sizes import most_beyond, run_bytes
+from nfinspect.capturing.where import parse_where
+from nfinspect_store.histogram import BINS
+from nfinspect_store.types import Keep, Layer, Precision
+from tests.benchmarks.report import figure, put, table
+
+ROOT = Path(__file__).parents[2]
+PROMPT = 1024
+"""Tokens of a prompt: each has its means, two of them."""
+
+TOKENS = {"1 M": 10**6, "1 B": 10**9, "10 B": 10**10}
+WEEK = 7 * 24
+NODE = 33_000
+"""Tokens a second that Activault publishes for one node with H100 GPUs: 10 B tokens of Llama-3.3-70B in 3.5 days."""
+
+ANSWERS = 0.1
+"""Share of the tokens that `--where` records in the table: an example."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    name: str
+    layers: int
+    width: int  # neurons of a layer's MLP
+
+    @property
+    def neurons(self) -> int:
+        return self.layers * self.width
+
+
+SHAPES = (
+    Shape("8B (Llama-3.1-8B)", 32, 14_336),
+    Shape("70B (Llama-3.3-70B)", 80, 28_672),
+    Shape("400B (Llama-3.1-405B)", 126, 53_248),
+)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What of a run is kept. share: of the tokens; rate: which of the rates its recording takes."""
+
+    name: str
+    keep: Keep
+    precision: Precision
+    rate: str
+    share: float = 1.0
+    beyond: str = ""
+
+
+KEPT = (
+    Kept("all, float32", "all", "float32", "float32"),
+    Kept("all, int8", "all", "int8", "int8"),
+    Kept("int8, --where answers, a tenth", "all", "int8", "int8", share=ANSWERS),
+    Kept("--where beyond=p99.9, at most", "stats", "float32", "stats", beyond="beyond=p99.9"),
+    Kept("--keep stats", "stats", "float32", "stats"),
+)
+
+
+def rates(benchmarks: str) -> dict[str, float]:
+    """Nanoseconds a value that a whole run takes on two processors, from the text of docs/benchmarks.md."""
+    runs = re.search(r"^\| whole runs, M values/s \| [^|]+ \| ([\d.,]+) \|", benchmarks, re.MULTILINE)
+    stats = re.search(r"tokens/s, ([\d.,]+) ns per value", benchmarks)
+    gated = benchmarks.partition("**Gated, ")[2].partition("**GPT-2-small")[0]
+    heads = [cell.strip() for cell in next(x for x in gated.splitlines() if x.startswith("| prompts of")).split("|")]
+    passed = heads.index("whole run, passed")
+
+    def stage(kept: str) -> float:
+        row = next(x for x in gated.splitlines() if x.startswith(f"| 1,024, {kept} |"))
+        return float(row.split("|")[passed].replace(",", ""))
+
+    assert runs is not None and stats is not None
+    float32 = 1e3 / float(runs[1].replace(",", ""))
+    found = {
+        "float32": float32,
+        "int8": float32 * stage("int8") / stage("float32"),
+        "stats": float(stats[1].replace(",", "")),
+    }
+    return {name: round(value, 1) for name, value in found.items()}  # as the page says them
+
+
+def layers_of(shape: Shape) -> list[Layer]:
+    return [Layer(i, "mlp", i, "", shape.width, "silu", "gate") for i in range(shape.layers)]
+
+
+def stored_bytes(shape: Shape, kept: Kept, tokens: int) -> int:
+    """Of a run of one concept in prompts of PROMPT tokens, read and not generated."""
+    recorded = int(tokens * kept.share)
+    where = parse_where(kept.beyond) if kept.beyond else None
+    return run_bytes(
+        layers_of(shape),
+        kept.keep,
+        kept.precision,
+        tokens=recorded,
+        prompts=math.ceil(tokens / PROMPT),
+        concepts=1,
+        generates=False,
+        beyond=0 if where is None else most_beyond(where.beyond, recorded * shape.neurons),
+    )
+
+
+def hours(shape: Shape, kept: Kept, tokens: int, told: Mapping[str, float]) -> float:
+    """Of recording alone, on one machine like the measured one."""
+    return tokens * kept.share * shape.neurons * told[kept.rate] / 1e9 / 3600
+
+
+def machines(shape: Shape, kept: Kept, tokens: int, told: Mapping[str, float]) -> int:
+    """How many of them record it in a week, each a part."""
+    return max(1, math.ceil(hours(shape, kept, tokens, told) / WEEK))
+
+
+def state_bytes(shape: Shape) -> int:
+    """What a capture, and a merge, keep in memory: statistics and histograms, at position 0 and past it."""
+    return shape.neurons * 2 * (9 * 8 + BINS * 8)
+
+
+def rates_table(told: Mapping[str, float]) -> str:
+    rows = [(kept, f"{nanoseconds:.1f}", f"{1e3 / nanoseconds:.1f}") for kept, nanoseconds in told.items()]
+    return table(["kept as", "ns per value", "M values/s"], rows)
+
+
+def main_table(told: Mapping[str, float]) -> str:
+    rows: list[Sequence[object]] = []
+    for shape in SHAPES:
+        rows.append([f"**{shape.name}**, {shape.layers} x {shape.width:,} = {shape.neurons:,} neurons", *[""] * 7])
+        for kept in KEPT:
+            every = TOKENS.values()
+            rows.append(
+                [
+                    kept.name,
+                    *(amount(stored_bytes(shape, kept, tokens)) for tokens in every),
+                    *(figure(hours(shape, kept, tokens, told)) for tokens in every),
+                    f"{machines(shape, kept, max(every), told):,}",
+                ]
+            )
+    heads = [*(f"bytes, {name}" for name in TOKENS), *(f"machine-hours, {name}" for name in TOKENS)]
+    return table(["kept", *heads, "machines for 10 B in a week"], rows)
+
+
+def node_table(told: Mapping[str, float]) -> str:
+    """Beside one node that passes NODE tokens a second through Llama-3.3-70B."""
+    shape = SHAPES[1]
+    six = Shape("six layers", 6, shape.width)
+    rows = []
+    for name, part in (("all 80 layers", shape), ("six layers", six)):
+        values = NODE * part.neurons
+        for kept in (KEPT[0], KEPT[1], KEPT[4]):
+            tokens = TOKENS["10 B"]
+            a_second = (stored_bytes(part, kept, tokens) - stored_bytes(part, kept, 0)) / tokens * NODE
+            rows.append(
+                [
+                    f"{name}, {kept.name}",
+                    f"{values / 1e9:.1f}",
+                    f"{values * told[kept.rate] / 1e9:,.0f}",
+                    amount(a_second),
+                    figure(tokens / NODE / 3600),
+                ]
+            )
+    heads = ["G values/s", "measured machines to keep up", "bytes/s", "hours of passes for 10 B tokens"]
+    return table(["MLP neurons of", *heads], rows)
+
+
+def memory_table() -> str:
+    rows = [(shape.name, amount(state_bytes(shape))) for shape in SHAPES]
+    return table(["shape", "memory of statistics"], rows)
+
+
+def amount(count: float) -> str:
+    """Bytes in decimal units."""
+    for unit, size in (("EB", 1e18), ("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{figure(count / size)} {unit}"
+    return f"{count:.0f} B"
+
+
+def parts(told: Mapping[str, float]) -> dict[str, str]:
+    """What stands between the page's marks."""
+    return {
+        "rates": rates_table(told),
+        "captures": main_table(told),
+        "node": node_table(told),
+        "memory": memory_table(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write the tables of this page, too")
+    page = parser.parse_args().page
+    for name, text in parts(rates((ROOT / "docs/benchmarks.md").read_text(encoding="utf-8"))).items():
+        print(text, end="\n\n")
+        if page is not None:
+            put(page, name, text)
+
+
+if __name__ == "__main__":
+    main()

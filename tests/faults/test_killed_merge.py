@@ -1,0 +1,82 @@
+"""A merge that dies leaves its parts as they were, and nothing else."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nfinspect.capturing.merging import merge_runs
+from nfinspect.capturing.request import CaptureRequest
+from nfinspect.capturing.session import capture_run
+from nfinspect.capturing.shard import Shard
+from nfinspect_store.reader import RunFile
+from nfinspect_store.verify import verify_run
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from nfinspect.capturing.merging import merge_runs
+from nfinspect_store import merging
+merging.VALUES_BYTES = 1  # a block at a time
+def slowly(done, total):
+    print(done, flush=True)
+    time.sleep(0.05)
+merge_runs(Path(sys.argv[1]), [Path(one) for one in sys.argv[2:]], told=slowly)
+print("merged", flush=True)
+"""
+
+
+@pytest.fixture
+def parts(gpt2_dir: Path, tmp_path: Path) -> list[Path]:
+    text = tmp_path / "words.txt"
+    text.write_text(" ".join(f"w{i}" for i in np.random.default_rng(5).integers(3, 101, 8001)))
+    options = {"text": (text,), "run": "r", "context": 16, "batch_size": 4, "sites": ("mlp", "resid")}
+    request = CaptureRequest(str(gpt2_dir), tmp_path / "store", **options)  # type: ignore[arg-type]
+    return [capture_run(CaptureRequest(**{**vars(request), "shard": Shard(i, 2)})) for i in (1, 2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blocks", [1, 12, 25])
+def test_a_killed_merge_leaves_no_half_run(blocks: int, parts: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out" / "m.duckdb"
+    before = [path.read_bytes() for path in parts]
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(out), *map(str, parts)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert child.stdout is not None
+    for _ in range(blocks):
+        assert child.stdout.readline().strip().isdigit()
+    child.send_signal(signal.SIGKILL)
+    rest, _ = child.communicate()
+    assert "merged" not in rest and child.returncode == -signal.SIGKILL
+    assert not out.exists()
+    assert all(path.name.startswith(".m.duckdb.nfinspect-") for path in out.parent.iterdir())
+    assert [path.read_bytes() for path in parts] == before
+    merge_runs(out, parts)
+    assert [path.name for path in out.parent.iterdir()] == ["m.duckdb"]  # the dead process's file is gone
+    assert verify_run(out).problems == ()
+    with RunFile.open(out) as run:
+        assert run.tokens == 8001
+
+
+@pytest.mark.slow
+def test_a_merge_whose_disk_is_full_leaves_nothing(parts: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out" / "m.duckdb"
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000)){CHILD}"
+    done = subprocess.run(
+        [sys.executable, "-c", limited, str(out), *map(str, parts)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 1 and "StorageFull" in done.stderr, done.stderr
+    assert list(out.parent.iterdir()) == []

@@ -1,0 +1,118 @@
+"""A capture by four workers of a Ray cluster on this machine, of which one is killed, is the capture of one process."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nfinspect.capturing.classification import classify_tables
+from nfinspect.capturing.errors import CaptureError
+from nfinspect.capturing.request import CaptureRequest
+from nfinspect.capturing.session import Listener, capture_run
+from nfinspect.capturing.where import parse_where
+from nfinspect_store.errors import NotInstalled, RequestError, RunExists
+from nfinspect_store.heartbeat import read_heartbeat
+from nfinspect_store.reader import RunFile
+from nfinspect_store.verify import verify_run
+
+WORKERS = 4
+
+
+@pytest.fixture
+def request_(gpt2_dir: Path, tmp_path: Path) -> CaptureRequest:
+    text = tmp_path / "words.txt"
+    text.write_text(" ".join(f"w{i}" for i in np.random.default_rng(5).integers(3, 101, 24_001)))
+    return CaptureRequest(
+        str(gpt2_dir), tmp_path / "store", text=(text,), run="r", context=16, batch_size=4, device="cpu", generate=2
+    )
+
+
+def killing(part: int, store: Path, said: list[str]) -> Listener:
+    """Kills the first worker of a part once it has captured something."""
+    killed: list[threading.Thread] = []
+
+    def kill(process: int) -> None:
+        path = store / f"r.part-{part}-of-{WORKERS}.duckdb"
+        while True:
+            beat = read_heartbeat(path)
+            if beat is not None and beat.tokens_done > 0:
+                os.kill(process, signal.SIGKILL)
+                return
+            time.sleep(0.01)
+
+    def message(text: str) -> None:
+        said.append(text)
+        if text.startswith(f"part {part} of {WORKERS}: process ") and not killed:
+            killed.append(threading.Thread(target=kill, args=[int(text.split()[5])], daemon=True))
+            killed[0].start()
+
+    return Listener(message=message)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # what Ray warns of inside itself
+def test_four_workers_of_which_one_is_killed(request_: CaptureRequest) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'nfinspect[ray]'")
+    from nfinspect.capturing.ray_workers import capture_with_ray
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker with one processor
+    try:
+        whole = capture_run(replace(request_, run="whole"))
+    finally:
+        torch.set_num_threads(threads)
+    said: list[str] = []
+    path = capture_with_ray(request_, WORKERS, "", killing(2, request_.store, said))
+    assert f"part 2 of {WORKERS} has lost its worker: another one continues it" in said
+    assert sum(" is done: " in text for text in said) == WORKERS
+    found = verify_run(path, lambda tables, exact: classify_tables(tables, exact=exact))
+    assert found.ok, found.problems
+    with RunFile.open(whole) as a, RunFile.open(path) as b:
+        assert b.info.status == "complete" and b.tokens == a.tokens
+        for layer in a.layers:
+            np.testing.assert_array_equal(
+                a.activations(layer.site, layer.layer), b.activations(layer.site, layer.layer)
+            )
+        for table in ("prompts", "tokens", "histograms", "prompt_means"):
+            rows = f"SELECT * FROM {table} ORDER BY ALL"
+            assert a.sql(rows).fetchall() == b.sql(rows).fetchall(), table
+    assert sorted(one.name for one in request_.store.glob("*.duckdb")) == ["r.duckdb", "whole.duckdb"]
+    with pytest.raises(RunExists):
+        capture_with_ray(request_, WORKERS, "", Listener())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_worker_refuses_is_told(request_: CaptureRequest) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'nfinspect[ray]'")
+    from nfinspect.capturing.ray_workers import capture_with_ray
+
+    with pytest.raises(CaptureError, match="part [12] of 2 on .*: expected layers between 0 and 2, found 7"):
+        capture_with_ray(replace(request_, layers=(7,)), 2, "", Listener())
+    assert list(request_.store.glob("r*")) == []
+
+
+def test_without_ray_the_line_that_installs_it_is_told(
+    request_: CaptureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nfinspect.capturing.ray_workers import capture_with_ray
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(NotInstalled, match=r"pip install 'nfinspect\[ray\]' on every machine"):
+        capture_with_ray(request_, WORKERS, "", Listener())
+
+
+def test_what_has_no_parts_is_refused_before_a_cluster_is_asked(request_: CaptureRequest) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'nfinspect[ray]'")
+    from nfinspect.capturing.ray_workers import capture_with_ray
+
+    beyond = replace(request_, where=parse_where("beyond=p99"))
+    with pytest.raises(RequestError, match="does not know: expected no --shard, --ray or --workers"):
+        capture_with_ray(beyond, WORKERS, "", Listener())

@@ -1,0 +1,58 @@
+"""Every figure of docs/scaling.md follows from the rates on it, and these are near those that were measured."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.benchmarks import scaling  # noqa: E402  (its folder has just been put on the path)
+
+PAGE = (ROOT / "docs/scaling.md").read_text(encoding="utf-8")
+
+
+def part(name: str) -> str:
+    (found,) = re.findall(rf"<!-- {name}: begin -->\n\n(.*?)\n\n<!-- {name}: end -->", PAGE, re.DOTALL)
+    return str(found)
+
+
+def told() -> dict[str, float]:
+    """The rates as the page rounds them."""
+    rows = re.findall(r"^\| (float32|int8|stats) \| ([\d.]+) \|", part("rates"), re.MULTILINE)
+    return {name: float(value) for name, value in rows}
+
+
+def test_every_figure_follows_from_the_rates() -> None:
+    assert set(told()) == {"float32", "int8", "stats"}
+    for name, text in scaling.parts(told()).items():
+        assert part(name) == text, f"{name}: python -m tests.benchmarks.scaling --page docs/scaling.md"
+
+
+def test_the_rates_are_near_the_measured_ones() -> None:
+    measured = scaling.rates((ROOT / "docs/benchmarks.md").read_text(encoding="utf-8"))
+    for name, value in told().items():
+        assert value == pytest.approx(measured[name], rel=0.5), name
+
+
+def test_the_formulas() -> None:
+    """By hand: 8B over 1 B tokens."""
+    shape, (every, int8, answers, _, stats) = scaling.SHAPES[0], scaling.KEPT
+    assert shape.neurons == 32 * 14_336 == 458_752
+    values = 10**9 * 458_752
+    rates = {"float32": 20.0, "int8": 10.0, "stats": 40.0}
+    assert scaling.hours(shape, every, 10**9, rates) == pytest.approx(values * 20e-9 / 3600)
+    assert scaling.hours(shape, answers, 10**9, rates) == pytest.approx(values * 0.1 * 10e-9 / 3600)
+    assert scaling.hours(shape, stats, 10**9, rates) == 2 * scaling.hours(shape, every, 10**9, rates)
+    assert scaling.machines(shape, every, 10**9, rates) == -(-values * 20 // (10**9 * 3600 * 168))
+    # A value takes its bytes, a 256th of its row's, an eighth of a byte for its gate, and its share of the means.
+    per_value = (4 + 6.5 / 256) / 0.996 + 1 / 8 + 2 / 256 + 2 * 1.01 * 4 / 1024
+    assert scaling.stored_bytes(shape, every, 10**9) == pytest.approx(values * per_value, rel=1e-3)
+    per_value = (1 + 10.5 / 256) / 0.996 + 1 / 8 + 2 / 256 + 2 * 1.01 * 4 / 1024
+    assert scaling.stored_bytes(shape, int8, 10**9) == pytest.approx(values * per_value, rel=1e-3)
+    assert pytest.approx(3.25e9, rel=0.01) == 33_000 * 6 * 8192 * 2  # what Activault publishes agrees with itself
+    assert pytest.approx(3.5, rel=0.01) == 10**10 / 33_000 / 86_400
+    assert 6 * 8192 == 49_152 and 6 * 28_672 == 172_032 and 80 * 28_672 == 2_293_760
+    assert 172_032 / 49_152 == 3.5 and round(2_293_760 / 49_152) == 47
