@@ -1,6 +1,6 @@
 """Edits of neurons and directions while a model reads and writes sequences (methods §18)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -79,18 +79,18 @@ class _Places:
     def __init__(self, start: int) -> None:
         self._start = start
         self._stop = 0
-        self._padding = torch.zeros(1, dtype=torch.long)  # to the left of each sequence
-        self.changed = torch.ones(0, dtype=torch.bool)  # [batch, tokens]
+        self._padding = np.zeros(1, np.int64)  # to the left of each sequence
+        self.changed = np.ones((0, 0), np.bool_)  # [batch, tokens]; on the CPU, where asking it waits for nothing
 
     def begins(self, shape: tuple[int, int], mask: Tensor | None) -> None:
         batch, tokens = shape
         first = self._stop if tokens == 1 else 0
         if first == 0:
             whole = mask is not None and tuple(mask.shape) == shape
-            self._padding = _left(mask).cpu() if mask is not None and whole else torch.zeros(1, dtype=torch.long)
+            self._padding = _left(mask).cpu().numpy() if mask is not None and whole else np.zeros(1, np.int64)
         self._stop = first + tokens
-        positions = torch.arange(first, self._stop)[None] - self._padding[:, None]
-        self.changed = (positions >= self._start).expand(batch, tokens)
+        positions = np.arange(first, self._stop)[None] - self._padding[:, None]
+        self.changed = np.broadcast_to(positions >= self._start, (batch, tokens))
 
 
 def _left(mask: Tensor) -> Tensor:
@@ -103,9 +103,11 @@ def _order(edit: Edit) -> int:
 
 
 def _changing(site: LayerSite, edits: Sequence[Edit], places: _Places) -> Replace:
+    applied = [_applying(edit) for edit in edits]
+
     def change(whole: Tensor) -> Tensor:
         where = places.changed
-        if where.numel() * site.neurons != whole.numel():
+        if where.size * site.neurons != whole.numel():
             raise WrongSite(
                 f"expected {list(where.shape)} tokens at {site.module} of layer {site.layer}, found "
                 f"{list(whole.shape[:-1])}: the model leaves tokens out before this module"
@@ -113,26 +115,31 @@ def _changing(site: LayerSite, edits: Sequence[Edit], places: _Places) -> Replac
         if not where.any():
             return whole
         changed = whole.clone()
-        for edit in edits:
-            _apply(edit, changed)
+        for apply in applied:
+            apply(changed)
         if where.all():
             return changed
-        return torch.where(where.reshape(*whole.shape[:-1], 1).to(whole.device), changed, whole)
+        rows = torch.from_numpy(where.reshape(*whole.shape[:-1], 1).copy())
+        return torch.where(rows.to(whole.device), changed, whole)
 
     return change
 
 
-def _apply(edit: Edit, part: Tensor) -> None:
-    """Change values in place: [..., tokens, neurons]."""
-    if isinstance(edit, DirectionEdit):
-        part += edit.factor * torch.as_tensor(edit.vector).to(part.device, part.dtype)
-        return
-    neurons = torch.as_tensor(edit.neurons, dtype=torch.long, device=part.device)
-    if edit.kind == "zero":
-        part[..., neurons] = 0
-    elif edit.kind == "scale":
-        part[..., neurons] = part[..., neurons] * edit.amount
-    elif edit.kind == "clamp":
-        part[..., neurons] = edit.amount
-    else:
-        part[..., neurons] = part[..., neurons] + edit.amount
+def _applying(edit: Edit) -> Callable[[Tensor], None]:
+    """Changes values in place: [..., tokens, neurons]. What it needs is moved to their device once."""
+    held = torch.as_tensor(edit.vector if isinstance(edit, DirectionEdit) else edit.neurons)
+
+    def apply(part: Tensor) -> None:
+        nonlocal held
+        if held.device != part.device:
+            held = held.to(part.device)
+        if isinstance(edit, DirectionEdit):
+            part += edit.factor * held.to(part.dtype)
+        elif edit.kind in ("zero", "clamp"):  # index_fill_: a number that is assigned would be sent to the device first
+            part.index_fill_(-1, held, 0.0 if edit.kind == "zero" else edit.amount)
+        elif edit.kind == "scale":
+            part[..., held] = part[..., held] * edit.amount
+        else:
+            part[..., held] = part[..., held] + edit.amount
+
+    return apply

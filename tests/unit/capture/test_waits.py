@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from families import FAMILIES
@@ -19,6 +20,7 @@ import nfinspect as nf
 from nfinspect.capturing.following import FollowedToken, Follower
 from nfinspect.capturing.generation import generate
 from nfinspect.models import find_sites, in_memory
+from nfinspect.models.editing import DirectionEdit, NeuronEdit, edited
 
 PROMPTS = [[5, 9, 8], [11, 12, 13], [20, 21, 22]]
 RAGGED = [[5], [9, 8, 7, 6, 5], [11, 12, 13]]
@@ -81,6 +83,28 @@ def test_a_sampled_step_sends_its_noise_and_waits_for_nothing_else() -> None:
 
     own = per_step(bare(model, PROMPTS))
     assert per_step(sampled) == {**own, "to": own.get("to", 0) + 1}
+
+
+def test_an_edited_step_waits_for_nothing_of_ours() -> None:
+    model = endless("llama")
+    loaded = in_memory(model, word_tokenizer())
+    first, second = find_sites(model)[:2]
+    (last,) = find_sites(model, ["resid"], [2])
+    chosen = np.array([3, 1])
+    edits = [
+        NeuronEdit("zero", first, chosen),
+        NeuronEdit("scale", first, chosen + 2, 0.5),
+        NeuronEdit("clamp", second, chosen, 2.0),
+        NeuronEdit("add", second, chosen + 2, 1.0),
+        DirectionEdit("up", last, np.ones(16, np.float32), 0.5),
+    ]
+
+    def written(new: int) -> object:
+        with edited(loaded, edits, start=2):
+            return generate(model, RAGGED, new_tokens=new, prompt_indices=range(3), pad_id=0, seed=0, temperature=0.0)
+
+    written(2)  # what is found out about a model by running it is found out once
+    assert per_step(written) == per_step(bare(model, RAGGED))
 
 
 def test_a_followed_step_fetches_what_it_tells_of_all_layers_at_once() -> None:
