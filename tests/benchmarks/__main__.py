@@ -12,7 +12,7 @@ from tests.benchmarks.report import options
 PAGED = ("bench_stages", "bench_growth", "bench_bytes", "bench_large", "bench_analyses", "bench_tui")
 """Those that have a part of the page."""
 
-OTHERS = ("bench_store", "bench_capture", "bench_monitor", "bench_ngrams")
+OTHERS = ("bench_store", "bench_capture", "bench_monitor", "bench_ngrams", "bench_experts")
 
 
 def command(name: str, *arguments: str) -> list[str]:
