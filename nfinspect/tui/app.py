@@ -186,7 +186,8 @@ class NfinspectApp(TypeAheadApp):
         self._work[key] = work
 
         def announce() -> None:
-            if self._work.get(key) is work and pane is self._shown and not self._keep_line:
+            here = self._work.get(key) is work and pane is self._shown and not self._keep_line
+            if here and (self._said == self._said_before_key or not self._base_screen.query_one(StatusLine).cell.text):
                 self.say(work.busy + self.glyphs.more, "dim")
                 self._announced = key
 

@@ -42,6 +42,21 @@ WHERE NOT generated
 
 
 @dataclass(frozen=True)
+class Question:
+    """Which list of the neurons at a token is wanted. histograms: with their own percentiles."""
+
+    token_idx: int
+    site: str
+    rank: TokenRank
+    layer: int | None
+    histograms: bool
+
+    def lists_as(self, other: Question | None) -> bool:
+        """Whether the same neurons are listed, with or without percentiles."""
+        return other is not None and replace(other, histograms=self.histograms) == self
+
+
+@dataclass(frozen=True)
 class WalkPrompt:
     """A prompt. size: its tokens, those included that are not recorded."""
 

@@ -6,101 +6,53 @@ import shlex
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from app_driver import Start
+from capture_steps import (
+    MODEL,
+    begin,
+    browse,
+    come_back,
+    complete,
+    fill_in,
+    go_on_to_the_end,
+    hang_up,
+    opened,
+    slow_store,
+)
+from capture_steps import start as start_it
 from fake_engine import FakeEngine
-from running_backends import HERE as BACKENDS
-from running_backends import SAMPLES
-from terminal import Terminal
 
-from nfinspect.backend.client import Backend
-from nfinspect.backend.directory import FOLDER, living
+from nfinspect.backend.directory import living
 from nfinspect.tui import capture_form
 from nfinspect.tui.capture_form import FIELDS, chosen, completed, words_of
 from nfinspect.tui.output import state_dir
 from nfinspect_store.reader import RunFile
 
-MODEL = SAMPLES / "gpt2-relu"
-PROMPTS = SAMPLES / "prompts"
-
-SLOW_BACKENDS = (
-    f"import os; os.chdir(sys.argv[1]); from nfinspect.backend import client; "
-    f"client.COMMAND = ({str(BACKENDS / 'slow_backend.py')!r},); "
-)
-"""The app starts backends whose captures commit every batch, and are as slow as the file `slow` says."""
-
-RUN = (
-    f"import sys; {SLOW_BACKENDS}from pathlib import Path; from nfinspect.tui.start import run_app; "
-    "sys.exit(run_app(Path(sys.argv[1]), sys.argv[2] or None, **eval(sys.argv[3])))"
-)
-
-
-@contextmanager
-def opened(store: Path) -> Iterator[Terminal]:
-    terminal = Terminal(store, code=RUN, SEGMENT_SECONDS="0")
-    try:
-        yield terminal
-    finally:
-        terminal.close()
-
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Path]:
-    """An empty store; the backends that a test leaves in it are ended."""
-    made = tmp_path / "store"
-    made.mkdir()
-    (made / "slow").write_text("1.0")
-    yield made
-    for entry in living(made)[0]:
-        with Backend.connect(made, entry.id) as backend:
-            backend.stop()
-    assert not (made / FOLDER).exists()
-
-
-def begin(terminal: Terminal, store: Path, run: str) -> None:
-    """From the list of runs through the form to the live view."""
-    terminal.send("c")
-    terminal.wait_for("new tokens")
-    terminal.settle()
-    terminal.send(f"{MODEL}\r{PROMPTS / 'tulip.json'} {PROMPTS / 'baseline.json'}\r")
-    terminal.wait_for("baseline.json --store")
-    terminal.send("\t\tmlp\r0-3\r\t\t\t" + run + "\r")  # typed prompts and the corpus are left out
-    terminal.wait_for(f"--run {run} --store")
-    for expected in ("--prompts", "--sites mlp", "--layers 0-3"):
-        assert expected in terminal.words
-    terminal.send("e --batch-size 2\r")  # the last field led to the command, which is edited
-    terminal.wait_for("(edited)")
-    terminal.send("\x12")
-    terminal.wait_for("^r starts it", 120)
-    assert "tokens" in terminal.text and "disk" in terminal.text and not list(store.glob("*.duckdb"))
-    terminal.send("\x12")
-    terminal.wait_for("(capturing)", 60)
+    with slow_store(tmp_path / "store") as made:
+        yield made
 
 
 @pytest.mark.slow
 def test_from_an_empty_store_to_a_neuron(store: Path) -> None:
     with opened(store) as terminal:
-        terminal.wait_for("No runs here yet")
-        terminal.settle()
         begin(terminal, store, "night")
-        terminal.wait_for("browses what is committed", 45)
         for expected in ("night (capturing)", "tokens/s", "memory", "backend   gpt2-relu on cpu", "phase"):
             assert expected in terminal.text
         terminal.send("p")
         terminal.wait_for("paused")
         terminal.send("p")
         terminal.wait_for("Cancel", 30)
-        terminal.send("\r")
-        terminal.wait_for("under way", 60)
-        terminal.wait_for("shown: ")
+        browse(terminal)
         terminal.send("\r")
         terminal.wait_for("by max")
         terminal.wait_for("capturing")
-        (store / "slow").unlink()
-        terminal.wait_for("this is all of it", 45)
+        go_on_to_the_end(terminal, store)
         terminal.send("\r")
         terminal.wait_for("excess kurtosis")
         assert "unexpected" not in terminal.text
@@ -115,31 +67,19 @@ def test_from_an_empty_store_to_a_neuron(store: Path) -> None:
 @pytest.mark.slow
 def test_a_hang_up_in_the_middle_and_coming_back(store: Path) -> None:
     with opened(store) as terminal:
-        terminal.wait_for("No runs here yet")
-        terminal.settle()
         begin(terminal, store, "night")
-        terminal.wait_for("browses what is committed", 45)
-        terminal.hang_up()
-        assert terminal.process.wait(timeout=20) == 128 + signal.SIGHUP
+        hang_up(terminal)
     assert [entry.job[:1] for entry in living(store)[0]] == [("capture",)]
     with opened(store) as terminal:
-        terminal.wait_for("backend gpt2-relu: capturing night")
-        terminal.settle(0.2, 2)
-        terminal.send("p")
-        terminal.wait_for("browses what is committed")
-        terminal.send("\r")
-        terminal.wait_for("under way")
-        (store / "slow").unlink()
-        terminal.wait_for("this is all of it", 45)
+        come_back(terminal, "night")
+        browse(terminal)
+        go_on_to_the_end(terminal, store)
 
 
 @pytest.mark.slow
 def test_a_killed_backend_is_one_line_and_one_key_resumes(store: Path) -> None:
     with opened(store) as terminal:
-        terminal.wait_for("No runs here yet")
-        terminal.settle()
         begin(terminal, store, "night")
-        terminal.wait_for("browses what is committed", 45)
         os.kill(living(store)[0][0].pid, signal.SIGKILL)
         terminal.wait_for("was killed", 30)
         terminal.wait_for("r resumes it")
@@ -148,17 +88,13 @@ def test_a_killed_backend_is_one_line_and_one_key_resumes(store: Path) -> None:
         terminal.send("r")
         terminal.wait_for("Health", 45)
         assert "not all was captured" not in terminal.text
-    with RunFile.open(store / "night.duckdb") as run:
-        assert run.info.status == "complete" and set(run.concepts) == {"tulip", "baseline"}
+    complete(store, "night", "tulip", "baseline")
 
 
 @pytest.mark.slow
 def test_a_cancelled_capture_asks_first_and_what_failed_is_told(store: Path) -> None:
     with opened(store) as terminal:
-        terminal.wait_for("No runs here yet")
-        terminal.settle()
         begin(terminal, store, "night")
-        terminal.wait_for("browses what is committed", 45)
         terminal.send("x")
         terminal.wait_for("Cancel the capture of night?")
         terminal.send("n")
@@ -331,12 +267,8 @@ async def test_text_that_is_no_utf_8_is_copied(start: Start) -> None:
 @pytest.mark.slow
 def test_a_backend_killed_while_no_app_runs_is_resumed_after_coming_back(store: Path) -> None:
     with opened(store) as terminal:
-        terminal.wait_for("No runs here yet")
-        terminal.settle()
         begin(terminal, store, "night")
-        terminal.wait_for("browses what is committed", 45)
-        terminal.hang_up()
-        terminal.process.wait(timeout=20)
+        hang_up(terminal)
     os.kill(living(store)[0][0].pid, signal.SIGKILL)
     (store / "slow").unlink()
     with opened(store) as terminal:
@@ -353,16 +285,10 @@ def test_a_backend_killed_while_no_app_runs_is_resumed_after_coming_back(store: 
 def test_a_generation_is_seen_as_it_is_written(store: Path) -> None:
     (store / "slow").write_text("0.5")
     with opened(store) as terminal:
-        terminal.wait_for("No runs here yet")
-        terminal.settle()
-        terminal.send("c")
-        terminal.wait_for("new tokens")
-        terminal.settle()
+        fill_in(terminal)
         terminal.send(f"{MODEL}\r\tThe tulip is\t\t\t0-3\r40\r\t\tn\r")
         terminal.wait_for("--run n")
-        terminal.send("\x12")
-        terminal.wait_for("^r starts it", 120)
-        terminal.send("\x12")
+        start_it(terminal, store)
         terminal.wait_for("strongest at mlp", 60)
         assert "The tulip is" in terminal.text
         (store / "slow").unlink()

@@ -14,7 +14,10 @@ from fake_engine import FakeEngine, FakeJob, FakeSession
 from textual.command import CommandList
 from textual.widgets import Input, OptionList
 
+from nfinspect.analysis.token_neurons import AtToken, TokenNeuron
+from nfinspect.tui.app import BUSY_SECONDS
 from nfinspect.tui.dialogs import Confirm
+from nfinspect.tui.panes.base import Work
 from nfinspect.tui.prompt_line import PromptLine
 from nfinspect.tui.requests import NeuronQuery
 from nfinspect.tui.widgets.paged_table import PagedTable
@@ -359,3 +362,47 @@ async def test_an_enter_on_its_way_when_the_palette_has_closed_is_dropped(start:
         assert len(app.app.screen_stack) == screens and ran == [1]
         await app.press("ctrl+p", "escape")
         assert len(app.app.screen_stack) == screens
+
+
+async def test_what_is_marked_at_a_token_is_its_own_neuron(start: Start) -> None:
+    """Space comes before the list of the token does: the list on screen is that of the token before."""
+
+    class Slow(FakeSession):
+        gate = threading.Event()
+
+        def ask_walk(self, question: Any, *args: Any, **kwargs: Any) -> Any:
+            if question.__name__ != "at":
+                return super().ask_walk(question, *args, **kwargs)
+            site, token, rank = args[:3]
+            if token:
+                self.gate.wait(5)
+            neurons = tuple(TokenNeuron(site, 3, 10 * token + i, 9.0 - i, 5.0, 99.9, None) for i in range(4))
+            return AtToken(token, rank, neurons, (), 4, False)
+
+    session = Slow()
+    async with start(FakeEngine(session=session)) as app:
+        await app.press("w")
+        marks = app.app.marks
+        app._send("l")
+        app._send("space")
+        await asyncio.sleep(0.3)
+        assert not marks.members(session, "mlp")
+        session.gate.set()
+        await app.settle()
+        assert list(marks.members(session, "mlp")) == [(3, 10)] and app.status.startswith("1 marked")
+        await app.press("tab", "j")
+        app.pane._ask()  # as when the percentiles come
+        await app.settle()
+        assert app.pane.table.cursor == 2, "the cursor stays where it is"
+
+
+async def test_what_a_key_has_said_is_not_wiped_by_what_is_worked_on(start: Start) -> None:
+    async with start() as app:
+        await app.press("n", "space")
+        assert app.status.startswith("1 marked")
+        work = Work("found", lambda found: None, app.pane.say_failed, busy="reading")
+        app.app.busy(app.pane, work)
+        await asyncio.sleep(BUSY_SECONDS + 0.1)
+        assert app.status.startswith("1 marked")
+        app.app.done(app.pane, work)
+        assert app.status.startswith("1 marked")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -16,7 +15,7 @@ from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.walk import lens_columns, token_columns
 from nfinspect.tui.panes.run_pane import RunPane
 from nfinspect.tui.panes.walk_model import ModelReading
-from nfinspect.tui.walking import Colouring, TokenWalk
+from nfinspect.tui.walking import Colouring, Question, TokenWalk
 from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 from nfinspect.tui.widgets.token_text import TokenText
@@ -35,17 +34,6 @@ TOP = 100
 BY = ("layer", "neuron", "surprisal", "nothing")
 
 RANKED = {"value": "|value|", "z": "|z|", "percentile": "own percentile", "contribution": "|a| * |w_out|"}
-
-
-@dataclass(frozen=True)
-class Question:
-    """Which list of neurons is wanted."""
-
-    token_idx: int
-    site: str
-    rank: TokenRank
-    layer: int | None
-    histograms: bool
 
 
 class WalkPane(RunPane):
@@ -109,7 +97,9 @@ class WalkPane(RunPane):
         self._histograms = False
         self._at: AtToken | None = None
         self._lens: Mapping[str, Any] | None = None
-        self._shows_lens = self._open_later = False
+        self._shows_lens = False
+        self._listed: Question | None = None  # whose answer the list is
+        self._later: Callable[[], None] | None = None
         self._reading = ModelReading(self)
 
     def compose(self) -> ComposeResult:
@@ -252,7 +242,7 @@ class WalkPane(RunPane):
     # the token under the cursor
 
     def on_token_text_moved(self) -> None:
-        self._open_later = False
+        self._later = None
         self._show_token()
 
     def _show_token(self) -> None:
@@ -284,7 +274,7 @@ class WalkPane(RunPane):
         """One list is read at a time: of the tokens that a held key passes meanwhile none is read."""
         question = self._question()
         if question is None:
-            self._at = None
+            self._at = self._listed = None
             self.table.empty = "not recorded: it has no values"
             self.table.put_rows(())
             self._draw_token()
@@ -303,14 +293,17 @@ class WalkPane(RunPane):
             if not self._shows_lens:
                 self._ask()
             return
-        self._at = found
+        same = question.lists_as(self._listed)  # only the percentiles are new
+        self._at, self._listed = found, question
         self.table.empty = "in no neuron's stored examples" if found.examples else "no neuron"
         if not self._shows_lens:
             self.table.put_rows(found.neurons)
-            self.table.move_to(0)
+            if not same:
+                self.table.move_to(0)
         self._draw_token()
-        if self._open_later:
-            self._open_neuron()
+        if self._later is not None:
+            later, self._later = self._later, None
+            later()
         if not question.histograms:  # the percentiles, once the rest is on screen
             self._histograms = True
             self._ask()
@@ -472,22 +465,28 @@ class WalkPane(RunPane):
         return None if self._shows_lens else self.table.current
 
     def action_mark(self) -> None:
+        self._with_list(self._mark_row)
+
+    def _mark_row(self) -> None:
         if (row := self._row) is not None:
             self.mark_row(self.table, (row.layer, row.neuron))
 
     def on_token_text_chosen(self) -> None:
-        self._open_neuron()
+        self._with_list(self._open_row)
 
     def on_paged_table_chosen(self) -> None:
-        self._open_neuron()
+        self._with_list(self._open_row)
 
-    def _open_neuron(self) -> None:
-        """Pressed before the list of this token and rank has come, it is carried out when it does."""
+    def _with_list(self, do: Callable[[], None]) -> None:
+        """What is pressed before the list of this token has come is carried out when it does: on no other token's."""
         asked = self._question()
-        self._open_later = asked is not None and (
-            self._at is None or (self._at.token_idx, self._at.rank) != (asked.token_idx, asked.rank)
-        )
-        if not self._open_later and (row := self._row) is not None and self._at is not None:
+        if asked is None or asked.lists_as(self._listed):
+            do()
+        else:
+            self._later = do
+
+    def _open_row(self) -> None:
+        if (row := self._row) is not None and self._at is not None:
             around = tuple((one.layer, one.neuron) for one in self._at.neurons)
             self.open_neuron(row.layer, row.neuron, around=around, row=self.table.cursor)
 
