@@ -21,7 +21,7 @@ from nfinspect.tui.jobs import JobBoard
 from nfinspect.tui.journal import Journal, command_line, without_store
 from nfinspect.tui.marks import MarkKeeper
 from nfinspect.tui.painting import HeldScreen
-from nfinspect.tui.panes.base import LOG, OPENING, Pane, Work, one_line
+from nfinspect.tui.panes.base import LOG, OPENING, Pane, Work
 from nfinspect.tui.places import Place, place
 from nfinspect.tui.prompt_line import PromptLine
 from nfinspect.tui.router import open_pane
@@ -390,21 +390,14 @@ class NfinspectApp(TypeAheadApp):
         self.push_screen(HelpScreen.of(self))
 
     def action_goto(self) -> None:
-        from nfinspect.tui.completing import complete_target, known
+        from nfinspect.tui.completing import target_completer
 
-        def completer(text: str) -> tuple[str, Sequence[str]]:
-            return complete_target(text, known(self))
+        self._base_screen.query_one(PromptLine).open("goto", ":", self.go_to, completer=target_completer(self))
 
-        self._base_screen.query_one(PromptLine).open("goto", ":", self._go_to, completer=completer)
+    def go_to(self, text: str) -> None:
+        from nfinspect.tui.opening import go_to_typed
 
-    def _go_to(self, text: str) -> None:
-        from nfinspect.tui.aliases import expanded_alias
-        from nfinspect.tui.navigate import go_to
-
-        try:
-            go_to(self, expanded_alias(text, self.aliases))
-        except Exception as error:  # whatever a mistyped address raises is a line
-            self.say(one_line(error), "bad")
+        go_to_typed(self, text)
 
     def ask(
         self,
@@ -503,4 +496,4 @@ class NfinspectApp(TypeAheadApp):
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         from nfinspect.tui.palette import commands
 
-        return commands(self, screen, self.run_action, self._go_to)
+        return commands(self, screen, self.run_action, self.go_to)

@@ -12,6 +12,7 @@ from nfinspect_store.types import CLASSES
 
 if TYPE_CHECKING:
     from nfinspect.tui.hub import Hub
+    from nfinspect.tui.requests import Completer
 
 MOST = 200
 """Completions that are offered."""
@@ -45,6 +46,15 @@ def known(app: Hub) -> Known:
         session.default_site,
         tuple(app.aliases),
     )
+
+
+def target_completer(app: Hub) -> Completer:
+    """What completes a line after `:`, by what there is when it is asked."""
+
+    def completer(text: str) -> tuple[str, Sequence[str]]:
+        return complete_target(text, known(app))
+
+    return completer
 
 
 def complete_target(text: str, there: Known) -> tuple[str, Sequence[str]]:

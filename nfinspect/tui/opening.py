@@ -1,10 +1,10 @@
-"""Opening a run: in a worker, while the place in which it was asked for stays on screen."""
+"""Opening a run, in a worker, while the place in which it was asked for stays on screen; going where a line says."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nfinspect.tui.panes.base import OPENING
+from nfinspect.tui.panes.base import OPENING, one_line
 from nfinspect_store.errors import NfinspectError
 
 if TYPE_CHECKING:
@@ -41,3 +41,14 @@ def open_run(app: Hub, name: str) -> None:
             session.close()
 
     pane.load(OPENING, opened, show, busy=f"opening {name}", unwanted=close)
+
+
+def go_to_typed(app: Hub, text: str) -> None:
+    """Go where a line typed after `:` says, an own word of the user or a place."""
+    from nfinspect.tui.aliases import expanded_alias
+    from nfinspect.tui.navigate import go_to
+
+    try:
+        go_to(app, expanded_alias(text, app.aliases))
+    except Exception as error:  # whatever a mistyped address raises is a line
+        app.say(one_line(error), "bad")
