@@ -43,12 +43,15 @@ SCREENS = {
     "delta": ("Neurons that follow the change", RUN + ":delta<enter>"),
     "sinks": ("Massive activations", RUN + ":sinks<enter>"),
     "kinds": ("What kinds of neurons share", RUN + ":kinds<enter>"),
-    "logits": ("The tokens that a neuron promotes", RUN + ":logits L1/N4<enter>"),
+    "logits": ("The tokens that a neuron promotes", RUN + ":logits L1/N4<enter>r"),
     "lens": ("The logit lens", RUN + ":lens<enter>"),
-    "sql": ("SQL over the run", f"{RUN}:sql {QUERY}<enter><escape>"),
+    "sql": ("SQL over the run", f"{RUN}:sql {QUERY}<enter>"),
+    "tables": ("The tables that SQL can read", RUN + "Q<ctrl+o>jjjjjj"),
+    "record": ("A row of a result, whole", RUN + ":sql SELECT * FROM prompts<enter>vjj"),
     "lab": ("Lab: what the model writes without two neurons", f"{RUN}:trace tulip<enter><space><space>:lab<enter>r"),
     "compare": ("Runs next to each other, over the depth of their networks", ":compare demo,trained<enter>"),
     "diff": ("Two runs, neuron by neuron", ":diff demo trained<enter>"),
+    "live": ("A capture under way in a backend, with what the model writes", ":live night<enter>"),
     "capture": ("A new capture, with its command and its estimate", ":capture<enter>"),
     "frequencies": ("How often each value of a column occurs", RUN + "nFclass<enter>"),
     "columns": ("The figures of every column of a table", RUN + "nD"),
@@ -58,11 +61,14 @@ SCREENS = {
 }  # fmt: skip
 """Each screen's title, and what is typed from the list of runs."""
 
-UNTIL = {"lab": "ΔNLL"}
+UNTIL = {"lab": "ΔNLL", "logits": "+0.", "live": "strongest at"}
 """What a screen waits for that no worker of the app brings."""
 
 PATIENCE = 1500
 """How often a screen is looked at for that, five times a second."""
+
+REST = 0.3
+"""Seconds of rest after the last key: what is shown of the row under the cursor is asked for a moment later."""
 
 MADE = (
     ("capture", "MODEL", "PROMPTS", "--generate", "16", "--sites", "mlp,resid", "--run", "demo"),
@@ -93,6 +99,25 @@ def made(folder: Path) -> None:
     for words in MADE:
         arguments = [one for word in words for one in meant.get(word, [word])]
         command(*arguments)
+
+
+def begin_capture() -> None:
+    """Have a backend make the run `night`, which takes longer than its pictures do."""
+    import nfinspect_samples
+
+    from nfinspect.tui.captures import Captures
+
+    prompts: list[str] = []
+    for night in range(20):
+        for concept in nfinspect_samples.CONCEPTS:
+            prompts += ["--prompts", f"{concept}{night}={nfinspect_samples.path('prompts', f'{concept}.json')}"]
+    line = ("capture", str(Path("models") / "gpt2-relu"), *prompts, "--generate", "64", "--run", "night")
+    Captures(Path(STORE)).begin((*line, "--store", STORE), Path.cwd())
+
+
+def end_backends() -> None:
+    for backend in json.loads(command("backends", "--json").stdout or "[]"):
+        command("backends", "--stop", backend["id"])
 
 
 def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -126,6 +151,8 @@ async def drawn(size: tuple[int, int], typed: str, until: str) -> str:
                 if until in shown(app):
                     break
                 await asyncio.sleep(0.2)
+            await asyncio.sleep(REST)
+            await _settled(app)
             return app.export_screenshot(title="nfinspect")
     finally:
         engine.close()
@@ -171,13 +198,16 @@ def main() -> int:
         os.chdir(work)  # paths on screen are short, and nobody's own
         made(work)
         for name in names or SCREENS:
+            if name == "live":
+                begin_capture()
             for size in SIZES:
                 svg = asyncio.run(drawn(size, SCREENS[name][1], UNTIL.get(name, "")))
                 (folder / f"{name}-{size[0]}x{size[1]}.svg").write_text(svg, encoding="utf-8")
+            if name == "live":
+                end_backends()
         (folder / "README.md").write_text(page(), encoding="utf-8")
     finally:
-        for backend in json.loads(command("backends", "--json").stdout or "[]"):
-            command("backends", "--stop", backend["id"])
+        end_backends()
         os.chdir(folder)
         shutil.rmtree(work, ignore_errors=True)
     return 0

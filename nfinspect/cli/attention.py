@@ -29,6 +29,8 @@ from nfinspect.cli.progress import CommandLine, recompute_option
 from nfinspect.cli.through_backend import backend_option
 from nfinspect.experiments.run_model import loaded_model, own_dtype, run_model, without_edits
 from nfinspect.model_files import lasting_name, weights_stamp
+from nfinspect.present.numbers import percent
+from nfinspect.present.tables import Column, table
 from nfinspect_store.catalog import store_path
 from nfinspect_store.errors import RequestError
 
@@ -68,6 +70,7 @@ RUN_TOKENS = 2048
 @click.option("--method", type=click.Choice(METHODS), default="attention_weighted", show_default=True,
               help="Weight values by attention, by the loss's gradient, or by the last token's rollout.")  # fmt: skip
 @click.option("--top", metavar="K", type=click.IntRange(min=0), default=TOP, show_default=True, help="Neurons shown.")
+@click.option("--heads", is_flag=True, help="Also each head's share of attention on position 0, and its evenness.")
 @layers_option
 @click.option("--site", help="Where neurons are read; mlp (mixer for Mamba) if not given.")
 @click.option("--max-length", metavar="N", type=click.IntRange(min=2), help="Cut prompts to their first N tokens.")
@@ -86,6 +89,7 @@ def attention(
     max_tokens: int | None,
     method: str,
     top: int,
+    heads: bool,
     layers: str | None,
     site: str | None,
     max_length: int | None,
@@ -146,10 +150,17 @@ def attention(
         found = _of_files(request, chosen, site, recompute)
     for note in found.notes:
         output.note(note)
+    by_head = found.heads.to_pylist() if heads else []
+    if heads and not by_head:
+        output.note(f"{method} reads no attention: there are no heads to tell of")
     if as_json:
-        output.document(found.to_json(top))
-    else:
-        output.lines(lines(spec("attention"), found, top))
+        output.document({**found.to_json(top), **({"heads": by_head} if heads else {})})
+        return
+    output.lines(lines(spec("attention"), found, top))
+    if by_head:
+        columns = [Column("layer"), Column("head"), Column("on position 0"), Column("evenness")]
+        rows = [(f"L{x['layer']}", x["head"], percent(x["sink"]), x["entropy"]) for x in by_head]
+        output.lines(["", *table(columns, rows)])
 
 
 @dataclass(frozen=True)

@@ -244,15 +244,33 @@ async def test_a_training_is_not_compared(start: Start) -> None:
         assert "no layers to compare" in app.status
 
 
+def drawing(*arguments: Any) -> str:
+    return "\n".join(line.text for line in overlay(*arguments))
+
+
 def test_curves_on_each_other_are_all_seen() -> None:
     line = ((0.0, 1.0), (1.0, 1.0))
-    drawn = "\n".join(overlay((("A", line), ("B", line), ("C", ((0.0, 0.0), (0.5, 1.0)))), None, 70, 12, True))
+    drawn = drawing((("A", line), ("B", line), ("C", ((0.0, 0.0), (0.5, 1.0)))), None, 70, 12, True)
     top = next(row for row in drawn.split("\n") if "a" in row)
     assert "ab" in top.replace(" ", "") and "X" not in drawn
     assert drawn.count("C") == 2 and "c" in drawn, "a capital at each layer"
     assert drawn.isascii()
-    assert "X" in "\n".join(overlay((("A", line),), (0.0, 1.0), 70, 12, False))
-    assert overlay((), None, 70, 12, False) == ("no figures",)
+    assert "X" in drawing((("A", line),), (0.0, 1.0), 70, 12, False)
+    assert drawing((), None, 70, 12, False) == "no figures"
+
+
+def test_curves_are_dots_in_colours_with_letters_on_the_way() -> None:
+    line, rising = ((0.0, 1.0), (1.0, 1.0)), ((0.0, 0.0), (0.5, 0.5), (1.0, 1.0))
+    drawn = overlay((("A", line), ("B", line), ("C", rising)), None, 70, 12, False)
+    text = "\n".join(one.text for one in drawn)
+    assert sum("\u2800" < character <= "\u28ff" for character in text) > 60
+    assert text.count("C") == 3 and all(letter in text for letter in "abc"), "read without colours, too"
+    tones: dict[str, set[str]] = {}
+    for one in drawn:
+        for start, end, tone in one.spans:
+            tones.setdefault(one.text[start:end], set()).add(tone)
+    assert all(len(tones[sign] | tones[sign.lower()]) == 1 for sign in "BC")
+    assert tones["B"] != tones["C"] and not {"│", "┤", "─"} & tones.keys()
 
 
 @pytest.mark.parametrize(("would_pass", "drawn"), [(0, True), (2, False)])

@@ -28,8 +28,11 @@ from nfinspect.analysis.attention_scores import METHODS, TOP, AttentionLayer, At
 from nfinspect.analysis.provenance import read_from, whose
 from nfinspect.present.charts import Section
 from nfinspect.present.numbers import counted
-from nfinspect.present.plots import LayerBars, Matrix, Nothing, Plot
+from nfinspect.present.plots import LayerBars, Matrix, Nothing, Plot, Shading
 from nfinspect_store.results import Result
+
+HEADS = 128
+"""Heads of a layer that are drawn one by one, at most."""
 
 SHORT = {"attention_weighted": "weighted", "gradient_guided": "gradient", "rollout": "rollout"}
 VARIANTS = tuple(Variant(word, {"method": method}, "Attention neurons") for method, word in SHORT.items())
@@ -137,6 +140,29 @@ def _map(found: AttentionScores, row: NeuronScore | None) -> Plot:
     return Matrix(f"L{layer}, mean of heads: rows attend to columns, tokens 0-{size - 1}", weights, tokens)
 
 
+def _by_head(what: str, key: str) -> Callable[[AttentionScores, NeuronScore | None], Plot]:
+    """A row for each layer, a column for each of its heads. An undefined share is blank, as 0 is."""
+
+    def plot(found: AttentionScores, row: NeuronScore | None) -> Plot:
+        table = found.heads.select(["layer", "head", key]).to_pydict()
+        held = {(layer, head): share for layer, head, share in zip(*table.values(), strict=True)}
+        layers = numbers(found.layers)
+        shares = tuple(tuple(held.get((n, head)) or 0.0 for head in range(_most_heads(found))) for n in layers)
+        here = layers.index(row.layer) if row is not None and row.layer in layers else None
+        return Shading(f"{what}: a row a layer, a column a head", tuple(f"L{n}" for n in layers), shares, here)
+
+    return plot
+
+
+def _most_heads(found: AttentionScores) -> int:
+    return max((layer.heads or 0 for layer in found.layers), default=0)
+
+
+def _has_heads(found: AttentionScores) -> bool:
+    """Not of Mamba, whose heads are channels: no screen has room for them."""
+    return 0 < _most_heads(found) <= HEADS and bool(found.heads.num_rows)
+
+
 def _has_map(found: AttentionScores) -> bool:
     return bool(found.attention_map.num_rows)
 
@@ -198,6 +224,9 @@ SPEC = AnalysisSpec(
                 there=_has_map),
         Drawing("diversity", _share("how differently a layer's heads attend, % (0: alike, 100: as much as they can)",
                                     "diversity"), there=_has_map),
+        Drawing("sink by head", _by_head("share of attention on position 0", "sink"), follows=True, there=_has_heads),
+        Drawing("evenness by head", _by_head("how evenly attention is spread", "entropy"), follows=True,
+                there=_has_heads),
     ),
     variants=VARIANTS,
     kinds=(NeuronKind("attention", "neurons", strongest=_strongest),),

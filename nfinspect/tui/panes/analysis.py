@@ -376,7 +376,7 @@ class AnalysisPane(SortingKeys, RunPane):
             self.load("chart", chart, self._put_chart)
 
     def _put_chart(self, lines: tuple[str, ...]) -> None:
-        self.query_one("#chart", ChartBox).put_drawing(lines, self.glyphs)
+        self.query_one("#chart", ChartBox).put_drawing(lines[0], lines[1:], self.glyphs)
 
     def action_drawing(self) -> None:
         every = self.drawings()

@@ -59,11 +59,11 @@ class ComparePane(SortingKeys, Pane):
 
     help_text = (
         "Depth is layer / (layers - 1): 0 is a network's first layer, 1 its last, so that networks of different size "
-        "share one axis. In the drawing each run has a letter: a capital at each of its layers, small ones between "
-        "them, X at the row under the cursor. The figures are those of the newest saved result over all layers of each "
-        "run, on its own text; health is counted at once. Each run is read at its default site, or, after S, at one "
-        "that all have. r computes what is missing, run after run; attention in a run's own pane. Enter goes to "
-        "the layer's neurons."
+        "share one axis. In the drawing each run has a letter: a capital at each of its layers, small ones on the way "
+        "between them, X at the row under the cursor. The figures are those of the newest saved result over all layers "
+        "of each run, on its own text; health is counted at once. Each run is read at its default site, or, after "
+        "S, at one that all have. r computes what is missing, run after run; attention in a run's own pane. Enter "
+        "goes to the layer's neurons."
     )
     first_focus = "#rows"
 
@@ -238,8 +238,8 @@ class ComparePane(SortingKeys, Pane):
             chart = partial(_chart, self._found, self._measure, row, size.width, size.height, plain)
             self.load("chart", chart, self._put_chart)
 
-    def _put_chart(self, lines: tuple[str, ...]) -> None:
-        self.query_one("#chart", ChartBox).put_drawing(lines, self.glyphs)
+    def _put_chart(self, chart: tuple[str, tuple[Cell, ...]]) -> None:
+        self.query_one("#chart", ChartBox).put_drawing(*chart, self.glyphs)
 
     # keys
 
@@ -338,8 +338,8 @@ def _compare(
 
 def _chart(
     found: Comparison, measure: Measure, row: LayerRow | None, width: int, height: int, plain: bool
-) -> tuple[str, ...]:
-    """In a worker. The run of the row under the cursor is drawn over the others."""
+) -> tuple[str, tuple[Cell, ...]]:
+    """In a worker: the caption and the drawing. The run of the row under the cursor is drawn over the others."""
     from nfinspect.tui.widgets.plots import overlay
 
     def places(one: OfRun) -> tuple[tuple[float, float], ...]:
@@ -356,4 +356,4 @@ def _chart(
         plain,
         measure.unit == "count",
     )
-    return (f"{measure.meaning}; X: row", *drawn)
+    return f"{measure.meaning}; X: row", drawn

@@ -24,8 +24,8 @@ class ChartBox(TextBlock):
         """A drawing without a caption."""
         self.put(lines([[Cell(line, tone)] for line in drawn]))
 
-    def put_drawing(self, drawn: Sequence[str], glyphs: Glyphs) -> None:
-        """A caption, cut to the width, and the drawing below it."""
-        caption, *rest = drawn
+    def put_drawing(self, caption: str, drawn: Sequence[str | Cell], glyphs: Glyphs) -> None:
+        """A caption, cut to the width, and the drawing below it. Lines without tones of their own have one."""
         first = [Cell(fit(caption, self.content_size.width, glyphs), "dim")]
-        self.put(lines([first, *([Cell(line, "title")] for line in rest)]))
+        rest = [line if isinstance(line, Cell) else Cell(line, "title") for line in drawn]
+        self.put(lines([first, *([line] for line in rest)]))

@@ -1,4 +1,5 @@
-"""Lines over steps by plotext, as plain lines of text. The mark identifies a line, never the colour.
+"""Lines over steps by plotext, as plain lines of text: dots with the line's mark here and there, or, plain, the mark
+alone. The mark identifies a line, never the colour.
 
 Called in workers only, like `chart`.
 """
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
 
-from nfinspect.tui.widgets.plots import FIGURE, TO_ASCII
+from nfinspect.tui.widgets.plots import FIGURE, SPARSE, TO_ASCII, signal
 
 HERE = ":"
 """The mark of the step that is looked at."""
@@ -51,10 +52,14 @@ def line_chart(
         figure.plot_size(width, height - 1)
         if here is not None and low <= here <= high:
             figure.draw(figure.signal([here, here], [0, 1], marker=HERE))
-        for line in lines:
-            points = _joined(steps, line.values, (high - low) / width)
-            if points:
-                figure.draw(figure.signal([x for x, _ in points], [y for _, y in points], marker=line.mark))
+        cell = (high - low) / width
+        drawn_by = [(line.mark, _joined(steps, line.values, cell if plain else cell / 3)) for line in lines]
+        for _, points in drawn_by if not plain else ():
+            signal(figure, points, "braille")
+        for place, (mark, points) in enumerate(drawn_by):
+            first = round(place * SPARSE / max(1, len(drawn_by)))
+            every = [p for p in points if plain or (round((p[0] - low) / cell) - first) % SPARSE == 0]
+            signal(figure, every or points[-1:], mark)
         figure.ruler("x").lim(low, high)
         marks = sorted({low, (low + high) // 2, high})
         figure.ruler("x").ticks(marks, [str(mark) for mark in marks])

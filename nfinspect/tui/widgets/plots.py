@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
 from nfinspect.present.numbers import number
+from nfinspect.tui.cells import Cell
 from nfinspect.tui.glyphs import ASCII, UNICODE
 from nfinspect.tui.widgets.bars import column, framed
 
@@ -146,7 +147,13 @@ Curve = tuple[str, tuple[tuple[float, float], ...]]
 
 
 APART = 4
-"""Cells at most from one small letter of a curve to the next."""
+"""Cells at most from one small letter of a curve to the next, where letters are all that draws it."""
+
+SPARSE = 12
+"""The same where it is drawn by dots: the letter says whose it is without its colour."""
+
+COLOURS = ("title", "warn", "good", "accent", "bad", "heat2", "bold", "dim")
+"""Tones of curves, in order of their letters."""
 
 
 @lru_cache(maxsize=64)
@@ -157,27 +164,42 @@ def overlay(
     height: int,
     plain: bool,
     whole: bool = False,
-) -> tuple[str, ...]:
-    """Curves over the depth of networks, each with its own letter: a capital at a layer, small ones on the way between.
+) -> tuple[Cell, ...]:
+    """Curves over the depth of networks, each with its own letter: a capital at a layer, small ones on the way between,
+    which is drawn by dots in the curve's colour, or, plain, by the small letters alone.
 
     The small ones leave room for those of the others, so that curves that coincide can all be seen. here: the point
     that is marked X. whole: the values are counts.
     """
     values = [value for _, places in curves for _, value in places]
     if not values or width < 20 or height < 5:
-        return ("too little room" if values else "no figures",)
+        return (Cell("too little room" if values else "no figures", "title"),)
     low, high = min(0.0, min(values)), max(0.0, max(values))
+    order = sorted(curves)
 
-    def paint(figure: Any) -> None:
-        for place, (sign, places) in enumerate(sorted(curves)):
-            every = [point for pair in pairwise(places) for point in _between(*pair, width)]
-            way = [point for point in every if (round(point[0] * width) - place) % min(len(curves), APART) == 0]
-            if way:
-                figure.draw(figure.signal([x for x, _ in way], [y for _, y in way], marker=sign.lower()))
-        for sign, places in curves:  # a layer is covered by no line
-            figure.draw(figure.signal([x for x, _ in places], [y for _, y in places], marker=sign))
-        if here is not None:
-            figure.draw(figure.signal([here[0]], [here[1]], marker="X"))
+    def dots(figure: Any, curve: Curve) -> None:
+        every = [point for pair in pairwise(curve[1]) for point in (pair[0], *_between(*pair, 3 * width))]
+        signal(figure, every, "braille")
+
+    def letters(figure: Any, curve: Curve) -> None:
+        sign, places = curve
+        place = order.index(curve)
+        every = [point for pair in pairwise(places) for point in _between(*pair, width)]
+        step = min(len(curves), APART) if plain else SPARSE
+        first = place if plain else round(place * SPARSE / len(curves))
+        signal(figure, [p for p in every if (round(p[0] * width) - first) % step == 0], sign.lower())
+
+    def paint(figure: Any, shown: Sequence[Curve], marked: tuple[float, float] | None) -> None:
+        for curve in sorted(shown) if not plain else ():
+            dots(figure, curve)
+        for curve in sorted(shown):
+            letters(figure, curve)
+        for sign, places in shown:  # a layer is covered by no line
+            signal(figure, places, sign)
+        if marked is not None:
+            signal(figure, [marked], "X")
+        elif not shown:  # without a point no axes are drawn
+            signal(figure, [(0.0, low)], " ")
         figure.ruler("x").lim(-0.02, 1.02)
         figure.ruler("x").ticks([0, 0.25, 0.5, 0.75, 1], ["first", "0.25", "0.5", "0.75", "last"])
         if whole:
@@ -185,7 +207,35 @@ def overlay(
         else:
             _heights(figure, low, high or 1.0, plain)
 
-    return _drawn(paint, width, height, plain)
+    def drawn(shown: Sequence[Curve], marked: tuple[float, float] | None = None) -> tuple[str, ...]:
+        return _drawn(lambda figure: paint(figure, shown, marked), width, height, plain)
+
+    whole_drawing = drawn(curves, here)
+    if plain:
+        return tuple(Cell(line, "title") for line in whole_drawing)
+    alone = {COLOURS[order.index(curve) % len(COLOURS)]: drawn([curve]) for curve in curves}
+    return _coloured(whole_drawing, drawn([]), alone)
+
+
+def signal(figure: Any, points: Sequence[tuple[float, float]], marker: str) -> None:
+    if points:
+        figure.draw(figure.signal([x for x, _ in points], [y for _, y in points], marker=marker))
+
+
+def _coloured(drawn: Sequence[str], frame: Sequence[str], alone: Mapping[str, Sequence[str]]) -> tuple[Cell, ...]:
+    """A drawing whose curves have tones. frame: of the axes only; alone: by its tone, each curve within the frame. A
+    cell that several curves go through has the tone of the one whose sign it shows, else of the last.
+    """
+    cells = []
+    for y, line in enumerate(drawn):
+        spans = []
+        for x, character in enumerate(line):
+            owners = [tone for tone, lines in alone.items() if lines[y][x : x + 1] not in ("", frame[y][x : x + 1])]
+            signed = [tone for tone in owners if alone[tone][y][x] == character]
+            if owners and character != "X":
+                spans.append((x, x + 1, (signed or owners)[-1]))
+        cells.append(Cell(line, "title", tuple(spans)))
+    return tuple(cells)
 
 
 def _between(start: tuple[float, float], end: tuple[float, float], width: int) -> list[tuple[float, float]]:

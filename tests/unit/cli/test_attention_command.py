@@ -100,3 +100,18 @@ def test_wrong_lines_end_in_one_and_keep_nothing(
     done = nfinspect("attention", *(str(prompts) if a == "{}" else a for a in arguments))
     assert done.returncode == status and said in done.stderr.splitlines()[-1]
     assert done.stdout == "" and not list(store.glob("*.results"))
+
+
+def test_heads_one_by_one_have_the_means_of_their_layer(nfinspect: Run, prompts: Path) -> None:
+    line = (GPT2, "--prompts", str(prompts))
+    found = document(nfinspect, *line, "--heads")
+    for layer in found["layers"]:
+        heads = [head for head in found["heads"] if head["layer"] == layer["layer"]]
+        assert [head["head"] for head in heads] == list(range(layer["heads"]))
+        assert sum(head["sink"] for head in heads) / len(heads) == pytest.approx(layer["sink"], abs=1e-6)
+        assert sum(head["entropy"] for head in heads) / len(heads) == pytest.approx(layer["entropy"], abs=1e-6)
+    assert "heads" not in document(nfinspect, *line)
+    shown = nfinspect("attention", *line, "--heads").stdout.splitlines()
+    assert sum(words[:1] == ["L0"] for words in map(str.split, shown[-len(found["heads"]) :])) == len(heads)
+    none = nfinspect("attention", *line, "--method", "gradient_guided", "--heads")
+    assert "gradient_guided reads no attention" in none.stderr
