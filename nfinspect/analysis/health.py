@@ -90,7 +90,22 @@ def network_report(run: RunTables, site: str | None = None, options: HealthOptio
     layers = stored_layers(run, site) if options == DEFAULTS else ()
     tokens = run.tokens - (run.at_start if options.skip_first else 0)
     report = report_of_layers(layers or kept_classification(run, site, options).layers, tokens)
-    return replace(report, notes=tuple(filter(None, (*run.notes, few_tokens(tokens)))))
+    notes = (*run.notes, few_tokens(tokens), _tokens_of_experts(run, site, tokens, skip_first=options.skip_first))
+    return replace(report, notes=tuple(filter(None, notes)))
+
+
+def _tokens_of_experts(run: RunTables, site: str, tokens: int, *, skip_first: bool) -> str:
+    """The note on how many tokens the experts of a site have; '' where there are none."""
+    mixtures = [layer for layer in run.site_layers(site) if layer.experts]
+    if not mixtures:
+        return ""
+    each = [run.statistics(site, layer=x.layer, skip_first=skip_first).n[:: x.width] for x in mixtures]
+    used = np.concatenate(each)
+    used = used[used > 0]
+    return (
+        f"an expert has {used.min():,} to {used.max():,} of the {counted(tokens, 'token')}: what is said of its "
+        "neurons rests on these"
+    )
 
 
 def report_of_layers(layers: Sequence[LayerHealth], tokens: int | None = None) -> NetworkReport:

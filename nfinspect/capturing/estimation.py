@@ -39,7 +39,8 @@ def estimate(request: CaptureRequest, edits_in: EditsIn | None = None) -> Estima
 def _estimate(capture: Capture) -> Estimate:
     request = capture.request
     neurons = capture.neurons
-    values = capture.tokens * neurons
+    held = sum(site.held for site in capture.sites)
+    values = capture.tokens * held
     beyond = None if request.where is None else request.where.beyond
     prompts = [capture.prompts[i] for i in capture.own]
     concepts = len({prompt.concept for prompt in prompts})
@@ -57,7 +58,7 @@ def _estimate(capture: Capture) -> Estimate:
     tokens_of = ((batch.stop - batch.start) * max(sizes[batch.start : batch.stop]) for batch in capture.batches)
     widest = max(tokens_of, default=0)
     weights = sum(p.numel() * p.element_size() for p in capture.loaded.model.parameters())
-    batch_bytes = widest * neurons * 4
+    batch_bytes = widest * held * 4
     state = neurons * (2 * STATISTICS_BYTES + 28 * concepts + 2 * BINS * 8 + EXAMPLE_BYTES)
     return Estimate(
         tokens=capture.tokens,

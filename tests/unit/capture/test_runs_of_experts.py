@@ -16,7 +16,9 @@ from nfinspect.analysis.diff import diff
 from nfinspect.analysis.neuron import neuron_detail
 from nfinspect.analysis.trace import trace
 from nfinspect.capturing.classification import classify_tables
+from nfinspect.capturing.estimation import estimate
 from nfinspect.capturing.expert_record import ExpertLayer
+from nfinspect.capturing.request import CaptureRequest, PromptFile
 from nfinspect.cli import main
 from nfinspect.experiments.addresses import resolve_addresses
 from nfinspect.models import UnsupportedModel, in_memory
@@ -171,6 +173,8 @@ def test_commands_say_the_expert_and_the_load(unused: nf.Run, capsys: pytest.Cap
     assert "Router load" in output("health", "run")
     said = output("health", "run").replace("\n", " ")
     assert "NOTE read are the neurons of the experts; those of mlp.shared_experts.down_proj" in said
+    used = [n for layer in (1, 2) for n in unused.statistics("mlp", layer=layer).n if n]
+    assert f"an expert has {min(used)} to {max(used)} of the {unused.tokens} tokens" in said
     layers = json.loads(output("health", "run", "--json"))["layer_analyses"]
     assert "router" not in layers[0] and layers[1]["router"]["experts"] == EXPERTS
     assert f"mlp:L1/N{NEURONS - 1} (expert {EXPERTS - 1})  absent, no token was routed to it" in output(
@@ -269,6 +273,17 @@ def test_batches_and_where_change_no_figure(tmp_path: Path) -> None:
     told = Whole(model, one, 0)
     recorded = (told.position == 1) | (told.position == 2)
     np.testing.assert_array_equal(some.statistics("mlp", layer=0).n, (~np.isnan(told.values[recorded])).sum(0))
+
+
+def test_an_estimate_is_of_the_chosen_experts(tmp_path: Path) -> None:
+    model_of("mixtral").save_pretrained(tmp_path / "model")
+    word_tokenizer().save_pretrained(tmp_path / "model")
+    (tmp_path / "prompts.txt").write_text("w5 w6 w7\nw8 w9")
+    request = CaptureRequest(
+        str(tmp_path / "model"), tmp_path, prompts=(PromptFile(tmp_path / "prompts.txt"),), keep="stats"
+    )
+    found = estimate(request)
+    assert found.values == found.tokens * 3 * CHOSEN * WIDTH
 
 
 def test_a_recording_holds_the_same(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from experts_by_hand import model_of
 from families import FAMILIES
 from transformers import GenerationConfig, PreTrainedModel
 from waits import Waits, per_step
@@ -70,6 +71,21 @@ def test_a_step_of_a_live_capture_waits_for_nothing_of_ours(
 
     captured(2)  # what is found out about a model by running it is found out once
     assert per_step(captured) == per_step(bare(model, prompts))
+
+
+@pytest.mark.parametrize("how", ["batched_mm", "grouped_mm"])
+def test_a_step_of_experts_waits_for_nothing_of_ours(how: str, names: Iterator[int], tmp_path: Path) -> None:
+    model = model_of("mixtral", how)
+    model.generation_config.eos_token_id = model.config.eos_token_id = None
+
+    def captured(new: int) -> None:
+        nf.capture(
+            model, word_tokenizer(), RAGGED, generate=new, mode="live", sites=("mlp",), keep="stats", batch_size=3,
+            store=tmp_path, run=f"run{next(names)}",
+        ).close()  # fmt: skip
+
+    captured(2)
+    assert per_step(captured) == per_step(bare(model, RAGGED))
 
 
 def test_a_sampled_step_sends_its_noise_and_waits_for_nothing_else() -> None:
