@@ -1,6 +1,7 @@
 """A run of a mixture of experts: every figure is of the tokens routed to a neuron's expert, and of no others."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,24 @@ from nfinspect.analysis.dead import dead_by_layer
 from nfinspect.analysis.diff import diff
 from nfinspect.analysis.neuron import neuron_detail
 from nfinspect.analysis.trace import trace
+from nfinspect.capturing.arrays import array_info
 from nfinspect.capturing.classification import classify_tables
 from nfinspect.capturing.estimation import estimate
 from nfinspect.capturing.expert_record import ExpertLayer
+from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
 from nfinspect.capturing.request import CaptureRequest, PromptFile
 from nfinspect.cli import main
 from nfinspect.experiments.addresses import resolve_addresses
 from nfinspect.models import UnsupportedModel, in_memory
+from nfinspect_store import kernels
 from nfinspect_store.addresses import Address
 from nfinspect_store.errors import RequestError, StoreError
 from nfinspect_store.examples import KEPT, drawn, places
 from nfinspect_store.histogram import BINS, bin_of
+from nfinspect_store.reader import RunFile
+from nfinspect_store.types import Layer
 from nfinspect_store.verify import verify_run
+from nfinspect_store.writer import RunWriter
 
 PROMPTS = {
     "red": ["w5 w6 w7 w8 w9", "w10 w11", "w12 w13 w14 w15"],
@@ -301,3 +308,46 @@ def test_a_recording_holds_the_same(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.n, (~np.isnan(told.values)).sum(0))
         used = found.n > 0
         np.testing.assert_allclose(found.mean[used], np.nanmean(told.values[:, used], 0), rtol=1e-4, atol=1e-6)
+
+
+def test_a_capture_that_was_cut_goes_on_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it matter whether there are compiled loops."""
+    layer = Layer(0, "mlp", 0, "h.0.experts", NEURONS, "silu", "gate", EXPERTS)
+    rng = np.random.default_rng(4)
+    sizes = rng.integers(1, 9, 12).tolist()
+    prompts = [
+        RecordedPrompt("red" if i % 3 else "blue", "t", list(range(size)), ["t"] * size, max(1, size - 2))
+        for i, size in enumerate(sizes)
+    ]
+    given = []
+    for size in sizes:
+        values = rng.normal(size=(size, CHOSEN * WIDTH)).astype(np.float32)
+        experts = np.stack([rng.permutation(EXPERTS)[:CHOSEN] for _ in range(size)]).astype(np.int64)
+        given.append({0: LayerValues(values, values > 0, experts=experts)})
+    info = replace(array_info("run", 7), settings={"keep": "stats"})
+
+    def recorded(path: Path, cut: int) -> RunFile:
+        writer = RunWriter.create(path, info, (layer,))
+        recorder = Recorder(writer, 7, torch.device("cpu"), commits=False)
+        for i, (prompt, values) in enumerate(zip(prompts, given, strict=True)):
+            if i == cut:
+                recorder.commit({"status": "capturing"}, final=False)
+                writer.close()
+                writer = RunWriter.reopen(path)
+                recorder = Recorder(writer, 7, torch.device("cpu"), commits=False)
+            recorder.add([prompt], values)
+        recorder.commit({"status": "complete"}, final=True)
+        writer.close()
+        assert verify_run(path).problems == ()
+        return RunFile.open(path)
+
+    tables = ("statistics", "concept_statistics", "histograms", "examples", "prompt_means", "neurons")
+
+    def held(path: Path, cut: int) -> dict[str, list[Any]]:
+        with recorded(path, cut) as run:
+            return {name: run.cursor().execute(f"FROM {name} ORDER BY ALL").fetchall() for name in tables}
+
+    whole = held(tmp_path / "whole.duckdb", -1)
+    assert held(tmp_path / "cut.duckdb", 5) == whole
+    monkeypatch.setattr(kernels, "_kernels", None)
+    assert held(tmp_path / "numpy.duckdb", -1) == whole
