@@ -1,7 +1,7 @@
 """Models that accelerate has spread: by --device balanced, or by from_pretrained(device_map=…) with offloading."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,12 @@ import pytest
 import torch
 from families import FAMILIES
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 from words import word_tokenizer
 
 import nfinspect as nf
+from nfinspect.capturing.reading import BatchReader
+from nfinspect.capturing.recorder import LayerValues
 from nfinspect.capturing.statistics import HistogramCounter
 from nfinspect.experiments.output_weights import output_effects
 from nfinspect.models import ModelError, UnsupportedModel, embedding_device, find_sites, in_memory, load_model
@@ -194,3 +196,79 @@ def test_an_adapter_is_not_spread(model_dir: Callable[[str], Path], tmp_path: Pa
     (tmp_path / "adapter_model.bin").write_bytes(b"")
     with pytest.raises(ModelError, match="one device for the adapter"):
         load_model(tmp_path, device="balanced", allow_pickle=True)
+
+
+# Two devices on a machine that has one: torch's meta device, whose tensors have no values, is the first. An operation
+# on tensors of both fails.
+
+DEVICES = torch.device("meta"), torch.device("cpu")
+
+
+def device_of(layer: int) -> torch.device:
+    return DEVICES[layer // 2]
+
+
+own_to = torch.Tensor.to
+
+
+def moved(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Tensor.to, with zeros for values that the meta device does not have."""
+    try:
+        return own_to(tensor, *args, **kwargs)
+    except NotImplementedError:
+        return torch.zeros_like(tensor, device=DEVICES[1])
+
+
+@pytest.fixture
+def on_two_devices(monkeypatch: pytest.MonkeyPatch) -> PreTrainedModel:
+    """A Llama whose third block is on the second device. What enters a part is brought there, as accelerate does it."""
+    from accelerate.utils import send_to_device
+
+    monkeypatch.setattr(torch.Tensor, "to", moved)
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: [0.0] * tensor.numel())  # a value is asked for
+    asked = torch.Tensor.__bool__
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda tensor: tensor.is_meta or asked(tensor))
+    monkeypatch.setattr("nfinspect.capturing.reading.workplace", lambda tensor: tensor.device)
+    for name in ("__init__", "saw", "remove"):  # it compares values
+        monkeypatch.setattr(f"nfinspect.models.hooks.FirstPassCheck.{name}", lambda *given: None)
+    model = FAMILIES["llama"]()
+    parts = [(model.model.embed_tokens, 0), (model.model.rotary_emb, 0), (model.model.norm, 2), (model.lm_head, 2)]
+    for part, layer in (*parts, *((block, i) for i, block in enumerate(model.model.layers))):
+        device = device_of(layer)
+        part.to(device)
+        part._hf_hook = Hook(device)
+        for owner in part.modules():
+            owner._hf_hook = Hook(device)
+        part.register_forward_pre_hook(
+            lambda module, args, kwargs, device=device: (send_to_device(args, device), send_to_device(kwargs, device)),
+            with_kwargs=True,
+        )
+    return model
+
+
+def devices_in(values: Mapping[int, LayerValues]) -> dict[int, set[torch.device]]:
+    """Where the values and gates of each layer are."""
+    return {
+        layer_id: {torch.device(one.device) for one in (layer.values, layer.fired) if one is not None}
+        for layer_id, layer in values.items()
+    }
+
+
+def test_values_stay_on_the_device_of_their_layer(on_two_devices: PreTrainedModel) -> None:
+    loaded = in_memory(on_two_devices, word_tokenizer())
+    assert loaded.places == "meta, cpu"
+    sites = find_sites(on_two_devices, ["mlp", "attn", "resid"])
+    reader = BatchReader(loaded, sites)
+    expected = {layer_id: {device_of(site.layer)} for layer_id, site in enumerate(sites)}
+    assert devices_in(reader.replay([[5, 6, 7, 8], [9, 10, 11, 12]])) == expected
+
+    def generate() -> list[list[int]]:
+        cache = DynamicCache()
+        for tokens in (3, 1, 1):
+            ids = torch.zeros((2, tokens), dtype=torch.long, device=DEVICES[0])
+            on_two_devices.model(input_ids=ids, past_key_values=cache, use_cache=True)
+        return [[5, 6, 7, 1, 1], [8, 9, 1, 1]]
+
+    _, values = reader.live(generate, [[5, 6, 7], [8, 9]])
+    assert devices_in(values) == expected
+    assert all(layer.values.shape[0] == 9 for layer in values.values())
