@@ -28,6 +28,10 @@ from nfinspect_store.writer import Derive, RunWriter
 VALUES_BYTES = 32 * 2**20
 """About the bytes of a layer's values that are held at a time [own]."""
 
+READ_MEMORY = "256MB"
+"""DuckDB's limit for a part, each value of which is read once. With 1 GB a merge takes half a gigabyte more and as much
+time, measured."""
+
 SHIFTED: Mapping[str, tuple[str, ...]] = {
     "prompts": ("prompt_idx", "first_token"),
     "tokens": ("token_idx", "prompt_idx"),
@@ -67,7 +71,7 @@ def write_merged(
         try:
             merged = _Merged(parts[0].layers, info.seed, apart=not writer.keeps_values)
             for part, at in zip(parts, _starts(parts), strict=True):
-                with RunFile.open(part.path) as run:
+                with RunFile.open(part.path, streaming_memory=READ_MEMORY) as run:
                     if writer.keeps_values:
                         _copy_values(writer, run, at[1], told)
                     merged.add(run, *at)
@@ -131,7 +135,7 @@ def _rows(parts: Sequence[Part], table: str) -> Iterator[pa.Table]:
             f"{quoted(column)} + {tokens if column in OF_TOKENS else prompts} AS {quoted(column)}"
             for column in SHIFTED[table]
         )
-        with RunFile.open(part.path) as run:
+        with RunFile.open(part.path, streaming_memory=READ_MEMORY) as run:
             query = f"SELECT * REPLACE ({shifts}) FROM {quoted(table)}"
             for batch in run.streamed(query, {}, ROWS_READ[table]):
                 yield pa.Table.from_batches([batch])

@@ -31,18 +31,24 @@ class RunFile(RunTables):
         super().__init__(connection, streaming=streaming)
         self.path = path
         self._second: duckdb.DuckDBPyConnection | None = None
+        self._streaming_memory = STREAMING_MEMORY
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
-        """Open a run. Raises RunNotFound, NotARun (also if changed or damaged), RunBusy, SchemaTooNew, SchemaTooOld."""
+    def open(cls, path: str | Path, *, streaming_memory: str = STREAMING_MEMORY) -> Self:
+        """Open a run. streaming_memory: DuckDB's limit while values are streamed.
+
+        Raises RunNotFound, NotARun (also if changed or damaged), RunBusy, SchemaTooNew, SchemaTooOld.
+        """
         path = Path(path)
         connection = attach(path)
         try:
             _refuse_cut_short(path, connection)
             with translated(path):
                 check_contents(connection, path)
-                return cls(path, connection)
+                run = cls(path, connection)
+                run._streaming_memory = streaming_memory
+                return run
         except BaseException:
             connection.close()
             raise
@@ -83,7 +89,7 @@ class RunFile(RunTables):
         """To a second DuckDB instance, opened on first use: a memory limit applies to a whole instance."""
         with self._lock:
             if self._second is None:
-                self._second = attach(self.path, memory=STREAMING_MEMORY)
+                self._second = attach(self.path, memory=self._streaming_memory)
             return self._second
 
     def close(self) -> None:

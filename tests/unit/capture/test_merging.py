@@ -187,8 +187,17 @@ def test_merged_parts_are_the_whole(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 2, 5, 30])
-@pytest.mark.parametrize("case", ["values", "sampled statistics", "gates, int8", "mamba statistics", "where few"])
+@pytest.mark.parametrize(
+    ("case", "count"),
+    [
+        ("values", 1),
+        ("values", 2),
+        ("sampled statistics", 5),
+        ("gates, int8", 30),
+        ("mamba statistics", 5),
+        ("where few", 30),
+    ],
+)
 def test_any_number_of_parts_in_any_order(
     case: str,
     count: int,
