@@ -77,9 +77,12 @@ class HelpScreen(ModalScreen[None]):
         told = app.pane.help_text
         below = "  G: what is shown" if told else ""
         pieces: list[Cell | str] = [Cell(app.pane.crumb, "bold"), Cell(below, "dim"), "\n"]
+        if app.pane.equivalent:
+            pieces += [Cell("the same", "title"), f"  {command_line(without_store(app.pane.equivalent))}\n"]
         for place in ("here", "everywhere", "in tables and texts"):
             pieces += ["\n", Cell(f"Keys {place}", "title"), "\n"]
-            for keys, words, name in groups.get(place, {}).values():
+            own = sorted(groups.get(place, {}).values(), key=lambda one: one[2].startswith("classes."))
+            for keys, words, name in own:  # what several panes share comes after what is of this one
                 shown = " ".join(dict.fromkeys(keys))
                 pieces += [Cell(fit(shown, 17), "bold"), " ", fit(words, 29), " ", Cell(name, "dim"), "\n"]
         pieces += [
@@ -91,8 +94,6 @@ class HelpScreen(ModalScreen[None]):
             f"{textwrap.fill(_analyses(), 72, initial_indent=INDENT, subsequent_indent=INDENT)}\n",
         ]
         pieces += [Cell("remap", "title"), '  ~/.config/nfinspect/keys.json: {"id": "key,key"}\n']
-        if app.pane.equivalent:
-            pieces += [Cell("the same", "title"), f"  {command_line(without_store(app.pane.equivalent))}\n"]
         if told:
             pieces += ["\n", Cell("What is shown", "title"), f"\n{told}\n"]
         pieces += [Cell("j k move, Esc closes", "dim")]
