@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,7 +113,12 @@ def begin_capture() -> None:
         for concept in nfinspect_samples.CONCEPTS:
             prompts += ["--prompts", f"{concept}{night}={nfinspect_samples.path('prompts', f'{concept}.json')}"]
     line = ("capture", str(Path("models") / "gpt2-relu"), *prompts, "--generate", "64", "--run", "night")
-    Captures(Path(STORE)).begin((*line, "--store", STORE), Path.cwd())
+    captures = Captures(Path(STORE))
+    captures.begin((*line, "--store", STORE), Path.cwd())
+    for _ in range(PATIENCE):
+        if captures.of_run("night") is not None:  # it writes
+            return
+        time.sleep(0.2)
 
 
 def end_backends() -> None:
