@@ -100,7 +100,6 @@ def _short(value: Any) -> str:
 
 def check(device: str, *, quick: bool, store: Path | None, result: Path | None) -> int:
     """All of it; returns the exit status: 0 if everything is right. store: where runs are written."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

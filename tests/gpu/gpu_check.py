@@ -7,6 +7,7 @@ says how. --device cpu runs the same in small, and measures nothing.
 
 import argparse
 import importlib.metadata
+import os
 import re
 import sys
 import tomllib
@@ -83,6 +84,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if chosen.device != "cpu" and not torch.cuda.is_available():
         print("expected a machine with a CUDA GPU, found none that torch sees: --device cpu checks the same in small")
         return 1
+    os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
     from tests.gpu.checks import check
 
     return check(chosen.device, quick=chosen.quick or chosen.device == "cpu", store=chosen.store, result=chosen.json)
