@@ -19,6 +19,7 @@ from nfinspect.models import (
     end_ids,
     rope_limit,
 )
+from nfinspect_store.errors import RequestError
 from nfinspect_store.paths import read_text
 
 BATCH_BYTES = 128 * 2**20
@@ -79,7 +80,7 @@ def load_prompts(request: CaptureRequest, loaded: LoadedModel, files: Files) -> 
 def fitting(prompts: Sequence[PromptIds], request: CaptureRequest, loaded: LoadedModel) -> list[PromptIds]:
     """The prompts, truncated if --truncate says so, such that the model can read them and generate after them.
 
-    Raises BadPrompts naming one that it cannot read.
+    Raises BadPrompts naming one that it cannot read, RequestError if edits begin after the end of every prompt.
     """
     if not prompts:
         raise BadPrompts("expected prompts, found none: give --prompts FILE or --text FILE")
@@ -88,7 +89,14 @@ def fitting(prompts: Sequence[PromptIds], request: CaptureRequest, loaded: Loade
             check_ids(loaded.model, prompt.token_ids, prompt.origin)
         except UnknownToken as error:
             raise BadPrompts(str(error)) from error
-    return [_fitting(prompt, request, loaded.max_context) for prompt in prompts]
+    found = [_fitting(prompt, request, loaded.max_context) for prompt in prompts]
+    longest = max(len(prompt.token_ids) for prompt in found) + request.generate
+    if request.edits_from >= longest:
+        raise RequestError(
+            f"expected --from below {longest}, the tokens of the longest prompt and its new ones, found "
+            f"{request.edits_from}: the edits would change nothing"
+        )
+    return found
 
 
 def notes_on(prompts: Sequence[PromptIds], request: CaptureRequest, loaded: LoadedModel) -> list[str]:

@@ -38,10 +38,11 @@ class _Part:
 class BatchReader:
     """Reads batches through hooks that are attached only while it reads: generation before a replay has none."""
 
-    def __init__(self, loaded: LoadedModel, sites: Sequence[LayerSite]) -> None:
+    def __init__(self, loaded: LoadedModel, sites: Sequence[LayerSite], edits: str = "") -> None:
+        """edits: those in force while it reads, in words."""
         self._loaded = loaded
         self._ids = {site: layer_id for layer_id, site in enumerate(sites)}
-        self._reader = SiteReader(loaded.model, sites, self._take, routing=self._route)
+        self._reader = SiteReader(loaded.model, sites, self._take, routing=self._route, edits=edits)
         self._delta = DeltaReader(loaded.model, sites)
         self._rows: Tensor | None = None
         self._routed: Tensor | None = None  # of the site that is taken next

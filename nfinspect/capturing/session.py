@@ -51,6 +51,7 @@ from nfinspect.models.editing import Edit, edited
 from nfinspect.version import VERSION
 from nfinspect_store.atomic import remove
 from nfinspect_store.catalog import new_run_path, store_path
+from nfinspect_store.edits import edits_text
 from nfinspect_store.errors import NfinspectError, RequestError
 from nfinspect_store.heartbeat import Heartbeat
 from nfinspect_store.processors import writer_threads
@@ -222,7 +223,7 @@ class Capture:
 
     def reader(self) -> BatchReader:
         """Hooks for this capture's sites."""
-        reader = BatchReader(self.loaded, self.sites)
+        reader = BatchReader(self.loaded, self.sites, edits_text(self._settings))
         if self._edits:  # its first pass checks the sites against the plain model: a gated MLP's values are edited
             reader.replay([self.prompts[0].token_ids[:CHECKED]])
         return reader

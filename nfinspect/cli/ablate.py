@@ -25,7 +25,7 @@ from nfinspect.cli.options import (
 )
 from nfinspect.cli.progress import recompute_option
 from nfinspect.cli.through_backend import backend_option
-from nfinspect.experiments.run_model import loaded_model, own_dtype
+from nfinspect.experiments.run_model import loaded_model, own_dtype, require_plain
 from nfinspect.model_files import lasting_name, weights_stamp
 from nfinspect_store.catalog import store_path
 from nfinspect_store.errors import RequestError
@@ -128,6 +128,8 @@ def ablate(
     content = "" if file is None else read_text(file, "a text", RequestError)
     with ExitStack() as stack:
         run = stack.enter_context(opened(store, source)) if source is not None else None
+        if run is not None and mode == "mean":
+            require_plain(run, "--mode mean")
         makers: list[Callable[[], NeuronSet]] = [
             partial(_named_set, run, one)
             if run is not None and one.startswith("@")

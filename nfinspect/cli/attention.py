@@ -123,7 +123,8 @@ def attention(
         with opened(store, source) as file:
 
             def load() -> "LoadedModel":
-                return run_model(file, model, "attention", **options, eager_attention=method != "gradient_guided")
+                eager = method != "gradient_guided"
+                return run_model(file, model, "attention", tells_edits=False, **options, eager_attention=eager)
 
             own = RunModel(model, own_dtype(file) if dtype == "auto" else dtype, load)
             found = attention_of_run(file, own, chosen, site, wanted, max_tokens or RUN_TOKENS, recompute=recompute)

@@ -1,5 +1,6 @@
 """What neurons and layers say in tokens: output weights and the logit lens."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -14,7 +15,7 @@ from nfinspect.cli.analysis import lines
 from nfinspect.cli.options import bos_option, chat_option, full_name, json_option, model_options, opened
 from nfinspect.cli.progress import CommandLine, recompute_option
 from nfinspect.cli.through_backend import backend_option
-from nfinspect.experiments.run_model import loaded_model, run_model
+from nfinspect.experiments.run_model import loaded_model, run_model, without_edits
 from nfinspect.model_files import lasting_name, weights_stamp
 from nfinspect_store.addresses import parse_address
 from nfinspect_store.errors import RequestError
@@ -65,7 +66,7 @@ def logits(
         given = "neither" if address is None else "both"
         raise RequestError(f"expected either a neuron such as L5/N123 or --lens TEXT, found {given}")
     model = full_name(model, revision)
-    options = {"revision": revision, "dtype": dtype, "device": device, "allow_pickle": allow_pickle}
+    options: Mapping[str, Any] = {"revision": revision, "dtype": dtype, "device": device, "allow_pickle": allow_pickle}
     if address is None:
         document = _lens(model, lens or "", positions, top or 5, bos, chat, source, store, recompute, options)
         printed: object = document
@@ -120,20 +121,25 @@ def _lens(
     """The document of the lens: saved with RUN or in the store; with neither it is not saved."""
     asked = {"prompt": prompt, "positions": positions, "top": top, "bos": bos, "chat": chat}
 
-    def found(load: "Callable[[], LoadedModel]") -> "Made":
+    def found(load: "Callable[[], LoadedModel]", notes: tuple[str, ...] = ()) -> "Made":
         from nfinspect.experiments.lens import logit_lens
 
-        return logit_lens(load(), prompt, top, positions=positions, bos=bos, chat=chat).to_json(), {}
+        lens = logit_lens(load(), prompt, top, positions=positions, bos=bos, chat=chat)
+        return replace(lens, notes=(*lens.notes, *notes)).to_json(), {}
 
     def kept(
-        folder: "Path", run_id: str | None, settings: "Mapping[str, Any]", load: "Callable[[], LoadedModel]"
+        folder: "Path",
+        run_id: str | None,
+        settings: "Mapping[str, Any]",
+        load: "Callable[[], LoadedModel]",
+        notes: tuple[str, ...] = (),
     ) -> "Mapping[str, Any]":
         return keep_or_find(
             folder,
             lens_spec.result_kind,
             {**asked, **settings},
             run_id,
-            lambda tick: found(load),
+            lambda tick: found(load, notes),
             lambda result: result.document,
             recompute=recompute,
             what=lens_spec.what({}),
@@ -148,7 +154,11 @@ def _lens(
         with opened(store, source) as file:
             of_run = {**of_model, "of_run": file.name, "dtype": options["dtype"]}
             return kept(
-                run_results(file.path), file.info.run_id, of_run, lambda: run_model(file, model, "lens", **options)
+                run_results(file.path),
+                file.info.run_id,
+                of_run,
+                lambda: run_model(file, model, "lens", tells_edits=False, **options),
+                without_edits(file),
             )
     if store is None:
         return found(lambda: loaded_model(model, **options))[0]

@@ -1,5 +1,6 @@
 """Neurons like a given one."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -112,7 +113,7 @@ def _with_weights(
     """The saved result with weights, or a new one, which is saved: the model is loaded only for that."""
     from nfinspect.analysis.chosen import chosen_layers
     from nfinspect.analysis.keeping import keep_or_find
-    from nfinspect.experiments.run_model import named_model, run_model
+    from nfinspect.experiments.run_model import named_model, run_model, without_edits
     from nfinspect.experiments.weight_cosines import cosines_in_run
     from nfinspect.model_files import lasting_name, weights_stamp
     from nfinspect_store.results import run_results
@@ -120,9 +121,10 @@ def _with_weights(
     name = full_name(named_model(file, model, "similar --weights"), loading["revision"])
 
     def make(tick: "Tick") -> "Made":
-        loaded = run_model(file, model, "similar --weights", **loading)
+        loaded = run_model(file, model, "similar --weights", tells_edits=False, **loading)
         cosines = cosines_in_run(loaded, file, address, site, layers)
-        return computed(file, address, site, layers, tick, weights=cosines).to_json(), {}
+        found = computed(file, address, site, layers, tick, weights=cosines)
+        return replace(found, notes=(*found.notes, *without_edits(file))).to_json(), {}
 
     chosen = chosen_layers(file, site, layers)
     settings = {

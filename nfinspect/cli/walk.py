@@ -51,7 +51,7 @@ def walk(
             from nfinspect.experiments.run_walk import walk_figures
 
             options = {"revision": revision, "dtype": dtype, "device": device, "allow_pickle": allow_pickle}
-            found = walk_figures(file, run_model(file, model, WHAT, **options), tick)
+            found = walk_figures(file, run_model(file, model, WHAT, tells_edits=False, **options), tick)
             return found.to_json(), {"norms": found.norms, "surprisal": found.surprisal}
 
         settings = {"model": lasting_name(name), "weights": weights_stamp(name), "dtype": dtype}

@@ -16,6 +16,7 @@ from nfinspect.experiments.bootstrap import DRAWS, bootstrap_interval
 from nfinspect.experiments.controls import FEWEST, Controls, compare_with_controls, control_sets, crowded_layer
 from nfinspect.experiments.documents import Corpus
 from nfinspect.experiments.perplexity import Scorer, chosen_context, mean_nll, perplexity
+from nfinspect.experiments.run_model import require_plain
 from nfinspect.json_values import Document
 from nfinspect.models import LayerSite, LoadedModel
 from nfinspect_store.errors import RequestError
@@ -99,7 +100,7 @@ def ablate(
     many. Without sets the result is the perplexity of the text alone.
 
     Raises RequestError for two sets of one name, a neuron that the model does not have, too few controls, mode `mean`
-    without a run of this model that holds the sets' layers; UnknownSite, SilentHook.
+    without a run of this model, captured without edits, that holds the sets' layers; UnknownSite, SilentHook.
     """
     check_controls(controls)
     places = [resolve_addresses(loaded, one.addresses) for one in check_sets(sets)]
@@ -188,6 +189,7 @@ def _means(
     """The mean of every neuron of the sets' layers over a run: float32[neurons] each."""
     if run is None:
         raise RequestError("--mode mean needs --from RUN: the run whose means replace the values")
+    require_plain(run, "--mode mean")
     means: dict[LayerSite, NDArray[np.float32]] = {}
     for site in dict.fromkeys(site for where in places for site in where):
         layer = run.resolve_layer(site.layer, site.site)

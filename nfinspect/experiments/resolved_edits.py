@@ -55,7 +55,9 @@ def _addresses(loaded: LoadedModel, part: Address | str, store: Path, note: Note
     neurons: dict[tuple[str, int], int] = {}
     for name in SITES:
         try:
-            neurons |= {(site.site, site.layer): site.neurons for site in find_sites(loaded.model, [name])}
+            neurons |= {
+                (site.site, site.layer): site.neurons for site in find_sites(loaded.model, [name], experts=True)
+            }
         except ModelError:
             continue  # the model has no such site, or it cannot be read
     found = json.loads(json.dumps(fingerprint(loaded).to_json()))  # as runs keep it: without tuples

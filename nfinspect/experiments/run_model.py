@@ -10,6 +10,7 @@ from nfinspect_store.errors import NfinspectError, RequestError
 if TYPE_CHECKING:
     from nfinspect.models import LoadedModel
     from nfinspect_store.reader import RunFile
+    from nfinspect_store.run_layout import RunLayout
 
 
 def quiet_transformers() -> None:
@@ -51,10 +52,13 @@ def own_dtype(file: "RunFile") -> str:
     return file.info.dtype if file.info.dtype in DTYPES else "auto"
 
 
-def run_model(file: "RunFile", model: str | None, what: str, **options: Any) -> "LoadedModel":
+def run_model(
+    file: "RunFile", model: str | None, what: str, *, tells_edits: bool = True, **options: Any
+) -> "LoadedModel":
     """The model with the weights that the run was captured from, by default in the run's own precision.
 
-    options: those of load_model. Raises RequestError, ModelError, and OtherWeights if it is not the run's model.
+    tells_edits: False if the result that is kept says what `without_edits` does. options: those of
+    load_model. Raises RequestError, ModelError, and OtherWeights if it is not the run's model.
     """
     name = named_model(file, model, what)
     from nfinspect.models import ModelError  # takes seconds, which a refusal does not need
@@ -67,15 +71,17 @@ def run_model(file: "RunFile", model: str | None, what: str, **options: Any) -> 
         loaded = loaded_model(name, **options)
     except NfinspectError as error:
         raise ModelError(f"{what} needs the run's model: {error} (--model says where it is)") from error
-    check_run_model(file, loaded)
+    check_run_model(file, loaded, tells_edits=tells_edits)
     return loaded
 
 
-def check_run_model(file: "RunFile", loaded: "LoadedModel", note: Callable[[str], None] = output.note) -> None:
+def check_run_model(
+    file: "RunFile", loaded: "LoadedModel", note: Callable[[str], None] = output.note, *, tells_edits: bool = True
+) -> None:
     """Raises OtherWeights if the model has other weights than the run's; lesser differences are noted."""
     from nfinspect.models import Fingerprint, check_same_weights
 
-    for text in without_edits(file):
+    for text in without_edits(file) if tells_edits else ():
         note(text)
     then = file.info.settings.get("fingerprint")
     if then is None:
@@ -89,6 +95,15 @@ def without_edits(file: "RunFile") -> tuple[str, ...]:
     return (f"{file.name} was captured with edits ({file.edits}): here its model has none",) if file.edits else ()
 
 
+def require_plain(file: "RunLayout", asked: str) -> None:
+    """Raises RequestError for a run with edits, whose statistics are not those of its model. asked: what needs them."""
+    if file.edits:
+        raise RequestError(
+            f"{asked} needs statistics of the model as it is read here, without edits, and {file.info.name} was "
+            f"captured with edits ({file.edits}): capture the same without them"
+        )
+
+
 def difference_from_run(file: "RunFile", loaded: "LoadedModel") -> tuple[bool, tuple[str, ...]]:
     """Whether a model named by the user is the run's, and notes about how it differs.
 
@@ -100,14 +115,14 @@ def difference_from_run(file: "RunFile", loaded: "LoadedModel") -> tuple[bool, t
     captured, name = file.info.model, loaded.name
     named_otherwise = not captured or lasting_name(captured) != lasting_name(name)
     then = file.info.settings.get("fingerprint")
-    taken = "its neurons are taken for those of the model"
+    taken, edits = "its neurons are taken for those of the model", without_edits(file)
     if then is None:
         said = (f"the run is of {captured}, the model is {name}: {taken}",) if named_otherwise and captured else ()
-        return not named_otherwise, said
+        return not named_otherwise, (*edits, *said)
     try:
         close = check_same_weights(Fingerprint.from_json(then), loaded, file.name)
     except OtherWeights as error:
         if not named_otherwise:
             raise
-        return False, (f"the run is of {captured}, the model is {name} ({error.short}): {taken}",)
-    return True, (*without_edits(file), *((close,) if close else ()))
+        return False, (*edits, f"the run is of {captured}, the model is {name} ({error.short}): {taken}")
+    return True, (*edits, *((close,) if close else ()))

@@ -17,6 +17,7 @@ from torch import Tensor
 from nfinspect.analysis.chosen import chosen_layers
 from nfinspect.analysis.substitution import LAGS, Substitution
 from nfinspect.analysis.ticks import Tick, silent
+from nfinspect.experiments.run_model import require_plain
 from nfinspect.models import (
     LayerSite,
     LoadedModel,
@@ -77,10 +78,11 @@ def substitution_sensitivity(
 
     loaded: the model that the run was captured from. std: the sample std from the run's statistics, without position 0.
     A draw whose sequence ends before t + lag, or whose token there is not recorded, is not a sample for that lag, and
-    position 0 is never read. tick counts
-    draws. The same seed gives the same draws. Raises RequestError if the model does not fit the run, and for a run
-    without a token past position 0; ModelError as SiteReader does.
+    position 0 is never read. tick counts draws. The same seed gives the same draws. Raises RequestError if the model
+    does not fit the run, for a run with edits, and for one without a token past position 0; ModelError as SiteReader
+    does.
     """
+    require_plain(run, "--substitute")
     chosen = chosen_layers(run, site, layers)
     sites = matching_sites(loaded, chosen)
     require_causal(loaded.model, "how far a substituted token reaches")  # runs the model: before hooks are attached

@@ -48,8 +48,11 @@ class SiteReader:
         check: bool = True,
         check_finite: bool = True,
         routing: RoutingSink | None = None,
+        edits: str = "",
     ) -> None:
+        """edits: those that the model is read with, in words, as what makes a value too large."""
         self._model = model
+        self._edits = edits
         self._sites = list(sites)
         self._sink = sink
         self._routing = routing
@@ -132,9 +135,12 @@ class SiteReader:
         found = torch.stack([total.to(totals[0].device, non_blocking=True) for total in totals]).tolist()
         for site, total in zip(unsettled, found, strict=True):
             if math.isnan(total):
+                cause = "usually float16 overflow; try --dtype bfloat16 or float32"
+                if self._edits:
+                    cause = f"the model is edited ({self._edits}): try smaller amounts, or a wider --dtype"
                 raise NonFiniteActivations(
                     f"expected finite values, found NaN or infinity at {site.site} of layer {site.layer} "
-                    f"({site.module}): usually float16 overflow; try --dtype bfloat16 or float32"
+                    f"({site.module}): {cause}"
                 )
 
     def _reset(self) -> None:

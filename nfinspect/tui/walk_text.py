@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 Pieces = list[Cell | str]
 Name = Callable[[int, int], str]
 
+RANKED = {"value": "|value|", "z": "|z|", "percentile": "own percentile", "contribution": "|a| * |w_out|"}
+"""What neurons are ranked by."""
+
 FAR = 0.1
 """Percent from either end beyond which only that is said: a histogram is no finer."""
 

@@ -6,6 +6,12 @@ from typing import Any
 NAMED = 3
 """Neurons of an edit that are named; of more it is said how many they are."""
 
+PARTS = 5
+"""Edits that are told; of more it is said how many they are."""
+
+WIDEST = 80
+"""Characters of one of them: names of runs and concepts may be of any length."""
+
 UNREADABLE = "edits that cannot be read"
 
 
@@ -17,9 +23,18 @@ def edits_text(settings: Mapping[str, Any]) -> str:
         return ""
     try:
         start = int(settings.get("edits_from") or 0)
-        return "; ".join([*_parts(edits), *([f"from token {start}"] if start else [])])
+        parts = _parts(edits)
+        more = [f"{len(parts) - PARTS:,} more"] if len(parts) > PARTS else []
+        told = [*parts[:PARTS], *more, *([f"from token {start}"] if start else [])]
+        return "; ".join(map(_cut, told))
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         return UNREADABLE
+
+
+def _cut(part: str) -> str:
+    """Without its middle, if it is too wide: a direction's layer and factor stand at its end."""
+    end = WIDEST // 2
+    return part if len(part) <= WIDEST else f"{part[: WIDEST - end - 3]}...{part[-end:]}"
 
 
 def _parts(edits: Iterable[Mapping[str, Any]]) -> list[str]:

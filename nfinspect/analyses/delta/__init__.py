@@ -51,11 +51,12 @@ def _check(options: Options) -> None:
 
 
 def _substitution(run: RunFile, kept: Result, found: Delta, options: Options, reporter: Reporter) -> Substitution:
-    from nfinspect.experiments.run_model import named_model, run_model
+    from nfinspect.experiments.run_model import named_model, require_plain, run_model
     from nfinspect.experiments.substitution import substitution_sensitivity
 
     model, site, layers = options["model"], found.site, kept.settings["layers"]
     named_model(run, model, "substitution")
+    require_plain(run, "--substitute")
 
     def make(tick: Tick) -> Made:
         loaded = run_model(run, model, "substitution")

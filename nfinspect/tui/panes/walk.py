@@ -33,8 +33,6 @@ TOP = 100
 
 BY = ("layer", "neuron", "surprisal", "nothing")
 
-RANKED = {"value": "|value|", "z": "|z|", "percentile": "own percentile", "contribution": "|a| * |w_out|"}
-
 
 class WalkPane(RunPane):
     """h and l go from token to token. The panel beside the text is about the token under the cursor."""
@@ -334,7 +332,7 @@ class WalkPane(RunPane):
 
     def _draw_legend(self) -> None:
         where = f" in L{self._layer}" if self._layer is not None else ""
-        listed = "logit lens" if self._shows_lens else f"by {RANKED[self._rank]}{where}"
+        listed = "logit lens" if self._shows_lens else f"by {walk_text.RANKED[self._rank]}{where}"
         pieces = walk_text.legend(self._colouring, listed, self.glyphs)
         self.query_one("#legend", TextBlock).put(content(*pieces))
 

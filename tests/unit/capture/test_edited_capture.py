@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ import nfinspect as nf
 from nfinspect.capturing import segments
 from nfinspect.capturing.errors import CannotResume
 from nfinspect.capturing.session import Capture
+from nfinspect.experiments.run_model import difference_from_run
+from nfinspect.models import NonFiniteActivations, in_memory
 from nfinspect_store.catalog import list_runs
+from nfinspect_store.edits import WIDEST, edits_text
 from nfinspect_store.errors import RequestError
 
 PROMPTS = ["w5", "w9 w8 w7 w6 w5", "w11 w12 w13", "w20 w21 w22 w23 w24 w25 w26 w27 w28"]
@@ -188,6 +192,20 @@ def test_the_run_says_so_wherever_its_figures_are(tmp_path: Path) -> None:
     assert {entry.name: entry.edits for entry in list_runs(tmp_path)}["edited"], "the same from the cache"
 
 
+def test_a_line_of_edits_has_an_end() -> None:
+    def edit(kind: str, amount: float | None, direction: str | None = None) -> dict[str, Any]:
+        return {"kind": kind, "site": "mlp", "layer": 1, "neurons": [3], "amount": amount, "direction": direction}
+
+    long = edit("direction", 2, f"night:{'tulip' * 3000}-base@resid:L2=2")
+    told = edits_text({"edits": [long]})
+    assert len(told) == WIDEST and told.startswith("direction night:tulip") and told.endswith("-base@resid:L2=2")
+    many = [edit("clamp", i) for i in range(1000)]
+    expected = "; ".join(f"clamp L1/N3={i}" for i in range(5))
+    assert edits_text({"edits": many, "edits_from": 4}) == f"{expected}; 995 more; from token 4"
+    assert edits_text({"edits": many[:5]}) == expected
+    assert len(edits_text({"edits": [{**edit("k" * 9999, 1), "site": "s" * 9999}]})) == WIDEST
+
+
 def test_more_neurons_than_a_line_has_room_for_are_counted(tmp_path: Path) -> None:
     many = ",".join(f"L0/N{i}" for i in range(7))
     assert capture(FAMILIES["gpt2"](), tmp_path, edits=f"add {many}=1.5").edits == "add 7 neurons=1.5"
@@ -208,6 +226,34 @@ def test_what_cannot_be_edited_is_refused_and_leaves_no_run(options: dict[str, A
     with pytest.raises(RequestError, match=said) as error:
         capture(FAMILIES["gpt2"](), tmp_path, **options)
     assert "\n" not in str(error.value) and not list(tmp_path.glob("*.duckdb"))
+
+
+@pytest.mark.parametrize("generate", [0, NEW])
+def test_edits_that_begin_after_the_end_of_every_prompt_are_refused(generate: int, tmp_path: Path) -> None:
+    longest = 9 + generate
+    how: dict[str, Any] = {"edits": ["clamp L0/N1=7"], "generate": generate, "mode": "replay"}
+    with pytest.raises(RequestError, match=f"expected --from below {longest}, .*found {longest}: the edits would"):
+        capture(FAMILIES["gpt2"](), tmp_path, edits_from=longest, **how)
+    assert not list(tmp_path.glob("*.duckdb"))
+    run = capture(FAMILIES["gpt2"](), tmp_path, edits_from=longest - 1, **how)
+    assert (run.neuron(0, 1) == 7).sum() == 1, "the last token of the longest"
+
+
+def test_edits_that_make_values_infinite_are_named(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteActivations) as error:
+        capture(FAMILIES["gpt2"](), tmp_path, edits=["clamp L0/N2,L0/N3=3e38"])
+    said = "the model is edited (clamp L0/N2,L0/N3=3e+38): try smaller amounts"
+    assert said in str(error.value) and "float16" not in str(error.value)
+
+
+def test_another_model_next_to_an_edited_run_is_told_with_the_edits(tmp_path: Path) -> None:
+    run = nf.capture(FAMILIES["gpt2"](), word_tokenizer(), ["w5 w6"], store=tmp_path, run="one", edits=["zero L0/N1"])
+    other = FAMILIES["gpt2"]()
+    other.lm_head.weight.data.mul_(-3)
+    loaded = replace(in_memory(other, word_tokenizer()), name="other")
+    same, notes = difference_from_run(run, loaded)
+    assert not same and "one was captured with edits (zero L0/N1): here its model has none" in notes
+    assert any("the run is of" in note for note in notes)
 
 
 def test_resume_repeats_the_edits_and_refuses_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

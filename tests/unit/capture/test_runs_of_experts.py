@@ -15,6 +15,7 @@ import nfinspect as nf
 from nfinspect.analysis.dead import dead_by_layer
 from nfinspect.analysis.diff import diff
 from nfinspect.analysis.neuron import neuron_detail
+from nfinspect.analysis.neuron_sets import NeuronSet
 from nfinspect.analysis.trace import trace
 from nfinspect.capturing.arrays import array_info
 from nfinspect.capturing.classification import classify_tables
@@ -23,7 +24,9 @@ from nfinspect.capturing.expert_record import ExpertLayer
 from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
 from nfinspect.capturing.request import CaptureRequest, PromptFile
 from nfinspect.cli import main
+from nfinspect.experiments.ablation_table import ablate
 from nfinspect.experiments.addresses import resolve_addresses
+from nfinspect.experiments.documents import Corpus
 from nfinspect.models import UnsupportedModel, in_memory
 from nfinspect_store import kernels
 from nfinspect_store.addresses import Address
@@ -243,6 +246,27 @@ def test_an_experiment_takes_no_neuron_of_an_expert_for_one_of_another_site() ->
     with pytest.raises(UnsupportedModel, match="mixture of experts"):
         resolve_addresses(loaded, [Address(1, 3, None)])
     assert [site.site for site in resolve_addresses(loaded, [Address(1, 3, "resid")])] == ["resid"]
+
+
+def test_neurons_of_experts_are_not_edited_and_not_cut_out(tmp_path: Path) -> None:
+    """By address or in a set, by every way to edit; those of a layer without experts are."""
+    model = model_of("deepseek_v3")
+    run = captured(model, tmp_path)
+    marked = ("marks", "--run", "run", "--set", "hot", "--add", "L1/N3", "--add", "L0/N3", "--store", str(tmp_path))
+    assert main(marked) == 0
+    reason = "found a mixture of experts .*: a token has no values of most of its neurons"
+    for zero in ("L1/N3", "@hot"):
+        with pytest.raises(UnsupportedModel, match=reason):
+            nf.generate(model, word_tokenizer(), "w5 w6", zero=zero, new_tokens=2, controls=0, store=tmp_path)
+        with pytest.raises(UnsupportedModel, match=reason):
+            captured(model, tmp_path, "edited", edits=[f"zero {zero}"])
+    assert [path.name for path in tmp_path.glob("*.duckdb")] == ["run.duckdb"]
+    loaded = in_memory(model, word_tokenizer())
+    text = Corpus("text", run.prompt_tokens(0).token_id.astype(np.int64), None, "")
+    with pytest.raises(UnsupportedModel, match=reason):
+        ablate(loaded, text, [NeuronSet.of("hot", [Address(1, 3, None)])], controls=0)
+    assert ablate(loaded, text, [NeuronSet.of("dense", [Address(0, 3, None)])], controls=0).sets[0].neurons == 1
+    assert captured(model, tmp_path, "edited", edits=["zero L0/N3"]).edits == "zero L0/N3"
 
 
 def test_a_resumed_layer_goes_on_from_what_was_stored(unused: nf.Run) -> None:

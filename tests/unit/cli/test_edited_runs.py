@@ -67,8 +67,54 @@ def test_every_command_says_so(nfinspect: Run, captured: None) -> None:
 def test_a_command_that_reads_the_model_says_that_it_has_no_edits(nfinspect: Run, captured: None) -> None:
     said = f"edited was captured with edits ({TOLD}): here its model has none"
     walk = nfinspect("walk", "edited", "--json")
-    assert walk.returncode == 0 and said in walk.stderr and said in json.loads(walk.stdout)["notes"]
-    assert said not in nfinspect("walk", "plain").stderr
+    assert walk.returncode == 0 and said in json.loads(walk.stdout)["notes"]
+    assert walk.stderr.count(said) == 1 and said not in nfinspect("walk", "plain").stderr
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("logits", GPT2, "--lens", "Tulips are"),
+        ("attention", GPT2),
+        ("ablate", GPT2, "--neurons", "some.txt", "--controls", "0", "--text", "p.txt"),
+        ("similar", "edited", "L0/N3", "--weights"),
+    ],
+    ids=lambda line: line[0],
+)
+def test_a_kept_result_of_the_model_without_edits_says_so_each_time(
+    nfinspect: Run, captured: None, line: tuple[str, ...]
+) -> None:
+    Path("some.txt").write_text("L0/N3\n")
+    said = f"edited was captured with edits ({TOLD}): here its model has none"
+    of_run = () if line[0] == "similar" else ("--from", "edited")
+    for kept in (False, True):
+        done = nfinspect(*line, *of_run, "--json")
+        assert done.returncode == 0, done.stderr
+        assert ("kept from" in done.stderr) == kept
+        assert done.stderr.count(said) == 1 and json.loads(done.stdout)["notes"].count(said) == 1
+    of_run = () if line[0] == "similar" else ("--from", "plain")
+    plain = nfinspect(*("plain" if word == "edited" else word for word in line), *of_run, "--json")
+    assert plain.returncode == 0 and "edits" not in plain.stderr and said not in json.loads(plain.stdout)["notes"]
+
+
+@pytest.mark.parametrize(
+    ("line", "asked"),
+    [
+        (("delta", "RUN", "--substitute", "--draws", "4"), "--substitute"),
+        (
+            ("ablate", GPT2, "--from", "RUN", "--neurons", "some.txt", "--text", "p.txt", "--mode", "mean"),
+            "--mode mean",
+        ),
+    ],
+)
+def test_statistics_of_an_edited_model_are_not_used_as_the_plain_models(
+    nfinspect: Run, captured: None, line: tuple[str, ...], asked: str
+) -> None:
+    Path("some.txt").write_text("L0/N3\n")
+    refused = nfinspect(*("edited" if word == "RUN" else word for word in line))
+    assert refused.returncode == 2 and f"{asked} needs statistics of the model as it is read here" in refused.stderr
+    assert f"edited was captured with edits ({TOLD})" in refused.stderr and not refused.stdout
+    assert nfinspect(*("plain" if word == "RUN" else word for word in line)).returncode == 0
 
 
 def test_an_estimate_takes_edits_and_refuses_what_is_not_there(nfinspect: Run, captured: None, store: Path) -> None:
