@@ -1,4 +1,4 @@
-"""The parts of a capture become the run that one process would have made (docs/decisions/0020).
+"""The parts of a capture become the run that one process would have made (docs/decisions/0021).
 
 Imports torch only where fingerprints have to be compared.
 """

@@ -1,4 +1,4 @@
-"""A capture by several processes of a Ray cluster, which may be on several machines (docs/decisions/0020).
+"""A capture by several processes of a Ray cluster, which may be on several machines (docs/decisions/0021).
 
 Each worker is an actor with a model of its own. It captures a part into a file of its own in the store, and returns
 what it made, no values: nothing large goes through Ray. A worker that is lost is replaced, and the new one continues

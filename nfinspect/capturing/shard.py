@@ -1,4 +1,4 @@
-"""A part of a capture: `--shard I/N` (docs/decisions/0020).
+"""A part of a capture: `--shard I/N` (docs/decisions/0021).
 
 Every process plans the whole capture, and reads the batches of its own part: the same batches, so the same values to
 the last bit, and the same numbers for sampling, which are drawn by the whole's prompts. What a merge needs is in the
