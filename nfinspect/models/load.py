@@ -19,7 +19,7 @@ from .errors import BrokenCheckpoint, ModelError, NonFiniteWeights, UnsupportedM
 from .gguf import check_gguf, gguf_types
 from .hub import full_name, one_line, resolve, split_revision
 from .loaded import LoadedModel
-from .quantised import check_packages, is_quantised, quantisation, unpack
+from .quantised import check_method, check_packages, is_quantised, quantisation, unpack
 from .resident import Asked, resident
 from .sites import blocks
 from .weights import read_weights
@@ -109,6 +109,7 @@ def load_model(
         options["attn_implementation"] = "eager"
     method = None if gguf else quantisation(config)
     if method is not None:
+        check_method(config, found.directory)
         check_packages(method, found.directory)
     if isinstance(place, str):
         options["device_map"] = place

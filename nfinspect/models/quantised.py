@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from .batch import embedding_device
-from .errors import ModelError
+from .errors import ModelError, UnsupportedModel
 
 PACKAGES: Mapping[str, Mapping[str, str]] = {
     "aqlm": {"aqlm": "aqlm"},
@@ -34,19 +35,45 @@ accelerate is needed for every method."""
 
 def quantisation(config: Any) -> str | None:
     """The method of a config's quantised weights, as transformers calls it: `bitsandbytes`, `gptq`, …; None: plain."""
+    given = _given(config)
+    if given is None:
+        return None
+    return _key(given).removesuffix("_4bit").removesuffix("_8bit")
+
+
+def _given(config: Any) -> Mapping[str, Any] | None:
+    """What a config says of quantised weights; None: nothing."""
     given = getattr(config, "quantization_config", None)
     if given is None:
         return None
-    known = given if isinstance(given, dict) else vars(given)
-    if known.get("load_in_4bit") or known.get("load_in_8bit"):
-        return "bitsandbytes"
-    method = known.get("quant_method")
-    return str(getattr(method, "value", method))
+    return given if isinstance(given, dict) else getattr(given, "__dict__", {})
+
+
+def _key(given: Mapping[str, Any]) -> str:
+    """The method by which transformers chooses what reads the weights; '' if none is named."""
+    for bits in ("4bit", "8bit"):
+        if given.get(f"load_in_{bits}"):
+            return f"bitsandbytes_{bits}"
+    method = given.get("quant_method")
+    return str(getattr(method, "value", method) or "")
 
 
 def is_quantised(model: nn.Module) -> bool:
-    """Whether a model's projections have quantised weights, by its config."""
-    return getattr(getattr(model, "config", None), "quantization_config", None) is not None
+    """Whether a model's projections have quantised weights: whether transformers has read them as such. Its config
+    does not decide that."""
+    return getattr(model, "hf_quantizer", None) is not None
+
+
+def check_method(config: Any, directory: Path) -> None:
+    """Raises UnsupportedModel for quantised weights that the installed transformers would take for plain ones."""
+    given = _given(config)
+    if given is None or (key := _key(given)) in AUTO_QUANTIZATION_CONFIG_MAPPING:
+        return
+    raise UnsupportedModel(
+        f"expected a quant_method that the installed transformers reads, found {key or 'none'} in quantization_config "
+        f"of config.json in {directory}: a newer transformers may read it; if the weights are plain, delete "
+        "quantization_config there"
+    )
 
 
 def check_packages(method: str, directory: Path) -> None:

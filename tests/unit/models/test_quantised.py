@@ -22,7 +22,8 @@ import nfinspect as nf
 from nfinspect.experiments.lens import lens_logits
 from nfinspect.experiments.output_weights import output_effects
 from nfinspect.experiments.weight_cosines import weight_cosines
-from nfinspect.models import LoadedModel, ModelError, find_sites, fingerprint, in_memory, load_model
+from nfinspect.models import LoadedModel, ModelError, UnsupportedModel, find_sites, fingerprint, in_memory, load_model
+from nfinspect.models.quantised import is_quantised
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "capture"))
 
@@ -247,6 +248,30 @@ def test_formats_without_a_package_for_the_cpu_are_refused(method: str, base: Pa
     with pytest.raises(ModelError, match=f"quantised by {method}, found no .*gptqmodel") as error:
         load_model(tmp_path / "model", device="cpu")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "told, named",
+    [({"quant_method": "nosuch"}, "nosuch"), ({}, "none"), ({"quant_method": "bitsandbytes"}, "bitsandbytes")],
+)
+def test_a_method_that_transformers_would_skip_is_refused(
+    told: dict[str, Any], named: str, base: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(base, tmp_path / "model")
+    word_tokenizer().save_pretrained(tmp_path / "model")
+    config = json.loads((base / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "quantization_config": told}))
+    with pytest.raises(UnsupportedModel, match=f"transformers reads, found {named} in quantization_config") as error:
+        load_model(tmp_path / "model", device="cpu")
+    assert "\n" not in str(error.value)
+
+
+def test_plain_weights_are_checked_as_plain_whatever_their_config_says(base: Path) -> None:
+    """transformers itself loads them with a warning."""
+    model = tf.AutoModelForCausalLM.from_pretrained(base)
+    model.config.quantization_config = {"quant_method": "nosuch"}
+    assert not is_quantised(model)
+    assert not fingerprint(in_memory(model, word_tokenizer())).quantised
 
 
 def test_what_a_format_cannot_do_here_is_told_as_its_own(
