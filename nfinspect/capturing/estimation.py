@@ -8,9 +8,8 @@ from pathlib import Path
 from nfinspect.capturing.plan import read_files
 from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.session import Capture, EditsIn, Listener, load
-from nfinspect.capturing.sizes import EXAMPLE_BYTES, STATISTICS_BYTES, most_beyond, run_bytes
+from nfinspect.capturing.sizes import most_beyond, run_bytes, state_bytes
 from nfinspect_store.blocks import QUEUE_BYTES
-from nfinspect_store.histogram import BINS
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def _estimate(capture: Capture) -> Estimate:
     widest = max(tokens_of, default=0)
     weights = sum(p.numel() * p.element_size() for p in capture.loaded.model.parameters())
     batch_bytes = widest * held * 4
-    state = neurons * (2 * STATISTICS_BYTES + 28 * concepts + 2 * BINS * 8 + EXAMPLE_BYTES)
+    state = state_bytes(neurons, concepts)
     return Estimate(
         tokens=capture.tokens,
         values=values,

@@ -6,6 +6,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 from nfinspect_store.examples import KEPT
+from nfinspect_store.histogram import BINS
 from nfinspect_store.precision import BYTES
 from nfinspect_store.schema import BLOCK
 from nfinspect_store.types import Keep, Layer, Precision
@@ -26,6 +27,10 @@ STATISTICS_BYTES = 9 * 8
 """Of one neuron in memory, for each of position 0 and the others."""
 
 EXAMPLE_BYTES = 3 * KEPT * 12
+"""Of one neuron's examples in memory."""
+
+CONCEPT_BYTES = 28
+"""Of one neuron in memory, for each concept."""
 
 STATISTICS_STORED = 101 + 66
 """Of one neuron in the tables `statistics` and `neurons`, compressed, measured."""
@@ -67,6 +72,13 @@ def run_bytes(
     else:
         stored += neurons * (EXAMPLES_STORED + CONCEPT_STORED * concepts)
     return int(EMPTY_FILE + stored + BEYOND_STORED * beyond)
+
+
+def state_bytes(neurons: int, concepts: int) -> int:
+    """What a capture keeps of all neurons in memory, whatever the number of tokens: statistics and histograms, at
+    position 0 and past it, those of concepts, and examples.
+    """
+    return neurons * (2 * STATISTICS_BYTES + CONCEPT_BYTES * concepts + 2 * BINS * 8 + EXAMPLE_BYTES)
 
 
 def most_beyond(percentile: Decimal | None, values: int) -> int:

@@ -2,19 +2,19 @@
 
     python -m tests.benchmarks.scaling --page docs/scaling.md
 
-Rates are those of docs/benchmarks.md; bytes are what `--estimate` reckons, which a test compares with real files.
+Rates are those of docs/benchmarks.md, that of a merge is that of docs/decisions/0021-parts.md. Bytes and memory are
+what `--estimate` reckons; a test compares the bytes with real files.
 """
 
 import argparse
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nfinspect.capturing.sizes import most_beyond, run_bytes
+from nfinspect.capturing.sizes import most_beyond, run_bytes, state_bytes
 from nfinspect.capturing.where import parse_where
-from nfinspect_store.histogram import BINS
 from nfinspect_store.types import Keep, Layer, Precision
 from tests.benchmarks.report import figure, put, table
 
@@ -24,6 +24,10 @@ PROMPT = 1024
 
 TOKENS = {"1 M": 10**6, "1 B": 10**9, "10 B": 10**10}
 WEEK = 7 * 24
+PROCESSORS = 2
+"""Of the measured machine."""
+
+CONCEPTS = (1, 100)
 NODE = 33_000
 """Tokens a second that Activault publishes for one node with H100 GPUs: 10 B tokens of Llama-3.3-70B in 3.5 days."""
 
@@ -70,8 +74,11 @@ KEPT = (
 )
 
 
-def rates(benchmarks: str) -> dict[str, float]:
-    """Nanoseconds a value that a whole run takes on two processors, from the text of docs/benchmarks.md."""
+def rates(benchmarks: str, decision: str) -> dict[str, float]:
+    """Nanoseconds a value that a whole run takes on two processors, from the text of docs/benchmarks.md; and those of
+    one processor that a merge takes, from the text of the decision on parts.
+    """
+    merging = re.search(r"about ([\d.]+) ns of processor time a value", decision)
     runs = re.search(r"^\| whole runs, M values/s \| [^|]+ \| ([\d.,]+) \|", benchmarks, re.MULTILINE)
     stats = re.search(r"tokens/s, ([\d.,]+) ns per value", benchmarks)
     gated = benchmarks.partition("**Gated, ")[2].partition("**GPT-2-small")[0]
@@ -82,12 +89,13 @@ def rates(benchmarks: str) -> dict[str, float]:
         row = next(x for x in gated.splitlines() if x.startswith(f"| 1,024, {kept} |"))
         return float(row.split("|")[passed].replace(",", ""))
 
-    assert runs is not None and stats is not None
+    assert runs is not None and stats is not None and merging is not None
     float32 = 1e3 / float(runs[1].replace(",", ""))
     found = {
         "float32": float32,
         "int8": float32 * stage("int8") / stage("float32"),
         "stats": float(stats[1].replace(",", "")),
+        "merge": float(merging[1]),
     }
     return {name: round(value, 1) for name, value in found.items()}  # as the page says them
 
@@ -117,25 +125,36 @@ def hours(shape: Shape, kept: Kept, tokens: int, told: Mapping[str, float]) -> f
     return tokens * kept.share * shape.neurons * told[kept.rate] / 1e9 / 3600
 
 
+def of_parts(kept: Kept) -> Kept:
+    """As parts keep it until they are merged: values as float32."""
+    return replace(kept, precision="float32", rate="float32") if kept.keep == "all" else kept
+
+
 def machines(shape: Shape, kept: Kept, tokens: int, told: Mapping[str, float]) -> int:
-    """How many of them record it in a week, each a part."""
-    return max(1, math.ceil(hours(shape, kept, tokens, told) / WEEK))
+    """How many of them record it in a week, each a part. They do not merge it in that time."""
+    return max(1, math.ceil(hours(shape, of_parts(kept), tokens, told) / WEEK))
 
 
-def state_bytes(shape: Shape) -> int:
-    """What a capture, and a merge, keep in memory: statistics and histograms, at position 0 and past it."""
-    return shape.neurons * 2 * (9 * 8 + BINS * 8)
+def parts_bytes(shape: Shape, kept: Kept, tokens: int, parts: int) -> int:
+    """Of so many parts: each has statistics of its own."""
+    return parts * stored_bytes(shape, of_parts(kept), tokens // parts)
+
+
+def merge_hours(shape: Shape, kept: Kept, tokens: int, told: Mapping[str, float]) -> float:
+    """Of one processor, to merge a capture that keeps its values."""
+    return tokens * kept.share * shape.neurons * told["merge"] / 1e9 / 3600
 
 
 def rates_table(told: Mapping[str, float]) -> str:
     rows = [(kept, f"{nanoseconds:.1f}", f"{1e3 / nanoseconds:.1f}") for kept, nanoseconds in told.items()]
+    rows[-1] = ("merge, one processor", *rows[-1][1:])
     return table(["kept as", "ns per value", "M values/s"], rows)
 
 
 def main_table(told: Mapping[str, float]) -> str:
     rows: list[Sequence[object]] = []
     for shape in SHAPES:
-        rows.append([f"**{shape.name}**, {shape.layers} x {shape.width:,} = {shape.neurons:,} neurons", *[""] * 7])
+        rows.append([f"**{shape.name}**, {shape.layers} x {shape.width:,} = {shape.neurons:,} neurons", *[""] * 6])
         for kept in KEPT:
             every = TOKENS.values()
             rows.append(
@@ -143,11 +162,32 @@ def main_table(told: Mapping[str, float]) -> str:
                     kept.name,
                     *(amount(stored_bytes(shape, kept, tokens)) for tokens in every),
                     *(figure(hours(shape, kept, tokens, told)) for tokens in every),
-                    f"{machines(shape, kept, max(every), told):,}",
                 ]
             )
     heads = [*(f"bytes, {name}" for name in TOKENS), *(f"machine-hours, {name}" for name in TOKENS)]
-    return table(["kept", *heads, "machines for 10 B in a week"], rows)
+    return table(["kept", *heads], rows)
+
+
+def parts_table(told: Mapping[str, float]) -> str:
+    """10 B tokens, captured in parts within a week and then merged."""
+    rows: list[Sequence[object]] = []
+    tokens = TOKENS["10 B"]
+    for shape in SHAPES:
+        rows.append([f"**{shape.name}**", *[""] * 5])
+        for kept in KEPT:
+            if kept.beyond:  # it has no parts
+                continue
+            many = machines(shape, kept, tokens, told)
+            apart = parts_bytes(shape, kept, tokens, many)
+            row = [kept.name, f"{many:,}", amount(apart), amount(apart + stored_bytes(shape, kept, tokens))]
+            if kept.keep == "all":
+                merging = merge_hours(shape, kept, tokens, told)
+                row += [figure(merging), figure(merging / PROCESSORS / WEEK)]
+            else:
+                row += ["not measured"] * 2
+            rows.append(row)
+    heads = ["machines for a week", "room of the parts", "with the merged run", "merge, processor-hours"]
+    return table(["kept", *heads, "merge, weeks of one machine at best"], rows)
 
 
 def node_table(told: Mapping[str, float]) -> str:
@@ -174,8 +214,8 @@ def node_table(told: Mapping[str, float]) -> str:
 
 
 def memory_table() -> str:
-    rows = [(shape.name, amount(state_bytes(shape))) for shape in SHAPES]
-    return table(["shape", "memory of statistics"], rows)
+    rows = [(shape.name, *(amount(state_bytes(shape.neurons, concepts)) for concepts in CONCEPTS)) for shape in SHAPES]
+    return table(["shape", *(f"{concepts} concept{'s' * (concepts > 1)}" for concepts in CONCEPTS)], rows)
 
 
 def amount(count: float) -> str:
@@ -191,16 +231,22 @@ def parts(told: Mapping[str, float]) -> dict[str, str]:
     return {
         "rates": rates_table(told),
         "captures": main_table(told),
+        "parts": parts_table(told),
         "node": node_table(told),
         "memory": memory_table(),
     }
+
+
+def measured() -> dict[str, float]:
+    pages = ("docs/benchmarks.md", "docs/decisions/0021-parts.md")
+    return rates(*((ROOT / page).read_text(encoding="utf-8") for page in pages))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--page", type=Path, metavar="FILE", help="write the tables of this page, too")
     page = parser.parse_args().page
-    for name, text in parts(rates((ROOT / "docs/benchmarks.md").read_text(encoding="utf-8"))).items():
+    for name, text in parts(measured()).items():
         print(text, end="\n\n")
         if page is not None:
             put(page, name, text)

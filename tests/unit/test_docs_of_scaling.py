@@ -9,6 +9,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
+from nfinspect.capturing.sizes import state_bytes  # noqa: E402
+from nfinspect_store.examples import KEPT  # noqa: E402
+from nfinspect_store.histogram import BINS  # noqa: E402
 from tests.benchmarks import scaling  # noqa: E402  (its folder has just been put on the path)
 
 PAGE = (ROOT / "docs/scaling.md").read_text(encoding="utf-8")
@@ -21,18 +24,18 @@ def part(name: str) -> str:
 
 def told() -> dict[str, float]:
     """The rates as the page rounds them."""
-    rows = re.findall(r"^\| (float32|int8|stats) \| ([\d.]+) \|", part("rates"), re.MULTILINE)
+    rows = re.findall(r"^\| (float32|int8|stats|merge)(?:, one processor)? \| ([\d.]+) \|", part("rates"), re.MULTILINE)
     return {name: float(value) for name, value in rows}
 
 
 def test_every_figure_follows_from_the_rates() -> None:
-    assert set(told()) == {"float32", "int8", "stats"}
+    assert set(told()) == {"float32", "int8", "stats", "merge"}
     for name, text in scaling.parts(told()).items():
         assert part(name) == text, f"{name}: python -m tests.benchmarks.scaling --page docs/scaling.md"
 
 
 def test_the_rates_are_near_the_measured_ones() -> None:
-    measured = scaling.rates((ROOT / "docs/benchmarks.md").read_text(encoding="utf-8"))
+    measured = scaling.measured()
     for name, value in told().items():
         assert value == pytest.approx(measured[name], rel=0.5), name
 
@@ -56,3 +59,25 @@ def test_the_formulas() -> None:
     assert pytest.approx(3.5, rel=0.01) == 10**10 / 33_000 / 86_400
     assert 6 * 8192 == 49_152 and 6 * 28_672 == 172_032 and 80 * 28_672 == 2_293_760
     assert 172_032 / 49_152 == 3.5 and round(2_293_760 / 49_152) == 47
+
+
+def test_parts_and_their_merge() -> None:
+    """By hand: 8B over 10 B tokens."""
+    shape, (every, int8, answers, _, stats) = scaling.SHAPES[0], scaling.KEPT
+    tokens, values = 10**10, 10**10 * 458_752
+    rates = {"float32": 20.0, "int8": 10.0, "stats": 40.0, "merge": 45.0}
+    # Parts keep and record float32; so int8 needs the room of float32 until it is merged, and its own as well.
+    assert scaling.machines(shape, int8, tokens, rates) == scaling.machines(shape, every, tokens, rates)
+    assert scaling.machines(shape, int8, tokens, rates) == -(-values * 20 // (10**9 * 3600 * 168))
+    alone = scaling.stored_bytes(shape, every, tokens)
+    assert scaling.parts_bytes(shape, int8, tokens, 1) == scaling.parts_bytes(shape, every, tokens, 1) == alone
+    assert alone < scaling.parts_bytes(shape, int8, tokens, 85) < 1.001 * alone  # statistics in every part
+    assert scaling.parts_bytes(shape, stats, tokens, 1) == scaling.stored_bytes(shape, stats, tokens)
+    assert scaling.merge_hours(shape, int8, tokens, rates) == pytest.approx(values * 45e-9 / 3600)
+    assert scaling.merge_hours(shape, answers, tokens, rates) == pytest.approx(values * 0.1 * 45e-9 / 3600)
+
+
+def test_memory_is_that_of_the_estimate() -> None:
+    """Of a neuron: 9 numbers and a histogram twice, 28 bytes a concept, and 3 lists of examples of 12 bytes."""
+    per_neuron = 2 * (9 * 8 + BINS * 8) + 3 * KEPT * 12
+    assert state_bytes(1000, 1) == 1000 * (per_neuron + 28) and state_bytes(1000, 100) == 1000 * (per_neuron + 2800)
