@@ -5,7 +5,7 @@ these are all of the site's neurons [own], as a set must lie within the populati
 then known beforehand: a dead ReLU neuron never fires, so it is not positional, not delta-sensitive and no n-gram
 detector, and two health classes exclude each other; such a pair shares nothing by definition, and its p of 1 is no
 finding. Dead neurons of other activations have small values that may pass a test; for pairs without `dead` they are
-left out of both sets [own].
+left out of both sets [own]. Neurons of experts that no token was routed to are of no kind: they are in no population.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,14 @@ from itertools import combinations
 
 from nfinspect.analyses.neuron_kinds import KEPT_KINDS, Kind, find_kind
 from nfinspect.analysis.attention_scores import TOP
+from nfinspect.analysis.neurons import list_neurons
 from nfinspect.analysis.overlap import against_chance
 from nfinspect.analysis.provenance import whose
 from nfinspect.json_values import Document
 from nfinspect_store.addresses import Address
 from nfinspect_store.errors import RequestError
 from nfinspect_store.reader import RunFile
-from nfinspect_store.types import CLASSES, RELU_FAMILY
+from nfinspect_store.types import ABSENT, CLASSES, RELU_FAMILY
 
 OF_FIRING = ("ngrams", "positions", "delta")
 """Analyses whose kinds have no neuron that never fires."""
@@ -63,7 +64,8 @@ class KindPair:
 
 @dataclass(frozen=True)
 class KindOverlap(Document):
-    """Every pair of the kinds, in their order. neurons: how many the site has; alive: those that are not dead.
+    """Every pair of the kinds, in their order. neurons: how many the site has; alive: those that are not dead
+    or absent.
 
     top: how many neurons `attention` has. notes: for the user.
     """
@@ -93,14 +95,16 @@ def overlap_of_kinds(run: RunFile, kinds: Sequence[str], site: str | None = None
         raise RequestError(f"an overlap needs two or more different kinds, found {', '.join(names) or 'none'}")
     dead = set(find_kind(run, "dead", site).neurons)
     total = sum(layer.neurons for layer in run.site_layers(site))
+    of_class = list_neurons(run, found[0].site, cls=ABSENT, limit=None).rows
+    absent = {(row.layer, row.neuron) for row in of_class}
     return KindOverlap(
         kinds=tuple(names),
         site=found[0].site,
         top=top,
         neurons=total,
-        alive=total - len(dead),
+        alive=total - len(dead) - len(absent),
         sets=tuple(_size(kind, dead) for kind in found),
-        pairs=tuple(_pair(a, b, dead, total) for a, b in combinations(found, 2)),
+        pairs=tuple(_pair(a, b, dead, absent, total) for a, b in combinations(found, 2)),
         notes=tuple(dict.fromkeys((*(note for kind in found for note in kind.notes), *_excluding(run, found)))),
     )
 
@@ -131,10 +135,10 @@ def _size(kind: Kind, dead: set[tuple[int, int]]) -> KindSize:
     return KindSize(kind.name, len(kind.neurons), len(dead.intersection(kind.neurons)), results)
 
 
-def _pair(a: Kind, b: Kind, dead: set[tuple[int, int]], total: int) -> KindPair:
-    in_a, in_b, eligible = set(a.neurons), set(b.neurons), total
+def _pair(a: Kind, b: Kind, dead: set[tuple[int, int]], absent: set[tuple[int, int]], total: int) -> KindPair:
+    in_a, in_b, eligible = set(a.neurons) - absent, set(b.neurons) - absent, total - len(absent)
     if "dead" not in (*a.parts, *b.parts):
-        in_a, in_b, eligible = in_a - dead, in_b - dead, total - len(dead)
+        in_a, in_b, eligible = in_a - dead, in_b - dead, eligible - len(dead)
     both = sorted(in_a & in_b)
     chance = against_chance(len(both), len(in_a), len(in_b), eligible)
     return KindPair(

@@ -102,11 +102,11 @@ def find_kind(run: RunFile, kinds: str, site: str | None = None, top: int = TOP,
     most = None if share is None else max(1, round(share * total))
     for name in names:
         if name in CLASSES:
-            of_class = {(row.layer, row.neuron) for row in list_neurons(run, site, cls=name, limit=None).rows}
-            found |= of_class
+            of_class = list_neurons(run, site, cls=name, limit=None).rows
+            found |= {(row.layer, row.neuron) for row in of_class}
             if most is not None:
                 notes.append(f"{name}: all of them, a health class has no strength to take a share by")
-            if of_class and (few := few_tokens(run.tokens)):
+            if of_class and (few := few_tokens(min(row.n for row in of_class))):
                 notes.append(few)
             continue
         result = newest(run, name, site)

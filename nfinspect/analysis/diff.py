@@ -164,7 +164,7 @@ def diff(a: RunFile, b: RunFile, site: str | None = None, *, other_texts: bool =
         a=a.name,
         b=b.name,
         site=site,
-        compared=len(layers),
+        compared=int(there.sum()),
         tokens_a=a.tokens,
         tokens_b=b.tokens,
         health=Scores(*(network_report(one, site).overall_health_score for one in (a, b))),

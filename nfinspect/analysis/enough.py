@@ -1,5 +1,6 @@
 """How much data a result should rest on, and the notes on a result that rests on less and may be chance."""
 
+from collections.abc import Sequence
 from math import comb
 
 RULE_OF_THREE = 3.0
@@ -65,18 +66,25 @@ def few_units(units: int, what: str) -> str:
     return f"the intervals are drawn from {units} {what}, and are too narrow with fewer than {UNITS}"
 
 
-def separated_by_chance(concept: str, prompts: int, baseline: int, neurons: int) -> str:
+def separated_by_chance(concept: str, groups: Sequence[tuple[int, int, int]]) -> str:
     """The note on a trace: how many unrelated neurons would have AUROC 1 by chance; '' if fewer than one.
 
-    Of the C(n + m, n) orders of n and m values, one puts all n above all m.
+    groups: prompts of the concept, prompts of the baseline and how many neurons have means in so many, of one group or
+    of several. Of the C(n + m, n) orders of n and m values, one puts all n above all m.
     """
-    expected = neurons / comb(prompts + baseline, prompts)
+    expected = sum(neurons / comb(prompts + baseline, prompts) for prompts, baseline, neurons in groups)
     if expected < 1:
         return ""
+    prompts, baseline, neurons = zip(*groups, strict=True)
     return (
-        f"{concept}: {prompts} prompts against {baseline}: of {neurons:,} neurons that know nothing of it about "
-        f"{expected:,.0f} would separate them fully (AUROC 1) by chance"
+        f"{concept}: {_range(prompts)} prompts against {_range(baseline)}: of {sum(neurons):,} neurons that know "
+        f"nothing of it about {expected:,.0f} would separate them fully (AUROC 1) by chance"
     )
+
+
+def _range(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def only(number: int, what: str) -> str:

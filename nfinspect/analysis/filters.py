@@ -125,7 +125,7 @@ def check_column(name: str) -> str:
 def check_class(name: str) -> str:
     """The class called `name`, in any case, or 'absent'. Raises RequestError naming the classes there are."""
     if name.lower() not in (*CLASSES, ABSENT):
-        raise RequestError(f"no class {name!r}: choose {', '.join(CLASSES)}")
+        raise RequestError(f"no class {name!r}: choose {', '.join((*CLASSES, ABSENT))}")
     return name.lower()
 
 

@@ -114,7 +114,8 @@ def report_of_layers(layers: Sequence[LayerHealth], tokens: int | None = None) -
     word, words = reading(parts.score)
     neurons = sum(layer.neurons for layer in layers)
     counts = {name: sum(layer.count(name) for layer in layers) for name in FAULTS}
-    percentage = 100.0 * (counts["dead"] + counts["missing"]) / neurons
+    reached = sum(layer.reached_neurons for layer in layers)
+    percentage = 100.0 * (counts["dead"] + counts["missing"]) / max(1, reached)
     return NetworkReport(
         site=layers[0].site,
         overall_health_score=parts.score,
@@ -134,10 +135,12 @@ def report_of_layers(layers: Sequence[LayerHealth], tokens: int | None = None) -
 
 
 def _summary(layers: Sequence[LayerHealth], counts: dict[str, int], neurons: int, tokens: int | None) -> str:
-    held = [f"{counts[name]} {name} ({100 * counts[name] / neurons:.1f} %)" for name in FAULTS if counts[name]]
+    absent = sum(layer.absent_neurons for layer in layers)
+    reached = max(1, neurons - absent)
+    held = [f"{counts[name]} {name} ({100 * counts[name] / reached:.1f} %)" for name in FAULTS if counts[name]]
     problematic = sum(layer.problematic for layer in layers)
-    if absent := sum(layer.absent_neurons for layer in layers):
-        held.append(f"{absent} absent, of experts that no token was routed to")
+    if absent:
+        held.append(f"{absent} absent, of experts that no token was routed to: shares are of the others")
     found = ", ".join(held) if held else "all normal"
     where = f"{counted(neurons, 'neuron')} in {counted(len(layers), 'layer')} at {layers[0].site}"
     seen = f", over {counted(tokens, 'token')}" if tokens is not None else ""

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nfinspect.analysis import contrasts
 from nfinspect.analysis.classes import HealthOptions
 from nfinspect.analysis.classification_cache import kept_classification
-from nfinspect.analysis.comparison import ask, read_groups
-from nfinspect.analysis.trace import chance_notes, concept_order
+from nfinspect.analysis.comparison import Groups, ask, read_groups
+from nfinspect.analysis.trace import chance_notes, concept_order, rankable
 from nfinspect.json_values import Document
 from nfinspect_store.addresses import Address
 from nfinspect_store.errors import RequestError
@@ -20,6 +21,11 @@ from nfinspect_store.types import ABSENT, Rank, Selection
 COUNT_ALIVE = f"""
 SELECT count(*) AS neurons, count(*) FILTER (WHERE class NOT IN ('dead', '{ABSENT}')) AS alive
 FROM neurons WHERE site = $site
+"""
+
+
+READ_ALIVE = f"""
+SELECT class NOT IN ('dead', '{ABSENT}') AS alive FROM neurons WHERE site = $site ORDER BY layer, neuron
 """
 
 
@@ -60,11 +66,13 @@ class Chance:
 @dataclass(frozen=True)
 class Pair(Document):
     """Two concepts' traces. overlap: how many neurons are in both; shared: these, in order of a's ranks; only_a,
-    only_b: those in the one and not in the other, in order of ranks.
+    only_b: those in the one and not in the other, in order of ranks. eligible: N of the test, the live neurons that
+    both traces could list: fewer than the site has where neurons of experts have no mean in the prompts of one.
     """
 
     a: str
     b: str
+    eligible: int
     overlap: int
     jaccard: float | None
     expected: float | None
@@ -76,7 +84,7 @@ class Pair(Document):
 
 @dataclass(frozen=True)
 class Overlap(Document):
-    """Every pair of the concepts, in their order. eligible: N of the test, the site's neurons that are not dead."""
+    """Every pair of the concepts, in their order. eligible: the site's neurons that are not dead."""
 
     concepts: tuple[str, ...]
     baseline: str | None
@@ -116,6 +124,7 @@ def overlap(
         order = concept_order(groups, concept, base, question.rank, question.top)
         ranks[concept] = {int(column): place + 1 for place, column in enumerate(order)}
     eligible = count_alive(run, question.site)
+    could = _could_be_listed(run, question.site, groups)
     named_site = None if question.site == run.default_site else question.site
 
     def located(column: int) -> tuple[str, str, int, int]:
@@ -129,13 +138,19 @@ def overlap(
     for a, b in combinations(concepts, 2):
         of_a, of_b = ranks[a], ranks[b]
         shared = tuple(SharedNeuron(*located(c), rank, of_b[c]) for c, rank in of_a.items() if c in of_b)
-        chance = against_chance(len(shared), len(of_a), len(of_b), eligible)
+        drawn_a, drawn_b, of_both = set(of_a), set(of_b), eligible
+        if could:
+            both = could[a] & could[b]
+            drawn_a, drawn_b = ({c for c in of if both[c]} for of in (of_a, of_b))
+            of_both = int(both.sum())
+        chance = against_chance(len(drawn_a & drawn_b), len(drawn_a), len(drawn_b), of_both)
         pairs.append(
             Pair(
                 a,
                 b,
+                of_both,
                 len(shared),
-                chance.jaccard,
+                len(shared) / len(of_a | of_b) if of_a or of_b else None,
                 chance.expected,
                 chance.p_value,
                 shared,
@@ -183,6 +198,17 @@ def _as_many(shared: int, a: int, b: int, eligible: int) -> float:
     up, down = np.cumprod(ratio[mode:]), np.cumprod(1 / ratio[:mode][::-1])[::-1]
     likely = np.concatenate([down, [1.0], up])
     return float(likely[max(shared - lowest, 0) :].sum() / likely.sum())
+
+
+def _could_be_listed(run: RunTables, site: str, groups: Groups) -> dict[str, NDArray[np.bool_]]:
+    """Of each concept, which live neurons its trace could list, bool[neurons]; empty where these are all live ones."""
+    if not groups.parts:
+        return {}
+    alive = np.asarray(run.cursor().execute(READ_ALIVE, {"site": site}).fetchnumpy()["alive"], np.bool_)
+    if not len(alive):
+        names = kept_classification(run, site, HealthOptions()).table.column("class").to_pylist()
+        alive = np.array([name not in ("dead", ABSENT) for name in names])
+    return {name: alive & rankable(values, groups.baseline) for name, values in groups.concepts.items()}
 
 
 def count_alive(run: RunTables, site: str) -> int:

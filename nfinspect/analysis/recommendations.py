@@ -66,7 +66,9 @@ def _advice(key: str, kind: str, layers: Sequence[LayerHealth]) -> list[str]:
     if not layers:
         return []
     share = (
-        sum(layer.count(kind) for layer in layers) / sum(layer.neurons for layer in layers) if kind in FAULTS else 0.0
+        sum(layer.count(kind) for layer in layers) / max(1, sum(x.reached_neurons for x in layers))
+        if kind in FAULTS
+        else 0.0
     )
     rate = sum((layer.activation_rate or 0.0) * layer.neurons for layer in layers) / sum(x.neurons for x in layers)
     text = ADVICE[key].format(share=f"{100 * share:.1f} %", rate=f"{100 * rate:.2f} %", activation=layers[0].activation)

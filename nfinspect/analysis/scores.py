@@ -43,7 +43,7 @@ class LayerHealth:
     parts: what each class takes from the score (its share times its weight); 1 minus their sum is the score. issues:
     one line each; a layer with any is problematic. scale: the layer scale. approximate: whether a figure was estimated
     from a histogram because values were not kept. absent_neurons: those of experts that no token was routed to, which
-    have no class; router: of a mixture of experts.
+    have no class and count in no share; router: of a mixture of experts.
     """
 
     layer_name: str
@@ -68,8 +68,13 @@ class LayerHealth:
     router: RouterLoad | None = None
 
     @property
+    def reached_neurons(self) -> int:
+        """Those that have a class: all but the absent ones."""
+        return self.neurons - self.absent_neurons
+
+    @property
     def normal_neurons(self) -> int:
-        return self.neurons - self.absent_neurons - sum(self.count(name) for name in FAULTS)
+        return self.reached_neurons - sum(self.count(name) for name in FAULTS)
 
     @property
     def problematic(self) -> bool:
@@ -80,8 +85,8 @@ class LayerHealth:
         return self.normal_neurons if name == "normal" else int(getattr(self, f"{name}_neurons"))
 
     def share(self, name: str) -> float:
-        """Share of the layer's neurons that are of a class, 0 to 1."""
-        return self.count(name) / self.neurons
+        """Share of the layer's neurons that are of a class, 0 to 1, absent ones left out."""
+        return self.count(name) / max(1, self.reached_neurons)
 
     def has_issue(self, name: str) -> bool:
         """Whether a class (its share at least 10 %) or LOW_ACTIVATION is among the issues."""
@@ -124,13 +129,15 @@ def is_issue(count: int, neurons: int) -> bool:
 
 def layer_parts(counts: Mapping[str, int], neurons: int) -> dict[str, float]:
     """What each class takes from the layer's score."""
-    return {name: WEIGHTS[name] * counts[name] / neurons for name in FAULTS}
+    return {name: WEIGHTS[name] * counts[name] / max(1, neurons) for name in FAULTS}
 
 
 def layer_issues(
     counts: Mapping[str, int], neurons: int, activation_rate: float | None, threshold: float
 ) -> tuple[str, ...]:
-    """One line for each issue, beginning with the class or with LOW_ACTIVATION and a colon."""
+    """One line for each issue, beginning with the class or with LOW_ACTIVATION and a colon. neurons: those that have a
+    class.
+    """
     lines = [
         f"{name}: {counts[name]} of {neurons} neurons ({100 * counts[name] / neurons:.1f} %)"
         for name in FAULTS
@@ -158,15 +165,18 @@ def make_layer_health(
     absent: int = 0,
     router: RouterLoad | None = None,
 ) -> LayerHealth:
-    """A layer's health from the counts of its classes (every name of FAULTS)."""
-    parts = layer_parts(counts, neurons)
+    """A layer's health from the counts of its classes (every name of FAULTS), as shares of the neurons that are not
+    absent.
+    """
+    reached = neurons - absent
+    parts = layer_parts(counts, reached)
     return LayerHealth(
         layer_name=layer_name,
         site=site,
         layer=layer,
         neurons=neurons,
         activation_rate=number(activation_rate),
-        firing_pattern=pattern(counts, neurons),
+        firing_pattern=pattern(counts, reached),
         dead_neurons=counts["dead"],
         saturated_neurons=counts["saturated"],
         sporadic_neurons=counts["sporadic"],
@@ -174,7 +184,7 @@ def make_layer_health(
         weak_neurons=counts["weak"],
         health_score=1.0 - sum(parts.values()),
         parts=parts,
-        issues=layer_issues(counts, neurons, number(activation_rate), threshold_activation_rate),
+        issues=layer_issues(counts, reached, number(activation_rate), threshold_activation_rate),
         scale=number(scale),
         activation=activation,
         approximate=approximate,
@@ -226,7 +236,7 @@ def alerts(layers: Sequence[LayerHealth], missing_percentage: float) -> tuple[st
     lines = []
     if missing_percentage > MISSING_ALERT_PERCENT:
         lines.append(
-            f"Critical: high missing firing rate, {missing_percentage:.1f} % of all neurons dead or missing "
+            f"Critical: high missing firing rate, {missing_percentage:.1f} % of the neurons dead or missing "
             f"(above {MISSING_ALERT_PERCENT} %)"
         )
     problematic = sum(layer.problematic for layer in layers)

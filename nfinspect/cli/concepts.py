@@ -93,10 +93,12 @@ def trace_lines(found: "Trace") -> list[str]:
         if found.baseline
         else "without a baseline"
     )
+    fewer = any(row.baseline_samples < found.baseline_samples for row in found.neurons)
     columns = [
         Column("#"),
         Column("neuron", text=True),
         Column("in top"),
+        *([Column("against")] if fewer else []),
         Column("%", spare=3),
         Column("mean"),
         Column("baseline", spare=2),
@@ -110,6 +112,7 @@ def trace_lines(found: "Trace") -> list[str]:
             row.rank,
             row.address,
             f"{row.occurrences}/{row.samples}",
+            *([row.baseline_samples] if fewer else []),
             percent(row.percent / 100, places=0),
             row.concept_mean,
             row.baseline_mean,

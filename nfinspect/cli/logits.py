@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from nfinspect.analysis.keeping import Made
     from nfinspect.models import Bos, LoadedModel
+    from nfinspect_store.reader import RunFile
 
 
 @click.command()
@@ -94,8 +95,7 @@ def logits(
                 addresses = [address]
                 if address.startswith("@"):
                     addresses = [str(a) for a in neurons_of(file, address)]
-                for one in addresses:
-                    file.resolve(one)
+                addresses = [_at_site_of(file, one) for one in addresses]
                 loaded = run_model(file, model, "logits", **options)
         documents = [neuron_logits(loaded, one, top or 10).to_json() for one in addresses]
         shown = [line for one in documents for line in ("", *lines(logits_spec, Effects(one)))][1:]
@@ -104,6 +104,12 @@ def logits(
         output.document(printed)
     else:
         output.lines(shown)
+
+
+def _at_site_of(run: "RunFile", address: str) -> str:
+    """The address with its site: an address without one is at the run's default site, which need not be the model's."""
+    layer, neuron = run.resolve(address)
+    return f"{layer.site}:L{layer.layer}/N{neuron}"
 
 
 def _lens(

@@ -27,7 +27,12 @@ CONTEXT = 8
 
 @click.command()
 @run_argument
-@click.option("--class", "cls", metavar="CLASS", help="dead, saturated, sporadic, missing, weak or normal.")
+@click.option(
+    "--class",
+    "cls",
+    metavar="CLASS",
+    help="dead, saturated, sporadic, missing, weak, normal; absent: of experts that no token was routed to.",
+)
 @click.option("--layer", type=int, help="Only this layer.")
 @click.option("--filter", "condition", metavar="TEXT", help="A condition: 'max>4', or 'firing_rate<0.01 and max>3'.")
 @click.option("--sort", default="max", show_default=True, metavar="COLUMN", help="A column of the SQL table neurons.")

@@ -30,14 +30,14 @@ def check_runs(names: list[str]) -> list[str]:
 def dead_overlay(runs: Mapping[str, Sequence[DeadLayer]]) -> Chart:
     """The share of dead neurons of several runs."""
     rows = [
-        (name, x.layer, depth, x.neurons, x.dead, percent(x.dead, x.neurons))
+        (name, x.layer, depth, x.reached, x.dead, percent(x.dead, x.reached))
         for name, layers in runs.items()
         for x, depth in zip(layers, depths(layers), strict=True)
     ]
     columns = {"neurons": "neurons of the layer", "dead": "of them dead", "dead_percent": "% of the layer's neurons"}
     findings = []
     for name, layers in runs.items():
-        dead, neurons = sum(x.dead for x in layers), sum(x.neurons for x in layers)
+        dead, neurons = sum(x.dead for x in layers), sum(x.reached for x in layers)
         findings.append(f"{name}: {dead:,} of {neurons:,} neurons dead." if dead else f"{name}: no neuron is dead.")
         findings += sentences(few_tokens(layers[0].tokens), of=name)
     return Chart(
@@ -45,7 +45,7 @@ def dead_overlay(runs: Mapping[str, Sequence[DeadLayer]]) -> Chart:
         title="Dead neurons by depth",
         n="n = "
         + "; ".join(
-            f"{name} {counted(sum(x.neurons for x in layers), 'neuron')}, {counted(layers[0].tokens, 'token')}"
+            f"{name} {counted(sum(x.reached for x in layers), 'neuron')}, {counted(layers[0].tokens, 'token')}"
             for name, layers in runs.items()
         ),
         text=(

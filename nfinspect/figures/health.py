@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 def health_chart(report: NetworkReport, tokens: int) -> Chart:
     """Shares of the classes and the score of every layer."""
     layers = report.layer_analyses
-    neurons = sum(layer.neurons for layer in layers)
+    neurons = sum(layer.reached_neurons for layer in layers)
     table = Table.of(
         {
             "layer": "layer, from 0",
-            "neurons": "neurons of the layer",
+            "neurons": "neurons of the layer; of experts only those with a token",
             "activation_rate": "share of (token, neuron) pairs that fire, 0-1",
             **{name: f"neurons of class {name}" for name in CLASSES},
             "score": "layer score, 0-1",
@@ -34,7 +34,7 @@ def health_chart(report: NetworkReport, tokens: int) -> Chart:
         [
             (
                 layer.layer,
-                layer.neurons,
+                layer.reached_neurons,
                 layer.activation_rate,
                 *(layer.count(name) for name in CLASSES),
                 layer.health_score,
@@ -88,12 +88,12 @@ def _draw_health(figure: "Figure", chart: Chart) -> None:
 
 def dead_chart(layers: Sequence[DeadLayer]) -> Chart:
     """Dead and near-dead neurons of every layer."""
-    neurons, dead, near = (sum(getattr(x, name) for x in layers) for name in ("neurons", "dead", "near_dead"))
+    neurons, dead, near = (sum(getattr(x, name) for x in layers) for name in ("reached", "dead", "near_dead"))
     tokens, bound = layers[0].tokens, layers[0].rate_upper95
     table = Table.of(
         {
             "layer": "layer, from 0",
-            "neurons": "neurons of the layer",
+            "neurons": "neurons of the layer; of experts only those with a token",
             "dead": "neurons of class dead",
             "dead_percent": "% of the layer's neurons",
             "near_dead": "neurons that fired on fewer than 0.1 % of the tokens and are not dead",
@@ -103,11 +103,11 @@ def dead_chart(layers: Sequence[DeadLayer]) -> Chart:
         [
             (
                 x.layer,
-                x.neurons,
+                x.reached,
                 x.dead,
-                percent(x.dead, x.neurons),
+                percent(x.dead, x.reached),
                 x.near_dead,
-                percent(x.near_dead, x.neurons),
+                percent(x.near_dead, x.reached),
                 x.rate_upper95,
             )
             for x in layers
@@ -119,6 +119,9 @@ def dead_chart(layers: Sequence[DeadLayer]) -> Chart:
         if dead
         else f"No neuron of {neurons:,} is dead on these {tokens:,} tokens; {near:,} are nearly so."
     )
+    absent = sum(x.absent for x in layers)
+    if absent:
+        found += f" Another {counted(absent, 'neuron')} of experts that no token was routed to are left out."
     return Chart(
         name="dead-by-layer",
         title=f"Dead neurons by layer at {layers[0].site}",

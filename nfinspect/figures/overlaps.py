@@ -35,7 +35,7 @@ READING = (
 def concept_chart(found: Overlap) -> Chart:
     """The overlap of the concepts' traces."""
     top = found.top
-    rows = [(x.a, x.b, top, top, found.eligible, x.overlap, x.jaccard, x.expected, x.p_value) for x in found.pairs]
+    rows = [(x.a, x.b, top, top, x.eligible, x.overlap, x.jaccard, x.expected, x.p_value) for x in found.pairs]
     sizes = [(name, top) for name in found.concepts]
     against = f"against {found.baseline}" if found.baseline else "without a baseline (raw values)"
     return Chart(

@@ -181,17 +181,23 @@ def kept_prompt(setup: Setup, folder: Path) -> tuple[Path, str]:
 
 
 def kept_command(
-    setup: Setup, name: str, prompts: Path, sites: Sequence[str], layers: Sequence[int] | None
+    setup: Setup,
+    name: str,
+    prompts: Path,
+    sites: Sequence[str],
+    layers: Sequence[int] | None,
+    keep: str = "all",
 ) -> tuple[str, ...]:
     """The arguments of the capture that keeps, as the run `name`, what is written with the edits of a setup.
 
-    prompts: the file of its prompt; sites, layers: those of the run, None: all layers.
+    prompts: the file of its prompt; sites, layers, keep: those of the run, None: all layers.
     """
     fields = ["temperature", "seed", *(["start"] if setup.changes else [])]
     return (
         "capture", setup.model, "--prompts", f"{CONCEPT}={prompts}", "--generate", str(setup.new_tokens),
         *_edits(setup), *_numbers(setup, fields), *_how_read(setup),
-        "--sites", ",".join(sites), *(("--layers", ",".join(map(str, layers))) if layers else ()), "--run", name,
+        "--sites", ",".join(sites), *(("--layers", ",".join(map(str, layers))) if layers else ()),
+        *(("--keep", keep) if keep != "all" else ()), "--run", name,
     )  # fmt: skip
 
 

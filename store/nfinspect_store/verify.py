@@ -112,7 +112,7 @@ def _checks(run: RunFile) -> tuple[tuple[str, Check], ...]:
     return (
         ("tokens: numbered from 0 without a gap, each in its prompt", check_tokens),
         ("prompts: first token and number of tokens", check_prompts),
-        ("statistics: as many tokens as the run has, for every neuron", check_statistics),
+        (_of_statistics(run), check_statistics),
         ("blocks: all there, finite, agreeing with the statistics of the capture", values.check_blocks),
         ("examples: the values that the blocks hold", check_examples),
         ("histograms: they count every token", check_histograms),
@@ -127,6 +127,12 @@ def _checks(run: RunFile) -> tuple[tuple[str, Check], ...]:
         ("digests: every row of every table but the blocks, as it was written", check_digests),
         ("neurons and layer_health: every neuron has a class, and the classes add up", check_derived),
     )
+
+
+def _of_statistics(run: RunFile) -> str:
+    if any(layer.experts for layer in run.layers):
+        return "statistics: as many tokens as the run has, or for neurons of experts the same number in each expert"
+    return "statistics: as many tokens as the run has, for every neuron"
 
 
 def verify_run(path: str | Path, derive: Derive | None = None) -> Verification:

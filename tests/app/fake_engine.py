@@ -233,6 +233,7 @@ class FakeSession:
                 100 + i,
                 12 - i,
                 12,
+                0 if raw else 12,
                 100 * (12 - i) / 12,
                 2.0,
                 none,
@@ -269,7 +270,7 @@ class FakeSession:
                 count = 6 if {a, b} == {"vietnam", "hanoi"} else 0
                 shared = tuple(SharedNeuron(f"L3/N{n}", request.site, 3, n, n + 1, n + 2) for n in range(count))
                 only = tuple(RankedNeuron(f"L2/N{n}", request.site, 2, n, n + 1) for n in range(4))
-                pairs.append(Pair(a, b, count, count / 14, 0.1, 0.001, shared, only, only[:1]))
+                pairs.append(Pair(a, b, 4000, count, count / 14, 0.1, 0.001, shared, only, only[:1]))
         return Overlap(
             concepts=concepts,
             baseline=request.baseline,

@@ -42,6 +42,21 @@ def test_the_capture_is_read_back_as_it_was_meant(tmp_path: Path) -> None:
     ]  # fmt: skip
     plain = kept_command(replace(setup, changes=()), "x", path, ("mlp",), None)
     assert "--from" not in plain and "--layers" not in plain, "without edits there is nothing to begin"
+    assert capture.make_context("capture", list(plain[1:])).params["keep"] == "all"
+    statistics = kept_command(setup, "x", path, ("mlp",), None, "stats")
+    assert capture.make_context("capture", list(statistics[1:])).params["keep"] == "stats"
+
+
+async def test_a_run_of_statistics_alone_is_kept_as_one(start: Start) -> None:
+    """As of a mixture of experts, whose neurons have nothing else: a capture of all their values is refused."""
+    engine = LabEngine()
+    captures = engine.captures = KeepingCaptures()  # type: ignore[assignment]
+    engine.session.info = replace(engine.session.info, settings={**engine.session.info.settings, "keep": "stats"})
+    async with start(engine) as app:
+        await shown(app, engine)
+        await app.press("K", "enter")
+        (command,) = captures.begun
+        assert command[command.index("--keep") + 1] == "stats"
 
 
 class KeepingCaptures:

@@ -16,7 +16,7 @@ from typing import Any
 import nfinspect_samples
 import pytest
 from app_driver import LARGE, Driven, Start
-from fake_engine import FakeEngine
+from fake_engine import FakeEngine, FakeSession
 from terminal import Terminal
 
 import nfinspect as nf
@@ -277,6 +277,17 @@ async def test_it_is_set_up_run_cancelled_and_comes_back(start: Start, size: tup
         assert app.pane._setup == setup, "it is set up as it was"
 
 
+async def test_a_neuron_of_a_run_is_edited_at_its_site(start: Start) -> None:
+    """Of a run of resid alone `L0/N5` is a coordinate of the stream; `generate --zero L0/N5` edits the MLP."""
+    engine = LabEngine()
+    engine.session = FakeSession(sites=("resid",), default_site="resid")
+    async with start(engine) as app:
+        await app.press("colon")
+        await app.type("L0/N5")
+        await app.press("enter", "x")
+        assert app.pane._setup.changes == (Change("zero", "resid:L0/N5"),)
+
+
 def _escaped(app: Driven) -> bool:
     return "lines and \\x1b[31m" not in app.text
 
@@ -413,7 +424,7 @@ async def test_it_begins_with_what_it_was_opened_from(start: Start, store: Path)
             await app.type("L1/N4")
             await app.press("enter", "x")
             setup = app.pane._setup
-            assert setup.prompt == text and setup.changes == (Change("zero", "L1/N4"),)
+            assert setup.prompt == text and setup.changes == (Change("zero", "mlp:L1/N4"),)
             await app.press("D", "enter", "enter", "enter", "enter")
             assert [change.text for change in app.pane._setup.changes][1].startswith("direction ")
 

@@ -74,7 +74,7 @@ async def test_progress_end_and_the_way_to_the_result(start: Start) -> None:
         assert "This needs the model's weights" in app.text
         await app.press("r")
         assert engine.started == [
-            ("logits", "gpt2", "L0/N3", "--top", "50", "--json", "--from", "demo", "--store", "/store")
+            ("logits", "gpt2", "mlp:L0/N3", "--top", "50", "--json", "--from", "demo", "--store", "/store")
         ]
         assert "x Cancel" in app.text
         engine.job.say(f"loading {HOSTILE} 3/12 (25%)")
@@ -90,6 +90,20 @@ async def test_progress_end_and_the_way_to_the_result(start: Start) -> None:
         assert "x Cancel" not in app.text
         await app.press("enter")
         assert app.crumbs.endswith("logits L0/N3 > L0/N3")
+
+
+async def test_a_neuron_of_another_site_is_not_shown_as_the_one_asked_for(start: Start) -> None:
+    """L0/N3 of a run of resid alone is a coordinate of the stream; the model's L0/N3 is a neuron of its MLP."""
+    engine = FakeEngine()
+    engine.session = FakeSession(sites=("resid",), default_site="resid")
+    engine.job = FakeJob(json.dumps(DOCUMENT))
+    async with start(engine) as app:
+        await go(app, "L0/N3")
+        await app.press("p", "r")
+        assert engine.started[0][:3] == ("logits", "gpt2", "resid:L0/N3")
+        engine.job.end()
+        await ended(app)
+        assert "the command was about mlp:L0/N3, not resid:L0/N3" in app.text and "+1.2500" not in app.text
 
 
 async def test_a_command_that_fails_is_one_line(start: Start) -> None:

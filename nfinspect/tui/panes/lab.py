@@ -72,8 +72,9 @@ class LabPane(RunPane):
         "r runs it in a backend, which is started if none holds the model, and writes both texts as they come; both "
         "draw with the same noise. Marked is the first token that differs. NLL is the mean surprisal of "
         "the prompt's tokens: its change is shown; below it stands what random edits of the same size do. K keeps "
-        "what is shown as a run, with every value of its neurons: a capture with the same edits and draws, of "
-        "the text with the edits if there are any; Enter on its line, or K again, opens it. e writes all of it "
+        "what is shown as a run, of the sites and layers of this one, and with values or statistics alone as it has: "
+        "a capture with the same edits and draws, of the text with the edits if there are any; Enter on its line, or "
+        "K again, opens it. e writes all of it "
         "as a document, y copies the Python and Y the command that repeat it. Leaving the app cancels what is being "
         "written."
     )
@@ -155,7 +156,7 @@ class LabPane(RunPane):
             self._draw()
             return
         if self._first_neuron is not None:
-            written = str(self._first_neuron)
+            written = self.address_in_model(self._first_neuron)
             if not any(written in change.what.split(",") for change in setup.changes):
                 setup = replace(setup, changes=(Change("zero", written),))
         elif kept is None and self.hub.marks.members(self.session, self.site):
@@ -426,7 +427,8 @@ class LabPane(RunPane):
     def _kept_command(self, setup: Setup, name: str, prompts: Path) -> tuple[str, ...]:
         held = self.session.info.settings.get("layers")
         layers = held if isinstance(held, list) and all(isinstance(layer, int) for layer in held) else None
-        return kept_command(setup, name, prompts, self.session.sites, layers)
+        keep = str(self.session.info.settings.get("keep") or "all")
+        return kept_command(setup, name, prompts, self.session.sites, layers, keep)
 
     # what is drawn
 

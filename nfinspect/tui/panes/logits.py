@@ -35,11 +35,11 @@ class LogitsPane(AnalysisPane):
         self.crumb = f"logits {address}"
 
     def options(self) -> tuple[str, ...]:
-        return (str(self._address), "--top", str(TOP))
+        return (self.address_in_model(self._address), "--top", str(TOP))
 
     def finder(self) -> Callable[[], Found]:
         printed = self.hub.board.printed.get(self.command.runner.key)
-        return partial(_find, printed, self._address, self.command.asked(), self.rows.arranger())
+        return partial(_find, printed, self._address, self.site, self.command.asked(), self.rows.arranger())
 
     def nothing(self) -> str:
         return "This needs the model's weights."
@@ -67,23 +67,29 @@ class LogitsPane(AnalysisPane):
 
 
 def _find(
-    printed: str | None, address: Address, command: Callable[[], tuple[str, ...]], arrange: Callable[[Any], Arranged]
+    printed: str | None,
+    address: Address,
+    site: str,
+    command: Callable[[], tuple[str, ...]],
+    arrange: Callable[[Any], Arranged],
 ) -> Found:
     """Called in a worker. printed: what the command has printed, None if it has not run."""
     if printed is None:
         return Found((), 0, None, command())
-    effects = _effects(printed, address)
+    effects = _effects(printed, address, site)
     return Found((), 0, effects, command(), arrange(effects))
 
 
-def _effects(printed: str, address: Address) -> Effects:
+def _effects(printed: str, address: Address, site: str) -> Effects:
+    from nfinspect_store.addresses import Address
     from nfinspect_store.errors import StoreError
 
     try:
         document = json.loads(printed)
-        found = (document["layer"], document["neuron"], document["promoted"], document["suppressed"])
+        found = Address(document["layer"], document["neuron"], document["site"])
+        _ = (document["promoted"], document["suppressed"])
     except (ValueError, KeyError, TypeError) as error:
         raise StoreError("expected the command's JSON document, found none: leave --json in it") from error
-    if found[:2] != (address.layer, address.neuron):
-        raise StoreError(f"the command was about L{found[0]}/N{found[1]}, not {address}")
+    if found != Address(address.layer, address.neuron, site):
+        raise StoreError(f"the command was about {found}, not {Address(address.layer, address.neuron, site)}")
     return Effects(document)

@@ -57,6 +57,14 @@ class RunPane(Pane):
         site = site or self.site
         return Address(layer, neuron, None if site == self.session.default_site else site)
 
+    def address_in_model(self, address: Address) -> str:
+        """How a command of the model is told of a neuron of the run: with its site, as the model's default site need
+        not be the run's.
+        """
+        from nfinspect_store.addresses import Address
+
+        return str(Address(address.layer, address.neuron, address.site or self.session.default_site))
+
     @property
     def marks(self) -> Collection[tuple[int, int]]:
         """Marked neurons of this run or its model at this site, in the order of marking."""

@@ -86,7 +86,8 @@ class TracePane(SortingKeys, TracedPane):
 
     def columns(self) -> list[Column]:
         g = self.glyphs
-        samples = self._trace.samples if self._trace is not None else 0
+        samples, against = (self._trace.samples, self._trace.baseline_samples) if self._trace is not None else (0, 0)
+        fewer = self._trace is not None and any(row.baseline_samples < against for row in self._trace.neurons)
 
         def figure(title: str, name: str, width: int, digits: int = 4, tone: str = "") -> Column:
             return Column(
@@ -103,6 +104,7 @@ class TracePane(SortingKeys, TracedPane):
             Column("#", 3, lambda r, w: Cell(str(r.rank), "dim"), "right", key="rank"),
             Column("neuron", 10, address, key="layer"),
             Column("occ", max(5, 2 * len(str(samples)) + 1), occurrences, "right", key="occurrences"),
+            *([Column("vs", 4, lambda r, w: Cell(str(r.baseline_samples)), "right")] if fewer else []),
             Column("%", 4, lambda r, w: Cell(percent(r.percent / 100, g, 0)), "right", key="percent"),
             figure("concept", "concept_mean", 7),
             figure("base", "baseline_mean", 7),

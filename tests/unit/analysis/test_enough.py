@@ -70,9 +70,16 @@ def test_how_many_separate_by_chance(concept: int, baseline: int) -> None:
     found = int((auroc(values[:concept], values[concept:]) == 1).sum())
     expected = neurons / comb(concept + baseline, concept)
     assert abs(found - expected) < 5 * expected**0.5
-    said = enough.separated_by_chance("a", concept, baseline, neurons)
+    said = enough.separated_by_chance("a", [(concept, baseline, neurons)])
     assert f"about {expected:,.0f} would" in said
-    assert enough.separated_by_chance("a", 12, 12, neurons) == ""
+    assert enough.separated_by_chance("a", [(12, 12, neurons)]) == ""
+
+
+def test_neurons_with_few_prompts_separate_by_chance_beside_those_with_many() -> None:
+    """Of 800 neurons 7 against 7 do about 0.2, and 3 against 1 a quarter; of 1,600 of both kinds about 200."""
+    assert enough.separated_by_chance("a", [(7, 7, 800)]) == ""
+    said = enough.separated_by_chance("a", [(7, 7, 800), (3, 1, 800)])
+    assert said.startswith("a: 3 to 7 prompts against 1 to 7: of 1,600 neurons") and "about 200 would" in said
 
 
 def test_notes_are_no_part_of_what_is_kept(make_run: MakeRun) -> None:

@@ -13,7 +13,7 @@ from nfinspect.analysis.scores import LayerHealth, make_layer_health, pattern, r
 from nfinspect_store.types import Layer
 
 
-def layer(number: int = 0, rate: float = 0.5, activation: str = "gelu", **counts: int) -> LayerHealth:
+def layer(number: int = 0, rate: float = 0.5, activation: str = "gelu", absent: int = 0, **counts: int) -> LayerHealth:
     return make_layer_health(
         layer_name=f"h.{number}",
         site="mlp",
@@ -24,6 +24,7 @@ def layer(number: int = 0, rate: float = 0.5, activation: str = "gelu", **counts
         threshold_activation_rate=0.01,
         scale=1.0,
         activation=activation,
+        absent=absent,
     )
 
 
@@ -35,6 +36,22 @@ def test_layer_score_and_its_parts() -> None:
     assert found.health_score == pytest.approx(1 - 0.32)
     assert found.normal_neurons == 46
     assert layer(dead=100).health_score == 0
+
+
+def test_absent_neurons_are_no_healthy_ones() -> None:
+    """Of 100 neurons 60 belong to experts that no token was routed to: 30 dead ones are three quarters of the rest."""
+    found = layer(dead=30, weak=4, absent=60)
+    assert found.parts["dead"] == pytest.approx(30 / 40) and found.parts["weak"] == pytest.approx(0.25 * 4 / 40)
+    assert found.health_score == pytest.approx(1 - 0.75 - 0.025)
+    assert (found.normal_neurons, found.firing_pattern) == (6, "dead")
+    assert found.issues == ("dead: 30 of 40 neurons (75.0 %)", "weak: 4 of 40 neurons (10.0 %)")
+    report = report_of_layers([found, layer(1)])
+    assert report.missing_firing_percentage == pytest.approx(100 * 30 / 140)
+    assert "100 neurons" not in report.summary and "30 dead (21.4 %)" in report.summary
+    assert report.recommendations[0].startswith("Layer 0, dead: 75.0 % of the neurons")
+    assert report_of_layers([found]).alerts[0].startswith("Critical: high missing firing rate, 75.0 %")
+    nothing = layer(absent=100)
+    assert nothing.health_score == 1 and nothing.issues == () and nothing.normal_neurons == 0
 
 
 def test_pattern_needs_ten_percent_and_ties_go_to_the_earlier_class() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from math import comb
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from experts_by_hand import CHOSEN, EXPERTS, WIDTH, ByHand, by_hand, model_of
 from words import word_tokenizer
 
 import nfinspect as nf
+from nfinspect.analyses.kind_overlap import overlap_of_kinds
 from nfinspect.analysis.dead import dead_by_layer
 from nfinspect.analysis.diff import diff
 from nfinspect.analysis.neuron import neuron_detail
@@ -27,6 +29,7 @@ from nfinspect.cli import main
 from nfinspect.experiments.ablation_table import ablate
 from nfinspect.experiments.addresses import resolve_addresses
 from nfinspect.experiments.documents import Corpus
+from nfinspect.figures.health import dead_chart, health_chart
 from nfinspect.models import UnsupportedModel, in_memory
 from nfinspect_store import kernels
 from nfinspect_store.addresses import Address
@@ -34,7 +37,7 @@ from nfinspect_store.errors import RequestError, StoreError
 from nfinspect_store.examples import KEPT, drawn, places
 from nfinspect_store.histogram import BINS, bin_of
 from nfinspect_store.reader import RunFile
-from nfinspect_store.types import Layer
+from nfinspect_store.types import CLASSES, Layer
 from nfinspect_store.verify import verify_run
 from nfinspect_store.writer import RunWriter
 
@@ -169,7 +172,12 @@ def test_an_expert_that_no_token_reached_is_absent_and_not_dead(unused: nf.Run) 
     assert sum(one.dead for one in dead_by_layer(unused)) == sum(
         one.dead_neurons for one in unused.health("mlp").layer_analyses
     )
-    assert verify_run(unused.path).problems == ()
+    lost = {"dead": 1.0, "saturated": 0.75, "missing": 0.5, "weak": 0.25, "sporadic": 0.25}
+    score = 1 - sum(weight * layer.count(name) for name, weight in lost.items()) / (NEURONS - WIDTH)
+    assert layer.health_score == pytest.approx(score)
+    assert unused.sql("SELECT score FROM layer_health WHERE layer = 1").fetchone()[0] == pytest.approx(score)
+    found = verify_run(unused.path, lambda tables, exact: classify_tables(tables, exact=exact))
+    assert found.problems == () and any("neurons of experts the same number" in line for line in found.checked)
 
 
 def test_commands_say_the_expert_and_the_load(unused: nf.Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,6 +219,8 @@ def test_a_trace_is_of_the_prompts_in_which_a_neuron_has_a_mean(unused: nf.Run) 
         (column,) = np.flatnonzero((index.layer == row.layer) & (index.neuron == row.neuron))
         one, other = (group[:, column][~np.isnan(group[:, column])] for group in groups.values())
         assert row.occurrences == occurrences[column] and len(one) and len(other)
+        assert (row.samples, row.baseline_samples) == (len(one), len(other))
+        assert row.percent == pytest.approx(100 * row.occurrences / len(one))
         assert row.concept_mean == pytest.approx(one.mean()) and row.baseline_mean == pytest.approx(other.mean())
         assert row.auroc == pytest.approx(np.mean([(a > b) + (a == b) / 2 for a in one for b in other]))
         if min(len(one), len(other)) < 2:
@@ -223,8 +233,58 @@ def test_a_trace_is_of_the_prompts_in_which_a_neuron_has_a_mean(unused: nf.Run) 
             assert row.effect_size == pytest.approx((one.mean() - other.mean()) / pooled**0.5 * correction, rel=1e-4)
     listed = [(row.occurrences, row.difference) for row in found.neurons]
     assert listed == sorted(listed, reverse=True)
-    assert unused.overlap(["red", "blue"], baseline="", top=4).pairs[0].overlap >= 0
-    assert {row.rank for row in trace(unused, "red", "blue", rank="auroc", top=3).neurons} == {1, 2, 3}
+    by_auroc = [
+        (row.auroc, row.samples * row.baseline_samples, row.difference)
+        for row in trace(unused, "red", "blue", rank="auroc", top=NEURONS).neurons
+    ]
+    assert by_auroc == sorted(by_auroc, reverse=True) and len({pairs for _, pairs, _ in by_auroc}) > 1
+    counts = [(~np.isnan(group)).sum(0) for group in groups.values()]
+    by_chance = sum(1 / comb(int(n + m), int(n)) for n, m in zip(*counts, strict=True) if n and m)
+    (said,) = (note for note in found.notes if "AUROC 1" in note)
+    assert f"about {by_chance:,.0f} would" in said
+
+
+def test_what_two_traces_share_by_chance_is_of_the_neurons_that_both_could_list(unused: nf.Run) -> None:
+    means, top = unused.prompt_means("all", "mlp"), 10
+    has = [(~np.isnan(means.values[means.concept == name])).any(0) for name in PROMPTS]
+    query = "SELECT class NOT IN ('dead', 'absent') FROM neurons WHERE site = 'mlp' ORDER BY layer, neuron"
+    live = np.array([row[0] for row in unused.sql(query).fetchall()])
+    both = has[0] & has[1] & live
+    assert 0 < both.sum() < live.sum()
+    index = unused.index("mlp")
+    column = {place: i for i, place in enumerate(zip(index.layer.tolist(), index.neuron.tolist(), strict=True))}
+    (pair,) = unused.overlap(list(PROMPTS), baseline="", top=top).pairs
+    drawn = [
+        sum(both[column[row.layer, row.neuron]] for row in trace(unused, name, "", top=top).neurons) for name in PROMPTS
+    ]
+    assert pair.eligible == both.sum() and pair.expected == pytest.approx(drawn[0] * drawn[1] / both.sum())
+
+
+def test_figures_are_of_the_neurons_that_have_tokens(unused: nf.Run) -> None:
+    table = health_chart(unused.health("mlp"), unused.tokens).table
+    classes = np.sum([table.column(name) for name in CLASSES], axis=0)
+    assert classes.tolist() == list(table.column("neurons")), "the bars end at 100 %"
+    assert sum(table.column("neurons")) == sum(layer.neurons for layer in unused.site_layers("mlp")) - WIDTH
+    dead = dead_chart(dead_by_layer(unused))
+    assert dead.table.column("neurons") == table.column("neurons")
+    assert f"Another {WIDTH} neurons of experts" in dead.findings[0]
+
+
+def test_a_comparison_counts_the_neurons_that_it_compares(unused: nf.Run, tmp_path: Path) -> None:
+    model = model_of("deepseek_v3")
+    model.model.layers[1].mlp.gate.e_score_correction_bias[EXPERTS - 1] = -100
+    found = diff(unused, captured(model, tmp_path, "again", sites=("mlp",)))
+    assert found.compared == sum(layer.neurons for layer in unused.site_layers("mlp")) - WIDTH
+    assert any(note.startswith(f"{WIDTH} neurons of experts") for note in found.notes)
+
+
+def test_absent_neurons_are_in_the_population_of_no_kinds(unused: nf.Run) -> None:
+    found = overlap_of_kinds(unused, ["normal", "weak", "dead"], "mlp")
+    dead = sum(layer.dead_neurons for layer in unused.health("mlp").layer_analyses)
+    total = sum(layer.neurons for layer in unused.site_layers("mlp"))
+    assert (found.neurons, found.alive) == (total, total - dead - WIDTH)
+    assert found.pair("normal", "weak").eligible == total - dead - WIDTH
+    assert found.pair("normal", "dead").eligible == total - WIDTH
 
 
 def test_what_needs_the_values_is_refused(unused: nf.Run, tmp_path: Path) -> None:
@@ -235,7 +295,7 @@ def test_what_needs_the_values_is_refused(unused: nf.Run, tmp_path: Path) -> Non
         nf.capture(model, word_tokenizer(), ["w5 w6"], store=tmp_path, sites=("mlp",))
     with pytest.raises(UnsupportedModel, match="--keep stats"):
         captured(model, tmp_path, sites=("mlp",), where="beyond=p99")
-    with pytest.raises(RequestError, match="no class 'gone'"):
+    with pytest.raises(RequestError, match="no class 'gone': .*absent"):
         unused.neurons(cls="gone")
 
 

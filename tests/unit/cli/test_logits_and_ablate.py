@@ -44,6 +44,17 @@ def test_logits_of_a_neuron(nfinspect: Run) -> None:
     assert "L1/N3 at resid" in shown and max(map(len, shown.splitlines())) <= 80
 
 
+def test_a_neuron_of_a_run_is_at_the_default_site_of_the_run(nfinspect: Run, captured: str) -> None:
+    """Which need not be the model's: L0/N5 of a run of `resid` alone is a coordinate of the stream."""
+    done = nfinspect("capture", GPT2, "--prompts", "tulip.txt", "--sites", "resid", "--run", "stream")
+    assert done.returncode == 0, done.stderr
+    found = nfinspect("logits", GPT2, "L0/N5", "--from", "stream", "--json")
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["site"] == "resid"
+    assert found.stdout == nfinspect("logits", GPT2, "resid:L0/N5", "--json").stdout
+    assert json.loads(nfinspect("logits", GPT2, "L0/N5", "--from", captured, "--json").stdout)["site"] == "mlp"
+
+
 def test_the_logit_lens(nfinspect: Run) -> None:
     found = json.loads(nfinspect("logits", GPT2, "--lens", "She planted the", "--top", "2", "--json").stdout)
     assert [layer["layer"] for layer in found["layers"]] == [0, 1, 2, 3]
