@@ -5,6 +5,7 @@ what it made, no values: nothing large goes through Ray. A worker that is lost i
 its part. Then the parts are merged here.
 """
 
+import glob
 import os
 import socket
 from collections import Counter
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from nfinspect.capturing.errors import CaptureError
 from nfinspect.capturing.merging import merge_runs
@@ -24,9 +25,13 @@ from nfinspect.model_files import lasting_name
 from nfinspect.models import LoadedModel
 from nfinspect_store.catalog import delete_run, new_run_path, store_path
 from nfinspect_store.errors import NfinspectError, NotInstalled, RequestError
-from nfinspect_store.part_settings import SHARD
+from nfinspect_store.part_settings import MERGED, SHARD
+from nfinspect_store.parts import Part, merged_plan, plan_of
 from nfinspect_store.reader import RunFile
 from nfinspect_store.writer import RunWriter
+
+ONE_DEVICE = ("auto", "cpu", "cuda", "cuda:0", "mps")
+"""Devices that a worker with one GPU can have."""
 
 TRIES = 4
 """How often a part may be begun: a model that does not fit loses every worker that loads it [own]."""
@@ -90,13 +95,27 @@ def capture_with_ray(
     """
     ray = _ray()
     replace(request, shard=Shard(1, workers))  # raises RequestError for what has no parts
+    if request.device not in ONE_DEVICE:
+        raise RequestError(
+            f"expected --device {', '.join(ONE_DEVICE[:-1])} or {ONE_DEVICE[-1]} with --ray, found {request.device}: "
+            "Ray gives each worker one GPU, and hides the others from it"
+        )
     store = store_path(request.store).absolute()
     path = new_run_path(store, request.run or default_name(request.model))
     if path.exists():
-        RunWriter.refuse_existing(path)
+        left = _left_parts(path) if request.resume else []
+        if not left:
+            RunWriter.refuse_existing(path)
+        listener.message(f"{path.stem} is there: {len(left)} parts that it was merged from are deleted")
+        for part in left:
+            delete_run(part)
+        return path
     if request.resume and request.run is None:
         raise RequestError("expected --run NAME with --ray --resume: the parts to go on with are found by it")
-    request = replace(request, store=store, model=lasting_name(request.model), run=path.stem, command=())
+    writers = 1 if request.writers == "auto" else request.writers  # a worker has one processor
+    request = replace(
+        request, store=store, model=lasting_name(request.model), run=path.stem, writers=writers, command=()
+    )
     files = read_files(request)
     with _cluster(ray, address, workers):
         found = _Parts(ray, request, (files, edits_in), workers, listener).captured()
@@ -112,6 +131,24 @@ def capture_with_ray(
     for part in parts:
         delete_run(part)
     return path
+
+
+def _left_parts(path: Path) -> list[Path]:
+    """Parts that the whole run at `path` holds, and that were not deleted when it had been merged."""
+    with RunFile.open(path) as run:
+        plan, told, complete = merged_plan(run.info), run.info.settings.get(MERGED), run.info.status == "complete"
+    if plan is None or not complete or not isinstance(told, dict) or told.get("missing"):
+        return []
+    return [
+        part for part in sorted(path.parent.glob(f"{glob.escape(path.stem)}.part-*-of-*.duckdb")) if _plan(part) == plan
+    ]
+
+
+def _plan(path: Path) -> str | None:
+    """The plan of the part at `path`; None for what is no part."""
+    with suppress(NfinspectError), RunFile.open(path) as run:
+        return plan_of(Part.of_run(run))
+    return None
 
 
 def _ray() -> Any:
@@ -161,6 +198,7 @@ class _Parts:
         self._begun: Counter[int] = Counter()
         self._asked: dict[Any, tuple[int, Any]] = {}  # by what is waited for: the part, and its actor
         self._found: dict[Any, int] = {}  # where they are: the part
+        self._places: dict[int, str] = {}  # of the parts' workers
         self._done: dict[int, Manifest] = {}
 
     def captured(self) -> dict[int, Manifest]:
@@ -176,7 +214,10 @@ class _Parts:
                     self._take(ready)
             return self._done
         except KeyboardInterrupt:
-            self._listener.message("stopped: what was recorded is kept in its parts: repeat the command with --resume")
+            self._listener.message(
+                "stopped: what was recorded is kept in its parts: repeat the command with "
+                f"--run {self._request.run} --resume"
+            )
             raise
         finally:
             for _, actor in self._asked.values():
@@ -193,13 +234,15 @@ class _Parts:
         part = self._found.pop(ready)
         with suppress(self._ray.exceptions.RayError):  # what becomes of the actor is told by its capture
             host, process = self._ray.get(ready)
-            self._listener.message(f"part {part} of {self._workers}: process {process} on {host}")
+            self._places[part] = f"process {process} on {host}"
+            self._listener.message(f"part {part} of {self._workers}: {self._places[part]}")
 
     def _take(self, ready: Any) -> None:
         part, actor = self._asked.pop(ready)
         try:
             found: Manifest = self._ray.get(ready)
         except self._ray.exceptions.RayActorError as error:
+            self._ray.kill(actor)  # one that is only out of reach may live, and would write to the same file
             if self._begun[part] >= TRIES:
                 raise CaptureError(
                     f"part {part} of {self._workers} lost its worker {TRIES} times, such as for lack of memory: "
@@ -208,9 +251,19 @@ class _Parts:
             self._listener.message(f"part {part} of {self._workers} has lost its worker: another one continues it")
             self._begin(part)
             return
+        except self._ray.exceptions.RayError as error:
+            self._ray.kill(actor)
+            self._fail(part, error)
         if found.error:
             raise CaptureError(f"part {part} of {self._workers} on {found.host}: {found.error}")
         self._done[part] = found
         held = f"{found.prompts} prompts, {found.tokens} tokens"
         self._listener.message(f"part {part} of {self._workers} is done: {held}")
         self._ray.kill(actor)  # makes room for one that waits
+
+    def _fail(self, part: int, error: Exception) -> NoReturn:
+        """error: that of Ray, with what the worker raised as its cause. Raises CaptureError."""
+        cause = getattr(error, "cause", None) or error
+        lines = str(cause).splitlines() or [""]
+        place = self._places.get(part, "a worker that has not told where it is")
+        raise CaptureError(f"part {part} of {self._workers} on {place}: {type(cause).__name__}: {lines[0]}") from error
