@@ -94,10 +94,12 @@ class ExampleText(Document):
 
 @dataclass(frozen=True)
 class ConceptMean(Document):
-    """The neuron over all tokens of a concept's prompts; firing_rate is None where it is not known."""
+    """The neuron over all tokens of a concept's prompts; firing_rate is None where it is not known, prompts for a
+    neuron of an expert: how many have a token that was routed to it is not stored.
+    """
 
     concept: str
-    prompts: int
+    prompts: int | None
     tokens: int
     mean: float | None
     firing_rate: float | None
@@ -171,7 +173,7 @@ def neuron_detail(
         top_examples=tuple(text for example, text in zip(examples, texts, strict=True) if example.kind == "top"),
         min_examples=tuple(text for example, text in zip(examples, texts, strict=True) if example.kind == "min"),
         random_examples=tuple(text for example, text in zip(examples, texts, strict=True) if example.kind == "random"),
-        concepts=_concept_means(run, told),
+        concepts=_concept_means(run, layer, told),
         median=_median(run, layer, neuron, row, values),
         precision=run.precision if run.has_values else None,
         worst_error=run.worst_error.get(layer.site, 0.0) if run.has_values else None,
@@ -276,10 +278,10 @@ def _concepts_told(run: RunTables, layer: Layer, neuron: int) -> Told:
     return run.cursor().execute(READ_CONCEPTS, {"layer": layer.layer_id, "neuron": neuron}).fetchall()
 
 
-def _concept_means(run: RunTables, told: Told) -> tuple[ConceptMean, ...]:
-    prompts = dict(run.cursor().execute(COUNT_PROMPTS).fetchall())
+def _concept_means(run: RunTables, layer: Layer, told: Told) -> tuple[ConceptMean, ...]:
+    prompts = {} if layer.experts else dict(run.cursor().execute(COUNT_PROMPTS).fetchall())
     found = {
-        concept: ConceptMean(concept, int(prompts[concept]), int(n), number(mean), number(rate), number(highest))
+        concept: ConceptMean(concept, prompts.get(concept), int(n), number(mean), number(rate), number(highest))
         for concept, n, mean, rate, highest in told
     }
     return tuple(found[concept] for concept in run.concepts if concept in found)

@@ -14,6 +14,7 @@ from words import word_tokenizer
 
 import nfinspect as nf
 from nfinspect.analyses.kind_overlap import overlap_of_kinds
+from nfinspect.analyses.neuron_kinds import find_kind
 from nfinspect.analysis.dead import dead_by_layer
 from nfinspect.analysis.diff import diff
 from nfinspect.analysis.neuron import neuron_detail
@@ -169,6 +170,11 @@ def test_an_expert_that_no_token_reached_is_absent_and_not_dead(unused: nf.Run) 
     assert {(row.layer, row.neuron // WIDTH, row.n, row.mean) for row in rows} == {(1, EXPERTS - 1, 0, None)}
     detail = neuron_detail(unused, f"L1/N{NEURONS - 1}")
     assert detail.expert == EXPERTS - 1 and detail.concepts == () and detail.top_examples == ()
+    routed, dense = (neuron_detail(unused, address).concepts for address in ("L2/N10", "L0/N3"))
+    assert {one.prompts for one in routed} == {None}, "in how many prompts a token was routed to it is not stored"
+    assert [one.prompts for one in dense] == [3, 3]
+    n = [row.n for row in unused.neurons(cls="normal", site="mlp", limit=None).rows]
+    assert any(note.startswith(f"only {min(n)} token") for note in find_kind(unused, "normal", "mlp").notes)
     assert sum(one.dead for one in dead_by_layer(unused)) == sum(
         one.dead_neurons for one in unused.health("mlp").layer_analyses
     )
