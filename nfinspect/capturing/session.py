@@ -180,13 +180,13 @@ class Capture:
 
     def run(self) -> Path:
         """Capture everything that is not recorded yet; see capture_run."""
-        model = lasting_name(self.request.model)
+        model, edits = lasting_name(self.request.model), edits_text(self._settings)
         writer = self._writer()
         self._tokens_before = writer.tokens
         self._started = time.monotonic()
         with contextlib.ExitStack() as beating:
             try:
-                heartbeat = beating.enter_context(Heartbeat(writer.path, model=model))
+                heartbeat = beating.enter_context(Heartbeat(writer.path, model=model, edits=edits))
                 reader = self.reader()
                 sharing = self._listener.sharing or contextlib.nullcontext
                 with StopRequest() as stop, sharing(writer):

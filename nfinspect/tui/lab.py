@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nfinspect.edits import KINDS, typed_edits
 from nfinspect.model_files import lasting_name
@@ -98,7 +98,9 @@ DEFAULTS: Mapping[str, object] = {one.name: one.default for one in fields(Setup)
 
 
 def setup_of(run: str, info: RunInfo) -> Setup:
-    """What is known from a run: its model, and how it was read. Raises RequestError for a run that names no model."""
+    """What is known from a run: its model, its edits, and how it was read. Raises RequestError for a run that names no
+    model.
+    """
     if not info.model or info.kind == "simulated":
         raise RequestError("this run names no model: the lab has nothing to run")
     model, settings = lasting_name(info.model), info.settings
@@ -106,7 +108,47 @@ def setup_of(run: str, info: RunInfo) -> Setup:
     if revision and not Path(model).exists() and "@" not in model:
         model = f"{model}@{revision}"
     dtype = info.dtype if info.dtype in DTYPES else "auto"
-    return Setup(run, model, dtype, str(settings.get("bos") or "auto"), bool(settings.get("chat")))
+    try:
+        changes, start = _changes_of(settings.get("edits") or ()), int(settings.get("edits_from") or 0)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError, RequestError):  # a stranger's
+        changes, start = (), 0
+    return Setup(
+        run,
+        model,
+        dtype,
+        str(settings.get("bos") or "auto"),
+        bool(settings.get("chat")),
+        changes=changes,
+        start=max(0, start),
+    )
+
+
+def _changes_of(edits: Sequence[Mapping[str, Any]]) -> tuple[Change, ...]:
+    """Edits of a run's settings as they are typed: the same ones of several sites or layers in one."""
+    groups: list[tuple[str, str, dict[tuple[str, int], str]]] = []
+    for edit in edits:
+        if edit["direction"] is not None:
+            what, _, amount = str(edit["direction"]).rpartition("=")
+            groups.append((DIRECTION, amount, {("", 0): what}))
+            continue
+        kind, amount = str(edit["kind"]), "" if edit["amount"] is None else number_text(float(edit["amount"]))
+        site, layer = str(edit["site"]), int(edit["layer"])
+        prefix = "" if site == "mlp" else f"{site}:"
+        neurons = ",".join(f"{prefix}L{layer}/N{int(neuron)}" for neuron in edit["neurons"])
+        alike = (there for one, by, there in groups if (one, by) == (kind, amount) and (site, layer) not in there)
+        if (found := next(alike, None)) is None:
+            groups.append((kind, amount, found := {}))
+        found[site, layer] = neurons
+    changes = tuple(Change(kind, ",".join(there.values()), amount) for kind, amount, there in groups)
+    for change in changes:
+        _check(change)
+    return changes
+
+
+def of_run(run: str, change: Change) -> str:
+    """The value of a direction's option: of `run`, unless it names another before its concepts."""
+    concepts, _, _ = change.what.rpartition("@")
+    return change.value if ":" in concepts else f"{run}:{change.value}"
 
 
 def typed_change(text: str) -> Change:
@@ -125,7 +167,7 @@ def typed_change(text: str) -> Change:
 
 
 def _check(change: Change) -> None:
-    typed_edits([f"{DIRECTION} RUN:{change.value}" if change.kind == DIRECTION else change.text])
+    typed_edits([f"{DIRECTION} {of_run('RUN', change)}" if change.kind == DIRECTION else change.text])
 
 
 def typed_number(one: Number, text: str) -> float | int:
@@ -204,7 +246,7 @@ def kept_command(
 def _edits(setup: Setup) -> list[str]:
     found: list[str] = []
     for change in setup.changes:
-        found += [f"--{change.kind}", f"{setup.run}:{change.value}" if change.kind == DIRECTION else change.value]
+        found += [f"--{change.kind}", of_run(setup.run, change) if change.kind == DIRECTION else change.value]
     return found
 
 
@@ -245,8 +287,8 @@ def python(setup: Setup, store: Path) -> str:
         f"    {setup.prompt!r},",
     ]
     for kind in (*KINDS, DIRECTION):
-        prefix = f"{setup.run}:" if kind == DIRECTION else ""
-        if values := [prefix + change.value for change in setup.changes if change.kind == kind]:
+        of_kind = [change for change in setup.changes if change.kind == kind]
+        if values := [of_run(setup.run, one) if kind == DIRECTION else one.value for one in of_kind]:
             lines.append(f"    {kind}={values!r},")
     for field in (*(one.field for one in NUMBERS), "bos", "chat"):
         if (value := getattr(setup, field)) != DEFAULTS[field]:

@@ -145,7 +145,10 @@ def _oddity(path: Path) -> str | None:
 def _from_heartbeat(path: Path, beat: HeartbeatFile) -> RunEntry:
     started = dt.datetime.fromtimestamp(beat.progress.started_at, dt.UTC).replace(tzinfo=None)
     size = max(_size(path), beat.progress.bytes)
-    return RunEntry(path.stem, path, "capturing", beat.model, started, beat.progress.tokens_done, size, beat.progress)
+    return RunEntry(
+        path.stem, path, "capturing", beat.model, started, beat.progress.tokens_done, size, beat.progress,
+        edits=beat.progress.edits,
+    )  # fmt: skip
 
 
 def _names(store: Path) -> list[str]:

@@ -39,10 +39,13 @@ def heartbeat_path(run_path: Path) -> Path:
 class Heartbeat:
     """The writer's side. The file is replaced by renaming, so that a reader never sees half of it."""
 
-    def __init__(self, run_path: str | Path, *, model: str = "", min_interval: float = 0.5) -> None:
-        """min_interval: a beat within so many seconds of the last and in the same phase is skipped."""
+    def __init__(self, run_path: str | Path, *, model: str = "", edits: str = "", min_interval: float = 0.5) -> None:
+        """edits: of the model, in words. min_interval: a beat within so many seconds of the last and in the same phase
+        is skipped.
+        """
         self.path = heartbeat_path(Path(run_path))
         self._model = model
+        self._edits = edits
         self._min_interval = min_interval
         self._started_at = time.time()
         self._last: Progress | None = None
@@ -91,6 +94,7 @@ class Heartbeat:
                 bytes=int(bytes),
                 phase=phase,
                 alive=True,
+                edits=self._edits,
             )
             self._write(self._last)
 
@@ -148,6 +152,7 @@ def read_heartbeat_file(run_path: str | Path) -> HeartbeatFile | None:
             tokens_per_second=float(facts["tokens_per_second"]),
             bytes=int(facts["bytes"]),
             phase=str(facts["phase"]),
+            edits=str(facts.get("edits", "")),
         )
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

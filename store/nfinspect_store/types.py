@@ -186,6 +186,7 @@ class Progress:
     bytes: int
     phase: str  # loading | generating | reading | finishing
     alive: bool = False  # set by the reader: whether the process still runs
+    edits: str = ""  # of the model, in one line
 
 
 @dataclass(frozen=True)

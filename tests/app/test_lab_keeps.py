@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from app_driver import LARGE, Driven, Start
@@ -16,7 +17,7 @@ from nfinspect.backend.directory import living
 from nfinspect.backend.protocol import JobState
 from nfinspect.tui.capture_form import keep_prompts
 from nfinspect.tui.captures import Captures, JobAt, Seen
-from nfinspect.tui.lab import Setup, kept_command, kept_prompt, typed_change
+from nfinspect.tui.lab import Setup, kept_command, kept_prompt, python, setup_of, typed_change
 from nfinspect.tui.lab_job import Experiment, Written
 from nfinspect.tui.output import prompts_folder
 
@@ -57,6 +58,34 @@ async def test_a_run_of_statistics_alone_is_kept_as_one(start: Start) -> None:
         await app.press("K", "enter")
         (command,) = captures.begun
         assert command[command.index("--keep") + 1] == "stats"
+
+
+def test_a_lab_of_an_edited_run_begins_with_its_edits() -> None:
+    """They are those of the settings, and typed again they are the same."""
+    one = {"kind": "zero", "site": "mlp", "layer": 0, "neurons": [1, 2], "amount": None, "direction": None}
+    settings: dict[str, Any] = {
+        "edits": [
+            one,
+            {**one, "kind": "clamp", "neurons": [5], "amount": 60.0},
+            {**one, "kind": "clamp", "site": "resid", "layer": 2, "neurons": [7], "amount": 60.0},
+            {**one, "kind": "clamp", "neurons": [9], "amount": 60.0},
+            {**one, "kind": "direction", "neurons": [], "amount": -2.5, "direction": "night:a-b@resid:L1=-2.5"},
+        ],
+        "edits_from": 3,
+    }
+    info = SimpleNamespace(model="m", kind="capture", dtype="float32", settings=settings)
+    setup = replace(setup_of("edited", cast(Any, info)), prompt="a")
+    assert [change.text for change in setup.changes] == [
+        "zero L0/N1,L0/N2", "clamp L0/N5,resid:L2/N7=60", "clamp L0/N9=60", "direction night:a-b@resid:L1=-2.5"
+    ]  # fmt: skip
+    assert setup.start == 3 and tuple(typed_change(change.text) for change in setup.changes) == setup.changes
+    words = kept_command(setup, "again", Path("p.json"), ("mlp",), None)
+    assert words[words.index("--direction") + 1] == "night:a-b@resid:L1=-2.5"
+    assert words[words.index("--from") + 1] == "3"
+    assert "direction=['night:a-b@resid:L1=-2.5']" in python(setup, Path("store"))
+    for strange in (7, [7], [{}], [{**one, "kind": "grow"}], [{**one, "layer": "x"}]):
+        info.settings = {"edits": strange, "edits_from": 3}
+        assert setup_of("edited", cast(Any, info)).changes == ()
 
 
 class KeepingCaptures:

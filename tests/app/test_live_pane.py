@@ -13,6 +13,9 @@ from fake_engine import FakeEngine, entry, progress
 from nfinspect.backend import client
 from nfinspect.backend.protocol import JobState
 from nfinspect.tui.captures import Captures, JobAt, Seen
+from nfinspect.tui.cells import content
+from nfinspect.tui.columns.live import job_lines
+from nfinspect.tui.glyphs import ASCII
 from nfinspect.tui.session import Session
 from nfinspect.tui.widgets.text_panel import TextPanel
 from nfinspect_store.reader import RunFile
@@ -43,6 +46,35 @@ async def test_enter_shows_how_far_it_is(start: Start, size: tuple[int, int]) ->
             assert fact in app.text
         await app.press("escape")
         assert app.crumbs == "nfinspect"
+
+
+async def test_the_edits_of_its_model_are_shown_in_the_list_and_here(start: Start, size: tuple[int, int]) -> None:
+    edits = "clamp L1/N5=60; from token 1"
+    run = dataclasses.replace(capturing(edits=edits), edits=edits)  # type: ignore[type-var]
+    async with start(FakeEngine(run), run=None, size=size) as app:
+        assert "edited gpt2" in app.text and f"edited: {edits}" in app.text
+        await app.press("enter")
+        assert edits in app.text
+
+
+def test_the_edits_of_a_job_are_shown_as_they_were_typed() -> None:
+    words = (
+        "capture",
+        "m",
+        "--zero",
+        "L0/N1,L0/N2",
+        "--generate",
+        "3",
+        "--scale=@hot=0.5",
+        "--from",
+        "2",
+        "--run",
+        "r",
+    )
+    for arguments, shown in ((words, "zero L0/N1,L0/N2; scale @hot=0.5; from token 2"), (words[:2], None)):
+        seen = Seen(JobAt("b", 4), JobState(4, arguments, "", "running"))
+        text = content(*job_lines(seen, 76, ASCII)).plain
+        assert "edits" not in text if shown is None else f"edits     {shown}\n" in text
 
 
 async def test_it_is_followed_and_drawn_only_when_it_changes(start: Start) -> None:

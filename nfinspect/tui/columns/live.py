@@ -6,12 +6,15 @@ import shlex
 import time
 from typing import TYPE_CHECKING
 
+from nfinspect.edits import KINDS
 from nfinspect.present.numbers import duration, percent, size
 from nfinspect.tui import cells
 from nfinspect.tui.cells import Cell
 from nfinspect.tui.glyphs import Glyphs, bar
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nfinspect.backend.protocol import JobState, Token
     from nfinspect.tui.captures import Seen
     from nfinspect.tui.requests import Standing
@@ -36,6 +39,7 @@ def capture_lines(progress: Progress, width: int, g: Glyphs) -> list[Cell | str]
         "time left": f"{duration(left, g)}, {duration(p.updated_at - p.started_at, g)} so far",
         "written": size(p.bytes, g),
         "process": f"{p.pid} on {p.host}",
+        **({"edits": p.edits} if p.edits else {}),
     }
     pieces += _facts(facts)
     late = int((time.time() - p.updated_at) // LATE) * LATE
@@ -78,6 +82,8 @@ def job_lines(seen: Seen, width: int, g: Glyphs) -> list[Cell | str]:
         "time left": f"{duration(job.seconds_left, g)}, {duration(int(job.seconds), g)} so far",
         "written": size(job.bytes, g),
     }
+    if edits := _edits(job.arguments):
+        facts["edits"] = edits
     if status is not None:
         gpu = f", {size(status.device_bytes, g)} on the GPU" if status.device_bytes else ""
         facts["memory"] = f"{size(status.memory_bytes, g)}{gpu}"
@@ -102,6 +108,17 @@ def job_lines(seen: Seen, width: int, g: Glyphs) -> list[Cell | str]:
     if seen.tokens:
         pieces += ["\n", *_written(seen.tokens, width, g)]
     return pieces
+
+
+def _edits(words: Sequence[str]) -> str:
+    """The edits of a command, as they were typed."""
+    options = {**{f"--{kind}": kind for kind in (*KINDS, "direction")}, "--from": "from token"}
+    told = []
+    for word, after in zip(words, (*words[1:], ""), strict=True):
+        option, equals, value = word.partition("=")
+        if option in options:
+            told.append(f"{options[option]} {value if equals else after}")
+    return "; ".join(told)
 
 
 def _names(jobs: list[JobState], g: Glyphs) -> str:

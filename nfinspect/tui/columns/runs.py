@@ -133,6 +133,7 @@ def about_run(run: RunEntry, g: Glyphs, resume: str = "") -> list[Cell | str]:
         total = f" of {count(progress.tokens_total, g)}" if progress.tokens_total else ""
         alive = "" if progress.alive else ", its process is gone"
         ago = time.time() - progress.updated_at
+        edited = [Cell(f"  edited: {run.edits}", "warn")] if run.edits else []
         late = f", no news for {duration(ago, g)}" if ago > 10 else ""
         return [
             Cell(f"{progress.phase}{alive}{late}", "accent"),
@@ -143,6 +144,7 @@ def about_run(run: RunEntry, g: Glyphs, resume: str = "") -> list[Cell | str]:
                 f"{size(progress.bytes, g)} so far, process {progress.pid} on {progress.host}",
                 "dim",
             ),
+            *edited,
         ]
     if run.problem:
         return [Cell(run.problem, "bad")]

@@ -158,8 +158,9 @@ class LabPane(RunPane):
         if self._first_neuron is not None:
             written = self.address_in_model(self._first_neuron)
             if not any(written in change.what.split(",") for change in setup.changes):
-                setup = replace(setup, changes=(Change("zero", written),))
-        elif kept is None and self.hub.marks.members(self.session, self.site):
+                of_run = setup.changes if kept is None else ()
+                setup = replace(setup, changes=(*of_run, Change("zero", written)))
+        elif kept is None and not setup.changes and self.hub.marks.members(self.session, self.site):
             setup = replace(setup, changes=(Change("zero", "@marked"),))
         if self._first_prompt:
             setup = replace(setup, prompt=self._first_prompt)
@@ -305,7 +306,13 @@ class LabPane(RunPane):
 
     def _direction_from(self, concept: str) -> None:
         others = [one for one in self.session.concepts if one != concept]
-        self.pick(f"to {concept} from", others, None, lambda other: self._direction_at(f"{concept}-{other}"))
+        name = self.session.name
+
+        def chosen(other: str) -> None:
+            concepts = f"{concept}-{other}"
+            self._direction_at(f"{name}:{concepts}" if ":" in concepts else concepts)  # what is before : is a run
+
+        self.pick(f"to {concept} from", others, None, chosen)
 
     def _direction_at(self, concepts: str) -> None:
         layers = [f"resid:L{one.layer}" for one in self.session.layers if one.site == "resid"]

@@ -256,6 +256,20 @@ def test_another_model_next_to_an_edited_run_is_told_with_the_edits(tmp_path: Pa
     assert any("the run is of" in note for note in notes)
 
 
+def test_the_list_of_runs_tells_the_edits_of_one_that_is_being_captured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, listed = Capture.read_batch, []
+
+    def looks(self: Capture, *given: Any) -> Any:
+        listed.extend((entry.status, entry.edits) for entry in list_runs(tmp_path))
+        return read(self, *given)
+
+    monkeypatch.setattr(Capture, "read_batch", looks)
+    capture(FAMILIES["gpt2"](), tmp_path, edits=["zero L0/N1"], edits_from=2, batch_size=4)
+    assert listed == [("capturing", "zero L0/N1; from token 2")]
+
+
 def test_resume_repeats_the_edits_and_refuses_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = FAMILIES["gpt2"]()
     options: dict[str, Any] = {"batch_size": 1, "generate": NEW, "edits": ["zero L0/N1", "scale L1/N4=-2.5"]}

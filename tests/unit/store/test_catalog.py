@@ -102,7 +102,9 @@ def test_a_capture_that_runs_is_told_by_its_heartbeat(store: Path) -> None:
     Heartbeat(path, model="gpt2").beat(tokens_done=7, tokens_total=70, phase="reading")
     found = next(entry for entry in list_runs(store) if entry.name == "planted")
     assert (found.status, found.model, found.tokens) == ("capturing", "gpt2", 7)
-    assert found.progress is not None and found.progress.tokens_total == 70
+    assert found.progress is not None and found.progress.tokens_total == 70 and found.edits == ""
+    Heartbeat(path, model="gpt2", edits="zero L0/N1").beat(tokens_done=7, tokens_total=70, phase="reading")
+    assert [entry.edits for entry in list_runs(store) if entry.name == "planted"] == ["zero L0/N1"]
     Heartbeat(store / "coming.duckdb").beat(phase="loading")  # no file yet
     assert {entry.name for entry in list_runs(store)} == {"planted", "stats", "coming"}
     with pytest.raises(RunBusy, match="being captured"):
