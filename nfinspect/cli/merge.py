@@ -1,5 +1,7 @@
 """Put the parts of a capture together."""
 
+import re
+
 import click
 
 from nfinspect import output
@@ -7,6 +9,9 @@ from nfinspect.cli.options import complete_run, find_run, json_option, store_opt
 from nfinspect.cli.progress import progress
 from nfinspect.present.numbers import counted, size
 from nfinspect_store.catalog import merged_path, store_path
+
+BESIDE = re.compile(r"\.part-\d+-of-\d+(\.results/?|\.duckdb\..+)")
+"""How the path of what lies beside a part ends: its results, its log, its heartbeat. `NAME.part-*` names it too."""
 
 
 @click.command()
@@ -18,13 +23,15 @@ from nfinspect_store.catalog import merged_path, store_path
 def merge(out: str, parts: tuple[str, ...], partial: bool, store: str | None, as_json: bool) -> None:
     """Merge the parts of a capture (capture --shard I/N) into the run OUT.
 
-    OUT is the run that one process would have made. The parts may come in any order, and stay.
+    OUT is the run that one process would have made. The parts may come in any order, and stay. Their results and logs
+    among PART are passed over.
     """
     from nfinspect.capturing.merging import merge_runs
 
     path = merged_path(store_path(store), out)
+    runs = [find_run(store, part) for part in parts if not BESIDE.fullmatch(part, part.rfind(".part-"))]
     with progress("merging") as tick:
-        done = merge_runs(path, [find_run(store, part) for part in parts], partial=partial, note=output.note, told=tick)
+        done = merge_runs(path, runs, partial=partial, note=output.note, told=tick)
     if as_json:
         output.document(
             {

@@ -27,7 +27,10 @@ def test_parts_are_captured_and_merged(nfinspect: Run, store: Path, capture: tup
         name = f"mine.part-{part[0]}-of-2"
         assert f"captured {name} " in done.stderr
         assert f"this is part {part[0]} of 2 of a capture" in nfinspect("health", name).stdout
-    files = sorted(str(path) for path in store.glob("mine.part-*.duckdb"))  # as a shell expands mine.part-*
+    (store / "mine.part-1-of-2.results").mkdir(exist_ok=True)
+    (store / "mine.part-2-of-2.duckdb.heartbeat").write_text("{}")
+    files = sorted(str(path) for path in store.glob("mine.part-*"))  # as a shell expands mine.part-*
+    assert len(files) >= 4
     done = nfinspect("merge", "mine", *files)
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("merged")]
@@ -52,6 +55,8 @@ def test_what_cannot_be_merged_is_refused_in_a_line(
     assert "expected a part of a capture, found planted" in nfinspect("merge", "mine", "planted").stderr
     assert nfinspect("merge", "mine", "nothing").returncode == 1
     assert nfinspect("merge", "mine").returncode == 2
+    done = nfinspect("merge", "mine", str(store / "mine.part-1-of-2.results"))
+    assert done.returncode == 1 and "expected parts of a capture, found none" in done.stderr
     assert nfinspect("merge", "-x/", "mine.part-1-of-2").returncode == 2
     out = tmp_path / "elsewhere" / "some.duckdb"
     done = nfinspect("merge", str(out), "mine.part-1-of-2", "--partial", "--json")
