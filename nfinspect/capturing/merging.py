@@ -12,15 +12,15 @@ from pathlib import Path
 from nfinspect.capturing.classification import classify_tables
 from nfinspect_store.errors import CannotMerge, RunExists
 from nfinspect_store.merging import write_merged
-from nfinspect_store.part_settings import MERGED, prompts_digest
+from nfinspect_store.part_settings import prompts_digest
 from nfinspect_store.parts import (
     Chosen,
+    MergedRun,
     Part,
     check_together,
     choose,
-    merged_plan,
+    differences,
     merged_settings,
-    plan_of,
     prompts_of,
     told_missing,
 )
@@ -64,12 +64,13 @@ def merge_runs(
     """
     parts, merged = _read(paths)
     check_together(parts)
-    plan = plan_of(parts[0])
-    for name, of in merged.items():
-        if of != plan:
-            raise CannotMerge(f"expected parts of one capture, found {name}, which was merged from those of another")
-        note(f"{name} is left out: it was merged from such parts before")
     _check_fingerprints(parts)
+    for one in merged:
+        if different := _other_capture(parts[0], one):
+            raise CannotMerge(
+                f"expected parts of one capture, found {one.name}, which was merged from those of another: {different}"
+            )
+        note(f"{one.name} is left out: it was merged from such parts before")
     chosen = choose(parts)
     for part in chosen.left_out:
         note(f"{part.name} is left out: another part has its prompts")
@@ -80,7 +81,7 @@ def merge_runs(
         )
     if not chosen.parts:
         raise CannotMerge("expected parts with prompts, found none")
-    there = _there(out, plan, chosen)
+    there = _there(out, chosen)
     if there is not None:
         note(f"{out.stem} is left as it is: it holds these parts already")
         return there
@@ -100,20 +101,20 @@ def merge_runs(
     return _merged(out, chosen, written=True)
 
 
-def _read(paths: Sequence[Path]) -> tuple[list[Part], dict[str, str | None]]:
-    """The parts, each file once, and the plans of the merged runs among them, by name."""
+def _read(paths: Sequence[Path]) -> tuple[list[Part], list[MergedRun]]:
+    """The parts, each file once, and the merged runs among them."""
     parts: list[Part] = []
-    merged: dict[str, str | None] = {}
+    merged: list[MergedRun] = []
     for path in dict.fromkeys(path.resolve() for path in paths):
         with RunFile.open(path) as run:
-            plan = merged_plan(run.info)
-            if plan is None:
+            before = MergedRun.of_run(run)
+            if before is None:
                 parts.append(Part.of_run(run))
             else:
-                merged[run.name] = plan
+                merged.append(before)
     if not parts:
         raise CannotMerge(
-            f"expected parts of a capture, found only {', '.join(merged)}, merged before"
+            f"expected parts of a capture, found only {', '.join(one.name for one in merged)}, merged before"
             if merged
             else "expected parts of a capture, found none"
         )
@@ -123,19 +124,29 @@ def _read(paths: Sequence[Path]) -> tuple[list[Part], dict[str, str | None]]:
 def _check_fingerprints(parts: Sequence[Part]) -> None:
     """Raises CannotMerge unless all parts are of the same weights, as far as rounding lets one tell."""
     one = parts[0]
-    told = one.info.settings.get("fingerprint")
     for other in parts[1:]:
-        if (another := other.info.settings.get("fingerprint")) == told:
-            continue
-        from nfinspect.models import OtherWeights
-        from nfinspect.models.fingerprint import Fingerprint, difference
-
-        try:
-            same = difference(Fingerprint.from_json(told), Fingerprint.from_json(another)).same
-        except OtherWeights:
-            same = False
-        if not same:
+        if not _same_weights(one, other):
             raise CannotMerge(f"{one.name} and {other.name} were captured from models with different weights")
+
+
+def _same_weights(one: Part, other: Part | MergedRun) -> bool:
+    told, another = (run.info.settings.get("fingerprint") for run in (one, other))
+    if told == another:
+        return True
+    from nfinspect.models import OtherWeights
+    from nfinspect.models.fingerprint import Fingerprint, difference
+
+    try:
+        return difference(Fingerprint.from_json(told), Fingerprint.from_json(another)).same
+    except OtherWeights:
+        return False
+
+
+def _other_capture(part: Part, merged: MergedRun) -> str:
+    """Why a run was not merged from parts such as this one; empty if it was."""
+    if different := differences(part, merged):
+        return f"they differ in {different}"
+    return "" if _same_weights(part, merged) else "the weights of the models are different"
 
 
 def _check_prompts(parts: Sequence[Part]) -> None:
@@ -153,21 +164,23 @@ def _check_prompts(parts: Sequence[Part]) -> None:
         )
 
 
-def _there(out: Path, plan: str, chosen: Chosen) -> Merged | None:
+def _there(out: Path, chosen: Chosen) -> Merged | None:
     """The run at `out` if it holds these prompts already; None if there is nothing, or one of fewer of them. Raises
-    RunExists for any other run.
+    RunExists for any other run, NotARun for a damaged one.
     """
     if not out.exists():
         return None
     with RunFile.open(out) as run:
-        if merged_plan(run.info) != plan:
+        held = MergedRun.of_run(run)
+        different = _other_capture(chosen.parts[0], held) if held is not None else ""
+        if held is None or different:
+            why = f" ({different})" if different else ""
             raise RunExists(
-                f"a run named {out.stem} already exists, and was not merged from these parts: choose another name"
+                f"a run named {out.stem} already exists, and was not merged from these parts{why}: choose another name"
             )
-        missing = tuple((int(start), int(stop)) for start, stop in run.info.settings[MERGED]["missing"])
-        if missing == chosen.missing:
+        if held.missing == chosen.missing:
             return replace(_merged(out, chosen, written=False), prompts=run.prompts, tokens=run.tokens)
-        lost = _count(chosen.missing) - _shared(chosen.missing, missing)
+        lost = _count(chosen.missing) - _shared(chosen.missing, held.missing)
     if lost:
         raise RunExists(f"{out.stem} holds {lost} prompts of this capture that these parts do not: choose another name")
     return None
@@ -186,10 +199,11 @@ def _info(name: str, chosen: Chosen) -> RunInfo:
     """The `run` row: that of the first part, but for what is of the whole."""
     parts = chosen.parts
     one = parts[0].info
-    ids = "".join(part.info.run_id for part in parts)
+    content = repr([(part.info.run_id, part.first, part.stop, part.tokens) for part in parts]) + repr(chosen.missing)
     return replace(
         one,
-        run_id=hashlib.sha256(ids.encode()).hexdigest()[:32],  # merged again, it has the same
+        # Merged again, it has the same; with more of a part that was cut short, another: results are kept by it.
+        run_id=hashlib.sha256(content.encode()).hexdigest()[:32],
         name=name,
         created_at=min(part.info.created_at for part in parts),
         finished_at=None,

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nfinspect_store.atomic import replaced
+from nfinspect_store.digests import VALUES, Digest, read_digests, values_digest
 from nfinspect_store.errors import NotARun
 from nfinspect_store.examples import KEPT, drawn, places
 from nfinspect_store.histogram import BINS
@@ -23,6 +24,7 @@ from nfinspect_store.schema import BLOCK, quoted
 from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics
 from nfinspect_store.types import Layer, RunInfo, utc_now
+from nfinspect_store.verify import caught, check_digests
 from nfinspect_store.writer import Derive, RunWriter
 
 VALUES_BYTES = 32 * 2**20
@@ -46,6 +48,9 @@ ROWS_READ: Mapping[str, int] = {"prompts": 4096, "tokens": 65_536, "unrecorded":
 OF_TOKENS = ("first_token", "token_idx")
 """Those of them that count tokens."""
 
+ABSENT_BITS = np.uint32(0x7FC5A17E)
+"""What stands in for a value until it is read: a NaN that no computation makes."""
+
 SIGNS = {"top": np.float32(1), "min": np.float32(-1)}
 
 Told = Callable[[int], None]
@@ -64,8 +69,12 @@ def write_merged(
     """Write the run at `path`, replacing any that is there once it is complete. parts: in order, none twice.
 
     Takes the memory of a capture of the same model, however long the parts are. Raises StorageFull, NotARun for a part
-    that is damaged.
+    that is damaged, or holds other rows or values than were written (digests.py).
     """
+    for part in parts:
+        with RunFile.open(part.path, streaming_memory=READ_MEMORY) as run:
+            if problems := caught("digests", check_digests, run):
+                raise _damaged(run, problems[0])
     with replaced(path) as new:
         writer = RunWriter.create(new, info, parts[0].layers, writers=writers)
         try:
@@ -74,7 +83,7 @@ def write_merged(
                 with RunFile.open(part.path, streaming_memory=READ_MEMORY) as run:
                     if writer.keeps_values:
                         _copy_values(writer, run, at[1], told)
-                    merged.add(run, *at)
+                    merged.add(run, part.first, at[1])
             writer.add_rows(
                 {table: _rows(parts, table) for table in SHIFTED},
                 prompts=sum(part.stop - part.first for part in parts),
@@ -96,19 +105,33 @@ def _starts(parts: Sequence[Part]) -> list[tuple[int, int]]:
 
 def _copy_values(writer: RunWriter, run: RunFile, before: int, told: Told) -> None:
     """Put every value of a run, whole blocks of it at a time. before: tokens of earlier parts."""
+    digest = Digest()
     widest = max(layer.neurons for layer in run.layers)
     step = max(1, VALUES_BYTES // (4 * widest * BLOCK)) * BLOCK
     for start in range(0, run.tokens, step):
         stop = min(start + step, run.tokens)
         for layer in run.layers:
-            writer.put(layer.layer_id, *_values(run, layer, start, stop))
+            values, fired, found = _values(run, layer, start, stop)
+            digest += found
+            writer.put(layer.layer_id, values, fired)
         told(before + stop)
+    if digest != read_digests(run.cursor()).get(VALUES, Digest()):
+        raise _damaged(run, "blocks: the values are not those that were written: their digest differs")
 
 
-def _values(run: RunFile, layer: Layer, start: int, stop: int) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
-    """Values on the tokens from `start`, which begins a block: float32[neurons, tokens], and where they fired."""
+def _damaged(run: RunFile, problem: str) -> NotARun:
+    return NotARun(f"{run.path} is damaged: {problem} (nfinspect verify says more)")
+
+
+def _values(
+    run: RunFile, layer: Layer, start: int, stop: int
+) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None, Digest]:
+    """Values on the tokens from `start`, which begins a block: float32[neurons, tokens]; where they fired; and the
+    digest of both. Raises NotARun unless each is there once.
+    """
     shape = (stop - start, layer.neurons)
-    values = np.empty(shape, np.float32)
+    values = np.full(shape, ABSENT_BITS, np.uint32).view(np.float32)
+    digest = Digest()
     fired = np.empty(shape, np.bool_) if layer.fires == "gate" else None
     there = 0
     for rows in run.blocks(layer, tokens=(start, stop), fired=True):
@@ -119,13 +142,14 @@ def _values(run: RunFile, layer: Layer, start: int, stop: int) -> tuple[NDArray[
         values[here, neuron] = rows.values.T
         if fired is not None and rows.fired is not None:
             fired[here, neuron] = rows.fired.T
+        digest += values_digest(layer.layer_id, rows.neuron, rows.first, rows.values, rows.fired)
         there += rows.values.size
+    place = f"{layer.site} layer {layer.layer}"
     if there != values.size:
-        raise NotARun(
-            f"{run.path} is damaged: {layer.site} layer {layer.layer} holds {there} values on tokens "
-            f"{start}-{stop - 1}, expected {values.size} (nfinspect verify says more)"
-        )
-    return values.T, None if fired is None else fired.T
+        raise _damaged(run, f"{place} holds {there} values on tokens {start}-{stop - 1}, expected {values.size}")
+    if absent := int((values.view(np.uint32) == ABSENT_BITS).sum()):
+        raise _damaged(run, f"{place} holds {absent} values on tokens {start}-{stop - 1} twice, and as many not at all")
+    return values.T, None if fired is None else fired.T, digest
 
 
 def _rows(parts: Sequence[Part], table: str) -> Iterator[pa.Table]:
@@ -149,7 +173,7 @@ class _Merged:
         self._layers = [_MergedLayer(layer, seed, apart=apart) for layer in layers]
 
     def add(self, run: RunFile, prompts: int, tokens: int) -> None:
-        """Add the next part. prompts, tokens: how many of the merged run come before it."""
+        """Add the next part. prompts: how many of the capture come before it, tokens: how many of the merged run."""
         if not run.tokens:
             return
         delta = read_mamba_delta(run.cursor())
@@ -176,19 +200,27 @@ class _MergedLayer:
         self._delta: DeltaMoments | None = None
 
     def add(self, run: RunFile, tokens: int, delta: DeltaMoments | None) -> None:
-        """Add the next part. tokens: how many of the merged run come before it."""
+        """Add the next part. tokens: how many of the merged run come before it. Raises NotARun for a damaged one."""
         layer = self.layer
-        for first, told in run.statistics_apart(layer).items():
+        statistics, concepts = run.statistics_apart(layer), run.concept_statistics(layer) if self._apart else {}
+        lengths = {len(told.n) for told in statistics.values()} | {len(told.n) for told in concepts.values()}
+        if lengths - {layer.neurons}:
+            raise _damaged(
+                run, f"the statistics of {layer.site} layer {layer.layer} are not of {layer.neurons} neurons"
+            )
+        for first, told in statistics.items():
             held = self._statistics.get(first)
             self._statistics[first] = told if held is None else held.merge(told)
         rest = run.histograms(layer.site, layer.layer, skip_first=True)
         self._histograms[False] += rest
         self._histograms[True] += run.histograms(layer.site, layer.layer) - rest
         if delta is not None:
+            if self._delta is not None and len(self._delta.n) != len(delta.n):
+                raise _damaged(run, f"mamba_delta: layer {layer.layer} has {len(delta.n)} channels")
             self._delta = delta if self._delta is None else self._delta.merge(delta)
         if not self._apart:
             return
-        for concept, of_concept in run.concept_statistics(layer).items():
+        for concept, of_concept in concepts.items():
             before = self._concepts.get(concept)
             self._concepts[concept] = of_concept if before is None else before.merge(of_concept)
         for kind, sign in SIGNS.items():
@@ -196,7 +228,7 @@ class _MergedLayer:
 
     def add_random(self, run: RunFile, tokens: int, starts: NDArray[np.int64], prompt_idx: NDArray[np.int64]) -> None:
         """Draw from the random examples so far and those of the next part. starts, prompt_idx: the part's first tokens,
-        and the prompts of the merged run that they are of.
+        and the prompts of the whole capture that they are of, as the part drew them.
         """
         if not self._apart:
             return

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 SHARD = "shard"
 """Of a part's settings: part, of, first_prompt, prompts, all_prompts, precision, plan."""
@@ -38,22 +38,39 @@ def prompts_digest(prompts: Iterable[tuple[str, str, tuple[int, ...]]]) -> str:
     return digest.hexdigest()
 
 
+MOST_PROMPTS = 2**31
+"""More than a run can number."""
+
+RANGES_NAMED = 3
+"""The most ranges of missing prompts that a note names; a stranger's file may hold any number."""
+
+
+def is_number(value: object) -> TypeGuard[int]:
+    """Whether a setting can be the number of a prompt or a part, or how many there are."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < MOST_PROMPTS
+
+
 def part_notes(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """What readers of the figures of a part, or of a run merged from some of the parts, must know."""
     if isinstance(told := settings.get(SHARD), dict):
-        first, prompts, every = (told.get(name) for name in ("first_prompt", "prompts", "all_prompts"))
-        if isinstance(first, int) and isinstance(prompts, int):
-            which = f"prompts {first}-{first + prompts - 1}" if prompts else "none"
-            return (
-                f"this is part {told.get('part')} of {told.get('of')} of a capture, {which} of its {every} prompts: "
-                "every figure is of these (nfinspect merge puts the parts together)",
-            )
+        numbers = [told.get(name) for name in ("part", "of", "first_prompt", "prompts", "all_prompts")]
+        if not all(map(is_number, numbers)):
+            return ("this is a part of a capture that does not say which: every figure is of this part",)
+        part, of, first, prompts, every = numbers
+        which = f"prompts {first}-{first + prompts - 1}" if prompts else "none"
+        return (
+            f"this is part {part} of {of} of a capture, {which} of its {every} prompts: "
+            "every figure is of these (nfinspect merge puts the parts together)",
+        )
     told = settings.get(MERGED)
     gaps = told.get("missing") if isinstance(told, dict) else None
     if isinstance(told, dict) and isinstance(gaps, list) and gaps:
-        lacking = ", ".join(map(_told_range, gaps))
+        lacking = ", ".join(map(_told_range, gaps[:RANGES_NAMED]))
+        if len(gaps) > RANGES_NAMED:
+            lacking += f" and {len(gaps) - RANGES_NAMED} ranges more"
+        of = f" of {told['all_prompts']}" if is_number(told.get("all_prompts")) else ""
         return (
-            f"merged from some of the parts of a capture (--partial): prompts {lacking} of {told.get('all_prompts')} "
+            f"merged from some of the parts of a capture (--partial): prompts {lacking}{of} "
             "are missing, and prompts and tokens are numbered without them",
         )
     return ()
@@ -61,5 +78,5 @@ def part_notes(settings: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _told_range(gap: object) -> str:
     """[start, stop) in words; a stranger's file may hold anything there."""
-    whole = isinstance(gap, list) and len(gap) == 2 and all(isinstance(number, int) for number in gap)
+    whole = isinstance(gap, list) and len(gap) == 2 and all(map(is_number, gap))
     return f"{gap[0]}-{gap[1] - 1}" if whole and isinstance(gap, list) else "that it does not name"

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nfinspect_store.errors import CannotMerge
-from nfinspect_store.part_settings import MERGED, NOT_OF_THE_PLAN, SHARD
+from nfinspect_store.errors import CannotMerge, NotARun
+from nfinspect_store.part_settings import MERGED, NOT_OF_THE_PLAN, SHARD, is_number
+from nfinspect_store.precision import BYTES
 from nfinspect_store.reader import RunFile
 from nfinspect_store.types import Layer, RunInfo
 
@@ -28,6 +29,9 @@ PROMPTS_READ = 4096
 
 NAMED = 3
 """The most differences, or parts, that a message names."""
+
+TEXTS = ("dtype", "model_type", "nfinspect_version", "torch_version", "transformers_version")
+"""Columns of `run` that are the same in all parts."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +53,22 @@ class Part:
 
     @classmethod
     def of_run(cls, run: RunFile) -> "Part":
-        """Raises CannotMerge for a run that is no part of a capture."""
+        """Raises CannotMerge for a run that is no part of a capture, NotARun for one that cannot be what it says."""
         told = run.info.settings.get(SHARD)
         fields = ("part", "of", "first_prompt", "prompts", "all_prompts")
         numbers = [told.get(name) if isinstance(told, dict) else None for name in fields]
-        if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in numbers):
+        if not isinstance(told, dict) or not all(map(is_number, numbers)):
             raise CannotMerge(f"expected a part of a capture, found {run.name}, which was made without --shard")
         number, of, first, prompts, every = map(int, numbers)  # type: ignore[arg-type]
+        if run.prompts > prompts or first + prompts > every:
+            raise NotARun(
+                f"{run.path} is damaged: expected at most {prompts} prompts from {first} on, of {every}, found "
+                f"{run.prompts} (nfinspect verify says more)"
+            )
+        if not isinstance(told.get("precision"), str) or told["precision"] not in BYTES:
+            raise NotARun(f"{run.path} is damaged: it does not say the precision of the whole run")
         return cls(
-            run.path, run.info, run.layers, number, of, first, first + run.prompts, first + prompts, every, run.tokens
+            run.path, _info(run), run.layers, number, of, first, first + run.prompts, first + prompts, every, run.tokens
         )
 
     @property
@@ -70,37 +81,96 @@ class Part:
         there = {name: value for name, value in self.info.settings.items() if name not in NOT_OF_THE_PLAN}
         return {**there, "precision": self.info.settings[SHARD].get("precision")}
 
-
-def merged_plan(info: RunInfo) -> str | None:
-    """The plan of the capture whose parts a run was merged from; None if it was not."""
-    told = info.settings.get(MERGED)
-    return str(told.get("plan")) if isinstance(told, dict) else None
+    @property
+    def plan(self) -> str:
+        return str(self.info.settings[SHARD].get("plan"))
 
 
-def plan_of(part: Part) -> str:
-    return str(part.info.settings[SHARD].get("plan"))
+@dataclass(frozen=True)
+class MergedRun:
+    """A run that was merged from parts, as its file says. It lacks the prompts in `missing`, each range [start, stop),
+    of the `every` prompts of the whole.
+    """
+
+    path: Path
+    info: RunInfo
+    layers: tuple[Layer, ...]
+    every: int
+    missing: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of_run(cls, run: RunFile) -> "MergedRun | None":
+        """None for a run that was not merged. Raises NotARun for one that cannot be what it says."""
+        if MERGED not in run.info.settings:
+            return None
+        told = run.info.settings[MERGED]
+        every = told.get("all_prompts") if isinstance(told, dict) else None
+        missing = _ranges(told.get("missing"), every) if is_number(every) else None
+        if not is_number(every) or missing is None or run.prompts != every - sum(b - a for a, b in missing):
+            raise NotARun(
+                f"{run.path} is damaged: it was merged from parts, and does not say which of its capture's prompts "
+                "it holds (nfinspect verify says more)"
+            )
+        return cls(run.path, _info(run), run.layers, every, missing)
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As those of a Part."""
+        return {name: value for name, value in self.info.settings.items() if name not in NOT_OF_THE_PLAN}
+
+    @property
+    def plan(self) -> str:
+        return str(self.info.settings[MERGED].get("plan"))
+
+
+def _ranges(told: object, every: int) -> tuple[tuple[int, int], ...] | None:
+    """Ranges [start, stop) of numbers below `every`, in order; None for anything else."""
+    found: list[tuple[int, int]] = []
+    for gap in told if isinstance(told, list) else [None]:
+        if not (isinstance(gap, list) and len(gap) == 2 and all(map(is_number, gap))):
+            return None
+        if not (found[-1][1] if found else 0) <= gap[0] < gap[1] <= every:
+            return None
+        found.append((gap[0], gap[1]))
+    return tuple(found)
+
+
+def _info(run: RunFile) -> RunInfo:
+    """Raises NotARun if the row lacks anything that is compared."""
+    info = run.info
+    if not all(isinstance(getattr(info, name), str) for name in (*TEXTS, "device")) or not isinstance(info.seed, int):
+        raise NotARun(
+            f"{run.path} is damaged: its table run lacks the device, the seed, the model's type or dtype, or a version"
+        )
+    return info
 
 
 def check_together(parts: Sequence[Part]) -> None:
     """Raises CannotMerge, naming what differs, unless all parts are of one capture by one version."""
     one = parts[0]
     for other in parts[1:]:
-        different = [f"{what} {a} and {b}" for what, a, b in _told(one, other) if a != b]
-        if not different and plan_of(one) != plan_of(other):
-            different = ["the plan of the capture"]
-        if different:
-            raise CannotMerge(
-                f"{one.name} and {other.name} are no parts of one capture: they differ in "
-                f"{'; '.join(different[:NAMED])}"
-            )
+        if different := differences(one, other):
+            raise CannotMerge(f"{one.name} and {other.name} are no parts of one capture: they differ in {different}")
 
 
-def _told(one: Part, other: Part) -> Iterator[tuple[str, object, object]]:
+def differences(one: Part, other: Part | MergedRun) -> str:
+    """In what two differ that parts of one capture have in common, in words; empty if in nothing."""
+    different = [f"{what} {_short(a)} and {_short(b)}" for what, a, b in _told(one, other) if a != b]
+    if not different and one.plan != other.plan:
+        return "the plan of the capture"
+    return "; ".join(different[:NAMED])
+
+
+def _told(one: Part, other: Part | MergedRun) -> Iterator[tuple[str, object, object]]:
     """What has to be equal in both: what it is, and as each tells it."""
     a, b = one.settings, other.settings
     for name in sorted({*a, *b}):
-        yield "prompts" if name == "prompts_sha256" else name, _short(a.get(name)), _short(b.get(name))
-    for name in ("dtype", "model_type", "seed", "nfinspect_version", "torch_version", "transformers_version"):
+        yield "prompts" if name == "prompts_sha256" else name, a.get(name), b.get(name)
+    for name in (*TEXTS, "seed"):
         yield name.replace("_version", ""), getattr(one.info, name), getattr(other.info, name)
     yield "device", one.info.device.partition(":")[0], other.info.device.partition(":")[0]
     yield "number of prompts", one.every, other.every
@@ -108,8 +178,9 @@ def _told(one: Part, other: Part) -> Iterator[tuple[str, object, object]]:
         yield "layers", f"{len(one.layers)} of them", f"{len(other.layers)} others"
 
 
-def _short(value: object) -> object:
-    return f"{value[:12]}…" if isinstance(value, str) and len(value) > 40 else value
+def _short(value: object) -> str:
+    text = str(value)
+    return f"{text[:12]}…" if len(text) > 40 else text
 
 
 @dataclass(frozen=True)
@@ -188,7 +259,7 @@ def merged_settings(parts: Sequence[Part], missing: Sequence[tuple[int, int]]) -
     of_part = (SHARD, "worst_error", "command", "directory")
     whole = {name: value for name, value in one.items() if name not in of_part}
     told = {
-        "plan": plan_of(parts[0]),
+        "plan": parts[0].plan,
         "parts": [part.name for part in parts],
         "missing": [list(gap) for gap in missing],
         "all_prompts": parts[0].every,

@@ -14,7 +14,7 @@ from nfinspect_store.addresses import Address
 from nfinspect_store.arrow_numbers import numbers
 from nfinspect_store.blob_columns import blob_bytes, blob_offsets
 from nfinspect_store.block_rows import BlockRows, FiredRows, block_rows, decoded_blobs, fired_rows
-from nfinspect_store.errors import RequestError, StoreError
+from nfinspect_store.errors import NotARun, RequestError, StoreError
 from nfinspect_store.examples import examples_of
 from nfinspect_store.histogram import BINS
 from nfinspect_store.histogram_rows import unpacked
@@ -416,17 +416,30 @@ class RunTables(RunLayout):
 
     def layer_examples(self, layer: Layer, kind: str, kept: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """token_idx and value of all neurons' stored examples of a kind: [neurons, kept], token_idx -1 where there is
-        none.
+        none. Raises NotARun unless every neuron has a row, of at most so many tokens of the run.
         """
         query = """SELECT token_idx, "values" FROM examples WHERE layer_id = $layer AND kind = $kind ORDER BY neuron"""
         table = self._arrow(query, {"layer": layer.layer_id, "kind": kind})
         columns = [table.column(name).combine_chunks() for name in ("token_idx", "values")]
-        held = np.asarray(numbers(columns[0].value_lengths()), np.int64)
+        if any(column.null_count or column.flatten().null_count for column in columns):
+            raise NotARun(self._no_examples(layer))
+        held, of_values = (np.asarray(numbers(column.value_lengths()), np.int64) for column in columns)
+        if len(held) != layer.neurons or held.max(initial=0) > kept or (held != of_values).any():
+            raise NotARun(self._no_examples(layer))
         place = np.arange(kept) < held[:, None]  # row by row, the order of the flattened lists
         token_idx = np.full((layer.neurons, kept), -1, np.int64)
         values = np.zeros((layer.neurons, kept), np.float32)
         token_idx[place], values[place] = (numbers(column.flatten()) for column in columns)
+        if (token_idx[place] < 0).any() or token_idx.max(initial=-1) >= self.tokens:
+            raise NotARun(self._no_examples(layer))
         return token_idx, values
+
+    @staticmethod
+    def _no_examples(layer: Layer) -> str:
+        return (
+            f"the examples of {layer.site} layer {layer.layer} are not of its {layer.neurons} neurons and of tokens of "
+            "the run: it is damaged (nfinspect verify says more)"
+        )
 
 
 def _sparse_means(table: pa.Table, layers: Sequence[Layer]) -> PromptMeans:

@@ -99,7 +99,8 @@ def check_digests(run: RunFile) -> list[str]:
     return problems
 
 
-def _caught(what: str, check: Check, run: RunFile) -> list[str]:
+def caught(what: str, check: Check, run: RunFile) -> list[str]:
+    """The problems that a check finds; what it raises is one."""
     try:
         with np.errstate(all="ignore"):  # changed data may be anything
             return check(run)
@@ -158,7 +159,7 @@ def verify_run(path: str | Path, derive: Derive | None = None) -> Verification:
         not_covered, derived = tuple(_not_covered(run, derive)), _derived_again(derive)
         for what, check in (*_checks(run), *derived):
             checked.append(what)
-            found = _caught(what.split(":")[0], check, run)
+            found = caught(what.split(":")[0], check, run)
             problems += found[:PROBLEMS_SHOWN]
             if len(found) > PROBLEMS_SHOWN:
                 problems.append(f"{what.split(':')[0]}: {len(found) - PROBLEMS_SHOWN} problems more")

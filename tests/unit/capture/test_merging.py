@@ -27,6 +27,7 @@ from nfinspect.capturing.session import Capture, Listener, capture_run, load
 from nfinspect.capturing.shard import Shard, batches_of, parse_shard, part_name
 from nfinspect.capturing.where import parse_where
 from nfinspect.models import LoadedModel
+from nfinspect_store.digests import digest_table, write_digests
 from nfinspect_store.errors import CannotMerge, NotARun, RequestError, RunExists
 from nfinspect_store.reader import RunFile
 from nfinspect_store.schema import BLOCK
@@ -354,7 +355,7 @@ def stops_after_a_batch(request: CaptureRequest, model: LoadedModel) -> int:
 
 
 def changed(path: Path, to: Path, **settings: Any) -> Path:
-    """A copy of a part whose settings, or columns of `run`, are others."""
+    """A copy of a part whose settings, or columns of `run`, are others, and their digest with them."""
     to.write_bytes(path.read_bytes())
     with duckdb.connect(str(to)) as file:
         for name, value in settings.items():
@@ -364,6 +365,7 @@ def changed(path: Path, to: Path, **settings: Any) -> Path:
             else:
                 told = json.dumps({name: value})
                 file.execute("UPDATE run SET settings = json_merge_patch(settings, ?::JSON)", [told])
+        write_digests(file, {"run": digest_table(file, "run")})
     return to
 
 
