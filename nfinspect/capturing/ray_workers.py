@@ -25,8 +25,8 @@ from nfinspect.model_files import lasting_name
 from nfinspect.models import LoadedModel
 from nfinspect_store.catalog import delete_run, new_run_path, store_path
 from nfinspect_store.errors import NfinspectError, NotInstalled, RequestError
-from nfinspect_store.part_settings import MERGED, SHARD
-from nfinspect_store.parts import Part, merged_plan, plan_of
+from nfinspect_store.part_settings import SHARD
+from nfinspect_store.parts import MergedRun, Part
 from nfinspect_store.reader import RunFile
 from nfinspect_store.writer import RunWriter
 
@@ -136,18 +136,20 @@ def capture_with_ray(
 def _left_parts(path: Path) -> list[Path]:
     """Parts that the whole run at `path` holds, and that were not deleted when it had been merged."""
     with RunFile.open(path) as run:
-        plan, told, complete = merged_plan(run.info), run.info.settings.get(MERGED), run.info.status == "complete"
-    if plan is None or not complete or not isinstance(told, dict) or told.get("missing"):
+        whole = MergedRun.of_run(run)
+    if whole is None or whole.missing or whole.info.status != "complete":
         return []
     return [
-        part for part in sorted(path.parent.glob(f"{glob.escape(path.stem)}.part-*-of-*.duckdb")) if _plan(part) == plan
+        part
+        for part in sorted(path.parent.glob(f"{glob.escape(path.stem)}.part-*-of-*.duckdb"))
+        if _plan(part) == whole.plan
     ]
 
 
 def _plan(path: Path) -> str | None:
     """The plan of the part at `path`; None for what is no part."""
     with suppress(NfinspectError), RunFile.open(path) as run:
-        return plan_of(Part.of_run(run))
+        return Part.of_run(run).plan
     return None
 
 

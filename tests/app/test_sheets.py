@@ -25,7 +25,7 @@ def test_bins_hold_every_number_once_and_their_conditions_say_so() -> None:
     assert len(shares) == BINS + 1
     assert sum(s.count for s in shares) == 502
     assert (shares[-1].label, shares[-1].count, shares[-1].condition) == ("undefined", 2, "")
-    reads = Filtered({"x": "x"}, getattr, lambda row: "", rows[0])
+    reads = Filtered({"x": "x"}, getattr, lambda row: "", rows[0], lambda name: set())
     for share in shares[:-1]:
         test = reads.test(share.condition)
         passing = [r for r in rows if r.x is not None and not np.isnan(r.x) and test(r)]

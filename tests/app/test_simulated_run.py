@@ -25,7 +25,8 @@ async def test_planted_faults_are_in_the_layers_the_lists_and_the_console(start:
         await app.type("class=dead")
         await app.press("enter")
         assert f"{sum(count['dead'] for count in counts)} " in app.text
-        shown = [line for line in app.lines if line.lstrip("▌ ").startswith("L") and "/N" in line]
+        preview = next(i for i, line in enumerate(app.lines) if line.rstrip().endswith("its strongest texts"))
+        shown = [line for line in app.lines[:preview] if line.lstrip("▌ ").startswith("L") and "/N" in line]
         assert shown and all(" dead " in line for line in shown)
         await app.press("enter")
         assert "dead" in app.text and "/N" in app.crumbs

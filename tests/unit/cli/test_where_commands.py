@@ -20,7 +20,7 @@ NOTES = {
 
 NO_RUN = (
     "backend", "backends", "marks", "demo", "simulate", "watch", "text", "capture", "migrate", "delete", "runs",
-    "replay",
+    "replay", "merge",
 )  # fmt: skip
 """They read no run, or nothing that is in it."""
 
