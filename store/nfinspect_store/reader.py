@@ -1,5 +1,6 @@
 """A finished run, open for reading. Any number of processes may read the same file."""
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -110,13 +111,33 @@ class RunFile(RunTables):
 def _refuse_cut_short(path: Path, connection: duckdb.DuckDBPyConnection) -> None:
     """Raises NotARun for an incompletely copied file, which would otherwise fail only where its missing end is read.
 
-    Only used blocks count: DuckDB truncates free ones at the end of a file but goes on counting them.
+    Only used blocks count: DuckDB truncates free ones at the end of a file but goes on counting them. It may count
+    those that its last checkpoint freed, too: then the last block that anything is in decides.
     """
     if path.with_name(path.name + ".wal").exists():
         return  # the log holds what is not in the file yet
-    query = f"SELECT {FILE_HEADERS} + block_size * used_blocks FROM pragma_database_size() WHERE database_name = ?"
     with translated(path):
-        expected = connection.execute(query, [CATALOG]).fetchall()[0][0]
-        found = path.stat().st_size
-    if found < expected:
+        expected, size = _counted(connection)
+    found = path.stat().st_size
+    if found < expected and found < FILE_HEADERS + size * (_last_block(connection) + 1):
         raise NotARun(f"{path} is damaged: expected at least {expected} bytes, found {found}; copy it again")
+
+
+def _counted(connection: duckdb.DuckDBPyConnection) -> tuple[int, int]:
+    """Bytes of the file with the blocks that it counts as used; bytes of a block."""
+    query = f"""SELECT {FILE_HEADERS} + block_size * used_blocks, block_size FROM pragma_database_size()
+                WHERE database_name = ?"""
+    expected, size = connection.execute(query, [CATALOG]).fetchall()[0]
+    return int(expected), int(size)
+
+
+def _last_block(connection: duckdb.DuckDBPyConnection) -> float:
+    """The highest number of a block in use; infinity where that cannot be read."""
+    query = "SELECT max(greatest(block_id, list_max(additional_block_ids))) FROM pragma_storage_info(?)"
+    try:
+        tables = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = ?", [CATALOG])
+        held = [connection.execute(query, [name]).fetchall()[0][0] for (name,) in tables.fetchall()]
+        held.append(connection.execute("SELECT max(block_id) FROM pragma_metadata_info(?)", [CATALOG]).fetchall()[0][0])
+    except duckdb.Error:
+        return math.inf
+    return max((number for number in held if number is not None), default=0)

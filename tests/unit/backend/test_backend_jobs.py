@@ -159,7 +159,7 @@ QUESTIONS = {
     "logits": "logits MODEL L1/N5 --json",
     "lens": "logits MODEL --lens Tulips --positions --json",
     "text": "text Tulips --model MODEL --json",
-    "similar": "similar r L1/N5 --weights --json --recompute",
+    "similar": "similar r L0/N5 --weights --json --recompute",
     "delta": "delta r --substitute --draws 8 --json --recompute",
     "generate": "generate MODEL Tulips --new-tokens 6 --clamp L3/N1=40 --temperature 1 --json",
 }

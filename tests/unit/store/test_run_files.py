@@ -381,3 +381,21 @@ def test_where_values_say_what_fired_the_column_takes_no_room(tmp_path: Path, fi
     assert ("Uncompressed" not in ways["fired"]) == packed, ways
     with RunFile.open(path) as run:
         np.testing.assert_array_equal(run.activations("mlp", 0), values)
+
+
+def test_a_file_that_counts_truncated_blocks_as_used_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = record_arrays(tmp_path / "run.duckdb", make_arrays([300, 200], seed=1), batch=1)
+    counted = reader._counted
+
+    def more(connection: duckdb.DuckDBPyConnection) -> tuple[int, int]:
+        expected, size = counted(connection)
+        return expected + 4 * size, size
+
+    monkeypatch.setattr(reader, "_counted", more)
+    with RunFile.open(path) as run:
+        assert run.tokens == 500
+    whole = path.read_bytes()
+    for cut in (whole[:-1], whole[: -2 * 2**18]):
+        path.write_bytes(cut)
+        with pytest.raises((NotARun, StoreError)):
+            RunFile.open(path)
