@@ -167,6 +167,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def whole_and_parts(
+    case: str, count: int, request_: Callable[..., CaptureRequest], loaded: Callable[[str], LoadedModel]
+) -> tuple[Path, list[Path]]:
+    """A case captured by one process, and in parts."""
+    family, options = CASES[case]
+    request = request_(family, **options)
+    whole = captured(replace(request, run="whole"), loaded(family))
+    return whole, parts_of(request, loaded(family), count)
+
+
 FAST = ("values", "sampled statistics", "gates, int8", "where")
 
 
@@ -177,10 +187,7 @@ def test_merged_parts_are_the_whole(
     loaded: Callable[[str], LoadedModel],
     tmp_path: Path,
 ) -> None:
-    family, options = CASES[case]
-    request = request_(family, **options)
-    whole = captured(replace(request, run="whole"), loaded(family))
-    parts = parts_of(request, loaded(family), 3)
+    whole, parts = whole_and_parts(case, 3, request_, loaded)
     merged = merge_runs(tmp_path / "merged.duckdb", [parts[i] for i in (2, 0, 1)])
     assert merged.missing == () and merged.written and merged.prompts == 23
     assert_same(whole, merged.path)
@@ -206,10 +213,7 @@ def test_any_number_of_parts_in_any_order(
     loaded: Callable[[str], LoadedModel],
     tmp_path: Path,
 ) -> None:
-    family, options = CASES[case]
-    request = request_(family, **options)
-    whole = captured(replace(request, run="whole"), loaded(family))
-    parts = parts_of(request, loaded(family), count)
+    whole, parts = whole_and_parts(case, count, request_, loaded)
     random.Random(count).shuffle(parts)
     merged = merge_runs(tmp_path / "merged.duckdb", parts)
     assert_same(whole, merged.path)
