@@ -110,7 +110,7 @@ def _first_paint(store: Path, sizes: Sizes) -> str:
         with _opened(store) as terminal:
             frames.append(terminal.wait_for("Help"))
             busy.append(_processor_seconds(terminal.process.pid))
-            lists.append(terminal.wait_for("small"))
+            lists.append(terminal.wait_for("complete"))
     rows = [
         ["first paint", *map(figure, (statistics.median(frames), max(frames))), "0.40"],
         ["processor until then", *map(figure, (statistics.median(busy), max(busy))), None],
