@@ -156,8 +156,7 @@ def _keys(store: Path, sizes: Sizes, goal: str = "50") -> list[list[object]]:
         terminal.send("w")
         terminal.settle(1.0)
         for name, keys in (("next token (l)", "l"), ("line down (j)", "j"), ("next prompt (J)", "JK")):
-            count = sizes.openings if name.startswith("next prompt") else sizes.keys
-            rows.append(_answers(terminal, keys, count).row(f"{size}: walk, {name}", goal))
+            rows.append(_answers(terminal, keys, sizes.keys).row(f"{size}: walk, {name}", goal))
         began = time.perf_counter()
         idle = len(terminal.read(3.0))
         rows.append([f"idle for {time.perf_counter() - began:.0f} s", None, None, "0 bytes", None, f"{idle}"])
