@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,19 @@ from nfinspect_store.types import Keep, Layer  # noqa: E402
 @pytest.fixture
 def make_run(tmp_path: Path) -> Iterator[MakeRun]:
     """make_run(layers, prompts, {layer_id: float32[tokens, neurons]}, fired=…, keep=…) -> an open run."""
+    with making_runs(tmp_path) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def make_shared_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeRun]:
+    """The same, of runs that a module's tests share and do not change."""
+    with making_runs(tmp_path_factory.mktemp("shared")) as make:
+        yield make
+
+
+@contextmanager
+def making_runs(directory: Path) -> Iterator[MakeRun]:
     opened: list[RunFile] = []
 
     def make(
@@ -32,7 +46,7 @@ def make_run(tmp_path: Path) -> Iterator[MakeRun]:
     ) -> RunFile:
         ends = np.cumsum([len(prompt.token_ids) for prompt in prompts])
         spans = [slice(int(end) - len(p.token_ids), int(end)) for end, p in zip(ends, prompts, strict=True)]
-        path = tmp_path / f"run{len(opened)}.duckdb"
+        path = directory / f"run{len(opened)}.duckdb"
         write_run(
             path,
             layers=layers,

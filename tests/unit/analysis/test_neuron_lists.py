@@ -21,7 +21,10 @@ from nfinspect_store.types import Layer
 TOKENS = 240
 
 
-def case(make_run: MakeRun, keep: str = "all") -> tuple[RunFile, dict[int, np.ndarray]]:
+Case = tuple[RunFile, dict[int, np.ndarray]]
+
+
+def make_case(make_run: MakeRun, keep: str = "all") -> Case:
     rng = np.random.default_rng(8)
     layers = [*mlp_layers(2, 30, "relu"), Layer(2, "resid", 1, "h.1", 6, "", "scale")]
     values = {x.layer_id: rng.normal(size=(TOKENS, x.neurons)).astype(np.float32) for x in layers}
@@ -32,8 +35,20 @@ def case(make_run: MakeRun, keep: str = "all") -> tuple[RunFile, dict[int, np.nd
     return make_run(layers, prompts, values, keep=keep), values
 
 
-def test_rows_have_the_columns_of_the_table(make_run: MakeRun) -> None:
-    run, values = case(make_run)
+@pytest.fixture(scope="module")
+def case(make_shared_run: MakeRun) -> Case:
+    """An open run and its values: float32[tokens, neurons] by layer_id."""
+    return make_case(make_shared_run)
+
+
+@pytest.fixture(scope="module")
+def case_of_statistics(make_shared_run: MakeRun) -> Case:
+    """The same, of which only statistics are kept."""
+    return make_case(make_shared_run, "stats")
+
+
+def test_rows_have_the_columns_of_the_table(case: Case) -> None:
+    run, values = case
     page = list_neurons(run, layer=0, limit=None)
     stored = run.sql("SELECT * FROM neurons WHERE layer = 0 AND site = 'mlp' ORDER BY max DESC, neuron")
     assert tuple(column[0] for column in stored.description) == COLUMNS
@@ -42,8 +57,8 @@ def test_rows_have_the_columns_of_the_table(make_run: MakeRun) -> None:
     assert page.rows[0].max == float(values[0].max())
 
 
-def test_sorting_paging_and_totals(make_run: MakeRun) -> None:
-    run, _ = case(make_run)
+def test_sorting_paging_and_totals(case: Case) -> None:
+    run, _ = case
     whole = list_neurons(run, sort="mean_abs", limit=None)
     assert whole.total == 60
     strengths = [row.mean_abs for row in whole.rows]
@@ -55,8 +70,8 @@ def test_sorting_paging_and_totals(make_run: MakeRun) -> None:
     assert [row.neuron for row in up.rows[:3]] == [3, 4, 5]  # ties in order of layer and neuron
 
 
-def test_undefined_values_come_last_in_either_direction(make_run: MakeRun) -> None:
-    run, _ = case(make_run)
+def test_undefined_values_come_last_in_either_direction(case: Case) -> None:
+    run, _ = case
     for descending in (True, False):
         rows = list_neurons(run, sort="skewness", descending=descending, limit=None).rows
         assert [row.skewness for row in rows[-3:]] == [None] * 3
@@ -78,8 +93,8 @@ def test_undefined_values_come_last_in_either_direction(make_run: MakeRun) -> No
         ("rate_upper95>0", lambda r: r.rate_upper95 is not None),
     ],
 )
-def test_filters(make_run: MakeRun, text: str, keeps: object) -> None:
-    run, _ = case(make_run)
+def test_filters(case: Case, text: str, keeps: object) -> None:
+    run, _ = case
     expected = [row for row in list_neurons(run, limit=None).rows if keeps(row)]  # type: ignore[operator]
     found = list_neurons(run, filter=text, limit=None)
     assert list(found.rows) == expected
@@ -108,8 +123,8 @@ def test_filters(make_run: MakeRun, text: str, keeps: object) -> None:
         ("class=dead'/**/OR/**/'1'='1", "no class"),
     ],
 )
-def test_wrong_filters_are_refused_and_none_becomes_sql(make_run: MakeRun, text: str, message: str | None) -> None:
-    run, _ = case(make_run)
+def test_wrong_filters_are_refused_and_none_becomes_sql(case: Case, text: str, message: str | None) -> None:
+    run, _ = case
     if message is None:
         assert list_neurons(run, filter=text).total == 0  # a value like any other: no such site
         return
@@ -117,8 +132,8 @@ def test_wrong_filters_are_refused_and_none_becomes_sql(make_run: MakeRun, text:
         list_neurons(run, filter=text)
 
 
-def test_random_filters_are_read_or_refused(make_run: MakeRun) -> None:
-    run, _ = case(make_run)
+def test_random_filters_are_read_or_refused(case: Case) -> None:
+    run, _ = case
     chance = random.Random(0)
     pieces = [
         *COLUMNS,
@@ -165,35 +180,35 @@ def test_values_are_bound() -> None:
         ("dead and L1 or max > 1 and L0", lambda r: (r.cls == "dead" and r.layer == 1) or (r.max > 1 and r.layer == 0)),
     ],
 )
-def test_places_and_alternatives(make_run: MakeRun, text: str, passes: Callable[[NeuronRow], bool]) -> None:
-    run, _ = case(make_run)
+def test_places_and_alternatives(case: Case, text: str, passes: Callable[[NeuronRow], bool]) -> None:
+    run, _ = case
     every = list_neurons(run, limit=None).rows
     wanted = {row.address for row in every if passes(row)}
     assert 0 < len(wanted) < len(every)
     assert {row.address for row in list_neurons(run, limit=None, filter=text).rows} == wanted
 
 
-def test_an_alternative_holds_within_the_site_class_and_layer_of_the_list(make_run: MakeRun) -> None:
-    run, _ = case(make_run)
+def test_an_alternative_holds_within_the_site_class_and_layer_of_the_list(case: Case) -> None:
+    run, _ = case
     page = list_neurons(run, cls="dead", layer=1, filter="max >= 0 or max < 0", limit=None)
     assert page.rows and all(row.cls == "dead" and row.layer == 1 for row in page.rows)
 
 
 @pytest.mark.parametrize("text", ["L", "N", "/", "L1/", "/N1", "L1N2", "L1 N2", "max>1 or", "or max>1"])
-def test_what_is_no_place_is_refused(make_run: MakeRun, text: str) -> None:
+def test_what_is_no_place_is_refused(case: Case, text: str) -> None:
     with pytest.raises(RequestError):
-        list_neurons(case(make_run)[0], filter=text)
+        list_neurons(case[0], filter=text)
 
 
-def test_wrong_columns_classes_layers_and_pages(make_run: MakeRun) -> None:
-    run, _ = case(make_run)
+def test_wrong_columns_classes_layers_and_pages(case: Case) -> None:
+    run, _ = case
     for wrong in ({"sort": "max; DROP"}, {"cls": "ill"}, {"layer": 9}, {"offset": -1}, {"site": "attn"}):
         with pytest.raises(RequestError):
             list_neurons(run, **wrong)  # type: ignore[arg-type]
 
 
-def test_other_options_sort_and_filter_the_recomputed_neurons(make_run: MakeRun) -> None:
-    run, _ = case(make_run)
+def test_other_options_sort_and_filter_the_recomputed_neurons(case: Case) -> None:
+    run, _ = case
     strict = HealthOptions(threshold_weak=10.0, threshold_scale="absolute")
     page = list_neurons(run, cls="weak", sort="max", filter="layer=1", limit=4, options=strict)
     assert page.total == 27
@@ -201,8 +216,8 @@ def test_other_options_sort_and_filter_the_recomputed_neurons(make_run: MakeRun)
     assert list_neurons(run, cls="weak", options=HealthOptions()).total == 0
 
 
-def test_detail_of_a_neuron(make_run: MakeRun) -> None:
-    run, values = case(make_run)
+def test_detail_of_a_neuron(case: Case) -> None:
+    run, values = case
     found = neuron_detail(run, "L1/N8")
     column = values[1][:, 8]
     assert isinstance(found.row, NeuronRow)
@@ -228,8 +243,8 @@ def test_detail_of_a_neuron(make_run: MakeRun) -> None:
         assert [token.generated for token in example.window] == [i >= 30 for i in near]
 
 
-def test_concept_means_of_a_neuron(make_run: MakeRun) -> None:
-    run, values = case(make_run)
+def test_concept_means_of_a_neuron(case: Case) -> None:
+    run, values = case
     concept_of = np.arange(TOKENS) // 40 % 2
     for address, column in (("L0/N2", values[0][:, 2]), ("resid:L1/N2", values[2][:, 2])):
         scale = float(np.abs(values[2].astype(float)).mean())
@@ -243,8 +258,8 @@ def test_concept_means_of_a_neuron(make_run: MakeRun) -> None:
             assert concept.firing_rate == pytest.approx(fires.mean())
 
 
-def test_detail_without_values_comes_from_the_statistics(make_run: MakeRun) -> None:
-    run, values = case(make_run, keep="stats")
+def test_detail_without_values_comes_from_the_statistics(case_of_statistics: Case) -> None:
+    run, values = case_of_statistics
     found = neuron_detail(run, "resid:L1/N0")
     column = values[2][:, 0]
     assert not found.histogram.linear
@@ -262,21 +277,21 @@ def test_detail_without_values_comes_from_the_statistics(make_run: MakeRun) -> N
     assert found.concepts[0].mean == pytest.approx(column[np.arange(TOKENS) // 40 % 2 == 0].mean(), abs=1e-6)
 
 
-def test_a_constant_neuron_has_a_histogram(make_run: MakeRun) -> None:
-    for keep in ("all", "stats"):
-        histogram = neuron_detail(case(make_run, keep)[0], "L1/N4").histogram
+def test_a_constant_neuron_has_a_histogram(case: Case, case_of_statistics: Case) -> None:
+    for run, _ in (case, case_of_statistics):
+        histogram = neuron_detail(run, "L1/N4").histogram
         assert sum(histogram.counts) == TOKENS
         assert len(histogram.edges) == len(histogram.counts) + 1
 
 
 @pytest.mark.parametrize("address", ["L9/N0", "L0/N30", "attn:L0/N0", "N4", ""])
-def test_no_such_neuron(make_run: MakeRun, address: str) -> None:
+def test_no_such_neuron(case: Case, address: str) -> None:
     with pytest.raises(RequestError):
-        neuron_detail(case(make_run)[0], address)
+        neuron_detail(case[0], address)
 
 
-def test_json_of_a_neuron(make_run: MakeRun) -> None:
-    document = json.loads(json.dumps(neuron_detail(case(make_run)[0], "L1/N4").to_json(), allow_nan=False))
+def test_json_of_a_neuron(case: Case) -> None:
+    document = json.loads(json.dumps(neuron_detail(case[0], "L1/N4").to_json(), allow_nan=False))
     assert set(document) > {*COLUMNS, "histogram", "top_examples", "min_examples", "random_examples"}
     fields = {"token_idx", "prompt_idx", "position", "token", "value", "text"}
     assert set(document["top_examples"][0]) >= fields

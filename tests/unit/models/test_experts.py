@@ -1,11 +1,13 @@
 """The neurons of mixtures of experts: those computed by hand, at the tokens that the router chose, however they run."""
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
 import transformers as tf
-from experts_by_hand import CHOSEN, CONFIGS, EXPERTS, WIDTH, by_hand, model_of
+from experts_by_hand import CHOSEN, CONFIGS, EXPERTS, WIDTH, ByHand, by_hand, model_of
 from families import _ROPE, _build
 from torch import Tensor
 from transformers.integrations import moe
@@ -61,18 +63,33 @@ def spread(values: Tensor, experts: Tensor) -> Tensor:
     return whole.flatten(1)
 
 
+@pytest.fixture(scope="module")
+def computed() -> Callable[[str], tuple[Any, list[dict[int, ByHand]]]]:
+    """computed(family) -> a model, not to be changed but in how its experts run; and its neurons by hand."""
+
+    @cache
+    def of(family: str) -> tuple[Any, list[dict[int, ByHand]]]:
+        model = model_of(family, "eager")
+        return model, [by_hand(model, ids) for ids in PROMPTS]
+
+    return of
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("family", sorted(CONFIGS))
-def test_values_gates_and_choices_are_those_of_a_loop_by_hand(family: str, how: str, side: str) -> None:
-    model = model_of(family, how)
+def test_values_gates_and_choices_are_those_of_a_loop_by_hand(
+    family: str, how: str, side: str, computed: Callable[[str], tuple[Any, list[dict[int, ByHand]]]]
+) -> None:
+    model, hands = computed(family)
+    model.set_experts_implementation(how)
     found = read(model, PROMPTS, side)
-    assert {site.layer for site in found} == set(by_hand(model, PROMPTS[0]))
+    assert {site.layer for site in found} == set(hands[0])
     for site, prompts in found.items():
         assert (site.neurons, site.experts, site.chosen) == (EXPERTS * WIDTH, EXPERTS, CHOSEN)
         assert site.fires == "gate" and site.module.endswith(".experts")
-        for ids, (values, fired, experts, weights) in zip(PROMPTS, prompts, strict=True):
-            wanted = by_hand(model, ids)[site.layer]
+        for hand, ids, (values, fired, experts, weights) in zip(hands, PROMPTS, prompts, strict=True):
+            wanted = hand[site.layer]
             torch.testing.assert_close(spread(values, experts), wanted.neurons, rtol=1e-4, atol=1e-6, equal_nan=True)
             gates = wanted.gates.flatten(1)
             clear = gates.abs() > 1e-6
