@@ -259,9 +259,8 @@ def record(
     check_concept(concept)
     model = uncompiled(model)
     loaded = in_memory(model, tokenizer)
-    experts = keep == "stats"
-    found = by_site(find_sites(model, sites, layers, experts=experts))
-    notes = [note] if sites is None and (note := why_no_mlp(model, experts=experts)) else []
+    found = by_site(find_sites(model, sites, layers, experts=True))
+    notes = [note] if sites is None and (note := why_no_mlp(model)) else []
     notes += notes_on_experts(found)
     for note in notes:
         warnings.warn(note, stacklevel=3)  # where nfinspect.record was entered

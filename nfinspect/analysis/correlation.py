@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect_store.errors import RequestError, StoreError
+from nfinspect_store.routes import absent_values
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer
 
@@ -44,10 +45,13 @@ def correlations(run: RunTables, of: tuple[Layer, int], layers: Sequence[Layer],
     """r of the neuron `of` with every neuron of each layer: float64[neurons] for each, NaN for those that never vary.
 
     Values stream block by block, and a layer keeps five numbers a neuron: only the neuron's own values grow with the
-    tokens. tick: neurons done, of all. Raises StoreError for a run without values, RequestError if `of` never varies
+    tokens. tick: neurons done, of all. Raises StoreError for a run without values and for
+    neurons of experts, RequestError if `of` never varies
     or there are too few tokens.
     """
     layer, neuron = of
+    if layer.experts:
+        raise absent_values(layer)
     own = run.neuron(layer.layer, neuron, layer.site).astype(np.float64)
     if len(own) < FEWEST:
         raise RequestError(f"expected {FEWEST} tokens or more to correlate neurons over, found {len(own)}")

@@ -20,7 +20,7 @@ READ_FIRST = 'SELECT token_idx FROM tokens WHERE "position" = 0 ORDER BY token_i
 
 @dataclass(frozen=True)
 class CountedRows:
-    """Some of the chosen neurons on some consecutive tokens. place: the index of each among the chosen neurons."""
+    """Some of the chosen neurons on some tokens. place: the index of each among the chosen neurons."""
 
     place: NDArray[np.int64]  # [rows]
     values: NDArray[np.float32]  # [rows, tokens]
@@ -38,10 +38,13 @@ def counted_tokens(run: RunTables, skip_first: bool) -> NDArray[np.bool_]:
 def read_blocks(
     run: RunTables, layer: Layer, chosen: NDArray[np.bool_], counted: NDArray[np.bool_]
 ) -> Iterator[CountedRows]:
-    """Stream the stored values of the chosen neurons (bool[neurons]) of a layer."""
+    """Stream the stored values of the chosen neurons (bool[neurons]) of a layer; those of experts have none on tokens
+    that were not routed to them.
+    """
     place = np.cumsum(chosen) - 1
-    for rows in run.blocks(layer, neurons=None if chosen.all() else np.flatnonzero(chosen).tolist()):
-        yield CountedRows(place[rows.neuron], rows.values, counted[rows.tokens])
+    some = None if chosen.all() else np.flatnonzero(chosen).tolist()
+    for rows in run.blocks(layer, neurons=some, routed=True):
+        yield CountedRows(place[rows.neuron], rows.values, counted[rows.index])
 
 
 def count_reaching(

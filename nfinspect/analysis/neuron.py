@@ -53,7 +53,7 @@ class NeuronHistogram(Document):
 @dataclass(frozen=True)
 class WindowToken(Document):
     """A token near an example's, with this neuron's value on it (None if values were not kept, or the token was not
-    recorded, which then has no token_idx either).
+    recorded, which then has no token_idx either, or it was not routed to the neuron's expert).
 
     token: its own text, a piece of a character as `<E4 B8>`. start, stop: the characters of the example's text that are
     wholly or partly the token's; tokens that share a character overlap.
@@ -162,19 +162,22 @@ def neuron_detail(
     examples = run.examples(layer.site, layer.layer, neuron, values)
     texts = example_texts(run, examples, values, window)
     told = _concepts_told(run, layer, neuron)
-    # A run with values stores no statistics by concept, and firing that depends on the layer's scale is never stored.
+    # A run with values stores no statistics by concept but those of experts, and firing that depends on the layer's
+    # scale is never stored.
     fired = None
-    if values is not None and (not told or layer.fires == "scale"):
+    if values is not None and (not told or layer.fires == "scale" or layer.experts):
         fired = fired_on(run, layer, neuron, values)
-        told = _told_by_values(run, values, fired)
+    if values is not None and fired is not None and (not told or layer.fires == "scale"):
+        told = _told_by_values(run, layer, values, fired)
+    held = None if values is None else there(layer, values)
     return NeuronDetail(
         row=row if options in (None, HealthOptions()) else neuron_row(run, layer, neuron, options),
-        histogram=_linear(values) if values is not None else _signed_log(run, layer, neuron, row),
+        histogram=_signed_log(run, layer, neuron, row) if held is None or not len(held) else _linear(held),
         top_examples=tuple(text for example, text in zip(examples, texts, strict=True) if example.kind == "top"),
         min_examples=tuple(text for example, text in zip(examples, texts, strict=True) if example.kind == "min"),
         random_examples=tuple(text for example, text in zip(examples, texts, strict=True) if example.kind == "random"),
         concepts=_concept_means(run, layer, told),
-        median=_median(run, layer, neuron, row, values),
+        median=_median(run, layer, neuron, row, held),
         precision=run.precision if run.has_values else None,
         worst_error=run.worst_error.get(layer.site, 0.0) if run.has_values else None,
         notes=run.figure_notes,
@@ -263,7 +266,7 @@ def _window_token(rows: TokenRows, i: int, values: NDArray[np.float32] | None, s
         position=int(rows.position[i]),
         token=rows.token[i],
         generated=bool(rows.generated[i]),
-        value=float(values[token_idx]) if values is not None and recorded else None,
+        value=None if values is None or not recorded or np.isnan(values[token_idx]) else float(values[token_idx]),
         start=start,
         stop=stop,
     )
@@ -287,26 +290,40 @@ def _concept_means(run: RunTables, layer: Layer, told: Told) -> tuple[ConceptMea
     return tuple(found[concept] for concept in run.concepts if concept in found)
 
 
-def _told_by_values(run: RunTables, values: NDArray[np.float32], fired: NDArray[np.bool_]) -> Told:
+def _told_by_values(run: RunTables, layer: Layer, values: NDArray[np.float32], fired: NDArray[np.bool_]) -> Told:
     places: dict[str, list[NDArray[np.int64]]] = {}
     for concept, start, size in run.cursor().execute(READ_SPANS).fetchall():
         places.setdefault(concept, []).append(np.arange(start, start + size))
     told = []
     for concept, spans in places.items():
         chosen = np.concatenate(spans)
+        if layer.experts:
+            chosen = chosen[~np.isnan(values[chosen])]
+            if not len(chosen):
+                continue
         mean = float(values[chosen].mean(dtype=np.float64))
         told.append((concept, len(chosen), mean, float(fired[chosen].mean()), float(values[chosen].max())))
     return told
 
 
 def fired_on(run: RunTables, layer: Layer, neuron: int, values: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """On which tokens the neuron fires (methods §1): bool[tokens]."""
+    """On which tokens the neuron fires (methods §1): bool[tokens]; on none that was not routed to its expert."""
     threshold = firing_threshold(run, layer)
     if threshold is not None:
         return np.abs(values) >= threshold
     if layer.fires != "gate":
         return values > 0
     fired = np.zeros(len(values), np.bool_)
+    if layer.experts:
+        for one in run.blocks(layer, neurons=[neuron], fired=True, routed=True):
+            assert one.fired is not None
+            fired[one.index] = one.fired[0]
+        return fired
     for rows in run.gates(layer, range(neuron, neuron + 1)):
         fired[rows.first : rows.first + rows.fired.shape[1]] = rows.fired
     return fired
+
+
+def there(layer: Layer, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of a neuron's values on every token those that there are: a neuron of an expert has none on the other tokens."""
+    return values[~np.isnan(values)] if layer.experts else values

@@ -175,6 +175,9 @@ def at_token(
         layers = _unusual_layers(figures, values)
         places = np.arange(chosen.start, chosen.stop)
         values = values[chosen]
+        if any(one.experts for one in figures.layers):
+            routed = ~np.isnan(values)
+            places, values = places[routed], values[routed]
     else:
         places, values = _examples_at(run, figures, token_idx)
         here = (places >= chosen.start) & (places < chosen.stop)
@@ -240,19 +243,22 @@ def _root_mean(squares: NDArray[np.float64]) -> float:
 
 
 def unusual_tokens(run: RunTables, figures: SiteFigures, layer: int, start: int, stop: int) -> NDArray[np.float64]:
-    """How unusual a layer is at the tokens start <= token_idx < stop: the root mean square of its neurons' z,
-    float64[stop - start]; NaN where no neuron varies. Raises StoreError for a run without values.
+    """How unusual a layer is at the tokens start <= token_idx < stop: the root mean square of its neurons' z, of a
+    mixture of experts those of the experts that the token was routed to: float64[stop - start]; NaN where none of these
+    neurons varies. Raises StoreError for a run without values.
     """
     one = run.resolve_layer(layer, figures.layers[0].site)
     of = figures.span(layer)
     varies = figures.std[of] > 0
-    squares = np.zeros(stop - start)
-    for rows in run.blocks(one, tokens=(start, stop)):
-        low, high = max(start, rows.tokens.start), min(stop, rows.tokens.stop)
-        values = rows.values[:, low - rows.first : high - rows.first]
-        z = figures.z(values, of.start + rows.neuron.astype(np.int64))
-        squares[low - start : high - start] += np.square(z)[varies[rows.neuron]].sum(axis=0)
-    return np.sqrt(squares / varies.sum()) if varies.any() else np.full(stop - start, np.nan)
+    squares, counted = np.zeros(stop - start), np.zeros(stop - start)
+    for rows in run.blocks(one, tokens=(start, stop), routed=True):
+        token_idx = np.arange(rows.tokens.start, rows.tokens.stop) if rows.routed is None else rows.routed
+        here = (token_idx >= start) & (token_idx < stop)
+        z = figures.z(rows.values[:, here], of.start + rows.neuron.astype(np.int64))[varies[rows.neuron]]
+        squares[token_idx[here] - start] += np.square(z).sum(axis=0)
+        counted[token_idx[here] - start] += len(z)
+    means: NDArray[np.float64] = np.divide(squares, counted, out=np.full(stop - start, np.nan), where=counted > 0)
+    return np.asarray(np.sqrt(means), np.float64)
 
 
 def _examples_at(run: RunTables, figures: SiteFigures, token_idx: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -37,8 +37,8 @@ def estimate(request: CaptureRequest, edits_in: EditsIn | None = None) -> Estima
 
 def _estimate(capture: Capture) -> Estimate:
     request = capture.request
-    neurons = capture.neurons
-    held = sum(site.held for site in capture.sites)
+    neurons = sum(layer.neurons for layer in capture.layers)
+    held = sum(capture.held)
     values = capture.tokens * held
     beyond = None if request.where is None else request.where.beyond
     prompts = [capture.prompts[i] for i in capture.own]
@@ -52,6 +52,7 @@ def _estimate(capture: Capture) -> Estimate:
         concepts=concepts,
         generates=request.generate > 0,
         beyond=most_beyond(beyond, values),
+        held=capture.held,
     )
     sizes = [len(prompt.token_ids) + request.generate for prompt in capture.prompts]
     tokens_of = ((batch.stop - batch.start) * max(sizes[batch.start : batch.stop]) for batch in capture.batches)

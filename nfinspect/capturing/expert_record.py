@@ -5,35 +5,54 @@ is recorded as a layer of its own would be, with its own tokens, and the results
 CPU: many experts have few tokens each.
 """
 
-from dataclasses import fields
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import fields, replace
+from decimal import Decimal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from nfinspect.capturing.batch import PromptRows
+from nfinspect.capturing.beyond import values_beyond
 from nfinspect.capturing.statistics import LayerStatistics
 from nfinspect_store.examples import KEPT, draw, places
 from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics
 from nfinspect_store.tables import RunTables
-from nfinspect_store.types import Layer
+from nfinspect_store.types import BeyondRows, Layer
 
 ROW = 1 << 62
 """Added to the rows of a batch that become examples, until they have the index of their token."""
 
 CPU = torch.device("cpu")
 
+Put: TypeAlias = Callable[[int, NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_] | None], None]
+"""Takes an expert, the next tokens routed to it, and its neurons on them: values [width, tokens], and which fired."""
+
 
 class ExpertLayer:
     """The recorder's state for one layer of experts, in the order of its neurons."""
 
-    def __init__(self, layer: Layer, seed: int, first_prompt: int = 0) -> None:
-        """first_prompt: as a Recorder takes it."""
+    def __init__(
+        self,
+        layer: Layer,
+        seed: int,
+        first_prompt: int = 0,
+        *,
+        put: Put | None = None,
+        percentile: Decimal | None = None,
+    ) -> None:
+        """first_prompt: as a Recorder takes it. put: is given every value, of one expert at a time. percentile: the
+        values beyond each neuron's are kept (beyond.py).
+        """
         self._layer = layer
         self._seed = seed
         self._first_prompt = first_prompt
+        self._put = put
+        self._percentile = percentile
+        self._beyond: list[BeyondRows] = []
         self._experts = [LayerStatistics(layer.width, layer.fires) for _ in range(layer.experts)]
         none = np.empty(0, np.int64)
         self._random = [(none, none, np.empty((0, layer.width), np.float32)) for _ in range(layer.experts)]
@@ -93,6 +112,12 @@ class ExpertLayer:
         for place, has in enumerate((of_expert.written > 0, (of_expert.written > 0) & last, of_expert.written == 3)):
             means[first[has] + place] = found[own[has] + place]
         token_idx = prompts.token[0] - prompts.start[0] + tokens
+        if self._put is not None:
+            self._put(expert, token_idx, values.T, None if fired is None else fired.T)
+        if self._percentile is not None:
+            beyond = values_beyond(self._layer.layer_id, values, statistics.limits(self._percentile), 0)
+            neuron = beyond.neuron + np.int32(expert * self._layer.width)
+            self._beyond.append(replace(beyond, neuron=neuron, token_idx=token_idx[beyond.token_idx]))
         assert statistics.extremes is not None
         kept = statistics.extremes.token_idx
         new = kept >= ROW
@@ -111,6 +136,14 @@ class ExpertLayer:
             return
         rows = [held_values[i] if i < len(held) else values[i - len(held)] for i in order.tolist()]
         self._random[expert] = offered[order], offered_at[order], np.stack(rows)
+
+    def take_beyond(self) -> BeyondRows | None:
+        """The values of the batches added since the last call that are beyond their neurons' percentiles."""
+        parts, self._beyond = self._beyond, []
+        if not parts:
+            return None
+        columns = {name: np.concatenate([getattr(p, name) for p in parts]) for name in ("neuron", "token_idx", "value")}
+        return BeyondRows(self._layer.layer_id, **columns)
 
     def snapshot(self) -> LayerSnapshot:
         groups = [one.groups() for one in self._experts]

@@ -25,7 +25,6 @@ from nfinspect.capturing.expert_record import ExpertLayer
 from nfinspect.capturing.segments import Segment
 from nfinspect.capturing.statistics import LayerStatistics
 from nfinspect.capturing.transfer import Array, start_copy, to_host
-from nfinspect_store.errors import StoreError
 from nfinspect_store.examples import KEPT, places
 from nfinspect_store.mamba_delta import DeltaMoments, read_mamba_delta
 from nfinspect_store.processors import unbind
@@ -100,15 +99,14 @@ class Recorder:
         self._threads = ThreadPoolExecutor(writers, "nfinspect-record", initializer=unbind) if many else None
         self._random = RandomTokens(seed)
         self._first_prompt = first_prompt
-        # Examples and statistics by concept follow from the values: they are kept only if values are not.
+        # Examples and statistics by concept follow from the values: they are kept only if values are not. Those of
+        # experts always are: their values are of other tokens in each expert.
         self._layers = [
-            _ExpertRecord(layer, seed, first_prompt)
+            _ExpertRecord(layer, seed, first_prompt, writer)
             if layer.experts
             else _LayerRecord(layer, apart=not writer.keeps_values)
             for layer in writer.layers
         ]
-        if writer.keeps_values and any(layer.experts for layer in writer.layers):
-            raise StoreError("the values of a mixture of experts are not kept: expected a run of statistics")
         self.tokens = writer.tokens
         self.prompts = writer.prompts
         if self.tokens:
@@ -158,7 +156,7 @@ class Recorder:
         def recorded(record: _LayerRecord | _ExpertRecord) -> tuple[MeanRows, BeyondRows | None]:
             layer_id = record.layer.layer_id
             layer = values[layer_id].in_float32()
-            if self.writer.keeps_values:
+            if self.writer.keeps_values and isinstance(record, _LayerRecord):
                 if len(written) == ON_THE_WAY:
                     written.popleft().result()
                 gates = None if layer.fired is None else start_copy(layer.fired)
@@ -171,7 +169,9 @@ class Recorder:
                 record.keep_random(kept, layer.values, self.tokens)
             found, absent = record.add(prompts, layer), record.layer.experts > 0
             means = MeanRows(layer_id, prompt_idx, selections, n, found, absent)
-            if self.writer.beyond is None or isinstance(record, _ExpertRecord):
+            if isinstance(record, _ExpertRecord):
+                return means, record.take_beyond()
+            if self.writer.beyond is None:
                 return means, None
             return means, record.beyond(self.writer.beyond, layer.values, self.tokens)
 
@@ -285,9 +285,11 @@ class _LayerRecord:
 class _ExpertRecord:
     """The same for a layer of experts."""
 
-    def __init__(self, layer: Layer, seed: int, first_prompt: int) -> None:
+    def __init__(self, layer: Layer, seed: int, first_prompt: int, writer: RunWriter) -> None:
         self.layer = layer
-        self._experts = ExpertLayer(layer, seed, first_prompt)
+        put = partial(writer.put_routed, layer.layer_id) if writer.keeps_values else None
+        self._experts = ExpertLayer(layer, seed, first_prompt, put=put, percentile=writer.beyond)
+        self.take_beyond = self._experts.take_beyond
 
     def add(self, prompts: PromptRows, layer: LayerValues) -> NDArray[np.float32]:
         """Add a batch; returns the prompts' means, float32[means, neurons], NaN where no token passed the expert."""

@@ -44,7 +44,6 @@ class Segment:
         """watched: whether somebody reads the run while it is written."""
         self._writer = writer
         self._watched = watched
-        self._neurons = sum(layer.neurons for layer in writer.layers)
         self._commits: deque[float] = deque(maxlen=3)  # seconds of the last ones: a disk may be slow now and then
         self._begin(writer.tokens)
 
@@ -56,7 +55,7 @@ class Segment:
     def _begin(self, tokens: int) -> None:
         self._start = time.monotonic()
         self._tokens, self._mean_bytes = tokens, 0
-        self._beyond = self._writer.beyond_rows
+        self._beyond, self._values = self._writer.beyond_rows, self._writer.values
 
     def add(self, means: Sequence[MeanRows]) -> None:
         """These wait for the commit, too."""
@@ -73,5 +72,5 @@ class Segment:
         if seconds > WATCHED_SECONDS and usual <= COMMIT_SHARE * seconds and self._watched():
             return True
         last = self._commits[-1] if self._commits else FIRST_COMMIT
-        values = 4 * self._neurons * (tokens - self._tokens) if self._writer.keeps_values else 0
+        values = 4 * (self._writer.values - self._values)
         return values >= SEGMENT_BYTES and last <= COMMIT_SHARE * seconds

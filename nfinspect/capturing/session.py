@@ -131,14 +131,15 @@ class Capture:
         self.loaded = loaded
         self._listener = listener
         self._store = store_path(request.store)
-        self.sites = by_site(find_sites(loaded.model, request.sites, request.layers, experts=reads_experts(request)))
+        self.sites = by_site(find_sites(loaded.model, request.sites, request.layers, experts=True))
         if request.generate:
             require_causal(loaded.model, "--generate")
         self.notes = _notes(request, loaded, self.sites)
         self.layers = store_layers(self.sites)
-        self.neurons = sum(layer.neurons for layer in self.layers)
+        self.held = [site.held for site in self.sites]
+        """Of each layer how many values a token has."""
         self.prompts = fitting(self.read_prompts(files), request, loaded)
-        self.batches = plan_batches(self.prompts, request, loaded, [site.held for site in self.sites])
+        self.batches = plan_batches(self.prompts, request, loaded, self.held)
         self.own = range(len(self.prompts))
         """Which of the prompts are captured: all, or those of a part."""
         self._chosen = chosen_tokens(request.where, self.prompts, request.generate)
@@ -324,7 +325,8 @@ class Capture:
             prompts=len(prompts),
             concepts=len({p.concept for p in prompts}),
             generates=self.request.generate > 0,
-            beyond=recorder.writer.beyond_rows + most_beyond(recorder.writer.beyond, coming * self.neurons),
+            beyond=recorder.writer.beyond_rows + most_beyond(recorder.writer.beyond, coming * sum(self.held)),
+            held=self.held,
         )
 
     def _remaining(self, recorded: int) -> Iterator[Batch]:
@@ -441,7 +443,7 @@ def _named(request: CaptureRequest, run: str) -> str:
 
 def _notes(request: CaptureRequest, loaded: LoadedModel, sites: Sequence[LayerSite]) -> list[str]:
     """What readers of the run's figures must know: stored in the run, and shown next to them."""
-    notes = [why_no_mlp(loaded.model, experts=reads_experts(request))] if request.sites is None else []
+    notes = [why_no_mlp(loaded.model)] if request.sites is None else []
     if not dependence(loaded.model).causal:
         notes.append(
             f"{sees_ahead(loaded.model)}: read in batches of one length, without padding; what is said of the tokens "
@@ -454,11 +456,6 @@ def _notes(request: CaptureRequest, loaded: LoadedModel, sites: Sequence[LayerSi
 def notes_on_experts(sites: Sequence[LayerSite]) -> list[str]:
     """What of layers of experts is not in the run."""
     return list(dict.fromkeys(site.note for site in sites if site.experts and site.note))
-
-
-def reads_experts(request: CaptureRequest) -> bool:
-    """Whether the neurons of mixtures of experts are read: only a run of statistics can hold them."""
-    return request.keep == "stats" and (request.where is None or request.where.beyond is None)
 
 
 def default_name(model: str) -> str:

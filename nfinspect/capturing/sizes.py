@@ -41,6 +41,9 @@ MEANS_STORED = 1.01
 BEYOND_STORED = 6.0
 """Of a value of `--where beyond=pX`, with its token and its neuron, compressed, measured."""
 
+ROUTED_STORED = 3.0
+"""Of a token that was routed to an expert whose values are kept, compressed [own]."""
+
 EXAMPLES_STORED = 165
 CONCEPT_STORED = 14
 """Of one neuron, for runs that store them (CONCEPT_STORED per concept), measured."""
@@ -56,22 +59,32 @@ def run_bytes(
     concepts: int,
     generates: bool,
     beyond: int = 0,
+    held: Sequence[int] | None = None,
 ) -> int:
     """About the size of a run's file in bytes: within 5 % from 20 MB on, which a test checks. beyond: how many values
-    are kept one by one.
+    are kept one by one. held: of each layer how many values a token has; None: one of each neuron.
     """
     neurons = sum(layer.neurons for layer in layers)
-    gated = sum(layer.neurons for layer in layers if layer.fires == "gate")
     selections = 3 if generates else 2
     stored = neurons * (STATISTICS_STORED + _histogram_bytes(tokens))
     stored += MEANS_STORED * 4 * prompts * selections * neurons
-    if keep == "all":
-        rows = math.ceil(tokens / BLOCK)
-        row = ROW_BYTES + (SCALE_BYTES if precision == "int8" else 0)
-        stored += neurons * (BYTES[precision] * tokens + row * rows) / FILLED + gated * (tokens / 8 + 2 * rows)
-    else:
-        stored += neurons * (EXAMPLES_STORED + CONCEPT_STORED * concepts)
+    for layer, of_token in zip(layers, held or [layer.neurons for layer in layers], strict=True):
+        if keep == "stats" or layer.experts:
+            stored += layer.neurons * (EXAMPLES_STORED + CONCEPT_STORED * concepts)
+        if keep == "all":
+            stored += _values_bytes(layer, precision, tokens * of_token)
     return int(EMPTY_FILE + stored + BEYOND_STORED * beyond)
+
+
+def _values_bytes(layer: Layer, precision: Precision, values: int) -> float:
+    """Of so many values of a layer, which its neurons have equally many of."""
+    each = values / layer.neurons
+    rows = math.ceil(each / BLOCK)
+    row = ROW_BYTES + (SCALE_BYTES if precision == "int8" else 0)
+    stored = layer.neurons * (BYTES[precision] * each + row * rows) / FILLED
+    if layer.fires == "gate":
+        stored += layer.neurons * (each / 8 + 2 * rows)
+    return stored + (ROUTED_STORED * values / layer.width if layer.experts else 0)
 
 
 def state_bytes(neurons: int, concepts: int) -> int:

@@ -113,16 +113,16 @@ def default_site(model: nn.Module, *, experts: bool = False) -> str:
     return "resid"
 
 
-def why_no_mlp(model: nn.Module, *, experts: bool = False) -> str:
-    """Why the default site is not `mlp`, in a line for readers of the figures; '' if it is, and for a Mamba.
+def why_no_mlp(model: nn.Module) -> str:
+    """Why a capture's default site is not `mlp`, in a line for readers of the figures; '' if it is, and for a Mamba.
 
     A Mamba has only mixers; every other model has MLPs, and without their neurons health says little.
     """
     _, stack = blocks(model)
-    places = _places(model, stack, "mlp", experts)
+    places = _places(model, stack, "mlp", True)
     refused = [layer for layer, place in enumerate(places) if isinstance(place, UnsupportedModel)]
     read = [layer for layer, place in enumerate(places) if isinstance(place, (Found, FoundExperts))]
-    default = default_site(model, experts=experts)
+    default = default_site(model, experts=True)
     if default == "mlp" or (default == "mixer" and not refused):
         return ""
     kind = structure.config_of(model).model_type
@@ -130,9 +130,7 @@ def why_no_mlp(model: nn.Module, *, experts: bool = False) -> str:
     if not refused:
         return f"no MLP neurons in this run: no MLP was found in '{kind}'; {instead}"
     mixture = any(structure.has_experts(stack[layer]) for layer in refused)
-    known = mixture and not experts and default_site(model, experts=True) == "mlp"
-    cause = "is a mixture of experts" if mixture else "cannot be read"
-    cause += ", whose neurons --keep stats reads" if known else ", which cannot be read" if mixture else ""
+    cause = "is a mixture of experts, which cannot be read" if mixture else "cannot be read"
     rest = f"; --sites mlp --layers {_ranges(read)} reads those of the other layers" if read else ""
     return f"no MLP neurons in this run: the MLP of layers {_ranges(refused)} of '{kind}' {cause}; {instead}{rest}"
 
@@ -215,8 +213,8 @@ def _locate(model: nn.Module, block: nn.Module, site: str, experts: bool) -> Pla
             return structure.find_experts(block, config.hidden_size)
         return UnsupportedModel(
             "expected an MLP with one output projection, found a mixture of experts "
-            f"('{config.model_type}'): a token has no values of most of its neurons; a capture with --keep stats reads "
-            "them, or read resid or attn instead"
+            f"('{config.model_type}'): a token has no values of most of its neurons; a capture reads them; here choose "
+            "resid or attn instead"
         )
     family = FAMILIES.get(config.model_type)
     if family is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow.compute as pc
 
+from nfinspect.analysis.numbers import number
 from nfinspect.analysis.prompt_text import TextPart, part_of, read_part
 from nfinspect.analysis.token_neurons import (
     AtToken,
@@ -229,7 +230,8 @@ class TokenWalk:
         places = part.rows.token_idx.tolist()
         if isinstance(kept.values, Mapping):
             return Strengths(tuple(kept.values.get(i) for i in places), kept.full)
-        return Strengths(tuple(float(kept.values[i]) if i >= 0 else None for i in places), kept.full)
+        known = (number(kept.values[i]) if i >= 0 else None for i in places)  # NaN: not routed to the neuron's expert
+        return Strengths(tuple(known), kept.full)
 
     def _read_neuron(self, address: Address) -> _Neuron:
         layer, neuron = self._run.resolve(address)

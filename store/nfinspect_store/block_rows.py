@@ -1,7 +1,7 @@
 """Rows of the table `blocks` as arrays."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -26,17 +26,33 @@ class FiredRows:
 
 @dataclass(frozen=True)
 class BlockRows:
-    """Some neurons of a layer on the same consecutive tokens, at most a block of them."""
+    """Some neurons of a layer on the same consecutive tokens, at most a block of them; neurons of an expert on
+    consecutive ones of those that were routed to it.
+    """
 
     neuron: NDArray[np.int32]  # [rows]
-    first: int  # token_idx of the first of the tokens
+    first: int  # token_idx of the first of the tokens; of an expert its place among those routed to it
     values: NDArray[np.float32]  # [rows, tokens]
     fired: NDArray[np.bool_] | None  # [rows, tokens] where asked for
+    routed: NDArray[np.int64] | None = None  # [tokens]: token_idx of each, of an expert
 
     @property
     def tokens(self) -> slice:
-        """Their range among the run's tokens."""
+        """Their range among the run's tokens; of an expert among those routed to it."""
         return slice(self.first, self.first + self.values.shape[1])
+
+    @property
+    def index(self) -> slice | NDArray[np.int64]:
+        """Where they are in an array of all the run's tokens."""
+        return self.tokens if self.routed is None else self.routed
+
+    def by_expert(self, layer: Layer) -> Iterator[tuple[int, "BlockRows"]]:
+        """The rows of each expert of a mixture, with its number."""
+        expert = self.neuron // layer.width
+        for one in np.unique(expert).tolist():
+            here = expert == one
+            fired = None if self.fired is None else self.fired[here]
+            yield one, replace(self, neuron=self.neuron[here], values=self.values[here], fired=fired)
 
 
 def block_rows(batch: pa.RecordBatch, layer: Layer, run_tokens: int) -> Iterator[BlockRows]:

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
@@ -53,27 +53,60 @@ BLOCK_SCHEMA = pa.schema(
 )
 
 
+class Replaced(NamedTuple):
+    """Some rows of blocks: those of neurons from `low` to `high` that end a block at `last`."""
+
+    layer_id: int
+    low: int
+    high: int
+    block: int
+    last: int
+
+
 class BlockBuffer:
-    """The unfinished block of one layer, neuron by neuron.
+    """The unfinished block of one layer, or of one of its experts, neuron by neuron.
 
     Blocks of reduced precision are rounded when they are whole, so that a value does not depend on where a segment
     ended: until then a commit stores the block as float32, and the next replaces it.
     """
 
-    def __init__(self, layer: Layer, token: int = 0, precision: Precision = "float32") -> None:
-        """token: token_idx of the next token."""
+    def __init__(
+        self, layer: Layer, token: int = 0, precision: Precision = "float32", expert: int | None = None
+    ) -> None:
+        """token: token_idx of the next token. expert: of a mixture of experts the one whose neurons these are, and
+        whose tokens are counted.
+        """
         self.layer = layer
+        self.expert = expert
         self._precision = precision
+        neurons, before = (layer.neurons, 0) if expert is None else (layer.width, expert * layer.width)
         self._block, self._first = divmod(token, BLOCK)
         self._filled = self._first
-        self._values = np.empty((layer.neurons, BLOCK), FLOAT32)
+        self._values = np.empty((neurons, BLOCK), FLOAT32)
         # Which values fired, where the values alone do not say so.
-        self._fired = np.empty((layer.neurons, BLOCK), np.bool_) if layer.fires == "gate" else None
-        self._neuron = np.arange(layer.neurons, dtype=np.int32)
+        self._fired = np.empty((neurons, BLOCK), np.bool_) if layer.fires == "gate" else None
+        self._neuron = np.arange(before, before + neurons, dtype=np.int32)
         self._done = Digest()  # of the values in rows that stay
         self._rest = Digest()  # of those that the next commit replaces
         self.error = 0.0
         """How far any value is from what it was."""
+
+    @property
+    def token(self) -> int:
+        """How many tokens there are so far."""
+        return self._block * BLOCK + self._filled
+
+    @property
+    def values(self) -> int:
+        """How many values these have."""
+        return self.token * len(self._neuron)
+
+    @property
+    def replaced(self) -> Replaced | None:
+        """The rows of the unfinished block that the last commit stored and the next one replaces, if any."""
+        if self._precision == "float32" or self._filled == self._first:
+            return None
+        return Replaced(self.layer.layer_id, int(self._neuron[0]), int(self._neuron[-1]), self._block, self._filled - 1)
 
     @property
     def digest(self) -> Digest:
@@ -84,9 +117,10 @@ class BlockBuffer:
         """Take back what the last commit stored of an unfinished block: some of its neurons, from its first token."""
         self._first = rows.first % BLOCK
         place = slice(self._first, self._filled)
-        self._values[rows.neuron, place] = rows.values
+        neuron = rows.neuron - self._neuron[0]
+        self._values[neuron, place] = rows.values
         if self._fired is not None and rows.fired is not None:
-            self._fired[rows.neuron, place] = rows.fired
+            self._fired[neuron, place] = rows.fired
         self._rest += values_digest(self.layer.layer_id, rows.neuron, rows.first, rows.values, rows.fired)
 
     def add(self, values: NDArray[np.float32], fired: NDArray[np.bool_] | None) -> Iterator[pa.RecordBatch]:
@@ -201,7 +235,7 @@ class BlockStream:
         self._writers = writers
         self._path = path
         self._connection = connection
-        self._buffers = {buffer.layer.layer_id: buffer for buffer in buffers}
+        self._buffers = {(buffer.layer.layer_id, buffer.expert): buffer for buffer in buffers}
         self._queue: deque[pa.RecordBatch] = deque()
         self._queued = 0
         self._full = False  # whether the caller has had to wait
@@ -211,11 +245,17 @@ class BlockStream:
         self._thread = threading.Thread(target=self._insert, name="nfinspect-writer", daemon=True)
         self._thread.start()
 
-    def put(self, layer_id: int, values: NDArray[np.float32], fired: NDArray[np.bool_] | None) -> None:
+    def put(
+        self,
+        layer_id: int,
+        values: NDArray[np.float32],
+        fired: NDArray[np.bool_] | None,
+        expert: int | None = None,
+    ) -> None:
         """Add [neurons, tokens]; waits while the queue is full. A layer's from one thread at a time. Raises the
         writer's StoreError.
         """
-        for rows in self._buffers[layer_id].add(values, fired):
+        for rows in self._buffers[layer_id, expert].add(values, fired):
             self._enqueue(rows)
 
     def finish(self, *, final: bool) -> None:

@@ -23,7 +23,7 @@ from nfinspect_store.heartbeat import being_written
 from nfinspect_store.layout import SCRATCH
 from nfinspect_store.query_place import place_of
 from nfinspect_store.query_result import Column, QueryResult
-from nfinspect_store.schema import EXPERTS, INTERNAL, PLANTED, PUBLIC, quoted
+from nfinspect_store.schema import EXPERTS, INTERNAL, PLANTED, PUBLIC, ROUTED, quoted
 
 ALLOWED = "SELECT, WITH, FROM, VALUES, DESCRIBE, SHOW, SUMMARIZE, PIVOT or EXPLAIN"
 READING = (duckdb.StatementType.SELECT, duckdb.StatementType.MULTI)  # a PIVOT without IN is parsed as several
@@ -142,7 +142,7 @@ class Console:
             rows = cursor.execute(READ_COLUMNS).fetchall()
         found: dict[str, Table] = {}
         for run in self.names:
-            for table in (*PUBLIC, EXPERTS, PLANTED, *INTERNAL):
+            for table in (*PUBLIC, EXPERTS, ROUTED, PLANTED, *INTERNAL):
                 here = [row[2:] for row in rows if row[:2] == (run, table)]
                 if here:
                     name = table if run == self.default else f"{quoted(run)}.{table}"

@@ -11,6 +11,7 @@ from pathlib import Path
 import duckdb
 
 from nfinspect_store.errors import NotARun
+from nfinspect_store.schema import EXPERTS, ROUTED
 
 STATUSES = ("capturing", "complete", "interrupted", "failed")
 FIRINGS = ("positive", "gate", "scale")
@@ -32,6 +33,12 @@ READ_SIZES = """
 SELECT (SELECT count(*) FROM tokens), (SELECT count(*) FROM prompts), (SELECT sum(neurons) FROM layers),
        settings->>'keep', (SELECT count(*) FROM unrecorded), (SELECT count(*) FROM beyond) FROM run
 """
+OPTIONAL = "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()"
+READ_ROUTED = f"""
+SELECT (SELECT coalesce(sum(neurons), 0) FROM layers l ANTI JOIN {EXPERTS} e ON e.site = l.site AND e.layer = l.layer),
+       (SELECT count(*) FROM {ROUTED}) * (SELECT coalesce(max(width), 0) FROM {EXPERTS})
+"""
+"""In a run that keeps the values of experts: the other neurons, and about how many values those of experts have."""
 READ_PROMPTS = """
 SELECT coalesce(min(least(first_token, prompt_tokens, tokens)), 0),
        coalesce(max(greatest(first_token + tokens, prompt_tokens)), 0) FROM prompts
@@ -92,6 +99,9 @@ def _of_sizes(connection: duckdb.DuckDBPyConnection, path: Path) -> str | None:
     log = path.with_name(f"{path.name}.wal")
     size = path.stat().st_size + (log.stat().st_size if log.exists() else 0)
     values = 0 if keep == "stats" else tokens * neurons
+    if values > VALUES_PER_BYTE * size and {EXPERTS, ROUTED} <= {x[0] for x in connection.execute(OPTIONAL).fetchall()}:
+        others, routed = connection.execute(READ_ROUTED).fetchall()[0]
+        values = tokens * others + routed
     first, last = connection.execute(READ_PROMPTS).fetchall()[0]
     if first < 0 or last > max(2 * tokens, FEW):
         return f"its prompts claim tokens from {first} to {last}, and it holds {tokens} tokens"

@@ -147,7 +147,7 @@ def renew_digests(connection: duckdb.DuckDBPyConnection) -> None:
     if tables.has_values and tells_firing(connection):
         total = Digest()
         for layer in tables.layers:
-            for rows in tables.blocks(layer, fired=True):
+            for rows in tables.stored_blocks(layer, fired=True):
                 total += values_digest(layer.layer_id, rows.neuron, rows.first, rows.values, rows.fired)
         write_digests(connection, {VALUES: total})
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nfinspect_store.atomic import new_directory
 from nfinspect_store.errors import RequestError, StoreError
 from nfinspect_store.reader import RunFile
-from nfinspect_store.schema import BLOCK, EXPERTS, PLANTED, PUBLIC, quoted
+from nfinspect_store.schema import BLOCK, EXPERTS, PLANTED, PUBLIC, ROUTED, quoted
 from nfinspect_store.types import Layer
 
 FORMATS = ("parquet", "csv", "safetensors")
@@ -26,6 +26,8 @@ BATCH = 65_536
 
 NESTED_AS_TEXT = {"layer_health": ("issues",)}
 """Lists, which CSV cannot hold: there their elements are joined by '; '."""
+
+OF_EXPERTS = "neurons of experts, which have no value on most tokens and are not exported as tensors"
 
 Tell = Callable[[str], None]
 
@@ -54,8 +56,9 @@ def export_run(
     Tables (by default all public ones that the run has) go to `<table>.parquet` and `<table>.csv`. Activations go to
     `activations-<site>-L<layer>.safetensors`, one tensor `activations` of float32[tokens, neurons], and to
     `activations-<site>-L<layer>.parquet`, a row per neuron and block with `neuron, first_token, values`; never to CSV
-    (ten times the bytes). Of a run that keeps only values beyond a percentile, the Parquet file has a row for each of
-    them, `neuron, token_idx, value`. Memory use is one block of a layer. Raises RequestError, StoreError, StorageFull.
+    (ten times the bytes). Of a run that keeps only values beyond a percentile, and of neurons of experts, which have no
+    value on most tokens, the Parquet file has a row for each value, `neuron, token_idx, value`, and there is no tensor.
+    Memory use is one block of a layer. Raises RequestError, StoreError, StorageFull.
     """
     wanted = set(formats)
     _check(wanted, FORMATS, "format")
@@ -70,6 +73,8 @@ def export_run(
             if wanted == {"safetensors"}:
                 raise StoreError(f"{run.name} holds {run.kept}: there are no activations to export as tensors")
             tell(f"{run.name} holds {run.kept}: no activations are exported as tensors")
+        if activations and run.has_values and wanted == {"safetensors"} and all(layer.experts for layer in run.layers):
+            raise StoreError(f"{run.name} holds {OF_EXPERTS}: choose the format parquet")
         with new_directory(out, force=force) as directory:
             for name in names:
                 if "parquet" in wanted:
@@ -83,9 +88,13 @@ def export_run(
                 for layer in run.layers:
                     stem = f"activations-{layer.site}-L{layer.layer}"
                     tell(f"{stem}: {run.tokens} tokens, {layer.neurons} neurons")
-                    if "safetensors" in wanted:
+                    if "safetensors" in wanted and layer.experts:
+                        tell(f"{stem}: {OF_EXPERTS}")
+                    elif "safetensors" in wanted:
                         _write_safetensors(run, layer, directory / f"{stem}.safetensors")
-                    if "parquet" in wanted:
+                    if "parquet" in wanted and layer.experts:
+                        _routed_to_parquet(run, layer, directory / f"{stem}.parquet")
+                    elif "parquet" in wanted:
                         _blocks_to_parquet(run, layer, directory / f"{stem}.parquet")
             written = sorted(directory.iterdir())
             result = Export(out, tuple(file.name for file in written), sum(f.stat().st_size for f in written))
@@ -96,7 +105,7 @@ def _tables(run: RunFile) -> tuple[str, ...]:
     """The public tables that a run has, `unrecorded` only if there are such tokens."""
     held = tuple(name for name in TABLES if name != "unrecorded" or run.unrecorded)
     query = "SELECT 1 FROM duckdb_tables() WHERE database_name = current_database() AND table_name = $name"
-    optional = [name for name in (EXPERTS, PLANTED) if run.cursor().execute(query, {"name": name}).fetchone()]
+    optional = [name for name in (EXPERTS, ROUTED, PLANTED) if run.cursor().execute(query, {"name": name}).fetchone()]
     return (*held, *optional)
 
 
@@ -181,6 +190,19 @@ def _blocks_to_parquet(run: RunFile, layer: Layer, path: Path) -> None:
 
 
 BEYOND_FILE = pa.schema([("neuron", pa.int32()), ("token_idx", pa.int64()), ("value", pa.float32())])
+
+
+def _routed_to_parquet(run: RunFile, layer: Layer, path: Path) -> None:
+    with pq.ParquetWriter(path, BEYOND_FILE, compression="zstd") as writer:
+        for rows in run.blocks(layer, routed=True):
+            assert rows.routed is not None
+            neurons, tokens = rows.values.shape
+            columns = [
+                np.repeat(rows.neuron, tokens),
+                np.tile(rows.routed, neurons),
+                np.ascontiguousarray(rows.values, np.float32).reshape(-1),
+            ]
+            writer.write_batch(pa.record_batch([pa.array(one) for one in columns], schema=BEYOND_FILE))
 
 
 def _beyond_to_parquet(run: RunFile, layer: Layer, path: Path) -> None:

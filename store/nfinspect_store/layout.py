@@ -14,7 +14,7 @@ import duckdb
 
 from nfinspect_store.errors import NotARun, SchemaTooNew, SchemaTooOld
 from nfinspect_store.migrations import FIRST_TABLES, FIRST_VERSION, MIGRATIONS, SCHEMA_VERSION
-from nfinspect_store.schema import OPTIONAL_TABLES, RESULT_TABLE, TABLES, quoted
+from nfinspect_store.schema import OPTIONAL_TABLES, RESULT_TABLE, ROUTED, ROUTED_VIEW, TABLES, quoted
 
 Definitions = Mapping[tuple[str, str], str]
 """By kind (table, view, macro …) and name: DuckDB's SQL for it, or '' where the definition does not matter."""
@@ -82,9 +82,11 @@ def make_tables(connection: duckdb.DuckDBPyConnection, version: int) -> None:
         step(connection)
 
 
-def _make_run(connection: duckdb.DuckDBPyConnection, version: int) -> None:
+def _make_run(connection: duckdb.DuckDBPyConnection, version: int, *, routed: bool) -> None:
     make_tables(connection, version)
     connection.execute("".join(OPTIONAL_TABLES.values()))
+    if routed:
+        connection.execute(ROUTED_VIEW)
 
 
 def check_run(connection: duckdb.DuckDBPyConnection, catalog: str, path: Path, *, macros: bool = True) -> int:
@@ -99,7 +101,9 @@ def check_run(connection: duckdb.DuckDBPyConnection, catalog: str, path: Path, *
         raise SchemaTooNew(
             f"{path} has schema version {version}, this nfinspect reads up to {SCHEMA_VERSION}: upgrade nfinspect"
         )
-    expected = _expected(connection, f"run {version}", lambda scratch: _make_run(scratch, version))
+    routed = ("table", ROUTED) in found
+    what = f"run {version}" + (" with experts" if routed else "")
+    expected = _expected(connection, what, lambda scratch: _make_run(scratch, version, routed=routed))
     for kind, name in found:
         if (kind, name) not in expected:
             raise NotARun(_foreign(path, kind, name))

@@ -111,12 +111,32 @@ def _copy_values(writer: RunWriter, run: RunFile, before: int, told: Told) -> No
     for start in range(0, run.tokens, step):
         stop = min(start + step, run.tokens)
         for layer in run.layers:
-            values, fired, found = _values(run, layer, start, stop)
-            digest += found
-            writer.put(layer.layer_id, values, fired)
+            if not layer.experts:
+                values, fired, found = _values(run, layer, start, stop)
+                digest += found
+                writer.put(layer.layer_id, values, fired)
         told(before + stop)
+    for layer in run.layers:
+        if layer.experts:
+            digest += _copy_experts(writer, run, layer, before, step)
     if digest != read_digests(run.cursor()).get(VALUES, Digest()):
         raise _damaged(run, "blocks: the values are not those that were written: their digest differs")
+
+
+def _copy_experts(writer: RunWriter, run: RunFile, layer: Layer, before: int, step: int) -> Digest:
+    """The same of a mixture of experts, `step` tokens of each expert at a time; returns the digest of its values."""
+    routes, digest = run.routes(layer), Digest()
+    most = int(routes.counts.max())
+    for start in range(0, most, step):
+        values, fired, found = _values(run, layer, start, min(start + step, most))
+        digest += found
+        for expert, tokens in enumerate(routes.tokens):
+            held = tokens[start : start + step]
+            part = slice(expert * layer.width, (expert + 1) * layer.width), slice(0, len(held))
+            if len(held):
+                gates = None if fired is None else fired[part]
+                writer.put_routed(layer.layer_id, expert, held + before, values[part], gates)
+    return digest
 
 
 def _damaged(run: RunFile, problem: str) -> NotARun:
@@ -127,14 +147,20 @@ def _values(
     run: RunFile, layer: Layer, start: int, stop: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None, Digest]:
     """Values on the tokens from `start`, which begins a block: float32[neurons, tokens]; where they fired; and the
-    digest of both. Raises NotARun unless each is there once.
+    digest of both. Of a mixture of experts on the places from `start`, as far as an expert has tokens. Raises NotARun
+    unless each is there once.
     """
+    expected = (stop - start) * layer.neurons
+    if layer.experts:
+        expected = int((run.routes(layer).counts - start).clip(0, stop - start).sum()) * layer.width
     shape = (stop - start, layer.neurons)
     values = np.full(shape, ABSENT_BITS, np.uint32).view(np.float32)
     digest = Digest()
     fired = np.empty(shape, np.bool_) if layer.fires == "gate" else None
     there = 0
-    for rows in run.blocks(layer, tokens=(start, stop), fired=True):
+    for rows in run.stored_blocks(layer, tokens=(start, stop), fired=True):
+        if rows.tokens.stop > stop:
+            raise _damaged(run, f"{layer.site} layer {layer.layer} has values past those of its tokens")
         here = slice(rows.first - start, rows.first - start + rows.values.shape[1])
         neuron: NDArray[np.int32] | slice = rows.neuron
         if (np.diff(rows.neuron) == 1).all():
@@ -145,9 +171,9 @@ def _values(
         digest += values_digest(layer.layer_id, rows.neuron, rows.first, rows.values, rows.fired)
         there += rows.values.size
     place = f"{layer.site} layer {layer.layer}"
-    if there != values.size:
-        raise _damaged(run, f"{place} holds {there} values on tokens {start}-{stop - 1}, expected {values.size}")
-    if absent := int((values.view(np.uint32) == ABSENT_BITS).sum()):
+    if there != expected:
+        raise _damaged(run, f"{place} holds {there} values on tokens {start}-{stop - 1}, expected {expected}")
+    if absent := int((values.view(np.uint32) == ABSENT_BITS).sum()) - (values.size - expected):
         raise _damaged(run, f"{place} holds {absent} values on tokens {start}-{stop - 1} twice, and as many not at all")
     return values.T, None if fired is None else fired.T, digest
 
@@ -169,8 +195,8 @@ class _Merged:
     """What is known of the layers after the parts so far."""
 
     def __init__(self, layers: Sequence[Layer], seed: int, *, apart: bool) -> None:
-        """apart: with what is stored only where values are not: examples, and statistics by concept."""
-        self._layers = [_MergedLayer(layer, seed, apart=apart) for layer in layers]
+        """apart: with what is stored only where values are not, or of experts: examples, and statistics by concept."""
+        self._layers = [_MergedLayer(layer, seed, apart=apart or layer.experts > 0) for layer in layers]
 
     def add(self, run: RunFile, prompts: int, tokens: int) -> None:
         """Add the next part. prompts: how many of the capture come before it, tokens: how many of the merged run."""

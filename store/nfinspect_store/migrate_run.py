@@ -28,7 +28,7 @@ from nfinspect_store.layout import definitions, make_tables
 from nfinspect_store.memory import memory_for, pieces, widest_layer
 from nfinspect_store.migrations import FIRST_VERSION, MIGRATIONS, SCHEMA_VERSION
 from nfinspect_store.paths import file_state
-from nfinspect_store.schema import OPTIONAL_TABLES, quoted
+from nfinspect_store.schema import OPTIONAL_TABLES, ROUTED, ROUTED_VIEW, quoted
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,8 @@ def copy_run(path: Path, new: Path, version: int) -> None:
                     connection.execute(
                         f"INSERT INTO {quoted(name)} SELECT * FROM old.main.{quoted(name)} WHERE {piece}"
                     )
+            if ROUTED in tables:
+                connection.execute(ROUTED_VIEW)
             connection.execute("COMMIT")
             if version < SCHEMA_VERSION:
                 for step in MIGRATIONS[version - FIRST_VERSION :]:

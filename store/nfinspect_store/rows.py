@@ -33,6 +33,22 @@ def experts_table(layers: Sequence[Layer]) -> pa.Table:
     )
 
 
+def routed_table(layer: Layer, parts: Sequence[tuple[int, int, NDArray[np.int64]]]) -> pa.Table:
+    """As rows of the table `routed`: of each part an expert, the place of its first token, and its tokens."""
+    sizes = [len(tokens) for _, _, tokens in parts]
+    rows, starts = sum(sizes), np.cumsum([0, *sizes[:-1]])
+    before = np.array([first for _, first, _ in parts], np.int64) - starts
+    return pa.table(
+        {
+            "site": _repeated(layer.site, rows),
+            "layer": np.full(rows, layer.layer, np.int32),
+            "expert": np.repeat(np.array([expert for expert, _, _ in parts], np.int32), sizes),
+            "place": np.arange(rows) + np.repeat(before, sizes),
+            "token_idx": np.concatenate([tokens for _, _, tokens in parts]),
+        }
+    )
+
+
 def prompts_table(prompts: Sequence[Prompt]) -> pa.Table:
     return pa.table({f.name: [getattr(p, f.name) for p in prompts] for f in fields(Prompt)})
 

@@ -26,6 +26,12 @@ from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.statements import listened
 from nfinspect_store.types import PRECISIONS, Layer, NeuronIndex, Precision, RunInfo
 
+COUNT_OF_EXPERTS = f"""
+SELECT coalesce(sum(s.n), 0)::BIGINT
+FROM statistics s JOIN layers l USING (layer_id) JOIN {EXPERTS} e USING (site, layer)
+"""
+"""How many values the neurons of experts had."""
+
 
 class RunLayout:
     """What a run is. `connection` has the run attached (nfinspect_store.connect).
@@ -123,7 +129,9 @@ class RunLayout:
     def _beyond_notes(self) -> tuple[str, ...]:
         if self.beyond is None:
             return ()
-        every = self.tokens * sum(layer.neurons for layer in self.layers)
+        every = self.tokens * sum(layer.neurons for layer in self.layers if not layer.experts)
+        if any(layer.experts for layer in self.layers):
+            every += int(self._one(COUNT_OF_EXPERTS))
         return (
             f"kept are {self.beyond_rows:,} of {every:,} values, those beyond their neuron's running p{self.beyond:f} "
             f"(--where {self.where}): statistics, histograms, examples, means and classes are of every value",

@@ -10,6 +10,39 @@ BLOCK = 256
 MEANS_WIDTH = 256
 """The most neurons in a row of `prompt_means`: row groups stay small (docs/decisions/0017)."""
 
+
+def stored_value(place: str) -> str:
+    """SQL for a value that a row `b` of `blocks` holds. place: which of its block's, in brackets."""
+    return f"""CASE octet_length(b."values") // (b."last"::INTEGER - b."first" + 1)
+    WHEN 4 THEN (b."values"[4 * ({place} - b."first") + 1 : 4 * ({place} - b."first") + 4])::BIT::FLOAT
+    -- The bits of a float16 at their places in a float32, whose exponents begin 112 lower.
+    WHEN 2 THEN ((b."values"[2 * ({place} - b."first") + 1 : 2 * ({place} - b."first") + 2])::BIT::SMALLINT::INTEGER
+                 * 8192 & -1879056384)::BIT::FLOAT * 4611686018427387904::FLOAT * 1125899906842624::FLOAT
+    ELSE (b."values"[{place} - b."first" + 1 : {place} - b."first" + 1])::BIT::TINYINT * b.scale
+    END"""
+
+
+OF_TOKENS = f"""
+SELECT l.site, l.layer, b.neuron, t.token_idx, {stored_value(f"(t.token_idx & {BLOCK - 1})")} AS value
+FROM blocks b
+JOIN layers l ON l.layer_id = b.layer_id
+JOIN tokens t ON (t.token_idx // {BLOCK})::INTEGER = b.block
+    AND (t.token_idx & {BLOCK - 1}) BETWEEN b."first" AND b."last"
+"""
+
+OF_BEYOND = """
+SELECT l.site, l.layer, s.neuron, s.token_idx, s.value FROM beyond s JOIN layers l ON l.layer_id = s.layer_id
+"""
+
+OF_EXPERTS = f"""
+SELECT l.site, l.layer, b.neuron, r.token_idx, {stored_value(f"(r.place & {BLOCK - 1})")} AS value
+FROM blocks b
+JOIN layers l ON l.layer_id = b.layer_id
+JOIN experts e ON e.site = l.site AND e.layer = l.layer
+JOIN routed r ON r.site = l.site AND r.layer = l.layer AND r.expert = b.neuron // e.width
+    AND (r.place // {BLOCK})::INTEGER = b.block AND (r.place & {BLOCK - 1}) BETWEEN b."first" AND b."last"
+"""
+
 TABLES = f"""
 CREATE TABLE run (
     run_id VARCHAR, name VARCHAR, kind VARCHAR, model VARCHAR, model_type VARCHAR, dtype VARCHAR, device VARCHAR,
@@ -34,7 +67,8 @@ CREATE TABLE unrecorded (
     role VARCHAR);
 
 -- One row: one neuron on the tokens {BLOCK} * block + first to {BLOCK} * block + last. A block has several rows where a
--- segment ends inside it: nothing is padded, and nothing is written twice (docs/decisions/0008).
+-- segment ends inside it: nothing is padded, and nothing is written twice (docs/decisions/0008). Of a neuron of an
+-- expert, block, first and last count the tokens that were routed to the expert (`routed`).
 -- values: big-endian, 4 bytes each (float32), 2 (float16) or 1 (int8, to be multiplied by scale), as their length says:
 -- precision.py. SQL reads them as bit strings; float32: ("values"[4*i+1 : 4*i+4])::BIT::FLOAT.
 -- fired: a bit per token, the first in the lowest bit of the first byte; NULL where the values themselves say it.
@@ -89,24 +123,7 @@ CREATE TABLE layer_health (
 -- What the other tables held when they were written (digests.py): rows, and the sum of their hashes modulo 2^64.
 CREATE TABLE digests (part VARCHAR, "rows" BIGINT, digest UBIGINT);
 
-CREATE VIEW activations AS
-SELECT l.site, l.layer, b.neuron, t.token_idx,
-    CASE octet_length(b."values") // (b."last"::INTEGER - b."first" + 1)
-    WHEN 4 THEN (b."values"[4 * ((t.token_idx & {BLOCK - 1}) - b."first") + 1
-                            : 4 * ((t.token_idx & {BLOCK - 1}) - b."first") + 4])::BIT::FLOAT
-    -- The bits of a float16 at their places in a float32, whose exponents begin 112 lower.
-    WHEN 2 THEN ((b."values"[2 * ((t.token_idx & {BLOCK - 1}) - b."first") + 1
-                             : 2 * ((t.token_idx & {BLOCK - 1}) - b."first") + 2])::BIT::SMALLINT::INTEGER
-                 * 8192 & -1879056384)::BIT::FLOAT * 4611686018427387904::FLOAT * 1125899906842624::FLOAT
-    ELSE (b."values"[(t.token_idx & {BLOCK - 1}) - b."first" + 1
-                     : (t.token_idx & {BLOCK - 1}) - b."first" + 1])::BIT::TINYINT * b.scale
-    END AS value
-FROM blocks b
-JOIN layers l ON l.layer_id = b.layer_id
-JOIN tokens t ON (t.token_idx // {BLOCK})::INTEGER = b.block
-    AND (t.token_idx & {BLOCK - 1}) BETWEEN b."first" AND b."last"
-UNION ALL
-SELECT l.site, l.layer, s.neuron, s.token_idx, s.value FROM beyond s JOIN layers l ON l.layer_id = s.layer_id;
+CREATE VIEW activations AS {OF_TOKENS} UNION ALL {OF_BEYOND};
 """
 
 PUBLIC = ("run", "layers", "prompts", "tokens", "unrecorded", "activations", "neurons", "layer_health")
@@ -121,11 +138,24 @@ EXPERTS = "experts"
 """Public, only in runs that hold neurons of a mixture of experts: a row for each such layer. Neuron `i` of it is of
 expert `i // width`."""
 
+ROUTED = "routed"
+"""Public, only in runs that keep every value of such neurons: which tokens were routed to which expert. In `blocks` the
+tokens of a neuron of an expert are counted by `place`: those routed to the expert, in order, from 0."""
+
 OPTIONAL_TABLES = {
     PLANTED: f"CREATE TABLE {PLANTED} (site VARCHAR, layer INTEGER, neuron INTEGER, class VARCHAR);",
     EXPERTS: f"CREATE TABLE {EXPERTS} (site VARCHAR, layer INTEGER, experts INTEGER, width INTEGER);",
+    ROUTED: f"CREATE TABLE {ROUTED} (site VARCHAR, layer INTEGER, expert INTEGER, place BIGINT, token_idx BIGINT);",
 }
 """Of some runs, in addition to TABLES."""
+
+ROUTED_VIEW = f"""
+DROP VIEW activations;
+CREATE VIEW activations AS {OF_TOKENS} ANTI JOIN experts e ON e.site = l.site AND e.layer = l.layer
+UNION ALL {OF_EXPERTS};
+"""
+"""The view of a run with the table `routed`, in place of the other one. Such a run keeps no values one by one; and how
+DuckDB writes more than two SELECTs depends on its version."""
 
 RESULT_TABLE = """
 CREATE TABLE result (

@@ -13,15 +13,14 @@ from numpy.typing import NDArray
 from nfinspect_store.addresses import Address
 from nfinspect_store.arrow_numbers import numbers
 from nfinspect_store.blob_columns import blob_bytes, blob_offsets
-from nfinspect_store.block_rows import BlockRows, FiredRows, block_rows, decoded_blobs, fired_rows
 from nfinspect_store.errors import NotARun, RequestError, StoreError
 from nfinspect_store.examples import examples_of
 from nfinspect_store.histogram import BINS
 from nfinspect_store.histogram_rows import unpacked
 from nfinspect_store.memory import NUMBER, PIECE
 from nfinspect_store.precision import FLOAT32
-from nfinspect_store.run_layout import RunLayout
-from nfinspect_store.schema import BLOCK, MEANS_WIDTH
+from nfinspect_store.run_values import RunValues
+from nfinspect_store.schema import MEANS_WIDTH
 from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics
 from nfinspect_store.types import (
     Example,
@@ -63,15 +62,8 @@ WHERE EXISTS (FROM tokens t WHERE t.token_idx IN (SELECT unnest($near)) AND t.pr
 
 _MOST = 2**62
 
-BLOCKS_READ = 4096
-"""Rows of blocks streamed at a time: at most 4 MiB of values."""
 
-
-BEYOND_READ = 65_536
-"""Values chosen one by one that are streamed at a time: 1 MiB."""
-
-
-class RunTables(RunLayout):
+class RunTables(RunValues):
     """A run as read from its tables."""
 
     def without_values(self) -> "RunTables":
@@ -83,118 +75,6 @@ class RunTables(RunLayout):
             streaming=self._streaming,
             at_hand=self._at_hand,
         )
-
-    # Values
-
-    def activations(self, site: str | None, layer: int) -> NDArray[np.float32]:
-        """Every value of a layer: float32[tokens, neurons]. Raises StoreError if only statistics were kept."""
-        found = self.resolve_layer(layer, site)
-        self._need_values()
-        values = np.empty((self.tokens, found.neurons), np.float32)
-        there = 0
-        for rows in self.blocks(found):
-            values[rows.tokens, rows.neuron] = rows.values.T
-            there += rows.values.size
-        if there != values.size:
-            raise StoreError(
-                f"the blocks of {found.site} layer {found.layer} hold {there} values, expected {values.size}: "
-                "the run is damaged (nfinspect verify says more)"
-            )
-        return values
-
-    def neuron(self, layer: int, neuron: int, site: str | None = None) -> NDArray[np.float32]:
-        """One neuron on every token: float32[tokens]. Raises StoreError if only statistics were kept."""
-        found, neuron = self.resolve(Address(layer, neuron, site))
-        self._need_values()
-        query = """SELECT "values", scale, "last"::INTEGER - "first" + 1 AS tokens FROM blocks
-                   WHERE layer_id = $layer AND neuron = $neuron ORDER BY block, "first"
-                """
-        return self._stored_values(query, {"layer": found.layer_id, "neuron": neuron}, self.tokens)
-
-    def blocks(
-        self,
-        layer: Layer,
-        *,
-        neurons: Sequence[int] | range | None = None,
-        tokens: tuple[int, int] | None = None,
-        fired: bool = False,
-    ) -> Iterator[BlockRows]:
-        """A layer's values as they are stored, streamed in no order.
-
-        neurons: only these; tokens: only the blocks that hold any token with tokens[0] <= token_idx < tokens[1].
-        fired: also which values fired, if the layer fires by its gate. Raises StoreError if only statistics were kept,
-        or if the run does not record what fired.
-        """
-        fired = fired and layer.fires == "gate"
-        columns = '"values", scale, fired' if fired else '"values", scale'
-        of_run = self.tokens  # read now: in a transaction no other query may run while rows stream
-        for batch in self._block_batches(layer, columns, neurons, tokens):
-            yield from block_rows(batch, layer, of_run)
-
-    def gates(self, layer: Layer, neurons: range) -> Iterator[FiredRows]:
-        """On which tokens consecutive neurons of a layer that fires by its gate fired, as it is stored, in no order.
-
-        A thirtieth of what `blocks` reads. Raises StoreError as `blocks` does.
-        """
-        of_run = self.tokens
-        for batch in self._block_batches(layer, "fired", neurons, None):
-            yield from fired_rows(batch, layer, of_run)
-
-    def _block_batches(
-        self, layer: Layer, columns: str, neurons: Sequence[int] | range | None, tokens: tuple[int, int] | None
-    ) -> Iterator[pa.RecordBatch]:
-        self._need_values()
-        conditions = ["layer_id = $layer"]
-        parameters: dict[str, object] = {"layer": layer.layer_id}
-        if isinstance(neurons, range):
-            conditions.append("neuron >= $start AND neuron < $stop")
-            parameters |= {"start": neurons.start, "stop": neurons.stop}
-        elif neurons is not None:
-            conditions.append("neuron IN (SELECT unnest($neurons))")
-            parameters["neurons"] = list(neurons)
-        if tokens is not None:
-            conditions.append("block BETWEEN $low AND $high")
-            parameters |= {"low": tokens[0] // BLOCK, "high": (tokens[1] - 1) // BLOCK}
-        query = f"""SELECT neuron, block, "first", "last", {columns} FROM blocks WHERE {" AND ".join(conditions)}"""
-        yield from self.streamed(query, parameters, BLOCKS_READ)
-
-    def token_values(self, token_idx: int, site: str | None = None) -> NDArray[np.float32]:
-        """Every neuron of a site at one token: float32[neurons of the site]."""
-        layers = self.site_layers(site)
-        self._need_values()
-        if not 0 <= token_idx < self.tokens:
-            raise RequestError(f"no token {token_idx} in this run: it holds tokens 0-{self.tokens - 1}")
-        block, slot = divmod(token_idx, BLOCK)
-        query = """SELECT "values"[width * place + 1 : width * place + width] AS "values", scale, 1 AS tokens
-                   FROM (SELECT *, $slot - "first" AS place,
-                                octet_length("values") // ("last"::INTEGER - "first" + 1) AS width FROM blocks
-                         WHERE block = $block AND $slot BETWEEN "first" AND "last" AND layer_id BETWEEN $low AND $high)
-                   ORDER BY layer_id, neuron"""
-        neurons = sum(layer.neurons for layer in layers)
-        return self._stored_values(query, {"slot": slot, "block": block, **self._id_range(layers)}, neurons)
-
-    def _stored_values(self, query: str, parameters: Mapping[str, object], expected: int) -> NDArray[np.float32]:
-        """The values in rows of values, scale, tokens, one after the other. Raises StoreError unless there are
-        `expected`.
-        """
-        batches = self._arrow(query, parameters).to_batches()
-        values = [decoded_blobs(*(batch.column(name) for name in ("values", "scale", "tokens"))) for batch in batches]
-        found = sum(map(len, values))
-        if found != expected:
-            raise StoreError(
-                f"expected {expected} values in the blocks, found {found}: the run is damaged "
-                "(nfinspect verify says more)"
-            )
-        return np.concatenate([np.empty(0, np.float32), *values])
-
-    def _need_values(self) -> None:
-        if not self.has_values:
-            raise StoreError(f"this run holds {self.kept}: expected one that keeps every value (--keep all)")
-
-    def beyond_batches(self, layer: Layer) -> Iterator[pa.RecordBatch]:
-        """neuron, token_idx and value of what `--where beyond=pX` kept of a layer, streamed in no order."""
-        query = "SELECT neuron, token_idx, value FROM beyond WHERE layer_id = $layer"
-        yield from self.streamed(query, {"layer": layer.layer_id}, BEYOND_READ)
 
     # Statistics
 

@@ -35,6 +35,7 @@ from nfinspect_store.verify_tables import (
     check_histograms,
     check_mamba_delta,
     check_prompts,
+    check_routed,
     check_statistics,
     check_tokens,
 )
@@ -114,6 +115,7 @@ def _checks(run: RunFile) -> tuple[tuple[str, Check], ...]:
         ("tokens: numbered from 0 without a gap, each in its prompt", check_tokens),
         ("prompts: first token and number of tokens", check_prompts),
         (_of_statistics(run), check_statistics),
+        *([(ROUTED_WHAT, check_routed)] if any(layer.experts for layer in run.layers) and run.has_values else []),
         ("blocks: all there, finite, agreeing with the statistics of the capture", values.check_blocks),
         ("examples: the values that the blocks hold", check_examples),
         ("histograms: they count every token", check_histograms),
@@ -128,6 +130,9 @@ def _checks(run: RunFile) -> tuple[tuple[str, Check], ...]:
         ("digests: every row of every table but the blocks, as it was written", check_digests),
         ("neurons and layer_health: every neuron has a class, and the classes add up", check_derived),
     )
+
+
+ROUTED_WHAT = "routed: the tokens of every expert in order, each once, as many as its neurons count"
 
 
 def _of_statistics(run: RunFile) -> str:

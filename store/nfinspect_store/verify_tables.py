@@ -4,7 +4,7 @@ import numpy as np
 
 from nfinspect_store.part_settings import SHARD
 from nfinspect_store.reader import RunFile
-from nfinspect_store.schema import EVERY_TOKEN
+from nfinspect_store.schema import BLOCK, EVERY_TOKEN, stored_value
 from nfinspect_store.types import ABSENT, Layer
 from nfinspect_store.types import CLASSES as CLASS_WORDS
 
@@ -68,11 +68,24 @@ SELECT layer_id, neuron, kind, unnest(token_idx) AS token_idx, unnest("values") 
 """
 
 EXAMPLES = f"""
-WITH each_example AS ({EACH_EXAMPLE})
+WITH each_example AS (FROM ({EACH_EXAMPLE}) WHERE NOT list_contains($experts::SMALLINT[], layer_id))
 SELECT a.site, a.layer, e.neuron, e.kind, e.token_idx, e.value, a.value AS stored
 FROM each_example e JOIN layers l USING (layer_id)
 JOIN activations a ON a.site = l.site AND a.layer = l.layer AND a.neuron = e.neuron AND a.token_idx = e.token_idx
 WHERE a.value <> e.value
+ORDER BY ALL LIMIT 20
+"""
+
+EXAMPLES_OF_EXPERTS = f"""
+WITH each_example AS (FROM ({EACH_EXAMPLE}) WHERE layer_id = $layer),
+placed AS (
+    SELECT e.neuron, e.kind, e.token_idx, e.value, r.place FROM each_example e LEFT JOIN routed r
+    ON r.site = $site AND r.layer = $number AND r.expert = e.neuron // $width AND r.token_idx = e.token_idx)
+SELECT $site, $number, p.neuron, p.kind, p.token_idx, p.value, {stored_value(f"(p.place & {BLOCK - 1})")} AS stored
+FROM placed p LEFT JOIN blocks b
+ON b.layer_id = $layer AND b.neuron = p.neuron AND b.block = (p.place // {BLOCK})::INTEGER
+    AND (p.place & {BLOCK - 1}) BETWEEN b."first" AND b."last"
+WHERE (abs(stored - p.value) <= $error) IS NOT TRUE
 ORDER BY ALL LIMIT 20
 """
 
@@ -160,10 +173,12 @@ def check_statistics(run: RunFile) -> list[str]:
         )
     for layer in mixtures.values():
         problems += _of_experts(run, layer)
-    # A run that keeps all values stores nothing by concept, unless it was migrated.
+    # A run that keeps all values stores nothing by concept but of experts, unless it was migrated.
     held = run.cursor().execute("SELECT count(*) FROM concept_statistics").fetchall()[0][0]
-    if run.tokens and (held or not run.has_values):
-        for concept, layer_id in run.cursor().execute(CONCEPTS_MISSING).fetchall():
+    lacking = run.cursor().execute(CONCEPTS_MISSING).fetchall() if held or not run.has_values else []
+    experts = {layer.layer_id for layer in mixtures.values()} if run.has_values else set()
+    for concept, layer_id in lacking:
+        if not experts or layer_id in experts:
             problems.append(f"concept_statistics: concept {concept!r} is missing for layer_id {layer_id}")
     return problems
 
@@ -186,11 +201,32 @@ def _of_experts(run: RunFile, layer: Layer) -> list[str]:
     return problems
 
 
+def check_routed(run: RunFile) -> list[str]:
+    """Whether the neurons of every expert count the tokens that were routed to it."""
+    problems = []
+    for layer in run.layers if run.has_values else ():
+        if not layer.experts:
+            continue
+        n, counts = run.statistics(layer.site, layer=layer.layer).n, run.routes(layer).counts
+        wrong = int((n[:: layer.width] != counts).sum()) if len(n) == layer.neurons else 0  # reported already
+        if wrong:
+            problems.append(
+                f"routed: {layer.site} layer {layer.layer}: {wrong} experts have other tokens than their neurons count"
+            )
+    return problems
+
+
 def check_examples(run: RunFile) -> list[str]:
     outside = run.cursor().execute(EXAMPLES_OUTSIDE, {"tokens": run.tokens}).fetchone()
     problems = [f"examples: {outside[0]} name tokens that the run does not hold"] if outside and outside[0] else []
     if run.has_values:
-        for site, layer, neuron, kind, token, value, stored in run.cursor().execute(EXAMPLES).fetchall():
+        mixtures = [layer for layer in run.layers if layer.experts]
+        found = run.cursor().execute(EXAMPLES, {"experts": [layer.layer_id for layer in mixtures]}).fetchall()
+        for one in mixtures:
+            of = {"site": one.site, "number": one.layer, "layer": one.layer_id, "width": one.width}
+            of["error"] = run.worst_error.get(one.site, 0.0)  # examples are of the values as computed
+            found += run.cursor().execute(EXAMPLES_OF_EXPERTS, of).fetchall()
+        for site, layer, neuron, kind, token, value, stored in found:
             problems.append(
                 f"examples: {site}:L{layer}/N{neuron} {kind} at token {token} is {value}, the blocks hold {stored}"
             )

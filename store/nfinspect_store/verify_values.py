@@ -20,6 +20,7 @@ from nfinspect_store.histogram import BINS, bin_of
 from nfinspect_store.memory import PIECE
 from nfinspect_store.precision import FLOAT32
 from nfinspect_store.reader import RunFile
+from nfinspect_store.routes import Routes
 from nfinspect_store.schema import MEANS_WIDTH
 from nfinspect_store.statistics import UNKNOWN, NeuronStatistics
 from nfinspect_store.types import Layer
@@ -129,6 +130,8 @@ class Counted:
     places: NDArray[np.uint64]  # [neurons]: see places_sum
     infinite: NDArray[np.int64]  # [neurons]
     digest: Digest
+    routed: dict[str, NDArray[np.int64]] | None = None
+    """Of a mixture of experts: over how many tokens the sums are, [prompts, experts]."""
 
     @property
     def mean_abs(self) -> NDArray[np.float64]:
@@ -178,12 +181,14 @@ def places_sum(start: int, stop: int) -> np.uint64:
 def counted(run: RunFile, layer: Layer, places: Places, *, fired: bool) -> Counted:
     """Count a layer's values again, each read once. fired: with which of them fired, where the layer has a gate."""
     found = Counted.nothing(run, layer)
-    for rows in run.blocks(layer, fired=fired):
-        neuron, here = rows.neuron.astype(np.int64), rows.tokens
+    if layer.experts:
+        found.routed = _routed_tokens(run.routes(layer), places)
+    for rows in run.blocks(layer, fired=fired, routed=True):
+        neuron, here = rows.neuron.astype(np.int64), rows.index
         rows_of = slice(neuron[0], neuron[0] + len(neuron)) if (np.diff(neuron) == 1).all() else neuron
         found.digest += values_digest(layer.layer_id, rows.neuron, rows.first, rows.values, rows.fired)
         np.add.at(found.there, neuron, rows.values.shape[1])
-        np.add.at(found.places, neuron, places_sum(here.start, here.stop))
+        np.add.at(found.places, neuron, places_sum(rows.tokens.start, rows.tokens.stop))
         values = np.ascontiguousarray(rows.values.T)
         gates = None if rows.fired is None else np.ascontiguousarray(rows.fired.T)
         at_start = places.position[here] == 0
@@ -264,7 +269,7 @@ def _add_sums(
     place: NDArray[np.int64],
     values: NDArray[np.float32],
     places: Places,
-    tokens: slice,
+    tokens: slice | NDArray[np.int64],
 ) -> None:
     """Add up each prompt's tokens in float32[tokens, neurons], without position 0."""
     prompt_idx, position, generated = (x[tokens] for x in (places.prompt_idx, places.position, places.generated))
@@ -274,8 +279,21 @@ def _add_sums(
         for selection, chosen in (("all", position[one] > 0), ("generated", (position[one] > 0) & generated[one])):
             if chosen.any():
                 sums[selection][prompt, place] += values[one][chosen].sum(axis=0, dtype=np.float64)
-        if tokens.start + stop == places.stops[prompt]:
+        after = tokens.start + stop if isinstance(tokens, slice) else int(tokens[stop - 1]) + 1
+        if after == places.stops[prompt]:
             sums["last"][prompt, place] = values[stop - 1]
+
+
+def _routed_tokens(routes: Routes, places: Places) -> dict[str, NDArray[np.int64]]:
+    """How many tokens of each prompt, past position 0, were routed to each expert, by selection: [prompts, experts]."""
+    prompts = len(places.stops)
+    found = {name: np.zeros((prompts, len(routes.tokens)), np.int64) for name in ("all", "generated", "last")}
+    for expert, tokens in enumerate(routes.tokens):
+        past = tokens[places.position[tokens] > 0]
+        last = past[past + 1 == places.stops[places.prompt_idx[past]]]
+        for name, chosen in (("all", past), ("generated", past[places.generated[past]]), ("last", last)):
+            found[name][:, expert] = np.bincount(places.prompt_idx[chosen], minlength=prompts)
+    return found
 
 
 def stored_statistics(run: RunFile, layer: Layer) -> dict[bool, NeuronStatistics]:
@@ -343,10 +361,16 @@ def other_means(run: RunFile, found: Sequence[tuple[Layer, Counted]]) -> Iterato
             layer, counted = of_layer[layer_id]
             begin, end = -(-first // counted.step), -(-(first + values.shape[1]) // counted.step)
             stored = values[here, begin * counted.step - first :: counted.step]
-            expected = counted.sums[selection][prompts[here], begin:end] / np.maximum(n[here], 1)[:, None]
+            over = n[here][:, None]
+            if counted.routed is not None:
+                expert = np.arange(begin, end) * counted.step // layer.width
+                over = counted.routed[selection][prompts[here]][:, expert]
+            expected = counted.sums[selection][prompts[here], begin:end] / np.maximum(over, 1)
+            expected = np.where(over > 0, expected, np.nan) if counted.routed is not None else expected
             tolerance = TOLERANCE * np.maximum(counted.mean_abs[begin:end], np.abs(expected))
             tolerance += np.finfo(np.float32).tiny + run.worst_error.get(layer.site, 0.0)
-            wrong[layer_id, selection][begin:end] |= ~(np.abs(stored - expected) <= tolerance).all(axis=0)
+            same = (np.abs(stored - expected) <= tolerance) | (np.isnan(expected) & np.isnan(stored))
+            wrong[layer_id, selection][begin:end] |= ~same.all(axis=0)
     for (layer_id, selection), differs in wrong.items():
         what = f"mean over {selection}"
         layer, counted = of_layer[layer_id]

@@ -21,14 +21,10 @@ from numpy.typing import NDArray
 
 from nfinspect_store.atomic import clean_leftovers, remove, replaced
 from nfinspect_store.background_flush import BackgroundFlush
-from nfinspect_store.blocks import BlockBuffer, BlockStream
+from nfinspect_store.blocks import BlockStream
 from nfinspect_store.connect import (
-    CATALOG,
-    FILE_HEADERS,
-    add,
     attach_to_write,
     create,
-    locked,
     reached,
     remember,
     translated,
@@ -43,6 +39,7 @@ from nfinspect_store.digests import (
 )
 from nfinspect_store.errors import NfinspectError, RunExists, StorageFull, StoreError
 from nfinspect_store.histogram_rows import histograms_table
+from nfinspect_store.holes import has_holes
 from nfinspect_store.mamba_delta import mamba_delta_table
 from nfinspect_store.memory import PIECE, memory_for
 from nfinspect_store.migrate_run import copy_run
@@ -56,23 +53,16 @@ from nfinspect_store.rows import (
     layers_table,
     means_table,
     prompts_table,
+    routed_table,
     statistics_table,
     tokens_table,
     unrecorded_table,
 )
-from nfinspect_store.schema import BLOCK, EXPERTS, OPTIONAL_TABLES, quoted, run_tables
+from nfinspect_store.schema import EXPERTS, OPTIONAL_TABLES, ROUTED, ROUTED_VIEW, quoted, run_tables
 from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import BeyondRows, Layer, MeanRows, Prompt, RunInfo, Status, TokenRows
-
-MOST_HOLES = 0.025
-"""Share of a file's blocks that may stay free. A commit rewrites the statistics, and of the other tables the last,
-incomplete row groups: little of a file with values, more of one with only statistics [own].
-"""
-
-SMALL = 4 * 2**20
-"""Bytes up to which a file is closed as it is: looking for free blocks would take longer than they are worth."""
-
+from nfinspect_store.unfinished import UnfinishedBlocks, delete_replaced
 
 Derive = Callable[[RunTables], tuple[pa.Table, pa.Table]]
 """From a run's tables to the contents of `neurons` and `layer_health`."""
@@ -86,6 +76,7 @@ class _Segment:
     means: list[MeanRows] = field(default_factory=list)
     beyond: dict[int, list[BeyondRows]] = field(default_factory=dict)  # by layer_id
     beyond_rows: int = 0
+    routed: dict[int, list[tuple[int, int, NDArray[np.int64]]]] = field(default_factory=dict)  # by layer_id
     rows: Mapping[str, Iterable[pa.Table]] = field(default_factory=dict)  # by table
     of_rows: tuple[int, int] = (0, 0)  # the prompts and tokens that they are of
 
@@ -114,14 +105,10 @@ class RunWriter:
         self._beginning = threading.Lock()
         self._rounds = tables.rounds_values
         self._worst = dict(tables.worst_error)
-        self._buffers = []
-        if self.keeps_values:
-            self._buffers = [BlockBuffer(layer, self.tokens, tables.precision) for layer in self.layers]
-        self._replaced: tuple[int, int] | None = None  # block and last of the rows that the next segment replaces
-        if self._rounds and tables.info.status != "complete":
-            self._take_back(tables)
+        self._buffers = UnfinishedBlocks(tables)
+        self._replaced = self._buffers.replaced()
         # Of the values in rows that stay.
-        self._values_before = self._digests.get(VALUES, Digest()) - sum((b.digest for b in self._buffers), Digest())
+        self._values_before = self._digests.get(VALUES, Digest()) - self._buffers.digest
         self._flush = BackgroundFlush(reached(path))
         self.committing = threading.Lock()
         """Held while a segment becomes visible to others; `commits` says how many have."""
@@ -173,6 +160,10 @@ class RunWriter:
                 mixtures = experts_table(layers)
                 _insert(connection, EXPERTS, mixtures)
                 digests[EXPERTS] = digest_of(mixtures)
+                if RunTables(connection, in_transaction=True).has_values:
+                    connection.execute(OPTIONAL_TABLES[ROUTED])
+                    connection.execute(ROUTED_VIEW)
+                    digests[ROUTED] = Digest()
             write_digests(connection, digests)
             connection.execute("COMMIT")
 
@@ -197,6 +188,11 @@ class RunWriter:
         return RunTables(self._connection)
 
     @property
+    def values(self) -> int:
+        """How many values have been put, of this segment and those before."""
+        return self._buffers.values
+
+    @property
     def beyond_rows(self) -> int:
         """How many values `add` has been given, of this segment and those before."""
         return self._beyond_rows + self._segment.beyond_rows
@@ -218,27 +214,30 @@ class RunWriter:
         """
         self._streaming().put(layer_id, values, fired)
 
+    def put_routed(
+        self,
+        layer_id: int,
+        expert: int,
+        token_idx: NDArray[np.int64],
+        values: NDArray[np.float32],
+        fired: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """As `put`, of one expert of a layer: float32[width, tokens] on the next tokens that were routed to it."""
+        place = self._buffers.of(layer_id, expert).token
+        self._streaming().put(layer_id, values, fired, expert)
+        self._segment.routed.setdefault(layer_id, []).append((expert, place, token_idx))
+
     def _streaming(self) -> BlockStream:
         """The open segment's stream; begins the segment if there is none."""
         with self._beginning:
             if self._stream is None:
                 with translated(self.path):
                     self._connection.execute("BEGIN")
-                    if self._replaced is not None:
-                        self._connection.execute('DELETE FROM blocks WHERE block = ? AND "last" = ?', self._replaced)
-                self._stream = BlockStream(self.path, self._connection, self._buffers, self._writers)
+                    if self._replaced:
+                        delete_replaced(self._connection, self._replaced)
+                self._stream = BlockStream(self.path, self._connection, tuple(self._buffers), self._writers)
                 self._flush.start()
             return self._stream
-
-    def _take_back(self, tables: RunTables) -> None:
-        """Read the unfinished block, which the last commit stored as float32."""
-        if not self._buffers or self.tokens % BLOCK == 0:
-            return
-        self._replaced = divmod(self.tokens - 1, BLOCK)
-        for buffer in self._buffers:
-            for rows in tables.blocks(buffer.layer, tokens=(self.tokens - 1, self.tokens), fired=True):
-                if rows.tokens.stop == self.tokens:
-                    buffer.restore(rows)
 
     def add(
         self,
@@ -276,7 +275,7 @@ class RunWriter:
     ) -> None:
         """Make everything added so far durable. info: columns of `run` to set, the status among them."""
         complete = info.get("status") == "complete"
-        if self._stream is not None or (complete and self._replaced is not None):
+        if self._stream is not None or (complete and self._replaced):
             self._streaming().finish(final=complete)
             self._stream = None
             self._flush.stop()
@@ -297,7 +296,7 @@ class RunWriter:
             self._replace("neurons", [neurons])
             self._replace("layer_health", [health])
             if self._buffers:
-                self._digests[VALUES] = sum((buffer.digest for buffer in self._buffers), self._values_before)
+                self._digests[VALUES] = self._values_before + self._buffers.digest
             self._digests["run"] = digest_table(self._connection, "run")
             write_digests(self._connection, self._digests)
             if info.get("status") != "capturing" and not self._rounds:
@@ -309,8 +308,7 @@ class RunWriter:
                 self.commits += 1
         self._has_replaced = self.tokens > 0
         self.tokens = tokens
-        unfinished = self._rounds and self._buffers and tokens % BLOCK and not complete
-        self._replaced = divmod(tokens - 1, BLOCK) if unfinished else None
+        self._replaced = self._buffers.replaced()
         self.prompts += len(self._segment.prompts) + self._segment.of_rows[0]
         self._beyond_rows = self.beyond_rows
         self._segment = _Segment()
@@ -362,7 +360,7 @@ class RunWriter:
             self._connection.close()
             self._flush.close()
         with suppress(NfinspectError, OSError):  # such as a full disk: the run is complete, with or without free space
-            if self._has_replaced and self.path.stat().st_size > SMALL and _hole_share(self.path) > MOST_HOLES:
+            if self._has_replaced and has_holes(self.path):
                 copying(self.path.stat().st_size)
                 self._without_holes()
         remember(self.path, SCHEMA_VERSION)
@@ -388,6 +386,9 @@ class RunWriter:
         self._append("unrecorded", map(unrecorded_table, self._segment.unrecorded))
         if self._segment.means:
             self._append("prompt_means", map(means_table, self._segment.means))
+        if self._segment.routed:
+            of_layers = sorted(self._segment.routed.items())
+            self._append(ROUTED, (routed_table(self.layers[layer_id], parts) for layer_id, parts in of_layers))
         self._append("beyond", (beyond_table(parts) for _, parts in sorted(self._segment.beyond.items())))
         for table, rows in self._segment.rows.items():
             self._append(table, rows)
@@ -478,18 +479,6 @@ def _together(tables: list[pa.Table]) -> Iterator[pa.Table]:
     """Tables of the same columns as one; nothing if there are none."""
     if tables:
         yield pa.concat_tables(tables).unify_dictionaries().combine_chunks()
-
-
-def _hole_share(path: Path) -> float:
-    """The share of a closed file's disk blocks that are free. Found from the file's size, as DuckDB also counts blocks
-    that it has truncated; and after closing, as until then it counts blocks freed by the last checkpoint as used.
-    """
-    with locked([path], threads=1) as connection:
-        add(connection, path, CATALOG)
-        query = "SELECT block_size, used_blocks FROM pragma_database_size() WHERE database_name = ?"
-        size, used = connection.execute(query, [CATALOG]).fetchall()[0]
-    blocks = (path.stat().st_size - FILE_HEADERS) // size
-    return float((blocks - used) / max(blocks, 1))
 
 
 def _insert_run(connection: duckdb.DuckDBPyConnection, info: RunInfo) -> None:

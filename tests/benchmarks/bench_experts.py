@@ -47,7 +47,7 @@ def took(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def measured(how: str, sizes: dict[str, int], prompts: list[list[int]], folder: Path) -> list[object]:
+def measured(how: str, keep: str, sizes: dict[str, int], prompts: list[list[int]], folder: Path) -> list[object]:
     """A row of the table."""
     model = mixture(how, sizes)
     loaded = LoadedModel(model, Words(), "m", "olmoe", "cpu", "float32", None, 4, 0)  # type: ignore[arg-type]
@@ -55,8 +55,8 @@ def measured(how: str, sizes: dict[str, int], prompts: list[list[int]], folder: 
     batch = forward_batch(model, prompts, pad_id=0)
     reader = BatchReader(loaded, sites)
     told = [RecordedPrompt("a", "", prompt, [""] * len(prompt), len(prompt)) for prompt in prompts]
-    path = folder / f"{how}.duckdb"
-    info = dataclasses.replace(array_info(how, 0), settings={"keep": "stats"})
+    path = folder / f"{how}-{keep}.duckdb"
+    info = dataclasses.replace(array_info(how, 0), settings={"keep": keep})
     writer = RunWriter.create(path, info, store_layers(sites))
     recorder = Recorder(writer, 0, torch.device("cpu"), commits=False)
     times: list[tuple[float, float, float]] = []
@@ -72,8 +72,10 @@ def measured(how: str, sizes: dict[str, int], prompts: list[list[int]], folder: 
     values = sum(site.held for site in sites) * sum(map(len, prompts))
     neurons = sum(site.neurons for site in sites)
     return [
-        how, f"{neurons:,}", f"{1e3 * bare:,.0f}", f"{read / bare:.2f}", f"{(read + recorded) / bare:.2f}",
+        how, f"--keep {keep}", f"{neurons:,}",
+        f"{1e3 * bare:,.0f}", f"{read / bare:.2f}", f"{(read + recorded) / bare:.2f}",
         f"{1e9 * recorded / values:.0f}", f"{1e6 * commit / neurons:.0f}", f"{path.stat().st_size / neurons:.0f}",
+        f"{path.stat().st_size / (ROUNDS * values):.2f}",
     ]  # fmt: skip
 
 
@@ -86,12 +88,14 @@ def main(words: list[str] | None = None) -> None:
     prompts = rng.integers(3, VOCABULARY, shape).tolist()
     folder = Path(tempfile.mkdtemp())
     try:
-        rows = [measured(how, QUICK if chosen.quick else SIZES, prompts, folder) for how in ("grouped_mm", "eager")]
+        sizes = QUICK if chosen.quick else SIZES
+        ways = (("grouped_mm", "stats"), ("grouped_mm", "all"), ("eager", "stats"))
+        rows = [measured(how, keep, sizes, prompts, folder) for how, keep in ways]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     heads = (
-        "experts run as", "neurons", "plain pass, ms", "reading, × plain", "and recording, × plain",
-        "recording, ns a value", "commit, µs a neuron", "file, bytes a neuron",
+        "experts run as", "kept", "neurons", "plain pass, ms", "reading, × plain", "and recording, × plain",
+        "recording, ns a value", "commit, µs a neuron", "file, bytes a neuron", "file, bytes a value",
     )  # fmt: skip
     print(f"{said}\n\n{table(heads, rows)}")
 

@@ -131,7 +131,7 @@ class Family:
         self.say_how_it_reads(reads)
         default = self.asked(lambda: default_site(self.model, experts=True))
         self.result.default = default
-        self.result.note = self.asked(lambda: why_no_mlp(self.model, experts=True))
+        self.result.note = self.asked(lambda: why_no_mlp(self.model))
         exact: list[LayerSite] = []
         for site in SITES:
             found = self.asked(lambda site=site: find_sites(self.model, [site], experts=True), site)
@@ -436,10 +436,9 @@ compared with those of plain hooks: one prompt alone, in padded batches, and whi
 - A module's name: the values there are exact, and an MLP's are act(g) or act(g) × u of projections in the same block.
 - *exact, no MLP*: what is read is exact, but the MLPs' neurons are not read (*experts* or another reason).
 - *refused*: the site is there and cannot be read, for the reason given. Empty: the family has no such site.
-- *(experts)*: the neurons of a mixture of experts ([methods](methods.md#1-neurons-and-firing)), which captures of
-  `--keep stats` read; in others, without `--sites`, another site is read instead, and `capture`, `info` and `health`
-  say so. They are compared with the one way to make neurons of the first projection with which down projection and
-  router give what the module gives. *refused: experts*: these are not read. Nor are shared experts beside the others.
+- *(experts)*: the neurons of a mixture of experts ([methods](methods.md#1-neurons-and-firing)), which captures
+  read. They are compared with the one way to make neurons of the first projection with which down projection and router
+  give what the module gives. *refused: experts*: these are not read. Nor are shared experts beside the others.
 - *several streams*: the blocks pass on more than one hidden state for each token.
 - padding: the sides on which a batch may be padded without changing a value; the other is never used. *writes equal
   lengths*: left padding changes what is generated, so only prompts of one length generate together. *replay*: decoding

@@ -41,7 +41,17 @@ ROUNDING = 1e-12
 """Of moments, as a share of what they would be if every value were as large as the largest: sums of the same float64
 numbers in another order."""
 
-SAME_TABLES = ("prompts", "tokens", "unrecorded", "layers", "prompt_means", "histograms", "examples", "activations")
+SAME_TABLES = (
+    "prompts",
+    "tokens",
+    "unrecorded",
+    "layers",
+    "prompt_means",
+    "histograms",
+    "examples",
+    "routed",
+    "activations",
+)
 
 
 @pytest.fixture(scope="session")
@@ -533,13 +543,14 @@ def test_loading_refuses_a_part_that_is_there(three: list[Path], request_: Calla
         capture_run(replace(request_(), shard=Shard(1, 3)))
 
 
+@pytest.mark.parametrize(("keep", "precision"), [("stats", "float32"), ("all", "float32"), ("all", "int8")])
 @pytest.mark.filterwarnings("ignore:found by structure", "ignore:read are the neurons")
-def test_experts_that_only_some_parts_use(tmp_path: Path) -> None:
+def test_experts_that_only_some_parts_use(keep: str, precision: str, tmp_path: Path) -> None:
     """Each neuron of a mixture of experts has its own tokens: it may be absent from a part, or from all."""
     model = model_of("mixtral")
     texts = {"a": ["w5 w6 w7", "w10", "w12 w13", "w20 w21 w22 w23"], "b": ["w30 w31", "w40", "w41 w42 w43", "w50"]}
-    options: dict[str, Any] = {"store": tmp_path, "batch_size": 1, "generate": 2, "keep": "stats", "seed": 7}
-    options["sites"] = ("mlp", "resid")
+    options: dict[str, Any] = {"store": tmp_path, "batch_size": 1, "generate": 2, "keep": keep, "seed": 7}
+    options |= {"sites": ("mlp", "resid"), "precision": precision}
     nf.capture(model, word_tokenizer(), texts, run="whole", **options).close()
     for part in range(1, 9):
         nf.capture(model, word_tokenizer(), texts, run="r", shard=f"{part}/8", **options).close()

@@ -293,14 +293,9 @@ def test_absent_neurons_are_in_the_population_of_no_kinds(unused: nf.Run) -> Non
     assert found.pair("normal", "dead").eligible == total - WIDTH
 
 
-def test_what_needs_the_values_is_refused(unused: nf.Run, tmp_path: Path) -> None:
+def test_what_needs_the_values_is_refused(unused: nf.Run) -> None:
     with pytest.raises(StoreError, match="statistics only"):
         unused.activations("mlp", 1)
-    model = model_of("mixtral")
-    with pytest.raises(UnsupportedModel, match="--keep stats"):
-        nf.capture(model, word_tokenizer(), ["w5 w6"], store=tmp_path, sites=("mlp",))
-    with pytest.raises(UnsupportedModel, match="--keep stats"):
-        captured(model, tmp_path, sites=("mlp",), where="beyond=p99")
     with pytest.raises(RequestError, match="no class 'gone': .*absent"):
         unused.neurons(cls="gone")
 

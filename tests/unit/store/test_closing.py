@@ -16,7 +16,7 @@ from recorded import make_arrays, record_arrays  # noqa: E402
 
 from nfinspect.capturing import segments
 from nfinspect.capturing.arrays import ArrayPrompt, write_run
-from nfinspect_store import catalog, migrate_run, writer
+from nfinspect_store import catalog, holes, migrate_run, writer
 from nfinspect_store.atomic import next_to
 from nfinspect_store.digests import Digest
 from nfinspect_store.errors import BadName, RunBusy, StoreError
@@ -31,16 +31,16 @@ from nfinspect_store.writer import RunWriter
 PLANTED_ROWS = pa.table({"site": ["mlp"], "layer": [0], "neuron": [1], "class": ["dead"]})
 
 
-@pytest.mark.parametrize("failing", ["copy_run", "_hole_share"])
+@pytest.mark.parametrize("failing", ["copy_run", "hole_share"])
 def test_a_closing_copy_that_fails_leaves_a_whole_run(
     failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: object) -> None:
         raise StoreError("Out of Memory Error: failed to pin block")
 
-    monkeypatch.setattr(writer, "SMALL", 0)
-    monkeypatch.setattr(writer, "MOST_HOLES", -1.0)  # every file is copied
-    monkeypatch.setattr(writer, failing, fail)
+    monkeypatch.setattr(holes, "SMALL", 0)
+    monkeypatch.setattr(holes, "MOST_HOLES", -1.0)  # every file is copied
+    monkeypatch.setattr(writer if failing == "copy_run" else holes, failing, fail)
     path = record_arrays(tmp_path / "run.duckdb", make_arrays([5, 9], seed=1), segment=1)
     assert [file.name for file in tmp_path.iterdir()] == ["run.duckdb"]
     assert verify_run(path).ok
@@ -51,8 +51,8 @@ def test_a_last_segment_of_short_prompts_leaves_little_room_free(
 ) -> None:
     """DuckDB would merge the last row groups of prompt means: 4,608 rows of the first segment, 9,408 of the last."""
     shares: list[float] = []
-    measured = writer._hole_share
-    monkeypatch.setattr(writer, "_hole_share", lambda path: shares.append(measured(path)) or shares[-1])
+    measured = holes.hole_share
+    monkeypatch.setattr(holes, "hole_share", lambda path: shares.append(measured(path)) or shares[-1])
     commits: list[RunWriter] = []
     commit = RunWriter.commit
     monkeypatch.setattr(RunWriter, "commit", lambda self, *given: commits.append(self) or commit(self, *given))
@@ -63,7 +63,7 @@ def test_a_last_segment_of_short_prompts_leaves_little_room_free(
     path = tmp_path / "run.duckdb"
     write_run(path, layers=layers, prompts=prompts, values=lambda prompt, layer: values)
     assert len(commits) == 2 and len(shares) == 1
-    assert shares[0] <= writer.MOST_HOLES and path.stat().st_size < 110 * 2**20
+    assert shares[0] <= holes.MOST_HOLES and path.stat().st_size < 110 * 2**20
     with RunFile.open(path) as run:
         np.testing.assert_allclose(run.prompt_means("last", "mlp").values[-1], np.tile(values[3], 2))
 
@@ -86,10 +86,10 @@ def test_a_commit_without_new_tokens_leaves_the_statistics_where_they_are(
 
 def test_whoever_closes_is_told_before_a_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = record_arrays(tmp_path / "run.duckdb", make_arrays([5, 9], seed=1))
-    monkeypatch.setattr(writer, "SMALL", 0)
+    monkeypatch.setattr(holes, "SMALL", 0)
     told: list[int] = []
     for share, copied in ((1.0, False), (-1.0, True)):
-        monkeypatch.setattr(writer, "MOST_HOLES", share)
+        monkeypatch.setattr(holes, "MOST_HOLES", share)
         RunWriter.reopen(path).close(told.append)
         assert bool(told) == copied
     assert told[0] >= 4096
@@ -168,14 +168,14 @@ def test_a_run_that_was_committed_once_is_not_looked_through_for_free_room(
 ) -> None:
     """There is none in it: the reason not to look."""
     looked: list[Path] = []
-    hole_share = writer._hole_share
+    hole_share = holes.hole_share
 
     def share(path: Path) -> float:
         looked.append(path)
         return hole_share(path)
 
-    monkeypatch.setattr(writer, "SMALL", 0)
-    monkeypatch.setattr(writer, "_hole_share", share)
+    monkeypatch.setattr(holes, "SMALL", 0)
+    monkeypatch.setattr(holes, "hole_share", share)
     arrays = make_arrays([5, 9, 300, 40], seed=1)
     once = record_arrays(tmp_path / "once.duckdb", arrays)
     assert not looked and hole_share(once) == 0

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from nfinspect.capturing.arrays import ArrayPrompt, array_info, write_run
-from nfinspect_store import memory, verify, verify_values, writer
+from nfinspect_store import holes, memory, verify, verify_values, writer
 from nfinspect_store.digests import Digest, digest_of, renew_digests
 from nfinspect_store.migrate_run import copy_run
 from nfinspect_store.migrations import SCHEMA_VERSION
@@ -80,7 +80,7 @@ def test_one_segment_of_more_means_than_memory_is_committed_and_copied_and_check
     assert_whole(path)
     copy_run(path, copy, SCHEMA_VERSION)
     assert_whole(copy)
-    assert writer._hole_share(copy) <= writer.MOST_HOLES
+    assert holes.hole_share(copy) <= holes.MOST_HOLES
     taken: list[int] = []
     monkeypatch.setattr(verify, "digest_of", lambda rows: taken.append(rows.nbytes) or digest_of(rows))
     with RunFile.open(copy) as run:
