@@ -1,5 +1,6 @@
 """What all tests share: a small run whose contents are known, made once by the recorder that captures use."""
 
+import gc
 import os
 import shutil
 import signal
@@ -42,6 +43,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         case = getattr(item, "callspec", None)
         if case is not None and case.indices.get("seed", 0) >= SEEDS_TRIED:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported stays: a full collection of garbage, of which there are many, need not walk it."""
+    gc.collect()
+    gc.freeze()
 
 
 def planted_values(prompt: int, layer: Layer) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 from textual import events
 from textual.keys import _character_to_key, key_to_character
 from textual.pilot import Pilot
@@ -15,6 +16,8 @@ from nfinspect.tui.app import NfinspectApp
 from nfinspect.tui.chrome import Breadcrumbs, StatusLine
 
 SMALL, LARGE = (80, 24), (200, 50)
+SIZES = [SMALL, pytest.param(LARGE, marks=pytest.mark.slow)]
+"""Of tests that look at both: `make test` tries the small one, in which there is least room."""
 
 SETTLED = 120.0
 """Seconds after which what a key began is taken for stuck."""

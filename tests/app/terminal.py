@@ -107,7 +107,7 @@ class Terminal:
     def send(self, keys: str) -> None:
         os.write(self.master, keys.encode())
 
-    def settle(self, quiet: float = 0.4, most: float = 10.0) -> None:
+    def settle(self, quiet: float = 0.2, most: float = 10.0) -> None:
         """Until nothing has come for `quiet` seconds."""
         end = time.perf_counter() + most
         while time.perf_counter() < end and self.read(quiet):

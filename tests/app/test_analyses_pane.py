@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from analysed_run import LAYERS, MODEL, NEURONS, keep_analyses, keep_attention, write_study
-from app_driver import LARGE, SMALL, Driven, Start
+from app_driver import Driven, Start
 
 from nfinspect.analyses import kind_overlap
 from nfinspect.analysis import health, neuron
@@ -21,8 +21,6 @@ from nfinspect.tui.listing import ordered
 from nfinspect.tui.session import Session
 from nfinspect_store.addresses import Address
 from nfinspect_store.run_layout import RunLayout
-
-SIZES = pytest.mark.parametrize("size", [SMALL, LARGE], ids=["80x24", "200x50"])
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +77,6 @@ async def test_what_the_run_leaves_out_is_told_with_every_analysis_of_it(
             assert "(recorded are 3 of 9 tokens" in words(app), place
 
 
-@SIZES
 async def test_the_list_says_what_is_kept_and_how_to_make_it(
     start: Start, analysed: Path, size: tuple[int, int]
 ) -> None:
@@ -94,7 +91,6 @@ async def test_the_list_says_what_is_kept_and_how_to_make_it(
         assert "…" not in "".join(app.lines[2:9]), "every answer fits"
 
 
-@SIZES
 async def test_ngrams(start: Start, analysed: Path, size: tuple[int, int]) -> None:
     async with opened(start, analysed, "ngrams", size=size) as app:
         assert "1 token detector among 24 neurons" in app.text
@@ -165,7 +161,6 @@ async def test_a_filter_finds_text(start: Start, analysed: Path) -> None:
         assert names(app) == ["L1/N2"]
 
 
-@SIZES
 async def test_positions(start: Start, analysed: Path, size: tuple[int, int]) -> None:
     async with opened(start, analysed, "positions", size=size) as app:
         assert "1 positional neuron of 24 in 100 sequences of 32 tokens" in app.text
@@ -178,7 +173,6 @@ async def test_positions(start: Start, analysed: Path, size: tuple[int, int]) ->
         assert "positional neurons in each layer" in app.text
 
 
-@SIZES
 async def test_attention(start: Start, analysed: Path, size: tuple[int, int]) -> None:
     async with opened(start, analysed, "attention", size=size) as app:
         assert "attention_weighted: mean over 6 prompts of six.txt, 90 tokens" in app.text
@@ -206,7 +200,6 @@ async def test_attention_of_another_model_of_the_same_name_is_not_shown(
         assert "No result is kept" in app.text
 
 
-@SIZES
 async def test_ablation(start: Start, analysed: Path, size: tuple[int, int]) -> None:
     async with opened(start, analysed, "ablate", size=size) as app:
         assert "tales.txt: perplexity 20.100 over 4,321 tokens" in app.text
@@ -221,7 +214,6 @@ async def test_ablation(start: Start, analysed: Path, size: tuple[int, int]) -> 
         assert app.crumbs.endswith("ablate > L1/N9")
 
 
-@SIZES
 async def test_kinds(start: Start, analysed: Path, size: tuple[int, int]) -> None:
     async with opened(start, analysed, "kinds", size=size) as app:
         assert "dead 1, positional 1, delta 2, ngrams1 1, ngrams2 2, attention 20" in words(app)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from app_driver import LARGE, SMALL, Start
+from app_driver import SIZES, Start
 from numpy.typing import NDArray
 from test_making_analyses import go
 
@@ -53,7 +53,7 @@ def shown(app: object) -> list[tuple[str, str]]:
     return [(table.row_at(i).address, table.row_at(i).change) for i in range(table.total)]
 
 
-@pytest.mark.parametrize("size", [SMALL, LARGE], ids=["80x24", "200x50"])
+@pytest.mark.parametrize("size", SIZES, ids=["80x24", "200x50"])
 async def test_who_died_woke_and_moved(start: Start, store: Path, size: tuple[int, int]) -> None:
     async with start(Engine(store), None, size=size) as app:
         await go(app, "diff before after")

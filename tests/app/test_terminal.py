@@ -118,8 +118,8 @@ def test_an_analysis_is_made_by_a_command_and_read(store: Path) -> None:
         terminal.send("r")
         terminal.wait_for("computing, ")
         terminal.wait_for("token detectors among 192 neurons", 60)
-        terminal.settle()
-        assert terminal.read(2.0) == b"", "nothing is looked at once the command has ended"
+        terminal.settle(0.6)
+        assert terminal.read(1.2) == b"", "nothing is looked at once the command has ended"
         terminal.send("\x1b")
         terminal.wait_for("n=1 at mlp")
         assert "unexpected" not in terminal.text
@@ -133,7 +133,7 @@ def test_runs_are_marked_and_compared(store: Path) -> None:
         terminal.send("  O")
         terminal.wait_for("dead neurons, % of each layer")
         terminal.wait_for("planted mlp: 3 dead of 192 neurons")
-        terminal.settle()
+        terminal.settle(0.6)
         assert terminal.read(2.0) == b""
         terminal.send("j\r")
         terminal.wait_for("neurons of L0")

@@ -1,6 +1,8 @@
 """Neurons that detect tokens, bigrams and trigrams (methods §5)."""
 
 import json
+from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -27,10 +29,18 @@ def planted_run(make_run: MakeRun, seed: int) -> tuple[RunFile, Planted]:
     return make_run(layer, planted.prompts, {0: values.astype(np.float32)}), planted
 
 
+@pytest.fixture(scope="module")
+def planted_of(make_shared_run: MakeRun) -> Callable[[int], tuple[RunFile, Planted]]:
+    """planted_of(seed) -> an open run, and what is planted in it."""
+    return cache(lambda seed: planted_run(make_shared_run, seed))
+
+
 @pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_planted_detectors_are_found_exactly(make_run: MakeRun, seed: int, n: int) -> None:
-    run, planted = planted_run(make_run, seed)
+def test_planted_detectors_are_found_exactly(
+    seed: int, n: int, planted_of: Callable[[int], tuple[RunFile, Planted]]
+) -> None:
+    run, planted = planted_of(seed)
     found = ngrams(run, n)
     grams = {d.neuron: {ngram.token_ids for ngram in d.ngrams} for d in found.detectors}
     assert grams == planted.detectors[n]
@@ -64,11 +74,26 @@ def random_case(seed: int) -> tuple[list[list[int]], dict[int, np.ndarray]]:
     return rows, fired
 
 
+RandomCase = tuple[RunFile, list[list[int]], dict[int, np.ndarray]]
+
+
+@pytest.fixture(scope="module")
+def random_of(make_shared_run: MakeRun) -> Callable[[int], RandomCase]:
+    """random_of(seed) -> an open run of a random case, and the case."""
+
+    @cache
+    def made(seed: int) -> RandomCase:
+        rows, fired = random_case(seed)
+        values = {i: one.astype(np.float32) for i, one in fired.items()}
+        return make_shared_run(mlp_layers(3, 24, "relu"), text_prompts(rows), values), rows, fired
+
+    return made
+
+
 @pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_every_figure_agrees_with_plain_loops(make_run: MakeRun, seed: int, n: int) -> None:
-    rows, fired = random_case(seed)
-    run = make_run(mlp_layers(3, 24, "relu"), text_prompts(rows), {i: f.astype(np.float32) for i, f in fired.items()})
+def test_every_figure_agrees_with_plain_loops(seed: int, n: int, random_of: Callable[[int], RandomCase]) -> None:
+    run, rows, fired = random_of(seed)
     found = ngrams(run, n)
     expected = {layer: reference(rows, f, n) for layer, f in fired.items()}
     detecting = {(i, j): x for i, layer in expected.items() for j, x in enumerate(layer) if x.detects}

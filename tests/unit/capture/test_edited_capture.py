@@ -93,8 +93,17 @@ def capture(model: PreTrainedModel, store: Path, run: str = "r", **options: Any)
 
 
 @pytest.mark.filterwarnings("ignore:found by structure:UserWarning")
-@pytest.mark.parametrize("start", [0, 2])
-@pytest.mark.parametrize(("generate", "mode"), [(0, "auto"), (NEW, "replay"), (NEW, "live")])
+@pytest.mark.parametrize(
+    ("generate", "mode", "start"),
+    [
+        (0, "auto", 0),
+        (NEW, "replay", 2),
+        (NEW, "live", 2),
+        pytest.param(0, "auto", 2, marks=pytest.mark.slow),
+        pytest.param(NEW, "replay", 0, marks=pytest.mark.slow),
+        pytest.param(NEW, "live", 0, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("family", sampled(["gpt2", "phi3", "mamba", "opt", "llama", "bloom", "gpt1"], 3))
 def test_values_are_those_that_the_model_goes_on_with(
     family: str, generate: int, mode: str, start: int, tmp_path: Path

@@ -110,8 +110,19 @@ def check(path: Path, model: PreTrainedModel) -> None:
     assert verify_run(path).ok
 
 
-@pytest.mark.parametrize(("mode", "side"), [("replay", "left"), ("replay", "right"), ("live", "left")])
-@pytest.mark.parametrize("kind", KINDS)
+WAYS = [("replay", "left"), ("replay", "right"), ("live", "left")]
+QUICK = {"mamba": (0, 2), "mamba_bias": (1,), "falcon_mamba": (0,), "mamba2": (1, 2), "mamba2_clamped": (0,)}
+"""Of these ways, those that `make test` tries."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "side"),
+    [
+        pytest.param(kind, *way, marks=() if i in QUICK[kind] else pytest.mark.slow)
+        for kind in KINDS
+        for i, way in enumerate(WAYS)
+    ],
+)
 def test_delta_is_the_scans_own(
     kind: str, mode: Any, side: Any, kind_dir: Callable[[str], Path], prompts_file: Path, tmp_path: Path
 ) -> None:

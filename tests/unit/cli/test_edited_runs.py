@@ -1,6 +1,7 @@
 """Commands on a run that was captured with edits: nobody takes it for the plain model's."""
 
 import json
+import shutil
 from pathlib import Path
 
 import nfinspect_samples
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from command_line import Run
 
+from nfinspect.cli import main
 from nfinspect.cli.report import run_facts
 from nfinspect_store.reader import RunFile
 
@@ -16,17 +18,24 @@ EDITS = ("--clamp", "L1/N5=60", "--zero", "@cold", "--from", "1")
 TOLD = "zero L0/N1,resid:L2/N7; clamp L1/N5=60; from token 1"
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prompt file, and a store with its runs `plain` and `edited`, which has a set of neurons of the first."""
+    folder = tmp_path_factory.mktemp("edited")
+    (folder / "p.txt").write_text("Tulips are red.\nThe chair stood in the hall.\n")
+    line = ("capture", GPT2, "--prompts", str(folder / "p.txt"), "--sites", "mlp,resid", "--generate", "4")
+    of_store = ("--store", str(folder / "store"))
+    marked = ("marks", "--run", "plain", "--set", "cold", "--add", "L0/N1", "--add", "resid:L2/N7")
+    for arguments in ((*line, "--run", "plain"), marked, (*line, "--run", "edited", *EDITS)):
+        assert main([*arguments, *of_store]) == 0
+    return folder
+
+
 @pytest.fixture
-def captured(nfinspect: Run, tmp_path: Path) -> None:
-    """Two runs of one prompt file: `plain`, and `edited` with a set of neurons of the first."""
-    (tmp_path / "p.txt").write_text("Tulips are red.\nThe chair stood in the hall.\n")
-    line = ("capture", GPT2, "--prompts", "p.txt", "--sites", "mlp,resid", "--generate", "4")
-    assert nfinspect(*line, "--run", "plain").returncode == 0
-    assert (
-        nfinspect("marks", "--run", "plain", "--set", "cold", "--add", "L0/N1", "--add", "resid:L2/N7").returncode == 0
-    )
-    done = nfinspect(*line, "--run", "edited", *EDITS)
-    assert done.returncode == 0, done.stderr
+def captured(made: Path, store: Path, tmp_path: Path) -> None:
+    """They are in the test's own folder and store."""
+    shutil.copy2(made / "p.txt", tmp_path)
+    shutil.copytree(made / "store", store, dirs_exist_ok=True)
 
 
 def test_a_run_is_captured_with_the_options_of_generate(nfinspect: Run, captured: None, store: Path) -> None:

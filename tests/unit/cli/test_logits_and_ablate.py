@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 from pathlib import Path
 
 import nfinspect_samples
@@ -9,6 +10,7 @@ import pytest
 from command_line import Run
 
 from nfinspect.analyses.ablate import SPEC, Ablation
+from nfinspect.cli import main
 
 ablate = importlib.import_module("nfinspect.cli.ablate")  # where nfinspect.cli has names, it has the command
 
@@ -25,13 +27,23 @@ def neurons(tmp_path: Path) -> Path:
     return file
 
 
-@pytest.fixture
-def captured(nfinspect: Run, tmp_path: Path) -> str:
-    """A run of the sample model over two concepts."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two prompt files, and a store with a run of the sample model over them."""
+    folder, prompts = tmp_path_factory.mktemp("captured"), []
     for concept, lines in (("tulip", "Tulips are red.\nTulips grow."), ("baseline", "The chair stood.\nHe sat.")):
-        (tmp_path / f"{concept}.txt").write_text(lines)
-    done = nfinspect("capture", GPT2, "--prompts", "tulip.txt", "--prompts", "baseline.txt", "--run", "gpt2")
-    assert done.returncode == 0, done.stderr
+        (folder / f"{concept}.txt").write_text(lines)
+        prompts += ["--prompts", str(folder / f"{concept}.txt")]
+    assert main(["capture", GPT2, *prompts, "--run", "gpt2", "--store", str(folder / "store")]) == 0
+    return folder
+
+
+@pytest.fixture
+def captured(made: Path, store: Path, tmp_path: Path) -> str:
+    """The run in the test's own store, the prompts in its folder."""
+    for file in made.glob("*.txt"):
+        shutil.copy2(file, tmp_path)
+    shutil.copytree(made / "store", store, dirs_exist_ok=True)
     return "gpt2"
 
 
