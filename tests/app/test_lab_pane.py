@@ -6,8 +6,6 @@ import json
 import os
 import shlex
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +23,7 @@ from nfinspect.backend.directory import living
 from nfinspect.backend.protocol import JobState, Token
 from nfinspect.backend.written import KEPT
 from nfinspect.backend.written import Written as Held
+from nfinspect.cli import main
 from nfinspect.tui.engine import Engine
 from nfinspect.tui.glyphs import ASCII
 from nfinspect.tui.lab import NUMBERS as FIELDS
@@ -50,9 +49,7 @@ NUMBERS = {one.field: one for one in FIELDS}
 
 def capture(store: Path, *options: str) -> None:
     prompts = ("--prompts", str(PROMPTS / "tulip.json"), "--prompts", str(PROMPTS / "baseline.json"))
-    arguments = ("capture", GPT2, *prompts, "--sites", "mlp,resid", "--store", str(store), *options)
-    done = subprocess.run([sys.executable, "-m", "nfinspect", *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert main(["capture", GPT2, *prompts, "--sites", "mlp,resid", "--store", str(store), *options]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +121,7 @@ def test_the_command_is_read_back_as_it_was_meant() -> None:
     ]  # fmt: skip
 
 
-def test_the_python_says_what_the_command_says(store: Path) -> None:
+def test_the_python_says_what_the_command_says(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Both in this store: a direction of the run, neurons, sampling."""
     changes = (typed_change("clamp L2/N3,L2/N4=30"), typed_change("direction tulip-baseline@resid:L2=2"))
     setup = Setup("night", GPT2, "float32", prompt='A "tulip"\nis', changes=changes, new_tokens=6, temperature=0.8,
@@ -132,12 +129,9 @@ def test_the_python_says_what_the_command_says(store: Path) -> None:
     names: dict[str, Any] = {}
     with contextlib.redirect_stdout(io.StringIO()) as said:
         exec(python(setup, store), names)
-    done = subprocess.run(
-        [sys.executable, "-m", "nfinspect", command(setup)[0], "--json", "--store", str(store), *command(setup)[1:]],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    printed = json.loads(done.stdout)
+    capsys.readouterr()
+    assert main([command(setup)[0], "--json", "--store", str(store), *command(setup)[1:]]) == 0
+    printed = json.loads(capsys.readouterr().out)
     assert printed["original"]["text"] in said.getvalue() and printed["edited"]["text"] in said.getvalue()
     mine = json.loads(json.dumps(names["found"].to_json()))
     assert mine["model"] == printed["model"]

@@ -316,7 +316,9 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("heeds", [True, False], ids=["interrupted", "killed"])
+@pytest.mark.parametrize(
+    "heeds", [pytest.param(True, id="interrupted"), pytest.param(False, id="killed", marks=pytest.mark.slow)]
+)
 def test_a_cancelled_command_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heeds: bool) -> None:
     """A real process in the middle of its work, by SIGINT, or by SIGKILL where it does not heed that."""
     path = write_study(tmp_path / "store")

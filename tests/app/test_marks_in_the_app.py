@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from app_driver import SMALL, Start
 from terminal import Terminal
 
@@ -102,6 +103,7 @@ async def test_keys_act_on_all_marked(start: Start, tmp_path: Path) -> None:
         assert "demo-marked.csv" in app.text
 
 
+@pytest.mark.slow
 def test_marks_of_a_real_terminal(store: Path) -> None:
     """At 80x24: marked, named, quit at once, there again."""
     terminal = Terminal(store, "planted")

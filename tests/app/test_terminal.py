@@ -109,6 +109,7 @@ def test_keys_lead_through_a_real_run(store: Path) -> None:
         assert terminal.process.wait(timeout=10) == 0
 
 
+@pytest.mark.slow
 def test_an_analysis_is_made_by_a_command_and_read(store: Path) -> None:
     with opened(store) as terminal:
         terminal.send("a")
@@ -274,6 +275,7 @@ def test_a_run_without_a_token_is_not_opened(store: Path) -> None:
         terminal.wait_for("planted holds nothing yet")
 
 
+@pytest.mark.slow
 def test_a_capture_is_followed_to_its_end(store: Path) -> None:
     beat = Heartbeat(store / "planted.duckdb", model="gpt2", min_interval=0)
     beat.beat(tokens_done=300, tokens_total=1200, tokens_per_second=100, phase="reading")

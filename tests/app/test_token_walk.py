@@ -241,6 +241,7 @@ async def test_the_model_is_read_by_a_command(start: Start) -> None:
         assert "pass --model" in app.status
 
 
+@pytest.mark.slow
 def test_a_walk_in_a_real_terminal(walked: Path) -> None:
     terminal = Terminal(walked, "walked")
     try:

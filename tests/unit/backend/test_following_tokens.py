@@ -59,7 +59,7 @@ def test_a_generations_tokens_are_told_as_they_are_written(backend: Backend, sha
     assert any(one[:2] == (3, 1) and one[2] == 40 for row in rows if row.side == "edited" for one in row.strongest)
 
 
-@pytest.mark.parametrize("mode", ["live", "replay"])
+@pytest.mark.parametrize("mode", ["live", pytest.param("replay", marks=pytest.mark.slow)])
 def test_a_captures_text_is_told_while_somebody_asks(backend: Backend, shared: Path, model: Path, mode: str) -> None:
     prompts = shared / "prompts.txt"
     prompts.write_text("Tulips are red.\nThe chair\nShe bought a bunch of\nThe garden\n")
@@ -92,6 +92,7 @@ def test_a_captures_text_is_told_while_somebody_asks(backend: Backend, shared: P
             assert mode == "live" or told[-1].strongest == ()  # written and not read
 
 
+@pytest.mark.slow
 def test_a_command_shows_the_text_as_a_backend_writes_it(shared: Path, model: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "NFINSPECT_STORE": str(shared), "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
     line = [sys.executable, "-m", "nfinspect", "generate", str(model), *GENERATE[:-1]]

@@ -46,7 +46,9 @@ def train(store: Path, steps: int, seconds: float) -> "subprocess.Popen[bytes]":
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    assert train(folder, 12, 0).wait(timeout=60) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["-c", str(folder), "12", "0"])
+        exec(TRAINING, {})
     return folder / "night.history.jsonl"
 
 
