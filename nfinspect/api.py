@@ -15,20 +15,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from nfinspect.capturing.errors import BadPrompts, CaptureError
 from nfinspect.capturing.foreign_passes import recorded_passes
 from nfinspect.capturing.merging import merge_runs
+from nfinspect.capturing.new_run import default_name, new_run_info, store_layers
 from nfinspect.capturing.plan import Files
 from nfinspect.capturing.prompt_files import PromptText, chat_of
 from nfinspect.capturing.prompts import PromptIds, check_concept, prompt_ids
 from nfinspect.capturing.recorder import Recorder
 from nfinspect.capturing.request import CaptureRequest, Mode
-from nfinspect.capturing.session import (
-    Capture,
-    Listener,
-    default_name,
-    new_run_info,
-    notes_on_experts,
-    statistics_device,
-    store_layers,
-)
+from nfinspect.capturing.session import Capture, Listener, notes_on_experts, statistics_device
 from nfinspect.capturing.shard import parse_shard
 from nfinspect.capturing.where import parse_where
 from nfinspect.edits import typed_edits

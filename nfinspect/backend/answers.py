@@ -10,8 +10,7 @@ import pyarrow as pa
 from nfinspect.backend.protocol import FRAME, Bytes, Columns, End, Query, RunEnded
 from nfinspect.backend.sharing import Snapshot
 from nfinspect.backend.wire import Wire
-from nfinspect_store.connect import query_errors
-from nfinspect_store.console import only_statement
+from nfinspect_store.console import message_of, only_statement, place_in
 from nfinspect_store.errors import QueryError
 
 BATCH = 8 * 2**20
@@ -43,6 +42,7 @@ def answer(wire: Wire, snapshot: Snapshot, query: Query) -> None:
         except QueryError as error:
             if late.is_set():
                 raise QueryError(f"the query took longer than {query.timeout:g} s and was stopped") from error
+            error.place = place_in(snapshot.cursor, query.sql, error.__cause__)
             raise
         finally:
             if timer is not None:
@@ -51,26 +51,24 @@ def answer(wire: Wire, snapshot: Snapshot, query: Query) -> None:
 
 def _answer(wire: Wire, cursor: duckdb.DuckDBPyConnection, query: Query) -> None:
     try:
-        with query_errors():
-            statement = only_statement(cursor, query.sql)
-            parameters = query.parameters or None
-            relation = cursor.sql(statement, params=parameters)
-            if relation is None:
-                raise QueryError("expected a query that has a result")
-            if query.most is not None:
-                relation = relation.limit(query.most, offset=query.start)
-            if query.count:
-                relation = relation.aggregate("count(*)")
-            wire.send(Columns(tuple(relation.columns), tuple(map(str, relation.types))))
-            if not query.describe:
-                reader = relation.to_arrow_reader(query.rows or FETCHED)
-                empty = pa.RecordBatch.from_pylist([], reader.schema)  # says of which types no rows are
-                for batch in chain([empty], reader):
-                    for part in _parts(batch):
-                        data = _ipc(part)
-                        wire.send(Bytes(len(data)), data)
-    except (OSError, RuntimeError, ValueError, MemoryError, pa.ArrowException) as error:  # Arrow passes DuckDB's on
-        raise QueryError(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__) from error
+        statement = only_statement(cursor, query.sql)
+        relation = cursor.sql(statement, params=query.parameters or None)
+        if relation is None:
+            raise QueryError("expected a query that has a result")
+        if query.most is not None:
+            relation = relation.limit(query.most, offset=query.start)
+        if query.count:
+            relation = relation.aggregate("count(*)")
+        wire.send(Columns(tuple(relation.columns), tuple(map(str, relation.types))))
+        if not query.describe:
+            reader = relation.to_arrow_reader(query.rows or FETCHED)
+            empty = pa.RecordBatch.from_pylist([], reader.schema)  # says of which types no rows are
+            for batch in chain([empty], reader):
+                for part in _parts(batch):
+                    data = _ipc(part)
+                    wire.send(Bytes(len(data)), data)
+    except (duckdb.Error, OSError, RuntimeError, ValueError, MemoryError, pa.ArrowException) as error:
+        raise QueryError(message_of(error)) from error  # Arrow passes DuckDB's on as its own
     wire.send(End())
 
 

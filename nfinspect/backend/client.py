@@ -183,7 +183,10 @@ def refusal(told: Refused) -> NfinspectError:
     """The error that a backend tells of."""
     kind = OWN.get(told.error) or getattr(errors, told.error, None)
     if isinstance(kind, type) and issubclass(kind, NfinspectError):
-        return kind(told.line)
+        found = kind(told.line)
+        if isinstance(found, errors.QueryError):
+            found.place = told.place
+        return found
     return Declined(told.line)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from nfinspect_store.errors import NfinspectError, StoreError
 
-VERSION = 2
+VERSION = 3
 
 LINE = 16 * 2**20
 """The most bytes of a line: a query may name many tokens."""
@@ -153,10 +153,13 @@ class Query:
 
 @dataclass(frozen=True)
 class Refused:
-    """Why a request has failed, in one line. error: the class of ours that the client raises."""
+    """Why a request has failed, in one line. error: the class of ours that the client raises; place: the character of
+    a query that is wrong.
+    """
 
     error: str
     line: str
+    place: int | None = None
 
 
 @dataclass(frozen=True)

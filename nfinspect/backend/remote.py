@@ -90,6 +90,9 @@ class RemoteConsole(Console):
                 with self._lock:
                     self._running.discard(cursor)
 
+    def _place(self, sql: str, refused: QueryError) -> int | None:
+        return super()._place(sql, refused) if self._file is None else self._file._place(sql, refused)
+
     def interrupt(self) -> None:
         super().interrupt()
         if self._file is not None:

@@ -44,7 +44,7 @@ from nfinspect.backend.protocol import (
 from nfinspect.backend.sharing import SharedRuns, Snapshot
 from nfinspect.backend.streams import as_in_terminal
 from nfinspect.backend.wire import Gone, NotAllowed, Wire
-from nfinspect_store.errors import NfinspectError, RequestError
+from nfinspect_store.errors import NfinspectError, QueryError, RequestError
 
 if TYPE_CHECKING:
     from nfinspect.models import LoadedModel
@@ -250,7 +250,8 @@ class Server:
                 except (Gone, BadMessage):
                     raise
                 except NfinspectError as error:
-                    wire.send(Refused(type(error).__name__, str(error)))
+                    place = error.place if isinstance(error, QueryError) else None
+                    wire.send(Refused(type(error).__name__, str(error), place))
         except Gone:
             pass
         except (BadMessage, NotAllowed) as error:

@@ -17,9 +17,10 @@ from typing import Any, NoReturn
 
 from nfinspect.capturing.errors import CaptureError
 from nfinspect.capturing.merging import merge_runs
+from nfinspect.capturing.new_run import default_name
 from nfinspect.capturing.plan import Files, read_files
 from nfinspect.capturing.request import CaptureRequest
-from nfinspect.capturing.session import Capture, EditsIn, Listener, default_name, load
+from nfinspect.capturing.session import Capture, EditsIn, Listener, load
 from nfinspect.capturing.shard import Shard, part_name
 from nfinspect.model_files import lasting_name
 from nfinspect.models import LoadedModel

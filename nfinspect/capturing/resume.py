@@ -12,6 +12,7 @@ from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.where import Where
 from nfinspect.models import Fingerprint, LoadedModel, OtherWeights, check_same_weights
 from nfinspect.models.editing import Edit
+from nfinspect_store.byte_limits import NEEDED
 from nfinspect_store.catalog import list_runs
 from nfinspect_store.edits import edits_text
 from nfinspect_store.errors import NotARun, StoreError
@@ -39,7 +40,7 @@ HOW_ONLY = {
 neurons and directions that they name (settings_of), parts of a capture by what shard.py adds."""
 
 
-KEPT_ONLY = {"files", "notes", "weights", "fingerprint", "command", "directory", "worst_error"}
+KEPT_ONLY = {"files", "notes", "weights", "fingerprint", "command", "directory", "worst_error", NEEDED}
 """Settings that do not decide what a run holds; the fingerprint is compared on its own (check_same_model)."""
 
 

@@ -1,9 +1,8 @@
 """A capture from beginning to end: load, plan, read batch by batch, commit in segments, always end cleanly."""
 
 import contextlib
-import datetime as dt
+import json
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from numpy.typing import NDArray
 
 from nfinspect.capturing.errors import BadPrompts, CaptureInterrupted, LimitReached, OutOfMemory
@@ -19,6 +17,7 @@ from nfinspect.capturing.following import Follower, TellToken
 from nfinspect.capturing.generation import generate
 from nfinspect.capturing.interrupts import StopRequest
 from nfinspect.capturing.memory import free_after_failure, is_out_of_memory
+from nfinspect.capturing.new_run import default_name, new_run_info, store_layers
 from nfinspect.capturing.plan import Batch, Files, fitting, load_prompts, notes_on, plan_batches, read_files
 from nfinspect.capturing.prompts import PromptIds
 from nfinspect.capturing.reading import BatchReader, Values
@@ -37,7 +36,6 @@ from nfinspect.models import (
     by_site,
     dependence,
     find_sites,
-    fingerprint,
     full_name,
     load_model,
     require_causal,
@@ -48,15 +46,15 @@ from nfinspect.models import (
     why_no_mlp,
 )
 from nfinspect.models.editing import Edit, edited
-from nfinspect.version import VERSION
 from nfinspect_store.atomic import remove
+from nfinspect_store.byte_limits import NEEDED, limit_text, resume_advice
 from nfinspect_store.catalog import new_run_path, store_path
 from nfinspect_store.edits import edits_text
 from nfinspect_store.errors import NfinspectError, RequestError
 from nfinspect_store.heartbeat import Heartbeat
 from nfinspect_store.processors import writer_threads
 from nfinspect_store.reader import RunFile
-from nfinspect_store.types import Layer, Progress, RunInfo, Status, utc_now
+from nfinspect_store.types import Progress, Status, utc_now
 from nfinspect_store.writer import RunWriter
 
 CHECKED = 64
@@ -160,6 +158,7 @@ class Capture:
         self._texts = TokenTexts(loaded.tokenizer)
         self._most_prompts = max((batch.stop - batch.start for batch in self.batches), default=0)
         self._started = time.monotonic()
+        self._needed = ""  # what to give as --limit-bytes for all of it, once the limit is reached
         self._tokens_before = 0
         for note in dict.fromkeys((*self.notes, *(site.note for site in self.sites if site.note))):
             listener.message(note)
@@ -201,7 +200,8 @@ class Capture:
                         raise BadPrompts(nothing_recorded(self.request.where))
                     self._tell(recorder, heartbeat, "finishing")
                     status: Status = "interrupted" if reason else "complete"
-                    recorder.commit({"status": status, "finished_at": utc_now()}, final=True)
+                    end = {"status": status, "finished_at": utc_now(), **self._settings_at_end(writer)}
+                    recorder.commit(end, final=True)
                 writer.close(self._copied)
             except BaseException as error:
                 give_up(writer, "interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
@@ -209,7 +209,7 @@ class Capture:
         if reason:
             raise stopped(
                 f"stopped ({reason}) after {recorder.tokens} of {self.tokens} tokens, kept in {writer.path.stem}: "
-                f"repeat the command with --resume to continue"
+                f"repeat the command {resume_advice(self._needed)} to continue"
             )
         return writer.path
 
@@ -303,12 +303,21 @@ class Capture:
                 return stop.reason
             limit = self.request.limit_bytes
             if limit is not None and (expected := self._bytes_with(batch, recorder)) > limit:
-                return f"--limit-bytes {limit}: with the next batch the file would take about {expected}"
+                whole = self._bytes_with(Batch(batch.start, self.own.stop), recorder)
+                self._needed = limit_text(whole)
+                return f"--limit-bytes {limit}: about {expected} bytes with the next batch, {whole} in all"
             for prompts, values in self.read_with_less(reader, batch):
                 recorder.add(prompts, values)
                 values.clear()  # before the next batch is read: a GPU may not hold two
             self._tell(recorder, heartbeat, "reading")
         return None
+
+    def _settings_at_end(self, writer: RunWriter) -> dict[str, str]:
+        """The column of the run's settings, if they change at its end."""
+        if not self._needed and not self.request.resume:
+            return {}
+        settings = {key: value for key, value in writer.tables().info.settings.items() if key != NEEDED}
+        return {"settings": json.dumps(settings | ({NEEDED: self._needed} if self._needed else {}))}
 
     def _bytes_with(self, batch: Batch, recorder: Recorder) -> int:
         """About the size of the file with `batch` in it."""
@@ -456,42 +465,6 @@ def _notes(request: CaptureRequest, loaded: LoadedModel, sites: Sequence[LayerSi
 def notes_on_experts(sites: Sequence[LayerSite]) -> list[str]:
     """What of layers of experts is not in the run."""
     return list(dict.fromkeys(site.note for site in sites if site.experts and site.note))
-
-
-def default_name(model: str) -> str:
-    """A run name from the model's name and the time. A directory may be given as `.`, or have an invalid run name."""
-    path = Path(model).resolve()
-    name = (path.stem if path.suffix == ".gguf" else path.name).replace("@", "-").lstrip(".-~ ")[:60] or "run"
-    return f"{name}-{dt.datetime.now():%Y%m%d-%H%M%S}"
-
-
-def new_run_info(
-    kind: str, name: str, loaded: LoadedModel, model: str, seed: int, settings: Mapping[str, Any]
-) -> RunInfo:
-    """The `run` row of a run that begins now; the model's fingerprint is added to its settings."""
-    return RunInfo(
-        run_id=uuid.uuid4().hex,
-        name=name,
-        kind=kind,
-        model=lasting_name(model),
-        model_type=loaded.model_type,
-        dtype=loaded.dtype,
-        device=loaded.places,
-        seed=seed,
-        created_at=utc_now(),
-        nfinspect_version=VERSION,
-        torch_version=torch.__version__,
-        transformers_version=transformers.__version__,
-        settings={**settings, "fingerprint": fingerprint(loaded).to_json()},
-    )
-
-
-def store_layers(sites: Sequence[LayerSite]) -> tuple[Layer, ...]:
-    """The sites of a model as a run's layers, in the same order."""
-    return tuple(
-        Layer(i, site.site, site.layer, site.module, site.neurons, site.activation, site.fires, site.experts)
-        for i, site in enumerate(sites)
-    )
 
 
 def statistics_device(loaded: LoadedModel) -> torch.device:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from nfinspect import output
+from nfinspect_store.byte_limits import needed_limit, resume_advice
 from nfinspect_store.catalog import list_runs, run_path, store_path
 from nfinspect_store.errors import NfinspectError, NotARun, RequestError, RunBusy, StoreError
 from nfinspect_store.heartbeat import being_written
@@ -175,7 +176,7 @@ def opened(store: str | None, run: str, *, committed: bool = False) -> "Iterator
     with RunFile.open(find_run(store, run)) as file:
         file.require_tokens()
         if file.info.status != "complete":
-            resume = "repeat its capture command with --resume to continue"
+            resume = f"repeat its capture command {resume_advice(needed_limit(file.info))} to continue"
             output.note(f"{file.name} is {status_of(file.info.status)}: it holds {file.tokens} tokens; {resume}")
         with damage_told(file.path):
             yield file

@@ -93,4 +93,5 @@ def history_lines(history: "History", width: int, height: int) -> list[str]:
     title = f"{counted(len(history.alerts), 'alert')}, the newest first" if alerts else "no alerts"
     room = height - 2 - 1 - len(alerts)  # its own two lines, and the alerts' title
     lines = [output.cut(visible(text), width) for text in (head, ", ".join(figures))]
-    return [*lines, *history_charts(history, width, room, plain=output.is_ascii()), title, *alerts][:height]
+    charts = history_charts(history, width, room, plain=output.is_ascii())
+    return [*lines, *(line.text for line in charts), title, *alerts][:height]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from nfinspect.backend import client
 from nfinspect.backend.directory import NoBackend, living
 from nfinspect.backend.protocol import JobState, Token
+from nfinspect_store.byte_limits import needed_limit
 from nfinspect_store.errors import NfinspectError
 from nfinspect_store.heartbeat import read_heartbeat
 from nfinspect_store.names import RUN_SUFFIX
@@ -27,6 +28,8 @@ MODEL_OPTIONS = ("--revision", "--dtype", "--device")
 """Options of `capture` that say which model a backend is to hold; each has a value."""
 
 MODEL_FLAGS = ("--allow-pickle",)
+
+LIMIT = "--limit-bytes"
 
 FROM_FILE = -1
 """The number of a capture that only its run tells of."""
@@ -47,7 +50,8 @@ class JobAt:
 class Seen:
     """A capture as its backend tells of it. status: None if the backend did not live to tell; lost: why, in one line.
 
-    committed: whether its run can be read; tokens: the last that it has written, if it generates.
+    committed: whether its run can be read; tokens: the last that it has written, if it generates. needed: the byte
+    limit that finishes its run, if its own has ended it: `job` has it already.
     """
 
     at: JobAt
@@ -56,6 +60,7 @@ class Seen:
     lost: str = ""
     committed: bool = False
     tokens: tuple[Token, ...] = ()
+    needed: str = ""
 
     @property
     def run(self) -> str:
@@ -104,8 +109,8 @@ class Watch:
         if job.ended:  # the backend may have ended with it
             with contextlib.suppress(NfinspectError):
                 seen = replace(seen, status=self._backend.status())
-            return seen
-        self._captures.remember(job)
+            needed = needed_by(job)
+            return replace(seen, job=with_limit(job, needed), needed=needed)
         self._seen = seen
         seen = replace(seen, status=self._backend.status(), committed=seen.committed or self._is_committed(job))
         return replace(seen, tokens=self._tokens(seen))
@@ -168,7 +173,7 @@ class Captures:
         if job.run and job.arguments[:1] == ("capture",):
             self._known[Path(job.run).name.removesuffix(RUN_SUFFIX)] = job
 
-    def left(self, run: str) -> JobState | None:
+    def left(self, run: str) -> Seen | None:
         """The capture of a run whose backend was killed, or that failed, was cancelled or interrupted; None if nobody
         knows.
         """
@@ -177,9 +182,13 @@ class Captures:
             return None
         if job is None:
             return self._told_by(run)
-        return job if beat is not None or job.state in ("failed", "cancelled") else None
+        if beat is None and job.state not in ("failed", "cancelled"):
+            return None
+        return _ended(
+            job, needed_by(job), job.line or f"the backend of {run} was killed; what it had committed is kept"
+        )
 
-    def _told_by(self, run: str) -> JobState | None:
+    def _told_by(self, run: str) -> Seen | None:
         """The capture of an unfinished run, as the run tells of it; None if it does not, or is complete."""
         from nfinspect_store.reader import RunFile
 
@@ -195,14 +204,17 @@ class Captures:
             return None
         arguments = (*words, "--store", str(self._store.resolve()))
         status = "interrupted" if info.status == "capturing" else info.status
-        line = f"{run} is {status}; what it had committed is kept"
-        return JobState(FROM_FILE, arguments, directory, "failed", run=str(path), line=line, done=tokens)
+        needed = needed_limit(info)
+        stopped = f"has reached its --limit-bytes, and needs {needed} for all of it" if needed else f"is {status}"
+        line = f"{run} {stopped}; what it had committed is kept"
+        return _ended(JobState(FROM_FILE, arguments, directory, "failed", run=str(path), done=tokens), needed, line)
 
     def resume_line(self, run: str) -> str:
         """What a shell is told to go on with an unfinished run; empty if nobody knows."""
-        job = self.left(run)
-        if job is None:
+        left = self.left(run)
+        if left is None:
             return ""
+        job = left.job
         elsewhere = job.directory and Path(job.directory) != Path.cwd()
         there = f"cd {shlex.quote(job.directory)} && " if elsewhere else ""
         return there + shlex.join(("nfinspect", *resuming(job)))
@@ -271,6 +283,37 @@ def resuming(job: JobState) -> tuple[str, ...]:
     named = any(word == "--run" or word.startswith("--run=") for word in arguments)
     run = () if named else ("--run", Path(job.run).name.removesuffix(RUN_SUFFIX))
     return (*arguments, *run, "--resume")
+
+
+def _ended(job: JobState, needed: str, line: str) -> Seen:
+    """A capture that nobody works at. needed: see Seen; line: how it ended."""
+    return Seen(JobAt("", job.id), with_limit(replace(job, line=line), needed), lost=line, needed=needed)
+
+
+def needed_by(job: JobState) -> str:
+    """The byte limit that finishes the run of a capture that has ended by its own; empty if something else ended it."""
+    from nfinspect_store.reader import RunFile
+
+    if not any(word.partition("=")[0] == LIMIT for word in job.arguments) or not job.run:
+        return ""
+    try:
+        with RunFile.open(Path(job.run)) as file:
+            return needed_limit(file.info)
+    except NfinspectError:
+        return ""
+
+
+def with_limit(job: JobState, needed: str) -> JobState:
+    """The capture with another byte limit; unchanged if none is needed."""
+    if not needed:
+        return job
+    words, left = [], iter(job.arguments)
+    for word in left:
+        if word == LIMIT:
+            next(left, None)
+        elif not word.startswith(f"{LIMIT}="):
+            words.append(word)
+    return replace(job, arguments=(*words, LIMIT, needed))
 
 
 def _run_of(arguments: Sequence[str]) -> str:

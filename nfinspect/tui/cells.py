@@ -110,6 +110,25 @@ def _drawn(text: str, glyphs: Glyphs, keep: str = "") -> tuple[str, list[int]]:
     return "".join(drawn), places
 
 
+def joined(*cells: Cell | str) -> Cell:
+    """Several as one, each in its tones."""
+    text = ""
+    spans: list[tuple[int, int, str]] = []
+    for one in cells:
+        piece = Cell(one) if isinstance(one, str) else one
+        start, text = len(text), text + piece.text
+        spans += [(start, len(text), piece.tone)] if piece.tone and piece.text else []
+        spans += [(start + a, start + b, tone) for a, b, tone in piece.spans]
+    return Cell(text, "", tuple(spans))
+
+
+def sized(cell: Cell, width: int) -> Cell:
+    """The cell in exactly `width` cells of the terminal: padded, or cut."""
+    text = set_cell_size(cell.text, width)
+    spans = tuple((start, min(end, len(text)), tone) for start, end, tone in cell.spans if start < len(text))
+    return Cell(text, cell.tone, spans)
+
+
 def flowed(groups: Sequence[Sequence[Cell | str]], between: str, width: int) -> list[list[Cell | str]]:
     """Groups of cells one after the other in lines of at most `width` cells; no group is broken."""
     rows: list[list[Cell | str]] = []

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from nfinspect.edits import KINDS, typed_edits
 from nfinspect.model_files import lasting_name
+from nfinspect_store.edits import DIRECTION, number_text, worded_edits
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
     from nfinspect_store.types import RunInfo
 
-DIRECTION = "direction"
 CONCEPT = "lab"
 """Of the prompt of a generation that is kept as a run."""
 
@@ -124,22 +124,8 @@ def setup_of(run: str, info: RunInfo) -> Setup:
 
 
 def _changes_of(edits: Sequence[Mapping[str, Any]]) -> tuple[Change, ...]:
-    """Edits of a run's settings as they are typed: the same ones of several sites or layers in one."""
-    groups: list[tuple[str, str, dict[tuple[str, int], str]]] = []
-    for edit in edits:
-        if edit["direction"] is not None:
-            what, _, amount = str(edit["direction"]).rpartition("=")
-            groups.append((DIRECTION, amount, {("", 0): what}))
-            continue
-        kind, amount = str(edit["kind"]), "" if edit["amount"] is None else number_text(float(edit["amount"]))
-        site, layer = str(edit["site"]), int(edit["layer"])
-        prefix = "" if site == "mlp" else f"{site}:"
-        neurons = ",".join(f"{prefix}L{layer}/N{int(neuron)}" for neuron in edit["neurons"])
-        alike = (there for one, by, there in groups if (one, by) == (kind, amount) and (site, layer) not in there)
-        if (found := next(alike, None)) is None:
-            groups.append((kind, amount, found := {}))
-        found[site, layer] = neurons
-    changes = tuple(Change(kind, ",".join(there.values()), amount) for kind, amount, there in groups)
+    """Edits of a run's settings."""
+    changes = tuple(Change(edit.kind, ",".join(edit.what), edit.amount) for edit in worded_edits(edits))
     for change in changes:
         _check(change)
     return changes
@@ -180,11 +166,6 @@ def typed_number(one: Number, text: str) -> float | int:
         least = "0, or of 20" if one.field == "controls" else str(one.least)
         raise RequestError(f"expected {one.name} of {least} to {one.most}, found {text!r}")
     return value
-
-
-def number_text(value: float | int) -> str:
-    """A number as it is typed, with every digit."""
-    return repr(value).removesuffix(".0")
 
 
 def prompt_line(prompt: str) -> str:

@@ -1,8 +1,8 @@
 """Following a run that is being written: what the status line says of it, and when panes read it again.
 
-Twice a second, while a pane of such a run is on screen, a worker asks how far it is. Lists are read again when there is
-a new commit, other panes when they come on screen. When the capture has ended the session reads the file, and every
-pane of it is read again where it is.
+Twice a second, while a pane of such a run is on screen, a worker asks how far it is. Layers, lists, neurons
+and traces are read again when there is a new commit, other panes when they come on screen. When the capture has ended
+the session reads the file, and every pane of it is read again where it is.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ SECONDS = 0.5
 """Between two looks: shorter ones would be felt on a slow link."""
 
 
-READ_SECONDS = 1.5
-"""Between two readings of a list on screen: it is at most 2 s behind a commit, and a slow link is not filled."""
+READ_SECONDS = 0.9
+"""Between two readings of what is on screen, so that a slow link is not filled: with SECONDS and the reading itself it
+is less than 2 s behind a commit (docs/decisions/0015).
+"""
 
 
 class Screenside(Protocol):
@@ -93,7 +95,8 @@ class Follower:
         if pane is not self._app.pane:
             return
         now, ended = time.monotonic(), standing.commits is None
-        due = ended or (pane.follows and now - self._read_at >= READ_SECONDS)
+        reading = any(work.group != "standing" for work in pane.asked)  # begun again and again it would never end
+        due = ended or (pane.follows and not reading and now - self._read_at >= READ_SECONDS)
         if due and pane.commits_read != standing.commits:
             pane.commits_read, self._read_at = standing.commits, now
             pane.read_again()

@@ -110,25 +110,17 @@ class Console:
                 relation = cursor.sql(statement)
                 columns = tuple(Column(n, str(t)) for n, t in zip(relation.columns, relation.types, strict=True))
         except QueryError as error:
-            error.place = self._place(sql, error)
+            if error.place is None:  # else a backend has told it
+                error.place = self._place(sql, error)
             raise
         return QueryResult(self, statement, columns, timeout)
 
     def _place(self, sql: str, refused: QueryError) -> int | None:
-        """Where in the statement the error is. A name that is not there is pointed to only by a statement as a whole,
-        not by the relation that a query is here; EXPLAIN executes nothing.
-        """
-        told = str(refused.__cause__ or "")
-        if (found := place_of(sql, told)) is not None or not isinstance(refused.__cause__, NOT_THERE):
-            return found
-        explained = f"{EXPLAIN}{sql}"
         with contextlib.suppress(duckdb.Error), self._connection.cursor() as cursor:
-            cursor.execute(f"USE {quoted(self.default)}")
-            try:
-                cursor.execute(explained)
-            except duckdb.Error as error:
-                found = place_of(explained, str(error))
-        return None if found is None else max(0, found - len(EXPLAIN))
+            with contextlib.suppress(duckdb.Error):
+                cursor.execute(f"USE {quoted(self.default)}")
+            return place_in(cursor, sql, refused.__cause__)
+        return None
 
     def interrupt(self) -> None:
         """Cancel every query that is running; each raises QueryError in its thread."""
@@ -208,11 +200,27 @@ class Console:
             if "nterrupt" in text:
                 reason = f"took longer than {timeout:g} s and was stopped" if late.is_set() else "was interrupted"
                 raise QueryError(f"the query {reason}") from error
-            raise QueryError(_message(error)) from error
+            raise QueryError(message_of(error)) from error
 
     def _only_statement(self, sql: str) -> str:
         with self._connection.cursor() as cursor:
             return only_statement(cursor, sql)
+
+
+def place_in(cursor: duckdb.DuckDBPyConnection, sql: str, error: BaseException | None) -> int | None:
+    """The character of a statement that DuckDB's error is about; None if it points to none.
+
+    A name that is not there is pointed to only by a statement as a whole, not by the relation that a query is here:
+    then it is asked for by EXPLAIN, which executes nothing. cursor: of the tables that the statement was about.
+    """
+    if (found := place_of(sql, str(error or ""))) is not None or not isinstance(error, NOT_THERE):
+        return found
+    explained = f"{EXPLAIN}{sql}"
+    try:
+        cursor.execute(explained)
+    except duckdb.Error as again:
+        found = place_of(explained, str(again))
+    return None if found is None else max(0, found - len(EXPLAIN))
 
 
 def only_statement(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
@@ -248,7 +256,7 @@ def _parse(connection: duckdb.DuckDBPyConnection, sql: str) -> list[duckdb.State
     try:
         return connection.extract_statements(sql)
     except duckdb.Error as error:
-        raise QueryError(_message(error)) from error
+        raise QueryError(message_of(error)) from error
     except (TypeError, UnicodeEncodeError):  # a lone surrogate, as undecodable bytes of a terminal become
         raise QueryError("the query is not valid text: it holds characters that UTF-8 cannot") from None
 
@@ -264,7 +272,7 @@ def _without_semicolon(sql: str) -> str:
     return text[:end].decode() + "\n"  # a comment at the end must not swallow what follows
 
 
-def _message(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """DuckDB's first line and its suggestion, without the excerpt and the caret."""
     hint = next((line for line in str(error).splitlines()[1:] if line.startswith(HINTS)), "")
     return f"{query_message(error)} {hint}".strip()

@@ -1,7 +1,11 @@
-"""The edits that a run was captured with, as its settings hold them, in one line."""
+"""The edits that a run was captured with, as its settings hold them, in the words in which they are typed."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+DIRECTION = "direction"
+"""The kind of edit that adds a vector to a whole layer."""
 
 NAMED = 3
 """Neurons of an edit that are named; of more it is said how many they are."""
@@ -15,6 +19,44 @@ WIDEST = 80
 UNREADABLE = "edits that cannot be read"
 
 
+@dataclass(frozen=True)
+class WordedEdit:
+    """One edit. what: neurons, or a direction as RUN:A-B@resid:L5; amount: empty where the kind needs none."""
+
+    kind: str
+    what: tuple[str, ...]
+    amount: str
+
+
+def worded_edits(edits: Iterable[Mapping[str, Any]]) -> list[WordedEdit]:
+    """Those of a run's settings: of neurons to which the same is done, at several sites or layers, one edit.
+
+    What is done twice to a layer stays two. Raises AttributeError, KeyError, OverflowError, TypeError or ValueError for
+    what no capture has written.
+    """
+    groups: list[tuple[str, str, dict[tuple[str, int], list[str]]]] = []
+    latest: dict[tuple[str, str], dict[tuple[str, int], list[str]]] = {}
+    for edit in edits:
+        if edit["direction"] is not None:
+            what, equals, amount = str(edit["direction"]).rpartition("=")
+            groups.append((DIRECTION, amount if equals else "", {("", 0): [what if equals else amount]}))
+            continue
+        kind, amount = str(edit["kind"]), "" if edit["amount"] is None else number_text(float(edit["amount"]))
+        site, layer = str(edit["site"]), int(edit["layer"])
+        prefix = "" if site == "mlp" else f"{site}:"
+        found = latest.get((kind, amount))
+        if found is None or (site, layer) in found:
+            found = latest[kind, amount] = {}
+            groups.append((kind, amount, found))
+        found[site, layer] = [f"{prefix}L{layer}/N{int(neuron)}" for neuron in edit["neurons"]]
+    return [WordedEdit(kind, tuple(w for there in found.values() for w in there), by) for kind, by, found in groups]
+
+
+def number_text(value: float) -> str:
+    """A number as it is typed, with every digit."""
+    return repr(value).removesuffix(".0")
+
+
 def edits_text(settings: Mapping[str, Any]) -> str:
     """Such as `zero L1/N5; clamp L3/N17,resid:L4/N2=8; from token 3`; empty without edits. Raises nothing: the settings
     may be a stranger's.
@@ -23,7 +65,7 @@ def edits_text(settings: Mapping[str, Any]) -> str:
         return ""
     try:
         start = int(settings.get("edits_from") or 0)
-        parts = _parts(edits)
+        parts = [_text(one) for one in worded_edits(edits)]
         more = [f"{len(parts) - PARTS:,} more"] if len(parts) > PARTS else []
         told = [*parts[:PARTS], *more, *([f"from token {start}"] if start else [])]
         return "; ".join(map(_cut, told))
@@ -37,20 +79,7 @@ def _cut(part: str) -> str:
     return part if len(part) <= WIDEST else f"{part[: WIDEST - end - 3]}...{part[-end:]}"
 
 
-def _parts(edits: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Neurons to which the same is done, at several sites or layers, are one edit."""
-    neurons: dict[tuple[str, str], list[str]] = {}
-    directions = []
-    for edit in edits:
-        if edit["direction"] is not None:
-            directions.append(f"direction {edit['direction']}")
-            continue
-        by = "" if edit["amount"] is None else f"={float(edit['amount']):g}"
-        site = "" if edit["site"] == "mlp" else f"{edit['site']}:"
-        there = neurons.setdefault((str(edit["kind"]), by), [])
-        there += [f"{site}L{int(edit['layer'])}/N{int(neuron)}" for neuron in edit["neurons"]]
-    named = (
-        f"{kind} {','.join(which) if len(which) <= NAMED else f'{len(which):,} neurons'}{by}"
-        for (kind, by), which in neurons.items()
-    )
-    return [*named, *directions]
+def _text(edit: WordedEdit) -> str:
+    """With few of its neurons."""
+    what = ",".join(edit.what) if len(edit.what) <= NAMED else f"{len(edit.what):,} neurons"
+    return f"{edit.kind} {what}" + (f"={edit.amount}" if edit.amount else "")

@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeGuard
 
+from nfinspect_store.byte_limits import NEEDED
+
 SHARD = "shard"
 """Of a part's settings: part, of, first_prompt, prompts, all_prompts, precision, plan."""
 
@@ -21,6 +23,7 @@ NOT_OF_THE_PLAN = frozenset(
         "revision",
         "command",
         "directory",
+        NEEDED,
         SHARD,
         MERGED,
     }

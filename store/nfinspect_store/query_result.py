@@ -108,7 +108,8 @@ class QueryResult:
                 table = cursor.sql(self.sql).limit(limit, offset=offset).to_arrow_table()
                 return list(python_rows(table))
         except QueryError as error:
-            error.place = place_of(self.sql, str(error.__cause__ or ""))
+            if error.place is None:  # else a backend has told it
+                error.place = place_of(self.sql, str(error.__cause__ or ""))
             raise
 
     def batches(self, rows: int = 65_536) -> Iterator[pa.RecordBatch]:

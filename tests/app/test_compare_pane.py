@@ -264,11 +264,13 @@ def test_curves_are_dots_in_colours_with_letters_on_the_way() -> None:
     drawn = overlay((("A", line), ("B", line), ("C", rising)), None, 70, 12, False)
     text = "\n".join(one.text for one in drawn)
     assert sum("\u2800" < character <= "\u28ff" for character in text) > 60
+    assert "\x1b" not in text
     assert text.count("C") == 3 and all(letter in text for letter in "abc"), "read without colours, too"
     tones: dict[str, set[str]] = {}
     for one in drawn:
         for start, end, tone in one.spans:
-            tones.setdefault(one.text[start:end], set()).add(tone)
+            for character in one.text[start:end]:
+                tones.setdefault(character, set()).add(tone)
     assert all(len(tones[sign] | tones[sign.lower()]) == 1 for sign in "BC")
     assert tones["B"] != tones["C"] and not {"│", "┤", "─"} & tones.keys()
 

@@ -12,7 +12,10 @@ from app_driver import Driven, Start
 from terminal import Terminal
 
 from nfinspect.analysis.history import Alert, LayerReading, Reading
+from nfinspect.tui.cells import TONES
 from nfinspect.tui.engine import Engine
+from nfinspect.tui.widgets.chart_box import ChartBox
+from nfinspect.tui.widgets.plots import COLOURS
 from nfinspect_store.history import HistoryWriter, list_histories, new_history_path
 
 HOSTILE = "\x1b[31mh[/red]"
@@ -71,6 +74,28 @@ async def test_it_opens_from_the_runs_with_its_charts(
         assert "\x1b[31m" not in app.text
         await app.press("escape")
         assert app.crumbs == "nfinspect"
+
+
+async def test_lines_have_colours_and_their_marks(
+    start: Start, writer: HistoryWriter, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    async with start(Engine(tmp_path), run=None, size=size) as app:
+        await opened(app)
+        shown = app.pane.query_one(ChartBox)._shown
+        styles: dict[str, set[str]] = {}
+        for span in shown.spans:
+            for character in shown.plain[span.start : span.end]:
+                styles.setdefault(character, set()).add(str(span.style))
+        score, dead, first, second = (TONES[tone] for tone in ("good", "bad", *COLOURS[:2]))
+        assert score in styles["o"] and dead in styles["x"], "in the head and in the chart"
+        assert first in styles["a"] and second in styles["b"] and second not in styles["a"]
+        assert not {score, dead} & (styles["a"] | styles["b"] | styles["│"]) and dead not in styles["o"]
+        dots = {style for character in styles if "\u2800" < character <= "\u28ff" for style in styles[character]}
+        assert dots >= {score, dead, first, second}
+    async with start(Engine(tmp_path), run=None, size=size, plain=True) as app:
+        await opened(app)
+        shown = app.pane.query_one(ChartBox)._shown
+        assert shown.plain.isascii() and {str(span.style) for span in shown.spans} <= {TONES["title"]}
 
 
 async def test_step_by_step_and_the_newest_is_followed(start: Start, writer: HistoryWriter, tmp_path: Path) -> None:

@@ -11,15 +11,16 @@ import duckdb
 import pytest
 from app_driver import Start
 
-from nfinspect.tui.captures import Captures
+from nfinspect.backend.protocol import JobState
+from nfinspect.tui.captures import Captures, resuming
 from nfinspect.tui.engine import Engine
 
 COMMAND = ["capture", "gpt2", "--prompts", "the prompts.json", "--generate", "8"]
 
 
-def interrupt(path: Path, command: Any, directory: Any) -> None:
+def interrupt(path: Path, command: Any, directory: Any, **told: Any) -> None:
     """Leave the run as a capture does that was interrupted."""
-    settings = json.dumps({"command": command, "directory": directory})
+    settings = json.dumps({"command": command, "directory": directory, **told})
     with duckdb.connect(str(path)) as connection:
         connection.execute("UPDATE run SET status = 'interrupted', settings = ?", [settings])
 
@@ -89,3 +90,49 @@ def test_a_line_for_another_folder_goes_there_first(store: Path, line: str, monk
     there = Path.cwd()
     monkeypatch.chdir(store)
     assert Captures(store).resume_line("planted") == f"cd {shlex.quote(str(there))} && {line}"
+
+
+LIMITED = [*COMMAND, "--limit-bytes", "7M", "--seed", "1"]
+
+
+@pytest.fixture
+def raised(store: Path) -> str:
+    """How the run `planted` goes on, which has reached its limit."""
+    interrupt(store / "planted.duckdb", LIMITED, str(Path.cwd()), limit_needed="13M")
+    words = [*COMMAND, "--seed", "1", "--store", str(store.resolve()), "--limit-bytes", "13M"]
+    return shlex.join(["nfinspect", *words, "--run", "planted", "--resume"])
+
+
+async def test_a_run_that_reached_its_limit_goes_on_with_a_larger_one(
+    start: Start, engine: Engine, store: Path, raised: str
+) -> None:
+    async with start(engine, None, size=(200, 50)) as app:
+        app.app.follow("planted")
+        await app.settle()
+        assert "planted has reached its --limit-bytes, and needs 13M for all of it" in app.status
+        assert app.status.endswith("r resumes it here with --limit-bytes 13M")
+        await app.press("y")
+        assert app.app.clipboard == raised == Captures(store).resume_line("planted")
+        await app.press("r")
+        assert "--limit-bytes 13M --run planted --resume" in " ".join(app.text.split())
+        await app.press("n")
+        assert app.app.engine.captures.statuses() == ()
+
+
+def test_the_capture_of_a_backend_is_told_the_limit_it_needs(store: Path) -> None:
+    interrupt(store / "planted.duckdb", LIMITED, str(Path.cwd()), limit_needed="13M")
+    captures, path = Captures(store), str(store / "planted.duckdb")
+    for limit in (("--limit-bytes=7M",), ("--limit-bytes", "7M")):
+        captures.remember(JobState(3, ("capture", "m", *limit, "--run", "planted"), ".", "failed", run=path, line="x"))
+        left = captures.left("planted")
+        assert left is not None and left.needed == "13M"
+        assert resuming(left.job) == ("capture", "m", "--run", "planted", "--limit-bytes", "13M", "--resume")
+    captures.remember(JobState(3, ("capture", "m", "--run", "planted"), ".", "failed", run=path))
+    left = captures.left("planted")
+    assert left is not None and not left.needed and resuming(left.job)[-1] == "--resume"
+
+
+@pytest.mark.parametrize("told", [7, "13M; rm -rf x", "", "\x1b[31m13M", None, ["13M"]])
+def test_a_limit_that_is_none_is_not_told(store: Path, told: Any) -> None:
+    interrupt(store / "planted.duckdb", LIMITED, str(Path.cwd()), limit_needed=told)
+    assert "--limit-bytes 7M" in Captures(store).resume_line("planted")

@@ -92,3 +92,35 @@ async def test_keys_do_not_wait_for_the_texts(start: Start) -> None:
         finally:
             session.gate.set()
         await until(app, lambda: preview(app).startswith(f"{table.current.address} "))
+
+
+async def handled(app: Driven) -> None:
+    """Until what keys have begun is on the screen; who reads texts may go on."""
+    nodes = [app.app, app.app.screen, *app.app.screen.walk_children()]
+    quiet = 0
+    while quiet < 5:
+        await app.pilot.pause(0.002)
+        quiet = quiet + 1 if all(node._message_queue.empty() for node in nodes) else 0
+
+
+@pytest.mark.parametrize(
+    "keys", [("n", "j"), ("n", "I"), ("n", "0", "1"), ("n", "slash", *"max>1", "enter"), ("t", "j"), ("t", "I")]
+)
+async def test_the_texts_of_another_row_are_never_shown(start: Start, keys: tuple[str, ...]) -> None:
+    session = Slow()
+    session.gate.set()
+    async with start(FakeEngine(session=session), size=ROOM) as app:
+        await app.press(keys[0], "j", "j")
+        before = app.pane.table.current.address
+        await until(app, lambda: preview(app).startswith(f"{before} "))
+        session.gate.clear()
+        try:
+            for key in keys[1:]:
+                app._send(key)
+            while (row := app.pane.table.current) is None or row.address == before:
+                await app.pilot.pause(0.002)
+            await handled(app)
+            assert not preview(app).strip() and app.pane.table.current.address != before
+        finally:
+            session.gate.set()
+        await until(app, lambda: preview(app).startswith(f"{app.pane.table.current.address} "))

@@ -3,9 +3,12 @@
 import asyncio
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from app_driver import Driven, Start
@@ -14,20 +17,23 @@ from running_backends import SAMPLES, ended, started, wait_until
 from nfinspect.backend.client import Backend
 from nfinspect.backend.directory import living
 from nfinspect.backend.protocol import JobState
+from nfinspect.backend.remote import run_under_way
 from nfinspect.tui.engine import Engine
+from nfinspect.tui.session import Session
+from nfinspect.tui.under_way import SECONDS
 
 MODEL = SAMPLES / "gpt2-relu"
 PROMPTS = [str(SAMPLES / "prompts" / f"{name}.json") for name in ("tulip", "baseline")]
 
 
 @contextmanager
-def capturing(store: Path, slow: str) -> Iterator[tuple[Backend, JobState]]:
+def capturing(store: Path, slow: str, batch: str = "2") -> Iterator[tuple[Backend, JobState]]:
     """A capture in a backend that commits every batch, which takes `slow` seconds; once something is committed."""
     process, backend = started(store, MODEL, "--id", "gpt2")
     try:
         (store / "slow").write_text(slow)
         prompts = [word for file in PROMPTS for word in ("--prompts", file)]
-        where = ["--run", "night", "--store", str(store), "--layers", "0-3", "--batch-size", "2"]
+        where = ["--run", "night", "--store", str(store), "--layers", "0-3", "--batch-size", batch]
         job = backend.submit(["capture", str(MODEL), *prompts, *where])
         while not job.done and not job.ended:
             job = backend.wait(job)
@@ -129,3 +135,90 @@ async def test_a_killed_backend_leaves_what_was_committed_on_screen(start: Start
             with Backend.connect(store, entry.id) as resumed:
                 resumed.stop()
         engine.close()
+
+
+class Observer:
+    """Asks the backend for its commits on its own, so that it knows of each when it is made."""
+
+    def __init__(self, path: Path) -> None:
+        self.seen: dict[int, float] = {}  # by tokens that are committed, when they were seen first
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, args=(path,))
+        self._thread.start()
+
+    def _look(self, path: Path) -> None:
+        while not self._over.wait(0.02):
+            run = run_under_way(path)
+            if run is None:
+                return
+            with run:
+                self.seen.setdefault(run.tokens, time.monotonic())
+
+    def behind(self, tokens: int) -> float:
+        """Seconds since the first commit of more tokens than these."""
+        later = [at for committed, at in list(self.seen.items()) if committed > tokens]
+        return time.monotonic() - min(later) if later else 0.0
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def timed(session: Session, *questions: str) -> list[float]:
+    """The seconds that each answer to these questions takes, from now on."""
+    took: list[float] = []
+
+    def of(ask: Callable[..., Any]) -> Callable[..., Any]:
+        def asked(*arguments: Any) -> Any:
+            began = time.monotonic()
+            try:
+                return ask(*arguments)
+            finally:
+                took.append(time.monotonic() - began)
+
+        return asked
+
+    for question in questions:
+        setattr(session, question, of(getattr(session, question)))
+    return took
+
+
+BEHIND = 2.0
+"""Seconds that a pane may be behind a commit, or, where the machine is busy, as long as two questions take and the time
+between two looks.
+"""
+
+
+@pytest.mark.slow
+async def test_no_pane_is_two_seconds_behind_a_commit(start: Start, tmp_path: Path) -> None:
+    """Commits come faster than panes are read. Who watches leaves nothing but the cursor to the user."""
+    store = tmp_path / "store"
+    with capturing(store, "0.6", batch="1") as (backend, job):
+        engine, observer = Engine(store), Observer(store / "night.duckdb")
+        try:
+            async with start(engine, run="night") as app:
+                await until(app, lambda: "shown: " in app.text)
+                panes: dict[str, Callable[[Any], int]] = {
+                    "layers": lambda pane: pane._report.tokens,
+                    "neurons": lambda pane: pane.table.current.n,
+                    "neuron": lambda pane: pane._detail.row.n,
+                }
+                told: dict[str, float] = {}
+                took = timed(app.pane.session, "health", "neurons", "neuron")
+                for name, tokens in panes.items():
+                    if name != "layers":
+                        await app.press("enter")
+                    shown: set[int] = set()
+                    while len(shown) < 4 and app.pane.session.under_way:
+                        await asyncio.sleep(0.01)
+                        if app.pane.table.current is None or (name == "neuron" and app.pane._detail is None):
+                            continue
+                        shown.add(tokens(app.pane))
+                        told[name] = max(told.get(name, 0.0), observer.behind(tokens(app.pane)))
+                assert app.pane.session.under_way, "the capture is longer than what is looked at"
+                for name, behind in told.items():
+                    assert behind <= max(BEHIND, SECONDS + 2 * max(took)), (name, behind, max(took))
+                backend.act(job.id, "cancel")
+        finally:
+            observer.close()
+            engine.close()

@@ -18,9 +18,9 @@ import torch
 from transformers import OlmoeConfig, OlmoeForCausalLM
 
 from nfinspect.capturing.arrays import array_info
+from nfinspect.capturing.new_run import store_layers
 from nfinspect.capturing.reading import BatchReader, Values
 from nfinspect.capturing.recorder import RecordedPrompt, Recorder
-from nfinspect.capturing.session import store_layers
 from nfinspect.models import LoadedModel, body, find_sites, forward_batch
 from nfinspect_store.writer import RunWriter
 from tests.benchmarks.bench_capture import Words

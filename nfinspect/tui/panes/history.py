@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from nfinspect.tui.cells import content
+from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.history import (
     alert_columns,
     alert_note,
@@ -117,9 +117,6 @@ class HistoryPane(Pane):
         self._looking, self._failing = False, True
         self.say_failed(line)
 
-    def _put_charts(self, lines: tuple[str, ...]) -> None:
-        self.query_one(ChartBox).put_lines(lines, "")
-
     # drawing
 
     @property
@@ -160,7 +157,7 @@ class HistoryPane(Pane):
             here = None if self._at is None else reading.step
             plain = self.glyphs.plain
             note = wrapped_note(self._note(), width, min(NOTE_LINES, height // 3), plain=plain)
-            self.load("charts", partial(_drawn, history, width, height, plain, here, note), self._put_charts)
+            self.load("charts", partial(_drawn, history, width, height, plain, here, note), box.put_lines)
 
     def _note(self) -> str:
         row = self.table.current
@@ -219,6 +216,7 @@ def _read(live: LiveHistory | None, make: Callable[[], LiveHistory]) -> tuple[Li
 
 def _drawn(
     history: History, width: int, height: int, plain: bool, here: int | None, note: tuple[str, ...]
-) -> tuple[str, ...]:
+) -> tuple[Cell, ...]:
     """Called in a worker: the charts, and the note under them."""
-    return (*history_charts(history, width, height - len(note), plain=plain, here=here), *note)
+    charts = history_charts(history, width, height - len(note), plain=plain, here=here)
+    return (*charts, *map(Cell, note))

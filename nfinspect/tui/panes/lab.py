@@ -15,7 +15,6 @@ from nfinspect.tui.cells import Cell, model_name
 from nfinspect.tui.journal import command_line, with_store
 from nfinspect.tui.lab import (
     AMOUNTS,
-    DIRECTION,
     NUMBERS,
     Change,
     Number,
@@ -23,7 +22,6 @@ from nfinspect.tui.lab import (
     command,
     kept_command,
     kept_prompt,
-    number_text,
     prompt_line,
     python,
     setup_of,
@@ -38,6 +36,7 @@ from nfinspect.tui.panes.keeping import Keeping
 from nfinspect.tui.panes.run_pane import RunPane
 from nfinspect.tui.widgets.lab_result import LabResult
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
+from nfinspect_store.edits import DIRECTION, number_text
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:

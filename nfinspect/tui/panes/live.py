@@ -151,8 +151,11 @@ class LivePane(Pane):
             self.hub.say(self._why(seen), "warn" if seen.job.state == "cancelled" else "bad", keep=True)
 
     def _why(self, seen: Seen) -> str:
+        from nfinspect.tui.captures import LIMIT
+
         said = seen.lost or seen.job.line.removeprefix("nfinspect: ") or f"it ended with status {seen.job.status}"
-        return f"{said}; {self.app.get_key_display(_binding(self, 'resume'))} resumes it here"
+        more = f" with {LIMIT} {seen.needed}" if seen.needed else ""
+        return f"{said}; {self.app.get_key_display(_binding(self, 'resume'))} resumes it here{more}"
 
     def _open(self) -> None:
         opened = partial(self.hub.engine.open, self._run)
@@ -160,15 +163,13 @@ class LivePane(Pane):
 
     # a capture in a process of its own
 
-    def _show(self, found: JobAt | JobState | Progress | None) -> None:
-        from nfinspect.backend.protocol import JobState
-        from nfinspect.tui.captures import JobAt, Seen
+    def _show(self, found: JobAt | Seen | Progress | None) -> None:
+        from nfinspect.tui.captures import Seen
         from nfinspect_store.types import Progress
 
-        if isinstance(found, JobState):
-            lost = found.line or f"the backend of {self._run} was killed; what it had committed is kept"
-            self._at = JobAt("", found.id)
-            self._show_job(Seen(self._at, found, lost=lost))
+        if isinstance(found, Seen):
+            self._at = found.at
+            self._show_job(found)
         elif found is None:  # the capture has deleted its file: it has ended, in one way or another
             self._over = True
             self._open()
@@ -254,16 +255,20 @@ class LivePane(Pane):
         seen = self._seen
         if seen is None or self._resuming:
             return
-        from nfinspect.tui.captures import FROM_FILE, resuming
+        from nfinspect.tui.captures import FROM_FILE, LIMIT, resuming
 
-        if seen.job.id != FROM_FILE:
+        if seen.job.id != FROM_FILE and not seen.needed:
             self._resume(seen)
             return
         from nfinspect.tui.dialogs import Confirm
 
         line = shlex.join(("nfinspect", *resuming(seen.job)))
-        question = f"Run what the file of this run says? {line}"
-        self.app.push_screen(Confirm(question), lambda yes: self._resume(seen) if yes else None)
+        of_file, limit = (
+            "Run what the file of this run says?",
+            f"Go on with {LIMIT} {seen.needed}, enough for all of it?",
+        )
+        asked = of_file if seen.job.id == FROM_FILE else limit
+        self.app.push_screen(Confirm(f"{asked} {line}"), lambda yes: self._resume(seen) if yes else None)
 
     def _resume(self, seen: Seen) -> None:
         from nfinspect.tui.captures import resuming
@@ -290,7 +295,7 @@ class LivePane(Pane):
         self._look()
 
 
-def _found(engine: Engine, run: str) -> JobAt | JobState | Progress | None:
+def _found(engine: Engine, run: str) -> JobAt | Seen | Progress | None:
     """In a worker: the job of a run in a backend, what is known of one that has ended too soon, or else how far its
     capture says that it is.
     """

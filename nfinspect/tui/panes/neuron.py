@@ -6,17 +6,16 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 
 from nfinspect.present.numbers import count, number, percent
 from nfinspect.tui import thresholds
-from nfinspect.tui.cells import Cell, fit, flowed, lines
+from nfinspect.tui.cells import Cell, lines
 from nfinspect.tui.columns.neuron import concept_columns, example_columns
 from nfinspect.tui.columns.neurons import said_of
-from nfinspect.tui.neuron_text import why
+from nfinspect.tui.neuron_figures import class_rows, figure_rows, note_rows, told_rows
 from nfinspect.tui.panes.classed import ClassedPane
 from nfinspect.tui.panes.exporting import Export, json_export
 from nfinspect.tui.places import place
@@ -61,6 +60,7 @@ class NeuronPane(ClassedPane):
     )
 
     first_focus = "#examples"
+    follows = True
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("J", "step(1)", "Next neuron", id="neuron.next"),
@@ -186,12 +186,15 @@ class NeuronPane(ClassedPane):
         self._asked_step = question
         if question != self._looking_for:  # else it is on its way already
             neuron, show = partial(find, self.session, question), partial(self._show, question.options)
-            self.load("neuron", neuron, show, self._failed, busy=f"reading {self._address}")
+            busy = "" if self._stays else f"reading {self._address}"
+            self.load("neuron", neuron, show, self._failed, busy=busy)
 
     def read_again(self) -> None:
         self._ahead.clear()
         self._stays = True
         self._read(0)
+        if self._quantiles is not None:
+            self._ask_quantiles()
 
     def thresholds_changed(self) -> None:
         self._asked_step, self._further = None, 0
@@ -237,18 +240,20 @@ class NeuronPane(ClassedPane):
         self.say_failed(line)
 
     def _show(self, chosen: HealthOptions | None, found: Found) -> None:
-        self._read_with = chosen
+        self._read_with, again = chosen, self._stays
         further, self._asked_step, self._further = self._further, None, 0
         self._put(found)
         if further:
             self._read(further)
         else:
             self._draw()
-            self._look_ahead()
+            if not again:  # a commit is followed with as few questions as can be
+                self._look_ahead()
 
     def _put(self, found: Found) -> None:
+        if found.address != self._address:
+            self._quantiles = self._told = None
         self._address, self._total, self._detail = found.address, found.total, found.detail
-        self._quantiles = self._told = None
         self._steps = Steps(self._steps.query, self._steps.around, found.row)
         self.crumb = str(found.address)
 
@@ -260,7 +265,8 @@ class NeuronPane(ClassedPane):
         self._draw_examples()
         self.query_one("#concepts", PagedTable).put_rows(sorted(self._detail.concepts, key=lambda c: -(c.mean or 0.0)))
         self._draw_chart()
-        self._ask_results()
+        if self._told is None:
+            self._ask_results()
         self.hub.update_trail()
 
     def _draw_examples(self) -> None:
@@ -307,7 +313,7 @@ class NeuronPane(ClassedPane):
                 self._draw_examples()
 
         read = partial(self.session.quantile_examples, address)
-        self.load("quantiles", read, put, busy="reading quantiles")
+        self.load("quantiles", read, put, busy="" if self._quantiles is not None else "reading quantiles")
 
     def _ask_results(self) -> None:
         """What saved results say of the neuron."""
@@ -328,71 +334,23 @@ class NeuronPane(ClassedPane):
     """Whether the cursor stays where it is: the same neuron is read again."""
 
     def _draw_figures(self) -> None:
-        if self._detail is None:
+        detail = self._detail
+        if detail is None:
             return
-        g, r = self.glyphs, self._detail.row
-        mark = f" {g.mark} marked" if (r.layer, r.neuron) in self.marks else ""
-        noted = said_of(*self.hub.marks.about(self.session, self.site, (r.layer, r.neuron)))
-        tone = "good" if r.cls == "normal" else "warn"
-        near = ", near-dead" if r.near_dead and r.cls != "dead" else ""
-        roughly = " (approximate)" if r.approximate else ""
-        expert = "" if self._detail.expert is None else f" (expert {self._detail.expert})"
+        g, at = self.glyphs, (detail.row.layer, detail.row.neuron)
         width = max(20, self.size.width - 2)
-        rows: list[list[Cell | str]] = [
-            [
-                Cell(f"{self._address}{expert} {r.cls}", tone),
-                f"{near}{roughly}: {why(r, g, self._read_with)}",
-                Cell(mark, "accent"),
-            ]
-        ]
-        if told := thresholds.told(self._read_with):
-            rows.append([Cell(told, "warn")])
-        if noted:
-            rows.append([Cell(noted, "accent")])
-        rows += flowed([[figure] for figure in self._figures()], "  ", width)
+        noted = said_of(*self.hub.marks.about(self.session, self.site, at))
+        rows = class_rows(str(self._address), detail, self._read_with, marked=at in self.marks, noted=noted, glyphs=g)
+        rows += figure_rows(detail, width, g)
         if self._told is not None:
-            words = ((told, tone) for told, tone in self._told_words() if told)
-            whole = ((fit(told, width, g) if cell_len(told) > width else told, tone) for told, tone in words)
-            said = flowed([[Cell(told, tone)] for told, tone in whole], "; ", width)
+            lacks_signs = self._layer.fires == "gate" and not self.session.has_values
+            said = told_rows(self._told, lacks_signs=lacks_signs, width=width, g=g)
             self._told_rows = len(said)
             rows += said
         else:
             rows += [[" "]] * self._told_rows  # nothing moves when it comes
-        taken = sum(-(-sum(cell_len(x if isinstance(x, str) else x.text) for x in row) // width) for row in rows)
-        notes = "; ".join(filter(None, (*self._detail.notes, self._detail.about_values)))
-        if notes:
-            room = max(1, self.size.height // MOST - taken)
-            room *= width - width // 8 if room > 1 else width  # lines are broken between words
-            rows.append([Cell(fit(notes, room, g) if cell_len(notes) > room else notes, "warn")])
+        rows += note_rows(detail, rows, width, self.size.height // MOST, g)
         self.query_one("#figures", TextBlock).put(lines(rows))
-
-    def _figures(self) -> list[str]:
-        """Each with its name; they flow into as many lines as they need."""
-        assert self._detail is not None
-        g, r = self.glyphs, self._detail.row
-        return [
-            f"mean {number(r.mean, g)}",
-            f"std {number(r.std, g)}",
-            f"median {number(self._detail.median, g)}",
-            f"min {number(r.min, g)}",
-            f"max {number(r.max, g)}",
-            f"mean|a| {number(r.mean_abs, g)}",
-            f"fires {percent(r.firing_rate, g)} of {count(r.n, g)} tokens",
-            f"dormancy {number(r.dormancy, g)}",
-            f"skew {number(r.skewness, g)}",
-            f"excess kurtosis {number(r.excess_kurtosis, g)}",
-        ]
-
-    def _told_words(self) -> list[tuple[str, str]]:
-        """What saved results say, or that there is none; and why a gated neuron has no signs."""
-        assert self._told is not None
-        lacking = [name for name, told in zip(("n-grams", "positions"), self._told, strict=True) if not told]
-        told = [(one, "") for one in self._told]
-        if lacking:
-            told.append((f"{' and '.join(lacking)} not computed (a)", "dim"))
-        if self._layer.fires == "gate" and not self.session.has_values:
-            told.append(("gate and up signs need every value (--keep all)", "dim"))
-        return told
 
     def _draw_chart(self) -> None:
         if self._detail is None:
@@ -414,6 +372,7 @@ class NeuronPane(ClassedPane):
         self._draw_figures()
 
     def action_step(self, step: int) -> None:
+        self._stays = False
         self._read(step)
 
     def action_log(self) -> None:

@@ -150,6 +150,7 @@ class NeuronsPane(ClassedPane):
         self._title()
         self.table.sorted_by = (self._query.sort, self._query.descending)
         self.table.reset()
+        self._look_at()
         self._ask_counts()
         self._tabs()
         self.hub.update_trail()

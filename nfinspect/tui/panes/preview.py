@@ -36,19 +36,21 @@ class Preview(TextBlock):
         super().__init__(id="preview")
         self._pane = pane
         self._wanted: Address | None = None
+        self._shown_of: Address | None = None
         self._timer: Timer | None = None
 
     def look_at(self, address: Address | None, *, again: bool = False) -> None:
-        """The cursor is on this neuron. again: what is known of it has changed."""
+        """The cursor is on this neuron: the texts of another one go at once. again: what is known of it has changed."""
         if address == self._wanted and not again:
             return
         self._wanted = address
         if self._timer is not None:
             self._timer.stop()
             self._timer = None
-        if address is None:
-            self.put(lines([]))
-        else:
+        if self._shown_of not in (None, address):
+            self._shown_of = None
+            self.put(lines([[" "]]))  # not empty, which would be laid out again
+        if address is not None:
             self._timer = self.set_timer(RESTS, self._ask)
 
     def on_resize(self) -> None:
@@ -65,7 +67,7 @@ class Preview(TextBlock):
     def _show(self, address: Address, detail: NeuronDetail) -> None:
         if address != self._wanted:
             return
-        room = self.content_size
+        self._shown_of, room = address, self.content_size
         self.put(lines(preview_lines(str(address), detail, room.width, room.height, self._pane.glyphs)))
 
 

@@ -64,6 +64,8 @@ class TracePane(SortingKeys, TracedPane):
     TracePane.-roomy Preview { height: 1fr; }
     """
 
+    follows = True
+
     _trace: Trace | None = None
 
     def __init__(self, session: Session, site: str, concept: str | None = None) -> None:
@@ -121,14 +123,16 @@ class TracePane(SortingKeys, TracedPane):
         self.changed()
 
     def read_again(self) -> None:
-        self.changed()
+        self._ask("")
 
     def changed(self) -> None:
         self.crumb = f"trace {self.request.concept}"
         self.hub.update_trail()
         self._draw_choices()
-        trace = partial(self.session.trace, self.request)
-        self.load("trace", trace, self._show, self._failed, busy=f"tracing {self.request.concept}")
+        self._ask(f"tracing {self.request.concept}")
+
+    def _ask(self, busy: str) -> None:
+        self.load("trace", partial(self.session.trace, self.request), self._show, self._failed, busy=busy)
 
     def _show(self, trace: Trace | None) -> None:
         self._trace = trace

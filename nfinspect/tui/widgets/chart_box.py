@@ -20,12 +20,15 @@ class ChartBox(TextBlock):
     def on_resize(self) -> None:
         self.post_message(self.Resized())
 
-    def put_lines(self, drawn: Sequence[str], tone: str = "title") -> None:
-        """A drawing without a caption."""
-        self.put(lines([[Cell(line, tone)] for line in drawn]))
+    def put_lines(self, drawn: Sequence[str | Cell]) -> None:
+        """A drawing without a caption. Lines without tones of their own have one."""
+        self.put(lines([[_toned(line)] for line in drawn]))
 
     def put_drawing(self, caption: str, drawn: Sequence[str | Cell], glyphs: Glyphs) -> None:
         """A caption, cut to the width, and the drawing below it. Lines without tones of their own have one."""
         first = [Cell(fit(caption, self.content_size.width, glyphs), "dim")]
-        rest = [line if isinstance(line, Cell) else Cell(line, "title") for line in drawn]
-        self.put(lines([first, *([line] for line in rest)]))
+        self.put(lines([first, *([_toned(line)] for line in drawn)]))
+
+
+def _toned(line: str | Cell) -> Cell:
+    return line if isinstance(line, Cell) else Cell(line, "title")

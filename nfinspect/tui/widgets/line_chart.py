@@ -1,5 +1,6 @@
-"""Lines over steps by plotext, as plain lines of text: dots with the line's mark here and there, or, plain, the mark
-alone. The mark identifies a line, never the colour.
+"""Lines over steps by plotext: dots in a line's colour with its mark here and there, or, plain, the mark alone.
+
+The mark identifies a line, never the colour.
 
 Called in workers only, like `chart`.
 """
@@ -7,10 +8,12 @@ Called in workers only, like `chart`.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 
-from nfinspect.tui.widgets.plots import FIGURE, SPARSE, TO_ASCII, signal
+from nfinspect.tui.cells import Cell, sized
+from nfinspect.tui.widgets.plots import SPARSE, drawing, signal
 
 HERE = ":"
 """The mark of the step that is looked at."""
@@ -18,57 +21,51 @@ HERE = ":"
 
 @dataclass(frozen=True)
 class Line:
-    """Values over steps; None where undefined. mark: one character."""
+    """Values over steps; None where undefined. mark: one character; tone: its colour, of plots.COLOURS."""
 
     mark: str
+    tone: str
     values: tuple[float | None, ...]
 
 
 def line_chart(
     steps: Sequence[int],
     lines: Sequence[Line],
-    head: str,
+    head: Cell,
     width: int,
     height: int,
     *,
     plain: bool = False,
     here: int | None = None,
-) -> tuple[str, ...]:
+) -> tuple[Cell, ...]:
     """Shares from 0 to 1 as `height` lines of at most `width` cells.
 
     head: the first of them, which says what is drawn, with the lines' marks. steps: rising, one or more; here: a step
     that is marked.
     """
-    head = set_cell_size(head, min(width, cell_len(head)))
+    head = sized(head, min(width, cell_len(head.text)))
     if width < 20 or height < 5:
-        return (head, "too little room")
+        return (head, Cell("too little room"))
     low, high = steps[0], max(steps[-1], steps[0] + 1)
-    import plotext
 
-    with FIGURE:
-        figure = plotext.figure
-        figure.clear()
-        figure.theme("colorless")
-        figure.plot_size(width, height - 1)
+    def paint(figure: Any) -> None:
         if here is not None and low <= here <= high:
-            figure.draw(figure.signal([here, here], [0, 1], marker=HERE))
+            signal(figure, [(here, 0.0), (here, 1.0)], HERE)
         cell = (high - low) / width
-        drawn_by = [(line.mark, _joined(steps, line.values, cell if plain else cell / 3)) for line in lines]
-        for _, points in drawn_by if not plain else ():
-            signal(figure, points, "braille")
-        for place, (mark, points) in enumerate(drawn_by):
+        drawn_by = [(line, _joined(steps, line.values, cell if plain else cell / 3)) for line in lines]
+        for line, points in drawn_by if not plain else ():
+            signal(figure, points, "braille", line.tone)
+        for place, (line, points) in enumerate(drawn_by):
             first = round(place * SPARSE / max(1, len(drawn_by)))
             every = [p for p in points if plain or (round((p[0] - low) / cell) - first) % SPARSE == 0]
-            signal(figure, every or points[-1:], mark)
+            signal(figure, every or points[-1:], line.mark, line.tone)
         figure.ruler("x").lim(low, high)
         marks = sorted({low, (low + high) // 2, high})
         figure.ruler("x").ticks(marks, [str(mark) for mark in marks])
         figure.ruler("y").lim(0, 1)
         figure.ruler("y").ticks([0, 0.5, 1], ["0", "0.5", "1"])
-        text = figure.build().string(True)
-        figure.clear()
-    drawn = text.split("\n")[: height - 1]
-    return (head, *(row.translate(TO_ASCII) if plain else row for row in drawn))
+
+    return (head, *drawing(paint, width, height - 1, plain))
 
 
 def _joined(steps: Sequence[int], values: Sequence[float | None], gap: float) -> list[tuple[float, float]]:

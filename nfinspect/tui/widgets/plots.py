@@ -1,13 +1,14 @@
-"""Drawings of the analyses as plain lines of text; lines and points by plotext. Called in workers only.
+"""Drawings of the analyses as lines of text; lines and points by plotext, in colours. Called in workers only.
 
-Parts of a bar differ by their filling, never by colour.
+Parts of a bar differ by their filling, curves by their letters, none by its colour alone.
 """
 
 from __future__ import annotations
 
 import math
+import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -117,7 +118,7 @@ def curve(values: tuple[float, ...], low: float, high: float, width: int, height
         figure.ruler("x").ticks(ticks, [str(tick) for tick in ticks])
         _heights(figure, low, high, plain)
 
-    return _drawn(paint, width, height, plain)
+    return tuple(line.text for line in drawing(paint, width, height, plain))
 
 
 @lru_cache(maxsize=64)
@@ -139,7 +140,7 @@ def points(
         _places(figure, labels, width)
         _heights(figure, 0.0, max(up) * 1.05, plain)
 
-    return _drawn(paint, width, height, plain)
+    return tuple(line.text for line in drawing(paint, width, height, plain))
 
 
 Curve = tuple[str, tuple[tuple[float, float], ...]]
@@ -155,6 +156,11 @@ SPARSE = 12
 COLOURS = ("title", "warn", "good", "accent", "bad", "heat2", "bold", "dim")
 """Tones of curves, in order of their letters."""
 
+FIRST_CODE = 16
+"""Of the colours by which plotext is told the tones, in their order: it knows 256 by number."""
+
+_CODE = re.compile(r"\x1b\[(?:38;5;(\d+)|0?)m")
+
 
 @lru_cache(maxsize=64)
 def overlay(
@@ -169,17 +175,19 @@ def overlay(
     which is drawn by dots in the curve's colour, or, plain, by the small letters alone.
 
     The small ones leave room for those of the others, so that curves that coincide can all be seen. here: the point
-    that is marked X. whole: the values are counts.
+    that is marked X. whole: the values are counts. A cell that several curves go through has the colour of its letter,
+    else of the last of them.
     """
     values = [value for _, places in curves for _, value in places]
     if not values or width < 20 or height < 5:
         return (Cell("too little room" if values else "no figures", "title"),)
     low, high = min(0.0, min(values)), max(0.0, max(values))
     order = sorted(curves)
+    tones = {sign: COLOURS[place % len(COLOURS)] for place, (sign, _) in enumerate(order)}
 
     def dots(figure: Any, curve: Curve) -> None:
         every = [point for pair in pairwise(curve[1]) for point in (pair[0], *_between(*pair, 3 * width))]
-        signal(figure, every, "braille")
+        signal(figure, every, "braille", tones[curve[0]])
 
     def letters(figure: Any, curve: Curve) -> None:
         sign, places = curve
@@ -187,19 +195,18 @@ def overlay(
         every = [point for pair in pairwise(places) for point in _between(*pair, width)]
         step = min(len(curves), APART) if plain else SPARSE
         first = place if plain else round(place * SPARSE / len(curves))
-        signal(figure, [p for p in every if (round(p[0] * width) - first) % step == 0], sign.lower())
+        chosen = [p for p in every if (round(p[0] * width) - first) % step == 0]
+        signal(figure, chosen, sign.lower(), tones[sign])
 
-    def paint(figure: Any, shown: Sequence[Curve], marked: tuple[float, float] | None) -> None:
-        for curve in sorted(shown) if not plain else ():
+    def paint(figure: Any) -> None:
+        for curve in order if not plain else ():
             dots(figure, curve)
-        for curve in sorted(shown):
+        for curve in order:
             letters(figure, curve)
-        for sign, places in shown:  # a layer is covered by no line
-            signal(figure, places, sign)
-        if marked is not None:
-            signal(figure, [marked], "X")
-        elif not shown:  # without a point no axes are drawn
-            signal(figure, [(0.0, low)], " ")
+        for sign, places in curves:  # a layer is covered by no line
+            signal(figure, places, sign, tones[sign])
+        if here is not None:
+            signal(figure, [here], "X")
         figure.ruler("x").lim(-0.02, 1.02)
         figure.ruler("x").ticks([0, 0.25, 0.5, 0.75, 1], ["first", "0.25", "0.5", "0.75", "last"])
         if whole:
@@ -207,35 +214,17 @@ def overlay(
         else:
             _heights(figure, low, high or 1.0, plain)
 
-    def drawn(shown: Sequence[Curve], marked: tuple[float, float] | None = None) -> tuple[str, ...]:
-        return _drawn(lambda figure: paint(figure, shown, marked), width, height, plain)
-
-    whole_drawing = drawn(curves, here)
-    if plain:
-        return tuple(Cell(line, "title") for line in whole_drawing)
-    alone = {COLOURS[order.index(curve) % len(COLOURS)]: drawn([curve]) for curve in curves}
-    return _coloured(whole_drawing, drawn([]), alone)
+    return drawing(paint, width, height, plain)
 
 
-def signal(figure: Any, points: Sequence[tuple[float, float]], marker: str) -> None:
-    if points:
-        figure.draw(figure.signal([x for x, _ in points], [y for _, y in points], marker=marker))
+def signal(figure: Any, points: Sequence[tuple[float, float]], sign: str, tone: str = "") -> None:
+    """Draw points by a sign, or by the dots of `braille`. tone: of COLOURS; none: that of the axes."""
+    if not points:
+        return
+    import plotext
 
-
-def _coloured(drawn: Sequence[str], frame: Sequence[str], alone: Mapping[str, Sequence[str]]) -> tuple[Cell, ...]:
-    """A drawing whose curves have tones. frame: of the axes only; alone: by its tone, each curve within the frame. A
-    cell that several curves go through has the tone of the one whose sign it shows, else of the last.
-    """
-    cells = []
-    for y, line in enumerate(drawn):
-        spans = []
-        for x, character in enumerate(line):
-            owners = [tone for tone, lines in alone.items() if lines[y][x : x + 1] not in ("", frame[y][x : x + 1])]
-            signed = [tone for tone in owners if alone[tone][y][x] == character]
-            if owners and character != "X":
-                spans.append((x, x + 1, (signed or owners)[-1]))
-        cells.append(Cell(line, "title", tuple(spans)))
-    return tuple(cells)
+    marker = plotext.marker(sign, FIRST_CODE + COLOURS.index(tone)) if tone else sign
+    figure.draw(figure.signal([x for x, _ in points], [y for _, y in points], marker=marker))
 
 
 def _between(start: tuple[float, float], end: tuple[float, float], width: int) -> list[tuple[float, float]]:
@@ -265,7 +254,8 @@ def _heights(figure: Any, low: float, high: float, plain: bool) -> None:
     figure.ruler("y").ticks(marks, [number(mark, ASCII if plain else UNICODE, 3) for mark in marks])
 
 
-def _drawn(paint: Callable[[Any], None], width: int, height: int, plain: bool) -> tuple[str, ...]:
+def drawing(paint: Callable[[Any], None], width: int, height: int, plain: bool) -> tuple[Cell, ...]:
+    """What `paint` draws into a figure of plotext, as lines of text in tones; plain: in ASCII, and in one tone."""
     import plotext
 
     with FIGURE:
@@ -274,7 +264,20 @@ def _drawn(paint: Callable[[Any], None], width: int, height: int, plain: bool) -
         figure.theme("colorless")
         figure.plot_size(width, height)
         paint(figure)
-        text = figure.build().string(True)
+        text = figure.build().string(plain)
         figure.clear()
     lines = text.split("\n")[:height]
-    return tuple(line.translate(TO_ASCII) if plain else line for line in lines)
+    return tuple(Cell(line.translate(TO_ASCII), "title") if plain else _toned(line) for line in lines)
+
+
+def _toned(line: str) -> Cell:
+    """A line with colour codes, as text with tones."""
+    text, tone = "", ""
+    spans: list[tuple[int, int, str]] = []
+    pieces = _CODE.split(line)  # texts, and between them the colour of what follows
+    for piece, code in zip(pieces[::2], [*pieces[1::2], None], strict=True):
+        if tone and piece:
+            spans.append((len(text), len(text) + len(piece), tone))
+        text += piece
+        tone = COLOURS[int(code) - FIRST_CODE] if code else ""
+    return Cell(text, "title", tuple(spans))

@@ -182,6 +182,35 @@ def test_a_client_can_only_read(under_way: Path) -> None:
     session.close()
 
 
+WRONG = (
+    "SELECT foo FROM neurons",
+    "SELECT max,\n  foo\nFROM neurons",
+    "SELECT '漢字漢字' AS a, foo FROM neurons",
+    "FROM foo",
+    "SELECT max FROM neurons ORDER foo",
+    "SELECT count(*) FROM neurons HAVING foo > 1;  -- foo",
+)
+
+
+def test_an_error_says_where_in_the_statement_it_is(under_way: Path) -> None:
+    """As it does for a finished run, and in the same words."""
+    session = Session.open(under_way)
+    for statement in WRONG:
+        with pytest.raises(QueryError) as caught:
+            session.sql(statement)
+        at = caught.value.place
+        assert at is not None and statement[at:].startswith("foo"), statement
+    with pytest.raises(QueryError, match="Candidate bindings: .*dormancy") as caught:
+        session.sql("SELECT dormanc FROM neurons")
+    assert caught.value.place == len("SELECT ")
+    with pytest.raises(QueryError) as caught:  # found only while the rows are computed
+        session.sql("SELECT text::INTEGER FROM tokens").page()
+    with run_under_way(under_way) or pytest.fail("it is being written") as run, pytest.raises(QueryError) as of_run:
+        run.cursor().execute("SELECT text::INTEGER FROM tokens")
+    assert str(of_run.value) == str(caught.value) and of_run.value.place == caught.value.place
+    session.close()
+
+
 def test_a_long_query_is_cancelled_and_so_is_one_whose_client_is_gone(under_way: Path) -> None:
     long = "SELECT count(*) FROM range(100000000000) a WHERE sin(a.range) > 2"
     session = Session.open(under_way)

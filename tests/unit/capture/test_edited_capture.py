@@ -212,6 +212,8 @@ def test_a_line_of_edits_has_an_end() -> None:
     expected = "; ".join(f"clamp L1/N3={i}" for i in range(5))
     assert edits_text({"edits": many, "edits_from": 4}) == f"{expected}; 995 more; from token 4"
     assert edits_text({"edits": many[:5]}) == expected
+    twice = [edit("scale", 0.1), edit("scale", 0.1), edit("zero", None)]
+    assert edits_text({"edits": twice}) == "scale L1/N3=0.1; scale L1/N3=0.1; zero L1/N3", "as often as it is done"
     assert len(edits_text({"edits": [{**edit("k" * 9999, 1), "site": "s" * 9999}]})) == WIDEST
 
 

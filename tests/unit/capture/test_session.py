@@ -20,9 +20,12 @@ from nfinspect.capturing.arrays import ArrayPrompt, write_run
 from nfinspect.capturing.errors import CaptureInterrupted, OutOfMemory
 from nfinspect.capturing.estimation import estimate
 from nfinspect.capturing.interrupts import StopRequest
+from nfinspect.capturing.new_run import default_name
 from nfinspect.capturing.request import CaptureRequest, PromptFile
-from nfinspect.capturing.session import Listener, capture_run, default_name
+from nfinspect.capturing.session import Listener, capture_run
 from nfinspect.capturing.sizes import run_bytes
+from nfinspect.cli.capture import byte_count
+from nfinspect_store.byte_limits import limit_text, needed_limit
 from nfinspect_store.errors import BadName, NfinspectError, RunExists
 from nfinspect_store.reader import RunFile
 from nfinspect_store.types import Keep, Layer, Precision, Progress
@@ -180,6 +183,49 @@ def test_a_byte_limit_stops_before_it_is_passed_and_can_be_lifted(request_: Capt
     capture_run(replace(request_, resume=True))
     with RunFile.open(path) as run:
         assert run.info.status == "complete" and run.tokens == 8000
+
+
+def test_a_run_that_reached_its_limit_says_which_one_is_enough(request_: CaptureRequest, text: Path) -> None:
+    """The same command ends at once again; with the limit that is offered it is finished."""
+    text.write_text(" ".join(f"w{i}" for i in np.random.default_rng(5).integers(3, 101, 8000)))
+    path = request_.store / "r.duckdb"
+    kept = []
+    for resume in (False, True):
+        with pytest.raises(CaptureInterrupted, match="a larger --limit-bytes") as caught:
+            capture_run(replace(request_, limit_bytes=6_000_000, resume=resume))
+        with RunFile.open(path) as run:
+            needed = needed_limit(run.info)
+            kept.append(run.tokens)
+        assert f"with --resume and a larger --limit-bytes ({needed} for all of it) to continue" in str(caught.value)
+    assert kept[0] == kept[1] > 0
+    capture_run(replace(request_, limit_bytes=byte_count(needed), resume=True))
+    assert path.stat().st_size <= 1.05 * byte_count(needed)
+    with RunFile.open(path) as run:
+        assert run.info.status == "complete" and run.tokens == 8000
+        assert needed_limit(run.info) == "" and "limit_needed" not in run.info.settings
+
+
+def test_a_run_that_was_interrupted_names_no_limit(request_: CaptureRequest, text: Path) -> None:
+    text.write_text(" ".join(f"w{i}" for i in np.random.default_rng(5).integers(3, 101, 8000)))
+    with pytest.raises(CaptureInterrupted):
+        capture_run(replace(request_, limit_bytes=6_000_000))
+
+    told: list[Progress] = []
+
+    def stop(progress: Progress) -> None:
+        told.append(progress)
+        if len(told) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(CaptureInterrupted, match=r"repeat the command with --resume to continue"):
+        capture_run(replace(request_, limit_bytes=60_000_000, resume=True), Listener(stop))
+    with RunFile.open(request_.store / "r.duckdb") as run:
+        assert run.info.status == "interrupted" and needed_limit(run.info) == ""
+
+
+@pytest.mark.parametrize("count", [1, 99, 100, 101, 999_999, 12_345_678, 130_000_000, 1_234_567_890, 10**13])
+def test_a_limit_in_words_holds_what_it_says(count: int) -> None:
+    assert count <= byte_count(limit_text(count)) <= 1.1 * count and len(limit_text(count)) <= 6
 
 
 def test_a_byte_limit_that_nothing_fits_into_leaves_no_run(request_: CaptureRequest) -> None:
