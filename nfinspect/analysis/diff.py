@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nfinspect.analysis.contrasts import benjamini_hochberg
+from nfinspect.analysis.enough import few_tokens
 from nfinspect.analysis.health import network_report
 from nfinspect.analysis.numbers import number
 from nfinspect.json_values import Document
@@ -195,6 +196,9 @@ def _comparable(a: RunFile, b: RunFile, site: str, other_texts: bool) -> tuple[s
             )
     kinds = [{(x.layer, x.activation, x.fires) for x in one.site_layers(site)} for one in (a, b)]
     notes = [f"{one.name}: {note}" for one in (a, b) for note in one.figure_notes]
+    fewer = min(a, b, key=lambda one: one.tokens)
+    if few := few_tokens(fewer.tokens):
+        notes.append(f"{fewer.name}: {few}")
     if kinds[0] != kinds[1]:
         notes.append("the layers' activation functions differ: so do what counts as firing and the rule for dead")
     prompts, generated = ([_hash(one, said) for one in (a, b)] for said in (False, True))

@@ -28,7 +28,7 @@ MOST_TOKENS = 256
 MOST_STRONGEST = 20_000
 """Strongest neurons in one answer, of all its tokens."""
 
-COMMANDS = ("capture", "attention", "ablate", "logits", "delta", "text", "generate", "similar")
+COMMANDS = ("capture", "attention", "ablate", "logits", "delta", "text", "generate", "similar", "walk")
 """What a backend runs."""
 
 Action = Literal["pause", "go on", "cancel"]

@@ -8,6 +8,7 @@ from nfinspect import output
 from nfinspect.analysis.keeping import keep_or_find
 from nfinspect.cli.options import full_name, json_option, model_options, opened, run_argument, store_option
 from nfinspect.cli.progress import CommandLine, recompute_option
+from nfinspect.cli.through_backend import backend_option
 from nfinspect.experiments.run_model import named_model, run_model
 from nfinspect.model_files import lasting_name, weights_stamp
 from nfinspect.present.numbers import counted, fixed
@@ -15,10 +16,18 @@ from nfinspect.present.tables import Column, table
 from nfinspect_store.results import run_results
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     from nfinspect.analysis.keeping import Made
     from nfinspect.analysis.ticks import Tick
 
 WHAT = "the walk's figures"
+
+
+def _model(options: "Mapping[str, Any]") -> str:
+    with opened(options["store"], options["run"]) as file:
+        return full_name(named_model(file, options["model"], WHAT), options["revision"])
 
 
 @click.command()
@@ -28,6 +37,7 @@ WHAT = "the walk's figures"
 @recompute_option
 @model_options
 @json_option
+@backend_option(_model)
 def walk(
     run: str,
     model: str | None,

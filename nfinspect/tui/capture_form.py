@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from nfinspect_store.errors import RequestError, StorageFull
 from nfinspect_store.paths import expanded
+
+MOST_MATCHED = 1000
+"""Files of a pattern that are taken."""
 
 MOST_OPTIONS = 500
 """Of a directory's entries that are offered."""
@@ -83,7 +88,7 @@ def command(values: Mapping[str, str], store: Path, folder: Path) -> tuple[str, 
         if field.kind == "typed":
             made += [field.option, f"typed={prompts_file(typed, folder)}"]
         elif field.kind == "files":
-            made += [word for file in words_of(text) for word in (field.option, file)]
+            made += [word for typed in words_of(text) for file in matched(typed) for word in (field.option, file)]
         else:
             made += [field.option, text]
     return (*made, "--store", str(store))
@@ -95,6 +100,17 @@ def words_of(text: str) -> list[str]:
         return shlex.split(text)
     except ValueError as error:
         raise RequestError(f"this cannot be read: {error}") from error
+
+
+def matched(word: str) -> list[str]:
+    """The files of a pattern such as prompts/*.json, with the CONCEPT= that stands before it; another word as it is."""
+    concept, sign, path = word.partition("=")
+    if not sign or os.path.exists(expanded(word)):
+        concept, sign, path = "", "", word
+    if not glob.has_magic(path) or os.path.exists(expanded(path)):
+        return [word]
+    found = sorted(islice(glob.iglob(str(expanded(path))), MOST_MATCHED))
+    return [f"{concept}{sign}{one}" for one in found] or [word]
 
 
 def lacks(arguments: Iterable[str]) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from nfinspect.backend import client
 from nfinspect.backend.directory import NoBackend, living
 from nfinspect.backend.protocol import JobState, Token
+from nfinspect.model_files import lasting_name
 from nfinspect_store.byte_limits import needed_limit
 from nfinspect_store.errors import NfinspectError
 from nfinspect_store.heartbeat import read_heartbeat
@@ -167,6 +168,16 @@ class Captures:
                 path = str(self._store / (run + RUN_SUFFIX))
                 self.remember(JobState(0, entry.job, entry.directory, "failed", run=path))
         return found
+
+    def holds(self, model: str, dtype: str, device: str) -> bool:
+        """Whether a backend that has nothing else to do holds a model: another process would have to load it again."""
+        name = lasting_name(model)
+        return any(
+            (one.model, one.dtype, one.device, one.state) == (name, dtype, device, "ready")
+            and one.job is None
+            and not one.queue
+            for one in self.statuses()
+        )
 
     def remember(self, job: JobState) -> None:
         """A capture that has a run."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,3 +76,23 @@ def bos_of(session: Session) -> tuple[str, ...]:
     """The option for what comes before a text, as in the capture."""
     bos = str(session.info.settings.get("bos", "auto"))
     return () if bos == "auto" else ("--bos", bos)
+
+
+READ_MODEL = ("logits", "attention", "ablate", "walk")
+"""Commands that load the run's model."""
+
+OWN_WAY = ("--backend", "--model", "--revision", "--dtype", "--device", "--allow-pickle")
+"""Options that say where a model comes from and how it is loaded."""
+
+
+def by_backend(command: tuple[str, ...], session: Session, holds: Callable[[str, str, str], bool]) -> tuple[str, ...]:
+    """The command as it is run: in the backend that holds the run's model, if there is one with nothing else to do.
+
+    holds: Captures.holds. It may wait for backends: call this in a worker.
+    """
+    own = any(word.partition("=")[0] in OWN_WAY for word in command)
+    if command[0] not in READ_MODEL or own or len(command) < 2:
+        return command
+    info = session.info
+    model = info.model if command[0] == "walk" else command[1]
+    return (command[0], "--backend", *command[1:]) if holds(model, info.dtype, info.device) else command

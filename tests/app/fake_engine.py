@@ -364,6 +364,9 @@ class FakeJob:
 class FakeCaptures:
     """No backend."""
 
+    def holds(self, model: str, dtype: str, device: str) -> bool:
+        return False
+
     def statuses(self) -> tuple[Any, ...]:
         return ()
 

@@ -211,6 +211,37 @@ async def test_an_open_quotation_mark_is_told_by_every_key(start: Start) -> None
         assert "^r estimates" in app.text, "nothing is said of the command before"
 
 
+def test_a_pattern_stands_for_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts").mkdir()
+    for name in ("b.json", "a b.json", "c.txt", "d[1].json"):
+        (tmp_path / "prompts" / name).write_text("{}")
+    for typed, files in {
+        "prompts/*.json": ["prompts/a b.json", "prompts/b.json", "prompts/d[1].json"],
+        "tulip=prompts/?.txt": ["tulip=prompts/c.txt"],
+        "prompts/d[1].json": ["prompts/d[1].json"],  # the name of a file
+        "prompts/*.csv": ["prompts/*.csv"],  # of none: the command says so
+        "prompts/c.txt x=~/*": ["prompts/c.txt", "x=~/*"],
+    }.items():
+        made = capture_form.command({"model": "m", "prompts": typed}, tmp_path, tmp_path)
+        assert list(made[3:-2:2]) == files, typed
+
+
+async def test_the_arrows_lead_out_of_the_typed_prompts(start: Start) -> None:
+    async with start(FakeEngine(), run=None) as app:
+        await app.press("c", "tab", "tab")
+        await app.type("one")
+        await app.press("enter")
+        await app.type("two")
+        typed = app.app.focused
+        await app.press("up")
+        assert app.app.focused is typed and typed.cursor_location[0] == 0
+        await app.press("up")
+        assert app.app.focused.id == "prompts"
+        await app.press("down", "down", "down")
+        assert app.app.focused.id == "corpus"
+
+
 PROMPTS_FIELD = next(field for field in FIELDS if field.kind == "files")
 
 

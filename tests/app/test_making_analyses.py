@@ -14,6 +14,7 @@ from analysed_run import LAYERS, write_study
 from app_driver import Driven, Start
 from fake_engine import HOSTILE, FakeEngine, FakeJob, FakeSession
 
+from nfinspect.tui.commands import by_backend
 from nfinspect.tui.engine import Engine
 from nfinspect.tui.jobs import Job, end_all
 from nfinspect_store.results import list_results, run_results
@@ -52,6 +53,52 @@ async def test_the_tokens_of_a_neuron_are_those_of_its_site(start: Start) -> Non
         await go(app, "logits L0/N3")
         await app.press("S")
         assert app.pane.site == "mlp" and app.lines[0].rstrip().endswith("demo · mlp")
+
+
+@pytest.mark.parametrize("idle", [True, False])
+async def test_a_backend_that_holds_the_model_is_asked(
+    start: Start, monkeypatch: pytest.MonkeyPatch, idle: bool
+) -> None:
+    """Another process would load the model again. What is shown and logged needs no backend."""
+    engine, asked = FakeEngine(), []
+
+    def holds(*model: str) -> bool:
+        asked.append(model)
+        return idle
+
+    monkeypatch.setattr(engine.captures, "holds", holds)
+    info = engine.session.info
+    async with start(engine) as app:
+        await go(app, "logits L0/N3")
+        await app.press("r")
+        assert engine.started[0][:2] == (("logits", "--backend") if idle else ("logits", info.model))
+        assert asked == [(info.model, info.dtype, info.device)]
+        assert "--backend" not in app.text and not any("--backend" in e.text for e in app.app.journal.entries)
+
+
+def test_a_command_that_says_how_its_model_is_loaded_runs_alone() -> None:
+    session: Any = FakeSession()
+    model = session.info.model
+
+    def holds(name: str, dtype: str, device: str) -> bool:
+        return name == model
+
+    def by(*words: str) -> tuple[str, ...]:
+        return by_backend(words, session, holds)
+
+    assert by("walk", "demo") == ("walk", "--backend", "demo")
+    assert by("attention", model, "--prompts", "p") == ("attention", "--backend", model, "--prompts", "p")
+    alone = [
+        ("ngrams", "demo"),
+        ("logits", "other", "L0/N3"),
+        ("logits", model, "L0/N3", "--dtype", "float16"),
+        ("ablate", model, "--device=cpu"),
+        ("walk", "demo", "--model", "m"),
+        ("logits", "--backend", model),
+        ("logits",),
+    ]
+    for words in alone:
+        assert by(*words) == words
 
 
 async def test_the_command_of_an_analysis_with_its_own_site_is_about_the_site_on_screen(start: Start) -> None:

@@ -49,6 +49,22 @@ class Paths(Suggester):
         return await asyncio.to_thread(capture_form.completed, self._field, value)
 
 
+class Prompts(TextArea):
+    """Prompts that are typed; from their first and last line the arrows lead to the other fields."""
+
+    def action_cursor_up(self, select: bool = False) -> None:
+        if self.cursor_at_first_line and not select:
+            self.screen.focus_previous()
+        else:
+            super().action_cursor_up(select)
+
+    def action_cursor_down(self, select: bool = False) -> None:
+        if self.cursor_at_last_line and not select:
+            self.screen.focus_next()
+        else:
+            super().action_cursor_down(select)
+
+
 class CommandLine(TextBlock, can_focus=True):
     """The command that the fields make; with the keys on it, it is copied, edited or started."""
 
@@ -122,7 +138,7 @@ class CapturePane(Pane):
                 yield Static(field.name, classes="label", markup=False)
                 text = typed.get(field.name, "")
                 if field.kind == "typed":
-                    area = TextArea(
+                    area = Prompts(
                         text, id=_id(field), compact=True, tab_behavior="focus", highlight_cursor_line=False,
                         placeholder=field.hint,
                     )  # fmt: skip

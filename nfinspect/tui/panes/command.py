@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from nfinspect.analyses import command_of, spec
-from nfinspect.tui.commands import MODEL, TEXT, incomplete, make_command
+from nfinspect.tui.commands import MODEL, TEXT, by_backend, incomplete, make_command
 from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.panes.run_pane import RunPane
 
@@ -193,7 +193,7 @@ class AnalysisCommand:
 
         def start() -> Job:
             session.write_inputs(command, marked)
-            return engine.start(command)
+            return engine.start(by_backend(command, session, engine.captures.holds))
 
         ended, busy = partial(self._ended, command), f"starting {self._analysis.name}"
         self.runner.start(start, ended, self._not_started, key=self.runner.key, busy=busy)

@@ -34,6 +34,9 @@ LISTING = Listing(
     empty="no neuron died, woke, moved or changed its class",
 )
 
+MOVES = 4
+"""Pairs of classes between which most neurons went, that are told."""
+
 COPIED = ("change", "class_a", "class_b", "firing_rate_a", "firing_rate_b", "effect_size", "p_value", "q_value")
 
 
@@ -185,19 +188,17 @@ class DiffPane(SortingKeys, Pane):
             return [[Cell(f"! {self._refused}", "bad"), *all_the_same]] if self._refused else []
         health = found.health
         said = (
-            f"A {found.a}, B {found.b} at {found.site}: {counted(found.compared, 'neuron')}, {found.died:,} died, "
+            f"A {found.a} ({counted(found.tokens_a, 'token')}), B {found.b} ({counted(found.tokens_b, 'token')}) at "
+            f"{found.site}: {counted(found.compared, 'neuron')}, {found.died:,} died, "
             f"{found.woke:,} woke, {found.moved:,} moved, {found.changed:,} of another class; health "
             f"{fixed(health.a, self.glyphs)} to {fixed(health.b, self.glyphs)}"
         )
         filtered = [Cell(f"  {self.rows.said}", "accent")] if self.rows.said else []
         moves = sorted((pair for pair in found.classes if pair.class_a != pair.class_b), key=lambda p: -p.neurons)
-        changes = "; ".join(f"{pair.class_a} to {pair.class_b} {pair.neurons:,}" for pair in moves)
-        rows: list[list[Cell | str]] = [[said, *filtered]]
-        if changes:
-            rows.append([Cell(changes, "dim")])
-        for note in found.notes:
-            rows.append([Cell(note, "warn")])
-        return rows
+        told = [f"{pair.class_a} to {pair.class_b} {pair.neurons:,}" for pair in moves[:MOVES]]
+        told += [f"{len(moves) - MOVES} other changes of class"] if len(moves) > MOVES else []
+        rows: list[list[Cell | str]] = [[said, *filtered], *([Cell(note, "warn")] for note in found.notes)]
+        return [*rows, [Cell("; ".join(told), "dim")]] if told else rows
 
     @property
     def _texts_differ(self) -> bool:

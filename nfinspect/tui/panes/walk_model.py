@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from nfinspect.present.numbers import duration
+from nfinspect.tui.commands import by_backend
 from nfinspect.tui.panes.command import UNDER_WAY, Runner
 
 if TYPE_CHECKING:
+    from nfinspect.tui.jobs import Job
     from nfinspect.tui.panes.run_pane import RunPane
     from nfinspect.tui.requests import JobState
 
 
 class ModelReading:
-    """`nfinspect walk RUN`, in a process of its own; what it finds is saved with the run."""
+    """`nfinspect walk RUN`; what it finds is saved with the run."""
 
     def __init__(self, pane: RunPane) -> None:
         self._pane = pane
         self._runner = Runner(pane, (pane.session.name, "walk"), self._say)
 
     def start(self) -> None:
-        hub = self._pane.hub
+        hub, session = self._pane.hub, self._pane.session
         if self._runner.under_way:
             hub.say(UNDER_WAY, "dim")
             return
-        command = ("walk", self._pane.session.name, "--store", str(hub.engine.store))
+        command = ("walk", session.name, "--store", str(hub.engine.store))
         hub.journal.ran(self._pane.crumb, command)
-        start = partial(hub.engine.start, command)
+
+        def start() -> Job:
+            return hub.engine.start(by_backend(command, session, hub.engine.captures.holds))
+
         self._runner.start(start, lambda state: None, lambda line: None, key=self._runner.key, busy="starting walk")
 
     def cancel(self) -> None:

@@ -56,6 +56,8 @@ def test_planted_truths(tmp_path: Path) -> None:
     assert [row.change for row in found.neurons[:6]].count("moved") == 0
     figures = found.figures()
     assert set(figures) == set(FIGURES) and figures["dead"] == 2 and figures["health"] < 0
+    (few,) = found.notes
+    assert few.startswith("a: only ") and "may still come alive" in few, "the run of fewer tokens bounds what is said"
     same = of(a, a)
     assert not same.neurons and same.health.a == same.health.b and not any(same.figures()[n] for n in FIGURES[:-1])
 

@@ -160,6 +160,7 @@ QUESTIONS = {
     "lens": "logits MODEL --lens Tulips --positions --json",
     "text": "text Tulips --model MODEL --json",
     "similar": "similar r L0/N5 --weights --json --recompute",
+    "walk": "walk r --json --recompute",
     "delta": "delta r --substitute --draws 8 --json --recompute",
     "generate": "generate MODEL Tulips --new-tokens 6 --clamp L3/N1=40 --temperature 1 --json",
 }
