@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nfinspect.analyses import names
 from nfinspect.tui.places import Place, place
@@ -157,12 +157,12 @@ def _in_run(app: Hub, session: Session, target: Target) -> Place:
         case "walk":
             return place("walk", session, site, find=target.rest)
         case "lab":
-            begins_with = getattr(app.pane, "lab_begins_with", {}) if here else {}
-            return place("lab", session, site, **{**begins_with, "prompt": target.rest})
+            return place("lab", session, site, **{**_begins_with(app, session), **_prompt(session, target.rest)})
         case "marks":
             return place("marked", session, site, app.marks.set_of(session, target.rest or MARKED))
         case "lens":
-            return place("lens", session, site, prompt=target.rest or None)
+            found = {name: value for name, value in _begins_with(app, session).items() if name == "prompt_idx"}
+            return place("lens", session, site, **{**found, **_prompt(session, target.rest)})
         case "logits" | "similar":
             if not target.rest:
                 raise RequestError(f"{target.word} of which neuron? expected {target.word} L12/N3071")
@@ -173,6 +173,19 @@ def _in_run(app: Hub, session: Session, target: Target) -> Place:
             return place("sql", session, target.rest)
         case pane:
             return place(pane, session, site)
+
+
+def _begins_with(app: Hub, session: Session) -> dict[str, Any]:
+    """What the pane on screen is about, where the lab and the lens begin."""
+    here = app.pane.run_name == session.name
+    return dict(getattr(app.pane, "lab_begins_with", {})) if here else {}
+
+
+def _prompt(session: Session, typed: str) -> dict[str, Any]:
+    """A typed prompt: one of the run by its number, or its text."""
+    if typed.isdecimal() and len(typed) < 10 and int(typed) < session.prompts:
+        return {"prompt_idx": int(typed)}
+    return {"prompt": typed} if typed else {}
 
 
 def _check(session: Session, address: Address) -> None:

@@ -202,3 +202,18 @@ def test_the_map_shows_the_row_and_the_last_tokens() -> None:
     small = Lens(document("x"))
     _, top, *_ = plot_lines(SPEC.drawings[-1].plot, small, None, 60, 10, True)
     assert top == "L2 " + "::::::" + "++++++" + "******"
+
+
+async def test_a_number_is_a_prompt_of_the_run(start: Start) -> None:
+    engine = FakeEngine()
+    text = engine.session.first_text
+    async with start(engine) as app:
+        for typed, prompt in (("lens 3", text(3)), ("lens 99 bottles", "99 bottles"), ("lens 9999", "9999")):
+            await go(app, typed)
+            assert app.pane._prompt == prompt
+        await go(app, "lab 5")
+        assert app.pane._setup.prompt == text(5)
+        await app.press("escape", "w")
+        walked = app.pane._prompt.prompt_idx
+        await go(app, "lens")
+        assert app.pane._first == walked and app.pane._prompt == text(walked)

@@ -197,7 +197,8 @@ class DiffPane(SortingKeys, Pane):
         moves = sorted((pair for pair in found.classes if pair.class_a != pair.class_b), key=lambda p: -p.neurons)
         told = [f"{pair.class_a} to {pair.class_b} {pair.neurons:,}" for pair in moves[:MOVES]]
         told += [f"{len(moves) - MOVES} other changes of class"] if len(moves) > MOVES else []
-        rows: list[list[Cell | str]] = [[said, *filtered], *([Cell(note, "warn")] for note in found.notes)]
+        rows: list[list[Cell | str]] = [[said, *filtered]]
+        rows += [[Cell(note, "warn")] for note in found.notes]
         return [*rows, [Cell("; ".join(told), "dim")]] if told else rows
 
     @property

@@ -33,10 +33,20 @@ class LensPane(AnalysisPane):
         Binding("d", "list", "List", id="lens.list"),
     ]
 
-    def __init__(self, session: Session, site: str | None = None, *, prompt: str | None = None) -> None:
-        """prompt: the first to show; that of the newest saved result if not given."""
+    def __init__(
+        self, session: Session, site: str | None = None, *, prompt: str | None = None, prompt_idx: int | None = None
+    ) -> None:
+        """prompt: the text of the first to show, or else that of the run's prompt_idx; that of the newest saved result
+        if neither is given.
+        """
         super().__init__(session, site)
         self._wish = prompt
+        self._first = prompt_idx
+
+    def on_mount(self) -> None:
+        if self._wish is None and self._first is not None:
+            read = partial(self.session.first_text, self._first)
+            self.load("first prompt", read, self._typed, busy="reading the prompt")
 
     @property
     def hint(self) -> str:
