@@ -103,7 +103,7 @@ def ablate(
     without a run of this model, captured without edits, that holds the sets' layers; UnknownSite, SilentHook.
     """
     check_controls(controls)
-    places = [resolve_addresses(loaded, one.addresses) for one in check_sets(sets)]
+    places = [resolve_addresses(loaded, one.addresses, experts=True) for one in check_sets(sets)]
     means = _means(run, loaded, places) if mode == "mean" else {}
     context, stride = chosen_context(loaded, context, stride, corpus.begin)
     scorer = Scorer(loaded, corpus.token_ids, context, stride, batch_size, corpus.begin)
@@ -114,7 +114,7 @@ def ablate(
         if crowded:
             notes.append(
                 f"{one.name} has no controls: it holds {len(where[crowded])} of the {crowded.neurons} neurons of layer "
-                f"{crowded.layer}, and fewer are left than it takes"
+                f"{crowded.layer}, and fewer are left{' in an expert' if crowded.experts else ''} than it takes"
             )
     total = scorer.passes * (1 + sum(1 + len(these) for these in drawn))
     done = 0
@@ -192,6 +192,11 @@ def _means(
     require_plain(run, "--mode mean")
     means: dict[LayerSite, NDArray[np.float32]] = {}
     for site in dict.fromkeys(site for where in places for site in where):
+        if site.experts:
+            raise RequestError(
+                f"expected --mode zero for neurons of experts, as in layer {site.layer} of {loaded.name}, found mean: "
+                "what is routed to them in the text need not be what was in the run"
+            )
         layer = run.resolve_layer(site.layer, site.site)
         if layer.neurons != site.neurons:
             raise RequestError(

@@ -46,25 +46,41 @@ def compare_with_controls(observed: float, controls: Sequence[float]) -> Control
 
 
 def crowded_layer(places: Places) -> LayerSite | None:
-    """A layer with fewer neurons outside the set than in it, so that no control set of this size exists; else None.
+    """A layer with fewer neurons, of it or of one of its experts, outside the set than in it, so that no control set of
+    this size exists; else None.
 
     Drawing with replacement would cut out fewer neurons than the set has, and drawing from all neurons of the layer
     would mostly cut out the set itself: neither would be a control [own].
     """
-    return next((site for site, neurons in places.items() if len(neurons) > site.neurons - len(neurons)), None)
+    groups = ((site, group) for site, neurons in places.items() for group in _groups(site, neurons))
+    return next((site for site, (outside, taken) in groups if taken > len(outside)), None)
 
 
 def control_sets(places: Places, count: int, seed: int) -> list[dict[LayerSite, NDArray[np.int64]]]:
-    """`count` random sets, drawn without replacement from each layer's neurons outside the set.
+    """`count` random sets, drawn without replacement from each layer's neurons outside the set, those of experts from
+    the same expert: others run on other tokens.
 
     The draws depend only on the seed and on the set: the same set has the same controls in any table.
     """
     rng = np.random.default_rng([seed, _number_of(places)])
-    outside = {site: np.setdiff1d(np.arange(site.neurons), np.asarray(taken)) for site, taken in places.items()}
-    return [
-        {site: np.sort(rng.choice(outside[site], size=len(taken), replace=False)) for site, taken in places.items()}
-        for _ in range(count)
-    ]
+    groups = {site: _groups(site, neurons) for site, neurons in places.items()}
+
+    def drawn(site: LayerSite) -> NDArray[np.int64]:
+        parts = [rng.choice(outside, size=taken, replace=False) for outside, taken in groups[site]]
+        return np.sort(np.concatenate(parts))
+
+    return [{site: drawn(site) for site in places} for _ in range(count)]
+
+
+def _groups(site: LayerSite, neurons: Sequence[int]) -> list[tuple[NDArray[np.int64], int]]:
+    """The neurons outside a set that are drawn from together, and how many: of a layer, or of each of its experts."""
+    taken = np.asarray(neurons, np.int64)
+    width = site.neurons // site.experts if site.experts else site.neurons
+    found = []
+    for group in np.unique(taken // width).tolist():
+        own = np.arange(group * width, (group + 1) * width)
+        found.append((np.setdiff1d(own, taken), int((taken // width == group).sum())))
+    return found
 
 
 def _number_of(places: Places) -> int:

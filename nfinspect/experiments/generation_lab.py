@@ -247,7 +247,7 @@ def control_edits(edits: Sequence[Edit], count: int, seed: int) -> tuple[list[Se
     if crowded is not None:
         return [], [
             f"no controls: {len(places[crowded])} of the {crowded.neurons} neurons of layer {crowded.layer} are "
-            "edited, and fewer are left"
+            f"edited, and fewer are left{' in an expert' if crowded.experts else ''}"
         ]
     rng = np.random.default_rng([seed, 16])
 

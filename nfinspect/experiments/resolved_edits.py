@@ -43,7 +43,7 @@ def resolved_edits(loaded: LoadedModel, asked: Iterable[Asked], store: Path, not
             found.append(_resolved_direction(loaded, one, store, note))
             continue
         addresses = [a for part in one.neurons for a in _addresses(loaded, part, store, note)]
-        for site, neurons in resolve_addresses(loaded, addresses).items():
+        for site, neurons in resolve_addresses(loaded, addresses, experts=True).items():
             found.append(NeuronEdit(one.kind, site, np.asarray(neurons, np.int64), one.amount))
     return found
 

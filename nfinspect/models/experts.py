@@ -55,9 +55,7 @@ class ExpertsWatch:
         self._checked = checked
         self._values: list[Tensor] = []
         self._fired: list[Tensor] = []
-        own = type(module)._apply_gate is not moe._default_apply_gate  # type: ignore[attr-defined]
-        watched = "_apply_gate" if self._module.has_gate and own else "act_fn"
-        self._shadow = _Shadow(module, watched, self._gate if watched == "_apply_gate" else self._activation)
+        self._shadow = _shadow(module, self._gate, self._activation)
         self._handles: list[RemovableHandle] = [
             module.register_forward_pre_hook(self._before),
             module.register_forward_hook(self._after, with_kwargs=True),
@@ -74,21 +72,20 @@ class ExpertsWatch:
         """In place of an `_apply_gate` that the module's class defines itself."""
         values: Tensor = self._shadow.original(gate_up)
         gate = gate_up.chunk(2, dim=-1)[0] if self._module.is_concatenated else gate_up[..., ::2]
-        self._take(values, gate)
-        return values
+        return self._take(values, gate)
 
     def _activation(self, given: Tensor) -> Any:
         """In place of `act_fn`."""
         activated = self._shadow.original(given)
         if self._module.has_gate:
             return _Activated(activated, lambda values: self._take(values, given))
-        self._take(activated, None)
-        return activated
+        return self._take(activated, None)
 
-    def _take(self, values: Tensor, gate: Tensor | None) -> None:
+    def _take(self, values: Tensor, gate: Tensor | None) -> Tensor:
         self._values.append(values.detach())
         if gate is not None:
             self._fired.append(gate.detach() > 0)
+        return values
 
     def _before(self, module: nn.Module, args: object) -> None:
         self._values, self._fired = [], []
@@ -97,7 +94,7 @@ class ExpertsWatch:
         values, fired = self._values, self._fired
         self._values, self._fired = [], []
         index, weights = (*args, *kwargs.values())[1:3]
-        places = self._places(index)
+        places = _places(self._module, self._name, index)
         if sum(map(len, values)) != len(places) or not values:
             raise WrongSite(
                 f"expected {len(places)} rows of neurons in {self._name}, one for each token and expert chosen for it, "
@@ -112,26 +109,6 @@ class ExpertsWatch:
         if self._checked():
             self._check(held, routing, output)
         self._taken(held, _placed(fired, places, index.numel()) if fired else None, routing)
-
-    def _places(self, index: Tensor) -> Tensor:
-        """Where the rows, in the order in which they are computed, belong in [tokens x chosen]: int64[rows]."""
-        how = self._module.config._experts_implementation
-        tokens, chosen = index.shape
-        if self._module._is_expert_parallel:
-            raise WrongSite(f"expected all experts of {self._name} in this process, found them in several: not read")
-        if how == "batched_mm":
-            return torch.arange(index.numel(), device=index.device)
-        if how == "grouped_mm":
-            return torch.sort(index.reshape(-1)).indices  # as the implementation itself sorts them
-        if how not in (None, "eager"):
-            raise WrongSite(
-                f"expected {self._name} to run as eager, batched_mm or grouped_mm, found {how}, whose kernel does not "
-                "give its neurons: load the model with experts_implementation='grouped_mm'"
-            )
-        # Expert by expert; of one expert first the tokens whose first choice it is, then those whose second …
-        by_expert = torch.sort(index.t().reshape(-1), stable=True)
-        order = by_expert.indices[by_expert.values < self._module.num_experts]
-        return (order % tokens) * chosen + order // tokens
 
     def _check(self, values: Tensor, routing: Routing, output: object) -> None:
         module, returned = self._module, first_tensor(output)
@@ -163,6 +140,110 @@ class ExpertsWatch:
             )
 
 
+class ExpertsEdit:
+    """Changes the neurons of one module of experts before they are projected; until `remove`.
+
+    change: is given [tokens, neurons], 0 where a token has no value, and returns what the experts go on with; what it
+    makes of neurons of experts that a token was not routed to has no effect. called: at each call of the module.
+    """
+
+    def __init__(
+        self, module: nn.Module, name: str, change: Callable[[Tensor], Tensor], called: Callable[[], None]
+    ) -> None:
+        self._module: Any = module
+        self._name = name
+        self._change = change
+        self._called = called
+        self._index = torch.empty(0, 0, dtype=torch.long)
+        self._places = torch.empty(0, dtype=torch.long)
+        self._next = 0  # of the rows, in the order in which they are computed
+        self._shadow = _shadow(module, self._gate, self._activation)
+        self._handles: list[RemovableHandle] = [
+            module.register_forward_pre_hook(self._before, with_kwargs=True),
+            module.register_forward_hook(self._after),
+        ]
+
+    def remove(self) -> None:
+        """The module is as it was."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._shadow.remove()
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._index = (*args, *kwargs.values())[1].detach().long()
+        self._places = _places(module, self._name, self._index)
+        self._next = 0
+        self._called()
+
+    def _after(self, *_: object) -> None:
+        if self._next != len(self._places):
+            raise self._other_rows()
+
+    def _other_rows(self) -> WrongSite:
+        return WrongSite(
+            f"expected {len(self._places)} rows of neurons in {self._name}, one for each token and expert chosen for "
+            f"it, found {self._next}: its experts do not run as transformers' own do"
+        )
+
+    def _gate(self, gate_up: Tensor) -> Tensor:
+        return self._changed(self._shadow.original(gate_up))
+
+    def _activation(self, given: Tensor) -> Any:
+        activated = self._shadow.original(given)
+        return _Activated(activated, self._changed) if self._module.has_gate else self._changed(activated)
+
+    def _changed(self, values: Tensor) -> Tensor:
+        """[rows, width], the next ones."""
+        rows, width = values.shape
+        slots = self._places[self._next : self._next + rows]
+        self._next += rows
+        if len(slots) != rows:
+            raise self._other_rows()
+        tokens, chosen = self._index.shape
+        expert = self._index.reshape(-1)[slots]
+        there = expert < self._module.num_experts
+        token = (slots // chosen)[there, None]
+        column = expert[there, None] * width + torch.arange(width, device=values.device)
+        whole = values.new_zeros(tokens, self._module.num_experts * width)
+        whole[token, column] = values[there]
+        changed = self._change(whole)
+        if changed is whole:
+            return values
+        found = values.clone()
+        found[there] = changed[token, column]
+        return found
+
+
+def _places(module: Any, name: str, index: Tensor) -> Tensor:
+    """Where the rows, in the order in which they are computed, belong in [tokens x chosen]: int64[rows]."""
+    how = module.config._experts_implementation
+    tokens, chosen = index.shape
+    if module._is_expert_parallel:
+        raise WrongSite(f"expected all experts of {name} in this process, found them in several: not read")
+    if how == "batched_mm":
+        return torch.arange(index.numel(), device=index.device)
+    if how == "grouped_mm":
+        return torch.sort(index.reshape(-1)).indices  # as the implementation itself sorts them
+    if how not in (None, "eager"):
+        raise WrongSite(
+            f"expected {name} to run as eager, batched_mm or grouped_mm, found {how}, whose kernel does not "
+            "give its neurons: load the model with experts_implementation='grouped_mm'"
+        )
+    # Expert by expert; of one expert first the tokens whose first choice it is, then those whose second …
+    by_expert = torch.sort(index.t().reshape(-1), stable=True)
+    order = by_expert.indices[by_expert.values < module.num_experts]
+    return (order % tokens) * chosen + order // tokens
+
+
+def _shadow(module: Any, gate: Callable[[Tensor], Any], activation: Callable[[Tensor], Any]) -> "_Shadow":
+    """In place of what makes a module's neurons: its own `_apply_gate`, else its activation."""
+    own = type(module)._apply_gate is not moe._default_apply_gate
+    if module.has_gate and own:
+        return _Shadow(module, "_apply_gate", gate)
+    return _Shadow(module, "act_fn", activation)
+
+
 class _Shadow:
     """An attribute of a module replaced on this one object, until `remove`. Its hooks and parameters stay."""
 
@@ -183,14 +264,12 @@ class _Shadow:
 class _Activated:
     """act(gate) on its way to be multiplied by up, which is all that the experts' code does with it."""
 
-    def __init__(self, value: Any, taken: Callable[[Tensor], None]) -> None:
+    def __init__(self, value: Any, then: Callable[[Tensor], Tensor]) -> None:
         self._value = value  # a tensor, or one of these where readers are nested
-        self._taken = taken
+        self._then = then
 
     def __mul__(self, up: Tensor) -> Tensor:
-        values: Tensor = self._value * up
-        self._taken(values)
-        return values
+        return self._then(self._value * up)
 
 
 def _placed(rows: list[Tensor], places: Tensor, number: int) -> Tensor:

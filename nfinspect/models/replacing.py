@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -11,11 +12,13 @@ from .batch import body
 from .checks import first_input, first_tensor
 from .compiled import modules_by_name
 from .errors import SilentHook, WrongSite
+from .experts import ExpertsEdit
 from .loaded import LoadedModel
 from .sites import LayerSite
 
 Replace = Callable[[Tensor], Tensor]
-"""From a site's values, [..., neurons], to those that the model goes on with."""
+"""From a site's values, [..., neurons], to those that the model goes on with; those of experts as ExpertsEdit gives
+them."""
 
 INPUTS = ("input_ids", "inputs_embeds")
 """What a model is called with; a multimodal one passes embeddings to its text part."""
@@ -63,8 +66,11 @@ def replaced(loaded: LoadedModel, changes: Mapping[LayerSite, Replace], begins: 
 
     with ExitStack() as hooks:
         for site, change in changes.items():
-            replace = _checked(site, change, calls)
             module = modules[site.module]
+            if site.experts:
+                hooks.enter_context(_removed(ExpertsEdit(module, site.module, change, partial(_called, site, calls))))
+                continue
+            replace = _checked(site, change, calls)
             if site.site == "resid":
                 hooks.enter_context(_removed(module.register_forward_hook(_on_output(replace))))
             else:
@@ -77,6 +83,10 @@ def replaced(loaded: LoadedModel, changes: Mapping[LayerSite, Replace], begins: 
             f"expected a forward pass of {type(loaded.model).__name__} that calls its hooks, found none: compiled code "
             "or a replaced forward bypasses them, nothing was changed"
         )
+
+
+def _called(site: LayerSite, calls: dict[LayerSite, int]) -> None:
+    calls[site] += 1
 
 
 def _checked(site: LayerSite, change: Replace, calls: dict[LayerSite, int]) -> Replace:
@@ -114,7 +124,7 @@ def _on_output(replace: Replace) -> Callable[[nn.Module, object, object], object
 
 
 @contextmanager
-def _removed(handle: RemovableHandle) -> Iterator[None]:
+def _removed(handle: RemovableHandle | ExpertsEdit) -> Iterator[None]:
     try:
         yield
     finally:

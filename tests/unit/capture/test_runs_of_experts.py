@@ -29,9 +29,10 @@ from nfinspect.capturing.request import CaptureRequest, PromptFile
 from nfinspect.cli import main
 from nfinspect.experiments.ablation_table import ablate
 from nfinspect.experiments.addresses import resolve_addresses
+from nfinspect.experiments.controls import control_sets, crowded_layer
 from nfinspect.experiments.documents import Corpus
 from nfinspect.figures.health import dead_chart, health_chart
-from nfinspect.models import UnsupportedModel, in_memory
+from nfinspect.models import UnsupportedModel, find_sites, in_memory
 from nfinspect_store import kernels
 from nfinspect_store.addresses import Address
 from nfinspect_store.errors import RequestError, StoreError
@@ -309,25 +310,42 @@ def test_an_experiment_takes_no_neuron_of_an_expert_for_one_of_another_site() ->
     assert [site.site for site in resolve_addresses(loaded, [Address(1, 3, "resid")])] == ["resid"]
 
 
-def test_neurons_of_experts_are_not_edited_and_not_cut_out(tmp_path: Path) -> None:
-    """By address or in a set, by every way to edit; those of a layer without experts are."""
+def test_neurons_of_experts_are_edited_and_cut_out(tmp_path: Path) -> None:
+    """By address or in a set, by every way to edit: on the tokens routed to the neuron's expert."""
     model = model_of("deepseek_v3")
     run = captured(model, tmp_path)
-    marked = ("marks", "--run", "run", "--set", "hot", "--add", "L1/N3", "--add", "L0/N3", "--store", str(tmp_path))
-    assert main(marked) == 0
-    reason = "found a mixture of experts .*: a token has no values of most of its neurons"
-    for zero in ("L1/N3", "@hot"):
-        with pytest.raises(UnsupportedModel, match=reason):
-            nf.generate(model, word_tokenizer(), "w5 w6", zero=zero, new_tokens=2, controls=0, store=tmp_path)
-        with pytest.raises(UnsupportedModel, match=reason):
-            captured(model, tmp_path, "edited", edits=[f"zero {zero}"])
-    assert [path.name for path in tmp_path.glob("*.duckdb")] == ["run.duckdb"]
+    neuron = int(run.statistics("mlp", layer=1).n[::WIDTH].argmax()) * WIDTH + 3
+    add = ("--add", f"L1/N{neuron}", "--add", "L0/N3")
+    assert main(["marks", "--run", "run", "--set", "hot", *add, "--store", str(tmp_path)]) == 0
+    edited = captured(model, tmp_path, "edited", edits=["clamp @hot=2"])
+    assert edited.statistics("mlp", layer=0).minimum[3] == edited.statistics("mlp", layer=0).maximum[3] == 2
+    routed = edited.statistics("mlp", layer=1)
+    assert 0 < routed.n[neuron] < edited.tokens and routed.minimum[neuron] == routed.maximum[neuron] == 2
+    assert not (routed.maximum[np.arange(NEURONS) != neuron] == 2).any()
+    told = nf.generate(model, word_tokenizer(), "w5 w6", clamp="@hot=2", new_tokens=2, controls=0, store=tmp_path)
+    assert told.comparison is not None and told.comparison.delta_nll != 0
+    with pytest.raises(UnsupportedModel, match="found a mixture of experts .*: a token has no values of most"):
+        captured(model, tmp_path, "direction", edits=["direction run:red-blue@mlp:L1=1"])
     loaded = in_memory(model, word_tokenizer())
-    text = Corpus("text", run.prompt_tokens(0).token_id.astype(np.int64), None, "")
-    with pytest.raises(UnsupportedModel, match=reason):
-        ablate(loaded, text, [NeuronSet.of("hot", [Address(1, 3, None)])], controls=0)
-    assert ablate(loaded, text, [NeuronSet.of("dense", [Address(0, 3, None)])], controls=0).sets[0].neurons == 1
-    assert captured(model, tmp_path, "edited", edits=["zero L0/N3"]).edits == "zero L0/N3"
+    text = Corpus("text", np.arange(5, 45, dtype=np.int64), None, "")
+    hot = NeuronSet.of("hot", [Address(1, expert * WIDTH + 3, None) for expert in range(EXPERTS)])
+    cut = ablate(loaded, text, [hot], controls=0)
+    with pytest.raises(RequestError, match="expected --mode zero for neurons of experts, as in layer 1"):
+        ablate(loaded, text, [hot], mode="mean", run=run, controls=0)
+    with torch.no_grad():
+        model.model.layers[1].mlp.experts.down_proj[:, :, 3] = 0
+    without = ablate(in_memory(model, word_tokenizer()), text, [], controls=0)
+    assert cut.sets[0].nll == pytest.approx(without.baseline_nll, rel=1e-5)
+    assert cut.sets[0].nll != cut.baseline_nll
+
+
+def test_controls_of_neurons_of_experts_are_of_the_same_experts() -> None:
+    (site,) = find_sites(model_of("mixtral"), ["mlp"], [1], experts=True)
+    taken = [3, 2 * WIDTH + 1, 2 * WIDTH + 4]
+    for control in control_sets({site: taken}, 50, seed=1):
+        assert (control[site] // WIDTH).tolist() == [0, 2, 2] and not set(control[site].tolist()) & set(taken)
+    assert crowded_layer({site: list(range(WIDTH // 2))}) is None
+    assert crowded_layer({site: list(range(WIDTH // 2 + 1))}) == site
 
 
 def test_a_resumed_layer_goes_on_from_what_was_stored(unused: nf.Run) -> None:
