@@ -37,16 +37,18 @@ DELTA: Places = [(0, n) for n in range(16, 24)] + [(1, 9), (1, 10)]
 DETECTORS: Places = [(0, 19), (1, 9), (1, 29)]
 
 
-def planted(make_run: MakeRun) -> RunFile:
-    run = case(make_run)
+@pytest.fixture(scope="module")
+def planted(make_shared_run: MakeRun) -> RunFile:
+    """A run beside which these kinds are kept. Not to be changed."""
+    run = case(make_shared_run)
     keep_kind(run, "positions", POSITIONAL)
     keep_kind(run, "delta", DELTA)
     keep_kind(run, "ngrams", DETECTORS, n=1)
     return run
 
 
-def test_planted_sets_against_chance(make_run: MakeRun) -> None:
-    found = overlap_of_kinds(planted(make_run), ["dead", "positional", "delta", "ngrams1"])
+def test_planted_sets_against_chance(planted: RunFile) -> None:
+    found = overlap_of_kinds(planted, ["dead", "positional", "delta", "ngrams1"])
     assert (found.neurons, found.alive, found.site) == (TOTAL, ALIVE, "mlp")
     assert {one.kind: one.neurons for one in found.sets} == {"dead": 12, "positional": 10, "delta": 10, "ngrams1": 3}
     assert len(found.pairs) == 6
@@ -64,8 +66,8 @@ def test_planted_sets_against_chance(make_run: MakeRun) -> None:
         assert pair.p_value == pytest.approx(tail(len(shared), pair.neurons_a, pair.neurons_b, ALIVE))
 
 
-def test_a_pair_with_dead_is_counted_among_all_neurons(make_run: MakeRun) -> None:
-    found = overlap_of_kinds(planted(make_run), ["positional", "dead"])
+def test_a_pair_with_dead_is_counted_among_all_neurons(planted: RunFile) -> None:
+    found = overlap_of_kinds(planted, ["positional", "dead"])
     (pair,) = found.pairs
     assert (pair.eligible, pair.overlap, pair.neurons_b) == (TOTAL, 0, 12)
     assert pair.expected == pytest.approx(10 * 12 / TOTAL)
@@ -83,8 +85,8 @@ def test_dead_neurons_are_left_out_of_other_pairs(make_run: MakeRun) -> None:
     assert pair.p_value == pytest.approx(tail(1, 1, 2, ALIVE))
 
 
-def test_joined_kinds_are_sets_of_their_own(make_run: MakeRun) -> None:
-    found = overlap_of_kinds(planted(make_run), ["dead+positional", "delta"])
+def test_joined_kinds_are_sets_of_their_own(planted: RunFile) -> None:
+    found = overlap_of_kinds(planted, ["dead+positional", "delta"])
     (pair,) = found.pairs
     assert (pair.neurons_a, pair.overlap, pair.eligible) == (22, 4, TOTAL)
     assert pair.p_value == pytest.approx(tail(4, 22, 10, TOTAL))
@@ -102,17 +104,16 @@ def test_empty_kinds_are_undefined_and_no_error(make_run: MakeRun) -> None:
     assert (one.overlap, one.jaccard, one.expected, one.p_value) == (0, 0, 0, 1)
 
 
-def test_fewer_than_two_different_kinds_are_refused(make_run: MakeRun) -> None:
-    run = planted(make_run)
+def test_fewer_than_two_different_kinds_are_refused(planted: RunFile) -> None:
     for kinds in (["dead"], [], ["dead", "dead"], ["dead+positional", "positional+dead"]):
         with pytest.raises(RequestError, match="two or more different kinds"):
-            overlap_of_kinds(run, kinds)
+            overlap_of_kinds(planted, kinds)
     with pytest.raises(NoKeptResult, match="nfinspect ngrams .* --n 3"):
-        overlap_of_kinds(run, ["dead", "ngrams3"])
+        overlap_of_kinds(planted, ["dead", "ngrams3"])
 
 
-def test_the_document_says_where_the_kinds_come_from(make_run: MakeRun) -> None:
-    found = json.loads(json.dumps(overlap_of_kinds(planted(make_run), ["dead", "ngrams1"]).to_json(), allow_nan=False))
+def test_the_document_says_where_the_kinds_come_from(planted: RunFile) -> None:
+    found = json.loads(json.dumps(overlap_of_kinds(planted, ["dead", "ngrams1"]).to_json(), allow_nan=False))
     assert found["kinds"] == ["dead", "ngrams1"]
     assert [one["results"] for one in found["sets"]] == [
         [],

@@ -16,8 +16,10 @@ from nfinspect_store.reader import RunFile
 CONCEPTS = ("baseline", "tulip", "vietnam", "hanoi")
 
 
-def case(make_run: MakeRun, seed: int = 0) -> RunFile:
-    rng = np.random.default_rng(seed)
+@pytest.fixture(scope="module")
+def run(make_shared_run: MakeRun) -> RunFile:
+    """Not to be changed."""
+    rng = np.random.default_rng(0)
     prompts = [array_prompt(CONCEPTS[i % 4], 5, 3) for i in range(24)]
     values = {n: rng.normal(size=(120, 20)).astype(np.float32) for n in range(3)}
     for i in range(24):
@@ -25,7 +27,7 @@ def case(make_run: MakeRun, seed: int = 0) -> RunFile:
         values[0][place, :2] += 3 * (i % 4 in (2, 3))  # vietnam and hanoi share two neurons
         values[1][place, 5] += 3 * (i % 4 == 1)
     values[2][:, :15] = 0
-    return make_run(mlp_layers(3, 20, "relu"), prompts, values)
+    return make_shared_run(mlp_layers(3, 20, "relu"), prompts, values)
 
 
 def test_fixture() -> None:
@@ -67,8 +69,7 @@ def test_sets_larger_than_what_is_eligible_have_no_p() -> None:
     assert against_chance(0, 1, 1, 0).expected is None
 
 
-def test_pairs_are_the_intersections_of_the_traces(make_run: MakeRun) -> None:
-    run = case(make_run)
+def test_pairs_are_the_intersections_of_the_traces(run: RunFile) -> None:
     found = overlap(run, ["tulip", "vietnam", "hanoi"], top=6)
     assert [(p.a, p.b) for p in found.pairs] == [
         ("tulip", "vietnam"),
@@ -92,14 +93,12 @@ def test_pairs_are_the_intersections_of_the_traces(make_run: MakeRun) -> None:
     assert {"L0/N0", "L0/N1"} <= {s.address for s in found.pair("hanoi", "vietnam").shared}
 
 
-def test_only_alive_neurons_of_the_site_are_eligible(make_run: MakeRun) -> None:
-    run = case(make_run)
+def test_only_alive_neurons_of_the_site_are_eligible(run: RunFile) -> None:
     assert overlap(run, ["tulip", "vietnam"]).eligible == 60 - 15
     assert count_alive(run, "mlp") == 45
 
 
-def test_notes_and_options_are_those_of_the_traces(make_run: MakeRun) -> None:
-    run = case(make_run)
+def test_notes_and_options_are_those_of_the_traces(run: RunFile) -> None:
     assert overlap(run, ["tulip", "vietnam"]).baseline == "baseline"
     assert overlap(run, ["tulip", "vietnam"], "hanoi", "last", 3, "auroc").rank == "auroc"
     assert any("baseline" in note for note in overlap(run, ["tulip", "vietnam"]).notes)
@@ -115,12 +114,12 @@ def test_notes_and_options_are_those_of_the_traces(make_run: MakeRun) -> None:
         ({"concepts": ["tulip", "hanoi"], "baseline": "hanoi"}, "is the baseline"),
     ],
 )
-def test_wrong_requests(make_run: MakeRun, arguments: dict[str, object], message: str) -> None:
+def test_wrong_requests(run: RunFile, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        overlap(case(make_run), **arguments)  # type: ignore[arg-type]
+        overlap(run, **arguments)  # type: ignore[arg-type]
 
 
-def test_json_has_the_fields_of_the_contract(make_run: MakeRun) -> None:
-    document = json.loads(json.dumps(overlap(case(make_run), ["tulip", "hanoi"]).to_json(), allow_nan=False))
+def test_json_has_the_fields_of_the_contract(run: RunFile) -> None:
+    document = json.loads(json.dumps(overlap(run, ["tulip", "hanoi"]).to_json(), allow_nan=False))
     assert set(document) >= {"concepts", "top", "pairs"}
     assert set(document["pairs"][0]) >= {"a", "b", "overlap", "jaccard", "expected", "p_value", "shared"}

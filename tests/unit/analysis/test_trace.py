@@ -1,7 +1,8 @@
 """Traces against methods §3 as plain loops over the prompts' values."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 import pytest
@@ -72,14 +73,23 @@ def reference(concept: list[list[float]], baseline: list[list[float]] | None, to
     return [(n, occurrences[n]) for n in order]
 
 
+CaseOf = Callable[..., Case]
+
+
+@pytest.fixture(scope="module")
+def case_of(make_shared_run: MakeRun) -> CaseOf:
+    """case_of(seed, generated=…, grid=…) -> a case whose run is open. Not to be changed."""
+    return cache(lambda seed, **how: Case(make_shared_run, seed, **how))
+
+
 def columns(found: Trace) -> list[tuple[int, int]]:
     return [(row.layer * 7 + row.neuron, row.occurrences) for row in found.neurons]
 
 
 @pytest.mark.parametrize("tokens", ["last", "generated", "all"])
 @pytest.mark.parametrize("seed", range(5))
-def test_trace_as_plain_loops(make_run: MakeRun, seed: int, tokens: str) -> None:
-    case = Case(make_run, seed)
+def test_trace_as_plain_loops(case_of: CaseOf, seed: int, tokens: str) -> None:
+    case = case_of(seed)
     concept, baseline = case.means("tulip", tokens), case.means("baseline", tokens)
     found = trace(case.run, "tulip", tokens=tokens, top=6)
     assert columns(found) == reference(concept, baseline, 6)
@@ -95,8 +105,8 @@ def test_trace_as_plain_loops(make_run: MakeRun, seed: int, tokens: str) -> None
     assert found.neurons[0].address == "L1/N4"
 
 
-def test_only_prompts_with_such_a_token_past_position_zero_count(make_run: MakeRun) -> None:
-    case = Case(make_run, 0)
+def test_only_prompts_with_such_a_token_past_position_zero_count(case_of: CaseOf) -> None:
+    case = case_of(0)
     # Of 8 tulip prompts one has a single token, and of 8 baseline prompts one generated nothing.
     assert trace(case.run, "tulip", tokens="all").samples == 7
     assert trace(case.run, "vietnam", tokens="generated").baseline_samples == 7
@@ -106,17 +116,17 @@ def test_only_prompts_with_such_a_token_past_position_zero_count(make_run: MakeR
     assert trace(case.run, "vietnam", "tulip", tokens="last").samples == 8
 
 
-def test_generated_tokens_are_the_default_where_there_are_any(make_run: MakeRun) -> None:
-    assert trace(Case(make_run, 1).run, "tulip").tokens == "generated"
-    read_only = Case(make_run, 1, generated=False)
+def test_generated_tokens_are_the_default_where_there_are_any(case_of: CaseOf) -> None:
+    assert trace(case_of(1).run, "tulip").tokens == "generated"
+    read_only = case_of(1, generated=False)
     assert trace(read_only.run, "tulip").tokens == "all"
     with pytest.raises(RequestError, match="no generated tokens"):
         trace(read_only.run, "tulip", tokens="generated")
 
 
-def test_no_baseline_can_be_asked_for_where_there_is_one(make_run: MakeRun) -> None:
+def test_no_baseline_can_be_asked_for_where_there_is_one(case_of: CaseOf) -> None:
     """As where the run has no concept of that name; left open, that concept is the baseline."""
-    run = Case(make_run, 0).run
+    run = case_of(0).run
     assert trace(run, "tulip").baseline == "baseline"
     raw = trace(run, "tulip", baseline="", top=5)
     assert raw.baseline is None and {row.difference for row in raw.neurons} == {None}
@@ -127,8 +137,8 @@ def test_no_baseline_can_be_asked_for_where_there_is_one(make_run: MakeRun) -> N
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_without_a_baseline_raw_values_are_ranked_and_said_so(make_run: MakeRun, seed: int) -> None:
-    case = Case(make_run, seed)
+def test_without_a_baseline_raw_values_are_ranked_and_said_so(case_of: CaseOf, seed: int) -> None:
+    case = case_of(seed)
     found = trace(case.run, "baseline", top=5)
     assert columns(found) == reference(case.means("baseline", "generated"), None, 5)
     assert found.baseline is None
@@ -140,8 +150,8 @@ def test_without_a_baseline_raw_values_are_ranked_and_said_so(make_run: MakeRun,
         trace(case.run, "baseline", rank="effect")
 
 
-def test_ties_go_to_the_earlier_layer_and_neuron(make_run: MakeRun) -> None:
-    case = Case(make_run, 2, grid=True)
+def test_ties_go_to_the_earlier_layer_and_neuron(case_of: CaseOf) -> None:
+    case = case_of(2, grid=True)
     for tokens in ("last", "all"):
         for top in (1, 3, 10, 21, 50):
             expected = reference(case.means("vietnam", tokens), case.means("tulip", tokens), top)
@@ -149,8 +159,8 @@ def test_ties_go_to_the_earlier_layer_and_neuron(make_run: MakeRun) -> None:
 
 
 @pytest.mark.parametrize("rank", ["effect", "auroc"])
-def test_other_ranks_order_all_neurons_by_their_statistic(make_run: MakeRun, rank: str) -> None:
-    case = Case(make_run, 3)
+def test_other_ranks_order_all_neurons_by_their_statistic(case_of: CaseOf, rank: str) -> None:
+    case = case_of(3)
     whole = trace(case.run, "tulip", top=21)
     field = "effect_size" if rank == "effect" else "auroc"
     value = {(row.layer, row.neuron): (getattr(row, field), row.difference) for row in whole.neurons}
@@ -159,17 +169,17 @@ def test_other_ranks_order_all_neurons_by_their_statistic(make_run: MakeRun, ran
     assert [(row.layer, row.neuron) for row in found.neurons] == expected
 
 
-def test_q_values_run_over_all_neurons_not_only_those_shown(make_run: MakeRun) -> None:
-    case = Case(make_run, 4)
+def test_q_values_run_over_all_neurons_not_only_those_shown(case_of: CaseOf) -> None:
+    case = case_of(4)
     everything = {(r.layer, r.neuron): r.q_value for r in trace(case.run, "tulip", top=21).neurons}
     for row in trace(case.run, "tulip", top=3).neurons:
         assert row.q_value == everything[row.layer, row.neuron]
 
 
-def test_statistics_of_a_row(make_run: MakeRun) -> None:
+def test_statistics_of_a_row(case_of: CaseOf) -> None:
     from scipy import stats
 
-    case = Case(make_run, 5)
+    case = case_of(5)
     concept, baseline = np.array(case.means("tulip", "all")), np.array(case.means("baseline", "all"))
     every = stats.ttest_ind(concept, baseline, equal_var=False)
     q = stats.false_discovery_control(every.pvalue)
@@ -205,8 +215,8 @@ def test_a_single_prompt_of_each_side_has_a_trace_without_tests(make_run: MakeRu
     json.dumps(found.to_json(), allow_nan=False)
 
 
-def test_sites_are_never_mixed(make_run: MakeRun) -> None:
-    case = Case(make_run, 6)
+def test_sites_are_never_mixed(case_of: CaseOf) -> None:
+    case = case_of(6)
     found = trace(case.run, "tulip", site="resid", top=50)
     assert {row.site for row in found.neurons} == {"resid"}
     assert len(found.neurons) == 5
@@ -224,9 +234,9 @@ def test_sites_are_never_mixed(make_run: MakeRun) -> None:
         ({"concept": "tulip", "site": "attn"}, "mlp, resid"),
     ],
 )
-def test_wrong_requests_name_what_there_is(make_run: MakeRun, arguments: dict[str, object], message: str) -> None:
+def test_wrong_requests_name_what_there_is(case_of: CaseOf, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        trace(Case(make_run, 0).run, **arguments)  # type: ignore[arg-type]
+        trace(case_of(0).run, **arguments)  # type: ignore[arg-type]
 
 
 def test_a_concept_without_a_token_to_take_is_refused(make_run: MakeRun) -> None:
@@ -238,8 +248,8 @@ def test_a_concept_without_a_token_to_take_is_refused(make_run: MakeRun) -> None
         trace(run, "baseline", "tulip")
 
 
-def test_json_has_the_fields_of_the_contract(make_run: MakeRun) -> None:
-    document = json.loads(json.dumps(trace(Case(make_run, 0).run, "tulip").to_json(), allow_nan=False))
+def test_json_has_the_fields_of_the_contract(case_of: CaseOf) -> None:
+    document = json.loads(json.dumps(trace(case_of(0).run, "tulip").to_json(), allow_nan=False))
     assert set(document) >= {"concept", "baseline", "tokens", "samples", "neurons"}
     assert set(document["neurons"][0]) >= {
         "rank",

@@ -139,7 +139,7 @@ def test_an_existing_run_stays(tmp_path: Path) -> None:
         assert run.tokens == 3
 
 
-@pytest.mark.parametrize("family", sampled(sorted(NAMES), 3))
+@pytest.mark.parametrize("family", sampled(sorted(NAMES), 6))
 def test_left_padding_without_positions_is_told_where_it_matters(family: str, tmp_path: Path) -> None:
     """Said exactly where the recorded values are not those of a lone prompt; right padding never is."""
     model, row = FAMILIES[family](), [5, 6, 7, 8, 9, 10]
