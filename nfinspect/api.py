@@ -34,6 +34,7 @@ from nfinspect.models import (
     by_site,
     find_sites,
     in_memory,
+    is_compiled,
     run_as_python,
     uncompiled,
     why_no_mlp,
@@ -48,6 +49,13 @@ from nfinspect_store.writer import RunWriter
 
 Prompt = str | Sequence[int] | Tensor | Sequence[Mapping[str, str]]
 """A text, token ids, or the messages of a chat."""
+
+
+COMPILED = (
+    "the model is compiled, or its generation config asks for a static cache: it is read as plain Python with a cache "
+    "that grows; compiled=True decodes with compiled steps"
+)
+"""What is said of a compiled model that is captured uncompiled while it writes."""
 
 
 def capture(
@@ -70,6 +78,7 @@ def capture(
     seed: int = 0,
     temperature: float = 0.0,
     mode: Mode = "auto",
+    compiled: bool = False,
     edits: Sequence[str] = (),
     edits_from: int = 0,
     limit_bytes: int | None = None,
@@ -91,11 +100,13 @@ def capture(
     "beyond=p99.9" (docs/commands.md). bos: whether BOS goes before a text, "auto" as the tokenizer does; chat: each
     text is a user's message. truncate: cut prompts that do not fit the model's context. batch_size: prompts in a
     forward pass, as many as fit if not given. mode: how generated tokens are read, "replay" in one pass afterwards,
-    "live" while generating. edits: of the model, in force while it reads and writes, each as its kind and what the
-    option of that name takes: ["zero L3/N17,L1/N5", "clamp @hot=8", "direction RUN:CONCEPT-BASELINE@resid:L5=4"]; sets
-    and runs are those of the store, and values are recorded as the model goes on with them. edits_from: the first
-    position of each prompt that edits change. limit_bytes: stop before the run exceeds this. resume: continue an
-    unfinished run of the same call. writers: threads that record and write, "auto" one fewer than there are processors.
+    "live" while generating. compiled: decode new tokens with compiled steps over a static cache; the generation
+    config's `compile_config` says how. A model that torch.compile has compiled is else read as plain Python. edits: of
+    the model, in force while it reads and writes, each as its kind and what the option of that name takes:
+    ["zero L3/N17,L1/N5", "clamp @hot=8", "direction RUN:CONCEPT-BASELINE@resid:L5=4"]; sets and runs are those of the
+    store, and values are recorded as the model goes on with them. edits_from: the first position of each prompt that
+    edits change. limit_bytes: stop before the run exceeds this. resume: continue an unfinished run of the same call.
+    writers: threads that record and write, "auto" one fewer than there are processors.
     shard: only a part of the prompts, such as "1/4", into a run of its own; `merge` puts the parts together.
 
     The model is captured in eval mode; afterwards each module is back in its own mode. What `nfinspect capture` would
@@ -109,9 +120,9 @@ def capture(
         for concept, group in by_concept.items()
         for i, prompt in enumerate(_prompts_of(group))
     ]
+    said = [COMPILED] if generate and not compiled and is_compiled(model) else []
     model = uncompiled(model)
     loaded = in_memory(model, tokenizer)
-    said: list[str] = []
     request = CaptureRequest(
         loaded.name,
         store_path(store),
@@ -129,6 +140,7 @@ def capture(
         seed=seed,
         temperature=temperature,
         mode=mode,
+        compiled=compiled,
         edits=tuple(typed_edits([edits] if isinstance(edits, str) else edits)),
         edits_from=edits_from,
         limit_bytes=limit_bytes,

@@ -17,7 +17,7 @@ class Estimate:
     """tokens: recorded, as if every new token were generated (an end of sequence may come earlier). values: on these
     tokens, whether or not they are kept. bytes: with --where beyond=pX as if 100 - X % of the values were kept; fewer
     are. seconds: on this machine, from one measured batch, without loading the model. memory_bytes: weights, two
-    batches of values, statistics and the writer's queue.
+    batches of values (three with compiled steps), statistics and the writer's queue.
     """
 
     tokens: int
@@ -65,7 +65,10 @@ def _estimate(capture: Capture) -> Estimate:
         values=values,
         bytes=size,
         seconds=capture.read_tokens * _seconds_per_token(capture) if capture.batches else 0.0,
-        memory_bytes=weights + 2 * batch_bytes + state + (QUEUE_BYTES if request.keep == "all" else 0),
+        memory_bytes=weights
+        + (2 + request.compiled) * batch_bytes
+        + state
+        + (QUEUE_BYTES if request.keep == "all" else 0),
     )
 
 

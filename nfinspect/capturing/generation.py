@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 
+from nfinspect.capturing.compiled_steps import CompiledSteps
 from nfinspect.capturing.transfer import to_device
 from nfinspect.models import UnsupportedModel, body, end_ids, forward_batch
 
@@ -40,13 +41,15 @@ def generate(
     temperature: float,
     read_last: bool = False,
     follower: Follows | None = None,
+    steps: CompiledSteps | None = None,
 ) -> list[list[int]]:
     """Each sequence followed by what the model generated: up to `new_tokens`, an end-of-sequence token included.
 
     Sequences of different lengths are padded on the left: only for models where that is exact. temperature 0 is greedy.
     read_last: take one more step and drop its token, so that the last token kept also passes through the model (live
-    capture needs that). follower: is told the first sequence's tokens, each once the next pass has read it. Raises
-    UnsupportedModel if the model's own generate() loses the padding mask (as GIT's does).
+    capture needs that). follower: is told the first sequence's tokens, each once the next pass has read it. steps:
+    decode with these. Raises UnsupportedModel if the model's own generate() loses the padding mask (as GIT's does), or
+    if it cannot be decoded with compiled steps.
     """
     batch = forward_batch(model, sequences, pad_id=pad_id, padding_side="left")
     ends = end_ids(model)
@@ -58,13 +61,20 @@ def generate(
         processors.append(_GumbelNoise(seed, prompt_indices, temperature))
     width = batch.input_ids.shape[1]
     ragged = len(set(batch.lengths)) > 1
-    with torch.no_grad(), _plain_generation_config(model), _mask_kept(model) if ragged else nullcontext():
+    more = {} if steps is None else steps.settings
+    decoding = nullcontext() if steps is None else steps.decoding()
+    mask_kept = _mask_kept(model) if ragged else nullcontext()
+    with torch.no_grad(), _plain_generation_config(model), mask_kept, decoding:
         write: Any = model.generate
         output = write(
             batch.input_ids,
             attention_mask=batch.valid.long(),
             generation_config=_settings(
-                max_new_tokens=new_tokens + read_last, do_sample=False, pad_token_id=pad_id, eos_token_id=None
+                max_new_tokens=new_tokens + read_last,
+                do_sample=False,
+                pad_token_id=pad_id,
+                eos_token_id=None,
+                **more,
             ),
             logits_processor=processors,
             stopping_criteria=StoppingCriteriaList([_AllEnded(ends, batch.input_ids.device, width, int(read_last))]),

@@ -40,6 +40,11 @@ class DeltaReader:
         self._hidden: list[Tensor] = []
         self._handles: list[RemovableHandle] = []
 
+    @property
+    def reads(self) -> bool:
+        """Whether the model has a Δ that is read."""
+        return bool(self._steps)
+
     def __enter__(self) -> "DeltaReader":
         for layer_id, step in self._steps.items():
             self._handles.append(step.projection.register_forward_hook(self._hook(layer_id, step)))

@@ -6,6 +6,7 @@ unpadded pass over it.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +14,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nfinspect.capturing.compiled_steps import CompiledSteps
 from nfinspect.capturing.expert_record import CPU
 from nfinspect.capturing.mamba_delta import DeltaReader, with_delta
 from nfinspect.capturing.recorder import LayerValues
 from nfinspect.capturing.transfer import to_device, to_workplace, workplace
-from nfinspect.models import LayerSite, LoadedModel, Routing, SiteReader, body, embedding_device, forward_batch
+from nfinspect.models import (
+    LayerSite,
+    LoadedModel,
+    Routing,
+    SiteReader,
+    StepBuffers,
+    body,
+    embedding_device,
+    forward_batch,
+)
 
 Values = dict[int, LayerValues]
 """By layer_id: the recorded tokens of a batch, one sequence after the other, without padding."""
@@ -51,6 +62,11 @@ class BatchReader:
         self._in_prompts = False
         self._reads_steps = True
 
+    @property
+    def reads_in_graphs(self) -> bool:
+        """Whether what it reads in a decoding step could be read in a compiled one: no expert, no step size Δ."""
+        return not self._delta.reads and not any(site.experts for site in self._ids)
+
     def replay(self, sequences: Sequence[Sequence[int]], padding_side: str = "right", chosen: Chosen = None) -> Values:
         """Values of finished sequences, from one forward pass."""
         model = self._loaded.model
@@ -71,9 +87,16 @@ class BatchReader:
         return with_delta(values, moments)
 
     def live(
-        self, generate: Callable[[], list[list[int]]], prompts: Sequence[Sequence[int]], chosen: Chosen = None
+        self,
+        generate: Callable[[], list[list[int]]],
+        prompts: Sequence[Sequence[int]],
+        chosen: Chosen = None,
+        compiled: CompiledSteps | None = None,
     ) -> tuple[list[list[int]], Values]:
-        """The sequences that `generate` makes of `prompts`, padded on the left, and the values from all its passes."""
+        """The sequences that `generate` makes of `prompts`, padded on the left, and the values from all its passes.
+
+        compiled: what `generate` decodes with: its buffers are then read, and hooks read the prompts alone.
+        """
         width = max(len(prompt) for prompt in prompts)
         valid = torch.stack([torch.arange(width) >= width - len(prompt) for prompt in prompts])
         model = body(self._loaded.model)
@@ -94,18 +117,25 @@ class BatchReader:
             self._reader.end(settle=False)  # nothing waits for the device in a step
             self._in_prompts = False
 
-        handles = [
-            model.register_forward_pre_hook(before, with_kwargs=True),
-            model.register_forward_hook(after),
-        ]
         self._delta.begin()
-        try:
-            with self._reader, self._delta:
-                sequences = generate()
+        with ExitStack() as hooks:
+            hooks.enter_context(self._reader)
+            hooks.enter_context(self._delta)
+            hooks.callback(model.register_forward_pre_hook(before, with_kwargs=True).remove)
+            hooks.callback(model.register_forward_hook(after).remove)
+
+            def prompts_read() -> None:
+                assert compiled is not None and self._steps is not None
                 self._reader.settle()
-        finally:
-            for handle in handles:
-                handle.remove()
+                hooks.close()
+                like = {site: self._steps[layer_id][0].values for site, layer_id in self._ids.items()}
+                compiled.buffers.attach(len(prompts), like)
+
+            with nullcontext() if compiled is None else compiled.before_first(prompts_read):
+                sequences = generate()
+            self._reader.settle()
+        if compiled is not None:
+            self._read_buffers(compiled.buffers)
         written = [len(sequence) - len(prompt) for prompt, sequence in zip(prompts, sequences, strict=True)]
         kept = chosen or [np.ones(len(sequence), np.bool_) for sequence in sequences]
         recorded = [
@@ -117,6 +147,13 @@ class BatchReader:
         values = {layer_id: self._placed(_joined(steps.pop(layer_id), recorded)) for layer_id in list(steps)}
         places = [slice(of.start, width + new) for of, new in zip(of_prompts, written, strict=True)]
         return sequences, with_delta(values, self._delta.moments_of(sequences, places, chosen))
+
+    def _read_buffers(self, buffers: StepBuffers) -> None:
+        """Take the steps' values, all steps as one part."""
+        buffers.settle()
+        assert self._steps is not None
+        for site, layer_id in self._ids.items() if buffers.steps and self._reads_steps else ():
+            self._steps[layer_id].append(_Part(*buffers.take(site)))
 
     def _route(self, site: LayerSite, routing: Routing) -> None:
         self._routed = routing.experts

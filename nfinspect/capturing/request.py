@@ -57,6 +57,7 @@ class CaptureRequest:
     seed: int = 0
     temperature: float = 0.0
     mode: Mode = "auto"
+    compiled: bool = False  # new tokens are decoded by compiled steps over a static cache
     edits: tuple[Asked, ...] = ()  # of the model, in force while it reads and writes
     edits_from: int = 0  # the first position of each prompt that they change
     padding_side: Literal["left", "right"] = "right"
@@ -85,6 +86,11 @@ class CaptureRequest:
             raise RequestError(
                 f"expected edits, and --from of 0 or more, where they begin; found {len(self.edits)} edits and --from "
                 f"{self.edits_from}"
+            )
+        if self.compiled and (self.edits or not self.generate):
+            raise RequestError(
+                f"expected new tokens and no edits with --compiled, found --generate {self.generate} and "
+                f"{len(self.edits)} edits: steps are compiled, and edits act in Python"
             )
         check_precision(self.keep, self.precision)
         writer_threads(self.writers)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nfinspect.capturing.compiled_steps import CompiledSteps, check_compilable
 from nfinspect.capturing.errors import BadPrompts, CaptureInterrupted, LimitReached, OutOfMemory
 from nfinspect.capturing.following import Follower, TellToken
 from nfinspect.capturing.generation import generate
@@ -132,6 +133,9 @@ class Capture:
         self.sites = by_site(find_sites(loaded.model, request.sites, request.layers, experts=True))
         if request.generate:
             require_causal(loaded.model, "--generate")
+        if request.compiled:
+            check_compilable(loaded.model)
+        self._steps: dict[bool, CompiledSteps] = {}
         self.notes = _notes(request, loaded, self.sites)
         self.layers = store_layers(self.sites)
         self.held = [site.held for site in self.sites]
@@ -255,6 +259,9 @@ class Capture:
         # changes its rotary angles beyond the limit.
         steps_agree = (limit is None or longest <= limit) and steps_clamp_as_a_pass(self.loaded.model)
         live = wanted and self.request.generate > 0 and steps_agree and writing(self.loaded.model).stepwise
+        if self.request.compiled:
+            live = live and reader.reads_in_graphs
+        steps = self._compiled(live)
 
         def write() -> list[list[int]]:
             with self._follower(batch.start) as follower:
@@ -268,11 +275,12 @@ class Capture:
                     temperature=self.request.temperature,
                     read_last=live,
                     follower=follower,
+                    steps=steps,
                 )
 
         if live:
             with self._edited():  # before the reader's hooks, which see what the model goes on with
-                sequences, values = reader.live(write, read, chosen)
+                sequences, values = reader.live(write, read, chosen, steps)
         else:
             sequences = read
             if self.request.generate:
@@ -283,6 +291,14 @@ class Capture:
         kept: Sequence[NDArray[np.bool_] | None] = chosen or [None] * len(prompts)
         return [self._recorded(*one) for one in zip(prompts, sequences, kept, strict=True)], values
 
+    def _compiled(self, live: bool) -> CompiledSteps | None:
+        """What a batch is decoded with if --compiled: the same for all live ones, another for those read afterwards."""
+        if self.request.compiled and live not in self._steps:
+            longest, new = max(len(prompt.token_ids) for prompt in self.prompts), self.request.generate
+            sites = self.sites if live else ()
+            self._steps[live] = CompiledSteps(self.loaded.model, sites, most=new, cache=longest + new + 1)
+        return self._steps.get(live)
+
     def _edited(self) -> contextlib.AbstractContextManager[None]:
         """In which one batch is read or written with the edits."""
         return edited(self.loaded, self._edits, self.request.edits_from) if self._edits else contextlib.nullcontext()
@@ -290,7 +306,7 @@ class Capture:
     def _follower(self, number: int) -> contextlib.AbstractContextManager[Follower | None]:
         """What tells a prompt and its text while it is written; nothing if nobody follows."""
         tell = self._listener.follows()
-        if tell is None:
+        if tell is None or self.request.compiled:  # its hooks would be part of the graph
             return contextlib.nullcontext()
         sites = [site for site in self.sites if site.site == self.sites[0].site and not site.experts]
         prompt = self.prompts[number].token_ids

@@ -30,6 +30,11 @@ STRIPE = 64
 """Neurons counted at a time on the CPU: their 64 x 99 counters, 50 KB, stay in the processor's fastest caches."""
 
 
+TENSOR_BYTES = 16 * 2**20
+"""Of deviations, float64, that a GPU is given at a time: few operations, as each takes the processor microseconds to
+start, and little enough for its caches (50 MB on an H100) [own]."""
+
+
 def chunk_mean(values: Array) -> Array:
     """Mean over tokens in float64: [tokens, neurons] -> [neurons]."""
     xp: Any = torch if isinstance(values, Tensor) else np
@@ -54,8 +59,9 @@ def chunk_statistics(
     n, neurons = values.shape
     mean: Any = chunk_mean(values)
     powers = [xp.zeros_like(mean) for _ in range(3)]
-    for start in range(0, n, ROWS):
-        deviation = values[start : start + ROWS] - mean  # float64
+    rows = max(ROWS, TENSOR_BYTES // (8 * neurons)) if isinstance(values, Tensor) else ROWS
+    for start in range(0, n, rows):
+        deviation = values[start : start + rows] - mean  # float64
         power = deviation * deviation
         powers[0] += power.sum(0)
         deviation *= power
@@ -67,13 +73,13 @@ def chunk_statistics(
         # The reader gives `fired` if a layer fires by its gate; else a > 0 is the definition.
         found.append((values > 0 if fired is None else fired).sum(0))
     # One transfer: each one would wait for the GPU.
-    rows = to_host(xp.stack([xp.asarray(row, dtype=xp.float64) for row in found]))
-    mean, m2, m3, m4, low, high, sum_abs = rows[:7]
+    told = to_host(xp.stack([xp.asarray(row, dtype=xp.float64) for row in found]))
+    mean, m2, m3, m4, low, high, sum_abs = told[:7]
     # A neuron that never varied has no variance, even if its computed mean is rounded.
     varied = low != high
     return NeuronStatistics(
         n=np.full(neurons, n, np.int64),
-        fired=rows[7].astype(np.int64) if fires != "scale" else np.full(neurons, UNKNOWN),
+        fired=told[7].astype(np.int64) if fires != "scale" else np.full(neurons, UNKNOWN),
         mean=np.where(varied, mean, low),
         m2=m2 * varied,
         m3=m3 * varied,

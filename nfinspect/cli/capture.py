@@ -103,6 +103,7 @@ def prompt_column_options(command: Command) -> Command:
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--mode", type=click.Choice(["auto", "replay", "live"]), default="auto", show_default=True,
               help="Read values in one pass after generating (replay), or while generating (live).")  # fmt: skip
+@click.option("--compiled", is_flag=True, help="Decode new tokens with compiled steps over a static cache.")
 @edit_options
 @click.option("--resume", is_flag=True, help="Continue an interrupted run: repeat its command with --resume.")
 @click.option("--truncate", is_flag=True, help="Cut prompts that do not fit the model's context.")

@@ -8,7 +8,7 @@ Position 0, the sink of idle heads, is left out of every score and reported sepa
 only the prompt's own tokens are attended to; a score is the mean over the prompts of two tokens or more.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 
 import numpy as np
@@ -31,7 +31,13 @@ from nfinspect.analysis.enough import few_prompts
 from nfinspect.analysis.numbers import number
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect.experiments.attention_maps import eager_attention
-from nfinspect.experiments.attention_sources import AttentionSource, attention_source
+from nfinspect.experiments.attention_sources import (
+    AttentionSource,
+    attention_source,
+    check_rollout,
+    notes_on_hybrids,
+)
+from nfinspect.experiments.errors import AttentionUnavailable
 from nfinspect.experiments.layer_attention import LayerAttention
 from nfinspect.experiments.value_gradients import read_gradients
 from nfinspect.models import (
@@ -42,6 +48,7 @@ from nfinspect.models import (
     default_site,
     find_sites,
     forward_batch,
+    layer_ranges,
     require_causal,
 )
 from nfinspect_store.errors import RequestError
@@ -76,10 +83,16 @@ def attention(
     name = site or default_site(loaded.model)
     sites = find_sites(loaded.model, [name], layers)
     used = _usable(loaded, sequences)
-    scoring = _Scoring(loaded, sites, method)
     by_gradients = method == "gradient_guided"
+    hybrid: list[str] = []
     with nullcontext() if by_gradients else eager_attention(loaded.model):
         source = None if by_gradients else attention_source(loaded)
+        if source is not None:
+            if method == "rollout":
+                check_rollout(loaded, source)
+            sites, instead = _with_attention(loaded, sites, source, () if site else layers or source.layers)
+            hybrid = [*notes_on_hybrids(loaded, source), *instead]
+        scoring = _Scoring(loaded, sites, method)
         longest = max(used, key=len)
         for done, ids in enumerate(used):
             if source is None:
@@ -92,17 +105,37 @@ def attention(
     single = f"left out, as they have a single token: {left_out} of {len(sequences)} prompts"
     return AttentionScores(
         method=method,
-        site=name,
+        site=sites[0].site,
         prompts=len(sequences),
         samples=len(used),
         tokens=sum(map(len, used)),
         layers=scoring.layers(),
-        notes=tuple(filter(None, [single if left_out else "", few_prompts(len(used))])),
-        scores=ranked(name, scoring.means()),
+        notes=tuple(filter(None, [*hybrid, single if left_out else "", few_prompts(len(used))])),
+        scores=ranked(sites[0].site, scoring.means()),
         heads=scoring.head_table(),
         attention_map=scoring.map_table(),
         map_tokens=_token_table(label(longest[:MAP_TOKENS]) if source is not None else []),
     )
+
+
+def _with_attention(
+    loaded: LoadedModel, sites: Sequence[LayerSite], source: AttentionSource, others: Sequence[int]
+) -> tuple[list[LayerSite], list[str]]:
+    """The sites of layers with attention, and a note if they are not those given. others: the layers whose `attn` may
+    be read instead, if the given sites are in no layer with attention. Raises AttentionUnavailable if there are none.
+    """
+    found = [one for one in sites if one.layer in source.layers]
+    if found:
+        return found, []
+    name = sites[0].site
+    allowed = {*others} & {*source.layers}
+    found = [one for one in find_sites(loaded.model, ["attn"]) if one.layer in allowed] if allowed else []
+    if not found:
+        raise AttentionUnavailable(
+            f"expected {name} neurons in a layer with attention ({layer_ranges(source.layers)}), found none in the "
+            "layers asked for: choose others with --layers or --site; --method gradient_guided needs no attention"
+        )
+    return found, [f"no layer with attention has {name} neurons: read is attn, the input of its output projection"]
 
 
 def _usable(loaded: LoadedModel, sequences: Sequence[Sequence[int]]) -> list[Sequence[int]]:
@@ -222,10 +255,11 @@ class _Scoring:
             }
         )
 
-    def _weights(self, found: Sequence[LayerAttention]) -> list[Floats]:
+    def _weights(self, found: Mapping[int, LayerAttention]) -> dict[int, Floats]:
         """The weight of each position in each layer, from the attention of all layers."""
-        maps = [layer.weights for layer in found]
-        return rollout(maps) if self._method == "rollout" else [attended(attention) for attention in maps]
+        maps = [layer.weights for layer in found.values()]
+        weights = rollout(maps) if self._method == "rollout" else [attended(attention) for attention in maps]
+        return dict(zip(found, weights, strict=True))
 
 
 def _exact(values: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ some models return weights that they did not use: Falcon, while set to `sdpa`, r
 when asked for them (transformers 5.23).
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from nfinspect.experiments.errors import AttentionUnavailable
 from nfinspect.experiments.layer_attention import Gather, LayerAttention
-from nfinspect.models import LayerSite, LoadedModel, body, forward_batch
+from nfinspect.models import LoadedModel, blocks, body, forward_batch
 
 ROW_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 """How far the sum of a row of weights may be from 1."""
@@ -47,45 +47,80 @@ def _switch(model: PreTrainedModel, implementation: str) -> None:
 
 
 class AttentionMaps:
-    """Reads the attention of a transformer, one sequence per pass, so that no padding is attended to."""
+    """Reads the attention of a transformer, one sequence per pass, so that no padding is attended to.
 
-    def __init__(self, loaded: LoadedModel, sites: Sequence[LayerSite]) -> None:
-        """sites: the `attn` site of every block in order. Raises AttentionUnavailable if there are no weights."""
+    `layers`: those that have attention weights, which in a hybrid are not all.
+    """
+
+    def __init__(self, loaded: LoadedModel, attention: Mapping[int, nn.Module]) -> None:
+        """attention: the attention module of each layer that has one; layers may share one. Raises AttentionUnavailable
+        if none of them returns weights.
+        """
         self._loaded = loaded
-        self._modules = [loaded.model.get_submodule(site.module.rpartition(".")[0]) for site in sites]
+        self._modules = attention
+        self._stack = blocks(loaded.model)[1]
         self._asking: dict[str, bool] = {}
-        try:
-            self.read([loaded.pad_id] * 3)
-        except AttentionUnavailable:
+        self.layers: tuple[int, ...] = tuple(attention)
+        found = self._weighing()
+        if len(found) < len(attention):
             # Some modules return weights only when asked; then the model holds those of all layers at once.
             self._asking = {"output_attentions": True}
-            self.read([loaded.pad_id] * 3)
+            asked = self._weighing()
+            self._asking = self._asking if len(asked) > len(found) else {}
+            found = max(found, asked, key=len)
+        if not found:
+            raise AttentionUnavailable(
+                f"expected attention weights from layer {self.layers[0]}, found none: this model has no softmax "
+                "attention there, or cannot be switched to its eager attention; --method gradient_guided needs none"
+            )
+        self.layers = found
+        self.read([loaded.pad_id] * 3)
 
-    def read(self, token_ids: Sequence[int]) -> list[LayerAttention]:
-        """The attention of every layer over one sequence. Raises AttentionUnavailable."""
-        model, tokens = self._loaded.model, len(token_ids)
+    def read(self, token_ids: Sequence[int]) -> dict[int, LayerAttention]:
+        """The attention of these layers over one sequence, by layer. Raises AttentionUnavailable."""
         found: dict[int, LayerAttention] = {}
 
-        def hook_of(layer: int) -> object:
-            def hook(module: nn.Module, args: object, output: object) -> None:
-                found[layer] = _gathered(layer, _weights_in(output, tokens))
+        def take(layer: int, weights: Tensor | None) -> None:
+            if layer in self.layers:
+                found[layer] = _gathered(layer, weights)
 
-            return hook
-
-        handles = [m.register_forward_hook(hook_of(layer)) for layer, m in enumerate(self._modules)]  # type: ignore[arg-type]
-        inputs = forward_batch(model, [token_ids], pad_id=self._loaded.pad_id).inputs()
-        try:
-            with torch.inference_mode():
-                body(model)(**inputs, **self._asking)
-        finally:
-            for handle in handles:
-                handle.remove()
-        for layer in range(len(self._modules)):
+        self._run(token_ids, take)
+        for layer in self.layers:
             if layer not in found:
                 raise AttentionUnavailable(
                     f"expected a call of the attention of layer {layer}, found none: a fused kernel bypasses it"
                 )
-        return [found[layer] for layer in range(len(self._modules))]
+        return {layer: found[layer] for layer in self.layers}
+
+    def _weighing(self) -> tuple[int, ...]:
+        """The layers whose attention returns weights. One that is not called counts: `read` says so."""
+        without: list[int] = []
+        self._run([self._loaded.pad_id] * 3, lambda layer, weights: without.append(layer) if weights is None else None)
+        return tuple(layer for layer in self._modules if layer not in without)
+
+    def _run(self, token_ids: Sequence[int], take: Callable[[int, Tensor | None], None]) -> None:
+        """One pass. take: is given each layer and what its attention returned of weights."""
+        model, tokens = self._loaded.model, len(token_ids)
+        current = -1  # which block runs: a module that blocks share is called in each of them
+
+        def begins(layer: int) -> Callable[..., None]:
+            def hook(*_: object) -> None:
+                nonlocal current
+                current = layer
+
+            return hook
+
+        def hook(module: nn.Module, args: object, output: object) -> None:
+            take(current, _weights_in(output, tokens))
+
+        inputs = forward_batch(model, [token_ids], pad_id=self._loaded.pad_id).inputs()
+        with ExitStack() as hooks:
+            for layer in self._modules:
+                hooks.callback(self._stack[layer].register_forward_pre_hook(begins(layer)).remove)
+            for module in dict.fromkeys(self._modules.values()):
+                hooks.callback(module.register_forward_hook(hook).remove)
+            with torch.inference_mode():
+                body(model)(**inputs, **self._asking)
 
 
 def _weights_in(output: object, tokens: int) -> Tensor | None:
@@ -98,10 +133,7 @@ def _weights_in(output: object, tokens: int) -> Tensor | None:
 
 def _gathered(layer: int, weights: Tensor | None) -> LayerAttention:
     if weights is None:
-        raise AttentionUnavailable(
-            f"expected attention weights from layer {layer}, found none: this model has no softmax attention there, or "
-            "cannot be switched to its eager attention; --method gradient_guided needs none"
-        )
+        raise AttentionUnavailable(f"expected attention weights from layer {layer}, as for other texts, found none")
     off = float((weights.sum(-1, dtype=torch.float32) - 1).abs().max())
     if not off <= ROW_TOLERANCE.get(weights.dtype, HALF_TOLERANCE):
         raise AttentionUnavailable(

@@ -67,9 +67,10 @@ class HiddenAttention:
         """sites: the `mixer` site of every block in order."""
         self._loaded = loaded
         self._sites = sites
+        self.layers = tuple(site.layer for site in sites)
 
-    def read(self, token_ids: Sequence[int]) -> list[LayerAttention]:
-        """|α| of every layer over one sequence, rows scaled to sum 1 in each channel (Mamba-2: head), then averaged.
+    def read(self, token_ids: Sequence[int]) -> dict[int, LayerAttention]:
+        """|α| of every layer over one sequence: rows scaled to sum 1 in each channel (Mamba-2: head), then averaged.
 
         Raises AttentionUnavailable for an unknown kind of mixer, and if α does not reproduce its output.
         """
@@ -79,7 +80,7 @@ class HiddenAttention:
             found[layer] = _gathered(layer, scan, output)
 
         read_scans(self._loaded, self._sites, token_ids, sink)
-        return [found[site.layer] for site in self._sites]
+        return {layer: found[layer] for layer in self.layers}
 
 
 def _gathered(layer: int, scan: Scan, output: Tensor) -> LayerAttention:

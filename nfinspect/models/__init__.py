@@ -5,7 +5,7 @@ nfinspect.edits.
 """
 
 from .batch import Batch, body, check_ids, embedding_device, vocabulary
-from .compiled import run_as_python, uncompiled
+from .compiled import is_compiled, run_as_python, uncompiled
 from .dependence import Dependence, dependence, require_causal, rope_limit, sees_ahead
 from .errors import (
     BrokenCheckpoint,
@@ -31,7 +31,18 @@ from .hooks import SiteReader
 from .hub import full_name, one_line, split_revision
 from .load import in_memory, load_model
 from .loaded import LoadedModel
-from .sites import LayerSite, blocks, by_site, default_site, find_sites, why_no_mlp
+from .sites import (
+    LayerSite,
+    attention_modules,
+    blocks,
+    by_site,
+    default_site,
+    find_sites,
+    layer_ranges,
+    mixing_layers,
+    why_no_mlp,
+)
+from .step_buffers import StepBuffers
 from .token_texts import TokenTexts
 from .tokenizing import Bos, Message, Texts, TokenizedText, already_begun, end_ids, is_text
 
@@ -55,6 +66,7 @@ __all__ = [
     "Routing",
     "SilentHook",
     "SiteReader",
+    "StepBuffers",
     "Texts",
     "TokenTexts",
     "TokenizedText",
@@ -64,6 +76,7 @@ __all__ = [
     "WrongRevision",
     "WrongSite",
     "already_begun",
+    "attention_modules",
     "blocks",
     "body",
     "by_site",
@@ -78,8 +91,11 @@ __all__ = [
     "forward_batch",
     "full_name",
     "in_memory",
+    "is_compiled",
     "is_text",
+    "layer_ranges",
     "load_model",
+    "mixing_layers",
     "one_line",
     "require_causal",
     "rope_limit",

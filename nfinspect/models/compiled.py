@@ -34,3 +34,15 @@ def modules_by_name(model: nn.Module) -> dict[str, nn.Module]:
     """`named_modules`; modules in compiled parts also under the names that they had before compilation."""
     named = dict(model.named_modules())
     return {**{_WRAPPER.sub("", name).lstrip("."): module for name, module in named.items()}, **named}
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether torch.compile was asked for, of the model or of a part, or transformers compiles its decoding steps."""
+    if getattr(getattr(model, "generation_config", None), "cache_implementation", None) == "static":
+        return True
+    return any(
+        "_orig_mod" in module._modules
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or hasattr(module.forward, "_torchdynamo_orig_callable")
+        for module in model.modules()
+    )

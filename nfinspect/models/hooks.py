@@ -117,7 +117,7 @@ class SiteReader:
         self._reset()
         for site in self._sites:
             if seen.get(site, 0) != 1:
-                raise _silent(site, seen.get(site, 0))
+                raise silent(site, seen.get(site, 0))
         self._check_wanted = False
         for site, sum_of_zeros in bad:
             self._unsettled.setdefault(site, []).append(sum_of_zeros)
@@ -135,13 +135,7 @@ class SiteReader:
         found = torch.stack([total.to(totals[0].device, non_blocking=True) for total in totals]).tolist()
         for site, total in zip(unsettled, found, strict=True):
             if math.isnan(total):
-                cause = "usually float16 overflow; try --dtype bfloat16 or float32"
-                if self._edits:
-                    cause = f"the model is edited ({self._edits}): try smaller amounts, or a wider --dtype"
-                raise NonFiniteActivations(
-                    f"expected finite values, found NaN or infinity at {site.site} of layer {site.layer} "
-                    f"({site.module}): {cause}"
-                )
+                raise not_finite(site, self._edits)
 
     def _reset(self) -> None:
         if self._check is not None:
@@ -204,7 +198,7 @@ class SiteReader:
             raise ModelError("expected begin() before a forward pass inside the reader, found a pass without it")
         self._seen[site] = self._seen.get(site, 0) + 1
         if self._seen[site] > 1:
-            raise _silent(site, self._seen[site])
+            raise silent(site, self._seen[site])
 
     def _take(self, site: LayerSite, raw: Tensor | None) -> None:
         self._count(site)
@@ -271,7 +265,18 @@ class SiteReader:
         self._bad.append((site, zeros.sum()))
 
 
-def _silent(site: LayerSite, times: int) -> SilentHook:
+def not_finite(site: LayerSite, edits: str = "") -> NonFiniteActivations:
+    """The error for NaN or infinity there. edits: those of the model, in words."""
+    cause = "usually float16 overflow; try --dtype bfloat16 or float32"
+    if edits:
+        cause = f"the model is edited ({edits}): try smaller amounts, or a wider --dtype"
+    return NonFiniteActivations(
+        f"expected finite values, found NaN or infinity at {site.site} of layer {site.layer} ({site.module}): {cause}"
+    )
+
+
+def silent(site: LayerSite, times: int) -> SilentHook:
+    """The error for a site that a pass read so many times."""
     cause = (
         "a fused kernel or a replaced forward bypasses the module, or the layer runs only with other inputs (images): "
         "leave it out with --layers"

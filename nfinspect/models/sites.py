@@ -131,14 +131,14 @@ def why_no_mlp(model: nn.Module) -> str:
         return f"no MLP neurons in this run: no MLP was found in '{kind}'; {instead}"
     mixture = any(structure.has_experts(stack[layer]) for layer in refused)
     cause = "is a mixture of experts, which cannot be read" if mixture else "cannot be read"
-    rest = f"; --sites mlp --layers {_ranges(read)} reads those of the other layers" if read else ""
-    return f"no MLP neurons in this run: the MLP of layers {_ranges(refused)} of '{kind}' {cause}; {instead}{rest}"
+    rest = f"; --sites mlp --layers {layer_ranges(read)} reads those of the other layers" if read else ""
+    return f"no MLP neurons in this run: the MLP of layers {layer_ranges(refused)} of '{kind}' {cause}; {instead}{rest}"
 
 
 _WORDS = {"resid": "the outputs of the blocks", "mixer": "the state-space mixers"}
 
 
-def _ranges(layers: Sequence[int]) -> str:
+def layer_ranges(layers: Sequence[int]) -> str:
     """As --layers accepts them: 0-3,7."""
     words: list[str] = []
     for first in (n for n in layers if n - 1 not in layers):
@@ -183,6 +183,29 @@ def find_sites(
     return found
 
 
+def attention_modules(model: nn.Module) -> dict[int, nn.Module]:
+    """The attention of each block that has one, by layer; several blocks may share one module.
+
+    Linear attention counts as attention: what a module returns tells whether it has weights. Raises UnsupportedModel
+    for one without a projection back.
+    """
+    _, stack = blocks(model)
+    found: dict[int, nn.Module] = {}
+    for layer, block in enumerate(stack):
+        place = _locate(model, block, "attn", False)
+        if isinstance(place, UnsupportedModel):
+            raise place
+        if isinstance(place, Found):
+            found[layer] = block.get_submodule(place.module.rpartition(".")[0])
+    return found
+
+
+def mixing_layers(model: nn.Module) -> tuple[int, ...]:
+    """The layers that have a state-space mixer, whether or not its neurons can be read."""
+    _, stack = blocks(model)
+    return tuple(layer for layer, block in enumerate(stack) if _locate(model, block, "mixer", False) is not None)
+
+
 Place = Found | FoundExperts | UnsupportedModel | None
 """Where a site is in a block: None if it has none, the error to raise if it has one that cannot be read."""
 
@@ -198,7 +221,7 @@ def _places(model: nn.Module, stack: nn.ModuleList, site: str, experts: bool) ->
         for layer in layers if len(layers) > 1 else ():
             kind = structure.config_of(model).model_type
             places[layer] = UnsupportedModel(
-                f"expected {site} of each layer in its own module, found one that layers {_ranges(layers)} of "
+                f"expected {site} of each layer in its own module, found one that layers {layer_ranges(layers)} of "
                 f"'{kind}' share: it runs several times in a pass, and its neurons belong to no single layer"
             )
     return places

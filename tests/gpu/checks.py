@@ -17,7 +17,8 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from torch._dynamo.utils import counters
+from transformers import CompileConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import nfinspect as nf
 from nfinspect.capturing.batch import PromptRows
@@ -35,6 +36,9 @@ EXACT = 1e-4
 
 ROUNDED = 2**-6
 """The same for bfloat16, which has 8 bits: other kernels may round some operations of a few layers the other way."""
+
+PARTS = ("values", "statistics", "half_precision", "compiled", "cost", "compiled_cost")
+"""What is checked and measured, in this order; each is a function below."""
 
 SECONDS = 330
 """After these nothing more is measured: it is told what was left out."""
@@ -98,15 +102,17 @@ def _short(value: Any) -> str:
     )
 
 
-def check(device: str, *, quick: bool, store: Path | None, result: Path | None) -> int:
-    """All of it; returns the exit status: 0 if everything is right. store: where runs are written."""
+def check(device: str, *, quick: bool, store: Path | None, result: Path | None, only: Sequence[str] = ()) -> int:
+    """All of it, or `only` some of PARTS; returns the exit status: 0 if everything is right. store: where runs are
+    written.
+    """
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     findings = Findings(device, quick)
     place = Path(tempfile.mkdtemp(prefix="nfinspect-", dir=store))
     try:
-        for part in (values, statistics, half_precision, cost):
+        for part in (globals()[name] for name in PARTS if not only or name in only):
             try:
                 part(findings, device, place, quick)
             except Exception as error:  # the other parts are worth running all the same
@@ -216,6 +222,29 @@ def half_precision(findings: Findings, device: str, place: Path, quick: bool) ->
     findings.check("bfloat16 and plain hooks", off <= ROUNDED, f"{off:.1e} of the largest apart, {ROUNDED:.1e} allowed")
 
 
+def compiled(findings: Findings, device: str, place: Path, quick: bool) -> None:
+    """Decoding steps as one compiled graph, on a GPU a CUDA graph, against plain steps, in float32."""
+    model, tokenizer = llama(device, quick=True)
+    model.float()
+    model.generation_config.compile_config = _how_compiled(device)
+    prompts = [*drawn(model, 2, 9), *drawn(model, 1, 4), *drawn(model, 3, 9)]
+    how: dict[str, Any] = {"generate": 8, "mode": "live", "batch_size": 3, "store": place}
+    with nf.capture(model, tokenizer, {"t": prompts}, run="plain", **how) as run:
+        expected = _contents(run)
+    counters.clear()
+    with nf.capture(model, tokenizer, {"t": prompts}, run="compiled", compiled=True, **how) as run:
+        _alike(findings, "compiled steps and plain ones", _contents(run), expected)
+    made = counters["stats"]["unique_graphs"]
+    findings.check("compiled steps: one graph for all steps and batches", made == 1, f"{made} made")
+    left_out = counters["inductor"]["cudagraph_skips"]
+    findings.check("compiled steps: no CUDA graph was given up", left_out == 0, f"{left_out} given up")
+
+
+def _how_compiled(device: str) -> CompileConfig:
+    """transformers' default, which is for GPUs: machine code, replayed as a CUDA graph. On the CPU the graph alone."""
+    return CompileConfig() if device.startswith("cuda") else CompileConfig(backend="aot_eager", mode="default")
+
+
 # Cost
 
 
@@ -248,13 +277,13 @@ def drawn(model: LlamaForCausalLM, count: int, tokens: int) -> list[list[int]]:
     return torch.randint(2, model.config.vocab_size, (count, tokens), generator=generator).tolist()
 
 
-def bare(model: LlamaForCausalLM, prompts: Sequence[Sequence[int]]) -> Callable[[int], object]:
-    """transformers' generation alone."""
+def bare(model: LlamaForCausalLM, prompts: Sequence[Sequence[int]], **options: Any) -> Callable[[int], object]:
+    """transformers' generation alone. options: of its config."""
     ids = torch.tensor(prompts, device=model.device)
     mask = torch.ones_like(ids)
 
     def write(new: int) -> object:
-        config = GenerationConfig(max_new_tokens=new, do_sample=False, pad_token_id=0, eos_token_id=None)
+        config = GenerationConfig(max_new_tokens=new, do_sample=False, pad_token_id=0, eos_token_id=None, **options)
         with torch.inference_mode():
             return model.generate(ids, attention_mask=mask, generation_config=config)
 
@@ -298,6 +327,42 @@ def cost(findings: Findings, device: str, place: Path, quick: bool) -> None:
             _measured(findings, device, place, captured, (count, prompts, alone, keep, mode), new, disk, model)
     for one in later:
         _measured(findings, device, place, captured, one, new, disk, model)
+
+
+def compiled_cost(findings: Findings, device: str, place: Path, quick: bool) -> None:
+    """What a capture adds to compiled generation: of a second batch, as the first one waits for the compiler."""
+    new, batches = (4, (2,)) if quick else (512, (1, 8))
+    model, tokenizer = llama(device, quick=quick)
+    how = model.generation_config.compile_config = _how_compiled(device)
+    how._compile_all_devices = True
+    for count in batches:
+        name = f"{count} texts, compiled"
+        if findings.left < (0 if quick else 150):
+            findings.measure(name, left_out="no time left: --part compiled_cost measures it alone")
+            continue
+        prompts = drawn(model, 2 * count, PROMPT)
+        write = bare(
+            model, prompts[:count], cache_implementation="static", max_cache_len=PROMPT + new + 1, compile_config=how
+        )
+        write(4)
+        alone = _seconds(device, lambda write=write: write(new))
+        findings.measure(f"{name}, bare", seconds=alone, tokens_a_second=count * new / alone)
+
+        def run(texts: int, mode: Any, count: int = count, prompts: Any = prompts) -> None:
+            name = f"compiled{texts}{mode}"
+            nf.capture(
+                model, tokenizer, prompts[:texts], generate=new, batch_size=count, keep="stats", mode=mode,
+                compiled=True, store=place, run=name,
+            ).close()  # fmt: skip
+            (place / f"{name}.duckdb").unlink()
+
+        for mode in ("live", "replay"):
+            one, two = (
+                _seconds(device, lambda texts=texts, mode=mode: run(texts, mode)) for texts in (count, 2 * count)
+            )
+            findings.measure(
+                f"{name}, keep stats, {mode}", seconds=two - one, times_bare=(two - one) / alone, first_batch=one
+            )  # fmt: skip
 
 
 def _measured(

@@ -66,6 +66,9 @@ def options() -> argparse.ArgumentParser:
         "--store", type=Path, metavar="DIR", help="the disk to write to; a temporary directory if not given"
     )
     about.add_argument(
+        "--part", action="append", default=[], metavar="NAME", help="only this part; an unknown one names them"
+    )
+    about.add_argument(
         "--wheels", action="store_true", help="only say which wheels to carry to a machine without a network"
     )
     return about
@@ -85,9 +88,13 @@ def main(words: Sequence[str] | None = None) -> int:
         print("expected a machine with a CUDA GPU, found none that torch sees: --device cpu checks the same in small")
         return 1
     os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
-    from tests.gpu.checks import check
+    from tests.gpu.checks import PARTS, check
 
-    return check(chosen.device, quick=chosen.quick or chosen.device == "cpu", store=chosen.store, result=chosen.json)
+    if unknown := [name for name in chosen.part if name not in PARTS]:
+        print(f"expected --part from {', '.join(PARTS)}, found {unknown[0]}")
+        return 1
+    quick = chosen.quick or chosen.device == "cpu"
+    return check(chosen.device, quick=quick, store=chosen.store, result=chosen.json, only=chosen.part)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,13 @@ def test_everything_is_checked_and_nothing_is_left_behind(tmp_path: Path) -> Non
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["quick"] is True and "no figure below is a measurement" in done.stdout
     assert all(one["right"] for one in found["checks"]) and len(found["checks"]) >= 12
-    for part in ("gpt2-relu: live and replay: values", "statistics: histograms", "bfloat16 and plain hooks"):
+    for part in (
+        "gpt2-relu: live and replay: values",
+        "statistics: histograms",
+        "bfloat16 and plain hooks",
+        "compiled steps and plain ones: values",
+        "compiled steps: one graph for all steps and batches",
+    ):
         assert any(one["name"] == part for one in found["checks"])
     assert any(one["found"] == "3 a step, 3 of them transformers' own" for one in found["checks"])
     names = {one["name"]: one for one in found["measures"]}
@@ -41,6 +47,8 @@ def test_everything_is_checked_and_nothing_is_left_behind(tmp_path: Path) -> Non
             figures = names[f"{count} texts, keep {keep}, {mode}"]
             assert figures["times_bare"] > 0 and figures["tokens_a_second"] > 0
             assert (figures.get("bytes_a_value", 0) > 3) == (keep == "all")
+    for mode in ("live", "replay"):
+        assert names[f"2 texts, compiled, keep stats, {mode}"]["first_batch"] > 0
     assert not [*store.iterdir()]
 
 
@@ -51,7 +59,8 @@ from tests.gpu import checks
 def values(*given):
     raise RuntimeError("CUDA error: an illegal memory access")
 
-checks.values, checks.cost = values, lambda *given: None
+checks.values = values
+checks.cost = checks.compiled_cost = checks.compiled = lambda *given: None
 sys.exit(checks.check("cpu", quick=True, store=None, result=None))
 """
 
@@ -62,6 +71,13 @@ def test_a_part_that_fails_is_told_and_the_others_go_on() -> None:
     assert done.returncode == 1 and "SOMETHING IS WRONG" in done.stdout
     assert "WRONG  values: RuntimeError: CUDA error: an illegal memory access" in done.stdout
     assert "right  statistics: histograms" in done.stdout and "right  bfloat16 and plain hooks" in done.stdout
+
+
+def test_a_part_alone_runs_and_an_unknown_one_is_named() -> None:
+    done = run("--device", "cpu", "--part", "statistics")
+    assert done.returncode == 0 and "statistics: histograms" in done.stdout and "bare" not in done.stdout
+    done = run("--device", "cpu", "--part", "speed")
+    assert done.returncode == 1 and "compiled_cost, found speed" in done.stdout
 
 
 def test_a_machine_without_a_gpu_is_refused_in_a_sentence() -> None:

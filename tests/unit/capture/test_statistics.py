@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import fields
 from decimal import Decimal
 from functools import reduce
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from scipy import stats
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nfinspect.capturing.batch import PromptRows
 from nfinspect.capturing.statistics import HistogramCounter, LayerStatistics, chunk_statistics, count_tensor
@@ -89,6 +91,25 @@ def test_numpy_and_torch_agree() -> None:
         assert getattr(one, name).dtype == getattr(other, name).dtype
     for name in ("mean", "m2", "m4", "sum_abs"):
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-12)
+
+
+class Operations(TorchDispatchMode):
+    """A context manager that counts what a GPU would be asked to do."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_gpu_is_asked_for_few_things_however_long_the_prompt() -> None:
+    counts = []
+    for tokens in (40, 400):
+        with Operations() as operations:
+            chunk_statistics(torch.randn(tokens, 5), None, "positive", HistogramCounter(5))
+        counts.append(operations.count)
+    assert counts[0] == counts[1] < 60
 
 
 def test_what_fires_follows_the_layer() -> None:

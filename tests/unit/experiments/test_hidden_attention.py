@@ -156,7 +156,7 @@ def test_maps_are_the_mean_of_the_scaled_sizes(family: str) -> None:
         expected.append((size / size.sum(-1, keepdim=True)).mean(0))
 
     read_scans(loaded, sites, ids, sink)
-    for found, map_ in zip(HiddenAttention(loaded, sites).read(ids), expected, strict=True):
+    for found, map_ in zip(HiddenAttention(loaded, sites).read(ids).values(), expected, strict=True):
         assert found.weights == pytest.approx(map_.numpy(), abs=1e-6)
         assert found.weights.sum(axis=1) == pytest.approx(1, abs=1e-5)
         assert len(found.entropy) == (4 if family == "mamba2" else 32)
@@ -166,7 +166,7 @@ def test_maps_are_the_mean_of_the_scaled_sizes(family: str) -> None:
 @pytest.mark.parametrize("family", MAMBAS)
 def test_other_dtypes_pass_the_check_against_the_mixer(family: str, dtype: torch.dtype) -> None:
     loaded = in_memory(FAMILIES[family]().to(dtype), word_tokenizer())
-    for found in HiddenAttention(loaded, find_sites(loaded.model, ["mixer"])).read(tokens(12)):
+    for found in HiddenAttention(loaded, find_sites(loaded.model, ["mixer"])).read(tokens(12)).values():
         assert found.weights.sum(axis=1) == pytest.approx(1, abs=1e-4)
 
 
