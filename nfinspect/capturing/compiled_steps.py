@@ -81,7 +81,7 @@ class CompiledSteps:
             "without --compiled"
         )
 
-    def _compiled_call(self, config: object) -> Callable[..., Any]:
+    def _compiled_call(self, compile_config: CompileConfig | None) -> Callable[..., Any]:
         self._asked = True
         return self._call
 

@@ -123,6 +123,7 @@ def test_sliding_windows_need_a_few_graphs_however_long_the_text(tmp_path: Path)
     assert found[0] == found[1] <= 4
 
 
+@pytest.mark.slow
 def test_batches_of_several_sizes_need_few_graphs(tmp_path: Path) -> None:
     model = endless("gpt2")
     prompts = [PROMPTS[i % 4] for i in range(2 * 4 + 3)]
@@ -133,6 +134,7 @@ def test_batches_of_several_sizes_need_few_graphs(tmp_path: Path) -> None:
         assert_plain(run, model, "gpt2")
 
 
+@pytest.mark.slow
 def test_texts_that_end_early_are_as_long_as_uncompiled(tmp_path: Path) -> None:
     model = endless("llama")
     with captured(model, tmp_path, compiled=False, run="endless") as run:
@@ -147,6 +149,7 @@ def test_texts_that_end_early_are_as_long_as_uncompiled(tmp_path: Path) -> None:
             assert_plain(run, model, "llama")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*already end with an end-of-sequence token")
 def test_a_text_of_one_new_token_and_of_one_that_ends_it(tmp_path: Path) -> None:
     model = endless("gpt2")
@@ -159,6 +162,7 @@ def test_a_text_of_one_new_token_and_of_one_that_ends_it(tmp_path: Path) -> None
         assert_plain(run, model, "gpt2")
 
 
+@pytest.mark.slow
 def test_draws_are_those_of_uncompiled_steps(tmp_path: Path) -> None:
     model = endless("llama")
     found = []
@@ -176,6 +180,7 @@ def test_a_replay_reads_the_text_of_compiled_steps_in_one_pass(tmp_path: Path) -
     assert counters["stats"][GRAPHS] == 1
 
 
+@pytest.mark.slow
 def test_only_chosen_tokens_are_kept(tmp_path: Path) -> None:
     model = endless("llama")
     with (
@@ -209,7 +214,11 @@ def test_what_only_python_reads_is_read_in_a_replay(family: str, tmp_path: Path)
 # Models that their user has compiled
 
 
-@pytest.mark.parametrize("way", [*compiled_ways(), "forward", "static cache"])
+@pytest.mark.parametrize(
+    "way",
+    ["in place", *(pytest.param(w, marks=pytest.mark.slow) for w in
+     ("torch.compile", "blocks", "a wrapped part", "forward", "static cache"))],
+)  # fmt: skip
 def test_what_the_user_compiled_before_is_not_taken_for_ours(way: str, tmp_path: Path) -> None:
     """Code made before the hooks came would write nothing, or what another capture's hooks wrote."""
     model: Any = endless("gpt2")
