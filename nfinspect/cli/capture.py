@@ -309,7 +309,7 @@ def layer_list(text: str | None) -> tuple[int, ...] | None:
 def byte_count(text: str) -> int:
     """`20G`, `512MiB`, `1000000`. Raises RequestError."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", text.strip().lower())
-    count = int(float(match[1]) * UNITS[match[2] or ""]) if match else 0
+    count = round(float(match[1]) * UNITS[match[2] or ""]) if match else 0
     if count <= 0:
         raise RequestError(f"expected a size such as 20G or 512MiB, found {text!r}")
     return count

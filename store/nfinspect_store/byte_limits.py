@@ -13,15 +13,16 @@ limit has one.
 
 UNITS = (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3))
 
-_LIMIT = re.compile(r"\d{1,6}[kMGT]?")
+_LIMIT = re.compile(r"\d{1,3}(\.\d)?[kMGT]?")
 
 
 def limit_text(count: int) -> str:
-    """A limit of at least so many bytes, in two figures: `13M`."""
+    """A limit of at least so many bytes, in two figures: `13M`, `1.6G`."""
     step = 10 ** max(0, len(str(count)) - 2)
     rounded = -(-count // step) * step
-    unit, size = next(((unit, size) for unit, size in UNITS if rounded % size == 0), ("", 1))
-    return f"{rounded // size}{unit}"
+    unit, size = next(((unit, size) for unit, size in UNITS if rounded >= size), ("", 1))
+    whole, rest = divmod(rounded * 10 // size, 10)
+    return f"{whole}.{rest}{unit}" if rest else f"{whole}{unit}"
 
 
 def needed_limit(info: "RunInfo") -> str:
