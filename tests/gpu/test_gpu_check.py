@@ -80,6 +80,7 @@ def test_a_part_alone_runs_and_an_unknown_one_is_named() -> None:
     assert done.returncode == 1 and "compiled_cost, found speed" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_machine_without_a_gpu_is_refused_in_a_sentence() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
@@ -87,6 +88,7 @@ def test_a_machine_without_a_gpu_is_refused_in_a_sentence() -> None:
     assert done.returncode == 1 and done.stdout.startswith("expected a machine with a CUDA GPU, found none")
 
 
+@pytest.mark.slow
 def test_the_wheels_to_carry_are_the_dependencies_that_such_a_machine_lacks() -> None:
     done = run("--wheels")
     assert done.returncode == 0
