@@ -28,6 +28,8 @@ from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
 from nfinspect.capturing.request import CaptureRequest, PromptFile
 from nfinspect.capturing.session import capture_run
 from nfinspect.cli import main
+from nfinspect.tui.walking import Colouring, TokenWalk
+from nfinspect_store.addresses import Address
 from nfinspect_store.errors import NotARun, StoreError
 from nfinspect_store.export import export_run
 from nfinspect_store.histogram import BINS, bin_of
@@ -195,6 +197,16 @@ def test_at_a_token_only_neurons_of_its_experts_are_ranked(run: nf.Run) -> None:
         np.testing.assert_allclose(told, expected[2:-1], rtol=1e-5)
         (same,) = (one.unusual for one in found.layers if one.layer == layer)
         assert same == pytest.approx(expected[token], rel=1e-5)
+
+
+def test_the_token_walk_colours_no_token_that_was_not_routed(run: nf.Run) -> None:
+    walk, values = TokenWalk(run, lambda kind: ()), run.neuron(2, 11, "mlp")
+    for prompt in range(run.prompts):
+        part = walk.beginning(prompt).parts[0]
+        told = walk.strengths(Colouring("neuron", "mlp", 2, Address(2, 11, "mlp")), part)
+        expected = [None if np.isnan(values[i]) else float(values[i]) for i in part.rows.token_idx.tolist()]
+        assert list(told.values) == expected and told.full == np.nanmax(np.abs(values))
+        assert None not in walk.strengths(Colouring("layer", "mlp", 2), part).values
 
 
 def test_what_counts_every_token_says_why_it_cannot(run: nf.Run, capsys: pytest.CaptureFixture[str]) -> None:
