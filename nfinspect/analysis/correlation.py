@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect_store.errors import RequestError, StoreError
-from nfinspect_store.routes import absent_values
+from nfinspect_store.routes import refuse_absent
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer
 
@@ -50,8 +50,7 @@ def correlations(run: RunTables, of: tuple[Layer, int], layers: Sequence[Layer],
     or there are too few tokens.
     """
     layer, neuron = of
-    if layer.experts:
-        raise absent_values(layer)
+    refuse_absent([layer, *layers])
     own = run.neuron(layer.layer, neuron, layer.site).astype(np.float64)
     if len(own) < FEWEST:
         raise RequestError(f"expected {FEWEST} tokens or more to correlate neurons over, found {len(own)}")

@@ -22,6 +22,7 @@ from nfinspect.analysis.ngram_layers import LayerCover, LayerNgrams
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect.analysis.triggers import FEWEST_SEEN, MOST, NEAREST, PERCENT, Triggers, find_triggers, nearness
 from nfinspect.json_values import Document
+from nfinspect_store.routes import refuse_absent
 from nfinspect_store.tables import RunTables
 from nfinspect_store.token_text import whole_text
 from nfinspect_store.types import Layer
@@ -140,6 +141,8 @@ def ngrams(
     values.
     """
     chosen = chosen_layers(run, site, layers)
+    if run.has_values:
+        refuse_absent(chosen)
     index = read_ngrams(run, n)
     total = sum(layer.neurons for layer in chosen)
     found: list[tuple[Layer, int, Triggers]] = []

@@ -19,6 +19,7 @@ from nfinspect.analysis.sequences import Sequences, read_sequences
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect.json_values import Document
 from nfinspect_store.arrow_numbers import numbers
+from nfinspect_store.routes import refuse_absent
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer
 
@@ -142,6 +143,8 @@ def positions(
     StoreError for a run without values, and for one of chosen tokens that do not begin at position 0 or have gaps.
     """
     chosen = chosen_layers(run, site, layers)
+    if run.has_values:
+        refuse_absent(chosen)
     sequences = read_sequences(run, length)
     total = sum(layer.neurons for layer in chosen)
     found: list[_Found] = []

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nfinspect.analysis.sequences import neighbours_before
 from nfinspect.analysis.ticks import Tick, silent
 from nfinspect_store.errors import StoreError
+from nfinspect_store.routes import refuse_absent
 from nfinspect_store.schema import BLOCK
 from nfinspect_store.statistics import Floats
 from nfinspect_store.tables import RunTables
@@ -52,6 +53,7 @@ def measure_steps(run: RunTables, layers: Sequence[Layer], tick: Tick = silent) 
             "how a neuron changes from token to token is computed from its values, and this run holds "
             f"{run.kept}: expected one that keeps every value (--keep all)"
         )
+    refuse_absent(layers)
     columns = run.cursor().execute(READ_TOKENS).fetchnumpy()
     position, prompt = (np.asarray(columns[name], np.int64) for name in ("position", "prompt_idx"))
     # Positions 0 and 1 end no pair: nothing comes before position 0, and position 0 is left out.

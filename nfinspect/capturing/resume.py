@@ -18,6 +18,7 @@ from nfinspect_store.edits import edits_text
 from nfinspect_store.errors import NotARun, StoreError
 from nfinspect_store.part_settings import prompts_digest
 from nfinspect_store.reader import RunFile
+from nfinspect_store.types import Layer
 
 HOW_ONLY = {
     "store",
@@ -117,6 +118,24 @@ def check_same_model(run: RunFile, loaded: LoadedModel) -> None:
             check_same_weights(Fingerprint.from_json(then), loaded, run.name)
         except OtherWeights as error:
             raise CannotResume(str(error)) from error
+
+
+def check_same_layers(run: RunFile, layers: Sequence[Layer]) -> None:
+    """Raises CannotResume if the run was begun with other layers: an older version may have chosen other ones by
+    default, which no setting says.
+    """
+    then, now = (
+        tuple((one.site, one.layer, one.neurons, one.experts) for one in some) for some in (run.layers, layers)
+    )
+    if then != now:
+        raise CannotResume(
+            f"{run.name} holds {_named(run.layers)}, and the same command now records {_named(layers)}: capture it anew"
+        )
+
+
+def _named(layers: Sequence[Layer]) -> str:
+    sites = dict.fromkeys(one.site for one in layers)
+    return f"{sum(one.neurons for one in layers)} neurons of {len(layers)} layers at {', '.join(sites)}"
 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

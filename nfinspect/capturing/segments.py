@@ -65,7 +65,7 @@ class Segment:
         """Whether to commit now that the run has so many tokens."""
         seconds = time.monotonic() - self._start
         waiting = self._mean_bytes + TOKEN_BYTES * (tokens - self._tokens)
-        waiting += BEYOND_BYTES * (self._writer.beyond_rows - self._beyond)
+        waiting += self._writer.routed_bytes + BEYOND_BYTES * (self._writer.beyond_rows - self._beyond)
         if seconds > SEGMENT_SECONDS or waiting > SEGMENT_MEMORY:
             return True
         usual = sorted(self._commits)[len(self._commits) // 2] if self._commits else 0.0

@@ -24,7 +24,14 @@ from nfinspect.capturing.prompts import PromptIds
 from nfinspect.capturing.reading import BatchReader, Values
 from nfinspect.capturing.recorder import RecordedPrompt, Recorder
 from nfinspect.capturing.request import CaptureRequest
-from nfinspect.capturing.resume import check_same_capture, check_same_model, run_to_resume, settings_of, was_not_begun
+from nfinspect.capturing.resume import (
+    check_same_capture,
+    check_same_layers,
+    check_same_model,
+    run_to_resume,
+    settings_of,
+    was_not_begun,
+)
 from nfinspect.capturing.shard import batches_of, part_name, settings_of_part
 from nfinspect.capturing.sizes import most_beyond, run_bytes
 from nfinspect.capturing.where import chosen_tokens, nothing_recorded
@@ -441,6 +448,7 @@ class Capture:
                 with RunFile.open(path) as run:
                     check_same_capture(run, self._settings)
                     check_same_model(run, self.loaded)
+                    check_same_layers(run, self.layers)
                 return RunWriter.reopen(path, writers=writers, readers=readers)
             remove(path)
         name = _named(self.request, self.request.run or default_name(self.request.model))

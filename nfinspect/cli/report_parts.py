@@ -49,7 +49,9 @@ def make_with_model(file: "RunFile", site: str, model: str | None) -> dict[str, 
     from nfinspect.experiments.substitution import matching_sites
 
     loaded = run_model(file, model, "--with-model")
-    matching_sites(loaded, chosen_layers(file, site, None))
+    chosen = chosen_layers(file, site, None)
+    if not any(layer.experts for layer in chosen):  # of these each step says what it cannot do
+        matching_sites(loaded, chosen)
     refused: dict[str, str] = {}
     name = named_model(file, model, "--with-model")
     steps: dict[str, Callable[[RunFile, str, LoadedModel, str], None]] = {

@@ -35,7 +35,9 @@ SELECT (SELECT count(*) FROM tokens), (SELECT count(*) FROM prompts), (SELECT su
 """
 OPTIONAL = "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()"
 READ_ROUTED = f"""
-SELECT (SELECT coalesce(sum(neurons), 0) FROM layers l ANTI JOIN {EXPERTS} e ON e.site = l.site AND e.layer = l.layer),
+SELECT (SELECT coalesce(sum(neurons), 0) FROM layers l 
+        ANTI JOIN {EXPERTS} e
+            ON e.site = l.site AND e.layer = l.layer AND e.experts > 0 AND e.experts::HUGEINT * e.width = l.neurons),
        (SELECT count(*) FROM {ROUTED}) * (SELECT coalesce(max(width), 0) FROM {EXPERTS})
 """
 """In a run that keeps the values of experts: the other neurons, and about how many values those of experts have."""

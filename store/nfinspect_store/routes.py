@@ -4,7 +4,7 @@ A neuron of an expert has values on these tokens and on no others. In `blocks` t
 the tokens of the expert (docs/decisions/0019).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,8 @@ from nfinspect_store.schema import BLOCK
 from nfinspect_store.types import Layer
 
 READ_ROUTES = """
-SELECT expert, place, token_idx FROM routed WHERE site = $site AND layer = $layer ORDER BY expert, place
+SELECT expert, place, token_idx FROM routed
+WHERE site = $site AND layer = $layer AND ($experts IS NULL OR list_contains($experts, expert)) ORDER BY expert, place
 """
 
 COUNT_ROUTES = "SELECT expert, count(*) AS tokens FROM routed WHERE site = $site AND layer = $layer GROUP BY expert"
@@ -88,6 +89,15 @@ def routes_of(table: pa.Table, layer: Layer, tokens: int) -> Routes:
     if ((np.diff(token_idx) <= 0) & (np.diff(expert) == 0)).any():
         raise _damaged(layer, "the tokens of an expert are not in order, or one comes twice")
     return Routes(layer, tuple(np.split(token_idx, ends[1:-1])))
+
+
+def refuse_absent(layers: Iterable[Layer]) -> None:
+    """Raises StoreError for the first mixture of experts: for what needs a value of every neuron on every token, before
+    it has read any of them.
+    """
+    for layer in layers:
+        if layer.experts:
+            raise absent_values(layer)
 
 
 def absent_values(layer: Layer) -> StoreError:

@@ -21,7 +21,7 @@ from nfinspect_store.connect import CATALOG
 from nfinspect_store.edits import edits_text
 from nfinspect_store.errors import NotARun, RequestError
 from nfinspect_store.part_settings import part_notes
-from nfinspect_store.schema import EXPERTS
+from nfinspect_store.schema import EXPERTS, ROUTED
 from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.statements import listened
 from nfinspect_store.types import PRECISIONS, Layer, NeuronIndex, Precision, RunInfo
@@ -193,10 +193,13 @@ class RunLayout:
 
     def _experts(self) -> dict[tuple[str, int], int]:
         """How many experts a layer has, by site and layer, where it is a mixture of them."""
-        query = """SELECT 1 FROM duckdb_tables()
-                   WHERE database_name = current_database() AND table_name = $name"""
-        if not self.cursor().execute(query, {"name": EXPERTS}).fetchall():
+        query = """SELECT table_name FROM duckdb_tables()
+                   WHERE database_name = current_database() AND list_contains($names, table_name)"""
+        there = [name for (name,) in self.cursor().execute(query, {"names": [EXPERTS, ROUTED]}).fetchall()]
+        if EXPERTS not in there:
             return {}
+        if self.has_values and ROUTED not in there:
+            raise NotARun(f"the run is damaged: it keeps values of experts, and has no table {ROUTED}")
         query = f"""SELECT e.site, e.layer, e.experts FROM {EXPERTS} e JOIN layers l USING (site, layer)
                     WHERE e.experts > 0 AND e.experts * e.width = l.neurons"""
         return {(site, layer): experts for site, layer, experts in self.cursor().execute(query).fetchall()}

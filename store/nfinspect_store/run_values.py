@@ -1,6 +1,6 @@
 """A run's values: of a layer, of a neuron, at a token, or as they are stored, through any connection to the run."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -90,18 +90,24 @@ class RunValues(RunLayout):
         parameters = {"layer": found.layer_id, "neuron": neuron}
         if not found.experts:
             return self._stored_values(query, parameters, self.tokens)
-        route = self.routes(found).tokens[neuron // found.width]
+        expert = neuron // found.width
+        route = self.routes(found, [expert]).tokens[expert]
         values = np.full(self.tokens, np.nan, np.float32)
         values[route] = self._stored_values(query, parameters, len(route))
         return values
 
-    def routes(self, layer: Layer) -> Routes:
-        """Which tokens were routed to each expert of a layer. Raises StoreError if only statistics were kept."""
+    def routes(self, layer: Layer, experts: Collection[int] | None = None) -> Routes:
+        """Which tokens were routed to each expert of a layer. experts: at least to these; None: to all, which is kept
+        for the next question. Raises StoreError if only statistics were kept.
+        """
         self._need_values()
         kept = self._routes
         if kept is None or kept.layer != layer:
-            table = self._arrow(READ_ROUTES, {"site": layer.site, "layer": layer.layer})
-            kept = self._routes = routes_of(table, layer, self.tokens)
+            chosen = None if experts is None else list(experts)
+            table = self._arrow(READ_ROUTES, {"site": layer.site, "layer": layer.layer, "experts": chosen})
+            kept = routes_of(table, layer, self.tokens)
+            if experts is None:
+                self._routes = kept
         return kept
 
     def route_counts(self, layer: Layer) -> NDArray[np.int64]:
@@ -133,7 +139,8 @@ class RunValues(RunLayout):
         self._need_values()
         if not routed:
             raise absent_values(layer)
-        routes = self.routes(layer)
+        few = neurons is not None and not isinstance(neurons, range)
+        routes = self.routes(layer, {int(n) // layer.width for n in neurons} if few else None)
         chosen = None if tokens is None else routes.windows(*tokens)
         for rows in self.stored_blocks(layer, neurons=neurons, fired=fired, windows=chosen):
             for expert, part in rows.by_expert(layer):

@@ -64,6 +64,9 @@ from nfinspect_store.tables import RunTables
 from nfinspect_store.types import BeyondRows, Layer, MeanRows, Prompt, RunInfo, Status, TokenRows
 from nfinspect_store.unfinished import UnfinishedBlocks, delete_replaced
 
+ROUTE_BYTES = 200
+"""What the tokens of one expert in one batch take beside 8 bytes each: a tuple and an array."""
+
 Derive = Callable[[RunTables], tuple[pa.Table, pa.Table]]
 """From a run's tables to the contents of `neurons` and `layer_health`."""
 
@@ -77,6 +80,7 @@ class _Segment:
     beyond: dict[int, list[BeyondRows]] = field(default_factory=dict)  # by layer_id
     beyond_rows: int = 0
     routed: dict[int, list[tuple[int, int, NDArray[np.int64]]]] = field(default_factory=dict)  # by layer_id
+    routed_bytes: int = 0
     rows: Mapping[str, Iterable[pa.Table]] = field(default_factory=dict)  # by table
     of_rows: tuple[int, int] = (0, 0)  # the prompts and tokens that they are of
 
@@ -197,6 +201,11 @@ class RunWriter:
         """How many values `add` has been given, of this segment and those before."""
         return self._beyond_rows + self._segment.beyond_rows
 
+    @property
+    def routed_bytes(self) -> int:
+        """About the memory that the routes of the open segment take until it is committed."""
+        return self._segment.routed_bytes
+
     def reading_cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection to the same instance, for others to read what is committed. It must be closed, and every
         transaction ended, before the run is closed. Its queries share the instance's memory: see `create`.
@@ -226,6 +235,7 @@ class RunWriter:
         place = self._buffers.of(layer_id, expert).token
         self._streaming().put(layer_id, values, fired, expert)
         self._segment.routed.setdefault(layer_id, []).append((expert, place, token_idx))
+        self._segment.routed_bytes += token_idx.nbytes + ROUTE_BYTES
 
     def _streaming(self) -> BlockStream:
         """The open segment's stream; begins the segment if there is none."""

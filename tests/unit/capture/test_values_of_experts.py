@@ -24,8 +24,10 @@ from nfinspect.analysis.neuron_examples import quantile_examples
 from nfinspect.analysis.token_neurons import at_token, site_figures, unusual_tokens
 from nfinspect.capturing.arrays import array_info
 from nfinspect.capturing.classification import classify_tables
+from nfinspect.capturing.errors import CannotResume
 from nfinspect.capturing.recorder import LayerValues, RecordedPrompt, Recorder
 from nfinspect.capturing.request import CaptureRequest, PromptFile
+from nfinspect.capturing.resume import check_same_layers
 from nfinspect.capturing.session import capture_run
 from nfinspect.cli import main
 from nfinspect.tui.walking import Colouring, TokenWalk
@@ -460,3 +462,49 @@ def test_a_file_whose_view_is_another_is_refused(written: Callable[[Path], Path]
         connection.execute("DROP VIEW activations; CREATE VIEW activations AS SELECT 1 AS value")
     with pytest.raises(NotARun, match="its view activations is not defined as nfinspect does"):
         RunFile.open(path)
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("DROP VIEW activations; DROP TABLE routed", "it has no view activations"),
+        ("INSERT INTO experts VALUES ('mlp', 1, 0, 1); UPDATE layers SET neurons = 1000000000", "more than a file"),
+    ],
+)
+def test_a_file_that_lies_about_its_experts_is_refused(
+    statement: str, expected: str, written: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    """Layer 1 is dense: a row of `experts` that no mixture has does not excuse its size."""
+    path = written(tmp_path / "run.duckdb")
+    with closing(duckdb.connect(str(path))) as connection:
+        connection.execute(statement)
+    with pytest.raises(NotARun, match=expected):
+        RunFile.open(path)
+
+
+def test_values_of_experts_without_their_tokens_are_refused(tmp_path: Path) -> None:
+    """A run of statistics has no table of routes; one that says it kept values must have it."""
+    path = captured(model_of("mixtral"), tmp_path, keep="stats").path
+    with closing(duckdb.connect(str(path))) as connection:
+        connection.execute('UPDATE run SET settings = json_merge_patch(settings, \'{"keep": "all"}\')')
+    with RunFile.open(path) as run, pytest.raises(NotARun, match="keeps values of experts, and has no table routed"):
+        run.site_layers("mlp")
+
+
+def test_a_run_of_other_layers_is_not_resumed(run: nf.Run, tmp_path: Path) -> None:
+    """Without --sites an older version recorded the residual stream of such a model."""
+    with captured(model_of("deepseek_v3"), tmp_path, sites=("resid",)) as other:
+        check_same_layers(other, other.layers)
+        with pytest.raises(CannotResume, match="neurons of 3 layers at resid, and the same command now records"):
+            check_same_layers(other, run.layers)
+
+
+def test_the_tokens_of_one_expert_are_read_alone(run: nf.Run) -> None:
+    layer = run.site_layers("mlp")[1]
+    every = run.routes(layer)
+    with RunFile.open(run.path) as fresh:
+        for expert in range(EXPERTS):
+            np.testing.assert_array_equal(fresh.routes(layer, [expert]).tokens[expert], every.tokens[expert])
+            few = [expert * WIDTH, expert * WIDTH + 2]
+            blocks = [rows for rows in fresh.blocks(layer, neurons=few, routed=True)]
+            assert sum(rows.values.size for rows in blocks) == 2 * len(every.tokens[expert])
