@@ -73,6 +73,7 @@ def test_a_part_that_fails_is_told_and_the_others_go_on() -> None:
     assert "right  statistics: histograms" in done.stdout and "right  bfloat16 and plain hooks" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_part_alone_runs_and_an_unknown_one_is_named() -> None:
     done = run("--device", "cpu", "--part", "statistics")
     assert done.returncode == 0 and "statistics: histograms" in done.stdout and "bare" not in done.stdout
