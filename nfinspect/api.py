@@ -157,17 +157,24 @@ def capture(
 
 
 def merge(
-    out: str | Path, parts: Sequence[str | Path], *, store: str | Path | None = None, partial: bool = False
+    out: str | Path,
+    parts: Sequence[str | Path],
+    *,
+    store: str | Path | None = None,
+    partial: bool = False,
+    attach: bool = False,
 ) -> Run:
     """Merge the parts of a capture, in any order, into the run that one process would have made, and open it.
 
-    out, parts: names in the store, or paths. partial: merge the parts that are there. What `nfinspect merge` would
-    print on stderr is issued as a warning. Raises CannotMerge naming what is missing or differs, RunExists, StoreError.
+    out, parts: names in the store, or paths. partial: merge the parts that are there. attach: leave the values in the
+    parts, where the run reads them; merged from that run without it, they are in a file of their own. What `nfinspect
+    merge` would print on stderr is issued as a warning. Raises CannotMerge naming what is missing or differs,
+    RunExists, StoreError.
     """
     directory = store_path(store)
     said: list[str] = []
     path = merged_path(directory, str(out))
-    merge_runs(path, [run_path(directory, part) for part in parts], partial=partial, note=said.append)
+    merge_runs(path, [run_path(directory, part) for part in parts], partial=partial, attach=attach, note=said.append)
     _warn(said)
     return Run.open(path)
 

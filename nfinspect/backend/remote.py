@@ -65,6 +65,7 @@ class RemoteConsole(Console):
         self._path = path
         self._lock = threading.Lock()
         self._running = set()
+        self._lost = {}
         self._connection = _local().cursor()
         self._file: Console | None = None
         self.names = (CATALOG,)

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,14 +16,17 @@ from nfinspect.cli.options import (
     status_of,
     store_option,
 )
-from nfinspect.present.numbers import duration, percent, size
+from nfinspect.present.numbers import counted, duration, percent, size
 from nfinspect.present.tables import Column, table
 from nfinspect.text import model_name
-from nfinspect_store.catalog import companions, delete_run, list_everything, run_path, store_path
+from nfinspect_store.catalog import companions, delete_run, kept_elsewhere, list_everything, run_path, store_path
 from nfinspect_store.errors import RunNotFound
 from nfinspect_store.history import SUFFIX, delete_history, history_path, list_histories
 from nfinspect_store.names import RUN_SUFFIX
 from nfinspect_store.types import RunEntry
+
+if TYPE_CHECKING:
+    from nfinspect_store.attached import AttachedPart
 
 
 @click.command()
@@ -67,7 +70,8 @@ def runs(store: str | None, as_json: bool) -> None:
 def _status(entry: RunEntry) -> str:
     progress = entry.progress
     if progress is None:
-        return entry.status or "unreadable"
+        parts = f", in {counted(len(entry.parts), 'part')}" if entry.parts else ""
+        return f"{entry.status}{parts}" if entry.status else "unreadable"
     if entry.kind == "history":
         return f"training: step {progress.tokens_done}"
     if not progress.tokens_total:
@@ -89,6 +93,7 @@ def _entry(entry: RunEntry) -> dict[str, Any]:
         "problem": entry.problem,
         "kind": entry.kind,
         "edits": entry.edits or None,
+        "parts": list(entry.parts),
     }
 
 
@@ -125,9 +130,10 @@ def info(run: str, store: str | None, as_json: bool) -> None:
         keeps = file.has_values or file.beyond is not None
         precision, worst = file.precision, dict(file.worst_error)
         concepts, notes, edits = file.concepts, file.notes, file.edits
+        parts = [_part(part, file.path) for part in file.attached]
     if as_json:
         stored = {"precision": precision if keeps else None, "worst_error": worst if keeps else None}
-        listed = {"sites": sites, "concepts": concepts, "notes": notes, "edits": edits or None}
+        listed = {"sites": sites, "concepts": concepts, "notes": notes, "edits": edits or None, "parts": parts}
         output.document({**columns, **counts, **told, **stored, **listed})
         return
     shown = {name: value for name, value in columns.items() if name != "settings" and value not in (None, "")}
@@ -144,10 +150,24 @@ def info(run: str, store: str | None, as_json: bool) -> None:
     for site in sites:
         activation = f", {site['activation']}" if site["activation"] else ""
         output.line(f"{'site ' + str(site['site']):<21} {site['layers']} layers, {site['neurons']} neurons{activation}")
+    for part in parts:
+        lost = "" if part["problem"] is None else f"  LOST: {part['problem']}"
+        output.line(f"{'values in':<21} {part['path']}  {part['tokens']} tokens  {size(part['bytes'])}{lost}")
     for note in notes:
         output.line(f"{'note':<21} {note}")
     settings = {name: value for name, value in dict(columns["settings"]).items() if name != "fingerprint"}
     output.line(f"{'settings':<21} {json.dumps(settings, ensure_ascii=False)}")
+
+
+def _part(part: "AttachedPart", run: Path) -> dict[str, Any]:
+    return {
+        "path": part.told,
+        "name": part.name,
+        "tokens": part.tokens,
+        "first_token": part.first_token,
+        "bytes": part.bytes,
+        "problem": part.problem(run),
+    }
 
 
 @click.command()
@@ -208,10 +228,13 @@ def delete(runs: tuple[str, ...], store: str | None, yes: bool, force: bool) -> 
             output.note(f"{path.stem} was not deleted")
             continue
         left: list[Path] = []
+        keeps = () if path.name.endswith(SUFFIX) else kept_elsewhere(path)
         if path.name.endswith(SUFFIX):
             delete_history(path)
         else:
             left = delete_run(path, force=force)
+        if keeps:
+            output.note(f"its values stay in {', '.join(keeps)}")
         output.note(f"deleted {path.name.removesuffix(SUFFIX).removesuffix(RUN_SUFFIX)} ({size(freed)})")
         if left:
             output.note(f"not deleted, as nfinspect did not write it: {', '.join(str(one) for one in left)}")

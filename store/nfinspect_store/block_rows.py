@@ -77,6 +77,28 @@ def block_rows(batch: pa.RecordBatch, layer: Layer, run_tokens: int) -> Iterator
         )
 
 
+def whole_blocks(tokens: tuple[int, int]) -> tuple[int, int]:
+    """The blocks that hold any of the tokens tokens[0] <= token_idx < tokens[1], as such a range of tokens."""
+    return tokens[0] // BLOCK * BLOCK, -(-tokens[1] // BLOCK) * BLOCK
+
+
+def moved(rows: BlockRows, before: int, tokens: tuple[int, int] | None) -> Iterator[BlockRows]:
+    """Rows of a part as those of the run, in which `before` tokens come before it: cut where a block of the run ends.
+
+    tokens: only what is in the blocks that hold any of these tokens of the run.
+    """
+    start, stop = whole_blocks(tokens) if tokens is not None else (0, rows.first + before + 2 * BLOCK)
+    first = rows.first + before
+    inside = BLOCK - first % BLOCK
+    pieces = [(first, slice(None))]
+    if rows.values.shape[1] > inside:
+        pieces = [(first, slice(None, inside)), (first + inside, slice(inside, None))]
+    for begins, piece in pieces:
+        if start <= begins < stop:
+            fired = None if rows.fired is None else np.ascontiguousarray(rows.fired[:, piece])
+            yield BlockRows(rows.neuron, begins, np.ascontiguousarray(rows.values[:, piece]), fired)
+
+
 def fired_rows(batch: pa.RecordBatch, layer: Layer, run_tokens: int) -> Iterator[FiredRows]:
     """The same of a batch with the columns neuron, block, first, last and fired."""
     fired = _fired_column(batch, layer)

@@ -125,7 +125,7 @@ def _entry(path: Path, cache: FactsCache) -> RunEntry:
     status = "interrupted" if facts.status == "capturing" else facts.status
     return RunEntry(
         path.stem, path, status, facts.model, facts.created_at, facts.tokens, _size(path), None, facts.problem,
-        edits=facts.edits,
+        edits=facts.edits, parts=facts.parts,
     )  # fmt: skip
 
 
@@ -195,8 +195,9 @@ def delete_run(path: Path, *, force: bool = False) -> list[Path]:
     """Delete a run with its companions and results; returns files named after it that stay, as nfinspect did not write
     them.
 
-    Raises RunBusy while its writer is alive, RunNotFound, NotARun, StorageFull. A file that cannot be read as a run is
-    deleted only with `force`: a mistyped path must not cost someone a file.
+    Raises RunBusy while its writer is alive, RunNotFound, NotARun, StorageFull; StoreError for a part in which another
+    run of the store keeps its values. A file that cannot be read as a run is deleted only with `force`: a mistyped path
+    must not cost someone a file.
     """
     if not path.is_file():
         raise RunNotFound(f"no run file at {path}")
@@ -206,6 +207,11 @@ def delete_run(path: Path, *, force: bool = False) -> list[Path]:
         facts = cache.facts(path)  # raises RunBusy if a process without a heartbeat is writing to it
     if facts.problem and not force:
         raise NotARun(f"{facts.problem} (--force deletes it all the same)")
+    if facts.is_part and (keeps := _keeping(path)):
+        raise StoreError(
+            f"{keeps} keeps its values in {path.stem}: delete {keeps} first, or make one file of it "
+            f"(nfinspect merge {keeps} {keeps})"
+        )
     try:
         path.unlink()
         for companion in companions(path):
@@ -218,6 +224,21 @@ def delete_run(path: Path, *, force: bool = False) -> list[Path]:
         return [*_beside(path), *([results] if results.exists() else [])]
     except OSError as error:
         raise StorageFull(f"cannot delete {path}: {error.strerror or error}") from error
+
+
+def kept_elsewhere(path: Path) -> tuple[str, ...]:
+    """The parts in which the run at `path` keeps its values, each a path from its folder. Raises RunBusy."""
+    with FactsCache(None) as cache:
+        return cache.facts(path).parts
+
+
+def _keeping(part: Path) -> str | None:
+    """The run beside a part that keeps its values in it."""
+    for entry in list_runs(part.parent):
+        folder = entry.path.resolve().parent
+        if any((folder / told).resolve() == part.resolve() for told in entry.parts):
+            return entry.name
+    return None
 
 
 def _size(path: Path) -> int:

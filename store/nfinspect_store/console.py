@@ -9,7 +9,7 @@ import contextlib
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,10 +17,12 @@ from typing import Self
 
 import duckdb
 
+from nfinspect_store.attached import AttachedPart, parts_in
 from nfinspect_store.connect import add_run, first_line, locked, query_message
 from nfinspect_store.errors import QueryError, RunBusy, StoreError
 from nfinspect_store.heartbeat import being_written
 from nfinspect_store.layout import SCRATCH
+from nfinspect_store.open_parts import attach_parts
 from nfinspect_store.query_place import place_of
 from nfinspect_store.query_result import Column, QueryResult
 from nfinspect_store.schema import EXPERTS, INTERNAL, PLANTED, PUBLIC, ROUTED, quoted
@@ -49,6 +51,9 @@ WHERE NOT c.internal ORDER BY c.database_name, c.table_name, c.column_index
 _EXPLAIN = re.compile(
     r"(?:\s|--[^\n]*\n|/\*.*?\*/)*EXPLAIN\b(?:\s*\bANALYZE\b)?(?:\s*\([^)]*\))?", re.IGNORECASE | re.DOTALL
 )
+
+PartsOfRun = tuple[Path, str, tuple[AttachedPart, ...]]
+"""A run that keeps its values in parts, the name under which it is attached, and its parts."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +84,40 @@ class Console:
             raise ValueError("a console needs at least one run")
         self._lock = threading.Lock()
         self._running: set[duckdb.DuckDBPyConnection] = set()
-        self._connection = locked([Path(path) for path in paths.values()], memory="50%")
-        try:
-            self.names = tuple(self._attach(name, Path(path)) for name, path in paths.items())
-        except BaseException:
-            self.close()
-            raise
+        self._lost: dict[str, str] = {}  # why a part that holds values cannot be read, by its name in SQL
+        files = {name: Path(path) for name, path in paths.items()}
+        self._open(files)
+        if parts := self._parts(files):
+            self._connection.close()  # it can reach no other file than those that it was made for
+            self._open(files, parts)
 
     @property
     def default(self) -> str:
         """The run whose tables are meant when a query names no run."""
         return self.names[0]
+
+    def _open(self, files: Mapping[str, Path], parts: Sequence[PartsOfRun] = ()) -> None:
+        reached = [part.path(run) for run, _, of_run in parts for part in of_run]
+        self._connection = locked([*files.values(), *reached], memory="50%")
+        try:
+            self.names = tuple(self._attach(name, path) for name, path in files.items())
+            for run, name, of_run in parts:
+                try:
+                    attach_parts(self._connection, run, name, of_run)
+                except StoreError as error:  # all but the values can be asked for
+                    self._lost |= {part.name: str(error) for part in of_run}
+        except BaseException:
+            self.close()
+            raise
+
+    def _parts(self, files: Mapping[str, Path]) -> list[PartsOfRun]:
+        try:
+            named = zip(files.values(), self.names, strict=True)
+            found = [(path, name, parts_in(self._connection, name)) for path, name in named]
+            return [(path, name, parts) for path, name, parts in found if parts]
+        except BaseException:
+            self.close()
+            raise
 
     def _attach(self, name: str, path: Path) -> str:
         if being_written(path):
@@ -200,7 +228,8 @@ class Console:
             if "nterrupt" in text:
                 reason = f"took longer than {timeout:g} s and was stopped" if late.is_set() else "was interrupted"
                 raise QueryError(f"the query {reason}") from error
-            raise QueryError(message_of(error)) from error
+            lost = next((reason for name, reason in self._lost.items() if name in text), None)
+            raise QueryError(lost or message_of(error)) from error
 
     def _only_statement(self, sql: str) -> str:
         with self._connection.cursor() as cursor:

@@ -31,7 +31,9 @@ READ_LAYERS = (
 )
 READ_SIZES = """
 SELECT (SELECT count(*) FROM tokens), (SELECT count(*) FROM prompts), (SELECT sum(neurons) FROM layers),
-       settings->>'keep', (SELECT count(*) FROM unrecorded), (SELECT count(*) FROM beyond) FROM run
+       settings->>'keep', (settings->'$.merged.attached') IS NOT NULL, (SELECT count(*) FROM unrecorded),
+       (SELECT count(*) FROM beyond)
+FROM run
 """
 OPTIONAL = "SELECT table_name FROM duckdb_tables() WHERE database_name = current_database()"
 READ_ROUTED = f"""
@@ -97,10 +99,10 @@ def _of_layers(rows: list[tuple[object, ...]]) -> str | None:
 
 
 def _of_sizes(connection: duckdb.DuckDBPyConnection, path: Path) -> str | None:
-    tokens, prompts, neurons, keep, unrecorded, beyond = connection.execute(READ_SIZES).fetchall()[0]
+    tokens, prompts, neurons, keep, attached, unrecorded, beyond = connection.execute(READ_SIZES).fetchall()[0]
     log = path.with_name(f"{path.name}.wal")
     size = path.stat().st_size + (log.stat().st_size if log.exists() else 0)
-    values = 0 if keep == "stats" else tokens * neurons
+    values = 0 if keep == "stats" or attached else tokens * neurons
     if values > VALUES_PER_BYTE * size and {EXPERTS, ROUTED} <= {x[0] for x in connection.execute(OPTIONAL).fetchall()}:
         others, routed = connection.execute(READ_ROUTED).fetchall()[0]
         values = tokens * others + routed

@@ -10,6 +10,7 @@ NfinspectError
 │   ├── SchemaTooOld     written by an older nfinspect, and not migrated
 │   ├── BadName          a run name that cannot be a file name
 │   ├── CannotMerge      runs that are not the parts of one capture
+│   ├── PartLost         a part that holds values of a run is missing, or is another than it was
 │   └── StorageFull      the disk is full, or the store cannot be written
 ├── NotInstalled         an optional package is needed and not installed
 ├── QueryError           SQL that is refused, or that DuckDB cannot run
@@ -61,6 +62,10 @@ class BadName(StoreError):
 
 class CannotMerge(StoreError):
     """Runs that are not the parts of one capture, or not all of them."""
+
+
+class PartLost(StoreError):
+    """A part that holds values of a run is missing, unreadable, or another than it was."""
 
 
 class StorageFull(StoreError):

@@ -85,6 +85,8 @@ def export_run(
                 for layer in run.layers:
                     _beyond_to_parquet(run, layer, directory / f"activations-{layer.site}-L{layer.layer}.parquet")
             if activations and run.has_values:
+                if run.attached:
+                    tell(f"{run.name} keeps its values in {len(run.attached)} parts: they are read there")
                 for layer in run.layers:
                     stem = f"activations-{layer.site}-L{layer.layer}"
                     tell(f"{stem}: {run.tokens} tokens, {layer.neurons} neurons")

@@ -6,6 +6,7 @@ uses (statistics.py), in the order of the prompts, so that they agree up to the 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,20 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nfinspect_store.atomic import replaced
+from nfinspect_store.attached import contents_digest
 from nfinspect_store.digests import VALUES, Digest, read_digests, values_digest
-from nfinspect_store.errors import NotARun
+from nfinspect_store.errors import CannotMerge, NotARun
 from nfinspect_store.examples import KEPT, drawn, places
 from nfinspect_store.histogram import BINS
 from nfinspect_store.mamba_delta import DeltaMoments, read_mamba_delta
-from nfinspect_store.parts import Part
+from nfinspect_store.open_parts import runs_together
+from nfinspect_store.part_settings import prompts_digest
+from nfinspect_store.parts import Part, prompts_of
 from nfinspect_store.reader import RunFile
 from nfinspect_store.schema import BLOCK, quoted
 from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics
+from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer, RunInfo, utc_now
 from nfinspect_store.verify import caught, check_digests
 from nfinspect_store.writer import Derive, RunWriter
@@ -57,6 +62,31 @@ Told = Callable[[int], None]
 """Is told how many tokens of the whole have been copied."""
 
 
+def check_parts(parts: Sequence[Part], *, whole: bool) -> list[str]:
+    """Read every table of the parts but the values, once; returns the digest of the contents of each.
+
+    parts: in order, none twice. whole: they hold every prompt of the capture, which must be those that it planned.
+    Raises NotARun for a part that holds other rows than were written, CannotMerge for other prompts.
+    """
+    contents: list[str] = []
+
+    def prompts() -> Iterator[tuple[str, str, tuple[int, ...]]]:
+        for part in parts:
+            with RunFile.open(part.path, streaming_memory=READ_MEMORY) as run:
+                if problems := caught("digests", check_digests, run):
+                    raise _damaged(run, problems[0])
+                contents.append(contents_digest(run.cursor()))
+                if whole:
+                    yield from prompts_of(run)
+
+    if prompts_digest(prompts()) != parts[0].settings.get("prompts_sha256") and whole:
+        raise CannotMerge(
+            f"the prompts of the parts of {parts[0].name} are not those that were planned: a part was changed "
+            "(nfinspect verify says more)"
+        )
+    return contents
+
+
 def write_merged(
     path: Path,
     info: RunInfo,
@@ -66,19 +96,17 @@ def write_merged(
     writers: int = 1,
     told: Told = lambda tokens: None,
 ) -> None:
-    """Write the run at `path`, replacing any that is there once it is complete. parts: in order, none twice.
+    """Write the run at `path`, replacing any that is there once it is complete. parts: in order, none twice, as
+    `check_parts` has found them. A run whose settings say that it is attached to them leaves the values there.
 
     Takes the memory of a capture of the same model, however long the parts are. Raises StorageFull, NotARun for a part
-    that is damaged, or holds other rows or values than were written (digests.py).
+    whose values are not those that were written (digests.py).
     """
-    for part in parts:
-        with RunFile.open(part.path, streaming_memory=READ_MEMORY) as run:
-            if problems := caught("digests", check_digests, run):
-                raise _damaged(run, problems[0])
-    with replaced(path) as new:
+    with replaced(path) as new, ExitStack() as opened:
         writer = RunWriter.create(new, info, parts[0].layers, writers=writers)
         try:
-            merged = _Merged(parts[0].layers, info.seed, apart=not writer.keeps_values)
+            tables = writer.tables()
+            merged = _Merged(parts[0].layers, info.seed, apart=not tables.has_values)
             for part, at in zip(parts, _starts(parts), strict=True):
                 with RunFile.open(part.path, streaming_memory=READ_MEMORY) as run:
                     if writer.keeps_values:
@@ -89,11 +117,23 @@ def write_merged(
                 prompts=sum(part.stop - part.first for part in parts),
                 tokens=sum(part.tokens for part in parts),
             )
+            if tables.attached:
+                derive = _with_values(derive, parts, opened)
             writer.commit(merged.snapshots(), derive, {"status": "complete", "finished_at": utc_now()})
         except BaseException:
             writer.discard()
             raise
         writer.close()
+
+
+def _with_values(derive: Derive, parts: Sequence[Part], opened: ExitStack) -> Derive:
+    """As `derive`, for a run whose values are in these parts; they are open until `opened` is closed."""
+    paths = {f"part {number}": part.path for number, part in enumerate(parts)}
+    together = opened.enter_context(runs_together(paths, memory=READ_MEMORY))
+    holders = [
+        (RunTables(together, catalog=name), tokens) for name, (_, tokens) in zip(paths, _starts(parts), strict=True)
+    ]
+    return lambda tables: derive(tables.with_values_of(holders))
 
 
 def _starts(parts: Sequence[Part]) -> list[tuple[int, int]]:

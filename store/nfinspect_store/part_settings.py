@@ -10,7 +10,8 @@ SHARD = "shard"
 """Of a part's settings: part, of, first_prompt, prompts, all_prompts, precision, plan."""
 
 MERGED = "merged"
-"""Of a merged run's settings: plan, parts (names), missing ([first, after the last] of prompts)."""
+"""Of a merged run's settings: plan, parts (names), missing ([first, after the last] of prompts), all_prompts; of one
+whose values stay in its parts also attached (attached.py), and the precision that the whole would have."""
 
 NOT_OF_THE_PLAN = frozenset(
     {

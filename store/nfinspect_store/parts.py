@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nfinspect_store.attached import ATTACHED, AttachedPart
 from nfinspect_store.errors import CannotMerge, NotARun
 from nfinspect_store.part_settings import MERGED, NOT_OF_THE_PLAN, SHARD, is_number
 from nfinspect_store.precision import BYTES
@@ -90,6 +91,7 @@ class Part:
 class MergedRun:
     """A run that was merged from parts, as its file says. It lacks the prompts in `missing`, each range [start, stop),
     of the `every` prompts of the whole.
+    attached: the parts that hold its values, if it does not hold them itself.
     """
 
     path: Path
@@ -97,6 +99,7 @@ class MergedRun:
     layers: tuple[Layer, ...]
     every: int
     missing: tuple[tuple[int, int], ...]
+    attached: tuple[AttachedPart, ...] = ()
 
     @classmethod
     def of_run(cls, run: RunFile) -> "MergedRun | None":
@@ -111,7 +114,7 @@ class MergedRun:
                 f"{run.path} is damaged: it was merged from parts, and does not say which of its capture's prompts "
                 "it holds (nfinspect verify says more)"
             )
-        return cls(run.path, _info(run), run.layers, every, missing)
+        return cls(run.path, _info(run), run.layers, every, missing, run.attached)
 
     @property
     def name(self) -> str:
@@ -120,7 +123,8 @@ class MergedRun:
     @property
     def settings(self) -> dict[str, Any]:
         """As those of a Part."""
-        return {name: value for name, value in self.info.settings.items() if name not in NOT_OF_THE_PLAN}
+        there = {name: value for name, value in self.info.settings.items() if name not in NOT_OF_THE_PLAN}
+        return there | {"precision": self.info.settings[MERGED].get("precision", there.get("precision"))}
 
     @property
     def plan(self) -> str:
@@ -253,15 +257,22 @@ def prompts_of(run: RunFile) -> Iterator[tuple[str, str, tuple[int, ...]]]:
             yield concept, text, tuple(ids)
 
 
-def merged_settings(parts: Sequence[Part], missing: Sequence[tuple[int, int]]) -> Mapping[str, Any]:
-    """Those of the run that the parts make up."""
+def merged_settings(
+    parts: Sequence[Part], missing: Sequence[tuple[int, int]], attached: Sequence[Mapping[str, Any]] = ()
+) -> Mapping[str, Any]:
+    """Those of the run that the parts make up. attached: what it says of the parts that keep its values (attached.py):
+    as float32, while the whole would have the precision of the plan.
+    """
     one = parts[0].info.settings
     of_part = (SHARD, "worst_error", "command", "directory")
     whole = {name: value for name, value in one.items() if name not in of_part}
-    told = {
+    told: dict[str, Any] = {
         "plan": parts[0].plan,
         "parts": [part.name for part in parts],
         "missing": [list(gap) for gap in missing],
         "all_prompts": parts[0].every,
     }
-    return {**whole, "precision": parts[0].settings["precision"], MERGED: told}
+    planned = parts[0].settings["precision"]
+    if attached:
+        told |= {ATTACHED: list(attached), "precision": planned}
+    return {**whole, "precision": one["precision"] if attached else planned, MERGED: told}

@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,7 +13,9 @@ import duckdb
 from nfinspect_store.addresses import Address
 from nfinspect_store.connect import CATALOG, FILE_HEADERS, attach, query_errors, translated
 from nfinspect_store.contents import check_contents
-from nfinspect_store.errors import NotARun, StoreError
+from nfinspect_store.errors import NotARun, PartLost, QueryError, StoreError
+from nfinspect_store.open_parts import with_parts
+from nfinspect_store.run_values import RunValues
 from nfinspect_store.tables import RunTables
 
 STREAMING_MEMORY = "1GB"
@@ -32,6 +35,8 @@ class RunFile(RunTables):
         super().__init__(connection, streaming=streaming)
         self.path = path
         self._second: duckdb.DuckDBPyConnection | None = None
+        self._whole: duckdb.DuckDBPyConnection | None = None  # the run with its parts
+        self._second_whole: duckdb.DuckDBPyConnection | None = None
         self._streaming_memory = STREAMING_MEMORY
         self._lock = threading.Lock()
 
@@ -60,8 +65,55 @@ class RunFile(RunTables):
 
     def sql(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] | None = None) -> duckdb.DuckDBPyConnection:
         """The result of a statement, to be fetched as rows, numpy, Arrow or pandas. Raises QueryError."""
-        with query_errors():
-            return self.cursor().execute(query, parameters)
+        cursor, lost = self.cursor(), None
+        if self.attached:
+            try:
+                cursor = self._with_parts().cursor()
+                cursor.execute(f"USE {CATALOG}")
+            except PartLost as error:  # all but the values can be asked for
+                lost = error
+        try:
+            with query_errors():
+                return cursor.execute(query, parameters)
+        except QueryError as error:
+            if lost is not None and any(part.name in str(error) for part in self.attached):
+                raise QueryError(str(lost)) from error
+            raise
+
+    def check_parts(self) -> None:
+        """Raises PartLost for a run whose values are in parts, if one of them cannot be read or was changed."""
+        if self.attached:
+            self._with_parts()
+
+    def _holders(self) -> Sequence[tuple[RunValues, int]]:
+        if not self.attached:
+            return super()._holders()
+        self.check_parts()
+        return self._parts
+
+    @cached_property
+    def _parts(self) -> tuple[tuple[RunTables, int], ...]:
+        connection = self._with_parts()
+        streaming = self._streaming_parts if sum(part.bytes for part in self.attached) > SMALL else None
+        return tuple(
+            (RunTables(connection, catalog=part.name, streaming=streaming), part.first_token) for part in self.attached
+        )
+
+    def _with_parts(self) -> duckdb.DuckDBPyConnection:
+        """To the run with its parts, opened on first use: whoever asks for no values does without them."""
+        parts = self.attached
+        if sum(part.tokens for part in parts) != self.tokens or any(layer.experts for layer in self.layers):
+            raise NotARun(f"{self.path} is damaged: its parts cannot hold the values of its neurons and tokens")
+        with self._lock:
+            if self._whole is None:
+                self._whole = with_parts(self.path, parts)
+            return self._whole
+
+    def _streaming_parts(self) -> duckdb.DuckDBPyConnection:
+        with self._lock:
+            if self._second_whole is None:
+                self._second_whole = with_parts(self.path, self.attached, memory=self._streaming_memory)
+            return self._second_whole
 
     def require_tokens(self) -> None:
         """Raises StoreError for a run whose capture was cut short before anything was recorded."""
@@ -96,8 +148,9 @@ class RunFile(RunTables):
     def close(self) -> None:
         self._connection.close()
         with self._lock:
-            if self._second is not None:
-                self._second.close()
+            for other in (self._second, self._whole, self._second_whole):
+                if other is not None:
+                    other.close()
 
     def __enter__(self) -> Self:
         return self

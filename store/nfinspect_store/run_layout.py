@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from nfinspect_store import precision
 from nfinspect_store.addresses import Address, parse_address
+from nfinspect_store.attached import AttachedPart, attached_parts
 from nfinspect_store.connect import CATALOG
 from nfinspect_store.edits import edits_text
 from nfinspect_store.errors import NotARun, RequestError
 from nfinspect_store.part_settings import part_notes
-from nfinspect_store.schema import EXPERTS, ROUTED
+from nfinspect_store.schema import EXPERTS, ROUTED, quoted
 from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.statements import listened
 from nfinspect_store.types import PRECISIONS, Layer, NeuronIndex, Precision, RunInfo
@@ -40,6 +41,7 @@ class RunLayout:
     hide_values: behave as a run that kept only statistics.
     streaming: returns another connection to the run, with a low memory limit, for values that are read once.
     at_hand: what the caller has just written, by layer_id: its statistics and histograms are not read back.
+    catalog: under which the run is attached.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class RunLayout:
         hide_values: bool = False,
         streaming: Callable[[], duckdb.DuckDBPyConnection] | None = None,
         at_hand: Mapping[int, LayerSnapshot] | None = None,
+        catalog: str = CATALOG,
     ) -> None:
         self._connection = connection
+        self._catalog = catalog
         self._in_transaction = in_transaction
         self._hide_values = hide_values
         self._streaming = streaming
@@ -60,7 +64,7 @@ class RunLayout:
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A new connection to the same run for the caller's thread: `FROM neurons` finds the run's table."""
-        return listened(self._connection if self._in_transaction else _cursor(self._connection))
+        return listened(self._connection if self._in_transaction else _cursor(self._connection, self._catalog))
 
     def _arrow(self, query: str, parameters: Mapping[str, object]) -> pa.Table:
         # A relation streams into Arrow; the result of execute() would be copied again.
@@ -69,7 +73,7 @@ class RunLayout:
     def streamed(self, query: str, parameters: Mapping[str, object], rows: int) -> Iterator[pa.RecordBatch]:
         """The result of a query over values, `rows` at a time, without keeping in memory what was yielded."""
         # Without `streaming`: a writer's memory limit is low anyway.
-        cursor = self.cursor() if self._streaming is None else listened(_cursor(self._streaming()))
+        cursor = self.cursor() if self._streaming is None else listened(_cursor(self._streaming(), self._catalog))
         yield from cursor.sql(query, params=dict(parameters)).to_arrow_reader(rows)
 
     # What the run is
@@ -158,7 +162,8 @@ class RunLayout:
         """What the run keeps of its values, after "it keeps" or "this run holds"."""
         if self.beyond is not None:
             return f"only the values beyond each neuron's p{self.beyond:f} (--where {self.where})"
-        return "every value" if self.has_values else "statistics only (--keep stats)"
+        parts = f", in the {len(self.attached)} parts that it is attached to" if self.attached else ""
+        return f"every value{parts}" if self.has_values else "statistics only (--keep stats)"
 
     @property
     def rounds_values(self) -> bool:
@@ -247,6 +252,11 @@ class RunLayout:
         return not self._hide_values and self.info.settings.get("keep", "all") == "all" and self.beyond is None
 
     @cached_property
+    def attached(self) -> tuple[AttachedPart, ...]:
+        """The parts that hold the run's values, in order; empty for a run that holds them itself. Raises NotARun."""
+        return attached_parts(self.info.settings)
+
+    @cached_property
     def has_generated(self) -> bool:
         return bool(self._one("SELECT count(*) > 0 FROM tokens WHERE generated"))
 
@@ -306,7 +316,7 @@ class RunLayout:
         return {"low": layers[0].layer_id, "high": layers[-1].layer_id}
 
 
-def _cursor(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+def _cursor(connection: duckdb.DuckDBPyConnection, catalog: str) -> duckdb.DuckDBPyConnection:
     cursor = connection.cursor()
-    cursor.execute(f"USE {CATALOG}")  # a cursor starts with the in-memory catalog
+    cursor.execute(f"USE {quoted(catalog)}")  # a cursor starts with the in-memory catalog
     return cursor

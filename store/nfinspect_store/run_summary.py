@@ -9,15 +9,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from nfinspect_store.attached import attached_parts
 from nfinspect_store.edits import UNREADABLE, edits_text
 from nfinspect_store.errors import NfinspectError, NotARun, RunBusy
+from nfinspect_store.part_settings import SHARD
 from nfinspect_store.small_files import is_utf8, read_small
 
 if TYPE_CHECKING:
     import duckdb
 
 CACHE_NAME = ".nfinspect-runs.json"
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 
 READ_FACTS = """
 SELECT status, model, created_at, settings, (SELECT count(*) FROM run_file.main.tokens) FROM run_file.main.run
@@ -34,6 +36,8 @@ class Facts:
     tokens: int | None
     problem: str | None
     edits: str = ""  # of the model, in one line
+    is_part: bool = False  # of a capture
+    parts: tuple[str, ...] = ()  # in which its values are, each a path from its folder
 
 
 class FactsCache:
@@ -87,7 +91,10 @@ class FactsCache:
         if not isinstance(created_at, dt.datetime) or created_at.year >= dt.MAXYEAR:  # 'infinity', or before year 1
             problem = f"{path} is not a run, or is damaged: its time of creation is missing or impossible"
             return Facts("", "", None, None, problem)
-        return Facts(status or "", model or "", created_at, tokens, None, _edits(settings))
+        told = _settings(settings)
+        edits = UNREADABLE if told is None else edits_text(told)
+        parts = tuple(part.told for part in attached_parts(told or {}))
+        return Facts(status or "", model or "", created_at, tokens, None, edits, SHARD in (told or {}), parts)
 
     def _row(self, path: Path) -> tuple[Any, ...]:
         """READ_FACTS of a file. One in-memory instance attaches runs in turn: one each would cost ten times as much."""
@@ -129,12 +136,12 @@ class FactsCache:
             return {}
 
 
-def _edits(settings: object) -> str:
+def _settings(text: object) -> dict[str, Any] | None:
     try:
-        found = json.loads(str(settings or "{}"))
+        found = json.loads(str(text or "{}"))
     except (ValueError, RecursionError):
-        return UNREADABLE
-    return edits_text(found) if isinstance(found, dict) else UNREADABLE
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _to_json(facts: Facts) -> dict[str, Any]:
@@ -143,12 +150,13 @@ def _to_json(facts: Facts) -> dict[str, Any]:
 
 def _from_json(stored: dict[str, Any]) -> Facts:
     """Raises KeyError, TypeError or ValueError for what we never write: the store may be a stranger's."""
-    status, model, created, tokens, edits = (
-        stored[name] for name in ("status", "model", "created_at", "tokens", "edits")
-    )
-    if not all(isinstance(text, str) for text in (status, model, edits)) or type(tokens) is not int:
+    names = ("status", "model", "created_at", "tokens", "edits", "is_part", "parts")
+    status, model, created, tokens, edits, is_part, parts = (stored[name] for name in names)
+    texts = (status, model, edits, *parts)
+    if not all(isinstance(text, str) for text in texts) or type(tokens) is not int or type(is_part) is not bool:
         raise TypeError("expected the facts of a run")
-    facts = Facts(status, model, dt.datetime.fromisoformat(created) if created else None, tokens, None, edits)
+    at = dt.datetime.fromisoformat(created) if created else None
+    facts = Facts(status, model, at, tokens, None, edits, is_part, tuple(parts))
     if facts.created_at is not None and facts.created_at.tzinfo is not None:
         raise ValueError("a time with a zone")
     return facts

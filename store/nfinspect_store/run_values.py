@@ -8,7 +8,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nfinspect_store.addresses import Address
-from nfinspect_store.block_rows import BlockRows, FiredRows, block_rows, decoded_blobs, fired_rows
+from nfinspect_store.block_rows import (
+    BlockRows,
+    FiredRows,
+    block_rows,
+    decoded_blobs,
+    fired_rows,
+    moved,
+    whole_blocks,
+)
 from nfinspect_store.errors import RequestError, StoreError
 from nfinspect_store.routes import (
     COUNT_ROUTES,
@@ -54,6 +62,7 @@ class RunValues(RunLayout):
     """The values of a run."""
 
     _routes: Routes | None = None  # of the layer that they were last asked of
+    _elsewhere: Sequence[tuple["RunValues", int]] = ()  # see _holders
 
     def activations(self, site: str | None, layer: int) -> NDArray[np.float32]:
         """Every value of a layer: float32[tokens, neurons]; NaN for a neuron of an expert on tokens that were not
@@ -89,7 +98,8 @@ class RunValues(RunLayout):
                 """
         parameters = {"layer": found.layer_id, "neuron": neuron}
         if not found.experts:
-            return self._stored_values(query, parameters, self.tokens)
+            parts = [held._stored_values(query, parameters, held.tokens) for held, _ in self._holders()]
+            return parts[0] if len(parts) == 1 else np.concatenate(parts)
         expert = neuron // found.width
         route = self.routes(found, [expert]).tokens[expert]
         values = np.full(self.tokens, np.nan, np.float32)
@@ -160,9 +170,11 @@ class RunValues(RunLayout):
         """
         fired = fired and layer.fires == "gate"
         columns = '"values", scale, fired' if fired else '"values", scale'
-        of_run = self.tokens  # read now: in a transaction no other query may run while rows stream
-        for batch in self._block_batches(layer, columns, neurons, tokens, windows):
-            yield from block_rows(batch, layer, of_run)
+        for held, before, within in self._asked(tokens):
+            of_run = held.tokens  # read now: in a transaction no other query may run while rows stream
+            for batch in held._block_batches(layer, columns, neurons, within, windows):
+                for rows in block_rows(batch, layer, of_run):
+                    yield from moved(rows, before, tokens) if held is not self else (rows,)
 
     def gates(self, layer: Layer, neurons: range) -> Iterator[FiredRows]:
         """On which tokens consecutive neurons of a layer that fires by its gate fired, as it is stored, in no order.
@@ -172,9 +184,29 @@ class RunValues(RunLayout):
         if layer.experts:
             self._need_values()
             raise absent_values(layer)
-        of_run = self.tokens
-        for batch in self._block_batches(layer, "fired", neurons, None):
-            yield from fired_rows(batch, layer, of_run)
+        for held, before, _ in self._asked(None):
+            of_run = held.tokens
+            for batch in held._block_batches(layer, "fired", neurons, None):
+                for rows in fired_rows(batch, layer, of_run):
+                    yield replace(rows, first=rows.first + before)
+
+    def _holders(self) -> Sequence[tuple["RunValues", int]]:
+        """The runs that hold this one's values, in order, and how many of its tokens are before theirs. Runs of
+        mixtures of experts hold their own.
+        """
+        return self._elsewhere or ((self, 0),)
+
+    def _asked(self, tokens: tuple[int, int] | None) -> Iterator[tuple["RunValues", int, tuple[int, int] | None]]:
+        """Those of the holders that hold any token of the blocks asked for; and which of their own tokens these are."""
+        self._need_values()
+        for held, before in self._holders():
+            if tokens is None or held is self:
+                yield held, before, tokens
+                continue
+            start, stop = whole_blocks(tokens)
+            low, high = max(start - before, 0), min(stop - before, held.tokens)
+            if low < high:
+                yield held, before, (low, high)
 
     def _block_batches(
         self,
@@ -210,7 +242,8 @@ class RunValues(RunLayout):
         self._need_values()
         if not 0 <= token_idx < self.tokens:
             raise RequestError(f"no token {token_idx} in this run: it holds tokens 0-{self.tokens - 1}")
-        block, slot = divmod(token_idx, BLOCK)
+        held, before = next(one for one in reversed(self._holders()) if one[1] <= token_idx)
+        block, slot = divmod(token_idx - before, BLOCK)
         whole = [layer for layer in layers if not layer.experts]
         mixtures = [layer.layer_id for layer in layers if layer.experts]
         query = f"""{AT_PLACE}
@@ -221,7 +254,7 @@ class RunValues(RunLayout):
         parameters: dict[str, object] = {"slot": slot, "block": block, **self._id_range(layers)}
         if mixtures:
             parameters["mixtures"] = mixtures
-        found = self._stored_values(query, parameters, sum(layer.neurons for layer in whole))
+        found = held._stored_values(query, parameters, sum(layer.neurons for layer in whole))
         if not mixtures:
             return found
         parts = iter(np.split(found, np.cumsum([layer.neurons for layer in whole])))

@@ -43,7 +43,11 @@ JOIN routed r ON r.site = l.site AND r.layer = l.layer AND r.expert = b.neuron /
     AND (r.place // {BLOCK})::INTEGER = b.block AND (r.place & {BLOCK - 1}) BETWEEN b."first" AND b."last"
 """
 
-TABLES = f"""
+
+def run_tables(*, gates: bool = True) -> str:
+    """SQL that makes the empty tables and the view of a run. gates: whether any of its layers fires by a gate."""
+    fired = "BLOB USING COMPRESSION uncompressed" if gates else "BLOB"
+    return f"""
 CREATE TABLE run (
     run_id VARCHAR, name VARCHAR, kind VARCHAR, model VARCHAR, model_type VARCHAR, dtype VARCHAR, device VARCHAR,
     seed BIGINT, created_at TIMESTAMP, finished_at TIMESTAMP, status VARCHAR, nfinspect_version VARCHAR,
@@ -73,10 +77,10 @@ CREATE TABLE unrecorded (
 -- precision.py. SQL reads them as bit strings; float32: ("values"[4*i+1 : 4*i+4])::BIT::FLOAT.
 -- fired: a bit per token, the first in the lowest bit of the first byte; NULL where the values themselves say it.
 -- Nothing compresses these bits, and DuckDB would try (docs/decisions/0014). Where no layer fires by its gate
--- (`run_tables`), it may: NULLs take no room then.
+-- (`gates`), it may: NULLs take no room then.
 CREATE TABLE blocks (
     layer_id SMALLINT, neuron INTEGER, block INTEGER, "first" UTINYINT, "last" UTINYINT,
-    "values" BLOB USING COMPRESSION uncompressed, fired BLOB USING COMPRESSION uncompressed, scale FLOAT);
+    "values" BLOB USING COMPRESSION uncompressed, fired {fired}, scale FLOAT);
 
 -- The values that `--where beyond=pX` chose, in a run that keeps no others; in a segment by layer, neuron and token.
 CREATE TABLE beyond (layer_id SMALLINT, neuron INTEGER, token_idx BIGINT, value FLOAT);
@@ -125,6 +129,10 @@ CREATE TABLE digests (part VARCHAR, "rows" BIGINT, digest UBIGINT);
 
 CREATE VIEW activations AS {OF_TOKENS} UNION ALL {OF_BEYOND};
 """
+
+
+TABLES = run_tables()
+"""Of a run in which a layer fires by its gate. Those of others differ in how a column is compressed."""
 
 PUBLIC = ("run", "layers", "prompts", "tokens", "unrecorded", "activations", "neurons", "layer_health")
 
@@ -180,8 +188,3 @@ INTERNAL = (
 def quoted(identifier: str) -> str:
     """An identifier as SQL text; the only place where one is quoted."""
     return '"' + identifier.replace('"', '""') + '"'
-
-
-def run_tables(*, gates: bool) -> str:
-    """SQL that makes the empty tables and the view of a run. gates: whether any of its layers fires by a gate."""
-    return TABLES if gates else TABLES.replace("fired BLOB USING COMPRESSION uncompressed", "fired BLOB")

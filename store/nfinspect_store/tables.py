@@ -68,12 +68,22 @@ class RunTables(RunValues):
 
     def without_values(self) -> "RunTables":
         """The same run, read as if it had kept only statistics."""
+        return self._again(hide_values=True)
+
+    def with_values_of(self, holders: Sequence[tuple[RunValues, int]]) -> "RunTables":
+        """The same run, whose values are those of other runs. holders: as `_holders` returns them."""
+        found = self._again(hide_values=self._hide_values)
+        found._elsewhere = holders
+        return found
+
+    def _again(self, *, hide_values: bool) -> "RunTables":
         return RunTables(
             self._connection,
             in_transaction=self._in_transaction,
-            hide_values=True,
+            hide_values=hide_values,
             streaming=self._streaming,
             at_hand=self._at_hand,
+            catalog=self._catalog,
         )
 
     # Statistics

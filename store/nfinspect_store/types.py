@@ -204,3 +204,4 @@ class RunEntry:
     problem: str | None = None  # why the file cannot be read as a run, in one line
     kind: str = "run"  # run | history (of a training that is watched)
     edits: str = ""  # of the model that it was captured with, in one line
+    parts: tuple[str, ...] = ()  # in which its values are, each a path from the folder of the run

@@ -128,11 +128,26 @@ def _checks(run: RunFile) -> tuple[tuple[str, Check], ...]:
         ("beyond: of a neuron and a token of the run, none twice, and no more than the histograms count", check_beyond),
         ("mamba_delta: it counts every token past position 0", check_mamba_delta),
         ("digests: every row of every table but the blocks, as it was written", check_digests),
+        *(((_OF_PARTS, check_parts),) if run.attached else ()),
         ("neurons and layer_health: every neuron has a class, and the classes add up", check_derived),
     )
 
 
 ROUTED_WHAT = "routed: the tokens of every expert in order, each once, as many as its neurons count"
+_OF_PARTS = "parts: each there as it was attached, and sound by itself; its values as they were written"
+
+
+def check_parts(run: RunFile) -> list[str]:
+    """Whether the parts that hold a run's values are there, unchanged, and sound."""
+    try:
+        run.check_parts()
+    except NfinspectError as error:
+        return [f"parts: {error}"]
+    return [
+        f"parts: {part.told}: {problem}"
+        for part in run.attached
+        for problem in verify_run(part.path(run.path)).problems
+    ]
 
 
 def _of_statistics(run: RunFile) -> str:

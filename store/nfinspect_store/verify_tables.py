@@ -221,7 +221,7 @@ def check_examples(run: RunFile) -> list[str]:
     problems = [f"examples: {outside[0]} name tokens that the run does not hold"] if outside and outside[0] else []
     if run.has_values:
         mixtures = [layer for layer in run.layers if layer.experts]
-        found = run.cursor().execute(EXAMPLES, {"experts": [layer.layer_id for layer in mixtures]}).fetchall()
+        found = run.sql(EXAMPLES, {"experts": [layer.layer_id for layer in mixtures]}).fetchall()
         for one in mixtures:
             of = {"site": one.site, "number": one.layer, "layer": one.layer_id, "width": one.width}
             of["error"] = run.worst_error.get(one.site, 0.0)  # examples are of the values as computed

@@ -20,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from nfinspect_store.atomic import clean_leftovers, remove, replaced
+from nfinspect_store.attached import attached_parts, define_view
 from nfinspect_store.background_flush import BackgroundFlush
 from nfinspect_store.blocks import BlockStream
 from nfinspect_store.connect import (
@@ -98,7 +99,7 @@ class RunWriter:
         self._writers = writers
         self._connection = connection
         self.layers = tables.layers
-        self.keeps_values = tables.has_values
+        self.keeps_values = tables.has_values and not tables.attached
         self.beyond = tables.beyond
         self._beyond_rows = tables.beyond_rows
         self.tokens = tables.tokens
@@ -109,7 +110,7 @@ class RunWriter:
         self._beginning = threading.Lock()
         self._rounds = tables.rounds_values
         self._worst = dict(tables.worst_error)
-        self._buffers = UnfinishedBlocks(tables)
+        self._buffers = UnfinishedBlocks(tables if self.keeps_values else tables.without_values())
         self._replaced = self._buffers.replaced()
         # Of the values in rows that stay.
         self._values_before = self._digests.get(VALUES, Digest()) - self._buffers.digest
@@ -170,6 +171,8 @@ class RunWriter:
                     digests[ROUTED] = Digest()
             write_digests(connection, digests)
             connection.execute("COMMIT")
+            if parts := attached_parts(info.settings):
+                define_view(connection, parts)
 
     @staticmethod
     def refuse_existing(path: Path) -> NoReturn:

@@ -4,9 +4,11 @@ The values are slices of one matrix drawn beforehand, so that making them takes 
 for each batch and layer, and no two blocks are equal before a million tokens.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,10 +90,11 @@ def record(
     keep: Keep = "all",
     precision: Precision = "float32",
     writers: int = 1,
+    settings: Mapping[str, Any] = MappingProxyType({}),
     after: Callable[[Recorder], object] = lambda recorder: None,
 ) -> int:
     """Write a whole run, and return its tokens. after: called after each batch."""
-    info = replace(array_info(path.stem, 0), settings={"keep": keep, "precision": precision})
+    info = replace(array_info(path.stem, 0), settings={**settings, "keep": keep, "precision": precision})
     writer = RunWriter.create(path, info, source.layers, writers=writers)
     with Heartbeat(path):
         recorder = Recorder(writer, 0, torch.device("cpu"), writers=writers)

@@ -9,7 +9,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,8 +121,8 @@ async def visited(app: Driven, step: Step, run: str) -> tuple[float, float]:
     return await painted(app, step.key)
 
 
-async def visit(store: Path, run: str, other: str | None, rounds: int) -> list[Seen]:
-    """Every pane of the run, several times."""
+async def visit(store: Path, run: str, chosen: Sequence[Step], rounds: int) -> list[Seen]:
+    """The chosen panes of the run, several times each."""
     app = Painting(Engine(store), None)
     found = []
     async with app.run_test(size=LARGE) as pilot:
@@ -133,7 +133,7 @@ async def visit(store: Path, run: str, other: str | None, rounds: int) -> list[S
         if run not in app.sessions:
             raise StoreError(f"expected {run} to open, found: {driven.status}")
         found.append(Seen("the run, its layers", (opened,), driven.crumbs, driven.status))
-        for step in steps(other):
+        for step in chosen:
             times = tuple([await visited(driven, step, run) for _ in range(rounds)])
             found.append(Seen(step.name, times, driven.crumbs, driven.status))
         app.exit(0)
@@ -160,7 +160,7 @@ def timed(store: Path, run: str, other: str | None, rounds: int) -> str:
     """The table of all panes."""
     rows = []
     with own_home():
-        all_seen = asyncio.run(visit(store, run, other, rounds))
+        all_seen = asyncio.run(visit(store, run, steps(other), rounds))
     for seen in all_seen:
         passed, used = zip(*seen.times, strict=True)
         again = passed[1:]

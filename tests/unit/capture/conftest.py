@@ -12,6 +12,7 @@ for folder in (HERE, HERE.parent / "models"):
         sys.path.insert(0, str(folder))
 
 from families import FAMILIES  # noqa: E402  (its folder has just been put on the path)
+from whole_and_parts import loaded, prompts, request_  # noqa: E402, F401  (fixtures)
 from words import word_tokenizer  # noqa: E402
 
 

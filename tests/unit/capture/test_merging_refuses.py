@@ -20,7 +20,7 @@ from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.session import load
 from nfinspect.models import LoadedModel
 from nfinspect_store.digests import renew_digests
-from nfinspect_store.errors import CannotMerge, NotARun, RunExists
+from nfinspect_store.errors import CannotMerge, NotARun, RunExists, StorageFull
 from nfinspect_store.examples import KEPT, drawn
 from nfinspect_store.part_settings import part_notes
 from nfinspect_store.parts import MergedRun
@@ -256,6 +256,58 @@ def test_random_examples_of_some_parts_are_drawn_by_the_number_in_the_whole(
         for layer in run.layers:
             found, _ = run.layer_examples(layer, "random", KEPT)
             assert (found == expected).all()
+
+
+# Room, interruptions, and two at once
+
+
+def test_a_merge_without_room_begins_nothing(
+    parts: Callable[[str], list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, out = parts("all"), tmp_path / "out" / "m.duckdb"
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=1_000_000))
+    for attach, instead in (
+        (False, r"free some space, or leave the values in the parts \(--attach\)"),
+        (True, "space$"),
+    ):
+        with pytest.raises(StorageFull, match=f"of free space in {tmp_path} for m, found 1.0 MB: .*{instead}"):
+            merge_runs(out, paths, attach=attach)
+    assert not out.parent.exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=10_000_000))
+    assert merge_runs(out, paths).written
+
+
+def test_a_merge_that_is_interrupted_leaves_what_was_there(parts: Callable[[str], list[Path]], tmp_path: Path) -> None:
+    paths, out = parts("all"), tmp_path / "out" / "m.duckdb"
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        merge_runs(out, paths, told=stop)
+    assert list(out.parent.iterdir()) == []
+    merge_runs(out, paths[:1], partial=True)
+    before = out.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        merge_runs(out, paths, told=stop)
+    assert [one.name for one in out.parent.iterdir()] == ["m.duckdb"] and out.read_bytes() == before
+
+
+def test_two_merges_to_one_run_at_once(parts: Callable[[str], list[Path]], tmp_path: Path) -> None:
+    """Each writes a whole run, and the last stays: here the second one ends while the first is at work."""
+    paths, out = parts("all"), tmp_path / "out" / "m.duckdb"
+    inner: list[bool] = []
+
+    def meanwhile(done: int, total: int) -> None:
+        if not inner:
+            inner.append(merge_runs(out, paths[::-1]).written)
+
+    assert merge_runs(out, paths, told=meanwhile).written and inner == [True]
+    assert [one.name for one in out.parent.iterdir()] == ["m.duckdb"]
+    found = verify_run(out, lambda tables, exact: classify_tables(tables, exact=exact))
+    assert found.ok, found.problems
+    assert not merge_runs(out, paths).written
 
 
 # Notes

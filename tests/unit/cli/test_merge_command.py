@@ -90,3 +90,45 @@ def test_a_job_array_of_a_shell(store: Path, capture: tuple[str, ...], tmp_path:
             sizes.append((run.prompts, run.tokens, run.activations("mlp", 0).tobytes()))
         path.unlink()
     assert sizes[0] == sizes[1]
+
+
+def test_a_run_that_leaves_its_values_in_its_parts(
+    nfinspect: Run, store: Path, capture: tuple[str, ...], tmp_path: Path
+) -> None:
+    for part in ("1/2", "2/2"):
+        assert nfinspect(*capture, "--shard", part).returncode == 0
+    parts = ["mine.part-1-of-2", "mine.part-2-of-2"]
+    done = nfinspect("merge", "mine", *parts, "--attach", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert (
+        document["attached"]
+        and document["written"]
+        and document["bytes"] < sum((store / f"{part}.duckdb").stat().st_size for part in parts)
+    )
+    assert nfinspect("merge", "one", "mine").returncode == 0
+    told = json.loads(nfinspect("info", "mine", "--json").stdout)["parts"]
+    assert [(one["path"], one["problem"]) for one in told] == [(f"{part}.duckdb", None) for part in parts]
+    assert json.loads(nfinspect("info", "one", "--json").stdout)["parts"] == []
+    (line,) = [line for line in nfinspect("runs").stdout.splitlines() if line.lstrip().startswith("mine ")]
+    assert "complete, in 2 parts" in line
+    assert nfinspect("verify", "mine").returncode == 0
+    query = "SELECT layer, neuron, token_idx, value FROM activations ORDER BY ALL"
+    for asked in (("sql", "{}", query, "--format", "csv"), ("neuron", "{}", "L1/N5"), ("health", "{}", "--json")):
+        mine, one = (nfinspect(*(word.format(run) for word in asked)) for run in ("mine", "one"))
+        assert mine.returncode == 0, mine.stderr
+        assert mine.stdout == one.stdout
+
+    refused = nfinspect("delete", "--yes", parts[0])
+    assert refused.returncode == 1 and "mine keeps its values in mine.part-1-of-2" in refused.stderr
+    (store / f"{parts[0]}.duckdb").rename(tmp_path / "away.duckdb")
+    assert nfinspect("health", "mine").returncode == 0
+    lost = nfinspect("sql", "mine", query)
+    assert (
+        lost.returncode == 1 and f"{parts[0]}.duckdb is missing" in lost.stderr and len(lost.stderr.splitlines()) == 1
+    )
+    assert f"LOST: {store / parts[0]}.duckdb is missing" in nfinspect("info", "mine").stdout
+    assert nfinspect("verify", "mine").returncode == 1
+    deleted = nfinspect("delete", "--yes", "mine")
+    assert deleted.returncode == 0 and f"its values stay in {parts[0]}.duckdb, {parts[1]}.duckdb" in deleted.stderr
+    assert (store / f"{parts[1]}.duckdb").exists()
