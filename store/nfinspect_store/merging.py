@@ -24,7 +24,7 @@ from nfinspect_store.open_parts import runs_together
 from nfinspect_store.part_settings import prompts_digest
 from nfinspect_store.parts import Part, prompts_of
 from nfinspect_store.reader import RunFile
-from nfinspect_store.schema import BLOCK, quoted
+from nfinspect_store.schema import BLOCK, ROUTED, quoted
 from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics
 from nfinspect_store.tables import RunTables
@@ -49,6 +49,11 @@ SHIFTED: Mapping[str, tuple[str, ...]] = {
 
 ROWS_READ: Mapping[str, int] = {"prompts": 4096, "tokens": 65_536, "unrecorded": 65_536, "prompt_means": 8192}
 """Rows that are read at a time: at most a few MiB, unless prompts are long."""
+
+READ_MOVED = """
+SELECT site, layer, expert, place + ($before::BIGINT[])[expert + 1] AS place, token_idx + $tokens AS token_idx
+FROM routed WHERE site = $site AND layer = $layer
+"""
 
 OF_TOKENS = ("first_token", "token_idx")
 """Those of them that count tokens."""
@@ -112,8 +117,11 @@ def write_merged(
                     if writer.keeps_values:
                         _copy_values(writer, run, at[1], told)
                     merged.add(run, part.first, at[1])
+            rows = {table: _rows(parts, table) for table in SHIFTED}
+            if writer.keeps_values and any(layer.experts for layer in writer.layers):
+                rows[ROUTED] = _routed_rows(parts)
             writer.add_rows(
-                {table: _rows(parts, table) for table in SHIFTED},
+                rows,
                 prompts=sum(part.stop - part.first for part in parts),
                 tokens=sum(part.tokens for part in parts),
             )
@@ -158,12 +166,12 @@ def _copy_values(writer: RunWriter, run: RunFile, before: int, told: Told) -> No
         told(before + stop)
     for layer in run.layers:
         if layer.experts:
-            digest += _copy_experts(writer, run, layer, before, step)
+            digest += _copy_experts(writer, run, layer, step)
     if digest != read_digests(run.cursor()).get(VALUES, Digest()):
         raise _damaged(run, "blocks: the values are not those that were written: their digest differs")
 
 
-def _copy_experts(writer: RunWriter, run: RunFile, layer: Layer, before: int, step: int) -> Digest:
+def _copy_experts(writer: RunWriter, run: RunFile, layer: Layer, step: int) -> Digest:
     """The same of a mixture of experts, `step` tokens of each expert at a time; returns the digest of its values."""
     routes, digest = run.routes(layer), Digest()
     most = int(routes.counts.max())
@@ -175,7 +183,7 @@ def _copy_experts(writer: RunWriter, run: RunFile, layer: Layer, before: int, st
             part = slice(expert * layer.width, (expert + 1) * layer.width), slice(0, len(held))
             if len(held):
                 gates = None if fired is None else fired[part]
-                writer.put_routed(layer.layer_id, expert, held + before, values[part], gates)
+                writer.put(layer.layer_id, values[part], gates, expert)
     return digest
 
 
@@ -229,6 +237,20 @@ def _rows(parts: Sequence[Part], table: str) -> Iterator[pa.Table]:
             query = f"SELECT * REPLACE ({shifts}) FROM {quoted(table)}"
             for batch in run.streamed(query, {}, ROWS_READ[table]):
                 yield pa.Table.from_batches([batch])
+
+
+def _routed_rows(parts: Sequence[Part]) -> Iterator[pa.Table]:
+    """The rows of `routed` in all parts: an expert's places go on from part to part."""
+    mixtures = [layer for layer in parts[0].layers if layer.experts]
+    before = {layer.layer_id: np.zeros(layer.experts, np.int64) for layer in mixtures}
+    for part, (_, tokens) in zip(parts, _starts(parts), strict=True):
+        with RunFile.open(part.path, streaming_memory=READ_MEMORY) as run:
+            for layer in mixtures:
+                asked = {"site": layer.site, "layer": layer.layer, "tokens": tokens}
+                asked["before"] = before[layer.layer_id].tolist()
+                for batch in run.streamed(READ_MOVED, asked, ROWS_READ["tokens"]):
+                    yield pa.Table.from_batches([batch])
+                before[layer.layer_id] += run.route_counts(layer)
 
 
 class _Merged:

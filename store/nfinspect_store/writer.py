@@ -217,14 +217,21 @@ class RunWriter:
 
     # A segment
 
-    def put(self, layer_id: int, values: NDArray[np.float32], fired: NDArray[np.bool_] | None = None) -> None:
+    def put(
+        self,
+        layer_id: int,
+        values: NDArray[np.float32],
+        fired: NDArray[np.bool_] | None = None,
+        expert: int | None = None,
+    ) -> None:
         """Write a layer's values on the next tokens: float32[neurons, tokens], and which of them fired if the layer
         fires by its gate.
 
         They are written while the caller goes on. Several threads may put layers of their own. Raises StorageFull if
-        the disk is full: the segment is lost, earlier ones stay.
+        the disk is full: the segment is lost, earlier ones stay. expert: of one expert alone, float32[width, tokens];
+        `add_rows` says which tokens were routed to it (`put_routed` does both).
         """
-        self._streaming().put(layer_id, values, fired)
+        self._streaming().put(layer_id, values, fired, expert)
 
     def put_routed(
         self,
@@ -236,7 +243,7 @@ class RunWriter:
     ) -> None:
         """As `put`, of one expert of a layer: float32[width, tokens] on the next tokens that were routed to it."""
         place = self._buffers.of(layer_id, expert).token
-        self._streaming().put(layer_id, values, fired, expert)
+        self.put(layer_id, values, fired, expert)
         self._segment.routed.setdefault(layer_id, []).append((expert, place, token_idx))
         self._segment.routed_bytes += token_idx.nbytes + ROUTE_BYTES
 
@@ -275,8 +282,8 @@ class RunWriter:
                 self._segment.beyond_rows += len(rows.neuron)
 
     def add_rows(self, rows: Mapping[str, Iterable[pa.Table]], *, prompts: int, tokens: int) -> None:
-        """Add so many prompts and tokens as rows of `prompts`, `tokens`, `unrecorded` and `prompt_means`, which are
-        read at the commit: `add` for what another run holds.
+        """Add so many prompts and tokens as rows of `prompts`, `tokens`, `unrecorded`, `prompt_means` and `routed`,
+        which are read at the commit: `add` for what another run holds.
         """
         self._segment.rows, self._segment.of_rows = rows, (prompts, tokens)
 
