@@ -149,8 +149,8 @@ class RunValues(RunLayout):
         self._need_values()
         if not routed:
             raise absent_values(layer)
-        few = neurons is not None and not isinstance(neurons, range)
-        routes = self.routes(layer, {int(n) // layer.width for n in neurons} if few else None)
+        all_of = neurons is None or isinstance(neurons, range)
+        routes = self.routes(layer, None if all_of else {int(n) // layer.width for n in neurons or ()})
         chosen = None if tokens is None else routes.windows(*tokens)
         for rows in self.stored_blocks(layer, neurons=neurons, fired=fired, windows=chosen):
             for expert, part in rows.by_expert(layer):

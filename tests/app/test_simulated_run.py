@@ -8,6 +8,7 @@ from app_driver import LARGE, Start
 from nfinspect.analysis.planted import NetworkPlan, planted_network
 from nfinspect.capturing.simulated import simulate_run
 from nfinspect.tui.engine import Engine
+from nfinspect.tui.panes.preview import Preview
 from nfinspect.tui.requests import TraceRequest
 from nfinspect.tui.session import Session
 from nfinspect_store.reader import RunFile
@@ -25,8 +26,11 @@ async def test_planted_faults_are_in_the_layers_the_lists_and_the_console(start:
         await app.type("class=dead")
         await app.press("enter")
         assert f"{sum(count['dead'] for count in counts)} " in app.text
-        preview = next(i for i, line in enumerate(app.lines) if line.rstrip().endswith("its strongest texts"))
-        shown = [line for line in app.lines[:preview] if line.lstrip("▌ ").startswith("L") and "/N" in line]
+        shown = [
+            line
+            for line in app.lines[: app.pane.query_one(Preview).region.y]
+            if line.lstrip("▌ ").startswith("L") and "/N" in line
+        ]
         assert shown and all(" dead " in line for line in shown)
         await app.press("enter")
         assert "dead" in app.text and "/N" in app.crumbs

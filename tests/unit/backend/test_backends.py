@@ -16,7 +16,7 @@ from running_backends import ended, started, wait_until
 
 from nfinspect.backend.client import Backend, Lost, statuses
 from nfinspect.backend.directory import FOLDER, BackendRuns, Entry, NoBackend, Place, connected, living
-from nfinspect.backend.protocol import AskStatus, BadMessage, Hello, JobState, Submit, decoded, encoded
+from nfinspect.backend.protocol import VERSION, AskStatus, BadMessage, Hello, JobState, Submit, decoded, encoded
 from nfinspect.cli import main
 from nfinspect.cli.backend import job_document
 from nfinspect_store.errors import NfinspectError, RequestError
@@ -91,12 +91,12 @@ def test_another_users_connection_is_refused(shared: Path) -> None:
     ("sent", "said"),
     [
         (b"GET / HTTP/1.1\r\n\r\n", "expected a message"),
-        (b'{"message": "Hello", "version": 99}\n', "version 2"),
+        (b'{"message": "Hello", "version": 99}\n', f"version {VERSION}"),
         (b'{"message": "AskStatus"}\n', "expected Hello"),
-        (b'{"message": "Hello", "version": 2}\n' + b"x" * 200 + b"\n", "expected a message"),
+        (encoded(Hello()) + b"x" * 200 + b"\n", "expected a message"),
         (b"x" * 5000, "at most 4096"),
-        (b'{"message": "Hello", "version": 2}\n{"message": "Status"}\n', "lacks a field"),
-        (b'{"message": "Hello", "version": 2}\n{"message": "End"}\n', "expected a request"),
+        (encoded(Hello()) + b'{"message": "Status"}\n', "lacks a field"),
+        (encoded(Hello()) + b'{"message": "End"}\n', "expected a request"),
     ],
 )
 def test_what_is_no_message_ends_the_connection_and_nothing_else(shared: Path, sent: bytes, said: str) -> None:

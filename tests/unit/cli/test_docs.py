@@ -59,7 +59,8 @@ def test_the_queries_of_the_documents_run(planted_runs: Path) -> None:
     runs = {name: planted_runs / f"{name}.duckdb" for name in ("planted", "stats")}
     with Console(runs) as console:
         for query in queries:
-            assert console.run(query).page()
+            rows = console.run(query).page()
+            assert bool(rows) != ("attached" in query)  # neither run leaves its values in parts
 
 
 def test_every_public_name_of_python_is_documented() -> None:
