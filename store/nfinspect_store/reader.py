@@ -47,9 +47,10 @@ class RunFile(RunTables):
         Raises RunNotFound, NotARun (also if changed or damaged), RunBusy, SchemaTooNew, SchemaTooOld.
         """
         path = Path(path)
+        before = path.stat().st_size if path.exists() else 0
         connection = attach(path)
         try:
-            _refuse_cut_short(path, connection)
+            _refuse_cut_short(path, connection, before)
             with translated(path):
                 check_contents(connection, path)
                 run = cls(path, connection)
@@ -161,17 +162,18 @@ class RunFile(RunTables):
         self.close()
 
 
-def _refuse_cut_short(path: Path, connection: duckdb.DuckDBPyConnection) -> None:
+def _refuse_cut_short(path: Path, connection: duckdb.DuckDBPyConnection, before: int) -> None:
     """Raises NotARun for an incompletely copied file, which would otherwise fail only where its missing end is read.
 
     Only used blocks count: DuckDB truncates free ones at the end of a file but goes on counting them. It may count
-    those that its last checkpoint freed, too: then the last block that anything is in decides.
+    those that its last checkpoint freed, too: then the last block that anything is in decides. before: the file's size
+    before it was opened, as a writer that ends may have put a smaller copy without free space in its place since.
     """
     if path.with_name(path.name + ".wal").exists():
         return  # the log holds what is not in the file yet
     with translated(path):
         expected, size = _counted(connection)
-    found = path.stat().st_size
+    found = max(before, path.stat().st_size)
     if found < expected and found < FILE_HEADERS + size * (_last_block(connection) + 1):
         raise NotARun(f"{path} is damaged: expected at least {expected} bytes, found {found}; copy it again")
 

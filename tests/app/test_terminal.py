@@ -79,7 +79,7 @@ def test_nothing_is_sent_while_idle(store: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "most"), [((80, 24), 1500), ((200, 50), 8000)])  # the larger one previews texts
+@pytest.mark.parametrize(("size", "most"), [((80, 24), 1500), ((200, 50), 9000)])  # the larger one previews texts
 def test_a_key_is_answered_with_few_bytes(store: Path, size: tuple[int, int], most: int) -> None:
     with opened(store, size=size) as terminal:
         terminal.send("n")

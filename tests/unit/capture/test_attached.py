@@ -65,7 +65,15 @@ def test_a_run_attached_to_its_parts_is_the_whole(case: str, request_: Request, 
         one = merge_runs(tmp_path / "one.duckdb", parts)
         with nf.open_run(one.path) as x, nf.open_run(out) as y:
             for name in ("ngrams", "positions", "delta"):
-                assert json.dumps(x.analyse(name).to_json()) == json.dumps(y.analyse(name).to_json()), name
+                assert _answer(x, name) == _answer(y, name), name
+
+
+def _answer(run: nf.Run, name: str) -> str:
+    """An analysis as JSON, or why the run refuses it: of chosen tokens some need more."""
+    try:
+        return json.dumps(run.analyse(name).to_json())
+    except StoreError as error:
+        return str(error)
 
 
 @pytest.fixture(scope="session")

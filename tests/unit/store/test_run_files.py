@@ -399,3 +399,22 @@ def test_a_file_that_counts_truncated_blocks_as_used_is_whole(tmp_path: Path, mo
         path.write_bytes(cut)
         with pytest.raises((NotARun, StoreError)):
             RunFile.open(path)
+
+
+def test_a_run_that_is_replaced_while_it_is_opened_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that ends puts a copy without free space, which is smaller, in the place of the file."""
+    path = record_arrays(tmp_path / "run.duckdb", make_arrays([300, 200], seed=1), batch=1)
+    smaller = tmp_path / "smaller"
+    smaller.write_bytes(path.read_bytes()[: -2 * 2**18])
+
+    def attached(path: Path) -> duckdb.DuckDBPyConnection:
+        connection = connect.attach(path)
+        smaller.replace(path)
+        return connection
+
+    monkeypatch.setattr(reader, "attach", attached)
+    with RunFile.open(path) as run:
+        assert run.tokens == 500
+    monkeypatch.undo()
+    with pytest.raises((NotARun, StoreError)):  # what stands there now was cut short
+        RunFile.open(path)
