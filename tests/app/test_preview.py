@@ -80,7 +80,7 @@ async def test_keys_do_not_wait_for_the_texts(start: Start) -> None:
     session = Slow()
     async with start(FakeEngine(session=session), size=ROOM) as app:
         try:
-            await app.press("n")
+            app._send("n")  # not `press`, which waits for the texts
             while not session.asked.is_set():
                 await app.pilot.pause(0.005)
             table = app.pane.table
