@@ -79,12 +79,16 @@ class Part:
     @property
     def settings(self) -> dict[str, Any]:
         """Of the whole run, as the part knows them."""
-        there = {name: value for name, value in self.info.settings.items() if name not in NOT_OF_THE_PLAN}
-        return {**there, "precision": self.info.settings[SHARD].get("precision")}
+        return {**_planned(self.info), "precision": self.info.settings[SHARD].get("precision")}
 
     @property
     def plan(self) -> str:
         return str(self.info.settings[SHARD].get("plan"))
+
+
+def _planned(info: RunInfo) -> dict[str, Any]:
+    """Of a run's settings those that are of the plan of the whole capture."""
+    return {name: value for name, value in info.settings.items() if name not in NOT_OF_THE_PLAN}
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ class MergedRun:
     @property
     def settings(self) -> dict[str, Any]:
         """As those of a Part."""
-        there = {name: value for name, value in self.info.settings.items() if name not in NOT_OF_THE_PLAN}
+        there = _planned(self.info)
         return there | {"precision": self.info.settings[MERGED].get("precision", there.get("precision"))}
 
     @property
