@@ -58,6 +58,7 @@ SHAPES = (
     Shape(GPT2, "gpt2", 280, 11, 1, 1.1, "int8"),
     Shape(GPT2, "gpt2", 1800, 70, 1, 1.1, "int8"),
     Shape(ARRAYS, "arrays", 1_000_000, 7813, 5, 1.1, "int8"),
+    Shape(ARRAYS, "arrays", 1_000_000, 977, 5, 1.1, "int8"),
 )
 
 
