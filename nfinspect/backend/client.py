@@ -41,6 +41,7 @@ from nfinspect.backend.protocol import (
     Terminal,
     Tokens,
     Wait,
+    makes_a_run,
 )
 from nfinspect.backend.wire import Gone, NotAllowed, Wire
 from nfinspect.model_files import lasting_name
@@ -147,7 +148,7 @@ class Backend:
 
     def _epitaph(self) -> str:
         said = f"the backend {self.id} has ended or was killed (out of memory?)"
-        if self._job is not None and not self._job.ended and self._job.arguments[:1] == ("capture",):
+        if self._job is not None and not self._job.ended and makes_a_run(self._job.arguments):
             return f"{said}; what it had committed is kept: {resume_line(self._job.arguments)} continues"
         return f"{said}: nfinspect backend starts another"
 

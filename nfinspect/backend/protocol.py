@@ -31,6 +31,12 @@ MOST_STRONGEST = 20_000
 COMMANDS = ("capture", "attention", "ablate", "logits", "delta", "text", "generate", "similar", "walk")
 """What a backend runs."""
 
+
+def makes_a_run(arguments: Sequence[str]) -> bool:
+    """Whether a command is a capture, and not only the estimate of one."""
+    return tuple(arguments[:1]) == ("capture",) and "--estimate" not in arguments
+
+
 Action = Literal["pause", "go on", "cancel"]
 Side = Literal["original", "edited"]
 State = Literal["waiting", "running", "paused", "done", "failed", "cancelled"]

@@ -127,6 +127,7 @@ def idle_seconds(text: str) -> float:
 def backends(stopped: str | None, store: str | None, as_json: bool) -> None:
     """List the backends of a store, or end one."""
     from nfinspect.backend.client import Backend, resume_line, statuses
+    from nfinspect.backend.protocol import makes_a_run
 
     place = store_path(store).absolute()
     if stopped is not None:
@@ -136,7 +137,7 @@ def backends(stopped: str | None, store: str | None, as_json: bool) -> None:
     living, killed = statuses(place)
     for entry in killed:
         doing = f" while it ran {entry.job[0]}" if entry.job else ""
-        further = f": {resume_line(entry.job)} continues" if entry.job[:1] == ("capture",) else ""
+        further = f": {resume_line(entry.job)} continues" if makes_a_run(entry.job) else ""
         output.note(f"the backend {entry.id} was killed{doing}{further}")
     if as_json:
         output.document([document(one) for one in living])

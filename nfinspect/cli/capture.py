@@ -25,8 +25,9 @@ from nfinspect.cli.options import (
     model_options,
     store_option,
 )
+from nfinspect.cli.through_backend import Options, backend_option, usual_model
 from nfinspect.experiments.run_model import quiet_transformers
-from nfinspect.present.numbers import duration, percent, size
+from nfinspect.present.numbers import duration, number, percent, size
 from nfinspect_store.catalog import store_path
 from nfinspect_store.errors import RequestError
 from nfinspect_store.types import PRECISIONS, SITES
@@ -47,6 +48,13 @@ UNITS = {
     "gi": 2**30,
     "ti": 2**40,
 }
+
+
+def _model_there(options: Options) -> str:
+    """The model that a backend is to hold. Raises RequestError for a capture that is made elsewhere."""
+    if options["address"] is not None:
+        raise RequestError("expected --ray or --backend, found both: a backend is one process")
+    return usual_model(options)
 
 
 class WriterCount(click.ParamType[Any]):
@@ -119,6 +127,7 @@ def prompt_column_options(command: Command) -> Command:
 @model_options
 @store_option
 @json_option
+@backend_option(_model_there)
 def capture(
     model: str,
     prompts: tuple[str, ...],
@@ -178,7 +187,7 @@ def capture(
             output.note(f"captured {path.stem} ({size(path.stat().st_size)}): {there}")
 
 
-NOT_REPEATED = ("name", "store", "resume", "only_estimate", "as_json")
+NOT_REPEATED = ("name", "store", "resume", "only_estimate", "as_json", "in_backend")
 """Parameters of a capture that a command which goes on with it has of its own, or not at all."""
 
 
@@ -245,7 +254,7 @@ def _by_workers(request: "CaptureRequest", workers: int, address: str) -> Path:
 def progress_text(progress: "Progress") -> str:
     """How far a capture is, in one line."""
     done, total, rate = progress.tokens_done, progress.tokens_total, progress.tokens_per_second
-    text = f"{progress.phase}  {done} tokens"
+    text = f"{progress.phase}  {done:,} tokens"
     if total:
         text = f"{progress.phase}  {done:,}/{total:,} tokens ({percent(done / total, places=0)})"
     text += f"  {rate:,.0f}/s  {size(progress.bytes)}"
@@ -262,8 +271,8 @@ def _estimate(request: "CaptureRequest", as_json: bool) -> None:
     if as_json:
         output.document(found)
         return
-    output.line(f"tokens  {found['tokens']}")
-    output.line(f"values  {found['values']}")
+    output.line(f"tokens  {number(found['tokens'])}")
+    output.line(f"values  {number(found['values'])}")
     output.line(f"disk    {size(found['bytes'])}")
     output.line(f"memory  {size(found['memory_bytes'])}")
     output.line(f"time    {duration(found['seconds'])}")

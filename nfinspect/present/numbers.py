@@ -97,10 +97,12 @@ def size(count: int | None, signs: Signs = PLAIN) -> str:
 
 
 def duration(seconds: float | None, signs: Signs = PLAIN) -> str:
-    """12 s, 3 min 20 s, 1 h 05 min."""
+    """<1 s, 12 s, 3 min 20 s, 1 h 05 min."""
     if seconds is None or not math.isfinite(seconds) or seconds < 0:
         return signs.none
     whole = round(seconds)
+    if whole == 0 < seconds:
+        return "<1 s"
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:

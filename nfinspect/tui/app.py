@@ -106,8 +106,8 @@ class NfinspectApp(TypeAheadApp):
         self._first_run = run
         self._keep_line = False
         self._said = 0
-        self._announced: tuple[int, str] | None = None
-        """The work that the status line announces, until something else is said there."""
+        self._announced: object = None
+        """The work that the status line is about, until something else is said there."""
 
         self._said_before_key = 0
         self._work: dict[tuple[int, str], Work[Any]] = {}
@@ -161,11 +161,13 @@ class NfinspectApp(TypeAheadApp):
 
     # what there is to say
 
-    def say(self, text: str, tone: str = "", *, keep: bool = False) -> None:
-        """One line in the status line. `keep` it beyond the next change of place."""
+    def say(self, text: str, tone: str = "", *, keep: bool = False, of: object = None) -> None:
+        """One line in the status line. `keep` it beyond the next change of place. of: the work that it is about: with
+        its end (`over`) the line goes.
+        """
         self._keep_line = keep
         self._said += 1
-        self._announced = None
+        self._announced = of
         self._base_screen.query_one(StatusLine).put(Cell(text, tone))
 
     def stand(self, cell: Cell | None) -> None:
@@ -188,8 +190,7 @@ class NfinspectApp(TypeAheadApp):
         def announce() -> None:
             here = self._work.get(key) is work and pane is self._shown and not self._keep_line
             if here and (self._said == self._said_before_key or not self._base_screen.query_one(StatusLine).cell.text):
-                self.say(work.busy + self.glyphs.more, "dim")
-                self._announced = key
+                self.say(work.busy + self.glyphs.more, "dim", of=key)
 
         self.set_timer(BUSY_SECONDS, announce)
 
@@ -200,7 +201,11 @@ class NfinspectApp(TypeAheadApp):
             self._base_screen.answered(work, pane.asked)
         if work.group == OPENING:  # twice: after the place that this may bring on screen
             self.call_later(self.call_later, self.let_in_next)
-        if self._announced == key:
+        self.over(key)
+
+    def over(self, work: object) -> None:
+        """A piece of work has ended: what was said of it while it ran is no longer so."""
+        if self._announced == work:
             self.say("")
 
     @property

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from nfinspect.backend import client
 from nfinspect.backend.directory import NoBackend, living
-from nfinspect.backend.protocol import JobState, Token
+from nfinspect.backend.protocol import JobState, Token, makes_a_run
 from nfinspect.model_files import lasting_name
 from nfinspect_store.byte_limits import needed_limit
 from nfinspect_store.errors import NfinspectError
@@ -179,9 +179,18 @@ class Captures:
             for one in self.statuses()
         )
 
+    def estimating(self, arguments: Sequence[str], directory: Path) -> tuple[str, ...]:
+        """The command that estimates a capture, as it is run: in the backend of its model, if that is idle."""
+        wanted = lasting_name(_name(directory, arguments[1], model_options(arguments)))
+        idle = any(
+            one.model == wanted and one.state == "ready" and one.job is None and not one.queue
+            for one in self.statuses()
+        )
+        return (*arguments, "--estimate", *(["--backend"] if idle else []))
+
     def remember(self, job: JobState) -> None:
         """A capture that has a run."""
-        if job.run and job.arguments[:1] == ("capture",):
+        if job.run and makes_a_run(job.arguments):
             self._known[Path(job.run).name.removesuffix(RUN_SUFFIX)] = job
 
     def left(self, run: str) -> Seen | None:
@@ -329,7 +338,7 @@ def with_limit(job: JobState, needed: str) -> JobState:
 
 def _run_of(arguments: Sequence[str]) -> str:
     """The run that a capture was told to make; empty if it names none."""
-    words = [word for argument in arguments for word in argument.split("=", 1)] if arguments[:1] == ("capture",) else []
+    words = [word for argument in arguments for word in argument.split("=", 1)] if makes_a_run(arguments) else []
     return words[words.index("--run") + 1] if "--run" in words[:-1] else ""
 
 

@@ -155,7 +155,8 @@ class Screenside(Protocol):
 
     @property
     def pane(self) -> Any: ...
-    def say(self, text: str, tone: str = "", *, keep: bool = False) -> None: ...
+    def say(self, text: str, tone: str = "", *, keep: bool = False, of: object = None) -> None: ...
+    def over(self, work: object) -> None: ...
     def set_interval(self, interval: float, callback: Callable[[], Any]) -> Timer: ...
 
 
@@ -218,6 +219,7 @@ class JobBoard:
             state = job.state()
             if state.status is not None:
                 del self._jobs[key]
+                self._hub.over(key)
                 if state.status == 0:
                     self.ended += 1
                     self.printed[key] = job.output()

@@ -367,6 +367,9 @@ class FakeCaptures:
     def holds(self, model: str, dtype: str, device: str) -> bool:
         return False
 
+    def estimating(self, arguments: Sequence[str], directory: Path) -> tuple[str, ...]:
+        return (*arguments, "--estimate")
+
     def statuses(self) -> tuple[Any, ...]:
         return ()
 

@@ -6,6 +6,7 @@ import shlex
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,15 @@ from capture_steps import (
     slow_store,
 )
 from capture_steps import start as start_it
-from fake_engine import FakeEngine
+from fake_engine import FakeEngine, FakeJob
 
 from nfinspect.backend.directory import living
+from nfinspect.backend.protocol import JobState, Status
 from nfinspect.tui import capture_form
 from nfinspect.tui.capture_form import FIELDS, chosen, completed, words_of
+from nfinspect.tui.captures import Captures
 from nfinspect.tui.output import state_dir
+from nfinspect.tui.panes.command import UNDER_WAY
 from nfinspect_store.reader import RunFile
 
 
@@ -169,6 +173,58 @@ async def test_a_form_that_lacks_something_says_what(start: Start) -> None:
         await app.type("capture mamba")
         await app.press("enter")
         assert app.pane.command()[:2] == ("capture", "mamba")
+
+
+async def test_what_is_said_of_an_estimate_under_way_goes_with_its_end(start: Start) -> None:
+    engine = FakeEngine()
+    async with start(engine, run=None) as app:
+        await app.press("c")
+        await app.type("gpt2")
+        await app.press("tab")
+        await app.type("a.txt")
+        for status, line, expected in ((1, "nfinspect: no such file", "no such file"), (0, "", "^r starts it")):
+            engine.job = FakeJob("time    <1 s")
+            await app.press("ctrl+r", "ctrl+r")
+            assert app.status == "it is being estimated; ^c cancels"
+            engine.job.end(status, line)
+            app.app.board.look()
+            await app.settle()
+            assert app.status == "" and expected in app.text
+        assert len(engine.started) == 2
+
+
+@pytest.mark.parametrize("pane", ["ngrams", "walk"])
+async def test_so_does_what_is_said_of_an_analysis_under_way(start: Start, pane: str) -> None:
+    engine = FakeEngine()
+    async with start(engine) as app:
+        await app.press("colon")
+        await app.type(pane)
+        key = "m" if pane == "walk" else "r"
+        await app.press("enter", key, key)
+        assert app.status == UNDER_WAY
+        engine.job.end(1, "a fault of the test")
+        app.app.board.look()
+        await app.settle()
+        assert app.status == "a fault of the test"
+
+
+def test_an_estimate_asks_the_idle_backend_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tmp_path / "m"
+    model.mkdir()
+    idle = Status("m", str(model.resolve()), "cpu", "float32", "ready", 1, 0.0, 0.0, 0.0, 0, 0, None, ())
+    job = JobState(1, ("capture",), "", "running")
+    words = ("capture", "m", "--prompts", "a.txt")
+    captures = Captures(tmp_path)
+    for found, by in (
+        ((idle,), ["--backend"]),
+        ((), []),
+        ((replace(idle, model="other"),), []),
+        ((replace(idle, state="loading"),), []),
+        ((replace(idle, job=job),), []),
+        ((replace(idle, queue=(job,)),), []),
+    ):
+        monkeypatch.setattr(captures, "statuses", lambda found=found: found)
+        assert captures.estimating(words, tmp_path) == (*words, "--estimate", *by)
 
 
 async def test_choices_and_completion(start: Start, tmp_path: Path) -> None:

@@ -44,7 +44,9 @@ def test_shares_counts_sizes_and_times() -> None:
     assert [size(x) for x in (None, 0, 999, 1500, 20_459_520, 3 * 10**12)] == [
         "-", "0 B", "999 B", "1.5 kB", "20.5 MB", "3.0 TB"
     ]  # fmt: skip
-    assert [duration(x) for x in (None, 1, 75, 3700)] == ["-", "1 s", "1 min 15 s", "1 h 01 min"]
+    assert [duration(x) for x in (None, 0, 0.3, 0.5, 0.7, 1, 75, 3700)] == [
+        "-", "0 s", "<1 s", "<1 s", "1 s", "1 s", "1 min 15 s", "1 h 01 min"
+    ]  # fmt: skip
 
 
 def test_a_figure_reads_the_same_in_the_command_the_app_and_the_report() -> None:

@@ -85,20 +85,25 @@ def welcome(path: Path, g: Glyphs) -> Content:
 
 def backend_lines(backends: Sequence[Status], g: Glyphs) -> list[Cell | str]:
     """A line about each backend of the store: what it does, and how far it is."""
+    from nfinspect.backend.protocol import makes_a_run
+
     pieces: list[Cell | str] = []
     for one in backends:
         job, tone = one.job, "accent"
         if job is not None:
             share = f" {percent(job.done / job.total, places=0)}" if job.total else ""
             run = Path(job.run).stem if job.run else ""
-            doing = "capturing" if job.arguments[:1] == ("capture",) else " ".join(job.arguments[:1])
-            words = f"{'paused: ' if job.state == 'paused' else ''}{doing} {run}{share}".rstrip()
+            command = " ".join(job.arguments[:1])
+            if command == "capture":
+                command = "capturing" if makes_a_run(job.arguments) else "estimating"
+            words = f"{'paused: ' if job.state == 'paused' else ''}{command} {run}{share}".rstrip()
         elif one.state == "loading":
             words = "loading the model"
         else:
             words, tone = "idle", "dim"
         waiting = f", {len(one.queue)} waiting" if one.queue else ""
-        shows = f" {g.dot} p shows it" if job is not None or one.queue else ""
+        is_shown = any(x is not None and makes_a_run(x.arguments) for x in (job, *one.queue))
+        shows = f" {g.dot} p shows it" if is_shown else ""
         pieces += [*(["\n"] if pieces else []), Cell(f"backend {one.id}: {words}{waiting}", tone), Cell(shows, "dim")]
     return pieces
 

@@ -281,7 +281,10 @@ class CapturePane(Pane):
     def action_start(self) -> None:
         """Estimate what the fields ask for; if its estimate is on screen, start it."""
         if self.runner.under_way or self.busy_with:
-            self.hub.say("it is being estimated or started already; ^c cancels", "dim")
+            starting = any(work.group == "begin" for work in self.busy_with)
+            cause = (id(self), "begin") if starting else KEY
+            what = "its backend is being started" if starting else "it is being estimated; ^c cancels"
+            self.hub.say(what, "dim", of=cause)
             return
         if (command := self._readable()) is None:
             return
@@ -299,7 +302,7 @@ class CapturePane(Pane):
         def start() -> Job:
             if typed.strip():
                 capture_form.write_prompts(typed, prompts_folder())
-            return engine.start((*command, "--estimate"))
+            return engine.start(engine.captures.estimating(command, Path.cwd()))
 
         self.runner.start(start, self._estimate_ended, partial(self._say, tone="bad"), key=KEY, busy="estimating")
 

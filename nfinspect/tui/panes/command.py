@@ -41,6 +41,9 @@ class Runner:
     def under_way(self) -> bool:
         return self._starting or self.state is not None
 
+    def say_under_way(self) -> None:
+        self._pane.hub.say(UNDER_WAY, "dim", of=self.key)
+
     def start(
         self,
         start: Callable[[], Job],
@@ -63,6 +66,7 @@ class Runner:
 
         def not_started(line: str) -> None:
             self._starting = False
+            self._pane.hub.over(self.key)
             self._pane.say_failed(line)
             failed(line)
 
@@ -149,7 +153,7 @@ class AnalysisCommand:
 
     def make(self) -> None:
         if self.runner.under_way:
-            self._pane.hub.say(UNDER_WAY, "dim")
+            self.runner.say_under_way()
         else:
             self._pane.load("command", self.asked(), self._make)
 
@@ -184,7 +188,7 @@ class AnalysisCommand:
 
     def _start(self, command: tuple[str, ...]) -> None:
         if self.runner.under_way:
-            self._pane.hub.say(UNDER_WAY, "dim")
+            self.runner.say_under_way()
             return
         self.forget_problem()
         self._pane.hub.journal.ran(self._pane.crumb, command)
@@ -243,7 +247,7 @@ class CommandQueue:
     def make(self, analysis: str, runs: tuple[tuple[str, Callable[[], Job]], ...]) -> None:
         """runs: each with what starts its command, called in a worker."""
         if self.under_way:
-            self._pane.hub.say(UNDER_WAY, "dim")
+            self.runner.say_under_way()
         else:
             self._analysis, self._waiting, self.problems = analysis, runs, frozenset()
             self._next()

@@ -206,6 +206,7 @@ class RunsPane(Pane):
 
     def action_progress(self) -> None:
         """Of the run under the cursor if it is being captured, else of what a backend does."""
+        from nfinspect.backend.protocol import makes_a_run
         from nfinspect.tui.captures import JobAt
 
         run = self.table.current
@@ -216,7 +217,7 @@ class RunsPane(Pane):
             return
         for backend in self._backends:
             for job in (backend.job, *backend.queue):
-                if job is not None and job.arguments[:1] == ("capture",):
+                if job is not None and makes_a_run(job.arguments):
                     self.hub.follow("", JobAt(backend.id, job.id), job)
                     return
         self.hub.say("nothing is being captured; c captures", "dim")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from nfinspect.present.numbers import duration
 from nfinspect.tui.commands import by_backend
-from nfinspect.tui.panes.command import UNDER_WAY, Runner
+from nfinspect.tui.panes.command import Runner
 
 if TYPE_CHECKING:
     from nfinspect.tui.jobs import Job
@@ -24,7 +24,7 @@ class ModelReading:
     def start(self) -> None:
         hub, session = self._pane.hub, self._pane.session
         if self._runner.under_way:
-            hub.say(UNDER_WAY, "dim")
+            self._runner.say_under_way()
             return
         command = ("walk", session.name, "--store", str(hub.engine.store))
         hub.journal.ran(self._pane.crumb, command)
@@ -49,4 +49,6 @@ class ModelReading:
 
     def _say(self) -> None:
         if (state := self._runner.state) is not None:
-            self._pane.hub.say(f"reading the model, {duration(state.seconds)}: {state.line}  (x cancels)", "dim")
+            self._pane.hub.say(
+                f"reading the model, {duration(state.seconds)}: {state.line}  (x cancels)", "dim", of=self._runner.key
+            )

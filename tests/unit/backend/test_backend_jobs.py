@@ -152,6 +152,22 @@ def test_backend_where_none_holds_the_model_names_those_there_are(
     assert "--backend goes with --weights" in capsys.readouterr().err
 
 
+def test_an_estimate_is_made_by_the_model_that_is_loaded(
+    backend: Backend, shared: Path, model: Path, text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The numbers are closed forms: 384 tokens of one layer with 768 neurons."""
+    line = capture(model, text, shared, "never")
+    assert main([*line, "--estimate", "--json", "--backend"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["tokens"] == 384 and found["values"] == 384 * 768 and found["seconds"] > 0
+    assert main([*line, "--estimate", "--backend"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[1].split() == ["values", "294,912"]
+    assert backend.status().job is None and not (shared / "never.duckdb").exists()
+    assert main([*line, "--backend", "--ray", "--workers", "2"]) == 2
+    assert "expected --ray or --backend" in capsys.readouterr().err
+
+
 QUESTIONS = {
     "attention": "attention MODEL --prompts p.txt --json --recompute --method rollout",
     "attention by gradients": "attention MODEL --prompts p.txt --json --recompute --method gradient_guided",
