@@ -273,7 +273,7 @@ class NfinspectApp(TypeAheadApp):
         for old in body.query(Pane):
             if old not in known and old is not self._shown:
                 await old.remove()
-        for widget in (stop.pane.last_focus, *stop.pane.query(stop.pane.first_focus)):
+        for widget in (stop.pane.last_focus, *stop.pane.query(stop.pane.first_focus).exclude("Headline")):
             if widget is not None and widget.is_attached and widget.focusable:
                 self._base_screen.query_one(PromptLine).focus_behind(widget)
                 break
@@ -380,6 +380,15 @@ class NfinspectApp(TypeAheadApp):
         """If it said nothing, the line of an earlier key is no longer about what is on screen."""
         if self._said == self._said_before_key and not self._keep_line and not self._work:
             self.say("")
+
+    async def _check_bindings(self, key: str, priority: bool = False) -> bool:
+        """No key is silent: one that nothing takes says why."""
+        taken = await super()._check_bindings(key, priority)
+        if not taken and not priority and len(self.screen_stack) == 1 and self._shown is not None:
+            from nfinspect.tui.chrome import why_idle
+
+            self.say(why_idle(self, self._shown, key), "dim")
+        return taken
 
     @property
     def opening(self) -> bool:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.cells import cell_len
 from textual.binding import Binding
 from textual.content import Content
+from textual.keys import key_to_character
 from textual.widget import Widget
 
 from nfinspect.tui.cells import Cell, content, fit, shown_cell, visible_in
 
 if TYPE_CHECKING:
+    from textual.app import App
+
     from nfinspect.tui.glyphs import Glyphs
     from nfinspect.tui.hub import Hub
+    from nfinspect.tui.panes.base import Pane
 
 KEY_NAMES = {
     "enter": "Enter",
@@ -140,6 +144,16 @@ class KeyLine(Widget):
                 )
         order = [words for _, words in sorted(shown.values(), key=lambda item: item[0])]
         return content(*key_cells(order, self.size.width, cast("Hub", self.app).glyphs))
+
+
+def why_idle(app: App[Any], pane: Pane, key: str) -> str:
+    """Why a key does nothing here: what its action lacks, or that it is none of this place's."""
+    for _, bindings in app.screen._modal_binding_chain:
+        for binding in bindings.key_to_bindings.get(key, ()):
+            action = binding.action.partition("(")[0].rpartition(".")[2]
+            shown = app.get_key_display(binding)
+            return pane.why_idle(action) or f"{shown} ({binding.description}) has nothing to do here"
+    return f"{KEY_NAMES.get(key) or key_to_character(key) or key} is no key of this place; ? shows them"
 
 
 def key_cells(order: Sequence[tuple[str, str]], width: int, glyphs: Glyphs) -> list[Cell | str]:

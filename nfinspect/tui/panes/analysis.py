@@ -32,6 +32,7 @@ from nfinspect.tui.panes.sorted_rows import ACTIONS, SortedRows, SortingKeys
 from nfinspect.tui.plot_lines import plot_lines
 from nfinspect.tui.requests import JobState
 from nfinspect.tui.widgets.chart_box import ChartBox
+from nfinspect.tui.widgets.headline import Headline
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 
@@ -109,7 +110,7 @@ class AnalysisPane(SortingKeys, RunPane):
         )
 
     def compose(self) -> ComposeResult:
-        yield TextBlock(id="about")
+        yield Headline(id="about")
         yield ChartBox(id="chart")
         table = PagedTable(self.columns(), glyphs=self.glyphs, frozen=1, empty="", id="rows")
         table.add_class("panel", "ruled-top")
@@ -398,6 +399,16 @@ class AnalysisPane(SortingKeys, RunPane):
         if action in ("make", "make_edited"):
             return not self.session.why_not(self.spec)
         return action not in ACTIONS or self.rows.sortable
+
+    def why_idle(self, action: str) -> str:
+        match action:
+            case "cancel":
+                return "nothing is being computed here; :lab leads to the lab"
+            case "make" | "make_edited":
+                return self.session.why_not(self.spec)
+            case "drawing":
+                return "there is no other drawing"
+        return super().why_idle(action)
 
     # the command
 

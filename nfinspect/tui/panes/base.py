@@ -206,6 +206,11 @@ class Pane(Widget):
         """The arguments of the `nfinspect` command that answers what this place shows; empty if there is none."""
         return ()
 
+    def why_idle(self, action: str) -> str:
+        """Why a key's action cannot be done now; empty if there is no more to say than that."""
+        arranges = action in ("filter", "sort", "sort_step", "invert")
+        return "there are no rows to filter or sort" if arranges else ""
+
     @property
     def table(self) -> PagedTable:
         return self.query_one(PagedTable)

@@ -24,6 +24,7 @@ from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.output import prompts_folder
 from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.panes.command import Runner
+from nfinspect.tui.widgets.headline import Headline
 from nfinspect.tui.widgets.text_block import TextBlock
 from nfinspect_store.errors import RequestError
 
@@ -65,7 +66,7 @@ class Prompts(TextArea):
             super().action_cursor_down(select)
 
 
-class CommandLine(TextBlock, can_focus=True):
+class CommandLine(Headline):
     """The command that the fields make; with the keys on it, it is copied, edited or started."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -74,6 +75,9 @@ class CommandLine(TextBlock, can_focus=True):
         Binding("e", "edit", "Edit", id="capture.edit"),
         Binding("k,up", "app.focus_previous", "Up", show=False, id="capture.up_from_command"),
     ]
+
+    def allow_focus(self) -> bool:
+        return True
 
     def action_start(self) -> None:
         _pane_of(self).action_start()
@@ -153,7 +157,7 @@ class CapturePane(Pane):
                     line.cursor_blink = False
                     yield line
         yield CommandLine(id="command")
-        yield TextBlock(id="about")
+        yield Headline(id="about")
 
     def on_mount(self) -> None:
         self._draw()

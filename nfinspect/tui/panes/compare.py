@@ -25,6 +25,7 @@ from nfinspect.tui.panes.opening import Opened, comparing_keys, open_runs, sites
 from nfinspect.tui.panes.sorted_rows import ACTIONS, SortedRows, SortingKeys
 from nfinspect.tui.places import place
 from nfinspect.tui.widgets.chart_box import ChartBox
+from nfinspect.tui.widgets.headline import Headline
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 
@@ -101,7 +102,7 @@ class ComparePane(SortingKeys, Pane):
         self.queue = CommandQueue(self, self.draw_about, self.changed)
 
     def compose(self) -> ComposeResult:
-        yield TextBlock(id="about")
+        yield Headline(id="about")
         yield ChartBox(id="chart")
         table = PagedTable(self.columns(), glyphs=self.glyphs, frozen=3, empty="", id="rows")
         table.add_class("panel", "ruled-top")
@@ -251,6 +252,16 @@ class ComparePane(SortingKeys, Pane):
         if action == "diff":
             return len(self._runs) == 2
         return action not in ACTIONS or self.rows.sortable
+
+    def why_idle(self, action: str) -> str:
+        match action:
+            case "cancel":
+                return "nothing is being computed here"
+            case "make":
+                return "there is nothing left to compute"
+            case "diff":
+                return "a diff is of two runs"
+        return super().why_idle(action)
 
     def job_news(self, state: JobState) -> None:
         self.draw_about()

@@ -19,6 +19,7 @@ from nfinspect.tui.panes.exporting import Export, json_export
 from nfinspect.tui.panes.opening import Opened, comparing_keys, open_runs, sites_in_common, take_over
 from nfinspect.tui.panes.sorted_rows import ACTIONS, SortedRows, SortingKeys
 from nfinspect.tui.places import place
+from nfinspect.tui.widgets.headline import Headline
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 
@@ -84,7 +85,7 @@ class DiffPane(SortingKeys, Pane):
         self.rows = SortedRows(self, lambda: LISTING, self.columns, self._reorder)
 
     def compose(self) -> ComposeResult:
-        yield TextBlock(id="about")
+        yield Headline(id="about")
         table = PagedTable(self.columns(), glyphs=self.glyphs, frozen=1, empty="", id="rows")
         table.add_class("panel")
         table.marked = self._is_marked
@@ -252,6 +253,12 @@ class DiffPane(SortingKeys, Pane):
         if action == "other_texts":
             return self._texts_differ
         return action not in ACTIONS or self.rows.sortable
+
+    def why_idle(self, action: str) -> str:
+        match action:
+            case "other_texts":
+                return "T is for runs that are refused because their texts differ"
+        return super().why_idle(action)
 
     def action_turn(self) -> None:
         self._runs = (self._runs[1], self._runs[0])

@@ -20,6 +20,7 @@ from nfinspect.tui.columns.history import (
 )
 from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.widgets.chart_box import ChartBox
+from nfinspect.tui.widgets.headline import Headline
 from nfinspect.tui.widgets.history_charts import history_charts, wrapped_note
 from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
@@ -72,7 +73,7 @@ class HistoryPane(Pane):
         self._run = run
 
     def compose(self) -> ComposeResult:
-        yield TextBlock(id="head")
+        yield Headline(id="head")
         yield ChartBox(id="charts")
         table = PagedTable((), glyphs=self.glyphs, empty="none yet", id="table")
         table.add_class("panel", "ruled-top")

@@ -231,6 +231,16 @@ class LabPane(RunPane):
                 return self.experimenting.document is not None
         return super().check_action(action, parameters)
 
+    def why_idle(self, action: str) -> str:
+        match action:
+            case "cancel":
+                return "nothing is being written here"
+            case "start":
+                return "it is being written already; x cancels"
+            case "export" | "keep":
+                return "nothing has been written yet: r runs it"
+        return super().why_idle(action)
+
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
         row, setup = message.row, self._setup
         if setup is None:

@@ -17,6 +17,7 @@ from nfinspect.tui.columns.layers import explanation, layer_columns, tone_of
 from nfinspect.tui.glyphs import level
 from nfinspect.tui.panes.classed import ClassedPane
 from nfinspect.tui.panes.exporting import Export, json_export
+from nfinspect.tui.widgets.headline import Headline
 from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 from nfinspect.tui.widgets.text_panel import TextPanel
@@ -83,8 +84,8 @@ class LayersPane(ClassedPane):
         super().__init__(session.name + edited, session, site)
 
     def compose(self) -> ComposeResult:
-        yield TextBlock(id="score")
-        yield TextBlock(id="strip")
+        yield Headline(id="score")
+        yield Headline(id="strip")
         with Container(id="rest"):
             table = PagedTable(
                 layer_columns(self.glyphs), glyphs=self.glyphs, empty="no layers at this site", id="layers", frozen=1
@@ -105,6 +106,12 @@ class LayersPane(ClassedPane):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return action != "site" or len(self.session.sites) > 1
+
+    def why_idle(self, action: str) -> str:
+        match action:
+            case "site":
+                return f"this run has only one site: {self.site}"
+        return super().why_idle(action)
 
     def on_resize(self) -> None:
         wide = self.size.width >= 130

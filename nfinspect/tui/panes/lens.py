@@ -116,6 +116,12 @@ class LensPane(AnalysisPane):
             return False
         return super().check_action(action, parameters)
 
+    def why_idle(self, action: str) -> str:
+        match action:
+            case "mark" | "marked" | "site":
+                return "rows are layers here, not neurons: the lens reads the residual stream"
+        return super().why_idle(action)
+
     def open_row(self) -> None:
         if (row := self.table.current) is None:
             return

@@ -84,6 +84,16 @@ class LivePane(Pane):
                 return seen is not None and seen.over and seen.job.state != "done" and not self._resuming
         return True
 
+    def why_idle(self, action: str) -> str:
+        match action:
+            case "pause" | "cancel":
+                return "this capture does not run" if self._seen else "it is not known yet how far this is"
+            case "browse":
+                return "nothing is committed yet: there is nothing to browse"
+            case "resume":
+                return "only a capture that was cut short can be resumed"
+        return super().why_idle(action)
+
     @property
     def _resuming(self) -> bool:
         return any(work.group == "resumed" for work in self.asked)

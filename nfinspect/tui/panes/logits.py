@@ -47,6 +47,12 @@ class LogitsPane(AnalysisPane):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return action != "site" and super().check_action(action, parameters)  # the neuron is one of this site
 
+    def why_idle(self, action: str) -> str:
+        match action:
+            case "site":
+                return "this is of one neuron, at its own site"
+        return super().why_idle(action)
+
     def is_marked(self, row: Any) -> bool:
         return False
 

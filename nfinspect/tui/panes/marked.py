@@ -16,6 +16,7 @@ from nfinspect.tui.columns.neurons import note_column
 from nfinspect.tui.panes.choices import TracedPane, notes_of
 from nfinspect.tui.panes.exporting import Export
 from nfinspect.tui.requests import TraceRequest
+from nfinspect.tui.widgets.headline import Headline
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 from nfinspect_store.marks import MARKED, check_set_name
@@ -65,7 +66,7 @@ class MarkedPane(TracedPane):
         self.request = self.first_request(session)
 
     def compose(self) -> ComposeResult:
-        yield TextBlock(id="choices")
+        yield Headline(id="choices")
         table = PagedTable([], glyphs=self.glyphs, frozen=1, empty="", id="marked")
         table.add_class("panel")
         yield table
@@ -76,6 +77,12 @@ class MarkedPane(TracedPane):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return action != "site" and super().check_action(action, parameters)  # the neurons are those of one site
+
+    def why_idle(self, action: str) -> str:
+        match action:
+            case "site":
+                return "this set has neurons of one site"
+        return super().why_idle(action)
 
     def on_mount(self) -> None:
         self._to_a_site_with_some()

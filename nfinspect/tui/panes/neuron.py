@@ -21,6 +21,7 @@ from nfinspect.tui.panes.exporting import Export, json_export
 from nfinspect.tui.places import place
 from nfinspect.tui.steps import Found, Step, Steps, find, sizes_of
 from nfinspect.tui.widgets.chart_box import ChartBox
+from nfinspect.tui.widgets.headline import Headline
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 
@@ -115,7 +116,7 @@ class NeuronPane(ClassedPane):
 
     def compose(self) -> ComposeResult:
         g = self.glyphs
-        yield TextBlock(id="figures")
+        yield Headline(id="figures")
         with Container(id="middle"):
             yield ChartBox(id="chart")
             concepts = PagedTable(concept_columns(self._concepts, g), glyphs=g, empty="no concepts", id="concepts")

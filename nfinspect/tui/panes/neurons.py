@@ -17,6 +17,7 @@ from nfinspect.tui.panes.classed import ClassedPane
 from nfinspect.tui.panes.exporting import Export
 from nfinspect.tui.panes.preview import Preview
 from nfinspect.tui.requests import NeuronQuery
+from nfinspect.tui.widgets.headline import Headline
 from nfinspect.tui.widgets.paged_table import PAGE, Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 from nfinspect_store.types import CLASSES
@@ -108,7 +109,7 @@ class NeuronsPane(ClassedPane):
         self._change(filter=f"{before} and {condition}" if before else condition)
 
     def compose(self) -> ComposeResult:
-        yield TextBlock(id="tabs")
+        yield Headline(id="tabs")
         yield TextBlock(id="query")
         table = PagedTable(self._columns(), glyphs=self.glyphs, frozen=1, empty="no such neuron", id="neurons")
         table.add_class("panel")

@@ -17,6 +17,7 @@ from nfinspect.text import counted
 from nfinspect.tui.cells import Cell, lines, visible_in
 from nfinspect.tui.panes.choices import TracedPane, notes_of
 from nfinspect.tui.panes.exporting import Export, json_export
+from nfinspect.tui.widgets.headline import Headline
 from nfinspect.tui.widgets.heat_map import heat_map
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
@@ -73,8 +74,8 @@ class OverlapPane(TracedPane):
 
     def compose(self) -> ComposeResult:
         g = self.glyphs
-        yield TextBlock(id="choices")
-        yield TextBlock(id="map")
+        yield Headline(id="choices")
+        yield Headline(id="map")
         with Container(id="below", classes="ruled-top"):
             pairs = PagedTable(self._pair_columns(), glyphs=g, empty="no pairs", id="pairs")
             pairs.add_class("panel")

@@ -14,6 +14,7 @@ from nfinspect.tui.cells import content
 from nfinspect.tui.columns.runs import about_run, backend_lines, being_made, is_unfinished, run_columns, welcome
 from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.places import place
+from nfinspect.tui.widgets.headline import Headline
 from nfinspect.tui.widgets.paged_table import PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 from nfinspect.tui.widgets.text_panel import TextPanel
@@ -99,8 +100,8 @@ class RunsPane(Pane):
         table.marked = lambda run: run.kind != "history" and run.name in self._marked
         yield table
         yield TextPanel(id="empty")
-        yield TextBlock(id="backends")
-        yield TextBlock(id="about")
+        yield Headline(id="backends")
+        yield Headline(id="about")
 
     @property
     def hint(self) -> str:

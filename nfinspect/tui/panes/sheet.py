@@ -14,6 +14,7 @@ from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.panes.exporting import Export
 from nfinspect.tui.places import place
 from nfinspect.tui.sheets import Described, Share, Sheet, described, frequencies
+from nfinspect.tui.widgets.headline import Headline
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 
@@ -44,7 +45,7 @@ class SheetPane(Pane):
         self.sheet_shown = sheet
 
     def compose(self) -> ComposeResult:
-        yield TextBlock(id="about")
+        yield Headline(id="about")
         table = PagedTable(self.columns(), glyphs=self.glyphs, frozen=1, empty="no rows", id="rows")
         table.add_class("panel")
         yield table

@@ -16,6 +16,7 @@ from nfinspect.tui.panes.choices import TracedPane, notes_of
 from nfinspect.tui.panes.exporting import Export, json_export
 from nfinspect.tui.panes.preview import Preview
 from nfinspect.tui.panes.sorted_rows import ACTIONS, SortedRows, SortingKeys
+from nfinspect.tui.widgets.headline import Headline
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
 from nfinspect_store.types import SIGNIFICANT
@@ -75,7 +76,7 @@ class TracePane(SortingKeys, TracedPane):
         self.rows = SortedRows(self, lambda: LISTING, self.columns, self._arrange)
 
     def compose(self) -> ComposeResult:
-        yield TextBlock(id="choices")
+        yield Headline(id="choices")
         table = PagedTable(self.columns(), glyphs=self.glyphs, frozen=2, empty="no neurons", id="trace")
         table.add_class("panel")
         table.marked = self.is_marked

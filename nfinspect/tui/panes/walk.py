@@ -389,6 +389,12 @@ class WalkPane(RunPane):
             return False
         return super().check_action(action, parameters)
 
+    def why_idle(self, action: str) -> str:
+        match action:
+            case "walk":
+                return "this is the token walk"
+        return super().why_idle(action)
+
     def action_prompt(self, step: int) -> None:
         if self._prompt is None:
             return

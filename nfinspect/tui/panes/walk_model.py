@@ -36,7 +36,7 @@ class ModelReading:
 
     def cancel(self) -> None:
         if not self._runner.cancel():
-            self._pane.hub.say("nothing is being computed here", "dim")
+            self._pane.hub.say("nothing is being computed here; :lab leads to the lab", "dim")
 
     def news(self, state: JobState) -> None:
         """From the board: how far it is, and how it ended."""
