@@ -48,9 +48,10 @@ def generate(
     strongest neurons of each layer at each token. chat: the prompt is a user's message.
 
     The result has `original` and `edited` (each with `text`, `nll` in nats per token, and `tokens`), `next` (the likely
-    next tokens and their probabilities) and `comparison` (`first_difference`, `delta_nll`, `control`); `edited` and
-    `comparison` are None without edits. The model is read in eval mode; afterwards each module is back in its own.
-    Raises RequestError, ModelError, UnsupportedModel, UnknownSite, OtherWeights, RunNotFound.
+    next tokens and their probabilities) and `comparison` (`first_difference`, `changed_values`, `delta_nll`,
+    `control`); `edited` and `comparison` are None without edits. The model is read in eval mode;
+    afterwards each module is back in its own. Raises RequestError, ModelError, UnsupportedModel, UnknownSite,
+    OtherWeights, RunNotFound.
     """
     asked = asked_edits(*map(_texts, (zero, scale, clamp, add, direction)))
     check_controls(controls)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from nfinspect_store.errors import NfinspectError, StoreError
 
-VERSION = 3
+VERSION = 4
 
 LINE = 16 * 2**20
 """The most bytes of a line: a query may name many tokens."""

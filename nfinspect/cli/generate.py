@@ -15,7 +15,7 @@ from nfinspect.cli.options import bos_option, chat_option, full_name, json_optio
 from nfinspect.cli.progress import progress
 from nfinspect.cli.through_backend import backend_option
 from nfinspect.experiments.run_model import loaded_model
-from nfinspect.present.numbers import counted, number, percent, quoted, signed
+from nfinspect.present.numbers import changed_values, counted, number, percent, quoted, signed
 from nfinspect.present.tables import Column, table
 from nfinspect_store.catalog import store_path
 from nfinspect_store.errors import RequestError
@@ -212,6 +212,7 @@ def _next_lines(found: "Generation") -> list[str]:
 def _comparison_lines(found: "Generation", comparison: "Comparison") -> list[str]:
     place = comparison.first_difference
     lines = ["both texts are the same" if place is None else f"the texts differ from token {place} on"]
+    lines.append(changed_values(comparison.changed_values))
     if comparison.delta_nll is not None:
         of = counted(found.prompt_tokens - 1, "token")
         lines.append(f"ΔNLL {signed(comparison.delta_nll)} nats per token on {of} of the prompt")

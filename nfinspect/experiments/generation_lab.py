@@ -30,7 +30,7 @@ from nfinspect.models import (
     require_causal,
     vocabulary,
 )
-from nfinspect.models.editing import DirectionEdit, Edit, NeuronEdit, edited
+from nfinspect.models.editing import ChangedValues, DirectionEdit, Edit, NeuronEdit, edited
 from nfinspect_store.errors import RequestError
 
 Side = Literal["original", "edited"]
@@ -81,11 +81,13 @@ class WrittenSide:
 class Comparison(Document):
     """What edits change. first_difference: the first position at which the texts differ, None if they are the same.
     delta_nll: nll with the edits − without, nats per token of the prompt; control: of random edits of the same size.
+    changed_values: values of neurons, on the tokens that the edited side read, that the edits made other ones.
     """
 
     first_difference: int | None
     delta_nll: float | None
     control: Controls
+    changed_values: int
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ def generation(
             tell(side, token)
 
         with (
-            edited(loaded, changes, start),
+            edited(loaded, changes, start, counts),
             Follower(loaded, sites, ids, told, surprisal=nats.tolist(), top=top, check=not changes) as follower,
         ):
             (sequence,) = generate(
@@ -194,6 +196,7 @@ def generation(
         nll = mean_nll(nats) if len(nats) else None
         return WrittenSide(continuation(loaded, ids, sequence), nll, tuple(tokens)), after
 
+    counts = ChangedValues()
     original, before = written("original", ())
     other: WrittenSide | None = None
     after: NDArray[np.float64] | None = None
@@ -215,7 +218,7 @@ def generation(
                 costs.append(mean_nll(_read(loaded, ids)[0]) - (original.nll or 0.0))
             tick(done, len(drawn))
         control = compare_with_controls(delta or 0.0, costs)
-        comparison = Comparison(_first_difference(original, other), delta, control)
+        comparison = Comparison(_first_difference(original, other), delta, control, counts.count)
     return Generation(
         model=loaded.name,
         prompt=prompt,

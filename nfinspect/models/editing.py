@@ -57,19 +57,40 @@ def _document(
     return {**place, "neurons": neurons, "amount": amount, "direction": direction, "norm": norm}
 
 
+class ChangedValues:
+    """Counts the values that edits changed, not those that were so before. It waits for no device until it is asked."""
+
+    def __init__(self) -> None:
+        self._counts: dict[torch.device, Tensor] = {}
+
+    def add(self, before: Tensor, after: Tensor) -> None:
+        same = (before == after) | (before.isnan() & after.isnan())
+        count = (~same).sum()
+        known = self._counts.get(count.device)
+        self._counts[count.device] = count if known is None else known + count
+
+    @property
+    def count(self) -> int:
+        return sum(int(one) for one in self._counts.values())
+
+
 @contextmanager
-def edited(loaded: LoadedModel, edits: Sequence[Edit], start: int = 0) -> Iterator[None]:
+def edited(
+    loaded: LoadedModel, edits: Sequence[Edit], start: int = 0, counts: ChangedValues | None = None
+) -> Iterator[None]:
     """Inside this context the model reads sequences, each in one pass or step by step, with these edits.
 
-    start: the first position of each sequence whose values are changed. For sequences that are read after others,
-    enter it again: a pass of one token goes on with those before. Raises SilentHook and WrongSite as `replaced` does.
+    start: the first position of each sequence whose values are changed. counts: gets what was changed. For
+    sequences that are read after others, enter it again: a pass of one token goes on with those
+    before. Raises SilentHook and WrongSite as `replaced` does.
     """
     places = _Places(start)
     by_site: dict[LayerSite, list[Edit]] = {}
     for edit in sorted(edits, key=_order):
         by_site.setdefault(edit.site, []).append(edit)
     changes = {site: _changing(site, these, places) for site, these in by_site.items()}
-    with replaced(loaded, changes, places.begins):
+    tell = {} if counts is None else {"tell": counts.add}
+    with replaced(loaded, changes, places.begins, **tell):
         yield
 
 

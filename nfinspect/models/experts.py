@@ -144,16 +144,23 @@ class ExpertsEdit:
     """Changes the neurons of one module of experts before they are projected; until `remove`.
 
     change: is given [tokens, neurons], 0 where a token has no value, and returns what the experts go on with; what it
-    makes of neurons of experts that a token was not routed to has no effect. called: at each call of the module.
+    makes of neurons of experts that a token was not routed to has no effect. called: at each call of the module; tell:
+    gets the values before and after, [rows, width].
     """
 
     def __init__(
-        self, module: nn.Module, name: str, change: Callable[[Tensor], Tensor], called: Callable[[], None]
+        self,
+        module: nn.Module,
+        name: str,
+        change: Callable[[Tensor], Tensor],
+        called: Callable[[], None],
+        tell: Callable[[Tensor, Tensor], None],
     ) -> None:
         self._module: Any = module
         self._name = name
         self._change = change
         self._called = called
+        self._tell = tell
         self._index = torch.empty(0, 0, dtype=torch.long)
         self._places = torch.empty(0, dtype=torch.long)
         self._next = 0  # of the rows, in the order in which they are computed
@@ -212,6 +219,7 @@ class ExpertsEdit:
             return values
         found = values.clone()
         found[there] = changed[token, column]
+        self._tell(values, found)
         return found
 
 

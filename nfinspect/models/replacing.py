@@ -27,17 +27,28 @@ Begins = Callable[[tuple[int, int], Tensor | None], None]
 """Takes the batch and the tokens of a pass, and its attention mask, [batch, tokens or more], if it has one."""
 
 
+Tell = Callable[[Tensor, Tensor], None]
+"""Takes a site's values before and after a change, of the same shape; of experts those of the tokens routed to them."""
+
+
 def _nothing(shape: tuple[int, int], mask: Tensor | None) -> None:
     pass
 
 
+def _untold(before: Tensor, after: Tensor) -> None:
+    pass
+
+
 @contextmanager
-def replaced(loaded: LoadedModel, changes: Mapping[LayerSite, Replace], begins: Begins = _nothing) -> Iterator[None]:
+def replaced(
+    loaded: LoadedModel, changes: Mapping[LayerSite, Replace], begins: Begins = _nothing, tell: Tell = _untold
+) -> Iterator[None]:
     """Every forward pass inside this context goes on with what `changes` return; afterwards the model is as before.
 
-    begins: called before each pass. Raises SilentHook after a pass that did not call every layer exactly once (a fused
-    kernel may bypass a projection, as Mamba's does in training), and at the end if no pass called the model's hooks, so
-    that no result is reported for a change that did not happen; WrongSite for another width than the site's.
+    begins: called before each pass; tell: at each change. Raises SilentHook after a pass that did not call every layer
+    exactly once (a fused kernel may bypass a projection, as Mamba's does in training), and at the end if no pass called
+    the model's hooks, so that no result is reported for a change that did not happen; WrongSite for another width than
+    the site's.
     """
     modules = modules_by_name(loaded.model)
     inner = body(loaded.model)  # a capture reads with this part alone
@@ -68,9 +79,10 @@ def replaced(loaded: LoadedModel, changes: Mapping[LayerSite, Replace], begins: 
         for site, change in changes.items():
             module = modules[site.module]
             if site.experts:
-                hooks.enter_context(_removed(ExpertsEdit(module, site.module, change, partial(_called, site, calls))))
+                called = partial(_called, site, calls)
+                hooks.enter_context(_removed(ExpertsEdit(module, site.module, change, called, tell)))
                 continue
-            replace = _checked(site, change, calls)
+            replace = _checked(site, change, calls, tell)
             if site.site == "resid":
                 hooks.enter_context(_removed(module.register_forward_hook(_on_output(replace))))
             else:
@@ -89,14 +101,17 @@ def _called(site: LayerSite, calls: dict[LayerSite, int]) -> None:
     calls[site] += 1
 
 
-def _checked(site: LayerSite, change: Replace, calls: dict[LayerSite, int]) -> Replace:
+def _checked(site: LayerSite, change: Replace, calls: dict[LayerSite, int], tell: Tell) -> Replace:
     def replace(whole: Tensor) -> Tensor:
         if whole.shape[-1] != site.neurons:
             raise WrongSite(
                 f"expected {site.neurons} neurons at {site.module} of layer {site.layer}, found {whole.shape[-1]}"
             )
         calls[site] += 1
-        return change(whole)
+        changed = change(whole)
+        if changed is not whole:
+            tell(whole, changed)
+        return changed
 
     return replace
 

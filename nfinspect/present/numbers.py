@@ -85,6 +85,13 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
+def changed_values(count: int) -> str:
+    """What edits did to values, in a line."""
+    if not count:
+        return "no value was changed: on all tokens read, the edited neurons had these values already"
+    return f"{counted(count, 'value')} changed on the tokens read"
+
+
 def size(count: int | None, signs: Signs = PLAIN) -> str:
     """Bytes in decimal units, at most eight characters."""
     if count is None:

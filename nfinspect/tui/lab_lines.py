@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from textual.content import Content
 
-from nfinspect.present.numbers import counted, number, percent, quoted, signed
+from nfinspect.present.numbers import changed_values, counted, number, percent, quoted, signed
 from nfinspect.tui.cells import Cell, content, fit, lines
 from nfinspect.tui.glyphs import Glyphs, bar
 
@@ -35,6 +35,8 @@ def verdict(document: Mapping[str, Any], glyphs: Glyphs) -> list[list[Cell | str
     else:
         one, other = (_token_at(document[side]["tokens"], place) for side in HEADINGS)
         rows.append([Cell(f"the texts differ from token {place} on: ", "bold"), Cell(f"{one} / {other}")])
+    if (count := compared["changed_values"]) or place is None:
+        rows.append([Cell(changed_values(count), "" if count else "warn")])
     if compared["delta_nll"] is not None:
         delta = "change of NLL" if glyphs.plain else "ΔNLL"
         of = counted(document["prompt_tokens"] - 1, "token")

@@ -24,8 +24,9 @@ from nfinspect.backend.protocol import JobState, Token
 from nfinspect.backend.written import KEPT
 from nfinspect.backend.written import Written as Held
 from nfinspect.cli import main
+from nfinspect.tui.cells import content
 from nfinspect.tui.engine import Engine
-from nfinspect.tui.glyphs import ASCII
+from nfinspect.tui.glyphs import ASCII, UNICODE
 from nfinspect.tui.lab import NUMBERS as FIELDS
 from nfinspect.tui.lab import (
     Change,
@@ -38,7 +39,7 @@ from nfinspect.tui.lab import (
     typed_prompt,
 )
 from nfinspect.tui.lab_job import Experiment, Written
-from nfinspect.tui.lab_lines import difference, next_tokens, whole_text
+from nfinspect.tui.lab_lines import difference, next_tokens, verdict, whole_text
 from nfinspect.tui.output import state_dir
 from nfinspect_store.errors import RequestError
 
@@ -152,9 +153,22 @@ def document(
     return {
         "prompt": "Go", "prompt_tokens": 1, "original": side(one, texts[0]), "edited": side(other, texts[1]),
         "notes": [],
-        "comparison": {"first_difference": place, "delta_nll": None, "control": {"count": 0}},
+        "comparison": {"first_difference": place, "changed_values": 7, "delta_nll": None, "control": {"count": 0}},
         "next": [{"token": f" {i}", "original": 0.5**i, "edited": 0.5 ** (12 - i)} for i in range(1, 12)],
     }  # fmt: skip
+
+
+def test_edits_that_changed_nothing_are_told() -> None:
+    same, other = document([" to"], [" to"], None), document([" to"], [" red"], 1)
+
+    def told(found: dict[str, Any], changed: int) -> list[str]:
+        found["comparison"]["changed_values"] = changed
+        return [content(*line).plain for line in verdict(found, UNICODE)]
+
+    nothing = "no value was changed: on all tokens read, the edited neurons had these values already"
+    assert told(same, 0) == ["both texts are the same", nothing]
+    assert told(same, 1) == ["both texts are the same", "1 value changed on the tokens read"]
+    assert told(other, 1234)[1] == "1,234 values changed on the tokens read"
 
 
 def test_the_first_difference_is_marked_where_it_is() -> None:

@@ -66,7 +66,7 @@ class Prompts(TextArea):
             super().action_cursor_down(select)
 
 
-class CommandLine(Headline):
+class CommandLine(Headline, inherit_bindings=False):
     """The command that the fields make; with the keys on it, it is copied, edited or started."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

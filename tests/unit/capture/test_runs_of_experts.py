@@ -324,6 +324,12 @@ def test_neurons_of_experts_are_edited_and_cut_out(tmp_path: Path) -> None:
     assert not (routed.maximum[np.arange(NEURONS) != neuron] == 2).any()
     told = nf.generate(model, word_tokenizer(), "w5 w6", clamp="@hot=2", new_tokens=2, controls=0, store=tmp_path)
     assert told.comparison is not None and told.comparison.delta_nll != 0
+    every = ",".join(
+        f"L1/N{n}" for n in range(3, NEURONS, WIDTH)
+    )  # one of each expert: they change where they are read
+    one = nf.generate(model, word_tokenizer(), "w5 w6", clamp=f"{every}=2", new_tokens=2, controls=0, store=tmp_path)
+    assert one.edited is not None and one.comparison is not None
+    assert one.comparison.changed_values == len(one.edited.tokens) * model.config.num_experts_per_tok
     with pytest.raises(UnsupportedModel, match="found a mixture of experts .*: a token has no values of most"):
         captured(model, tmp_path, "direction", edits=["direction run:red-blue@mlp:L1=1"])
     loaded = in_memory(model, word_tokenizer())

@@ -128,6 +128,26 @@ def test_the_edits_above_do_change_texts() -> None:
         assert any(one.comparison is not None and one.comparison.first_difference is not None for one in changed), name
 
 
+@pytest.mark.parametrize("start", [0, 2])
+def test_values_that_edits_change_are_counted(start: int) -> None:
+    """Zeroing a ReLU's neurons changes those that fire: as many as a plain hook sees. Adding changes all."""
+    loaded = loaded_model("gpt2-relu")
+    site = find_sites(loaded.model)[1]
+    zeroed = written("gpt2-relu", [NeuronEdit("zero", site, NEURONS)], start=start)
+    assert zeroed.edited is not None and zeroed.comparison is not None
+    ids, seen = [token.token_id for token in zeroed.edited.tokens], []
+    module = dict(loaded.model.named_modules())[site.module]
+    hook = module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        loaded.model(torch.tensor([ids]))
+    hook.remove()
+    fire = int((seen[0][0, start:, NEURONS] != 0).sum())
+    assert 0 < fire < (len(ids) - start) * len(NEURONS) and zeroed.comparison.changed_values == fire
+    added = written("gpt2-relu", [NeuronEdit("add", site, NEURONS, 9.0)], start=start)
+    assert added.edited is not None and added.comparison is not None
+    assert added.comparison.changed_values == (len(added.edited.tokens) - start) * len(NEURONS)
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("name", MODELS)
 def test_scale_1_is_the_same_to_the_last_bit(name: str, temperature: float) -> None:
@@ -137,6 +157,7 @@ def test_scale_1_is_the_same_to_the_last_bit(name: str, temperature: float) -> N
     assert found.edited == found.original
     assert found.comparison is not None
     assert found.comparison.delta_nll == 0 and found.comparison.first_difference is None
+    assert found.comparison.changed_values == 0
     assert all(one.original == one.edited for one in found.next)
     assert found.original == written(name, sampling=Sampling(NEW, temperature, 3)).original
 
