@@ -14,7 +14,8 @@ from nfinspect.capturing.sizes import run_bytes
 from nfinspect.present.numbers import size
 from nfinspect_store.attached import MOST_ATTACHED, is_attached, told_parts
 from nfinspect_store.errors import CannotMerge, RunExists, StorageFull
-from nfinspect_store.merging import check_parts, write_merged
+from nfinspect_store.merging import check_parts, opened, write_merged
+from nfinspect_store.open_parts import runs_together
 from nfinspect_store.parts import (
     Chosen,
     MergedRun,
@@ -96,17 +97,18 @@ def merge_runs(
     tokens = sum(part.tokens for part in chosen.parts)
     if not tokens:
         raise CannotMerge("expected parts with recorded tokens, found none")
-    contents = check_parts(chosen.parts, whole=not chosen.missing)
-    info = _info(out, chosen, contents if attach else None)
-    _check_room(out, info, chosen.parts)
-    write_merged(
-        out,
-        info,
-        chosen.parts,
-        lambda tables: classify_tables(tables, exact=tables.has_values),
-        writers=writer_threads("auto"),
-        told=lambda copied: told(copied, tokens),
-    )
+    with opened(chosen.parts, attach=attach) as files:
+        contents = check_parts(files, whole=not chosen.missing)
+        info = _info(out, chosen, contents if attach else None)
+        _check_room(out, info, chosen.parts)
+        write_merged(
+            out,
+            info,
+            files,
+            lambda tables: classify_tables(tables, exact=tables.has_values),
+            writers=writer_threads("auto"),
+            told=lambda copied: told(copied, tokens),
+        )
     return _merged(out, chosen, written=True, attached=attach)
 
 
@@ -114,18 +116,20 @@ def _read(paths: Sequence[Path]) -> tuple[list[Part], list[MergedRun]]:
     """The parts, each file once, those of attached runs too, and the merged runs among the files."""
     parts: list[Part] = []
     merged: list[MergedRun] = []
-    left, seen = [path.resolve() for path in paths], set[Path]()
-    for path in left:
-        if path in seen:
-            continue
-        seen.add(path)
-        with RunFile.open(path) as run:
-            before = MergedRun.of_run(run)
-            if before is None:
-                parts.append(Part.of_run(run))
-            else:
-                merged.append(before)
-                left += [part.path(path).resolve() for part in before.attached]
+    seen: set[Path] = set()
+    left = [path.resolve() for path in paths]
+    while left := [path for path in dict.fromkeys(left) if path not in seen]:
+        seen.update(left)
+        attached: list[Path] = []
+        with runs_together(left) as each:
+            for run in each():
+                before = MergedRun.of_run(run)
+                if before is None:
+                    parts.append(Part.of_run(run))
+                else:
+                    merged.append(before)
+                    attached += [part.path(run.path).resolve() for part in before.attached]
+        left = attached
     if not parts:
         raise CannotMerge(
             f"expected parts of a capture, found only {', '.join(one.name for one in merged)}, merged before"

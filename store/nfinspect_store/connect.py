@@ -14,14 +14,14 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import duckdb
 
 from nfinspect_store.errors import NfinspectError, NotARun, QueryError, RunBusy, RunNotFound, StorageFull, StoreError
-from nfinspect_store.layout import check_result, check_run, refuse_older
+from nfinspect_store.layout import check_result, check_run, definitions, refuse_older
 from nfinspect_store.memory import run_memory
 from nfinspect_store.paths import file_state
 from nfinspect_store.schema import quoted
@@ -92,8 +92,7 @@ def locked(
         config["memory_limit"] = memory
     if checkpoints is not None:
         config["wal_autocheckpoint"] = checkpoints
-    connection = duckdb.connect(config=config)
-    try:
+    with closed_on_error(duckdb.connect(config=config)) as connection:
         allowed = ", ".join(literal(f"{reached(file)}{log}") for file in files for log in LOGS)
         names = ", ".join(literal(name) for name in changeable)
         for statement in (
@@ -104,10 +103,17 @@ def locked(
             "SET lock_configuration = true",  # last: nothing can be set after it
         ):
             connection.execute(statement)
+    return connection
+
+
+@contextmanager
+def closed_on_error(connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Yields it, and closes it only if an error ends the block: for those who make a connection and return it."""
+    try:
+        yield connection
     except BaseException:
         connection.close()
         raise
-    return connection
 
 
 def attach(
@@ -133,13 +139,10 @@ def attach_to_write(path: Path, *, older: bool = False, readers: bool = False) -
 
 def create(path: Path, *, memory: str | None = None, options: str = RUN_OPTIONS) -> duckdb.DuckDBPyConnection:
     """A writing connection whose default catalog is a new, empty file. Raises StorageFull."""
-    connection = locked([path], threads=1, memory=memory, changeable=WRITING, checkpoints=COMMIT_CHECKPOINTS)
-    try:
+    new = locked([path], threads=1, memory=memory, changeable=WRITING, checkpoints=COMMIT_CHECKPOINTS)
+    with closed_on_error(new) as connection:
         add_new(connection, path, CATALOG, options)
         connection.execute(f"USE {CATALOG}")
-    except BaseException:
-        connection.close()
-        raise
     return connection
 
 
@@ -171,20 +174,38 @@ def add_run(
 
     Raises what `add` does, SchemaTooNew, and SchemaTooOld unless `older`; the run is then detached again.
     """
-    state = settled_state(path)
-    add(connection, path, name, options)
+    add_runs(connection, {name: path}, options, older=older, macros=macros)
+
+
+def add_runs(
+    connection: duckdb.DuckDBPyConnection,
+    runs: Mapping[str, Path],
+    options: str = "READ_ONLY",
+    *,
+    older: bool = False,
+    macros: bool = True,
+) -> None:
+    """The same of several runs under their names, at less cost than one by one. All are detached if one is refused."""
+    states: dict[str, tuple[int, ...]] = {}
     try:
-        with translated(path):
-            version = _checked.get(state)
-            if version is None:
-                version = check_run(connection, name, path, macros=macros)
-                if macros and state and state == settled_state(path):
+        for name, path in runs.items():
+            states[name] = settled_state(path)
+            add(connection, path, name, options)
+        unknown = [name for name, state in states.items() if state not in _checked]
+        with translated(next(iter(runs.values()))):
+            found = definitions(connection, unknown, macros=macros) if unknown else {}
+        for name, path in runs.items():
+            with translated(path):
+                state = states[name]
+                version = check_run(connection, name, path, found[name]) if name in found else _checked[state]
+                if name in found and macros and state and state == settled_state(path):
                     _checked[state] = version
-            if not older:
-                refuse_older(path, version)
+                if not older:
+                    refuse_older(path, version)
     except BaseException:
-        with suppress(duckdb.Error):
-            connection.execute(f"DETACH {quoted(name)}")
+        for name in states:
+            with suppress(duckdb.Error):
+                connection.execute(f"DETACH {quoted(name)}")
         raise
 
 
@@ -225,12 +246,9 @@ def add_new(connection: duckdb.DuckDBPyConnection, path: Path, name: str, option
 def _attached(
     path: Path, connection: duckdb.DuckDBPyConnection, options: str, older: bool
 ) -> duckdb.DuckDBPyConnection:
-    try:
+    with closed_on_error(connection):
         add_run(connection, path, CATALOG, options, older=older)
         connection.execute(f"USE {CATALOG}")
-    except BaseException:
-        connection.close()
-        raise
     return connection
 
 

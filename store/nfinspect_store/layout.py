@@ -8,7 +8,7 @@ schema.py, and there may be no others. This module reads definitions and execute
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +26,21 @@ SHOWN = 60
 """Characters of a foreign name that a message repeats."""
 
 READ_DEFINITIONS = """
-SELECT 'schema' AS kind, schema_name AS name, '' AS definition FROM duckdb_schemas()
-WHERE database_name = $catalog AND (schema_name <> 'main' OR parent_schema IS NOT NULL)
-UNION ALL SELECT 'table', table_name, sql FROM duckdb_tables() WHERE database_name = $catalog
-UNION ALL SELECT 'view', view_name, sql FROM duckdb_views() WHERE database_name = $catalog
-UNION ALL SELECT 'sequence', sequence_name, '' FROM duckdb_sequences() WHERE database_name = $catalog
-UNION ALL SELECT 'index', index_name, '' FROM duckdb_indexes() WHERE database_name = $catalog
-UNION ALL SELECT 'trigger', trigger_name, '' FROM duckdb_triggers() WHERE database_name = $catalog
-UNION ALL SELECT 'type', type_name, '' FROM duckdb_types() WHERE database_name = $catalog AND NOT internal
+FROM (
+    SELECT database_name, 'schema' AS kind, schema_name AS name, '' AS definition FROM duckdb_schemas()
+    WHERE schema_name <> 'main' OR parent_schema IS NOT NULL
+    UNION ALL SELECT database_name, 'table', table_name, sql FROM duckdb_tables()
+    UNION ALL SELECT database_name, 'view', view_name, sql FROM duckdb_views()
+    UNION ALL SELECT database_name, 'sequence', sequence_name, '' FROM duckdb_sequences()
+    UNION ALL SELECT database_name, 'index', index_name, '' FROM duckdb_indexes()
+    UNION ALL SELECT database_name, 'trigger', trigger_name, '' FROM duckdb_triggers()
+    UNION ALL SELECT database_name, 'type', type_name, '' FROM duckdb_types() WHERE NOT internal
+    {macros}
+) WHERE database_name IN (SELECT unnest($catalogs::VARCHAR[]))
 """
+"""DuckDB lists those of all attached files, whichever one asks for: of many files they are read at once."""
 
-READ_MACROS = """
-UNION ALL SELECT 'macro', function_name, '' FROM duckdb_functions() WHERE database_name = $catalog
-"""
+READ_MACROS = "UNION ALL SELECT database_name, 'macro', function_name, '' FROM duckdb_functions()"
 
 COUNT_COMPUTED = """
 SELECT (SELECT count(*) FROM duckdb_constraints() WHERE database_name = $catalog)
@@ -64,13 +66,20 @@ UNION_ALL = {
 _layouts: dict[str, Definitions] = {}
 
 
-def definitions(connection: duckdb.DuckDBPyConnection, catalog: str, *, macros: bool) -> Definitions:
-    """Everything that an attached database defines. It must not be the default catalog, where its names could shadow
-    DuckDB's own.
+def definitions(
+    connection: duckdb.DuckDBPyConnection, catalogs: Iterable[str], *, macros: bool
+) -> dict[str, Definitions]:
+    """Everything that each of these attached databases defines. None may be the default catalog, where its names could
+    shadow DuckDB's own.
+
+    macros=False does not look for macros, which is safe if no function is called while the database is the default
+    catalog: listing them takes longer than all the rest.
     """
-    query = READ_DEFINITIONS + (READ_MACROS if macros else "")
-    rows = connection.execute(query, {"catalog": catalog}).fetchall()
-    return {(kind, name): definition for kind, name, definition in rows}
+    query = READ_DEFINITIONS.format(macros=READ_MACROS if macros else "")
+    found: dict[str, dict[tuple[str, str], str]] = {catalog: {} for catalog in catalogs}
+    for catalog, kind, name, definition in connection.execute(query, {"catalogs": list(found)}).fetchall():
+        found[catalog][kind, name] = definition
+    return dict(found)
 
 
 def _expected(
@@ -82,7 +91,7 @@ def _expected(
         connection.execute(f"USE {SCRATCH}")
         make(connection)
         connection.execute("USE memory")
-        _layouts[what] = definitions(connection, SCRATCH, macros=False)
+        _layouts[what] = definitions(connection, [SCRATCH], macros=False)[SCRATCH]
         connection.execute(f"DETACH {SCRATCH}")
     return _layouts[what]
 
@@ -104,13 +113,10 @@ def _make_run(connection: duckdb.DuckDBPyConnection, version: int, *, routed: bo
         connection.execute(ROUTED_VIEW)
 
 
-def check_run(connection: duckdb.DuckDBPyConnection, catalog: str, path: Path, *, macros: bool = True) -> int:
-    """Check that the database attached as `catalog` is a run and nothing else; returns its schema version.
-
-    macros=False does not look for macros, which is safe if no function is called while the run is the default catalog:
-    listing them takes longer than all the rest. Raises NotARun, SchemaTooNew.
+def check_run(connection: duckdb.DuckDBPyConnection, catalog: str, path: Path, found: Definitions) -> int:
+    """Check that the database attached as `catalog`, which defines what was `found`, is a run and nothing else; returns
+    its schema version. Raises NotARun, SchemaTooNew.
     """
-    found = definitions(connection, catalog, macros=macros)
     version = _version(connection, catalog, path, found)
     if version > SCHEMA_VERSION:
         raise SchemaTooNew(
@@ -156,7 +162,7 @@ def check_result(connection: duckdb.DuckDBPyConnection, catalog: str, path: Path
     """Raises NotARun unless the database attached as `catalog` is a saved result: plain tables, `result` among them.
     Macros are not looked for, as none is called.
     """
-    found = definitions(connection, catalog, macros=False)
+    found = definitions(connection, [catalog], macros=False)[catalog]
     for kind, name in found:
         if kind != "table":
             raise NotARun(_foreign(path, kind, name))

@@ -6,7 +6,8 @@ uses (statistics.py), in the order of the prompts, so that they agree up to the 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,24 +21,18 @@ from nfinspect_store.errors import CannotMerge, NotARun
 from nfinspect_store.examples import KEPT, drawn, places
 from nfinspect_store.histogram import BINS
 from nfinspect_store.mamba_delta import DeltaMoments, read_mamba_delta
-from nfinspect_store.open_parts import runs_together
+from nfinspect_store.open_parts import OPEN_TOGETHER, Each, OpenRun, runs_together
 from nfinspect_store.part_settings import prompts_digest
 from nfinspect_store.parts import Part, prompts_of
-from nfinspect_store.reader import RunFile
 from nfinspect_store.schema import BLOCK, ROUTED, quoted
 from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics
-from nfinspect_store.tables import RunTables
 from nfinspect_store.types import Layer, RunInfo, utc_now
 from nfinspect_store.verify import caught, check_digests
 from nfinspect_store.writer import Derive, RunWriter
 
 VALUES_BYTES = 32 * 2**20
 """About the bytes of a layer's values that are held at a time [own]."""
-
-READ_MEMORY = "256MB"
-"""DuckDB's limit for a part, each value of which is read once. With 1 GB a merge takes half a gigabyte more and as much
-time, measured."""
 
 SHIFTED: Mapping[str, tuple[str, ...]] = {
     "prompts": ("prompt_idx", "first_token"),
@@ -47,16 +42,19 @@ SHIFTED: Mapping[str, tuple[str, ...]] = {
 }
 """Tables whose rows stay, and their columns that count from the run's first prompt or token."""
 
-ROWS_READ: Mapping[str, int] = {"prompts": 4096, "tokens": 65_536, "unrecorded": 65_536, "prompt_means": 8192}
+ROWS_READ: Mapping[str, int] = {
+    "prompts": 4096,
+    "tokens": 65_536,
+    "unrecorded": 65_536,
+    "prompt_means": 8192,
+    ROUTED: 65_536,
+}
 """Rows that are read at a time: at most a few MiB, unless prompts are long."""
 
-READ_MOVED = """
-SELECT site, layer, expert, place + ($before::BIGINT[])[expert + 1] AS place, token_idx + $tokens AS token_idx
-FROM routed WHERE site = $site AND layer = $layer
-"""
-
 OF_TOKENS = ("first_token", "token_idx")
-"""Those of them that count tokens."""
+"""Those of these columns that count tokens."""
+
+READ_IDENTITY = "SELECT run_id, (SELECT count(*) FROM prompts), (SELECT count(*) FROM tokens) FROM run"
 
 ABSENT_BITS = np.uint32(0x7FC5A17E)
 """What stands in for a value until it is read: a NaN that no computation makes."""
@@ -67,26 +65,60 @@ Told = Callable[[int], None]
 """Is told how many tokens of the whole have been copied."""
 
 
-def check_parts(parts: Sequence[Part], *, whole: bool) -> list[str]:
+@dataclass(frozen=True)
+class OpenParts:
+    """Parts that are open for a merge, in order, none twice. Goes through them: each part, its run, and how many
+    prompts and tokens of the merged run come before it.
+    """
+
+    parts: Sequence[Part]
+    each: Each
+
+    def __iter__(self) -> Iterator[tuple[Part, OpenRun, int, int]]:
+        prompts = tokens = 0
+        for part, run in zip(self.parts, self.each(), strict=True):
+            found = run.cursor().execute(READ_IDENTITY).fetchall()[0]
+            if found != (part.info.run_id, part.stop - part.first, part.tokens):
+                raise NotARun(f"{part.path} was replaced by another run while it was merged")
+            run.layers = part.layers
+            yield part, run, prompts, tokens
+            prompts += part.stop - part.first
+            tokens += part.tokens
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self.parts[0].layers
+
+
+@contextmanager
+def opened(parts: Sequence[Part], *, attach: bool) -> Iterator[OpenParts]:
+    """Open parts to be merged. attach: all at the same time, as the classes of a run that is attached to them need."""
+    widest = max(layer.neurons for layer in parts[0].layers)
+    paths = [part.path for part in parts]
+    with runs_together(paths, widest=widest, most=len(parts) if attach else OPEN_TOGETHER) as each:
+        yield OpenParts(parts, each)
+
+
+def check_parts(parts: OpenParts, *, whole: bool) -> list[str]:
     """Read every table of the parts but the values, once; returns the digest of the contents of each.
 
-    parts: in order, none twice. whole: they hold every prompt of the capture, which must be those that it planned.
-    Raises NotARun for a part that holds other rows than were written, CannotMerge for other prompts.
+    whole: they hold every prompt of the capture, which must be those that it planned. Raises NotARun for a part that
+    holds other rows than were written, CannotMerge for other prompts.
     """
     contents: list[str] = []
 
     def prompts() -> Iterator[tuple[str, str, tuple[int, ...]]]:
-        for part in parts:
-            with RunFile.open(part.path, streaming_memory=READ_MEMORY) as run:
-                if problems := caught("digests", check_digests, run):
-                    raise _damaged(run, problems[0])
-                contents.append(contents_digest(run.cursor()))
-                if whole:
-                    yield from prompts_of(run)
+        for _, run, _, _ in parts:
+            if problems := caught("digests", check_digests, run):
+                raise _damaged(run, problems[0])
+            contents.append(contents_digest(run.cursor()))
+            if whole:
+                yield from prompts_of(run)
 
-    if prompts_digest(prompts()) != parts[0].settings.get("prompts_sha256") and whole:
+    one = parts.parts[0]
+    if prompts_digest(prompts()) != one.settings.get("prompts_sha256") and whole:
         raise CannotMerge(
-            f"the prompts of the parts of {parts[0].name} are not those that were planned: a part was changed "
+            f"the prompts of the parts of {one.name} are not those that were planned: a part was changed "
             "(nfinspect verify says more)"
         )
     return contents
@@ -95,38 +127,38 @@ def check_parts(parts: Sequence[Part], *, whole: bool) -> list[str]:
 def write_merged(
     path: Path,
     info: RunInfo,
-    parts: Sequence[Part],
+    parts: OpenParts,
     derive: Derive,
     *,
     writers: int = 1,
     told: Told = lambda tokens: None,
 ) -> None:
-    """Write the run at `path`, replacing any that is there once it is complete. parts: in order, none twice, as
-    `check_parts` has found them. A run whose settings say that it is attached to them leaves the values there.
+    """Write the run at `path`, replacing any that is there once it is complete. parts: as `check_parts` has found them.
+    A run whose settings say that it is attached to them leaves the values there.
 
     Takes the memory of a capture of the same model, however long the parts are. Raises StorageFull, NotARun for a part
     whose values are not those that were written (digests.py).
     """
-    with replaced(path) as new, ExitStack() as opened:
-        writer = RunWriter.create(new, info, parts[0].layers, writers=writers)
+    with replaced(path) as new:
+        writer = RunWriter.create(new, info, parts.layers, writers=writers)
         try:
             tables = writer.tables()
-            merged = _Merged(parts[0].layers, info.seed, apart=not tables.has_values)
-            for part, at in zip(parts, _starts(parts), strict=True):
-                with RunFile.open(part.path, streaming_memory=READ_MEMORY) as run:
-                    if writer.keeps_values:
-                        _copy_values(writer, run, at[1], told)
-                    merged.add(run, part.first, at[1])
+            merged = _Merged(parts.layers, info.seed, apart=not tables.has_values)
+            for part, run, _, before in parts:
+                if writer.keeps_values:
+                    _copy_values(writer, run, before, told)
+                merged.add(run, part.first, before)
             rows = {table: _rows(parts, table) for table in SHIFTED}
             if writer.keeps_values and any(layer.experts for layer in writer.layers):
                 rows[ROUTED] = _routed_rows(parts)
             writer.add_rows(
                 rows,
-                prompts=sum(part.stop - part.first for part in parts),
-                tokens=sum(part.tokens for part in parts),
+                prompts=sum(part.stop - part.first for part in parts.parts),
+                tokens=sum(part.tokens for part in parts.parts),
             )
             if tables.attached:
-                derive = _with_values(derive, parts, opened)
+                holders = [(run, before) for _, run, _, before in parts]
+                derive = _with_values(derive, holders)
             writer.commit(merged.snapshots(), derive, {"status": "complete", "finished_at": utc_now()})
         except BaseException:
             writer.discard()
@@ -134,24 +166,12 @@ def write_merged(
         writer.close()
 
 
-def _with_values(derive: Derive, parts: Sequence[Part], opened: ExitStack) -> Derive:
-    """As `derive`, for a run whose values are in these parts; they are open until `opened` is closed."""
-    paths = {f"part {number}": part.path for number, part in enumerate(parts)}
-    together = opened.enter_context(runs_together(paths, memory=READ_MEMORY))
-    holders = [
-        (RunTables(together, catalog=name), tokens) for name, (_, tokens) in zip(paths, _starts(parts), strict=True)
-    ]
+def _with_values(derive: Derive, holders: Sequence[tuple[OpenRun, int]]) -> Derive:
+    """As `derive`, for a run whose values are in these parts."""
     return lambda tables: derive(tables.with_values_of(holders))
 
 
-def _starts(parts: Sequence[Part]) -> list[tuple[int, int]]:
-    """Of each part, how many prompts and tokens of the merged run come before it."""
-    prompts = np.cumsum([0, *(part.stop - part.first for part in parts)])
-    tokens = np.cumsum([0, *(part.tokens for part in parts)])
-    return [(int(p), int(t)) for p, t in zip(prompts[:-1], tokens[:-1], strict=True)]
-
-
-def _copy_values(writer: RunWriter, run: RunFile, before: int, told: Told) -> None:
+def _copy_values(writer: RunWriter, run: OpenRun, before: int, told: Told) -> None:
     """Put every value of a run, whole blocks of it at a time. before: tokens of earlier parts."""
     digest = Digest()
     widest = max(layer.neurons for layer in run.layers)
@@ -171,7 +191,7 @@ def _copy_values(writer: RunWriter, run: RunFile, before: int, told: Told) -> No
         raise _damaged(run, "blocks: the values are not those that were written: their digest differs")
 
 
-def _copy_experts(writer: RunWriter, run: RunFile, layer: Layer, step: int) -> Digest:
+def _copy_experts(writer: RunWriter, run: OpenRun, layer: Layer, step: int) -> Digest:
     """The same of a mixture of experts, `step` tokens of each expert at a time; returns the digest of its values."""
     routes, digest = run.routes(layer), Digest()
     most = int(routes.counts.max())
@@ -187,12 +207,12 @@ def _copy_experts(writer: RunWriter, run: RunFile, layer: Layer, step: int) -> D
     return digest
 
 
-def _damaged(run: RunFile, problem: str) -> NotARun:
+def _damaged(run: OpenRun, problem: str) -> NotARun:
     return NotARun(f"{run.path} is damaged: {problem} (nfinspect verify says more)")
 
 
 def _values(
-    run: RunFile, layer: Layer, start: int, stop: int
+    run: OpenRun, layer: Layer, start: int, stop: int
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None, Digest]:
     """Values on the tokens from `start`, which begins a block: float32[neurons, tokens]; where they fired; and the
     digest of both. Of a mixture of experts on the places from `start`, as far as an expert has tokens. Raises NotARun
@@ -226,31 +246,33 @@ def _values(
     return values.T, None if fired is None else fired.T, digest
 
 
-def _rows(parts: Sequence[Part], table: str) -> Iterator[pa.Table]:
+def _rows(parts: OpenParts, table: str) -> Iterator[pa.Table]:
     """The rows of a table in all parts, with the numbers of the merged run."""
-    for part, (prompts, tokens) in zip(parts, _starts(parts), strict=True):
-        shifts = ", ".join(
-            f"{quoted(column)} + {tokens if column in OF_TOKENS else prompts} AS {quoted(column)}"
-            for column in SHIFTED[table]
-        )
-        with RunFile.open(part.path, streaming_memory=READ_MEMORY) as run:
-            query = f"SELECT * REPLACE ({shifts}) FROM {quoted(table)}"
-            for batch in run.streamed(query, {}, ROWS_READ[table]):
-                yield pa.Table.from_batches([batch])
+    for _, run, prompts, tokens in parts:
+        before = {column: str(tokens if column in OF_TOKENS else prompts) for column in SHIFTED[table]}
+        yield from _moved(run, table, before)
 
 
-def _routed_rows(parts: Sequence[Part]) -> Iterator[pa.Table]:
+def _routed_rows(parts: OpenParts) -> Iterator[pa.Table]:
     """The rows of `routed` in all parts: an expert's places go on from part to part."""
-    mixtures = [layer for layer in parts[0].layers if layer.experts]
-    before = {layer.layer_id: np.zeros(layer.experts, np.int64) for layer in mixtures}
-    for part, (_, tokens) in zip(parts, _starts(parts), strict=True):
-        with RunFile.open(part.path, streaming_memory=READ_MEMORY) as run:
-            for layer in mixtures:
-                asked = {"site": layer.site, "layer": layer.layer, "tokens": tokens}
-                asked["before"] = before[layer.layer_id].tolist()
-                for batch in run.streamed(READ_MOVED, asked, ROWS_READ["tokens"]):
-                    yield pa.Table.from_batches([batch])
-                before[layer.layer_id] += run.route_counts(layer)
+    mixtures = [layer for layer in parts.layers if layer.experts]
+    places = {layer.layer_id: np.zeros(layer.experts, np.int64) for layer in mixtures}
+    for _, run, _, tokens in parts:
+        before = {"token_idx": str(tokens), "place": "($places::BIGINT[])[expert + 1]"}
+        for layer in mixtures:
+            asked = {"site": layer.site, "layer": layer.layer, "places": places[layer.layer_id].tolist()}
+            yield from _moved(run, ROUTED, before, "site = $site AND layer = $layer", asked)
+            places[layer.layer_id] += run.route_counts(layer)
+
+
+def _moved(
+    run: OpenRun, table: str, before: Mapping[str, str], where: str = "true", asked: Mapping[str, object] | None = None
+) -> Iterator[pa.Table]:
+    """Rows of a part's table, some at a time. before: SQL of what is added to a column; asked: the values in it."""
+    shifts = ", ".join(f"{quoted(column)} + {more} AS {quoted(column)}" for column, more in before.items())
+    query = f"SELECT * REPLACE ({shifts}) FROM {quoted(table)} WHERE {where}"
+    for batch in run.streamed(query, asked or {}, ROWS_READ[table]):
+        yield pa.Table.from_batches([batch])
 
 
 class _Merged:
@@ -260,7 +282,7 @@ class _Merged:
         """apart: with what is stored only where values are not, or of experts: examples, and statistics by concept."""
         self._layers = [_MergedLayer(layer, seed, apart=apart or layer.experts > 0) for layer in layers]
 
-    def add(self, run: RunFile, prompts: int, tokens: int) -> None:
+    def add(self, run: OpenRun, prompts: int, tokens: int) -> None:
         """Add the next part. prompts: how many of the capture come before it, tokens: how many of the merged run."""
         if not run.tokens:
             return
@@ -287,7 +309,7 @@ class _MergedLayer:
         self._places = np.full((layer.neurons, KEPT), -1, np.int64)
         self._delta: DeltaMoments | None = None
 
-    def add(self, run: RunFile, tokens: int, delta: DeltaMoments | None) -> None:
+    def add(self, run: OpenRun, tokens: int, delta: DeltaMoments | None) -> None:
         """Add the next part. tokens: how many of the merged run come before it. Raises NotARun for a damaged one."""
         layer = self.layer
         statistics, concepts = run.statistics_apart(layer), run.concept_statistics(layer) if self._apart else {}
@@ -314,7 +336,7 @@ class _MergedLayer:
         for kind, sign in SIGNS.items():
             self._extremes[kind] = _best(self._extremes[kind], run.layer_examples(layer, kind, KEPT), tokens, sign)
 
-    def add_random(self, run: RunFile, tokens: int, starts: NDArray[np.int64], prompt_idx: NDArray[np.int64]) -> None:
+    def add_random(self, run: OpenRun, tokens: int, starts: NDArray[np.int64], prompt_idx: NDArray[np.int64]) -> None:
         """Draw from the random examples so far and those of the next part. starts, prompt_idx: the part's first tokens,
         and the prompts of the whole capture that they are of, as the part drew them.
         """

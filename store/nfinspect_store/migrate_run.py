@@ -80,7 +80,7 @@ def copy_run(path: Path, new: Path, version: int) -> None:
         add_run(connection, path, "old", older=True)
         add_new(connection, new, "new", RUN_OPTIONS)
         with translated(new):
-            tables = [name for kind, name in definitions(connection, "old", macros=False) if kind == "table"]
+            tables = [name for kind, name in definitions(connection, ["old"], macros=False)["old"] if kind == "table"]
             connection.execute("USE new")
             make_tables(connection, version)
             connection.execute("BEGIN")  # one transaction: pieces committed one by one leave free space between them

@@ -11,6 +11,7 @@ from typing import Any
 
 from nfinspect_store.attached import ATTACHED, AttachedPart
 from nfinspect_store.errors import CannotMerge, NotARun
+from nfinspect_store.open_parts import OpenRun
 from nfinspect_store.part_settings import MERGED, NOT_OF_THE_PLAN, SHARD, is_number
 from nfinspect_store.precision import BYTES
 from nfinspect_store.reader import RunFile
@@ -53,7 +54,7 @@ class Part:
     tokens: int
 
     @classmethod
-    def of_run(cls, run: RunFile) -> "Part":
+    def of_run(cls, run: RunFile | OpenRun) -> "Part":
         """Raises CannotMerge for a run that is no part of a capture, NotARun for one that cannot be what it says."""
         told = run.info.settings.get(SHARD)
         fields = ("part", "of", "first_prompt", "prompts", "all_prompts")
@@ -106,7 +107,7 @@ class MergedRun:
     attached: tuple[AttachedPart, ...] = ()
 
     @classmethod
-    def of_run(cls, run: RunFile) -> "MergedRun | None":
+    def of_run(cls, run: RunFile | OpenRun) -> "MergedRun | None":
         """None for a run that was not merged. Raises NotARun for one that cannot be what it says."""
         if MERGED not in run.info.settings:
             return None
@@ -147,7 +148,7 @@ def _ranges(told: object, every: int) -> tuple[tuple[int, int], ...] | None:
     return tuple(found)
 
 
-def _info(run: RunFile) -> RunInfo:
+def _info(run: RunFile | OpenRun) -> RunInfo:
     """Raises NotARun if the row lacks anything that is compared."""
     info = run.info
     if not all(isinstance(getattr(info, name), str) for name in (*TEXTS, "device")) or not isinstance(info.seed, int):
@@ -253,7 +254,7 @@ def _told_gap(parts: Sequence[Part], start: int, stop: int) -> str:
     return f"{prompts} ({numbers} of {min(of)})"
 
 
-def prompts_of(run: RunFile) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+def prompts_of(run: RunFile | OpenRun) -> Iterator[tuple[str, str, tuple[int, ...]]]:
     """A run's prompts as `prompts_digest` takes them."""
     for start in range(0, run.prompts, PROMPTS_READ):
         rows = run.cursor().execute(READ_PROMPTS, {"start": start, "stop": start + PROMPTS_READ}).fetchall()

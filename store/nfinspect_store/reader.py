@@ -1,6 +1,5 @@
 """A finished run, open for reading. Any number of processes may read the same file."""
 
-import math
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -11,8 +10,9 @@ from typing import Any, Self
 import duckdb
 
 from nfinspect_store.addresses import Address
-from nfinspect_store.connect import CATALOG, FILE_HEADERS, attach, query_errors, translated
+from nfinspect_store.connect import CATALOG, attach, closed_on_error, query_errors, translated
 from nfinspect_store.contents import check_contents
+from nfinspect_store.cut_short import refuse_cut_short
 from nfinspect_store.errors import NotARun, PartLost, QueryError, StoreError
 from nfinspect_store.open_parts import with_parts
 from nfinspect_store.run_values import RunValues
@@ -48,17 +48,13 @@ class RunFile(RunTables):
         """
         path = Path(path)
         before = path.stat().st_size if path.exists() else 0
-        connection = attach(path)
-        try:
-            _refuse_cut_short(path, connection, before)
+        with closed_on_error(attach(path)) as connection:
+            refuse_cut_short(path, connection, before)
             with translated(path):
                 check_contents(connection, path)
                 run = cls(path, connection)
                 run._streaming_memory = streaming_memory
                 return run
-        except BaseException:
-            connection.close()
-            raise
 
     @property
     def name(self) -> str:
@@ -160,39 +156,3 @@ class RunFile(RunTables):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _refuse_cut_short(path: Path, connection: duckdb.DuckDBPyConnection, before: int) -> None:
-    """Raises NotARun for an incompletely copied file, which would otherwise fail only where its missing end is read.
-
-    Only used blocks count: DuckDB truncates free ones at the end of a file but goes on counting them. It may count
-    those that its last checkpoint freed, too: then the last block that anything is in decides. before: the file's size
-    before it was opened, as a writer that ends may have put a smaller copy without free space in its place since.
-    """
-    if path.with_name(path.name + ".wal").exists():
-        return  # the log holds what is not in the file yet
-    with translated(path):
-        expected, size = _counted(connection)
-    found = max(before, path.stat().st_size)
-    if found < expected and found < FILE_HEADERS + size * (_last_block(connection) + 1):
-        raise NotARun(f"{path} is damaged: expected at least {expected} bytes, found {found}; copy it again")
-
-
-def _counted(connection: duckdb.DuckDBPyConnection) -> tuple[int, int]:
-    """Bytes of the file with the blocks that it counts as used; bytes of a block."""
-    query = f"""SELECT {FILE_HEADERS} + block_size * used_blocks, block_size FROM pragma_database_size()
-                WHERE database_name = ?"""
-    expected, size = connection.execute(query, [CATALOG]).fetchall()[0]
-    return int(expected), int(size)
-
-
-def _last_block(connection: duckdb.DuckDBPyConnection) -> float:
-    """The highest number of a block in use; infinity where that cannot be read."""
-    query = "SELECT max(greatest(block_id, list_max(additional_block_ids))) FROM pragma_storage_info(?)"
-    try:
-        tables = connection.execute("SELECT table_name FROM duckdb_tables() WHERE database_name = ?", [CATALOG])
-        held = [connection.execute(query, [name]).fetchall()[0][0] for (name,) in tables.fetchall()]
-        held.append(connection.execute("SELECT max(block_id) FROM pragma_metadata_info(?)", [CATALOG]).fetchall()[0][0])
-    except duckdb.Error:
-        return math.inf
-    return max((number for number in held if number is not None), default=0)

@@ -6,6 +6,7 @@ Damage is reported, never raised: DuckDB's error about a broken file becomes a p
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import duckdb
 import numpy as np
@@ -26,6 +27,7 @@ from nfinspect_store.errors import NfinspectError, RunBusy, RunNotFound
 from nfinspect_store.heartbeat import being_written
 from nfinspect_store.memory import pieces, widest_layer
 from nfinspect_store.reader import RunFile
+from nfinspect_store.tables import RunTables
 from nfinspect_store.verify_beyond import check_beyond
 from nfinspect_store.verify_blocks import UNREADABLE, ValuesRead
 from nfinspect_store.verify_derived import Derive, check_derived_again
@@ -72,8 +74,10 @@ class Verification:
 
 Check = Callable[[RunFile], list[str]]
 
+OfRun = TypeVar("OfRun", bound=RunTables)
 
-def check_digests(run: RunFile) -> list[str]:
+
+def check_digests(run: RunTables) -> list[str]:
     """Whether all tables except the blocks hold the rows written; reading makes DuckDB compare its own checksums."""
     problems = []
     widest = widest_layer(run.cursor())
@@ -100,7 +104,7 @@ def check_digests(run: RunFile) -> list[str]:
     return problems
 
 
-def caught(what: str, check: Check, run: RunFile) -> list[str]:
+def caught(what: str, check: Callable[[OfRun], list[str]], run: OfRun) -> list[str]:
     """The problems that a check finds; what it raises is one."""
     try:
         with np.errstate(all="ignore"):  # changed data may be anything

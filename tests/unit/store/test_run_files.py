@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "capture"))
 from recorded import LAYERS, Arrays, make_arrays, record_arrays  # noqa: E402
 
 from nfinspect.capturing.arrays import ArrayPrompt, array_info, write_run
-from nfinspect_store import connect, layout, migrate_run, migrations, reader, schema
+from nfinspect_store import connect, cut_short, layout, migrate_run, migrations, reader, schema
 from nfinspect_store.errors import (
     NotARun,
     RequestError,
@@ -288,7 +288,7 @@ def test_the_steps_lead_to_the_schema_of_today() -> None:
             for step in () if version else migrations.MIGRATIONS:
                 step(connection)
             connection.execute("USE memory")
-            found.append(layout.definitions(connection, f"v{version}", macros=False))
+            found.append(layout.definitions(connection, [f"v{version}"], macros=False)[f"v{version}"])
     assert found[0] == found[1]
 
 
@@ -385,13 +385,13 @@ def test_where_values_say_what_fired_the_column_takes_no_room(tmp_path: Path, fi
 
 def test_a_file_that_counts_truncated_blocks_as_used_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = record_arrays(tmp_path / "run.duckdb", make_arrays([300, 200], seed=1), batch=1)
-    counted = reader._counted
+    counted = cut_short._counted
 
-    def more(connection: duckdb.DuckDBPyConnection) -> tuple[int, int]:
-        expected, size = counted(connection)
+    def more(connection: duckdb.DuckDBPyConnection, catalog: str) -> tuple[int, int]:
+        expected, size = counted(connection, catalog)
         return expected + 4 * size, size
 
-    monkeypatch.setattr(reader, "_counted", more)
+    monkeypatch.setattr(cut_short, "_counted", more)
     with RunFile.open(path) as run:
         assert run.tokens == 500
     whole = path.read_bytes()
