@@ -72,6 +72,6 @@ def gate_and_up(layer: Layer, gate: bool | None, value: float) -> str:
     if gate is None:
         return ""
     sign = "+" if gate else "-"
-    if layer.site != "mlp" or layer.activation not in SAME_SIGN or value == 0:
+    if layer.site not in ("mlp", "shared") or layer.activation not in SAME_SIGN or value == 0:
         return sign
     return sign + ("+" if (value > 0) == gate else "-")

@@ -488,7 +488,9 @@ def _notes(request: CaptureRequest, loaded: LoadedModel, sites: Sequence[LayerSi
 
 def notes_on_experts(sites: Sequence[LayerSite]) -> list[str]:
     """What of layers of experts is not in the run."""
-    return list(dict.fromkeys(site.note for site in sites if site.experts and site.note))
+    read = {site.layer for site in sites if site.site == "shared"}
+    lacking = (site.note for site in sites if site.experts and site.layer not in read)
+    return [note for note in dict.fromkeys(lacking) if note]
 
 
 def statistics_device(loaded: LoadedModel) -> torch.device:

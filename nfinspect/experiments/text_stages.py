@@ -133,9 +133,9 @@ def _pass(loaded: LoadedModel, ids: list[int]) -> tuple[Tensor, Read]:
 
 
 def _sites(loaded: LoadedModel) -> list[LayerSite]:
-    """The sites that can be read in the model: attn, the default site (mlp or mixer), resid."""
+    """The sites that can be read in the model: attn, the default site (mlp or mixer), shared, resid."""
     wanted = []
-    for site in ("attn", default_site(loaded.model), "resid"):
+    for site in dict.fromkeys(("attn", default_site(loaded.model), "shared", "resid")):
         try:
             find_sites(loaded.model, [site])
         except (UnknownSite, UnsupportedModel):
@@ -182,7 +182,7 @@ def _stages(loaded: LoadedModel, reports: dict[str, NetworkReport], tokens: int)
         Stage("tokenization", f"{tokens} tokens; no neurons here", ()),
         Stage("embedding", "what enters the first block", of("embedding")),
         Stage("attention", mixed, of(mixing)),
-        Stage("processing", "the deep layers: their neurons, and their blocks' outputs", of("mlp", "resid")),
+        Stage("processing", "the deep layers: their neurons, and their blocks' outputs", of("mlp", "shared", "resid")),
         Stage("output", "what enters the vocabulary projection", of("output")),
     ]
 

@@ -47,8 +47,8 @@ def weight_cosines(loaded: LoadedModel, site: str, of: tuple[int, int], layers: 
     if of[1] >= own.neurons:
         raise RequestError(f"no neuron {of[1]} in layer {of[0]} at site {site}: it has neurons 0-{own.neurons - 1}")
     notes: list[str] = []
-    mlp = [_inputs(loaded, one) for one in (own, *sites)] if site == "mlp" else []
-    if site != "mlp":
+    mlp = [_inputs(loaded, one) for one in (own, *sites)] if site in ("mlp", "shared") else []
+    if not mlp:
         notes.append(f"at {site} only output weights are compared: several projections and mixtures lead to a neuron")
 
     def compared(rows: Sequence[Tensor | None]) -> tuple[Floats, ...] | None:

@@ -149,7 +149,12 @@ class FirstPassCheck:
 
     def _check_gate(self, site: LayerSite, read: Tensor) -> None:
         whole = self._gate_output.get(site)
-        if whole is None or site.site != "mlp" or site.gate_slice is None or whole.shape[-1] != 2 * site.neurons:
+        if (
+            whole is None
+            or site.site not in ("mlp", "shared")
+            or site.gate_slice is None
+            or whole.shape[-1] != 2 * site.neurons
+        ):
             return
         from transformers.activations import ACT2FN
 

@@ -1,7 +1,7 @@
 """Where the neurons of each model type are read: one table, and the look-up in a live model.
 
-The sites (methods §1): `mlp` is the input of the MLP's output projection, `mixer` the input of a Mamba mixer's
-`out_proj`, `attn` the input of the attention's output projection, `resid` a block's output (the last block's before the
+The sites (methods §1): `mlp` is the input of the MLP's output projection, `shared` that of the MLP which every token
+passes beside the experts of a mixture, `mixer` the input of a Mamba mixer's `out_proj`, `attn` the input of the attention's output projection, `resid` a block's output (the last block's before the
 final norm).
 """
 
@@ -176,10 +176,10 @@ def find_sites(
             if where is not None:
                 found.append(_describe(model, f"{prefix}.{layer}", stack[layer], site, layer, where))
             elif layers is not None:
-                raise _unknown(model, stack, site, f" in layer {layer}")
+                raise _unknown(model, stack, site, f" in layer {layer}", experts)
     for site in wanted:
         if not any(s.site == site for s in found):
-            raise _unknown(model, stack, site, "")
+            raise _unknown(model, stack, site, "", experts)
     return found
 
 
@@ -239,6 +239,8 @@ def _locate(model: nn.Module, block: nn.Module, site: str, experts: bool) -> Pla
             f"('{config.model_type}'): a token has no values of most of its neurons; a capture reads them; here choose "
             "resid or attn instead"
         )
+    if site == "shared":
+        return structure.find_shared(block, config.hidden_size) if structure.has_experts(block) else None
     family = FAMILIES.get(config.model_type)
     if family is not None:
         name = {"mlp": family.mlp, "attn": family.attn, "mixer": family.mixer}.get(site)
@@ -310,8 +312,11 @@ def activation_name(config: object) -> str:
     return ""
 
 
-def _unknown(model: nn.Module, stack: nn.ModuleList, site: str, place: str) -> UnknownSite:
-    has = [s for s in SITES if any(isinstance(place, Found) for place in _places(model, stack, s, False))]
+def _unknown(model: nn.Module, stack: nn.ModuleList, site: str, place: str, experts: bool) -> UnknownSite:
+    def read(one: str) -> bool:
+        return any(isinstance(place, (Found, FoundExperts)) for place in _places(model, stack, one, experts))
+
+    has = [one for one in SITES if read(one)]
     model_type = structure.config_of(model).model_type
     return UnknownSite(f"expected one of the sites {', '.join(has)}, found '{site}': '{model_type}' has none{place}")
 

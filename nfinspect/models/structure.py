@@ -149,16 +149,40 @@ def find_experts(block: nn.Module, hidden: int) -> FoundExperts | UnsupportedMod
             f"expected all experts of {name} in one tensor of floating-point numbers, found "
             f"{type(down).__name__}: the neurons of a mixture of experts that is packed or quantised are not read"
         )
-    beside = find_mlp(block, hidden)
+    beside = find_shared(block, hidden)
     return FoundExperts(
         name,
         int(down.shape[0]),
         int(down.shape[1 if getattr(module, "is_transposed", False) else 2]),
         bool(getattr(module, "has_gate", True)),
         hasattr(module, "act_fn"),
-        f"read are the neurons of the experts; those of {beside.module}, which every token passes, are not"
+        f"the neurons of {beside.module}, which every token passes, are at the site shared and not read"
         if isinstance(beside, Found)
         else "",
+    )
+
+
+def find_shared(block: nn.Module, hidden: int) -> Found | UnsupportedModel | None:
+    """The MLP of a block with experts that every token passes beside those chosen for it: shared experts, as one.
+
+    Without one: the error to raise if something in the block is named so, None if nothing is.
+    """
+    named = [
+        (name, module)
+        for name, module in _parts(block)
+        if _is(name.rpartition(".")[2], "shared") and any(True for _ in module.parameters())
+    ]
+    of_names = (_mlp_in(f"{name}.", list(_projections(module)), hidden) for name, module in named)
+    found = next((one for one in of_names if one is not None), None) or find_mlp(block, hidden)
+    if isinstance(found, Found):
+        scale = next((n for n, m in block.named_modules() if n.endswith("shared_expert_gate")), None)
+        scaled = f"; what it returns is multiplied by the sigmoid of {scale}, one number for a token"
+        return Found(found.module, found.gate, found.gate_slice, found.note + (scaled if scale else ""))
+    if not named:
+        return None
+    return UnsupportedModel(
+        f"expected an MLP of projections beside the experts, one back to {hidden}, found {named[0][0]}: it is unknown "
+        "where its neurons are"
     )
 
 

@@ -40,7 +40,9 @@ FIELDS = (
     Field("prompts", "--prompts", "files", "files, each with its concept: [CONCEPT=]FILE …; Right completes"),
     Field("typed", "--prompts", "typed", "one prompt a line"),
     Field("corpus", "--text", "file", "a text file, or hf:NAME, cut into windows"),
-    Field("sites", "--sites", "words", "mlp (mixer for Mamba)", ("mlp", "mixer", "attn", "resid", "mlp,resid")),
+    Field(
+        "sites", "--sites", "words", "mlp (mixer for Mamba)", ("mlp", "shared", "mixer", "attn", "resid", "mlp,resid")
+    ),
     Field("layers", "--layers", "words", "all; such as 0-3,11"),
     Field("new tokens", "--generate", "number", "0: the prompts are only read"),
     Field("keep", "--keep", "words", "all", ("all", "stats")),

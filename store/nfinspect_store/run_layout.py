@@ -216,7 +216,7 @@ class RunLayout:
     @property
     def default_site(self) -> str:
         """mlp, or mixer for Mamba; else the first site; resid only if the run holds nothing else."""
-        order = [*("mlp", "mixer"), *(s for s in self.sites if s != "resid"), "resid"]
+        order = ["mlp", "mixer", *(s for s in self.sites if s != "resid"), "resid"]
         return next(site for site in order if site in self.sites)
 
     @cached_property

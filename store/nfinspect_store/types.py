@@ -25,7 +25,7 @@ RAW_ORDER = "occurrences, then raw mean"
 SIGNIFICANT = 0.05
 """The q up to which a neuron of a trace is counted as different from the baseline; it hides none."""
 
-SITES = ("mlp", "mixer", "attn", "resid")
+SITES = ("mlp", "shared", "mixer", "attn", "resid")
 
 CLASSES = ("dead", "saturated", "sporadic", "missing", "weak", "normal")
 """In the order in which the rules of methods §2 are applied."""

@@ -250,7 +250,7 @@ class Family:
                 self.wrong(f"{site.site} of layer {site.layer}: other values at {site.module}")
             if site.experts:
                 self.check_experts(site, fired)
-            elif site.site == "mlp":
+            elif site.site in ("mlp", "shared"):
                 self.check_mlp(site, fired)
             elif site.site == "resid":
                 if site.module != self.block_of(site):
@@ -262,31 +262,38 @@ class Family:
         layers = {site.layer for site in sites}
         for layer, block in enumerate(self.blocks):
             there = {
-                "mlp": [n for n in self.neurons if n.startswith(block + ".")],
+                "mlp": self.neurons_in(block),
+                "shared": self.neurons_in(block) if self.has_experts(block) else [],
                 "attn": ref.attentions(self.model, self.traces[0], block),
                 "mixer": ref.mixers(self.model, block),
             }.get(sites[0].site, [])
             if layer not in layers and there and len(sites) > 1:
                 self.wrong(f"{sites[0].site} of layer {layer} was not found, but there is {there}")
 
+    def neurons_in(self, block: str) -> list[str]:
+        return [name for name in self.neurons if name.startswith(block + ".")]
+
+    def has_experts(self, block: str) -> bool:
+        return any(name.startswith(f"{block}.") and name.endswith(".experts") for name, _ in self.model.named_modules())
+
     def check_mlp(self, site: LayerSite, fired: Tensor | None) -> None:
         """The value is act(g) or act(g) x u; it fires by g; and what is made of it moves the block's output."""
         neurons = self.neurons.get(site.module)
         if neurons is None:
-            self.wrong(f"mlp of layer {site.layer}: {site.module} is given no act(…)")
+            self.wrong(f"{site.site} of layer {site.layer}: {site.module} is given no act(…)")
             return
         if (neurons.gate is not None) != (fired is not None):
-            self.wrong(f"mlp of layer {site.layer} fires by {site.fires}, but it is {neurons.how}")
+            self.wrong(f"{site.site} of layer {site.layer} fires by {site.fires}, but it is {neurons.how}")
         if fired is not None and neurons.gate is not None:
             clear = neurons.gate.abs() > 1e-5
             if not torch.equal(fired.reshape(neurons.gate.shape)[clear], neurons.gate[clear] > 0):
-                self.wrong(f"mlp of layer {site.layer} fires by {site.gate}, but it is {neurons.how}")
+                self.wrong(f"{site.site} of layer {site.layer} fires by {site.gate}, but it is {neurons.how}")
         own = neurons.how.startswith(("act", "clamped")) or "norm(" in neurons.how
         if fired is None and site.activation.split("_")[0] not in neurons.how and not own:
-            self.wrong(f"mlp of layer {site.layer} has activation {site.activation}, but it is {neurons.how}")
+            self.wrong(f"{site.site} of layer {site.layer}: activation {site.activation}, but it is {neurons.how}")
         moved, _ = ref.reaches(self.model, site.module, self.block_of(site), self.run)
         if not moved:
-            self.wrong(f"mlp of layer {site.layer}: the block does not go on with {site.module}")
+            self.wrong(f"{site.site} of layer {site.layer}: the block does not go on with {site.module}")
 
     def check_experts(self, site: LayerSite, fired: Tensor | None) -> None:
         """It fires by its gate, and what is made of it moves the block's output."""
@@ -294,14 +301,14 @@ class Family:
         if experts is None:
             return
         if (experts.gate is not None) != (fired is not None):
-            self.wrong(f"mlp of layer {site.layer} fires by {site.fires}, but it is {experts.how}")
+            self.wrong(f"{site.site} of layer {site.layer} fires by {site.fires}, but it is {experts.how}")
         elif experts.gate is not None and fired is not None:
             clear = experts.gate.abs() > 1e-5
             if not torch.equal(fired.reshape(clear.shape)[clear], experts.gate[clear] > 0):
-                self.wrong(f"mlp of layer {site.layer} fires otherwise than the gate in {experts.how}")
+                self.wrong(f"{site.site} of layer {site.layer} fires otherwise than the gate in {experts.how}")
         moved, _ = ref.reaches(self.model, site.module, self.block_of(site), self.run)
         if not moved:
-            self.wrong(f"mlp of layer {site.layer}: the block does not go on with {site.module}")
+            self.wrong(f"{site.site} of layer {site.layer}: the block does not go on with {site.module}")
 
     def check_returned(self, site: LayerSite) -> None:
         """The projection gives what its attention, or its mixer, returns."""
@@ -438,7 +445,8 @@ compared with those of plain hooks: one prompt alone, in padded batches, and whi
 - *refused*: the site is there and cannot be read, for the reason given. Empty: the family has no such site.
 - *(experts)*: the neurons of a mixture of experts ([methods](methods.md#1-neurons-and-firing)), which captures
   read. They are compared with the one way to make neurons of the first projection with which down projection and router
-  give what the module gives. *refused: experts*: these are not read. Nor are shared experts beside the others.
+  give what the module gives. *refused: experts*: these are not read. *shared*: the MLP that every token
+  passes beside them.
 - *several streams*: the blocks pass on more than one hidden state for each token.
 - padding: the sides on which a batch may be padded without changing a value; the other is never used. *writes equal
   lengths*: left padding changes what is generated, so only prompts of one length generate together. *replay*: decoding
@@ -446,8 +454,8 @@ compared with those of plain hooks: one prompt alone, in padded batches, and whi
   the tokens after it. Such models are read in batches of one length, with a note in the run; generation, perplexity,
   the logit lens, the analysis of a text and attention scores are refused.
 
-| family | verdict | mlp | mixer | attn | resid | padding | remark |
-|---|---|---|---|---|---|---|---|
+| family | verdict | mlp | shared | mixer | attn | resid | padding | remark |
+|---|---|---|---|---|---|---|---|---|
 """
 
 

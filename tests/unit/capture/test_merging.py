@@ -393,7 +393,7 @@ def test_loading_refuses_a_part_that_is_there(three: list[Path], request_: Calla
 
 
 @pytest.mark.parametrize(("keep", "precision"), [("stats", "float32"), ("all", "float32"), ("all", "int8")])
-@pytest.mark.filterwarnings("ignore:found by structure", "ignore:read are the neurons")
+@pytest.mark.filterwarnings("ignore:found by structure", "ignore:the neurons of mlp.shared")
 def test_experts_that_only_some_parts_use(keep: str, precision: str, tmp_path: Path) -> None:
     """Each neuron of a mixture of experts has its own tokens: it may be absent from a part, or from all."""
     model = model_of("mixtral")

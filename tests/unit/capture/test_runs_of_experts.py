@@ -47,7 +47,7 @@ PROMPTS = {
     "red": ["w5 w6 w7 w8 w9", "w10 w11", "w12 w13 w14 w15"],
     "blue": ["w20", "w21 w22 w23 w24 w25 w26", "w27 w28 w29"],
 }
-pytestmark = pytest.mark.filterwarnings("ignore:found by structure", "ignore:read are the neurons")
+pytestmark = pytest.mark.filterwarnings("ignore:found by structure", "ignore:the neurons of mlp.shared")
 NEURONS = EXPERTS * WIDTH
 
 
@@ -197,7 +197,7 @@ def test_commands_say_the_expert_and_the_load(unused: nf.Run, capsys: pytest.Cap
 
     assert "Router load" in output("health", "run")
     said = output("health", "run").replace("\n", " ")
-    assert "NOTE read are the neurons of the experts; those of mlp.shared_experts.down_proj" in said
+    assert "NOTE the neurons of mlp.shared_experts.down_proj, which every token passes, are at" in said
     used = [n for layer in (1, 2) for n in unused.statistics("mlp", layer=layer).n if n]
     assert f"an expert has {min(used)} to {max(used)} of the {unused.tokens} tokens" in said
     layers = json.loads(output("health", "run", "--json"))["layer_analyses"]

@@ -43,7 +43,7 @@ from nfinspect_store.types import Layer, Precision
 from nfinspect_store.verify import verify_run
 from nfinspect_store.writer import RunWriter
 
-pytestmark = pytest.mark.filterwarnings("ignore:found by structure", "ignore:read are the neurons")
+pytestmark = pytest.mark.filterwarnings("ignore:found by structure", "ignore:the neurons of mlp.shared")
 NEURONS = EXPERTS * WIDTH
 
 

@@ -172,7 +172,7 @@ def test_experts_without_a_gate_fire_where_they_are_positive() -> None:
 def test_what_is_not_read_is_said() -> None:
     model = model_of("qwen2_moe")
     (note,) = {site.note for site in find_sites(model, ["mlp"], experts=True)}
-    assert "shared_expert.down_proj" in note and "are not" in note
+    assert "shared_expert.down_proj" in note and "not read" in note
     assert default_site(model) == "resid" and default_site(model, experts=True) == "mlp"
     assert why_no_mlp(model) == ""
     with pytest.raises(UnsupportedModel, match="mixture of experts.*a capture reads them"):
