@@ -94,20 +94,20 @@ def capture(
     model's name and the time if not given.
 
     generate: tokens to generate for each prompt, greedily, or sampled from `seed` at a `temperature` above 0. sites:
-    mlp, mixer, attn, resid; mlp (mixer for Mamba) if not given. layers: all if not given. keep: "all" values, or only
-    "stats". precision: store values as "float32", or in fewer bytes as "float16" or "int8"; statistics are exact
-    either way. where: record only some tokens, such as "answers" or "role=user and tokens=4-", or only large values,
-    "beyond=p99.9" (docs/commands.md). bos: whether BOS goes before a text, "auto" as the tokenizer does; chat: each
-    text is a user's message. truncate: cut prompts that do not fit the model's context. batch_size: prompts in a
+    mlp, shared, mixer, attn, resid; mlp (mixer for Mamba) if not given. layers: all if not given. keep: "all" values,
+    or only "stats". precision: store values as "float32", or in fewer bytes as "float16" or "int8"; statistics are
+    exact either way. where: record only some tokens, such as "answers" or "role=user and tokens=4-", or only large
+    values, "beyond=p99.9" (docs/commands.md). bos: whether BOS goes before a text, "auto" as the tokenizer does; chat:
+    each text is a user's message. truncate: cut prompts that do not fit the model's context. batch_size: prompts in a
     forward pass, as many as fit if not given. mode: how generated tokens are read, "replay" in one pass afterwards,
     "live" while generating. compiled: decode new tokens with compiled steps over a static cache; the generation
     config's `compile_config` says how. A model that torch.compile has compiled is else read as plain Python. edits: of
-    the model, in force while it reads and writes, each as its kind and what the option of that name takes:
-    ["zero L3/N17,L1/N5", "clamp @hot=8", "direction RUN:CONCEPT-BASELINE@resid:L5=4"]; sets and runs are those of the
-    store, and values are recorded as the model goes on with them. edits_from: the first position of each prompt that
-    edits change. limit_bytes: stop before the run exceeds this. resume: continue an unfinished run of the same call.
-    writers: threads that record and write, "auto" one fewer than there are processors.
-    shard: only a part of the prompts, such as "1/4", into a run of its own; `merge` puts the parts together.
+    the model, in force while it reads and writes, each as its kind and what the option of that name takes: ["zero
+    L3/N17,L1/N5", "clamp @hot=8", "direction RUN:CONCEPT-BASELINE@resid:L5=4"]; sets and runs are those of the store,
+    and values are recorded as the model goes on with them. edits_from: the first position of each prompt that edits
+    change. limit_bytes: stop before the run exceeds this. resume: continue an unfinished run of the same call. writers:
+    threads that record and write, "auto" one fewer than there are processors. shard: only a part of the prompts, such
+    as "1/4", into a run of its own; `merge` puts the parts together.
 
     The model is captured in eval mode; afterwards each module is back in its own mode. What `nfinspect capture` would
     print on stderr is issued as a warning. Raises ModelError, BadPrompts, CaptureError, StoreError, RequestError.

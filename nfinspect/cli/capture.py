@@ -93,7 +93,9 @@ def prompt_column_options(command: Command) -> Command:
 @chat_option
 @click.option("--generate", metavar="N", type=click.IntRange(min=0), default=0, show_default=True,
               help="New tokens for each prompt; 0 only reads the prompts.")  # fmt: skip
-@click.option("--sites", metavar="LIST", help="Any of mlp, mixer, attn, resid; mlp (mixer for Mamba) if not given.")
+@click.option(
+    "--sites", metavar="LIST", help="Any of mlp, shared, mixer, attn, resid; mlp (mixer for Mamba) if not given."
+)
 @layers_option
 @click.option("--keep", type=click.Choice(["all", "stats"]), default="all", show_default=True,
               help="Keep every value, or only statistics and examples.")  # fmt: skip

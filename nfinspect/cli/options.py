@@ -41,7 +41,9 @@ store_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 layers_option = click.option("--layers", metavar="LIST", help="Such as 0-3,11; all if not given.")
-site_option = click.option("--site", help="Where neurons are read: mlp, mixer, attn or resid, if the run has it.")
+site_option = click.option(
+    "--site", help="Where neurons are read: mlp, shared, mixer, attn or resid, if the run has it."
+)
 
 
 def model_options(command: Command) -> Command:

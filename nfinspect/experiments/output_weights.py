@@ -30,7 +30,8 @@ def output_effects(loaded: LoadedModel, site: LayerSite, neurons: Sequence[int])
     At `resid` the neuron is a coordinate of the residual stream and w_out the unit vector along it. If there is a norm
     between the projection and the residual stream (Gemma 2 and 3), or on the stream itself (OPT-350m), its gain is
     applied like the final norm's [own]. Factors that the model multiplies by (Granite, Cohere) are applied, a soft
-    cap with its slope at logits of 0, and the gate of a shared expert (Qwen2-MoE) as half open. The vocabulary is the head's rows, in some models more than the tokenizer's.
+    cap with its slope at logits of 0, and the gate of a shared expert (Qwen2-MoE) as half open. The vocabulary is the
+    head's rows, in some models more than the tokenizer's.
 
     Raises RequestError for a neuron that the layer does not have, UnsupportedModel if the path from the site to the
     logits is not known or its weights are packed.

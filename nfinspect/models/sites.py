@@ -1,8 +1,8 @@
 """Where the neurons of each model type are read: one table, and the look-up in a live model.
 
 The sites (methods §1): `mlp` is the input of the MLP's output projection, `shared` that of the MLP which every token
-passes beside the experts of a mixture, `mixer` the input of a Mamba mixer's `out_proj`, `attn` the input of the attention's output projection, `resid` a block's output (the last block's before the
-final norm).
+passes beside the experts of a mixture, `mixer` the input of a Mamba mixer's `out_proj`, `attn` the input of the
+attention's output projection, `resid` a block's output (the last block's before the final norm).
 """
 
 from collections.abc import Sequence
