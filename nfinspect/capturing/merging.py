@@ -108,6 +108,7 @@ def merge_runs(
             lambda tables: classify_tables(tables, exact=tables.has_values),
             writers=writer_threads("auto"),
             told=lambda copied: told(copied, tokens),
+            complete=lambda: _there(out, chosen, attach=attach),  # another process may have written one meanwhile
         )
     return _merged(out, chosen, written=True, attached=attach)
 

@@ -132,9 +132,12 @@ def write_merged(
     *,
     writers: int = 1,
     told: Told = lambda tokens: None,
+    complete: Callable[[], object] = lambda: None,
 ) -> None:
     """Write the run at `path`, replacing any that is there once it is complete. parts: as `check_parts` has found them.
     A run whose settings say that it is attached to them leaves the values there.
+
+    complete: is called when it is, and before it takes its name; what it raises leaves `path` as it is.
 
     Takes the memory of a capture of the same model, however long the parts are. Raises StorageFull, NotARun for a part
     whose values are not those that were written (digests.py).
@@ -164,6 +167,7 @@ def write_merged(
             writer.discard()
             raise
         writer.close()
+        complete()
 
 
 def _with_values(derive: Derive, holders: Sequence[tuple[OpenRun, int]]) -> Derive:

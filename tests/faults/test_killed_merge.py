@@ -1,6 +1,7 @@
-"""A merge that dies leaves its parts as they were, and nothing else."""
+"""A merge that dies leaves its parts as they were, and nothing else; two at once leave one sound run."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,8 @@ merging.VALUES_BYTES = 1  # a block at a time
 def slowly(done, total):
     print(done, flush=True)
     time.sleep(0.05)
-merge_runs(Path(sys.argv[1]), [Path(one) for one in sys.argv[2:]], told=slowly)
+paths = [Path(one) for one in sys.argv[2:]]
+merge_runs(Path(sys.argv[1]), paths, told=slowly, partial=len(paths) == 1)
 print("merged", flush=True)
 """
 
@@ -39,20 +41,27 @@ def parts(gpt2_dir: Path, tmp_path: Path) -> list[Path]:
     return [capture_run(CaptureRequest(**{**vars(request), "shard": Shard(i, 2)})) for i in (1, 2)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("blocks", [1, 12, 25])
-def test_a_killed_merge_leaves_no_half_run(blocks: int, parts: list[Path], tmp_path: Path) -> None:
-    out = tmp_path / "out" / "m.duckdb"
-    before = [path.read_bytes() for path in parts]
+def begun(out: Path, parts: list[Path], blocks: int) -> "subprocess.Popen[str]":
+    """A process that merges the parts, or one of them, and has copied so many blocks."""
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(out), *map(str, parts)],
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert child.stdout is not None
     for _ in range(blocks):
         assert child.stdout.readline().strip().isdigit()
+    return child
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blocks", [1, 12, 25])
+def test_a_killed_merge_leaves_no_half_run(blocks: int, parts: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out" / "m.duckdb"
+    before = [path.read_bytes() for path in parts]
+    child = begun(out, parts, blocks)
     child.send_signal(signal.SIGKILL)
     rest, _ = child.communicate()
     assert "merged" not in rest and child.returncode == -signal.SIGKILL
@@ -80,3 +89,34 @@ def test_a_merge_whose_disk_is_full_leaves_nothing(parts: list[Path], tmp_path: 
     )
     assert done.returncode == 1 and "StorageFull" in done.stderr, done.stderr
     assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_two_processes_merge_the_same_parts_at_once(parts: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out" / "m.duckdb"
+    children = [begun(out, one, 3) for one in (parts, parts[::-1])]
+    for child in children:
+        told, error = child.communicate(timeout=120)
+        assert child.returncode == 0 and told.endswith("merged\n"), error
+    assert [path.name for path in out.parent.iterdir()] == ["m.duckdb"]
+    assert verify_run(out).problems == ()
+    with RunFile.open(out) as run:
+        assert run.tokens == 8001
+    assert not merge_runs(out, parts).written
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", ["the whole", "the other part"])
+def test_a_run_that_appears_during_a_merge_stays(other: str, parts: list[Path], tmp_path: Path) -> None:
+    """A process merges some of the parts; meanwhile another one writes a run of that name, which holds more."""
+    out = tmp_path / "out" / "m.duckdb"
+    child = begun(out, parts[:1], 3)
+    if other == "the whole":
+        merge_runs(out, parts)
+    else:
+        shutil.copy(merge_runs(tmp_path / "elsewhere" / "m.duckdb", parts[1:], partial=True).path, out)
+    before = out.read_bytes()
+    told, error = child.communicate(timeout=120)
+    assert child.returncode == 1 and "merged" not in told
+    assert "RunExists: m holds " in error.splitlines()[-1], error
+    assert [path.name for path in out.parent.iterdir()] == ["m.duckdb"] and out.read_bytes() == before

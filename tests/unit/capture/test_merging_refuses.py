@@ -310,6 +310,19 @@ def test_two_merges_to_one_run_at_once(parts: Callable[[str], list[Path]], tmp_p
     assert not merge_runs(out, paths).written
 
 
+def test_another_run_that_appears_during_a_merge_stays(parts: Callable[[str], list[Path]], tmp_path: Path) -> None:
+    """As of a capture of that name which began after the merge."""
+    paths, out = parts("all"), tmp_path / "out" / "m.duckdb"
+
+    def meanwhile(done: int, total: int) -> None:
+        shutil.copy(paths[0], out)
+
+    with pytest.raises(RunExists, match="a run named m already exists, and was not merged from these parts"):
+        merge_runs(out, paths, told=meanwhile)
+    assert [one.name for one in out.parent.iterdir()] == ["m.duckdb"]
+    assert out.read_bytes() == paths[0].read_bytes()
+
+
 # Notes
 
 
