@@ -83,7 +83,7 @@ def _inputs(loaded: LoadedModel, site: LayerSite) -> tuple[Tensor | None, Tensor
         if name != last and width_in(module) == hidden
     }
     gate, fused = None, None
-    if site.gate is not None:
+    if site.gate is not None and width_out(loaded.model.get_submodule(site.gate)) is not None:
         rows = projection_weight(loaded.model.get_submodule(site.gate), site.gate)
         start, stop = site.gate_slice or (0, rows.shape[0])
         gate = rows[start:stop]

@@ -21,11 +21,11 @@ from .structure import Found, FoundExperts
 class LayerSite:
     """One site of one layer: what is hooked there and what its values mean.
 
-    `fires` is the rule of methods §1: 'positive' (a > 0), 'gate' (the gate's pre-activation > 0) or 'scale'
-    (|a| >= 0.1 x layer scale). `gate` names the module whose output is the gate, `gate_slice` the part of its last
-    dimension that is the gate if there is more. `note` says how the site was found if it was not in the table, or what
-    of the layer is not read. `experts`: how many the layer has, 0 if it is no mixture of them; neuron
-    `expert * width + i` is then neuron i of an expert, and a token has values of `chosen` experts.
+    `fires` is the rule of methods §1: 'positive' (a > 0), 'gate' (the gate's pre-activation > 0) or 'scale' (|a| >= 0.1
+    x layer scale). `gate` names the module whose output is the gate (or has its sign, as an activation's has),
+    `gate_slice` the part of its last dimension that is the gate if there is more. `note` says how the site was found if
+    it was not in the table, or what of the layer is not read. `experts`: how many the layer has, 0 if it is no mixture
+    of them; neuron `expert * width + i` is then neuron i of an expert, and a token has values of `chosen` experts.
     """
 
     site: str

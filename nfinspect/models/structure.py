@@ -17,6 +17,7 @@ from .errors import UnsupportedModel
 # naming (w2 projects back, w3 is up).
 _GATE_NAMES = ("gate_proj", "w1", "gate", "linear_1", "wi_0")
 _OUT_NAMES = ("o_proj", "out_proj", "c_proj", "dense", "out_lin", "wo", "proj", "out", "output")
+_ACTIVATION_NAMES = ("act_fn", "act", "activation", "activation_fn")
 _FUSED_NAMES = ("gate_up_proj", "gate_and_up_proj", "fused_gate_up_proj", "w12")
 
 
@@ -206,9 +207,10 @@ def find_mlp(block: nn.Module, hidden: int) -> Found | UnsupportedModel | None:
     """
     mlps = [(n, m) for n, m in _parts(block) if _calls_itself_mlp(n, m)]
     for name, module in mlps:
-        found = _mlp_in(f"{name}.", list(_projections(module)), hidden)
+        projections = list(_projections(module))
+        found = _mlp_in(f"{name}.", projections, hidden)
         if found is not None:  # norms and dropouts carry the MLP's name too
-            return found
+            return _gated_by_activation(found, name, module, projections)
     # BERT and its kin: block.intermediate.dense and block.output.dense, in separate modules.
     own = [(n, m) for n, m in _projections(block) if n.startswith(("intermediate.", "output."))]
     own += [(n, m) for n, m in block.named_children() if width_in(m) is not None and width_out(m) is not None]
@@ -268,6 +270,22 @@ def _mlp_in(prefix: str, projections: list[tuple[str, nn.Module]], hidden: int) 
                 return Found(prefix + name, prefix + n, None, f"{note}, gate {prefix}{n}")
         note += ", gate not recognised: a neuron fires where its value is positive"
     return Found(prefix + name, note=note)
+
+
+def _gated_by_activation(found: Found, name: str, module: nn.Module, projections: list[tuple[str, nn.Module]]) -> Found:
+    """The same MLP, with its activation for the gate if other projections add to the fused one (Zamba2's adapters).
+
+    No module's output is the gate there; that of its activation has the same sign.
+    """
+    if found.gate_slice is None or found.gate is None:
+        return found
+    both = 2 * found.gate_slice[1]
+    adding = [n for n, m in projections if width_out(m) == both and f"{name}.{n}" != found.gate]
+    activation = [n for n, m in module.named_children() if n in _ACTIVATION_NAMES and not any(m.parameters())]
+    if not adding or len(activation) != 1:
+        return found
+    note = f"found by structure: {found.module}, gate the input of {name}.{activation[0]}, as {adding[0]} adds to it"
+    return Found(found.module, f"{name}.{activation[0]}", None, note)
 
 
 def find_attn(block: nn.Module, hidden: int) -> Found | UnsupportedModel | None:

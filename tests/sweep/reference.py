@@ -146,6 +146,9 @@ def mlps(model: nn.Module, trace: Trace, block: str) -> list[Neurons]:
                     how = None if how is None else (f"{name}({how[0]})", how[1])
             if how is not None:
                 found[call.name] = Neurons(call.name, how[0], call.given, how[1])
+            # An adapter's output is added to that of the projection which it is named after.
+            adapted = [(n, out) for n, out in before if call.name.startswith(f"{n}_") and out.shape == call.gave.shape]
+            before += [(f"{n} + its adapter", out + call.gave) for n, out in adapted]
             before.append((call.name, call.gave))
         elif not any(True for _ in module.children()) and call.given.shape == call.gave.shape:
             activated.append((call.name, call.given, call.gave))

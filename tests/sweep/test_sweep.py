@@ -14,6 +14,7 @@ import tiny  # noqa: E402
 SHORT = (
     "bart",  # a decoder of an encoder-decoder: left padding is inexact
     "bert",  # sees ahead
+    "deepseek_v3",  # shared experts beside those chosen
     "deepseek_v4",  # several streams between the blocks
     "gemma3",  # multimodal: generation hands embeddings on
     "git",  # generation loses the mask
@@ -26,6 +27,7 @@ SHORT = (
     "recurrent_gemma",  # a state that takes padding in
     "xlm",  # no blocks of one module each
     "zamba",  # one MLP that several layers share, and link layers that are none
+    "zamba2",  # adapters that add to the gate
 )
 
 PAGE = sweep.PAGE.read_text(encoding="utf-8")

@@ -95,9 +95,8 @@ def test_the_maps_are_those_of_the_layers_with_attention(family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scores_and_heads_are_told_of_these_layers_and_the_others_are_named(family: str) -> None:
-    site = "resid" if family == "zamba2" else None  # of its MLPs it is not known which part is the gate
     model = loaded(family)
-    found = attention(model, [IDS, SHORT], site=site)
+    found = attention(model, [IDS, SHORT])
     assert [layer.layer for layer in found.layers] == ATTENTION[family]
     assert sorted(set(found.heads.column("layer").to_pylist())) == ATTENTION[family]
     assert set(found.scores.column("layer").to_pylist()) == set(found.attention_map.column("layer").to_pylist())

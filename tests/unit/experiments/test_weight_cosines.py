@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import transformers as tf
 from families import FAMILIES, gpt2, llama, mamba, phi3
 from words import word_tokenizer
 
@@ -79,3 +80,18 @@ def test_other_sites_tell_of_outputs_only() -> None:
         weight_cosines(in_memory(gpt2(), word_tokenizer()), "resid", (0, 3), LAYERS)
     with pytest.raises(UnknownSite, match="mixer"):
         weight_cosines(in_memory(gpt2(), word_tokenizer()), "mixer", (0, 3), LAYERS)
+
+
+def test_of_a_gate_that_adapters_add_to_only_the_output_weights_are_compared() -> None:
+    """Zamba2: what a neuron is read from is the sum of two projections."""
+    config = tf.Zamba2Config(
+        vocab_size=100, hidden_size=16, num_hidden_layers=2, layers_block_type=["linear_attention", "hybrid"],
+        num_attention_heads=4, num_key_value_heads=4, intermediate_size=24, mamba_d_state=8, n_mamba_heads=4,
+        mamba_headdim=8, adapter_rank=4, use_mamba_kernels=False, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    model = tf.AutoModelForCausalLM.from_config(config).eval()
+    found = weight_cosines(in_memory(model, word_tokenizer()), "mlp", (1, 3), [1])
+    assert found.gate is None and found.inputs is None and "not known which projection" in found.notes[0]
+    rows = model.model.layers[1].shared_transformer.feed_forward.down_proj.weight.T
+    wanted = torch.nn.functional.cosine_similarity(rows, rows[3:4])
+    np.testing.assert_allclose(found.outputs[0], wanted.detach().numpy(), rtol=1e-4, atol=1e-5)
