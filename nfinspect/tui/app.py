@@ -197,8 +197,6 @@ class NfinspectApp(TypeAheadApp):
     def done(self, pane: Pane, work: Work[Any]) -> None:
         key = (id(pane), work.group)
         self._work.pop(key, None)
-        if pane is self._shown:
-            self._base_screen.answered(work, pane.asked)
         if work.group == OPENING:  # twice: after the place that this may bring on screen
             self.call_later(self.call_later, self.let_in_next)
         self.over(key)
@@ -207,6 +205,11 @@ class NfinspectApp(TypeAheadApp):
         """A piece of work has ended: what was said of it while it ran is no longer so."""
         if self._announced == work:
             self.say("")
+
+    def answered(self, pane: Pane) -> None:
+        """An answer is in its place. The place on screen is painted once it waits for nothing more."""
+        if pane is self._shown and not pane.asked:
+            self._base_screen.release()
 
     @property
     def _base_screen(self) -> HeldScreen:

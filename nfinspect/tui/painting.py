@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from textual._compositor import CompositorUpdate, LayoutUpdate
@@ -19,56 +19,79 @@ from nfinspect.tui.frames import Cells, Changed
 HOLD_SECONDS = 0.1
 """How long a pane's answers are waited for: a pane that is slower is painted as it is [own]."""
 
-NEXT_UPDATE = 0.02
-"""Seconds within which Textual paints what it knows to be dirty."""
+SETTLED_SECONDS = 0.002
+"""How long messages that may change what is shown are waited for, again and again until there are none."""
+
+MOST_LOOKS, MOST_LAYOUTS = 10, 3
+"""How often they are looked for, and layouts without a paint between: what changes all the time is painted, too."""
 
 
 class HeldScreen(Screen[Any]):
-    """A screen whose painting can be put off; layouts go on, so that a pane's widgets know their sizes.
+    """A screen whose painting waits until what it shows is there: the first answers of a new pane, and the sizes that
+    a layout gives its widgets.
 
     A paint of 200 x 50 cells takes longer than most answers do, and holds up the thread that works on them.
     """
 
     _hold: Timer | None = None
-    _expected: set[object] | None = None
+    _soon: Timer | None = None
+    _laying_out = False
+    _unpainted = 0
+    """Layouts since the last paint."""
+
+    @property
+    def paint_is_due(self) -> bool:
+        """Whether a paint has been put off."""
+        return self._hold is not None or self._soon is not None
 
     def hold(self) -> None:
-        """Paint nothing until `answered` has seen the first answers, or for HOLD_SECONDS."""
+        """Paint nothing until `release`, or for HOLD_SECONDS. Layouts go on, so that widgets know their sizes."""
         if self._hold is None:
             self._hold = self.set_timer(HOLD_SECONDS, self.release)
-        self._expected = None
-
-    def answered(self, work: object, others: Iterable[object]) -> None:
-        """An answer for the pane on screen. others: what else is asked for. Once everything has come that was asked for
-        before the first answer, the screen is painted.
-        """
-        if self._hold is None:
-            return
-        if self._expected is None:
-            self._expected = set(others)
-        self._expected.discard(work)
-        if not self._expected:
-            self.release()
 
     def release(self) -> None:
-        """Paint with the next update, which the answers bring about, or else soon."""
+        """Paint what there is, and what the last answers bring about."""
         if self._hold is not None:
             self._hold.stop()
-            self._hold, self._expected = None, None
-            self.set_timer(NEXT_UPDATE, self._late_refresh)
+            self._hold = None
+            self._paint_soon()
 
-    def _late_refresh(self) -> None:
-        """Where a layout is due, it paints."""
-        if not self._layout_required:
-            self._compositor_refresh()
+    def _refresh_layout(self, size: Size | None = None, scroll: bool = False) -> None:
+        """Textual paints here. What widgets change when they learn their sizes would be painted a second time."""
+        self._laying_out = True
+        try:
+            super()._refresh_layout(size, scroll)
+        finally:
+            self._laying_out = False
 
     def _compositor_refresh(self) -> None:
         """What is not painted stays dirty. A paint takes all that widgets have asked for, also before their first
         layout: Textual forgets who asked then, and the next line that changes would bring the whole widget again.
         """
-        if self._hold is None:
+        if self._hold is not None:
+            return
+        if self._laying_out and self._unpainted < MOST_LAYOUTS:
+            self._unpainted += 1
+            self._paint_soon()
+        if self._soon is None:
+            self._unpainted = 0
             self._compositor.update_widgets(set(self._compositor.visible_widgets))
             super()._compositor_refresh()
+
+    def _paint_soon(self, looks: int = MOST_LOOKS) -> None:
+        if self._soon is None:
+            self._soon = self.set_timer(SETTLED_SECONDS, partial(self._paint_settled, looks - 1))
+
+    def _paint_settled(self, looks: int) -> None:
+        """Paint, or lay out again, once no widget has a message left that may change what it shows."""
+        self._soon = None
+        widgets = (self, *self._compositor.visible_widgets)
+        if looks and any(not widget._message_queue.empty() for widget in widgets):
+            self._paint_soon(looks)
+            return
+        self._on_timer_update()
+        if self._soon is None and self._compositor._dirty_regions:
+            self._compositor_refresh()
 
 
 class PaintedApp(App[int]):

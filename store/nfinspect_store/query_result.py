@@ -51,8 +51,8 @@ class QueryResult:
         self.columns = columns
         self._timeout = timeout
         self._lock = threading.Lock()
-        self._first: list[tuple[Any, ...]] | None = None
-        self._chunks: OrderedDict[int, list[tuple[Any, ...]]] = OrderedDict()
+        self._first: pa.Table | None = None
+        self._chunks: OrderedDict[int, pa.Table] = OrderedDict()
         self._rows: int | None = None
 
     @property
@@ -75,25 +75,25 @@ class QueryResult:
         offset, limit = max(0, offset), max(0, limit)
         with self._lock:
             if self._first is None:
-                rows = self._fetch(0, HELD + 1)
-                if len(rows) <= HELD:
-                    self._rows = len(rows)
-                self._first = rows[:HELD]
-            found = self._first[offset : offset + limit]
+                held = self._fetch(0, HELD + 1)
+                if held.num_rows <= HELD:
+                    self._rows = held.num_rows
+                self._first = held.slice(0, HELD)
+            found = list(python_rows(self._first.slice(min(offset, HELD), limit)))
             while len(found) < limit and offset + len(found) >= HELD and not self._past_end(offset + len(found)):
                 number, skip = divmod(offset + len(found), CHUNK)
                 chunk = self._chunk(number)
-                found = found + chunk[skip : skip + limit - len(found)]
-                if len(chunk) < CHUNK:  # the end, unless the page starts after it
-                    if chunk or found:
-                        self._rows = number * CHUNK + len(chunk)
+                found += python_rows(chunk.slice(skip, limit - len(found)))
+                if chunk.num_rows < CHUNK:  # the end, unless the page starts after it
+                    if chunk.num_rows or found:
+                        self._rows = number * CHUNK + chunk.num_rows
                     break
             return found
 
     def _past_end(self, offset: int) -> bool:
         return self._rows is not None and offset >= self._rows
 
-    def _chunk(self, number: int) -> list[tuple[Any, ...]]:
+    def _chunk(self, number: int) -> pa.Table:
         if number not in self._chunks:
             self._chunks[number] = self._fetch(number * CHUNK, CHUNK)
             if len(self._chunks) > KEPT_CHUNKS:
@@ -101,12 +101,11 @@ class QueryResult:
         self._chunks.move_to_end(number)
         return self._chunks[number]
 
-    def _fetch(self, offset: int, limit: int) -> list[tuple[Any, ...]]:
+    def _fetch(self, offset: int, limit: int) -> pa.Table:
         # LIMIT around the statement, not a stream left half read: then DuckDB sorts only for the rows wanted.
         try:
             with self._console.cursor(self._timeout) as cursor:
-                table = cursor.sql(self.sql).limit(limit, offset=offset).to_arrow_table()
-                return list(python_rows(table))
+                return cursor.sql(self.sql).limit(limit, offset=offset).to_arrow_table()
         except QueryError as error:
             if error.place is None:  # else a backend has told it
                 error.place = place_of(self.sql, str(error.__cause__ or ""))

@@ -14,6 +14,7 @@ from textual.pilot import Pilot
 
 from nfinspect.tui.app import NfinspectApp
 from nfinspect.tui.chrome import Breadcrumbs, StatusLine
+from nfinspect.tui.painting import HeldScreen
 
 SMALL, LARGE = (80, 24), (200, 50)
 SIZES = [SMALL, pytest.param(LARGE, marks=pytest.mark.slow)]
@@ -53,6 +54,7 @@ class Driven:
             any(not worker.is_finished for worker in self.app.workers)
             or any(not node._message_queue.empty() for node in nodes)
             or bool(screen._layout_required or screen._dirty_widgets or screen._repaint_required)
+            or (isinstance(screen, HeldScreen) and screen.paint_is_due)
             or self.app._typed.busy
         )
 

@@ -9,6 +9,7 @@ from fake_engine import FakeEngine, FakeSession
 
 from nfinspect.tui import painting
 from nfinspect.tui.app import NfinspectApp
+from nfinspect.tui.widgets.paged_table import PAGE
 
 
 class Recorded(NfinspectApp):
@@ -35,6 +36,36 @@ async def frames_of(keys: str, session: FakeSession, of: str) -> list[str]:
         while not any(of in frame for frame in app.frames):  # its first paint may be waited for
             await pilot.pause(0.01)
         return [frame for frame in app.frames if of in frame]
+
+
+@pytest.mark.parametrize(
+    ("keys", "crumb", "part"),
+    [("n", "› neurons", "L0/N"), ("t", "› trace", "auroc"), ("o", "› overlap", "jacc."), ("w", "› prompt", "value")],
+)
+async def test_a_new_pane_is_painted_once(keys: str, crumb: str, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the sizes that its layout gives it, and what its first answers make it ask."""
+    monkeypatch.setattr(painting, "HOLD_SECONDS", 30.0)
+    frames = await frames_of(keys, FakeSession(), crumb)
+    assert [part in frame for frame in frames] == [True]
+
+
+async def test_rows_out_of_sight_are_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = NfinspectApp(FakeEngine(session=FakeSession()), "demo")
+    async with app.run_test(size=(80, 24)) as pilot:
+        driven = Driven(app, pilot)
+        await driven.settle()
+        await driven.press("n")
+        table, drawn = driven.pane.table, []
+        assert table.total > PAGE
+        draw = table.render_line
+        monkeypatch.setattr(table, "render_line", lambda y: drawn.append(y) or draw(y))
+        table.put_page(PAGE, [table.row_at(0)] * PAGE, table.total)
+        table.grow(table.total + 1)
+        await driven.settle()
+        assert drawn == []
+        table.put_page(0, [table.row_at(1)] * PAGE, table.total)
+        await driven.settle()
+        assert set(drawn) == set(range(table.size.height))
 
 
 @pytest.mark.parametrize(

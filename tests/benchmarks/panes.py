@@ -42,7 +42,8 @@ class Painting(NfinspectApp):
         if isinstance(renderable, CompositorUpdate):
             renderable.render_segments(self.console)
         super()._display(screen, renderable)
-        self.painted = time.perf_counter()
+        if renderable is not None:  # there was nothing to paint
+            self.painted = time.perf_counter()
 
 
 @dataclass(frozen=True)

@@ -238,8 +238,12 @@ class Pane(Widget):
             table.refresh()
 
     def left(self) -> None:
-        """The pane has gone off screen; it may come back."""
+        """The pane has gone off screen; it may come back. Its drawn lines, which are drawn again then, are most of what
+        a full collection of garbage would look through.
+        """
         self._stop_looking()
+        for widget in self.walk_children(Widget):
+            widget._styles_cache.clear()
 
     def job_news(self, state: JobState) -> None:
         """From the board, twice a second while the command of `job_key` runs, and once when it has ended."""
@@ -353,12 +357,14 @@ class Pane(Widget):
         if self._done(work):
             work.then(message.value)
             self.hub.note(self, message.statements)
+            self.hub.answered(self)
         elif work.unwanted is not None:
             work.unwanted(message.value)
 
     def on_failed(self, message: Failed) -> None:
         if self._done(message.work):
             message.work.failed(message.line)
+            self.hub.answered(self)
 
     def _done(self, work: Work[Any]) -> bool:
         """Whether its answer is still asked for."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nfinspect.tui.panes.run_pane import RunPane
     from nfinspect_store.addresses import Address
 
-RESTS = 0.15
+RESTS = 0.06
 """Seconds that the cursor rests on a row before its texts are asked for: who holds a key down asks for none."""
 
 VALUE, CONCEPT = 9, 10

@@ -150,7 +150,7 @@ class SqlPane(RunPane):
         table = self.table
         table.set_columns(result_columns(result.columns, rows, self.glyphs))
         table.cursor = 0
-        table.scroll_to(y=0, animate=False)
+        table.scroll_to_top()
         table.forget()
         table.put_page(0, rows, self._total(result, len(rows)))
         self._count_up()

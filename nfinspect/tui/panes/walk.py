@@ -169,7 +169,7 @@ class WalkPane(RunPane):
             self._ask_lens()
 
     def on_token_text_part_wanted(self, message: TokenText.PartWanted) -> None:
-        if self._prompt is None:
+        if self._prompt is None or message.number in self.text.parts:  # it came with the prompt
             return
         prompt_idx, number_of = self._prompt.prompt_idx, message.number
         read = partial(self.session.ask_walk, TokenWalk.part, prompt_idx, number_of)
@@ -304,7 +304,8 @@ class WalkPane(RunPane):
             later()
         if not question.histograms:  # the percentiles, once the rest is on screen
             self._histograms = True
-            self._ask()
+            if any(row.percentile is None for row in found.neurons):  # another place may have read them already
+                self._ask()
 
     def _no_answer(self, question: Question, line: str) -> None:
         self._asking = None

@@ -58,7 +58,7 @@ class PagedTable(ScrollView, can_focus=True):
     ]
 
     DEFAULT_CSS = """
-    PagedTable { height: 1fr; scrollbar-size: 0 0; }
+    PagedTable { height: 1fr; overflow: hidden hidden; }
     """
 
     @dataclass
@@ -140,14 +140,17 @@ class PagedTable(ScrollView, can_focus=True):
         self._kept_all = False
         while len(self._pages) > KEPT_PAGES:
             self._pages.pop(next(iter(self._pages)))
-        self._set_total(total)
+        self._set_total(total, range(offset, offset + PAGE))
 
     def reset(self) -> None:
         """Forget every row (another filter, another order) and ask for the first page again."""
         self.forget()
         self.cursor = 0
-        self.scroll_to(y=0, animate=False)
+        self.scroll_to_top()
         self._want(0)
+
+    def scroll_to_top(self) -> None:
+        self.scroll_to(y=0, animate=False, force=True)
 
     def keep_in_sight(self) -> list[int]:
         """Forget the pages that are not on screen; returns those that are, shown until they are read again."""
@@ -165,7 +168,7 @@ class PagedTable(ScrollView, can_focus=True):
 
     def grow(self, total: int) -> None:
         """The number of rows is known now."""
-        self._set_total(total)
+        self._set_total(total, range(0))
 
     def lost(self, offset: int) -> None:
         """A page that was asked for will not come: it may be asked for again."""
@@ -180,17 +183,27 @@ class PagedTable(ScrollView, can_focus=True):
             self._early.clear()
             self.refresh()
 
-    def _set_total(self, total: int) -> None:
+    def _set_total(self, total: int, new: range | None = None) -> None:
+        """new: the rows that are, if not all; the table is drawn again if one of them is in sight, or was the last."""
+        top, old = round(self.scroll_y), self.total
+        bottom = top + self.body_height
+        same = new is not None and self._loaded and (total == old or min(total, old) >= bottom)
         self.total = total
         self._loaded = True
-        self.virtual_size = Size(self.size.width, total + 1)
+        self._set_height(self.size.width)
         self._move_to(min(self.cursor, max(0, total - 1)), always=True)
-        self.refresh()
+        if not same or new is None or (new.start < bottom and new.stop > top):
+            self.refresh()
         early, self._early = self._early, []
         for action in early:
             action()
         if self._choose_later and self.current is not None:
             self.action_choose()
+
+    def _set_height(self, width: int) -> None:
+        """How far it scrolls; no layout depends on that."""
+        self.set_reactive(PagedTable.virtual_size, Size(width, self.total + 1))
+        self.scroll_y = self.validate_scroll_y(self.scroll_y)
 
     _kept_all = False
 
@@ -238,7 +251,7 @@ class PagedTable(ScrollView, can_focus=True):
             self.scroll_to(y=index, animate=False, force=True)
         elif index >= top + self.body_height:
             self.scroll_to(y=index - self.body_height + 1, animate=False, force=True)
-        if round(self.scroll_y) == top:
+        if index != old and round(self.scroll_y) == top:
             self._refresh_row(old)
             self._refresh_row(index)
         page = index - index % PAGE
@@ -335,7 +348,7 @@ class PagedTable(ScrollView, can_focus=True):
         self._styles.clear()
 
     def on_resize(self, event: events.Resize) -> None:
-        self.virtual_size = Size(event.size.width, self.total + 1)
+        self._set_height(event.size.width)
         self._move_to(self.cursor, always=True)
 
     def _style(self, tone: str, on_cursor: bool) -> RichStyle:
