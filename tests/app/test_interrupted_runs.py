@@ -44,7 +44,8 @@ async def test_the_list_of_runs_says_how_it_goes_on(start: Start, engine: Engine
             await app.press("j")
         assert "interrupted: p, then r goes on with it" in app.text and f"$ {line}"[:190] in app.text
         await app.press("p")
-        assert app.status == "planted is interrupted; what it had committed is kept; r resumes it here"
+        assert app.status == "not all was captured; r resumes it here"
+        assert app.text.count("planted is interrupted; what it had committed is kept") == 1
         await app.press("y")
         assert app.app.clipboard == line
 
@@ -109,7 +110,7 @@ async def test_a_run_that_reached_its_limit_goes_on_with_a_larger_one(
     async with start(engine, None, size=(200, 50)) as app:
         app.app.follow("planted")
         await app.settle()
-        assert "planted has reached its --limit-bytes, and needs 13M for all of it" in app.status
+        assert "planted has reached its --limit-bytes, and needs 13M for all of it" in app.text
         assert app.status.endswith("r resumes it here with --limit-bytes 13M")
         await app.press("y")
         assert app.app.clipboard == raised == Captures(store).resume_line("planted")

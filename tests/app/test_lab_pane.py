@@ -158,6 +158,17 @@ def document(
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("place", ["lab", "lens"])
+async def test_what_was_typed_is_told_from_a_prompt_of_the_run(start: Start, place: str) -> None:
+    async with start(FakeEngine()) as app:
+        for typed, said in (("Vietnam", "the prompt is the text as typed; p takes one of the run"),
+                            ("1", "the prompt is number 1 of the run")):  # fmt: skip
+            await app.press("colon")
+            await app.type(f"{place} {typed}")
+            await app.press("enter")
+            assert app.status == said
+
+
 def test_edits_that_changed_nothing_are_told() -> None:
     same, other = document([" to"], [" to"], None), document([" to"], [" red"], 1)
 

@@ -137,6 +137,33 @@ async def test_a_killed_backend_leaves_what_was_committed_on_screen(start: Start
         engine.close()
 
 
+async def test_sql_and_the_walk_notice_commits(start: Start, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with capturing(store, "0.4") as (backend, job):
+        engine = Engine(store)
+        async with start(engine, run="night") as app:
+            await until(app, lambda: "shown: " in app.text)
+            await app.press("colon")
+            await app.type("sql SELECT count(*) FROM tokens")
+            await app.press("enter")
+            await until(app, lambda: "1 row in" in app.text)
+            before = app.pane.table.current
+            await until(app, lambda: "the run has grown: ^r reads it again" in app.text)
+            assert app.pane.table.current == before, "not unasked"
+            while app.pane.table.current == before:  # the first reading may have had the commit that is told of
+                await until(app, lambda: "the run has grown: ^r reads it again" in app.text)
+                await app.press("ctrl+r")
+            assert app.pane.table.current > before
+            await app.press("w")
+            await until(app, lambda: app.pane._at is not None)
+            commits = app.pane.commits_read
+            await until(app, lambda: app.pane.commits_read > commits and not app.pane.asked)
+            assert app.pane._at is not None and app.pane._prompt is not None
+            (store / "slow").unlink()
+            backend.act(job.id, "cancel")
+        engine.close()
+
+
 class Observer:
     """Asks the backend for its commits on its own, so that it knows of each when it is made."""
 

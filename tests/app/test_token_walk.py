@@ -229,7 +229,7 @@ async def test_the_model_is_read_by_a_command(start: Start) -> None:
     fake = FakeEngine()
     async with start(fake) as app:
         await app.press("w", "x")
-        assert app.status == "nothing is being computed here"
+        assert app.status == "nothing is being computed here; :lab leads to the lab"
         await app.press("m")
         assert fake.started == [("walk", "demo", "--store", "/store")]
         fake.job.say("2/3 (67%)")

@@ -74,6 +74,20 @@ async def test_overlap_heat_map_pairs_and_shared_neurons(start: Start, size: tup
         assert "2 of 6" in app.lines[0]
 
 
+async def test_an_overlap_that_is_read_again_keeps_its_cursors(start: Start) -> None:
+    engine = FakeEngine()
+    async with start(engine) as app:
+        await app.press("o", "tab", "j", "j")
+        pane = app.pane
+        there = pane.pairs.cursor, pane.shared.cursor
+        assert pane.follows and there[1] == 2
+        asked = len(engine.session.calls)
+        pane.read_again()
+        await app.settle()
+        assert [call[0] for call in engine.session.calls[asked:]] == ["overlap"]
+        assert (pane.pairs.cursor, pane.shared.cursor) == there
+
+
 async def test_overlap_leaves_concepts_out(start: Start) -> None:
     engine = FakeEngine()
     async with start(engine) as app:

@@ -33,7 +33,7 @@ from nfinspect.tui.output import prompts_folder
 from nfinspect.tui.panes.experimenting import Experimenting
 from nfinspect.tui.panes.exporting import Export
 from nfinspect.tui.panes.keeping import Keeping
-from nfinspect.tui.panes.run_pane import RunPane
+from nfinspect.tui.panes.run_pane import AS_TYPED, RunPane
 from nfinspect.tui.widgets.lab_result import LabResult
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect_store.edits import DIRECTION, number_text
@@ -164,6 +164,10 @@ class LabPane(RunPane):
         if self._first_prompt:
             setup = replace(setup, prompt=self._first_prompt)
         self._change(setup)
+        if self._first_prompt:
+            self.hub.say(AS_TYPED, "dim")
+        elif self._prompt_idx is not None:
+            self.hub.say(f"the prompt is number {self._prompt_idx} of the run", "dim")
         if not self._first_prompt and (self._prompt_idx is not None or not setup.prompt):
             read = partial(self.session.first_text, self._prompt_idx)
             self.load("first prompt", read, self._put_first, busy="reading the prompt")

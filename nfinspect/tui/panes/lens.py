@@ -15,6 +15,7 @@ from nfinspect.tui.commands import lens_of
 from nfinspect.tui.listing import Arranged
 from nfinspect.tui.panes.analysis import AnalysisPane
 from nfinspect.tui.panes.found import Found, read_result
+from nfinspect.tui.panes.run_pane import AS_TYPED
 
 if TYPE_CHECKING:
     from nfinspect.tui.session import Session
@@ -44,6 +45,10 @@ class LensPane(AnalysisPane):
         self._first = prompt_idx
 
     def on_mount(self) -> None:
+        if self._wish is not None:
+            self.hub.say(AS_TYPED, "dim")
+        elif self._first is not None:
+            self.hub.say(f"the prompt is number {self._first} of the run", "dim")
         if self._wish is None and self._first is not None:
             read = partial(self.session.first_text, self._first)
             self.load("first prompt", read, self._typed, busy="reading the prompt")

@@ -158,14 +158,14 @@ class LivePane(Pane):
         if seen.job.state == "done" and seen.run:
             self._open()
         else:
-            self.hub.say(self._why(seen), "warn" if seen.job.state == "cancelled" else "bad", keep=True)
+            self.hub.say(self._what_next(seen), "warn" if seen.job.state == "cancelled" else "bad")
 
-    def _why(self, seen: Seen) -> str:
+    def _what_next(self, seen: Seen) -> str:
+        """Why it has ended stands in the panel."""
         from nfinspect.tui.captures import LIMIT
 
-        said = seen.lost or seen.job.line.removeprefix("nfinspect: ") or f"it ended with status {seen.job.status}"
         more = f" with {LIMIT} {seen.needed}" if seen.needed else ""
-        return f"{said}; {self.app.get_key_display(_binding(self, 'resume'))} resumes it here{more}"
+        return f"not all was captured; {self.app.get_key_display(_binding(self, 'resume'))} resumes it here{more}"
 
     def _open(self) -> None:
         opened = partial(self.hub.engine.open, self._run)

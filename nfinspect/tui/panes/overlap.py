@@ -60,6 +60,8 @@ class OverlapPane(TracedPane):
     OverlapPane #shared { width: 26; min-width: 26; }
     """
 
+    follows = True
+
     _overlap: Overlap | None = None
     _pair: Pair | None = None
     """The pair whose neurons are listed."""
@@ -140,17 +142,20 @@ class OverlapPane(TracedPane):
         self._draw_map()
 
     def read_again(self) -> None:
-        self.changed()
+        self._ask("")
 
     def changed(self) -> None:
         self._draw_choices()
+        self._ask("tracing the concepts")
+
+    def _ask(self, busy: str) -> None:
         concepts = tuple(c for c in self._concepts if c != self.request.baseline)
         if len(concepts) < 2:
             self.hub.say("an overlap needs two concepts besides the baseline: c chooses them, b the baseline", "warn")
             self._show(None)
             return
         overlap = partial(self.session.overlap, self.request, concepts)
-        self.load("overlap", overlap, self._show, self._failed, busy="tracing the concepts")
+        self.load("overlap", overlap, self._show, self._failed, busy=busy)
 
     def _show(self, overlap: Overlap | None) -> None:
         self._overlap = overlap
@@ -168,7 +173,10 @@ class OverlapPane(TracedPane):
 
     def _draw(self) -> None:
         pairs = self._overlap.pairs if self._overlap is not None else ()
-        self.pairs.put_rows(sorted(pairs, key=lambda p: (-p.overlap, p.a, p.b)))
+        rows, before = sorted(pairs, key=lambda p: (-p.overlap, p.a, p.b)), _named(self._pair)
+        self.pairs.put_rows(rows)
+        if (place := next((i for i, pair in enumerate(rows) if _named(pair) == before), None)) is not None:
+            self.pairs.move_to(place)
         self._draw_map()
         self._draw_shared()
 
@@ -185,8 +193,9 @@ class OverlapPane(TracedPane):
         self.query_one("#map", TextBlock).put(lines(rows))
 
     def _draw_shared(self) -> None:
-        self._pair = self.pairs.current
-        self.shared.cursor = 0
+        before, self._pair = _named(self._pair), self.pairs.current
+        if _named(self._pair) != before:
+            self.shared.cursor = 0
         self.shared.empty = "nothing shared" if self._list == 0 else "none"
         self.shared.set_columns(self._shared_columns())
         self.shared.put_rows(self._listed())
@@ -231,6 +240,7 @@ class OverlapPane(TracedPane):
 
     def action_list(self) -> None:
         self._list = (self._list + 1) % 3
+        self.shared.cursor = 0
         self._draw_shared()
 
     def action_mark_all(self) -> None:
@@ -247,3 +257,7 @@ class OverlapPane(TracedPane):
 
     def export(self) -> Export | None:
         return json_export(f"{self.session.name}-overlap.json", self._overlap)
+
+
+def _named(pair: Pair | None) -> tuple[str, str] | None:
+    return (pair.a, pair.b) if pair is not None else None

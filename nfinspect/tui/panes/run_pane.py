@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MOST_PROMPTS = 500
 """Prompts to choose from; of a run with more, so many, evenly spread."""
 
+AS_TYPED = "the prompt is the text as typed; p takes one of the run"
+"""Said where a text after `:` is not looked up among the run's prompts."""
+
 LONGEST = 200
 """Characters of a prompt in the list to choose from."""
 

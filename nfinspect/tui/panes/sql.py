@@ -50,6 +50,7 @@ class SqlPane(RunPane):
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+r", "again", "Run again", key_display="^r", show=False, id="sql.again"),
         Binding("escape", "back_off", "Out", key_display="Esc", id="sql.escape"),
         Binding("ctrl+c", "cancel", "Cancel the query", show=False, id="sql.cancel"),
         Binding("i", "edit", "Edit", id="sql.edit"),
@@ -66,7 +67,11 @@ class SqlPane(RunPane):
     """
 
     _result: QueryResult | None = None
+    follows = True
     _busy = False
+    _answers = _grown = False
+    """Whether the rows are the answer to the last statement, and whether the run has grown since."""
+
     _started = 0.0
     _took = 0.0
     _tables: Mapping[str, tuple[str, ...]] | None = None
@@ -114,10 +119,19 @@ class SqlPane(RunPane):
         else:
             self.editor.select_all()  # an example: Enter runs it, typing replaces it
 
+    def read_again(self) -> None:
+        """A statement is not run again unasked: it may be a long one."""
+        if self._answers and not self._busy:
+            self._grown = True
+            self._count_up()
+
     def _tell(self, text: str, tone: str = "dim") -> None:
         self.query_one("#found", TextBlock).put(content(Cell(text, tone)))
 
     # running
+
+    def action_again(self) -> None:
+        self._run()
 
     def on_sql_editor_run(self) -> None:
         self._run()
@@ -143,7 +157,7 @@ class SqlPane(RunPane):
             self._show(*answer)
 
     def _show(self, result: QueryResult, rows: list[tuple[Any, ...]]) -> None:
-        self._busy = False
+        self._busy, self._answers, self._grown = False, True, False
         self._took = time.monotonic() - self._started
         self._result = result
         self.pages_under_way.clear()
@@ -173,7 +187,8 @@ class SqlPane(RunPane):
         rows = counted(self._result.rows, "row") if self._result.rows is not None else "more than 10,000 rows"
         at = f", row {self.table.cursor + 1:,}" if self.table.total else ""
         way = "    Esc leads to them, i back" if self.table.total and self.editor.has_focus and not leaving else ""
-        self._tell(f"{rows} in {self._took:.2f} s{at}{way}")
+        again = "; the run has grown: ^r reads it again" if self._grown else ""
+        self._tell(f"{rows} in {self._took:.2f} s{at}{again}{way}")
 
     def on_paged_table_page_wanted(self, message: PagedTable.PageWanted) -> None:
         result = self._result
@@ -188,7 +203,7 @@ class SqlPane(RunPane):
             self.table.put_page(offset, rows, self._total(result, max(self.table.total - 1, offset + len(rows))))
 
     def _failed(self, line: str, where: str = "") -> None:
-        self._busy = False
+        self._busy = self._answers = False
         self._tell(f"no result for the statement above{where}")
         self.say_failed(line)
 

@@ -40,6 +40,7 @@ class WalkPane(RunPane):
     help_text = walk_text.HELP
 
     first_focus = "TokenText"
+    follows = True
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("J", "prompt(1)", "Next prompt", id="walk.next_prompt"),
@@ -138,8 +139,10 @@ class WalkPane(RunPane):
         self.table.refresh()  # marks may have changed elsewhere
 
     def read_again(self) -> None:
+        """The values of a token stay; what they are compared with has grown."""
         if self._prompt is not None:
-            self._recolour()
+            if (part := self._part) is not None:
+                self._ask_strengths(part)
             self._show_token()
 
     def _is_marked(self, row: Any) -> bool:
