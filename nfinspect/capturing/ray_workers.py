@@ -7,6 +7,7 @@ its part. Then the parts are merged here.
 
 import glob
 import os
+import re
 import socket
 from collections import Counter
 from collections.abc import Iterator
@@ -33,6 +34,9 @@ from nfinspect_store.writer import RunWriter
 
 ONE_DEVICE = ("auto", "cpu", "cuda", "cuda:0", "mps")
 """Devices that a worker with one GPU can have."""
+
+ANSWER_SECONDS = 10
+"""How long a cluster may take to accept a connection [own]."""
 
 TRIES = 4
 """How often a part may be begun: a model that does not fit loses every worker that loads it [own]."""
@@ -164,12 +168,33 @@ def _ray() -> Any:
     return ray
 
 
+def _check_address(address: str) -> None:
+    """Raises CaptureError where nothing answers at HOST:PORT: Ray would ask for minutes, and say so on stderr."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d{1,5})", address)
+    if found is None:
+        if address in ("", "auto", "local"):
+            return
+        raise RequestError(f"expected --ray=HOST:PORT, the address of a Ray cluster, found {address!r}")
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise CaptureError(
+            f"no Ray cluster answers at {address}: {getattr(error, 'strerror', None) or error}"
+        ) from error
+
+
+def _gpus(ray: Any, device: str) -> int:
+    """How many GPUs each worker asks for: one if the cluster has any and the device can be one, else none."""
+    return 0 if device in ("cpu", "mps") else int(ray.cluster_resources().get("GPU", 0) >= 1)
+
+
 @contextmanager
 def _cluster(ray: Any, address: str, workers: int) -> Iterator[None]:
     """Connected to a cluster; afterwards disconnected again, and ended if it is our own."""
     if ray.is_initialized():
         yield
         return
+    _check_address(address or os.environ.get("RAY_ADDRESS", ""))
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         ray.init(address=address or "auto", **quiet)
@@ -196,8 +221,7 @@ class _Parts:
         self._inputs = [ray.put(one) for one in inputs]
         self._workers = workers
         self._listener = listener
-        gpus = 0 if request.device == "cpu" else int(bool(ray.cluster_resources().get("GPU")))
-        self._actor = ray.remote(num_cpus=1, num_gpus=gpus)(Worker)
+        self._actor = ray.remote(num_cpus=1, num_gpus=_gpus(ray, request.device))(Worker)
         self._begun: Counter[int] = Counter()
         self._asked: dict[Any, tuple[int, Any]] = {}  # by what is waited for: the part, and its actor
         self._found: dict[Any, int] = {}  # where they are: the part

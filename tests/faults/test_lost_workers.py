@@ -57,17 +57,21 @@ class Ray:
     def __init__(self) -> None:
         self.events: list[tuple[str, int]] = []
         self.actors: list[Actor] = []
+        self.resources: dict[str, float] = {"CPU": 2.0}
+        self.asked: list[dict[str, Any]] = []
 
     def is_initialized(self) -> bool:
         return True
 
     def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": 2.0}
+        return self.resources
 
     def put(self, value: Any) -> Any:
         return value
 
     def remote(self, **options: Any) -> Callable[[type], Any]:
+        self.asked.append(options)
+
         def of(kind: type) -> Any:
             def begin(*args: Any) -> Actor:
                 self.events.append(("begin", len(self.actors)))
@@ -157,6 +161,30 @@ def test_a_stopped_capture_names_its_run(ray: Ray, request_: CaptureRequest, mon
     assert said[-1].endswith("repeat the command with --run made-up --resume")
     capture_with_ray(replace(request_, run="made-up", resume=True), 2, "", Listener())
     assert [one.name for one in request_.store.glob("*.duckdb")] == ["made-up.duckdb"]
+
+
+@pytest.mark.parametrize(
+    ("device", "there", "gpus"),
+    [
+        ("auto", None, 0),
+        ("auto", 1.0, 1),
+        ("auto", 16.0, 1),
+        ("auto", 0.0, 0),
+        ("auto", 0.5, 0),
+        ("cpu", 16.0, 0),
+        ("mps", 1.0, 0),
+        ("cuda", 4.0, 1),
+        ("cuda:0", 4.0, 1),
+    ],
+)
+def test_a_worker_asks_for_a_gpu_where_the_cluster_has_one(
+    device: str, there: float | None, gpus: int, ray: Ray, request_: CaptureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ray.resources |= {} if there is None else {"GPU": there}
+    failing(monkeypatch, 1, [ZeroDivisionError("enough")])
+    with pytest.raises(CaptureError, match="enough"):
+        capture_with_ray(replace(request_, device=device), 2, "", Listener())
+    assert ray.asked == [{"num_cpus": 1, "num_gpus": gpus}]
 
 
 @pytest.mark.parametrize("device", ["cuda:1", "balanced", "sequential"])

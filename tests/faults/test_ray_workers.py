@@ -2,9 +2,14 @@
 
 import os
 import signal
+import socket
+import subprocess
 import sys
+import tempfile
 import threading
 import time
+import uuid
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -97,6 +102,90 @@ def test_what_a_worker_refuses_is_told(request_: CaptureRequest) -> None:
     with pytest.raises(CaptureError, match="part [12] of 2 on .*: expected layers between 0 and 2, found 7"):
         capture_with_ray(replace(request_, layers=(7,)), 2, "", Listener())
     assert list(request_.store.glob("r*")) == []
+
+
+@pytest.fixture
+def head() -> Iterator[tuple[str, dict[str, str]]]:
+    """The address of a cluster that `ray start --head` began on this machine, and the environment of its users."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'nfinspect[ray]'")
+    address = f"127.0.0.1:{free_port()}"
+    known = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}  # of this cluster alone
+    environment = {**os.environ, **known, "RAY_USAGE_STATS_ENABLED": "0"}
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # a short path: sockets are in it
+        words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"]
+        words += [f"--port={address.partition(':')[2]}", "--node-ip-address=127.0.0.1", f"--temp-dir={folder}"]
+        started = subprocess.Popen(
+            [*words, "--include-dashboard=false"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+        )
+        try:
+            assert started.stdout is not None
+            said = ""
+            while "Ray runtime started" not in said:
+                line = started.stdout.readline()
+                assert line, said
+                said += line
+            yield address, environment
+        finally:
+            started.send_signal(signal.SIGTERM)  # it ends what it has started
+            started.communicate(timeout=60)
+
+
+def free_port() -> int:
+    """A port of this machine where nothing listens."""
+    with socket.socket() as there:
+        there.bind(("127.0.0.1", 0))
+        port: int = there.getsockname()[1]
+        return port
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_running_is_used_and_stays(
+    gpt2_dir: Path, tmp_path: Path, head: tuple[str, dict[str, str]]
+) -> None:
+    address, environment = head
+    (tmp_path / "words.txt").write_text("".join(f"w{i} w{i + 1} w{i + 2}\n" for i in range(3, 12)))
+    words = [sys.executable, "-m", "nfinspect", "capture", str(gpt2_dir), "--store", str(tmp_path / "store")]
+    words += ["--prompts", str(tmp_path / "words.txt"), "--run", "r", "--batch-size", "2", "--device", "cpu"]
+    done = subprocess.run(
+        [*words, f"--ray={address}", "--workers", "2"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(" is done: ") == 2
+    with RunFile.open(tmp_path / "store" / "r.duckdb") as run:
+        assert run.info.status == "complete" and run.prompts == 9
+    socket.create_connection(("127.0.0.1", int(address.partition(":")[2])), timeout=5).close()
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "says"),
+    [
+        ("127.0.0.1:{port}", CaptureError, r"^no Ray cluster answers at 127\.0\.0\.1:\d+: Connection refused$"),
+        ("ray://127.0.0.1:{port}", CaptureError, "^no Ray cluster answers at ray://127"),
+        ("127.0.0.1:99999", CaptureError, "^no Ray cluster answers at 127.0.0.1:99999: "),
+        ("nowhere.invalid:6379", CaptureError, "^no Ray cluster answers at nowhere.invalid:6379: "),
+        ("nowhere", RequestError, "^expected --ray=HOST:PORT, the address of a Ray cluster, found 'nowhere'$"),
+    ],
+)
+def test_where_no_cluster_answers_is_told_at_once(
+    address: str, error: type[Exception], says: str, request_: CaptureRequest
+) -> None:
+    """Ray itself would try for minutes."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'nfinspect[ray]'")
+    from nfinspect.capturing.ray_workers import ANSWER_SECONDS, capture_with_ray
+
+    start = time.monotonic()
+    with pytest.raises(error, match=says) as caught:
+        capture_with_ray(request_, 2, address.format(port=free_port()), Listener())
+    assert "\n" not in str(caught.value) and time.monotonic() - start < 3 * ANSWER_SECONDS
 
 
 def test_without_ray_the_line_that_installs_it_is_told(
