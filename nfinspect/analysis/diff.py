@@ -184,7 +184,11 @@ def diff(a: RunFile, b: RunFile, site: str | None = None, *, other_texts: bool =
 def _comparable(a: RunFile, b: RunFile, site: str, other_texts: bool) -> tuple[str, ...]:
     """Notes on the comparison. Raises RequestError where neurons or figures do not correspond."""
     if site not in b.sites:
-        raise RequestError(f"{b.name} has no site {site}, only {', '.join(b.sites)}: choose one of both with --site")
+        common = [one for one in a.sites if one in b.sites]
+        further = (
+            f"both have {', '.join(common)}: choose it with --site" if common else "the runs have no site in common"
+        )
+        raise RequestError(f"{b.name} has no site {site}, only {', '.join(b.sites)}; {further}")
     sizes = [{x.layer: x.neurons for x in one.site_layers(site)} for one in (a, b)]
     for layer in sorted(sizes[0].keys() | sizes[1].keys()):
         one, other = (held.get(layer) for held in sizes)

@@ -17,7 +17,13 @@ PROMPTS, LENGTH, NEURONS = 10, 40, 12
 
 
 def a_run(
-    path: Path, *, dead: tuple[int, ...], rare: tuple[int, ...] = (), neurons: int = NEURONS, first: int = 0
+    path: Path,
+    *,
+    dead: tuple[int, ...],
+    rare: tuple[int, ...] = (),
+    neurons: int = NEURONS,
+    first: int = 0,
+    sites: tuple[str, ...] = ("mlp",),
 ) -> Path:
     """Every neuron fires on half of the tokens, `rare` ones on a tenth, dead ones on none."""
 
@@ -31,7 +37,8 @@ def a_run(
 
     ids = range(first, first + LENGTH)
     prompts = [ArrayPrompt("one", "text", list(ids), [f" {x}" for x in ids], LENGTH) for _ in range(PROMPTS)]
-    layers = [Layer(i, "mlp", i, f"h.{i}.mlp", neurons, "relu", "positive") for i in range(2)]
+    places = [(site, i) for site in sites for i in range(2)]
+    layers = [Layer(n, site, i, f"h.{i}.{site}", neurons, "relu", "positive") for n, (site, i) in enumerate(places)]
     write_run(path, layers=layers, prompts=prompts, values=values)
     return path
 
@@ -70,6 +77,11 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="read other texts"):
         of(a, texts)
     assert "read other texts" in of(a, texts, other_texts=True).notes[-1]
+    attn, both = (a_run(tmp_path / f"{'-'.join(x)}.duckdb", dead=(), sites=x) for x in (("attn",), ("mlp", "attn")))
+    with pytest.raises(RequestError, match="only attn; the runs have no site in common"):
+        of(a, attn, site="mlp")
+    with pytest.raises(RequestError, match="only attn; both have attn: choose it with --site"):
+        of(both, attn, site="mlp")
     with pytest.raises(RequestError, match="site"):
         of(a, a, site="resid")
 
