@@ -237,6 +237,28 @@ def test_a_part_that_was_changed_is_refused(store: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("kind", ["a folder", "a pipe", "a loop of links"])
+def test_what_is_no_file_any_more_is_refused(kind: str, store: Path) -> None:
+    """Opening a pipe would wait for ever."""
+    path = store / "r.part-2-of-4.duckdb"
+    path.unlink()
+    {"a folder": path.mkdir, "a pipe": lambda: os.mkfifo(path), "a loop of links": lambda: path.symlink_to(path)}[
+        kind
+    ]()
+    with RunFile.open(store / "m.duckdb") as run, pytest.raises(PartLost, match=r"r\.part-2-of-4\.duckdb") as caught:
+        run.neuron(0, 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_part_that_is_a_link_is_read_where_it_leads(store: Path, tmp_path: Path) -> None:
+    path = store / "r.part-2-of-4.duckdb"
+    with RunFile.open(store / "m.duckdb") as run:
+        before = run.neuron(0, 1)
+    path.symlink_to(path.rename(tmp_path / "elsewhere.duckdb"))
+    with RunFile.open(store / "m.duckdb") as run:
+        np.testing.assert_array_equal(run.neuron(0, 1), before)
+
+
 def test_verify_notices_a_value_that_changed_in_a_part(store: Path) -> None:
     """Opening compares what the part says of itself; its values are read by verify, and by whoever makes one file."""
     part = store / "r.part-3-of-4.duckdb"
