@@ -104,9 +104,11 @@ def _neurons(config: Any, experts: Any, expert: int, x: Tensor) -> tuple[Tensor,
     if config.model_type == "gpt_oss":
         both = x @ experts.gate_up_proj[expert] + experts.gate_up_proj_bias[expert]
         gate, up = both[0::2], both[1::2]
-        limited = torch.minimum(gate, torch.tensor(config.swiglu_limit))
-        up = torch.clip(up, -config.swiglu_limit, config.swiglu_limit)
-        return (up + 1) * limited / (1 + torch.exp(-config.swiglu_alpha * limited)), gate
+        told = hasattr(config, "swiglu_alpha")  # older transformers have them in the module
+        alpha, limit = (config.swiglu_alpha, config.swiglu_limit) if told else (experts.alpha, experts.limit)
+        limited = torch.minimum(gate, torch.tensor(limit))
+        up = torch.clip(up, -limit, limit)
+        return (up + 1) * limited / (1 + torch.exp(-alpha * limited)), gate
     both = experts.gate_up_proj[expert] @ x
     gate, up = both[:WIDTH], both[WIDTH:]
     return gate / (1 + torch.exp(-gate)) * up, gate
