@@ -58,6 +58,7 @@ def values_of(run: nf.Run, sites: tuple[str, ...]) -> dict[tuple[str, int], Any]
     return {(x.site, x.layer): np.asarray(run.activations(x.site, x.layer)) for x in run.layers if x.site in sites}
 
 
+@pytest.mark.filterwarnings("ignore:You are calling .generate")  # older transformers say so
 @pytest.mark.parametrize(
     ("name", "mode"),
     [

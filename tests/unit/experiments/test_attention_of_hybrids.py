@@ -17,7 +17,7 @@ from nfinspect.experiments.errors import AttentionUnavailable
 from nfinspect.models import LoadedModel, blocks
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "sweep"))
-from tiny import tiny_model  # noqa: E402  (its folder has just been put on the path)
+from tiny import families, tiny_model  # noqa: E402  (its folder has just been put on the path)
 
 ATTENTION = {
     "jamba": [1],
@@ -42,7 +42,10 @@ QUICK = ("jamba", "zamba2", "falcon_h1", "nemotron_h")
 BESIDE = ("zamba", "zamba2", "falcon_h1")
 """Families whose blocks with attention have a state-space mixer, too."""
 
-FAMILIES = [pytest.param(f, marks=[] if f in QUICK else pytest.mark.slow) for f in ATTENTION]
+KNOWN = [family for family in ATTENTION if family in families()]
+"""Those of this version of transformers."""
+
+FAMILIES = [pytest.param(f, marks=[] if f in QUICK else pytest.mark.slow) for f in KNOWN]
 
 
 def loaded(family: str) -> LoadedModel:
