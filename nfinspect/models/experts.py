@@ -128,7 +128,7 @@ class ExpertsWatch:
                     projected = row @ weight if module.is_transposed else weight @ row
                     if module.has_bias:
                         projected = projected + module.down_proj_bias[expert]
-                    if getattr(module, "has_post_expert_norm", False):  # since transformers 5.19
+                    if getattr(module, "has_post_expert_norm", False):  # not in older transformers
                         projected = module.post_expert_norm(projected)
                     total = total + projected.float() * routing.weights[token, place].float()
                 again.append(total)
@@ -227,7 +227,7 @@ def _places(module: Any, name: str, index: Tensor) -> Tensor:
     """Where the rows, in the order in which they are computed, belong in [tokens x chosen]: int64[rows]."""
     how = module.config._experts_implementation
     tokens, chosen = index.shape
-    if getattr(module, "_is_expert_parallel", False):  # since transformers 5.19
+    if getattr(module, "_is_expert_parallel", False):  # not in older transformers
         raise WrongSite(f"expected all experts of {name} in this process, found them in several: not read")
     if how == "batched_mm":
         return torch.arange(index.numel(), device=index.device)
