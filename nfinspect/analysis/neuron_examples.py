@@ -10,7 +10,7 @@ from nfinspect.analysis.neuron import WINDOW, ExampleText, example_texts, fired_
 from nfinspect_store.addresses import Address
 from nfinspect_store.examples import drawn
 from nfinspect_store.tables import RunTables
-from nfinspect_store.types import Example, Layer
+from nfinspect_store.types import MLP_SITES, Example, Layer
 
 QUANTILES = (0.95, 0.85, 0.75, 0.65, 0.55, 0.45, 0.35, 0.25, 0.15, 0.05)
 """Of the values at which a neuron fires: the middles of their tenths [own]."""
@@ -72,6 +72,6 @@ def gate_and_up(layer: Layer, gate: bool | None, value: float) -> str:
     if gate is None:
         return ""
     sign = "+" if gate else "-"
-    if layer.site not in ("mlp", "shared") or layer.activation not in SAME_SIGN or value == 0:
+    if layer.site not in MLP_SITES or layer.activation not in SAME_SIGN or value == 0:
         return sign
     return sign + ("+" if (value > 0) == gate else "-")

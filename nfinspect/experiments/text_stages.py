@@ -34,7 +34,7 @@ from nfinspect.models import (
 )
 from nfinspect.models.structure import width_in
 from nfinspect_store.errors import RequestError
-from nfinspect_store.types import Layer
+from nfinspect_store.types import MLP_SITES, Layer
 
 PROBABILITY_ROWS = 256
 """Tokens whose probabilities are computed at a time: 51 MB for a vocabulary of 50,000."""
@@ -182,7 +182,7 @@ def _stages(loaded: LoadedModel, reports: dict[str, NetworkReport], tokens: int)
         Stage("tokenization", f"{tokens} tokens; no neurons here", ()),
         Stage("embedding", "what enters the first block", of("embedding")),
         Stage("attention", mixed, of(mixing)),
-        Stage("processing", "the deep layers: their neurons, and their blocks' outputs", of("mlp", "shared", "resid")),
+        Stage("processing", "the deep layers: their neurons, and their blocks' outputs", of(*MLP_SITES, "resid")),
         Stage("output", "what enters the vocabulary projection", of("output")),
     ]
 

@@ -15,6 +15,7 @@ from nfinspect.models.structure import width_in, width_out
 from nfinspect_store.addresses import Address
 from nfinspect_store.errors import RequestError
 from nfinspect_store.tables import RunTables
+from nfinspect_store.types import MLP_SITES
 
 Floats = NDArray[np.float64]
 
@@ -47,7 +48,7 @@ def weight_cosines(loaded: LoadedModel, site: str, of: tuple[int, int], layers: 
     if of[1] >= own.neurons:
         raise RequestError(f"no neuron {of[1]} in layer {of[0]} at site {site}: it has neurons 0-{own.neurons - 1}")
     notes: list[str] = []
-    mlp = [_inputs(loaded, one) for one in (own, *sites)] if site in ("mlp", "shared") else []
+    mlp = [_inputs(loaded, one) for one in (own, *sites)] if site in MLP_SITES else []
     if not mlp:
         notes.append(f"at {site} only output weights are compared: several projections and mixtures lead to a neuron")
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from nfinspect_store.types import MLP_SITES
+
 from .compiled import modules_by_name
 from .errors import WrongSite
 from .quantised import is_quantised
@@ -151,7 +153,7 @@ class FirstPassCheck:
         whole = self._gate_output.get(site)
         if (
             whole is None
-            or site.site not in ("mlp", "shared")
+            or site.site not in MLP_SITES
             or site.gate_slice is None
             or whole.shape[-1] != 2 * site.neurons
         ):

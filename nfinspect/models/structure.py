@@ -86,6 +86,11 @@ def block_list(body: nn.Module, layers: int | None) -> tuple[str, nn.ModuleList]
     return fitting[0]
 
 
+def _learns(module: nn.Module) -> bool:
+    """Whether it has parameters."""
+    return next(module.parameters(), None) is not None
+
+
 def _weights(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
@@ -169,9 +174,7 @@ def find_shared(block: nn.Module, hidden: int) -> Found | UnsupportedModel | Non
     Without one: the error to raise if something in the block is named so, None if nothing is.
     """
     named = [
-        (name, module)
-        for name, module in _parts(block)
-        if _is(name.rpartition(".")[2], "shared") and any(True for _ in module.parameters())
+        (name, module) for name, module in _parts(block) if _is(name.rpartition(".")[2], "shared") and _learns(module)
     ]
     of_names = (_mlp_in(f"{name}.", list(_projections(module)), hidden) for name, module in named)
     found = next((one for one in of_names if one is not None), None) or find_mlp(block, hidden)
@@ -215,7 +218,7 @@ def find_mlp(block: nn.Module, hidden: int) -> Found | UnsupportedModel | None:
     own = [(n, m) for n, m in _projections(block) if n.startswith(("intermediate.", "output."))]
     own += [(n, m) for n, m in block.named_children() if width_in(m) is not None and width_out(m) is not None]
     found = _mlp_in("", own, hidden)
-    if found is None and any(True for _, m in mlps for _ in m.parameters() if not _is_norm(m)):
+    if found is None and any(_learns(m) for _, m in mlps if not _is_norm(m)):
         kinds = ", ".join(f"{n} ({type(m).__name__})" for n, m in mlps)
         return UnsupportedModel(
             f"expected an MLP of projections, one back to {hidden}, found {kinds}: it is unknown where its neurons are"
@@ -281,7 +284,7 @@ def _gated_by_activation(found: Found, name: str, module: nn.Module, projections
         return found
     both = 2 * found.gate_slice[1]
     adding = [n for n, m in projections if width_out(m) == both and f"{name}.{n}" != found.gate]
-    activation = [n for n, m in module.named_children() if n in _ACTIVATION_NAMES and not any(m.parameters())]
+    activation = [n for n, m in module.named_children() if n in _ACTIVATION_NAMES and not _learns(m)]
     if not adding or len(activation) != 1:
         return found
     note = f"found by structure: {found.module}, gate the input of {name}.{activation[0]}, as {adding[0]} adds to it"

@@ -27,6 +27,9 @@ SIGNIFICANT = 0.05
 
 SITES = ("mlp", "shared", "mixer", "attn", "resid")
 
+MLP_SITES = ("mlp", "shared")
+"""Those whose neurons are of an MLP."""
+
 CLASSES = ("dead", "saturated", "sporadic", "missing", "weak", "normal")
 """In the order in which the rules of methods §2 are applied."""
 

@@ -50,7 +50,7 @@ from nfinspect.models import (  # noqa: E402
     why_no_mlp,
 )
 from nfinspect_store.errors import NfinspectError  # noqa: E402
-from nfinspect_store.types import SITES  # noqa: E402
+from nfinspect_store.types import MLP_SITES, SITES  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "build" / "models"
@@ -250,7 +250,7 @@ class Family:
                 self.wrong(f"{site.site} of layer {site.layer}: other values at {site.module}")
             if site.experts:
                 self.check_experts(site, fired)
-            elif site.site in ("mlp", "shared"):
+            elif site.site in MLP_SITES:
                 self.check_mlp(site, fired)
             elif site.site == "resid":
                 if site.module != self.block_of(site):
