@@ -22,7 +22,10 @@ from tests.benchmarks.peers.tool import Tool, empty
 LENGTHS = (128, 1, 26, 1024)
 """Tokens of a prompt. The first is measured first: memory and equality are read there."""
 
-PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 8, 16, 32
+PROMPTS, PROMPT_TOKENS = 8, 16
+NEW_TOKENS = {"gpt2": (32,), "gated": (32, 256)}
+"""How many new tokens a generation is measured with, of each shape: as many as there is time for. What a run costs once
+shows in the short one."""
 
 TOOLS = ("np.save", "safetensors", "interp-engine", "nnsight", "TransformerLens", "SAELens", "nfinspect")
 
@@ -120,21 +123,23 @@ def measure_corpus(
     say(**row)
 
 
-def measure_generation(tool: Tool, model: models.Model, folder: Path, rounds: int, one_by_one: bool) -> None:
+def measure_generation(
+    tool: Tool, model: models.Model, folder: Path, rounds: int, new_tokens: int, one_by_one: bool
+) -> None:
     """one_by_one: time the bare generation of one prompt at a time, too."""
     ids = models.batches(model, PROMPTS * PROMPT_TOKENS, PROMPT_TOKENS)[0]
-    sequences = models.generation(model, ids, NEW_TOKENS)
-    tool.generation(ids, NEW_TOKENS, empty(folder))
+    sequences = models.generation(model, ids, new_tokens)
+    tool.generation(ids, new_tokens, empty(folder))
     sequence = sequences.shape[1]
-    row: dict[str, Any] = {"what": "generation", "tokens": sequences.numel()}
+    row: dict[str, Any] = {"what": "generation", "new_tokens": new_tokens, "tokens": sequences.numel()}
     row["difference"] = difference(tool, folder, models.reference(model, [sequences]), sequence - 1, sequence)
     if np.isfinite(row["difference"]):
         if one_by_one:
-            row["one_by_one"] = seconds(lambda: [models.generation(model, one[None], NEW_TOKENS) for one in ids])
+            row["one_by_one"] = seconds(lambda: [models.generation(model, one[None], new_tokens) for one in ids])
         row["rounds"] = [
             (
-                seconds(lambda: models.generation(model, ids, NEW_TOKENS)),
-                seconds(lambda: tool.generation(ids, NEW_TOKENS, empty(folder))),
+                seconds(lambda: models.generation(model, ids, new_tokens)),
+                seconds(lambda: tool.generation(ids, new_tokens, empty(folder))),
             )
             for _ in range(rounds)
         ]
@@ -165,15 +170,19 @@ def main() -> None:
     if precision in TOLERANCES:
         return
     alone = chosen.tool == "interp-engine"
-    attempt(lambda: measure_generation(tool, model, chosen.folder, chosen.rounds, alone), 0)
+    for new in NEW_TOKENS[chosen.shape]:
+        attempt(lambda new=new: measure_generation(tool, model, chosen.folder, chosen.rounds, new, alone), 0, new)
 
 
-def attempt(work: Callable[[], None], length: int) -> None:
-    """A row that a tool cannot do is told with the reason. length: of the prompts; 0: a generation."""
+def attempt(work: Callable[[], None], length: int, new_tokens: int = 0) -> None:
+    """A row that a tool cannot do is told with the reason. length: of the prompts; 0: a generation of so many new
+    tokens.
+    """
     try:
         work()
     except Exception as error:
-        say(what="corpus" if length else "generation", length=length, refused=f"{type(error).__name__}: {error}"[:300])
+        what = {"what": "corpus", "length": length} if length else {"what": "generation", "new_tokens": new_tokens}
+        say(**what, refused=f"{type(error).__name__}: {error}"[:300])
 
 
 if __name__ == "__main__":

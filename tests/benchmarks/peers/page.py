@@ -64,14 +64,16 @@ def corpus(rows: Sequence[Row], versions: dict[str, str]) -> Iterable[str]:
 
 
 def generation(rows: Sequence[Row], versions: dict[str, str]) -> Iterable[str]:
-    found = {(row["tool"], row["shape"]): row for row in rows if row.get("what") == "generation"}
-    yield f"{PROMPTS} prompts of {PROMPT_TOKENS} tokens, {NEW_TOKENS} new tokens each, greedy.\n"
-    yield "| | " + " | ".join(f"{shape}: tokens/s | x bare | largest difference" for shape in models.TITLES) + " |"
-    yield "|---|" + "---:|" * (3 * len(models.TITLES))
+    found = {(row["tool"], row["shape"], row["new_tokens"]): row for row in rows if row.get("what") == "generation"}
+    columns = [(shape, new) for shape in models.TITLES for new in NEW_TOKENS[shape]]
+    yield f"{PROMPTS} prompts of {PROMPT_TOKENS} tokens, greedy.\n"
+    heads = (f"{shape}, {new} new tokens: tokens/s | x bare | largest difference" for shape, new in columns)
+    yield "| | " + " | ".join(heads) + " |"
+    yield "|---|" + "---:|" * (3 * len(columns))
     for tool in TOOLS:
         cells = []
-        for shape in models.TITLES:
-            row = found.get((tool, shape), {})
+        for column in columns:
+            row = found.get((tool, *column), {})
             ratio = _number(_ratio(row))
             if "one_by_one" in row:
                 ratio += f" ({_ours(row) / row['one_by_one']:.2f} x one prompt at a time)"
@@ -102,7 +104,8 @@ def _asked(row: Row) -> str:
     if "store" in row:
         return "reading"
     lengths = f", prompts of {row['length']:,}" if row.get("length") else ""
-    return f"{row['shape']}, {row['what']}{lengths}"
+    new = f", {row['new_tokens']} new tokens" if row.get("new_tokens") else ""
+    return f"{row['shape']}, {row['what']}{lengths}{new}"
 
 
 def _line(*cells: str) -> str:
