@@ -121,8 +121,8 @@ class HistogramCounter:
             self.counts[start : start + width] += counted.reshape(width, BINS)
 
     def fetch(self) -> NDArray[np.int64]:
-        """int64[neurons, BINS], a copy."""
-        return to_host(self.counts).copy()
+        """int64[neurons, BINS]; on the CPU not copied, so valid until the next values are added."""
+        return to_host(self.counts)
 
 
 def count_tensor(counts: Tensor, values: Tensor) -> None:
@@ -254,4 +254,5 @@ class LayerStatistics:
         return limits(self._histograms[False].counts + self._histograms[True].counts, tokens, percentile)
 
     def histograms(self) -> dict[bool, NDArray[np.int64]]:
+        """By (at position 0): int64[neurons, BINS], valid until the next values are added."""
         return {first: counter.fetch() for first, counter in self._histograms.items()}

@@ -12,7 +12,9 @@ from nfinspect_store.statistics import ConceptStatistics, NeuronStatistics
 
 @dataclass(frozen=True)
 class LayerSnapshot:
-    """Everything known about one layer's neurons after the tokens so far."""
+    """Everything known about one layer's neurons after the tokens so far. Histograms may be those that are counted
+    into: it is valid until the next values are added.
+    """
 
     layer_id: int
     statistics: Mapping[bool, NeuronStatistics]  # by (at position 0)

@@ -151,7 +151,10 @@ class RunTables(RunValues):
         known = self._at_hand.get(found.layer_id)
         by_first = known.histograms if known is not None else self._histograms_near(found)
         parts = [counts for first, counts in by_first.items() if not (first and skip_first)]
-        return sum(parts, np.zeros((found.neurons, BINS), np.int64))
+        if len(parts) == 2:
+            total: NDArray[np.int64] = parts[0] + parts[1]
+            return total
+        return parts[0].copy() if parts else np.zeros((found.neurons, BINS), np.int64)
 
     def _histograms_near(self, layer: Layer) -> Mapping[bool, NDArray[np.int64]]:
         """Of a layer, by (at position 0). DuckDB reads the rows of many layers to find one's: of a finished file the

@@ -8,6 +8,7 @@ from there with identical values.
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from itertools import groupby
@@ -464,9 +465,11 @@ class RunWriter:
 
     def _append(self, table: str, rows: Iterable[pa.Table]) -> None:
         digest = self._digests.get(table, Digest())
-        for piece in _pieces(rows):
-            _insert(self._connection, table, piece)
-            digest += digest_of(piece)
+        with ThreadPoolExecutor(1) as beside:  # DuckDB and the digest each take about as long, and leave Python's lock
+            for piece in _pieces(rows):
+                told = beside.submit(digest_of, piece)
+                _insert(self._connection, table, piece)
+                digest += told.result()
         self._digests[table] = digest
 
 
