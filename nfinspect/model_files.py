@@ -2,11 +2,56 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
+from nfinspect_store.errors import NfinspectError
 from nfinspect_store.paths import expanded
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.gguf", "*.json")
+
+REPO = re.compile(r"[\w.\-]+(/[\w.\-]+)?", re.ASCII)
+"""The name of a model on the hub."""
+LOCAL = (".", "/", "~")
+"""How a path begins that is no such name."""
+_REVISION = re.compile(r"[\w.\-/]+", re.ASCII)
+
+
+class ModelError(NfinspectError):
+    """Anything that keeps a model from being loaded or read."""
+
+
+class WrongRevision(ModelError):
+    """A revision of a local model, two different ones, or an invalid one: wrong usage."""
+
+    exit_status = 2
+
+
+def split_revision(name_or_dir: str, revision: str | None = None) -> tuple[str, str | None]:
+    """`NAME@step3000` as ("NAME", "step3000"); a local path, or a name without @, unchanged.
+
+    revision: given separately. Raises WrongRevision for two different ones, and for an empty or invalid one.
+    """
+    name, at, after = name_or_dir.rpartition("@")
+    if name.startswith(LOCAL) or not REPO.fullmatch(name) or os.path.exists(expanded(name_or_dir)):
+        name, after = name_or_dir, ""
+    if after and revision is not None and after != revision:
+        raise WrongRevision(f"expected one revision of {name}, found two: '@{after}' and --revision '{revision}'")
+    chosen = after or revision
+    if at and not after and name != name_or_dir:
+        raise WrongRevision(f"expected a revision after the @, found none in '{name_or_dir}'")
+    if chosen is not None and not _REVISION.fullmatch(chosen):
+        raise WrongRevision(f"expected a branch, a tag or a commit as the revision of {name}, found '{chosen}'")
+    return name, chosen
+
+
+def full_name(name_or_dir: str, revision: str | None = None) -> str:
+    """A model's name with its revision, `NAME@step3000`, by which a run finds its model again.
+
+    Raises WrongRevision as split_revision does.
+    """
+    name, revision = split_revision(name_or_dir, revision)
+    return name if revision is None or os.path.exists(expanded(name)) else f"{name}@{revision}"
 
 
 def lasting_name(name_or_dir: str) -> str:

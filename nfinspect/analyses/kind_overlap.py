@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from nfinspect.analyses.neuron_kinds import KEPT_KINDS, Kind, find_kind
-from nfinspect.analysis.attention_scores import TOP
+from nfinspect.analysis.attention_methods import TOP
 from nfinspect.analysis.neurons import list_neurons
 from nfinspect.analysis.overlap import against_chance
 from nfinspect.analysis.provenance import whose

@@ -19,7 +19,7 @@ from typing import Any
 
 from nfinspect.analyses import command_of, formats, specs
 from nfinspect.analyses.analysis_spec import AnalysisSpec, NeuronKind, Options, Variant, option_words
-from nfinspect.analysis.attention_scores import TOP
+from nfinspect.analysis.attention_methods import TOP
 from nfinspect.analysis.enough import few_tokens
 from nfinspect.analysis.neuron_sets import EmptySet, NeuronSet
 from nfinspect.analysis.neurons import list_neurons

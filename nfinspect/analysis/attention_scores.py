@@ -5,22 +5,18 @@ Computed by nfinspect.experiments.attention, which needs the model; read from a 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nfinspect.analysis.attention_methods import TOP, Method
 from nfinspect.analysis.distribution import PERCENTILES, Distribution
 from nfinspect.analysis.numbers import nullable, number
 from nfinspect.json_values import Document
 
 Floats = NDArray[np.float64]
-Method = Literal["attention_weighted", "gradient_guided", "rollout"]
-METHODS: tuple[Method, ...] = ("attention_weighted", "gradient_guided", "rollout")
-
-TOP = 20
-"""Neurons in a document by default."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from nfinspect.capturing.shard import batches_of, part_name, settings_of_part
 from nfinspect.capturing.sizes import most_beyond, run_bytes
 from nfinspect.capturing.where import chosen_tokens, nothing_recorded
 from nfinspect.capturing.writing import writing
-from nfinspect.model_files import lasting_name, weights_stamp
+from nfinspect.model_files import full_name, lasting_name, split_revision, weights_stamp
 from nfinspect.models import (
     LayerSite,
     LoadedModel,
@@ -44,12 +44,10 @@ from nfinspect.models import (
     by_site,
     dependence,
     find_sites,
-    full_name,
     load_model,
     require_causal,
     rope_limit,
     sees_ahead,
-    split_revision,
     steps_clamp_as_a_pass,
     why_no_mlp,
 )

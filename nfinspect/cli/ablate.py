@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nfinspect import output
-from nfinspect.analyses.ablate import SPEC, Ablation
-from nfinspect.cli.analysis import lines
 from nfinspect.cli.hub_text import text_path
-from nfinspect.cli.kept_ablation import RUN_TOKENS, How, Text, ablation_of_run, kept_ablation
 from nfinspect.cli.options import (
     bos_option,
     full_name,
@@ -103,8 +100,11 @@ def ablate(
 
     Without any set it prints the perplexity of the whole model.
     """
+    from nfinspect.analyses.ablate import SPEC, Ablation
     from nfinspect.analyses.neuron_kinds import set_of_kinds
     from nfinspect.analysis.neuron_sets import set_from_file, set_of_trace
+    from nfinspect.cli.analysis import lines
+    from nfinspect.cli.kept_ablation import RUN_TOKENS, How, Text, ablation_of_run, kept_ablation
     from nfinspect.experiments.ablation_table import check_controls, check_sets
     from nfinspect.experiments.documents import text_hash, tokenised
     from nfinspect.experiments.run_text import TooFewSequences

@@ -22,7 +22,7 @@ from nfinspect.cli.options import (
     store_option,
 )
 from nfinspect.cli.progress import CommandLine, recompute_option
-from nfinspect.cli.through_backend import backend_option
+from nfinspect.cli.through_backend import backend_option, model_of_run
 from nfinspect.present.tables import wrapped
 from nfinspect_store.errors import RequestError
 
@@ -99,12 +99,9 @@ def analysis_command(spec: "AnalysisSpec") -> click.Command:
 
 def _runs_model(options: dict[str, Any]) -> str:
     """The model that `--substitute` needs. Raises RequestError without it."""
-    from nfinspect.experiments.run_model import named_model
-
     if not options["substitute"]:
         raise RequestError("--backend goes with --substitute: all else is computed from the run")
-    with opened(options["store"], one_run(options["run"])) as file:
-        return named_model(file, options["model"], "substitution")
+    return model_of_run({**options, "run": one_run(options["run"])}, "substitution")
 
 
 def _name(option: "Option") -> str:

@@ -8,8 +8,7 @@ import click
 
 from nfinspect import output
 from nfinspect.analyses import spec
-from nfinspect.analysis.attention_scores import METHODS, TOP
-from nfinspect.analysis.keeping import keep_or_find
+from nfinspect.analysis.attention_methods import METHODS, TOP
 from nfinspect.analysis.ticks import Tick
 from nfinspect.cli.analysis import lines
 from nfinspect.cli.capture import layer_list, prompt_column_options, prompt_file
@@ -37,7 +36,8 @@ from nfinspect_store.errors import RequestError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from nfinspect.analysis.attention_scores import AttentionScores, Method
+    from nfinspect.analysis.attention_methods import Method
+    from nfinspect.analysis.attention_scores import AttentionScores
     from nfinspect.analysis.keeping import Made
     from nfinspect.capturing.prompts import PromptIds
     from nfinspect.capturing.request import CaptureRequest
@@ -218,6 +218,8 @@ def _kept(
     recompute: bool,
     what: str,
 ) -> "AttentionScores":
+    from nfinspect.analysis.keeping import keep_or_find
+
     one = spec("attention")
     found: AttentionScores = keep_or_find(
         folder,

@@ -32,7 +32,7 @@ def show_kinds(file: "RunFile", kinds: str, site: str | None, top: int | None, a
     """Print the overlap of kinds `A,B,C`, after the analyses that are missing and need no model."""
     from nfinspect.analyses.kind_overlap import overlap_of_kinds
     from nfinspect.analyses.neuron_kinds import check_kinds, newest
-    from nfinspect.analysis.attention_scores import TOP
+    from nfinspect.analysis.attention_methods import TOP
 
     names = [name.strip() for name in kinds.split(",") if name.strip()]
     parts = {part for name in names for part in check_kinds(name)}

@@ -6,12 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nfinspect import output
-from nfinspect.analyses.lens import SPEC as lens_spec
-from nfinspect.analyses.lens import Lens
-from nfinspect.analyses.logits import SPEC as logits_spec
-from nfinspect.analyses.logits import Effects
-from nfinspect.analysis.keeping import keep_or_find
-from nfinspect.cli.analysis import lines
+from nfinspect.backend.hosting import hosted
 from nfinspect.cli.options import bos_option, chat_option, full_name, json_option, model_options, opened
 from nfinspect.cli.progress import CommandLine, recompute_option
 from nfinspect.cli.through_backend import backend_option
@@ -38,7 +33,7 @@ if TYPE_CHECKING:
 @click.option("--top", metavar="K", type=click.IntRange(min=1), help="Tokens shown; 10 for a neuron, 5 for a layer.")
 @click.option("--from", "source", metavar="RUN",
               help="Check that MODEL has the weights of RUN; a lens is saved with the run.")  # fmt: skip
-@click.option("--store", metavar="DIR", help="Where RUN is; with --lens: directory of runs to save the result in.")
+@click.option("--store", metavar="DIR", help="Where RUN and the backend are; with --lens: where the result is saved.")
 @bos_option
 @chat_option
 @recompute_option
@@ -63,6 +58,12 @@ def logits(
     as_json: bool,
 ) -> None:
     """Tokens that a neuron promotes and suppresses, or a prompt through the logit lens."""
+    from nfinspect.analyses.lens import SPEC as lens_spec
+    from nfinspect.analyses.lens import Lens
+    from nfinspect.analyses.logits import SPEC as logits_spec
+    from nfinspect.analyses.logits import Effects
+    from nfinspect.cli.analysis import lines
+
     if (address is None) == (lens is None):
         given = "neither" if address is None else "both"
         raise RequestError(f"expected either a neuron such as L5/N123 or --lens TEXT, found {given}")
@@ -75,7 +76,9 @@ def logits(
         for said in document["notes"]:
             output.note(said)
     else:
-        if positions or recompute or chat or bos != "auto" or (store is not None and source is None):
+        # A backend was found by its store, which says no more here.
+        needless_store = store is not None and source is None and hosted() is None
+        if positions or recompute or chat or bos != "auto" or needless_store:
             raise RequestError(
                 "--store, --positions, --bos, --chat and --recompute go with --lens: a neuron's logits need no text "
                 "and are not saved"
@@ -125,6 +128,9 @@ def _lens(
     options: "Mapping[str, Any]",
 ) -> "Mapping[str, Any]":
     """The document of the lens: saved with RUN or in the store; with neither it is not saved."""
+    from nfinspect.analyses.lens import SPEC as lens_spec
+    from nfinspect.analysis.keeping import keep_or_find
+
     asked = {"prompt": prompt, "positions": positions, "top": top, "bos": bos, "chat": chat}
 
     def found(load: "Callable[[], LoadedModel]", notes: tuple[str, ...] = ()) -> "Made":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from nfinspect import output
+from nfinspect import model_files, output
 from nfinspect_store.byte_limits import needed_limit, resume_advice
 from nfinspect_store.catalog import list_runs, run_path, store_path
 from nfinspect_store.errors import NfinspectError, NotARun, RequestError, RunBusy, StoreError
@@ -121,11 +121,7 @@ def health_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def full_name(model: str, revision: str | None) -> str:
     """MODEL with its revision, `NAME@R`: the name that results and runs are saved under. Raises WrongRevision."""
-    if revision is None:
-        return model
-    from nfinspect.models import full_name
-
-    return full_name(model, revision)
+    return model if revision is None else model_files.full_name(model, revision)
 
 
 def find_run(store: str | None, run: str) -> Path:

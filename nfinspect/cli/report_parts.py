@@ -73,7 +73,7 @@ def _attention(file: "RunFile", site: str, loaded: "LoadedModel", name: str) -> 
     """The methods without a saved result, over the run's own prompts."""
     from nfinspect.analyses import spec
     from nfinspect.analyses.neuron_kinds import kept_over_all_layers
-    from nfinspect.analysis.attention_scores import METHODS
+    from nfinspect.analysis.attention_methods import METHODS
 
     known = {one.document["method"] for one in kept_over_all_layers(file, spec("attention"), site)}
     for method in (method for method in METHODS if method not in known):

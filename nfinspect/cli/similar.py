@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nfinspect import output
-from nfinspect.analyses.similar import SPEC, full_address
-from nfinspect.analyses.similar import similar as computed
+from nfinspect.analyses import does
 from nfinspect.cli.analysis import lines, top_option
 from nfinspect.cli.capture import layer_list
 from nfinspect.cli.options import (
@@ -21,7 +20,7 @@ from nfinspect.cli.options import (
     store_option,
 )
 from nfinspect.cli.progress import CommandLine, recompute_option
-from nfinspect.cli.through_backend import backend_option
+from nfinspect.cli.through_backend import backend_option, model_of_run
 from nfinspect_store.errors import RequestError
 
 if TYPE_CHECKING:
@@ -36,15 +35,12 @@ if TYPE_CHECKING:
 
 def _model(options: "Mapping[str, Any]") -> str:
     """The model whose weights are asked for. Raises RequestError without --weights."""
-    from nfinspect.experiments.run_model import named_model
-
     if not options["weights"]:
         raise RequestError("--backend goes with --weights: all else is computed from the run")
-    with opened(options["store"], options["run"]) as file:
-        return full_name(named_model(file, options["model"], "similar --weights"), options["revision"])
+    return model_of_run(options, "similar --weights")
 
 
-@click.command(short_help=SPEC.does)
+@click.command(short_help=does("similar"))
 @run_argument
 @click.argument("address", metavar="L5/N123")
 @click.option("--weights", is_flag=True, help="Also by weights, which loads the run's model.")
@@ -78,6 +74,7 @@ def similar(
     --site and --layers say where they are sought, by default at the neuron's own site. A neuron at another site than
     the run's default one is written with it: resid:L5/N123.
     """
+    from nfinspect.analyses.similar import SPEC, full_address
     from nfinspect.results import find_or_compute
 
     if not weights and (model or revision or dtype != "auto" or device != "auto" or allow_pickle):
@@ -111,6 +108,8 @@ def _with_weights(
     loading: "Mapping[str, Any]",
 ) -> "Similar":
     """The saved result with weights, or a new one, which is saved: the model is loaded only for that."""
+    from nfinspect.analyses.similar import SPEC
+    from nfinspect.analyses.similar import similar as computed
     from nfinspect.analysis.chosen import chosen_layers
     from nfinspect.analysis.keeping import keep_or_find
     from nfinspect.experiments.run_model import named_model, run_model, without_edits

@@ -6,6 +6,7 @@ import click
 from rich.cells import cell_len
 
 from nfinspect import output
+from nfinspect.backend.hosting import hosted
 from nfinspect.cli.options import bos_option, chat_option, full_name, health_options, json_option, model_options
 from nfinspect.cli.through_backend import Options, backend_option
 from nfinspect.experiments.run_model import quiet_transformers
@@ -46,10 +47,15 @@ def _model(options: Options) -> str:
               help="Likeliest next tokens shown.")  # fmt: skip
 @bos_option
 @chat_option
+@backend_option(_model)
 @health_options
 @model_options
 @json_option
-@backend_option(_model)
+@click.option(
+    "--store",
+    metavar="DIR",
+    help="With --backend: where that is; else $NFINSPECT_STORE, else ./nfinspect-store.",
+)
 def text(
     text: str,
     model: str | None,
@@ -63,8 +69,11 @@ def text(
     device: str,
     allow_pickle: bool,
     as_json: bool,
+    store: str | None,
 ) -> None:
     """Firing analysis of one text: tokens, embedding, attention, deep layers, output."""
+    if store is not None and hosted() is None:
+        raise RequestError("--store goes with --backend: it says where the backend is; nothing of a text is saved")
     if simulated and model:
         raise RequestError("expected --model or --simulated, found both")
     from nfinspect.subtext import SubtextAnalyzer

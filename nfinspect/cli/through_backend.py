@@ -2,14 +2,14 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from nfinspect import output
 from nfinspect.backend.hosting import hosted
-from nfinspect.cli.options import GIVEN, full_name
+from nfinspect.cli.options import GIVEN, full_name, opened
 from nfinspect.present.numbers import duration, percent
 from nfinspect_store.catalog import store_path
 
@@ -24,6 +24,17 @@ Function = Callable[..., Any]
 def usual_model(options: Options) -> str:
     """The model of a command that takes MODEL."""
     return full_name(options["model"], options["revision"])
+
+
+def model_of_run(options: Mapping[str, Any], what: str) -> str:
+    """The model of a command that takes RUN: --model, else the run's own. what: what needs it."""
+    model = options["model"]
+    if not model:  # to open a run takes longer than to ask a backend
+        from nfinspect.experiments.run_model import named_model
+
+        with opened(options["store"], options["run"]) as file:
+            model = named_model(file, None, what)
+    return full_name(model, options.get("revision"))
 
 
 def backend_option(model_of: Callable[[Options], str] = usual_model) -> Callable[[Function], Function]:

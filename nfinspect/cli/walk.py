@@ -5,15 +5,13 @@ from typing import TYPE_CHECKING
 import click
 
 from nfinspect import output
-from nfinspect.analysis.keeping import keep_or_find
 from nfinspect.cli.options import full_name, json_option, model_options, opened, run_argument, store_option
 from nfinspect.cli.progress import CommandLine, recompute_option
-from nfinspect.cli.through_backend import backend_option
+from nfinspect.cli.through_backend import backend_option, model_of_run
 from nfinspect.experiments.run_model import named_model, run_model
 from nfinspect.model_files import lasting_name, weights_stamp
 from nfinspect.present.numbers import counted, fixed
 from nfinspect.present.tables import Column, table
-from nfinspect_store.results import run_results
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,8 +24,7 @@ WHAT = "the walk's figures"
 
 
 def _model(options: "Mapping[str, Any]") -> str:
-    with opened(options["store"], options["run"]) as file:
-        return full_name(named_model(file, options["model"], WHAT), options["revision"])
+    return model_of_run(options, WHAT)
 
 
 @click.command()
@@ -54,6 +51,9 @@ def walk(
     Both take the model that the run was captured from. They are saved with the run; the app then colours tokens by
     surprisal, and ranks the neurons at a token by contribution, |a| times the length of their output weights.
     """
+    from nfinspect.analysis.keeping import keep_or_find
+    from nfinspect_store.results import run_results
+
     with opened(store, run) as file:
         name = full_name(named_model(file, model, WHAT), revision)
 

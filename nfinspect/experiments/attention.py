@@ -16,13 +16,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from nfinspect.analysis.attention_methods import METHODS, Method
 from nfinspect.analysis.attention_scores import (
-    METHODS,
     AttentionLayer,
     AttentionScores,
     Floats,
     LayerScores,
-    Method,
     distribution_of,
     ranked,
 )

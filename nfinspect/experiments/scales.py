@@ -9,6 +9,7 @@ outputs small known logits.
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -77,8 +78,9 @@ def _of_logits(logits: Tensor, loaded: LoadedModel) -> float:
     return float(ratios[alike].mean())
 
 
+@lru_cache(maxsize=4)  # of a vocabulary it takes as long as a block
 def _direction(width: int) -> Tensor:
-    """float64[width]: numbers of either sign, with sizes from 1 to 2, that bfloat16 represents exactly."""
+    """float64[width]: numbers of either sign, with sizes from 1 to 2, that bfloat16 represents exactly. Read only."""
     places = torch.arange(width)
     return (1 + (37 * places % 64).double() / 64) * (1 - 2 * (places * places // 3 % 2)).double()
 

@@ -28,7 +28,7 @@ from .experts import Routing
 from .fingerprint import Fingerprint, check_same_weights, fingerprint
 from .forward import forward_batch, steps_clamp_as_a_pass
 from .hooks import SiteReader
-from .hub import full_name, one_line, split_revision
+from .hub import one_line
 from .load import in_memory, load_model
 from .loaded import LoadedModel
 from .sites import (
@@ -89,7 +89,6 @@ __all__ = [
     "find_sites",
     "fingerprint",
     "forward_batch",
-    "full_name",
     "in_memory",
     "is_compiled",
     "is_text",
@@ -101,7 +100,6 @@ __all__ = [
     "rope_limit",
     "run_as_python",
     "sees_ahead",
-    "split_revision",
     "steps_clamp_as_a_pass",
     "uncompiled",
     "vocabulary",

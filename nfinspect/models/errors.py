@@ -20,21 +20,12 @@
 Every message is one line: what was expected, what was found, the usual cause or what to do.
 """
 
-from nfinspect_store.errors import NfinspectError
-
-
-class ModelError(NfinspectError):
-    """Anything that keeps a model from being loaded or read."""
+from nfinspect.model_files import ModelError as ModelError
+from nfinspect.model_files import WrongRevision as WrongRevision
 
 
 class ModelNotFound(ModelError):
     """There is no such model, or the directory holds none."""
-
-
-class WrongRevision(ModelError):
-    """A revision of a local model, two different ones, or an invalid one: wrong usage."""
-
-    exit_status = 2
 
 
 class HubUnreachable(ModelError):

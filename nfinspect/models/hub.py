@@ -6,50 +6,20 @@ directory, so that there is one way of loading, which never triggers the hub's p
 """
 
 import os
-import re
 import threading
 from pathlib import Path
 
+from nfinspect.model_files import LOCAL, REPO, full_name
 from nfinspect_store.paths import expanded
 
-from .errors import HubUnreachable, ModelNotFound, WrongRevision
+from .errors import HubUnreachable, ModelNotFound
 
-_REPO = re.compile(r"[\w.\-]+(/[\w.\-]+)?", re.ASCII)
-_REVISION = re.compile(r"[\w.\-/]+", re.ASCII)
 # Only files at the top of the repository: sub-folders hold other formats. `consolidated` and the dtype variants are
 # second copies of the same weights.
 _WANTED = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken"]
 GGUF = ".gguf"
-_LOCAL = (".", "/", "~")
 _PICKLES = ["pytorch_model*.bin"]
 _UNWANTED = ["*/*", "consolidated*", "*.fp16.*", "*.bf16.*", "*.fp32.*", "*.non_ema.*"]
-
-
-def split_revision(name_or_dir: str, revision: str | None = None) -> tuple[str, str | None]:
-    """`NAME@step3000` as ("NAME", "step3000"); a local path, or a name without @, unchanged.
-
-    revision: given separately. Raises WrongRevision for two different ones, and for an empty or invalid one.
-    """
-    name, at, after = name_or_dir.rpartition("@")
-    if name.startswith(_LOCAL) or not _REPO.fullmatch(name) or os.path.exists(expanded(name_or_dir)):
-        name, after = name_or_dir, ""
-    if after and revision is not None and after != revision:
-        raise WrongRevision(f"expected one revision of {name}, found two: '@{after}' and --revision '{revision}'")
-    chosen = after or revision
-    if at and not after and name != name_or_dir:
-        raise WrongRevision(f"expected a revision after the @, found none in '{name_or_dir}'")
-    if chosen is not None and not _REVISION.fullmatch(chosen):
-        raise WrongRevision(f"expected a branch, a tag or a commit as the revision of {name}, found '{chosen}'")
-    return name, chosen
-
-
-def full_name(name_or_dir: str, revision: str | None = None) -> str:
-    """A model's name with its revision, `NAME@step3000`, by which a run finds its model again.
-
-    Raises WrongRevision as split_revision does.
-    """
-    name, revision = split_revision(name_or_dir, revision)
-    return name if revision is None or os.path.exists(expanded(name)) else f"{name}@{revision}"
 
 
 def resolve(name_or_dir: str, revision: str | None = None, *, allow_pickle: bool, timeout: float) -> Path:
@@ -63,7 +33,7 @@ def resolve(name_or_dir: str, revision: str | None = None, *, allow_pickle: bool
         return path
     if os.path.exists(path):
         raise ModelNotFound(f"expected a model directory, found a file: {path}; name the directory it is in")
-    if name_or_dir.startswith(_LOCAL) or not _REPO.fullmatch(name_or_dir):
+    if name_or_dir.startswith(LOCAL) or not REPO.fullmatch(name_or_dir):
         raise ModelNotFound(
             f"expected a model directory or a hub name such as openai-community/gpt2, found no {path}{_why_not(path)}"
         )

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from nfinspect.model_files import full_name, split_revision
 from nfinspect_store.paths import expanded
 
 from .adapters import load_adapter
@@ -17,7 +18,7 @@ from .checkpoint import ADAPTER, CONFIG, TOKENIZERS, check_tokenizer_files, find
 from .devices import choose_place, devices_of, move, spread_note
 from .errors import BrokenCheckpoint, ModelError, NonFiniteWeights, UnsupportedModel, WrongRevision
 from .gguf import check_gguf, gguf_types
-from .hub import full_name, one_line, resolve, split_revision
+from .hub import one_line, resolve
 from .loaded import LoadedModel
 from .quantised import check_method, check_packages, is_quantised, quantisation, unpack
 from .resident import Asked, resident

@@ -4,11 +4,10 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from nfinspect.model_files import lasting_name, weights_stamp
+from nfinspect.model_files import full_name, lasting_name, split_revision, weights_stamp
 
 from .devices import choose_place
 from .errors import ModelError
-from .hub import full_name, split_revision
 from .loaded import LoadedModel
 
 

@@ -1,14 +1,20 @@
-"""The values that pass between the store and what is built on it. Frozen, so that threads can share them."""
+"""The values that pass between the store and what is built on it. Frozen, so that threads can share them.
+
+Numpy is not imported here: catalogues and clients of a backend have no arrays.
+"""
+
+from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import compress
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Keep = Literal["all", "stats"]
 Precision = Literal["float32", "float16", "int8"]
@@ -111,15 +117,15 @@ class TokenRows:
     raw: list[bytes | None]  # the column `bytes`: of a piece of a character; None where the text is enough
     role: list[str | None]  # of the chat message that the token is in; None where there is none
 
-    def between(self, start: int, stop: int) -> "TokenRows":
+    def between(self, start: int, stop: int) -> TokenRows:
         """The tokens at the places start <= place < stop."""
         return TokenRows(**{f.name: getattr(self, f.name)[start:stop] for f in fields(self)})
 
-    def take(self, chosen: NDArray[np.bool_]) -> "TokenRows":
+    def take(self, chosen: NDArray[np.bool_]) -> TokenRows:
         """Some of the tokens: bool[tokens]."""
         columns: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         for name, column in columns.items():
-            columns[name] = column[chosen] if isinstance(column, np.ndarray) else list(compress(column, chosen))
+            columns[name] = list(compress(column, chosen)) if isinstance(column, list) else column[chosen]
         return TokenRows(**columns)
 
 

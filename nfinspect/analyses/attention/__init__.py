@@ -24,7 +24,8 @@ from nfinspect.analyses.analysis_spec import (
 )
 from nfinspect.analyses.attention.charts import attention_chart
 from nfinspect.analyses.fields import LAYER, NEURON, NEURONS, numbers
-from nfinspect.analysis.attention_scores import METHODS, TOP, AttentionLayer, AttentionScores, NeuronScore
+from nfinspect.analysis.attention_methods import METHODS, TOP
+from nfinspect.analysis.attention_scores import AttentionLayer, AttentionScores, NeuronScore
 from nfinspect.analysis.provenance import read_from, whose
 from nfinspect.present.charts import Section
 from nfinspect.present.numbers import counted

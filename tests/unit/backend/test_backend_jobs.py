@@ -115,28 +115,54 @@ def test_a_client_that_goes_takes_its_command_along(backend: Backend, shared: Pa
     assert backend.wait(job).state == "cancelled"
 
 
-def test_backend_runs_a_command_there_and_imports_no_torch_here(shared: Path, model: Path, tmp_path: Path) -> None:
-    program = """
+HEAVY = ("torch", "transformers", "duckdb", "pyarrow", "numpy", "textual")
+"""What takes longer to import than a backend takes to answer."""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "logits model L1/N5",
+        "logits model --lens Tulips",
+        "text Tulips --model model --skip-first",
+        "attention model --prompts p.txt",
+        "ablate model --text p.txt --context 8",
+        "generate model Tulips --new-tokens 2 --zero L1/N5",
+        "capture model --text p.txt --estimate",
+    ],
+)
+def test_backend_is_found_by_store_and_nothing_heavy_is_imported_here(
+    shared: Path, model: Path, tmp_path: Path, line: str
+) -> None:
+    program = f"""
 import sys
 from nfinspect.cli import main
-from nfinspect_store.reader import RunFile
 status = main(sys.argv[1:])
-assert "torch" not in sys.modules and "transformers" not in sys.modules
+heavy = sorted(set({HEAVY!r}) & set(sys.modules))
+assert not heavy, heavy
 sys.exit(status)
 """
-    line = ["logits", "model", "L1/N5", "--json", "--backend"]
     (tmp_path / "model").symlink_to(model)
+    (tmp_path / "p.txt").write_text("Tulips grow in the garden of the old house by the river.\n")
     done = subprocess.run(
-        [sys.executable, "-c", program, *line],
+        [sys.executable, "-c", program, *line.split(), "--json", "--backend", "--store", str(shared)],
         cwd=tmp_path,
-        env={"NFINSPECT_STORE": str(shared), "PATH": "/usr/bin:/bin"},
+        env={"PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    assert document["model"] == "model" and len(document["promoted"]) == 10
+    if line == "logits model L1/N5":
+        assert document["model"] == "model" and len(document["promoted"]) == 10
+
+
+def test_a_store_that_finds_no_backend_and_saves_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["text", "Tulips", "--store", "s"]) == 2
+    assert "--store goes with --backend" in capsys.readouterr().err
+    assert main(["logits", "model", "L1/N5", "--store", "s"]) == 2
+    assert "--store" in capsys.readouterr().err
 
 
 def test_backend_where_none_holds_the_model_names_those_there_are(
@@ -194,10 +220,10 @@ def test_every_command_gives_the_bytes_of_a_process_of_its_own(
 
     def printed(line: str, *more: str) -> bytes:
         arguments = [*line.replace("MODEL", str(model)).split(), *more]
-        if not line.startswith(("logits", "text", "generate")):
+        if more or not line.startswith(("logits", "text")):
             arguments += ["--store", str(shared)]
         command = [sys.executable, "-m", "nfinspect", *arguments]
-        env = {"NFINSPECT_STORE": str(shared), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+        env = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False, env=env)
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -11,6 +11,7 @@ from command_line import Run
 
 from nfinspect.analyses.ablate import SPEC, Ablation
 from nfinspect.cli import main
+from nfinspect.cli.analysis import lines
 
 ablate = importlib.import_module("nfinspect.cli.ablate")  # where nfinspect.cli has names, it has the command
 
@@ -31,8 +32,8 @@ def neurons(tmp_path: Path) -> Path:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two prompt files, and a store with a run of the sample model over them."""
     folder, prompts = tmp_path_factory.mktemp("captured"), []
-    for concept, lines in (("tulip", "Tulips are red.\nTulips grow."), ("baseline", "The chair stood.\nHe sat.")):
-        (folder / f"{concept}.txt").write_text(lines)
+    for concept, words in (("tulip", "Tulips are red.\nTulips grow."), ("baseline", "The chair stood.\nHe sat.")):
+        (folder / f"{concept}.txt").write_text(words)
         prompts += ["--prompts", str(folder / f"{concept}.txt")]
     assert main(["capture", GPT2, *prompts, "--run", "gpt2", "--store", str(folder / "store")]) == 0
     return folder
@@ -200,10 +201,10 @@ def test_the_interval_is_whole_in_80_columns(monkeypatch: pytest.MonkeyPatch) ->
             row("dead+positional", 1, 0.00123456, [0.00112, 0.00134], 0.0001),
         ],
     }  # fmt: skip
-    lines = ablate.lines(SPEC, Ablation(document))
-    assert max(map(len, lines)) <= 80
-    assert " -1.23e-5 to -1.10e-5 " in lines[-2] and " 0.00112 to 0.00134 " in lines[-1]
-    assert "-123.5" in lines[-2] and "0.048" in lines[-2]
+    shown = lines(SPEC, Ablation(document))
+    assert max(map(len, shown)) <= 80
+    assert " -1.23e-5 to -1.10e-5 " in shown[-2] and " 0.00112 to 0.00134 " in shown[-1]
+    assert "-123.5" in shown[-2] and "0.048" in shown[-2]
 
 
 def test_neurons_that_are_dead_on_the_text_itself_cost_exactly_nothing(nfinspect: Run) -> None:

@@ -16,6 +16,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from nfinspect.model_files import full_name, split_revision
 from nfinspect.models import (
     BrokenCheckpoint,
     HubUnreachable,
@@ -28,7 +29,7 @@ from nfinspect.models import (
     in_memory,
     load_model,
 )
-from nfinspect.models.hub import full_name, probe, split_revision
+from nfinspect.models.hub import probe
 from nfinspect.models.load import max_context
 
 
