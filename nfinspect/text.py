@@ -16,6 +16,9 @@ _BLANK = frozenset(
     + [*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)]
 )
 _HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_SKIN_TONES = range(0x1F3FB, 0x1F400)
+"""Modifiers of an emoji: some terminals draw them into it, others as cells of their own."""
+
 _MARKS = frozenset({"Mn", "Me"})
 _STACK = 3
 """Combining marks drawn on one character; Vietnamese needs two, "zalgo" text has dozens and climbs over other
@@ -81,7 +84,7 @@ def pieces(text: str, *, ascii_only: bool = False) -> Iterator[tuple[str, str]]:
             continue
         category = unicodedata.category(character)
         code = ord(character)
-        if category in _HIDDEN_CATEGORIES or code in _BLANK:
+        if category in _HIDDEN_CATEGORIES or code in _BLANK or code in _SKIN_TONES:
             base, stack = False, 0
             yield character, _control(character)
         elif category in _MARKS:
@@ -99,11 +102,11 @@ def visible(text: str, *, ascii_only: bool = False) -> str:
     """`text` with everything that a terminal would act on or hide turned into visible characters, on one
     line.
 
-    C0 controls become control pictures (`\\x1b` → `␛`, `\\n` → `␊`); bidi and other format controls,
-    zero-width characters (joiners of emoji among them: terminals disagree on the cells of what is joined), C1
+    C0 controls become control pictures (`\\x1b` → `␛`, `\\n` → `␊`); bidi and other format controls, zero-width
+    characters (joiners and skin tones of emoji among them: terminals disagree on the cells of what is joined), C1
     controls, surrogates, private-use and unassigned characters become `\\u202e`-style escapes. Letters of every
-    script, wide characters and ordinary combining marks stay. With `ascii_only` everything outside printable ASCII
-    is escaped. Text that is visible already stays as it is. Markup is left alone: nothing that draws interprets any.
+    script, wide characters and ordinary combining marks stay. With `ascii_only` everything outside printable ASCII is
+    escaped. Text that is visible already stays as it is. Markup is left alone: nothing that draws interprets any.
     """
     if is_plain(text, ascii_only=ascii_only):
         return text

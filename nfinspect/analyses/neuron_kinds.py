@@ -123,9 +123,11 @@ def find_kind(run: RunFile, kinds: str, site: str | None = None, top: int = TOP,
         if most is not None:
             by = KEPT_KINDS[name].kind.strength or "|score|"
             taken = (
-                f"the {most} largest by {by}" if len(ordered) >= most else f"all {len(ordered)}, there are not {most}"
+                f"the {most:,} largest by {by}"
+                if len(ordered) >= most
+                else f"all {len(ordered):,}, there are not {most:,}"
             )
-            notes.append(f"{name}: {taken}, {most} being a share of {share:g} of the {total} neurons at {site}")
+            notes.append(f"{name}: {taken}, {most:,} being a share of {share:g} of the {total:,} neurons at {site}")
     return Kind("+".join(names), site, tuple(sorted(found)), tuple(results), tuple(dict.fromkeys(notes)))
 
 

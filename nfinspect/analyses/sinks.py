@@ -202,7 +202,7 @@ def _sizes_of(run: RunTables, layer: Layer, neurons: NDArray[np.int64]) -> Itera
             there += rows.values.size
         if there != sizes.size:
             raise StoreError(
-                f"expected {sizes.size} values in the blocks, found {there}: the run is damaged "
+                f"expected {sizes.size:,} values in the blocks, found {there:,}: the run is damaged "
                 "(nfinspect verify says more)"
             )
         yield from zip(part.tolist(), sizes, strict=True)
@@ -308,7 +308,7 @@ def _sentence(found: Sinks, kept: Result) -> str:
 def _kept(result: Result) -> str:
     d = result.document
     limits = f"above {d['large']:g} and {d['times']:,g} medians"
-    return f"{d['site']}: {len(d['coordinates'])} massive coordinates in {d['tokens']:,} tokens, {limits}"
+    return f"{d['site']}: {len(d['coordinates']):,} massive coordinates in {d['tokens']:,} tokens, {limits}"
 
 
 def _sizes(found: Sinks, row: Coordinate | None) -> Plot:

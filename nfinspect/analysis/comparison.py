@@ -122,7 +122,7 @@ def read_groups(run: RunTables, question: Question) -> tuple[Groups, tuple[str, 
         if not len(groups[name]):
             raise RequestError(f"no prompt of {name!r} has a {kind} past position 0: there is nothing to compare")
         if missing:
-            left_out = f"{missing} of {held[name]} prompts of {name!r} are left out"
+            left_out = f"{missing:,} of {held[name]:,} prompts of {name!r} are left out"
             notes.append(f"{left_out}: they have no {kind} past position 0")
     baseline = groups[question.baseline] if question.baseline is not None else None
     parts = _parts(run.site_layers(question.site))

@@ -53,7 +53,7 @@ def correlations(run: RunTables, of: tuple[Layer, int], layers: Sequence[Layer],
     refuse_absent([layer, *layers])
     own = run.neuron(layer.layer, neuron, layer.site).astype(np.float64)
     if len(own) < FEWEST:
-        raise RequestError(f"expected {FEWEST} tokens or more to correlate neurons over, found {len(own)}")
+        raise RequestError(f"expected {FEWEST} tokens or more to correlate neurons over, found {len(own):,}")
     if own.min() == own.max():
         raise RequestError(
             f"{layer.site}:L{layer.layer}/N{neuron} is {own[0]:g} on every token: it correlates with nothing"
@@ -85,7 +85,7 @@ def _of_layer(run: RunTables, layer: Layer, own: Floats) -> Floats:
         there += values.size
     if there != layer.neurons * len(own):
         raise StoreError(
-            f"expected {layer.neurons * len(own)} values in the blocks, found {there}: the run is damaged "
+            f"expected {layer.neurons * len(own):,} values in the blocks, found {there:,}: the run is damaged "
             "(nfinspect verify says more)"
         )
     spread = squares - sums**2 / len(own)

@@ -139,7 +139,10 @@ def diff(a: RunFile, b: RunFile, site: str | None = None, *, other_texts: bool =
     q = benjamini_hochberg(p)
     there = (classes[0] != ABSENT) & (classes[1] != ABSENT)
     if not there.all():
-        notes = (*notes, f"{int((~there).sum())} neurons of experts that one run never routed a token to are left out")
+        notes = (
+            *notes,
+            f"{int((~there).sum()):,} neurons of experts that one run never routed a token to are left out",
+        )
     died = there & (classes[0] != "dead") & (classes[1] == "dead")
     woke = there & (classes[0] == "dead") & (classes[1] != "dead")
     moved = ~died & ~woke & (q <= MOVED_Q) & (np.abs(h) >= MOVED_EFFECT)
@@ -193,7 +196,7 @@ def _comparable(a: RunFile, b: RunFile, site: str, other_texts: bool) -> tuple[s
     for layer in sorted(sizes[0].keys() | sizes[1].keys()):
         one, other = (held.get(layer) for held in sizes)
         if one != other:
-            told = (f"{name.name} has {count or 'no'}" for name, count in ((a, one), (b, other)))
+            told = (f"{name.name} has {f'{count:,}' if count else 'no'}" for name, count in ((a, one), (b, other)))
             raise RequestError(
                 f"expected the same layers and widths at {site}, found at L{layer}: {' neurons, '.join(told)}: neurons "
                 "of different networks do not correspond; nfinspect ngrams --runs A,B compares layers by depth"

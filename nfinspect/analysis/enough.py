@@ -38,7 +38,7 @@ def few_ngram_tokens(tokens: int, least: int) -> str:
     if tokens >= TOKENS:
         return ""
     return (
-        f"{only(tokens, 'token')}: an n-gram counts from {least} occurrences on, so that few can be detected, and a "
+        f"{only(tokens, 'token')}: an n-gram counts from {least:,} occurrences on, so that few can be detected, and a "
         "neuron that fired a few times may be called a detector of what it met by chance"
     )
 
@@ -63,7 +63,7 @@ def few_units(units: int, what: str) -> str:
         return ""
     if units == 1:
         return f"there is no interval: the text is one {what.removesuffix('s')} only"
-    return f"the intervals are drawn from {units} {what}, and are too narrow with fewer than {UNITS}"
+    return f"the intervals are drawn from {units:,} {what}, and are too narrow with fewer than {UNITS}"
 
 
 def separated_by_chance(concept: str, groups: Sequence[tuple[int, int, int]]) -> str:
@@ -84,7 +84,7 @@ def separated_by_chance(concept: str, groups: Sequence[tuple[int, int, int]]) ->
 
 def _range(numbers: Sequence[int]) -> str:
     low, high = min(numbers), max(numbers)
-    return str(low) if low == high else f"{low} to {high}"
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def only(number: int, what: str) -> str:

@@ -74,16 +74,16 @@ class NetworkPlan:
             raise RequestError(f"expected layers, neurons, tokens and seed as whole numbers, found {counts}")
         if not 1 <= self.layers <= MOST_LAYERS or self.neurons < 1:
             raise RequestError(
-                f"expected 1 to {MOST_LAYERS} layers of a neuron or more, found {self.layers} x {self.neurons}"
+                f"expected 1 to {MOST_LAYERS} layers of a neuron or more, found {self.layers} x {self.neurons:,}"
             )
         if self.tokens < FEWEST_TOKENS:
             raise RequestError(
-                f"expected {FEWEST_TOKENS} tokens or more, found {self.tokens}: fewer hold no rare event"
+                f"expected {FEWEST_TOKENS} tokens or more, found {self.tokens:,}: fewer hold no rare event"
             )
         if self.layers * self.neurons * self.tokens > MOST_VALUES or self.neurons * self.tokens > MOST_LAYER_VALUES:
             raise RequestError(
-                f"expected {MOST_VALUES} values at most and {MOST_LAYER_VALUES} in a layer (they are held in memory), "
-                f"found {self.layers} layers x {self.neurons} neurons x {self.tokens} tokens"
+                f"expected {MOST_VALUES:,} values at most and {MOST_LAYER_VALUES:,} in a layer (they are held in "
+                f"memory), found {self.layers} layers x {self.neurons:,} neurons x {self.tokens:,} tokens"
             )
         unknown = [name for name in self.shares if name not in FAULTS]
         if unknown or not all(0 <= share <= 1 for share in self.shares.values()):
@@ -95,8 +95,8 @@ class NetworkPlan:
         for layer in range(self.layers):
             if sum(self.counts(layer).values()) >= self.neurons:
                 raise RequestError(
-                    f"expected a healthy neuron in every layer, found {self.neurons} neurons for "
-                    f"{sum(self.counts(layer).values())} faults in layer {layer}: more neurons, smaller shares or a "
+                    f"expected a healthy neuron in every layer, found {self.neurons:,} neurons for "
+                    f"{sum(self.counts(layer).values()):,} faults in layer {layer}: more neurons, smaller shares or a "
                     "smaller degradation"
                 )
 

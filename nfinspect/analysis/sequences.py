@@ -71,18 +71,19 @@ def read_sequences(run: RunTables, length: int | None) -> Sequences:
     if apart:
         raise StoreError(
             "expected sequences from position 0 on without a gap, to compare positions, found other recorded tokens in "
-            f"{apart} of {counted(len(tokens), 'prompt')} (--where {run.where}): capture without it, or with tokens=0-N"
+            f"{apart:,} of {counted(len(tokens), 'prompt')} (--where {run.where}): capture without it, or with "
+            "tokens=0-N"
         )
     greatest = int(tokens.max(initial=0))
     wanted = greatest if length is None else length
     if not 1 <= wanted <= greatest:
-        raise RequestError(f"--length counts tokens from 1 to {greatest}, the longest sequence; found {wanted}")
+        raise RequestError(f"--length counts tokens from 1 to {greatest:,}, the longest sequence; found {wanted:,}")
     starts = first[tokens >= wanted]
     found, prompts = len(starts), len(first)
     enough = np.sort(tokens)[::-1][ENOUGH - 1] if prompts >= ENOUGH else 0
     return Sequences(
         wanted,
         starts,
-        few=f"only {found} of {prompts} sequences have {wanted} tokens, and it takes {ENOUGH}",
+        few=f"only {found:,} of {prompts:,} sequences have {wanted:,} tokens, and it takes {ENOUGH}",
         longer=f"; --length {enough} takes {ENOUGH} or more" if enough > 1 and found < ENOUGH else "",
     )

@@ -76,7 +76,7 @@ class Trace(Document):
         known = [row.q_value for row in self.neurons if row.q_value is not None]
         if self.baseline is None or not known:
             return ""
-        return f"{sum(q <= SIGNIFICANT for q in known)} of {len(self.neurons)} with q <= {SIGNIFICANT}"
+        return f"{sum(q <= SIGNIFICANT for q in known):,} of {len(self.neurons):,} with q <= {SIGNIFICANT}"
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def merge_runs(
         note(f"{part.name} is left out: another part has its prompts")
     if chosen.missing and not partial:
         raise CannotMerge(
-            f"expected every prompt of the capture, {parts[0].every} of them; missing are {told_missing(chosen)} "
+            f"expected every prompt of the capture, {parts[0].every:,} of them; missing are {told_missing(chosen)} "
             "(--partial merges what is there)"
         )
     if not chosen.parts:
@@ -190,7 +190,9 @@ def _there(out: Path, chosen: Chosen, *, attach: bool) -> Merged | None:
             return replace(done, prompts=run.prompts, tokens=run.tokens)
         lost = _count(chosen.missing) - _shared(chosen.missing, held.missing)
     if lost:
-        raise RunExists(f"{out.stem} holds {lost} prompts of this capture that these parts do not: choose another name")
+        raise RunExists(
+            f"{out.stem} holds {lost:,} prompts of this capture that these parts do not: choose another name"
+        )
     return None
 
 

@@ -63,9 +63,8 @@ def load_prompts(request: CaptureRequest, loaded: LoadedModel, files: Files) -> 
     limit = loaded.max_context
     context = request.context or (DEFAULT_CONTEXT if limit is None else min(DEFAULT_CONTEXT, limit - request.generate))
     if request.text and (context < 1 or (limit is not None and context + request.generate > limit)):
-        raise BadPrompts(
-            f"expected --context between 1 and {limit} minus {request.generate} new tokens, found {context}"
-        )
+        most = "1 or more" if limit is None else f"between 1 and {limit:,} minus {request.generate:,} new tokens"
+        raise BadPrompts(f"expected --context {most}, found {context:,}")
     remaining = request.max_tokens
     for path, content in zip(request.text, files.text, strict=True):
         windows = corpus_windows(Path(path), content, texts, context, remaining)
@@ -93,7 +92,7 @@ def fitting(prompts: Sequence[PromptIds], request: CaptureRequest, loaded: Loade
     longest = max(len(prompt.token_ids) for prompt in found) + request.generate
     if request.edits_from >= longest:
         raise RequestError(
-            f"expected --from below {longest}, the tokens of the longest prompt and its new ones, found "
+            f"expected --from below {longest:,}, the tokens of the longest prompt and its new ones, found "
             f"{request.edits_from}: the edits would change nothing"
         )
     return found
@@ -109,8 +108,8 @@ def notes_on(prompts: Sequence[PromptIds], request: CaptureRequest, loaded: Load
     ended = [prompt.origin for prompt in prompts if prompt.token_ids[-1] in end_ids(loaded.model)]
     if request.generate and ended:
         notes.append(
-            f"{len(ended)} of {len(prompts)} prompts already end with an end-of-sequence token, such as {ended[0]}: "
-            "the model continues after it"
+            f"{len(ended):,} of {len(prompts):,} prompts already end with an end-of-sequence token, such as "
+            f"{ended[0]}: the model continues after it"
         )
     return notes
 
@@ -159,6 +158,6 @@ def _fitting(prompt: PromptIds, request: CaptureRequest, limit: int | None) -> P
     if request.truncate and room > 0:
         return replace(prompt, token_ids=prompt.token_ids[:room], roles=prompt.roles and prompt.roles[:room])
     raise BadPrompts(
-        f"{prompt.origin} has {len(prompt.token_ids)} tokens, which with {request.generate} new ones do not fit the "
-        f"model's context of {limit}: shorten it, generate fewer, or pass --truncate"
+        f"{prompt.origin} has {len(prompt.token_ids):,} tokens, which with {request.generate:,} new ones do not fit "
+        f"the model's context of {limit:,}: shorten it, generate fewer, or pass --truncate"
     )

@@ -284,7 +284,7 @@ class _Parts:
         if found.error:
             raise CaptureError(f"part {part} of {self._workers} on {found.host}: {found.error}")
         self._done[part] = found
-        held = f"{found.prompts} prompts, {found.tokens} tokens"
+        held = f"{found.prompts:,} prompts, {found.tokens:,} tokens"
         self._listener.message(f"part {part} of {self._workers} is done: {held}")
         self._ray.kill(actor)  # makes room for one that waits
 

@@ -135,7 +135,7 @@ def check_same_layers(run: RunFile, layers: Sequence[Layer]) -> None:
 
 def _named(layers: Sequence[Layer]) -> str:
     sites = dict.fromkeys(one.site for one in layers)
-    return f"{sum(one.neurons for one in layers)} neurons of {len(layers)} layers at {', '.join(sites)}"
+    return f"{sum(one.neurons for one in layers):,} neurons of {len(layers)} layers at {', '.join(sites)}"
 
 
 def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

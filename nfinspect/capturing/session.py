@@ -217,7 +217,7 @@ class Capture:
                 raise
         if reason:
             raise stopped(
-                f"stopped ({reason}) after {recorder.tokens} of {self.tokens} tokens, kept in {writer.path.stem}: "
+                f"stopped ({reason}) after {recorder.tokens:,} of {self.tokens:,} tokens, kept in {writer.path.stem}: "
                 f"repeat the command {resume_advice(self._needed)} to continue"
             )
         return writer.path
@@ -326,7 +326,7 @@ class Capture:
             if limit is not None and (expected := self._bytes_with(batch, recorder)) > limit:
                 whole = self._bytes_with(Batch(batch.start, self.own.stop), recorder)
                 self._needed = limit_text(whole)
-                return f"--limit-bytes {limit}: about {expected} bytes with the next batch, {whole} in all"
+                return f"--limit-bytes {limit}: about {expected:,} bytes with the next batch, {whole:,} in all"
             for prompts, values in self.read_with_less(reader, batch):
                 recorder.add(prompts, values)
                 values.clear()  # before the next batch is read: a GPU may not hold two
@@ -379,11 +379,11 @@ class Capture:
                 if size == 1:
                     longest = len(self.prompts[part.start].token_ids) + self.request.generate
                     raise OutOfMemory(
-                        f"one prompt of {longest} tokens does not fit into the memory of {self.loaded.device}: "
+                        f"one prompt of {longest:,} tokens does not fit into the memory of {self.loaded.device}: "
                         "use a shorter --context, fewer --sites or --layers, or a smaller --dtype"
                     ) from error
                 self._most_prompts = max(1, size // 2)
-                self._listener.message(f"out of memory: continuing with batches of {self._most_prompts} prompts")
+                self._listener.message(f"out of memory: continuing with batches of {self._most_prompts:,} prompts")
             else:
                 yield read
                 start = part.stop

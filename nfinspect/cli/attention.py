@@ -302,7 +302,7 @@ def cut(prompts: "list[PromptIds]", loaded: "LoadedModel", max_length: int | Non
     for prompt in kept:
         if limit is not None and len(prompt.token_ids) > limit:
             raise RequestError(
-                f"{prompt.origin} has {len(prompt.token_ids)} tokens, more than the model's context of {limit}: "
+                f"{prompt.origin} has {len(prompt.token_ids):,} tokens, more than the model's context of {limit:,}: "
                 f"shorten it, or pass --max-length {limit}"
             )
     return kept

@@ -204,7 +204,7 @@ def overlap_lines(found: "Overlap") -> list[str]:
     ]
     against = f"against {found.baseline}" if found.baseline else "without a baseline"
     share = percent(found.top / found.eligible if found.eligible else None)
-    title = f"Shared by the top {found.top} ({share} of {found.eligible} live neurons) at {found.site}, {against}"
+    title = f"Shared by the top {found.top} ({share} of {found.eligible:,} live neurons) at {found.site}, {against}"
     return [*wrapped(title), *table(columns, rows)]
 
 

@@ -78,7 +78,7 @@ def _console(store: str | None, runs: tuple[str, ...]) -> "Console":
         from nfinspect.backend.remote import RemoteConsole
 
         with part:
-            output.note(f"{part.name} is being captured: it holds {part.tokens} tokens so far")
+            output.note(f"{part.name} is being captured: it holds {part.tokens:,} tokens so far")
             return RemoteConsole(part.path)
     paths: dict[str, Path] = {}
     for run in runs:
@@ -104,7 +104,7 @@ def _write(result: "QueryResult", fmt: str, out: str | None) -> None:
 
     if out:
         rows = write_result(result, "csv" if fmt == "csv" else "json" if fmt == "json" else "parquet", out)
-        output.note(f"{rows} rows in {out}")
+        output.note(f"{rows:,} rows in {out}")
     elif fmt == "csv":
         write_csv(result, output.data())
     elif fmt == "json":
@@ -131,7 +131,7 @@ def _show(result: "QueryResult") -> None:
         output.note(f"no room for {hidden} of {len(columns)} columns: --format csv, json or parquet has all of them")
     total = result.count()
     if total > len(rows):
-        output.note(f"{len(rows)} of {total} rows: --format csv, json or parquet has all of them")
+        output.note(f"{len(rows):,} of {total:,} rows: --format csv, json or parquet has all of them")
 
 
 def _cell(value: Any) -> str:

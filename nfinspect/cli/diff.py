@@ -57,7 +57,8 @@ def diff(
     else:
         output.lines(_lines(found, top))
     if expression is not None and expression.holds(found.figures()):
-        output.note(f"{condition} holds: {', '.join(f'{k} {v:g}' for k, v in found.figures().items() if v)}")
+        figures = ", ".join(f"{name} {number(x, digits=6)}" for name, x in found.figures().items() if x)
+        output.note(f"{condition} holds: {figures}")
         raise click.exceptions.Exit(HOLDS)
 
 
@@ -99,5 +100,5 @@ def _lines(found: "Diff", top: int) -> list[str]:
         ]
         lines += ["", *table(columns, rows)]
     if len(shown) < len(found.neurons):
-        lines += ["", f"{len(shown)} of {len(found.neurons)} neurons that differ: --top 0 lists all"]
+        lines += ["", f"{len(shown):,} of {len(found.neurons):,} neurons that differ: --top 0 lists all"]
     return lines

@@ -13,7 +13,7 @@ from nfinspect.cli.options import (
     site_option,
     store_option,
 )
-from nfinspect.present.numbers import fixed, percent
+from nfinspect.present.numbers import fixed, grouped, percent
 from nfinspect.present.tables import Column, table, wrapped
 
 if TYPE_CHECKING:
@@ -71,9 +71,9 @@ def health_lines(report: "NetworkReport") -> list[str]:
     ]
     lines = wrapped(f"Health {fixed(report.overall_health_score)} at {report.site}. {report.interpretation}.")
     lines += [line for note in report.notes for line in wrapped(f"NOTE {note}.")]
-    lines += [*wrapped(f"{report.summary}."), "", *table(columns, rows)]
+    lines += [*wrapped(f"{grouped(report.summary)}."), "", *table(columns, rows)]
     lines += router_lines(report)
-    issues = [f"L{layer.layer}  {issue}" for layer in report.layer_analyses for issue in layer.issues]
+    issues = [f"L{layer.layer}  {grouped(issue)}" for layer in report.layer_analyses for issue in layer.issues]
     for title, texts in (
         ("Issues", issues),
         ("Alerts", report.alerts),

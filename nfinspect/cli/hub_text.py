@@ -178,7 +178,7 @@ def _written(value: str, name: str, dataset: "Dataset", split: str) -> Path:
     with replaced(path) as temporary, temporary.open("wb") as file:
         for piece in _pieces(dataset, column):
             file.write(piece)
-    output.note(f"{value} (split {split}, {len(dataset)} rows) is saved as {path} ({size(bytes_read)})")
+    output.note(f"{value} (split {split}, {len(dataset):,} rows) is saved as {path} ({size(bytes_read)})")
     return path
 
 

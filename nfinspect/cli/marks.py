@@ -66,7 +66,9 @@ def marks(
     else:
         found = file.read()
     if file.skipped:
-        output.note(f"{file.skipped} lines of {file.path} say nothing that this nfinspect understands; they stay there")
+        output.note(
+            f"{file.skipped:,} lines of {file.path} say nothing that this nfinspect understands; they stay there"
+        )
     rows = [row for row in listed(found) if of in (None, row["of"]) and (chosen is None or chosen in row["sets"])]
     if as_json:
         output.document(rows)
@@ -111,7 +113,7 @@ def neurons_of(run: "RunFile", text: str) -> "tuple[Address, ...]":
     if text.startswith("@"):
         found, absent = run.marked_and_absent(text)
         if absent:
-            output.note(f"{absent} neurons of {text} are at sites or layers that {run.name} does not have: left out")
+            output.note(f"{absent:,} neurons of {text} are at sites or layers that {run.name} does not have: left out")
         return found
     if Path(text).is_file():
         given = set_from_file(Path(text)).addresses

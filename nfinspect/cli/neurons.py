@@ -107,8 +107,8 @@ def neurons(
         for row in page.rows
     ]
     output.lines(table(columns, rows))
-    shown = f"{offset + 1}-{offset + len(page.rows)} of " if page.rows else "none of "
-    output.note(f"{shown}{page.total} neurons, by {sort}, the {'lowest' if asc else 'highest'} first")
+    shown = f"{offset + 1:,}-{offset + len(page.rows):,} of " if page.rows else "none of "
+    output.note(f"{shown}{page.total:,} neurons, by {sort}, the {'lowest' if asc else 'highest'} first")
 
 
 @click.command()

@@ -168,14 +168,14 @@ def opened(store: str | None, run: str, *, committed: bool = False) -> "Iterator
 
     if committed and (part := under_way(store, run)) is not None:
         with part:
-            output.note(f"{part.name} is being captured: it holds {part.tokens} tokens so far")
+            output.note(f"{part.name} is being captured: it holds {part.tokens:,} tokens so far")
             yield part
         return
     with RunFile.open(find_run(store, run)) as file:
         file.require_tokens()
         if file.info.status != "complete":
             resume = f"repeat its capture command {resume_advice(needed_limit(file.info))} to continue"
-            output.note(f"{file.name} is {status_of(file.info.status)}: it holds {file.tokens} tokens; {resume}")
+            output.note(f"{file.name} is {status_of(file.info.status)}: it holds {file.tokens:,} tokens; {resume}")
         with damage_told(file.path):
             yield file
 

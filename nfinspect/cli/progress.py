@@ -61,7 +61,7 @@ def progress(what: str) -> Iterator[Tick]:
         now = time.monotonic()
         share = done / total if total else 1.0
         left = f"  {duration((now - started) * (1 / share - 1))} left" if 0 < share < 1 else ""
-        line.show(f"{what}  {done}/{total} ({percent(share, places=0)}){left}", now)
+        line.show(f"{what}  {done:,}/{total:,} ({percent(share, places=0)}){left}", now)
 
     try:
         with _noting_ctrl_c(pressed):

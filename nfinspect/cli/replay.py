@@ -56,7 +56,7 @@ def replay(log: str, no_sql: bool, dry: bool, store: str | None) -> int:
             return INTERRUPTED
         failed += status != 0
     if failed:
-        output.note(f"{failed} of {len(repeated)} commands failed")
+        output.note(f"{failed:,} of {len(repeated):,} commands failed")
     return 1 if failed else 0
 
 
@@ -64,7 +64,7 @@ def _commands(path: Path) -> list[list[str]]:
     """Raises RequestError for a file that is no log, before anything of it is run."""
     try:
         if path.stat().st_size > LONGEST:
-            raise RequestError(f"expected a log of at most {LONGEST} bytes, found a larger file: {path}")
+            raise RequestError(f"expected a log of at most {LONGEST:,} bytes, found a larger file: {path}")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"cannot read the log {path}: {getattr(error, 'strerror', None) or error}") from error

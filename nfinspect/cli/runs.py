@@ -73,7 +73,7 @@ def _status(entry: RunEntry) -> str:
         parts = f", in {counted(len(entry.parts), 'part')}" if entry.parts else ""
         return f"{entry.status}{parts}" if entry.status else "unreadable"
     if entry.kind == "history":
-        return f"training: step {progress.tokens_done}"
+        return f"training: step {progress.tokens_done:,}"
     if not progress.tokens_total:
         return f"capturing: {progress.phase}"
     left = progress.tokens_total - progress.tokens_done
@@ -137,22 +137,25 @@ def info(run: str, store: str | None, as_json: bool) -> None:
         output.document({**columns, **counts, **told, **stored, **listed})
         return
     shown = {name: value for name, value in columns.items() if name != "settings" and value not in (None, "")}
-    shown |= {**counts, "bytes": f"{bytes_on_disk} ({size(bytes_on_disk)})", "concepts": ", ".join(concepts)}
+    shown |= {name: f"{value:,}" for name, value in counts.items()}
+    shown |= {"bytes": f"{bytes_on_disk:,} ({size(bytes_on_disk)})", "concepts": ", ".join(concepts)}
     errors = ", ".join(f"{error:.3g} at {site}" for site, error in worst.items() if error)
     rounded = f"{precision}{f', at most {errors} off' if errors else ''}"
     shown |= {"edits": edits} if edits else {}
     shown["precision"] = rounded if keeps else "no values are stored"
     if told["where"]:
-        of_values = "" if told["beyond"] is None else f", {told['beyond']} values are kept"
-        shown["where"] = f"{told['where']} ({told['unrecorded']} tokens are not recorded{of_values})"
+        of_values = "" if told["beyond"] is None else f", {told['beyond']:,} values are kept"
+        shown["where"] = f"{told['where']} ({told['unrecorded']:,} tokens are not recorded{of_values})"
     for name, value in shown.items():
         output.line(f"{name:<21} {value}")
     for site in sites:
         activation = f", {site['activation']}" if site["activation"] else ""
-        output.line(f"{'site ' + str(site['site']):<21} {site['layers']} layers, {site['neurons']} neurons{activation}")
+        output.line(
+            f"{'site ' + str(site['site']):<21} {site['layers']} layers, {site['neurons']:,} neurons{activation}"
+        )
     for part in parts:
         lost = "" if part["problem"] is None else f"  LOST: {part['problem']}"
-        output.line(f"{'values in':<21} {part['path']}  {part['tokens']} tokens  {size(part['bytes'])}{lost}")
+        output.line(f"{'values in':<21} {part['path']}  {part['tokens']:,} tokens  {size(part['bytes'])}{lost}")
     for note in notes:
         output.line(f"{'note':<21} {note}")
     settings = {name: value for name, value in dict(columns["settings"]).items() if name != "fingerprint"}

@@ -6,7 +6,7 @@ import click
 
 from nfinspect import output
 from nfinspect.cli.options import json_option, store_option
-from nfinspect.present.numbers import counted, percent, size
+from nfinspect.present.numbers import counted, grouped, percent, size
 from nfinspect.present.tables import Column, table, wrapped
 from nfinspect_store.catalog import new_run_path, store_path
 
@@ -94,11 +94,11 @@ def simulation_lines(found: "Simulation") -> list[str]:
     ]
     title = (
         f"A simulated {plan.activation} network of {counted(plan.layers, 'layer')} with "
-        f"{counted(plan.neurons, 'neuron')} each, on {plan.tokens} tokens, seed {plan.seed}: the run {run} "
+        f"{counted(plan.neurons, 'neuron')} each, on {plan.tokens:,} tokens, seed {plan.seed}: the run {run} "
         f"({size(found.path.stat().st_size)})"
     )
     lines = [*wrapped(title), "", *table(columns, rows), ""]
     if impossible:
         lines += wrapped(f"Not planted: {', '.join(impossible)}, which {plan.activation} neurons cannot be.")
-    lines += wrapped(f"{health.summary}. {health.interpretation}.")
+    lines += wrapped(f"{grouped(health.summary)}. {health.interpretation}.")
     return [*lines, *wrapped(f"The true classes are in its table planted: nfinspect sql {run} 'FROM planted'")]

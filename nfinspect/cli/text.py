@@ -10,7 +10,7 @@ from nfinspect.backend.hosting import hosted
 from nfinspect.cli.options import bos_option, chat_option, full_name, health_options, json_option, model_options
 from nfinspect.cli.through_backend import Options, backend_option
 from nfinspect.experiments.run_model import quiet_transformers
-from nfinspect.present.numbers import counted, fixed, percent
+from nfinspect.present.numbers import counted, fixed, grouped, percent
 from nfinspect.present.tables import Column, table, wrapped
 from nfinspect.text import model_name, visible
 from nfinspect_store.errors import RequestError
@@ -116,7 +116,7 @@ def text_lines(found: "TextFiring") -> list[str]:
         else f"{counted(tokens, 'token')} through {model_name(found.model)}"
     )
     figures = f"health {fixed(found.neural_health_score)}, firing rate {percent(found.overall_firing_rate)}"
-    issues = [f"{stage.name}: {issue}" for stage in found.stages for issue in stage.issues]
+    issues = [f"{stage.name}: {grouped(issue)}" for stage in found.stages for issue in stage.issues]
     if len(issues) > MOST_ISSUES:
         issues = [*issues[:MOST_ISSUES], f"and {len(issues) - MOST_ISSUES} more"]
     rows = [row for stage in found.stages for row in _stage_rows(stage)]
@@ -156,7 +156,7 @@ def _token_lines(found: "TextFiring") -> list[str]:
         for token in found.tokens[:MOST_TOKENS]
     ]
     if len(found.tokens) > MOST_TOKENS:
-        tokens.append(f"and {len(found.tokens) - MOST_TOKENS} more")
+        tokens.append(f"and {len(found.tokens) - MOST_TOKENS:,} more")
     following = found.next_tokens
     if following is None:
         return ["Words", *_flowed(tokens)]

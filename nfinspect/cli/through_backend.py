@@ -100,4 +100,4 @@ class _Followed:
 
 def _progress(job: "JobState") -> str:
     left = f"  {duration(job.seconds_left)} left" if job.seconds_left is not None else ""
-    return f"{job.phase}  {job.done}/{job.total} ({percent(job.done / (job.total or 1), places=0)}){left}"
+    return f"{job.phase}  {job.done:,}/{job.total:,} ({percent(job.done / (job.total or 1), places=0)}){left}"

@@ -113,8 +113,8 @@ def ablate(
         drawn.append([] if crowded else control_sets(where, controls, seed))
         if crowded:
             notes.append(
-                f"{one.name} has no controls: it holds {len(where[crowded])} of the {crowded.neurons} neurons of layer "
-                f"{crowded.layer}, and fewer are left{' in an expert' if crowded.experts else ''} than it takes"
+                f"{one.name} has no controls: it holds {len(where[crowded]):,} of the {crowded.neurons:,} neurons of "
+                f"layer {crowded.layer}, and fewer are left{' in an expert' if crowded.experts else ''} than it takes"
             )
     total = scorer.passes * (1 + sum(1 + len(these) for these in drawn))
     done = 0
@@ -200,8 +200,8 @@ def _means(
         layer = run.resolve_layer(site.layer, site.site)
         if layer.neurons != site.neurons:
             raise RequestError(
-                f"layer {site.layer} of the run has {layer.neurons} neurons at {site.site}, that of {loaded.name} has "
-                f"{site.neurons}: it is another model"
+                f"layer {site.layer} of the run has {layer.neurons:,} neurons at {site.site}, that of {loaded.name} "
+                f"has {site.neurons:,}: it is another model"
             )
         means[site] = run.statistics(site.site, layer=site.layer).mean.astype(np.float32)
     return means

@@ -101,7 +101,7 @@ def attention(
             tick(done + 1, len(used))
     label = texts or (lambda ids: [str(loaded.tokenizer.decode([i])) for i in ids])
     left_out = len(sequences) - len(used)
-    single = f"left out, as they have a single token: {left_out} of {len(sequences)} prompts"
+    single = f"left out, as they have a single token: {left_out:,} of {len(sequences):,} prompts"
     return AttentionScores(
         method=method,
         site=sites[0].site,
@@ -142,12 +142,13 @@ def _usable(loaded: LoadedModel, sequences: Sequence[Sequence[int]]) -> list[Seq
     for number_, ids in enumerate(sequences):
         if limit is not None and len(ids) > limit:
             raise RequestError(
-                f"prompt {number_ + 1} has {len(ids)} tokens, the model's context {limit}: cut it (--max-length)"
+                f"prompt {number_ + 1} has {len(ids):,} tokens, the model's context {limit:,}: cut it (--max-length)"
             )
     used = [ids for ids in sequences if len(ids) > 1]
     if not used:
         raise RequestError(
-            f"expected a prompt of two tokens or more, found none among {len(sequences)}: position 0 counts in no score"
+            f"expected a prompt of two tokens or more, found none among {len(sequences):,}: position 0 counts in no "
+            "score"
         )
     return used
 

@@ -45,7 +45,7 @@ def tokenised(text: str, name: str, texts: Texts, max_tokens: int | None = None)
     fewest = 1 if texts.begin else 2
     if len(ids) < fewest:
         least = "two tokens" if fewest == 2 else "a token"
-        raise RequestError(f"expected a text of {least} or more in {name}, found {len(ids)}: nothing is predicted")
+        raise RequestError(f"expected a text of {least} or more in {name}, found {len(ids):,}: nothing is predicted")
     document = None
     if ends is not None:
         starts = np.asarray([match.end() for match in BLANK_LINES.finditer(text)], np.int64)

@@ -249,7 +249,7 @@ def control_edits(edits: Sequence[Edit], count: int, seed: int) -> tuple[list[Se
     crowded = crowded_layer(places)
     if crowded is not None:
         return [], [
-            f"no controls: {len(places[crowded])} of the {crowded.neurons} neurons of layer {crowded.layer} are "
+            f"no controls: {len(places[crowded]):,} of the {crowded.neurons:,} neurons of layer {crowded.layer} are "
             f"edited, and fewer are left{' in an expert' if crowded.experts else ''}"
         ]
     rng = np.random.default_rng([seed, 16])
@@ -273,12 +273,12 @@ def _fitting(loaded: LoadedModel, token_ids: Sequence[int], new_tokens: int) -> 
         raise RequestError("expected a prompt of one token or more, found none")
     if limit is not None and len(token_ids) + new_tokens > limit:
         raise RequestError(
-            f"expected a prompt and its continuation to fit the model's context of {limit} tokens, found "
-            f"{len(token_ids)} and --new-tokens {new_tokens}"
+            f"expected a prompt and its continuation to fit the model's context of {limit:,} tokens, found "
+            f"{len(token_ids):,} and --new-tokens {new_tokens}"
         )
     if 4 * vocabulary(loaded.model) * len(token_ids) > MOST_LOGITS:
         most = MOST_LOGITS // (4 * vocabulary(loaded.model))
-        raise RequestError(f"expected a prompt of at most {most} tokens, found {len(token_ids)}: the logits of more "
+        raise RequestError(f"expected a prompt of at most {most:,} tokens, found {len(token_ids):,}: logits of more "
                            f"take over {MOST_LOGITS // 2**30} GiB")  # fmt: skip
     return list(token_ids)
 

@@ -121,8 +121,8 @@ def logit_lens(
     ids = list(read.token_ids)
     limit = loaded.max_context
     if not ids or (limit is not None and len(ids) > limit):
-        most = "" if limit is None else f", {limit} at most, the model's context"
-        raise RequestError(f"expected a prompt of one token or more{most}; found {len(ids)}")
+        most = "" if limit is None else f", {limit:,} at most, the model's context"
+        raise RequestError(f"expected a prompt of one token or more{most}; found {len(ids):,}")
     log_probs = torch.log_softmax(lens_logits(loaded, ids).double(), dim=-1)  # [layers, vocabulary]
     answer = int(log_probs[-1].argmax())
     rows = log_probs.numpy()

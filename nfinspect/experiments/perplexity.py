@@ -71,13 +71,13 @@ def chosen_context(
         context = DEFAULT_CONTEXT if limit is None else min(DEFAULT_CONTEXT, limit)
     fewest = max(2, len(begin) + 1)
     if context < fewest or (limit is not None and context > limit):
-        most = "" if limit is None else f" to {limit}, the model's own"
-        raise RequestError(f"expected --context from {fewest}{most}, found {context}")
+        most = "" if limit is None else f" to {limit:,}, the model's own"
+        raise RequestError(f"expected --context from {fewest}{most}, found {context:,}")
     if stride is None:
         stride = context // 2
     if not 1 <= stride <= context:
         raise RequestError(
-            f"expected --stride from 1 to the context, {context}, found {stride}: tokens would be skipped"
+            f"expected --stride from 1 to the context, {context:,}, found {stride:,}: tokens would be skipped"
         )
     return context, min(stride, context - len(begin))
 

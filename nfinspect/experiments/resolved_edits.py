@@ -64,7 +64,7 @@ def _addresses(loaded: LoadedModel, part: Address | str, store: Path, note: Note
     subject = Subject("", model_name(loaded.name), loaded.name, found)
     there, absent = set_of(store, subject, neurons, part)
     if absent:
-        note(f"{absent} neurons of {part} are at sites or layers that {loaded.name} does not have: left out")
+        note(f"{absent:,} neurons of {part} are at sites or layers that {loaded.name} does not have: left out")
     return there
 
 
@@ -72,14 +72,14 @@ def _resolved_direction(loaded: LoadedModel, asked: AskedDirection, store: Path,
     with RunFile.open(run_path(store, asked.run)) as run:
         run.require_tokens()
         if run.info.status != "complete":
-            note(f"{run.name} is not complete: it holds {run.tokens} tokens")
+            note(f"{run.name} is not complete: it holds {run.tokens:,} tokens")
         (site,) = resolve_addresses(loaded, [asked.place])
         check_run_model(run, loaded, note)
         layer = run.resolve_layer(site.layer, site.site)
         if layer.neurons != site.neurons:
             raise RequestError(
-                f"layer {site.layer} of {run.name} has {layer.neurons} neurons at {site.site}, that of {loaded.name} "
-                f"has {site.neurons}: it is another model"
+                f"layer {site.layer} of {run.name} has {layer.neurons:,} neurons at {site.site}, that of {loaded.name} "
+                f"has {site.neurons:,}: it is another model"
             )
         concept, baseline = _concepts(run, asked)
         question = ask(run, (concept,), baseline, None, 1, "difference", site.site)

@@ -61,7 +61,7 @@ def windows(run: RunTables, name: str, tokens: int) -> Windows:
     if len(starts) < FEWEST_WINDOWS or length < 2:
         raise TooFewSequences(
             f"expected {FEWEST_WINDOWS} or more sequences of the run's greatest length, two tokens or more, found "
-            f"{len(starts)} of {counted(length, 'token')}: runs captured with --text usually have enough"
+            f"{len(starts):,} of {counted(length, 'token')}: runs captured with --text usually have enough"
         )
     chosen = _spread(len(starts), max(FEWEST_WINDOWS, tokens // length))
     taken = np.concatenate([ids[start : start + length] for start in starts[chosen]])

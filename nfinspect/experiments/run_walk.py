@@ -133,7 +133,7 @@ def _surprisal(run: RunTables, loaded: LoadedModel, tick: Tick) -> tuple[pa.Tabl
     table = pa.table({name: np.concatenate([np.empty(0, kinds[name]), *parts]) for name, parts in found.items()})
     left = int((~short).sum())
     limit = MOST_LOGITS // each
-    return table, [f"the surprisal of {left} prompts of more than {limit:,} tokens is left out"] if left else []
+    return table, [f"the surprisal of {left:,} prompts of more than {limit:,} tokens is left out"] if left else []
 
 
 def _alike(size: NDArray[np.int64], chosen: NDArray[np.int64], each: int) -> Iterator[NDArray[np.int64]]:

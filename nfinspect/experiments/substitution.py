@@ -142,8 +142,8 @@ def matching_sites(loaded: LoadedModel, layers: Sequence[Layer]) -> list[LayerSi
     for layer, site in zip(layers, found, strict=True):
         if (layer.neurons, layer.module) != (site.neurons, site.module):
             raise RequestError(
-                f"the run's layer {layer.layer} has {layer.neurons} neurons at {layer.module}, that of {loaded.name} "
-                f"{site.neurons} at {site.module}: it was captured from another model"
+                f"the run's layer {layer.layer} has {layer.neurons:,} neurons at {layer.module}, that of {loaded.name} "
+                f"{site.neurons:,} at {site.module}: it was captured from another model"
             )
     return found
 

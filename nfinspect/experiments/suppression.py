@@ -60,6 +60,6 @@ def _suppressing(loaded: LoadedModel, site: LayerSite, detectors: Sequence[Detec
 def _check_width(loaded: LoadedModel, site: LayerSite, layer: LayerNgrams) -> None:
     if site.neurons != layer.neurons:
         raise RequestError(
-            f"layer {layer.layer} of the run has {layer.neurons} neurons at {layer.site}, that of {loaded.name} has "
-            f"{site.neurons}: it is another model"
+            f"layer {layer.layer} of the run has {layer.neurons:,} neurons at {layer.site}, that of {loaded.name} has "
+            f"{site.neurons:,}: it is another model"
         )

@@ -34,7 +34,7 @@ def simulated_stages(text: str, options: HealthOptions | None = None) -> TextFir
     options = options or HealthOptions()
     words = re.findall(r"\w+|[^\w\s]", text)
     if not 1 + options.skip_first <= len(words) <= MOST_WORDS:
-        raise RequestError(f"expected a text of {1 + options.skip_first} to {MOST_WORDS} words, found {len(words)}")
+        raise RequestError(f"expected a text of {1 + options.skip_first} to {MOST_WORDS:,} words, found {len(words):,}")
     rng = np.random.default_rng(zlib.crc32(text.encode("utf-8", "surrogatepass")))
     count = len(words) - options.skip_first
 
@@ -55,7 +55,7 @@ def simulated_stages(text: str, options: HealthOptions | None = None) -> TextFir
         tokens=tuple(TextToken(i, i, word, None) for i, word in enumerate(words)),
         next_tokens=None,
         stages=(
-            Stage("tokenization", f"{len(words)} words; no neurons here", ()),
+            Stage("tokenization", f"{len(words):,} words; no neurons here", ()),
             Stage("embedding", "simulated", (report("embedding", "resid", 1),)),
             Stage("attention", "simulated", (report("attn", "resid", LAYERS),)),
             Stage("processing", "simulated", (report("mlp", "relu", LAYERS), report("resid", "resid", LAYERS))),

@@ -98,7 +98,7 @@ def _token_ids(loaded: LoadedModel, rule: Texts, text: str) -> tuple[list[int], 
         raise RequestError("expected a text of one token or more, found none")
     if limit is not None and len(ids) > limit:
         raise RequestError(
-            f"expected a text of at most {limit} tokens, the model's context, found {len(ids)}: nfinspect capture "
+            f"expected a text of at most {limit:,} tokens, the model's context, found {len(ids):,}: nfinspect capture "
             "--text FILE reads longer ones"
         )
     return ids, read.begins
@@ -179,7 +179,7 @@ def _stages(loaded: LoadedModel, reports: dict[str, NetworkReport], tokens: int)
         "what each layer's attention has gathered" if mixing == "attn" else "each layer's mixer, in place of attention"
     )
     return [
-        Stage("tokenization", f"{tokens} tokens; no neurons here", ()),
+        Stage("tokenization", f"{tokens:,} tokens; no neurons here", ()),
         Stage("embedding", "what enters the first block", of("embedding")),
         Stage("attention", mixed, of(mixing)),
         Stage("processing", "the deep layers: their neurons, and their blocks' outputs", of(*MLP_SITES, "resid")),

@@ -56,7 +56,7 @@ def health_chart(report: NetworkReport, tokens: int) -> Chart:
             "0.25 × weak and 0.25 × sporadic, as shares; and the activation rate, the share of (token, neuron) pairs "
             "that fire.",
         ),
-        findings=sentences(*report.notes, report.summary, report.interpretation, *report.alerts),
+        findings=sentences(*report.notes, numbers.grouped(report.summary), report.interpretation, *report.alerts),
         tables={"health-by-layer": table},
         draw=_draw_health,
         inches=(10.0, 4.5),

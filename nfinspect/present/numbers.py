@@ -4,6 +4,7 @@ JSON and CSV hold the values themselves. signs: what is written for an undefined
 """
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,11 +64,11 @@ def percent(share: float | None, signs: Signs = PLAIN, places: int | None = None
 
 
 def count(value: int | None, signs: Signs = PLAIN) -> str:
-    """A whole number in at most six characters, for narrow columns: 999, 12.3k, 4.5M."""
+    """A whole number in at most six characters, for narrow columns: 1,811, 12.3k, 4.5M."""
     if value is None:
         return signs.none
     if value < 10_000:
-        return str(value)
+        return f"{value:,}"
     for unit, size in (("k", 10**3), ("M", 10**6), ("G", 10**9), ("T", 10**12)):
         if value < 1000 * size:
             scaled = value / size
@@ -83,6 +84,16 @@ def quoted(text: str | None, signs: Signs = PLAIN) -> str:
 def counted(number: int, what: str) -> str:
     """`1 prompt`, `1,172 prompts`."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+_BARE = re.compile(r"(?P<steps>steps? \d+(?: and \d+)?)|(?<![\w.,:/-])(?P<number>\d{4,})(?![\w,/-]|\.\d)")
+
+
+def grouped(text: str) -> str:
+    """A text of a document (JSON), whose numbers have no separators, for people: 3072 neurons becomes 3,072 neurons.
+    Neurons (N3072), names and steps of a training stay.
+    """
+    return _BARE.sub(lambda found: found[0] if found["number"] is None else f"{int(found[0]):,}", text)
 
 
 def changed_values(count: int) -> str:

@@ -448,7 +448,7 @@ class NfinspectApp(TypeAheadApp):
 
         self.copy_to_clipboard(text)
         path = keep_copy(text)
-        self.say(f"sent {len(text)} characters to the clipboard" + (f", also in {path}" if path else ""), "good")
+        self.say(f"sent {len(text):,} characters to the clipboard" + (f", also in {path}" if path else ""), "good")
 
     def action_command_palette(self) -> None:
         from nfinspect.tui.palette import Palette

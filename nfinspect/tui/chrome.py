@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rich.cells import cell_len
 from textual.binding import Binding
 from textual.content import Content
-from textual.keys import key_to_character
+from textual.keys import format_key
 from textual.widget import Widget
 
 from nfinspect.tui.cells import Cell, content, fit, shown_cell, visible_in
@@ -153,7 +153,7 @@ def why_idle(app: App[Any], pane: Pane, key: str) -> str:
             action = binding.action.partition("(")[0].rpartition(".")[2]
             shown = app.get_key_display(binding)
             return pane.why_idle(action) or f"{shown} ({binding.description}) has nothing to do here"
-    return f"{KEY_NAMES.get(key) or key_to_character(key) or key} is no key of this place; ? shows them"
+    return f"{KEY_NAMES.get(key) or format_key(key)} is no key of this place; ? shows them"
 
 
 def key_cells(order: Sequence[tuple[str, str]], width: int, glyphs: Glyphs) -> list[Cell | str]:

@@ -9,6 +9,7 @@ compared with the cells that were sent before, and written anew. A new place, a 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,6 +28,11 @@ _ONE_CELL = re.compile(
     "\u27e6-\u27e9\u2801-\u28ff]*"
 )
 """Characters that take one cell everywhere, and that nothing joins to their neighbours."""
+
+_JOIN_ALIKE = range(0x1160, 0x1200)
+"""Vowels and finals of Hangul, which terminals join to the letter before, as they do combining marks."""
+
+_OUTLINES = frozenset("│|")
 
 BRIDGE = 4
 """Cells that are sent again rather than left out: moving the cursor costs as many bytes."""
@@ -69,7 +75,9 @@ class Cells:
         before, styles_before = line.cells[column:end], line.styles[column:end]
         line.cells[column:end], line.styles[column:end] = cells, styles
         line.odd = line.odd or odd
-        if line.odd:
+        if odd and any(map(_moves, cells)):
+            writer.write_moving(row, column, line.cells[column:], line.styles[column:])
+        elif line.odd:
             writer.write(row, column, cells, styles, odd=odd)
         elif before != cells or styles_before != styles:
             for start, stop in _changes(before, styles_before, cells, styles):
@@ -153,6 +161,22 @@ def _cells(text: str) -> tuple[list[str], bool]:
     return found, True
 
 
+@lru_cache(8192)
+def _moves(cell: Cell) -> str:
+    """Whether terminals give a character other cells than it has here: "" if all agree, else "sign" where a vowel sign
+    takes one of its own in some, "other" for characters that not all of them know.
+    """
+    if not cell or _ONE_CELL.fullmatch(cell):
+        return ""
+    base, *marks = cell
+    if any(unicodedata.category(mark) not in ("Mn", "Me") and ord(mark) not in _JOIN_ALIKE for mark in marks):
+        return "sign"
+    if unicodedata.category(base) == "Mc":
+        return "sign"
+    known = ord(base) < 0x10000 or 0x1F1E6 <= ord(base) <= 0x1F64F or 0x20000 <= ord(base) < 0x40000
+    return "" if known else "other"
+
+
 State = tuple[frozenset[str], str, str]
 """Codes of bold and the like, the colour of the text, that of the ground; empty colours are the terminal's own."""
 
@@ -186,6 +210,32 @@ class _Writer:
                 self._parts.append("".join(cells[start:place]))
                 start = place
         self._at = None if odd else (row, column + len(cells))  # terminals differ in what odd characters take
+
+    def write_moving(self, row: int, column: int, cells: list[Cell], styles: list[str]) -> None:
+        """The rest of a line, from where it has characters on whose cells terminals do not agree. The line is emptied,
+        and the cursor placed anew after such a character; after a vowel sign only at the next gap, as what took its
+        cell would hide it.
+        """
+        known = next((place for place, cell in enumerate(cells) if cell is None), len(cells))
+        ground = _blank(styles[0])
+        codes, self._state = _change(self._state, styles[0])
+        self._parts.append(f"\x1b[?7l\x1b[{row + 1};{column + 1}H{codes}\x1b[{known}X")
+        moved, skips, gap = "", False, False
+        for place, cell in enumerate(cells[:known]):
+            if not cell:  # the second half of a wide one
+                continue
+            gap = cell == " " and (gap or cells[place + 1 : place + 2] == [" "])
+            if gap and styles[place] == ground:  # it is empty already
+                skips = True
+                continue
+            if skips or moved == "other" or (moved and (gap or cell in _OUTLINES)):
+                self._parts.append(f"\x1b[{row + 1};{column + place + 1}H")
+                moved, skips = "", False
+            codes, self._state = _change(self._state, styles[place])
+            self._parts.append(f"{codes}{cell}")
+            moved = _moves(cell) or moved
+        self._parts.append("\x1b[?7h")
+        self._at = None
 
     def finished(self) -> str:
         return "".join(self._parts) + ("" if self._state == PLAIN else "\x1b[0m")

@@ -6,15 +6,25 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from nfinspect.tui.glyphs import Glyphs
+    from nfinspect.tui.widgets.paged_table import Column
 
 FEW = 24
 """So many different numbers are listed each; more are put into BINS bins of equal width [own]."""
 
 BINS = 20
+UNITS = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+"""Of a count in a narrow column."""
+
+WHOLE = 1000
+"""Cells in which a column of a table is read."""
+
 MOST = 1000
 """Different words that are listed, the most frequent first; the others are one line."""
 
@@ -117,6 +127,28 @@ def described(rows: Sequence[Any], key: str, title: str, value: Callable[[Any, s
     quantiles = tuple(float(x) for x in np.quantile(column, (0, 0.25, 0.5, 0.75, 1)))
     std = float(column.std()) if quantiles[0] < quantiles[-1] else 0.0  # rounding would leave 1e-19 of one value
     return Described(*about, float(column.mean()), std, quantiles)
+
+
+def drawn(of: str, columns: Sequence[Column], rows: Sequence[Any], g: Glyphs) -> Sheet | None:
+    """The sheet of a table as it is drawn: its texts, and numbers where they are some, with the digits that are shown.
+    None without a column.
+    """
+    titled = {column.title: column for column in columns if column.title}
+
+    def value(row: Any, title: str) -> Any:
+        text = titled[title].cell(row, WHOLE).text.strip()
+        number = text.replace(",", "").removesuffix("%").strip()
+        if not text or text == g.none:
+            return None
+        if text == g.dot:
+            return 0
+        times = UNITS.get(number[-1:], 1)
+        try:
+            return float(number.rstrip("kMGT")) * times if times > 1 or set(number) & {".", "e"} else int(number)
+        except ValueError:
+            return text
+
+    return Sheet(of, [(title, title) for title in titled], lambda: rows, value) if titled else None
 
 
 def _word(value: object) -> str:

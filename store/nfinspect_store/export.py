@@ -89,7 +89,7 @@ def export_run(
                     tell(f"{run.name} keeps its values in {len(run.attached)} parts: they are read there")
                 for layer in run.layers:
                     stem = f"activations-{layer.site}-L{layer.layer}"
-                    tell(f"{stem}: {run.tokens} tokens, {layer.neurons} neurons")
+                    tell(f"{stem}: {run.tokens:,} tokens, {layer.neurons:,} neurons")
                     if "safetensors" in wanted and layer.experts:
                         tell(f"{stem}: {OF_EXPERTS}")
                     elif "safetensors" in wanted:

@@ -109,7 +109,7 @@ async def test_what_cannot_be_compared_says_why(start: Start, store: Path) -> No
         await app.press("T", "y", "e")
         assert shown(app) == [] and "nothing to export" in app.status
         await go(app, "diff before elsewhere")
-        assert "read other texts" in app.text and "T compares them all the same" in " ".join(app.text.split())
+        assert "read other texts" in app.text and "(T compares them all the same)" in " ".join(app.text.split())
         await app.press("T")
         assert shown(app) == [("L0/N0", "woke")]
         assert "read other texts and are of two models" in " ".join(app.text.split())
@@ -117,6 +117,19 @@ async def test_what_cannot_be_compared_says_why(start: Start, store: Path) -> No
         assert "absent cannot be opened" in app.text
         await go(app, "diff before before")
         assert "expected two different runs, as in diff A B" in app.status
+
+
+async def test_the_site_that_both_have_is_one_key_away(start: Start, store: Path) -> None:
+    write(store, "attention", dead=(0,), sites=("attn",))
+    async with start(Engine(store), None) as app:
+        await go(app, "diff before attention")
+        words = " ".join(app.text.split())
+        assert "attention has no site mlp, only attn; both have attn: choose it with S" in words and "--" not in words
+        await app.press("S")
+        assert shown(app) == [("L0/N1", "woke")] and app.lines[0].rstrip().endswith("attn")
+        assert "nfinspect diff before attention --top 0 --site attn" in app.lines[-2]
+        await app.press("S")
+        assert app.status == "the runs have no other site in common"
 
 
 async def test_a_run_that_is_closed_meanwhile_is_opened_again(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyte
 import pytest
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from terminal import Terminal
@@ -45,6 +46,10 @@ def shown(screen: pyte.Screen) -> list[tuple[object, ...]]:
         )
         for row in rows
     ]  # fmt: skip
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - cell_len(text))
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -89,6 +94,44 @@ def test_what_is_the_same_is_not_sent() -> None:
     assert cells.sent(other) == "\x1b[3;15H\x1b[1;34;40mE\x1b[0m"
     cells.forget()
     assert cells.sent(frame) == "\x1b[3;5H\x1b[31;40mone two\x1b[1;34mthree\x1b[0m"
+
+
+def drawn(screen: pyte.Screen, start: int, stop: int) -> str:
+    """Cells of the second line."""
+    return "".join(screen.buffer[1][place].data for place in range(start, stop))
+
+
+WIDER = {"\u093f": 1, "\u093e": 1, "\u0940": 1, "\U0001fae9": 0, "\U0001f9cb": 1}
+"""Vowel signs of Devanagari as most terminals have them, and emoji that an older one does not know."""
+
+
+def test_what_terminals_do_not_agree_on_moves_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is right of such characters, now or later, stands where it stands in a terminal that counts as we do."""
+    own = pyte.screens.wcwidth
+    monkeypatch.setattr(pyte.screens, "wcwidth", lambda text: WIDER.get(text, own(text)))
+    style = STYLES[2]
+    cells, screen = Cells(), pyte.Screen(WIDTH, HEIGHT)
+    stream = pyte.Stream(screen)
+
+    def send(row: int, column: int, text: str) -> None:
+        stream.feed(cells.sent(f"\x1b[{row};{column}H{style.render(text)}"))
+
+    send(2, 1, f"{'old text':<20}│ right side")
+    for text in ("हिन्दी में लिखा", "new \U0001fae9 face", "tea \U0001f9cb here", "नि" * 10, "plain"):
+        send(2, 1, _padded(text, 20))
+        assert drawn(screen, 20, 32) == "│ right side", text
+    send(2, 1, _padded("tea \U0001f9cb here", 20) + "│ right side")
+    assert drawn(screen, 0, 4) == "tea " and drawn(screen, 7, 11) == "here"
+    send(3, 29, _padded("हिन्दी में", 12))  # at the edge of the screen: nothing runs over into the next line
+    assert screen.display[3].strip() == ""
+
+
+def test_a_vowel_sign_is_not_painted_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = pyte.screens.wcwidth
+    monkeypatch.setattr(pyte.screens, "wcwidth", lambda text: WIDER.get(text, own(text)))
+    screen = pyte.Screen(WIDTH, HEIGHT)
+    pyte.Stream(screen).feed(Cells().sent(f"\x1b[2;1H{STYLES[2].render(_padded('हिन्दी', 20) + '│')}"))
+    assert drawn(screen, 0, 8).rstrip() == "हिन्दी" and drawn(screen, 20, 21) == "│"
 
 
 def test_a_sequence_that_frames_do_not_have_is_an_error() -> None:

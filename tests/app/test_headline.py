@@ -76,6 +76,7 @@ async def test_what_is_whole_takes_no_focus_and_has_no_sign(start: Start, engine
         ("logits L0/N3", "S", "this is of one neuron"),
         ("logits L0/N3", "s", "there are no rows to filter or sort"),
         ("layers", "v", "v is no key of this place; ? shows them"),
+        ("layers", "/", "/ is no key of this place; ? shows them"),
     ],
 )
 async def test_no_key_is_silent(start: Start, place: str, key: str, said: str) -> None:

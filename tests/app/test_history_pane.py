@@ -1,6 +1,7 @@
 """A watched training in the app: charts, step by step, layers and alerts, and growing while it is trained."""
 
 import asyncio
+import json
 import subprocess
 import sys
 import time
@@ -132,6 +133,36 @@ async def test_layers_of_a_reading_and_alerts(start: Start, writer: HistoryWrite
         await app.press("enter")  # a reading's layers
         assert app.pane.table.total == 2 and "step 50" in app.text
         assert "layer fc1, 20 neurons on 64 tokens; died since the previous reading: N3" in app.text
+
+
+async def test_what_died_is_copied_whole_exported_and_counted(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    died = tuple(range(0, 3000, 2))
+    layer = LayerReading(0, "fc1", 4000, 6400, 0.5, 0.3, "dead", 1500, 0, died=died)
+    writer = HistoryWriter(new_history_path(tmp_path, "night"), "Net")
+    writer.add("run", FACTS)
+    writer.add("reading", Reading(10, "2026-11-20T12:30:00", 0.5, 0.3, 37.5, 1, (layer,)).to_json())
+    writer.close()
+    monkeypatch.chdir(tmp_path)
+    async with start(Engine(tmp_path), run=None, size=(120, 40)) as app:
+        await opened(app)
+        copied: list[str] = []
+        monkeypatch.setattr(app.app, "copy_to_clipboard", copied.append)
+        assert "+1,500 -0" in app.text
+        await app.press("y", "2")
+        assert "4,000 neurons on 6,400 tokens" in app.text and "… y copies all" in app.text
+        await app.press("y")
+        names = ", ".join(f"N{neuron}" for neuron in died)
+        assert copied[1].endswith(f"died since the previous reading: {names}")
+        assert copied[0] == f"step 10\n{copied[1]}"
+        await app.press("D")
+        assert "columns of night (training)" in app.crumbs
+        neurons = next(line for line in app.lines if line.split()[:1] == ["neurons"])
+        assert neurons.split()[1:4] == ["1", "0", "4,000"]
+        await app.press("escape", "e", "enter")
+        assert "night.json" in app.status
+    assert json.loads((tmp_path / "night.json").read_text())["readings"][0]["layers"][0]["died"] == list(died)
 
 
 async def test_layers_of_long_names_are_told_apart(start: Start, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ async def test_every_run_with_its_facts(start: Start, size: tuple[int, int]) -> 
 async def test_a_running_capture_shows_progress(start: Start) -> None:
     engine = FakeEngine(entry("live", status="capturing", progress=progress(), created_at=CREATED))
     async with start(engine, run=None) as app:
-        assert "430 of 1000 tokens at 10/s, ETA 57 s" in app.text
+        assert "430 of 1,000 tokens at 10/s, ETA 57 s" in app.text
 
 
 async def test_a_filter_that_hides_runs_is_seen(start: Start) -> None:
@@ -30,6 +30,16 @@ async def test_a_filter_that_hides_runs_is_seen(start: Start) -> None:
         await app.type("other")
         await app.press("enter", "j", "enter", "escape")
         assert "only 'other'" in app.lines[0]
+
+
+async def test_a_filter_that_leaves_no_run_says_how_all_come_back(start: Start) -> None:
+    async with start(run=None) as app:
+        assert "Enter Open" in app.lines[-1]
+        await app.press("/")
+        await app.type("nothing of that name")
+        await app.press("enter", "j", "enter")
+        assert app.status == "there is no row to open" and "Enter Open" not in app.lines[-1]
+        assert "no run matches the filter: / with nothing shows all" in app.text
 
 
 async def test_progress_is_followed(start: Start) -> None:

@@ -7,9 +7,12 @@ import duckdb
 import numpy as np
 from app_driver import Start
 
+from nfinspect.tui.cells import Cell
 from nfinspect.tui.engine import Engine
+from nfinspect.tui.glyphs import UNICODE
 from nfinspect.tui.listing import Filtered
-from nfinspect.tui.sheets import BINS, MOST, described, frequencies
+from nfinspect.tui.sheets import BINS, MOST, described, drawn, frequencies
+from nfinspect.tui.widgets.paged_table import Column
 
 
 @dataclass
@@ -76,9 +79,21 @@ async def test_a_list_of_neurons_is_counted_and_narrowed(start: Start, store: Pa
         assert app.crumbs.endswith("columns of neurons")
         await app.press("j", "enter")
         assert app.crumbs.endswith("class of neurons")
-        await app.press("escape", "escape", "escape", "F")
-        assert app.status == "no table with columns here"
+        await app.press("escape", "escape", "escape", "F")  # layers: as they are drawn, where there is no list to ask
+        await app.type("neurons")
+        await app.press("enter")
+        assert app.crumbs.endswith("neurons of planted")
+        assert [(row.label, row.count) for row in app.pane._rows] == [("64", 3)]
     engine.close()
+
+
+def test_a_table_as_it_is_drawn_has_its_numbers() -> None:
+    drawings = ["1,304", "·", "–", "12.3k", "81.5%", "1.5e-21", "normal"]
+    columns = [Column("x", 5, lambda row, width: Cell(row)), Column("", 9, lambda row, width: Cell("bar"))]
+    sheet = drawn("a table", columns, drawings, UNICODE)
+    assert sheet is not None and [title for _, title in sheet.columns] == ["x"]
+    assert [sheet.value(row, "x") for row in sheet.rows()] == [1304, 0, None, 12300, 81.5, 1.5e-21, "normal"]
+    assert drawn("nothing", columns[1:], drawings, UNICODE) is None
 
 
 async def test_a_trace_and_a_result_have_sheets(start: Start, store: Path) -> None:

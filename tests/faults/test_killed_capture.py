@@ -160,7 +160,7 @@ def test_a_signal_finishes_the_segment_and_says_how_to_go_on(
     child.send_signal(number)
     said, _ = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert "with --resume to continue" in said and "of 4001 tokens" in said
+    assert "with --resume to continue" in said and "of 4,001 tokens" in said
     with RunFile.open(store / "r.duckdb") as run:
         assert run.info.status == "interrupted"
     assert read_heartbeat(store / "r.duckdb") is None

@@ -39,7 +39,7 @@ def test_shares_counts_sizes_and_times() -> None:
         "-", "0.00%", "<.01%", "1.23%", "12.3%", "100.0%"
     ]  # fmt: skip
     assert [percent(x, places=0) for x in (0.004, 0.43, 1.0)] == ["0%", "43%", "100%"]
-    assert [count(x) for x in (None, 999, 9_999, 12_345, 4_500_000)] == ["-", "999", "9999", "12.3k", "4.5M"]
+    assert [count(x) for x in (None, 999, 9_999, 12_345, 4_500_000)] == ["-", "999", "9,999", "12.3k", "4.5M"]
     assert [counted(x, "prompt") for x in (0, 1, 1_172)] == ["0 prompts", "1 prompt", "1,172 prompts"]
     assert [size(x) for x in (None, 0, 999, 1500, 20_459_520, 3 * 10**12)] == [
         "-", "0 B", "999 B", "1.5 kB", "20.5 MB", "3.0 TB"

@@ -79,7 +79,7 @@ def _printed(found: AttentionScores) -> Sequence[Table]:
             of("diversity", lambda x: x.diversity, 3),
         ]
     title = (
-        f"{found.method} at {found.site}, mean over {found.samples} prompts ({found.tokens} tokens); position 0 is "
+        f"{found.method} at {found.site}, mean over {found.samples:,} prompts ({found.tokens:,} tokens); position 0 is "
         "left out of the scores"
     )
     neurons = (RANK, NEURON, SCORE, MEAN, FIRST, *_scored_at_first(found))

@@ -154,8 +154,8 @@ def _printed(found: Delta) -> Sequence[Table]:
     tables = []
     if found.neurons:
         title = (
-            f"{len(found.delta_sensitive)} delta-sensitive of {len(found.neurons)} neurons at {found.site}, from "
-            f"{found.pairs} steps (ratio at least {found.min_ratio:g}, step at least {found.min_step:g})"
+            f"{len(found.delta_sensitive):,} delta-sensitive of {len(found.neurons):,} neurons at {found.site}, from "
+            f"{found.pairs:,} steps (ratio at least {found.min_ratio:g}, step at least {found.min_step:g})"
         )
         about = "" if found.substitution is None else _about(found.substitution)
         tables += [Table(LAYER_FIELDS, found.layers, title), Table(_fields(found), found.neurons, about, top=True)]
@@ -163,10 +163,10 @@ def _printed(found: Delta) -> Sequence[Table]:
 
 
 def _about(found: Substitution) -> str:
-    fewest = f", {min(found.samples)} of them at lag {found.lags[found.samples.index(min(found.samples))]}"
+    fewest = f", {min(found.samples):,} of them at lag {found.lags[found.samples.index(min(found.samples))]}"
     return (
-        f"lag: mean |Δa| / std so many tokens after a token that was replaced, {found.draws} draws"
-        f"{fewest if min(found.samples) < found.draws else ''} ({found.unchanged} drew the same token again)"
+        f"lag: mean |Δa| / std so many tokens after a token that was replaced, {found.draws:,} draws"
+        f"{fewest if min(found.samples) < found.draws else ''} ({found.unchanged:,} drew the same token again)"
     )
 
 
@@ -202,7 +202,7 @@ def _channel_table(rows: Sequence[ChannelRow]) -> Table:
         Field("channel", "", header="in channel", form="count", value=channel),
     )
     by_layer = [[row for row in rows if row.layer == layer] for layer in dict.fromkeys(row.layer for row in rows)]
-    title = f"Mamba's step size Δ over {rows[0].n} tokens, and its correlation with the token's surprisal"
+    title = f"Mamba's step size Δ over {rows[0].n:,} tokens, and its correlation with the token's surprisal"
     return Table(columns, by_layer, title)
 
 

@@ -101,10 +101,10 @@ def _buckets(layers: Sequence[LayerNgrams]) -> list[Field]:
 
 def _printed(found: NgramAnalysis) -> Sequence[Table]:
     word = NGRAM_WORDS[found.n]
-    detectors = f"{len(found.detectors)} {word} detector{'' if len(found.detectors) == 1 else 's'}"
+    detectors = f"{len(found.detectors):,} {word} detector{'' if len(found.detectors) == 1 else 's'}"
     title = (
-        f"{detectors} among {fields.total(found.layers)} "
-        f"neurons at {found.site}, from {found.positions} tokens with {found.distinct} different {word}s"
+        f"{detectors} among {fields.total(found.layers):,} "
+        f"neurons at {found.site}, from {found.positions:,} tokens with {found.distinct:,} different {word}s"
     )
     active = Field("active", "those with an activation", header="firing", form="count", spare=1)
     new_to_last = Field(

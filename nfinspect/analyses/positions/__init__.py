@@ -40,7 +40,7 @@ def _read(result: Result) -> PositionAnalysis:
 def _kept(result: Result) -> str:
     d = result.document
     sequences = _read_in(d["sequences"], d["length"])
-    return f"{d['site']}: {len(d['neurons'])} positional among {fields.among(d['layers'])} in {sequences}"
+    return f"{d['site']}: {len(d['neurons']):,} positional among {fields.among(d['layers'])} in {sequences}"
 
 
 def _read_in(sequences: int, length: int) -> str:
@@ -94,7 +94,7 @@ CHART_LAYERS = (fields.LAYER, fields.NEURONS, WOULD_PASS, POSITIONAL_FIELD, STRO
 
 
 def _printed(found: PositionAnalysis) -> Sequence[Table]:
-    neurons = f"{len(found.neurons)} positional neuron{'' if len(found.neurons) == 1 else 's'}"
+    neurons = f"{len(found.neurons):,} positional neuron{'' if len(found.neurons) == 1 else 's'}"
     title = f"{neurons} at {found.site} in {_read_in(found.sequences, found.length)}"
     types = [WOULD_PASS] if found.held_back else [POSITIONAL_FIELD, STRONG, *map(_type_field, found.layers[0].types)]
     return (

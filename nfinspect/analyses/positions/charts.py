@@ -47,8 +47,8 @@ def position_chart(found: PositionAnalysis, fields: Sequence[Field], of_layers: 
     neurons = total(found.layers)
     strong = sum(row.strength == "strong" for row in found.neurons)
     result = (
-        f"{counted(len(found.neurons), 'neuron')} of {neurons:,} positional, {strong} of them strong: "
-        + ", ".join(f"{sum(row.type == name for row in found.neurons)} {name}" for name in TYPES)
+        f"{counted(len(found.neurons), 'neuron')} of {neurons:,} positional, {strong:,} of them strong: "
+        + ", ".join(f"{sum(row.type == name for row in found.neurons):,} {name}" for name in TYPES)
         + f". The highest is L{found.neurons[0].layer}/N{found.neurons[0].neuron} with "
         f"{number(found.neurons[0].mutual_information, digits=3)} nats."
         if found.neurons

@@ -67,7 +67,7 @@ def layer_note(layer: LayerReading) -> str:
         for what, neurons in (("died since the previous reading", layer.died), ("revived", layer.revived))
         if neurons
     ]
-    seen = f"{layer_words(layer.layer_name)}, {layer.neurons} neurons on {layer.tokens} tokens"
+    seen = f"{layer_words(layer.layer_name)}, {layer.neurons:,} neurons on {layer.tokens:,} tokens"
     return "; ".join([seen, *(changes or ["no neuron died or came back since the previous reading"])])
 
 
@@ -82,7 +82,7 @@ def reading_columns(history: History, g: Glyphs) -> list[Column]:
 
     def changed(r: Reading, width: int) -> Cell:
         died, revived = (sum(len(getattr(layer, what)) for layer in r.layers) for what in ("died", "revived"))
-        return Cell(f"+{died} -{revived}" if died or revived else "", "warn" if died else "")
+        return Cell(f"+{died:,} -{revived:,}" if died or revived else "", "warn" if died else "")
 
     return [
         Column("step", 9, lambda r, w: Cell(f"{r.step}", "bold"), "right"),

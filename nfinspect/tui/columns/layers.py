@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from textual.content import Content
 
-from nfinspect.present.numbers import count, fixed, number, percent
+from nfinspect.present.numbers import count, fixed, grouped, number, percent
 from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.glyphs import Glyphs
 from nfinspect.tui.widgets.paged_table import Column
@@ -80,7 +80,7 @@ def explanation(report: NetworkReport, layer: LayerHealth, g: Glyphs) -> Content
     )
     pieces += [f"score {fixed(layer.health_score)} = 1{terms or ', nothing lost'}\n"]
     for issue in layer.issues:
-        pieces += [Cell("! " + issue, "bad"), "\n"]
+        pieces += [Cell("! " + grouped(issue), "bad"), "\n"]
     spread = layer.activation_distribution
     if spread is not None:
         pieces += [
@@ -96,7 +96,7 @@ def explanation(report: NetworkReport, layer: LayerHealth, g: Glyphs) -> Content
         ]
     if layer.router is not None:
         pieces += [Cell(router_line(layer.router, g), "dim"), "\n"]
-    pieces += ["\n", Cell("Network", "title"), "\n", Cell(report.summary), "\n"]
+    pieces += ["\n", Cell("Network", "title"), "\n", Cell(grouped(report.summary)), "\n"]
     for alert in report.alerts:
         pieces += [Cell("! " + alert, "bad"), "\n"]
     for line in report.recommendations:

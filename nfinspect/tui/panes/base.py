@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
@@ -135,6 +135,9 @@ class Pane(Widget):
     first_focus: ClassVar[str] = "*"
     """Which widget has the keys when the pane first comes on screen; later the one that had them when it left."""
 
+    option_keys: ClassVar[Mapping[str, str]] = {}
+    """Options of the command that this place answers for, and the actions that do the same here."""
+
     last_focus: Widget | None = None
 
     follows: ClassVar[bool] = False
@@ -187,8 +190,24 @@ class Pane(Widget):
         return f" {self.glyphs.dot} ".join(filter(None, ("zoomed (z)" if self.has_class("-zoom") else "", self.hint)))
 
     def sheet(self) -> Sheet | None:
-        """The table of this place, for the sheets of its columns; None without one."""
-        return None
+        """The table of this place, for the sheets of its columns; None without one. That of the table with the keys,
+        as it is drawn, where a pane does not say more.
+        """
+        from nfinspect.tui.sheets import drawn
+
+        here = next((table for table in self.query(PagedTable) if table.has_focus), None)
+        table = here or next((table for table in self.query(PagedTable) if table.display), None)
+        rows = None if table is None else table.every_row
+        return None if table is None or rows is None else drawn(self.crumb, table.columns, rows, self.glyphs)
+
+    def by_keys(self, text: str) -> str:
+        """A line that speaks of options, with the keys that do the same here."""
+        for option, action in self.option_keys.items():
+            if option in text:
+                held = (one.binding for one in self.screen.active_bindings.values() if one.node is self)
+                keys = (self.app.get_key_display(binding) for binding in held if binding.action == action)
+                text = text.replace(option, next(keys, option))
+        return text
 
     @property
     def set_names(self) -> Sequence[str]:
@@ -208,6 +227,8 @@ class Pane(Widget):
 
     def why_idle(self, action: str) -> str:
         """Why a key's action cannot be done now; empty if there is no more to say than that."""
+        if action == "choose":
+            return "there is no row to open"
         arranges = action in ("filter", "sort", "sort_step", "invert")
         return "there are no rows to filter or sort" if arranges else ""
 

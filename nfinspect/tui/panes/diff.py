@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -60,6 +60,7 @@ class DiffPane(SortingKeys, Pane):
         "then by |h|. S reads another site that both have; X turns A and B around."
     )
     first_focus = "#rows"
+    option_keys: ClassVar[Mapping[str, str]] = {"--site": "site", "--other-texts": "other_texts"}
 
     BINDINGS: ClassVar[list[BindingType]] = [
         *arranging_keys("diff", before="sort_previous"),
@@ -184,9 +185,7 @@ class DiffPane(SortingKeys, Pane):
     def _about(self) -> list[list[Cell | str]]:
         found = self._found
         if found is None:
-            all_the_same: list[Cell | str] = [Cell("  T", "bold"), " compares them all the same"]
-            all_the_same = all_the_same if self._texts_differ else []
-            return [[Cell(f"! {self._refused}", "bad"), *all_the_same]] if self._refused else []
+            return [[Cell(f"! {self.by_keys(self._refused)}", "bad")]] if self._refused else []
         health = found.health
         said = (
             f"A {found.a} ({counted(found.tokens_a, 'token')}), B {found.b} ({counted(found.tokens_b, 'token')}) at "
@@ -238,7 +237,7 @@ class DiffPane(SortingKeys, Pane):
         self.table.action_cursor(1)
         self.table.refresh()
         held = len(self.hub.marks.members(session, row.site))
-        self.hub.say(f"{held} marked in {session.name}; O lists them" if held else "", "dim")
+        self.hub.say(f"{held:,} marked in {session.name}; O lists them" if held else "", "dim")
 
     def action_marked(self) -> None:
         session, found = self._second, self._found
@@ -272,8 +271,8 @@ class DiffPane(SortingKeys, Pane):
     def action_site(self) -> None:
         common = sites_in_common(self.hub, self._runs)
         here = self._found.site if self._found is not None else self._site
-        if len(common) < 2:
-            self.hub.say("the runs have no other site in common", "dim")
+        if not set(common) - {here}:
+            self.hub.say(f"the runs have no {'other ' if here in common else ''}site in common", "dim")
             return
         self._site = common[(common.index(here) + 1) % len(common)] if here in common else common[0]
         self._read()

@@ -117,4 +117,4 @@ class Experimenting:
         if job.phase == "controls":
             return Cell(f"random edits {job.done} of {job.total}; x cancels", "dim")
         count = sum(one.generated for one in written.tokens)
-        return Cell(f"writing, {count} tokens so far; x cancels", "dim")
+        return Cell(f"writing, {count:,} tokens so far; x cancels", "dim")

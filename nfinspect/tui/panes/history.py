@@ -19,6 +19,7 @@ from nfinspect.tui.columns.history import (
     reading_columns,
 )
 from nfinspect.tui.panes.base import Pane
+from nfinspect.tui.panes.exporting import Export, json_export
 from nfinspect.tui.widgets.chart_box import ChartBox
 from nfinspect.tui.widgets.headline import Headline
 from nfinspect.tui.widgets.history_charts import history_charts, wrapped_note
@@ -47,13 +48,16 @@ class HistoryPane(Pane):
         "activation rate: the share of (token, neuron) pairs that fire, by layer (five of them at most are drawn). "
         "j and k go from reading to reading, G to the newest, which is then followed. died, revived: neurons whose "
         "state changed since the previous reading. Under the charts the alert or the layer under the cursor is shown "
-        "in full. Enter on a reading shows its layers, on an alert its reading."
+        "in full; y copies all of it, of a reading what died and revived in every layer. Enter on a reading shows its "
+        "layers, on an alert its reading."
     )
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("1", "table('readings')", "Readings", id="history.readings"),
         Binding("2", "table('layers')", "Layers", id="history.layers"),
         Binding("3", "table('alerts')", "Alerts", id="history.alerts"),
+        Binding("y", "copy", "Copy", show=False, id="history.copy"),
+        Binding("e", "export", "Export", show=False, id="history.export"),
     ]
 
     DEFAULT_CSS = """
@@ -157,7 +161,7 @@ class HistoryPane(Pane):
         if reading is not None and width and height:
             here = None if self._at is None else reading.step
             plain = self.glyphs.plain
-            note = wrapped_note(self._note(), width, min(NOTE_LINES, height // 3), plain=plain)
+            note = wrapped_note(self._note(), width, min(NOTE_LINES, height // 3), plain=plain, more="y copies all")
             self.load("charts", partial(_drawn, history, width, height, plain, here, note), box.put_lines)
 
     def _note(self) -> str:
@@ -201,6 +205,19 @@ class HistoryPane(Pane):
         self.table.cursor = 0
         self._fill()
         self.hub.update_trail()
+
+    def action_copy(self) -> None:
+        """The row under the cursor, with every neuron that it names."""
+        row = self.table.current
+        if row is None:
+            self.hub.say("there is nothing to copy yet", "warn")
+        else:
+            notes = map(layer_note, row.layers) if self._table == "readings" else (self._note(),)
+            first = [f"step {row.step}"] if self._table == "readings" else []
+            self.hub.copy("\n".join([*first, *notes]))
+
+    def export(self) -> Export | None:
+        return json_export(f"{self._run}.json", self._history)
 
 
 def _stand(history: History) -> tuple[object, ...]:

@@ -199,7 +199,7 @@ class LabPane(RunPane):
         if "@marked" not in change.what.split(","):
             return change.text
         marked = sum(len(self.hub.marks.members(self.session, site)) for site in self.session.sites)
-        return f"{change.text}  ({marked} neurons)" if marked != 1 else f"{change.text}  (1 neuron)"
+        return f"{change.text}  ({marked:,} neurons)" if marked != 1 else f"{change.text}  (1 neuron)"
 
     def marks_changed(self) -> None:
         self._draw_setup()

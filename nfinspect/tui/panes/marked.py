@@ -11,6 +11,7 @@ from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
+from nfinspect.present.numbers import counted
 from nfinspect.tui.cells import Cell, content, lines, visible_in
 from nfinspect.tui.columns.neurons import note_column
 from nfinspect.tui.panes.choices import TracedPane, notes_of
@@ -141,15 +142,15 @@ class MarkedPane(TracedPane):
         self.table.put_rows(neurons)
         if here and self.table.cursor >= len(neurons):
             self.table.move_to(max(0, len(neurons) - 1))
-        self.crumb = f"{len(neurons)} marked" if self._set == MARKED else f"@{self._set}"
+        self.crumb = f"{len(neurons):,} marked" if self._set == MARKED else f"@{self._set}"
         self.hub.update_trail()
         others = [a for a in self._addresses() if a.site != self.site]
-        more = f" and {len(others)} at {', '.join(sorted({str(a.site) for a in others}))}" if others else ""
-        what = f"{len(neurons)} neurons of {self.site}{more}"
+        more = f" and {len(others):,} at {', '.join(sorted({str(a.site) for a in others}))}" if others else ""
+        what = f"{len(neurons):,} neurons of {self.site}{more}"
         head = [Cell("v ", "bold"), Cell(f"@{self._set}", "accent"), f" {what}", *self.choices()]
-        held = [f"{c} {sum(n in there for n in neurons)}" for c, there in ranks.items()]
+        held = [f"{c} {sum(n in there for n in neurons):,}" for c, there in ranks.items()]
         word = "marked neurons" if self._set == MARKED else "neurons"
-        totals = f"of {len(neurons)} {word} in the top {self.request.top}: {', '.join(held)}" if held else ""
+        totals = f"of {len(neurons):,} {word} in the top {self.request.top}: {', '.join(held)}" if held else ""
         rows: list[list[Cell | str]] = [list(head), [Cell(totals, "dim")], *notes_of(*self._traces)]
         if self.hub.marks.problem:
             rows.append([Cell(f"of this session only: {self.hub.marks.problem}", "warn")])
@@ -192,14 +193,17 @@ class MarkedPane(TracedPane):
             return
         self.hub.marks.put(self.session, self._addresses(), added=True, name=name)
         held = len(self.hub.marks.shown.addresses(name, self.hub.marks.owner(self.session)))
-        self.hub.say(f"@{name} holds {held} neurons: :@{name} lists them, a filter or --neurons takes @{name}", "good")
+        holds = f"@{name} holds {counted(held, 'neuron')}"
+        self.hub.say(
+            f"{holds}: :@{name} lists {'it' if held == 1 else 'them'}, filters and commands take @{name}", "good"
+        )
         self._draw()
 
     def action_clear(self) -> None:
         from nfinspect.tui.dialogs import Confirm
 
         if addresses := self._addresses():
-            question = f"Take all {len(addresses)} neurons out of @{self._set}?"
+            question = f"Take all {len(addresses):,} neurons out of @{self._set}?"
             self.app.push_screen(Confirm(question), partial(self._cleared, addresses))
 
     def _cleared(self, addresses: tuple[Address, ...], yes: bool | None) -> None:

@@ -218,7 +218,7 @@ class NeuronsPane(ClassedPane):
         order = f"{self.table.total:,} neurons by {q.sort} {g.down if q.descending else g.up}"
         where = f"  of L{q.layer}" if q.layer is not None else ""
         wanted = f"  where {q.filter}" if q.filter else ""
-        marked = f"  {len(self.marks)} marked" if self.marks else ""
+        marked = f"  {len(self.marks):,} marked" if self.marks else ""
         at = f"  row {self.table.cursor + 1:,}" if self.table.total else ""
         told = thresholds.told(q.options)
         own = (Cell(told, "warn"), "  ") if told else ()

@@ -94,7 +94,7 @@ class RunPane(Pane):
         marked, there = self.hub.marks, frozenset(self.marks)
         marked.put(self.session, self.with_site(n for n in neurons if n in there), added=False)
         marked.put(self.session, self.with_site(n for n in neurons if n not in there), added=True)
-        self.hub.say(f"{len(self.marks)} marked; O lists them" if self.marks else "", "dim")
+        self.hub.say(f"{len(self.marks):,} marked; O lists them" if self.marks else "", "dim")
 
     def with_site(self, neurons: Iterable[tuple[int, int]]) -> tuple[Address, ...]:
         """The addresses of neurons of this pane's site, as sets hold them."""
@@ -131,7 +131,7 @@ class RunPane(Pane):
             elif self.hub.pane is self:
                 offered = {f"{one.prompt_idx} {one.concept}: {one.text[:LONGEST]}": one.text for one in prompts}
                 chosen = next((name for name, text in offered.items() if text == here), None)
-                some = f" ({len(prompts)} of {self.session.prompts:,})" if len(prompts) < self.session.prompts else ""
+                some = f" ({len(prompts):,} of {self.session.prompts:,})" if len(prompts) < self.session.prompts else ""
                 self.pick(f"prompt{some}", list(offered), chosen, lambda name: then(offered[name]), width=76)
 
         self.load("texts", partial(self.session.texts, MOST_PROMPTS), offer, busy="reading the prompts")

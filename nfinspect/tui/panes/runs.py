@@ -94,7 +94,12 @@ class RunsPane(Pane):
         return ("runs",)
 
     def compose(self) -> ComposeResult:
-        table = PagedTable(run_columns(self.glyphs), glyphs=self.glyphs, empty="no run matches the filter", id="runs")
+        table = PagedTable(
+            run_columns(self.glyphs),
+            glyphs=self.glyphs,
+            empty="no run matches the filter: / with nothing shows all",
+            id="runs",
+        )
         table.add_class("panel")
         table.sorted_by = self._order
         table.marked = lambda run: run.kind != "history" and run.name in self._marked
@@ -268,7 +273,7 @@ class RunsPane(Pane):
         self.table.action_cursor(1)
         self.table.refresh()
         how = "O compares them" if len(self._marked) > 1 else "Space marks another to compare it with"
-        self.hub.say(f"{len(self._marked)} marked; {how}" if self._marked else "", "dim")
+        self.hub.say(f"{len(self._marked):,} marked; {how}" if self._marked else "", "dim")
 
     def action_compare(self) -> None:
         from nfinspect.tui.navigate import to_comparison

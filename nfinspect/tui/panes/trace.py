@@ -177,8 +177,8 @@ class TracePane(SortingKeys, TracedPane):
         first: list[Cell | str] = [Cell("c", "bold"), Cell(" " + self.request.concept, "accent")]
         second = ""
         if t is not None:
-            against = f" against {t.baseline_samples}" if t.baseline is not None else ", raw values"
-            second = ", ".join(filter(None, (f"{t.samples} prompts{against}", t.significance)))
+            against = f" against {t.baseline_samples:,}" if t.baseline is not None else ", raw values"
+            second = ", ".join(filter(None, (f"{t.samples:,} prompts{against}", t.significance)))
         if self.rows.said:
             second += f"  {self.rows.said}"
         rows: list[list[Cell | str]] = [[*first, *self.choices()], [Cell(second, "dim")], *notes_of(t)]

@@ -103,11 +103,13 @@ def end_of(name: str, cells: int, plain: bool) -> str:
     return sign + name
 
 
-def wrapped_note(text: str, width: int, lines: int, *, plain: bool = False) -> tuple[str, ...]:
-    """The text under the charts, in at most `lines` lines; the last one shows if something is left out."""
+def wrapped_note(text: str, width: int, lines: int, *, plain: bool = False, more: str = "") -> tuple[str, ...]:
+    """The text under the charts, in at most `lines` lines; the last one shows if something is left out. more: what
+    shows all of it.
+    """
     found = textwrap.wrap(visible(text, ascii_only=plain), max(1, width))
     if len(found) > lines:
-        sign = " .." if plain else " …"
+        sign = (" .." if plain else " …") + f" {more}".rstrip()
         found[lines - 1 :] = [set_cell_size(found[lines - 1], max(0, width - len(sign))).rstrip() + sign]
     return tuple(found)
 

@@ -190,6 +190,8 @@ class PagedTable(ScrollView, can_focus=True):
         same = new is not None and self._loaded and (total == old or min(total, old) >= bottom)
         self.total = total
         self._loaded = True
+        if bool(old) != bool(total):
+            self.refresh_bindings()
         self._set_height(self.size.width)
         self._move_to(min(self.cursor, max(0, total - 1)), always=True)
         if not same or new is None or (new.start < bottom and new.stop > top):
@@ -199,6 +201,17 @@ class PagedTable(ScrollView, can_focus=True):
             action()
         if self._choose_later and self.current is not None:
             self.action_choose()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Where there is no row, Enter says so. Rows that have not come yet, or could not be read, it waits for."""
+        return action != "choose" or not self._loaded or self.total > 0 or bool(self._failed)
+
+    @property
+    def every_row(self) -> Sequence[Any] | None:
+        """All rows, in order; None if they are read page by page."""
+        if not self._kept_all:
+            return None
+        return [row for offset in sorted(self._pages) for row in self._pages[offset]]
 
     def _set_height(self, width: int) -> None:
         """How far it scrolls; no layout depends on that."""

@@ -172,7 +172,7 @@ def test_a_byte_limit_stops_before_it_is_passed_and_can_be_lifted(request_: Capt
     text.write_text(" ".join(f"w{i}" for i in np.random.default_rng(5).integers(3, 101, 8000)))
     limit = 6_000_000
     with pytest.raises(
-        CaptureInterrupted, match=f"--limit-bytes {limit}.* of 8000 tokens, kept in r: .*--resume"
+        CaptureInterrupted, match=f"--limit-bytes {limit}.* of 8,000 tokens, kept in r: .*--resume"
     ) as caught:
         capture_run(replace(request_, limit_bytes=limit))
     assert one_line(caught.value) and caught.value.exit_status == 1

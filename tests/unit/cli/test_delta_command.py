@@ -88,7 +88,7 @@ def test_the_table_for_people(nfinspect: Run) -> None:
     done = nfinspect("delta", "planted", "--top", "3")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    assert "of 192 neurons at mlp, from 1140 steps" in lines[0]  # 30 prompts of 40 tokens: 38 steps each
+    assert "of 192 neurons at mlp, from 1,140 steps" in lines[0]  # 30 prompts of 40 tokens: 38 steps each
     assert lines[-1] == "and 189 more (--top 192)" and all(len(line) <= 80 for line in lines)
     assert sum(line.startswith("L") for line in lines) == 3
     assert not any(line.startswith("L") for line in nfinspect("delta", "planted", "--top", "0").stdout.splitlines())

@@ -209,7 +209,7 @@ def test_a_run_that_was_cut_short_says_so(nfinspect: Run, store: Path, status: s
     assert done.returncode == 0 and done.stdout.startswith("Health")
     assert (
         done.stderr
-        == f"planted is {shown}: it holds 1200 tokens; repeat its capture command with --resume to continue\n"
+        == f"planted is {shown}: it holds 1,200 tokens; repeat its capture command with --resume to continue\n"
     )
     assert json.loads(nfinspect("info", "planted", "--json").stdout)["status"] == shown
 

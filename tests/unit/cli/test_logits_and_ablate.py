@@ -181,7 +181,7 @@ def test_a_share_takes_the_strongest_neurons_of_a_kind(nfinspect: Run, captured:
     assert done.returncode == 0, done.stderr
     (one,) = json.loads(done.stdout)["sets"]
     assert (one["name"], one["neurons"]) == ("delta 1%", 31)
-    assert "delta: the 31 largest by step_sensitivity, 31 being a share of 0.01 of the 3072" in done.stderr
+    assert "delta: the 31 largest by step_sensitivity, 31 being a share of 0.01 of the 3,072" in done.stderr
 
 
 def test_the_interval_is_whole_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:

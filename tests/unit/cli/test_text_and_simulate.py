@@ -98,8 +98,8 @@ def test_tokens_are_shown_and_never_interpreted(nfinspect: Run) -> None:
         ((TEXT, "--top", "101"), "--top"),
         ((TEXT, "--threshold-weak", "0.001"), "missing <= weak"),
         ((TEXT, "--threshold-weak", "nan"), "missing <= weak"),
-        (("--simulated", "w " * 4097), "1 to 4096 words"),
-        (("--simulated", " "), "1 to 4096 words"),
+        (("--simulated", "w " * 4097), "1 to 4,096 words"),
+        (("--simulated", " "), "1 to 4,096 words"),
     ],
 )
 def test_texts_that_cannot_be_analysed_are_refused(nfinspect: Run, arguments: tuple[str, ...], expected: str) -> None:
