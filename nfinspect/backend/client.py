@@ -6,7 +6,8 @@
         backend.act(job.id, "pause")                     # "go on", "cancel"
 
 A Backend may be used by one thread at a time, except `close`. Every method raises NfinspectError: `Lost` if the backend
-has ended or was killed, with the line that resumes a capture.
+has ended or was killed, with the line that resumes a capture; `NotAnswering` if it lives and says nothing: whoever goes
+on waiting calls the method again.
 """
 
 import contextlib
@@ -17,12 +18,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from nfinspect.backend.directory import FOLDER, Entry, NoBackend, connected, living
+from nfinspect.backend.directory import ANSWER, FOLDER, Entry, NoBackend, NotAnswering, connected, living, silence
 from nfinspect.backend.protocol import (
     Act,
     Action,
@@ -57,8 +58,19 @@ STARTING = 60.0
 """Seconds until a new backend's socket is there; the model is loaded after that."""
 
 
+PATIENCE = 10.0
+"""Seconds that an answer may take: the longest that a backend waits before it gives one is two (server.py)."""
+
+AGAIN = 1.0
+"""Seconds for which an answer that is late already is waited for, each time."""
+
+
 class Lost(NfinspectError):
-    """The backend has ended, or was killed."""
+    """The backend has ended, or was killed. short: that alone, without the command that goes on."""
+
+    def __init__(self, line: str, short: str = "") -> None:
+        super().__init__(line)
+        self.short = short or line
 
 
 class Declined(NfinspectError):
@@ -76,10 +88,12 @@ class Backend:
         self.id = name
         self._wire = wire
         self._job: JobState | None = None
+        self._asked_at: float | None = None
+        """Since when an answer is outstanding."""
 
     @classmethod
     def connect(cls, store: Path, name: str) -> Self:
-        """Raises NoBackend, NotAllowed, BadMessage for one of another version."""
+        """Raises NoBackend, NotAnswering, NotAllowed, BadMessage for one of another version."""
         return cls(store, name, connected(store, name))
 
     @classmethod
@@ -141,16 +155,36 @@ class Backend:
 
     def _ask(self, request: Message, kind: type[Kind]) -> Kind:
         try:
+            self._skip_late_answer()
             self._wire.send(request)
+            self._asked_at = time.monotonic()
+            self._await(PATIENCE)
+            self._asked_at = None
             return answered(self._wire, kind)
         except Gone as error:
-            raise Lost(self._epitaph()) from error
+            raise self._lost() from error
 
-    def _epitaph(self) -> str:
+    def _skip_late_answer(self) -> None:
+        """Of what was asked before, and not waited for to its end."""
+        if self._asked_at is None:
+            return
+        self._await(AGAIN)
+        self._asked_at = None
+        late = self._wire.receive_any()
+        if isinstance(late, Bytes):
+            self._wire.frame(late)
+
+    def _await(self, seconds: float) -> None:
+        if not self._wire.answers(seconds):
+            waited = time.monotonic() - (self._asked_at or 0.0)
+            raise NotAnswering(silence(self.store, self.id, waited))
+
+    def _lost(self) -> Lost:
         said = f"the backend {self.id} has ended or was killed (out of memory?)"
         if self._job is not None and not self._job.ended and makes_a_run(self._job.arguments):
-            return f"{said}; what it had committed is kept: {resume_line(self._job.arguments)} continues"
-        return f"{said}: nfinspect backend starts another"
+            kept = f"{said}; what it had committed is kept"
+            return Lost(f"{kept}: {resume_line(self._job.arguments)} continues", kept)
+        return Lost(f"{said}: nfinspect backend starts another", said)
 
     def close(self) -> None:
         self._wire.close()
@@ -215,6 +249,11 @@ def statuses(store: Path) -> tuple[tuple[Status, ...], tuple[Entry, ...]]:
         with contextlib.suppress(NfinspectError), Backend.connect(store, entry.id) as backend:
             found.append(backend.status())
     return tuple(found), dead
+
+
+def silent(store: Path, answered: Collection[str]) -> list[str]:
+    """A line of each backend of a store that lives and is not among those that have answered."""
+    return [silence(store, one.id, ANSWER) for one in living(store)[0] if one.pid and one.id not in answered]
 
 
 def start(store: Path, model: str, options: Sequence[str] = (), *, name: str | None = None) -> Backend:

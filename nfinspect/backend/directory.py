@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from nfinspect.backend.wire import Gone, Wire
+from nfinspect.backend.wire import Gone, Silent, Wire
 from nfinspect_store.errors import NfinspectError, RequestError, StorageFull
 from nfinspect_store.small_files import read_small
 
@@ -37,6 +37,10 @@ class BackendRuns(NfinspectError):
 
 class NoBackend(NfinspectError):
     """There is no such backend."""
+
+
+class NotAnswering(NfinspectError):
+    """A backend that lives, and says nothing."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,9 @@ def living(store: Path) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
 
 
 def connected(store: Path, name: str) -> Wire:
-    """A connection to a backend that lives. Raises NoBackend, NotAllowed, BadMessage for one of another version."""
+    """A connection to a backend that lives. Raises NoBackend, NotAnswering for one that is stopped or hangs,
+    NotAllowed, BadMessage for one of another version.
+    """
     check_system()
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     made.settimeout(ANSWER)
@@ -163,7 +169,10 @@ def connected(store: Path, name: str) -> Wire:
     wire = Wire(made)
     try:
         wire.check_peer("backend")
-        wire.greet()
+        wire.greet(ANSWER)
+    except Silent as error:
+        wire.close()
+        raise NotAnswering(silence(store, name, ANSWER)) from error
     except Gone as error:
         wire.close()
         raise NoBackend(f"the backend {name} in {store} does not answer: {error}") from error
@@ -171,6 +180,23 @@ def connected(store: Path, name: str) -> Wire:
         wire.close()
         raise
     return wire
+
+
+def silence(store: Path, name: str, seconds: float) -> str:
+    """What is known of a backend that has said nothing for so long."""
+    pid = next((entry.pid for entry in _entries(store / FOLDER) if entry.id == name), 0)
+    told = f"the backend {name}" + (f" (process {pid})" if pid else "")
+    if _is_stopped(pid):
+        return f"{told} is stopped: kill -CONT {pid} lets it go on"
+    return f"{told} has said nothing for {seconds:.0f} s: it hangs, or the machine is short of memory"
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a signal has stopped a process, as ctrl-Z does."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2].startswith(("T", "t"))
+    except (OSError, ValueError):
+        return False
 
 
 @contextlib.contextmanager

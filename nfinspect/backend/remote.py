@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from nfinspect.backend.client import answer, answered
-from nfinspect.backend.directory import connected, living
+from nfinspect.backend.directory import NotAnswering, connected, living
 from nfinspect.backend.protocol import BadMessage, Bytes, Columns, End, Opened, OpenRun, Query, RunEnded
 from nfinspect.backend.wire import Gone, Wire
 from nfinspect_store.connect import CATALOG, locked
@@ -31,6 +31,10 @@ from nfinspect_store.statements import listened
 from nfinspect_store.tables import RunTables
 
 ANSWERED = "answered"
+
+COMMIT = 60.0
+"""Seconds that a run may take to be opened: a commit that is under way is waited for."""
+
 LOSSY = ("HUGEINT", "UHUGEINT", "UUID", "BIT", "JSON", "TIME WITH TIME ZONE")
 """Types that Arrow has no equal of: what comes back is cast to them again."""
 
@@ -108,7 +112,7 @@ class RemoteConsole(Console):
 def run_under_way(path: Path) -> RunUnderWay | None:
     """The run at `path` as far as it is committed, if a backend of its store is writing it; None if none is.
 
-    Raises RunNotFound where nothing is committed yet.
+    Raises RunNotFound where nothing is committed yet, NotAnswering.
     """
     beat = read_heartbeat(path)
     if beat is None or not beat.alive:
@@ -119,11 +123,13 @@ def run_under_way(path: Path) -> RunUnderWay | None:
             continue
         try:
             wire = connected(store, entry.id)
+        except NotAnswering:
+            raise
         except NfinspectError:
             continue
         try:
             wire.send(OpenRun(str(path.resolve())))
-            return RunUnderWay(path, wire, answered(wire, Opened).commits)
+            return RunUnderWay(path, wire, answered(wire, Opened, COMMIT).commits)
         except (Gone, RunEnded):
             wire.close()
         except BaseException:

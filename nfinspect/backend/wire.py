@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import socket
 import struct
 import threading
@@ -18,6 +19,10 @@ SENDING = 60.0
 
 class Gone(NfinspectError):
     """The other side has ended, or was cut off."""
+
+
+class Silent(Gone):
+    """The other side has sent nothing for as long as it was waited for."""
 
 
 class NotAllowed(NfinspectError):
@@ -47,10 +52,10 @@ class Wire:
         if (found := self.peer()) != os.getuid():
             raise NotAllowed(f"expected a {what} of user {os.getuid()}, found one of user {found}: it is not talked to")
 
-    def greet(self) -> None:
-        """Exchange Hello. Raises BadMessage for another version."""
+    def greet(self, timeout: float | None = None) -> None:
+        """Exchange Hello. Raises BadMessage for another version, Silent after `timeout` seconds."""
         self.send(Hello())
-        found = self.receive(Hello, limit=4096).version
+        found = self.receive(Hello, timeout, limit=4096).version
         if found != VERSION:
             raise BadMessage(
                 f"expected version {VERSION} of the backend's protocol, found {found}: a backend and its clients must "
@@ -65,6 +70,17 @@ class Wire:
         except (OSError, ValueError) as error:
             raise Gone(f"the connection was lost: {getattr(error, 'strerror', None) or error}") from error
 
+    def answers(self, seconds: float) -> bool:
+        """Whether an answer to what was asked has begun to come, within so many seconds. Nothing may be left of the
+        answer before. Raises Gone.
+        """
+        poller = select.poll()
+        try:
+            poller.register(self._socket, select.POLLIN)
+            return bool(poller.poll(seconds * 1000))
+        except (OSError, ValueError) as error:  # closed meanwhile
+            raise Gone("the connection has ended") from error
+
     def receive(self, kind: type[Kind], timeout: float | None = None, limit: int = LINE) -> Kind:
         """The next message. Raises Gone at the end or after `timeout` seconds, and BadMessage for another kind."""
         message = self.receive_any(timeout, limit)
@@ -77,6 +93,8 @@ class Wire:
         try:
             self._socket.settimeout(timeout)
             line = self._read.readline(limit + 1)
+        except TimeoutError as error:
+            raise Silent(f"nothing came for {timeout:g} s") from error
         except (OSError, ValueError) as error:
             raise Gone(f"the connection was lost: {getattr(error, 'strerror', None) or error}") from error
         if not line:

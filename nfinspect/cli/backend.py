@@ -126,7 +126,7 @@ def idle_seconds(text: str) -> float:
 @json_option
 def backends(stopped: str | None, store: str | None, as_json: bool) -> None:
     """List the backends of a store, or end one."""
-    from nfinspect.backend.client import Backend, resume_line, statuses
+    from nfinspect.backend.client import Backend, resume_line, silent, statuses
     from nfinspect.backend.protocol import makes_a_run
 
     place = store_path(store).absolute()
@@ -139,6 +139,8 @@ def backends(stopped: str | None, store: str | None, as_json: bool) -> None:
         doing = f" while it ran {entry.job[0]}" if entry.job else ""
         further = f": {resume_line(entry.job)} continues" if makes_a_run(entry.job) else ""
         output.note(f"the backend {entry.id} was killed{doing}{further}")
+    for line in silent(place, {one.id for one in living}):
+        output.note(line)
     if as_json:
         output.document([document(one) for one in living])
     elif living:

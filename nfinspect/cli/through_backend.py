@@ -1,5 +1,6 @@
 """--backend: a command runs in a backend that holds its model, instead of loading it here."""
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -57,6 +58,7 @@ def backend_option(model_of: Callable[[Options], str] = usual_model) -> Callable
 def _run_there(model: str, store: str | None) -> int:
     """Run the command that this process was called with in a backend; returns its exit status."""
     from nfinspect.backend.client import Backend
+    from nfinspect.backend.directory import NotAnswering
 
     given = click.get_current_context().meta[GIVEN]
     with Backend.find(store_path(store).absolute(), model) as backend:
@@ -64,7 +66,8 @@ def _run_there(model: str, store: str | None) -> int:
         try:
             output.pass_on(job.printed())
         except KeyboardInterrupt:
-            backend.act(job.state.id, "cancel")
+            with contextlib.suppress(NotAnswering):  # then it is cancelled because this connection ends
+                backend.act(job.state.id, "cancel")
             raise
     return job.state.status or 0
 
@@ -78,10 +81,16 @@ class _Followed:
 
     def printed(self) -> Iterator[bytes]:
         """What it prints, as it prints it; its lines, and how far it is, go to stderr meanwhile."""
+        from nfinspect.backend.directory import NotAnswering
+
         line, offset = output.ProgressLine(), 0
         try:
             while not self.state.ended:
-                self.state = job = self._backend.wait(self.state)
+                try:
+                    self.state = job = self._backend.wait(self.state)
+                except NotAnswering as error:
+                    line.show(str(error), time.monotonic())
+                    continue
                 if job.notes:
                     line.end()
                     for note in job.notes:

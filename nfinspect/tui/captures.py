@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nfinspect.backend import client
-from nfinspect.backend.directory import NoBackend, living
+from nfinspect.backend.directory import NoBackend, NotAnswering, living
 from nfinspect.backend.protocol import JobState, Token, makes_a_run
 from nfinspect.model_files import lasting_name
 from nfinspect_store.byte_limits import needed_limit
@@ -49,7 +49,8 @@ class JobAt:
 
 @dataclass(frozen=True)
 class Seen:
-    """A capture as its backend tells of it. status: None if the backend did not live to tell; lost: why, in one line.
+    """A capture as its backend tells of it. status: None if the backend did not live to tell; lost: why, in one line;
+    silent: of a backend that lives, and says nothing.
 
     committed: whether its run can be read; tokens: the last that it has written, if it generates. needed: the byte
     limit that finishes its run, if its own has ended it: `job` has it already.
@@ -59,6 +60,7 @@ class Seen:
     job: JobState
     status: Status | None = None
     lost: str = ""
+    silent: str = ""
     committed: bool = False
     tokens: tuple[Token, ...] = ()
     needed: str = ""
@@ -90,9 +92,12 @@ class Watch:
         """
         try:
             self._seen = self._look()
+        except NotAnswering as error:
+            self._seen = replace(self._seen, silent=str(error))
         except (client.Lost, NoBackend) as error:
             if not self._seen.over and not self._closed:
-                self._seen = replace(self._seen, status=None, lost=str(error))
+                why = error.short if isinstance(error, client.Lost) else str(error)
+                self._seen = replace(self._seen, status=None, silent="", lost=why)
         return self._seen
 
     def _look(self) -> Seen:
@@ -105,7 +110,7 @@ class Watch:
             job = self._backend.wait(known)
         else:
             job = self._backend.wait(replace(known, version=-1))
-        seen = replace(self._seen, job=job)
+        seen = replace(self._seen, job=job, silent="")
         self._captures.remember(job)
         if job.ended:  # the backend may have ended with it
             with contextlib.suppress(NfinspectError):

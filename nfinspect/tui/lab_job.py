@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nfinspect.backend import client
-from nfinspect.backend.directory import NoBackend
+from nfinspect.backend.directory import NoBackend, NotAnswering
 from nfinspect.backend.protocol import JobState, Token
 from nfinspect.tui.lab import Setup, backend_options, command
 
@@ -20,13 +20,14 @@ from nfinspect.tui.lab import Setup, backend_options, command
 @dataclass(frozen=True)
 class Written:
     """How far it is. tokens: what both sides have read and written so far; loading: the model is not there yet;
-    document: what the command printed with --json, once it has ended well.
+    document: what the command printed with --json, once it has ended well; silent: of a backend that says nothing.
     """
 
     job: JobState
     tokens: tuple[Token, ...] = ()
     loading: bool = False
     document: Mapping[str, Any] | None = None
+    silent: str = ""
 
 
 class Experiment:
@@ -37,6 +38,9 @@ class Experiment:
         self.setup = setup
         self._backend: client.Backend | None = None
         self._closed = False
+        self._given_up = ""
+        """Why it is not waited for any more."""
+
         self._seen = Written(JobState(-1, (), "", "waiting", version=-1))
 
     def begin(self) -> Written:
@@ -56,6 +60,17 @@ class Experiment:
 
     def look(self) -> Written:
         """How far it is now. Raises Lost if its backend has ended."""
+        try:
+            return self._look()
+        except NotAnswering as error:
+            self._seen = replace(self._seen, silent=str(error))
+            return self._seen
+        except client.Lost as error:
+            if self._given_up:
+                return replace(self._seen, job=replace(self._seen.job, state="cancelled", line=self._given_up))
+            raise client.Lost(error.short) from error  # the lab has a key for what a command line would do
+
+    def _look(self) -> Written:
         assert self._backend is not None
         seen, backend = self._seen, self._backend
         known = seen.job
@@ -75,8 +90,12 @@ class Experiment:
 
     def cancel(self) -> None:
         if self._backend is not None and self._seen.job.id >= 0:
-            with client.Backend.connect(self._store, self._backend.id) as other:
-                other.act(self._seen.job.id, "cancel")
+            try:
+                with client.Backend.connect(self._store, self._backend.id) as other:
+                    other.act(self._seen.job.id, "cancel")
+            except NotAnswering as error:  # it is cancelled once the backend notices that nobody waits for it
+                self._given_up = str(error)
+                self.close()
 
     def close(self) -> None:
         """What has not ended is cancelled."""

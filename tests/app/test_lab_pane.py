@@ -384,6 +384,7 @@ async def test_an_error_is_one_line_and_nothing_is_lost(start: Start) -> None:
         experiment.now = Written(failed)
         await look(app)
         assert "! expected L0 to L3, found L99" in app.text and "zero L99/N1" in app.text
+        assert app.text.count("found L99") == 1 and app.status.strip() == "r runs it again"
         await app.press("y")
         assert "zero=['L99/N1']" in (state_dir() / "clipboard.txt").read_text()
 

@@ -103,6 +103,8 @@ def job_lines(seen: Seen, width: int, g: Glyphs) -> list[Cell | str]:
     if seen.over:
         why = seen.lost or job.line.removeprefix("nfinspect: ") or job.state
         pieces += ["\n", Cell(why, "good" if job.state == "done" else "bad"), "\n"]
+    elif seen.silent:
+        pieces += ["\n", Cell(seen.silent, "warn"), "\n"]
     elif seen.committed:
         pieces += ["\n", Cell("Enter", "bold"), " browses what is committed.\n"]
     if seen.tokens:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
@@ -231,6 +231,13 @@ class Pane(Widget):
             return "there is no row to open"
         arranges = action in ("filter", "sort", "sort_step", "invert")
         return "there are no rows to filter or sort" if arranges else ""
+
+    def key(self, action: str) -> str:
+        """The key of one of this place's actions, as the user has bound it."""
+        bound = next(one for one in type(self).BINDINGS if isinstance(one, Binding) and one.action == action)
+        if own := self.app._keymap.get(bound.id or ""):
+            bound = replace(bound, key=own.partition(",")[0].strip(), key_display=None)
+        return self.app.get_key_display(bound)
 
     @property
     def table(self) -> PagedTable:

@@ -82,14 +82,19 @@ class Experimenting:
                     self.failed = f"cancelled: {said}" if said else "cancelled"
                 else:
                     self.failed = said or f"it ended with status {job.status}"
-                self._pane.hub.say(self.failed, "warn" if job.state == "cancelled" else "bad")
+                self._say_failed("warn" if job.state == "cancelled" else "bad")
         self._changed()
 
     def _ended_badly(self, line: str) -> None:
         self.close()
         self.failed = line
-        self._pane.say_failed(line)
+        self._say_failed("bad")
         self._changed()
+
+    def _say_failed(self, tone: str) -> None:
+        """Why, where it does not stand in the pane anyway."""
+        here = self._pane.hub.pane is self._pane
+        self._pane.hub.say(f"{self._pane.key('start')} runs it again" if here else self.failed, tone)
 
     def cancel(self) -> None:
         if self._experiment is not None:
@@ -111,6 +116,8 @@ class Experimenting:
         written = self.written
         if written is None or (written.job.state == "waiting" and written.loading):
             return Cell("loading the model; x cancels", "dim")
+        if written.silent:
+            return Cell(f"{written.silent}; x cancels", "warn")
         if written.job.state == "waiting":
             return Cell("waiting for another job of the backend; x cancels", "dim")
         job = written.job

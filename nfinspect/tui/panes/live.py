@@ -165,7 +165,7 @@ class LivePane(Pane):
         from nfinspect.tui.captures import LIMIT
 
         more = f" with {LIMIT} {seen.needed}" if seen.needed else ""
-        return f"not all was captured; {self.app.get_key_display(_binding(self, 'resume'))} resumes it here{more}"
+        return f"not all was captured; {self.key('resume')} resumes it here{more}"
 
     def _open(self) -> None:
         opened = partial(self.hub.engine.open, self._run)
@@ -316,8 +316,4 @@ def _found(engine: Engine, run: str) -> JobAt | Seen | Progress | None:
 
 def _shape(seen: Seen) -> tuple[object, ...]:
     """What the keys and the breadcrumbs depend on."""
-    return seen.over, seen.committed, seen.job.state, seen.run
-
-
-def _binding(pane: LivePane, action: str) -> Binding:
-    return next(one for one in pane.BINDINGS if isinstance(one, Binding) and one.action == action)
+    return seen.over, seen.committed, seen.job.state, seen.run, bool(seen.silent)
