@@ -9,6 +9,7 @@ import glob
 import os
 import re
 import socket
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,6 +38,16 @@ ONE_DEVICE = ("auto", "cpu", "cuda", "cuda:0", "mps")
 
 ANSWER_SECONDS = 10
 """How long a cluster may take to accept a connection [own]."""
+
+FRAME_SECONDS = 5
+"""How long it may take then to say that it speaks HTTP/2, which is one trip there and back; as long as Ray's own
+gcs_rpc_server_connect_timeout_s."""
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""How a client of HTTP/2, as that of Ray is, begins: RFC 9113 section 3.4, with no settings."""
+
+FRAME, SETTINGS = 9, 4
+"""Bytes of a frame's head, of which the fourth is its type; the type of settings, which are of stream 0."""
 
 TRIES = 4
 """How often a part may be begun: a model that does not fit loses every worker that loads it [own]."""
@@ -95,8 +106,8 @@ def capture_with_ray(
 ) -> Path:
     """Capture what `request` asks for in `workers` parts, a Ray actor each, and merge them; returns the run's path.
 
-    address: of a cluster; '': the one on this machine, or one of our own. All see the store and the model under the
-    same paths. Raises NotInstalled without Ray, and what a capture and a merge raise.
+    address: of a cluster; '': the one on this machine, or one of our own; 'local': always one of our own. All see the
+    store and the model under the same paths. Raises NotInstalled without Ray, and what a capture and a merge raise.
     """
     ray = _ray()
     replace(request, shard=Shard(1, workers))  # raises RequestError for what has no parts
@@ -169,18 +180,38 @@ def _ray() -> Any:
 
 
 def _check_address(address: str) -> None:
-    """Raises CaptureError where nothing answers at HOST:PORT: Ray would ask for minutes, and say so on stderr."""
+    """Raises CaptureError where no cluster answers at HOST:PORT: Ray would ask for 20 seconds, and say so on stderr."""
     found = re.fullmatch(r"(?:ray://)?\[?([^/]+?)\]?:(\d{1,5})", address)
     if found is None:
         if address in ("", "auto", "local"):
             return
         raise RequestError(f"expected --ray=HOST:PORT, the address of a Ray cluster, found {address!r}")
     try:
-        socket.create_connection((found[1], int(found[2])), timeout=ANSWER_SECONDS).close()
+        with socket.create_connection((found[1], int(found[2])), timeout=ANSWER_SECONDS) as there:
+            speaks = os.environ.get("RAY_USE_TLS", "0") != "0" or _speaks_http2(there)
     except (OSError, OverflowError) as error:
         raise CaptureError(
             f"no Ray cluster answers at {address}: {getattr(error, 'strerror', None) or error}"
         ) from error
+    if not speaks:
+        raise CaptureError(f"no Ray cluster answers at {address}: something else listens there")
+
+
+def _speaks_http2(there: socket.socket) -> bool:
+    """Whether the other side begins as every server of HTTP/2 has to: with a frame of its settings."""
+    until = time.monotonic() + FRAME_SECONDS
+    said = b""
+    try:
+        there.sendall(PREFACE)
+        while len(said) < FRAME:
+            there.settimeout(max(0.001, until - time.monotonic()))
+            more = there.recv(FRAME - len(said))
+            if not more:
+                return False
+            said += more
+    except OSError:  # silence, or an end of the connection
+        return False
+    return said[3] == SETTINGS and said[5:] == bytes(4)
 
 
 def _gpus(ray: Any, device: str) -> int:
@@ -194,14 +225,18 @@ def _cluster(ray: Any, address: str, workers: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    _check_address(address or os.environ.get("RAY_ADDRESS", ""))
+    address = address or os.environ.get("RAY_ADDRESS", "")
+    _check_address(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    try:
-        ray.init(address=address or "auto", **quiet)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        if address:
-            raise CaptureError(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from error
-        # One of our own, with room for every worker however few processors there are.
+    joined = False
+    if address != "local":
+        try:
+            ray.init(address=address or "auto", **quiet)
+            joined = True
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            if address:
+                raise CaptureError(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from error
+    if not joined:  # one of our own, with room for every worker however few processors there are
         ray.init(address="local", num_cpus=max(workers, os.cpu_count() or 1), include_dashboard=False, **quiet)
     try:
         yield

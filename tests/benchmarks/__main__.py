@@ -9,7 +9,16 @@ import time
 
 from tests.benchmarks.report import options
 
-PAGED = ("bench_stages", "bench_growth", "bench_merge", "bench_bytes", "bench_large", "bench_analyses", "bench_tui")
+PAGED = (
+    "bench_stages",
+    "bench_growth",
+    "bench_merge",
+    "bench_workers",
+    "bench_bytes",
+    "bench_large",
+    "bench_analyses",
+    "bench_tui",
+)
 """Those that have a part of the page."""
 
 OTHERS = ("bench_store", "bench_capture", "bench_monitor", "bench_ngrams", "bench_experts")

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nfinspect_store.processors import processor_count
+from tests.benchmarks.curves import Column, draw
 from tests.benchmarks.feeding import Source, gated, record
 from tests.benchmarks.memory import peak_mb
 from tests.benchmarks.report import SMALLER, conditions, exponent, figure, options, table, tell
@@ -117,32 +118,18 @@ def rows_of(axis: str, sizes: tuple[Size, ...], found: list[Grown]) -> str:
     return table([axis, *(f"{n:,}" for n in at), "growth"], lines)
 
 
-def draw(found: dict[str, list[Grown]], sizes: dict[str, tuple[Size, ...]], path: Path) -> None:
-    """Seconds above, memory below, an axis a column. Text stays text, which keeps the file small."""
-    import matplotlib
-    from matplotlib.ticker import EngFormatter, MaxNLocator
-
-    from nfinspect.present.style import blank, line
-
-    look = {"svg.fonttype": "none", "svg.hashsalt": "growth", "font.family": "DejaVu Sans", "font.size": 8}
-    with matplotlib.rc_context(look):
-        whole = blank((2.4 * len(found), 4.4))
-        grid = whole.subplots(2, len(found), squeeze=False)
-        for column, (axis, grown) in zip(grid.T, found.items(), strict=True):
-            at = [size.at for size in sizes[axis]]
-            for axes, field in zip(column, (field_of(axis), "peak"), strict=True):
-                axes.plot(at, [getattr(one, field) for one in grown], **line(0))
-                axes.set_xlim(0, 1.05 * at[-1])
-                axes.set_ylim(0, 1.1 * max(getattr(one, field) for one in grown))
-                axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-                axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-                axes.yaxis.set_major_locator(MaxNLocator(5))
-            column[1].set_xlabel(axis)
-            if field_of(axis) == "passed":
-                column[0].set_ylabel("seconds that passed")
-        grid[0][0].set_ylabel("seconds of the processor")
-        grid[1][0].set_ylabel("MB above the start")
-        whole.savefig(path, format="svg", metadata={"Date": None})
+def column(axis: str, sizes: tuple[Size, ...], found: list[Grown], *, first: bool) -> Column:
+    """The curves of one axis. first: whether it stands at the left, where the labels are."""
+    field = field_of(axis)
+    label = "seconds that passed" if field == "passed" else "seconds of the processor" if first else ""
+    return Column(
+        axis,
+        [size.at for size in sizes],
+        {"": [getattr(one, field) for one in found]},
+        {"": [one.peak for one in found]},
+        label,
+        "MB above the start" if first else "",
+    )
 
 
 def main(words: list[str] | None = None) -> None:
@@ -173,7 +160,8 @@ def main(words: list[str] | None = None) -> None:
     )
     if chosen.page:
         place = chosen.page.parent / "growth.svg"
-        draw(found, sizes, place)
+        of_axes = enumerate(found.items())
+        draw([column(axis, sizes[axis], grown, first=not number) for number, (axis, grown) in of_axes], place)
         lines.append(f"![Time and memory of recording against its sizes]({place.name})")
     tell("bench-growth", "\n\n".join(lines), chosen.page)
 

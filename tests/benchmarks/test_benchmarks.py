@@ -12,6 +12,7 @@ from benchmarks.report import put
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "benchmarks.md"
+DRAWN = {"bench_growth": ["growth.svg"], "bench_workers": ["workers.svg"]}
 NAMES = sorted(path.stem for path in Path(__file__).parent.glob("bench_*.py"))
 
 
@@ -54,7 +55,7 @@ def test_every_benchmark_runs(name: str, tmp_path: Path) -> None:
         assert "no measurement" in after[own] and "| ---" in after[own]
     assert not [*tmp_path.rglob("*.duckdb")], "no run is left behind"
     drawn = [path.name for path in tmp_path.glob("*.svg")]
-    assert drawn == (["growth.svg"] if name == "bench_growth" else [])
+    assert drawn == DRAWN.get(name, [])
     assert all((tmp_path / file).stat().st_size < 60_000 for file in drawn)
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -186,6 +187,61 @@ def test_where_no_cluster_answers_is_told_at_once(
     with pytest.raises(error, match=says) as caught:
         capture_with_ray(request_, 2, address.format(port=free_port()), Listener())
     assert "\n" not in str(caught.value) and time.monotonic() - start < 3 * ANSWER_SECONDS
+
+
+@contextmanager
+def listener(says: bytes | None, after: float = 0) -> Iterator[str]:
+    """The address of what is no cluster. says: to whoever connects, `after` seconds after it was spoken to; None:
+    nothing."""
+    with socket.socket() as there:
+        there.bind(("127.0.0.1", 0))
+        there.listen()
+
+        def answer() -> None:
+            with suppress(OSError):
+                while True:
+                    one, _ = there.accept()
+                    connections.append(one)
+                    if says is not None and one.recv(1):
+                        time.sleep(after)
+                        one.sendall(says)
+
+        connections: list[socket.socket] = []
+        answering = threading.Thread(target=answer)
+        answering.start()
+        try:
+            yield f"127.0.0.1:{there.getsockname()[1]}"
+        finally:
+            there.shutdown(socket.SHUT_RDWR)
+            answering.join()
+            for one in connections:
+                one.close()
+
+
+@pytest.mark.parametrize("says", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.7\r\n", b"\0", b"", None])
+def test_what_listens_and_is_no_cluster_is_refused_within_seconds(
+    says: bytes | None, request_: CaptureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself would try for 20 seconds."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'nfinspect[ray]'")
+    from nfinspect.capturing import ray_workers
+
+    assert ray_workers.FRAME_SECONDS <= 5
+    monkeypatch.setattr(ray_workers, "FRAME_SECONDS", 0.3)
+    with (
+        listener(says) as address,
+        pytest.raises(CaptureError, match=rf"^no Ray cluster answers at {address}: something else listens there$"),
+    ):
+        ray_workers.capture_with_ray(request_, 2, address, Listener())
+
+
+def test_a_server_far_away_is_no_other_thing() -> None:
+    """The head of a frame of settings, as gRPC begins, over a link of 300 ms there and 300 ms back."""
+    from nfinspect.capturing.ray_workers import _check_address
+
+    with listener(bytes([0, 0, 24, 4, 0, 0, 0, 0, 0]) + bytes(24), after=0.6) as address:
+        _check_address(address)
+        _check_address(f"ray://{address}")
 
 
 def test_without_ray_the_line_that_installs_it_is_told(
