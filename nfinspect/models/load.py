@@ -20,7 +20,15 @@ from .errors import BrokenCheckpoint, ModelError, NonFiniteWeights, UnsupportedM
 from .gguf import check_gguf, gguf_types
 from .hub import one_line, resolve
 from .loaded import LoadedModel
-from .quantised import check_method, check_packages, is_quantised, quantisation, unpack
+from .quantised import (
+    check_experts,
+    check_loaded_experts,
+    check_method,
+    check_packages,
+    is_quantised,
+    quantisation,
+    unpack,
+)
 from .resident import Asked, resident
 from .sites import blocks
 from .weights import read_weights
@@ -111,6 +119,8 @@ def load_model(
     method = None if gguf else quantisation(config)
     if method is not None:
         check_method(config, found.directory)
+        if found.kind == "safetensors":
+            check_experts(config, method, found.directory)
         check_packages(method, found.directory)
     if isinstance(place, str):
         options["device_map"] = place
@@ -122,7 +132,10 @@ def load_model(
         kept = gguf_types(found.directory / found.file)
         notes.append(f"{found.file} holds {kept} weights: they are dequantised to {str(model.dtype)[6:]}")
     if method is not None:
+        check_loaded_experts(model, method, found.directory)
         used = "they are used as they are" if is_quantised(model) else f"they are dequantised to {str(model.dtype)[6:]}"
+        if is_quantised(model) and any(hasattr(module, "is_concatenated") for module in model.modules()):
+            used += ", those of experts as numbers"
         notes.append(f"{found.directory} holds weights quantised by {method}: {used}")
     elif not isinstance(place, str):
         model = move(model, place)

@@ -4,12 +4,14 @@ What a quantised projection computes with is asked of the projection itself, nev
 (nfinspect.experiments.projection_weights).
 """
 
+import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
@@ -85,6 +87,45 @@ def check_packages(method: str, directory: Path) -> None:
             f"expected the packages that read weights quantised by {method}, found no {' or '.join(missing)} for "
             f"{directory}: pip install {' '.join(missing)}"
         )
+
+
+UNPACKED = ("compressed-tensors", "fp8")
+"""Methods whose packed weights of experts transformers turns into numbers as it puts the experts of a layer into one
+tensor. For the others it keeps the codes, and passes over the scales."""
+
+_PACKED_EXPERT = re.compile(r"experts\.\d+\..*\.(SCB|qweight|weight\.absmax)$")
+"""How bitsandbytes, GPTQ and AWQ name what they keep of one expert's projection."""
+
+
+def check_experts(config: Any, method: str, directory: Path) -> None:
+    """Raises UnsupportedModel for a mixture whose experts are packed in a way that transformers does not unpack.
+
+    directory: of safetensors. Llama 4 is left to transformers, which gives its experts modules of their own.
+    """
+    if method in UNPACKED or "llama4" in config.model_type:
+        return
+    for file in sorted(directory.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as weights:
+            packed = next(filter(_PACKED_EXPERT.search, weights.keys()), None)
+        if packed is not None:
+            raise _packed_experts(packed, method, directory)
+
+
+def check_loaded_experts(model: nn.Module, method: str, directory: Path) -> None:
+    """Raises UnsupportedModel where the experts of a loaded model are codes without a scale."""
+    for name, module in model.named_modules():
+        if hasattr(module, "is_concatenated"):
+            own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+            codes = [one for one, held in own if not held.is_floating_point() and "proj" in one]
+            if codes and not any("scale" in one for one, _ in own):
+                raise _packed_experts(f"{name}.{codes[0]}", method, directory)
+
+
+def _packed_experts(name: str, method: str, directory: Path) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"expected the experts of a mixture as numbers, or packed by {' or '.join(UNPACKED)}, found {name} packed by "
+        f"{method} in {directory}: transformers keeps a layer's experts in one tensor, and would take the codes for it"
+    )
 
 
 def _installed(module: str) -> bool:

@@ -70,7 +70,7 @@ class _Report(logging.Handler):
     @property
     def cause(self) -> str:
         """The first weights that could not be converted, and why; '' if nothing was reported."""
-        name = re.search(r"^(\S+)\s*\|\s*CONVERSION", self.text, re.MULTILINE)
+        name = re.search(r"^(\S.*?)\s*\|\s*CONVERSION", self.text, re.MULTILINE)
         error = re.search(r"^(\w*(?:Error|Exception): .+)$", self.text, re.MULTILINE)
         return f"{name[1]}: {error[1][:200]}" if name and error else ""
 
@@ -115,9 +115,10 @@ def _readable(directory: Path, report: _Report, method: str | None) -> Iterator[
                 f"expected the GPUs and the main memory to hold the weights in {directory}, found too little: try "
                 "--dtype bfloat16, or a smaller model"
             ) from error
-        if method is not None and not report.cause:
+        if method is not None and (not report.cause or "experts" in report.cause):
             raise UnsupportedModel(
-                f"expected weights quantised by {method} that load here, found in {directory}: {one_line(error)}"
+                f"expected weights quantised by {method} that load here, found in {directory}: "
+                f"{report.cause or one_line(error)}"
             ) from error
         raise BrokenCheckpoint(
             f"expected weights that transformers can load in {directory}, found {report.cause or one_line(error)}"

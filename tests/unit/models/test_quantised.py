@@ -237,6 +237,131 @@ def test_what_reads_weights_computes_with_dequantised_ones(quantised: tuple[str,
     assert off <= (5e-2 if name in ROUNDING else 1e-4)
 
 
+MIXTURES = [name for name in FORMATS if name != "compressed-tensors int8"]
+"""Formats of which a mixture loads: bitsandbytes and torchao leave its experts as they are, the others are unpacked."""
+
+
+def four_bits(name: str, weight: Tensor) -> tuple[Weights, Tensor]:
+    """As checkpoints of transformers 4 hold each expert's projection."""
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    codes, state = quantize_4bit(weight.contiguous(), quant_type="nf4")
+    kept = {f"{name}weight.{key}": value for key, value in state.as_dict(packed=True).items()}
+    return {f"{name}weight": codes, **kept}, dequantize_4bit(codes, state)
+
+
+def eight_bits(name: str, weight: Tensor) -> tuple[Weights, Tensor]:
+    scale = weight.abs().amax(1)
+    codes = (weight / scale[:, None] * 127).round().to(torch.int8)
+    return {f"{name}weight": codes, f"{name}SCB": scale}, codes * scale[:, None] / 127
+
+
+def without_scale(name: str, weight: Tensor) -> tuple[Weights, Tensor]:
+    held, numbers = eight_bits(name, weight)
+    return {key: value for key, value in held.items() if "experts" not in key or not key.endswith("SCB")}, numbers
+
+
+def packed(name: str, weight: Tensor) -> tuple[Weights, Tensor]:
+    """As GPTQ and AWQ name it; what is in it is not read."""
+    return {f"{name}qweight": torch.zeros(1, 1, dtype=torch.int32)}, weight
+
+
+BITS_4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+BITS_8 = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+REFUSED: dict[str, tuple[str, Make, str]] = {
+    "bitsandbytes 4 bits": (
+        "bitsandbytes",
+        by_hand(four_bits, BITS_4),
+        r"experts\.\d\.\w+\.weight\.absmax packed by bits",
+    ),
+    "bitsandbytes 8 bits": (
+        "bitsandbytes",
+        by_hand(eight_bits, BITS_8),
+        r"experts\.\d\.\w+\.SCB packed by bitsandbytes",
+    ),
+    "codes alone": ("bitsandbytes", by_hand(without_scale, BITS_8), r"mlp\.experts\.\w+_proj packed by bitsandbytes"),
+    "gptq": (
+        "torch",
+        by_hand(packed, {"quant_method": "gptq", "bits": 4}),
+        r"experts\.\d\.\w+\.qweight packed by gptq",
+    ),
+    "awq": ("torch", by_hand(packed, {"quant_method": "awq", "bits": 4}), r"experts\.\d\.\w+\.qweight packed by awq"),
+    "compressed-tensors int8": (
+        "compressed_tensors",
+        compressed(8),
+        r"load here, found in .*mlp\.experts\.gate_up_proj: ",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four experts of 128 neurons, of which a token passes two; in the layout of published checkpoints."""
+    torch.manual_seed(0)
+    config = tf.Qwen3MoeConfig(
+        vocab_size=VOCAB, pad_token_id=0, bos_token_id=1, eos_token_id=2, hidden_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16, intermediate_size=128, moe_intermediate_size=128,
+        num_experts=4, num_experts_per_tok=2, max_position_embeddings=64,
+    )  # fmt: skip
+    model = tf.Qwen3MoeForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    directory = tmp_path_factory.mktemp("mixture")
+    model.save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_neurons_of_experts_are_those_of_the_weights_as_numbers(name: str, mixture: Path, tmp_path: Path) -> None:
+    """Computed by hand from what the experts are given, with what the format makes of each expert's projections."""
+    package, _, make = FORMATS[name]
+    pytest.importorskip(package, reason=f"{package} reads this format: make test-quantised")
+    weights = {**load_file(mixture / "model.safetensors"), **make(mixture, tmp_path / "model")}
+    word_tokenizer().save_pretrained(tmp_path / "model")
+    loaded = load_model(tmp_path / "model", device="cpu")
+    used = "dequantised to float32" if name == "fp8" else "used as they are, those of experts as numbers"
+    assert any(note.endswith(f": they are {used}") for note in loaded.notes)
+    with nf.capture(loaded.model, loaded.tokenizer, PROMPTS, run="run", store=tmp_path, sites=("mlp", "resid")) as run:
+        tokens = run.sql("SELECT prompt_idx, token_id FROM tokens ORDER BY token_idx").fetchall()
+        found = [np.asarray(run.activations("mlp", layer)) for layer in (0, 1)]
+        streams = [np.asarray(run.activations("resid", layer)) for layer in (0, 1)]
+    given: list[list[tuple[Tensor, Tensor]]] = [[], []]
+    passed: list[list[Tensor]] = [[], []]
+    for layer, block in enumerate(loaded.model.model.layers):
+        block.mlp.experts.register_forward_pre_hook(lambda m, args, layer=layer: given[layer].append(args[:2]))
+        block.register_forward_hook(lambda m, args, out, layer=layer: passed[layer].append(out[0]))
+    for prompt in range(len(PROMPTS)):
+        with torch.no_grad():
+            loaded.model(torch.tensor([[token for p, token in tokens if p == prompt]]))
+    rough = 5e-2 if name == ROUNDS_INPUT else 1e-2 if name in ROUNDING else 1e-4
+    for layer in (0, 1):
+        expected = np.full_like(found[layer], np.nan)
+        hidden, chosen = (torch.cat([one[i] for one in given[layer]]) for i in (0, 1))
+        for expert in range(4):
+            gate, up = (
+                hidden @ weights[f"model.layers.{layer}.mlp.experts.{expert}.{of}_proj.weight"].T
+                for of in ("gate", "up")
+            )
+            there = (chosen == expert).any(1).numpy()
+            values = (torch.nn.functional.silu(gate) * up).numpy()
+            expected[there, expert * 128 : (expert + 1) * 128] = values[there]
+        for mine, wanted in ((found[layer], expected), (streams[layer], torch.cat(passed[layer]).numpy())):
+            np.testing.assert_allclose(mine, wanted, rtol=0, atol=rough * np.nanmax(np.abs(wanted)))
+
+
+@pytest.mark.parametrize("name", list(REFUSED))
+def test_experts_that_would_be_taken_for_other_numbers_are_refused(name: str, mixture: Path, tmp_path: Path) -> None:
+    """transformers itself loads those of 8 bits, with codes in place of weights."""
+    package, make, says = REFUSED[name]
+    pytest.importorskip(package, reason=f"{package} reads this format: make test-quantised")
+    make(mixture, tmp_path / "model")
+    word_tokenizer().save_pretrained(tmp_path / "model")
+    with pytest.raises(UnsupportedModel, match=says) as error:
+        load_model(tmp_path / "model", device="cpu")
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("method", ["gptq", "awq"])
 def test_formats_without_a_package_for_the_cpu_are_refused(method: str, base: Path, tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
