@@ -107,6 +107,11 @@ def parse_filter(text: str, set_of: Callable[[str], Sequence[Address]] = no_sets
     return reduce(Condition.either, every)
 
 
+def narrowed(text: str, condition: str) -> str:
+    """The filter that passes what passes `text` and the condition, too: into each of the parts that `or` joins."""
+    return " or ".join(f"{part} and {condition}" for part in OR.split(text.strip())) if text.strip() else condition
+
+
 def place_of(term: str) -> dict[str, int]:
     """The `layer` and the `neuron` that `L2`, `N32` or `L2/N32` names; empty if the term is no such place."""
     match = _PLACE.fullmatch(term)

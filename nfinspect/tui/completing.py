@@ -79,7 +79,7 @@ def complete_target(text: str, there: Known) -> tuple[str, Sequence[str]]:
 
 
 def _first_words(head: str, there: Known) -> list[str]:
-    words = [*WORDS, *CLASSES, *there.aliases, *(f"@{name}" for name in there.sets)]
+    words = [*WORDS, *CLASSES, *there.aliases, *(f"@{name}" for name in there.sets), *there.runs, *there.trainings]
     return [*words, *_addresses(head, there)]
 
 

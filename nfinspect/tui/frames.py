@@ -168,7 +168,7 @@ def _moves(cell: Cell) -> str:
     """
     if not cell or _ONE_CELL.fullmatch(cell):
         return ""
-    base, *marks = cell
+    base, marks = cell[0], cell[1:]
     if any(unicodedata.category(mark) not in ("Mn", "Me") and ord(mark) not in _JOIN_ALIKE for mark in marks):
         return "sign"
     if unicodedata.category(base) == "Mc":

@@ -41,7 +41,7 @@ TAKEN = frozenset((*WORDS, *CLASSES, "q", "exit"))
 
 EXPECTED = (
     "L12/N3071, L12, a class such as dead, trace CONCEPT, overlap, walk PROMPT, lab PROMPT, sql, layers, "
-    "neurons, runs, capture MODEL, live RUN, "
+    "neurons, runs, a run's name, capture MODEL, live RUN, "
     f"watch NAME, compare A,B, diff A B, marks, @SET, analyses, {', '.join(ANALYSES)} or quit"
 )
 
@@ -83,7 +83,12 @@ def go_to(app: Hub, text: str) -> None:
     """Raises RequestError for a target that cannot be read or is not there."""
     if not text:
         return
-    target = parse_target(text)
+    try:
+        target = parse_target(text)
+    except RequestError:
+        if (found := next((one for one in app.listed if one.name == text.strip()), None)) is None:
+            raise
+        target = Target("watch" if found.kind == "history" else "runs", rest=found.name)
     match target.word:
         case "quit":
             app.action_leave()

@@ -48,13 +48,15 @@ class Sheet:
 class Share:
     """One value of a column, or a bin from `low` to `high` (high belongs to the next bin, but in the last one).
 
-    condition: the filter that these rows pass; empty for what is undefined, and for the words that are not listed.
+    value: the number that `label` writes. condition: the filter that these rows pass; empty for what is undefined, and
+    for the words that are not listed.
     """
 
     label: str
     count: int
     share: float
     condition: str = ""
+    value: float | None = None
     low: float | None = None
     high: float | None = None
 
@@ -62,7 +64,7 @@ class Share:
 @dataclass(frozen=True)
 class Described:
     """The figures of a column. std: with n in the denominator. commonest: the most frequent value, and how often it
-    occurs. Figures are None for words.
+    occurs. Figures are None for words; value: the number that `commonest` writes.
     """
 
     column: str
@@ -74,6 +76,7 @@ class Described:
     mean: float | None = None
     std: float | None = None
     quantiles: tuple[float, ...] | None = None  # minimum, 25 %, median, 75 %, maximum
+    value: float | None = None
 
 
 def values_of(rows: Sequence[Any], key: str, value: Callable[[Any, str], Any]) -> tuple[list[Any], int]:
@@ -102,12 +105,13 @@ def frequencies(rows: Sequence[Any], key: str, value: Callable[[Any, str], Any])
         for place, count in enumerate(counts.tolist()):
             low, high = float(edges[place]), float(edges[place + 1])
             sign = "<=" if place == BINS - 1 else "<"
-            shares.append(Share("", count, count / total, f"{key}>={low!r} and {key}{sign}{high!r}", low, high))
+            shares.append(Share("", count, count / total, f"{key}>={low!r} and {key}{sign}{high!r}", None, low, high))
     else:
         counted = Counter(known)
         in_turn = sorted(counted.items()) if column is not None else counted.most_common()
         for word, count in in_turn[:MOST]:
-            shares.append(Share(_word(word), count, count / total, f"{key}={_word(word)}"))
+            value = None if column is None else word
+            shares.append(Share(_word(word), count, count / total, f"{key}={_word(word)}", value))
         if rest := sum(count for _, count in in_turn[MOST:]):
             shares.append(Share(f"{len(in_turn) - MOST:,} others", rest, rest / total))
     if undefined:
@@ -126,17 +130,22 @@ def described(rows: Sequence[Any], key: str, title: str, value: Callable[[Any, s
         return Described(*about)
     quantiles = tuple(float(x) for x in np.quantile(column, (0, 0.25, 0.5, 0.75, 1)))
     std = float(column.std()) if quantiles[0] < quantiles[-1] else 0.0  # rounding would leave 1e-19 of one value
-    return Described(*about, float(column.mean()), std, quantiles)
+    return Described(*about, float(column.mean()), std, quantiles, commonest)
+
+
+def titled(columns: Sequence[Column]) -> list[tuple[str, str]]:
+    """Key and title of the columns that have a key. A column of addresses is one of layers: by them it is sorted."""
+    return [(one.key, "layer" if one.key == "layer" else one.title) for one in columns if one.key]
 
 
 def drawn(of: str, columns: Sequence[Column], rows: Sequence[Any], g: Glyphs) -> Sheet | None:
     """The sheet of a table as it is drawn: its texts, and numbers where they are some, with the digits that are shown.
     None without a column.
     """
-    titled = {column.title: column for column in columns if column.title}
+    named = {column.title: column for column in columns if column.title}
 
     def value(row: Any, title: str) -> Any:
-        text = titled[title].cell(row, WHOLE).text.strip()
+        text = named[title].cell(row, WHOLE).text.strip()
         number = text.replace(",", "").removesuffix("%").strip()
         if not text or text == g.none:
             return None
@@ -148,7 +157,12 @@ def drawn(of: str, columns: Sequence[Column], rows: Sequence[Any], g: Glyphs) ->
         except ValueError:
             return text
 
-    return Sheet(of, [(title, title) for title in titled], lambda: rows, value) if titled else None
+    return Sheet(of, [(title, title) for title in named], lambda: rows, value) if named else None
+
+
+def people(value: float) -> str:
+    """A number of a column for people: 1,811, 0.5, 0.01435671."""
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 10**15 else f"{value:.7g}"
 
 
 def _word(value: object) -> str:

@@ -67,6 +67,18 @@ async def test_a_set_is_named_listed_filtered_and_cleared(start: Start, tmp_path
         assert app.status == "no set @cold: this run has @hot"
 
 
+async def test_one_neuron_is_one_and_the_line_names_its_set(start: Start, tmp_path: Path) -> None:
+    async with start(size=SMALL) as app:
+        await app.press("n", "space", "O")
+        assert "@marked 1 neuron of mlp" in app.text and "of 1 marked neuron in the top 10" in app.text
+        assert "$ nfinspect marks --run demo --set marked" in app.text
+        await app.press("m")
+        await app.type("h")
+        await app.press("enter")
+        assert app.status == "@h holds 1 neuron: :@h lists it, filters and commands take @h"
+        assert " notes " in app.text and "#h" in app.text
+
+
 async def test_notes_and_tags_are_written_and_seen_in_lists(start: Start, tmp_path: Path) -> None:
     async with start() as app:
         await app.press("n", "enter", "N")

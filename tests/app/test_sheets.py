@@ -130,6 +130,27 @@ async def test_a_filter_stays_and_the_way_back_leads_past_the_description(start:
     engine.close()
 
 
+async def test_numbers_are_for_people_and_a_value_narrows_every_part_of_an_or(start: Start, store: Path) -> None:
+    engine = Engine(store)
+    async with start(engine, "planted", size=(120, 40)) as app:
+        await app.press("n", "slash")
+        await app.type("L1 and max>0 or N3")
+        await app.press("enter", "D")
+        rows = [line[2:].split() for line in app.lines if line.rstrip().endswith(")")]
+        told = {row[0]: row[-2] for row in rows}
+        assert told["tokens"] == "1,200" and max(map(len, told.values())) < 12, told
+        assert told["layer"] == "1" and "neuron" not in told
+        await app.press("escape", "F")
+        await app.type("class")
+        await app.press("enter")
+        chosen = app.pane._rows[-1]
+        await app.press("G", "enter")
+        assert app.pane._query.filter == f"L1 and max>0 and {chosen.condition} or N3 and {chosen.condition}"
+        assert app.pane.table.total == chosen.count
+        assert app.status == ""
+    engine.close()
+
+
 def test_lists_are_counted_by_what_they_hold() -> None:
     rows = [([1, 2],), ([1, 2],), ([3],)]
     assert [(s.label, s.count) for s in frequencies(rows, "0", lambda row, key: row[0])] == [("[1, 2]", 2), ("[3]", 1)]

@@ -28,12 +28,13 @@ THERE = Known(
 @pytest.mark.parametrize(
     ("typed", "word", "offered"),
     [
-        ("tr", "tr", ["trace"]),
+        ("tr", "tr", ["trace", "train"]),
         ("trace vi", "vi", ["vietnam", "vienna"]),
         ("trace ", "", ["tulip", "vietnam", "vienna"]),
         ("sat", "sat", ["saturated"]),
         ("@", "@", ["@hot"]),
         ("v", "v", ["vv"]),
+        ("bef", "bef", ["before"]),
         ("L1", "L1", ["L1/N"]),
         ("L", "L", [*(word for word in WORDS if word.startswith("l")), "L0", "L1", "L10"]),
         ("resid:", "resid:", ["resid:L0"]),
@@ -177,3 +178,17 @@ async def test_an_answer_does_not_take_the_place_of_a_line_that_is_typed(start: 
         assert app.app.screen.query_one(PromptInput).value == "tra"
         await app.press("escape", "j")
         assert app.pane.table.cursor == 1
+
+
+async def test_a_run_is_opened_by_its_name(start: Start, store: Path) -> None:
+    engine = Engine(store)
+    async with start(engine, None) as app:
+        await app.press("colon")
+        await app.type("stats")
+        await app.press("enter")
+        assert app.crumbs == "nfinspect > stats"
+        await app.press("colon")
+        await app.type("sta")
+        await app.press("enter")
+        assert "a run's name" in app.status and "found 'sta'" in app.status
+    engine.close()

@@ -66,7 +66,7 @@ def note_column(
     def cell(row: NeuronRow | tuple[int, int], width: int) -> Cell:
         return Cell(text(row if isinstance(row, tuple) else (row.layer, row.neuron)), "accent")
 
-    return Column("notes", min(NOTE_CELLS, max(cell_len(text(n)) for n in told)), cell)
+    return Column("notes", min(NOTE_CELLS, max(len("notes"), *(cell_len(text(n)) for n in told))), cell)
 
 
 def neuron_columns(g: Glyphs) -> list[Column]:

@@ -74,7 +74,7 @@ class MarkedPane(TracedPane):
 
     @property
     def equivalent(self) -> tuple[str, ...]:
-        return ("marks", "--run", self.session.name, *(() if self._set == MARKED else ("--set", self._set)))
+        return ("marks", "--run", self.session.name, "--set", self._set)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return action != "site" and super().check_action(action, parameters)  # the neurons are those of one site
@@ -146,11 +146,11 @@ class MarkedPane(TracedPane):
         self.hub.update_trail()
         others = [a for a in self._addresses() if a.site != self.site]
         more = f" and {len(others):,} at {', '.join(sorted({str(a.site) for a in others}))}" if others else ""
-        what = f"{len(neurons):,} neurons of {self.site}{more}"
+        what = f"{counted(len(neurons), 'neuron')} of {self.site}{more}"
         head = [Cell("v ", "bold"), Cell(f"@{self._set}", "accent"), f" {what}", *self.choices()]
         held = [f"{c} {sum(n in there for n in neurons):,}" for c, there in ranks.items()]
-        word = "marked neurons" if self._set == MARKED else "neurons"
-        totals = f"of {len(neurons):,} {word} in the top {self.request.top}: {', '.join(held)}" if held else ""
+        word = "marked neuron" if self._set == MARKED else "neuron"
+        totals = f"of {counted(len(neurons), word)} in the top {self.request.top}: {', '.join(held)}" if held else ""
         rows: list[list[Cell | str]] = [list(head), [Cell(totals, "dim")], *notes_of(*self._traces)]
         if self.hub.marks.problem:
             rows.append([Cell(f"of this session only: {self.hub.marks.problem}", "warn")])

@@ -94,19 +94,17 @@ class NeuronsPane(ClassedPane):
         )
 
     def sheet(self) -> Sheet:
-        from nfinspect.tui.sheets import Sheet
+        from nfinspect.tui.sheets import Sheet, titled
 
-        columns = [(c.key, c.title) for c in self.table.columns if c.key]
+        columns = titled(self.table.columns)
         rows = partial(_all_rows, self.session, self._query)
         return Sheet(self.crumb, columns, rows, _value, self._query.sort, self._narrow)
 
     def _narrow(self, condition: str) -> None:
         """Of the listed neurons those that pass another condition, too."""
-        before = self._query.filter
-        if before and " or " in before:
-            self.hub.say("the filter has an or: clear it first (/), then count again", "warn")
-            return
-        self._change(filter=f"{before} and {condition}" if before else condition)
+        from nfinspect.analysis.filters import narrowed
+
+        self._change(filter=narrowed(self._query.filter or "", condition))
 
     def compose(self) -> ComposeResult:
         yield Headline(id="tabs")

@@ -13,7 +13,7 @@ from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.panes.base import Pane
 from nfinspect.tui.panes.exporting import Export
 from nfinspect.tui.places import place
-from nfinspect.tui.sheets import Described, Share, Sheet, described, frequencies
+from nfinspect.tui.sheets import Described, Share, Sheet, described, frequencies, people
 from nfinspect.tui.widgets.headline import Headline
 from nfinspect.tui.widgets.paged_table import Column, PagedTable
 from nfinspect.tui.widgets.text_block import TextBlock
@@ -102,7 +102,8 @@ class FrequencyPane(SheetPane):
 
         def label(row: Share, width: int) -> Cell:
             if row.low is None:
-                return Cell(row.label, "" if row.condition else "dim")
+                told = row.label if row.value is None else people(row.value)
+                return Cell(told, "" if row.condition else "dim")
             return Cell(f"{number(row.low, g, room=12)} to {number(row.high, g, room=12)}")
 
         def bar(row: Share, width: int) -> Cell:
@@ -151,6 +152,10 @@ class DescribePane(SheetPane):
         def quantile(place: int) -> Any:
             return lambda r, w: Cell(number(None if r.quantiles is None else r.quantiles[place], g, room=w))
 
+        def commonest(row: Described, width: int) -> Cell:
+            told = row.commonest if row.value is None else people(row.value)
+            return Cell(f"{told} ({count(row.times, g)})" if row.times else "")
+
         return [
             Column("column", 12, lambda r, w: Cell(r.column, "bold")),
             Column("differ", 7, lambda r, w: Cell(count(r.different, g)), "right"),
@@ -162,8 +167,7 @@ class DescribePane(SheetPane):
             Column("max", 8, quantile(4), "right"),
             Column("25 %", 8, quantile(1), "right"),
             Column("75 %", 8, quantile(3), "right"),
-            Column("commonest", 14, lambda r, w: Cell(f"{r.commonest} ({count(r.times, g)})" if r.times else ""),
-                   flex=True),
+            Column("commonest", 14, commonest, flex=True),
         ]  # fmt: skip
 
     def computed(self, rows: Sequence[Any]) -> Sequence[Described]:

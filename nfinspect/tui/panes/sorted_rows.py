@@ -78,9 +78,9 @@ class SortedRows:
 
     def sheet(self) -> Sheet | None:
         """The rows on screen, by their columns with a key."""
-        from nfinspect.tui.sheets import Sheet
+        from nfinspect.tui.sheets import Sheet, titled
 
-        columns = [(column.key, column.title) for column in self._columns() if column.key]
+        columns = titled(self._columns())
         if self.shown is None or not columns:
             return None
         rows = self.shown.rows
@@ -88,10 +88,9 @@ class SortedRows:
 
     def _narrow(self, condition: str) -> None:
         """Of the rows on screen those that pass another condition, too."""
-        if " or " in self.filter:
-            self._pane.hub.say("the filter has an or: clear it first (/), then count again", "warn")
-        else:
-            self._put_filter(f"{self.filter} and {condition}" if self.filter else condition)
+        from nfinspect.analysis.filters import narrowed
+
+        self._put_filter(narrowed(self.filter, condition))
 
     # keys
 
