@@ -13,22 +13,21 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from nfinspect.capturing.errors import CaptureError
 from nfinspect.capturing.merging import merge_runs
 from nfinspect.capturing.new_run import default_name
-from nfinspect.capturing.plan import Files, read_files
+from nfinspect.capturing.plan import read_files
+from nfinspect.capturing.ray_actor import Manifest, Worker
 from nfinspect.capturing.request import CaptureRequest
-from nfinspect.capturing.session import Capture, EditsIn, Listener, load
-from nfinspect.capturing.shard import Shard, part_name
+from nfinspect.capturing.session import EditsIn, Listener
+from nfinspect.capturing.shard import Shard
 from nfinspect.model_files import lasting_name
-from nfinspect.models import LoadedModel
 from nfinspect_store.catalog import delete_run, new_run_path, store_path
 from nfinspect_store.errors import NfinspectError, NotInstalled, RequestError
-from nfinspect_store.part_settings import SHARD
 from nfinspect_store.parts import MergedRun, Part
 from nfinspect_store.reader import RunFile
 from nfinspect_store.writer import RunWriter
@@ -51,54 +50,6 @@ FRAME, SETTINGS = 9, 4
 
 TRIES = 4
 """How often a part may be begun: a model that does not fit loses every worker that loads it [own]."""
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What a worker made. path: on its own machine. error: why there is no part, '' if there is."""
-
-    host: str
-    path: str
-    prompts: int = 0
-    tokens: int = 0
-    error: str = ""
-
-
-class Worker:
-    """One process with one model. It becomes a Ray actor."""
-
-    def __init__(self, request: CaptureRequest, files: Files, edits_in: EditsIn | None) -> None:
-        self._request = request
-        self._edits_in = edits_in
-        self._files = files
-        self._loaded: LoadedModel | None = None
-
-    def where(self) -> tuple[str, int]:
-        """The machine, and the process."""
-        return socket.gethostname(), os.getpid()
-
-    def capture(self, shard: Shard, *, again: bool) -> Manifest:
-        """Capture a part. again: it may have been begun, or done, before."""
-        run = self._request.run or ""
-        path = new_run_path(self._request.store, part_name(run, shard))
-        request = replace(self._request, shard=shard, resume=again and path.exists())
-        try:
-            if self._loaded is None:
-                self._loaded = load(request)
-            capture = Capture(request, self._loaded, Listener(), self._files, self._edits_in)
-            if not (request.resume and _is_done(path, capture)):
-                capture.run()
-            with RunFile.open(path) as part:
-                return Manifest(socket.gethostname(), str(path), part.prompts, part.tokens)
-        except NfinspectError as error:
-            return Manifest(socket.gethostname(), str(path), error=str(error))
-
-
-def _is_done(path: Path, capture: Capture) -> bool:
-    """Whether the file at `path` is this very part, and complete."""
-    with suppress(NfinspectError), RunFile.open(path) as run:
-        return run.info.status == "complete" and run.info.settings.get(SHARD) == capture.settings[SHARD]
-    return False
 
 
 def capture_with_ray(

@@ -161,6 +161,7 @@ def test_a_cluster_that_is_running_is_used_and_stays(
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count(" is done: ") == 2
+    assert done.stderr.splitlines()[-1].startswith("captured r "), "nanobind says nothing of DuckDB's objects"
     with RunFile.open(tmp_path / "store" / "r.duckdb") as run:
         assert run.info.status == "complete" and run.prompts == 9
     socket.create_connection(("127.0.0.1", int(address.partition(":")[2])), timeout=5).close()
