@@ -73,10 +73,17 @@ class RemoteConsole(Console):
         self._connection = _local().cursor()
         self._file: Console | None = None
         self.names = (CATALOG,)
+        self._seen = threading.local()
+
+    @property
+    def commits(self) -> int | None:
+        """How many commits the last question of this thread saw; None for a file."""
+        return getattr(self._seen, "commits", None)
 
     @contextlib.contextmanager
     def cursor(self, timeout: float | None) -> Iterator[duckdb.DuckDBPyConnection]:
         run = None if self._file is not None else run_under_way(self._path)
+        self._seen.commits = None if run is None else run.commits
         if run is None:
             with self._lock:
                 self._file = self._file or Console({CATALOG: self._path})

@@ -13,7 +13,7 @@ from nfinspect.cli.options import (
     site_option,
     store_option,
 )
-from nfinspect.present.numbers import number, percent
+from nfinspect.present.numbers import counted, number, percent
 from nfinspect.present.tables import Column, table
 from nfinspect_store.errors import RequestError
 
@@ -108,7 +108,7 @@ def neurons(
     ]
     output.lines(table(columns, rows))
     shown = f"{offset + 1:,}-{offset + len(page.rows):,} of " if page.rows else "none of "
-    output.note(f"{shown}{page.total:,} neurons, by {sort}, the {'lowest' if asc else 'highest'} first")
+    output.note(f"{shown}{counted(page.total, 'neuron')}, by {sort}, the {'lowest' if asc else 'highest'} first")
 
 
 @click.command()

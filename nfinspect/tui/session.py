@@ -296,6 +296,11 @@ class Session:
     def sql(self, statement: str) -> QueryResult:
         return self._open_console().run(statement)
 
+    def sql_commits(self) -> int | None:
+        """How many commits of a run under way the last SQL of this thread saw; None for a file."""
+        console = self._open_console()
+        return console.commits if isinstance(console, RemoteConsole) else None
+
     def sql_tables(self) -> Mapping[str, Table]:
         return self._open_console().tables()
 

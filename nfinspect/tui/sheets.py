@@ -110,8 +110,8 @@ def frequencies(rows: Sequence[Any], key: str, value: Callable[[Any, str], Any])
         counted = Counter(known)
         in_turn = sorted(counted.items()) if column is not None else counted.most_common()
         for word, count in in_turn[:MOST]:
-            value = None if column is None else word
-            shares.append(Share(_word(word), count, count / total, f"{key}={_word(word)}", value))
+            told = None if column is None else float(word)
+            shares.append(Share(_word(word), count, count / total, f"{key}={_word(word)}", told))
         if rest := sum(count for _, count in in_turn[MOST:]):
             shares.append(Share(f"{len(in_turn) - MOST:,} others", rest, rest / total))
     if undefined:
@@ -130,7 +130,7 @@ def described(rows: Sequence[Any], key: str, title: str, value: Callable[[Any, s
         return Described(*about)
     quantiles = tuple(float(x) for x in np.quantile(column, (0, 0.25, 0.5, 0.75, 1)))
     std = float(column.std()) if quantiles[0] < quantiles[-1] else 0.0  # rounding would leave 1e-19 of one value
-    return Described(*about, float(column.mean()), std, quantiles, commonest)
+    return Described(*about, float(column.mean()), std, quantiles, float(commonest))
 
 
 def titled(columns: Sequence[Column]) -> list[tuple[str, str]]:

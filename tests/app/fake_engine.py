@@ -315,6 +315,9 @@ class FakeSession:
             raise QueryError("the query was interrupted")
         return self.result or FakeResult(1000)
 
+    def sql_commits(self) -> None:
+        return None
+
     def sql_tables(self) -> dict[str, Table]:
         return {
             "neurons": Table(False, True, {"layer": "INTEGER", "neuron": "INTEGER", "max": "FLOAT"}),

@@ -155,3 +155,13 @@ def test_lists_are_counted_by_what_they_hold() -> None:
     rows = [([1, 2],), ([1, 2],), ([3],)]
     assert [(s.label, s.count) for s in frequencies(rows, "0", lambda row, key: row[0])] == [("[1, 2]", 2), ("[3]", 1)]
     assert described(rows, "0", "x", lambda row, key: row[0]).different == 2
+
+
+async def test_a_list_of_one_is_one_neuron(start: Start, store: Path) -> None:
+    engine = Engine(store)
+    async with start(engine, "planted") as app:
+        await app.press("n", "slash")
+        await app.type("L1/N3")
+        await app.press("enter")
+        assert "1 neuron by max" in app.text
+    engine.close()

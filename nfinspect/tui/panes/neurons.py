@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from nfinspect.present.numbers import count
+from nfinspect.present.numbers import count, counted
 from nfinspect.tui import thresholds
 from nfinspect.tui.cells import Cell, content
 from nfinspect.tui.columns.neurons import neuron_columns, note_column
@@ -213,7 +213,7 @@ class NeuronsPane(ClassedPane):
         if sum(len(piece.text) for piece in pieces) > self.size.width - 2:  # the space between them is given up first
             pieces = [Cell(piece.text.rstrip(), piece.tone) for piece in pieces]
         self.query_one("#tabs", TextBlock).put(content(*pieces))
-        order = f"{self.table.total:,} neurons by {q.sort} {g.down if q.descending else g.up}"
+        order = f"{counted(self.table.total, 'neuron')} by {q.sort} {g.down if q.descending else g.up}"
         where = f"  of L{q.layer}" if q.layer is not None else ""
         wanted = f"  where {q.filter}" if q.filter else ""
         marked = f"  {len(self.marks):,} marked" if self.marks else ""

@@ -49,7 +49,9 @@ class SortedRows:
         self.shown, table = arranged, self._pane.table
         table.empty = ""
         if arranged is not None:
-            table.empty = self._listing().empty if not arranged.total else "nothing passes the filter"
+            table.empty = (
+                self._listing().empty if not arranged.total else "nothing passes the filter: / with nothing shows all"
+            )
         table.sorted_by = self.order
         table.put_rows(arranged.rows if arranged is not None else ())
 

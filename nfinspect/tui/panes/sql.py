@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from nfinspect_store.console import Table
     from nfinspect_store.query_result import QueryResult
 
-    Answer = tuple[QueryResult, list[tuple[Any, ...]]]
+    Answer = tuple[QueryResult, list[tuple[Any, ...]], int | None]
 
 FIRST = "SELECT site, class, count(*) AS neurons, max(max) AS strongest FROM neurons GROUP BY ALL ORDER BY ALL;"
 
@@ -71,6 +71,9 @@ class SqlPane(RunPane):
     _busy = False
     _answers = _grown = False
     """Whether the rows are the answer to the last statement, and whether the run has grown since."""
+
+    _seen: int | None = None
+    """How many commits of a run under way the rows are of."""
 
     _started = 0.0
     _took = 0.0
@@ -121,7 +124,7 @@ class SqlPane(RunPane):
 
     def read_again(self) -> None:
         """A statement is not run again unasked: it may be a long one."""
-        if self._answers and not self._busy:
+        if self._answers and not self._busy and self.session.commits != self._seen:
             self._grown = True
             self._count_up()
 
@@ -156,7 +159,9 @@ class SqlPane(RunPane):
         else:
             self._show(*answer)
 
-    def _show(self, result: QueryResult, rows: list[tuple[Any, ...]]) -> None:
+    def _show(self, result: QueryResult, rows: list[tuple[Any, ...]], commits: int | None) -> None:
+        """commits: of a run under way, how many the rows are of."""
+        self._seen = commits
         self._busy, self._answers, self._grown = False, True, False
         self._took = time.monotonic() - self._started
         self._result = result
@@ -359,7 +364,7 @@ def _answer(session: Session, statement: str) -> Answer | QueryError:
     append_history(history_file("sql"), statement)
     try:
         result = session.sql(statement)
-        return result, result.page(0, PAGE)
+        return result, result.page(0, PAGE), session.sql_commits()
     except QueryError as error:
         return error
 
