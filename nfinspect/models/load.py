@@ -111,6 +111,7 @@ def load_model(
     options: dict[str, Any] = {"config": config, "local_files_only": True, **gguf}
     if not gguf:
         options["use_safetensors"] = found.kind == "safetensors"
+    own = "float32" if gguf else _dtype_of(config)  # reading the weights changes it
     options["dtype"] = dtype if dtype == "auto" else getattr(torch, dtype)
     if gguf and dtype == "auto":
         options["dtype"] = torch.float32
@@ -142,7 +143,12 @@ def load_model(
     _refuse_non_finite(model)
     model.train(False)
     loaded = in_memory(model, tokenizer, full_name(name, revision))
-    return replace(loaded, notes=(*notes, *loaded.notes))
+    return replace(loaded, notes=(*notes, *loaded.notes), own_dtype=loaded.dtype if dtype == "auto" else own)
+
+
+def _dtype_of(config: Any) -> str:
+    """What a config says of its checkpoint's weights; empty if it says nothing."""
+    return str(getattr(config, "dtype", None) or "").removeprefix("torch.")
 
 
 def in_memory(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str | None = None) -> LoadedModel:

@@ -12,7 +12,8 @@ class LoadedModel:
     `device` and `dtype` are those of the weights ('cuda:0', 'bfloat16'); `max_context` is the most tokens that a
     sequence may have, None if nothing limits it (Mamba, ALiBi); `layers` is the number of blocks; `pad_id` is a token
     id to fill padding with, whether or not the tokenizer has a padding token. `notes`: what the user should be told
-    about how it was loaded. `devices`: all that it computes on, `device` first, if there are several.
+    about how it was loaded. `own_dtype`: that of the checkpoint, '' if it is not known. `devices`: all that it
+    computes on, `device` first, if there are several.
     """
 
     model: PreTrainedModel
@@ -26,6 +27,7 @@ class LoadedModel:
     pad_id: int
     notes: tuple[str, ...] = ()
     devices: tuple[str, ...] = ()
+    own_dtype: str = ""
 
     @property
     def places(self) -> str:

@@ -38,7 +38,8 @@ class ResidentModel:
             raise ModelError(f"this backend holds {held.name}, the command asks for {found}: start a backend of that")
         if weights_stamp(found) != self._stamp:
             raise ModelError(f"the files of {found} have changed since this backend loaded them: start it again")
-        if asked.dtype not in (held.dtype, loaded.dtype):
+        wanted_dtype = loaded.own_dtype if asked.dtype == "auto" else asked.dtype
+        if asked.dtype != held.dtype and wanted_dtype != loaded.dtype:
             raise ModelError(
                 f"this backend holds {found} in {loaded.dtype}, the command asks for {asked.dtype}: give it "
                 f"--dtype {loaded.dtype}, or start another backend"

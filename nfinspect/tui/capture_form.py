@@ -7,7 +7,7 @@ import glob
 import hashlib
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -126,6 +126,15 @@ def lacks(arguments: Iterable[str]) -> str:
     if not any(word.partition("=")[0] in sources for word in given):
         return "what is it to read? prompts from files, typed here, or a corpus"
     return ""
+
+
+def is_taken(arguments: Sequence[str], runs: Collection[str]) -> str:
+    """That there is a run of the name that a capture is to make, in words; empty if there is none, or it is resumed."""
+    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--run=") else [word])]
+    name = words[words.index("--run") + 1] if "--run" in words[:-1] else ""
+    if name not in runs or "--resume" in words:
+        return ""
+    return f"there is a run {name} already: give another run name"
 
 
 # completion

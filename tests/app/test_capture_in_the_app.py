@@ -24,7 +24,7 @@ from capture_steps import (
     slow_store,
 )
 from capture_steps import start as start_it
-from fake_engine import FakeEngine, FakeJob
+from fake_engine import FakeEngine, FakeJob, entry
 
 from nfinspect.backend.directory import living
 from nfinspect.backend.protocol import JobState, Status
@@ -173,6 +173,21 @@ async def test_a_form_that_lacks_something_says_what(start: Start) -> None:
         await app.type("capture mamba")
         await app.press("enter")
         assert app.pane.command()[:2] == ("capture", "mamba")
+
+
+async def test_a_run_name_that_is_taken_is_said_before_anything_is_read(start: Start) -> None:
+    async with start(FakeEngine(entry("night")), run=None) as app:
+        await app.press("c")
+        await app.type("gpt2")
+        await app.press("tab")
+        await app.type("a.txt")
+        await app.press(*["tab"] * 8)
+        await app.type("night")
+        await app.press("ctrl+r")
+        assert "there is a run night already" in app.text
+    assert capture_form.is_taken(["capture", "m", "--run=night"], ["night"])
+    assert not capture_form.is_taken(["capture", "m", "--run", "night", "--resume"], ["night"])
+    assert not capture_form.is_taken(["capture", "m", "--text", "night"], ["night"])
 
 
 async def test_what_is_said_of_an_estimate_under_way_goes_with_its_end(start: Start) -> None:

@@ -292,7 +292,8 @@ class CapturePane(Pane):
             return
         if (command := self._readable()) is None:
             return
-        if missing := capture_form.lacks(command):
+        there = [run.name for run in self.hub.listed]
+        if missing := capture_form.lacks(command) or capture_form.is_taken(command, there):
             self._say(missing, "warn")
         elif command == self._estimated:
             self._start(command)

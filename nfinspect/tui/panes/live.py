@@ -242,7 +242,9 @@ class LivePane(Pane):
                 self._act("cancel")
                 self.hub.say("the capture is being cancelled: it finishes its batch and commits", "dim")
 
-        question = f"Cancel the capture of {self._run or 'a new run'}? What it has read is kept, and can be resumed."
+        waits = self._seen is not None and self._seen.job.state == "waiting"
+        then = "It has not begun." if waits else "What it has read is kept, and can be resumed."
+        question = f"Cancel the capture of {self._run or 'a new run'}? {then}"
         self.app.push_screen(Confirm(question), answered)
 
     def action_copy(self) -> None:

@@ -31,6 +31,7 @@ from nfinspect.models import (
 )
 from nfinspect.models.hub import probe
 from nfinspect.models.load import max_context
+from nfinspect.models.resident import staying
 
 
 def tokenizer() -> tf.PreTrainedTokenizerFast:
@@ -88,6 +89,22 @@ def test_a_local_directory_loads_in_eval_mode_with_its_facts(saved: Path) -> Non
     assert loaded.pad_id == 1
     want = gpt2().state_dict()
     assert all(torch.equal(value, want[name]) for name, value in loaded.model.state_dict().items())
+
+
+@pytest.mark.parametrize("checkpoint", ["float32", "bfloat16"])
+def test_a_model_that_stays_is_handed_out_for_auto_where_that_is_its_precision(checkpoint: str, tmp_path: Path) -> None:
+    """The lab starts a backend with the precision of its run; captures ask for auto."""
+    directory = str(save(gpt2().to(getattr(torch, checkpoint)), tmp_path / "model"))
+    loaded = load_model(directory, device="cpu", dtype="float32")
+    assert (loaded.dtype, loaded.own_dtype) == ("float32", checkpoint)
+    assert load_model(directory, device="cpu").own_dtype == checkpoint
+    with staying(loaded, directory, None, "float32", "cpu"):
+        assert load_model(directory, device="cpu", dtype="float32").model is loaded.model
+        if checkpoint == "float32":
+            assert load_model(directory, device="cpu").model is loaded.model
+        else:
+            with pytest.raises(ModelError, match="--dtype float32"):
+                load_model(directory, device="cpu")
 
 
 @pytest.mark.parametrize(("added", "pad_id"), [({"pad_token": "[PAD]"}, 1), ({"pad_token": "a", "eos_token": "b"}, 0)])
