@@ -181,6 +181,33 @@ async def test_what_a_run_lacks_is_said_and_made(start: Start, tmp_path: Path) -
 
 
 @pytest.mark.slow
+async def test_its_line_is_said_where_every_run_has_the_analysis(
+    start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nfinspect.cli import main
+
+    for name, layers in (("shallow", 2), ("deep", 3)):
+        with RunFile.open(write(tmp_path / "store", name, layers)) as run:
+            find_or_compute(spec("ngrams"), run)
+            find_or_compute(spec("ngrams"), run, n=2)
+    engine = Engine(tmp_path / "store")
+    async with start(engine, None, size=(120, 40)) as app:
+        await go(app, "compare shallow,deep")
+        assert "$ nfinspect" not in app.text, "no command has the health of several runs"
+        await app.press("2")
+        assert "$ nfinspect ngrams --runs shallow,deep" in app.text
+        await app.press("3")
+        line = "ngrams --runs shallow,deep --n 2"
+        assert f"$ nfinspect {line} " in app.text + " "
+        drawn = len(rows(app))
+        await app.press("6")
+        assert "$ nfinspect" not in app.text, "delta is kept of neither"
+    assert main([*line.split(), "--json", "--store", str(tmp_path / "store")]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert sum(len(run["layers"]) for run in document["runs"]) == drawn
+    engine.close()
+
+
 async def test_leaving_does_not_stop_the_next_run(start: Start, tmp_path: Path) -> None:
     store = tmp_path / "store"
     write(store, "one", 1)

@@ -113,6 +113,16 @@ class ComparePane(SortingKeys, Pane):
         return self._topic.name
 
     @property
+    def equivalent(self) -> tuple[str, ...]:
+        """Where every run has the analysis; health and what needs a model have no command for several runs."""
+        found, topic = self._found, self._topic
+        whole = found is not None and self._shown_topic is topic and not any(one.lacks for one in found.runs)
+        if not whole or topic.analysis == "health" or topic.needs_model:
+            return ()
+        site = ("--site", self._site) if self._site else ()
+        return (topic.analysis, "--runs", ",".join(self._runs), *topic.options, *site)
+
+    @property
     def run_name(self) -> str | None:
         """The run under the cursor: a place that is typed after `:` is one of this run."""
         row: LayerRow | None = self.table.current if self.is_mounted else None
