@@ -212,13 +212,19 @@ def _norms(module: nn.Module) -> list[nn.Module]:
     return [child for child in module.children() if "norm" in type(child).__name__.lower()]
 
 
+def _scaled(values: Tensor) -> Tensor:
+    """[values] up to a factor: the squares of weights that have run away would overflow."""
+    largest = values.abs().max() if values.numel() else values.new_zeros(())
+    return values / largest if float(largest) > 0 else values
+
+
 def _proportional(a: Tensor, b: Tensor | None) -> bool:
     """Whether a = c·b for one number c, as some families scale what the MLP returns. False without a `b`."""
     if b is None:
         return False
     # Non-finite values are left to another check, and NaN in padding rows does not matter.
     finite = a.isfinite() & b.isfinite()
-    a, b = a[finite].float(), b[finite].float()
+    a, b = _scaled(a[finite].float()), _scaled(b[finite].float())
     square = float(b @ b)
     factor = float(a @ b) / square if square > 0 else 1.0
     error, size = float((a - factor * b).norm()), float(a.norm())

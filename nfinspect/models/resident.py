@@ -1,6 +1,7 @@
 """A model that stays loaded: `load_model` hands it out instead of loading it again, to whoever asks for the same."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -37,6 +38,8 @@ class ResidentModel:
         if found != held.name:
             raise ModelError(f"this backend holds {held.name}, the command asks for {found}: start a backend of that")
         if weights_stamp(found) != self._stamp:
+            if os.path.isabs(found) and not os.path.exists(found):
+                raise ModelError(f"expected the files of {found}, which this backend has loaded, found none any more")
             raise ModelError(f"the files of {found} have changed since this backend loaded them: start it again")
         wanted_dtype = loaded.own_dtype if asked.dtype == "auto" else asked.dtype
         if asked.dtype != held.dtype and wanted_dtype != loaded.dtype:

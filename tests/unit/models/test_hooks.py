@@ -216,6 +216,14 @@ def test_a_transformer_can_be_read_in_training_mode() -> None:
     assert len(calls) == 6
 
 
+def test_weights_that_have_run_away_are_not_taken_for_another_structure() -> None:
+    """Values of 1e25, whose squares overflow, are finite; the norm behind them makes NaN of them."""
+    model = gpt2()
+    model.get_submodule("transformer.h.1.mlp.c_fc").weight.data *= 1e27
+    with pytest.raises(NonFiniteActivations, match="mlp of layer 2"):
+        one_pass(model, find_sites(model))
+
+
 def test_the_first_layer_that_is_not_finite_is_named() -> None:
     model = gpt2()
     model.get_submodule("transformer.h.1.mlp.c_fc").bias.data[3] = float("inf")
