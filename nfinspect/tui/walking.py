@@ -56,6 +56,17 @@ class Question:
         """Whether the same neurons are listed, with or without percentiles."""
         return other is not None and replace(other, histograms=self.histograms) == self
 
+    def statement(self, most: int) -> str:
+        """SQL that lists the same neurons, where they are ranked by value; else empty."""
+        if self.rank != "value":
+            return ""
+        site = self.site.replace("'", "''")
+        layer = "" if self.layer is None else f" AND layer = {self.layer}"
+        return (
+            f"SELECT layer, neuron, value FROM activations WHERE token_idx = {self.token_idx} AND site = '{site}'"
+            f"{layer} ORDER BY abs(value) DESC, layer, neuron LIMIT {most}"
+        )
+
 
 @dataclass(frozen=True)
 class WalkPrompt:

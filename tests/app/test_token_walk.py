@@ -278,3 +278,23 @@ def test_a_walk_in_a_real_terminal(walked: Path) -> None:
         assert terminal.process.wait(timeout=20) == 0
     finally:
         terminal.close()
+
+
+async def test_its_line_lists_the_same_neurons(start: Start, engine: Engine, walked: Path) -> None:
+    async with start(engine, "walked", size=(200, 50)) as app:
+        await app.press("w", "l", "l")
+        assert (
+            "$ nfinspect sql walked 'SELECT layer, neuron, value FROM activations WHERE token_idx = 2 AND" in app.text
+        )
+        for layer in (None, 1):
+            if layer is not None:
+                await app.press("L")
+                await app.type(f"L{layer}")
+                await app.press("enter")
+            command, run, statement = app.pane.equivalent
+            assert (command, run) == ("sql", "walked")
+            with RunFile.open(walked / "walked.duckdb") as file:
+                found = file.sql(statement).fetchall()
+            assert found == [(row.layer, row.neuron, pytest.approx(row.value)) for row in app.pane._at.neurons]
+        await app.press("r")
+        assert app.pane.equivalent == (), "no SQL has the other ranks"

@@ -101,6 +101,12 @@ class WalkPane(RunPane):
         self._later: Callable[[], None] | None = None
         self._reading = ModelReading(self)
 
+    @property
+    def equivalent(self) -> tuple[str, ...]:
+        known = self._listed is not None and not self._shows_lens and self.session.has_values
+        statement = self._listed.statement(TOP) if known and self._listed is not None else ""
+        return ("sql", self.session.name, statement) if statement else ()
+
     def compose(self) -> ComposeResult:
         yield TextBlock(id="head")
         with Container(id="both"):
