@@ -22,7 +22,7 @@ def _explained(error: BaseException) -> tuple[str, int]:
         return str(error), error.exit_status
     if isinstance(error, click.UsageError):
         command = f"{error.ctx.command_path} -h" if error.ctx else "nfinspect -h"
-        return f"{error.format_message()} ({command} shows the usage)", WRONG_USAGE
+        return f"{error.format_message()}{_prompts_hint(error)} ({command} shows the usage)", WRONG_USAGE
     if isinstance(error, click.ClickException):
         return error.format_message(), FAILED
     if isinstance(error, KeyboardInterrupt | click.Abort):
@@ -37,6 +37,13 @@ def _explained(error: BaseException) -> tuple[str, int]:
         "the same command with --debug shows where)",
         FAILED,
     )
+
+
+def _prompts_hint(error: click.UsageError) -> str:
+    """A shell makes several words of `--prompts *.json`, of which the option takes the first."""
+    takes_prompts = error.ctx is not None and any("--prompts" in one.opts for one in error.ctx.command.params)
+    extra = takes_prompts and error.message.startswith("Got unexpected extra argument")
+    return ": --prompts goes before each file" if extra else ""
 
 
 def _from(module: str, name: str = "") -> Callable[[BaseException], bool]:

@@ -235,3 +235,10 @@ def test_damage_is_told_from_a_wrong_query() -> None:
     assert query_message(duckdb.IOException("Corrupt database file: computed checksum 1")).startswith("the run file is")
     wrong = duckdb.CatalogException("Catalog Error: Table with name checksum does not exist!\nLINE 1")
     assert query_message(wrong) == "Catalog Error: Table with name checksum does not exist!"
+
+
+def test_files_that_a_shell_made_of_a_pattern_are_told_what_they_lack(nfinspect: Run) -> None:
+    done = nfinspect("capture", "gpt2", "--prompts", "a.json", "b.json", "c.json")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "extra arguments (b.json c.json): --prompts goes before each file (" in done.stderr
+    assert "--prompts" not in nfinspect("runs", "x").stderr
