@@ -1,7 +1,7 @@
 """The command line: parse, call, print. `main` is the entry point and returns the exit status.
 
-0 done, 1 the job failed, 2 wrong usage, 130 interrupted. Whatever goes wrong ends in one line on stderr; a
-traceback is shown with --debug only. Heavy packages are imported inside the commands that need them.
+0 done, 1 the job failed, 2 wrong usage, 3 diff --fail-if holds, 130 interrupted. Whatever goes wrong ends in one line
+on stderr; a traceback is shown with --debug only. Heavy packages are imported inside the commands that need them.
 """
 
 import sys

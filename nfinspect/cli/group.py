@@ -137,7 +137,8 @@ def neither(given: str, rest: list[str]) -> str:
     invoke_without_command=True,
     subcommand_metavar="[STORE | COMMAND [ARGS]...]",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit status: 0 done, 1 the job failed, 2 wrong usage, 130 interrupted. --debug shows tracebacks.",
+    epilog="Exit status: 0 done, 1 the job failed, 2 wrong usage, 3 diff --fail-if holds, 130 interrupted. --debug "
+    "shows tracebacks.",
 )
 @click.version_option(VERSION, "--version", message="nfinspect %(version)s")
 @click.option("--store", help="Directory of runs to open; else $NFINSPECT_STORE, else ./nfinspect-store.")

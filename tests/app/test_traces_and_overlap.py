@@ -247,3 +247,13 @@ async def test_a_trace_is_filtered_by_a_set(start: Start) -> None:
         await app.press("tab")
         assert "@marked" in app.lines[-2]
         await app.press("escape")
+
+
+async def test_more_than_the_most_is_said(start: Start) -> None:
+    async with start() as app:
+        await app.press("t", *["plus"] * 5)
+        assert "top 200" in app.text and app.status == "200 are the most"
+        await app.press(*["minus"] * 5)
+        assert "top 5" in app.text and not app.status
+        await app.press("minus")
+        assert app.status == "5 are the fewest"

@@ -119,7 +119,10 @@ class TracedPane(RunPane):
 
     def action_top(self, step: int) -> None:
         here = TOPS.index(self.request.top) if self.request.top in TOPS else 1
-        self.change(top=TOPS[max(0, min(len(TOPS) - 1, here + step))])
+        if not 0 <= here + step < len(TOPS):
+            self.hub.say(f"{TOPS[here]} are the {'most' if step > 0 else 'fewest'}", "dim")
+            return
+        self.change(top=TOPS[here + step])
 
     def action_site(self) -> None:
         if self.next_site():
