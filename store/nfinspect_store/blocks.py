@@ -5,10 +5,11 @@ disk slows the capture and never fills memory. An INSERT per batch would double 
 (docs/decisions/0001).
 """
 
+import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -301,7 +302,8 @@ class BlockStream:
     def _insert(self) -> None:
         unbind()  # DuckDB's threads inherit it
         threads = self._threads_worth()
-        reader = pa.RecordBatchReader.from_batches(BLOCK_SCHEMA, self._batches())
+        batches = self._batches()
+        reader = pa.RecordBatchReader.from_batches(BLOCK_SCHEMA, batches)
         try:
             self._connection.register("incoming_blocks", reader)
             self._connection.execute(f"SET threads = {threads}")
@@ -315,6 +317,9 @@ class BlockStream:
                 self._error = error
                 self._queue.clear()
                 self._changed.notify_all()
+            # The connection still holds it: with it this stream, and thus itself.
+            with contextlib.suppress(ValueError):  # it is running
+                batches.close()
 
     def _threads_worth(self) -> int:
         """Wait for the first blocks; how many of DuckDB's threads are worth while, by how fast they come."""
@@ -327,7 +332,7 @@ class BlockStream:
                     break
             return max(1, min(self._writers, self._queued // THREAD_BYTES))
 
-    def _batches(self) -> Iterator[pa.RecordBatch]:
+    def _batches(self) -> Generator[pa.RecordBatch, None, None]:
         """The queued batches, until `_end`. A batch counts as queued until DuckDB asks for the next one."""
         while True:
             with self._changed:
