@@ -6,6 +6,7 @@ different order, so counts, extremes and histograms must be equal and moments ag
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
@@ -25,6 +26,8 @@ from nfinspect_store.schema import MEANS_WIDTH
 from nfinspect_store.statistics import UNKNOWN, NeuronStatistics
 from nfinspect_store.types import Layer
 
+INT64 = np.iinfo(np.int64)
+
 TOLERANCE = 1e-6
 """Relative, for moments: a capture adds the same values in a different order, both in float64."""
 
@@ -33,6 +36,12 @@ ROUNDING = 1e-12
 
 MEANS_BYTES = 64 * 2**20
 """About the bytes of sums over prompts held at a time; where all neurons do not fit, only every nth is recomputed."""
+
+MEANS_TOLD = 20
+"""Prompts whose means are reported at most."""
+
+MEANS_AT_ONCE = 250_000
+"""Means of prompts, layers and selections that are counted by one statement: DuckDB takes 0.8 kB for each, measured."""
 
 READ_PLACES = "SELECT prompt_idx, position, generated FROM tokens ORDER BY token_idx"
 
@@ -48,7 +57,7 @@ WITH expected AS (
                             ELSE p.tokens - greatest(p.prompt_tokens, p.at_start) END AS n
     FROM layers l, (SELECT *, (SELECT count(*) FROM tokens t
                                WHERE t.token_idx = first_token AND t.position = 0 AND tokens > 0) AS at_start
-                    FROM prompts) p,
+                    FROM prompts WHERE prompt_idx BETWEEN $low AND $high) p,
          (VALUES ('all'), ('last'), ('generated')) s(selection)
     WHERE p.tokens > p.at_start),
 found AS (
@@ -56,13 +65,14 @@ found AS (
            min(n) AS least, max(n) AS most,
            bool_and(first_neuron >= 0 AND first_neuron % {MEANS_WIDTH} = 0
                     AND octet_length("values") = 4 * least({MEANS_WIDTH}, l.neurons - first_neuron)) AS whole
-    FROM prompt_means m LEFT JOIN layers l USING (layer_id) GROUP BY m.layer_id, prompt_idx, selection)
+    FROM prompt_means m LEFT JOIN layers l USING (layer_id) WHERE prompt_idx BETWEEN $low AND $high
+    GROUP BY m.layer_id, prompt_idx, selection)
 SELECT prompt_idx, selection, count(*) AS layers FROM expected e
 FULL JOIN found f USING (layer_id, prompt_idx, selection)
 WHERE if(coalesce(e.n, 0) > 0, (e.neurons + {MEANS_WIDTH - 1}) // {MEANS_WIDTH}, 0) - coalesce(f.there, 0)
       NOT BETWEEN 0 AND if(list_contains($experts::SMALLINT[], layer_id), e.neurons, 0)
    OR (f.there > 0 AND (f.least = e.n AND f.most = e.n AND f.places = f.there AND f.whole) IS NOT TRUE)
-GROUP BY ALL ORDER BY ALL LIMIT 20
+GROUP BY ALL ORDER BY ALL LIMIT {MEANS_TOLD}
 """
 
 OUT_OF_RANGE = f"""
@@ -105,10 +115,22 @@ def check_ranges(run: RunFile) -> list[str]:
 def check_prompt_means(run: RunFile) -> list[str]:
     """Whether every layer has a mean for every prompt and selection with tokens, over the right number of them."""
     experts = [layer.layer_id for layer in run.layers if layer.experts]
-    rows = run.cursor().execute(MEANS, {"experts": experts}).fetchall()
+    step = max(1, MEANS_AT_ONCE // (3 * max(1, len(run.layers))))
+    cuts = [
+        INT64.min,
+        *range(step, run.prompts, step),
+        INT64.max,
+    ]  # rows of prompts that are not there belong to an end
+    rows: list[tuple[int, str, int]] = []
+    for low, high in pairwise(cuts):
+        told = {"experts": experts, "low": low, "high": high - 1}
+        for batch in run.streamed(MEANS, told, MEANS_TOLD):  # or DuckDB keeps all means in memory that it has read
+            rows += zip(*(column.to_pylist() for column in batch.columns), strict=True)
+        if len(rows) >= MEANS_TOLD:
+            break
     return [
         f"prompt_means: prompt {prompt}, {selection}: not as its tokens say in {layers} layers"
-        for prompt, selection, layers in rows
+        for prompt, selection, layers in rows[:MEANS_TOLD]
     ]
 
 
@@ -130,8 +152,8 @@ class Counted:
     places: NDArray[np.uint64]  # [neurons]: see places_sum
     infinite: NDArray[np.int64]  # [neurons]
     digest: Digest
-    routed: dict[str, NDArray[np.int64]] | None = None
-    """Of a mixture of experts: over how many tokens the sums are, [prompts, experts]."""
+    routed: dict[str, NDArray[np.int32]] | None = None
+    """Of a mixture of experts: over how many tokens the sums are, [prompts, experts that have neurons among them]."""
 
     @property
     def mean_abs(self) -> NDArray[np.float64]:
@@ -182,7 +204,7 @@ def counted(run: RunFile, layer: Layer, places: Places, *, fired: bool) -> Count
     """Count a layer's values again, each read once. fired: with which of them fired, where the layer has a gate."""
     found = Counted.nothing(run, layer)
     if layer.experts:
-        found.routed = _routed_tokens(run.routes(layer), places)
+        found.routed = _routed_tokens(run.routes(layer), places, _experts_held(layer, found.step))
     for rows in run.blocks(layer, fired=fired, routed=True):
         neuron, here = rows.neuron.astype(np.int64), rows.index
         rows_of = slice(neuron[0], neuron[0] + len(neuron)) if (np.diff(neuron) == 1).all() else neuron
@@ -284,15 +306,23 @@ def _add_sums(
             sums["last"][prompt, place] = values[stop - 1]
 
 
-def _routed_tokens(routes: Routes, places: Places) -> dict[str, NDArray[np.int64]]:
-    """How many tokens of each prompt, past position 0, were routed to each expert, by selection: [prompts, experts]."""
+def _experts_held(layer: Layer, step: int) -> NDArray[np.int64]:
+    """The experts of every nth neuron, ascending, so that counts of them take no more room than sums of the neurons."""
+    return np.unique(np.arange(0, layer.neurons, step) // layer.width)
+
+
+def _routed_tokens(routes: Routes, places: Places, experts: NDArray[np.int64]) -> dict[str, NDArray[np.int32]]:
+    """How many tokens of each prompt, past position 0, were routed to each of `experts`, by selection; the arrays are
+    [prompts, experts].
+    """
     prompts = len(places.stops)
-    found = {name: np.zeros((prompts, len(routes.tokens)), np.int64) for name in ("all", "generated", "last")}
-    for expert, tokens in enumerate(routes.tokens):
+    found = {name: np.zeros((prompts, len(experts)), np.int32) for name in ("all", "generated", "last")}
+    for column, expert in enumerate(experts.tolist()):
+        tokens = routes.tokens[expert]
         past = tokens[places.position[tokens] > 0]
         last = past[past + 1 == places.stops[places.prompt_idx[past]]]
         for name, chosen in (("all", past), ("generated", past[places.generated[past]]), ("last", last)):
-            found[name][:, expert] = np.bincount(places.prompt_idx[chosen], minlength=prompts)
+            found[name][:, column] = np.bincount(places.prompt_idx[chosen], minlength=prompts)
     return found
 
 
@@ -364,7 +394,8 @@ def other_means(run: RunFile, found: Sequence[tuple[Layer, Counted]]) -> Iterato
             over = n[here][:, None]
             if counted.routed is not None:
                 expert = np.arange(begin, end) * counted.step // layer.width
-                over = counted.routed[selection][prompts[here]][:, expert]
+                column = np.searchsorted(_experts_held(layer, counted.step), expert)
+                over = counted.routed[selection][prompts[here][:, None], column]
             expected = counted.sums[selection][prompts[here], begin:end] / np.maximum(over, 1)
             expected = np.where(over > 0, expected, np.nan) if counted.routed is not None else expected
             tolerance = TOLERANCE * np.maximum(counted.mean_abs[begin:end], np.abs(expected))

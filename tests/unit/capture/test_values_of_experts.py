@@ -31,6 +31,7 @@ from nfinspect.capturing.resume import check_same_layers
 from nfinspect.capturing.session import capture_run
 from nfinspect.cli import main
 from nfinspect.tui.walking import Colouring, TokenWalk
+from nfinspect_store import verify_values
 from nfinspect_store.addresses import Address
 from nfinspect_store.errors import NotARun, StoreError
 from nfinspect_store.export import export_run
@@ -278,6 +279,26 @@ def test_values_beyond_a_percentile_are_those_of_each_experts_tokens(tmp_path: P
                     assert ((layer, token, neuron) in kept) == (bin_of(column[token : token + 1])[0] > limit)
     found = verify_run(run.path, lambda tables, exact: classify_tables(tables, exact=exact))
     assert found.problems == ()
+
+
+@pytest.mark.parametrize("step", [2, WIDTH, 2 * WIDTH + 1])
+def test_prompt_means_are_checked_of_every_nth_neuron(
+    step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if some experts have no neuron among them."""
+    path = recorded(tmp_path / "run.duckdb", given(mixture(), 300), "float32")
+    with RunFile.open(path) as run:
+        every = 16 * run.prompts * NEURONS
+    monkeypatch.setattr(verify_values, "MEANS_BYTES", -(-every // step))
+    with RunFile.open(path) as run:
+        assert verify_values.means_step(run) == step
+    sound(path)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(
+            'UPDATE prompt_means SET "values" = "values"[5:] || "values"[:4] WHERE layer_id = 0 AND selection = \'all\''
+        )
+    problems = verify_run(path, lambda tables, exact: classify_tables(tables, exact=exact)).problems
+    assert any("prompt_means: mlp layer 0: the mean over all" in one for one in problems), problems
 
 
 # Captures that are cut, and precision

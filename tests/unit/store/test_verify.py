@@ -167,6 +167,24 @@ def test_without_the_compiled_loops_the_same_is_found(
     assert list(verify_run(path).problems) == problems and bool(problems) is bool(statement)
 
 
+@pytest.mark.parametrize("prompt", [-7, 0, 4, 29, 10**6])
+def test_means_are_counted_in_pieces_of_prompts_as_at_once(
+    store: Path, prompt: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts that are not there, too: a mean of theirs is told, wherever the pieces are cut."""
+    path = store / "planted.duckdb"
+    statement = (
+        f"DELETE FROM prompt_means WHERE prompt_idx = {prompt} AND layer_id = 1"
+        if 0 <= prompt < 30
+        else f"INSERT INTO prompt_means SELECT * REPLACE ({prompt} AS prompt_idx) FROM prompt_means LIMIT 2"
+    )
+    problems = [one for one in damage(path, statement) if one.startswith("prompt_means: prompt")]
+    assert problems and all(one.startswith(f"prompt_means: prompt {prompt}, ") for one in problems)
+    for at_once in (1, 100):
+        monkeypatch.setattr(verify_values, "MEANS_AT_ONCE", at_once)
+        assert [one for one in verify_run(path).problems if one.startswith("prompt_means: prompt")] == problems
+
+
 def test_values_are_checked_whatever_sums_of_layers_are_held_together(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
