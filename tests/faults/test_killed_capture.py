@@ -215,7 +215,6 @@ def test_a_full_disk_is_one_line_and_earlier_runs_stay(limit: int, gpt2_dir: Pat
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 1, done.stderr[-2000:]
     assert len(done.stdout.splitlines()) == 1 and "full" in done.stdout, done.stdout
-    assert "leaked" not in done.stderr  # what is left of DuckDB at the end, its binding prints
     assert (store / "earlier.duckdb").read_bytes() == before
     if (store / "r.duckdb").exists():
         with RunFile.open(store / "r.duckdb") as run:

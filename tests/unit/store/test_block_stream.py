@@ -1,9 +1,12 @@
-"""A segment that is given up keeps nobody waiting."""
+"""A segment that is given up keeps nobody waiting, and one that fails leaves nothing behind."""
 
+import gc
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pytest
 
@@ -62,3 +65,16 @@ def test_giving_up_a_segment_wakes_who_waits_for_room(tmp_path: Path, monkeypatc
     assert not abandoning.is_alive() and not waiting.is_alive()
     (error,) = raised
     assert "given up" in str(error)
+
+
+def test_a_segment_that_cannot_be_written_is_freed_with_its_connection(tmp_path: Path) -> None:
+    """DuckDB's binding prints what is left of a connection at the end: forty lines after that on a full disk."""
+    layer = Layer(0, "mlp", 0, "h.0", 4, "relu", "positive")
+    stream = BlockStream(tmp_path / "r.duckdb", duckdb.connect(), [BlockBuffer(layer)])  # it has no table for blocks
+    with pytest.raises(StoreError):
+        stream.put(0, np.ones((4, BLOCK), np.float32), None)
+        stream.finish(final=True)
+    left = weakref.ref(stream)
+    del stream
+    gc.collect()
+    assert left() is None
