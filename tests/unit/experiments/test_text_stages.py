@@ -157,7 +157,7 @@ def test_a_single_token_has_no_surprisal_and_cannot_lose_its_first() -> None:
     assert (len(found.tokens), found.mean_surprisal) == (1, None)
     with pytest.raises(RequestError, match="position 0"):
         text_stages(loaded, "w5", HealthOptions(skip_first=True))
-    with pytest.raises(RequestError, match="1 to 4096 words"):
+    with pytest.raises(RequestError, match="1 to 4,096 words"):
         simulated_stages(" ")
 
 
