@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 from transformers import CompileConfig, PreTrainedModel
 
 from nfinspect.models import LayerSite, StepBuffers, UnsupportedModel, one_line
@@ -33,6 +34,7 @@ class CompiledSteps:
         self._config._compile_all_devices = True
         self._cache = cache
         self._asked = False
+        self._fresh = False  # the cache
         self._before: Callable[[], None] | None = None
         how = {name: value for name, value in self._config.to_dict().items() if name != "fullgraph"}
         self._step: Callable[..., Any] = torch.compile(_step_of(model), fullgraph=True, **how)
@@ -62,7 +64,7 @@ class CompiledSteps:
         """Inside, `model.generate` makes its steps with this. Raises UnsupportedModel if it did not want to."""
         own, kept = self._model.__dict__, "_previous_max_cache_length"
         before = {name: own[name] for name in (kept, "get_compiled_call") if name in own}
-        self._asked = False
+        self._asked, self._fresh = False, True
         self._model.get_compiled_call = self._compiled_call  # type: ignore[method-assign]
         try:
             yield
@@ -89,6 +91,9 @@ class CompiledSteps:
         if self._before is not None:
             before, self._before = self._before, None
             before()
+        if self._fresh:
+            self._fresh = False
+            _not_guarded(inputs.get("past_key_values"))
         try:
             with torch.compiler.set_stance("default"):  # a capture runs everything else as Python
                 output = self._step(**inputs)
@@ -116,6 +121,15 @@ def check_compilable(model: PreTrainedModel) -> None:
     raise UnsupportedModel(
         f"expected a model whose steps can be compiled, found {name}: {cause}; capture without --compiled"
     )
+
+
+def _not_guarded(cache: Any) -> None:
+    """transformers marks a cache's tensors as static. torch 2.8 and 2.9 then make a graph for each cache, 8 at most,
+    and each batch has its own; later versions mark them like this.
+    """
+    for tensor in tree_leaves([vars(layer) for layer in getattr(cache, "layers", ())]):
+        if getattr(tensor, "_dynamo_static_input_type", None) == "guarded":
+            torch._dynamo.mark_static_address(tensor, guard=False)
 
 
 def _step_of(model: PreTrainedModel) -> Callable[..., Any]:

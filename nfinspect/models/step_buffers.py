@@ -109,10 +109,12 @@ class StepBuffers:
             self._handles.append(module.register_forward_hook(block_hook))
             return
 
-        def input_hook(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-            keep(first_input(args, kwargs))
+        # Not with_kwargs: with torch 2.8 and 2.9 a graph would know the hook by its number, and each batch make its
+        # own. A module that is given its input by name is refused.
+        def input_hook(_: nn.Module, args: tuple[object, ...]) -> None:
+            keep(first_input(args, {}))
 
-        self._handles.append(module.register_forward_pre_hook(input_hook, with_kwargs=True))
+        self._handles.append(module.register_forward_pre_hook(input_hook))
         if site.gate is None:
             return
         keep_fired = _keeping(self._fired[site], self._places)
@@ -139,5 +141,5 @@ def _keeping(buffer: Tensor, places: Mapping[torch.device, Tensor]) -> Callable[
 
 def _fixed(tensor: Tensor) -> Tensor:
     """A tensor that a graph may change in place: CUDA graphs then neither copy it nor refuse it."""
-    torch._dynamo.mark_static_address(tensor)
+    torch._dynamo.mark_static_address(tensor, guard=False)
     return tensor

@@ -135,6 +135,17 @@ def test_batches_of_several_sizes_need_few_graphs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mode", ["live", "replay"])
+def test_many_batches_need_one_graph(mode: str, tmp_path: Path) -> None:
+    """Each has a cache of its own; torch makes 8 graphs of one function at most."""
+    model = endless("llama")
+    prompts = [PROMPTS[i % 4] for i in range(10)]
+    with captured(model, tmp_path, prompts, batch_size=1, mode=mode) as run:
+        assert_plain(run, model, "llama")
+    assert counters["stats"][GRAPHS] == 1
+
+
+@pytest.mark.slow
 def test_texts_that_end_early_are_as_long_as_uncompiled(tmp_path: Path) -> None:
     model = endless("llama")
     with captured(model, tmp_path, compiled=False, run="endless") as run:
