@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +41,9 @@ def test_everything_is_checked_and_nothing_is_left_behind(tmp_path: Path) -> Non
         "compiled steps: one graph for all steps and batches",
     ):
         assert any(one["name"] == part for one in found["checks"])
-    assert any(one["found"] == "3 a step, 3 of them transformers' own" for one in found["checks"])
+    # How many transformers makes is its version's: 5 in 5.15, 3 in 5.23.
+    waits = [re.fullmatch(r"([1-9]) a step, \1 of them transformers' own", one["found"]) for one in found["checks"]]
+    assert any(waits)
     names = {one["name"]: one for one in found["measures"]}
     for count in (1, 2):
         for keep, mode in (("stats", "live"), ("stats", "replay"), ("all", "replay"), ("all", "live")):
