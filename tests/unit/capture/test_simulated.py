@@ -141,7 +141,7 @@ def test_precision_and_recall_of_a_known_confusion() -> None:
         ({"tokens": 199}, "200 tokens"),
         ({"layers": 0}, "1 to 1000 layers"),
         ({"layers": 1001}, "1 to 1000 layers"),
-        ({"layers": 1, "neurons": 2**18}, "67108864 in a layer"),
+        ({"layers": 1, "neurons": 2**18}, "67,108,864 in a layer"),
         ({"neurons": 5}, "a healthy neuron"),
         ({"neurons": 2**20, "tokens": 2**10}, "values at most"),
         ({"shares": {"odd": 0.1}}, "shares from 0 to 1"),
