@@ -168,7 +168,7 @@ def _row(status: "Status") -> tuple[object, ...]:
     job = "loading" if status.state == "loading" else "-" if status.job is None else job_line(status.job)
     memory = size(status.memory_bytes + status.device_bytes)
     idle = duration(status.idle_seconds)
-    return status.id, status.model, status.device or "-", status.pid, memory, idle, job, len(status.queue)
+    return status.id, status.model, status.device or "-", str(status.pid), memory, idle, job, len(status.queue)
 
 
 def job_line(job: "JobState") -> str:

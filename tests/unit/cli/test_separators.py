@@ -60,3 +60,16 @@ def test_a_text_of_a_document(text: str, people: str) -> None:
     from nfinspect.present.numbers import grouped
 
     assert grouped(text) == people
+
+
+def test_a_process_is_no_count() -> None:
+    from nfinspect.backend.protocol import Status
+    from nfinspect.cli.backend import _row
+
+    values = {name: 0 for name in Status.__dataclass_fields__} | {
+        "pid": 43618,
+        "job": None,
+        "queue": (),
+        "state": "idle",
+    }
+    assert "43618" in _row(Status(**values))
