@@ -95,7 +95,7 @@ class _Followed:
                     line.end()
                     for note in job.notes:
                         output.note(note)
-                for piece in self._backend.output(job.id, offset):
+                for piece in self._rest(offset, line):
                     line.end()
                     offset += len(piece)
                     yield piece
@@ -105,6 +105,19 @@ class _Followed:
                     line.show(f"{job.state} in the backend {self._backend.id}", time.monotonic())
         finally:
             line.end()
+
+    def _rest(self, offset: int, line: output.ProgressLine) -> Iterator[bytes]:
+        """What it has printed from a byte on, however long the backend takes to say so."""
+        from nfinspect.backend.directory import NotAnswering
+
+        while True:
+            try:
+                for piece in self._backend.output(self.state.id, offset):
+                    offset += len(piece)
+                    yield piece
+                return
+            except NotAnswering as error:
+                line.show(str(error), time.monotonic())
 
 
 def _progress(job: "JobState") -> str:

@@ -1,5 +1,6 @@
 """A backend that lives and says nothing, as one that a signal has stopped: whoever asks is told so, and can go on."""
 
+import json
 import os
 import signal
 import subprocess
@@ -136,3 +137,37 @@ def test_ctrl_c_ends_the_wait_for_it(shared: Path, model: Path, pid: int, tmp_pa
         command.send_signal(signal.SIGINT)
         assert command.wait(30) == 130
     (shared / "slow").unlink()
+
+
+STOPPED_ONCE = """
+import os, signal, sys
+from nfinspect.backend import client
+from nfinspect.cli import main
+
+client.PATIENCE = client.AGAIN = 0.2
+asked = client.Backend.output
+
+def output(self, *given):
+    if not stopped:
+        stopped.append(os.kill(int(sys.argv[1]), signal.SIGSTOP))
+    return asked(self, *given)
+
+stopped = []
+client.Backend.output = output
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def test_one_that_is_stopped_while_it_passes_on_what_was_printed(shared: Path, model: Path, pid: int) -> None:
+    words = [*text_job(model), "--backend", "--store", str(shared)]
+    with subprocess.Popen(
+        [sys.executable, "-c", STOPPED_ONCE, str(pid), *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, env={**os.environ, "NFINSPECT_PROGRESS_SECONDS": "0"},
+    ) as command:  # fmt: skip
+        assert command.stderr is not None
+        said = ""
+        while "is stopped" not in said:
+            assert (said := command.stderr.readline()), "it has ended"
+        os.kill(pid, signal.SIGCONT)
+        printed, _ = command.communicate(timeout=60)
+    assert command.returncode == 0 and json.loads(printed)["text"] == "Tulips"
