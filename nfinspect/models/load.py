@@ -31,6 +31,7 @@ from .quantised import (
 )
 from .resident import Asked, resident
 from .sites import blocks
+from .structure import expert_modules
 from .weights import read_weights
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -135,7 +136,7 @@ def load_model(
     if method is not None:
         check_loaded_experts(model, method, found.directory)
         used = "they are used as they are" if is_quantised(model) else f"they are dequantised to {str(model.dtype)[6:]}"
-        if is_quantised(model) and any(hasattr(module, "is_concatenated") for module in model.modules()):
+        if is_quantised(model) and expert_modules(model):
             used += ", those of experts as numbers"
         notes.append(f"{found.directory} holds weights quantised by {method}: {used}")
     elif not isinstance(place, str):

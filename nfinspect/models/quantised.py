@@ -17,6 +17,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
 from .batch import embedding_device
 from .errors import ModelError, UnsupportedModel
+from .structure import expert_modules
 
 PACKAGES: Mapping[str, Mapping[str, str]] = {
     "aqlm": {"aqlm": "aqlm"},
@@ -113,12 +114,11 @@ def check_experts(config: Any, method: str, directory: Path) -> None:
 
 def check_loaded_experts(model: nn.Module, method: str, directory: Path) -> None:
     """Raises UnsupportedModel where the experts of a loaded model are codes without a scale."""
-    for name, module in model.named_modules():
-        if hasattr(module, "is_concatenated"):
-            own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-            codes = [one for one, held in own if not held.is_floating_point() and "proj" in one]
-            if codes and not any("scale" in one for one, _ in own):
-                raise _packed_experts(f"{name}.{codes[0]}", method, directory)
+    for name, module in expert_modules(model):
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        codes = [one for one, held in own if not held.is_floating_point() and "proj" in one]
+        if codes and not any("scale" in one for one, _ in own):
+            raise _packed_experts(f"{name}.{codes[0]}", method, directory)
 
 
 def _packed_experts(name: str, method: str, directory: Path) -> UnsupportedModel:

@@ -142,9 +142,14 @@ class FoundExperts:
     note: str = ""
 
 
+def expert_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules that transformers runs by its experts interface, by dotted name."""
+    return [(name, module) for name, module in model.named_modules() if hasattr(module, "is_concatenated")]
+
+
 def find_experts(block: nn.Module, hidden: int) -> FoundExperts | UnsupportedModel:
     """The experts of a block that has some; the error to raise if they cannot be read (experts.py says how)."""
-    found = [(n, m) for n, m in block.named_modules() if hasattr(m, "is_concatenated")]
+    found = expert_modules(block)
     if len(found) != 1:
         words = f"{len(found)} modules of them" if found else "none that transformers runs by its experts interface"
         return UnsupportedModel(f"expected a mixture of experts in one module, found {words}: its neurons are not read")

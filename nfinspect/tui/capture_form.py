@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from nfinspect.tui.captures import run_of
 from nfinspect_store.errors import RequestError, StorageFull
 from nfinspect_store.paths import expanded
 
@@ -130,9 +131,8 @@ def lacks(arguments: Iterable[str]) -> str:
 
 def is_taken(arguments: Sequence[str], runs: Collection[str]) -> str:
     """That there is a run of the name that a capture is to make, in words; empty if there is none, or it is resumed."""
-    words = [part for word in arguments for part in (word.split("=", 1) if word.startswith("--run=") else [word])]
-    name = words[words.index("--run") + 1] if "--run" in words[:-1] else ""
-    if name not in runs or "--resume" in words:
+    name = run_of(arguments)
+    if name not in runs or "--resume" in arguments:
         return ""
     return f"there is a run {name} already: give another run name"
 

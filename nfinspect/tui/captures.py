@@ -169,7 +169,7 @@ class Captures:
             if status.job is not None:
                 self.remember(status.job)
         for entry in dead:
-            if entry.directory and (run := _run_of(entry.job)):
+            if entry.directory and (run := run_of(entry.job)):
                 path = str(self._store / (run + RUN_SUFFIX))
                 self.remember(JobState(0, entry.job, entry.directory, "failed", run=path))
         return found
@@ -341,7 +341,7 @@ def with_limit(job: JobState, needed: str) -> JobState:
     return replace(job, arguments=(*words, LIMIT, needed))
 
 
-def _run_of(arguments: Sequence[str]) -> str:
+def run_of(arguments: Sequence[str]) -> str:
     """The run that a capture was told to make; empty if it names none."""
     words = [word for argument in arguments for word in argument.split("=", 1)] if makes_a_run(arguments) else []
     return words[words.index("--run") + 1] if "--run" in words[:-1] else ""
