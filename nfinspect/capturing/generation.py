@@ -16,8 +16,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 
 from nfinspect.capturing.compiled_steps import CompiledSteps
-from nfinspect.capturing.transfer import to_device
-from nfinspect.models import UnsupportedModel, body, end_ids, forward_batch
+from nfinspect.models import UnsupportedModel, body, end_ids, forward_batch, to_device
 
 
 class Follows(Protocol):

@@ -18,7 +18,7 @@ from nfinspect.capturing.compiled_steps import CompiledSteps
 from nfinspect.capturing.expert_record import CPU
 from nfinspect.capturing.mamba_delta import DeltaReader, with_delta
 from nfinspect.capturing.recorder import LayerValues
-from nfinspect.capturing.transfer import to_device, to_workplace, workplace
+from nfinspect.capturing.transfer import to_workplace, workplace
 from nfinspect.models import (
     LayerSite,
     LoadedModel,
@@ -28,6 +28,7 @@ from nfinspect.models import (
     body,
     embedding_device,
     forward_batch,
+    to_device,
 )
 
 Values = dict[int, LayerValues]

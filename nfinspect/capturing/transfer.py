@@ -27,13 +27,6 @@ def to_workplace(tensor: Tensor, device: torch.device) -> Array:
     return tensor.to(device) if device.type != "cpu" else tensor.cpu().numpy()
 
 
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on `device`. To a CUDA GPU from pinned memory, so that nothing waits for the copy: torch keeps that
-    memory until it is made.
-    """
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
 def to_host(array: Array) -> NDArray[Any]:
     """A numpy array of the same values; waits for a GPU."""
     return array.cpu().numpy() if isinstance(array, Tensor) else array

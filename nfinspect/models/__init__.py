@@ -7,6 +7,7 @@ nfinspect.edits.
 from .batch import Batch, body, check_ids, embedding_device, vocabulary
 from .compiled import is_compiled, run_as_python, uncompiled
 from .dependence import Dependence, dependence, require_causal, rope_limit, sees_ahead
+from .devices import to_device
 from .errors import (
     BrokenCheckpoint,
     CannotTokenize,
@@ -101,6 +102,7 @@ __all__ = [
     "run_as_python",
     "sees_ahead",
     "steps_clamp_as_a_pass",
+    "to_device",
     "uncompiled",
     "vocabulary",
     "why_no_mlp",

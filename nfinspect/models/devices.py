@@ -1,9 +1,9 @@
-"""Where a model is: choosing a device, moving a model there, and the devices of one that is spread over several."""
+"""Where a model is: choosing a device, moving a model or a tensor there, and the devices of a model on several."""
 
 from importlib.util import find_spec
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .errors import ModelError, UnsupportedModel
@@ -64,6 +64,13 @@ def move(model: PreTrainedModel, place: torch.device) -> PreTrainedModel:
         ) from error
     assert isinstance(moved, PreTrainedModel)
     return moved
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on `device`. To a CUDA GPU from pinned memory, so that nothing waits for the copy: torch keeps that
+    memory until it is made.
+    """
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def computes_on(module: nn.Module) -> torch.device:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nfinspect.edits import KINDS, Kind
 
+from .devices import to_device
 from .errors import WrongSite
 from .loaded import LoadedModel
 from .replacing import Replace, replaced
@@ -102,6 +103,7 @@ class _Places:
         self._stop = 0
         self._padding = np.zeros(1, np.int64)  # to the left of each sequence
         self.changed = np.ones((0, 0), np.bool_)  # [batch, tokens]; on the CPU, where asking it waits for nothing
+        self._there: dict[torch.device, Tensor] = {}
 
     def begins(self, shape: tuple[int, int], mask: Tensor | None) -> None:
         batch, tokens = shape
@@ -112,6 +114,13 @@ class _Places:
         self._stop = first + tokens
         positions = np.arange(first, self._stop)[None] - self._padding[:, None]
         self.changed = np.broadcast_to(positions >= self._start, (batch, tokens))
+        self._there = {}
+
+    def on(self, device: torch.device) -> Tensor:
+        """`changed` on a device, to which a pass sends it once: bool[batch, tokens]."""
+        if device not in self._there:
+            self._there[device] = to_device(torch.from_numpy(self.changed.copy()), device)
+        return self._there[device]
 
 
 def _left(mask: Tensor) -> Tensor:
@@ -140,8 +149,7 @@ def _changing(site: LayerSite, edits: Sequence[Edit], places: _Places) -> Replac
             apply(changed)
         if where.all():
             return changed
-        rows = torch.from_numpy(where.reshape(*whole.shape[:-1], 1).copy())
-        return torch.where(rows.to(whole.device), changed, whole)
+        return torch.where(places.on(whole.device).reshape(*whole.shape[:-1], 1), changed, whole)
 
     return change
 

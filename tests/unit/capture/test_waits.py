@@ -123,6 +123,22 @@ def test_an_edited_step_waits_for_nothing_of_ours() -> None:
     assert per_step(written) == per_step(bare(model, RAGGED))
 
 
+def test_an_edited_step_that_some_rows_have_not_reached_sends_once_which_have() -> None:
+    """On a CUDA GPU that goes from pinned memory, as the noise does, however many layers are edited."""
+    model = endless("llama")
+    loaded = in_memory(model, word_tokenizer())
+    edits = [NeuronEdit("zero", site, np.array([3, 1])) for site in find_sites(model)]
+    prompts = [[5], [9, 8, 7] * 7]  # edits begin within the longer one, and after all that the short one becomes
+
+    def written(new: int) -> object:
+        with edited(loaded, edits, start=20):
+            return generate(model, prompts, new_tokens=new, prompt_indices=range(2), pad_id=0, seed=0, temperature=0.0)
+
+    written(2)
+    own = per_step(bare(model, prompts))
+    assert per_step(written) == {**own, "to": own.get("to", 0) + 1}
+
+
 def test_a_followed_step_fetches_what_it_tells_of_all_layers_at_once() -> None:
     model = endless("llama")
     loaded = in_memory(model, word_tokenizer())
