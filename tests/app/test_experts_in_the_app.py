@@ -17,17 +17,26 @@ from nfinspect_store.writer import RunWriter
 EXPERTS, WIDTH, TOKENS = 4, 3, 40
 
 
-def write_mixture(path: Path) -> None:
-    """Each token goes to one expert: half of them to expert 0, a quarter to 1 and 2 each, none to 3."""
+Prompts = list[tuple[str, list[int]]]
+"""Of each prompt the concept, and the expert of each token."""
+
+ONE: Prompts = [("one", [(0, 1, 0, 2)[i % 4] for i in range(TOKENS)])]
+"""Half of the tokens go to expert 0, a quarter to 1 and 2 each, none to 3."""
+
+
+def write_mixture(path: Path, prompts: Prompts = ONE) -> None:
+    """Each token goes to one expert."""
     layer = Layer(0, "mlp", 0, "h.0.experts", EXPERTS * WIDTH, "silu", "gate", EXPERTS)
     info = replace(array_info(path.stem, 0), settings={"keep": "stats"})
     writer = RunWriter.create(path, info, (layer,))
     recorder = Recorder(writer, 0, torch.device("cpu"))
-    ids = list(range(TOKENS))
-    values = np.random.default_rng(0).normal(size=(TOKENS, WIDTH)).astype(np.float32)
-    experts = np.array([(0, 1, 0, 2)[i % 4] for i in ids], np.int64)[:, None]
-    prompt = RecordedPrompt("one", "text", ids, [f" t{i}" for i in ids], TOKENS)
-    recorder.add([prompt], {0: LayerValues(values, values > 0, experts=experts)})
+    chosen = np.array([expert for _, experts in prompts for expert in experts], np.int64)[:, None]
+    values = np.random.default_rng(0).normal(size=(len(chosen), WIDTH)).astype(np.float32)
+    recorded = [
+        RecordedPrompt(concept, "text", list(range(len(of))), [f" t{i}" for i in range(len(of))], len(of))
+        for concept, of in prompts
+    ]
+    recorder.add(recorded, {0: LayerValues(values, values > 0, experts=chosen)})
     recorder.commit({"status": "complete", "finished_at": utc_now()}, final=True)
     writer.close()
 
@@ -41,3 +50,22 @@ async def test_the_load_and_the_expert_are_shown(start: Start, size: tuple[int, 
         assert "L0/N7 (expert 2) " in app.text
         await go(app, "L0/N11")
         assert "L0/N11 (expert 3) absent: no token was routed to its expert" in app.text
+
+
+async def test_a_trace_says_in_how_many_prompts_of_the_baseline_a_neuron_has_a_mean(
+    start: Start, size: tuple[int, int], tmp_path: Path
+) -> None:
+    """One more column than before the trace is there."""
+    prompts: Prompts = [("tulip", [0, 1])] * 3 + [("baseline", [0, 1])] * 2 + [("baseline", [0, 0])] * 3
+    write_mixture(tmp_path / "mixture.duckdb", prompts)
+    async with start(Engine(tmp_path), "mixture", size=size) as app:
+        await go(app, "trace tulip")
+        header = next(line for line in app.lines if "neuron" in line and " occ " in line)
+        assert header.split()[:5] == ["▲#", "neuron", "occ", "vs", "%"], app.text
+        against = {}
+        for line in app.lines:
+            words = line.replace("▌", " ").split()
+            if len(words) > 4 and words[1].startswith("L0/N"):
+                against[int(words[1].removeprefix("L0/N"))] = int(words[3])
+        assert 2 in against.values(), app.text
+        assert against.items() <= {(n, (5, 2)[n // WIDTH]) for n in range(2 * WIDTH)}

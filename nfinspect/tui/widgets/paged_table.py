@@ -350,7 +350,10 @@ class PagedTable(ScrollView, can_focus=True):
         self.refresh()
 
     def widen(self, columns: Sequence[Column]) -> None:
-        """The same columns, as wide as they are or as these: later rows may hold longer figures."""
+        """The same columns, as wide as they are or as these: later rows may hold longer figures; or others."""
+        if [one.title for one in columns] != [one.title for one in self.columns]:
+            self.set_columns(columns)
+            return
         wider = tuple(new if new.width > old.width else old for old, new in zip(self.columns, columns, strict=True))
         if wider != self.columns:
             self.columns = wider
