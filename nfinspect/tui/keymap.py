@@ -11,8 +11,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from textual._keyboard_protocol import FUNCTIONAL_KEYS
 from textual.binding import Binding
 from textual.dom import DOMNode
+from textual.keys import KEY_NAME_REPLACEMENTS, Keys, key_to_character
+
+MODIFIERS = frozenset(("alt", "ctrl", "hyper", "meta", "shift", "super"))
 
 
 def config_file(name: str) -> Path:
@@ -63,6 +67,24 @@ def _keys(text: str) -> list[str]:
     return [key.strip() for key in text.split(",") if key.strip()]
 
 
+def is_key(name: str) -> bool:
+    """Whether a terminal may send a key of this name: a character, or what Textual calls a key, its modifiers in the
+    order of the alphabet.
+    """
+    *modifiers, base = name.split("+")
+    if len(name) == 1 or name == Keys.ControlAt:
+        return True
+    if modifiers != sorted(MODIFIERS.intersection(modifiers)):
+        return False
+    if base in FUNCTIONAL_KEYS.values() or base in KEY_NAME_REPLACEMENTS.values():
+        return True
+    if len(base) == 1:
+        return base.isalnum()
+    character = key_to_character(base)
+    named = character is not None and character.isprintable() and not character.isalnum()
+    return named and base == base.lower() and base not in KEY_NAME_REPLACEMENTS
+
+
 def read_keymap(path: Path, known: Callable[[], Known]) -> tuple[dict[str, str], str | None]:
     """The keymap, and one line about what is wrong with the file, if anything is.
 
@@ -82,8 +104,13 @@ def read_keymap(path: Path, known: Callable[[], Known]) -> tuple[dict[str, str],
         return {}, f'{path}: expected {{"binding id": "keys"}}: default keys are used'
     there = known()
     unknown = sorted(set(entries) - there.ids)
-    keymap = {key: value for key, value in entries.items() if key in there.ids}
+    odd = [(key, name) for key, value in entries.items() for name in _keys(value) if not is_key(name)]
+    usable = {key: [name for name in _keys(value) if is_key(name)] for key, value in entries.items()}
+    keymap = {key: ",".join(names) for key, names in usable.items() if names and key in there.ids}
     if unknown:
         return keymap, f"{path}: no binding has the id {unknown[0]!r}: press ? for the ids"
+    if odd:
+        named = "keys have names such as slash, full_stop, ctrl+shift+t, f5, G"
+        return keymap, f"{path}: {odd[0][0]}: there is no key {odd[0][1]!r}: {named}"
     clash = conflict(keymap, there.places)
     return keymap, f"{path}: {clash}" if clash else None

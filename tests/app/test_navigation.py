@@ -142,6 +142,40 @@ async def test_a_key_that_is_given_twice_is_told(
         assert told in app.status and bool(told) == bool(app.status)
 
 
+@pytest.mark.parametrize(
+    ("keys", "told", "works"),
+    [
+        ("ctrl+shfit+q", "run.trace: there is no key 'ctrl+shfit+q'", "t"),
+        ("foo", "run.trace: there is no key 'foo'", "t"),
+        ("shift+ctrl+f9", "run.trace: there is no key 'shift+ctrl+f9'", "t"),
+        ("Esc, f9", "run.trace: there is no key 'Esc'", "f9"),
+        ("solidus", "run.trace: there is no key 'solidus'", "t"),
+        ("f9,%", "", "percent_sign"),
+    ],
+)
+async def test_a_key_that_there_is_not_is_told(start: Start, tmp_path: Path, keys: str, told: str, works: str) -> None:
+    file = tmp_path / "config/nfinspect/keys.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"run.trace": keys}))
+    async with start() as app:
+        assert told in app.status and bool(told) == bool(app.status)
+        await app.press(works)
+        assert app.crumbs.endswith("trace tulip")
+
+
+def test_every_key_of_the_app_is_one(tmp_path: Path) -> None:
+    from nfinspect.tui.app import NfinspectApp
+    from nfinspect.tui.bindings import known_bindings
+    from nfinspect.tui.keymap import is_key
+
+    places = known_bindings(NfinspectApp).places
+    classes = {base for place in places for cls in place for base in cls.__mro__}
+    listed = [binding for cls in classes for binding in cls.__dict__.get("BINDINGS", ())]
+    keys = {key for binding in listed if hasattr(binding, "id") for key in binding.key.split(",")}
+    assert {"slash", "ctrl+r", "f2", "G"} < keys
+    assert [key for key in keys if not is_key(key)] == []
+
+
 async def test_the_key_does_what_is_told_of_it(start: Start, tmp_path: Path) -> None:
     keys = tmp_path / "config/nfinspect/keys.json"
     keys.parent.mkdir(parents=True)
