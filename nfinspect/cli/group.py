@@ -1,8 +1,10 @@
-"""The commands by name, each imported when it is called, and `nfinspect [STORE]`, which opens the app."""
+"""The commands by name, each imported when it is called, and `nfinspect [STORE | RUN]`, which opens the app."""
 
 import difflib
 import importlib
 import os
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import click
@@ -11,7 +13,11 @@ from nfinspect import output
 from nfinspect.analyses import command_of, does, names, spec
 from nfinspect.cli.options import GIVEN
 from nfinspect.version import VERSION
+from nfinspect_store.errors import StoreError
 from nfinspect_store.paths import expanded
+
+RUN = "nfinspect.run"
+"""Where the context has the run that the app is to open."""
 
 COMMANDS = {
     "demo": "demo",
@@ -57,7 +63,7 @@ def commands() -> tuple[str, ...]:
 
 
 class Commands(click.Group):
-    """Imports a command's module when the command is called; a first argument that is no command is a store."""
+    """Imports a command's module when the command is called; a first argument that is none is a store or a run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(commands())
@@ -97,11 +103,21 @@ class Commands(click.Group):
         if places and args[places[0]] not in commands():
             first = places[0]
             given, rest = args[first], [args[place] for place in places[1:]]
+            others = [*args[:first], *args[first + 1 :]]
+            words = ((arg.partition("="), after) for arg, after in pairwise([*others, ""]))
+            stores = [value or after for (name, _, value), after in words if name == "--store"]
             if rest or not os.path.exists(expanded(given)):
-                raise click.UsageError(neither(given, rest), ctx)
-            if any(arg == "--store" or arg.startswith("--store=") for arg in args):
+                runs, trainings = ((), ()) if rest else _in_store(stores[-1] if stores else None)
+                if given in trainings:
+                    raise click.UsageError(f"{given} is a training: nfinspect watch {given} shows it", ctx)
+                if given not in runs:
+                    raise click.UsageError(neither(given, rest, runs), ctx)
+                ctx.meta[RUN] = given
+                args = others
+            elif stores:
                 raise click.UsageError(f"expected one store, found {given!r} and --store", ctx)
-            args = ["--store", given, *args[:first], *args[first + 1 :]]
+            else:
+                args = ["--store", given, *others]
         ctx.meta[GIVEN] = list(args)
         return super().parse_args(ctx, args)
 
@@ -117,15 +133,27 @@ class Commands(click.Group):
         return places
 
 
-def neither(given: str, rest: list[str]) -> str:
-    """Why the first argument is neither a command nor a store."""
+def _in_store(store: str | None) -> tuple[Sequence[str], Sequence[str]]:
+    """The names of the runs and of the trainings in a store; none if it cannot be read."""
+    from nfinspect_store.catalog import run_names, store_path
+    from nfinspect_store.history import list_histories
+
+    try:
+        directory = store_path(store)
+        return run_names(directory), list_histories(directory)
+    except StoreError:
+        return (), ()
+
+
+def neither(given: str, rest: list[str], runs: Sequence[str] = ()) -> str:
+    """Why the first argument is neither a command nor a store, nor one of `runs`."""
     if os.path.exists(expanded(given)):  # with something after it
         command = next((word for word in rest if word in commands()), None)
         meant = f"nfinspect {command} … --store {given}" if command else f"nfinspect {given} opens it"
         return f"expected a command, found {given!r}, which is a store, with more after it: {meant}"
-    close = difflib.get_close_matches(given, commands(), n=1)
+    close = difflib.get_close_matches(given, [*commands(), *runs], n=3 if runs else 1)
     if close:
-        return f"no command or store is called {given!r}: did you mean {close[0]}?"
+        return f"no command, store or run is called {given!r}: did you mean {' or '.join(close)}?"
     if any(mark in given for mark in ("/", "~", ".")):
         kind = "run file" if given.endswith(".duckdb") else "directory"
         return f"no such {kind}: {given}"
@@ -135,7 +163,7 @@ def neither(given: str, rest: list[str]) -> str:
 @click.group(
     cls=Commands,
     invoke_without_command=True,
-    subcommand_metavar="[STORE | COMMAND [ARGS]...]",
+    subcommand_metavar="[STORE | RUN | COMMAND [ARGS]...]",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit status: 0 done, 1 the job failed, 2 wrong usage, 3 diff --fail-if holds, 130 interrupted. --debug "
     "shows tracebacks.",
@@ -148,7 +176,7 @@ def neither(given: str, rest: list[str]) -> str:
 def nfinspect(ctx: click.Context, store: str | None, ascii_only: bool, no_mouse: bool) -> int | None:
     """Inspect the neurons of language models.
 
-    Without a command: open the terminal app on STORE, a directory of runs, or on one run file.
+    Without a command: open the terminal app on STORE, a directory of runs, or on a run, by its file or its name.
     """
     if ctx.invoked_subcommand is not None:
         if store or ascii_only or no_mouse:
@@ -156,11 +184,11 @@ def nfinspect(ctx: click.Context, store: str | None, ascii_only: bool, no_mouse:
             where = f": nfinspect {command} … --store {store}" if store else ""
             raise click.UsageError(f"the app's options take no command after them, found {command}{where}", ctx)
         return None
-    return open_app(store, ascii_only=ascii_only, no_mouse=no_mouse)
+    return open_app(store, ctx.meta.get(RUN), ascii_only=ascii_only, no_mouse=no_mouse)
 
 
 def open_app(store: str | None, run: str | None = None, *, ascii_only: bool = False, no_mouse: bool = False) -> int:
-    """The app on a store, or on the store of a run file. Needs a terminal."""
+    """The app on a store and one of its runs, if any, or on a run file. Needs a terminal."""
     from nfinspect_store.catalog import store_path
     from nfinspect_store.names import RUN_SUFFIX
 

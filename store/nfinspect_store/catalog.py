@@ -71,7 +71,7 @@ def run_path(store: Path, name_or_path: str | Path) -> Path:
         return expanded(text)
     if is_name and being_written(in_store):
         raise RunBusy(f"{text} is being captured and has nothing to read yet: wait until it has finished")
-    names = _names(store)
+    names = run_names(store)
     close = difflib.get_close_matches(text, names, n=3, cutoff=0.5) or sorted(names)[:5]
     if not names:
         hint = (
@@ -92,7 +92,7 @@ def list_runs(store: Path) -> list[RunEntry]:
     if os.path.exists(store) and not os.path.isdir(store):
         raise StoreError(f"expected a directory of runs, found a file: {store}")
     with FactsCache(store) as cache:
-        entries = [_entry(store / (name + RUN_SUFFIX), cache) for name in _names(store)]
+        entries = [_entry(store / (name + RUN_SUFFIX), cache) for name in run_names(store)]
     oldest = dt.datetime.min
     return sorted(
         entries,
@@ -151,8 +151,11 @@ def _from_heartbeat(path: Path, beat: HeartbeatFile) -> RunEntry:
     )  # fmt: skip
 
 
-def _names(store: Path) -> list[str]:
-    """Names with a run file, or with the heartbeat of a capture that has not created its file yet."""
+def run_names(store: Path) -> list[str]:
+    """Sorted names with a run file, or with the heartbeat of a capture that has not created its file yet.
+
+    Raises StoreError if the store cannot be read.
+    """
     if not os.path.isdir(store):
         return []
     names = set()

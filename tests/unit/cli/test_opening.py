@@ -1,4 +1,4 @@
-"""What stands on the line decides what opens: the app on a store, a command, or one line that says what is wrong."""
+"""What stands on the line decides what opens: the app on a store or a run, a command, or a line that says why not."""
 
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,53 @@ def opened(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]
 def test_the_app_opens_on_what_is_given(opened: list[tuple[Any, ...]], line: str, expected: tuple[Any, ...]) -> None:
     group.nfinspect.main(line.split(), standalone_mode=False)
     assert opened == [expected]
+
+
+@pytest.fixture
+def runs(here: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """Stores with runs and a training: the usual one and runs.d. What the app was opened on: a store, and a run."""
+    (here / "usual").mkdir()
+    monkeypatch.setenv("NFINSPECT_STORE", str(here / "usual"))
+    for name in ("usual/tulips.duckdb", "usual/runs.duckdb", "usual/loss.history.jsonl", "runs.d/night.duckdb"):
+        (here / name).touch()
+    (here / "usual/both.duckdb").touch()
+    (here / "both").mkdir()
+    found: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(group, "open_app", lambda store, run=None, **options: found.append((store, run)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("tulips", (None, "tulips")),
+        ("--ascii tulips", (None, "tulips")),
+        ("-- tulips", (None, "tulips")),
+        ("--store runs.d night", ("runs.d", "night")),
+        ("night --store=runs.d", ("runs.d", "night")),
+        ("both", ("both", None)),  # a directory comes first
+    ],
+)
+def test_a_run_opens_by_its_name(runs: list[tuple[Any, ...]], line: str, expected: tuple[Any, ...]) -> None:
+    group.nfinspect.main(line.split(), standalone_mode=False)
+    assert runs == [expected]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("tulip", "no command, store or run is called 'tulip': did you mean tulips?"),
+        ("night", "no command or directory is called 'night'"),
+        ("tulips --store runs.d", "no command or directory is called 'tulips'"),
+        ("tulips health", "no command or directory is called 'tulips'"),
+        ("loss", "loss is a training: nfinspect watch loss shows it"),
+        ("tulips --store file.txt", "no command or directory is called 'tulips'"),
+    ],
+)
+def test_a_name_of_no_run_names_those_near(runs: list[tuple[Any, ...]], line: str, expected: str) -> None:
+    with pytest.raises(click.UsageError) as caught:
+        group.nfinspect.main(line.split(), standalone_mode=False)
+    assert expected in caught.value.format_message() and not runs
 
 
 @pytest.mark.parametrize(
