@@ -1,5 +1,6 @@
 """What a capture would cost, before it is begun: tokens, values, bytes, memory, time."""
 
+import shutil
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -10,6 +11,8 @@ from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.session import Capture, EditsIn, Listener, load
 from nfinspect.capturing.sizes import most_beyond, run_bytes, state_bytes
 from nfinspect_store.blocks import QUEUE_BYTES
+from nfinspect_store.names import RUN_SUFFIX
+from nfinspect_store.paths import nearest_folder
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,8 @@ class Estimate:
     """tokens: recorded, as if every new token were generated (an end of sequence may come earlier). values: on these
     tokens, whether or not they are kept. bytes: with --where beyond=pX as if 100 - X % of the values were kept; fewer
     are. seconds: on this machine, from one measured batch, without loading the model. memory_bytes: weights, two
-    batches of values (three with compiled steps), statistics and the writer's queue.
+    batches of values (three with compiled steps), statistics and the writer's queue. free_bytes: on the store's disk;
+    fits: whether the run, up to its byte limit, has room there.
     """
 
     tokens: int
@@ -25,6 +29,8 @@ class Estimate:
     bytes: int
     seconds: float
     memory_bytes: int
+    free_bytes: int
+    fits: bool
 
 
 def estimate(request: CaptureRequest, edits_in: EditsIn | None = None) -> Estimate:
@@ -32,10 +38,11 @@ def estimate(request: CaptureRequest, edits_in: EditsIn | None = None) -> Estima
     with tempfile.TemporaryDirectory(prefix="nfinspect-") as scratch:
         sample = replace(request, store=Path(scratch), run="sample", resume=False, limit_bytes=None)
         files = read_files(sample)
-        return _estimate(Capture(sample, load(sample), Listener(), files, edits_in))
+        return _estimate(Capture(sample, load(sample), Listener(), files, edits_in), request)
 
 
-def _estimate(capture: Capture) -> Estimate:
+def _estimate(capture: Capture, asked: CaptureRequest) -> Estimate:
+    """asked: the request as it was made, of which `capture` is a sample."""
     request = capture.request
     neurons = sum(layer.neurons for layer in capture.layers)
     held = sum(capture.held)
@@ -60,6 +67,7 @@ def _estimate(capture: Capture) -> Estimate:
     weights = sum(p.numel() * p.element_size() for p in capture.loaded.model.parameters())
     batch_bytes = widest * held * 4
     state = state_bytes(neurons, concepts)
+    free = shutil.disk_usage(nearest_folder(asked.store)).free
     return Estimate(
         tokens=capture.tokens,
         values=values,
@@ -69,7 +77,15 @@ def _estimate(capture: Capture) -> Estimate:
         + (2 + request.compiled) * batch_bytes
         + state
         + (QUEUE_BYTES if request.keep == "all" else 0),
+        free_bytes=free,
+        fits=min(size, asked.limit_bytes or size) <= free + _written(asked),
     )
+
+
+def _written(asked: CaptureRequest) -> int:
+    """Bytes that a run which is to be resumed takes already."""
+    path = asked.store / f"{asked.run}{RUN_SUFFIX}"
+    return path.stat().st_size if asked.resume and asked.run and path.is_file() else 0
 
 
 def _seconds_per_token(capture: Capture) -> float:

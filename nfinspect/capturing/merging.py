@@ -26,6 +26,7 @@ from nfinspect_store.parts import (
     merged_settings,
     told_missing,
 )
+from nfinspect_store.paths import nearest_folder
 from nfinspect_store.processors import writer_threads
 from nfinspect_store.reader import RunFile
 from nfinspect_store.types import RunInfo
@@ -227,7 +228,7 @@ def _check_room(out: Path, info: RunInfo, parts: Sequence[Part]) -> None:
         concepts=1,
         generates=bool(info.settings.get("generate")),
     )
-    there = next(folder for folder in out.absolute().parents if folder.exists())
+    there = nearest_folder(out.parent)
     free = shutil.disk_usage(there).free
     if free < needed:
         instead = "" if attached else ", or leave the values in the parts (--attach)"

@@ -273,6 +273,9 @@ def _estimate(request: "CaptureRequest", as_json: bool) -> None:
     if as_json:
         output.document(found)
         return
+    if not found["fits"]:
+        needed = min(found["bytes"], request.limit_bytes or found["bytes"])
+        output.line(f"NOTE    needs {size(needed)}, {size(found['free_bytes'])} are free in {request.store}")
     output.line(f"tokens  {number(found['tokens'])}")
     output.line(f"values  {number(found['values'])}")
     output.line(f"disk    {size(found['bytes'])}")

@@ -22,6 +22,11 @@ def file_state(path: Path) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
+def nearest_folder(folder: Path) -> Path:
+    """A folder if it is there, else the first above it that is: on its disk the folder will be made."""
+    return next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
+
+
 def read_text(path: Path, what: str, refused: type[NfinspectError]) -> str:
     """The text of a UTF-8 file, without a byte order mark. what: its content, for the message. Raises `refused`."""
     try:

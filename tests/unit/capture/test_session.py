@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -272,6 +273,31 @@ def test_an_estimate_counts_and_touches_no_store(generate: int, request_: Captur
     with RunFile.open(path) as run:
         assert run.tokens <= found.tokens  # an end of sequence may come earlier
     assert found.bytes == pytest.approx(path.stat().st_size, rel=0.25)
+
+
+def test_an_estimate_says_whether_the_disk_has_room(
+    request_: CaptureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    usage, asked = shutil.disk_usage(tmp_path), []
+
+    def disk(free: int) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda place: asked.append(place) or usage._replace(free=free))
+
+    needed = estimate(request_).bytes
+    for free, limit, fits in (
+        (needed, None, True),
+        (needed - 1, None, False),
+        (needed - 1, needed - 1, True),
+        (needed - 2, needed - 1, False),
+    ):
+        disk(free)
+        found = estimate(replace(request_, limit_bytes=limit))
+        assert (found.free_bytes, found.fits, found.bytes) == (free, fits, needed)
+    assert request_.store.is_relative_to(asked[-1]) and asked[-1].exists(), "the disk of a store that is not there yet"
+    request_.store.mkdir()
+    (request_.store / f"{request_.run}.duckdb").write_bytes(bytes(1000))
+    disk(needed - 1000)
+    assert estimate(replace(request_, resume=True)).fits and not estimate(request_).fits
 
 
 def test_estimated_bytes_take_the_longest_prompt_of_a_batch(request_: CaptureRequest, text: Path) -> None:

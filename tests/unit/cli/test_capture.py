@@ -99,8 +99,9 @@ def test_an_estimate_captures_nothing(nfinspect: Run, store: Path, prompts: Path
     done = nfinspect("capture", MODEL, "--prompts", f"tulip={prompts}", "--estimate", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert set(found) == {"tokens", "values", "bytes", "seconds", "memory_bytes"}
+    assert set(found) == {"tokens", "values", "bytes", "seconds", "memory_bytes", "free_bytes", "fits"}
     assert found["values"] == found["tokens"] * found["values"] // found["tokens"] > 0
+    assert found["fits"] and found["free_bytes"] > found["bytes"]
     assert {entry.name for entry in list_runs(store)} == {"planted", "stats"}
 
 
