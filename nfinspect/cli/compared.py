@@ -21,12 +21,15 @@ RUN_COLUMNS = [Column("depth"), Column("run", text=True), Column("layer"), Colum
 
 
 @contextmanager
-def opened_runs(store: str | None, names: Sequence[str]) -> "Iterator[dict[str, RunFile]]":
-    """The runs by their names, open for reading; a number distinguishes runs of one name from two stores."""
+def opened_runs(store: str | None, names: Sequence[str], *, committed: bool = False) -> "Iterator[dict[str, RunFile]]":
+    """The runs by their names, open for reading; a number distinguishes runs of one name from two stores.
+
+    committed: as for `opened`.
+    """
     with ExitStack() as stack:
         files: dict[str, RunFile] = {}
         for name in names:
-            file = stack.enter_context(opened(store, name))
+            file = stack.enter_context(opened(store, name, committed=committed))
             files[file.name if file.name not in files else f"{file.name} ({len(files) + 1})"] = file
         yield files
 
@@ -39,10 +42,7 @@ def compare(spec: "AnalysisSpec", store: str | None, names: Sequence[str], as_js
         found = of_each(files, lambda file: find_or_compute(spec, file, reporter=CommandLine(), **asked)[1])
         edits = {name: file.edits for name, file in files.items()}
     for name, one in found.items():
-        if edits[name]:
-            output.note(f"{name} was captured with edits ({edits[name]})")
-        for text in spec.notes(one):
-            output.note(f"{name}: {text}")
+        note_on(name, edits[name], spec.notes(one))
     for offered in dict.fromkeys(filter(None, map(spec.offers, found.values()))):
         output.note(f"{offered} lists them")
     if as_json:
@@ -51,6 +51,14 @@ def compare(spec: "AnalysisSpec", store: str | None, names: Sequence[str], as_js
         output.document({**(variant.options if spec.variants else {}), "runs": documents})
     else:
         output.lines(compared_lines(spec, found, _variant(spec, asked).title))
+
+
+def note_on(name: str, edits: str, notes: Sequence[str]) -> None:
+    """On stderr what has to be known of one of several runs."""
+    if edits:
+        output.note(f"{name} was captured with edits ({edits})")
+    for text in notes:
+        output.note(f"{name}: {text}")
 
 
 def _variant(spec: "AnalysisSpec", asked: Mapping[str, Any]) -> "Variant":
@@ -64,7 +72,8 @@ def compared_lines(spec: "AnalysisSpec", found: Mapping[str, Any], title: str) -
     facts, fields = comparison.facts(some), comparison.layers(some)
     columns = [Column("run", text=True), Column("site", text=True, spare=1), *map(column, facts)]
     rows = [(name, one.site, *(field.written(one) for field in facts)) for name, one in found.items()]
-    layers = by_depth(found, lambda layer: [field.written(layer) for field in fields])
+    layers_of = {name: one.layers for name, one in found.items()}
+    layers = by_depth(layers_of, lambda layer: [field.written(layer) for field in fields])
     more = comparison.more(found)
     return [
         *wrapped(f"{title} of {len(found)} runs"),
@@ -86,23 +95,25 @@ def of_each(files: "Mapping[str, RunFile]", make: "Callable[[RunFile], Found]") 
     return found
 
 
-def document_of(name: str, document: Mapping[str, object], edits: str) -> dict[str, object]:
+def document_of(name: str, document: Mapping[str, object], edits: str, layers_in: str = "layers") -> dict[str, object]:
     """A run's own document with its name, the edits of its model, and the depth of each of its layers."""
     from nfinspect.analysis.depth import depths
 
-    layers = document["layers"]
+    layers = document[layers_in]
     assert isinstance(layers, list)
     placed = [{**layer, "depth": depth} for layer, depth in zip(layers, depths(layers), strict=True)]
-    return {"run": name, "edits": edits or None, **document, "layers": placed}
+    return {"run": name, "edits": edits or None, **document, layers_in: placed}
 
 
-def by_depth(found: Mapping[str, Any], cells: Callable[[Any], Sequence[object]]) -> list[tuple[object, ...]]:
-    """A row for each layer of each run, from the first layers of all to the last."""
+def by_depth(
+    layers_of: Mapping[str, Sequence[Any]], cells: Callable[[Any], Sequence[object]]
+) -> list[tuple[object, ...]]:
+    """A row for each layer of each run, from the first layers of all to the last. layers_of: by run."""
     from nfinspect.analysis.depth import depths
 
     rows = [
         (depth, i, (fixed(depth, places=2), name, layer.layer, layer.neurons, *cells(layer)))
-        for i, (name, one) in enumerate(found.items())
-        for layer, depth in zip(one.layers, depths(one.layers), strict=True)
+        for i, (name, layers) in enumerate(layers_of.items())
+        for layer, depth in zip(layers, depths(layers), strict=True)
     ]
     return [row for *_, row in sorted(rows, key=lambda row: row[:2])]

@@ -27,6 +27,7 @@ from nfinspect_store.types import RunEntry
 
 if TYPE_CHECKING:
     from nfinspect_store.attached import AttachedPart
+    from nfinspect_store.reader import RunFile
 
 
 @click.command()
@@ -99,9 +100,10 @@ def _entry(entry: RunEntry) -> dict[str, Any]:
 
 @click.command()
 @run_argument
+@click.option("--results", "with_results", is_flag=True, help="List its saved results, too.")
 @store_option
 @json_option
-def info(run: str, store: str | None, as_json: bool) -> None:
+def info(run: str, with_results: bool, store: str | None, as_json: bool) -> None:
     """Describe a run: model, versions, sites, sizes, status."""
     from nfinspect_store.reader import RunFile
 
@@ -131,10 +133,12 @@ def info(run: str, store: str | None, as_json: bool) -> None:
         precision, worst = file.precision, dict(file.worst_error)
         concepts, notes, edits = file.concepts, file.notes, file.edits
         parts = [_part(part, file.path) for part in file.attached]
+        results = _results(file) if with_results else []
     if as_json:
         stored = {"precision": precision if keeps else None, "worst_error": worst if keeps else None}
         listed = {"sites": sites, "concepts": concepts, "notes": notes, "edits": edits or None, "parts": parts}
-        output.document({**columns, **counts, **told, **stored, **listed})
+        kept = {"results": results} if with_results else {}
+        output.document({**columns, **counts, **told, **stored, **listed, **kept})
         return
     shown = {name: value for name, value in columns.items() if name != "settings" and value not in (None, "")}
     shown |= {name: f"{value:,}" for name, value in counts.items()}
@@ -156,10 +160,22 @@ def info(run: str, store: str | None, as_json: bool) -> None:
     for part in parts:
         lost = "" if part["problem"] is None else f"  LOST: {part['problem']}"
         output.line(f"{'values in':<21} {part['path']}  {part['tokens']:,} tokens  {size(part['bytes'])}{lost}")
+    for one in results:
+        output.line(f"{'result':<21} {one['kind']}, {one['made_at']:%Y-%m-%d %H:%M}: {one['about']}")
     for note in notes:
         output.line(f"{'note':<21} {note}")
     settings = {name: value for name, value in dict(columns["settings"]).items() if name != "fingerprint"}
     output.line(f"{'settings':<21} {json.dumps(settings, ensure_ascii=False)}")
+
+
+def _results(file: "RunFile") -> list[dict[str, Any]]:
+    """The saved results of a run and of its model."""
+    from nfinspect.analyses import formats
+    from nfinspect.analysis.provenance import results_about
+    from nfinspect.results import kept_line
+
+    found = results_about(file, None, formats())
+    return [{"kind": one.kind, "made_at": one.made_at, "about": kept_line(one)} for one in found]
 
 
 def _part(part: "AttachedPart", run: Path) -> dict[str, Any]:

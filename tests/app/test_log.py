@@ -24,6 +24,7 @@ async def test_every_screen_says_its_command(start: Start, store: Path) -> None:
             (":trace tulip\r", "$ nfinspect trace planted --concept tulip --baseline baseline"),
             (":overlap\r", "$ nfinspect overlap planted --concepts "),
             (":ngrams\r", "$ nfinspect ngrams planted"),
+            (":analyses\r", "$ nfinspect info planted --results"),
             (":marks\r", "$ nfinspect marks --run planted --set marked"),
             (":runs\r", "$ nfinspect runs"),
         ):

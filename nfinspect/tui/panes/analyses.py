@@ -64,6 +64,11 @@ class AnalysesPane(RunPane):
         panel.add_class("ruled-top")
         yield panel
 
+    @property
+    def equivalent(self) -> tuple[str, ...]:
+        """What lists the saved results."""
+        return ("info", self.session.name, "--results")
+
     def _columns(self) -> list[Column]:
         g = self.glyphs
 

@@ -41,6 +41,29 @@ def test_each_run_is_as_it_is_alone(nfinspect: Run, runs: Path, command: str) ->
         assert one == alone
 
 
+def test_the_health_of_each_run_is_as_it_is_alone(nfinspect: Run, runs: Path) -> None:
+    options = ("--threshold-weak", "0.5", "--skip-first")
+    both = document(nfinspect, "health", "words", "--runs", "deep", *options)
+    assert [[layer["depth"] for layer in one["layer_analyses"]] for one in both["runs"]] == [[0, 1], [0, 0.5, 1]]
+    for one in both["runs"]:
+        name = one.pop("run")
+        assert one.pop("edits") is None
+        for layer in one["layer_analyses"]:
+            del layer["depth"]
+        assert one == document(nfinspect, "health", name, *options)
+    done = nfinspect("health", "--runs", "words,deep", COLUMNS="80")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "Health of 2 runs" and max(map(len, lines)) <= 80
+    start = next(i for i, line in enumerate(lines) if line.startswith("depth"))
+    rows = [line.split() for line in lines[start + 1 :]]
+    assert [row[:3] for row in rows] == [
+        ["0.00", "words", "0"], ["0.00", "deep", "0"], ["0.50", "deep", "1"], ["1.00", "words", "1"],
+        ["1.00", "deep", "2"],
+    ]  # fmt: skip
+    done = nfinspect("health")
+    assert done.returncode == 2 and "expected RUN" in done.stderr
+
+
 def test_detectors_by_depth_for_people(nfinspect: Run, runs: Path) -> None:
     done = nfinspect("ngrams", "--runs", "words,deep", COLUMNS="80")
     assert done.returncode == 0, done.stderr

@@ -178,6 +178,17 @@ def test_the_document_of_a_report(study: Run) -> None:
     check(study, "report", "report study --out page")
 
 
+def test_the_saved_results_of_a_run(study: Run) -> None:
+    assert json.loads(study("info", "study", "--results", "--json").stdout)["results"] == []
+    for command in (("ngrams",), ("positions",), ("ngrams", "--n", "2")):
+        assert study(command[0], "study", *command[1:]).returncode == 0
+    check(study, "info", "info study --results")
+    found = json.loads(study("info", "study", "--results", "--json").stdout)["results"]
+    assert [one["kind"] for one in found] == ["ngrams", "ngrams", "positions"]
+    shown = study("info", "study", "--results").stdout
+    assert all(f"{one['kind']}, {one['made_at'][:16].replace('T', ' ')}: {one['about']}" in shown for one in found)
+
+
 def test_documents_of_several_runs(study: Run, store: Path) -> None:
     for name in ("ngrams", "positions"):
         (store / "again.duckdb").write_bytes((store / "study.duckdb").read_bytes())
