@@ -9,12 +9,12 @@ import os
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 from nfinspect.tui.captures import run_of
 from nfinspect_store.errors import RequestError, StorageFull
-from nfinspect_store.paths import expanded
+from nfinspect_store.paths import expanded, file_state
 
 MOST_MATCHED = 1000
 """Files of a pattern that are taken."""
@@ -51,6 +51,9 @@ FIELDS = (
     Field("run name", "--run", "name", "made of the model and the time"),
 )
 
+SOURCES = ("--prompts", "--text")
+"""Options that say what is read."""
+
 MODEL = FIELDS[0].name
 TYPED = next(field.name for field in FIELDS if field.kind == "typed")
 
@@ -66,10 +69,11 @@ def write_prompts(typed: str, folder: Path) -> None:
 
 
 def keep_prompts(path: Path, content: str) -> None:
-    """Raises StorageFull."""
+    """A file that has this content already is left as it is. Raises StorageFull."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content, encoding="utf-8")
+        if not path.is_file() or path.read_bytes() != content.encode():
+            path.write_text(content, encoding="utf-8")
     except OSError as error:
         raise StorageFull(f"cannot keep the prompts in {path}: {error.strerror or error}") from error
 
@@ -97,6 +101,32 @@ def command(values: Mapping[str, str], store: Path, folder: Path) -> tuple[str, 
     return (*made, "--store", str(store))
 
 
+def fields_of(line: str) -> dict[str, str]:
+    """The fields that are typed in a line, as `MODEL --prompts a.json --layers 0-3`. Raises RequestError that names
+    the words that are of no field.
+    """
+    found: dict[str, str] = {}
+    odd = []
+    words = iter(words_of(line))
+    for word in words:
+        option, equals, value = word.partition("=")
+        field = next((one for one in FIELDS[1:] if one.option == option), None)
+        if field is None and not word.startswith("-") and MODEL not in found:
+            found[MODEL] = word
+        elif field is None or (field.name in found and field.kind != "files"):
+            odd.append(word)
+        elif not equals and not (value := next(words, "")):
+            raise RequestError(f"{option} needs a value")
+        elif field.kind == "files":
+            found[field.name] = f"{found.get(field.name, '')} {shlex.quote(value)}".strip()
+        else:
+            found[field.name] = value
+    if odd:
+        there = ", ".join(dict.fromkeys(field.option for field in FIELDS[1:]))
+        raise RequestError(f"a new capture has no field for {shlex.join(odd)}: it has MODEL, {there}")
+    return found
+
+
 def words_of(text: str) -> list[str]:
     """Raises RequestError for an open quotation mark."""
     try:
@@ -116,6 +146,19 @@ def matched(word: str) -> list[str]:
     return [f"{concept}{sign}{one}" for one in found] or [word]
 
 
+def read_files(arguments: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """The files that a capture is to read, and numbers that change when they do."""
+    found = {}
+    for word, after in pairwise((*arguments, "")):
+        option, equals, value = word.partition("=")
+        if option in SOURCES:
+            given = value if equals else after
+            _, sign, path = given.partition("=")
+            file = path if sign and not os.path.exists(expanded(given)) else given
+            found[file] = file_state(expanded(file))
+    return found
+
+
 def lacks(arguments: Iterable[str]) -> str:
     """What a command still needs, in words; empty if nothing."""
     given = list(arguments)
@@ -123,8 +166,7 @@ def lacks(arguments: Iterable[str]) -> str:
         return "expected the command capture"
     if "MODEL" in given[1:2] or len(given) < 2:
         return "which model? a directory or a hub name; ^o offers recent ones"
-    sources = ("--prompts", "--text")
-    if not any(word.partition("=")[0] in sources for word in given):
+    if not any(word.partition("=")[0] in SOURCES for word in given):
         return "what is it to read? prompts from files, typed here, or a corpus"
     return ""
 

@@ -10,6 +10,7 @@ import shlex
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -248,18 +249,23 @@ class Captures:
         return run in self._known
 
     def of_run(self, run: str) -> JobAt | None:
-        """The job that writes a run; None if no backend does."""
+        """The job that writes a run; None if no backend does. Raises NotAnswering."""
         path = self._store / (run + RUN_SUFFIX)
         beat = read_heartbeat(path)
         if beat is None or not beat.alive:
             return None
         for entry in living(self._store)[0]:
             if entry.pid == beat.pid:
-                with contextlib.suppress(NfinspectError), client.Backend.connect(self._store, entry.id) as backend:
-                    job = backend.status().job
-                    if job is not None and job.run and Path(job.run).resolve() == path.resolve():
-                        self.remember(job)
-                        return JobAt(entry.id, job.id)
+                try:
+                    with client.Backend.connect(self._store, entry.id) as backend:
+                        job = backend.status().job
+                except NotAnswering:
+                    raise
+                except NfinspectError:
+                    continue
+                if job is not None and job.run and Path(job.run).resolve() == path.resolve():
+                    self.remember(job)
+                    return JobAt(entry.id, job.id)
         return None
 
     def begin(self, arguments: Sequence[str], directory: Path) -> tuple[JobAt, JobState]:
@@ -305,8 +311,7 @@ def resuming(job: JobState) -> tuple[str, ...]:
     arguments = tuple(word for word in job.arguments if word != "--resume")
     if not job.run or not Path(job.run).exists():
         return arguments
-    named = any(word == "--run" or word.startswith("--run=") for word in arguments)
-    run = () if named else ("--run", Path(job.run).name.removesuffix(RUN_SUFFIX))
+    run = () if value_of(arguments, "--run") else ("--run", Path(job.run).name.removesuffix(RUN_SUFFIX))
     return (*arguments, *run, "--resume")
 
 
@@ -341,10 +346,18 @@ def with_limit(job: JobState, needed: str) -> JobState:
     return replace(job, arguments=(*words, LIMIT, needed))
 
 
+def value_of(arguments: Sequence[str], option: str) -> str:
+    """What a command is given for an option; empty if it is not."""
+    for word, after in pairwise((*arguments, "")):
+        name, equals, value = word.partition("=")
+        if name == option:
+            return value if equals else after
+    return ""
+
+
 def run_of(arguments: Sequence[str]) -> str:
     """The run that a capture was told to make; empty if it names none."""
-    words = [word for argument in arguments for word in argument.split("=", 1)] if makes_a_run(arguments) else []
-    return words[words.index("--run") + 1] if "--run" in words[:-1] else ""
+    return value_of(arguments, "--run") if makes_a_run(arguments) else ""
 
 
 def model_options(arguments: Sequence[str]) -> tuple[str, ...]:
@@ -366,5 +379,5 @@ def _name(directory: Path, model: str, options: Sequence[str]) -> str:
     path = directory / expanded(model)
     if path.exists():
         return str(path)
-    words = [word for option in options for word in option.split("=", 1)]
-    return f"{model}@{words[words.index('--revision') + 1]}" if "--revision" in words else model
+    revision = value_of(options, "--revision")
+    return f"{model}@{revision}" if revision else model

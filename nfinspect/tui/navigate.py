@@ -97,7 +97,9 @@ def go_to(app: Hub, text: str) -> None:
         case "runs":
             app.to_runs()
         case "capture":
-            app.into(place("capture", target.rest))
+            from nfinspect.tui.capture_form import fields_of
+
+            app.into(place("capture", fields_of(target.rest)))
         case "live":
             session = app.session_here()
             run = target.rest or (session.name if session is not None else "")

@@ -40,7 +40,9 @@ def open_run(app: Hub, name: str) -> None:
         if session is not None:
             session.close()
 
-    pane.load(OPENING, opened, show, busy=f"opening {name}", unwanted=close)
+    writer = next((one.progress for one in app.listed if one.name == name), None)
+    asked = f": asking process {writer.pid}, which captures it" if writer is not None else ""
+    pane.load(OPENING, opened, show, busy=f"opening {name}{asked}", unwanted=close)
 
 
 def go_to_typed(app: Hub, text: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from app_driver import Start
+from app_driver import Driven, Start
 from capture_steps import (
     MODEL,
     begin,
@@ -26,11 +26,12 @@ from capture_steps import (
 from capture_steps import start as start_it
 from fake_engine import FakeEngine, FakeJob, entry
 
+from nfinspect.backend.client import Lost
 from nfinspect.backend.directory import living
 from nfinspect.backend.protocol import JobState, Status
 from nfinspect.tui import capture_form
 from nfinspect.tui.capture_form import FIELDS, chosen, completed, words_of
-from nfinspect.tui.captures import Captures
+from nfinspect.tui.captures import Captures, JobAt
 from nfinspect.tui.output import state_dir
 from nfinspect.tui.panes.command import UNDER_WAY
 from nfinspect_store.reader import RunFile
@@ -162,6 +163,14 @@ async def test_the_form_makes_the_command_and_keeps_what_was_typed(start: Start,
         assert app.pane.command() == command
 
 
+async def fill_fields(app: Driven) -> None:
+    """A new capture with a model and a file of prompts."""
+    await app.press("c")
+    await app.type("gpt2")
+    await app.press("tab")
+    await app.type("a.txt")
+
+
 async def test_a_form_that_lacks_something_says_what(start: Start) -> None:
     async with start(FakeEngine(), run=None) as app:
         await app.press("c", "ctrl+r")
@@ -175,12 +184,53 @@ async def test_a_form_that_lacks_something_says_what(start: Start) -> None:
         assert app.pane.command()[:2] == ("capture", "mamba")
 
 
+async def test_a_typed_line_fills_the_fields(start: Start) -> None:
+    async with start(FakeEngine(), run=None) as app:
+        await app.press("c")
+        await app.type("mamba")
+        await app.press("tab")
+        await app.type("before.txt")
+        await app.press("escape", "colon")
+        await app.type(
+            "capture gpt2 --prompts 'one=a b.json' --prompts c.txt --text=hf:books --layers 0-3 --generate 5 --run n"
+        )
+        await app.press("enter")
+        filled = {name: text for name, text in app.pane.values.items() if text}
+        assert filled == {
+            "model": "gpt2", "prompts": "'one=a b.json' c.txt", "corpus": "hf:books", "layers": "0-3",
+            "new tokens": "5", "run name": "n",
+        }  # fmt: skip
+        assert app.pane.command() == (
+            "capture", "gpt2", "--prompts", "one=a b.json", "--prompts", "c.txt", "--text", "hf:books",
+            "--layers", "0-3", "--generate", "5", "--run", "n", "--store", "/store",
+        )  # fmt: skip
+        await app.press("escape", "colon")
+        await app.type("capture mamba")
+        await app.press("enter")
+        assert app.pane.values["model"] == "mamba" and app.pane.values["corpus"] == "hf:books"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("gpt2 --batch-size 2 --text a.txt", "a new capture has no field for --batch-size 2: it has MODEL, --prompts,"),
+        ("gpt2 mamba", "a new capture has no field for mamba"),
+        ("gpt2 --text a.txt --text b.txt", "a new capture has no field for --text"),
+        ("gpt2 --layers", "--layers needs a value"),
+        ("gpt2 --text 'a", "this cannot be read: No closing quotation"),
+    ],
+)
+async def test_words_of_no_field_are_told(start: Start, line: str, told: str) -> None:
+    async with start(FakeEngine(), run=None) as app:
+        await app.press("colon")
+        await app.type(f"capture {line}")
+        await app.press("enter")
+        assert app.status.startswith(told) and app.crumbs == "nfinspect"
+
+
 async def test_a_run_name_that_is_taken_is_said_before_anything_is_read(start: Start) -> None:
     async with start(FakeEngine(entry("night")), run=None) as app:
-        await app.press("c")
-        await app.type("gpt2")
-        await app.press("tab")
-        await app.type("a.txt")
+        await fill_fields(app)
         await app.press(*["tab"] * 8)
         await app.type("night")
         await app.press("ctrl+r")
@@ -193,10 +243,7 @@ async def test_a_run_name_that_is_taken_is_said_before_anything_is_read(start: S
 async def test_what_is_said_of_an_estimate_under_way_goes_with_its_end(start: Start) -> None:
     engine = FakeEngine()
     async with start(engine, run=None) as app:
-        await app.press("c")
-        await app.type("gpt2")
-        await app.press("tab")
-        await app.type("a.txt")
+        await fill_fields(app)
         for status, line, expected in ((1, "nfinspect: no such file", "no such file"), (0, "", "^r starts it")):
             engine.job = FakeJob("time    <1 s")
             await app.press("ctrl+r", "ctrl+r")
@@ -206,6 +253,74 @@ async def test_what_is_said_of_an_estimate_under_way_goes_with_its_end(start: St
             await app.settle()
             assert app.status == "" and expected in app.text
         assert len(engine.started) == 2
+
+
+async def estimated(app: Driven, engine: FakeEngine, printed: str = "tokens  20\ntime    <1 s\n") -> None:
+    """The estimate of what the form asks for ends."""
+    engine.job = FakeJob(printed)
+    await app.press("ctrl+r")
+    engine.job.end()
+    app.app.board.look()
+    await app.settle()
+
+
+async def test_files_that_changed_since_the_estimate_are_told(start: Start, tmp_path: Path) -> None:
+    engine, begun = FakeEngine(), []
+
+    def begin(command: tuple[str, ...], directory: Path) -> tuple[JobAt, JobState]:
+        begun.append(command)
+        raise Lost("no backend here")
+
+    engine.captures.begin = begin  # type: ignore[attr-defined]
+    (tmp_path / "a.txt").write_text("one\n")
+    async with start(engine, run=None) as app:
+        await fill_fields(app)
+        await app.press("tab")
+        await app.type("What is a tulip?")  # kept in a file of ours, which does not change
+        await estimated(app, engine)
+        (tmp_path / "a.txt").write_text("one\ntwo\n")
+        await app.press("ctrl+r")
+        assert "a.txt has changed since the estimate: ^r estimates again" in app.text and not begun
+        await estimated(app, engine)
+        await app.press("ctrl+r")
+        assert "no backend here" in app.text and len(begun) == 1
+        await app.press("ctrl+r")
+        assert len(begun) == 2, "what was estimated is tried again"
+
+
+async def test_a_run_that_will_not_fit_is_a_warning(start: Start) -> None:
+    engine = FakeEngine()
+    async with start(engine, run=None) as app:
+        await fill_fields(app)
+        await estimated(app, engine, "NOTE    needs 12 GB, 3.4 GB are free in s\ntokens  20\ndisk    12 GB\n")
+        told = "^r starts it all the same: needs 12 GB, 3.4 GB are free in s · tokens 20 · disk 12 GB"
+        assert told in " ".join(app.text.split())
+        await estimated(app, engine)
+        await app.type("x")
+        await estimated(app, engine)
+        assert "^r starts it: tokens 20" in app.text
+
+
+@pytest.mark.parametrize("terminal", [(80, 24), (40, 10)], ids=["80x24", "40x10"])
+async def test_why_a_form_is_refused_is_in_sight(start: Start, terminal: tuple[int, int]) -> None:
+    engine = FakeEngine()
+    async with start(engine, run=None, size=terminal) as app:
+        await app.press("c")
+        for keys, told in ((["ctrl+r"], "which model?"), ([*"gpt2", "ctrl+r"], "what is it to read?")):
+            await app.press(*keys)
+            assert told in app.text
+        await app.press(*["tab"] * 9)
+        await app.type("demo")
+        assert "demo" in app.text, "the field that is typed into is in sight, too"
+        await app.press(*["shift+tab"] * 6)
+        await app.type("a.txt")
+        await app.press("ctrl+r")
+        assert "there is a run demo already" in app.text and "a.txt" in app.text
+        await app.press("backspace", *["tab"] * 6, *["backspace"] * 4, "ctrl+r")
+        engine.job.end(1, "nfinspect: expected 'gpt2' in the local cache")
+        app.app.board.look()
+        await app.settle()
+        assert "expected 'gpt2' in the local cache" in " ".join(app.text.split())
 
 
 @pytest.mark.parametrize("pane", ["ngrams", "walk"])
@@ -263,10 +378,7 @@ async def test_choices_and_completion(start: Start, tmp_path: Path) -> None:
 async def test_an_open_quotation_mark_is_told_by_every_key(start: Start) -> None:
     engine = FakeEngine()
     async with start(engine, run=None) as app:
-        await app.press("c")
-        await app.type("gpt2")
-        await app.press("tab")
-        await app.type("a.txt")
+        await fill_fields(app)
         await app.press("ctrl+r")
         assert engine.started, "it is being estimated"
         await app.type(" 'b")

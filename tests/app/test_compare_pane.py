@@ -139,6 +139,7 @@ async def test_order_filter_copy_and_export(start: Start, engine: Engine, tmp_pa
         await app.press("y")
         assert "sent" in app.status
         await app.press("e", "enter")
+        assert app.status == "wrote compare-health.json: every row, those too that the filter leaves out"
         found = json.loads((tmp_path / "compare-health.json").read_text())
         assert [(run["run"], [x["dead"] for x in run["layers"]]) for run in found["runs"]] == [
             ("shallow", [0, 25]),
@@ -193,7 +194,8 @@ async def test_its_line_is_said_where_every_run_has_the_analysis(
     engine = Engine(tmp_path / "store")
     async with start(engine, None, size=(120, 40)) as app:
         await go(app, "compare shallow,deep")
-        assert "$ nfinspect" not in app.text, "no command has the health of several runs"
+        assert "$ nfinspect health --runs shallow,deep " in app.text
+        of_health = len(rows(app))
         await app.press("2")
         assert "$ nfinspect ngrams --runs shallow,deep" in app.text
         await app.press("3")
@@ -205,6 +207,9 @@ async def test_its_line_is_said_where_every_run_has_the_analysis(
     assert main([*line.split(), "--json", "--store", str(tmp_path / "store")]) == 0
     document = json.loads(capsys.readouterr().out)
     assert sum(len(run["layers"]) for run in document["runs"]) == drawn
+    assert main(["health", "--runs", "shallow,deep", "--json", "--store", str(tmp_path / "store")]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert sum(len(run["layer_analyses"]) for run in document["runs"]) == of_health == 5
     engine.close()
 
 

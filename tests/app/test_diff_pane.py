@@ -96,9 +96,18 @@ async def test_around_site_copy_and_export(start: Start, store: Path, tmp_path: 
         copied = (tmp_path / "state/nfinspect/clipboard.txt").read_text().splitlines()
         assert copied[0].startswith("neuron\tchange\tclass_a") and copied[1].startswith("L0/N0\tdied\tnormal\tdead")
         await app.press("e", "enter")
-        assert app.status == "wrote diff-after-before.json"
+        assert app.status == f"wrote diff-after-before.json: {len(shown(app))} rows"
         document = json.loads((tmp_path / "diff-after-before.json").read_text())
         assert (document["a"], document["died"], document["woke"]) == ("after", 1, 2)
+        every = len(document["neurons"])
+        await app.press("slash")
+        await app.type("change=died")
+        await app.press("enter", "e")
+        await app.type("died.json")
+        await app.press("enter")
+        assert app.status == f"wrote died.json: 1 of {every} rows where change=died"
+        document = json.loads((tmp_path / "died.json").read_text())
+        assert [row["neuron"] for row in document["neurons"]] == [0] and document["woke"] == 2
 
 
 async def test_what_cannot_be_compared_says_why(start: Start, store: Path) -> None:

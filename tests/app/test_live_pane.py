@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 from app_driver import Driven, Start
-from fake_engine import FakeEngine, entry, progress
+from fake_engine import FakeCaptures, FakeEngine, entry, progress
 
 from nfinspect.backend import client
-from nfinspect.backend.protocol import JobState
+from nfinspect.backend.directory import NotAnswering
+from nfinspect.backend.protocol import JobState, Status
 from nfinspect.tui.captures import Captures, JobAt, Seen
 from nfinspect.tui.cells import content
 from nfinspect.tui.columns.live import job_lines
 from nfinspect.tui.glyphs import ASCII
 from nfinspect.tui.session import Session
 from nfinspect.tui.widgets.text_panel import TextPanel
+from nfinspect_store.errors import RunBusy
 from nfinspect_store.reader import RunFile
 
 
@@ -75,6 +77,21 @@ def test_the_edits_of_a_job_are_shown_as_they_were_typed() -> None:
         seen = Seen(JobAt("b", 4), JobState(4, arguments, "", "running"))
         text = content(*job_lines(seen, 76, ASCII)).plain
         assert "edits" not in text if shown is None else f"edits     {shown}\n" in text
+
+
+def test_the_jobs_that_wait_are_named_by_their_runs() -> None:
+    here = JobState(2, ("capture", "m"), "", "waiting")
+    ahead = JobState(1, ("generate", "--run=night"), "", "running")
+    behind = (JobState(3, ("capture", "m", "--run", "day"), "", "waiting"), JobState(4, ("text",), "", "waiting"))
+    status = Status("b", "m", "cpu", "float32", "ready", 1, 0.0, 0.0, 0.0, 0, 0, ahead, (here, *behind))
+    text = content(*job_lines(Seen(JobAt("b", 2), here, status), 76, ASCII)).plain
+    assert "before it 1: generate night\n" in text
+    assert "waiting   2: capture day, text\n" in text
+
+
+def test_a_job_of_which_nothing_is_known_is_drawn() -> None:
+    seen = Seen(AT, JobState(1, (), "", "waiting", version=-1), silent="the backend gpt2 is stopped")
+    assert "the backend gpt2 is stopped" in content(*job_lines(seen, 76, ASCII)).plain
 
 
 async def test_it_is_followed_and_drawn_only_when_it_changes(start: Start) -> None:
@@ -292,6 +309,77 @@ async def test_an_answer_to_an_earlier_look_is_dropped(start: Start) -> None:
             assert live._seen is None and "was killed" not in app.text and not live.check_action("resume", ())
         finally:
             engine.captures.close()
+
+
+class SilentCaptures(FakeCaptures):
+    """Of a backend that lives, and answers nothing for as long as the test wants."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+
+    def of_run(self, run: str) -> None:
+        assert self.go_on.wait(60)
+        raise NotAnswering("the backend gpt2 (process 4711) is stopped: kill -CONT 4711 lets it go on")
+
+
+async def test_while_a_backend_says_nothing_the_file_beside_the_run_is_shown(start: Start) -> None:
+    engine = FakeEngine(capturing())
+    engine.captures = SilentCaptures()
+    async with start(engine, run=None) as app:
+        try:
+            app.app.open_run("night")
+            await until(app, lambda: "430 of 1,000" in app.text)
+            assert "4711 on gpubox" in app.text
+            await until(app, lambda: app.status.startswith("asking how far the capture of night is"))
+        finally:
+            engine.captures.go_on.set()
+        await app.settle()
+        assert app.status == "the backend gpt2 (process 4711) is stopped: kill -CONT 4711 lets it go on"
+        assert "430 of 1,000" in app.text
+        engine.captures = FakeCaptures()
+        await look(app)
+        assert app.status == "" and "430 of 1,000" in app.text
+
+
+async def test_what_is_known_of_a_job_is_shown_before_its_backend_answers(start: Start) -> None:
+    engine = live_engine(Seen(AT, RUNNING))
+    async with start(engine, run=None) as app:
+        try:
+            app.app.follow("", AT, dataclasses.replace(RUNNING, done=7, total=70))
+            await until(app, lambda: "7 of 70" in app.text)
+            await until(app, lambda: app.status.startswith("asking the backend gpt2 how far it is"))
+        finally:
+            engine.captures.close()
+
+
+@pytest.mark.parametrize("terminal", [(80, 24), (40, 10)], ids=["80x24", "40x10"])
+async def test_why_it_ended_is_in_sight(start: Start, terminal: tuple[int, int]) -> None:
+    why = "expected --layers from 0-3, found 40"
+    failed = dataclasses.replace(RUNNING, state="failed", line=f"nfinspect: {why}", total=100)
+    engine = live_engine(Seen(AT, failed))
+    engine.captures.watches[0].go_on.set()
+    async with start(engine, run=None, size=terminal) as app:
+        app.app.follow("", AT, RUNNING)
+        await app.settle()
+        assert why in " ".join(app.text.split()) and "r resumes it here" in " ".join(app.text.split())
+
+
+async def test_opening_says_whom_it_asks(start: Start) -> None:
+    engine, go_on = FakeEngine(capturing()), threading.Event()
+
+    def held(run: str) -> None:
+        assert go_on.wait(60)
+        raise RunBusy("night is being captured")
+
+    engine.open = held  # type: ignore[method-assign]
+    async with start(engine, run=None) as app:
+        try:
+            app._send("enter")
+            await until(app, lambda: app.status.startswith("opening night: asking process 4711, which captures it"))
+        finally:
+            go_on.set()
+        await app.settle()
+        assert app.crumbs == "nfinspect > night (capturing)"
 
 
 async def test_r_twice_resumes_once(start: Start) -> None:

@@ -1,6 +1,8 @@
 """Traces and overlaps, with their choices made in place."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 from app_driver import Start
 from fake_engine import FakeEngine, FakeSession
@@ -236,12 +238,17 @@ async def test_tab_while_a_line_is_typed_leaves_no_dead_line(start: Start) -> No
             await app.press("escape", "escape")
 
 
-async def test_a_trace_is_filtered_by_a_set(start: Start) -> None:
+async def test_a_trace_is_filtered_by_a_set_and_exported_as_shown(start: Start, tmp_path: Path) -> None:
     async with start() as app:
         await app.press("t", "j", "space", "space", "slash")
         await app.type("@marked or L3/N109")
         await app.press("enter")
         assert [row.neuron for row in app.pane.rows.current] == [101, 102, 109]
+        await app.press("I", "e", "enter")
+        assert app.status == "wrote demo-trace-tulip.json: 3 of 10 rows where @marked or L3/N109"
+        document = json.loads((tmp_path / "demo-trace-tulip.json").read_text())
+        assert [row["neuron"] for row in document["neurons"]] == [109, 102, 101], "as they are on screen"
+        assert document["top"] == 10
         await app.press("slash")
         await app.type("@ma")
         await app.press("tab")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from nfinspect.edits import KINDS
@@ -27,7 +28,7 @@ RESUME = "the same capture command with --resume continues it"
 
 
 def capture_lines(progress: Progress, width: int, g: Glyphs) -> list[Cell | str]:
-    """A bar, and tokens, rate, time left, bytes and process in words."""
+    """What is wrong, if anything is, a bar, and tokens, rate, time left, bytes and process in words."""
     p = progress
     total = p.tokens_total
     left = (total - p.tokens_done) / p.tokens_per_second if total and p.tokens_per_second > 0 else None
@@ -41,17 +42,13 @@ def capture_lines(progress: Progress, width: int, g: Glyphs) -> list[Cell | str]
         "process": f"{p.pid} on {p.host}",
         **({"edits": p.edits} if p.edits else {}),
     }
-    pieces += _facts(facts)
     late = int((time.time() - p.updated_at) // LATE) * LATE
+    why: list[Cell | str] = []
     if not p.alive:
-        pieces += ["\n", Cell(f"Process {p.pid} is gone, and the capture with it.", "bad"), f"\n{sentence(RESUME)}\n"]
+        why = [Cell(f"Process {p.pid} is gone, and the capture with it.", "bad"), f"\n{sentence(RESUME)}\n\n"]
     elif late:
-        pieces += [
-            "\n",
-            Cell(f"no news for {duration(late, g)}: slow disk, or a process that hangs", "warn"),
-            "\n",
-        ]
-    return pieces
+        why = [Cell(f"no news for {duration(late, g)}: slow disk, or a process that hangs", "warn"), "\n\n"]
+    return [*why, *pieces, *_facts(facts)]
 
 
 def _bar(done: int, total: int | None, width: int, g: Glyphs) -> list[Cell | str]:
@@ -99,13 +96,14 @@ def job_lines(seen: Seen, width: int, g: Glyphs) -> list[Cell | str]:
 
         facts = {"tokens": f"{job.done:,}"} if job.done else {}
         facts["command"] = shlex.join(("nfinspect", *resuming(job)))
-    pieces = [*_bar(job.done, job.total, width, g), *_facts(facts)]
+    why: list[Cell | str] = []  # first: a small terminal has room for little else
     if seen.over:
-        why = seen.lost or job.line.removeprefix("nfinspect: ") or job.state
-        pieces += ["\n", Cell(why, "good" if job.state == "done" else "bad"), "\n"]
+        told = seen.lost or job.line.removeprefix("nfinspect: ") or job.state
+        why = [Cell(told, "good" if job.state == "done" else "bad"), "\n\n"]
     elif seen.silent:
-        pieces += ["\n", Cell(seen.silent, "warn"), "\n"]
-    elif seen.committed:
+        why = [Cell(seen.silent, "warn"), "\n\n"]
+    pieces = [*why, *_bar(job.done, job.total, width, g), *_facts(facts)]
+    if seen.committed and not why:
         pieces += ["\n", Cell("Enter", "bold"), " browses what is committed.\n"]
     if seen.tokens:
         pieces += ["\n", *_written(seen.tokens, width, g)]
@@ -116,7 +114,7 @@ def _edits(words: Sequence[str]) -> str:
     """The edits of a command, as they were typed."""
     options = {**{f"--{kind}": kind for kind in (*KINDS, "direction")}, "--from": "from token"}
     told = []
-    for word, after in zip(words, (*words[1:], ""), strict=True):
+    for word, after in pairwise((*words, "")):
         option, equals, value = word.partition("=")
         if option in options:
             told.append(f"{options[option]} {value if equals else after}")
@@ -125,11 +123,12 @@ def _edits(words: Sequence[str]) -> str:
 
 def _names(jobs: list[JobState], g: Glyphs) -> str:
     """Jobs in a word each: their command, and its run or model."""
+    from nfinspect.tui.captures import value_of
 
     def name(job: JobState) -> str:
-        words = job.arguments
-        run = words[words.index("--run") + 1] if "--run" in words[:-1] else words[1] if len(words) > 1 else ""
-        return f"{words[0] if words else ''} {cells.model_name(run, g)}".strip()
+        command, *words = job.arguments or ("",)
+        run = value_of(words, "--run") or (words[0] if words else "")
+        return f"{command} {cells.model_name(run, g)}".strip()
 
     return f"{len(jobs)}: " + ", ".join(map(name, jobs[:3])) + (f" {g.more}" if len(jobs) > 3 else "")
 

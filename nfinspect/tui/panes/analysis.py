@@ -7,7 +7,7 @@ to compute one; `r` runs the command in a process of its own (jobs), and the pan
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -79,6 +79,10 @@ class AnalysisPane(SortingKeys, RunPane):
     """
 
     first_focus = "#rows"
+    idle: ClassVar[Mapping[str, str]] = {
+        "cancel": "nothing is being computed here; :lab leads to the lab",
+        "drawing": "there is no other drawing",
+    }
     _found: Found | None = None
     _place = 0
     _drawing = 0
@@ -401,13 +405,8 @@ class AnalysisPane(SortingKeys, RunPane):
         return action not in ACTIONS or self.rows.sortable
 
     def why_idle(self, action: str) -> str:
-        match action:
-            case "cancel":
-                return "nothing is being computed here; :lab leads to the lab"
-            case "make" | "make_edited":
-                return self.session.why_not(self.spec)
-            case "drawing":
-                return "there is no other drawing"
+        if action in ("make", "make_edited"):
+            return self.session.why_not(self.spec)
         return super().why_idle(action)
 
     # the command
@@ -475,7 +474,7 @@ class AnalysisPane(SortingKeys, RunPane):
             self.hub.copy(f"nfinspect {shlex.join(self._found.command)}")
 
     def export(self) -> Export | None:
-        return json_export(f"{self.session.name}-{self.spec.name}.json", self.analysis)
+        return json_export(f"{self.session.name}-{self.spec.name}.json", self.analysis, self.rows.not_told)
 
 
 @cache

@@ -138,6 +138,9 @@ class Pane(Widget):
     option_keys: ClassVar[Mapping[str, str]] = {}
     """Options of the command that this place answers for, and the actions that do the same here."""
 
+    idle: ClassVar[Mapping[str, str]] = {}
+    """Why an action cannot be done, if it cannot."""
+
     last_focus: Widget | None = None
 
     follows: ClassVar[bool] = False
@@ -230,7 +233,7 @@ class Pane(Widget):
         if action == "choose":
             return "there is no row to open"
         arranges = action in ("filter", "sort", "sort_step", "invert")
-        return "there are no rows to filter or sort" if arranges else ""
+        return self.idle.get(action, "there are no rows to filter or sort" if arranges else "")
 
     def key(self, action: str) -> str:
         """The key of one of this place's actions, as the user has bound it."""

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal
+from textual.containers import Horizontal, Vertical
 from textual.suggester import Suggester
 from textual.widget import Widget
 from textual.widgets import Input, Static, TextArea
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 
 KEY = ("a new run", "estimate")
 """Of the estimate, as on the board of commands."""
+
+
+NOTE = "NOTE "
+"""What a warning in a printed estimate begins with."""
 
 
 class Paths(Suggester):
@@ -111,6 +116,7 @@ class CapturePane(Pane):
     ]
 
     DEFAULT_CSS = """
+    CapturePane #fields { height: 1fr; max-height: 11; overflow-y: auto; scrollbar-size-vertical: 1; }
     CapturePane .row { height: 1; }
     CapturePane .label { width: 12; padding: 0 1; color: $text-muted; }
     CapturePane Input, CapturePane Input:focus { border: none; height: 1; padding: 0; width: 1fr; }
@@ -120,11 +126,13 @@ class CapturePane(Pane):
     CapturePane CommandLine { height: auto; max-height: 5; margin: 1 0 0 0; padding: 0 1; }
     CapturePane CommandLine:focus { background: $bar; }
     CapturePane #about { height: auto; max-height: 4; padding: 0 1; }
+    CapturePane.-shorter CommandLine { max-height: 1; margin: 0; }
     """
 
-    def __init__(self, model: str = "") -> None:
+    def __init__(self, fields: Mapping[str, str] | None = None) -> None:
+        """fields: what is typed already; a model alone goes with what was typed before."""
         super().__init__("new capture")
-        self._first_model = model
+        self._first = dict(fields or {})
         self._edited: tuple[str, ...] | None = None
         """The command as it was edited, until a field is changed."""
 
@@ -132,34 +140,24 @@ class CapturePane(Pane):
         """The command whose estimate is on screen."""
 
         self._asked_for: tuple[str, ...] = ()
+        self._read: dict[str, tuple[int, ...]] = {}
+        """The files that were estimated, as `file_state` tells of them."""
+
         self._said = Cell("")
         self.runner = Runner(self, KEY, self._draw)
 
     def compose(self) -> ComposeResult:
-        typed = {**self.hub.typed_capture, **({MODEL: self._first_model} if self._first_model else {})}
-        for field in FIELDS:
-            with Horizontal(classes="row", id=f"{_id(field)}-row"):
-                yield Static(field.name, classes="label", markup=False)
-                text = typed.get(field.name, "")
-                if field.kind == "typed":
-                    area = Prompts(
-                        text, id=_id(field), compact=True, tab_behavior="focus", highlight_cursor_line=False,
-                        placeholder=field.hint,
-                    )  # fmt: skip
-                    area.cursor_blink = False  # a blinking cursor sends bytes twice a second for nothing
-                    yield area
-                else:
-                    paths = Paths(field) if field.kind in ("model", "files", "file") else None
-                    line = Input(
-                        text, placeholder=field.hint, id=_id(field), compact=True, select_on_focus=False,
-                        suggester=paths,
-                    )  # fmt: skip
-                    line.cursor_blink = False
-                    yield line
+        typed = {**({} if self._first.keys() - {MODEL} else self.hub.typed_capture), **self._first}
+        with Vertical(id="fields"):
+            for field in FIELDS:
+                with Horizontal(classes="row", id=f"{_id(field)}-row"):
+                    yield Static(field.name, classes="label", markup=False)
+                    yield _typed_into(field, typed.get(field.name, ""))
         yield CommandLine(id="command")
         yield Headline(id="about")
 
     def on_mount(self) -> None:
+        self.hub.typed_capture = self.values
         self._draw()
 
     def entered(self) -> None:
@@ -307,6 +305,7 @@ class CapturePane(Pane):
         def start() -> Job:
             if typed.strip():
                 capture_form.write_prompts(typed, prompts_folder())
+            self._read = capture_form.read_files(command)
             return engine.start(engine.captures.estimating(command, Path.cwd()))
 
         self.runner.start(start, self._estimate_ended, partial(self._say, tone="bad"), key=KEY, busy="estimating")
@@ -322,29 +321,51 @@ class CapturePane(Pane):
             return
         printed = self.hub.board.printed.pop(KEY, "")
         facts = [" ".join(line.split()) for line in printed.splitlines() if line.strip()]
-        told = f" {self.glyphs.dot} ".join(facts)
+        notes = [fact.removeprefix(NOTE) for fact in facts if fact.startswith(NOTE)]
+        told = f" {self.glyphs.dot} ".join([*notes, *(fact for fact in facts if not fact.startswith(NOTE))])
         if self.is_attached and self._asked_for == self._readable():
             self._estimated = self._asked_for
-            self._say(f"^r starts it: {told}", "good")
+            self._say(f"^r starts it{' all the same' if notes else ''}: {told}", "warn" if notes else "good")
 
     def _start(self, command: tuple[str, ...]) -> None:
-        captures, typed = self.hub.engine.captures, self.values[TYPED]
+        captures, typed, read = self.hub.engine.captures, self.values[TYPED], self._read
 
-        def begin() -> tuple[JobAt, BackendJob]:
+        def begin() -> tuple[JobAt, BackendJob] | str:
+            for file, state in capture_form.read_files(command).items():
+                if state != read.get(file):
+                    return f"{file} has changed since the estimate"
             if typed.strip():
                 capture_form.write_prompts(typed, prompts_folder())
             return captures.begin(command, Path.cwd())
 
         self.load("begin", begin, self._begun, self._not_begun, busy="starting a backend", lasting=True)
 
-    def _begun(self, begun: tuple[JobAt, BackendJob]) -> None:
+    def _begun(self, begun: tuple[JobAt, BackendJob] | str) -> None:
+        """begun: where it is made; else why it is not, in words."""
         self._estimated = None
-        if self.hub.pane is self:
+        if isinstance(begun, str):
+            self._say(f"{begun}: ^r estimates again", "warn")
+        elif self.hub.pane is self:
             self.hub.follow("", *begun)
 
     def _not_begun(self, line: str) -> None:
         self.say_failed(line)
         self._say(line, "bad")
+
+
+def _typed_into(field: Field, text: str) -> Input | TextArea:
+    """What a field is typed into."""
+    made: Input | TextArea
+    if field.kind == "typed":
+        made = Prompts(
+            text, id=_id(field), compact=True, tab_behavior="focus", highlight_cursor_line=False,
+            placeholder=field.hint,
+        )  # fmt: skip
+    else:
+        paths = Paths(field) if field.kind in ("model", "files", "file") else None
+        made = Input(text, placeholder=field.hint, id=_id(field), compact=True, select_on_focus=False, suggester=paths)
+    made.cursor_blink = False  # a blinking cursor sends bytes twice a second for nothing
+    return made
 
 
 def _id(field: Field) -> str:

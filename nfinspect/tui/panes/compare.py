@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -67,6 +67,11 @@ class ComparePane(SortingKeys, Pane):
         "goes to the layer's neurons."
     )
     first_focus = "#rows"
+    idle: ClassVar[Mapping[str, str]] = {
+        "cancel": "nothing is being computed here",
+        "make": "there is nothing left to compute",
+        "diff": "a diff is of two runs",
+    }
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "make", "Make what is missing", id="compare.make"),
@@ -114,10 +119,10 @@ class ComparePane(SortingKeys, Pane):
 
     @property
     def equivalent(self) -> tuple[str, ...]:
-        """Where every run has the analysis; health and what needs a model have no command for several runs."""
+        """Where every run has the analysis; what needs a model has no command for several runs."""
         found, topic = self._found, self._topic
         whole = found is not None and self._shown_topic is topic and not any(one.lacks for one in found.runs)
-        if not whole or topic.analysis == "health" or topic.needs_model:
+        if not whole or topic.needs_model:
             return ()
         site = ("--site", self._site) if self._site else ()
         return (topic.analysis, "--runs", ",".join(self._runs), *topic.options, *site)
@@ -263,16 +268,6 @@ class ComparePane(SortingKeys, Pane):
             return len(self._runs) == 2
         return action not in ACTIONS or self.rows.sortable
 
-    def why_idle(self, action: str) -> str:
-        match action:
-            case "cancel":
-                return "nothing is being computed here"
-            case "make":
-                return "there is nothing left to compute"
-            case "diff":
-                return "a diff is of two runs"
-        return super().why_idle(action)
-
     def job_news(self, state: JobState) -> None:
         self.draw_about()
 
@@ -334,7 +329,7 @@ class ComparePane(SortingKeys, Pane):
         self.hub.copy("\n".join("\t".join("" if x is None else str(x) for x in row) for row in [list(keys), *rows]))
 
     def export(self) -> Export | None:
-        return json_export(f"compare-{self._topic.name}.json", self._found)
+        return json_export(f"compare-{self._topic.name}.json", self._found, self.rows.not_told)
 
 
 def _start(engine: Engine, session: Session, topic: Topic, site: str | None) -> Job:

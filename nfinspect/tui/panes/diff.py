@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -61,6 +61,7 @@ class DiffPane(SortingKeys, Pane):
     )
     first_focus = "#rows"
     option_keys: ClassVar[Mapping[str, str]] = {"--site": "site", "--other-texts": "other_texts"}
+    idle: ClassVar[Mapping[str, str]] = {"other_texts": "T is for runs that are refused because their texts differ"}
 
     BINDINGS: ClassVar[list[BindingType]] = [
         *arranging_keys("diff", before="sort_previous"),
@@ -253,12 +254,6 @@ class DiffPane(SortingKeys, Pane):
             return self._texts_differ
         return action not in ACTIONS or self.rows.sortable
 
-    def why_idle(self, action: str) -> str:
-        match action:
-            case "other_texts":
-                return "T is for runs that are refused because their texts differ"
-        return super().why_idle(action)
-
     def action_turn(self) -> None:
         self._runs = (self._runs[1], self._runs[0])
         self.crumb = f"diff {self._runs[0]} {self._runs[1]}"
@@ -298,7 +293,9 @@ class DiffPane(SortingKeys, Pane):
             self.hub.copy("\n".join("\t".join(line) for line in lines))
 
     def export(self) -> Export | None:
-        return json_export(f"diff-{self._runs[0]}-{self._runs[1]}.json", self._found)
+        """The rows on screen."""
+        shown = self._found and replace(self._found, neurons=tuple(self.rows.current))
+        return json_export(f"diff-{self._runs[0]}-{self._runs[1]}.json", shown, self.rows.told)
 
 
 def _compare(

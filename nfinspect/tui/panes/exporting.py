@@ -23,14 +23,14 @@ class Document(Protocol):
     def to_json(self) -> dict[str, object]: ...
 
 
-def json_export(name: str, document: Document | None) -> Export | None:
-    """A result as JSON; None while there is none."""
+def json_export(name: str, document: Document | None, rows: str = "") -> Export | None:
+    """A result as JSON; None while there is none. rows: which of its rows these are, said once it is written."""
     if document is None:
         return None
 
     def write(chosen: str) -> str:
         from nfinspect.tui.output import write_json
 
-        return write_json(chosen, document.to_json())
+        return write_json(chosen, document.to_json()) + (rows and f": {rows}")
 
     return Export(name, write)

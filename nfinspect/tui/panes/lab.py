@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -79,6 +80,11 @@ class LabPane(RunPane):
     )
 
     first_focus = "PagedTable"
+    idle: ClassVar[Mapping[str, str]] = {
+        "cancel": "nothing is being written here",
+        "start": "it is being written already; x cancels",
+        **dict.fromkeys(("export", "keep"), "nothing has been written yet: r runs it"),
+    }
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("r", "start", "Run", id="lab.run"),
@@ -234,16 +240,6 @@ class LabPane(RunPane):
             case "export" | "keep":
                 return self.experimenting.document is not None
         return super().check_action(action, parameters)
-
-    def why_idle(self, action: str) -> str:
-        match action:
-            case "cancel":
-                return "nothing is being written here"
-            case "start":
-                return "it is being written already; x cancels"
-            case "export" | "keep":
-                return "nothing has been written yet: r runs it"
-        return super().why_idle(action)
 
     def on_paged_table_chosen(self, message: PagedTable.Chosen) -> None:
         row, setup = message.row, self._setup

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,6 +27,12 @@ class LensPane(AnalysisPane):
 
     spec = SPEC
     help_text = SPEC.explains
+    idle: ClassVar[Mapping[str, str]] = {
+        **AnalysisPane.idle,
+        **dict.fromkeys(
+            ("mark", "marked", "site"), "rows are layers here, not neurons: the lens reads the residual stream"
+        ),
+    }
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p", "prompt", "Prompt of the run", id="lens.prompt"),
@@ -120,12 +126,6 @@ class LensPane(AnalysisPane):
         if action in ("mark", "marked", "site"):  # rows are layers, and the lens reads the residual stream alone
             return False
         return super().check_action(action, parameters)
-
-    def why_idle(self, action: str) -> str:
-        match action:
-            case "mark" | "marked" | "site":
-                return "rows are layers here, not neurons: the lens reads the residual stream"
-        return super().why_idle(action)
 
     def open_row(self) -> None:
         if (row := self.table.current) is None:

@@ -105,6 +105,9 @@ class LivePane(Pane):
     def entered(self) -> None:
         self._over = False
         self.look_every(SECONDS, self._look)
+        if self._at is None:  # the file next to the run, before its backend answers
+            self.load("beat", partial(self.hub.engine.progress, self._run), self._put_progress)
+        self._draw()
         self._look()
 
     def left(self) -> None:
@@ -129,9 +132,12 @@ class LivePane(Pane):
         if self._at is not None:
             if self._watch is None:
                 self._watch = captures.watch(self._at, self._known)
-            self.load("progress", self._watch.look, partial(self._looked, self._watch))
+            asking = f"asking the backend {self._at.backend} how far it is" if self._seen is None else ""
+            self.load("progress", self._watch.look, partial(self._looked, self._watch), busy=asking)
         elif not self._paused:
-            self.load("progress", partial(_found, self.hub.engine, self._run), self._show)
+            asking = f"asking how far the capture of {self._run} is"
+            found = partial(_found, self.hub.engine, self._run)
+            self.load("progress", found, self._show, self._not_answered, busy=asking)
 
     # a capture in a backend
 
@@ -173,10 +179,19 @@ class LivePane(Pane):
 
     # a capture in a process of its own
 
+    def _put_progress(self, progress: Progress | None) -> None:
+        if progress is not None:
+            self._progress = progress
+            self._draw()
+
+    def _not_answered(self, line: str) -> None:
+        self.hub.say(line, "bad", of=(id(self), "silence"))
+
     def _show(self, found: JobAt | Seen | Progress | None) -> None:
         from nfinspect.tui.captures import Seen
         from nfinspect_store.types import Progress
 
+        self.hub.over((id(self), "silence"))
         if isinstance(found, Seen):
             self._at = found.at
             self._show_job(found)
@@ -184,8 +199,7 @@ class LivePane(Pane):
             self._over = True
             self._open()
         elif isinstance(found, Progress):
-            self._progress = found
-            self._draw()
+            self._put_progress(found)
         else:
             self._at = found
             self._look()
@@ -202,9 +216,13 @@ class LivePane(Pane):
         self.query_one(TextPanel).put(content(*pieces, f"\n{sentence(line)}\n"))
 
     def _draw(self) -> None:
-        width = self.size.width - 4
-        if self._seen is not None:
-            shown = content("\n", *job_lines(self._seen, width, self.glyphs))
+        width, seen = self.size.width - 4, self._seen
+        if seen is None and self._at is not None and self._known is not None:
+            from nfinspect.tui.captures import Seen
+
+            seen = Seen(self._at, self._known)
+        if seen is not None:
+            shown = content("\n", *job_lines(seen, width, self.glyphs))
         elif self._progress is not None:
             shown = content("\n", *capture_lines(self._progress, width, self.glyphs))
         else:
@@ -309,7 +327,7 @@ class LivePane(Pane):
 
 def _found(engine: Engine, run: str) -> JobAt | Seen | Progress | None:
     """In a worker: the job of a run in a backend, what is known of one that has ended too soon, or else how far its
-    capture says that it is.
+    capture says that it is. Raises NotAnswering.
     """
     progress = engine.progress(run)
     at = engine.captures.of_run(run) if progress is not None else None

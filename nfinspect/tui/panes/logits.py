@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nfinspect.analyses.logits import SPEC, Effects
 from nfinspect.present.numbers import signed
@@ -27,6 +27,7 @@ class LogitsPane(AnalysisPane):
 
     spec = SPEC
     help_text = SPEC.explains
+    idle: ClassVar[Mapping[str, str]] = {**AnalysisPane.idle, "site": "this is of one neuron, at its own site"}
 
     def __init__(self, session: Session, address: Address) -> None:
         site = address.site or session.default_site
@@ -47,12 +48,6 @@ class LogitsPane(AnalysisPane):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return action != "site" and super().check_action(action, parameters)  # the neuron is one of this site
 
-    def why_idle(self, action: str) -> str:
-        match action:
-            case "site":
-                return "this is of one neuron, at its own site"
-        return super().why_idle(action)
-
     def is_marked(self, row: Any) -> bool:
         return False
 
@@ -69,7 +64,7 @@ class LogitsPane(AnalysisPane):
             super().action_copy()
 
     def export(self) -> Export | None:
-        return json_export(f"{self.session.name}-logits-{self._address}.json", self.analysis)
+        return json_export(f"{self.session.name}-logits-{self._address}.json", self.analysis, self.rows.not_told)
 
 
 def _find(

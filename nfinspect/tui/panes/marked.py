@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -45,6 +45,8 @@ class MarkedPane(TracedPane):
         "A neuron is one of its model: what is marked in one run of it is marked in the others."
     )
 
+    idle: ClassVar[Mapping[str, str]] = {"site": "this set has neurons of one site"}
+
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("v", "set", "Set", id="marked.set"),
         Binding("m", "name", "Name as a set", id="marked.name"),
@@ -78,12 +80,6 @@ class MarkedPane(TracedPane):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return action != "site" and super().check_action(action, parameters)  # the neurons are those of one site
-
-    def why_idle(self, action: str) -> str:
-        match action:
-            case "site":
-                return "this set has neurons of one site"
-        return super().why_idle(action)
 
     def on_mount(self) -> None:
         self._to_a_site_with_some()

@@ -52,7 +52,7 @@ class SimilarPane(AnalysisPane):
 
     def export(self) -> Export | None:
         name = self._address.replace(":", "-").replace("/", "-")
-        return json_export(f"{self.session.name}-similar-{name}.json", self.analysis)
+        return json_export(f"{self.session.name}-similar-{name}.json", self.analysis, self.rows.not_told)
 
 
 def _fits(at_site: Callable[[Result], bool], address: str, result: Result) -> bool:

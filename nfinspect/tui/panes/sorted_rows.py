@@ -71,6 +71,17 @@ class SortedRows:
             return ""
         return f"{len(self.shown.rows):,} of {self.shown.total:,} where {self.filter}"
 
+    @property
+    def told(self) -> str:
+        """How many rows are on screen, of an export of these."""
+        of = f" of {self.shown.total:,}" if self.filter and self.shown is not None else ""
+        return f"{len(self.current):,}{of} rows" + (f" where {self.filter}" if of else "")
+
+    @property
+    def not_told(self) -> str:
+        """Of an export that has every row."""
+        return "every row, those too that the filter leaves out" if self.filter else ""
+
     def _keys(self) -> list[str]:
         return [column.key for column in self._columns() if column.key]
 

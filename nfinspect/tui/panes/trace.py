@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -225,4 +226,6 @@ class TracePane(SortingKeys, TracedPane):
             self.hub.copy("\n".join(str(self.address(r.layer, r.neuron)) for r in self.rows.current))
 
     def export(self) -> Export | None:
-        return json_export(f"{self.session.name}-trace-{self.request.concept}.json", self._trace)
+        """The rows on screen."""
+        shown = self._trace and replace(self._trace, neurons=tuple(self.rows.current))
+        return json_export(f"{self.session.name}-trace-{self.request.concept}.json", shown, self.rows.told)

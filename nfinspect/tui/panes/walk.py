@@ -41,6 +41,7 @@ class WalkPane(RunPane):
 
     first_focus = "TokenText"
     follows = True
+    idle: ClassVar[Mapping[str, str]] = {"walk": "this is the token walk"}
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("J", "prompt(1)", "Next prompt", id="walk.next_prompt"),
@@ -398,12 +399,6 @@ class WalkPane(RunPane):
         if action == "walk":  # this is it
             return False
         return super().check_action(action, parameters)
-
-    def why_idle(self, action: str) -> str:
-        match action:
-            case "walk":
-                return "this is the token walk"
-        return super().why_idle(action)
 
     def action_prompt(self, step: int) -> None:
         if self._prompt is None:
