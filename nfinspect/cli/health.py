@@ -67,7 +67,7 @@ def _compare(
         found = of_each(files, lambda file: network_report(file, site, options))
         edits = {name: file.edits for name, file in files.items()}
     for name, report in found.items():
-        note_on(name, edits[name], report.notes)
+        note_on(name, "", report.notes)  # of edits, too
     if as_json:
         documents = (document_of(name, one.to_json(), edits[name], "layer_analyses") for name, one in found.items())
         output.document({"runs": list(documents)})
