@@ -5,12 +5,11 @@ were batched. Random: every token draws a number from the run's seed, its prompt
 with the smallest numbers are kept: a sample without replacement (bottom-k sampling). One sample serves all neurons.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nfinspect.capturing.transfer import Array, to_host
 from nfinspect_store.examples import KEPT, draw
 
 Kind = Literal["top", "min"]
@@ -38,23 +37,25 @@ class Extremes:
         place, sign = _KINDS[kind]
         return self.token_idx[place], self.scores[place] * sign
 
-    def add(self, high: NDArray[np.float32], low: NDArray[np.float32], values: Array, first_token: int) -> None:
-        """Add one prompt. high, low: float32[neurons], its maxima and minima; values: float32[neurons, tokens]."""
-        self._add("top", high, values, first_token)
-        self._add("min", low, values, first_token)
+    def add(
+        self,
+        high: NDArray[np.float32],
+        low: NDArray[np.float32],
+        at_high: NDArray[Any],
+        at_low: NDArray[Any],
+        first_token: int,
+    ) -> None:
+        """Add one prompt: its maxima and minima and in which of its tokens they are first, [neurons]."""
+        self._add("top", high, at_high.astype(np.int64) + first_token)
+        self._add("min", low, at_low.astype(np.int64) + first_token)
 
-    def _add(self, kind: Kind, extreme: NDArray[np.float32], values: Array, first_token: int) -> None:
-        """Only neurons whose extreme enters the list are looked up in `values`: few, once the lists are full."""
+    def _add(self, kind: Kind, extreme: NDArray[np.float32], token_idx: NDArray[np.int64]) -> None:
         place, sign = _KINDS[kind]
         tokens, listed = self.token_idx[place], self.scores[place]
         scores = extreme * sign
         better = np.flatnonzero(scores > listed[:, -1])
-        if not len(better):
-            return
-        rows = values if len(better) == len(values) else values[better]
-        where = to_host(rows.argmax(1) if sign > 0 else rows.argmin(1))
         listed[better, -1] = scores[better]
-        tokens[better, -1] = first_token + where
+        tokens[better, -1] = token_idx[better]
         order = np.argsort(-listed[better], axis=1, kind="stable")  # stable: earlier tokens come first in ties
         listed[better] = np.take_along_axis(listed[better], order, axis=1)
         tokens[better] = np.take_along_axis(tokens[better], order, axis=1)

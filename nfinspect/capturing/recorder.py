@@ -5,17 +5,17 @@ The recorder knows nothing about models: capture_run feeds it from hooks, write_
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from nfinspect.capturing.batch import PromptRows
 from nfinspect.capturing.beyond import values_beyond
@@ -24,7 +24,7 @@ from nfinspect.capturing.examples import RandomTokens
 from nfinspect.capturing.expert_record import ExpertLayer
 from nfinspect.capturing.segments import Segment
 from nfinspect.capturing.statistics import LayerStatistics
-from nfinspect.capturing.transfer import Array, start_copy, to_host
+from nfinspect.capturing.transfer import Array, begin_copy, rows_of, start_copy, to_host
 from nfinspect_store.examples import KEPT, places
 from nfinspect_store.mamba_delta import DeltaMoments, read_mamba_delta
 from nfinspect_store.processors import unbind
@@ -32,6 +32,8 @@ from nfinspect_store.snapshot import LayerSnapshot
 from nfinspect_store.tables import RunTables
 from nfinspect_store.types import BeyondRows, Layer, MeanRows, Prompt, TokenRows
 from nfinspect_store.writer import RunWriter
+
+Done = TypeVar("Done")
 
 ON_THE_WAY = 4
 """Layers of a batch that are copied from a GPU and written while others are still computed there [own]: the next one
@@ -69,10 +71,6 @@ class LayerValues:
     experts: Array | None = None
     """int64[tokens, chosen] of a mixture of experts: values and fired are then of the neurons of these experts,
     [tokens, chosen * width], on the CPU; -1: none."""
-
-    def in_float32(self) -> "LayerValues":
-        """A GPU holds a batch as the model computed it: only the layer that is being recorded takes 4 bytes a value."""
-        return replace(self, values=self.values.float()) if isinstance(self.values, Tensor) else self
 
 
 class Recorder:
@@ -153,9 +151,9 @@ class Recorder:
             kept = self._random.add(self.tokens, places(tokens, prompts.token, prompts.prompt_idx + self._first_prompt))
         prompt_idx, selections, n = prompts.means()
 
-        def recorded(record: _LayerRecord | _ExpertRecord) -> tuple[MeanRows, BeyondRows | None]:
+        def begun(record: _LayerRecord | _ExpertRecord) -> Callable[[], tuple[MeanRows, BeyondRows | None]]:
             layer_id = record.layer.layer_id
-            layer = values[layer_id].in_float32()
+            layer = values[layer_id]
             if self.writer.keeps_values and isinstance(record, _LayerRecord):
                 if len(written) == ON_THE_WAY:
                     written.popleft().result()
@@ -165,18 +163,28 @@ class Recorder:
                     put()
                 else:
                     written.append(behind.submit(put))
+            keep_random = None
             if kept is not None and isinstance(record, _LayerRecord):
-                record.keep_random(kept, layer.values, self.tokens)
-            found, absent = record.add(prompts, layer), record.layer.experts > 0
-            means = MeanRows(layer_id, prompt_idx, selections, n, found, absent)
-            if isinstance(record, _ExpertRecord):
-                return means, record.take_beyond()
-            if self.writer.beyond is None:
-                return means, None
-            return means, record.beyond(self.writer.beyond, layer.values, self.tokens)
+                keep_random = record.begin_random(kept, layer.values, self.tokens)
+            finish = record.begin(prompts, layer)
+
+            def finished() -> tuple[MeanRows, BeyondRows | None]:
+                if keep_random is not None:
+                    keep_random()
+                means = MeanRows(layer_id, prompt_idx, selections, n, finish(), record.layer.experts > 0)
+                if isinstance(record, _ExpertRecord):
+                    return means, record.take_beyond()
+                if self.writer.beyond is None:
+                    return means, None
+                return means, record.beyond(self.writer.beyond, layer.values, self.tokens)
+
+            return finished
 
         try:
-            each = map(recorded, self._layers) if at_once is None else at_once.map(recorded, self._layers)
+            if at_once is None:
+                each = _one_ahead(map(begun, self._layers))
+            else:
+                each = at_once.map(lambda record: begun(record)(), self._layers)
             means, beyond = zip(*each, strict=True)
             while written:
                 written.popleft().result()
@@ -222,24 +230,32 @@ class _LayerRecord:
         self._delta: DeltaMoments | None = None
         self._counts_delta = True
 
-    def add(self, prompts: PromptRows, layer: LayerValues) -> NDArray[np.float32]:
-        """Add a batch; returns the prompts' means, float32[means, neurons]."""
+    def begin(self, prompts: PromptRows, layer: LayerValues) -> Callable[[], NDArray[np.float32]]:
+        """Begin to add a batch; the returned function gives the prompts' means, float32[means, neurons]."""
         if layer.delta is not None and self._counts_delta:
             self._delta = layer.delta if self._delta is None else self._delta.merge(layer.delta)
-        return self._statistics.add(prompts, layer.values, layer.fired)
+        return self._statistics.begin(prompts, layer.values, layer.fired)
 
     def beyond(self, percentile: Decimal, values: Array, offset: int) -> BeyondRows:
         """Of the batch just added, whose first token has index `offset`, the values beyond the neurons' percentiles."""
         return values_beyond(self.layer.layer_id, values, self._statistics.limits(percentile), offset)
 
-    def keep_random(self, kept: NDArray[np.int64], values: Array, offset: int) -> None:
-        """Keep the values of the tokens in `kept`, which are kept already or in this batch."""
-        if np.array_equal(kept, self.random_tokens):
-            return
-        held = {int(token): row for token, row in zip(self.random_tokens, self._random_values, strict=True)}
-        rows = [held[int(t)] if int(t) in held else to_host(values[int(t) - offset]) for t in kept]
-        self.random_tokens = kept
-        self._random_values = np.stack(rows)
+    def begin_random(self, kept: NDArray[np.int64], values: Array, offset: int) -> Callable[[], None] | None:
+        """Begin to fetch the values of the tokens in `kept` that are in this batch, which begins at token_idx `offset`;
+        the others are kept already. The returned function keeps them; None: there are none.
+        """
+        new = kept[kept >= offset]
+        if not len(new):
+            return None
+        copied = begin_copy(rows_of(values, new - offset))
+
+        def keep() -> None:
+            tokens, rows = [*self.random_tokens.tolist(), *new.tolist()], [*self._random_values, *copied()]
+            held = dict(zip(tokens, rows, strict=True))
+            self.random_tokens = kept
+            self._random_values = np.stack([held[token] for token in kept.tolist()])
+
+        return keep
 
     def snapshot(self, random: RandomTokens) -> LayerSnapshot:
         return LayerSnapshot(
@@ -291,11 +307,12 @@ class _ExpertRecord:
         self._experts = ExpertLayer(layer, seed, first_prompt, put=put, percentile=writer.beyond)
         self.take_beyond = self._experts.take_beyond
 
-    def add(self, prompts: PromptRows, layer: LayerValues) -> NDArray[np.float32]:
-        """Add a batch; returns the prompts' means, float32[means, neurons], NaN where no token passed the expert."""
+    def begin(self, prompts: PromptRows, layer: LayerValues) -> Callable[[], NDArray[np.float32]]:
+        """As of any layer; means are NaN where no token passed the expert."""
         assert layer.experts is not None
         fired = None if layer.fired is None else to_host(layer.fired)
-        return self._experts.add(prompts, to_host(layer.values), fired, to_host(layer.experts))
+        means = self._experts.add(prompts, to_host(layer.values), fired, to_host(layer.experts))
+        return lambda: means
 
     def snapshot(self, random: RandomTokens) -> LayerSnapshot:
         return self._experts.snapshot()
@@ -303,6 +320,17 @@ class _ExpertRecord:
     def restore(self, tables: RunTables) -> None:
         """Continue from the last segment."""
         self._experts.restore(tables)
+
+
+def _one_ahead(begun: Iterable[Callable[[], Done]]) -> Iterator[Done]:
+    """What each call gives, when the next one has begun: a GPU computes it while this one's results are merged here."""
+    before: Callable[[], Done] | None = None
+    for one in begun:
+        if before is not None:
+            yield before()
+        before = one
+    if before is not None:
+        yield before()
 
 
 def _token_rows(

@@ -1,14 +1,17 @@
 """Statistics of one layer, updated as tokens pass, computed where the values are.
 
 A chunk is one prompt without its token at position 0, or that token: its moments, mean and extremes come from the same
-passes over the values, and chunks merge exactly (nfinspect_store.statistics). Values on a GPU are torch tensors, stay
-there, and the histograms are on the same GPU; values on the CPU are numpy arrays, because torch's thread pool would
-compete with the writer for the cores (docs/decisions/0003); one compiled loop takes all prompts of a batch where it is
-installed (docs/decisions/0009).
+passes over the values, and chunks merge exactly (nfinspect_store.statistics). Values on a GPU are torch tensors and
+stay there, and the histograms are on the same GPU: the statistics of all prompts of a batch are computed there at once
+(tensor_statistics.py). Values on the CPU are numpy arrays, because torch's thread pool would compete with the writer
+for the cores (docs/decisions/0003); one compiled loop takes all prompts of a batch where it is installed
+(docs/decisions/0009).
 """
 
+from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import Any
+from itertools import count
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -19,9 +22,10 @@ from nfinspect.capturing.batch import PromptRows
 from nfinspect.capturing.beyond import limits
 from nfinspect.capturing.examples import Extremes
 from nfinspect.capturing.running import RunningConcepts, RunningStatistics
+from nfinspect.capturing.tensor_statistics import Parts, begin, count_tensor
 from nfinspect.capturing.transfer import Array, by_neuron, to_host
 from nfinspect_store import kernels
-from nfinspect_store.histogram import BINS, FIRST_KEY, MIDDLE, SHIFT, SIDE
+from nfinspect_store.histogram import BINS
 from nfinspect_store.histogram import bin_of as bin_of_values
 from nfinspect_store.kernels import ROWS
 from nfinspect_store.statistics import UNKNOWN, ConceptStatistics, NeuronStatistics
@@ -30,64 +34,56 @@ STRIPE = 64
 """Neurons counted at a time on the CPU: their 64 x 99 counters, 50 KB, stay in the processor's fastest caches."""
 
 
-TENSOR_BYTES = 16 * 2**20
-"""Of deviations, float64, that a GPU is given at a time: few operations, as each takes the processor microseconds to
-start, and little enough for its caches (50 MB on an H100) [own]."""
-
-
-def chunk_mean(values: Array) -> Array:
-    """Mean over tokens in float64: [tokens, neurons] -> [neurons]."""
-    xp: Any = torch if isinstance(values, Tensor) else np
-    return values.sum(0, dtype=xp.float64) / len(values)
-
-
 def chunk_statistics(
-    values: Array, fired: Array | None, fires: str, histogram: "HistogramCounter | None" = None
+    values: NDArray[np.float32],
+    fired: NDArray[np.bool_] | None,
+    fires: str,
+    histogram: "HistogramCounter | None" = None,
 ) -> NeuronStatistics:
     """Statistics of float32[tokens, neurons]. fired: bool[tokens, neurons] if the layer fires by its gate.
     histogram: also counts the values.
 
     Two passes, the second about the mean, in float64 (merged as in Pébay 2008); minimum and maximum are exact.
     """
-    if isinstance(values, np.ndarray) and kernels.compiled():
+    if kernels.compiled():
         counts = None if histogram is None else histogram.counts
-        assert not isinstance(fired, Tensor) and not isinstance(counts, Tensor)
+        assert not isinstance(counts, Tensor)
         return NeuronStatistics.compiled(values, fired, counts, counts_firing=fires != "scale")
     if histogram is not None:
         histogram.add(values)
-    xp: Any = torch if isinstance(values, Tensor) else np
     n, neurons = values.shape
-    mean: Any = chunk_mean(values)
-    powers = [xp.zeros_like(mean) for _ in range(3)]
-    rows = max(ROWS, TENSOR_BYTES // (8 * neurons)) if isinstance(values, Tensor) else ROWS
-    for start in range(0, n, rows):
-        deviation = values[start : start + rows] - mean  # float64
+    mean = _chunk_mean(values)
+    m2, m3, m4 = np.zeros((3, neurons))
+    for start in range(0, n, ROWS):
+        deviation = values[start : start + ROWS] - mean  # float64
         power = deviation * deviation
-        powers[0] += power.sum(0)
+        m2 += power.sum(0)
         deviation *= power
-        powers[1] += deviation.sum(0)
+        m3 += deviation.sum(0)
         power *= power
-        powers[2] += power.sum(0)
-    found = [mean, *powers, xp.amin(values, 0), xp.amax(values, 0), xp.abs(values).sum(0, dtype=xp.float64)]
-    if fires != "scale":
-        # The reader gives `fired` if a layer fires by its gate; else a > 0 is the definition.
-        found.append((values > 0 if fired is None else fired).sum(0))
-    # One transfer: each one would wait for the GPU.
-    told = to_host(xp.stack([xp.asarray(row, dtype=xp.float64) for row in found]))
-    mean, m2, m3, m4, low, high, sum_abs = told[:7]
+        m4 += power.sum(0)
+    low, high = values.min(0), values.max(0)
+    # The reader gives `fired` if a layer fires by its gate; else a > 0 is the definition.
+    flags = values > 0 if fired is None else fired
     # A neuron that never varied has no variance, even if its computed mean is rounded.
     varied = low != high
     return NeuronStatistics(
         n=np.full(neurons, n, np.int64),
-        fired=told[7].astype(np.int64) if fires != "scale" else np.full(neurons, UNKNOWN),
+        fired=flags.sum(0, dtype=np.int64) if fires != "scale" else np.full(neurons, UNKNOWN),
         mean=np.where(varied, mean, low),
         m2=m2 * varied,
         m3=m3 * varied,
         m4=m4 * varied,
-        minimum=low.astype(np.float32),
-        maximum=high.astype(np.float32),
-        sum_abs=sum_abs,
+        minimum=low,
+        maximum=high,
+        sum_abs=np.abs(values).sum(0, dtype=np.float64),
     )
+
+
+def _chunk_mean(values: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Over tokens: [tokens, neurons] -> [neurons]."""
+    mean: NDArray[np.float64] = values.sum(0, dtype=np.float64) / len(values)
+    return mean
 
 
 class HistogramCounter:
@@ -104,11 +100,14 @@ class HistogramCounter:
     def move(self, device: torch.device) -> Tensor:
         """Count on this device from now on; returns the counts there."""
         here = self.counts
-        self.counts = (torch.from_numpy(here) if isinstance(here, np.ndarray) else here).to(device)
-        return self.counts
+        if isinstance(here, np.ndarray) or here.device != device:
+            counts = torch.from_numpy(here) if isinstance(here, np.ndarray) else here
+            # Bin by bin in memory: what is counted at once are values of neighbouring neurons, many in one bin.
+            self.counts = here = counts.to(device).t().contiguous().t()
+        return here
 
     def add(self, values: Array) -> None:
-        """float32[tokens, neurons]."""
+        """float[tokens, neurons]: float32, of a tensor any precision."""
         if isinstance(values, Tensor):
             count_tensor(self.move(values.device), values)
             return
@@ -122,18 +121,15 @@ class HistogramCounter:
 
     def fetch(self) -> NDArray[np.int64]:
         """int64[neurons, BINS]; on the CPU not copied, so valid until the next values are added."""
-        return to_host(self.counts)
+        return np.ascontiguousarray(to_host(self.counts))
 
 
-def count_tensor(counts: Tensor, values: Tensor) -> None:
-    """Count float32[tokens, neurons] into int64[neurons, BINS] on their device, with the bins of histogram.bin_of."""
-    # [neurons, tokens], so that each neuron's bins are contiguous. Always a copy, as it is modified in place.
-    bits = values.t().clone(memory_format=torch.contiguous_format).view(torch.int32)
-    sign = bits >> 31  # -1 where negative, else 0
-    bits.bitwise_and_(0x7FFFFFFF).bitwise_right_shift_(SHIFT).sub_(FIRST_KEY - 1).clamp_(0, SIDE + 1)
-    bins = bits.bitwise_xor_(sign).sub_(sign).add_(MIDDLE).long()
-    one = torch.ones((), dtype=torch.int64, device=bins.device)
-    counts.scatter_add_(1, bins, one.expand(bins.shape))
+Recorded: TypeAlias = tuple[
+    tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.int64]],
+    tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float32]] | None,
+    tuple[NDArray[np.int64], NDArray[np.float32]] | None,
+]
+"""As kernels.parts takes them: running, concepts, examples."""
 
 
 class LayerStatistics:
@@ -166,79 +162,139 @@ class LayerStatistics:
             self._histograms[first].restore(counts)
 
     def add(self, prompts: PromptRows, values: Array, fired: Array | None) -> NDArray[np.float32]:
-        """Add a batch, float32[tokens, neurons]; fired: bool of the same shape if the layer fires by its gate. Returns
-        its means, float32[means, neurons], in the order of PromptRows.means.
+        """Add a batch, [tokens, neurons], float32 or a tensor of any precision; fired: bool of the same shape if the
+        layer fires by its gate. Returns its means, float32[means, neurons], in the order of PromptRows.means.
 
         Prompts are merged one after the other, so that batches do not change the sums.
         """
+        return self.begin(prompts, values, fired)()
+
+    def begin(self, prompts: PromptRows, values: Array, fired: Array | None) -> Callable[[], NDArray[np.float32]]:
+        """The same in two steps: the returned function gives the means. A GPU computes meanwhile; call it before the
+        next batch begins.
+        """
         means = np.empty((int(prompts.written.sum()), self.neurons), np.float32)
-        if isinstance(values, np.ndarray) and kernels.compiled():
+        if isinstance(values, Tensor):
+            assert fired is None or isinstance(fired, Tensor)
+            return self._begin_tensors(prompts, values, fired, means)
+        assert not isinstance(fired, Tensor)
+        if kernels.compiled():
             self._add_compiled(prompts, values, fired, means)
         else:
             self._add_each(prompts, values, fired, means)
-        return means
+        return lambda: means
 
     def _add_compiled(
-        self, prompts: PromptRows, values: NDArray[np.float32], fired: Array | None, means: NDArray[np.float32]
+        self,
+        prompts: PromptRows,
+        values: NDArray[np.float32],
+        fired: NDArray[np.bool_] | None,
+        means: NDArray[np.float32],
     ) -> None:
-        concepts, extremes = self._concepts, self.extremes
+        counts, at_start = (self._histograms[first].counts for first in (False, True))
+        assert not (isinstance(counts, Tensor) or isinstance(at_start, Tensor))
+        rows = self._rows(prompts)
+        running, concepts, examples = self._recorded()
+        kernels.prompts(values, fired, rows, means, (*running, counts, at_start), concepts, examples)
+
+    def _rows(self, prompts: PromptRows) -> NDArray[np.int64]:
+        """What the compiled loops are told of the prompts; there is room for their concepts from now on."""
         places = np.zeros(len(prompts.start), np.int64)
-        if concepts is not None:
-            places[:] = [concepts.index(concept) for concept in prompts.concept]
+        if self._concepts is not None:
+            places[:] = [self._concepts.index(concept) for concept in prompts.concept]
         first_mean = np.cumsum(prompts.written) - prompts.written
         rows = (prompts.start, prompts.rest, prompts.stop, prompts.generated, first_mean, places, prompts.token)
-        counts, at_start = (self._histograms[first].counts for first in (False, True))
-        assert not (isinstance(fired, Tensor) or isinstance(counts, Tensor) or isinstance(at_start, Tensor))
-        kernels.prompts(
-            values,
-            fired,
-            np.stack(rows, axis=1),
-            means,
-            (self._running.moments, self._running.extremes, self._running.tallies, counts, at_start),
+        return np.stack(rows, axis=1)
+
+    def _recorded(self) -> Recorded:
+        """What the compiled loops add to."""
+        concepts, extremes = self._concepts, self.extremes
+        return (
+            (self._running.moments, self._running.extremes, self._running.tallies),
             None if concepts is None else (concepts.tallies, concepts.mean, concepts.maximum),
             None if extremes is None else (extremes.token_idx, extremes.scores),
         )
 
-    def _add_each(self, prompts: PromptRows, values: Array, fired: Array | None, means: NDArray[np.float32]) -> None:
-        """The compiled loop in numpy and torch."""
-        xp: Any = np
-        if isinstance(values, Tensor):
-            xp = torch
-            for counter in self._histograms.values():
-                counter.move(values.device)
+    def _add_each(
+        self,
+        prompts: PromptRows,
+        values: NDArray[np.float32],
+        fired: NDArray[np.bool_] | None,
+        means: NDArray[np.float32],
+    ) -> None:
+        """The compiled loop in numpy."""
         turned = None if self.extremes is None else by_neuron(values)
-        # Those of all prompts together: each would wait for the GPU.
-        firsts = prompts.start[prompts.rest > prompts.start].tolist()
-        if firsts:
-            self._histograms[True].add(values[firsts])
-        at_start = iter(to_host(values[firsts]))
-        gates = iter(() if fired is None else to_host(fired[firsts]))
-        lasts = (prompts.stop[prompts.rest < prompts.stop] - 1).tolist()
-        last = iter(to_host(values[lasts]))
-        written = [chunk_mean(values[generated:stop]) for _, _, stop, generated, _ in prompts if generated < stop]
-        of_written = iter(to_host(xp.stack(written)) if written else ())
         mean = 0
         for (start, rest, stop, generated, token), concept in zip(prompts, prompts.concept, strict=True):
             parts = []
-            if start < rest:
-                gate = None if fired is None else next(gates)[None]
-                parts.append((True, chunk_statistics(next(at_start)[None], gate, self._fires)))
+            for first, a, b in ((True, start, rest), (False, rest, stop)):
+                if a < b:
+                    gate = None if fired is None else fired[a:b]
+                    chunk = chunk_statistics(values[a:b], gate, self._fires, self._histograms[first])
+                    parts.append((first, chunk))
             if rest < stop:
-                gate = None if fired is None else fired[rest:stop]
-                chunk = chunk_statistics(values[rest:stop], gate, self._fires, self._histograms[False])
-                parts.append((False, chunk))
-                means[mean], means[mean + 1] = chunk.mean, next(last)
+                means[mean], means[mean + 1] = parts[-1][1].mean, values[stop - 1]
                 if generated < stop:
-                    means[mean + 2] = next(of_written)
+                    means[mean + 2] = _chunk_mean(values[generated:stop])
                 mean += 2 + (generated < stop)
-            for first, chunk in parts:
-                self._running.merge(first, chunk)
-                if self._concepts is not None:
-                    self._concepts.merge(concept, ConceptStatistics.of(chunk))
+            self._merge(concept, parts)
             if self.extremes is not None and turned is not None:
-                high = np.maximum.reduce([chunk.maximum for _, chunk in parts])
-                low = np.minimum.reduce([chunk.minimum for _, chunk in parts])
-                self.extremes.add(high, low, turned[:, start:stop], token)
+                of_prompt = turned[:, start:stop]
+                self.extremes.add(of_prompt.max(1), of_prompt.min(1), of_prompt.argmax(1), of_prompt.argmin(1), token)
+
+    def _merge(self, concept: str, parts: Sequence[tuple[bool, NeuronStatistics]]) -> None:
+        """Merge one prompt's token at position 0 and its rest."""
+        for first, chunk in parts:
+            self._running.merge(first, chunk)
+            if self._concepts is not None:
+                self._concepts.merge(concept, ConceptStatistics.of(chunk))
+
+    def _begin_tensors(
+        self, prompts: PromptRows, values: Tensor, fired: Tensor | None, means: NDArray[np.float32]
+    ) -> Callable[[], NDArray[np.float32]]:
+        counts, at_start = (self._histograms[first].move(values.device) for first in (False, True))
+        counts_firing, finds = self._fires != "scale", self.extremes is not None
+        told = begin(prompts, values, fired, (counts, at_start), counts_firing=counts_firing, finds=finds)
+
+        def finish() -> NDArray[np.float32]:
+            parts = told()
+            rests = prompts.rest < prompts.stop
+            row = (np.cumsum(prompts.written) - prompts.written)[rests]
+            means[row], means[row + 1] = parts.moments[:, 0], parts.last
+            if parts.written is not None:
+                writes = (prompts.generated < prompts.stop)[rests]
+                means[row[writes] + 2] = parts.written[writes]
+            if kernels.compiled():
+                known = (parts.first, parts.first_fired, parts.moments, parts.extremes, parts.at, parts.fired)
+                rows = self._rows(prompts)
+                kernels.parts(*known, rows, *self._recorded())
+            else:
+                self._merge_each(prompts, parts)
+            return means
+
+        return finish
+
+    def _merge_each(self, prompts: PromptRows, parts: Parts) -> None:
+        """The compiled loop in numpy."""
+        firsts, rests, columns = count(), count(), np.arange(self.neurons)
+        for (start, rest, stop, _, token), concept in zip(prompts, prompts.concept, strict=True):
+            chunks, at = [], []
+            if start < rest:
+                i = next(firsts)
+                gate = None if parts.first_fired is None else parts.first_fired[i : i + 1].view(np.bool_)
+                chunks.append((True, chunk_statistics(parts.first[i : i + 1], gate, self._fires)))
+                at.append(np.zeros((2, self.neurons), np.int32))
+            if rest < stop:
+                i = next(rests)
+                chunks.append((False, parts.of(i, stop - rest)))
+                if parts.at is not None:
+                    at.append(parts.at[i] + (rest - start))
+            self._merge(concept, chunks)
+            if self.extremes is not None:
+                low, high = (np.stack([getattr(x, name) for _, x in chunks]) for name in ("minimum", "maximum"))
+                rows = np.stack(at)  # [chunks, (minimum, maximum), neurons]
+                at_high, at_low = rows[high.argmax(0), 1, columns], rows[low.argmin(0), 0, columns]
+                self.extremes.add(high.max(0), low.min(0), at_high, at_low, token)
 
     def groups(self) -> dict[bool, NeuronStatistics]:
         """By (at position 0); a key is missing if there are no such tokens."""

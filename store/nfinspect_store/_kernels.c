@@ -294,6 +294,7 @@ static PyMethodDef methods[] = {
     {"chunk", (PyCFunction)(void (*)(void))chunk_of, METH_FASTCALL, NULL},
     {"merge", (PyCFunction)(void (*)(void))merge, METH_FASTCALL, NULL},
     {"prompts", (PyCFunction)(void (*)(void))prompts, METH_FASTCALL, NULL},
+    {"parts", (PyCFunction)(void (*)(void))parts, METH_FASTCALL, NULL},
     {"lay_out", (PyCFunction)(void (*)(void))lay_out, METH_FASTCALL, NULL},
     {"lay_out_flags", (PyCFunction)(void (*)(void))lay_out_flags, METH_FASTCALL, NULL},
     {"reduce", (PyCFunction)(void (*)(void))reduce, METH_FASTCALL, NULL},

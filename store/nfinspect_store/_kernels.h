@@ -75,5 +75,6 @@ static inline int gapless(const Array *array, const char *name)
 KERNEL PyObject *chunk_of(PyObject *self, PyObject *const *given, Py_ssize_t size);
 KERNEL PyObject *merge(PyObject *self, PyObject *const *given, Py_ssize_t size);
 KERNEL PyObject *prompts(PyObject *self, PyObject *const *given, Py_ssize_t size);
+KERNEL PyObject *parts(PyObject *self, PyObject *const *given, Py_ssize_t size);
 
 #endif

@@ -49,6 +49,24 @@ def prompts(
     rows: int,
     /,
 ) -> None: ...
+def parts(
+    first: Array,
+    first_fired: Array | None,
+    part_moments: Array,
+    part_extremes: Array,
+    part_places: Array | None,
+    part_fired: Array | None,
+    prompts: Array,
+    moments: Array,
+    extremes: Array,
+    tallies: Array,
+    concept_tallies: Array | None,
+    concept_means: Array | None,
+    concept_maxima: Array | None,
+    examples: Array | None,
+    scores: Array | None,
+    /,
+) -> None: ...
 def lay_out(values: Array, out: Array, of_token: Array, sums: Array, /) -> None: ...
 def lay_out_flags(values: Array, out: Array, of_token: Array, sums: Array, /) -> None: ...
 def reduce(

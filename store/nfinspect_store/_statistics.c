@@ -474,7 +474,21 @@ static void enter(int64_t *examples, float *scores, Py_ssize_t place, float scor
     examples[place] = token;
 }
 
-/* Offer a prompt's largest or smallest values (sign 1 or -1). floor: the last scores of the neurons' lists. */
+/* Enter a prompt's largest or smallest values (sign 1 or -1), in rows `where`, into the lists of those neurons that they
+   beat the last score of: floor. token: of row 0. */
+INLINE void enter_those(const Batch *batch, Py_ssize_t neurons, int64_t token, Py_ssize_t at, const float *extreme,
+                        const int32_t *where, float sign, float *floor, const int width)
+{
+    const Py_ssize_t last = batch->kept - 1, lists = sign > 0 ? 0 : neurons;
+    for (int i = 0; i < width; i++)
+        if (extreme[i] * sign > floor[i]) {
+            float *scores = batch->scores + (lists + at + i) * batch->kept;
+            enter(batch->examples + (lists + at + i) * batch->kept, scores, last, extreme[i] * sign, token + where[i]);
+            floor[i] = scores[last];
+        }
+}
+
+/* Offer a prompt's largest or smallest values, wherever they are. */
 INLINE void offer(const Values *values, const Batch *batch, const int64_t *prompt, Py_ssize_t at, const float *extreme,
                   float sign, float *floor, const int width)
 {
@@ -494,14 +508,7 @@ INLINE void offer(const Values *values, const Batch *batch, const int64_t *promp
     const float *row = row_of(values, prompt[START], at);
     for (int i = 0; i < width; i++)
         where[i] = row[i] == extreme[i] ? 0 : where[i];
-    const Py_ssize_t last = batch->kept - 1, lists = sign > 0 ? 0 : values->neurons;
-    for (int i = 0; i < width; i++)
-        if (extreme[i] * sign > floor[i]) {
-            float *scores = batch->scores + (lists + at + i) * batch->kept;
-            enter(batch->examples + (lists + at + i) * batch->kept, scores, last, extreme[i] * sign,
-                  prompt[TOKEN] + where[i]);
-            floor[i] = scores[last];
-        }
+    enter_those(batch, values->neurons, prompt[TOKEN], at, extreme, where, sign, floor, width);
 }
 
 INLINE void floors(const Batch *batch, Py_ssize_t neurons, Py_ssize_t at, const int width, float *top, float *bottom)
@@ -611,67 +618,256 @@ static int prompts_fit(const Values *values, const Batch *batch, Py_ssize_t mean
     return 1;
 }
 
+enum { MOMENTS, EXTREMES, TALLIES, RUNNING };
+enum { BY_CONCEPT, OF_CONCEPT, MAXIMA, EXAMPLES, SCORES, KEPT };
+
+/* Take what grows into a Batch. Returns 0 where arrays are not what is expected. concepts: for how many there is room. */
+static int take_recorded(PyObject *const *running, PyObject *const *kept, Py_ssize_t neurons, Array *of_running,
+                         Array *of_kept, Batch *batch, Py_ssize_t *concepts)
+{
+    const int by_concept = kept[BY_CONCEPT] != Py_None, lists = kept[EXAMPLES] != Py_None;
+    Array *moments = &of_running[MOMENTS], *extremes = &of_running[EXTREMES], *tallies = &of_running[TALLIES],
+          *told = &of_kept[BY_CONCEPT], *means = &of_kept[OF_CONCEPT], *maxima = &of_kept[MAXIMA],
+          *examples = &of_kept[EXAMPLES], *scores = &of_kept[SCORES];
+    if (!take(running[MOMENTS], moments, 2, sizeof(double), 1, "moments") ||
+        !take(running[EXTREMES], extremes, 2, sizeof(float), 1, "extremes") ||
+        !take(running[TALLIES], tallies, 2, sizeof(int64_t), 1, "tallies") ||
+        (by_concept && (!take(kept[BY_CONCEPT], told, 2, sizeof(int64_t), 1, "tallies of concepts") ||
+                        !take(kept[OF_CONCEPT], means, 2, sizeof(double), 1, "means of concepts") ||
+                        !take(kept[MAXIMA], maxima, 2, sizeof(float), 1, "maxima of concepts"))) ||
+        (lists && (!take(kept[EXAMPLES], examples, 2, sizeof(int64_t), 1, "examples") ||
+                   !take(kept[SCORES], scores, 2, sizeof(float), 1, "scores"))))
+        return 0;
+    const Py_ssize_t known = by_concept ? means->view.shape[0] : 0, width = lists ? scores->view.shape[1] : 1;
+    if (!shaped(moments, 2 * SUMS, neurons, "moments") || !gapless(moments, "moments") ||
+        !shaped(extremes, 4, neurons, "extremes") || !gapless(extremes, "extremes") ||
+        !shaped(tallies, 4, neurons, "tallies") || !gapless(tallies, "tallies") ||
+        (by_concept && (!shaped(told, 2 * known, neurons, "tallies of concepts") ||
+                        !gapless(told, "tallies of concepts") || !shaped(means, known, neurons, "means of concepts") ||
+                        !gapless(means, "means of concepts") || !shaped(maxima, known, neurons, "maxima of concepts") ||
+                        !gapless(maxima, "maxima of concepts"))) ||
+        (lists && (!shaped(examples, 2 * neurons, width, "examples") || !gapless(examples, "examples") ||
+                   !shaped(scores, 2 * neurons, width, "scores") || !gapless(scores, "scores"))))
+        return 0;
+    if (width < 1) {
+        PyErr_SetString(PyExc_ValueError, "scores: expected one or more of each neuron");
+        return 0;
+    }
+    batch->moments = moments->view.buf;
+    batch->extremes = extremes->view.buf;
+    batch->tallies = tallies->view.buf;
+    batch->concept_tallies = by_concept ? told->view.buf : NULL;
+    batch->concept_means = by_concept ? means->view.buf : NULL;
+    batch->concept_maxima = by_concept ? maxima->view.buf : NULL;
+    batch->examples = lists ? examples->view.buf : NULL;
+    batch->scores = lists ? scores->view.buf : NULL;
+    batch->kept = width;
+    *concepts = known;
+    return 1;
+}
+
 PyObject *prompts(PyObject *self, PyObject *const *given, Py_ssize_t size)
 {
     (void)self;
-    enum { VALUES, FIRED, PROMPTS, MOMENTS, EXTREMES, TALLIES, COUNTS, AT_START, KEYS, OUT, BY_CONCEPT, OF_CONCEPT, MAXIMA,
-           EXAMPLES, SCORES, ROWS, ARGUMENTS };
+    enum { VALUES, FIRED, PROMPTS, GROWS, COUNTS = GROWS + RUNNING, AT_START, KEYS, OUT, ALSO, ROWS = ALSO + KEPT,
+           ARGUMENTS };
     Array arrays[ARGUMENTS] = {{.held = 0}};
-    Array *told = &arrays[PROMPTS], *moments = &arrays[MOMENTS], *extremes = &arrays[EXTREMES],
-          *tallies = &arrays[TALLIES], *counts = &arrays[COUNTS], *at_start = &arrays[AT_START], *out = &arrays[OUT], *by_concept = &arrays[BY_CONCEPT],
-          *of_concept = &arrays[OF_CONCEPT], *maxima = &arrays[MAXIMA], *examples = &arrays[EXAMPLES],
-          *scores = &arrays[SCORES];
+    Array *told = &arrays[PROMPTS], *counts = &arrays[COUNTS], *at_start = &arrays[AT_START], *out = &arrays[OUT];
     PyObject *result = NULL;
     Values values;
     Bins bins;
+    Batch batch;
+    Py_ssize_t concepts;
     if (size != ARGUMENTS) {
         PyErr_Format(PyExc_TypeError, "prompts: expected %d arguments", ARGUMENTS);
         return NULL;
     }
-    const int concepts = given[BY_CONCEPT] != Py_None, lists = given[EXAMPLES] != Py_None;
     if (!take_values(given[VALUES], given[FIRED], given[ROWS], &arrays[VALUES], &arrays[FIRED], &values) ||
         !take_counts(given[COUNTS], given[KEYS], values.neurons, counts, &arrays[KEYS], &bins) ||
         !take(given[AT_START], at_start, 2, sizeof(int64_t), 1, "counts at position 0") ||
         !shaped(at_start, values.neurons, bins.bins, "counts at position 0") ||
         !gapless(at_start, "counts at position 0") || !take(given[PROMPTS], told, 2, sizeof(int64_t), 0, "prompts") ||
-        !take(given[MOMENTS], moments, 2, sizeof(double), 1, "moments") ||
-        !take(given[EXTREMES], extremes, 2, sizeof(float), 1, "extremes") ||
-        !take(given[TALLIES], tallies, 2, sizeof(int64_t), 1, "tallies") ||
         !take(given[OUT], out, 2, sizeof(float), 1, "means") ||
-        (concepts && (!take(given[BY_CONCEPT], by_concept, 2, sizeof(int64_t), 1, "tallies of concepts") ||
-                      !take(given[OF_CONCEPT], of_concept, 2, sizeof(double), 1, "means of concepts") ||
-                      !take(given[MAXIMA], maxima, 2, sizeof(float), 1, "maxima of concepts"))) ||
-        (lists && (!take(given[EXAMPLES], examples, 2, sizeof(int64_t), 1, "examples") ||
-                   !take(given[SCORES], scores, 2, sizeof(float), 1, "scores"))))
+        !take_recorded(&given[GROWS], &given[ALSO], values.neurons, &arrays[GROWS], &arrays[ALSO], &batch, &concepts))
         goto done;
-    const Py_ssize_t neurons = values.neurons, count = told->view.shape[0], means = out->view.shape[0];
-    const Py_ssize_t known = concepts ? of_concept->view.shape[0] : 0, kept = lists ? scores->view.shape[1] : 1;
-    if (!shaped(told, count, COLUMNS, "prompts") || !gapless(told, "prompts") ||
-        !shaped(moments, 2 * SUMS, neurons, "moments") || !gapless(moments, "moments") ||
-        !shaped(extremes, 4, neurons, "extremes") || !gapless(extremes, "extremes") ||
-        !shaped(tallies, 4, neurons, "tallies") || !gapless(tallies, "tallies") ||
-        !shaped(out, means, neurons, "means") || !gapless(out, "means") ||
-        (concepts && (!shaped(by_concept, 2 * known, neurons, "tallies of concepts") ||
-                      !gapless(by_concept, "tallies of concepts") ||
-                      !shaped(of_concept, known, neurons, "means of concepts") ||
-                      !gapless(of_concept, "means of concepts") ||
-                      !shaped(maxima, known, neurons, "maxima of concepts") ||
-                      !gapless(maxima, "maxima of concepts"))) ||
-        (lists && (!shaped(examples, 2 * neurons, kept, "examples") || !gapless(examples, "examples") ||
-                   !shaped(scores, 2 * neurons, kept, "scores") || !gapless(scores, "scores"))))
+    batch.count = told->view.shape[0];
+    if (!shaped(told, batch.count, COLUMNS, "prompts") || !gapless(told, "prompts") ||
+        !shaped(out, out->view.shape[0], values.neurons, "means") || !gapless(out, "means"))
         goto done;
-    if (kept < 1) {
-        PyErr_SetString(PyExc_ValueError, "scores: expected one or more of each neuron");
-        goto done;
-    }
-    const Batch batch = {told->view.buf, count, moments->view.buf, extremes->view.buf, tallies->view.buf,
-                         {counts->view.buf, at_start->view.buf}, out->view.buf, concepts ? by_concept->view.buf : NULL,
-                         concepts ? of_concept->view.buf : NULL, concepts ? maxima->view.buf : NULL,
-                         lists ? examples->view.buf : NULL, lists ? scores->view.buf : NULL, kept};
-    if (!prompts_fit(&values, &batch, means, known))
+    batch.prompts = told->view.buf;
+    batch.counts[0] = counts->view.buf;
+    batch.counts[1] = at_start->view.buf;
+    batch.means = out->view.buf;
+    if (!prompts_fit(&values, &batch, out->view.shape[0], concepts))
         goto done;
     Py_BEGIN_ALLOW_THREADS
     record_prompts(&values, &batch, &bins);
+    Py_END_ALLOW_THREADS
+    result = Py_NewRef(Py_None);
+done:
+    let_go(arrays, ARGUMENTS);
+    return result;
+}
+
+/* ---- a batch of prompts whose statistics are known ---- */
+
+/* Of each prompt with rows past position 0, in order: what is known of these; and the rows at position 0. */
+typedef struct {
+    Values first;
+    const double *moments; /* [rests * SUMS, neurons] */
+    const float *extremes; /* [rests * (low, high), neurons] */
+    const int32_t *at;     /* the same: in which of the rows they are first; NULL: no examples are kept */
+    const int32_t *fired;  /* [rests, neurons]; NULL: unknown */
+} Parts;
+
+INLINE void take_part(const Parts *parts, Py_ssize_t neurons, Py_ssize_t rest, Py_ssize_t at, const int width,
+                      Part *part)
+{
+    const double *moments = parts->moments + rest * SUMS * neurons + at;
+    const float *extremes = parts->extremes + rest * 2 * neurons + at;
+    double *const into[SUMS] = {part->mean, part->m2, part->m3, part->m4, part->sum_abs};
+    for (int sum = 0; sum < SUMS; sum++)
+        memcpy(into[sum], moments + sum * neurons, width * sizeof(double));
+    memcpy(part->low, extremes, width * sizeof(float));
+    memcpy(part->high, extremes + neurons, width * sizeof(float));
+    if (parts->fired != NULL)
+        memcpy(part->fired, parts->fired + rest * neurons + at, width * sizeof(int32_t));
+    else
+        memset(part->fired, 0, width * sizeof(int32_t));
+}
+
+/* An extreme of a prompt, and in which of its rows it is first. */
+typedef struct {
+    float value[TILE];
+    int32_t row[TILE];
+} Extreme;
+
+INLINE void merge_tile(const Parts *parts, const Batch *batch, Py_ssize_t neurons, Py_ssize_t at, const int width)
+{
+    Running running[2];
+    Part part;
+    Extreme high, low;
+    float top[TILE], bottom[TILE];
+    int64_t tokens[2] = {0, 0};
+    Py_ssize_t firsts = 0, rests = 0;
+    for (int first = 0; first < 2; first++)
+        load(batch, neurons, first, at, width, &running[first]);
+    if (batch->examples != NULL)
+        floors(batch, neurons, at, width, top, bottom);
+    for (Py_ssize_t p = 0; p < batch->count; p++) {
+        const int64_t *prompt = batch->prompts + p * COLUMNS;
+        for (int first = 1; first >= 0; first--) {
+            const int64_t size = first ? prompt[REST] - prompt[START] : prompt[STOP] - prompt[REST];
+            const int32_t before = first ? 0 : (int32_t)(prompt[REST] - prompt[START]);
+            if (size == 0)
+                continue;
+            if (first)
+                moments_of_one(&parts->first, firsts++, at, width, &part);
+            else
+                take_part(parts, neurons, rests, at, width, &part);
+            add_part(&running[first], &part, (double)size, width);
+            tokens[first] += size;
+            if (batch->concept_tallies != NULL)
+                add_to_concept(batch, neurons, prompt[CONCEPT], at, &part, size, width);
+            if (batch->examples != NULL) {
+                const int32_t *at_low = first ? NULL : parts->at + rests * 2 * neurons + at;
+                for (int i = 0; i < width; i++) {
+                    const int below = !before || part.low[i] < low.value[i];
+                    const int above = !before || part.high[i] > high.value[i];
+                    low.value[i] = below ? part.low[i] : low.value[i];
+                    low.row[i] = first ? 0 : below ? at_low[i] + before : low.row[i];
+                    high.value[i] = above ? part.high[i] : high.value[i];
+                    high.row[i] = first ? 0 : above ? at_low[neurons + i] + before : high.row[i];
+                }
+            }
+            rests += !first;
+        }
+        if (batch->examples != NULL) {
+            enter_those(batch, neurons, prompt[TOKEN], at, high.value, high.row, 1, top, width);
+            enter_those(batch, neurons, prompt[TOKEN], at, low.value, low.row, -1, bottom, width);
+        }
+    }
+    for (int first = 0; first < 2; first++)
+        store(batch, neurons, first, at, width, tokens[first], &running[first]);
+}
+
+FOR_EACH_PROCESSOR
+static void merge_all(const Parts *parts, const Batch *batch, Py_ssize_t neurons)
+{
+    for (Py_ssize_t at = 0; at < neurons; at += TILE) {
+        if (neurons - at >= TILE)
+            merge_tile(parts, batch, neurons, at, TILE);
+        else
+            merge_tile(parts, batch, neurons, at, (int)(neurons - at));
+    }
+}
+
+/* Whether there are so many of either as the prompts say, and the concepts are there. */
+static int parts_fit(const Batch *batch, Py_ssize_t firsts, Py_ssize_t rests, Py_ssize_t concepts)
+{
+    for (Py_ssize_t p = 0; p < batch->count; p++) {
+        const int64_t *prompt = batch->prompts + p * COLUMNS;
+        const int64_t start = prompt[START], rest = prompt[REST], stop = prompt[STOP];
+        if (start < 0 || rest < start || rest - start > 1 || stop < rest || stop <= start || stop > INT32_MAX ||
+            (batch->concept_tallies != NULL && (prompt[CONCEPT] < 0 || prompt[CONCEPT] >= concepts))) {
+            PyErr_Format(PyExc_ValueError, "prompts: row %zd does not fit values or concepts", p);
+            return 0;
+        }
+        firsts -= rest > start;
+        rests -= stop > rest;
+    }
+    if (firsts != 0 || rests != 0)
+        PyErr_SetString(PyExc_ValueError, "parts: not as many as the prompts have");
+    return firsts == 0 && rests == 0;
+}
+
+PyObject *parts(PyObject *self, PyObject *const *given, Py_ssize_t size)
+{
+    (void)self;
+    enum { FIRST, FIRST_FIRED, KNOWN, EXTREME, WHERE, FIRED, PROMPTS, GROWS, ALSO = GROWS + RUNNING,
+           ARGUMENTS = ALSO + KEPT };
+    Array arrays[ARGUMENTS] = {{.held = 0}};
+    Array *first = &arrays[FIRST], *gates = &arrays[FIRST_FIRED], *known = &arrays[KNOWN], *extreme = &arrays[EXTREME],
+          *where = &arrays[WHERE], *fired = &arrays[FIRED], *told = &arrays[PROMPTS];
+    PyObject *result = NULL;
+    Batch batch = {.count = 0};
+    Py_ssize_t concepts;
+    if (size != ARGUMENTS) {
+        PyErr_Format(PyExc_TypeError, "parts: expected %d arguments", ARGUMENTS);
+        return NULL;
+    }
+    const int tells = given[FIRED] != Py_None, gated = given[FIRST_FIRED] != Py_None, finds = given[WHERE] != Py_None;
+    if (!take(given[FIRST], first, 2, sizeof(float), 0, "first") ||
+        (gated && !take(given[FIRST_FIRED], gates, 2, 1, 0, "first fired")) ||
+        !take(given[KNOWN], known, 2, sizeof(double), 0, "moments of parts") ||
+        !take(given[EXTREME], extreme, 2, sizeof(float), 0, "extremes of parts") ||
+        (finds && !take(given[WHERE], where, 2, sizeof(int32_t), 0, "places of parts")) ||
+        (tells && !take(given[FIRED], fired, 2, sizeof(int32_t), 0, "fired")) ||
+        !take(given[PROMPTS], told, 2, sizeof(int64_t), 0, "prompts"))
+        goto done;
+    const Py_ssize_t firsts = first->view.shape[0], neurons = first->view.shape[1], rests = extreme->view.shape[0] / 2;
+    if (!gapless(first, "first") || (gated && (!shaped(gates, firsts, neurons, "first fired") || !gapless(gates, "first fired"))) ||
+        !shaped(known, rests * SUMS, neurons, "moments of parts") || !gapless(known, "moments of parts") ||
+        !shaped(extreme, rests * 2, neurons, "extremes of parts") || !gapless(extreme, "extremes of parts") ||
+        (finds && (!shaped(where, rests * 2, neurons, "places of parts") || !gapless(where, "places of parts"))) ||
+        (tells && (!shaped(fired, rests, neurons, "fired") || !gapless(fired, "fired"))) ||
+        !shaped(told, told->view.shape[0], COLUMNS, "prompts") || !gapless(told, "prompts") ||
+        !take_recorded(&given[GROWS], &given[ALSO], neurons, &arrays[GROWS], &arrays[ALSO], &batch, &concepts))
+        goto done;
+    if (batch.examples != NULL && !finds) {
+        PyErr_SetString(PyExc_ValueError, "places of parts: expected them, as examples are kept");
+        goto done;
+    }
+    batch.prompts = told->view.buf;
+    batch.count = told->view.shape[0];
+    const Parts all = {
+        {first->view.buf, row_bytes(first), firsts, neurons, gated ? gates->view.buf : NULL,
+         gated ? row_bytes(gates) : 0, 1},
+        known->view.buf, extreme->view.buf, finds ? where->view.buf : NULL, tells ? fired->view.buf : NULL};
+    if (!parts_fit(&batch, firsts, rests, concepts))
+        goto done;
+    Py_BEGIN_ALLOW_THREADS
+    merge_all(&all, &batch, neurons);
     Py_END_ALLOW_THREADS
     result = Py_NewRef(Py_None);
 done:

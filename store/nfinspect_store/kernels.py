@@ -104,6 +104,49 @@ def prompts(
     )
 
 
+def parts(
+    first: NDArray[np.float32],
+    first_fired: NDArray[np.uint8] | None,
+    moments: Floats,
+    extremes: NDArray[np.float32],
+    at: NDArray[np.int32] | None,
+    fired: NDArray[np.int32] | None,
+    rows: Counts,
+    running: tuple[Floats, NDArray[np.float32], Counts],
+    concepts: tuple[Counts, Floats, NDArray[np.float32]] | None,
+    examples: tuple[Counts, NDArray[np.float32]] | None,
+) -> None:
+    """Add a batch of prompts whose statistics are known to what is recorded: in place, one after the other.
+
+    first: the rows at position 0 of the prompts that have one, float32[firsts, neurons]; first_fired: uint8 of the same
+    shape; None: a value above zero fires. Of the rows past position 0 of the prompts that have any, "rests": moments
+    float64[rests, 5, neurons] (mean, m2, m3, m4, sum of |a|), extremes float32[rests, 2, neurons] (minimum, maximum),
+    at int32[rests, 2, neurons] (in which of these rows they are first; needed with examples) and fired int32[rests,
+    neurons] (in how many; None: unknown). rows, running, concepts, examples: as `prompts` takes them, without counts.
+    """
+    neurons = first.shape[1]
+    of_running, of_extremes, tallies = running
+    of_concept, mean, maximum = concepts or (None, None, None)
+    token_idx, scores = examples or (None, None)
+    _kernels.parts(
+        first,
+        first_fired,
+        moments.reshape(-1, neurons),
+        extremes.reshape(-1, neurons),
+        None if at is None else at.reshape(-1, neurons),
+        fired,
+        rows,
+        of_running.reshape(10, neurons),
+        of_extremes.reshape(4, neurons),
+        tallies.reshape(4, neurons),
+        None if of_concept is None else of_concept.reshape(-1, neurons),
+        mean,
+        maximum,
+        None if token_idx is None else token_idx.reshape(2 * neurons, -1),
+        None if scores is None else scores.reshape(2 * neurons, -1),
+    )
+
+
 def lay_out(
     values: NDArray[np.float32], out: NDArray[Any], of_token: NDArray[np.uint64], sums: NDArray[np.uint64]
 ) -> None:

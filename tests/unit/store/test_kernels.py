@@ -274,3 +274,54 @@ def test_prompts_outside_the_arrays_are_refused() -> None:
         _kernels.prompts(*{**right, "rows": 0}.values())
     with pytest.raises(TypeError):
         _kernels.prompts(*list(right.values())[:-1])
+
+
+def test_parts_that_do_not_fit_the_prompts_are_refused() -> None:
+    neurons, kept = 20, 3
+    right = {
+        "first": sample(1, neurons),
+        "first fired": np.zeros((1, neurons), np.uint8),
+        "moments of parts": np.ones((2 * 5, neurons)),
+        "extremes of parts": np.ones((2 * 2, neurons), np.float32),
+        "places": np.zeros((2 * 2, neurons), np.int32),
+        "fired": np.zeros((2, neurons), np.int32),
+        "prompts": np.array([[0, 1, 4, 3, 0, 1, 0], [4, 4, 6, 6, 3, 0, 4]]),
+        "moments": np.zeros((10, neurons)),
+        "extremes": np.zeros((4, neurons), np.float32),
+        "tallies": np.zeros((4, neurons), np.int64),
+        "tallies of concepts": np.zeros((4, neurons), np.int64),
+        "means of concepts": np.zeros((2, neurons)),
+        "maxima of concepts": np.zeros((2, neurons), np.float32),
+        "examples": np.zeros((2 * neurons, kept), np.int64),
+        "scores": np.zeros((2 * neurons, kept), np.float32),
+    }
+    _kernels.parts(*right.values())
+    assert (right["tallies"][[0, 2]] == [[5], [1]]).all()
+    for column, wrong in ((0, -1), (0, 4), (1, 2), (1, 7), (2, 0), (2, 1 << 31), (5, 2), (5, -1)):
+        rows = right["prompts"].copy()
+        rows[0, column] = wrong
+        with pytest.raises(ValueError, match="row 0 does not fit"):
+            _kernels.parts(*{**right, "prompts": rows}.values())
+    for rows in (
+        right["prompts"][:1],
+        right["prompts"][[0, 0]],
+        np.array([[0, 1, 1, 1, 0, 0, 0], [4, 4, 6, 6, 3, 0, 4]]),
+    ):
+        with pytest.raises(ValueError, match="not as many"):
+            _kernels.parts(*{**right, "prompts": rows}.values())
+    with pytest.raises(ValueError, match="places"):
+        _kernels.parts(*{**right, "places": None}.values())
+    for name, array in right.items():
+        for wrong in (
+            array[:, :-1],
+            array.astype(np.float16),
+            array[0],
+            np.repeat(array, 2, axis=1)[:, ::2],
+            array[:-1],
+        ):
+            if name == "prompts" and wrong is array:
+                continue
+            with pytest.raises(ValueError):
+                _kernels.parts(*{**right, name: wrong}.values())
+    with pytest.raises(TypeError):
+        _kernels.parts(*list(right.values())[:-1])
