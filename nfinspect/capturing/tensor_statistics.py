@@ -139,9 +139,8 @@ class _Tiles:
 
     def columns(self) -> list[Rows]:
         """What the device is told."""
-        whole = self.tiles.sum(1)
-        per_prompt = [self.first, self.last, self.n, self.written, self.added, whole, self.tiles.ravel()]
-        return [*per_prompt, self.rows.ravel(), self.first[self.prompt], self.begin, self.prompt]
+        per_prompt = [self.first, self.last, self.n, self.written, self.added]
+        return [*per_prompt, _edges_of(self.tiles.ravel()), self.rows.ravel(), self.begin, self.prompt]
 
     def groups(self, most: int) -> list[slice]:
         """Consecutive prompts that have at most so many tiles together, or are one."""
@@ -158,30 +157,33 @@ def _of_rests(
     tiles: _Tiles, there: Sequence[Tensor], values: Tensor, gates: Tensor | None, told: Mapping[str, Tensor]
 ) -> None:
     """Fill `told` with what concerns rows past position 0. there: _Tiles.columns on the device."""
-    first, last, n, written, added, whole, halves, rows, firsts, begins, prompt = there
+    first, last, n, written, added, edges, rows, begins, prompt = there
     neurons = values.shape[1]
-    sums = {name: told[name] for name in ("moments", "extremes", "at", "fired") if name in told}
+    base = values.index_select(0, first).double()
+    sums = base.new_empty((len(base), 6 if "fired" in told else 5, neurons))
+    arrays = {"base": base, "sums": sums, **{name: told[name] for name in ("extremes", "at") if name in told}}
     if "written" in told:
-        sums["written"] = torch.empty(told["written"].shape, dtype=torch.float64, device=values.device)
-    until = np.concatenate([[0], np.cumsum(tiles.tiles.sum(1))]).tolist()
+        arrays["written"] = torch.empty_like(base)
+    until = _edges_of(tiles.tiles.sum(1)).tolist()
     for group in tiles.groups(PIECE // (TILE * min(neurons, WIDE))):
         a, b = until[group.start], until[group.stop]
         width = max(NARROW, PIECE // (TILE * (b - a)) // NARROW * NARROW)
-        of_tiles = rows[a * TILE : b * TILE], firsts[a:b], begins[a:b], prompt[a:b] - group.start
-        lengths = whole[group], halves[2 * group.start : 2 * group.stop]
+        halves = edges[2 * group.start : 2 * group.stop + 1] - a
+        of_tiles = rows[a * TILE : b * TILE], begins[a:b, None, None].double(), prompt[a:b] - group.start
+        parts = halves, halves[::2].contiguous()
         for left in range(0, neurons, width):
             columns = slice(left, left + width)
-            piece = {name: array[group, ..., columns] for name, array in sums.items()}
-            _add_up(values[:, columns], None if gates is None else gates[:, columns], of_tiles, lengths, piece)
-    base = values.index_select(0, first)
-    if "fired" in told:
-        flags = base > 0 if gates is None else gates.index_select(0, first)
-        told["fired"].sub_(flags * added[:, None])
-    base = base.double()
+            piece = {name: array[group, ..., columns] for name, array in arrays.items()}
+            _add_up(values[:, columns], None if gates is None else gates[:, columns], of_tiles, parts, piece)
     told["last"].copy_(values.index_select(0, last))
     told["extremes"][:, 0].neg_()
     if "written" in told:
-        told["written"].copy_(sums["written"].div_(written[:, None]).add_(base))
+        told["written"].copy_(arrays["written"].div_(written[:, None]).add_(base))
+    if "fired" in told:
+        flags = base > 0 if gates is None else gates.index_select(0, first)
+        told["fired"].copy_(sums[:, 5].sub_(flags * added[:, None]))
+    told["moments"].copy_(sums[:, :5])
+    del sums, arrays
     _centre(told["moments"], base, n[:, None])
     told["moments"][:, 4].sub_(base.abs_().mul_(added[:, None]))
 
@@ -189,31 +191,32 @@ def _of_rests(
 def _add_up(
     values: Tensor,
     gates: Tensor | None,
-    of_tiles: tuple[Tensor, Tensor, Tensor, Tensor],
-    lengths: tuple[Tensor, Tensor],
+    of_tiles: tuple[Tensor, Tensor, Tensor],
+    parts: tuple[Tensor, Tensor],
     told: Mapping[str, Tensor],
 ) -> None:
-    """Of some neurons of some prompts: the sums of powers of the distance from the prompt's first row and of |a|, the
-    extremes, the minimum with the other sign; how often they fired, and the sums of distances of generated rows.
+    """Of some neurons of some prompts, whose first rows are the `base`: the sums of powers of the distance from it and
+    of |a|, and how often they fired; the extremes, the minimum with the other sign, and where they are first; and the
+    sums of the distances of generated rows. parts: where the tiles of each half of a prompt begin, and those of each.
     """
-    rows, firsts, begins, prompt = of_tiles
-    whole, halves = lengths
-    tiles, neurons = len(firsts), values.shape[1]
+    rows, begins, prompt = of_tiles
+    halves, whole = parts
+    tiles, neurons = len(begins), values.shape[1]
     tile = values.index_select(0, rows).view(tiles, TILE, neurons)
     if "at" in told:
         (high, at_high), (low, at_low) = tile.max(1), tile.min(1)
     else:
         low, high = torch.aminmax(tile, dim=1)
     ends = torch.stack([low.neg(), high], 1)
-    most = torch.segment_reduce(ends, "max", lengths=whole, unsafe=True)
+    most = torch.segment_reduce(ends, "max", offsets=whole, unsafe=True)
     told["extremes"].copy_(most)
     if "at" in told:
         # The first tile that has it, and the first row there, which max and min give.
-        at = torch.stack([at_low, at_high], 1).add_(begins[:, None, None])
-        found = torch.where(ends == most.index_select(0, prompt), at.double(), torch.inf)
-        told["at"].copy_(torch.segment_reduce(found, "min", lengths=whole, unsafe=True))
-    sums = torch.empty((tiles, 6 if "fired" in told else 5, neurons), dtype=torch.float64, device=values.device)
-    if "fired" in told:
+        at = torch.stack([at_low, at_high], 1).add(begins)
+        found = torch.where(ends == most.index_select(0, prompt), at, torch.inf)
+        told["at"].copy_(torch.segment_reduce(found, "min", offsets=whole, unsafe=True))
+    sums = torch.empty((tiles, *told["sums"].shape[1:]), dtype=torch.float64, device=values.device)
+    if sums.shape[1] == 6:
         flags = torch.empty(tile.shape, dtype=torch.float16, device=values.device)
         if gates is None:
             torch.gt(tile, 0, out=flags)
@@ -221,7 +224,7 @@ def _add_up(
             flags.copy_(gates.index_select(0, rows).view(tile.shape))
         sums[:, 5].copy_(flags.sum(1))  # exact: at most TILE
         del flags
-    base = values.index_select(0, firsts).double()[:, None]
+    base = told["base"].index_select(0, prompt)[:, None]
     power = tile.double()
     torch.linalg.vector_norm(power, 1, dim=1, out=sums[:, 4])
     torch.sum(torch.sub(tile, base, out=power), 1, out=sums[:, 0])
@@ -230,11 +233,8 @@ def _add_up(
     torch.sum(torch.sub(tile, base, out=power).square_(), 1, out=sums[:, 1])
     torch.linalg.vector_norm(power, 2, dim=1, out=sums[:, 3])  # the root of the sum of squares
     sums[:, 3].square_()
-    added = torch.segment_reduce(sums, "sum", lengths=halves, unsafe=True).view(-1, 2, *sums.shape[1:])
-    both = added[:, 0] + added[:, 1]
-    told["moments"].copy_(both[:, :5])
-    if "fired" in told:
-        told["fired"].copy_(both[:, 5])
+    added = torch.segment_reduce(sums, "sum", offsets=halves, unsafe=True).view(-1, 2, *sums.shape[1:])
+    torch.add(added[:, 0], added[:, 1], out=told["sums"])
     if "written" in told:
         told["written"].copy_(added[:, 1, 0])
 
@@ -268,6 +268,12 @@ class _Room:
     def arrays(self, raw: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         places = self._places.items()
         return {name: raw[place].view(dtype).reshape(shape) for name, (place, dtype, shape) in places}
+
+
+def _edges_of(sizes: Rows) -> Rows:
+    """Where parts of these sizes begin, and where the last one ends."""
+    edges: Rows = np.concatenate([[0], np.cumsum(sizes)])
+    return edges
 
 
 def _columns(columns: Sequence[Rows], device: torch.device) -> Sequence[Tensor]:

@@ -718,6 +718,7 @@ typedef struct {
     const float *extremes; /* [rests * (low, high), neurons] */
     const int32_t *at;     /* the same: in which of the rows they are first; NULL: no examples are kept */
     const int32_t *fired;  /* [rests, neurons]; NULL: unknown */
+    Py_ssize_t rests;
 } Parts;
 
 INLINE void take_part(const Parts *parts, Py_ssize_t neurons, Py_ssize_t rest, Py_ssize_t at, const int width,
@@ -734,6 +735,25 @@ INLINE void take_part(const Parts *parts, Py_ssize_t neurons, Py_ssize_t rest, P
         memcpy(part->fired, parts->fired + rest * neurons + at, width * sizeof(int32_t));
     else
         memset(part->fired, 0, width * sizeof(int32_t));
+}
+
+/* The next prompt's, on their way while this one's are merged: they are too far apart to be foreseen. */
+INLINE void fetch_part(const Parts *parts, Py_ssize_t neurons, Py_ssize_t rest, Py_ssize_t at)
+{
+    const char *moments = (const char *)(parts->moments + rest * SUMS * neurons + at);
+    for (int sum = 0; sum < SUMS; sum++)
+        for (int line = 0; line < TILE * (int)sizeof(double) / LINE; line++)
+            __builtin_prefetch(moments + sum * neurons * (Py_ssize_t)sizeof(double) + line * LINE);
+    for (int half = 0; half < 2; half++)
+        for (int line = 0; line < TILE * (int)sizeof(float) / LINE; line++) {
+            const Py_ssize_t there = ((rest * 2 + half) * neurons + at) * (Py_ssize_t)sizeof(float) + line * LINE;
+            __builtin_prefetch((const char *)parts->extremes + there);
+            if (parts->at != NULL)
+                __builtin_prefetch((const char *)parts->at + there);
+        }
+    if (parts->fired != NULL)
+        for (int line = 0; line < TILE * (int)sizeof(int32_t) / LINE; line++)
+            __builtin_prefetch((const char *)(parts->fired + rest * neurons + at) + line * LINE);
 }
 
 /* An extreme of a prompt, and in which of its rows it is first. */
@@ -763,8 +783,11 @@ INLINE void merge_tile(const Parts *parts, const Batch *batch, Py_ssize_t neuron
                 continue;
             if (first)
                 moments_of_one(&parts->first, firsts++, at, width, &part);
-            else
+            else {
+                if (rests + 1 < parts->rests)
+                    fetch_part(parts, neurons, rests + 1, at);
                 take_part(parts, neurons, rests, at, width, &part);
+            }
             add_part(&running[first], &part, (double)size, width);
             tokens[first] += size;
             if (batch->concept_tallies != NULL)
@@ -863,7 +886,7 @@ PyObject *parts(PyObject *self, PyObject *const *given, Py_ssize_t size)
     const Parts all = {
         {first->view.buf, row_bytes(first), firsts, neurons, gated ? gates->view.buf : NULL,
          gated ? row_bytes(gates) : 0, 1},
-        known->view.buf, extreme->view.buf, finds ? where->view.buf : NULL, tells ? fired->view.buf : NULL};
+        known->view.buf, extreme->view.buf, finds ? where->view.buf : NULL, tells ? fired->view.buf : NULL, rests};
     if (!parts_fit(&batch, firsts, rests, concepts))
         goto done;
     Py_BEGIN_ALLOW_THREADS
