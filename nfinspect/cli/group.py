@@ -151,7 +151,7 @@ def neither(given: str, rest: list[str], runs: Sequence[str] = ()) -> str:
         command = next((word for word in rest if word in commands()), None)
         meant = f"nfinspect {command} … --store {given}" if command else f"nfinspect {given} opens it"
         return f"expected a command, found {given!r}, which is a store, with more after it: {meant}"
-    close = difflib.get_close_matches(given, [*commands(), *runs], n=3 if runs else 1)
+    close = difflib.get_close_matches(given, {*commands(), *runs}, n=3 if runs else 1)
     if close:
         return f"no command, store or run is called {given!r}: did you mean {' or '.join(close)}?"
     if any(mark in given for mark in ("/", "~", ".")):

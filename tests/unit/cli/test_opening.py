@@ -89,6 +89,7 @@ def test_a_run_opens_by_its_name(runs: list[tuple[Any, ...]], line: str, expecte
     ("line", "expected"),
     [
         ("tulip", "no command, store or run is called 'tulip': did you mean tulips?"),
+        ("run", "no command, store or run is called 'run': did you mean runs?"),  # a command, and a run
         ("night", "no command or directory is called 'night'"),
         ("tulips --store runs.d", "no command or directory is called 'tulips'"),
         ("tulips health", "no command or directory is called 'tulips'"),
