@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nfinspect.capturing.errors import CaptureError
+from nfinspect.capturing.errors import CannotResume, CaptureError
 from nfinspect.capturing.merging import merge_runs
 from nfinspect.capturing.new_run import default_name
 from nfinspect.capturing.plan import read_files
@@ -26,6 +26,7 @@ from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.session import EditsIn, Listener
 from nfinspect.capturing.shard import Shard
 from nfinspect.model_files import lasting_name
+from nfinspect_store.atomic import check_place
 from nfinspect_store.catalog import delete_run, new_run_path, store_path
 from nfinspect_store.errors import NfinspectError, NotInstalled, RequestError
 from nfinspect_store.parts import MergedRun, Part
@@ -70,9 +71,11 @@ def capture_with_ray(
     store = store_path(request.store).absolute()
     path = new_run_path(store, request.run or default_name(request.model))
     if path.exists():
-        left = _left_parts(path) if request.resume else []
-        if not left:
+        if not request.resume:
             RunWriter.refuse_existing(path)
+        left = _left_parts(path)
+        if not left:
+            raise CannotResume(f"{path.stem} is there, and no part of it is left: there is nothing to resume")
         listener.message(f"{path.stem} is there: {len(left)} parts that it was merged from are deleted")
         for part in left:
             delete_run(part)
@@ -84,6 +87,7 @@ def capture_with_ray(
         request, store=store, model=lasting_name(request.model), run=path.stem, writers=writers, command=()
     )
     files = read_files(request)
+    check_place(path)
     with _cluster(ray, address, workers):
         found = _Parts(ray, request, (files, edits_in), workers, listener).captured()
     parts = [Path(found[number].path) for number in sorted(found)]
@@ -123,6 +127,7 @@ def _plan(path: Path) -> str | None:
 def _ray() -> Any:
     """Raises NotInstalled. Ray does not report its use to its makers."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     try:
         import ray
     except ImportError as error:

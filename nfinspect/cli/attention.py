@@ -189,6 +189,13 @@ def attention_of_run(
 
     chosen = chosen_layers(file, site, layers)
     place, numbers = chosen[0].site, [layer.layer for layer in chosen]
+    if any(layer.experts for layer in chosen):
+        others = [name for name in file.sites if not any(layer.experts for layer in file.site_layers(name))]
+        instead = f"choose --site {' or '.join(others)}" if others else "capture with --sites mlp,attn"
+        raise RequestError(
+            f"expected neurons with a value on every token, found a mixture of experts at {place} of {file.name}: "
+            f"{instead}; attention MODEL --prompts FILE reads other neurons and the heads without a run"
+        )
 
     def compute(tick: Tick) -> "Made":
         from nfinspect.experiments.attention import attention as analyse

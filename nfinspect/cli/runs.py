@@ -26,8 +26,11 @@ from nfinspect_store.names import RUN_SUFFIX
 from nfinspect_store.types import RunEntry
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nfinspect_store.attached import AttachedPart
     from nfinspect_store.reader import RunFile
+    from nfinspect_store.types import Layer
 
 
 @click.command()
@@ -119,6 +122,7 @@ def info(run: str, with_results: bool, store: str | None, as_json: bool) -> None
             }
             for site in file.sites
         ]
+        mixtures = {site: _experts(file.site_layers(site)) for site in file.sites}
         bytes_on_disk = file.path.stat().st_size
         counts = {
             "layers": len(file.layers),
@@ -154,8 +158,10 @@ def info(run: str, with_results: bool, store: str | None, as_json: bool) -> None
         output.line(f"{name:<21} {value}")
     for site in sites:
         activation = f", {site['activation']}" if site["activation"] else ""
+        of_experts = mixtures[str(site["site"])]
         output.line(
             f"{'site ' + str(site['site']):<21} {site['layers']} layers, {site['neurons']:,} neurons{activation}"
+            f"{of_experts}"
         )
     for part in parts:
         lost = "" if part["problem"] is None else f"  LOST: {part['problem']}"
@@ -176,6 +182,14 @@ def _results(file: "RunFile") -> list[dict[str, Any]]:
 
     found = results_about(file, None, formats())
     return [{"kind": one.kind, "made_at": one.made_at, "about": kept_line(one)} for one in found]
+
+
+def _experts(layers: "Sequence[Layer]") -> str:
+    """How many experts the layers of a site have, and how their neurons are numbered; '' for other layers."""
+    shapes = dict.fromkeys((layer.experts, layer.width) for layer in layers if layer.experts)
+    told = " or ".join(f"{experts:,} experts of {width:,} neurons" for experts, width in shapes)
+    width = "W" if len(shapes) > 1 else f"{next(iter(shapes), (0, 0))[1]:,}"
+    return f"; {told}: N is of expert N // {width}" if told else ""
 
 
 def _part(part: "AttachedPart", run: Path) -> dict[str, Any]:

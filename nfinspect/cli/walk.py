@@ -92,4 +92,5 @@ def walk(
         Column("max |w_out|"),
     ]
     rows = [[row[key] for key in ("site", "layer", "neurons", "mean_norm", "max_norm")] for row in document["layers"]]
-    output.lines([f"Surprisal of {counted(document['tokens'], 'token')}{told}", "", *table(columns, rows)])
+    lengths = ["", *table(columns, rows)] if rows else []  # a note says why there are none
+    output.lines([f"Surprisal of {counted(document['tokens'], 'token')}{told}", *lengths])

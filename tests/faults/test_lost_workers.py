@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from nfinspect.capturing import ray_workers
-from nfinspect.capturing.errors import CaptureError
+from nfinspect.capturing.errors import CannotResume, CaptureError
 from nfinspect.capturing.ray_workers import Worker, capture_with_ray
 from nfinspect.capturing.request import CaptureRequest
 from nfinspect.capturing.session import Listener
 from nfinspect.capturing.shard import Shard
 from nfinspect_store.catalog import delete_run
-from nfinspect_store.errors import RequestError, RunExists
+from nfinspect_store.errors import RequestError, RunExists, StorageFull
 from nfinspect_store.reader import RunFile
 
 
@@ -219,6 +219,13 @@ def test_parts_that_stayed_after_their_merge_are_deleted_with_resume(
         patch.setattr(ray_workers, "delete_run", killed)
         capture_with_ray(other, 3, "", Listener())
     stranger = next(request_.store.glob("other.part-2*.duckdb")).rename(request_.store / "r.part-2-of-3.duckdb")
-    with pytest.raises(RunExists):
+    with pytest.raises(CannotResume, match="^r is there, and no part of it is left: there is nothing to resume$"):
         capture_with_ray(replace(request_, resume=True), 3, "", Listener())
     assert stranger.exists()
+
+
+def test_where_nothing_can_be_written_no_worker_is_begun(ray: Ray, request_: CaptureRequest, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageFull, match="^cannot write .*/r.duckdb: Not a directory$"):
+        capture_with_ray(replace(request_, store=tmp_path / "file" / "store"), 2, "", Listener())
+    assert not ray.events

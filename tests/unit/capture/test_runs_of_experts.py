@@ -209,6 +209,28 @@ def test_commands_say_the_expert_and_the_load(unused: nf.Run, capsys: pytest.Cap
     query = "SELECT n FROM neurons JOIN experts USING (site, layer) WHERE layer = 1 AND neuron % width = 0"
     loads = output("sql", "run", query)
     assert len(loads.split()) >= EXPERTS
+    assert f"; {EXPERTS} experts of {WIDTH} neurons: N is of expert N // {WIDTH}\n" in output("info", "run")
+
+
+def test_scores_of_attention_say_what_else_can_be_read(unused: nf.Run, capsys: pytest.CaptureFixture[str]) -> None:
+    """The run has no other site to choose; nothing is loaded."""
+    assert main(["attention", "nowhere", "--from", "run", "--store", str(unused.path.parent)]) == 2
+    said = capsys.readouterr().err
+    assert "found a mixture of experts at mlp of run: capture with --sites mlp,attn; attention MODEL --prompts" in said
+
+
+def test_a_walk_without_lengths_of_output_weights_has_no_empty_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = model_of("mixtral")
+    captured(model, tmp_path / "store").close()
+    model.save_pretrained(tmp_path / "model")
+    word_tokenizer().save_pretrained(tmp_path / "model")
+    capsys.readouterr()
+    assert main(["walk", "run", "--model", str(tmp_path / "model"), "--store", str(tmp_path / "store")]) == 0
+    found = capsys.readouterr()
+    assert found.out.startswith("Surprisal of ") and found.out.count("\n") == 1
+    assert "lengths of output weights at mlp are left out" in found.err
 
 
 def test_a_trace_is_of_the_prompts_in_which_a_neuron_has_a_mean(unused: nf.Run) -> None:
