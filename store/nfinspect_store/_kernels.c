@@ -1,4 +1,4 @@
-/* The loops over every single value: laying out blocks, rounding them; statistics are in _statistics.c.
+/* The loops over every single value: laying out blocks, their digests, rounding them; statistics are in _statistics.c.
 
 Each does what its numpy twin does, in the same order and in float64, so that both give the same bits: no contraction
 to fused multiply-adds (setup.py), partial sums over the same rows. The interpreter's lock is released meanwhile.
@@ -133,6 +133,81 @@ static PyObject *lay_out_flags(PyObject *self, PyObject *const *given, Py_ssize_
 {
     (void)self;
     return laid_out(given, size, 1);
+}
+
+/* ---- sums over the rows of a block, for its digest ---- */
+
+typedef struct {
+    const char *values;
+    Py_ssize_t stride, rows, tokens;
+    const uint64_t *of_token;
+    uint64_t *sums;
+} Rows;
+
+FOR_EACH_PROCESSOR
+static void add_values(const Rows *all)
+{
+    for (Py_ssize_t r = 0; r < all->rows; r++) {
+        const uint32_t *row = (const uint32_t *)(all->values + r * all->stride);
+        uint64_t sum = 0;
+        for (Py_ssize_t t = 0; t < all->tokens; t++)
+            sum += row[t] * all->of_token[t];
+        all->sums[r] += sum;
+    }
+}
+
+FOR_EACH_PROCESSOR
+static void add_flags(const Rows *all)
+{
+    for (Py_ssize_t r = 0; r < all->rows; r++) {
+        const uint8_t *row = (const uint8_t *)(all->values + r * all->stride);
+        uint64_t sum = 0;
+        for (Py_ssize_t t = 0; t < all->tokens; t++)
+            sum += all->of_token[t] & (row[t] ? UINT64_MAX : 0); /* no branch */
+        all->sums[r] += sum;
+    }
+}
+
+/* itemsize: 4 for values, whose bits count times the token's number; 1 for flags, which count it where they are set. */
+static PyObject *summed(PyObject *const *given, Py_ssize_t size, Py_ssize_t itemsize)
+{
+    Array arrays[3] = {{.held = 0}};
+    Array *values = &arrays[0], *of_token = &arrays[1], *sums = &arrays[2];
+    PyObject *result = NULL;
+    if (size != 3) {
+        PyErr_SetString(PyExc_TypeError, "expected values, of_token, sums");
+        return NULL;
+    }
+    if (!take(given[0], values, 2, itemsize, 0, "values") ||
+        !take(given[1], of_token, 1, sizeof(uint64_t), 0, "of_token") ||
+        !take(given[2], sums, 1, sizeof(uint64_t), 1, "sums"))
+        goto done;
+    const Py_ssize_t rows = values->view.shape[0], tokens = values->view.shape[1];
+    if (!shaped(of_token, 1, tokens, "of_token") || !shaped(sums, 1, rows, "sums"))
+        goto done;
+    const Rows all = {values->view.buf, row_bytes(values), rows, tokens, of_token->view.buf, sums->view.buf};
+    Py_BEGIN_ALLOW_THREADS
+    if (itemsize == 4)
+        add_values(&all);
+    else
+        add_flags(&all);
+    Py_END_ALLOW_THREADS
+    result = Py_NewRef(Py_None);
+done:
+    let_go(arrays, 3);
+    return result;
+}
+
+static PyObject *sum_rows(PyObject *self, PyObject *const *given, Py_ssize_t size)
+{
+    (void)self;
+    return summed(given, size, sizeof(float));
+}
+
+static PyObject *sum_flags(PyObject *self, PyObject *const *given, Py_ssize_t size)
+{
+    (void)self;
+    return summed(given, size, 1);
 }
 
 /* ---- rows of values in fewer bytes ---- */
@@ -297,6 +372,8 @@ static PyMethodDef methods[] = {
     {"parts", (PyCFunction)(void (*)(void))parts, METH_FASTCALL, NULL},
     {"lay_out", (PyCFunction)(void (*)(void))lay_out, METH_FASTCALL, NULL},
     {"lay_out_flags", (PyCFunction)(void (*)(void))lay_out_flags, METH_FASTCALL, NULL},
+    {"sum_rows", (PyCFunction)(void (*)(void))sum_rows, METH_FASTCALL, NULL},
+    {"sum_flags", (PyCFunction)(void (*)(void))sum_flags, METH_FASTCALL, NULL},
     {"reduce", (PyCFunction)(void (*)(void))reduce, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };

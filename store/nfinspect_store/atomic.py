@@ -5,6 +5,7 @@ What a killed process left unfinished is recognised by its name, and removed whe
 """
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -145,6 +146,22 @@ def replaced(path: Path) -> Iterator[Path]:
             _put(temporary, place)
     finally:
         remove(temporary)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Of those who enter this for files of one folder, one at a time: for a last look at `path` before it is replaced.
+
+    Locks the folder, which must be there; the system lets go of it if the process dies. Where the file system has no
+    such locks, nobody waits.
+    """
+    folder = os.open(place_of(path).parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 @contextmanager

@@ -142,7 +142,7 @@ class BlockBuffer:
         first = self._block * BLOCK + self._filled
         place = slice(self._filled, self._filled + values.shape[1])
         flags = None if fired is None or self._fired is None else self._fired[:, place]
-        if kernels.compiled():
+        if kernels.compiled() and not _by_neuron(values):
             sums, of_token = np.zeros(len(values), np.uint64), value_numbers(first, values.shape[1])
             kernels.lay_out(values.T, self._values[:, place], of_token, sums)
             if fired is not None and flags is not None:
@@ -219,6 +219,11 @@ class BlockBuffer:
         )
 
 
+def _by_neuron(values: NDArray[np.float32]) -> bool:
+    """Whether float32[neurons, tokens] lies in memory neuron by neuron, as blocks do; a forward pass gives tokens."""
+    return values.strides[1] == values.itemsize
+
+
 def _packed(fired: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """bool[neurons, tokens] -> uint8[neurons, ceil(tokens / 8)], the first token in the lowest bit of the first."""
     return np.packbits(fired, axis=1, bitorder="little")
@@ -227,13 +232,20 @@ def _packed(fired: NDArray[np.bool_]) -> NDArray[np.uint8]:
 class BlockStream:
     """One segment's INSERT, running in a thread until `finish`.
 
-    The callers' threads lay out the blocks, this one runs DuckDB, with up to `writers` threads of its own.
+    The callers' threads lay out the blocks, this one runs DuckDB, with up to `writers` threads of its own. queue: the
+    most bytes that wait for it, QUEUE_BYTES if not given.
     """
 
     def __init__(
-        self, path: Path, connection: duckdb.DuckDBPyConnection, buffers: Sequence[BlockBuffer], writers: int = 1
+        self,
+        path: Path,
+        connection: duckdb.DuckDBPyConnection,
+        buffers: Sequence[BlockBuffer],
+        writers: int = 1,
+        queue: int | None = None,
     ) -> None:
         self._writers = writers
+        self._most = QUEUE_BYTES if queue is None else queue
         self._path = path
         self._connection = connection
         self._buffers = {(buffer.layer.layer_id, buffer.expert): buffer for buffer in buffers}
@@ -285,7 +297,7 @@ class BlockStream:
 
     def _enqueue(self, rows: pa.RecordBatch) -> None:
         with self._changed:
-            self._wait_until_at_most(max(0, QUEUE_BYTES - rows.nbytes))
+            self._wait_until_at_most(max(0, self._most - rows.nbytes))
             self._queue.append(rows)
             self._queued += rows.nbytes
             self._changed.notify_all()

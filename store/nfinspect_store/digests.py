@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from nfinspect_store import kernels
 from nfinspect_store.blob_columns import blob_bytes, blob_offsets
 from nfinspect_store.memory import WIDE, pieces, widest_layer
 from nfinspect_store.schema import quoted
@@ -111,12 +112,16 @@ def values_digest(
     """The digest of some neurons of a layer, each once, on consecutive tokens from `first`: float32[neurons, tokens].
 
     The bits of each value are multiplied by a number for its token and one for its neuron: the sum does not depend on
-    how blocks divide the values, and notices one changed value or two that were swapped. 0.6 ns per value.
+    how blocks divide the values, and notices one changed value or two that were swapped.
     """
     of_token = value_numbers(first, values.shape[1])
-    sums = np.einsum("ij,j->i", np.asarray(values, np.float32).view(np.uint32), of_token)
-    if fired is not None:
-        sums += np.einsum("ij,j->i", fired.astype(np.uint8), firing_numbers(of_token))
+    given = np.asarray(values, np.float32)
+    if kernels.compiled():
+        sums = kernels.row_sums(given, fired, of_token, firing_numbers(of_token))
+    else:
+        sums = np.einsum("ij,j->i", given.view(np.uint32), of_token)
+        if fired is not None:
+            sums += np.einsum("ij,j->i", fired.astype(np.uint8), firing_numbers(of_token))
     return digest_of_sums(layer_id, neuron, sums, values.size)
 
 

@@ -163,6 +163,22 @@ def lay_out_flags(
     _kernels.lay_out_flags(_rows(fired).view(np.uint8), out.view(np.uint8), of_token, sums)
 
 
+def row_sums(
+    values: NDArray[np.float32],
+    fired: NDArray[np.bool_] | None,
+    of_token: NDArray[np.uint64],
+    of_firing: NDArray[np.uint64],
+) -> NDArray[np.uint64]:
+    """uint64[rows]: of float32[rows, tokens] the bits of each value times its token's number in `of_token`, and the
+    number in `of_firing` of each token where bool[rows, tokens] is set.
+    """
+    sums = np.zeros(len(values), np.uint64)
+    _kernels.sum_rows(_rows(values), of_token, sums)
+    if fired is not None:
+        _kernels.sum_flags(_rows(fired), of_firing, sums)
+    return sums
+
+
 def reduce(
     values: NDArray[Any], of_token: NDArray[np.uint64], width: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], NDArray[np.uint64]]:

@@ -5,8 +5,9 @@ have been. Counts, histograms and examples are exactly those of the whole; momen
 uses (statistics.py), in the order of the prompts, so that they agree up to the rounding of float64.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from nfinspect_store.atomic import replaced
+from nfinspect_store.atomic import alone, replaced
 from nfinspect_store.attached import contents_digest
+from nfinspect_store.blocks import THREAD_BYTES
 from nfinspect_store.digests import VALUES, Digest, read_digests, values_digest
 from nfinspect_store.errors import CannotMerge, NotARun
 from nfinspect_store.examples import KEPT, drawn, places
@@ -31,8 +33,11 @@ from nfinspect_store.types import Layer, RunInfo, utc_now
 from nfinspect_store.verify import caught, check_digests
 from nfinspect_store.writer import Derive, RunWriter
 
-VALUES_BYTES = 32 * 2**20
-"""About the bytes of a layer's values that are held at a time [own]."""
+VALUES_BYTES = 16 * 2**20
+"""About the bytes of a layer's values in a piece: one is read while the one before is written [own]."""
+
+QUEUE_BYTES = 64 * 2**20
+"""Of blocks that wait to be written, unless there are many threads that write: a merge reads as steadily [own]."""
 
 SHIFTED: Mapping[str, tuple[str, ...]] = {
     "prompts": ("prompt_idx", "first_token"),
@@ -55,9 +60,6 @@ OF_TOKENS = ("first_token", "token_idx")
 """Those of these columns that count tokens."""
 
 READ_IDENTITY = "SELECT run_id, (SELECT count(*) FROM prompts), (SELECT count(*) FROM tokens) FROM run"
-
-ABSENT_BITS = np.uint32(0x7FC5A17E)
-"""What stands in for a value until it is read: a NaN that no computation makes."""
 
 SIGNS = {"top": np.float32(1), "min": np.float32(-1)}
 
@@ -137,13 +139,15 @@ def write_merged(
     """Write the run at `path`, replacing any that is there once it is complete. parts: as `check_parts` has found them.
     A run whose settings say that it is attached to them leaves the values there.
 
-    complete: is called when it is, and before it takes its name; what it raises leaves `path` as it is.
+    complete: is called when it is, and before it takes its name; what it raises leaves `path` as it is. No other merge
+    into the same folder gives a run its name in between.
 
     Takes the memory of a capture of the same model, however long the parts are. Raises StorageFull, NotARun for a part
     whose values are not those that were written (digests.py).
     """
-    with replaced(path) as new:
+    with ExitStack() as until_named, replaced(path) as new:
         writer = RunWriter.create(new, info, parts.layers, writers=writers)
+        writer.queue = max(QUEUE_BYTES, writers * THREAD_BYTES)
         try:
             tables = writer.tables()
             merged = _Merged(parts.layers, info.seed, apart=not tables.has_values)
@@ -167,6 +171,7 @@ def write_merged(
             writer.discard()
             raise
         writer.close()
+        until_named.enter_context(alone(path))
         complete()
 
 
@@ -175,79 +180,107 @@ def _with_values(derive: Derive, holders: Sequence[tuple[OpenRun, int]]) -> Deri
     return lambda tables: derive(tables.with_values_of(holders))
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """All values of a layer on some of a part's tokens, in whole blocks; of a mixture of experts on some of the tokens
+    routed to each expert.
+    """
+
+    layer: Layer
+    stop: int  # the first token past them
+    counts: NDArray[np.int64]  # of each expert how many tokens it has here
+    values: NDArray[np.float32]  # [neurons, tokens]
+    fired: NDArray[np.bool_] | None
+    digest: Digest  # as the part has them
+
+
 def _copy_values(writer: RunWriter, run: OpenRun, before: int, told: Told) -> None:
-    """Put every value of a run, whole blocks of it at a time. before: tokens of earlier parts."""
+    """Put every value of a run. before: tokens of earlier parts."""
     digest = Digest()
+    last = next((layer for layer in reversed(run.layers) if not layer.experts), None)
+    with closing(_one_ahead(_pieces(run))) as pieces:
+        for piece in pieces:
+            digest += piece.digest
+            if piece.layer.experts:
+                _put_experts(writer, piece)
+            else:
+                writer.put(piece.layer.layer_id, piece.values, piece.fired)
+            if piece.layer == last:
+                told(before + piece.stop)
+    if digest != read_digests(run.cursor()).get(VALUES, Digest()):
+        raise _damaged(run, "blocks: the values are not those that were written: their digest differs")
+    told(before + run.tokens)
+
+
+def _put_experts(writer: RunWriter, piece: _Piece) -> None:
+    width = piece.layer.width
+    for expert, held in enumerate(piece.counts.tolist()):
+        part = slice(expert * width, (expert + 1) * width), slice(0, held)
+        if held:
+            gates = None if piece.fired is None else piece.fired[part]
+            writer.put(piece.layer.layer_id, piece.values[part], gates, expert)
+
+
+def _pieces(run: OpenRun) -> Iterator[_Piece]:
+    """Every value of a run, whole blocks at a time, tokens in order."""
     widest = max(layer.neurons for layer in run.layers)
     step = max(1, VALUES_BYTES // (4 * widest * BLOCK)) * BLOCK
     for start in range(0, run.tokens, step):
-        stop = min(start + step, run.tokens)
         for layer in run.layers:
             if not layer.experts:
-                values, fired, found = _values(run, layer, start, stop)
-                digest += found
-                writer.put(layer.layer_id, values, fired)
-        told(before + stop)
+                yield _values(run, layer, start, min(start + step, run.tokens))
     for layer in run.layers:
         if layer.experts:
-            digest += _copy_experts(writer, run, layer, step)
-    if digest != read_digests(run.cursor()).get(VALUES, Digest()):
-        raise _damaged(run, "blocks: the values are not those that were written: their digest differs")
+            most = int(run.routes(layer).counts.max())
+            for start in range(0, most, step):
+                yield _values(run, layer, start, min(start + step, most))
 
 
-def _copy_experts(writer: RunWriter, run: OpenRun, layer: Layer, step: int) -> Digest:
-    """The same of a mixture of experts, `step` tokens of each expert at a time; returns the digest of its values."""
-    routes, digest = run.routes(layer), Digest()
-    most = int(routes.counts.max())
-    for start in range(0, most, step):
-        values, fired, found = _values(run, layer, start, min(start + step, most))
-        digest += found
-        for expert, tokens in enumerate(routes.tokens):
-            held = tokens[start : start + step]
-            part = slice(expert * layer.width, (expert + 1) * layer.width), slice(0, len(held))
-            if len(held):
-                gates = None if fired is None else fired[part]
-                writer.put(layer.layer_id, values[part], gates, expert)
-    return digest
+def _one_ahead(pieces: Iterator[_Piece]) -> Generator[_Piece, None, None]:
+    """The same pieces; each is read in a thread while the one before it is written."""
+    with ThreadPoolExecutor(1, "nfinspect-reader") as beside:
+        waiting = beside.submit(next, pieces, None)
+        while (piece := waiting.result()) is not None:
+            waiting = beside.submit(next, pieces, None)
+            yield piece
 
 
 def _damaged(run: OpenRun, problem: str) -> NotARun:
     return NotARun(f"{run.path} is damaged: {problem} (nfinspect verify says more)")
 
 
-def _values(
-    run: OpenRun, layer: Layer, start: int, stop: int
-) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None, Digest]:
-    """Values on the tokens from `start`, which begins a block: float32[neurons, tokens]; where they fired; and the
-    digest of both. Of a mixture of experts on the places from `start`, as far as an expert has tokens. Raises NotARun
-    unless each is there once.
+def _values(run: OpenRun, layer: Layer, start: int, stop: int) -> _Piece:
+    """A layer's values on the tokens from `start`, which begins a block. Of a mixture of experts on the places from
+    `start`, as far as an expert has tokens. Raises NotARun unless each is there once.
     """
+    counts = np.zeros(0, np.int64)
     expected = (stop - start) * layer.neurons
     if layer.experts:
-        expected = int((run.routes(layer).counts - start).clip(0, stop - start).sum()) * layer.width
-    shape = (stop - start, layer.neurons)
-    values = np.full(shape, ABSENT_BITS, np.uint32).view(np.float32)
+        counts = (run.routes(layer).counts - start).clip(0, stop - start)
+        expected = int(counts.sum()) * layer.width
+    shape = (layer.neurons, stop - start)
+    values, there = np.empty(shape, np.float32), np.zeros(shape, np.bool_)
     digest = Digest()
     fired = np.empty(shape, np.bool_) if layer.fires == "gate" else None
-    there = 0
+    found = 0
+    place = f"{layer.site} layer {layer.layer}"
     for rows in run.stored_blocks(layer, tokens=(start, stop), fired=True):
         if rows.tokens.stop > stop:
-            raise _damaged(run, f"{layer.site} layer {layer.layer} has values past those of its tokens")
+            raise _damaged(run, f"{place} has values past those of its tokens")
         here = slice(rows.first - start, rows.first - start + rows.values.shape[1])
         neuron: NDArray[np.int32] | slice = rows.neuron
         if (np.diff(rows.neuron) == 1).all():
             neuron = slice(int(rows.neuron[0]), int(rows.neuron[0]) + len(rows.neuron))
-        values[here, neuron] = rows.values.T
+        values[neuron, here], there[neuron, here] = rows.values, True
         if fired is not None and rows.fired is not None:
-            fired[here, neuron] = rows.fired.T
+            fired[neuron, here] = rows.fired
         digest += values_digest(layer.layer_id, rows.neuron, rows.first, rows.values, rows.fired)
-        there += rows.values.size
-    place = f"{layer.site} layer {layer.layer}"
-    if there != expected:
-        raise _damaged(run, f"{place} holds {there} values on tokens {start}-{stop - 1}, expected {expected}")
-    if absent := int((values.view(np.uint32) == ABSENT_BITS).sum()) - (values.size - expected):
+        found += rows.values.size
+    if found != expected:
+        raise _damaged(run, f"{place} holds {found} values on tokens {start}-{stop - 1}, expected {expected}")
+    if absent := expected - int(np.count_nonzero(there)):
         raise _damaged(run, f"{place} holds {absent} values on tokens {start}-{stop - 1} twice, and as many not at all")
-    return values.T, None if fired is None else fired.T, digest
+    return _Piece(layer, stop, counts, values, fired, digest)
 
 
 def _rows(parts: OpenParts, table: str) -> Iterator[pa.Table]:

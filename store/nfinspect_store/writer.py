@@ -93,6 +93,9 @@ class RunWriter:
     writers: the most threads that DuckDB writes blocks with.
     """
 
+    queue: int | None = None
+    """The most bytes of blocks that wait to be written; None: as many as a capture lets wait."""
+
     def __init__(
         self, path: Path, connection: duckdb.DuckDBPyConnection, tables: RunTables, *, writers: int = 1
     ) -> None:
@@ -256,7 +259,8 @@ class RunWriter:
                     self._connection.execute("BEGIN")
                     if self._replaced:
                         delete_replaced(self._connection, self._replaced)
-                self._stream = BlockStream(self.path, self._connection, tuple(self._buffers), self._writers)
+                buffers = tuple(self._buffers)
+                self._stream = BlockStream(self.path, self._connection, buffers, self._writers, self.queue)
                 self._flush.start()
             return self._stream
 

@@ -1,10 +1,12 @@
 """A merge that dies leaves its parts as they were, and nothing else; two at once leave one sound run."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +19,30 @@ from nfinspect.capturing.shard import Shard
 from nfinspect_store.reader import RunFile
 from nfinspect_store.verify import verify_run
 
+LOCKS = Path("/proc/locks")
+
 CHILD = """
-import sys, time
+import sys
 from pathlib import Path
 from nfinspect.capturing.merging import merge_runs
 from nfinspect_store import merging
 merging.VALUES_BYTES = 1  # a block at a time
-def slowly(done, total):
+def when_asked(done, total):
     print(done, flush=True)
-    time.sleep(0.05)
+    sys.stdin.readline()  # at its end it does not wait
 paths = [Path(one) for one in sys.argv[2:]]
-merge_runs(Path(sys.argv[1]), paths, told=slowly, partial=len(paths) == 1)
+merge_runs(Path(sys.argv[1]), paths, told=when_asked, partial=len(paths) == 1)
 print("merged", flush=True)
+"""
+
+STOPS = """
+import os, signal
+from nfinspect_store import atomic
+put = atomic._put
+def later(*given):
+    os.kill(os.getpid(), signal.SIGSTOP)
+    put(*given)
+atomic._put = later
 """
 
 
@@ -41,19 +55,29 @@ def parts(gpt2_dir: Path, tmp_path: Path) -> list[Path]:
     return [capture_run(CaptureRequest(**{**vars(request), "shard": Shard(i, 2)})) for i in (1, 2)]
 
 
-def begun(out: Path, parts: list[Path], blocks: int) -> "subprocess.Popen[str]":
-    """A process that merges the parts, or one of them, and has copied so many blocks."""
+def begun(out: Path, parts: list[Path], blocks: int, before: str = "") -> "subprocess.Popen[str]":
+    """A process that merges the parts, or one of them, and waits after so many blocks. before: what it runs first."""
     child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(out), *map(str, parts)],
+        [sys.executable, "-c", before + CHILD, str(out), *map(str, parts)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    assert child.stdout is not None
-    for _ in range(blocks):
+    assert child.stdout is not None and child.stdin is not None
+    for block in range(blocks):
+        if block:
+            child.stdin.write("\n")
+            child.stdin.flush()
         assert child.stdout.readline().strip().isdigit()
     return child
+
+
+def goes_on(child: "subprocess.Popen[str]") -> None:
+    assert child.stdin is not None
+    child.stdin.close()
+    child.stdin = None
 
 
 @pytest.mark.slow
@@ -81,6 +105,7 @@ def test_a_merge_whose_disk_is_full_leaves_nothing(parts: list[Path], tmp_path: 
     limited = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000)){CHILD}"
     done = subprocess.run(
         [sys.executable, "-c", limited, str(out), *map(str, parts)],
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=120,
@@ -95,6 +120,8 @@ def test_a_merge_whose_disk_is_full_leaves_nothing(parts: list[Path], tmp_path: 
 def test_two_processes_merge_the_same_parts_at_once(parts: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out" / "m.duckdb"
     children = [begun(out, one, 3) for one in (parts, parts[::-1])]
+    for child in children:
+        goes_on(child)
     for child in children:
         told, error = child.communicate(timeout=120)
         assert child.returncode == 0 and told.endswith("merged\n"), error
@@ -120,3 +147,25 @@ def test_a_run_that_appears_during_a_merge_stays(other: str, parts: list[Path], 
     assert child.returncode == 1 and "merged" not in told
     assert "RunExists: m holds " in error.splitlines()[-1], error
     assert [path.name for path in out.parent.iterdir()] == ["m.duckdb"] and out.read_bytes() == before
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not LOCKS.exists(), reason="Linux says there who waits for a lock")
+def test_nobody_puts_a_run_in_place_between_anothers_look_and_its_own(parts: list[Path], tmp_path: Path) -> None:
+    """A process that merges one part has seen that there is no run, and is stopped before its own has its name."""
+    out = tmp_path / "out" / "m.duckdb"
+    child = begun(out, parts[:1], 1, before=STOPS)
+    goes_on(child)
+    assert os.WIFSTOPPED(os.waitpid(child.pid, os.WUNTRACED)[1])
+    whole = begun(out, parts, 1)
+    goes_on(whole)
+    waits = re.compile(rf"-> FLOCK +ADVISORY +WRITE {whole.pid} ")
+    while whole.poll() is None and not waits.search(LOCKS.read_text()):
+        time.sleep(0.01)
+    child.send_signal(signal.SIGCONT)
+    for one in (child, whole):
+        told, error = one.communicate(timeout=120)
+        assert one.returncode == 0 and told.endswith("merged\n"), error
+    with RunFile.open(out) as run:
+        assert run.tokens == 8001  # of both parts: the second one replaces what it finds
+    assert [path.name for path in out.parent.iterdir()] == ["m.duckdb"]

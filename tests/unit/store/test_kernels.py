@@ -156,20 +156,45 @@ def test_blocks_and_their_digest_are_the_same(neurons: int, gate: bool, without:
     values = sample(2 * BLOCK + 77, neurons, [*AWKWARD, *NOT_FINITE])
     fired = np.random.default_rng(2).random(values.shape) < 0.3 if gate else None
     found = []
-    for loops in (_kernels, None):
+    for loops, laid in ((_kernels, np.asarray), (None, np.asarray), (_kernels, np.ascontiguousarray)):
         without.setattr(kernels, "_kernels", loops)
         buffer, start, batches = BlockBuffer(layer, 11), 0, []
         for size in (1, 40, 16, BLOCK, 0, len(values) - BLOCK - 57):
             part = slice(start, start + size)
-            batches += buffer.add(values[part].T, None if fired is None else fired[part].T)
+            batches += buffer.add(laid(values[part].T), None if fired is None else laid(fired[part].T))
             start += size
         batches += buffer.rest(final=False)
         found.append((batches, buffer.digest))
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
     whole = values_digest(3, np.arange(neurons, dtype=np.int32), 11, values.T, None if fired is None else fired.T)
     assert found[0][1] == whole
     stored = b"".join(found[0][0][i].column("values")[0].as_py() for i in range(len(found[0][0])))
     assert stored == values[:, 0].astype(">f4").tobytes()
+
+
+@pytest.mark.parametrize(("tokens", "neurons"), [*SHAPES, (BLOCK, 3)])
+def test_rows_are_summed_as_their_digest_defines_it(tokens: int, neurons: int, without: pytest.MonkeyPatch) -> None:
+    """In whole numbers of Python, of arrays with and without gaps."""
+    rng = np.random.default_rng(tokens)
+    wide = np.repeat(sample(tokens, neurons, [*AWKWARD, *NOT_FINITE]).T, 2, axis=0)
+    values, fired = wide[::2], rng.random(wide.shape)[::2] < 0.3
+    of_token, of_firing = rng.integers(0, 2**64, (2, tokens), np.uint64)
+    bits = values.view(np.uint32).tolist()
+    for flags in (None, fired, np.asfortranarray(fired)):
+        expected = [
+            sum(
+                bit * number + (0 if flags is None or not flags[i, t] else int(of_firing[t]))
+                for t, (bit, number) in enumerate(zip(row, of_token.tolist(), strict=True))
+            )
+            % 2**64
+            for i, row in enumerate(bits)
+        ]
+        assert kernels.row_sums(values, flags, of_token, of_firing).tolist() == expected
+    neuron, digests = np.arange(neurons, dtype=np.int32), []
+    for loops in (_kernels, None):
+        without.setattr(kernels, "_kernels", loops)
+        digests.append(values_digest(2, neuron, 9, values, fired))
+    assert digests[0] == digests[1]
 
 
 WRONG = {
@@ -219,6 +244,19 @@ def test_outputs_and_keys_have_to_fit() -> None:
         _kernels.chunk(values, None, frozen, *right[3:])
     with pytest.raises(ValueError):
         _kernels.lay_out(values, np.zeros((20, 5), np.uint32), np.zeros(4, np.uint64), np.zeros(20, np.uint64))
+    of_token, of_row = np.zeros(20, np.uint64), np.zeros(4, np.uint64)
+    _kernels.sum_rows(values, of_token, of_row)
+    for given in (
+        (values.astype(np.float64), of_token, of_row),
+        (values, of_token[:-1], of_row),
+        (values, of_token, of_row[:-1]),
+        (values, of_token, of_row.astype(np.uint32)),
+        (np.asfortranarray(values), of_token, of_row),
+    ):
+        with pytest.raises(ValueError):
+            _kernels.sum_rows(*given)
+    with pytest.raises(ValueError):
+        _kernels.sum_flags(values, of_token, of_row)
     with pytest.raises(ValueError):
         _kernels.merge(count, count, *[np.zeros(20)] * 7, np.zeros(19), np.zeros((4, 20)))
 
