@@ -88,8 +88,9 @@ class Recorder:
         first_prompt: int = 0,
     ) -> None:
         """device: where the model is. commits=False: commit only when `commit` is called. writers: threads that record
-        layers on a CPU; on a GPU they write what it has copied. watched: whether somebody reads the run meanwhile, and
-        commits should come often. first_prompt: of a part of a capture, how many prompts of the whole come before it.
+        layers on a CPU; on a GPU they merge and write what it has copied. watched: whether somebody reads the run
+        meanwhile, and commits should come often. first_prompt: of a part of a capture, how many prompts of the whole
+        come before it.
         """
         self.writer = writer
         self._on_gpu = device.type == "cuda"
@@ -181,10 +182,12 @@ class Recorder:
             return finished
 
         try:
-            if at_once is None:
-                each = _one_ahead(map(begun, self._layers))
-            else:
+            if behind is not None:
+                each = _behind(behind, map(begun, self._layers))
+            elif at_once is not None:
                 each = at_once.map(lambda record: begun(record)(), self._layers)
+            else:
+                each = (begun(record)() for record in self._layers)
             means, beyond = zip(*each, strict=True)
             while written:
                 written.popleft().result()
@@ -322,15 +325,18 @@ class _ExpertRecord:
         self._experts.restore(tables)
 
 
-def _one_ahead(begun: Iterable[Callable[[], Done]]) -> Iterator[Done]:
-    """What each call gives, when the next one has begun: a GPU computes it while this one's results are merged here."""
-    before: Callable[[], Done] | None = None
-    for one in begun:
-        if before is not None:
-            yield before()
-        before = one
-    if before is not None:
-        yield before()
+def _behind(threads: ThreadPoolExecutor, begun: Iterable[Callable[[], Done]]) -> Iterator[Done]:
+    """What each call gives: threads make them, which wait for the GPU, while more are begun, at most ON_THE_WAY."""
+    waiting: deque[Future[Done]] = deque()
+    try:
+        for one in begun:
+            if len(waiting) == ON_THE_WAY:
+                yield waiting.popleft().result()
+            waiting.append(threads.submit(one))
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        wait(waiting)
 
 
 def _token_rows(

@@ -217,12 +217,8 @@ def _add_up(
         told["at"].copy_(torch.segment_reduce(found, "min", offsets=whole, unsafe=True))
     sums = torch.empty((tiles, *told["sums"].shape[1:]), dtype=torch.float64, device=values.device)
     if sums.shape[1] == 6:
-        flags = torch.empty(tile.shape, dtype=torch.float16, device=values.device)
-        if gates is None:
-            torch.gt(tile, 0, out=flags)
-        else:
-            flags.copy_(gates.index_select(0, rows).view(tile.shape))
-        sums[:, 5].copy_(flags.sum(1))  # exact: at most TILE
+        flags = tile > 0 if gates is None else gates.index_select(0, rows).view(tile.shape)
+        sums[:, 5].copy_(flags.half().sum(1))  # exact: at most TILE
         del flags
     base = told["base"].index_select(0, prompt)[:, None]
     power = tile.double()
