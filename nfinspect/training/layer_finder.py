@@ -7,6 +7,7 @@ a module named by the caller        its output, or an activation function of it
 """
 
 import difflib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -20,8 +21,13 @@ from nfinspect.training.errors import NoLayers, NotReadable
 from nfinspect.training.training_passes import is_pretrained
 from nfinspect_store.errors import RequestError
 
+log = logging.getLogger("nfinspect.training")
+
 Layers = Sequence[str] | Mapping[str, str] | None
 """Layers named by a caller: modules, or modules with the activation that follows each (`{"conv1": "relu"}`)."""
+
+BESIDE_EXPERTS = {"resid": "the outputs of the blocks", "mixer": "the state-space mixers"}
+"""Sites that are read of a language model whose MLPs are mixtures of experts."""
 
 SITE = BARE
 """The site of layers that are not in a language model."""
@@ -133,7 +139,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def find_places(model: nn.Module, layers: Layers = None) -> tuple[Place, ...]:
-    """The layers of a module. Raises NoLayers if there are none, or for names that the module does not have."""
+    """The layers of a module. Raises NoLayers if there are none, or for names that the module does not have.
+
+    Logs a warning for a language model whose experts are passed over.
+    """
     modules = dict(model.named_modules())
     if layers is not None:
         return tuple(_named(modules, layers))
@@ -176,9 +185,18 @@ def _language_models(modules: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
 
 def _in_language_model(prefix: str, model: nn.Module, within: Mapping[str, nn.Module]) -> tuple[Place, ...]:
     found, structural = _sites(prefix, model), tuple(_structural(within))
+    experts = _has_experts(model)
     # The site is resid only if no MLP can be read; the MLP of an encoder can, by its activation modules.
-    if not found or (structural and all(place.site == "resid" for place in found) and not _has_experts(model)):
+    if not found or (structural and all(place.site == "resid" for place in found) and not experts):
         return structural
+    if experts:
+        log.warning(
+            "the neurons of the experts in %s are not watched, as a token has values of few of them: read is %s (%s); "
+            "nfinspect capture reads them in a checkpoint",
+            type(model).__name__,
+            found[0].site,
+            BESIDE_EXPERTS[found[0].site],
+        )
     return found
 
 

@@ -168,7 +168,8 @@ def check_together(parts: Sequence[Part]) -> None:
 
 def differences(one: Part, other: Part | MergedRun) -> str:
     """In what two differ that parts of one capture have in common, in words; empty if in nothing."""
-    different = [f"{what} {_short(a)} and {_short(b)}" for what, a, b in _told(one, other) if a != b]
+    told = (f"{what} {_short(a)} and {_short(b)}" for what, a, b in _told(one, other) if a != b)
+    different = list(dict.fromkeys(told))  # the seed is a setting, and a column
     if not different and one.plan != other.plan:
         return "the plan of the capture"
     return "; ".join(different[:NAMED])

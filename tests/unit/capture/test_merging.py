@@ -29,6 +29,7 @@ from nfinspect.capturing.where import parse_where
 from nfinspect.models import LoadedModel
 from nfinspect_store.digests import digest_table, write_digests
 from nfinspect_store.errors import CannotMerge, NotARun, RequestError, RunExists
+from nfinspect_store.parts import Part, differences
 from nfinspect_store.reader import RunFile
 from nfinspect_store.schema import BLOCK
 
@@ -249,6 +250,14 @@ def test_parts_of_different_captures_are_refused(
     said = refused([three[0], other, three[2]], tmp_path / "m.duckdb")
     assert said.startswith(f"{three[0].stem} and other are no parts of one capture: they differ in ")
     assert re.search(message, said), said
+
+
+def test_another_seed_is_named_once(three: list[Path]) -> None:
+    """It is a setting and a column."""
+    with RunFile.open(three[1]) as run:
+        part = Part.of_run(run)
+    other = replace(part, info=replace(part.info, seed=5, settings={**part.info.settings, "seed": 5}))
+    assert differences(part, other) == "seed 0 and 5"
 
 
 def test_parts_of_other_weights_are_refused(three: list[Path], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from networks import monitor
 from torch import Tensor, nn
-from transformers import BatchEncoding, GPT2Config, GPT2LMHeadModel
+from transformers import BatchEncoding, GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM
 
 import nfinspect as nf
 from nfinspect.training.errors import NotReadable, SilentLayer
@@ -247,3 +247,21 @@ def test_a_language_model_that_runs_without_gradients_is_no_part_of_the_training
 
     with pytest.raises(SilentLayer, match=r"only calls without gradients .* name the layers that are trained"):
         reading(Probe(), lambda m: m())
+
+
+def test_a_mixture_of_experts_is_watched_at_its_blocks_which_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """Not silently: the health is not that of its MLPs."""
+    sizes = {"hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+    experts = {"num_key_value_heads": 1, "num_local_experts": 4, "num_experts_per_tok": 2}
+    model = MixtralForCausalLM(MixtralConfig(vocab_size=99, **sizes, **experts))
+    with nf.FiringMonitor(model, every=1, write=False) as watched:
+        model(IDS)
+        watched.step()
+    assert [layer.layer_name for layer in watched.history[0].layers] == ["model.layers.0", "model.layers.1"]
+    said = "the neurons of the experts in MixtralForCausalLM are not watched, as a token has values of few of them"
+    assert caplog.text.count(said) == 1  # there may be alerts beside it
+    assert "read is resid (the outputs of the blocks)" in caplog.text
+    caplog.clear()
+    with nf.FiringMonitor(language_model(), write=False):
+        pass
+    assert "experts" not in caplog.text
