@@ -201,6 +201,30 @@ def statistics(findings: Findings, device: str, place: Path, quick: bool) -> Non
     assert here.extremes is not None and there.extremes is not None
     top = np.array_equal(here.extremes.token_idx, there.extremes.token_idx)
     findings.check("statistics: examples", top, "the same tokens" if top else "other tokens")
+    _alone(findings, device)
+
+
+def _alone(findings: Findings, device: str) -> None:
+    """A prompt's statistics in a batch against those of the prompt alone: the same sums, in the same order."""
+    sizes, neurons = [577, 41, 300, 33], 1408
+    generator = torch.Generator().manual_seed(0)
+    given = torch.randn(sum(sizes), neurons, generator=generator).to(device, torch.bfloat16)
+    together, each = (LayerStatistics(neurons, "positive") for _ in range(2))
+    starts = np.cumsum([0, *sizes[:-1]]).tolist()
+    prompts = [Prompt(i, "c", "", a, n // 2, n) for i, (a, n) in enumerate(zip(starts, sizes, strict=True))]
+    together.add(PromptRows.of(prompts, [True] * len(sizes), 0), given, None)
+    for one in prompts:
+        rows = given[one.first_token : one.first_token + one.tokens]
+        each.add(PromptRows.of([one], [True], one.first_token), rows, None)
+    pairs = [
+        (getattr(together.groups()[key], name), getattr(each.groups()[key], name))
+        for key in (False, True)
+        for name in ("n", "fired", "mean", "m2", "m3", "m4", "minimum", "maximum", "sum_abs")
+    ]
+    same = all(np.array_equal(a, b) for a, b in pairs)
+    off = max(float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-300)) for a, b in pairs)
+    found = "equal to the last bit" if same else f"{off:.1e} of the largest apart"
+    findings.check("statistics: of prompts alone and in a batch", off <= 1e-12, found)
 
 
 def half_precision(findings: Findings, device: str, place: Path, quick: bool) -> None:
