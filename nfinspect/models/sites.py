@@ -236,8 +236,8 @@ def _locate(model: nn.Module, block: nn.Module, site: str, experts: bool) -> Pla
             return structure.find_experts(block, config.hidden_size)
         return UnsupportedModel(
             "expected an MLP with one output projection, found a mixture of experts "
-            f"('{config.model_type}'): a token has no values of most of its neurons; a capture reads them; here choose "
-            "resid or attn instead"
+            f"('{config.model_type}'): a token has values of few of its neurons, and the router weights what they "
+            "write; a capture reads them; here choose resid or attn instead"
         )
     if site == "shared":
         return structure.find_shared(block, config.hidden_size) if structure.has_experts(block) else None
