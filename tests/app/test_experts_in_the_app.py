@@ -45,7 +45,7 @@ async def test_the_load_and_the_expert_are_shown(start: Start, size: tuple[int, 
     write_mixture(tmp_path / "mixture.duckdb")
     async with start(Engine(tmp_path), "mixture", size=size) as app:
         # -(0.5 ln 0.5 + 2 * 0.25 ln 0.25) / ln 4
-        assert "router: 4 experts, entropy 0.750, load 0.00% to 50.0%, 1 unused" in app.text
+        assert "router: 4 experts of 3, entropy 0.750, load 0.00% to 50.0%, 1 unused" in app.text
         await go(app, "L0/N7")
         assert "L0/N7 (expert 2) " in app.text
         await go(app, "L0/N11")

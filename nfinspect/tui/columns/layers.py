@@ -64,12 +64,12 @@ def layer_columns(g: Glyphs) -> list[Column]:
     ]
 
 
-def router_line(router: RouterLoad, g: Glyphs) -> str:
-    """How the tokens are spread over a layer's experts."""
+def router_line(router: RouterLoad, neurons: int, g: Glyphs) -> str:
+    """How the tokens are spread over a layer's experts, and how many of its neurons each has."""
     entropy = "" if router.entropy is None else f"entropy {fixed(router.entropy)}, "
     unused = f", {router.unused} unused" if router.unused else ""
     load = f"load {percent(min(router.load), g)} to {percent(max(router.load), g)}"
-    return f"router: {router.experts} experts, {entropy}{load}{unused}"
+    return f"router: {router.experts} experts of {count(neurons // router.experts, g)}, {entropy}{load}{unused}"
 
 
 def explanation(report: NetworkReport, layer: LayerHealth, g: Glyphs) -> Content:
@@ -95,7 +95,7 @@ def explanation(report: NetworkReport, layer: LayerHealth, g: Glyphs) -> Content
             "\n",
         ]
     if layer.router is not None:
-        pieces += [Cell(router_line(layer.router, g), "dim"), "\n"]
+        pieces += [Cell(router_line(layer.router, layer.neurons, g), "dim"), "\n"]
     pieces += ["\n", Cell("Network", "title"), "\n", Cell(grouped(report.summary)), "\n"]
     for alert in report.alerts:
         pieces += [Cell("! " + alert, "bad"), "\n"]
