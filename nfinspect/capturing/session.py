@@ -169,7 +169,8 @@ class Capture:
         self._started = time.monotonic()
         self._needed = ""  # what to give as --limit-bytes for all of it, once the limit is reached
         self._tokens_before = 0
-        for note in dict.fromkeys((*self.notes, *(site.note for site in self.sites if site.note))):
+        found = (site.note for site in self.sites if site.note and not site.experts)  # of experts: in self.notes
+        for note in dict.fromkeys((*self.notes, *found)):
             listener.message(note)
         for note in (*loaded.notes, *notes_on(self.prompts, request, loaded)):
             listener.message(note)
