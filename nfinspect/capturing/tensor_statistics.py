@@ -27,8 +27,8 @@ TILE = 32
 """Rows that are summed at once."""
 
 PIECE = 2**22
-"""Values worked on at a time, 12 bytes each: a GPU takes longer to read them than the processor to start an operation
-(about 5 µs), and there is room for them [own]."""
+"""Values worked on at a time, 16 to 20 bytes each: a GPU takes longer to read them than the processor to start an
+operation (about 5 µs), and there is room for them [own]."""
 
 NARROW, WIDE = 128, 1024
 """A piece has a multiple of NARROW neurons, which a GPU sums in one order, however many; and WIDE or more, so that it
