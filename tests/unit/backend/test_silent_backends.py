@@ -23,9 +23,9 @@ from nfinspect.tui.lab_job import Experiment
 
 @pytest.fixture
 def pid(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    monkeypatch.setattr(client, "PATIENCE", 0.3)
+    monkeypatch.setattr(client, "PATIENCE", 1.0)
     monkeypatch.setattr(client, "AGAIN", 0.1)
-    monkeypatch.setattr(directory, "ANSWER", 0.3)
+    monkeypatch.setattr(directory, "ANSWER", 1.0)
     (entry,) = living(shared)[0]
     yield entry.pid
     os.kill(entry.pid, signal.SIGCONT)
