@@ -2,12 +2,13 @@
 
 import dataclasses
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from app_driver import Driven, Start
+from app_driver import SETTLED, Driven, Start
 from fake_engine import FakeCaptures, FakeEngine, entry, progress
 
 from nfinspect.backend import client
@@ -289,7 +290,9 @@ def live_engine(*answers: Seen) -> FakeEngine:
 
 
 async def until(app: Driven, true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + SETTLED
     while not true():
+        assert time.monotonic() < deadline, app.text
         await app.pilot.pause(0.002)
 
 
