@@ -24,12 +24,15 @@ def part(name: str) -> str:
 
 def told() -> dict[str, float]:
     """The rates as the page rounds them."""
-    rows = re.findall(r"^\| (float32|int8|stats|merge)(?:, one processor)? \| ([\d.]+) \|", part("rates"), re.MULTILINE)
-    return {name: float(value) for name, value in rows}
+    names = {name: name for name in ("float32", "int8", "stats")} | {
+        row: name for name, (row, _) in scaling.MERGES.items()
+    }
+    rows = re.findall(r"^\| ([^|]+) \| ([\d.,]+) \|", part("rates"), re.MULTILINE)
+    return {names[row]: float(value.replace(",", "")) for row, value in rows}
 
 
 def test_every_figure_follows_from_the_rates() -> None:
-    assert set(told()) == {"float32", "int8", "stats", "merge"}
+    assert set(told()) == {"float32", "int8", "stats", *scaling.MERGES}
     for name, text in scaling.parts(told()).items():
         assert part(name) == text, f"{name}: python -m tests.benchmarks.scaling --page docs/scaling.md"
 
@@ -65,7 +68,8 @@ def test_parts_and_their_merge() -> None:
     """By hand: 8B over 10 B tokens."""
     shape, (every, int8, answers, _, stats) = scaling.SHAPES[0], scaling.KEPT
     tokens, values = 10**10, 10**10 * 458_752
-    rates = {"float32": 20.0, "int8": 10.0, "stats": 40.0, "merge": 45.0}
+    rates = {"float32": 20.0, "int8": 10.0, "stats": 40.0}
+    rates |= {"merge": 45.0, "merge mean": 3.0, "merge token": 900.0, "merge neuron": 8000.0}
     # Parts keep and record float32; so int8 needs the room of float32 until it is merged, and its own as well.
     assert scaling.machines(shape, int8, tokens, rates) == scaling.machines(shape, every, tokens, rates)
     assert scaling.machines(shape, int8, tokens, rates) == -(-values * 20 // (10**9 * 3600 * 168))
@@ -73,8 +77,24 @@ def test_parts_and_their_merge() -> None:
     assert scaling.parts_bytes(shape, int8, tokens, 1) == scaling.parts_bytes(shape, every, tokens, 1) == alone
     assert alone < scaling.parts_bytes(shape, int8, tokens, 85) < 1.001 * alone  # statistics in every part
     assert scaling.parts_bytes(shape, stats, tokens, 1) == scaling.stored_bytes(shape, stats, tokens)
-    assert scaling.merge_hours(shape, int8, tokens, rates) == pytest.approx(values * 45e-9 / 3600)
-    assert scaling.merge_hours(shape, answers, tokens, rates) == pytest.approx(values * 0.1 * 45e-9 / 3600)
+    assert scaling.merge_hours(shape, int8, tokens, 65, rates) == pytest.approx(values * 45e-9 / 3600)
+    assert scaling.merge_hours(shape, answers, tokens, 65, rates) == pytest.approx(values * 0.1 * 45e-9 / 3600)
+    of_means, of_tokens, of_parts = 2 * 9_765_625 * 458_752 * 3e-9, tokens * 900e-9, 65 * 458_752 * 8e-6
+    merging = scaling.merge_hours(shape, stats, tokens, 65, rates)
+    assert merging == pytest.approx((of_means + of_tokens + of_parts) / 3600)
+
+
+def test_the_rates_of_a_merge_are_those_of_its_largest_runs() -> None:
+    """What passed, and of the first table: by size, not by number of parts."""
+    page = """
+| GB of values | 1 | 2 | growth |
+| one file: seconds | 1.0 (2.0) | 3.0 (4.0) | 0.5 |
+| one file: ns per value | 9.0 (8.0) | 7.0 (1,006.5) | – |
+| parts | 1 | 2 | growth |
+| one file: ns per value | 1.0 (2.0) | 3.0 (4.0) | – |
+"""
+    assert scaling._of_largest("one file: ns per value", page) == 1006.5
+    assert scaling._of_largest("a mean more", "| a mean more | – | 3.2 | 1,004.5 | – |") == 1004.5
 
 
 def test_memory_is_that_of_the_estimate() -> None:
