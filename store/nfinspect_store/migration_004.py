@@ -57,10 +57,8 @@ def _unpad_blocks(connection: duckdb.DuckDBPyConnection, layers: list[tuple[int,
                     "fired": pa.array(fired, pa.binary()),
                 }
             )
-            connection.register("unpadded", unpadded)
-            insert = 'INSERT INTO blocks SELECT ?, neuron, ?, 0, ?, "values", fired FROM unpadded'
-            connection.execute(insert, [layer_id, block, held - 1])
-            connection.unregister("unpadded")
+            placed = f'{layer_id}, neuron, {block}, 0, {held - 1}, "values", fired'
+            connection.from_arrow(unpadded).project(placed).insert_into("blocks")
     connection.execute("DROP TABLE padded_blocks")
     connection.execute(
         """CREATE VIEW activations AS

@@ -39,10 +39,8 @@ def _pack_histograms(connection: duckdb.DuckDBPyConnection) -> None:
             rows = connection.sql(query, params={"layer": layer_id, "first": first}).to_arrow_table()
             counts = numbers(rows.column("counts").combine_chunks().flatten()).reshape(-1, neurons)
             planes = packed(counts.astype(np.uint64))
-            connection.register("packed_rows", pa.table({"bin": rows.column("bin"), "counts": planes}))
-            insert = "INSERT INTO histograms SELECT ?, ?, bin, counts FROM packed_rows"
-            connection.execute(insert, [layer_id, first])
-            connection.unregister("packed_rows")
+            packed_rows = connection.from_arrow(pa.table({"bin": rows.column("bin"), "counts": planes}))
+            packed_rows.project(f"{layer_id}, {first}, bin, counts").insert_into("histograms")
     connection.execute("DROP TABLE counted_histograms")
 
 
@@ -65,12 +63,11 @@ def _cut_prompt_means(connection: duckdb.DuckDBPyConnection) -> None:
         content = numbers(values.flatten()).astype(">f4")
         lengths = numbers(values.value_lengths().fill_null(0))
         column = cut(content, 4 * np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
-        connection.register("whole_rows", rows.set_column(rows.schema.get_field_index("values"), "values", column))
-        connection.execute(
-            """INSERT INTO prompt_means
-               SELECT layer_id, prompt_idx, selection, n, place::INTEGER,
-                      "values"[4 * place + 1 : 4 * place + 1024]
-               FROM (SELECT *, unnest(range(0, octet_length("values") // 4, 256)) AS place FROM whole_rows)"""
+        whole = rows.set_column(rows.schema.get_field_index("values"), "values", column)
+        placed = connection.from_arrow(whole).project(
+            """*, unnest(range(0, octet_length("values") // 4, 256)) AS place"""
         )
-        connection.unregister("whole_rows")
+        placed.project(
+            """layer_id, prompt_idx, selection, n, place::INTEGER, "values"[4 * place + 1 : 4 * place + 1024]"""
+        ).insert_into("prompt_means")
     connection.execute("DROP TABLE whole_means")

@@ -478,9 +478,11 @@ class RunWriter:
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, table: str, rows: pa.Table) -> None:
-    connection.register("incoming", rows)
-    connection.execute(f"INSERT INTO {quoted(table)} BY NAME SELECT * FROM incoming")
-    connection.unregister("incoming")
+    # Not as a registered name: until the transaction ends DuckDB keeps what was dropped in it, and with it the rows.
+    given = set(rows.column_names)
+    columns = connection.table(quoted(table)).columns
+    chosen = ", ".join(quoted(name) if name in given else f"NULL AS {quoted(name)}" for name in columns)
+    connection.from_arrow(rows).project(chosen).insert_into(quoted(table))
 
 
 def _pieces(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -47,9 +47,9 @@ ASKED = 300
 """Milliseconds that a run may cost whatever its size: open, classes, final commit, close."""
 
 STAGES: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
-    ("statistics", LayerStatistics, ("add",)),
+    ("statistics", LayerStatistics, ("begin",)),
     ("examples", RandomTokens, ("add",)),
-    ("examples", recording._LayerRecord, ("keep_random",)),
+    ("examples", recording._LayerRecord, ("begin_random",)),
     ("turning", blocks.BlockBuffer, ("_take",)),
     ("blocks", blocks.BlockBuffer, ("_rows",)),
     ("blocks", blocks, ("reduced",)),
