@@ -9,10 +9,10 @@ import os
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 
-from nfinspect.tui.captures import run_of
+from nfinspect.tui.captures import options_of, run_of
 from nfinspect_store.errors import RequestError, StorageFull
 from nfinspect_store.paths import expanded, file_state
 
@@ -149,10 +149,8 @@ def matched(word: str) -> list[str]:
 def read_files(arguments: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """The files that a capture is to read, and numbers that change when they do."""
     found = {}
-    for word, after in pairwise((*arguments, "")):
-        option, equals, value = word.partition("=")
+    for option, given in options_of(arguments):
         if option in SOURCES:
-            given = value if equals else after
             _, sign, path = given.partition("=")
             file = path if sign and not os.path.exists(expanded(given)) else given
             found[file] = file_state(expanded(file))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -346,13 +346,16 @@ def with_limit(job: JobState, needed: str) -> JobState:
     return replace(job, arguments=(*words, LIMIT, needed))
 
 
-def value_of(arguments: Sequence[str], option: str) -> str:
-    """What a command is given for an option; empty if it is not."""
+def options_of(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each word of a command before its equals sign, and what it is given if it is an option."""
     for word, after in pairwise((*arguments, "")):
         name, equals, value = word.partition("=")
-        if name == option:
-            return value if equals else after
-    return ""
+        yield name, value if equals else after
+
+
+def value_of(arguments: Sequence[str], option: str) -> str:
+    """What a command is given for an option; empty if it is not."""
+    return next((value for name, value in options_of(arguments) if name == option), "")
 
 
 def run_of(arguments: Sequence[str]) -> str:

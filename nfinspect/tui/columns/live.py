@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import time
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from nfinspect.edits import KINDS
@@ -112,12 +111,13 @@ def job_lines(seen: Seen, width: int, g: Glyphs) -> list[Cell | str]:
 
 def _edits(words: Sequence[str]) -> str:
     """The edits of a command, as they were typed."""
+    from nfinspect.tui.captures import options_of
+
     options = {**{f"--{kind}": kind for kind in (*KINDS, "direction")}, "--from": "from token"}
     told = []
-    for word, after in pairwise((*words, "")):
-        option, equals, value = word.partition("=")
+    for option, value in options_of(words):
         if option in options:
-            told.append(f"{options[option]} {value if equals else after}")
+            told.append(f"{options[option]} {value}")
     return "; ".join(told)
 
 
